@@ -1,0 +1,23 @@
+"""oncue runs your Python functions on cue: when a file has arrived, a webhook was called, or you ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Client", "OncueExecutor", "__version__", "as_completed"]
+
+if TYPE_CHECKING:
+    from oncue.client import Client, as_completed
+    from oncue.executor import OncueExecutor
+
+_HOMES = {"Client": "oncue.client", "as_completed": "oncue.client", "OncueExecutor": "oncue.executor"}
+
+
+def __getattr__(name: str) -> Any:
+    """The client is imported when it is used: a worker or agent starts without it."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'oncue' has no attribute {name!r}")

@@ -1,0 +1,104 @@
+"""One Settings struct: TOML file < environment < flags.
+
+The file is `oncue.toml` in the data folder, or where ONCUE_CONFIG points. Each field may be set by the environment variable
+ONCUE_<FIELD IN CAPITALS>. Flags of the command line win.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncue.errors import Invalid
+
+
+def default_data() -> Path:
+    """Where `oncue up` keeps its data unless told: ONCUE_DATA, or ~/.oncue."""
+    return Path(os.environ.get("ONCUE_DATA") or Path.home() / ".oncue")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    data: str = ""  # folder of log, view, blobs, keys; "": default_data()
+    log: str = ""  # URL of the log; "": sqlite in the data folder
+    host: str = "127.0.0.1"
+    port: int = 8765  # HTTP; 0: any free one
+    bridge_host: str = ""  # "": as host
+    bridge_port: int = 0  # ZeroMQ; 0: any free one, remembered in the data folder
+    workers: int = 0  # of the local endpoint; 0: one a core
+    max_body_bytes: int = 64 * 1024 * 1024  # one request; larger payloads go to the blob store in a stream
+    max_batch: int = 65_536  # tasks in one request
+    rate_per_s: float = 0.0  # requests a second for each token; 0: no limit
+    results_retention_days: float = 30.0
+    events_retention_days: float = 30.0
+    reports_retention_days: float = 2.0
+    results_retention_bytes: int = 0  # 0: by age only
+    queue_bytes: int = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view
+    disk_stop_percent: float = 90.0  # accepting stops above this
+    uvloop: bool = True
+    # Whether oncue may send webhooks' callbacks ... to private addresses is decided where a trigger is configured.
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data).expanduser().absolute() if self.data else default_data().absolute()
+
+    @property
+    def log_url(self) -> str:
+        return self.log or f"sqlite://{self.data_path / 'log'}"
+
+
+FIELDS = {f.name: f for f in msgspec.structs.fields(Settings)}
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Settings:
+    """Merge file, environment and flags (None values of flags count as not given).
+
+    Raises Invalid, naming the place (file, variable or flag), the field, and the nearest right word."""
+    environ = os.environ if environ is None else environ
+    flags = {k: v for k, v in (flags or {}).items() if v is not None}
+    data = flags.get("data") or environ.get("ONCUE_DATA")
+    values: dict[str, Any] = {}
+    path = file or Path(environ.get("ONCUE_CONFIG") or (Path(data) if data else default_data()) / "oncue.toml")
+    if path.exists():
+        values |= _from_file(path)
+    elif file or environ.get("ONCUE_CONFIG"):
+        raise Invalid(f"there is no settings file {path}", remedy="give the right path in ONCUE_CONFIG, or unset it")
+    for name in FIELDS:
+        text = environ.get("ONCUE_" + name.upper())
+        if text is not None:
+            values[name] = _convert(name, text, f"the environment variable ONCUE_{name.upper()}")
+    for name, value in flags.items():
+        values[name] = _convert(name, value, f"the flag --{name.replace('_', '-')}")
+    return Settings(**values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
+        raise Invalid(f"{path}: {e}", remedy="the file is TOML: one `name = value` a line") from None
+    for name in found:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, n=1)
+            raise Invalid(
+                f"{path}: unknown setting {name!r}",
+                remedy=f"did you mean {near[0]!r}?" if near else f"known ones: {', '.join(FIELDS)}",
+            )
+    return {name: _convert(name, value, f"{path}: {name}") for name, value in found.items()}
+
+
+def _convert(name: str, value: Any, place: str) -> Any:
+    field = FIELDS.get(name)
+    if field is None:
+        raise Invalid(f"{place}: there is no setting {name!r}")
+    try:
+        return msgspec.convert(value, field.type, strict=False)
+    except msgspec.ValidationError as e:
+        raise Invalid(f"{place}: {e}", remedy=f"{name} is {getattr(field.type, '__name__', field.type)}") from None

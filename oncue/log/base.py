@@ -1,0 +1,148 @@
+"""The durable log: topics of records in partitions. A backend is picked by a URL (`open_log`) and imported lazily.
+
+    append ──► (ordered in its partition) ──► durable ──► future resolves ──► readers and watchers
+    read(topics, group or start) ──► Batch, Batch ... in order in a partition
+    commit(group, batches, appends): what the batches caused and their offsets become durable together
+
+All methods are called from the event loop that opened the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+Partition = tuple[str, int]  # (topic, partition)
+Start = Literal["committed", "earliest", "latest"] | Mapping[Partition, int]
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    value: bytes
+    key: bytes = b""
+    headers: tuple[tuple[str, bytes], ...] = ()  # CloudEvents binary mode, content-type ...
+    time_ms: int = 0  # 0 at append: the log stamps it
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Consecutive records of one partition; compaction and truncation may leave gaps between offsets."""
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    records: Sequence[Record]
+
+    @property
+    def next_offset(self) -> int:
+        return self.offsets[-1] + 1
+
+
+class Append(msgspec.Struct, frozen=True):
+    topic: str
+    records: Sequence[Record]
+    partition: int | None = None  # None: by each record's key
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where records went: offsets first ... first + count - 1."""
+
+    topic: str
+    partition: int
+    first: int
+    count: int
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of a topic. With neither retention nor compaction it keeps everything until `truncate`."""
+
+    partitions: int = 1
+    retention_ms: int = 0  # 0: not by age
+    retention_bytes: int = 0  # a partition; 0: not by size
+    compact: bool = False  # keep the newest record of each key; an empty value deletes the key
+
+
+class Reader(ABC):
+    """Batches of some topics. Each reader goes at its own pace: a slow one harms no other."""
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[Batch]: ...
+
+    @abstractmethod
+    async def next(self, *, max_batches: int = 64) -> list[Batch]:
+        """Waits for at least one batch, and gives what is there up to max_batches: for consumers that work in groups.
+
+        A record whose frame the log itself cannot decode (a damaged row) is appended to `oncue.dead` and skipped.
+        Raises LogError when the log is closed."""
+
+    @abstractmethod
+    async def seek(self, partition: Partition, offset: int) -> None:
+        """Go on from this offset: rewinding and skipping."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+class Log(ABC):
+    """See the module. Errors: LogError; DiskFull when the disk is full (the log goes on when there is space again)."""
+
+    #: Appends become durable in the order in which they were handed over. Only then may a watcher be `early`.
+    fifo: bool = False
+
+    @abstractmethod
+    async def ensure(self, topics: Mapping[str, Topic]) -> None:
+        """Create what is missing and put settings right. Idempotent."""
+
+    @abstractmethod
+    def append(
+        self, topic: str, records: Sequence[Record], partition: int | None = None
+    ) -> asyncio.Future[list[Position]]:
+        """Hand over records; they are ordered from this call on. The future resolves when they are durable (one
+        Position a partition, in the order of first use), or raises. Not awaiting is fine; errors are then logged."""
+
+    @abstractmethod
+    def read(self, topics: Iterable[str], *, group: str | None = None, start: Start = "committed") -> Reader:
+        """A reader of all partitions of the topics. With a group and "committed" it goes on behind what the group
+        committed (at first: earliest). Topics are made if missing. A mapping starts each partition at that offset
+        (partitions that it does not name: earliest). An offset that is truncated already moves to the first kept."""
+
+    @abstractmethod
+    async def commit(self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = ()) -> list[Position]:
+        """Atomically: the group has done these batches, and these records are appended."""
+
+    @abstractmethod
+    def watch(
+        self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
+    ) -> Callable[[], None]:
+        """Call back, on the loop, for each append from now on to a topic whose name starts with the prefix; early: as
+        soon as it is ordered, before it is durable (only where `fifo`). Returns the function that ends the watch."""
+
+    @abstractmethod
+    async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
+        """The offset that the next durable record will have."""
+
+    @abstractmethod
+    async def begin_offsets(self, topics: Iterable[str]) -> dict[Partition, int]: ...
+
+    @abstractmethod
+    async def committed(self, group: str) -> dict[Partition, int]: ...
+
+    @abstractmethod
+    async def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
+        """Records between what the group committed and the end."""
+
+    @abstractmethod
+    async def truncate(self, topic: str, partition: int, before: int) -> None:
+        """Forget records below this offset. Whole stored batches go at once, so a few older ones may stay."""
+
+    @abstractmethod
+    async def topics(self) -> dict[str, Topic]: ...
+
+    @abstractmethod
+    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
+        """Retention by age and size, and compaction; in bites that do not hold up appends. Returns bytes freed a topic."""
+
+    @abstractmethod
+    async def close(self) -> None: ...

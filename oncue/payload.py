@@ -1,0 +1,125 @@
+"""Arguments and results as bytes: one letter, then the content.
+
+m  msgpack: exactly the types that come back as they were (None, bool, int of 64 bits, float, str, bytes, list, dict
+   with str keys). The server can show it to people without running anybody's code.
+p  pickle by cloudpickle, protocol 5: everything else. Only a worker, or a client that trusts its origin, loads it.
+r  a Ref: the content (with its own letter) is a blob, too large to travel inline.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import msgspec
+
+from oncue.errors import CannotPack, Undecodable
+from oncue.messages import INLINE_BYTES, Stored
+
+MSGPACK, PICKLE, REF = b"m", b"p", b"r"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+_SCALARS = frozenset((type(None), bool, float, str, bytes))
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
+
+
+class Ref(Stored):
+    """A payload in the blob store."""
+
+    sha256: str  # hex, of the content
+    size_bytes: int
+    store: str = ""  # "": the server's own
+
+
+def plain(value: Any, depth: int = 64) -> bool:
+    """Whether msgpack gives back the same value, with the same types."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is int:
+        return _INT_MIN <= value <= _INT_MAX
+    if depth == 0:
+        return False
+    if kind is list:
+        return all(plain(v, depth - 1) for v in value)
+    if kind is dict:
+        return all(type(k) is str and plain(v, depth - 1) for k, v in value.items())
+    return False
+
+
+def pack(value: Any) -> bytes:
+    """One value, inline whatever its size (see `needs_blob`). Raises CannotPack when it cannot be pickled."""
+    if plain(value):
+        try:
+            return MSGPACK + _encode(value)
+        except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
+            pass
+    try:
+        return PICKLE + cloudpickle.dumps(value, protocol=5)
+    except Exception as e:
+        raise CannotPack(
+            f"a value of type {type(value).__name__} cannot be shipped: {type(e).__name__}: {e}",
+            remedy="open files, sockets and locks where they are used, inside the function",
+        ) from e
+
+
+def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """What a call gets."""
+    return pack([list(args), kwargs])
+
+
+def needs_blob(payload: bytes) -> bool:
+    return len(payload) > INLINE_BYTES
+
+
+def pack_ref(ref: Ref) -> bytes:
+    return REF + _encode(ref)
+
+
+def ref_of(payload: bytes) -> Ref | None:
+    """The Ref that this payload is; None when it is inline. Raises Undecodable."""
+    if payload[:1] != REF:
+        return None
+    try:
+        return msgspec.msgpack.decode(payload[1:], type=Ref)
+    except msgspec.MsgspecError as e:
+        raise Undecodable(f"not a reference to a blob: {e}") from None
+
+
+def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> Any:
+    """The value. **Runs code** for pickles: workers and trusting clients only.
+
+    Raises Undecodable when the bytes are no payload, or name a blob and there is no `fetch`; and what unpickling raises."""
+    letter = payload[:1]
+    if letter == MSGPACK:
+        try:
+            return _decode(payload[1:])
+        except msgspec.MsgspecError as e:
+            raise Undecodable(f"not a msgpack payload: {e}") from None
+    if letter == PICKLE:
+        return pickle.loads(memoryview(payload)[1:])
+    ref = ref_of(payload)
+    if ref is None or fetch is None:
+        raise Undecodable(f"not a payload that can be read here (it starts with {letter!r})")
+    return unpack(fetch(ref), None)
+
+
+def unpack_args(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for a call. **Runs code** for pickles."""
+    args, kwargs = unpack(payload, fetch)
+    return tuple(args), kwargs
+
+
+def peek(payload: bytes) -> tuple[bool, Any]:
+    """For showing to people without running code: (True, value) for msgpack, else (False, a note of what it is)."""
+    letter = payload[:1]
+    if letter == MSGPACK:
+        return True, unpack(payload)
+    if letter == PICKLE:
+        return False, f"a pickled value of {len(payload) - 1:,} bytes"
+    ref = ref_of(payload)
+    if ref is not None:
+        return False, f"a value of {ref.size_bytes:,} bytes in the blob store"
+    return False, "nothing"

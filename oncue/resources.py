@@ -1,0 +1,358 @@
+"""What the HTTP API takes and gives (`/v1`), as Structs; its OpenAPI document is generated from them. Shared by the
+dispatcher and the client. JSON names are the field names; ids are hex, times unix microseconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from oncue.messages import Retry
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """Base: JSON objects, unknown fields ignored on reading by a client."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what callers send: a misspelt field is an error, not silence."""
+
+
+class Page(Resource):
+    """A page of a list: `items`, and the `next` cursor to give back for more (none at the end)."""
+
+    items: list[Any]
+    next: str | None = None
+
+
+class Problem(Resource):
+    """RFC 9457 problem response (application/problem+json)."""
+
+    type: str  # "urn:oncue:error:<code>"
+    title: str  # first line of the error's explanation
+    status: int
+    detail: str
+    code: str
+    remedy: str = ""
+    details: dict[str, Any] = {}  # noqa: RUF012
+
+
+# ---------------------------------------------------------------- tasks
+
+
+class RetryPolicy(Request):
+    """See messages.Retry; durations in ms."""
+
+    max: int = 0
+    backoff: str = "exponential"
+    base_ms: int = 2_000
+    cap_ms: int = 300_000
+    on: list[str] = msgspec.field(default_factory=lambda: ["lost", "error"])
+
+    def stored(self) -> Retry:
+        return msgspec.convert(msgspec.to_builtins(self) | {"on": tuple(self.on)}, _RetryCheck).stored()
+
+
+class _RetryCheck(msgspec.Struct, frozen=True):
+    max: int
+    backoff: str
+    base_ms: int
+    cap_ms: int
+    on: tuple[str, ...]
+
+    def stored(self) -> Retry:
+        return Retry(self.max, self.backoff, self.base_ms, self.cap_ms, self.on)  # type: ignore[arg-type]
+
+
+class TaskRequest(Request):
+    """POST /v1/tasks with JSON: one call. `args`/`kwargs` are JSON values."""
+
+    function: str  # content hash, or friendly name, or name@version
+    endpoint: str = "local"  # name or id
+    args: list[Any] = msgspec.field(default_factory=list)
+    kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    retry: RetryPolicy | None = None
+    timeout_ms: int = 0
+    expires_ms: int = 0  # from now
+    key: str = ""  # idempotency key; also the Idempotency-Key header
+    wait_ms: int = 0  # answer with the outcome if it is there by then
+
+
+class BatchRequest(Request):
+    """POST /v1/tasks/batch (JSON or msgpack): many calls of one function on one endpoint.
+
+    `payloads` are payload bytes (payload.py; base64 in JSON); or `calls` are [args, kwargs] of JSON values. The ids follow
+    from the caller's subject, `key` (16 bytes, a UUIDv7 minted by the client, hex) and the index: the same request again
+    is the same tasks."""
+
+    function: str
+    endpoint: str = "local"
+    key: str = ""  # hex; "": the server mints one
+    payloads: list[bytes] = msgspec.field(default_factory=list)
+    calls: list[tuple[list[Any], dict[str, Any]]] = msgspec.field(default_factory=list)
+    retry: RetryPolicy | None = None
+    timeout_ms: int = 0
+    expires_ms: int = 0
+    stream: str = ""  # the client's outcome stream that wants these outcomes (GET /v1/outcomes?stream=...)
+
+
+class Accepted(Resource):
+    """202: durable. The tasks' ids are first, first + 1 ... (as 128-bit numbers), `count` of them."""
+
+    first: str  # hex
+    count: int
+    position: str = ""  # for Oncue-Position
+
+
+class TaskInfo(Resource):
+    id: str
+    state: (
+        str  # waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out, cancelled, expired, refused
+    )
+    function: str
+    name: str
+    endpoint: str
+    owner: str
+    rule: str = ""
+    rule_version: int = 0
+    event: tuple[str, str] | None = None  # (source, id)
+    retry_of: str = ""
+    attempt: int = 1
+    accepted_us: int = 0
+    started_us: int = 0
+    ended_us: int = 0
+    due_us: int = 0
+    expires_us: int = 0
+    timeout_ms: int = 0
+    mark_us: int = 0
+    why: str = ""  # why it waits, or what it failed of: one line
+    value: Any = None  # result where it is plain data; else a note
+    has_value: bool = False
+    error: FailureInfo | None = None
+    output: str = ""  # what it printed
+    arguments: Any = None
+    attempts: list[AttemptInfo] = []  # noqa: RUF012
+
+
+class AttemptInfo(Resource):
+    n: int
+    status: str
+    started_us: int
+    ended_us: int
+    superseded: bool = False
+    error: FailureInfo | None = None
+
+
+class FailureInfo(Resource):
+    type: str
+    message: str
+    traceback: str = ""
+    remedy: str = ""
+
+
+class TimelineEntry(Resource):
+    at_us: int
+    what: str
+    detail: str = ""
+
+
+class CancelRequest(Request):
+    tasks: list[str]
+
+
+# ---------------------------------------------------------------- functions
+
+
+class FunctionRequest(Request):
+    """POST /v1/functions: register by content; again is harmless."""
+
+    name: str
+    body: bytes  # msgpack of functions.FunctionBody (base64 in JSON)
+    signature: str = ""
+    doc: str = ""
+    file: str = ""
+
+
+class FunctionInfo(Resource):
+    id: str
+    name: str
+    version: int
+    owner: str
+    python: str
+    size_bytes: int
+    signature: str = ""
+    doc: str = ""
+    file: str = ""
+    at_us: int = 0
+    source: str = ""
+
+
+# ---------------------------------------------------------------- endpoints
+
+
+class EndpointRequest(Request):
+    """POST /v1/endpoints: register an agent's public key."""
+
+    name: str
+    public_key: str  # Z85
+    lost_after_ms: int = 0
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class EndpointInfo(Resource):
+    id: str
+    name: str
+    owner: str
+    state: str  # connected, away, never, revoked
+    since_us: int = 0
+    workers: int = 0
+    busy: int = 0
+    queued: int = 0  # at the agent
+    waiting: int = 0  # open tasks in all
+    host: str = ""
+    agent_version: str = ""
+    python: str = ""
+    labels: dict[str, str] = {}  # noqa: RUF012
+    why: str = ""
+
+
+class Registered(Resource):
+    """What an agent needs to dial in."""
+
+    id: str
+    name: str
+    server_key: str  # CURVE public key, Z85
+    bridge: str  # tcp://host:port
+
+
+# ---------------------------------------------------------------- rules
+
+
+class DeployRequest(Request):
+    """POST /v1/rules: rule files, all or nothing. `functions` maps each "file.py:name" that they use to a content hash
+    that is registered already."""
+
+    files: list[RuleFile]
+    functions: dict[str, str] = msgspec.field(default_factory=dict)
+    dry_run: bool = False
+    note: str = ""
+
+
+class RuleFile(Request):
+    label: str
+    text: str
+    path: str = ""
+
+
+class Deployed(Resource):
+    label: str
+    version: int
+    changed: bool
+    added: list[str] = []  # noqa: RUF012
+    changed_rules: list[str] = []  # noqa: RUF012
+    removed: list[str] = []  # noqa: RUF012
+    diff: str = ""
+
+
+class RuleInfo(Resource):
+    name: str
+    label: str
+    version: int
+    enabled: bool
+    on: Any
+    runs: list[str]
+    endpoint: str
+    state: str = "active"  # active, disabled, paused
+    why: str = ""
+    fired: int = 0  # since the server started
+    text: str = ""
+
+
+class Explanation(Resource):
+    """Why a rule fired, or did not, for one event: every condition in the order in which they are tested."""
+
+    rule: str
+    event: str
+    fires: bool
+    why: str
+    steps: list[ExplainStep] = []  # noqa: RUF012
+    args: Any = None
+
+
+class ExplainStep(Resource):
+    condition: str
+    holds: bool
+    found: str
+    wanted: str
+
+
+class TriggerInfo(Resource):
+    name: str
+    kind: str
+    label: str
+    state: str  # running, failed, starting
+    detail: str = ""
+    emitted: int = 0
+    skipped: int = 0
+    last_us: int = 0
+    last_skip: str = ""
+
+
+# ---------------------------------------------------------------- events, dead letters, tokens, health
+
+
+class EventInfo(Resource):
+    offset: int
+    event: dict[str, Any]  # CloudEvents JSON
+    at_us: int
+    fired: list[str] = []  # noqa: RUF012  rules that it made run
+    tasks: list[str] = []  # noqa: RUF012
+
+
+class Emitted(Resource):
+    count: int
+    position: str = ""
+
+
+class DeadInfo(Resource):
+    id: int
+    stage: str
+    reason: str
+    at_us: int
+    remedy: str = ""
+    rule: str = ""
+    event: tuple[str, str] | None = None
+    topic: str = ""
+    partition: int = 0
+    offset: int = 0
+
+
+class TokenRequest(Request):
+    name: str
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["user"])
+    expires_s: int = 0
+    subject: str = ""  # "": your own
+
+
+class TokenInfo(Resource):
+    id: str
+    name: str
+    subject: str
+    scopes: list[str]
+    expires_us: int = 0
+    revoked: bool = False
+    token: str = ""  # only in the answer that made it
+
+
+class Me(Resource):
+    subject: str
+    scopes: list[str]
+    server: str  # version
+    server_id: str
+
+
+class Health(Resource):
+    status: str  # ok, starting, degraded
+    version: str
+    checks: dict[str, str] = {}  # noqa: RUF012  name -> "ok" or what is wrong
