@@ -8,7 +8,7 @@
       Beat                           ◄─────────────►         Beat
 
 A ZeroMQ message has one to three parts: the envelope, then raw bodies that nobody on the way needs to look into.
-Each side numbers its messages of a session from 0 (Hello and Welcome are number 0). A number seen before is a double
+Each side numbers its messages of a session from 0 (Hello and Welcome are number 0; a Reset has no number: -1). A number seen before is a double
 and is dropped; a gap means that something was lost: the agent says Hello again, the bridge sends Reset to ask for it.
 A message of another session is stale and is dropped. So a session is exact, and the inventory at its start makes the
 two sides agree on who holds which task.
