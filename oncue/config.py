@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue_bytes: int = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view
     disk_stop_percent: float = 90.0  # accepting stops above this
     uvloop: bool = True
+    open_metrics: bool = False  # GET /metrics without a token
     # Whether oncue may send webhooks' callbacks ... to private addresses is decided where a trigger is configured.
 
     @property

@@ -59,6 +59,27 @@ class RuleFileError(Invalid):
         return where + super().__str__()
 
 
+class Malformed(Invalid):
+    """The request cannot be read at all: its body is not what its content type says."""
+
+    code = "malformed"
+    status = 400
+
+
+class UnsupportedType(Invalid):
+    """The request's content type is not one that this place takes."""
+
+    code = "unsupported-type"
+    status = 415
+
+
+class MethodNotAllowed(Invalid):
+    """There is something at this path, but not for this method."""
+
+    code = "method-not-allowed"
+    status = 405
+
+
 class TooLarge(OncueError):
     """The request is over a size limit. Large arguments and results travel as blobs, by themselves."""
 

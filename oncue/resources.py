@@ -133,6 +133,7 @@ class TaskInfo(Resource):
     output: str = ""  # what it printed
     arguments: Any = None
     attempts: list[AttemptInfo] = []  # noqa: RUF012
+    position: str = ""  # in the answer to POST: for Oncue-Position
 
 
 class AttemptInfo(Resource):
