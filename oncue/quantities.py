@@ -1,0 +1,126 @@
+"""Durations and sizes as people write them: "2s", "1h30m", "250ms"; "1MB", "10 MiB".
+
+In option Structs annotate a field as `Duration` (int, milliseconds) or `Size` (int, bytes): the reader of rule files then
+takes the texts as well as plain numbers (seconds, bytes).
+
+    class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        stable: Duration = 2_000
+        largest: Size | None = None
+"""
+
+from __future__ import annotations
+
+import re  # the patterns are ours and linear; the texts come from rule files
+from decimal import Decimal
+from typing import Annotated
+
+import msgspec
+
+#: Marks that `duration_ms` and `size_bytes` go by; seen in `Annotated` metadata by the reader of rule files.
+DURATION, SIZE = "duration", "size"
+Duration = Annotated[int, msgspec.Meta(extra={"quantity": DURATION})]
+Size = Annotated[int, msgspec.Meta(extra={"quantity": SIZE})]
+
+UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_LONG = {"sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m", "minute": "m", "minutes": "m"}
+_LONG |= {"hour": "h", "hours": "h", "hr": "h", "day": "d", "days": "d", "msec": "ms", "week": "w", "weeks": "w"}
+UNIT_BYTES = {"B": 1} | {
+    prefix + unit: base**power
+    for unit, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate(("k" if base == 1000 else "K", "M", "G", "T", "P"), 1)
+}
+_SIZES = {name.lower(): factor for name, factor in UNIT_BYTES.items()}
+_PART = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-zµμ]+)\s*")
+_NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?")
+MOST_MS = 100 * 366 * 86_400_000
+MOST_BYTES = (1 << 63) - 1
+
+
+def duration_ms(value: str | int | float) -> int:
+    """Milliseconds of "250ms", "2s", "1.5h", "1h30m"; a plain number is seconds.
+
+    Raises ValueError, saying what would be right."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"a duration is a text like 2s, 5m or 250ms, not {_named(value)}")
+    if isinstance(value, str):
+        return _within(_sum_duration(value.strip(), value), value, MOST_MS, "100 years")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{value} is not a duration; write 2s, 5m or 250ms")
+    if value < 0:
+        raise ValueError(f"a duration is not negative ({value})")
+    return _within(Decimal(str(value)) * 1000, value, MOST_MS, "100 years")
+
+
+def size_bytes(value: str | int) -> int:
+    """Bytes of "1MB" (1,000,000), "10 MiB" (10,485,760), "512 kB"; case does not matter; a plain number is bytes.
+
+    Raises ValueError, saying what would be right."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"a size is not negative ({value})")
+        return _within(Decimal(value), value, MOST_BYTES, "8 EiB")
+    if not isinstance(value, str):
+        raise ValueError(f"a size is a text like 1MB or 10 MiB, or a whole number of bytes, not {_named(value)}")
+    text = value.strip()
+    if _NUMBER.fullmatch(text) and "." not in text:
+        return _within(Decimal(text), value, MOST_BYTES, "8 EiB")
+    match = _PART.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{value!r} is not a size; write 1MB, 10 MiB or 1GB, or a number of bytes")
+    factor = _SIZES.get(match[2].lower())
+    if factor is None:
+        raise ValueError(f"{match[2]!r} is not a unit of size; there are {', '.join(UNIT_BYTES)}")
+    return _within(Decimal(match[1]) * factor, value, MOST_BYTES, "8 EiB")
+
+
+def duration_text(ms: int) -> str:
+    """The shortest form that `duration_ms` reads as the same: 2_000 is "2s"."""
+    for unit in ("d", "h", "m", "s"):
+        if ms and ms % UNIT_MS[unit] == 0:
+            return f"{ms // UNIT_MS[unit]}{unit}"
+    return f"{ms}ms"
+
+
+def size_text(count: int) -> str:
+    """For people: 1_500_000 is "1.5 MB"."""
+    for unit in ("PB", "TB", "GB", "MB", "kB"):
+        if count >= UNIT_BYTES[unit]:
+            return f"{count / UNIT_BYTES[unit]:.4g} {unit}"
+    return f"{count} B"
+
+
+def _sum_duration(text: str, given: str) -> Decimal:
+    if _NUMBER.fullmatch(text):
+        return Decimal(text) * 1000
+    total, at = Decimal(0), 0
+    while at < len(text):
+        match = _PART.match(text, at)
+        if match is None:
+            raise ValueError(f"{given!r} is not a duration; write 250ms, 2s, 5m, 1h or 1h30m")
+        total += Decimal(match[1]) * _unit_ms(match[2])
+        at = match.end()
+    if not at:
+        raise ValueError("an empty text is not a duration; write 250ms, 2s, 5m or 1h")
+    return total
+
+
+def _unit_ms(unit: str) -> int:
+    factor = UNIT_MS.get(unit) or UNIT_MS.get(_LONG.get(unit.lower(), ""), 0)
+    if not factor:
+        raise ValueError(f"{unit!r} is not a unit of time; there are {', '.join(UNIT_MS)}")
+    return factor
+
+
+def _within(value: Decimal, given: object, most: int, limit: str) -> int:
+    if value > most:
+        raise ValueError(f"{given!r} is over the limit of {limit}")
+    if value != int(value):
+        if value < 1:
+            raise ValueError(f"{given!r} is less than one unit can express")
+        return round(value)
+    return int(value)
+
+
+def _named(value: object) -> str:
+    names = {type(None): "nothing", bool: "true or false", list: "a list", dict: "a mapping", float: "a fraction"}
+    return names.get(type(value), type(value).__name__)
