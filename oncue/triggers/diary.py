@@ -1,0 +1,57 @@
+"""What a trigger has done lately, and why: nothing is silent. Written by one thread, read by any."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from oncue import ids
+from oncue.triggers.base import Status
+
+KEPT = 100
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What became of one file."""
+
+    path: str  # relative to the watched folder
+    fired: bool
+    why: str
+    at_us: int
+
+
+class Diary:
+    def __init__(self) -> None:
+        self.state, self.detail = "starting", ""
+        self.emitted = self.skipped = self.last_us = 0
+        self.last_skip = ""
+        self._ring: deque[Decision] = deque(maxlen=KEPT)
+
+    def decisions(self) -> list[Decision]:
+        """The last ones, oldest first."""
+        return list(self._ring)
+
+    def fires(self, path: str, why: str, at_us: int) -> None:
+        self._ring.append(Decision(path, True, why, at_us))
+
+    def skips(self, path: str, why: str) -> None:
+        """The trigger will not fire for this, as it is."""
+        path = path.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 must not break JSON
+        self.skipped += 1
+        self.last_skip = f"{path}: {why}"
+        self._ring.append(Decision(path, False, why, ids.now_us()))
+
+    def waits(self, path: str, why: str) -> None:
+        """Not yet."""
+        self._ring.append(Decision(path, False, why, ids.now_us()))
+
+    def status(self) -> Status:
+        return Status(
+            state=self.state,
+            detail=self.detail,
+            emitted=self.emitted,
+            skipped=self.skipped,
+            last_us=self.last_us,
+            last_skip=self.last_skip,
+        )

@@ -1,0 +1,143 @@
+"""A file trigger's keys in a rule file, and what they mean once read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import re2
+
+from oncue.errors import Invalid
+from oncue.globs import compiled, glob_regex, max_depth
+from oncue.quantities import duration_ms
+from oncue.triggers.watch import CLOSED, RENAMED
+
+EVERYTHING = ("**/*", "**")
+IGNORED = (".*", "*~", "*.tmp", "*.part", "*.partial", "*.crdownload", "*.swp")
+_BITS = {"close_write": CLOSED, "rename": RENAMED}
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a file is complete: all that is given must hold. `close_write`: its writer closed it. `rename`: it was renamed
+    (or linked) to its name. `any`: one of these is enough. `stable`: it has not changed for so long since."""
+
+    close_write: bool = False
+    rename: bool = False
+    any: tuple[Literal["close_write", "rename"], ...] = ()
+    stable: str | int | float | None = None  # "2s"; a number is seconds
+
+
+class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`kind: file`. Paths that globs see are relative to `path`; `ignore` globs without a slash go for the name of a file
+    or of a folder on the way to it."""
+
+    path: str  # the folder
+    glob: str = "**/*"
+    ignore: tuple[str, ...] = IGNORED
+    ready: Ready | None = None  # default: {any: [close_write, rename]}
+    refire: Literal["changed", "never"] = "changed"
+    existing: bool = False  # whether files fire that are there when the trigger is first deployed
+    symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
+    rescan: str | int | float | None = None  # look for what nobody told of; default: 5m, on network mounts 10s
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """The options, checked."""
+
+    root: Path
+    required: int  # bits of watch.py
+    any: int
+    stable_s: float
+    never: bool  # refire: never
+    existing: bool
+    links: bool
+    rescan_s: float  # 0: by the filesystem
+    matches: Callable[[str, str], bool]  # (folder, name): is this file meant?
+    enter: Callable[[str], bool]  # may this folder hold files that are meant?
+    selects: str  # the globs as text: when it changes, other files are meant
+
+    @property
+    def wants(self) -> str:
+        """What `ready` asks for, in words."""
+        parts = [name for name, bit in _BITS.items() if self.required & bit]
+        if self.any:
+            parts.append(" or ".join(name for name, bit in _BITS.items() if self.any & bit))
+        if self.stable_s:
+            parts.append(f"stable for {self.stable_s:g} s")
+        return " and ".join(parts)
+
+
+def read_options(name: str, options: FileOptions) -> Spec:
+    """Raises Invalid, naming trigger and key."""
+    place = f"trigger {name!r}: "
+    if not options.path or "\0" in options.path:
+        raise Invalid(f"{place}path is not the name of a folder", remedy="write path: /data/2bm")
+    ready = options.ready or Ready(any=("close_write", "rename"))
+    stable_s = _seconds(place + "ready.stable", ready.stable)
+    required = CLOSED * ready.close_write | RENAMED * ready.rename
+    anyone = sum({_BITS[a] for a in ready.any})
+    if not (required or anyone or stable_s):
+        raise Invalid(f"{place}ready names no condition", remedy="write ready: {any: [close_write, rename]}")
+    try:
+        matches, enter = selection(options.glob, options.ignore)
+    except Invalid as e:
+        raise Invalid(place + e.message, remedy=e.remedy, **e.details) from None
+    return Spec(
+        root=Path(options.path).expanduser().absolute(),
+        required=required,
+        any=0 if anyone & required else anyone,
+        stable_s=stable_s,
+        never=options.refire == "never",
+        existing=options.existing,
+        links=options.symlinks == "files",
+        rescan_s=_seconds(place + "rescan", options.rescan, least=0.1),
+        matches=matches,
+        enter=enter,
+        selects=msgspec.json.encode((options.glob, options.ignore)).decode(),
+    )
+
+
+def selection(glob: str, ignore: tuple[str, ...]) -> tuple[Callable[[str, str], bool], Callable[[str], bool]]:
+    """(matches(folder, name), enter(folder)). Raises Invalid."""
+    pattern = None if glob in EVERYTHING else compiled(glob)
+    names = _one([i for i in ignore if "/" not in i])
+    paths = _one([i for i in ignore if "/" in i])
+    depth = max_depth(glob)
+
+    def matches(folder: str, name: str) -> bool:
+        if names is not None and names.fullmatch(name):
+            return False
+        if pattern is None and paths is None:
+            return True
+        path = f"{folder}/{name}" if folder else name
+        return (pattern is None or bool(pattern.fullmatch(path))) and not (paths and paths.fullmatch(path))
+
+    def enter(folder: str) -> bool:
+        if depth is not None and folder.count("/") + 2 > depth:
+            return False
+        parts = folder.split("/")
+        if names is not None and any(names.fullmatch(part) for part in parts):
+            return False
+        return not (paths and any(paths.fullmatch("/".join(parts[: i + 1])) for i in range(len(parts))))
+
+    return matches, enter
+
+
+def _one(globs: list[str]) -> Any:
+    for glob in globs:
+        compiled(glob)  # an error names the glob
+    return re2.compile("|".join(f"(?:{glob_regex(glob)})" for glob in globs)) if globs else None
+
+
+def _seconds(place: str, value: str | int | float | None, least: float = 0.0) -> float:
+    if value is None:
+        return 0.0
+    try:
+        seconds = duration_ms(value) / 1000
+    except ValueError as e:
+        raise Invalid(f"{place}: {e}", remedy="write 2s, 500ms, 5m ...") from None
+    if seconds < least:
+        raise Invalid(f"{place}: {value} is too short", remedy=f"at least {least:g} s")
+    return seconds
