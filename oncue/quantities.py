@@ -1,7 +1,7 @@
 """Durations and sizes as people write them: "2s", "1h30m", "250ms"; "1MB", "10 MiB".
 
-In option Structs annotate a field as `Duration` (int, milliseconds) or `Size` (int, bytes): the reader of rule files then
-takes the texts as well as plain numbers (seconds, bytes).
+In option Structs annotate a field as `Duration` (int, milliseconds) or `Size` (int, bytes): the reader of rule files
+then takes the texts as well as plain numbers (seconds, bytes).
 
     class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         stable: Duration = 2_000
