@@ -1,0 +1,147 @@
+"""The file of the embedded log: `log.db` in its folder, opened with what durability needs.
+
+batches     a row is a whole batch: topic, partition, first offset, count, newest time, checksum, blob
+topics      names, numbers and settings
+partitions  the next offset where deleted rows cannot tell it any more
+offsets     how far each group has come
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from oncue.errors import DiskFull, LogError, OncueError
+
+APPLICATION_ID = 0x6F6E6375  # "oncu"
+SCHEMA = 1
+PAGE_BYTES = 4096
+WAL_BYTES = 8 * 1024 * 1024  # is written again and again from its start: this much between two checkpoints
+
+# WITHOUT ROWID: one b-tree instead of a table and an index, and the blob last, so that a walk over the other columns
+# never loads the pages that a large blob overflows to.
+TABLES = """
+CREATE TABLE batches(
+  topic INTEGER NOT NULL, partition INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+  time_ms INTEGER NOT NULL, crc INTEGER NOT NULL, offsets BLOB, blob BLOB NOT NULL,
+  PRIMARY KEY(topic, partition, first)) WITHOUT ROWID;
+CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, settings BLOB NOT NULL);
+CREATE TABLE partitions(
+  topic INTEGER NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
+  PRIMARY KEY(topic, partition)) WITHOUT ROWID;
+CREATE TABLE offsets(
+  grp TEXT NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
+  PRIMARY KEY(grp, topic, partition)) WITHOUT ROWID;
+CREATE TABLE filler(zeros BLOB);
+"""
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The one connection that writes. Raises LogError, DiskFull."""
+    try:
+        db = _connect(path)
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has to come before the first table
+        if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+            raise LogError(
+                f"SQLite cannot keep a write-ahead log for {path}", remedy="put the data folder on a local disk"
+            )
+        db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the log at each commit
+        db.execute("PRAGMA checkpoint_fullfsync=1")  # macOS: nothing is overwritten before it has reached the platter
+        db.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it, when nobody waits for it
+        db.execute("PRAGMA cache_size=-16384")
+        _migrate(db, path)
+        _widen_wal(db, path)
+    except (sqlite3.Error, OSError) as e:
+        raise explain(e, path) from e
+    return db
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    db = _connect(path)
+    db.execute("PRAGMA query_only=1")
+    return db
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # No implicit transactions; used by one thread at a time, though not the one that opened it.
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    owner, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    if version == 0 and owner == 0:
+        db.executescript(
+            f"BEGIN IMMEDIATE; {TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA}; COMMIT;"
+        )
+    elif owner != APPLICATION_ID:
+        raise LogError(f"{path} is not a log of oncue", remedy="give another data folder (ONCUE_DATA)")
+    elif version > SCHEMA:
+        raise LogError(
+            f"{path} was written by a newer oncue (schema {version}, this one knows {SCHEMA})",
+            remedy="upgrade oncue on this machine",
+        )
+
+
+def _widen_wal(db: sqlite3.Connection, path: Path) -> None:
+    """One large write, then a checkpoint that starts the write-ahead log over: from now on commits overwrite a file
+    that has its size already, and fsync need not write the file's new length each time."""
+    db.execute("DELETE FROM filler")  # of a start that was cut off
+    if free_bytes(path) < 10 * WAL_BYTES:
+        return
+    try:
+        db.execute("INSERT INTO filler VALUES (zeroblob(?))", (WAL_BYTES,))
+        db.execute("DELETE FROM filler")
+    except sqlite3.OperationalError:
+        return  # it is only about speed
+    db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+
+def free_bytes(path: Path) -> int:
+    found = os.statvfs(path.parent)
+    return found.f_bavail * found.f_frsize
+
+
+def explain(error: BaseException, path: Path) -> OncueError:
+    """What a user should read instead of SQLite's words."""
+    if isinstance(error, OncueError):
+        return error
+    name = getattr(error, "sqlite_errorname", "") or ""
+    full = name == "SQLITE_FULL" or (isinstance(error, OSError) and error.errno in _NO_SPACE)
+    if not full and name.startswith("SQLITE_IOERR"):
+        # A quota that is used up, or shared memory that cannot grow, comes as an I/O error.
+        full = _nearly_full(path)
+    if full:
+        return DiskFull(
+            f"the disk that holds {path.parent} is full",
+            remedy="free some space there: oncue goes on by itself; or shorten the retention of topics",
+            folder=str(path.parent),
+        )
+    if name.startswith("SQLITE_CORRUPT") or name == "SQLITE_NOTADB":
+        return LogError(
+            f"the log {path} is damaged: {error}",
+            remedy="stop oncue and put a backup of the folder back; `sqlite3 log.db .recover` may save what is left",
+            folder=str(path.parent),
+        )
+    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM") or isinstance(error, PermissionError):
+        return LogError(
+            f"the log {path} cannot be opened for writing: {error}",
+            remedy="check owner and permissions of the data folder",
+        )
+    if name == "SQLITE_TOOBIG" or isinstance(error, (TypeError, ValueError, OverflowError)):
+        return LogError(
+            f"records that cannot be stored: {error}",
+            remedy="values and keys are bytes, and one append is below 900 MB; larger payloads travel as blobs",
+        )
+    return LogError(f"the log {path} failed: {error}", remedy="check the disk, then restart oncue")
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _nearly_full(path: Path) -> bool:
+    try:
+        return free_bytes(path) < 1024 * 1024
+    except OSError:
+        return False

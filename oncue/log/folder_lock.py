@@ -1,0 +1,36 @@
+"""One process at a time may have an embedded log open. The kernel drops the lock when that process dies, in any way."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from oncue.errors import LogLocked
+
+
+class FolderLock:
+    """Raises LogLocked, naming the process that holds the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lock"
+        # The file stays: removing it would let two processes lock two files of the same name.
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            raise LogLocked(
+                f"the log in {folder} is open already" + (f", in the process {pid}" if pid else ""),
+                remedy="stop that server, or give this one another data folder (ONCUE_DATA)",
+                folder=str(folder),
+                pid=int(pid) if pid.isdigit() else 0,
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

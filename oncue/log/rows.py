@@ -1,0 +1,58 @@
+"""How a batch of records is a row: blob = msgpack of the record when there is one, else of the list of records."""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import msgspec
+
+from oncue.errors import Undecodable
+from oncue.log.base import Batch, Record
+
+BURIED = -1  # instead of a checksum: the row is damaged, and oncue.dead has been told
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_one = msgspec.msgpack.Decoder(Record).decode
+_decode_many = msgspec.msgpack.Decoder(tuple[Record, ...]).decode
+_decode_offsets = msgspec.msgpack.Decoder(tuple[int, ...]).decode
+
+
+def encode(records: Sequence[Record]) -> bytes:
+    return _encode(records[0]) if len(records) == 1 else _encode(records)
+
+
+def encode_offsets(offsets: Sequence[int]) -> bytes:
+    return _encode(offsets)
+
+
+def checksum(blob: bytes) -> int:
+    return zlib.crc32(blob)
+
+
+def decode(first: int, count: int, crc: int, offsets: bytes | None, blob: bytes) -> tuple[Sequence[int], list[Record]]:
+    """Offsets and records of a row. `offsets` is there only where compaction left gaps. Raises Undecodable."""
+    if crc != zlib.crc32(blob):
+        raise Undecodable(f"the stored batch does not have its checksum ({len(blob)} bytes)")
+    try:
+        records = [_decode_one(blob)] if count == 1 else list(_decode_many(blob))
+        places = range(first, first + count) if offsets is None else _decode_offsets(offsets)
+    except msgspec.MsgspecError as e:
+        raise Undecodable(f"the stored batch is not records: {e}") from None
+    if len(places) != len(records):
+        raise Undecodable(f"the stored batch has {len(records)} records instead of {len(places)}")
+    return places, records
+
+
+def end_of(first: int, count: int, offsets: bytes | None) -> int:
+    """The offset behind the row's last record."""
+    return first + count if offsets is None else _decode_offsets(offsets)[-1] + 1
+
+
+def tail(batch: Batch, at: int) -> Batch:
+    """What of a batch is at this offset and behind it; the batch has such records."""
+    if batch.offsets[0] >= at:
+        return batch
+    skip = bisect_left(batch.offsets, at)
+    return Batch(batch.topic, batch.partition, batch.offsets[skip:], batch.records[skip:])
