@@ -20,8 +20,8 @@ _BITS = {"close_write": CLOSED, "rename": RENAMED}
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a file is complete: all that is given must hold. `close_write`: its writer closed it. `rename`: it was renamed
-    (or linked) to its name. `any`: one of these is enough. `stable`: it has not changed for so long since."""
+    """When a file is complete: all that is given must hold. `close_write`: its writer closed it. `rename`: it was
+    renamed (or linked) to its name. `any`: one of these is enough. `stable`: it has not changed for so long since."""
 
     close_write: bool = False
     rename: bool = False
@@ -30,8 +30,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`kind: file`. Paths that globs see are relative to `path`; `ignore` globs without a slash go for the name of a file
-    or of a folder on the way to it."""
+    """`kind: file`. Paths that globs see are relative to `path`; `ignore` globs without a slash go for the name of a
+    file or of a folder on the way to it."""
 
     path: str  # the folder
     glob: str = "**/*"

@@ -5,8 +5,8 @@ nothing fires twice.
 
 A batch's events are stored before they are published and are published again, word for word, when the process died in
 between. One SQLite file, one writer: the lookout's thread. The lock is exclusive and stays, so that a second oncue on
-the same folder is told, and the write-ahead log needs no shared memory. Writes are not forced to the disk one by one: they
-outlive the process at once, and after a power cut the files' own facts give the same event ids again.
+the same folder is told, and the write-ahead log needs no shared memory. Writes are not forced to the disk one by one:
+they outlive the process at once, and after a power cut the files' own facts give the same event ids again.
 """
 
 from __future__ import annotations

@@ -73,6 +73,9 @@ class Settling:
     def __len__(self) -> int:
         return len(self._files)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._files
+
     def put(self, key: Key, waiting: Waiting) -> None:
         self._files[key] = waiting
         heapq.heappush(self._heap, (waiting.due, key))

@@ -54,9 +54,9 @@ class Watch(Protocol):
     def close(self) -> None: ...
 
 
-def open_watch(root: Path) -> Watch:
+def open_watch(root: Path, system: str = sys.platform) -> Watch:
     """The watch that this system has. Raises OSError (the folder is missing, no permission, kernel's limits)."""
-    if sys.platform == "linux":
+    if system == "linux":
         from oncue.triggers.inotify import InotifyWatch
 
         return InotifyWatch(root)

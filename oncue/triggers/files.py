@@ -1,0 +1,93 @@
+"""`kind: file`: a watched folder. An event for each file that is complete.
+
+    kernel ──► lookout (a thread: watch, ledger, walks) ──batches──► loop: emit ──► done ──► lookout
+
+What fires: each state of each file once (see ledger.py), in batches, in the order in which the files became ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import ClassVar
+
+from oncue import ids
+from oncue.errors import Invalid, OncueError, TooLarge
+from oncue.messages import Event
+from oncue.triggers.base import Status, Trigger, TriggerContext
+from oncue.triggers.diary import Decision, Diary
+from oncue.triggers.file_options import FileOptions, read_options
+from oncue.triggers.lookout import Batch, Lookout
+
+log = logging.getLogger(__name__)
+
+RETRY_S = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
+
+
+class FileTrigger(Trigger):
+    """Raises Invalid when the options are not right. A folder that is missing is no error: it is shown in `status`, and
+    looked for again."""
+
+    kind: ClassVar[str] = "file"
+    options = FileOptions
+
+    def __init__(self, name: str, options: FileOptions, context: TriggerContext) -> None:
+        super().__init__(name, options, context)
+        self.spec = read_options(name, options)
+        self._diary = Diary()
+
+    def status(self) -> Status:
+        return self._diary.status()
+
+    def decisions(self) -> list[Decision]:
+        """What became of the last 100 files, oldest first, and why."""
+        return self._diary.decisions()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        batches: asyncio.Queue[Batch] = asyncio.Queue()
+
+        def publish(batch: Batch) -> None:
+            loop.call_soon_threadsafe(batches.put_nowait, batch)
+
+        folder = hashlib.blake2b(os.fsencode(self.spec.root), digest_size=8).hexdigest()
+        lookout = Lookout(self.name, self.spec, self.context.folder / f"files-{folder}.db", self._diary, publish)
+        thread = threading.Thread(target=lookout.run, name=f"oncue-file-{self.name}", daemon=True)
+        thread.start()
+        try:
+            while True:
+                batch = await batches.get()
+                lookout.done(batch.number, await self._emit(batch.events))
+        finally:
+            lookout.stop()
+            await asyncio.shield(asyncio.to_thread(thread.join, 30))
+
+    async def _emit(self, events: Sequence[Event]) -> frozenset[int]:
+        """Returns when they are durable, with the indexes of those that nobody will ever take."""
+        tries = 0
+        while True:
+            try:
+                await self.context.emit(events)
+            except (Invalid, TooLarge) as e:  # one of them is wrong: the others must not suffer
+                if len(events) == 1:
+                    self._diary.skips(str(events[0].subject), f"its event was refused: {e.message}")
+                    return frozenset((0,))
+                half = len(events) // 2
+                first = await self._emit(events[:half])
+                return first | {half + i for i in await self._emit(events[half:])}
+            except Exception as e:
+                if not isinstance(e, OncueError | OSError) and not tries:
+                    log.exception("trigger %s: emit failed", self.name)
+                self._diary.detail = f"{len(events)} events wait, they could not be stored: {e}"
+                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                tries += 1
+            else:
+                if tries:
+                    self._diary.detail = ""
+                self._diary.emitted += len(events)
+                self._diary.last_us = ids.now_us()
+                return frozenset()
