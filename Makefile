@@ -1,0 +1,55 @@
+# Everything here sets itself up: only Python 3.11+, git and make need to be there.
+#   make demo   files turn into outcomes, under two minutes     make test   all tests      make lint   ruff, mypy, layers
+#   make bench  the figures of docs/benchmarks.md               make services   install the services that tests use
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+# The newest Python from 3.11 to 3.13 that is on the PATH; PYTHON=... picks another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys, venv; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint format bench services clean
+help:
+	@sed -n '2,3s/^# *//p' Makefile
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "oncue needs Python 3.11 to 3.13 with its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.user: $(VENV)/.made pyproject.toml
+	@echo "installing oncue into $(VENV) ..."
+	@$(BIN)/pip install --quiet -e '.[server,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml
+	@echo "installing oncue and the developers' tools into $(VENV) ..."
+	@$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.user
+
+demo: $(VENV)/.user
+	@$(BIN)/oncue demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -n auto --dist worksteal $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench $(ARGS)
+
+services:
+	@sh tools/services
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

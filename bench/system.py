@@ -1,0 +1,200 @@
+"""The whole system, embedded: `oncue up` in processes of its own, a client here. Every outcome is checked for its value."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from oncue.client import Client
+
+
+def noop(x: int) -> int:
+    return x
+
+
+class Running:
+    """A server, its local endpoint, and a client."""
+
+    def __init__(self, client: Client, process: subprocess.Popen[bytes], folder: Path, start_s: float) -> None:
+        self.client, self.process, self.folder, self.start_s = client, process, folder, start_s
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """server, agent and workers by name."""
+        server = psutil.Process(self.process.pid)
+        found = {"server": server}
+        for child in server.children(recursive=True):
+            words = " ".join(child.cmdline())
+            if "oncue.endpoint.worker" in words:
+                found[f"worker{sum(n.startswith('worker') for n in found)}"] = child
+            elif "oncue.endpoint.run" in words:
+                found["agent"] = child
+        return found
+
+    def cpu_s(self) -> dict[str, float]:
+        spent = {name: sum(p.cpu_times()[:2]) for name, p in self.processes().items()}
+        return {"client": time.process_time(), **spent}
+
+
+@contextlib.contextmanager
+def running(workers: int = 2, folder: str | None = None) -> Iterator[Running]:
+    """`oncue up` on free ports and a folder of its own, until its endpoint is connected."""
+    with tempfile.TemporaryDirectory(dir=folder or os.environ.get("ONCUE_BENCH_DIR", "/var/tmp"), prefix="oncue-bench-") as made:
+        data = Path(made) / "data"
+        log = (Path(made) / "log").open("wb")
+        began = time.monotonic()
+        command = [sys.executable, "-m", "oncue", "up", "--data", str(data), "--port", "0", "--workers", str(workers)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            local = _await(lambda: json.loads((data / "local.json").read_text()), process, 30)
+            with Client(url=local["url"], token=local["token"]) as client:
+                _await(lambda: [e for e in client.endpoints.list() if e.state == "connected"][0], process, 30)
+                client.submit(noop, 1).result(30)
+                yield Running(client, process, Path(made), time.monotonic() - began)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            log.close()
+
+
+def _await(probe: Any, process: subprocess.Popen[bytes], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return probe()
+        time.sleep(0.01)
+    raise RuntimeError("oncue up did not start")
+
+
+def burst(r: Running, tasks: int) -> float:
+    """Tasks a second from the first call until the last checked outcome."""
+    began = time.perf_counter()
+    handles = r.client.map(noop, range(tasks))
+    values = r.client.gather(handles)
+    took = time.perf_counter() - began
+    if values != list(range(tasks)):
+        raise AssertionError("an outcome had not its right value")
+    return tasks / took
+
+
+def await_view(r: Running) -> None:
+    """Until the view has all: nothing is open."""
+    while sum(e.waiting for e in r.client.endpoints.list()):
+        time.sleep(0.02)
+
+
+def throughput(r: Running, tasks: int = 20_000, repeats: int = 5) -> dict[str, Any]:
+    burst(r, 2_000)
+    await_view(r)
+    before, began = r.cpu_s(), time.perf_counter()
+    rates = [burst(r, tasks) for _ in range(repeats)]
+    await_view(r)
+    took = time.perf_counter() - began
+    after = r.cpu_s()
+    per_task = {name: round((after[name] - before.get(name, 0)) * 1e6 / (tasks * repeats), 1) for name in after}
+    return {
+        "tasks": tasks,
+        "burst_per_s": round(statistics.median(rates)),
+        "burst_best_per_s": round(max(rates)),
+        "view_caught_up_per_s": round(tasks * repeats / took),
+        "cpu_us_per_task": per_task,
+        "cpu_us_per_task_sum": round(sum(per_task.values()), 1),
+    }
+
+
+def sustained(r: Running, tasks: int = 500_000, at_once: int = 50_000) -> dict[str, Any]:
+    """Until the view has caught up with all of them."""
+    began = time.perf_counter()
+    for _ in range(tasks // at_once):
+        burst(r, at_once)
+    await_view(r)
+    return {"tasks": tasks, "per_s": round(tasks / (time.perf_counter() - began))}
+
+
+def latency(r: Running, calls: int = 300) -> dict[str, float]:
+    """One at a time, warm: submit until result, in ms."""
+    took = []
+    for i in range(calls):
+        began = time.perf_counter()
+        if r.client.submit(noop, i).result(30) != i:
+            raise AssertionError("an outcome had not its right value")
+        took.append((time.perf_counter() - began) * 1e3)
+    took.sort()
+    return {"p50_ms": round(took[calls // 2], 2), "p99_ms": round(took[calls * 99 // 100], 2)}
+
+
+RULES = """\
+triggers:
+  - {{name: bench, kind: file, path: {folder}, glob: "*.dat", ready: {{any: [close_write]}}}}
+rules:
+  - name: bench
+    on: bench
+    run: {{function: bench_task.py:touch, endpoint: local, args: {{path: "${{data.path}}"}}}}
+"""
+
+
+def file_latency(r: Running, files: int = 100) -> dict[str, float]:
+    """A file is closed until its function starts, in ms, by the outcomes' own times."""
+    watched = r.folder / "watched"
+    watched.mkdir()
+    (r.folder / "bench_task.py").write_text("def touch(path):\n    return path\n")
+    rules = r.folder / "bench.yaml"
+    rules.write_text(RULES.format(folder=json.dumps(str(watched))))
+    env = {**os.environ, "ONCUE_DATA": str(r.folder / "data")}
+    subprocess.run([sys.executable, "-m", "oncue", "deploy", str(rules), "--yes"], env=env, check=True, capture_output=True)
+    _await_trigger(r)
+    closed: dict[str, float] = {}
+    for i in range(files):
+        path = watched / f"f{i:04d}.dat"
+        with path.open("wb") as file:
+            file.write(b"x" * 100)
+            file.flush()
+            closed[str(path)] = time.time()
+        time.sleep(0.02)
+    deadline = time.monotonic() + 30
+    infos: list[Any] = []
+    while len(infos) < files and time.monotonic() < deadline:
+        infos = list(r.client.tasks.list(rule="bench", state="closed", limit=files))
+    waits = sorted(t.started_us / 1e3 - closed[t.value] * 1e3 for t in (r.client.tasks.get(i.id) for i in infos))
+    if len(waits) != files:
+        raise AssertionError(f"{len(waits)} of {files} files had an outcome")
+    return {"p50_ms": round(waits[files // 2], 2), "p99_ms": round(waits[files * 99 // 100], 2)}
+
+
+def _await_trigger(r: Running) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if any(t.state == "running" for t in r.client.triggers.list()):
+            return
+        time.sleep(0.02)
+    raise RuntimeError("the file trigger did not start")
+
+
+def idle(r: Running, seconds: float = 5.0) -> dict[str, Any]:
+    """Resident memory in MB, and % of a core, of each process with nothing to do."""
+    before = r.cpu_s()
+    time.sleep(seconds)
+    after = r.cpu_s()
+    found = r.processes()
+    return {
+        name: {
+            "rss_mb": round(p.memory_info().rss / 1e6, 1),
+            "cpu_percent": round((after[name] - before[name]) / seconds * 100, 2),
+        }
+        for name, p in found.items()
+    }

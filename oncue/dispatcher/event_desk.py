@@ -1,0 +1,119 @@
+"""Events taken in and looked up, and the dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from oncue import cloudevents
+from oncue import resources as r
+from oncue.dispatcher.backend import Who
+from oncue.dispatcher.core import Core, position_text
+from oncue.errors import Conflict, NotFound, TooLarge
+from oncue.ids import now_us
+from oncue.log import Position, Record
+from oncue.messages import DEAD, EVENT_BYTES, EVENTS, REGISTRY, DeadLetter, Event
+
+
+class EventDesk(Core):
+    async def emit(self, who: Who, events: Sequence[Event]) -> r.Emitted:
+        """A caller's own events; attributes that start with "oncue" are ours and are taken out."""
+        clean = [_without_ours(e) for e in events]
+        positions = await self.append_events(clean)
+        return r.Emitted(count=len(clean), position=position_text(positions))
+
+    async def append_events(self, events: Sequence[Event]) -> list[Position]:
+        """Durable when this returns: for triggers."""
+        self.accepting()
+        if not events:
+            return []
+        stamp = now_us() // 1000
+        records = []
+        for event in events:
+            value, headers = cloudevents.to_record(event)
+            if len(value) > EVENT_BYTES:
+                raise TooLarge(
+                    f"event {event.id!r} has {len(value):,} bytes; at most {EVENT_BYTES:,} are taken",
+                    remedy="put large data somewhere and name it in the event (dataref)",
+                    limit_bytes=EVENT_BYTES,
+                )
+            records.append(Record(value, key=event.source.encode(), headers=headers, time_ms=stamp))
+        positions = await self.log.append(EVENTS, records)
+        self.metrics.count_events(len(records))
+        return positions
+
+    async def emit_from_trigger(self, events: Sequence[Event]) -> None:
+        await self.append_events(events)
+
+    async def events(
+        self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
+    ) -> r.Page:
+        rows, following = await self.view.events(type=type, source=source, cursor=cursor, limit=limit)
+        return r.Page(items=[await self._event_info(row) for row in rows], next=following)
+
+    async def event(self, who: Who, offset: int) -> r.EventInfo:
+        found = await self.view.event(offset)
+        if found is None:
+            await self.barrier((EVENTS,))
+            found = await self.view.event(offset)
+        if found is None:
+            raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
+        return await self._event_info(found)
+
+    async def _event_info(self, row: Any) -> r.EventInfo:
+        fired = await self.view.fired(row.event.source, row.event.id)
+        return r.EventInfo(
+            offset=row.offset,
+            event=cloudevents.to_json(row.event),
+            at_us=row.at_us,
+            fired=sorted({rule for rule, _ in fired}),
+            tasks=[task_id.hex() for _, task_id in fired],
+        )
+
+    # ------------------------------------------------------------ dead letters
+
+    async def dead(self, who: Who, cursor: str, limit: int) -> r.Page:
+        rows, following = await self.view.dead(cursor=cursor, limit=limit)
+        return r.Page(items=[_dead_info(number, letter) for number, letter in rows], next=following)
+
+    async def retry_dead(self, who: Who, letter: int) -> None:
+        """Append the record again to the topic that it came from; its rules see it as a new record."""
+        self.accepting()
+        found = await self.view.dead_letter(letter)
+        if found is None:
+            raise NotFound(f"there is no dead letter {letter}", remedy="oncue dead list shows what there is")
+        if not found.record or found.topic in ("", DEAD, REGISTRY):
+            raise Conflict("this dead letter cannot be tried again: its record was not kept", remedy="emit it anew")
+        await self.log.append(found.topic, [Record(found.record)], found.partition)
+
+    # ------------------------------------------------------------ live
+
+    async def live(self, who: Who, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
+        admin = "admin" in who.scopes
+        async for kind, item in self.board.live(kinds):
+            if admin or not isinstance(item, dict) or item.get("owner", who.subject) == who.subject:
+                yield kind, item
+
+
+def _without_ours(event: Event) -> Event:
+    if not any(name.startswith("oncue") for name in event.extensions):
+        return event
+    kept = {k: v for k, v in event.extensions.items() if not k.startswith("oncue")}
+    return msgspec.structs.replace(event, extensions=kept)
+
+
+def _dead_info(number: int, letter: DeadLetter) -> r.DeadInfo:
+    return r.DeadInfo(
+        id=number,
+        stage=letter.stage,
+        reason=letter.reason,
+        at_us=letter.at_us,
+        remedy=letter.remedy,
+        rule=letter.rule,
+        event=letter.event,
+        topic=letter.topic,
+        partition=letter.partition,
+        offset=letter.offset,
+    )

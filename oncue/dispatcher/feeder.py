@@ -1,0 +1,95 @@
+"""Log → view → board: the one reader that keeps this server's view, and tells what the view alone could decide.
+
+    topics ──readers──► a group of batches ──► view.apply (one transaction) ──► closings ──► board
+                                                       └──► the registry changed ──► reload
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from oncue.dispatcher.board import Board
+from oncue.errors import OncueError
+from oncue.log import Batch, Log, Reader, Record
+from oncue.messages import DEAD, EVENTS, REGISTRY, RESULTS, Call, Ended, encode
+from oncue.view import View
+
+log = logging.getLogger("oncue.feeder")
+TOLD = "oncue-told"  # header: the server whose lane has told the closings of this record already
+GROUP = 64  # batches applied in one transaction
+
+
+class Feeder:
+    def __init__(
+        self, durable: Log, view: View, board: Board, server: str, on_registry: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._log, self._view, self._board, self._on_registry = durable, view, board, on_registry
+        self._told_mark = server.encode()
+        self._queue: asyncio.Queue[list[Batch]] = asyncio.Queue(GROUP)
+        self._readers: dict[str, Reader] = {}
+        self._pumps: dict[str, asyncio.Task[None]] = {}
+        self.applied = 0  # batches
+
+    def follow(self, topics: Iterable[str], name: str) -> None:
+        """Read these topics too, from where the view is."""
+        if name in self._readers:
+            return
+        reader = self._log.read(list(topics), start=self._view.positions())
+        self._readers[name] = reader
+        self._pumps[name] = asyncio.create_task(self._pump(reader), name=f"feeder {name}")
+
+    async def _pump(self, reader: Reader) -> None:
+        while True:
+            await self._queue.put(await reader.next(max_batches=GROUP))
+
+    async def run(self) -> None:
+        while True:
+            batches = list(await self._queue.get())
+            while len(batches) < GROUP and not self._queue.empty():
+                batches += self._queue.get_nowait()
+            await self._apply(batches)
+
+    async def _apply(self, batches: list[Batch]) -> None:
+        applied = await self._view.apply(batches, self._told(batches))
+        self.applied += len(batches)
+        by_call: dict[int, tuple[Call, list[Ended]]] = {}
+        for c in applied.closed:
+            by_call.setdefault(id(c.call), (c.call, []))[1].append(c.ended)
+        for call, ends in by_call.values():
+            self._board.tell(call, ends)
+        if applied.dead:
+            self._bury([Record(encode(letter)) for letter in applied.dead])
+        if any(b.topic == REGISTRY for b in batches):
+            await self._on_registry()
+        if self._board.watched:
+            for b in batches:
+                if b.topic == EVENTS:
+                    for offset in b.offsets:
+                        self._board.show("event", {"offset": offset})
+
+    def _told(self, batches: list[Batch]) -> frozenset[tuple[str, int, int]]:
+        mark = ((TOLD, self._told_mark),)
+        return frozenset(
+            (b.topic, b.partition, offset)
+            for b in batches
+            if b.topic == RESULTS
+            for offset, record in zip(b.offsets, b.records, strict=True)
+            if record.headers == mark
+        )
+
+    def _bury(self, records: list[Record]) -> None:
+        self._log.append(DEAD, records).add_done_callback(_say_failed)
+
+    async def close(self) -> None:
+        for pump in self._pumps.values():
+            pump.cancel()
+        await asyncio.gather(*self._pumps.values(), return_exceptions=True)
+        for reader in self._readers.values():
+            await reader.close()
+
+
+def _say_failed(future: asyncio.Future[object]) -> None:
+    if not future.cancelled() and isinstance(future.exception(), OncueError):
+        log.error("a dead letter could not be stored: %s", future.exception())

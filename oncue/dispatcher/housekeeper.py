@@ -1,0 +1,154 @@
+"""What is done now and then: expiry, retention, the disk. Each duty by itself: one that fails is logged and tried again.
+
+A task topic is never cut by time alone: what is still open and old is appended again (same id), then the topic is truncated
+below. So a day's mark (the end offsets then) is kept for as long as outcomes are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from oncue.dispatcher.core import Core
+from oncue.dispatcher.intake import Group, OpenTask
+from oncue.dispatcher.lane import Lane, ended
+from oncue.ids import now_us
+from oncue.log import Record
+from oncue.messages import EXPIRED, TASKS_PREFIX, VERSION, Call, Ended, Failure, Task, TaskFrame, encode, tasks_topic
+
+log = logging.getLogger("oncue.housekeeper")
+EXPIRY_S, DISK_S, RETENTION_S, MARK_S = 1.0, 2.0, 60.0, 86_400.0
+BALLAST_BYTES = 16 << 20
+PAGE = 1_000
+AGAIN = (("oncue-again", b"1"),)  # header of a task that is appended again: its lane knows it already
+
+
+class Mark(msgspec.Struct):
+    at_s: float
+    ends: dict[str, int]  # task topic -> end offset
+
+
+class Housekeeper:
+    def __init__(self, core: Core, folder: Path) -> None:
+        self._core, self._folder = core, folder
+        self._ballast = folder / "ballast"
+        self._marks_file = folder / "marks.json"
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        for duty, seconds in (
+            (self.expire, EXPIRY_S),
+            (self.look_at_disk, DISK_S),
+            (self.retain, RETENTION_S),
+            (self.cut_task_topics, MARK_S / 4),
+        ):
+            self._tasks.append(asyncio.create_task(self._every(seconds, duty), name=duty.__name__))
+
+    async def _every(self, seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await duty()
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("housekeeping (%s) failed; it will be tried again", getattr(duty, "__name__", duty))
+            await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------ expiry
+
+    async def expire(self) -> None:
+        """End the tasks that did not start in time and are not at an agent, connected or not."""
+        why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
+        at = now_us()
+        for row in await self._core.view.expired(at, PAGE):
+            open_task = OpenTask(*row)
+            group = Group(open_task.call, encode(open_task.call), open_task.attempt, open_task.accepted_us, [], 0)
+            end = ended(open_task.task, open_task.attempt, EXPIRED, at, why)
+
+            def finish(lane: Lane, group: Group = group, end: Ended = end) -> None:
+                if end.id not in lane.intake.stopped and lane.stop_waiting([end.id]):
+                    lane.end(group, [end])
+
+            self._core.bridge.with_lane(open_task.call.endpoint, finish)
+
+    # ------------------------------------------------------------ the disk
+
+    async def look_at_disk(self) -> None:
+        """Accepting stops when the disk is nearly full; outcomes go on, and a ballast file is freed so that retention
+        has room to work."""
+        usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
+        percent = 100 * (usage.total - usage.free) / usage.total
+        limit = self._core.settings.disk_stop_percent
+        if percent >= limit:
+            if not self._core.disk_full:
+                log.error("the disk of %s is %.1f %% full: nothing new is accepted", self._folder, percent)
+                self._ballast.unlink(missing_ok=True)
+                await self.retain()
+            self._core.disk_full = f"the disk of {self._folder} is {percent:.1f} % full (limit: {limit:g} %)"
+        elif self._core.disk_full and percent < limit - 1:
+            log.info("there is space again: accepting")
+            self._core.disk_full = ""
+        if not self._core.disk_full and not self._ballast.exists() and usage.free > 64 * BALLAST_BYTES:
+            await asyncio.to_thread(self._ballast.write_bytes, b"\0" * BALLAST_BYTES)
+
+    # ------------------------------------------------------------ retention
+
+    async def retain(self) -> None:
+        """The log forgets by its topics' settings; the view and the blobs forget with it."""
+        core = self._core
+        await core.log.housekeep()
+        horizon_s = time.time() - core.settings.results_retention_days * 86_400
+        await core.view.forget(int(horizon_s * 1000))
+        kept = {f.id async for f in core.view.large_functions()}
+        await asyncio.to_thread(core.blobs.sweep, kept, horizon_s)
+
+    async def cut_task_topics(self) -> None:
+        core = self._core
+        marks = self._load_marks()
+        names = [t for t in await core.log.topics() if t.startswith(TASKS_PREFIX)]
+        now = time.time()
+        if not marks or now - marks[-1].at_s >= MARK_S:
+            marks.append(Mark(now, {t: end for (t, _), end in (await core.log.end_offsets(names)).items()}))
+        horizon = now - core.settings.results_retention_days * 86_400
+        due = [m for m in marks if m.at_s <= horizon]
+        if due:
+            for topic, end in due[-1].ends.items():
+                await self._cut(topic, end)
+        self._marks_file.write_bytes(msgspec.json.encode([m for m in marks if m.at_s > horizon]))
+
+    def _load_marks(self) -> list[Mark]:
+        try:
+            return msgspec.json.decode(self._marks_file.read_bytes(), type=list[Mark])
+        except (OSError, msgspec.MsgspecError):
+            return []  # then the next cut comes a horizon later
+
+    async def _cut(self, topic: str, before: int) -> None:
+        """Append again what is open below this offset, then truncate."""
+        endpoint, after = topic[len(TASKS_PREFIX) :], -1
+        while True:
+            rows = [OpenTask(*row) for row in await self._core.view.open_tasks(endpoint, after, PAGE)]
+            old = [row for row in rows if row.seq < before << 16]
+            groups: dict[tuple[Call, int], list[Task]] = {}
+            for row in old:
+                groups.setdefault((row.call, row.accepted_us), []).append(row.task)
+            records = [
+                Record(encode(TaskFrame(VERSION, call, accepted_us, tasks)), headers=AGAIN)
+                for (call, accepted_us), tasks in groups.items()
+            ]
+            if records:
+                await self._core.log.append(tasks_topic(endpoint), records, 0)
+            if len(old) < PAGE:
+                break
+            after = old[-1].seq
+        await self._core.log.truncate(topic, 0, before)

@@ -1,0 +1,288 @@
+"""Functions, endpoints, tokens and blobs: what is registered, and by whom."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets as random_secrets
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from oncue import functions
+from oncue import resources as r
+from oncue.dispatcher.auth import SCOPES, hash_token, new_token
+from oncue.dispatcher.backend import Who
+from oncue.dispatcher.carrier import Carrier
+from oncue.dispatcher.core import Core
+from oncue.dispatcher.effects import Phase
+from oncue.dispatcher.lane import Lane
+from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from oncue.ids import now_us
+from oncue.log import Record, Topic
+from oncue.messages import (
+    CONTROL,
+    FUNCTION_BYTES,
+    INLINE_BYTES,
+    NAME_CHARS,
+    VERSION,
+    Claim,
+    EndpointRecord,
+    FunctionRecord,
+    TokenRecord,
+    encode,
+    tasks_topic,
+)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+
+
+class RegistryDesk(Core):
+    server_key: str  # CURVE public key, Z85
+    carrier: Carrier
+
+    # ------------------------------------------------------------ functions
+
+    async def register_function(self, who: Who, request: r.FunctionRequest) -> r.FunctionInfo:
+        self.accepting()
+        if len(request.body) > FUNCTION_BYTES:
+            raise TooLarge(
+                f"the function has {len(request.body):,} bytes; at most {FUNCTION_BYTES:,} are taken",
+                remedy="pass large data as an argument, or read it where the function runs",
+            )
+        if not request.name or len(request.name) > NAME_CHARS:
+            raise Invalid(f"a function's name has 1 to {NAME_CHARS} characters", remedy="give it a shorter name")
+        facts = functions.describe(request.body)
+        sha = hashlib.sha256(request.body).hexdigest()
+        known = await self.view.function(sha, owner=who.subject)
+        if known is None or known.name != request.name or known.owner != who.subject:
+            inline = request.body
+            if len(request.body) > INLINE_BYTES:
+                await asyncio.to_thread(self.blobs.put, request.body)
+                inline = b""
+            record = FunctionRecord(
+                VERSION,
+                sha,
+                request.name,
+                who.subject,
+                facts.python,
+                len(request.body),
+                inline,
+                request.signature[:1_000],
+                request.doc[:4_000],
+                request.file[:1_000],
+                0,
+                now_us(),
+            )
+            await self.record([(f"function:{who.subject}:{request.name}:{sha}", record)])
+        return await self.function(who, sha)
+
+    async def functions(self, who: Who, cursor: str, limit: int) -> r.Page:
+        rows, following = await self.view.functions(cursor=cursor, limit=limit)
+        return r.Page(items=[_function_info(f) for f in rows], next=following)
+
+    async def function(self, who: Who, name: str) -> r.FunctionInfo:
+        found = await self.view.function(name, owner=who.subject)
+        if found is None:
+            raise NotFound(f"there is no function {name!r}", remedy="oncue functions list shows what there is")
+        body = found.body
+        if not body and found.size_bytes <= FUNCTION_BYTES:
+            body = await asyncio.to_thread(self.blobs.part, found.id, 0, found.size_bytes)
+        return _function_info(found, functions.describe(body).source)
+
+    # ------------------------------------------------------------ endpoints
+
+    async def register_endpoint(self, who: Who, request: r.EndpointRequest) -> r.Registered:
+        """Again with the same key is harmless. A name has one endpoint: another key for it is a conflict."""
+        self.accepting()
+        if not NAME.match(request.name) or len(request.name) > NAME_CHARS:
+            raise Invalid(
+                f"{request.name!r} is not a name for an endpoint", remedy="use letters, digits, dots, dashes, underscores"
+            )
+        key = request.public_key.encode()
+        if len(key) != 40:
+            raise Invalid("public_key: a CURVE key in Z85 has 40 characters", remedy="oncue endpoint register makes one")
+        known_id = self._endpoint_names.get((who.subject, request.name))
+        known = self._endpoints.get(known_id or "")
+        if known is not None and known.public_key != key:
+            raise Conflict(
+                f"there is an endpoint {request.name!r} with another key",
+                remedy=f"use another name, or revoke the old one: oncue endpoints revoke {request.name}",
+            )
+        if any(e.public_key == key and e.id != known_id for e in self._endpoints.values()):
+            raise Conflict("this key belongs to another endpoint", remedy="make a new key: remove the agent's folder")
+        record = EndpointRecord(
+            VERSION,
+            known.id if known else "ep_" + random_secrets.token_hex(8),
+            request.name,
+            who.subject,
+            key,
+            known.at_us if known else now_us(),
+            False,
+            request.lost_after_ms,
+            request.labels,
+        )
+        if record != known:
+            await self.log.ensure({tasks_topic(record.id): Topic()})
+            await self.record([(f"endpoint:{record.id}", record)])
+        await self.own([record])
+        return r.Registered(
+            id=record.id,
+            name=record.name,
+            server_key=self.server_key,
+            bridge=f"tcp://{self.settings.bridge_host or self.settings.host}:{self.bridge.port}",
+        )
+
+    async def own(self, endpoints: list[EndpointRecord]) -> None:
+        """Act for these endpoints from here on: the claim's offset is the epoch that their agents obey."""
+        fresh = [e for e in endpoints if not e.revoked and e.id not in self.bridge.lanes]
+        if not fresh:
+            return
+        claim = Claim(VERSION, self.server_id, tuple(e.id for e in fresh), now_us())
+        positions = await self.log.append(CONTROL, [Record(encode(claim), key=self.server_id.encode())])
+        for e in fresh:
+            if e.id in self.bridge.lanes:
+                continue
+            lane = Lane(
+                e.id,
+                positions[0].first + 1,
+                self.server_id,
+                self.version,
+                lost_after_ms=e.lost_after_ms,
+                budget_bytes=self.settings.queue_bytes,
+            )
+            self.bridge.admit(lane, e.public_key)
+            self.feeder.follow([tasks_topic(e.id)], e.id)
+
+    async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
+        counts = await self.view.open_counts()
+        mine = [e for e in self._endpoints.values() if e.owner == who.subject or "admin" in who.scopes]
+        return [self._endpoint_info(e, counts.get(e.id, 0)) for e in sorted(mine, key=lambda e: e.name)]
+
+    async def endpoint(self, who: Who, name: str) -> r.EndpointInfo:
+        found = self.find_endpoint(who, name)
+        return self._endpoint_info(found, (await self.view.open_counts()).get(found.id, 0))
+
+    def _endpoint_info(self, e: EndpointRecord, waiting: int) -> r.EndpointInfo:
+        lane = self.bridge.lanes.get(e.id)
+        usage = self.carrier.usage.get(e.id)
+        state, since, hello = "revoked", 0, None
+        if lane is not None and not e.revoked:
+            state, since, hello = lane.phase.value, lane.since_us, lane.hello
+            if lane.phase is Phase.AWAY and hello is None:
+                state = "never"
+        here = state == "connected"
+        return r.EndpointInfo(
+            id=e.id,
+            name=e.name,
+            owner=e.owner,
+            state=state,
+            since_us=since,
+            workers=hello.workers if hello and here else 0,
+            busy=usage.busy if usage and here else 0,
+            queued=len(lane.flight) if lane else 0,
+            waiting=waiting,
+            host=hello.host if hello else "",
+            agent_version=hello.agent_version if hello else "",
+            python=hello.python if hello else "",
+            labels=e.labels,
+            why=self.carrier.why.get(e.id, ""),
+        )
+
+    async def revoke_endpoint(self, who: Who, name: str) -> None:
+        found = self.find_endpoint(who, name)
+        gone = msgspec.structs.replace(found, revoked=True)
+        await self.record([(f"endpoint:{found.id}", gone)])
+        self.bridge.revoke(found.id, found.public_key)
+
+    # ------------------------------------------------------------ tokens
+
+    async def make_token(self, who: Who, request: r.TokenRequest) -> r.TokenInfo:
+        """The token itself is in this answer and nowhere else."""
+        unknown = set(request.scopes) - set(SCOPES)
+        if unknown:
+            raise Invalid(f"there is no scope {min(unknown)!r}", remedy=f"scopes are: {', '.join(SCOPES)}")
+        if "admin" not in who.scopes and (
+            request.subject not in ("", who.subject) or not set(request.scopes) <= set(who.scopes) | {"read", "emit"}
+        ):
+            raise Forbidden("only an admin makes tokens for others, or with more scopes than one's own")
+        token = new_token()
+        expires = now_us() + request.expires_s * 1_000_000 if request.expires_s else 0
+        record = TokenRecord(
+            VERSION,
+            "tok_" + random_secrets.token_hex(6),
+            hash_token(token),
+            request.subject or who.subject,
+            tuple(request.scopes),
+            expires,
+            False,
+            now_us(),
+            request.name[:NAME_CHARS],
+        )
+        await self.record([(f"token:{record.id}", record)])
+        return msgspec.structs.replace(_token_info(record), token=token)
+
+    async def tokens(self, who: Who) -> list[r.TokenInfo]:
+        mine = [t for t in self._tokens.values() if t.subject == who.subject or "admin" in who.scopes]
+        return [_token_info(t) for t in sorted(mine, key=lambda t: t.at_us)]
+
+    async def revoke_token(self, who: Who, token_id: str) -> None:
+        found = next((t for t in self._tokens.values() if t.id == token_id), None)
+        if found is None or (found.subject != who.subject and "admin" not in who.scopes):
+            raise NotFound(f"there is no token {token_id!r}", remedy="oncue tokens list shows yours")
+        await self.record([(f"token:{found.id}", msgspec.structs.replace(found, revoked=True))])
+
+    # ------------------------------------------------------------ blobs
+
+    async def put_blob(self, who: Who, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
+        """Durable when this returns. Raises Invalid when the content does not have that hash."""
+        self.accepting()
+        if await asyncio.to_thread(self.blobs.has, sha256):
+            async for _ in parts:
+                pass
+            return
+        upload = self.blobs.upload(sha256, size)
+        try:
+            at = 0
+            async for part in parts:
+                at = await asyncio.to_thread(upload.write, at, part)
+            await asyncio.to_thread(upload.finish)
+        except BaseException:
+            upload.abort()
+            raise
+
+    async def get_blob(self, who: Who, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+        """Whoever knows the hash of a blob may have it: the hash is of its content."""
+        size = await asyncio.to_thread(self.blobs.size, sha256)
+        return size, self._blob_parts(sha256, size)
+
+    async def _blob_parts(self, sha256: str, size: int) -> AsyncIterator[bytes]:
+        at = 0
+        while at < size:
+            part = await asyncio.to_thread(self.blobs.part, sha256, at, 1 << 20)
+            at += len(part)
+            yield part
+
+
+def _function_info(f: FunctionRecord, source: str = "") -> r.FunctionInfo:
+    return r.FunctionInfo(
+        id=f.id,
+        name=f.name,
+        version=f.version,
+        owner=f.owner,
+        python=f.python,
+        size_bytes=f.size_bytes,
+        signature=f.signature,
+        doc=f.doc,
+        file=f.file,
+        at_us=f.at_us,
+        source=source,
+    )
+
+
+def _token_info(t: TokenRecord) -> r.TokenInfo:
+    return r.TokenInfo(
+        id=t.id, name=t.name, subject=t.subject, scopes=list(t.scopes), expires_us=t.expires_us, revoked=t.revoked
+    )
+
