@@ -1,0 +1,105 @@
+"""The HTTP API of a server.
+
+    app = make_app(backend, settings, metrics)
+    serving = await serve(app, settings)          # listens; serving.port
+    await serving.close()                         # streams end cleanly, requests under way are answered
+
+Everything comes from one table (oncue.dispatcher.http.table): the routes, the scopes they need, how bodies and queries are
+decoded, and the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+from aiohttp import web
+
+from oncue.config import Settings
+from oncue.dispatcher.auth import Authenticator
+from oncue.dispatcher.backend import Backend
+from oncue.dispatcher.http import problems
+from oncue.dispatcher.http.exchange import bind
+from oncue.dispatcher.http.limits import RateLimit
+from oncue.dispatcher.http.route import Api
+from oncue.dispatcher.http.streams import Streams
+from oncue.dispatcher.http.table import ROUTES, heads, no_route
+from oncue.dispatcher.metrics import Metrics
+from oncue.errors import Conflict, Invalid
+
+API = web.AppKey("oncue_api", Api)
+SHUTDOWN_S = 10.0  # for requests under way when the server stops
+
+
+def make_app(
+    backend: Backend, settings: Settings, metrics: Metrics | None = None, streams: Streams | None = None
+) -> web.Application:
+    """The application; `metrics` is what the service counts in, `streams` has the limits of open streams."""
+    api = Api(backend, settings, metrics or Metrics(), streams or Streams())
+    authenticator, limit = Authenticator(backend.token), RateLimit(settings.rate_per_s)
+    # Bodies are read by http/body.py with a limit a route; aiohttp's own limit would answer in its own words.
+    app = web.Application(client_max_size=0)
+    app[API] = api
+    for route in ROUTES:
+        handler = bind(api, route, authenticator, limit)
+        app.router.add_route(route.method, route.path, handler)
+        if heads(route):
+            app.router.add_route("HEAD", route.path, handler)
+    count = api.metrics.http_route("(none)", timed=False)
+
+    async def refuse(request: web.Request) -> web.Response:
+        response = problems.response(no_route(request.method, request.path), request)
+        count(response.status, 0.0)
+        return response
+
+    app.router.add_route("*", "/{anything:.*}", refuse)
+
+    async def stop(_: web.Application) -> None:
+        api.streams.close()
+
+    app.on_shutdown.append(stop)
+    return app
+
+
+class Serving:
+    """A listening API."""
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
+        self.runner, self.host, self.port = runner, host, port
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    async def close(self) -> None:
+        """No new connections; streams end; requests under way have SHUTDOWN_S."""
+        await self.runner.cleanup()
+
+
+async def serve(app: web.Application, settings: Settings) -> Serving:
+    """Listen on settings.host and port (0: any free one). No access log, no signal handlers.
+
+    Raises Conflict when the port is taken, Invalid when it is not ours to take or the address is not this machine's."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
+    where = f"{settings.host}:{settings.port}"
+    try:
+        await site.start()
+    except OSError as e:
+        await runner.cleanup()
+        if e.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"{where} is taken by another program",
+                remedy="stop it, or choose another port: `oncue up --port 0` takes any free one",
+            ) from None
+        raise Invalid(
+            f"cannot listen on {where}: {e.strerror or e}",
+            remedy="set host to an address of this machine, and port to one above 1023",
+        ) from None
+    except asyncio.CancelledError:
+        await runner.cleanup()
+        raise
+    address = runner.addresses[0]
+    return Serving(runner, settings.host, int(address[1]))

@@ -1,0 +1,40 @@
+"""Answers as JSON. What users' functions return and what events carry is shown whatever it is: where JSON has no way to
+say it, the nearest that it has."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+_DEEPEST = 100
+
+
+def encode_json(value: Any) -> bytes:
+    """Never fails because of somebody's data: lone surrogates are escaped, odd keys become text, too deep parts a note."""
+    try:
+        return _encode(value)
+    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
+        return _encode(_plain(value, 0))
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if depth > _DEEPEST:
+        return "(nested too deeply to show)"
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return {_plain(str(k), depth): _plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v, depth + 1) for v in value]
+    if isinstance(value, msgspec.Struct):
+        if value.__struct_config__.array_like:
+            return [_plain(getattr(value, name), depth + 1) for name in value.__struct_fields__]
+        return {name: _plain(getattr(value, name), depth + 1) for name in value.__struct_fields__}
+    return _plain(repr(value), depth)

@@ -1,0 +1,160 @@
+"""From a request's bytes to the Struct that its route takes; what does not fit is refused with the place and a remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import msgspec
+import msgspec.inspect as mi
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from oncue.dispatcher.http.route import JSON, MSGPACK, Route
+from oncue.errors import Invalid, Malformed, TooLarge, UnsupportedType
+
+_ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
+_UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
+_AT = re.compile(r" - at `(?:key in )?(?P<path>\$[^`]*)`")
+
+
+def coding_of(request: web.Request, route: Route) -> str:
+    """The content type of the body. Without the header it is taken as the route's first. Raises UnsupportedType."""
+    header = request.headers.get("Content-Type")
+    if header is None or header in route.reads:
+        return header or route.reads[0]
+    kind, _, parameters = header.partition(";")
+    kind = kind.strip().lower()
+    kind = _ALIASES.get(kind, kind)
+    if kind not in route.reads:
+        raise UnsupportedType(
+            f"this does not take {kind or 'an empty content type'}",
+            remedy=f"send it as {' or '.join(route.reads)}, and say so in the header Content-Type",
+            takes=list(route.reads),
+        )
+    charset = re.search(r'charset\s*=\s*"?([^";\s]+)', parameters, re.IGNORECASE)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedType(f"the body is in {charset[1]}", remedy="send it in UTF-8", takes=list(route.reads))
+    return kind
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The whole body. Raises TooLarge (before it is read where Content-Length says so) and Malformed."""
+    length = request.content_length
+    if length is not None and length > limit:
+        raise too_large(length, limit)
+    content = request.content
+    try:
+        first = await content.readany()
+        if not first or content.is_eof():
+            if len(first) > limit:
+                raise too_large(len(first), limit)
+            return first
+        parts, size = [first], len(first)
+        while size <= limit:
+            part = await content.readany()
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+    except (HttpProcessingError, web.RequestPayloadError) as e:
+        raise Malformed(
+            f"the body cannot be read: {e or type(e).__name__}",
+            remedy="check Content-Length, Transfer-Encoding and Content-Encoding",
+        ) from None
+    raise too_large(size, limit)
+
+
+def too_large(size: int, limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is over the limit of {limit:,} bytes",
+        remedy="send less at once; large arguments go to the blob store first (PUT /v1/blobs/{sha256}). "
+        "The server's limit is its setting max_body_bytes",
+        limit_bytes=limit,
+        size_bytes=size,
+    )
+
+
+class BodyDecoder:
+    """The decoders of one route: the Struct in JSON, in msgpack, and whether nothing at all will do as well."""
+
+    def __init__(self, in_json: Any, in_msgpack: Any = None, optional: bool = False) -> None:
+        self._types = {JSON: in_json, MSGPACK: in_msgpack or in_json}
+        self._json = msgspec.json.Decoder(self._types[JSON])
+        self._msgpack = msgspec.msgpack.Decoder(self._types[MSGPACK])
+        self._optional = optional
+
+    def decode(self, data: bytes, coding: str) -> Any:
+        """Raises Malformed (it is no JSON or msgpack) or Invalid (it is, but not what the route takes)."""
+        if not data and self._optional:
+            return self._types[coding]()
+        try:
+            return self._msgpack.decode(data) if coding == MSGPACK else self._json.decode(data)
+        except msgspec.ValidationError as e:
+            refuse(e, self._types[coding], "the body")
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            raise Malformed(
+                f"the body is not {coding}: {'it is empty' if not data else e}",
+                remedy="send one JSON value in UTF-8" if coding == JSON else "send one msgpack value",
+            ) from None
+        except RecursionError:
+            raise Malformed("the body is nested too deeply", remedy="send flatter data, or a file as a blob") from None
+
+
+def decode_query(request: web.Request, kind: type[msgspec.Struct]) -> Any:
+    """Raises Invalid for a parameter that is unknown, given twice, or not of its type."""
+    query = request.query
+    values = dict(query)
+    if len(values) != len(query):
+        twice = next(k for k in values if len(query.getall(k)) > 1)
+        raise Invalid(f"the parameter {twice!r} is given twice", remedy="give it once")
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as e:
+        refuse(e, kind, "the query")
+
+
+def refuse(error: msgspec.ValidationError, kind: Any, where: str) -> NoReturn:
+    """Invalid, with the path, and the nearest right word for one that is not known."""
+    text = str(error)
+    at = _AT.search(text)
+    path = at["path"] if at else "$"
+    unknown = _UNKNOWN.search(text)
+    if unknown:
+        known = list(fields_at(kind, path))
+        near = difflib.get_close_matches(unknown["field"][:100], known, n=1)
+        remedy = f"did you mean `{near[0]}`?" if near else f"it takes: {', '.join(known) or 'none'}"
+        raise Invalid(f"{where}: {text}", remedy=remedy, path=path, field=unknown["field"]) from None
+    missing = re.search(r"missing required field `([^`]*)`", text)
+    name = getattr(kind, "__name__", "it")
+    remedy = f"add `{missing[1]}`" if missing else f"the form is {name} in /openapi.json; /docs shows it"
+    raise Invalid(f"{where}: {text}", remedy=remedy, path=path) from None
+
+
+def fields_at(kind: Any, path: str) -> Iterator[str]:
+    """Names of the fields of the object at a msgspec path ("$.files[0]") of a type."""
+    here = mi.type_info(kind)
+    for name, index in re.findall(r"\.([^.\[\]]+)|(\[[^\]]*\])", path):
+        here = _step(here, name, bool(index))
+    for option in _options(here):
+        if isinstance(option, mi.StructType):
+            yield from (f.encode_name for f in option.fields)
+
+
+def _step(here: mi.Type, name: str, index: bool) -> mi.Type:
+    for option in _options(here):
+        if index and isinstance(option, mi.ListType | mi.SetType | mi.VarTupleType):
+            return option.item_type
+        if index and isinstance(option, mi.DictType):
+            return option.value_type
+        if name and isinstance(option, mi.StructType):
+            for field in option.fields:
+                if field.encode_name == name:
+                    return field.type
+    return mi.AnyType()
+
+
+def _options(here: mi.Type) -> tuple[mi.Type, ...]:
+    return here.types if isinstance(here, mi.UnionType) else (here,)

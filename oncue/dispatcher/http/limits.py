@@ -1,0 +1,49 @@
+"""How many requests a second a token may make: a token bucket each (here "token" is the bucket's, as everybody calls it)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from oncue.errors import RateLimited
+
+_KEPT = 10_000
+
+
+class RateLimit:
+    """`rate_per_s` requests a second for each key, in bursts of up to two seconds' worth; 0: no limit."""
+
+    def __init__(self, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate_per_s
+        self.burst = max(1.0, 2 * rate_per_s)
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # key -> (what was left, when)
+
+    def take(self, key: str) -> None:
+        """Raises RateLimited, whose `retry_after_s` says when the next request will be taken."""
+        if not self.rate:
+            return
+        now = self._clock()
+        left, at = self._buckets.get(key, (self.burst, now))
+        left = min(self.burst, left + (now - at) * self.rate)
+        if left < 1:
+            self._buckets[key] = (left, now)
+            wait = math.ceil((1 - left) / self.rate)
+            raise RateLimited(
+                f"over {self.rate:g} requests a second with this token",
+                remedy=f"try again in {wait} s; POST /v1/tasks/batch sends many tasks in one request",
+                retry_after_s=wait,
+                rate_per_s=self.rate,
+            )
+        if len(self._buckets) >= _KEPT and key not in self._buckets:
+            self._forget(now)
+        self._buckets[key] = (left - 1, now)
+
+    def _forget(self, now: float) -> None:
+        """Buckets that are full again say nothing; where none is, the fullest half goes."""
+        full_after = self.burst / self.rate
+        kept = {k: v for k, v in self._buckets.items() if now - v[1] < full_after}
+        if len(kept) >= _KEPT:
+            kept = dict(sorted(kept.items(), key=lambda kv: kv[1][0])[: _KEPT // 2])
+        self._buckets = kept

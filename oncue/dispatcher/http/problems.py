@@ -1,0 +1,91 @@
+"""Errors as RFC 9457 problem responses: every one says what is wrong, where, and what to do about it. What we did not
+expect gets an incident's number; its traceback goes to the server's log and never to a caller."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import secrets
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from oncue.dispatcher.auth import challenge
+from oncue.dispatcher.http.route import PROBLEM
+from oncue.errors import Forbidden, NotReady, OncueError, Unauthorized
+from oncue.resources import Problem
+
+log = logging.getLogger("oncue.api")
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def title(kind: type[OncueError]) -> str:
+    """The first sentence of the error's explanation."""
+    text = " ".join((inspect.getdoc(kind) or kind.__name__).split())
+    return text.split(". ")[0].rstrip(".")
+
+
+def problem(error: OncueError) -> Problem:
+    return Problem(
+        type=f"urn:oncue:error:{error.code}",
+        title=title(type(error)),
+        status=error.status,
+        detail=error.message,
+        code=error.code,
+        remedy=error.remedy,
+        details=error.details,
+    )
+
+
+def problem_json(error: OncueError) -> bytes:
+    try:
+        return _encode(problem(error))
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError):  # a surrogate, or details that are no JSON
+        plain = Problem(
+            type=f"urn:oncue:error:{error.code}",
+            title=title(type(error)),
+            status=error.status,
+            detail=_ascii(error.message),
+            code=error.code,
+            remedy=_ascii(error.remedy),
+        )
+        return _encode(plain)
+
+
+def _ascii(text: Any) -> str:
+    return str(text).encode("ascii", "backslashreplace").decode()
+
+
+def response(error: OncueError, request: web.Request | None = None) -> web.Response:
+    """The answer to a request that was refused."""
+    headers = {"Content-Type": PROBLEM, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    if isinstance(error, Unauthorized | Forbidden):
+        headers["WWW-Authenticate"] = challenge(error, request is not None and "Authorization" in request.headers)
+    retry_after = error.details.get("retry_after_s")
+    if retry_after is None and (error.status == 507 or isinstance(error, NotReady)):
+        retry_after = 5
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    allow = error.details.get("allow")
+    if error.status == 405 and isinstance(allow, list):
+        headers["Allow"] = ", ".join(allow)
+    return web.Response(status=error.status, body=problem_json(error), headers=headers)
+
+
+def unexpected(error: BaseException, what: str) -> OncueError:
+    """An error of ours: logged here with its traceback, told to the caller as a number to ask for."""
+    incident = secrets.token_hex(6)
+    log.error("incident %s in %s", incident, what, exc_info=error)
+    return Internal(
+        f"something went wrong inside the server (incident {incident})",
+        remedy=f"ask whoever runs the server to look for incident {incident} in its log; the request may be sent again",
+        incident=incident,
+    )
+
+
+class Internal(OncueError):
+    """The server met an error of its own. It is in the server's log under the incident's number."""
+
+    code = "internal"
+    status = 500

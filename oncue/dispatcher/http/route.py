@@ -1,0 +1,106 @@
+"""One row of the table from which the server's routes, the checks of scopes and bodies, and the OpenAPI document are made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from oncue.config import Settings
+from oncue.dispatcher.auth import Scope
+from oncue.dispatcher.backend import Backend, Who
+from oncue.dispatcher.http.streams import Streams
+from oncue.dispatcher.metrics import Metrics
+from oncue.errors import OncueError
+
+JSON, MSGPACK, PROBLEM = "application/json", "application/msgpack", "application/problem+json"
+OCTETS, EVENT_STREAM, TEXT, HTML = "application/octet-stream", "text/event-stream", "text/plain", "text/html"
+
+NOBODY = Who("", frozenset())
+
+
+class Ask:
+    """A request that has passed the checks: what a handler gets."""
+
+    __slots__ = ("api", "body", "coding", "query", "raw", "request", "who")
+
+    def __init__(self, api: Api, request: web.Request, who: Who) -> None:
+        self.api, self.request, self.who = api, request, who
+        self.body: Any = None  # decoded as the route's `takes`
+        self.raw = b""  # the body's bytes, where the route is `raw`
+        self.query: Any = None  # decoded as the route's `query`
+        self.coding = JSON  # of the body, and of the answer
+
+    @property
+    def backend(self) -> Backend:
+        return self.api.backend
+
+    def path(self, name: str) -> str:
+        return self.request.match_info[name]
+
+
+Handler = Callable[[Ask], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What all handlers share."""
+
+    backend: Backend
+    settings: Settings
+    metrics: Metrics
+    streams: Streams
+
+
+class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A route without query parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str  # aiohttp's syntax: {name}, {name:.+}
+    handler: Handler
+    _: KW_ONLY
+    summary: str
+    scope: Scope
+    takes: Any = None  # the Struct that the body is decoded as
+    reads: tuple[str, ...] = (JSON,)  # content types of the body
+    takes_msgpack: Any = None  # where the body in msgpack has other types than in JSON
+    takes_doc: Any = None  # what the handler reads by itself, for the document
+    optional: bool = False  # an empty body is a `takes()`
+    raw: bool = False  # the handler gets the body's bytes
+    streamed: bool = False  # the handler reads the body itself, or answers with a stream; neither has a limit of size
+    query: type[msgspec.Struct] = NoQuery
+    gives: Any = None  # type of the answer; None: no content
+    gives_msgpack: Any = None  # where the answer in msgpack has other types than in JSON
+    items: Any = None  # where `gives` is a Page: of what
+    writes: tuple[str, ...] = (JSON,)  # content types of the answer
+    status: int = 200
+    errors: tuple[type[OncueError], ...] = ()  # beside those that every route may give
+    max_bytes: int = 0  # of the body; 0: settings.max_body_bytes
+    waits: bool = False  # may be held open by the caller's wish; ended when the server stops
+
+    @property
+    def template(self) -> str:
+        """The path as OpenAPI and people write it: without patterns."""
+        return re.sub(r"\{(\w+):[^{}]+\}", r"{\1}", self.path)
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names in the path."""
+        return re.findall(r"\{(\w+)\}", self.template)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches the paths that this route serves."""
+        parts = re.split(r"\{\w+(?::([^{}]+))?\}", self.path)
+        literal, patterns = parts[::2], parts[1::2]
+        text = re.escape(literal[0])
+        for pattern, after in zip(patterns, literal[1:], strict=True):
+            text += f"(?:{pattern or '[^/]+'})" + re.escape(after)
+        return re.compile(text + r"\Z")

@@ -1,0 +1,232 @@
+"""Answers that stay open. Each client is written to by its own task, which waits for that client alone; a reader that
+takes nothing for a while is cut off, one that has gone is noticed even while there is nothing to say, and all end cleanly
+when the server stops.
+
+    Backend ──async iterator──► Stream.write ──(≤ one message + 64 KiB buffered)──► client
+    every 2 s: sweep ──► gone or stuck? ──► cancel
+    shutdown ──► cancel ──► the response's end (an empty chunk), so that the client knows that nothing was cut
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import TypeVar
+
+from aiohttp import web
+
+from oncue.errors import NotReady, RateLimited
+
+SWEEP_S = 2.0
+STUCK_S = 30.0  # a write that takes longer than this is to somebody who does not read
+PER_TOKEN = 64  # streams open at once
+T = TypeVar("T")
+log = logging.getLogger("oncue.api")
+
+
+class Streams:
+    """All open streams and held requests of a server."""
+
+    def __init__(self, sweep_s: float = SWEEP_S, stuck_s: float = STUCK_S, per_token: int = PER_TOKEN) -> None:
+        self.closing = False
+        self._sweep_s, self._stuck_s, self._per_token = sweep_s, stuck_s, per_token
+        self._open: set[Held] = set()
+        self._count: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, held: Held) -> None:
+        """Raises NotReady when the server stops, RateLimited when the token has too many open."""
+        if self.closing:
+            raise _stopping()
+        if held.key and self._count[held.key] >= self._per_token:
+            raise RateLimited(
+                f"{self._per_token} streams are open with this token",
+                remedy="close some: one outcome stream a client is enough",
+                retry_after_s=1,
+            )
+        self._open.add(held)
+        self._count[held.key] += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
+
+    def drop(self, held: Held) -> None:
+        self._open.discard(held)
+        self._count[held.key] -= 1
+        if not self._count[held.key]:
+            del self._count[held.key]
+        if not self._open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
+        now = time.monotonic()
+        for held in list(self._open):
+            transport = held.request.transport
+            if transport is None or transport.is_closing():
+                held.end()
+            elif held.writing_since and now - held.writing_since > self._stuck_s:
+                transport.abort()
+                held.end()
+
+    def close(self) -> None:
+        """The server stops: end them all."""
+        self.closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for held in list(self._open):
+            held.end()
+
+
+class Held:
+    """A request that is held open by this task: `with Held(...) as held`. When the server ends it, the CancelledError
+    stops here, and `held.ended` is true. `key` is the token that a limit is kept for ("": no limit)."""
+
+    __slots__ = ("_streams", "_task", "ended", "key", "request", "writing_since")
+
+    def __init__(self, streams: Streams, request: web.Request, key: str) -> None:
+        self._streams, self.request, self.key = streams, request, key
+        self._task: asyncio.Task[object] | None = None
+        self.ended = False
+        self.writing_since = 0.0
+
+    def __enter__(self) -> Held:
+        self._streams.add(self)
+        self._task = asyncio.current_task()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
+        self._streams.drop(self)
+        if kind is not None and issubclass(kind, asyncio.CancelledError) and self.ended and self._task is not None:
+            return self._task.uncancel() == 0  # somebody else's cancel goes on
+        return False
+
+    def end(self) -> None:
+        if not self.ended and self._task is not None:
+            self.ended = True
+            self._task.cancel()
+
+
+async def serve_stream(
+    held: Held,
+    response: web.StreamResponse,
+    source: AsyncIterator[T],
+    frame: Callable[[T], bytes],
+    *,
+    grace_s: float = 0.01,
+    head: bytes = b"",
+    length: int | None = None,
+    on_error: Callable[[Exception], bytes] | None = None,
+) -> web.StreamResponse:
+    """Write `head`, then each item of `source` as `frame` makes it (b"": nothing to write).
+
+    The first item is waited for up to `grace_s` before the headers go, so that an error that the source meets at once is
+    a proper refusal; and the source is running (subscribed) by the time the client sees the headers. An error later ends
+    the stream with what `on_error` says, or else cuts the connection, so that nobody takes a part for the whole. So does a
+    source that ends before `length` bytes.
+
+    Raises NotReady when the server stops before the headers went, and what the source raises by then.
+    """
+    request = held.request
+    first = asyncio.ensure_future(_next(source))
+    try:
+        with held:
+            await asyncio.wait({first}, timeout=grace_s)
+            if first.done() and (error := first.exception()) is not None:
+                raise error
+            await response.prepare(request)
+            sent = await _copy(held, response, source, first, frame, head, on_error)
+            if length is not None and sent != length:
+                _cut(request, f"{sent:,} of {length:,} bytes were there")
+    finally:
+        await _finish(first, source)
+    if not response.prepared:
+        raise _stopping()
+    if request.transport is not None and not request.transport.is_closing():
+        with contextlib.suppress(ConnectionError):
+            await response.write_eof()
+    return response
+
+
+async def _next(source: AsyncIterator[T]) -> tuple[T, ...]:
+    """The next item, or nothing at the end (a task cannot well carry StopAsyncIteration)."""
+    try:
+        return (await anext(source),)
+    except StopAsyncIteration:
+        return ()
+
+
+async def _copy(
+    held: Held,
+    response: web.StreamResponse,
+    source: AsyncIterator[T],
+    first: asyncio.Future[tuple[T, ...]],
+    frame: Callable[[T], bytes],
+    head: bytes,
+    on_error: Callable[[Exception], bytes] | None,
+) -> int:
+    """Returns how many bytes were written."""
+    sent = 0
+    try:
+        await _write(held, response, head)
+        for item in await first:
+            sent += await _write(held, response, frame(item))
+        if first.result():
+            async for item in source:
+                sent += await _write(held, response, frame(item))
+    except ConnectionError:  # the reader has gone
+        pass
+    except Exception as e:
+        if on_error is not None:
+            with contextlib.suppress(ConnectionError):
+                await _write(held, response, on_error(e))
+        else:
+            _cut(held.request, "its source failed", e)
+    return sent
+
+
+def _cut(request: web.Request, why: str, error: Exception | None = None) -> None:
+    if request.transport is not None and not request.transport.is_closing():
+        log.error("the stream %s to %s was cut: %s", request.path, request.remote, why, exc_info=error)
+        request.transport.abort()
+
+
+async def _write(held: Held, response: web.StreamResponse, data: bytes) -> int:
+    if data:
+        held.writing_since = time.monotonic()
+        await response.write(data)
+        held.writing_since = 0.0
+    return len(data)
+
+
+async def _finish(first: asyncio.Future[tuple[T, ...]], source: AsyncIterator[T]) -> None:
+    """The source's own `finally` runs now, not when the collector finds it."""
+    if not first.done():
+        first.cancel()
+        await asyncio.wait({first})
+    if not first.cancelled():
+        first.exception()  # seen
+    close = getattr(source, "aclose", None)
+    if close is not None:
+        with contextlib.suppress(Exception):
+            await close()
+
+
+def _stopping() -> NotReady:
+    return NotReady("the server is stopping", remedy="try again in a few seconds")
+
+
+async def hold(streams: Streams, request: web.Request, work: Callable[[], Awaitable[T]]) -> T:
+    """Await what a caller wishes to wait for; raises NotReady when the server stops meanwhile."""
+    with Held(streams, request, ""):
+        return await work()
+    raise _stopping()

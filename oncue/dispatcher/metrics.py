@@ -1,0 +1,131 @@
+"""What GET /metrics shows, in Prometheus' text format. The service adds whole batches; nothing here is done for each task.
+
+Names start with `oncue_`; times are seconds, sizes bytes. Labels are bounded: a rule or endpoint beyond the first
+hundreds is counted as "(others)", so that 10,000 rules do not make 10,000 series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from oncue import __version__
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+OTHERS: Final = "(others)"
+RULES_SHOWN = 500
+ENDPOINTS_SHOWN = 200
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Metrics:
+    """One a server; its own registry, so that two servers in a process (tests) do not meet."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        Gauge("oncue_info", "Version of the server.", ["version"], registry=registry).labels(__version__).set(1)
+        self._accepted = Counter("oncue_tasks_accepted", "Tasks accepted: durable in the log.", registry=registry)
+        self._outcomes = Counter("oncue_outcomes", "Tasks closed, by how.", ["state"], registry=registry)
+        self._retries = Counter("oncue_retries", "Attempts that ended badly and are retried.", registry=registry)
+        self._events = Counter("oncue_events", "Events stored.", registry=registry)
+        self._dead = Counter("oncue_dead_letters", "What could not go on, by stage.", ["stage"], registry=registry)
+        self._fired = Counter("oncue_rule_fired", "Firings of each rule.", ["rule"], registry=registry)
+        self._fired_names: set[str] = set()
+        self._queue = Gauge("oncue_queue_depth", "Open tasks of each endpoint.", ["endpoint"], registry=registry)
+        self._connected = Gauge("oncue_endpoints_connected", "Endpoints whose agent is connected.", registry=registry)
+        self._commit = Histogram(
+            "oncue_log_commit_seconds", "Time of one durable commit.", registry=registry, buckets=_FAST
+        )
+        self._view_lag = Gauge("oncue_view_lag_records", "Records of the log not yet in the view.", registry=registry)
+        self._latency = Histogram(
+            "oncue_task_seconds",
+            "From accepted to outcome, of the slowest task of each batch of outcomes.",
+            registry=registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600),
+        )
+        self._disk = Gauge("oncue_disk_used_ratio", "Of the disk that holds the log, 0 to 1.", registry=registry)
+        self._streams = Gauge("oncue_http_streams", "Streams and waiting requests that are open.", registry=registry)
+        self._http = Counter("oncue_http_requests", "Requests answered.", ["route", "status"], registry=registry)
+        self._http_time = Histogram(
+            "oncue_http_request_seconds", "Time to answer (streams left out).", registry=registry, buckets=_FAST
+        )
+        ProcessCollector(registry=registry)
+
+    # ------------------------------------------------------------ what the service tells
+
+    def accepted(self, count: int) -> None:
+        self._accepted.inc(count)
+
+    def outcomes(self, by_state: Mapping[str, int]) -> None:
+        """State ("succeeded" ...) -> how many closed so."""
+        for state, count in by_state.items():
+            self._outcomes.labels(state).inc(count)
+
+    def retries(self, count: int) -> None:
+        self._retries.inc(count)
+
+    def events(self, count: int) -> None:
+        self._events.inc(count)
+
+    def dead(self, stage: str, count: int = 1) -> None:
+        self._dead.labels(stage).inc(count)
+
+    def rules_fired(self, by_rule: Mapping[str, int]) -> None:
+        for rule, count in by_rule.items():
+            if rule not in self._fired_names:
+                if len(self._fired_names) >= RULES_SHOWN:
+                    rule = OTHERS
+                else:
+                    self._fired_names.add(rule)
+            self._fired.labels(rule).inc(count)
+
+    def queue_depths(self, by_endpoint: Mapping[str, int]) -> None:
+        """All endpoints with open tasks; the deepest are shown by name. Those not named any more disappear."""
+        self._queue.clear()
+        ordered = sorted(by_endpoint.items(), key=lambda kv: -kv[1])
+        for endpoint, depth in ordered[:ENDPOINTS_SHOWN]:
+            self._queue.labels(endpoint).set(depth)
+        if len(ordered) > ENDPOINTS_SHOWN:
+            self._queue.labels(OTHERS).set(sum(depth for _, depth in ordered[ENDPOINTS_SHOWN:]))
+
+    def connected(self, endpoints: int) -> None:
+        self._connected.set(endpoints)
+
+    def log_commit(self, seconds: float) -> None:
+        self._commit.observe(seconds)
+
+    def view_lag(self, records: int) -> None:
+        self._view_lag.set(records)
+
+    def task_latency(self, seconds: float) -> None:
+        self._latency.observe(seconds)
+
+    def disk(self, used_ratio: float) -> None:
+        self._disk.set(used_ratio)
+
+    # ------------------------------------------------------------ what the API counts
+
+    def streams(self, count: int) -> None:
+        self._streams.set(count)
+
+    def http_route(self, route: str, timed: bool = True) -> Callable[[int, float], None]:
+        """A function (status, seconds) for one route: its series are looked up once, not at each request."""
+        by_status: dict[int, Counter] = {}
+
+        def count(status: int, seconds: float) -> None:
+            series = by_status.get(status)
+            if series is None:
+                series = by_status[status] = self._http.labels(route, str(status))
+            series.inc()
+            if timed:
+                self._http_time.observe(seconds)
+
+        return count
+
+    # ------------------------------------------------------------ what is read
+
+    def text(self) -> bytes:
+        """The page, in the format of CONTENT_TYPE."""
+        return generate_latest(self.registry)

@@ -1,0 +1,171 @@
+// The status page: lists are read again when something has happened (at most once a second), and every 15 s.
+
+import { element, fillTable, plain, when } from "/page/page.js";
+
+const KEY = "oncue-token";
+const LIVE_LINES = 100;
+const by = (id) => document.getElementById(id);
+let session = null; // {token, stop: AbortController}
+
+class Refused extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+async function get(path, { token, stop }) {
+  const answer = await fetch(path, { headers: { Authorization: `Bearer ${token}` }, signal: stop.signal });
+  if (answer.ok) return answer;
+  const found = await answer.json().catch(() => ({}));
+  throw new Refused(answer.status, [found.detail || answer.statusText, found.remedy].filter(Boolean).join(" — "));
+}
+
+const state = (word) => ({ text: word, className: "state-" + String(word).replace(/[^a-z_]/g, "") });
+
+const TABLES = {
+  endpoints: ["/v1/endpoints", [
+    ["name", (e) => e.name], ["state", (e) => state(e.state)], ["workers", (e) => e.workers], ["busy", (e) => e.busy],
+    ["waiting", (e) => e.waiting], ["host", (e) => e.host], ["why", (e) => e.why],
+  ], "No endpoints yet: oncue endpoint start"],
+  rules: ["/v1/rules", [
+    ["name", (r) => r.name], ["file", (r) => `${r.label}@${r.version}`], ["state", (r) => state(r.state)],
+    ["runs", (r) => r.runs.join(", ")], ["on", (r) => r.endpoint], ["fired", (r) => r.fired], ["why", (r) => r.why],
+  ], "No rules yet: oncue deploy FILE"],
+  triggers: ["/v1/triggers", [
+    ["name", (t) => t.name], ["kind", (t) => t.kind], ["state", (t) => state(t.state)], ["emitted", (t) => t.emitted],
+    ["skipped", (t) => t.skipped], ["last", (t) => when(t.last_us)], ["detail", (t) => t.detail || t.last_skip],
+  ], "No triggers yet"],
+  tasks: ["/v1/tasks?limit=25", [
+    ["task", (t) => t.id], ["state", (t) => state(t.state)], ["function", (t) => t.name || t.function.slice(0, 12)],
+    ["endpoint", (t) => t.endpoint], ["rule", (t) => t.rule], ["accepted", (t) => when(t.accepted_us)],
+    ["why", (t) => t.why],
+  ], "No tasks yet"],
+};
+
+async function refresh(mine) {
+  await Promise.all(Object.entries(TABLES).map(async ([id, [path, columns, none]]) => {
+    const found = await (await get(path, mine)).json();
+    if (mine === session) fillTable(by(id), columns, Array.isArray(found) ? found : found.items, none);
+  }));
+}
+
+let due = 0;
+function refreshSoon(mine) {
+  if (due) return;
+  due = setTimeout(() => {
+    due = 0;
+    if (mine === session) refresh(mine).then(() => trouble(""), (error) => failed(error, mine));
+  }, 1000);
+}
+
+// ---------------------------------------------------------------- live
+
+async function follow(mine) {
+  let pause = 1000;
+  let last = "";
+  while (mine === session) {
+    try {
+      const headers = { Authorization: `Bearer ${mine.token}` };
+      if (last) headers["Last-Event-ID"] = last;
+      const answer = await fetch("/v1/live", { headers, signal: mine.stop.signal });
+      if (!answer.ok) throw new Refused(answer.status, "the live stream was refused");
+      by("live-state").textContent = "connected";
+      pause = 1000;
+      for await (const message of messages(answer.body)) {
+        if (mine !== session) return;
+        if (message.id) last = message.id;
+        heard(message, mine);
+      }
+    } catch (error) {
+      if (mine !== session) return;
+      if (error instanceof Refused && (error.status === 401 || error.status === 403)) return failed(error, mine);
+    }
+    by("live-state").textContent = "connecting again";
+    await new Promise((done) => setTimeout(done, pause));
+    pause = Math.min(pause * 2, 30000);
+  }
+}
+
+async function* messages(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += value;
+    const parts = rest.split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      const message = { id: "", event: "", data: "" };
+      for (const line of part.split("\n")) {
+        const at = line.indexOf(": ");
+        if (at > 0) message[line.slice(0, at)] = line.slice(at + 2);
+      }
+      if (message.event) yield message;
+    }
+  }
+}
+
+function heard(message, mine) {
+  refreshSoon(mine);
+  if (message.event === "reset") return;
+  const line = element("li");
+  line.append(element("time", new Date().toLocaleTimeString()), element("b", plain(message.event)));
+  line.append(element("span", plain(message.data)));
+  const list = by("live");
+  list.prepend(line);
+  while (list.children.length > LIVE_LINES) list.lastChild.remove();
+}
+
+// ---------------------------------------------------------------- session
+
+function trouble(text) {
+  by("trouble").textContent = text;
+  by("trouble").hidden = !text;
+}
+
+function failed(error, mine) {
+  if (mine !== session || error.name === "AbortError") return;
+  trouble(plain(error.message));
+  if (error instanceof Refused && error.status === 401) end();
+}
+
+function end() {
+  if (session) session.stop.abort();
+  session = null;
+  sessionStorage.removeItem(KEY);
+  by("panels").hidden = by("forget").hidden = true;
+  by("sign-in").hidden = false;
+  by("server").textContent = "";
+}
+
+async function begin(token) {
+  const mine = (session = { token, stop: new AbortController() });
+  try {
+    const me = await (await get("/v1/me", mine)).json();
+    sessionStorage.setItem(KEY, token);
+    by("server").textContent = `${plain(me.server_id)} · version ${plain(me.server)} · you are ${plain(me.subject)}`;
+    by("sign-in").hidden = true;
+    by("panels").hidden = by("forget").hidden = false;
+    trouble("");
+    await refresh(mine);
+  } catch (error) {
+    failed(error, mine);
+    if (!(error instanceof Refused)) by("sign-in").hidden = false;
+  }
+  if (mine === session) follow(mine);
+}
+
+by("use").addEventListener("click", () => {
+  const token = by("token").value.trim();
+  by("token").value = "";
+  if (token) begin(token);
+});
+by("token").addEventListener("keydown", (event) => { if (event.key === "Enter") by("use").click(); });
+by("forget").addEventListener("click", () => { end(); trouble(""); by("live").replaceChildren(); });
+setInterval(() => { if (session && !document.hidden) refreshSoon(session); }, 15000);
+
+const kept = sessionStorage.getItem(KEY);
+if (kept) begin(kept);
+else by("sign-in").hidden = false;
