@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from log_backends import BACKENDS, Backend
+
+from oncue.log import Log
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+def open_it(backend: Backend, tmp_path: Path) -> Callable[[], Awaitable[Log]]:
+    """Opens the test's log; again after closing: the same one."""
+    return lambda: backend.open(tmp_path / "log")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB of its own. Mounting takes root: elsewhere the test is skipped, in CI it fails."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(where)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        why = f"cannot mount a tmpfs ({done.stderr.strip()}): run this test as root, or in a privileged container"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
