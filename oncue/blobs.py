@@ -1,0 +1,321 @@
+"""Large payloads and function bodies, by the SHA-256 of their content.
+
+    put, put_file, upload ──► <folder>/tmp/<random>  ──hash right? fsync, rename, fsync of the folder──►  <folder>/ab/abcd…
+
+A blob that has its name is whole and has that content: a process that dies in between leaves only a file in `tmp`, which
+`sweep` takes away. Several processes may use one folder at a time: writers of the same content race harmlessly.
+Another store (S3 ...) has the same methods through fsspec, see `open_blobs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
+
+_SHA = re.compile(r"[0-9a-f]{64}\Z")
+_COPY_BYTES = 1 << 20
+_STALE_TMP_S = 24 * 3600.0  # an upload that has not grown for this long has nobody
+
+
+class Upload:
+    """One blob on its way in, in parts and in order. A context manager: what was not finished is dropped at its end."""
+
+    def __init__(
+        self, sha256: str, size: int | None, temporary: BinaryIO, keep: Callable[[BinaryIO, str], None]
+    ) -> None:
+        self.sha256, self.size, self.offset = sha256, size, 0
+        self._temporary, self._keep, self._hash, self._open = temporary, keep, hashlib.sha256(), True
+
+    def write(self, offset: int, part: bytes) -> int:
+        """Takes the part that starts at `offset`; gives the next offset that is wanted. A part that was seen before is
+        skipped. Raises Invalid when there is a gap, or more than was announced; DiskFull."""
+        if not self._open:
+            raise Invalid("this upload has ended", remedy="start it again from the first byte")
+        if offset > self.offset:
+            raise Invalid(f"a gap: byte {self.offset:,} is wanted next, not {offset:,}")
+        fresh = memoryview(part)[self.offset - offset :]
+        if self.size is not None and self.offset + len(fresh) > self.size:
+            raise Invalid(f"more than the {self.size:,} bytes that were announced")
+        with _disk():
+            self._temporary.write(fresh)
+        self._hash.update(fresh)
+        self.offset += len(fresh)
+        return self.offset
+
+    def finish(self) -> str:
+        """Durable, and named by its hash, when this returns. Raises Invalid when it is not that content; DiskFull."""
+        found = self._hash.hexdigest()
+        wrong = (self.size is not None and self.offset != self.size) or (self.sha256 and found != self.sha256)
+        if wrong or not self._open:
+            self.abort()
+            raise Invalid(
+                f"the content ({self.offset:,} bytes, SHA-256 {found[:12]}…) is not the announced one "
+                f"({'any size' if self.size is None else f'{self.size:,} bytes'}, {self.sha256[:12]}…)",
+                remedy="send it again; if this repeats, the source changed while it was read",
+            )
+        try:
+            with _disk():
+                self._keep(self._temporary, found)
+        except BaseException:
+            self.abort()
+            raise
+        self._open = False
+        return found
+
+    def abort(self) -> None:
+        """Forget it. Harmless after `finish`."""
+        if self._open:
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._temporary.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary.name)
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+
+class Blobs:
+    """A folder of blobs. `durable=False` leaves out fsync: for an agent's folder, which need not outlive a power cut."""
+
+    def __init__(self, folder: Path | str, *, durable: bool = True) -> None:
+        self.folder, self.durable = Path(folder), durable
+        self._tmp = self.folder / "tmp"
+        with _disk():
+            self._tmp.mkdir(parents=True, exist_ok=True)
+
+    # ------------------------------------------------------------ in
+
+    def put(self, content: bytes) -> str:
+        """Stores it; gives its hash. Raises DiskFull."""
+        sha = hashlib.sha256(content).hexdigest()
+        if not self.has(sha):
+            with self.upload(sha, len(content)) as upload:
+                upload.write(0, content)
+                upload.finish()
+        return sha
+
+    def put_file(self, path: Path | str) -> tuple[str, int]:
+        """Copies a file in; gives (hash, size). Raises Invalid when it cannot be read, DiskFull."""
+        try:
+            source = open(path, "rb")  # noqa: SIM115  (its errors are told apart from the store's)
+        except OSError as e:
+            raise Invalid(f"{path} cannot be read: {e.strerror}") from None
+        with source, self.upload("", None) as upload:
+            while part := source.read(_COPY_BYTES):
+                upload.write(upload.offset, part)
+            return upload.finish(), upload.offset
+
+    def upload(self, sha256: str, size: int | None = None) -> Upload:
+        """Take a blob in parts. `sha256` "" and `size` None: whatever comes. Raises Invalid for a malformed hash."""
+        if sha256:
+            _check(sha256)
+        with _disk():
+            fd, name = tempfile.mkstemp(dir=self._tmp)
+            os.close(fd)
+            return Upload(sha256, size, cast(BinaryIO, open(name, "r+b")), self._keep)
+
+    put_stream = upload
+
+    def _keep(self, temporary: BinaryIO, sha: str) -> None:
+        temporary.flush()
+        if self.durable:
+            os.fsync(temporary.fileno())
+        temporary.close()
+        target = self._path(sha)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(temporary.name, target)
+        if self.durable:
+            _sync_folder(target.parent)
+            _sync_folder(self.folder)
+
+    # ------------------------------------------------------------ out
+
+    def has(self, sha256: str) -> bool:
+        return self._path(sha256).exists()
+
+    def size(self, sha256: str) -> int:
+        """Bytes. Raises BlobMissing."""
+        try:
+            return self._path(sha256).stat().st_size
+        except OSError as e:
+            raise _missing(sha256) from e
+
+    def open(self, sha256: str) -> BinaryIO:
+        """For reading. Raises BlobMissing."""
+        try:
+            return open(self._path(sha256), "rb")
+        except OSError as e:
+            raise _missing(sha256) from e
+
+    def part(self, sha256: str, offset: int, n: int) -> bytes:
+        """At most n bytes from the offset on; b"" at the end. Raises BlobMissing."""
+        with self.open(sha256) as f:
+            f.seek(offset)
+            return f.read(n)
+
+    def read(self, sha256: str) -> bytes:
+        """All of it, checked against its hash. Raises BlobMissing, also when the content is not what it should be."""
+        with self.open(sha256) as f:
+            content = f.read()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise BlobMissing(f"the blob {sha256[:12]}… is damaged", remedy="delete it and send it again")
+        return content
+
+    # ------------------------------------------------------------ away
+
+    def delete(self, sha256: str) -> bool:
+        """Whether it was there."""
+        try:
+            self._path(sha256).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sweep(self, keep: Collection[str], older_than_s: float) -> int:
+        """Deletes the blobs that were written before `older_than_s` (unix time) and are not in `keep`, and uploads that
+        nobody continued for a day. Gives the number of blobs deleted."""
+        gone = 0
+        for entry in self.folder.glob("[0-9a-f][0-9a-f]/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name not in keep and entry.stat().st_mtime < older_than_s:
+                    entry.unlink()
+                    gone += 1
+        stale = time.time() - _STALE_TMP_S
+        for entry in self._tmp.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat().st_mtime < stale:
+                    entry.unlink()
+        return gone
+
+    def _path(self, sha: str) -> Path:
+        _check(sha)
+        return self.folder / sha[:2] / sha
+
+
+class UrlBlobs(Blobs):
+    """The same in any store that fsspec knows. A blob is gathered in a local file, checked, then sent under its name."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec
+        except ImportError:
+            raise MissingExtra(f"blobs at {url} need fsspec", remedy='python -m pip install "oncue[server]"') from None
+        try:
+            self._store, self._root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as e:
+            raise MissingExtra(
+                f"blobs at {url}: {e}", remedy="install what fsspec needs for this kind of URL"
+            ) from None
+        scratch = tempfile.mkdtemp(prefix="oncue-blobs-")
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        super().__init__(scratch, durable=False)
+        self._store.makedirs(self._root, exist_ok=True)
+
+    def _keep(self, temporary: BinaryIO, sha: str) -> None:
+        temporary.close()
+        name, part = self._name(sha), f"{self._root}/tmp/{os.path.basename(temporary.name)}"
+        if self._store.protocol in ("file", ("file", "local")):  # others show an object only when it is whole
+            self._store.makedirs(f"{self._root}/tmp", exist_ok=True)
+            self._store.makedirs(f"{self._root}/{sha[:2]}", exist_ok=True)
+            self._store.put_file(temporary.name, part)
+            self._store.mv(part, name)
+        else:
+            self._store.put_file(temporary.name, name)
+        os.unlink(temporary.name)
+
+    def has(self, sha256: str) -> bool:
+        return bool(self._store.exists(self._name(sha256)))
+
+    def size(self, sha256: str) -> int:
+        try:
+            return int(self._store.size(self._name(sha256)))
+        except FileNotFoundError as e:
+            raise _missing(sha256) from e
+
+    def open(self, sha256: str) -> BinaryIO:
+        try:
+            return cast(BinaryIO, self._store.open(self._name(sha256), "rb"))
+        except FileNotFoundError as e:
+            raise _missing(sha256) from e
+
+    def delete(self, sha256: str) -> bool:
+        if not self.has(sha256):
+            return False
+        self._store.rm_file(self._name(sha256))
+        return True
+
+    def sweep(self, keep: Collection[str], older_than_s: float) -> int:
+        gone = 0
+        for name in self._store.find(self._root):
+            sha = name.rsplit("/", 1)[-1]
+            if _SHA.match(sha) and sha not in keep and self._modified_s(name) < older_than_s:
+                self._store.rm_file(name)
+                gone += 1
+        return gone
+
+    def _modified_s(self, name: str) -> float:
+        """A store that does not tell when a blob was written keeps it for ever."""
+        try:
+            return float(self._store.modified(name).timestamp())
+        except (NotImplementedError, AttributeError, KeyError):
+            return float("inf")
+
+    def _name(self, sha: str) -> str:
+        _check(sha)
+        return f"{self._root}/{sha[:2]}/{sha}"
+
+
+def open_blobs(where: str | Path, *, durable: bool = True) -> Blobs:
+    """A folder (path or file:// URL), or any other URL through fsspec (s3://bucket/prefix, memory://x ...).
+    Raises MissingExtra when what the URL needs is not installed."""
+    text = str(where)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    return UrlBlobs(text) if "://" in text else Blobs(Path(text), durable=durable)
+
+
+def _check(sha: str) -> None:
+    """A hash comes from outside and becomes a path: nothing but hex may pass."""
+    if not _SHA.match(sha):
+        raise Invalid(f"{sha[:80]!r} is not a SHA-256 in hex", remedy="64 digits, 0-9 and a-f")
+
+
+def _missing(sha: str) -> BlobMissing:
+    return BlobMissing(
+        f"there is no blob {sha[:12]}… in the store",
+        remedy="it was collected at the log's horizon, or never arrived: send it again",
+    )
+
+
+@contextlib.contextmanager
+def _disk() -> Any:
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("no space for a blob", remedy="free space on the disk that holds the blobs") from e
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
