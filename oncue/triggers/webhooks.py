@@ -91,7 +91,8 @@ class WebhookTrigger(HttpTrigger):
     async def run(self) -> None:
         self._diary.state = "running"
         try:
-            self._keys()
+            if self._way != "none":
+                self._keys()
         except OncueError as e:
             self._diary.state, self._diary.detail = "failed", str(e)
         await asyncio.Event().wait()  # the API calls `receive`
@@ -178,7 +179,10 @@ class WebhookTrigger(HttpTrigger):
             if not secret.strip():
                 raise Invalid(f"{self._place}: an empty secret fits everybody", remedy=_REMEDY)
             if way == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
-                signatures.standard_key(secret)
+                try:
+                    signatures.standard_key(secret)
+                except Invalid as e:
+                    raise Invalid(f"{self._place}: {e.message}", remedy=e.remedy) from None
         try:
             tolerance_s = duration_ms(verify.tolerance) / 1000
         except ValueError as e:
