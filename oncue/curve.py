@@ -1,0 +1,213 @@
+"""Keys and encrypted sockets: CURVE (libzmq, RFC 26 of ZeroMQ) between agents and bridge, and the gate that knows the keys.
+
+    agent's DEALER ──CURVE handshake──► bridge's ROUTER ──ZAP (RFC 27), inproc──► Gate: 200 with the endpoint's id, or 400
+
+A key that the gate does not know is refused in the handshake, before any message is read. libzmq cannot cut one peer's
+link of a ROUTER: so whoever forbids a key also drops what still comes with that user id (bridge.py does).
+`zmq.auth` has an asyncio authenticator on zmq.asyncio sockets and a thread; the gate is one REP socket for `add_reader`
+of an ordinary loop: no thread, no second loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+import zmq
+from zmq.utils import z85
+
+from oncue.errors import Conflict, Invalid, OncueError
+
+ZAP = "inproc://zeromq.zap.01"  # RFC 27 fixes the name
+HWM = 20_000  # messages of one peer; a task frame is at most some MB, and credit bounds their number
+MAX_MESSAGE_BYTES = 96 << 20  # a part above this ends the link
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 4_000, 12_000  # ZMTP pings find dead TCP links; wire.Beat finds dead peers
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """A CURVE key pair, each 40 characters of Z85."""
+
+    public: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:  # a secret does not belong into a log
+        return f"Keys({self.public.decode()})"
+
+
+def make_keys() -> Keys:
+    return Keys(*zmq.curve_keypair())
+
+
+def load_or_make_keys(path: Path) -> Keys:
+    """The pair in this file (JSON, mode 600); made when there is none. Two that make it at once get the same one.
+
+    Raises Invalid when it cannot be read or is not a pair of keys."""
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        pass
+    keys = make_keys()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp makes it mode 600
+    try:
+        with os.fdopen(handle, "w") as f:
+            json.dump({"public": keys.public.decode(), "secret": keys.secret.decode()}, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.link(fresh, path)  # fails where rename would overwrite the other's
+    except FileExistsError:
+        return _load(path)
+    finally:
+        os.unlink(fresh)
+    return keys
+
+
+def _load(path: Path) -> Keys:
+    try:
+        mode = path.stat().st_mode
+        if mode & 0o077:
+            path.chmod(0o600)
+        found = json.loads(path.read_text())
+        keys = Keys(found["public"].encode(), found["secret"].encode())
+        if zmq.curve_public(keys.secret) != keys.public:
+            raise ValueError("the two keys are not a pair")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zmq.ZMQError) as e:
+        raise Invalid(
+            f"{path} is not a key file: {e}", remedy="put the right file back, or remove it and register again"
+        ) from None
+    return keys
+
+
+# ---------------------------------------------------------------- sockets
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], server_key: bytes, keys: Keys) -> zmq.Socket[bytes]:
+    """An agent's socket, not yet connected. Raises Invalid when the server's key is not one."""
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    _common(socket)
+    # Each dial is a new socket, and a link that comes back by itself would be silently another.
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+    try:
+        socket.curve_serverkey = server_key
+        socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+    except (zmq.ZMQError, TypeError, ValueError) as e:
+        socket.close(0)
+        raise Invalid(f"not a CURVE key: {e}", remedy="register the endpoint again: oncue endpoint register") from None
+    return socket
+
+
+def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[bytes]:
+    """The bridge's socket, not yet bound. Have a Gate in the same context first: without one nobody gets in."""
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    _common(socket)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # with it another valid key took over a peer's tasks
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to one that is gone says so
+    socket.setsockopt(zmq.BACKLOG, 1024)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+    socket.setsockopt(zmq.ZAP_DOMAIN, b"oncue")
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    socket.curve_server = True
+    socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
+    return socket
+
+
+def _common(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, HWM)
+    socket.setsockopt(zmq.RCVHWM, HWM)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+
+
+def address(host: str, port: int | str) -> str:
+    """tcp://host:port, with brackets where an IPv6 address needs them."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
+    """Bind, and give the port (0: any free one). Raises Conflict when it is taken, Invalid when the host is not ours."""
+    name = "127.0.0.1" if host == "localhost" else host
+    try:
+        socket.bind(address("0.0.0.0" if name == "" else name, port or "*"))
+    except zmq.ZMQError as e:
+        if e.errno == zmq.EADDRINUSE:
+            raise Conflict(
+                f"port {port} of {host} is taken", remedy="end what listens there, or give another --bridge-port"
+            ) from None
+        raise Invalid(
+            f"cannot listen on {host}:{port}: {e.strerror}", remedy="give an address of this machine"
+        ) from None
+    last = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    return int(last.rpartition(":")[2])
+
+
+# ---------------------------------------------------------------- who may connect
+
+
+class Gate:
+    """Answers libzmq's question who a key is (ZAP). Watch `fileno()` and call `on_readable()`; one gate a context."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._known: dict[bytes, bytes] = {}  # raw public key -> user id
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        try:
+            self._socket.bind(ZAP)
+        except zmq.ZMQError as e:
+            self._socket.close(0)
+            raise OncueError(f"two gates in one context: {e.strerror}") from None
+        self.refused = 0  # handshakes with unknown keys
+
+    def fileno(self) -> int:
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def allow(self, public_key: bytes, user: str) -> None:
+        """This key (Z85) may connect; its messages carry `user` as User-Id. Raises Invalid when it is not a key."""
+        self._known[raw_key(public_key)] = user.encode()
+
+    def forbid(self, public_key: bytes) -> None:
+        """This key may not connect any more. A link that it has already goes on: drop what comes with its user id."""
+        self._known.pop(raw_key(public_key), None)
+
+    def on_readable(self) -> None:
+        while True:  # edge-triggered: until there is nothing more
+            try:
+                request = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._socket.send_multipart(self._answer(request))
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        version, number = request[0], request[1] if len(request) > 1 else b""
+        user = None
+        if version == b"1.0" and len(request) == 7 and request[5] == b"CURVE":
+            user = self._known.get(request[6])
+        if user is None:
+            self.refused += 1
+            return [b"1.0", number, b"400", b"unknown key", b"", b""]
+        return [b"1.0", number, b"200", b"OK", user, b""]
+
+    def close(self) -> None:
+        self._socket.close(0)
+
+
+def raw_key(public_key: bytes) -> bytes:
+    """The 32 bytes of a Z85 key. Raises Invalid."""
+    try:
+        raw = z85.decode(public_key)
+    except Exception as e:  # KeyError, ValueError, struct.error: by what is wrong with it
+        raise Invalid(f"not a CURVE public key: {e}", remedy="a key is 40 characters of Z85") from None
+    if len(raw) != 32:
+        raise Invalid(f"not a CURVE public key: {len(raw)} bytes instead of 32", remedy="a key is 40 characters of Z85")
+    return raw
