@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from oncue import cloudevents, ids
+from oncue.cloudevents_http import events_from_http
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.answers import encode_json
 from oncue.dispatcher.http.body import BodyDecoder, coding_of
@@ -34,23 +35,11 @@ async def emit(ask: Ask) -> Emitted:
     if len(events) > ask.api.settings.max_batch:
         most = ask.api.settings.max_batch
         raise TooLarge(f"{len(events):,} events are over the limit of {most:,}", remedy="send fewer", limit=most)
-    if len(ask.raw) > EVENT_BYTES:  # else none of them can be too large
-        for i, event in enumerate(events):
-            size = len(event.data) if isinstance(event.data, bytes) else len(encode_json(event.data))
-            if size > EVENT_BYTES:
-                raise TooLarge(
-                    f"event {i} ({event.id[:100]!r}) has {size:,} bytes of data; at most {EVENT_BYTES:,}",
-                    remedy="put the data where the function can read it, and its place into the event",
-                    limit_bytes=EVENT_BYTES,
-                    size_bytes=size,
-                )
     return await ask.backend.emit(ask.who, events)
 
 
 def _events(ask: Ask) -> Sequence[Event]:
     """From a CloudEvents request (binary, structured, batch), or from plain JSON. Raises Invalid, UnsupportedType ..."""
-    from oncue.cloudevents_http import events_from_http
-
     headers = {name.lower(): value for name, value in ask.request.headers.items()}
     events = events_from_http(headers, ask.raw)
     if events is not None:
@@ -58,6 +47,13 @@ def _events(ask: Ask) -> Sequence[Event]:
             raise Invalid("the batch has no events", remedy="send at least one")
         return events
     coding_of(ask.request, PLAIN)
+    if len(ask.raw) > EVENT_BYTES:
+        raise TooLarge(
+            f"the event has {len(ask.raw):,} bytes; at most {EVENT_BYTES:,}",
+            remedy="put the data where the function can read it, and its place into the event",
+            limit_bytes=EVENT_BYTES,
+            size_bytes=len(ask.raw),
+        )
     request: EmitRequest = _plain.decode(ask.raw, JSON)
     event = Event(
         id=request.id or _minted(ask, idempotency_key(ask.request, "")),

@@ -1,0 +1,325 @@
+"""A Backend in memory, for tests of the HTTP layer alone (what oncue does with the requests is tested elsewhere, over the
+real one), and what starts a real server on a free port with a real client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from oncue import ids, payload
+from oncue import resources as r
+from oncue.config import Settings
+from oncue.dispatcher.api import Serving, make_app, serve
+from oncue.dispatcher.auth import hash_token
+from oncue.dispatcher.backend import Outcome, TaskQuery, Who
+from oncue.dispatcher.http.streams import Streams
+from oncue.dispatcher.metrics import Metrics
+from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
+from oncue.messages import OK, Ended, Event, TokenRecord
+
+TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "read")}
+
+
+class MemoryBackend:
+    server_id = "memory"
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.records = {
+            hash_token(token): TokenRecord(1, name, hash_token(token), "ada", (name,)) for name, token in TOKENS.items()
+        }
+        self.task_infos: dict[str, r.TaskInfo] = {}
+        self.batches: list[r.BatchRequest] = []
+        self.ended: dict[bytes, Outcome] = {}
+        self.emitted: list[Event] = []
+        self.blobs: dict[str, bytes] = {}
+        self.waited: list[str] = []
+        self.feeds: list[asyncio.Queue[Any]] = []
+        self.subscribed = asyncio.Event()
+        self.finished_streams = 0
+        self.queries: list[TaskQuery] = []
+        self.switched: list[tuple[str, bool, str]] = []
+        self.explained: list[tuple[Event | None, int | None]] = []
+        self.status = "ok"
+        self.fail: BaseException | None = None  # raised by `triggers`
+        self.short_blob = False
+
+    # tasks
+
+    async def submit(self, who: Who, request: r.TaskRequest) -> r.TaskInfo:
+        if request.function == "missing":
+            raise NotFound("there is no function 'missing'", remedy="register it")
+        seed = bytes.fromhex(hashlib.md5(request.key.encode()).hexdigest()) if request.key else ids.new_uuid7()
+        text = ids.text(ids.batch_ids(who.subject, seed, 1)[0])
+        info = r.TaskInfo(
+            id=text,
+            state="waiting",
+            function=request.function,
+            name="f",
+            endpoint=request.endpoint,
+            owner=who.subject,
+            arguments=[request.args, request.kwargs],
+            position="tasks:7",
+        )
+        return self.task_infos.setdefault(text, info)
+
+    async def submit_batch(self, who: Who, request: r.BatchRequest) -> r.Accepted:
+        if request.retry is not None:
+            try:
+                request.retry.stored()
+            except msgspec.ValidationError as e:
+                raise Invalid(str(e), remedy="mend it") from None
+        self.batches.append(request)
+        count = len(request.payloads) + len(request.calls)
+        key = ids.parse(request.key) if request.key else ids.new_uuid7()
+        return r.Accepted(first=ids.text(ids.batch_ids(who.subject, key, count)[0]), count=count, position="tasks:9")
+
+    async def task(self, who: Who, task_id: str, wait_ms: int = 0) -> r.TaskInfo:
+        if wait_ms:
+            self.subscribed.set()
+            await asyncio.sleep(wait_ms / 1000)
+        if task_id not in self.task_infos:
+            raise NotFound(f"there is no task {task_id}", remedy="oncue tasks lists yours")
+        return self.task_infos[task_id]
+
+    async def tasks(self, who: Who, query: TaskQuery) -> r.Page:
+        if query.cursor not in ("", "c1"):
+            raise Invalid(f"{query.cursor!r} is not a cursor", remedy="give back `next` of the page before")
+        self.queries.append(query)
+        return r.Page(items=list(self.task_infos.values())[: query.limit], next="c1")
+
+    async def timeline(self, who: Who, task_id: str) -> list[r.TimelineEntry]:
+        return [r.TimelineEntry(at_us=1, what="accepted")]
+
+    async def outcomes(self, who: Who, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
+        return [self.ended[i] for i in wanted if i in self.ended]
+
+    async def stream(self, who: Who, stream: str) -> AsyncIterator[bytes]:
+        async for item in self._feed():
+            yield item
+
+    async def _feed(self) -> AsyncIterator[Any]:
+        feed: asyncio.Queue[Any] = asyncio.Queue()
+        self.feeds.append(feed)
+        self.subscribed.set()
+        try:
+            while True:
+                item = await feed.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    return
+                yield item
+        finally:
+            self.feeds.remove(feed)
+            self.finished_streams += 1
+
+    async def cancel(self, who: Who, request: r.CancelRequest) -> int:
+        return len(request.tasks)
+
+    async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
+        if self.task_infos[task_id].state == "waiting":
+            raise Conflict(f"the task {task_id} is still open", remedy="wait for it, or cancel it")
+        return self.task_infos[task_id]
+
+    async def logs(self, who: Who, task_id: str, follow: bool) -> AsyncIterator[bytes]:
+        if task_id not in self.task_infos:
+            raise NotFound(f"there is no task {task_id}", remedy="oncue tasks lists yours")
+        yield b"one\n"
+        yield b""
+        yield b"two\n"
+        if follow:
+            async for item in self._feed():
+                yield item
+
+    # blobs
+
+    async def put_blob(self, who: Who, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
+        content = b"".join([part async for part in parts])
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise Invalid("the content has another hash", remedy="send it again")
+        self.blobs[sha256] = content
+
+    async def get_blob(self, who: Who, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+        content = self.blobs.get(sha256)
+        if content is None:
+            raise BlobMissing("the blob is not here", remedy="run the task again")
+
+        async def parts() -> AsyncIterator[bytes]:
+            for at in range(0, len(content) // (2 if self.short_blob else 1), 1 << 16):
+                yield content[at : at + (1 << 16)]
+
+        return len(content), parts()
+
+    # functions, endpoints
+
+    async def register_function(self, who: Who, request: r.FunctionRequest) -> r.FunctionInfo:
+        return self._function(request.name, len(request.body))
+
+    async def functions(self, who: Who, cursor: str, limit: int) -> r.Page:
+        return r.Page(items=[self._function("f", 1)])
+
+    async def function(self, who: Who, name: str) -> r.FunctionInfo:
+        return self._function(name, 1)
+
+    def _function(self, name: str, size: int) -> r.FunctionInfo:
+        return r.FunctionInfo(id="ab" * 32, name=name, version=1, owner="ada", python="3.11", size_bytes=size)
+
+    async def register_endpoint(self, who: Who, request: r.EndpointRequest) -> r.Registered:
+        return r.Registered(id="e1", name=request.name, server_key="k" * 40, bridge="tcp://127.0.0.1:1")
+
+    async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
+        return [await self.endpoint(who, "laptop")]
+
+    async def endpoint(self, who: Who, name: str) -> r.EndpointInfo:
+        return r.EndpointInfo(id="e1", name=name, owner="ada", state="connected")
+
+    async def revoke_endpoint(self, who: Who, name: str) -> None:
+        return None
+
+    # rules
+
+    async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
+        return [r.Deployed(label=f.label, version=1, changed=True) for f in request.files]
+
+    async def rules(self, who: Who) -> list[r.RuleInfo]:
+        return [await self.rule(who, "reconstruct")]
+
+    async def rule(self, who: Who, name: str) -> r.RuleInfo:
+        return r.RuleInfo(name=name, label="b", version=1, enabled=True, on="detector", runs=["f"], endpoint="local")
+
+    async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
+        self.switched.append((name, enabled, why))
+        return await self.rule(who, name)
+
+    async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
+        return [{"label": label, "version": 2, "owner": "ada"}]
+
+    async def rollback(self, who: Who, label: str, version: int) -> r.Deployed:
+        return r.Deployed(label=label, version=version + 1, changed=True)
+
+    async def remove_rules(self, who: Who, label: str) -> r.Deployed:
+        return r.Deployed(label=label, version=3, changed=True)
+
+    async def explain(self, who: Who, name: str, event: Event | None, offset: int | None) -> r.Explanation:
+        self.explained.append((event, offset))
+        return r.Explanation(rule=name, event=event.id if event else str(offset), fires=True, why="all holds")
+
+    async def triggers(self, who: Who) -> list[r.TriggerInfo]:
+        if self.fail is not None:
+            raise self.fail
+        return [r.TriggerInfo(name="detector", kind="file", label="b", state="running")]
+
+    async def receive(
+        self, trigger: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        if trigger != "daq":
+            raise NotFound(f"there is no webhook {trigger!r}", remedy="deploy a rule file that has it")
+        assert all(name == name.lower() for name in headers)
+        return 202, {"X-Seen": headers.get("x-sign", "")}, body[::-1]
+
+    # events
+
+    async def emit(self, who: Who, events: Sequence[Event]) -> r.Emitted:
+        self.emitted.extend(events)
+        return r.Emitted(count=len(events), position="events:3")
+
+    async def events(self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50) -> r.Page:
+        return r.Page(items=[await self.event(who, 0)])
+
+    async def event(self, who: Who, offset: int) -> r.EventInfo:
+        return r.EventInfo(offset=offset, event={"id": "1"}, at_us=1)
+
+    async def dead(self, who: Who, cursor: str, limit: int) -> r.Page:
+        return r.Page(items=[r.DeadInfo(id=1, stage="args", reason="no", at_us=1)])
+
+    async def retry_dead(self, who: Who, letter: int) -> None:
+        return None
+
+    async def live(self, who: Who, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
+        async for item in self._feed():
+            yield item
+
+    # people and server
+
+    def token(self, hash_hex: str) -> TokenRecord | None:
+        return self.records.get(hash_hex)
+
+    async def make_token(self, who: Who, request: r.TokenRequest) -> r.TokenInfo:
+        return r.TokenInfo(id="t", name=request.name, subject=who.subject, scopes=request.scopes, token="oncue_x")
+
+    async def tokens(self, who: Who) -> list[r.TokenInfo]:
+        return [r.TokenInfo(id="t", name="n", subject="ada", scopes=["user"])]
+
+    async def revoke_token(self, who: Who, token_id: str) -> None:
+        return None
+
+    async def health(self) -> r.Health:
+        return r.Health(status=self.status, version="1", checks={"log": "ok", "disk": "/data is 91 % full"})
+
+    async def wait_for(self, position: str) -> None:
+        if not position.startswith("events:"):
+            raise Invalid(f"{position!r} is not a position", remedy="send back what an answer carried")
+        self.waited.append(position)
+
+    def collect(self) -> None:
+        self.metrics.view_lag(5)
+
+    def close_task(self, task_id: bytes, value: bytes, status: int = OK, state: str = "succeeded") -> None:
+        self.ended[task_id] = Outcome(task_id, state, Ended(task_id, 1, status, 1, 2, value, b"printed\xff"))
+
+
+class Client:
+    """Requests as a user with a token would send them."""
+
+    def __init__(self, session: aiohttp.ClientSession, serving: Serving, backend: MemoryBackend, streams: Streams):
+        self.session, self.serving, self.backend, self.streams = session, serving, backend, streams
+
+    def request(
+        self, method: str, path: str, *, token: str = "user", headers: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> Any:
+        sent = {"Authorization": f"Bearer {TOKENS.get(token, token)}"} if token else {}
+        if isinstance(kwargs.get("data"), bytes):
+            kwargs["data"] = io.BytesIO(kwargs["data"])  # large bytes would make aiohttp's client warn
+        return self.session.request(method, self.serving.url + path, headers=sent | dict(headers or {}), **kwargs)
+
+    async def ask(self, method: str, path: str, **kwargs: Any) -> tuple[int, Any, Any]:
+        """(status, decoded body, headers)"""
+        async with self.request(method, path, **kwargs) as answer:
+            body = await answer.read()
+            kind = answer.headers.get("Content-Type", "")
+            if kind.endswith("json"):
+                return answer.status, msgspec.json.decode(body), answer.headers
+            if kind == "application/msgpack":
+                return answer.status, msgspec.msgpack.decode(body), answer.headers
+            return answer.status, body, answer.headers
+
+
+def with_server(
+    test: Callable[[Client], Awaitable[None]], streams: Callable[[], Streams] = Streams, **settings: Any
+) -> None:
+    """Run a test against a server of its own."""
+
+    async def run() -> None:
+        backend, open_streams = MemoryBackend(), streams()
+        chosen = Settings(port=0, **settings)
+        serving = await serve(make_app(backend, chosen, backend.metrics, open_streams), chosen)
+        try:
+            async with aiohttp.ClientSession(auto_decompress=False) as session:
+                await test(Client(session, serving, backend, open_streams))
+        finally:
+            with contextlib.suppress(RuntimeError):
+                await serving.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def packed(value: Any) -> bytes:
+    return payload.pack(value)
