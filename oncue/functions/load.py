@@ -1,0 +1,119 @@
+"""Bytes become a callable again. **Runs code**: workers, and clients of their own functions, only."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from oncue.errors import CannotLoad
+from oncue.functions.body import PYTHON, FunctionBody, describe
+from oncue.functions.siblings import SiblingSet, activate, show, sibling_set
+
+#: Where the name to install is not the name to import.
+_PIP_NAMES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "bs4": "beautifulsoup4",
+    "dateutil": "python-dateutil",
+    "zmq": "pyzmq",
+    "tomopy": "tomopy (conda-forge)",
+}
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    call: Callable[..., Any]
+    siblings: SiblingSet  # activate() it before a call
+    is_async: bool
+    body: FunctionBody
+
+
+def load_function(body: bytes) -> Callable[..., Any]:
+    """The callable. Raises CannotLoad (which module is missing, which versions differ), Undecodable."""
+    return load(describe(body)).call
+
+
+def load(body: FunctionBody) -> Loaded:
+    """From the pickle where that can be read here, else from the source. Raises CannotLoad. Its siblings stay active."""
+    siblings = sibling_set(body.siblings)
+    activate(siblings)
+    importlib.invalidate_caches()
+    failures: list[BaseException] = []
+    call: Any = None
+    if body.portable or body.python == PYTHON:
+        call = _try(lambda: pickle.loads(body.pickle), failures)
+    if call is None and body.entry:
+        call = _try(lambda: _from_source(body), failures)
+    if not callable(call):
+        raise _cannot_load(body, failures)
+    if body.source and body.file not in body.siblings:
+        show(body.file, body.source)
+    return Loaded(call, siblings, _is_async(call), body)
+
+
+def _try(build: Callable[[], Any], failures: list[BaseException]) -> Any:
+    try:
+        return build()
+    except (Exception, SystemExit) as e:
+        failures.append(e)
+        return None
+
+
+def _from_source(body: FunctionBody) -> Any:
+    module = types.ModuleType(f"oncue_source_{body.module.strip('_')}")
+    module.__file__ = body.file
+    show(body.file, body.source)
+    sys.modules[module.__name__] = module  # dataclasses and pickle look their module up
+    exec(compile(body.source, body.file or "<source>", "exec", dont_inherit=True), module.__dict__)
+    return getattr(module, body.entry)
+
+
+def _is_async(call: Any) -> bool:
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+
+
+def pip_line(module: str) -> str:
+    """What to type where the worker runs, to have a module."""
+    top = module.split(".")[0]
+    return f"{sys.executable} -m pip install {_PIP_NAMES.get(top, top)}"
+
+
+def _cannot_load(body: FunctionBody, failures: list[BaseException]) -> CannotLoad:
+    here = f"the worker's Python {PYTHON} ({sys.executable})"
+    missing = [f.name for f in failures if isinstance(f, ModuleNotFoundError) and f.name]
+    missing += [m for m in body.requires if m not in missing and not _there(m)]
+    if missing and any(isinstance(f, ImportError) for f in failures):
+        names = ", ".join(dict.fromkeys(m.split(".")[0] for m in missing))
+        return CannotLoad(
+            f"{body.name} needs {names}, which {here} does not have",
+            remedy="on the endpoint: " + " && ".join(pip_line(m) for m in names.split(", ")),
+            missing=names.split(", "),
+        )
+    reasons = "; ".join(f"{type(f).__name__}: {f}" for f in failures)
+    if body.python != PYTHON and not body.portable:
+        why = reasons or "it is a closure, a lambda, or from a prompt, so its source alone is not enough"
+        return CannotLoad(
+            f"{body.name} was packed with Python {body.python}, whose bytecode {here} cannot run; {why}",
+            remedy=f"run the endpoint with Python {body.python}, or put the function at the top level of a .py file",
+            python=body.python,
+        )
+    return CannotLoad(
+        f"{body.name} cannot be loaded by {here}: {reasons}",
+        remedy=f"versions of packages may differ; it was packed with Python {body.python}, oncue {body.oncue}",
+    )
+
+
+def _there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

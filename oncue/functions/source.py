@@ -1,0 +1,184 @@
+"""Which source a function needs: a part of its own file, and other files of its author."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.machinery
+import importlib.util
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+Files = dict[str, str]  # relative path -> source
+
+
+def text_of(module_name: str) -> str:
+    """Source of an imported module or of the script; "" where there is none (notebook, prompt, C extension)."""
+    path = getattr(sys.modules.get(module_name), "__file__", None)
+    return _read(Path(path)) if path and path.endswith(".py") else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+# ---------------------------------------------------------------- whose file is it?
+
+
+@functools.cache
+def _installed_roots() -> tuple[str, ...]:
+    paths = {sysconfig.get_path(k) for k in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return tuple(str(Path(p).resolve()) + "/" for p in (*paths, site.getusersitepackages()) if p)
+
+
+def installed(path: Path) -> bool:
+    """Whether a file came with Python or pip: then the worker is expected to have it."""
+    return (
+        "site-packages" in path.parts
+        or "dist-packages" in path.parts
+        or str(path.resolve()).startswith(_installed_roots())
+    )
+
+
+def local_files(name: str) -> dict[str, Path]:
+    """The files that make the module `name` importable (its packages' __init__.py too) where it is its author's own;
+    {} where it is installed, built in, or not to be found. Imports nothing."""
+    parts = name.split(".")
+    if not parts[0] or parts[0] in sys.stdlib_module_names or parts[0] in ("oncue", "__main__"):
+        return {}
+    spec = _spec(parts[0])
+    if spec is None:
+        return {}
+    if spec.submodule_search_locations is None:
+        path = Path(spec.origin) if spec.origin else None
+        return {} if path is None or path.suffix != ".py" or installed(path) else {path.name: path}
+    locations = list(spec.submodule_search_locations)
+    if not locations or installed(Path(locations[0])):
+        return {}
+    root, found = Path(locations[0]).parent, {}
+    for depth in range(1, len(parts) + 1):
+        folder = root.joinpath(*parts[:depth])
+        init, plain = folder / "__init__.py", folder.with_suffix(".py")
+        path = init if init.is_file() else plain
+        if path.is_file():
+            found[path.relative_to(root).as_posix()] = path
+    return found
+
+
+def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
+    module = sys.modules.get(top)
+    spec = getattr(module, "__spec__", None)
+    if spec is not None or module is not None:
+        return spec
+    try:
+        return importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+# ---------------------------------------------------------------- what does it import?
+
+
+def imported(text: str, package: str) -> list[str]:
+    """Names of the modules that the text imports, anywhere in it (also `from x import y` as x.y: y may be a module)."""
+    names: list[str] = []
+    for node in ast.walk(_parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - (node.level - 1)]
+                base = ".".join([*up, base] if base else up)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")]
+    return [n for n in names if n]
+
+
+def gather(names: Iterable[str], text: str = "", package: str = "") -> tuple[Files, tuple[str, ...]]:
+    """The author's own files behind these modules and behind what `text` imports, and behind what those import ...; and the
+    top-level modules that are needed beside them (neither own, nor of the standard library)."""
+    files: Files = {}
+    requires: set[str] = set()
+    todo = [*names, *imported(text, package)]
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        own = local_files(name)
+        top = name.split(".")[0]
+        if not own and top not in sys.stdlib_module_names and top not in ("oncue", "__main__", "__mp_main__"):
+            requires.add(top)
+        for relative, path in own.items():
+            if relative not in files:
+                files[relative] = _read(path)
+                dotted = relative.removesuffix(".py").replace("/", ".")
+                is_package = dotted.endswith(".__init__") or dotted == "__init__"
+                home = dotted.removesuffix(".__init__") if is_package else dotted.rpartition(".")[0]
+                todo += imported(files[relative], home)
+    own_tops = {f.split("/")[0].removesuffix(".py") for f in files}
+    return dict(sorted(files.items())), tuple(sorted(requires - own_tops))
+
+
+# ---------------------------------------------------------------- the part that a function needs
+
+
+def part_for(text: str, roots: set[str]) -> str:
+    """The top-level statements that bind the names in `roots`, and what those need in turn, on the lines where they were
+    (so that tracebacks tell the right line); all else is blank. Nothing under `if __name__ == "__main__"`, and no bare
+    calls: building a function again must not run its author's script."""
+    statements = [s for s in _parse(text).body if not _is_main_guard(s)]
+    needed, taken = set(roots), set()
+    grew = True
+    while grew:
+        grew = False
+        for i, s in enumerate(statements):
+            if i not in taken and (_binds(s) & needed or _always(s)):
+                taken.add(i)
+                needed |= {n.id for n in ast.walk(s) if isinstance(n, ast.Name)}
+                grew = True
+    keep: set[int] = set()
+    for i in taken:
+        s = statements[i]
+        decorators = getattr(s, "decorator_list", [])
+        keep.update(range(min([s.lineno, *(d.lineno for d in decorators)]), (s.end_lineno or s.lineno) + 1))
+    lines = text.splitlines()
+    kept = [line if n in keep else "" for n, line in enumerate(lines, 1)]
+    return "\n".join(kept).rstrip() + "\n" if keep else ""
+
+
+def _parse(text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):  # what is not Python has no imports and no parts
+        return ast.Module(body=[], type_ignores=[])
+
+
+def _is_main_guard(s: ast.stmt) -> bool:
+    return isinstance(s, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(s.test))
+
+
+def _always(s: ast.stmt) -> bool:
+    star = isinstance(s, ast.ImportFrom) and any(a.name == "*" for a in s.names)
+    return star or (isinstance(s, ast.ImportFrom) and s.module == "__future__")
+
+
+def _binds(s: ast.stmt) -> set[str]:
+    if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {s.name}
+    if isinstance(s, ast.Expr):
+        return set()
+    names = {n.id for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    for n in ast.walk(s):
+        if isinstance(n, ast.Import | ast.ImportFrom):
+            names |= {(a.asname or a.name).split(".")[0] for a in n.names}
+        elif isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(n.name)
+    return names
