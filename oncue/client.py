@@ -1,0 +1,340 @@
+"""The Python client: submit functions, emit events, look at everything. One per program is enough; all threads may use it.
+
+    client = Client()                                  # the local server, or ONCUE_URL and ONCUE_TOKEN
+    task = client.submit(fn, 1, 2, endpoint="local")   # registers fn by its content if it is new
+    task.result(timeout=60)
+    results = client.gather(client.map(fn, range(1000)))
+
+Every keyword but `endpoint` goes to the function. Options of a call are set beforehand, so that they can never collide
+with the function's own keywords:
+
+    careful = client.with_options(endpoint="polaris", retry=3, timeout=600)
+    careful.submit(fn, 1, endpoint="this one goes to fn")
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import uuid
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from oncue import nouns, payload
+from oncue.batches import BATCH_BYTES, BATCH_TASKS, Options, Retry
+from oncue.blob_transfer import fetch_blob, put_blob
+from oncue.config import default_data
+from oncue.connection import Http
+from oncue.courier import Courier
+from oncue.errors import Invalid, NotFound, TaskError, Unreachable
+from oncue.handles import FoundTask, Task, as_completed, gather
+from oncue.ids import parse
+from oncue.resources import Emitted, FunctionRequest, Me
+
+if TYPE_CHECKING:
+    from oncue.executor import OncueExecutor
+
+R = TypeVar("R")
+KNOWN_FUNCTIONS = 1_024
+__all__ = ["Bound", "Client", "Options", "Retry", "Task", "as_completed"]
+
+
+class Bound:
+    """A client with options: `client.with_options(...)`. All keywords of its methods go to the function."""
+
+    def __init__(self, client: Client, options: Options) -> None:
+        self.client, self.options = client, options
+
+    def with_options(self, **changes: Any) -> Bound:
+        """These options changed; see Options."""
+        return Bound(self.client, changed(self.options, changes))
+
+    def submit(self, fn: Callable[..., R] | str, /, *args: Any, **kwargs: Any) -> Task[R]:
+        return self.client.call(fn, args, kwargs, self.options)
+
+    def map(self, fn: Callable[[Any], R] | str, iterable: Iterable[Any], /) -> list[Task[R]]:
+        return self.client.call_many(fn, (((item,), {}) for item in iterable), self.options)
+
+    def starmap(self, fn: Callable[..., R] | str, iterable: Iterable[Iterable[Any]], /) -> list[Task[R]]:
+        """As map, but each item holds the arguments of one call."""
+        return self.client.call_many(fn, ((tuple(item), {}) for item in iterable), self.options)
+
+    def executor(self) -> OncueExecutor:
+        from oncue.executor import OncueExecutor
+
+        return OncueExecutor(self)
+
+
+class Client:
+    """See the module.
+
+    url, token: of the server; "": ONCUE_URL and ONCUE_TOKEN, else the server that `oncue up` started on this machine.
+    data: the local server's data folder, where it is not the usual one.
+    trust: names of other people's endpoints whose pickled results may be loaded (that runs code of their choice).
+    patience: seconds that a server may be away before those who wait get Unreachable.
+
+    Making one asks nothing of the server. Use it as a context manager, or `close()` it; at the program's end it closes
+    itself, after what was submitted has been accepted."""
+
+    def __init__(
+        self,
+        url: str = "",
+        token: str = "",
+        *,
+        data: str | os.PathLike[str] = "",
+        trust: Iterable[str] = (),
+        patience: float = 60.0,
+    ) -> None:
+        folder = Path(data) if data else default_data()
+        target = functools.partial(find_server, url, token, folder)
+        self.http = http = Http(target)
+        self.courier = courier = Courier(http, patience)
+        self._trust = set(trust)
+        self._owned: dict[str, bool] = {}
+        self._functions: OrderedDict[int, tuple[Any, str, str]] = OrderedDict()  # id(fn): (fn, hash, name)
+        self._registered: set[str] = set()
+        self._lock = threading.Lock()
+        self.tasks = nouns.Tasks(http)
+        self.functions = nouns.Functions(http)
+        self.endpoints = nouns.Endpoints(http)
+        self.rules = nouns.Rules(http)
+        self.events = nouns.Events(http)
+        self.triggers = nouns.Triggers(http)
+        self.dead = nouns.Dead(http)
+        self.tokens = nouns.Tokens(http)
+        self._finalize = weakref.finalize(self, _at_end, courier)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close(flush=kind is None)
+
+    def close(self, flush: bool = True) -> None:
+        """Wait until what was submitted is accepted (not: done), then end. Raises what kept it from being accepted."""
+        self._finalize.detach()
+        self.courier.close(self.courier.patience_s if flush else 0.0)
+
+    @property
+    def me(self) -> Me:
+        """Who the token is."""
+        return self.courier.me()
+
+    # ------------------------------------------------------------ calls
+
+    def with_options(self, **options: Any) -> Bound:
+        """endpoint, retry (a number or Retry), timeout and expires (seconds), for the calls made with what this returns.
+        Raises Invalid for other names."""
+        return Bound(self, changed(Options(), options))
+
+    def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str = "local", **kwargs: Any) -> Task[R]:
+        """Run fn(*args, **kwargs) on the endpoint. `fn` may be the name or hash of a registered function.
+
+        A function is packed at its first submission, with what it closes over then. Raises CannotPack; Unreachable when
+        there is no server. What the server says against the call (NotFound, Forbidden ...) its result() raises."""
+        return self.call(fn, args, kwargs, Options(endpoint=endpoint))
+
+    def map(
+        self, fn: Callable[[Any], R] | str, iterable: Iterable[Any], /, *, endpoint: str = "local"
+    ) -> list[Task[R]]:
+        """A task for each item, sent in batches while the items are read."""
+        return self.with_options(endpoint=endpoint).map(fn, iterable)
+
+    def executor(self, endpoint: str = "local") -> OncueExecutor:
+        """A concurrent.futures.Executor."""
+        return self.with_options(endpoint=endpoint).executor()
+
+    def call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Task[Any]:
+        function, name = self._function(fn)
+        content = self._payload(args, kwargs)
+        return Task(*self.courier.submit(self, function, name, options, content))
+
+    def call_many(
+        self, fn: Any, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], options: Options
+    ) -> list[Task[Any]]:
+        function, name = self._function(fn)
+        tasks: list[Task[Any]] = []
+        payloads: list[bytes] = []
+        size = 0
+
+        def send() -> None:
+            batch = self.courier.submit_many(self, function, name, options, payloads)
+            tasks.extend([Task(batch, i) for i in range(len(payloads))])
+
+        for args, kwargs in calls:
+            content = self._payload(args, kwargs)
+            payloads.append(content)
+            size += len(content)
+            if len(payloads) >= BATCH_TASKS or size >= BATCH_BYTES:
+                send()
+                payloads, size = [], 0
+        if payloads:
+            send()
+        return tasks
+
+    def _payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        content = payload.pack_args(args, kwargs)
+        if payload.needs_blob(content):
+            return payload.pack_ref(put_blob(self.http, content))
+        return content
+
+    def _function(self, fn: Any) -> tuple[str, str]:
+        """(hash or name for the request, name for people); registers what is new."""
+        if isinstance(fn, str):
+            return fn, fn
+        known = self._functions.get(id(fn))
+        if known is not None and known[0] is fn:
+            return known[1], known[2]
+        if not callable(fn):
+            raise Invalid(
+                f"a {type(fn).__name__} cannot be run", remedy="give a function, or the name of a registered one"
+            )
+        from oncue.functions import pack_function
+
+        packed = pack_function(fn)
+        self.register(packed)
+        with self._lock:
+            self._functions[id(fn)] = (fn, packed.id, packed.name)  # the reference keeps id(fn) its own
+            while len(self._functions) > KNOWN_FUNCTIONS:
+                self._functions.popitem(last=False)
+        return packed.id, packed.name
+
+    def register(self, packed: Any) -> str:
+        """Register what pack_function or pack_file gave. Returns its hash. Raises Unreachable, TooLarge."""
+        if packed.id not in self._registered:
+            request = FunctionRequest(
+                name=packed.name, body=packed.body, signature=packed.signature, doc=packed.doc, file=packed.file
+            )
+            self.functions.register(request)
+            self._registered.add(packed.id)
+        return str(packed.id)
+
+    # ------------------------------------------------------------ results
+
+    def task(self, task_id: str) -> Task[Any]:
+        """A handle of any task that you may see. Raises Invalid when it is no id."""
+        try:
+            return FoundTask(self, parse(task_id))
+        except ValueError as e:
+            raise Invalid(f"{task_id!r} is not a task's id: {e}", remedy="it has 32 hex digits") from None
+
+    def gather(
+        self,
+        tasks: Iterable[Task[R]],
+        timeout: float | None = None,
+        *,
+        progress: bool = False,
+        return_exceptions: bool = False,
+    ) -> list[R | TaskError]:
+        """Wait for all; their results in order. progress: a bar on stderr. Raises the first task's error in order
+        (unless return_exceptions), TimeoutError."""
+        tasks = list(tasks)
+        if not progress:
+            return gather(tasks, timeout, return_exceptions=return_exceptions)
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            line = bar.add_task("tasks", total=len(tasks))
+            return gather(
+                tasks,
+                timeout,
+                return_exceptions=return_exceptions,
+                each=lambda done, _: bar.update(line, completed=done),
+            )
+
+    def fetch(self, ref: payload.Ref) -> bytes:
+        """A large value's bytes. Raises BlobMissing when it is gone or not what it should be."""
+        return fetch_blob(self.http, ref)
+
+    def trusts(self, endpoint: str) -> bool:
+        """Whether a pickle from this endpoint may be loaded: it is yours, or named in `trust`."""
+        if endpoint in self._trust:
+            return True
+        owned = self._owned.get(endpoint)
+        if owned is None:
+            try:
+                owned = self._owned[endpoint] = self.endpoints.get(endpoint).owner == self.me.subject
+            except NotFound:
+                return False
+        return owned
+
+    # ------------------------------------------------------------ events
+
+    def emit(
+        self,
+        *,
+        type: str,
+        source: str,
+        data: Any = None,
+        subject: str | None = None,
+        id: str = "",
+        extensions: Mapping[str, str | int | bool] | None = None,
+    ) -> Emitted:
+        """Send a CloudEvent; returns when it is durable. `data`: what JSON can hold. Raises Invalid, TooLarge."""
+        event: dict[str, Any] = {"specversion": "1.0", "id": id or uuid.uuid4().hex, "type": type, "source": source}
+        if subject is not None:
+            event["subject"] = subject
+        if data is not None:
+            event |= {"datacontenttype": "application/json", "data": data}
+        return self.events.emit(event | dict(extensions or {}))
+
+    def live(self, *kinds: str) -> Iterator[tuple[str, Any]]:
+        """What happens, as it happens; see nouns.Tasks.live."""
+        return self.tasks.live(*kinds)
+
+
+def changed(options: Options, changes: Mapping[str, Any]) -> Options:
+    """Raises Invalid for an unknown option or a value of the wrong type."""
+    unknown = set(changes) - set(Options.__struct_fields__)
+    if unknown:
+        raise Invalid(
+            f"there is no option {sorted(unknown)[0]!r}", remedy=f"options: {', '.join(Options.__struct_fields__)}"
+        )
+    options = msgspec.structs.replace(options, **changes)
+    try:
+        return msgspec.convert(options, Options, from_attributes=True)
+    except msgspec.ValidationError as e:
+        raise Invalid(
+            f"an option is not right: {e}", remedy="timeout and expires are seconds, retry is a number"
+        ) from None
+
+
+def find_server(url: str, token: str, folder: Path) -> tuple[str, str]:
+    """(url, token): the arguments, else the environment, else what `oncue up` wrote. Asked for each connection, since a
+    restarted local server may have another port. Raises Unreachable when there is none."""
+    url = url or os.environ.get("ONCUE_URL", "")
+    token = token or os.environ.get("ONCUE_TOKEN", "")
+    if url and token:
+        return url.rstrip("/"), token
+    path = folder / "local.json"
+    try:
+        local = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        found, secret = str(local["url"]), str(local["token"])
+    except (OSError, KeyError, msgspec.MsgspecError) as e:
+        if url:
+            return url.rstrip("/"), token
+        raise Unreachable(
+            f"no server is known: {path} cannot be read ({type(e).__name__})",
+            remedy="start one with `oncue up`, or set ONCUE_URL and ONCUE_TOKEN",
+        ) from None
+    if url and url.rstrip("/") != found.rstrip("/"):
+        return url.rstrip("/"), token  # the local token is for the local server only
+    return (url or found).rstrip("/"), token or secret
+
+
+def _at_end(courier: Courier) -> None:
+    """The client was forgotten, or the program ends: what was submitted still gets to the server."""
+    try:
+        courier.close(min(courier.patience_s, 10.0))
+    except Exception as e:
+        from oncue.courier import log
+
+        log.error("tasks submitted at the end may not have been accepted: %s", e)

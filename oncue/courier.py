@@ -1,0 +1,340 @@
+"""Takes batches to the server and brings outcomes back: two threads a client, started with its first task.
+
+    submit ──► the open batch of its call ──queue──► sender thread ──POST /v1/tasks/batch──► server
+    handles ◄── Batch.ended ◄── outcome thread ◄──GET /v1/outcomes?stream=… ─────────────── server
+
+While one request is under way, what is submitted gathers in the next batch: a single task has no added delay, and a loop
+of them travels in bulk. A batch's key is minted here, so a request sent again (lost answer, restarted server) names the
+same tasks, and an outcome that overtakes the answer finds its batch. After each connect of the stream the outcomes of all
+open batches are asked for, since they may have been told to a stream that nobody read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from oncue.batches import ACCEPTED, PREFIX, Batch, Options, Outcome
+from oncue.connection import Answer, Broken, Connection, Http, problem
+from oncue.errors import Invalid, NotReady, OncueError, RateLimited, Unreachable
+from oncue.resources import Accepted, BatchRequest, Me
+
+if TYPE_CHECKING:
+    from oncue.client import Client
+
+log = logging.getLogger("oncue.client")
+MSGPACK = "application/msgpack"
+SILENCE_S = 60.0  # a stream without even a sign of life for so long is dead
+CHECKS_S = (30.0, 60.0, 120.0, 300.0)  # an outcome that the stream did not bring is asked for after these pauses
+ASK_IDS = 16_384  # in one request
+_encode = msgspec.msgpack.Encoder().encode
+_outcomes = msgspec.msgpack.Decoder(list[Outcome]).decode
+
+
+class Courier:
+    """See the module. `patience_s`: how long a server may be away before those who wait are told."""
+
+    def __init__(self, http: Http, patience_s: float) -> None:
+        self.http = http
+        self.patience_s = patience_s
+        self.closed = False
+        self._me: Me | None = None
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """Everything that a forked child must not share with its parent."""
+        self.pid = os.getpid()
+        self.gone: OncueError | None = None  # why nothing will come for now; those who wait raise it
+        self.batches: dict[bytes, Batch] = {}
+        self._stream = uuid.uuid4().hex
+        self._lock = threading.Lock()  # open batches, threads
+        self._store_lock = threading.Lock()
+        self._open: dict[tuple[str, Options], Batch] = {}
+        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._sender: threading.Thread | None = None
+        self._reader: threading.Thread | None = None
+        self._connection: Connection | None = None
+        self._connected = threading.Event()
+        self._stop = threading.Event()
+
+    def me(self) -> Me:
+        """Who the token is. Asked once. Raises Unreachable, Unauthorized."""
+        if self._me is None:
+            self._me = msgspec.json.decode(self.http.request("GET", "/v1/me").body, type=Me)
+        return self._me
+
+    # ------------------------------------------------------------ out
+
+    def submit(self, client: Client, function: str, name: str, options: Options, payload: bytes) -> tuple[Batch, int]:
+        """Queue one call. Raises Unreachable when there is no server at the first one."""
+        if self._sender is None or self.pid != os.getpid() or self.closed:
+            self._start()
+        key = (function, options)
+        with self._lock:
+            batch = self._open.get(key)
+            if batch is None or batch.full:
+                batch = self._new(client, function, name, options)
+                self._open[key] = batch
+                index = batch.add(payload)
+                self._queue.put(batch)
+            else:
+                index = batch.add(payload)
+        return batch, index
+
+    def submit_many(
+        self, client: Client, function: str, name: str, options: Options, payloads: Sequence[bytes]
+    ) -> Batch:
+        """Queue a batch of its own."""
+        if self._sender is None or self.pid != os.getpid() or self.closed:
+            self._start()
+        with self._lock:
+            batch = self._new(client, function, name, options)
+            batch.payloads = list(payloads)
+            batch.ended = [None] * len(payloads)
+            batch.sealed = True
+            self._queue.put(batch)
+        return batch
+
+    def _new(self, client: Client, function: str, name: str, options: Options) -> Batch:
+        assert self._me is not None
+        batch = Batch(client, self._me.subject, function, name, options)
+        self.batches[batch.prefix] = batch
+        return batch
+
+    def _start(self) -> None:
+        if self.closed:
+            raise Invalid("this client is closed", remedy="make a new Client()")
+        if self.pid != os.getpid():
+            self._fresh()
+            self.http.after_fork()
+        self.me()
+        with self._lock:
+            if self._sender is None:
+                self._reader = threading.Thread(target=self._read, name="oncue-outcomes", daemon=True)
+                self._sender = threading.Thread(target=self._send, name="oncue-sender", daemon=True)
+                self._reader.start()
+                self._sender.start()
+
+    def _send(self) -> None:
+        self._connected.wait(5)  # so that the first outcomes have a stream to come by
+        while (batch := self._queue.get()) is not None:
+            with self._lock:
+                batch.sealed = True
+                if self._open.get(key := (batch.function, batch.options)) is batch:
+                    del self._open[key]
+            try:
+                self._post(batch)
+            except OncueError as e:
+                self._refuse(batch, e)
+            except Exception as e:
+                log.exception("a batch could not be sent")
+                self._refuse(batch, OncueError(f"the batch could not be sent: {type(e).__name__}: {e}"))
+
+    def _refuse(self, batch: Batch, error: OncueError) -> None:
+        self.batches.pop(batch.prefix, None)
+        batch.refused(error)
+
+    def _post(self, batch: Batch) -> None:
+        """Until it is answered. The same key again is the same tasks, so a lost answer does no harm."""
+        o = batch.options
+        body = _encode(
+            BatchRequest(
+                function=batch.function,
+                endpoint=o.endpoint,
+                key=batch.key.hex(),
+                payloads=batch.payloads,
+                retry=o.policy(),
+                timeout_ms=round((o.timeout or 0) * 1000),
+                expires_ms=round((o.expires or 0) * 1000),
+                stream=self._stream,
+            )
+        )
+        since, pause = time.monotonic(), 0.02
+        while True:
+            try:
+                answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=True)
+                break
+            except (Unreachable, NotReady, RateLimited) as e:
+                if self._stop.is_set() or time.monotonic() - since > self.patience_s:
+                    raise
+                self._stop.wait(_after(e, pause))
+                pause = min(pause * 2, 2.0)
+        accepted = msgspec.msgpack.decode(answer.body, type=Accepted)
+        if int(accepted.first, 16) != batch.first:
+            raise OncueError(
+                f"the server counts the batch's ids from {accepted.first}, not from {batch.id(0).hex()}",
+                remedy="client and server are of versions that do not fit; install the same",
+            )
+        batch.payloads = []
+        with self._store_lock:
+            batch.accepted = True
+            if batch.closed == len(batch.ended):  # all its outcomes overtook the answer
+                self.batches.pop(batch.prefix, None)
+        batch.wake(ACCEPTED)
+
+    # ------------------------------------------------------------ in
+
+    def store(self, outcomes: Sequence[Outcome]) -> None:
+        """Outcomes, from the stream or asked for; doubles and strangers are dropped."""
+        batches = self.batches
+        told: list[tuple[Batch, list[int]]] = []
+        with self._store_lock:
+            prefix = b""
+            batch: Batch | None = None
+            fresh: list[int] = []
+            for outcome in outcomes:
+                task = outcome.id
+                if task[:PREFIX] != prefix:
+                    prefix = task[:PREFIX]
+                    batch, fresh = batches.get(prefix), []
+                    if batch is not None:
+                        told.append((batch, fresh))
+                if batch is None:
+                    continue
+                index = task[14] << 8 | task[15]
+                if index < len(batch.ended) and batch.ended[index] is None:
+                    batch.ended[index] = outcome.ended
+                    batch.closed += 1
+                    fresh.append(index)
+            for known, _ in told:
+                if known.accepted and known.closed == len(known.ended):
+                    batches.pop(known.prefix, None)
+        for known, fresh in told:
+            if fresh:
+                known.told(fresh)
+
+    def _read(self) -> None:
+        since, pause = time.monotonic(), 0.02
+        while not self._stop.is_set():
+            try:
+                connection, headers = self._dial()
+            except (Broken, OncueError) as e:
+                if time.monotonic() - since > self.patience_s or _final(e):
+                    self._tell(e if isinstance(e, OncueError) else self.http.unreachable(str(e)))
+                self._stop.wait(pause)
+                pause = min(pause * 2, 2.0)
+                continue
+            try:
+                self.gone = None
+                self._connected.set()
+                self.ask_open(0.0)
+                for message in _messages(connection, headers, self.ask_open):
+                    self.store(_outcomes(message))
+            except (Broken, OncueError, msgspec.MsgspecError) as e:
+                log.debug("the outcome stream ended: %s", e)
+            except Exception:
+                log.exception("the outcome stream failed; it is opened again")
+                self._stop.wait(1)
+            finally:
+                self._connection = None
+                connection.close()
+            since, pause = time.monotonic(), 0.02
+            self._stop.wait(pause)
+
+    def _dial(self) -> tuple[Connection, dict[bytes, bytes]]:
+        connection = self._connection = self.http.connect(SILENCE_S)
+        try:
+            connection.send("GET", f"/v1/outcomes?stream={self._stream}", None, "", "", 0)
+            status, headers = connection.head()
+            if status >= 400:
+                raise problem(Answer(status, headers, b"".join(connection.parts(headers))))
+        except BaseException:
+            connection.close()
+            raise
+        return connection, headers
+
+    def _tell(self, error: OncueError) -> None:
+        self.gone = error
+        for batch in list(self.batches.values()):
+            batch.wake_all()
+
+    def ask_open(self, older_s: float) -> None:
+        """Ask how the accepted tasks ended that are open here and whose batch is older than so many seconds."""
+        before = time.monotonic() - older_s
+        wanted: list[bytes] = []
+        for batch in list(self.batches.values()):
+            if batch.accepted and batch.made_s <= before:
+                wanted += [batch.id(i) for i, ended in enumerate(batch.ended) if ended is None]
+        for start in range(0, len(wanted), ASK_IDS):
+            self.store(self.ask(wanted[start : start + ASK_IDS]))
+
+    def ask(self, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
+        """The outcomes of those tasks that are closed. Raises Unreachable, NotFound ..."""
+        body = _encode({"ids": list(wanted), "wait_ms": wait_ms})
+        headers = "Accept: application/msgpack\r\n"
+        answer = self.http.request("POST", "/v1/tasks/outcomes", body, kind=MSGPACK, headers=headers, repeat=True)
+        return _outcomes(answer.body)
+
+    # ------------------------------------------------------------ the end
+
+    def close(self, flush_s: float) -> None:
+        """Wait (at most `flush_s`) until what was submitted is accepted, then end the threads. Idempotent.
+        Raises what kept a batch from being accepted."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.pid != os.getpid():
+            self.http.close()
+            return
+        unsent = [b for b in list(self.batches.values()) if not b.accepted]
+        self._queue.put(None)
+        me = threading.current_thread()
+        try:
+            if self._sender is not None and self._sender is not me:
+                self._sender.join(flush_s)
+        finally:
+            self._stop.set()
+            self.http.close()
+            if (connection := self._connection) is not None:
+                connection.interrupt()
+            for thread in (self._sender, self._reader):
+                if thread is not None and thread is not me:
+                    thread.join(5)
+            self._tell(Invalid("this client is closed", remedy="keep it open until the results are there"))
+        for batch in unsent:
+            if batch.error is not None or not batch.accepted:
+                raise batch.error or self.http.unreachable("the tasks submitted last were not accepted in time", True)
+
+
+def _after(error: OncueError, pause: float) -> float:
+    """Retry-After, where the server says it."""
+    try:
+        return max(pause, min(30.0, float(error.details.get("retry_after_s", pause))))
+    except (TypeError, ValueError):
+        return pause
+
+
+def _final(error: Exception) -> bool:
+    """Waiting does not mend it: a bad token, no right ..."""
+    return isinstance(error, OncueError) and error.status in (401, 403, 404)
+
+
+def _messages(
+    connection: Connection, headers: dict[bytes, bytes], check: Callable[[float], None]
+) -> Iterator[bytes | memoryview]:
+    """The stream's messages: each is 4 bytes of length (big endian), then its bytes; length 0 is a sign of life, and the
+    moment to ask for what the stream should have brought long ago."""
+    checks, due = iter(CHECKS_S), time.monotonic() + CHECKS_S[0]
+    pause = next(checks)
+    buffer = bytearray()
+    for part in connection.parts(headers):
+        if not buffer and len(part) >= 4 and int.from_bytes(part[:4], "big") == len(part) - 4 > 0:
+            yield memoryview(part)[4:]
+        else:
+            buffer += part
+            while len(buffer) >= 4 and len(buffer) >= (size := 4 + int.from_bytes(buffer[:4], "big")):
+                if size > 4:
+                    yield bytes(buffer[4:size])
+                del buffer[:size]
+        if time.monotonic() > due:
+            check(pause)
+            pause = next(checks, CHECKS_S[-1])
+            due = time.monotonic() + pause
