@@ -50,6 +50,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the log at each commit
         db.execute("PRAGMA checkpoint_fullfsync=1")  # macOS: nothing is overwritten before it has reached the platter
         db.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it, when nobody waits for it
+        db.execute("PRAGMA secure_delete=OFF")  # Debian's default is on: each page that is freed would be written, zeroed
         db.execute("PRAGMA cache_size=-16384")
         _migrate(db, path)
         _widen_wal(db, path)

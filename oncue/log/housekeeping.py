@@ -7,13 +7,15 @@ Offsets are never given twice: before the last row of a partition may go, its ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from oncue.errors import Undecodable
+from oncue.errors import DiskFull, Undecodable
 from oncue.log import rows
+from oncue.log.ballast import Ballast
 from oncue.log.base import Record
 from oncue.log.database import PAGE_BYTES, WAL_BYTES
 from oncue.log.state import Part, TopicState
@@ -40,7 +42,8 @@ Goes = Callable[[Row, int], bool]  # (row, bytes of the partition that are left)
 
 
 class Housekeeping:
-    def __init__(self, writer: Writer, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, writer: Writer, store: Store, ballast: Ballast, loop: asyncio.AbstractEventLoop) -> None:
+        self._ballast = ballast
         self._writer = writer
         self._store = store
         self._loop = loop
@@ -49,7 +52,7 @@ class Housekeeping:
     async def truncate(self, part: Part, before: int) -> int:
         """Whole rows below the offset go. Bytes freed."""
         async with self._one:
-            freed = await self._drop(part, lambda row, _: rows.end_of(row[0], row[1], row[3]) <= before)
+            freed = await self._roomy(lambda: self._drop(part, lambda r, _: rows.end_of(r[0], r[1], r[3]) <= before))
             await self._shrink()
         return freed
 
@@ -60,12 +63,28 @@ class Housekeeping:
             for topic in topics:
                 total = 0
                 for part in topic.parts:
-                    total += await self._retain(part, now_ms)
+                    total += await self._roomy(partial(self._retain, part, now_ms))
                     if topic.settings.compact:
-                        total += await self._compact(part, now_ms)
+                        total += await self._roomy(partial(self._compact, part, now_ms))
                 if total:
                     freed[topic.name] = total
             await self._shrink()
+        return freed
+
+    async def _roomy(self, work: Callable[[], Awaitable[int]]) -> int:
+        """Bytes freed. On a full disk the ballast goes first, and the file shrinks as soon as something was deleted."""
+        try:
+            return await work()
+        except DiskFull:
+            if not self._ballast.drop():
+                raise
+        # A checkpoint would give the new room to the database file before anything was deleted.
+        self._writer.hold = True
+        try:
+            freed = await work()
+            await self._shrink(0)
+        finally:
+            self._writer.hold = False
         return freed
 
     # ------------------------------------------------------------ retention
@@ -95,7 +114,10 @@ class Housekeeping:
         """Remove rows from the front for as long as they go. Bytes freed."""
         freed = 0
         while True:
-            bite: tuple[int, int, bool] = await self._writer.call(lambda db: _drop_bite(db, part, goes))
+            shorter = Shorter(part)
+            bite: tuple[int, int, bool] = await self._writer.call(
+                partial(_drop_bite, shorter=shorter, goes=goes), shorter.committed
+            )
             gone, begin, more = bite
             part.begin = max(part.begin, begin)
             freed += gone
@@ -134,7 +156,10 @@ class Housekeeping:
         async for found in self._walk(part, end, lambda row: _rewritten(row, stays)):
             changes = [change for change in found if change is not None]
             if changes:
-                bite, begin = await self._writer.call(partial(_apply, part=part, changes=changes))
+                shorter = Shorter(part)
+                bite, begin = await self._writer.call(
+                    partial(_apply, shorter=shorter, changes=changes), shorter.committed
+                )
                 part.begin = max(part.begin, begin)
                 freed += bite
         part.compacted = end
@@ -172,14 +197,39 @@ class Housekeeping:
 
     # ------------------------------------------------------------ the file
 
-    async def _shrink(self) -> None:
+    async def _shrink(self, keep: int = SPARE_PAGES) -> None:
         """Give pages that nobody needs back to the disk."""
-        while await self._writer.call(_vacuum_bite, frames=4 * VACUUM_PAGES):
-            pass
+        found = False
+        with contextlib.suppress(DiskFull):  # what was deleted stays deleted, and its pages are used again
+            while await self._writer.call(partial(_vacuum_bite, keep=keep), frames=VACUUM_PAGES):
+                found = True
+        if found or not keep:
+            await self._writer.call(None)  # the file gets shorter at the checkpoint
+        await asyncio.to_thread(self._ballast.take)
 
 
-def _drop_bite(db: sqlite3.Connection, part: Part, goes: Goes) -> tuple[int, int, bool]:
+class Shorter:
+    """What a bite takes from a partition's sizes, once it is durable. In the writer's thread."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self._old = self._grown = 0
+
+    def take(self, first: int, nbytes: int) -> None:
+        if first >= self.part.opened:
+            self._grown += nbytes
+        else:
+            self._old += nbytes
+
+    def committed(self) -> None:
+        self.part.grown_bytes -= self._grown
+        if self.part.old_bytes >= 0:
+            self.part.old_bytes -= self._old
+
+
+def _drop_bite(db: sqlite3.Connection, shorter: Shorter, goes: Goes) -> tuple[int, int, bool]:
     """In the writer's thread: (bytes freed, first kept offset, whether more may go)."""
+    part = shorter.part
     key = (part.topic.id, part.number)
     cursor = db.execute(META + " ORDER BY first", key)
     left = max(part.old_bytes, 0) + part.grown_bytes
@@ -195,19 +245,12 @@ def _drop_bite(db: sqlite3.Connection, part: Part, goes: Goes) -> tuple[int, int
         last = row[0]
         left -= row[4]
         freed += row[4]
-        _shorten(part, row[0], row[4])
+        shorter.take(row[0], row[4])
     cursor.close()
     if taken:
         db.execute(FLOOR, (part.next, *key))
         db.execute("DELETE FROM batches WHERE topic = ? AND partition = ? AND first <= ?", (*key, last))
     return freed, begin, more
-
-
-def _shorten(part: Part, first: int, nbytes: int) -> None:
-    if first >= part.opened:
-        part.grown_bytes -= nbytes
-    elif part.old_bytes >= 0:
-        part.old_bytes -= nbytes
 
 
 def _rewritten(row: Stored, stays: Callable[[int, Record], bool]) -> tuple[Any, ...] | None:
@@ -224,8 +267,9 @@ def _rewritten(row: Stored, stays: Callable[[int, Record], bool]) -> tuple[Any, 
     return (first, len(blob), (len(kept), rows.checksum(new), places, new))
 
 
-def _apply(db: sqlite3.Connection, part: Part, changes: list[tuple[Any, ...]]) -> tuple[int, int]:
+def _apply(db: sqlite3.Connection, shorter: Shorter, changes: list[tuple[Any, ...]]) -> tuple[int, int]:
     """In the writer's thread: (bytes freed, first kept offset)."""
+    part = shorter.part
     key = (part.topic.id, part.number)
     db.execute(FLOOR, (part.next, *key))
     freed = 0
@@ -240,15 +284,18 @@ def _apply(db: sqlite3.Connection, part: Part, changes: list[tuple[Any, ...]]) -
                 " WHERE topic = ? AND partition = ? AND first = ?",
                 (*columns, *key, first),
             )
-        _shorten(part, first, gone)
+        shorter.take(first, gone)
         freed += gone
     begin = db.execute(META + " ORDER BY first LIMIT 1", key).fetchone()
     return freed, begin[0] if begin else part.next
 
 
-def _vacuum_bite(db: sqlite3.Connection) -> bool:
-    spare = db.execute("PRAGMA freelist_count").fetchone()[0] - SPARE_PAGES
+def _vacuum_bite(db: sqlite3.Connection, keep: int) -> bool:
+    """In the writer's thread: whether there is more to give back."""
+    spare = db.execute("PRAGMA freelist_count").fetchone()[0] - keep
     if spare <= 0:
         return False
-    db.execute(f"PRAGMA incremental_vacuum({min(spare, VACUUM_PAGES)})").fetchall()
-    return bool(spare > VACUUM_PAGES)
+    # Python's sqlite3 makes one step of this pragma, whatever its argument, and a step is a page.
+    for _ in range(min(spare, VACUUM_PAGES)):
+        db.execute("PRAGMA incremental_vacuum")
+    return bool(db.execute("PRAGMA freelist_count").fetchone()[0] < spare + keep)

@@ -3,7 +3,7 @@
     append ──► Writer (thread, group commit, fsync) ──► publish ──► futures, cursors of readers, watchers
     readers that are behind ──► Store (threads, own connections) ──► the same queues
 
-Files: `log.db` with its `-wal` and `-shm`, and `lock`. Backup: `VACUUM INTO`, or a copy while no server runs.
+Files: `log.db` with its `-wal` and `-shm`, `lock` and `ballast`. Backup: `VACUUM INTO`, or a copy while no server runs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from oncue.errors import LogError, NetworkMount, OncueError
+from oncue.log.ballast import Ballast
 from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Start, Topic
 from oncue.log.database import explain, open_writer
 from oncue.log.folder_lock import FolderLock
@@ -51,7 +52,7 @@ class SqliteLog(Log):
         self._loop = asyncio.get_running_loop()
         self._store = Store(path)
         self._writer = Writer(db, path, self._loop, self._publish)
-        self._housekeeping = Housekeeping(self._writer, self._store, self._loop)
+        self._housekeeping = Housekeeping(self._writer, self._store, Ballast(path.parent), self._loop)
 
     @classmethod
     async def open(cls, folder: str | Path) -> SqliteLog:
@@ -362,6 +363,7 @@ def _open(folder: Path, path: Path) -> tuple[FolderLock, sqlite3.Connection, Loa
         db = open_writer(path)
         try:
             os.chmod(path, 0o600)
+            Ballast(folder).take()
             return lock, db, load(db)
         except BaseException:
             db.close()

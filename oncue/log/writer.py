@@ -80,12 +80,12 @@ class Call:
     def __init__(
         self,
         future: asyncio.Future[Any],
-        function: Callable[[sqlite3.Connection], Any],
+        function: Callable[[sqlite3.Connection], Any] | None,
         committed: Callable[[], None] | None,
         frames: int,
     ) -> None:
         self.future = future
-        self.function = function
+        self.function = function  # None: a checkpoint, now
         self.frames = frames  # that it may write, besides two a changed row
         self.committed = committed
         self.result: Any = None
@@ -120,6 +120,7 @@ class Writer:
         self._frames = 0  # roughly, in the write-ahead log since it was last started over
         self._due = WAL_FRAMES  # when to look whether it can be started over
         self._broken: LogError | None = None
+        self.hold = False  # loop: no checkpoints now but those that are called for
         self.closing = False  # loop: nothing more is handed over
         self._thread = threading.Thread(target=self._run, name="oncue-log-writer", daemon=True)
         self._thread.start()
@@ -132,11 +133,12 @@ class Writer:
 
     def call(
         self,
-        function: Callable[[sqlite3.Connection], Any],
+        function: Callable[[sqlite3.Connection], Any] | None,
         committed: Callable[[], None] | None = None,
         frames: int = 64,
     ) -> asyncio.Future[Any]:
-        """Run `function(db)` in the thread, in one transaction, behind all that is queued; `committed()` after it."""
+        """Run `function(db)` in the thread, in one transaction, behind all that is queued; `committed()` after it.
+        Without a function: a checkpoint."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.closing:
             future.set_exception(LogError("the log is closed"))
@@ -173,7 +175,7 @@ class Writer:
             elif isinstance(job, Call):
                 self._run_call(job)
                 self._deliver([job])
-            if self._frames >= self._due:
+            if self._frames >= self._due and not self.hold:
                 self._checkpoint()
 
     def _deliver(self, jobs: list[Write | Call]) -> None:
@@ -232,6 +234,9 @@ class Writer:
             return self._failed(e)
         for topic in new:
             topic.stored = True
+        for job in group:
+            for chunk in job.chunks:
+                chunk.part.grown_bytes += chunk.nbytes
         self._count(found, before, nbytes)
         return None
 
@@ -283,6 +288,9 @@ class Writer:
     def _run_call(self, job: Call) -> None:
         if self._broken is not None:
             job.error = self._broken
+            return
+        if job.function is None:
+            self._checkpoint()
             return
         try:
             self._db.execute("BEGIN IMMEDIATE")

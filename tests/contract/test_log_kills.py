@@ -1,0 +1,92 @@
+"""`kill -9` in the middle of work: what was acknowledged is there, in order, without gap or double."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from log_backends import Backend, records, take, values
+
+from oncue.log import Log
+
+Open = Callable[[], Awaitable[Log]]
+CHILD = Path(__file__).with_name("log_child.py")
+
+
+def _run_and_kill(backend: Backend, folder: Path, what: str, first: int, acks: int, delay_s: float) -> int:
+    """Start a child, kill it a moment after its acks-th acknowledgement; the last number that it acknowledged."""
+    command = [sys.executable, str(CHILD), backend.name, str(folder), what, str(first)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            lines = [child.stdout.readline() for _ in range(acks)]
+            try:
+                child.wait(delay_s)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            lines += child.stdout.read().splitlines(keepends=True)
+        finally:
+            child.kill()
+        whole = [int(line) for line in lines if line.endswith(b"\n")]
+        assert len(whole) >= acks, child.stderr.read().decode()
+        return whole[-1]
+
+
+def test_appends_survive(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    first = 0
+
+    async def check(acknowledged: int) -> int:
+        log = await open_it()
+        end = (await log.end_offsets(["a"]))[("a", 0)]
+        assert end > acknowledged
+        seen = await take(log.read(["a"]), end)
+        assert [s[2] for s in seen] == list(range(end))
+        assert values(seen) == [b"%d" % n for n in range(end)]
+        await log.close()
+        return end
+
+    for _ in range(15):
+        last = _run_and_kill(backend, tmp_path / "log", "append", first, chance.randint(1, 60), chance.random() * 0.03)
+        if chance.random() < 0.6:
+            first = asyncio.run(check(last))
+        else:  # the next child meets what the kill left, without anyone having tidied up
+            first = asyncio.run(_end(open_it))
+            assert first > last
+
+
+async def _end(open_it: Open) -> int:
+    log = await open_it()
+    try:
+        return (await log.end_offsets(["a"]))[("a", 0)]
+    finally:
+        await log.close()
+
+
+def test_offsets_and_what_they_caused_become_durable_together(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+    chance = random.Random(2)
+    count = 20_000
+
+    async def fill() -> None:
+        log = await open_it()
+        await asyncio.gather(*[log.append("in", records(str(n), str(n + 1))) for n in range(0, count, 2)])
+        await log.close()
+
+    async def check(acknowledged: int) -> None:
+        log = await open_it()
+        done = (await log.committed("g"))[("in", 0)]
+        ends = await log.end_offsets(["out"])
+        assert ends[("out", 0)] == done, "as many results as records that count as done"
+        assert done > acknowledged
+        assert values(await take(log.read(["out"]), done)) == [b"%d" % n for n in range(done)]
+        await log.close()
+
+    asyncio.run(fill())
+    for _ in range(8):
+        last = _run_and_kill(backend, tmp_path / "log", "commit", 0, chance.randint(1, 80), chance.random() * 0.03)
+        asyncio.run(check(last))
