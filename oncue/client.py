@@ -291,16 +291,15 @@ class Client:
         return self.tasks.live(*kinds)
 
 
-def changed(options: Options, changes: Mapping[str, Any]) -> Options:
+def changed(options: Options, changes: dict[str, Any]) -> Options:
     """Raises Invalid for an unknown option or a value of the wrong type."""
     unknown = set(changes) - set(Options.__struct_fields__)
     if unknown:
         raise Invalid(
             f"there is no option {sorted(unknown)[0]!r}", remedy=f"options: {', '.join(Options.__struct_fields__)}"
         )
-    options = msgspec.structs.replace(options, **changes)
     try:
-        return msgspec.convert(options, Options, from_attributes=True)
+        return msgspec.convert(msgspec.structs.asdict(options) | changes, Options)
     except msgspec.ValidationError as e:
         raise Invalid(
             f"an option is not right: {e}", remedy="timeout and expires are seconds, retry is a number"

@@ -1,0 +1,386 @@
+"""The client against a real HTTP server: outcomes in any order, lost answers, restarts, large and untrusted values."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from oncue import errors
+from oncue.client import Client, Options, Retry, as_completed
+from client_server import Server, World, serving
+
+
+def shipped(fn: Any) -> Any:
+    """As pack_function gives it, with the content that this server runs."""
+    body = cloudpickle.dumps(fn)
+    name = getattr(fn, "__name__", "fn")
+    return SimpleNamespace(id=hashlib.sha256(body).hexdigest(), body=body, name=name, signature="", doc="", file="")
+
+
+@pytest.fixture(autouse=True)
+def packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test server runs bare pickles, not FunctionBody: what is tested here is the way there and back."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "oncue.functions", SimpleNamespace(pack_function=shipped))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url, "t", patience=10) as client:
+        yield client
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def fail(kind: str) -> None:
+    raise {"value": ValueError, "key": KeyError}.get(kind, RuntimeError)(kind)
+
+
+def test_submit_and_result(client: Client) -> None:
+    task = client.submit(double, 21)
+    assert task.result(10) == 42
+    assert task.result() == 42
+    assert task.done()
+    assert task.status() == "succeeded"
+    assert task.exception() is None
+    assert len(task.id) == 32
+
+
+def test_keywords_go_to_the_function(client: Client) -> None:
+    task = client.with_options(endpoint="local", retry=2, timeout=3).submit(dict, endpoint="mine", retry=7, timeout=1)
+    assert task.result(10) == {"endpoint": "mine", "retry": 7, "timeout": 1}
+
+
+def test_options_travel(client: Client, server: Server) -> None:
+    options = client.with_options(retry=Retry(max=2, base=0.5, on=("timeout",)), timeout=1.5, expires=60)
+    options.submit(double, 1).result(10)
+    sent = server.world.batches[-1]
+    assert sent.retry is not None
+    assert (sent.retry.max, sent.retry.base_ms, sent.retry.on) == (2, 500, ["timeout"])
+    assert (sent.timeout_ms, sent.expires_ms) == (1500, 60_000)
+
+
+def test_unknown_and_wrong_options(client: Client) -> None:
+    with pytest.raises(errors.Invalid, match="no option 'retries'"):
+        client.with_options(retries=1)
+    with pytest.raises(errors.Invalid, match="not right"):
+        client.with_options(timeout="soon")
+    assert client.with_options(timeout=2).with_options(retry=1).options == Options(retry=1, timeout=2)
+
+
+def test_map_in_batches(client: Client, server: Server) -> None:
+    tasks = client.map(double, range(3000))
+    assert client.gather(tasks, timeout=30) == [2 * i for i in range(3000)]
+    assert [len(b.payloads) for b in server.world.batches] == [1024, 1024, 952]
+    assert len({t.id for t in tasks}) == 3000
+    assert not client.courier.batches
+
+
+def test_a_loop_of_submits_travels_in_bulk(client: Client, server: Server) -> None:
+    tasks = [client.submit(double, i) for i in range(2000)]
+    assert [t.result(30) for t in tasks] == [2 * i for i in range(2000)]
+    assert len(server.world.batches) < 200
+
+
+def test_many_threads(client: Client) -> None:
+    results: dict[int, list[int]] = {}
+
+    def work(n: int) -> None:
+        results[n] = [t.result(30) for t in [client.submit(double, n * 1000 + i) for i in range(100)]]
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert results == {n: [2 * (n * 1000 + i) for i in range(100)] for n in range(8)}
+
+
+def test_outcome_before_the_answer_and_doubled(client: Client, server: Server) -> None:
+    server.world.early, server.world.doubles = True, 3
+    assert client.gather(client.map(double, range(50)), timeout=10) == [2 * i for i in range(50)]
+    seen: list[str] = []
+    task = client.submit(double, 4)
+    task.add_done_callback(lambda t: seen.append(t.id))
+    assert task.result(10) == 8
+    client.submit(double, 5).result(10)  # behind the doubles of the first
+    assert seen == [task.id]
+
+
+def test_a_lost_answer_is_sent_again_with_the_same_ids(client: Client, server: Server) -> None:
+    server.world.lose_answers = 2
+    tasks = client.map(double, range(10))
+    assert client.gather(tasks, timeout=10) == [2 * i for i in range(10)]
+    tasks[0]._accepted()  # the outcomes come before the third answer
+    assert len(server.world.tasks) == 10
+    assert len({b.key for b in server.world.batches}) == 1
+    assert len(server.world.batches) >= 3
+
+
+def test_restart_while_waiting() -> None:
+    world = World()
+    first = Server(world)
+    client = Client(first.url, "t", patience=20)
+    world.hold.clear()
+    task = client.submit(double, 3)
+    assert world.asked.wait(10)
+    results: list[int] = []
+    waiter = threading.Thread(target=lambda: results.append(task.result(20)))
+    waiter.start()
+    world.mute = True  # what the dying server would tell is lost with it
+    world.hold.set()
+    first.stop()
+    world.mute = False
+    late = client.submit(double, 4)  # while nothing listens
+    second = Server(world, first.port)
+    try:
+        waiter.join(20)
+        assert results == [6]
+        assert late.result(20) == 8
+        assert len(world.tasks) == 2
+    finally:
+        client.close()
+        second.stop()
+
+
+def test_an_outcome_that_the_stream_forgot_is_asked_for(server: Server) -> None:
+    server.world.mute = True
+    with Client(server.url, "t") as client:
+        task = client.submit(double, 3)
+        assert client.task(task.id).result(10) == 6
+        client.courier.ask_open(0.0)
+        assert task.result(1) == 6
+
+
+def test_timeout(client: Client, server: Server) -> None:
+    server.world.hold.clear()
+    task = client.submit(double, 3)
+    with pytest.raises(TimeoutError):
+        task.result(0.05)
+    assert not task.wait(0.01)
+    assert not task.done()
+    with pytest.raises(TimeoutError):
+        list(as_completed([task], 0.05))
+    assert task.status() == "waiting"
+    server.world.hold.set()
+    assert task.result(10) == 6
+
+
+def test_failures(client: Client) -> None:
+    task = client.submit(fail, "value")
+    with pytest.raises(errors.TaskFailed, match="ValueError: value") as caught:
+        task.result(10)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert 'File "user.py"' in str(caught.value)
+    assert caught.value.task_id == task.id
+    assert caught.value.type_name == "ValueError"
+    assert isinstance(task.exception(), errors.TaskFailed)
+    with pytest.raises(errors.TaskFailed):
+        client.gather([client.submit(double, 1), task])
+    found = client.gather([client.submit(double, 1), task], return_exceptions=True)
+    assert found[0] == 2
+    assert isinstance(found[1], errors.TaskFailed)
+
+
+def test_cancel(client: Client, server: Server) -> None:
+    server.world.hold.clear()
+    task = client.submit(double, 3)
+    task.cancel()
+    server.world.hold.set()
+    with pytest.raises(errors.TaskCancelled):
+        task.result(10)
+    assert task.status() == "cancelled"
+
+
+def test_refused_by_the_server(client: Client, server: Server) -> None:
+    server.world.refuse = errors.NotFound("there is no endpoint 'moon'", remedy="look at `oncue endpoints list`")
+    task = client.submit(double, 3, endpoint="moon")
+    with pytest.raises(errors.NotFound, match="moon"):
+        task.result(10)
+    assert isinstance(task.exception(), errors.NotFound)
+    assert task.done()
+    server.world.refuse = None
+    assert client.submit(double, 3).result(10) == 6
+
+
+def test_large_payloads_and_results(client: Client, server: Server) -> None:
+    big = b"\xff" * 3_000_000
+    assert client.submit(lambda b: b, big).result(20) == big
+    assert all(len(p) < 1000 for _, p in server.world.tasks.values())
+    task = client.submit(lambda: b"z" * 2_000_000)
+    assert task.wait(20)
+    server.world.blobs.clear()
+    with pytest.raises(errors.BlobMissing):
+        task.result(10)
+
+
+def test_damaged_blob(client: Client, server: Server) -> None:
+    task = client.submit(lambda: b"z" * 2_000_000)
+    assert task.wait(20)
+    for name, content in server.world.blobs.items():
+        server.world.blobs[name] = b"y" + content[1:]
+    with pytest.raises(errors.BlobMissing, match="other bytes"):
+        task.result(10)
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("bomb-went-off",))
+
+
+def test_pickles_of_strangers_stay_raw(server: Server, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.world.owner = "mallory"
+    with Client(server.url, "t") as client:
+        with pytest.raises(errors.UntrustedResult) as caught:
+            client.submit(Bomb, endpoint="hers").result(10)
+        assert caught.value.raw[:1] == b"p"
+        assert not (tmp_path / "bomb-went-off").exists()
+        assert client.submit(double, 2, endpoint="hers").result(10) == 4  # plain data is harmless
+    with Client(server.url, "t", trust=["hers"]) as client:
+        assert client.submit(complex, 1, 2, endpoint="hers").result(10) == 1 + 2j
+
+
+def test_as_completed_and_found_tasks(client: Client, server: Server) -> None:
+    mine = client.map(double, range(20))
+    assert {t.result() for t in as_completed(mine, 10)} == set(range(0, 40, 2))
+    found = [client.task(t.id) for t in mine[:5]]
+    assert sorted(t.result() for t in as_completed(found, 10)) == [0, 2, 4, 6, 8]
+    with pytest.raises(errors.Invalid):
+        client.task("xyz")
+
+
+def test_nothing_listens() -> None:
+    with serving() as server:
+        pass
+    with (
+        Client(server.url, "t", patience=1) as client,
+        pytest.raises(errors.Unreachable, match="nothing answers") as caught,
+    ):
+        client.submit(double, 1)
+    assert "oncue up" in caught.value.remedy
+
+
+def test_the_server_stays_away() -> None:
+    with serving() as server:
+        client = Client(server.url, "t", patience=0.3)
+        server.world.hold.clear()
+        waiting = client.submit(double, 1)
+        waiting._accepted()
+        server.world.mute = True
+    later = client.submit(double, 2)
+    with pytest.raises(errors.Unreachable):
+        waiting.result(20)
+    with pytest.raises(errors.Unreachable):
+        later.result(20)
+    with pytest.raises(errors.Unreachable):
+        list(as_completed([waiting], 20))
+    client.close(flush=False)
+
+
+def test_no_server_is_known(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONCUE_URL", raising=False)
+    with Client(data=tmp_path) as client, pytest.raises(errors.Unreachable, match="no server is known"):
+        _ = client.me
+
+
+def test_local_server_file(server: Server, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONCUE_URL", raising=False)
+    (tmp_path / "local.json").write_text(f'{{"url": "{server.url}", "token": "t", "pid": 1}}')
+    with Client(data=tmp_path) as client:
+        assert client.submit(double, 2).result(10) == 4
+
+
+def test_the_local_token_is_not_told_to_others(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from oncue.client import find_server
+
+    monkeypatch.delenv("ONCUE_URL", raising=False)
+    monkeypatch.delenv("ONCUE_TOKEN", raising=False)
+    (tmp_path / "local.json").write_text('{"url": "http://127.0.0.1:1", "token": "secret", "pid": 1}')
+    assert find_server("http://evil.example", "", tmp_path) == ("http://evil.example", "")
+    assert find_server("http://127.0.0.1:1/", "", tmp_path) == ("http://127.0.0.1:1", "secret")
+
+
+def test_closed_and_forgotten_clients(server: Server) -> None:
+    client = Client(server.url, "t")
+    task = client.submit(double, 1)
+    client.close()
+    client.close()
+    assert task._batch.accepted  # close waits for that
+    with pytest.raises(errors.Invalid, match="closed"):
+        client.submit(double, 2)
+    forgotten = Client(server.url, "t").submit(double, 8)
+    assert forgotten.result(10) == 16  # the handle keeps its client
+    del forgotten
+    gc.collect()
+
+
+def test_emit_and_problems(client: Client) -> None:
+    assert client.emit(type="t", source="s", data={"a": 1}).count == 1
+    with pytest.raises(errors.NotFound) as caught:
+        client.tasks.get("00" * 16)
+    assert caught.value.remedy == "look at the list"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_child(client: Client, server: Server) -> None:
+    before = client.submit(double, 10)
+    assert before.result(10) == 20
+    server.world.hold.clear()
+    open_task = client.submit(double, 11)
+    open_task._accepted()
+    server.world.hold.set()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            good = client.submit(double, 3).result(10) == 6 and open_task.result(10) == 22
+            os._exit(0 if good else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert open_task.result(10) == 22
+    assert client.submit(double, 4).result(10) == 8
+
+
+def test_a_function_is_registered_once(client: Client, server: Server) -> None:
+    for i in range(5):
+        client.submit(double, i).result(10)
+    assert len(server.world.functions) == 1
+    client.submit(functools.partial(double, 1)).result(10)
+    assert len(server.world.functions) == 2
+    with pytest.raises(errors.Invalid, match="cannot be run"):
+        client.submit(3)  # type: ignore[arg-type]
+
+
+def test_callbacks_that_fail_harm_nobody(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    task = client.submit(double, 1)
+    done = threading.Event()
+
+    def bad(_: Any) -> None:
+        done.set()
+        raise ValueError("mine")
+
+    task.add_done_callback(bad)
+    assert done.wait(10)
+    start = time.monotonic()
+    assert client.submit(double, 2).result(10) == 4
+    assert time.monotonic() - start < 5
