@@ -87,10 +87,15 @@ class TaskState(msgspec.Struct, frozen=True):
         return next(a for a in self.attempts if a.n == self.attempt and not a.superseded)
 
 
+RETRYABLE = frozenset(
+    (ERROR, LOST, TIMEOUT)
+)  # whatever a policy says: the others are somebody's decision, or a success
+
+
 def retry_due(call: Call, task_id: bytes, attempt: int, status: int, ended_us: int) -> int | None:
     """When the attempt after this one is due (unix µs); None: this end closes the task."""
     policy = call.retry
-    if policy is None or attempt > policy.max or STATUS_NAMES[status] not in policy.on:
+    if policy is None or status not in RETRYABLE or attempt > policy.max or STATUS_NAMES[status] not in policy.on:
         return None
     return ended_us + delay_us(policy, task_id, attempt)
 
@@ -158,7 +163,7 @@ def cancel(state: TaskState | None, task_id: bytes, at_us: int, by: str) -> Task
     state = state or TaskState(task_id)
     if state.cancel_us:
         return state
-    return msgspec.structs.replace(state, cancel_us=at_us, cancel_by=by)
+    return msgspec.structs.replace(state, cancel_us=at_us or 1, cancel_by=by)  # 0 would say that nobody asked
 
 
 def started(state: TaskState | None, task_id: bytes, attempt: int, started_us: int) -> TaskState:

@@ -1,0 +1,77 @@
+"""Events, dead letters, claims and reports -> rows."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from oncue import cloudevents
+from oncue.log import Record
+from oncue.messages import OUTPUT_BYTES, Claim, DeadLetter, Output, Usage, encode
+
+PARTITION_SHIFT = 40
+
+
+def place(partition: int, offset: int) -> int:
+    """One number for a record's place in its topic: the offset itself in the first partition."""
+    return (partition << PARTITION_SHIFT) + offset
+
+
+def event(db: sqlite3.Connection, record: Record, partition: int, offset: int) -> None:
+    """Raises Invalid and TooLarge."""
+    e = cloudevents.from_record(record.value, record.headers)
+    headers = encode(record.headers) if record.headers else None
+    db.execute(
+        "INSERT INTO event (place, type, source, id, at_ms, value, headers) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (place) DO NOTHING",
+        (place(partition, offset), e.type, e.source, e.id, record.time_ms, record.value, headers),
+    )
+
+
+def dead(db: sqlite3.Connection, letter: DeadLetter, partition: int, offset: int) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO dead (id, at_us, record) VALUES (?, ?, ?)",
+        (place(partition, offset), letter.at_us, encode(letter)),
+    )
+    where = (letter.topic, letter.partition, letter.offset)
+    db.execute("DELETE FROM unburied WHERE (topic, partition, offset) = (?, ?, ?)", where)
+
+
+def claim(db: sqlite3.Connection, record: Claim, offset: int) -> None:
+    """The epoch is the offset of the owner's claim; the newest counts."""
+    for endpoint in record.endpoints:
+        db.execute(
+            "INSERT INTO claim (endpoint, epoch, server, at_us) VALUES (?, ?, ?, ?) ON CONFLICT (endpoint) DO UPDATE SET"
+            " epoch = excluded.epoch, server = excluded.server, at_us = excluded.at_us"
+            " WHERE excluded.epoch > epoch",
+            (endpoint, offset, record.server, record.at_us),
+        )
+
+
+def usage(db: sqlite3.Connection, report: Usage) -> None:
+    db.execute(
+        "INSERT INTO usage (endpoint, at_us, record) VALUES (?, ?, ?) ON CONFLICT (endpoint) DO UPDATE SET"
+        " at_us = excluded.at_us, record = excluded.record WHERE excluded.at_us >= at_us",
+        (report.endpoint, report.at_us, encode(report)),
+    )
+
+
+def output(db: sqlite3.Connection, report: Output, at_ms: int) -> None:
+    """What an attempt printed so far: the first OUTPUT_BYTES; a newer attempt starts anew. A report that was lost leaves
+    a gap, which is said."""
+    row = db.execute("SELECT attempt, next, text FROM output WHERE id = ?", (report.task,)).fetchone()
+    attempt, known, text = row or (0, 0, b"")
+    if report.attempt < attempt:
+        return
+    if report.attempt > attempt:
+        known, text = 0, b""
+    end = report.offset_bytes + len(report.text)
+    if end <= known and row is not None and report.attempt == attempt:
+        return
+    if report.offset_bytes > known:
+        text += b"\n[%d bytes missing]\n" % (report.offset_bytes - known)
+        known = report.offset_bytes
+    text = (text + report.text[known - report.offset_bytes :])[:OUTPUT_BYTES]
+    db.execute(
+        "INSERT OR REPLACE INTO output (id, attempt, next, at_ms, text) VALUES (?, ?, ?, ?, ?)",
+        (report.task, report.attempt, end, at_ms, text),
+    )

@@ -1,0 +1,230 @@
+"""What is asked about all but tasks: functions, endpoints, deployments, switches, tokens, events, dead letters, reports."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, TypeVar
+
+import msgspec
+
+from oncue import cloudevents
+from oncue.errors import Invalid
+from oncue.messages import (
+    DeadLetter,
+    Deployment,
+    EndpointRecord,
+    Event,
+    FunctionRecord,
+    RuleSwitch,
+    TokenRecord,
+    Usage,
+    decode,
+)
+
+T = TypeVar("T")
+MOST = 1_000
+_TOP = (1 << 63) - 1
+_Headers = tuple[tuple[str, bytes], ...]
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    """An event and its place in the log."""
+
+    offset: int
+    event: Event
+    at_us: int
+
+
+class DeadRow(msgspec.Struct, frozen=True):
+    id: int
+    letter: DeadLetter
+
+
+class SkippedRow(msgspec.Struct, frozen=True):
+    """A record of a kind that this version does not know."""
+
+    topic: str
+    partition: int
+    offset: int
+    kind: str
+
+
+class ClaimRow(msgspec.Struct, frozen=True):
+    """Who acts for an endpoint."""
+
+    endpoint: str
+    epoch: int
+    server: str
+    at_us: int
+
+
+def _top(cursor: str) -> int:
+    if not cursor:
+        return _TOP
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise Invalid(f"cursor: {cursor!r} is not one", remedy="give back the `next` of the page before, as it was")
+    return int(cursor)
+
+
+def _limit(limit: int) -> int:
+    return max(1, min(limit, MOST))
+
+
+def _all(db: sqlite3.Connection, kind: type[T], text: str, *given: Any) -> list[T]:
+    return [decode(kind, raw) for (raw,) in db.execute(text, given).fetchall()]
+
+
+def _one(db: sqlite3.Connection, kind: type[T], text: str, *given: Any) -> T | None:
+    row = db.execute(text, given).fetchone()
+    return None if row is None else decode(kind, row[0])
+
+
+# ---------------------------------------------------------------- functions
+
+
+def function(db: sqlite3.Connection, name: str, owner: str = "") -> FunctionRecord | None:
+    """By content hash, friendly name (its newest version) or name@version; with its body. With an owner, names are that
+    owner's only, while a hash names the same content whoever registered it (the owner's own record first)."""
+    found = _function_row(db, name, owner)
+    if found is None:
+        return None
+    return msgspec.structs.replace(decode(FunctionRecord, found[0]), body=found[1])
+
+
+def _function_row(db: sqlite3.Connection, name: str, owner: str) -> tuple[bytes, bytes] | None:
+    select = "SELECT record, body FROM function WHERE"
+    by_id = f"{select} id = ? ORDER BY owner = ? DESC, pos DESC LIMIT 1"
+    found = db.execute(by_id, (name, owner)).fetchone() if len(name) == 64 else None
+    mine = "AND owner = ?" if owner else ""
+    who = (owner,) if owner else ()
+    if found is None:
+        found = db.execute(f"{select} name = ? {mine} ORDER BY version DESC, pos DESC LIMIT 1", (name, *who)).fetchone()
+    base, at, version = name.rpartition("@")
+    if found is None and at and version.isascii() and version.isdigit() and len(version) < 10:
+        text = f"{select} name = ? AND version = ? {mine} ORDER BY pos DESC LIMIT 1"
+        found = db.execute(text, (base, int(version), *who)).fetchone()
+    row: tuple[bytes, bytes] | None = found
+    return row
+
+
+def functions(
+    db: sqlite3.Connection, cursor: str = "", limit: int = 50, owner: str = ""
+) -> tuple[list[FunctionRecord], str | None]:
+    """All versions, newest first, without their bodies; and the next cursor."""
+    mine = "AND owner = ?" if owner else ""
+    text = f"SELECT pos, record FROM function WHERE pos < ? {mine} ORDER BY pos DESC LIMIT ?"
+    found, more = _page(db, text, cursor, limit, *((owner,) if owner else ()))
+    return [decode(FunctionRecord, raw) for _, raw in found], more
+
+
+def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: Any) -> tuple[list[Any], str | None]:
+    """Rows whose first column is what the cursor counts, which the text tests with its first parameter."""
+    limit = _limit(limit)
+    found = db.execute(text, (_top(cursor), *given, limit + 1)).fetchall()
+    more = len(found) > limit
+    del found[limit:]
+    return found, str(found[-1][0]) if more else None
+
+
+# ---------------------------------------------------------------- endpoints, rules, tokens
+
+
+def endpoints(db: sqlite3.Connection) -> list[EndpointRecord]:
+    """All, also revoked ones, by name."""
+    return _all(db, EndpointRecord, "SELECT record FROM endpoint ORDER BY name, id")
+
+
+def endpoint(db: sqlite3.Connection, name: str) -> EndpointRecord | None:
+    """By id, or by name (the newest of that name that is not revoked; else the newest)."""
+    found = _one(db, EndpointRecord, "SELECT record FROM endpoint WHERE id = ?", name)
+    if found is not None:
+        return found
+    named = _all(db, EndpointRecord, "SELECT record FROM endpoint WHERE name = ? ORDER BY pos DESC", name)
+    return next((e for e in named if not e.revoked), named[0] if named else None)
+
+
+def deployments(db: sqlite3.Connection) -> list[Deployment]:
+    """What is in force: the newest of each label, unless it was removed."""
+    text = "SELECT record FROM deployment d WHERE pos = (SELECT max(pos) FROM deployment WHERE label = d.label) ORDER BY label"
+    return [d for d in _all(db, Deployment, text) if not d.removed]
+
+
+def deployment_history(db: sqlite3.Connection, label: str) -> list[Deployment]:
+    """All of a label, newest first."""
+    return _all(db, Deployment, "SELECT record FROM deployment WHERE label = ? ORDER BY pos DESC", label)
+
+
+def switches(db: sqlite3.Connection) -> list[RuleSwitch]:
+    """The newest of each rule."""
+    return _all(db, RuleSwitch, "SELECT record FROM switch ORDER BY rule")
+
+
+def tokens(db: sqlite3.Connection) -> list[TokenRecord]:
+    return _all(db, TokenRecord, "SELECT record FROM token ORDER BY pos")
+
+
+def token_by_hash(db: sqlite3.Connection, hash_hex: str) -> TokenRecord | None:
+    return _one(db, TokenRecord, "SELECT record FROM token WHERE hash = ? ORDER BY pos DESC LIMIT 1", hash_hex)
+
+
+# ---------------------------------------------------------------- events
+
+
+def events(
+    db: sqlite3.Connection, type: str = "", source: str = "", cursor: str = "", limit: int = 50
+) -> tuple[list[EventRow], str | None]:
+    """Newest first, and the next cursor."""
+    given = [text for text in (source, type) if text]
+    where = "n < ?" + (" AND source = ?" if source else "") + (" AND type = ?" if type else "")
+    index = "INDEXED BY event_source" if source else "INDEXED BY event_type" if type else ""
+    text = f"SELECT n, place, at_ms, value, headers FROM event {index} WHERE {where} ORDER BY n DESC LIMIT ?"
+    found, more = _page(db, text, cursor, limit, *given)
+    return [_event_row(*row[1:]) for row in found], more
+
+
+def event(db: sqlite3.Connection, offset: int) -> EventRow | None:
+    """By its offset in oncue.events (facts.place, where that has several partitions)."""
+    row = db.execute("SELECT place, at_ms, value, headers FROM event WHERE place = ?", (offset,)).fetchone()
+    return None if row is None else _event_row(*row)
+
+
+def _event_row(place: int, at_ms: int, value: bytes, headers: bytes | None) -> EventRow:
+    return EventRow(place, cloudevents.from_record(value, decode(_Headers, headers) if headers else ()), at_ms * 1000)
+
+
+# ---------------------------------------------------------------- dead letters and skipped records
+
+
+def dead(db: sqlite3.Connection, cursor: str = "", limit: int = 50) -> tuple[list[DeadRow], str | None]:
+    """Newest first, and the next cursor."""
+    found, more = _page(db, "SELECT id, record FROM dead WHERE id < ? ORDER BY id DESC LIMIT ?", cursor, limit)
+    return [DeadRow(number, decode(DeadLetter, raw)) for number, raw in found], more
+
+
+def dead_letter(db: sqlite3.Connection, number: int) -> DeadLetter | None:
+    return _one(db, DeadLetter, "SELECT record FROM dead WHERE id = ?", number)
+
+
+def skipped(db: sqlite3.Connection) -> list[SkippedRow]:
+    found = db.execute("SELECT topic, partition, offset, kind FROM skipped ORDER BY topic, partition, offset")
+    return [SkippedRow(*row) for row in found.fetchall()]
+
+
+# ---------------------------------------------------------------- reports and claims
+
+
+def output(db: sqlite3.Connection, task_id: bytes) -> bytes:
+    """What the task's newest attempt has printed so far, as far as it was reported."""
+    row = db.execute("SELECT text FROM output WHERE id = ?", (task_id,)).fetchone()
+    return row[0] if row else b""
+
+
+def usage(db: sqlite3.Connection) -> dict[str, Usage]:
+    """The newest report of each endpoint."""
+    return {u.endpoint: u for u in _all(db, Usage, "SELECT record FROM usage")}
+
+
+def claims(db: sqlite3.Connection) -> dict[str, ClaimRow]:
+    """The newest claim of each endpoint."""
+    found = db.execute("SELECT endpoint, epoch, server, at_us FROM claim").fetchall()
+    return {row[0]: ClaimRow(*row) for row in found}

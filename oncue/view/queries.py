@@ -1,0 +1,114 @@
+"""What is asked about tasks. Each function takes a read-only connection and runs in a reader's thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from oncue.lifecycle import State, TaskState
+from oncue.messages import Call, Task
+from oncue.view import rows
+from oncue.view.calls import KnownCalls
+from oncue.view.chunks import fetch
+from oncue.view.rows import ended_of, event_of
+from oncue.view.tasks import Closing
+
+#: seq, call, accepted_us, attempt, due_us, task
+OpenRow = tuple[int, Call, int, int, int, Task]
+
+_OPEN_COLUMNS = "seq, call, accepted_us, attempt, due_us, id, args, event_source, event_id, retry_of, mark_us"
+OPEN = (
+    f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND known = 1 AND seq > ?"
+    " AND endpoint = (SELECT id FROM word WHERE text = ?) ORDER BY seq LIMIT ?"
+)
+DUE = (
+    f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND due_us > 0 AND due_us <= ? AND known = 1"
+    " ORDER BY due_us LIMIT ?"
+)
+EXPIRED = (
+    f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND expires_us > 0 AND expires_us <= ? AND known = 1"
+    " AND running_attempt <> attempt ORDER BY expires_us LIMIT ?"
+)
+CANCELS = (
+    "SELECT task.id, text FROM task JOIN word ON word.id = task.endpoint"
+    " WHERE state = 0 AND cancel_us > 0 AND known = 1 ORDER BY cancel_us LIMIT ?"
+)
+NEXT_DUE = "SELECT min(due_us) FROM task WHERE state = 0 AND due_us > 0"
+OPEN_COUNTS = (
+    "SELECT (SELECT text FROM word WHERE word.id = endpoint), count(*) FROM task WHERE state = 0 AND known = 1"
+    " GROUP BY endpoint"
+)
+OLDEST_OPEN = (
+    "SELECT min(seq) FROM task WHERE state = 0 AND known = 1 AND endpoint = (SELECT id FROM word WHERE text = ?)"
+)
+STATES = "SELECT task.id, state, text FROM task JOIN word ON word.id = task.endpoint WHERE task.id IN ({values})"
+CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 0"
+FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND call IS NOT NULL ORDER BY n"
+
+
+class TaskQueries:
+    """Shared by the readers' threads; it keeps nothing but the calls that were read."""
+
+    def __init__(self) -> None:
+        self.calls = KnownCalls()
+
+    def task(self, db: sqlite3.Connection, task_id: bytes) -> TaskState | None:
+        found = rows.load(db, [task_id], lambda n: self.calls.get(db, n)).get(task_id)
+        return found[1] if found else None
+
+    def states(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
+        return {task_id: (State(state), endpoint) for task_id, state, endpoint in fetch(db, STATES, ids)}
+
+    def outcomes(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> list[Closing]:
+        found = rows.states(db, fetch(db, CLOSED, ids), lambda n: self.calls.get(db, n))
+        closings = []
+        for state in found:
+            ended = ended_of(state)
+            if ended is not None and state.call is not None:
+                closings.append(Closing(state.id, state.state, state.call, ended))
+        return closings
+
+    def open_tasks(self, db: sqlite3.Connection, endpoint: str, after_seq: int, limit: int) -> list[OpenRow]:
+        return self._open(db, OPEN, (after_seq, endpoint, limit))
+
+    def due(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:
+        return self._open(db, DUE, (now_us, limit))
+
+    def expired(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:
+        return self._open(db, EXPIRED, (now_us, limit))
+
+    def _open(self, db: sqlite3.Connection, text: str, given: tuple[object, ...]) -> list[OpenRow]:
+        return [
+            (
+                seq,
+                self.calls.get(db, call),
+                accepted,
+                attempt,
+                due,
+                Task(task_id, args or b"", event_of(source, event), retry_of or b"", mark),
+            )
+            for seq, call, accepted, attempt, due, task_id, args, source, event, retry_of, mark in db.execute(
+                text, given
+            ).fetchall()
+        ]
+
+    def fired(self, db: sqlite3.Connection, source: str, event_id: str) -> list[tuple[str, bytes]]:
+        found = db.execute(FIRED, (source, event_id)).fetchall()
+        return [(self.calls.get(db, call).rule, task_id) for call, task_id in found]
+
+
+def next_due_us(db: sqlite3.Connection) -> int:
+    return db.execute(NEXT_DUE).fetchone()[0] or 0
+
+
+def open_counts(db: sqlite3.Connection) -> dict[str, int]:
+    return dict(db.execute(OPEN_COUNTS).fetchall())
+
+
+def oldest_open_seq(db: sqlite3.Connection, endpoint: str) -> int | None:
+    found: int | None = db.execute(OLDEST_OPEN, (endpoint,)).fetchone()[0]
+    return found
+
+
+def cancels(db: sqlite3.Connection, limit: int) -> list[tuple[bytes, str]]:
+    return db.execute(CANCELS, (limit,)).fetchall()

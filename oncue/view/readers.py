@@ -1,0 +1,60 @@
+"""A small pool of threads with a read-only connection each: a slow question holds up neither the writer nor the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from oncue.errors import NotReady
+from oncue.view.schema import ViewError, open_reader
+
+P = ParamSpec("P")
+T = TypeVar("T")
+THREADS = 3
+
+
+class Readers:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="oncue-view-read")
+        self._closed = False
+
+    async def ask(
+        self, question: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The answer. Raises ViewError for what SQLite raises, NotReady after `close`."""
+        if self._closed:
+            raise NotReady("the view is closed", remedy="the server is stopping; try again when it runs")
+
+        def work() -> T:
+            try:
+                return question(self._connection(), *args, **kwargs)
+            except sqlite3.Error as e:
+                raise ViewError(
+                    f"the view {self._path} cannot be read: {e}", remedy="start the server again; the log is the truth"
+                ) from e
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _connection(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if found is None:
+            found = self._local.db = open_reader(self._path)
+            with self._lock:
+                self._open.append(found)
+        return found
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self._pool.shutdown, True, cancel_futures=True)
+        for db in self._open:
+            db.close()
+        self._open.clear()

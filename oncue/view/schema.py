@@ -1,0 +1,238 @@
+"""The view's tables, and opening its file.
+
+The view is derived: a file of another schema, or a damaged one, is moved aside and made again from the log.
+
+A task is one row of `task`. What most tasks never have (ends that did not close it) is in `attempt`. The indexes of `task`
+are partial: a task pays for what it is (open, due, failed ...), not for what it could be. Rows of one call that were added
+together are one row of `span`, which carries the indexes by function, rule, endpoint and owner, so that lists by these are
+fast and cost a frame, not a task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+
+from oncue.errors import OncueError
+
+log = logging.getLogger("oncue.view")
+
+SCHEMA = 1  # another one: the view is rebuilt
+KINDS = 1  # raised when this version learns a kind of record that older ones skipped
+
+TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE position (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (topic, partition)
+) WITHOUT ROWID;
+
+-- texts that many rows share: endpoint ids, function hashes, names, owners, rules
+CREATE TABLE word (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL UNIQUE);
+CREATE TABLE call (id INTEGER PRIMARY KEY AUTOINCREMENT, raw BLOB NOT NULL UNIQUE);
+
+CREATE TABLE task (
+    n INTEGER PRIMARY KEY,                       -- order of arrival in this view
+    id BLOB NOT NULL UNIQUE,
+    call INTEGER,                                -- null: only a cancel or a start was seen
+    endpoint INTEGER,
+    seq INTEGER NOT NULL DEFAULT 0,              -- offset of its record in its endpoint's topic * 65536 + index
+    known INTEGER NOT NULL DEFAULT 0,
+    state INTEGER NOT NULL DEFAULT 0,
+    attempt INTEGER NOT NULL DEFAULT 1,
+    due_us INTEGER NOT NULL DEFAULT 0,
+    expires_us INTEGER NOT NULL DEFAULT 0,
+    accepted_us INTEGER NOT NULL DEFAULT 0,
+    started_us INTEGER NOT NULL DEFAULT 0,       -- of the attempt that closed it, as ended_us, value, output
+    ended_us INTEGER NOT NULL DEFAULT 0,
+    mark_us INTEGER NOT NULL DEFAULT 0,
+    cancel_us INTEGER NOT NULL DEFAULT 0,
+    running_attempt INTEGER NOT NULL DEFAULT 0,
+    running_us INTEGER NOT NULL DEFAULT 0,
+    cancel_by TEXT,
+    event_source TEXT,
+    event_id TEXT,
+    retry_of BLOB,
+    args BLOB,
+    value BLOB,
+    output BLOB
+);
+CREATE INDEX task_open ON task (endpoint, seq) WHERE state = 0 AND known = 1;
+CREATE INDEX task_due ON task (due_us) WHERE state = 0 AND due_us > 0;
+CREATE INDEX task_expiring ON task (expires_us) WHERE state = 0 AND expires_us > 0;
+CREATE INDEX task_cancelling ON task (cancel_us) WHERE state = 0 AND cancel_us > 0;
+CREATE INDEX task_odd ON task (state) WHERE state > 1;
+CREATE INDEX task_caused ON task (event_source, event_id) WHERE event_id IS NOT NULL;
+
+-- ends that did not close their task: retried, or superseded; `pos` is the place in TaskState.attempts
+CREATE TABLE attempt (
+    id BLOB NOT NULL, pos INTEGER NOT NULL, n INTEGER NOT NULL, status INTEGER NOT NULL, started_us INTEGER NOT NULL,
+    ended_us INTEGER NOT NULL, value BLOB NOT NULL, output BLOB NOT NULL, superseded INTEGER NOT NULL,
+    PRIMARY KEY (id, pos)
+) WITHOUT ROWID;
+
+-- rows first ... last of `task` have this call
+CREATE TABLE span (
+    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, call INTEGER NOT NULL, accepted_us INTEGER NOT NULL,
+    endpoint INTEGER, function INTEGER, name INTEGER, owner INTEGER, rule INTEGER
+);
+CREATE INDEX span_call ON span (call);
+CREATE INDEX span_accepted ON span (accepted_us, first);
+CREATE INDEX span_endpoint ON span (endpoint);
+CREATE INDEX span_function ON span (function);
+CREATE INDEX span_name ON span (name);
+CREATE INDEX span_owner ON span (owner);
+CREATE INDEX span_rule ON span (rule) WHERE rule IS NOT NULL;
+
+CREATE TABLE output (id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, next INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+    text BLOB NOT NULL);
+CREATE TABLE usage (endpoint TEXT PRIMARY KEY, at_us INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE claim (endpoint TEXT PRIMARY KEY, epoch INTEGER NOT NULL, server TEXT NOT NULL, at_us INTEGER NOT NULL)
+    WITHOUT ROWID;
+
+CREATE TABLE event (
+    n INTEGER PRIMARY KEY, place INTEGER NOT NULL UNIQUE, type TEXT NOT NULL, source TEXT NOT NULL, id TEXT NOT NULL,
+    at_ms INTEGER NOT NULL, value BLOB NOT NULL, headers BLOB
+);
+CREATE INDEX event_type ON event (type);
+CREATE INDEX event_source ON event (source);
+
+CREATE TABLE function (
+    pos INTEGER PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, id TEXT NOT NULL,
+    key BLOB NOT NULL, record BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (owner, name, id)
+);
+CREATE INDEX function_id ON function (id);
+CREATE INDEX function_name ON function (name);
+CREATE INDEX function_key ON function (key);
+CREATE TABLE endpoint (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX endpoint_name ON endpoint (name);
+CREATE TABLE deployment (
+    label TEXT NOT NULL, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL, PRIMARY KEY (label, pos)
+) WITHOUT ROWID;
+CREATE TABLE switch (rule TEXT PRIMARY KEY, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE token (
+    id TEXT PRIMARY KEY, hash TEXT NOT NULL, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX token_hash ON token (hash);
+
+CREATE TABLE dead (id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record BLOB NOT NULL);
+-- letters given to the caller of apply() and not seen in oncue.dead yet: given again after a crash
+CREATE TABLE unburied (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, letter BLOB NOT NULL,
+    PRIMARY KEY (topic, partition, offset)
+) WITHOUT ROWID;
+-- records of a kind that this version does not know
+CREATE TABLE skipped (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, kind TEXT NOT NULL, kinds INTEGER NOT NULL,
+    record BLOB NOT NULL, PRIMARY KEY (topic, partition, offset)
+) WITHOUT ROWID;
+"""
+
+
+class ViewError(OncueError):
+    """The server's view (its database of answers) could not be read or written. It is derived from the log: nothing is
+    lost, and a damaged one is made again at the next start."""
+
+    code = "view"
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The view's database for its one writer; made, or made again, where needed. Raises ViewError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.exists() and (why := _unusable(path)):
+            log.warning("the view %s %s; it is moved aside and made again from the log", path, why)
+            move_aside(path)
+        db = _connect(path)
+        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            _create(db)
+        return db
+    except (sqlite3.Error, OSError) as e:
+        raise ViewError(
+            f"the view {path} cannot be opened: {e}", remedy="look at that folder's space and permissions"
+        ) from e
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")  # a lost tail is read from the log again
+        db.execute("PRAGMA cache_size = -65536")
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")
+        db.execute("PRAGMA busy_timeout = 10000")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _create(db: sqlite3.Connection) -> None:
+    """All tables or none: a process that dies here leaves user_version 0 and no table."""
+    db.executescript(
+        f"BEGIN; {TABLES} INSERT INTO meta VALUES ('tag', '{secrets.token_hex(4)}');"
+        f" PRAGMA user_version = {SCHEMA}; COMMIT;"
+    )
+
+
+def _unusable(path: Path) -> str:
+    """What is wrong with the file; "" when it can be used."""
+    if _mark(path).exists():
+        return "was found damaged"
+    try:
+        db = _connect(path)
+    except sqlite3.DatabaseError as e:
+        return f"is damaged ({e})"
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA):
+            return f"has schema {version}, this version has {SCHEMA}"
+        tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if version == 0:
+            return "is not a view" if tables else ""
+        for table in ("meta", "position", "task", "call", "span"):
+            db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+        return ""
+    except sqlite3.OperationalError as e:
+        if "locked" in str(e):
+            raise
+        return f"is damaged ({e})"
+    except sqlite3.DatabaseError as e:
+        return f"is damaged ({e})"
+    finally:
+        db.close()
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(path.name + ".damaged")
+
+
+def mark_damaged(path: Path) -> None:
+    """The next open makes the view again."""
+    with contextlib.suppress(OSError):
+        _mark(path).touch()
+
+
+def move_aside(path: Path) -> None:
+    """Keep the old file beside the new one, for whoever wants to look; only the last one is kept. The mark goes last: a
+    process that dies here does it again."""
+    for end in ("-wal", "-shm", ""):
+        part = path.with_name(path.name + end)
+        if part.exists():
+            os.replace(part, path.with_name(path.name + ".aside" + end))
+    _mark(path).unlink(missing_ok=True)
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
+    db.execute("PRAGMA busy_timeout = 10000")
+    db.execute("PRAGMA temp_store = MEMORY")
+    return db

@@ -1,0 +1,89 @@
+"""Copies of the view: for a server that joins, and for history that is older than the log's horizon.
+
+A snapshot is a view at one moment, with the positions up to which it has applied the log: whoever opens it reads on there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sqlite3
+from pathlib import Path
+
+from oncue.errors import Invalid
+from oncue.view.schema import SCHEMA, ViewError, move_aside, open_reader
+
+
+def write(view: Path, target: Path) -> None:
+    """Copy the view, which may be written meanwhile, to a new file; it is there as a whole or not at all.
+
+    Raises Invalid when the target exists, ViewError when it cannot be written."""
+    if target.exists():
+        raise Invalid(f"{target} exists already", remedy="name a new file for the snapshot")
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        db = open_reader(view)
+        try:
+            db.execute("VACUUM INTO ?", (str(part),))
+        finally:
+            db.close()
+        _settle(part, target)
+    except (sqlite3.Error, OSError) as e:
+        part.unlink(missing_ok=True)
+        raise ViewError(
+            f"the snapshot {target} cannot be written: {e}", remedy="look at that folder's space and permissions"
+        ) from e
+
+
+def restore(view: Path, snapshot: Path) -> None:
+    """Put a snapshot in the place of the view, which must not be open; the old one is moved aside.
+
+    Raises Invalid when the file is not a snapshot of this version, ViewError when it cannot be copied."""
+    _check(snapshot)
+    part = view.with_name(f"{view.name}.{secrets.token_hex(4)}.part")
+    try:
+        view.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(snapshot, part)
+        db = sqlite3.connect(part, isolation_level=None)
+        try:  # another view: its rows get numbers of their own from here on
+            db.execute("UPDATE meta SET value = ? WHERE name = 'tag'", (secrets.token_hex(4),))
+        finally:
+            db.close()
+        move_aside(view)
+        _settle(part, view)
+    except (sqlite3.Error, OSError) as e:
+        part.unlink(missing_ok=True)
+        raise ViewError(
+            f"the snapshot {snapshot} cannot be put in place of {view}: {e}",
+            remedy="look at that folder's space and permissions",
+        ) from e
+
+
+def _check(snapshot: Path) -> None:
+    remedy = "give a file that `View.snapshot` of this version wrote; without one the view is made again from the log"
+    if not snapshot.is_file():
+        raise Invalid(f"there is no snapshot {snapshot}", remedy=remedy)
+    db = open_reader(snapshot)
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        sound = version == SCHEMA and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    except sqlite3.DatabaseError as e:
+        raise Invalid(f"{snapshot} is not a snapshot: {e}", remedy=remedy) from None
+    finally:
+        db.close()
+    if not sound:
+        raise Invalid(f"{snapshot} is damaged, or of another version (schema {version}, not {SCHEMA})", remedy=remedy)
+
+
+def _settle(part: Path, target: Path) -> None:
+    """Durable under its name."""
+    with open(part, "rb") as f:
+        os.fsync(f.fileno())
+    os.replace(part, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

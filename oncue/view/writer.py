@@ -1,0 +1,81 @@
+"""The one thread that writes the view. Jobs go in from the event loop, one at a time and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from oncue.errors import NotReady
+from oncue.view.schema import ViewError, mark_damaged
+
+T = TypeVar("T")
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+class Writer:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="oncue-view", daemon=True)
+        self._thread.start()
+
+    async def do(self, job: Callable[[], T]) -> T:
+        """What the job returns. It is done whole even if the caller is cancelled. Raises ViewError for what SQLite
+        raises, NotReady after `close`."""
+        if self._closed:
+            raise NotReady("the view is closed", remedy="the server is stopping; try again when it runs")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((job, future, loop))
+        return await future
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, future, loop = item
+            result, error = None, None
+            try:
+                result = job()
+            except sqlite3.Error as e:
+                error = self._explain(e)
+            except Exception as e:
+                error = e
+            try:
+                loop.call_soon_threadsafe(_settle, future, result, error)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                continue
+            del item, job, future, result, error  # a large result must not stay until the next job
+
+    def _explain(self, e: sqlite3.Error) -> Exception:
+        code = getattr(e, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            mark_damaged(self._path)
+            remedy = "start the server again: the view is made again from the log"
+        elif code == sqlite3.SQLITE_FULL:
+            remedy = "free space on that disk; the log keeps what the view has not yet"
+        else:
+            remedy = "look at that folder's disk and permissions, and start the server again"
+        error = ViewError(f"the view {self._path} cannot be written: {e}", remedy=remedy)
+        error.__cause__ = e
+        return error
+
+    async def close(self) -> None:
+        """After the jobs that are there already."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
