@@ -33,7 +33,7 @@ from oncue.triggers.ledger import FIRED, KNOWN, PASSED, Found, Ledger, Pending, 
 from oncue.triggers.ready import BUSY, BUSY_WHY, STILL, cause, judge
 from oncue.triggers.ready import PASSED as PASSED_OVER
 from oncue.triggers.settle import Key, Print, Settling, Waiting, fingerprint, open_for_writing
-from oncue.triggers.walk import Walk
+from oncue.triggers.walk import NOT_UTF8, Walk, is_utf8
 from oncue.triggers.watch import (
     CLOSED,
     CREATED,
@@ -149,6 +149,7 @@ class Lookout:
                 if isinstance(e, FileNotFoundError) and not os.path.exists(self._root):
                     self._baseline.nothing_there()
                 self._fail(e)
+        self._finish()
 
     def _publish_left(self) -> None:
         """What an earlier process did not get to the end of."""
@@ -252,7 +253,8 @@ class Lookout:
     def _take(self, notices: list[Notice]) -> None:
         matches, noticed = self._spec.matches, self._noticed
         for kind, folder, name, at_us in notices:
-            if not (name.isascii() and folder.isascii()) and not self._is_utf8(folder, name):
+            if not (is_utf8(name) and is_utf8(folder)):
+                self._tell_once(f"{folder}/{name}" if folder else name, NOT_UTF8)
                 continue
             if kind & (CLOSED | RENAMED | HINT):
                 key = (folder, name)
@@ -307,16 +309,6 @@ class Lookout:
     def _room(self) -> bool:
         return len(self._noticed) < WALK_ROOM and len(self._settling) < MOST_NOTICED
 
-    def _is_utf8(self, folder: str, name: str) -> bool:
-        """Events are JSON, which has no place for other names (Python holds them with surrogates)."""
-        path = f"{folder}/{name}" if folder else name
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            self._tell_once(path, "its path is not UTF-8, which events cannot hold: rename it")
-            return False
-        return True
-
     def _tell_once(self, path: str, why: str) -> None:
         """For what each walk meets again."""
         if path not in self._told and len(self._told) < MOST_TOLD:
@@ -360,7 +352,7 @@ class Lookout:
 
     def _met(self, folder: str, name: str, st: os.stat_result, known: Found | None) -> None:
         """A walk met a file that is meant."""
-        if not stat.S_ISREG(st.st_mode) or not (name.isascii() or self._is_utf8(folder, name)):
+        if not stat.S_ISREG(st.st_mode):
             return
         key, seen = (folder, name), fingerprint(st)
         if known is not None and not (self._spec.existing and known.state == KNOWN):

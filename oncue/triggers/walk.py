@@ -15,6 +15,7 @@ from oncue.triggers.ledger import Found, Ledger
 from oncue.triggers.settle import Key
 from oncue.triggers.watch import Watch
 
+NOT_UTF8 = "its path is not UTF-8, which events cannot hold: rename it"
 STEP = 256  # entries looked at in one step
 
 #: (folder, name, stat, what is remembered) of a file that is meant.
@@ -37,9 +38,6 @@ class Walk:
         while self._todo:
             folder = self._todo.pop()
             if folder in self._listed or (folder and not self._spec.enter(folder)):
-                continue
-            if not folder.isascii() and not _is_utf8(folder):
-                self._skip(folder + "/", "the folder's path is not UTF-8, which events cannot hold: rename it")
                 continue
             try:
                 self._add(folder)
@@ -74,6 +72,9 @@ class Walk:
                 if count % STEP == 0:
                     yield
                 name = entry.name
+                if not is_utf8(name):
+                    self._skip(f"{folder}/{name}" if folder else name, NOT_UTF8)
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     self._todo.append(f"{folder}/{name}" if folder else name)
                     continue
@@ -104,7 +105,11 @@ class Walk:
         self._ledger.forget(now_us)
 
 
-def _is_utf8(path: str) -> bool:
+def is_utf8(path: str) -> bool:
+    """Whether an event can hold the path: it is JSON, which has no place for other names (Python holds their bytes as
+    surrogates)."""
+    if path.isascii():
+        return True
     try:
         path.encode()
     except UnicodeEncodeError:

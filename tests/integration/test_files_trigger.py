@@ -1,0 +1,573 @@
+"""The file trigger on real files, with the kernel's real notices."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from watched import Watched
+
+from oncue.errors import Invalid, LogError, TooLarge
+from oncue.triggers.diary import Decision
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who writes, or its kernel for its limits")
+
+
+def play(tmp: Path, part: Callable[[Watched], Awaitable[None]], **options: object) -> Watched:
+    """Runs one part with a trigger that is up and has looked at all that was there."""
+    watched = Watched(tmp, **options)
+
+    async def main() -> None:
+        async with watched.running():
+            await part(watched)
+
+    asyncio.run(main())
+    return watched
+
+
+SLOW_WRITER = """
+import sys, time
+with open(sys.argv[1], "w") as f:
+    for i in range(4):
+        f.write("x" * 1000); f.flush(); time.sleep(0.15)
+    print("wrote", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def slow_writer(path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def end(writer: subprocess.Popen[str]) -> None:
+    writer.communicate("\n", timeout=30)
+
+
+# ---------------------------------------------------------------- what fires
+
+
+def test_a_closed_file_fires_once_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        (w.data / "sub").mkdir()
+        path = w.data / "sub" / "scan 1.h5"
+        path.write_bytes(b"12345")
+        (event,) = await w.count(1)
+        st = path.stat()
+        data = dict(event.data)
+        assert data.pop("host")
+        assert data == {
+            "path": str(path),
+            "name": "scan 1.h5",
+            "stem": "scan 1",
+            "folder": str(path.parent),
+            "relative": "sub/scan 1.h5",
+            "size": 5,
+            "mtime": st.st_mtime_ns / 1e9,
+            "trigger": "detector",
+            "cause": data["cause"],
+        }
+        assert data["cause"] in ("close_write", "rescan")  # of a new folder
+        assert (event.type, event.subject) == ("oncue.file.ready", "sub/scan 1.h5")
+        assert event.source == f"file://{w.data}"
+        assert event.extensions["oncuetrigger"] == "detector"
+        assert abs(int(str(event.extensions["oncuetimems"])) - st.st_ctime_ns // 1_000_000) <= 1
+        assert abs(int(str(event.extensions["oncuemarkus"])) - time.time_ns() // 1_000) < 60_000_000
+        await w.quiet()
+        assert len(w.events) == 1
+
+    w = play(tmp_path, part)
+    assert w.trigger.status().emitted == 2
+
+
+def test_a_slow_writer_fires_when_it_closes(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        writer = slow_writer(w.data / "slow.h5")
+        assert await asyncio.to_thread(writer.stdout.readline) == "wrote\n"  # type: ignore[union-attr]
+        await w.quiet()
+        assert w.names == []
+        await asyncio.to_thread(end, writer)
+        (event,) = await w.count(1)
+        assert event.data["size"] == 4000
+        assert event.data["cause"] == "close_write"
+
+    play(tmp_path, part)
+
+
+@linux
+def test_a_walk_does_not_take_a_half_written_file(tmp_path: Path) -> None:
+    """The writer is at work when oncue starts, and pauses for long."""
+    w = Watched(tmp_path)
+
+    async def main() -> None:
+        async with w.running():
+            await w.quiet()
+        writer = slow_writer(w.data / "slow.h5")
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        async with w.running():
+            assert "open for writing" in await w.decided("slow.h5")
+            await w.quiet()
+            assert w.names == []
+            await asyncio.to_thread(end, writer)
+            (event,) = await w.count(1)
+            assert event.data["size"] == 4000
+
+    asyncio.run(main())
+
+
+def test_rename_into_place_fires_for_the_final_name_only(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        temporary = w.data / "scan.h5.tmp"
+        temporary.write_bytes(b"1")
+        temporary.rename(w.data / "scan.h5")
+        outside = tmp_path / "outside.h5"
+        outside.write_bytes(b"22")
+        os.utime(outside, (1, 1))  # an old time must not matter
+        outside.rename(w.data / "in.h5")
+        await w.count(2)
+        await w.quiet()
+        assert [(e.data["name"], e.data["cause"]) for e in w.events] == [("scan.h5", "rename"), ("in.h5", "rename")]
+
+    play(tmp_path, part)
+
+
+def test_links_into_place(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        outside = tmp_path / "outside.h5"
+        outside.write_bytes(b"22")
+        os.link(outside, w.data / "hard.h5")
+        await w.count(1)
+        os.symlink(outside, w.data / "soft.h5")
+        assert "symbolic link" in await w.decided("soft.h5")
+        await w.quiet()
+        assert w.names == ["hard.h5"]
+        assert "soft.h5" in w.trigger.status().last_skip
+
+    play(tmp_path, part)
+
+
+def test_symlinks_when_asked_for(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        outside = tmp_path / "outside.h5"
+        outside.write_bytes(b"22")
+        (tmp_path / "folder").mkdir()
+        os.symlink(outside, w.data / "soft.h5")
+        os.symlink(tmp_path / "folder", w.data / "folder")
+        (event,) = await w.count(1)
+        assert event.data["size"] == 2
+        (tmp_path / "folder" / "x.h5").write_bytes(b"")
+        await w.quiet()
+        assert w.names == ["soft.h5"]
+
+    play(tmp_path, part, symlinks="files")
+
+
+def test_globs_and_ignored_names(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        for name in ("a.h5", "b.tif", ".hidden.h5", "c.h5~", "deep/d.h5", "deep/raw/e.h5", ".git/f.h5"):
+            path = w.data / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"1")
+        (w.data / "last.h5").write_bytes(b"")
+        await w.until(lambda: "last.h5" in w.names and "deep/d.h5" in w.names)
+        assert sorted(w.names) == ["a.h5", "deep/d.h5", "last.h5"]
+
+    play(tmp_path, part, glob="**/*.h5", ignore=(".*", "*~", "deep/raw/**", "deep/raw"))
+
+
+def test_a_glob_without_depth_watches_one_folder(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        (w.data / "deep").mkdir()
+        (w.data / "deep" / "a.h5").write_bytes(b"1")
+        (w.data / "b.h5").write_bytes(b"1")
+        await w.count(1)
+        assert w.names == ["b.h5"]
+
+    play(tmp_path, part, glob="*.h5")
+
+
+def test_a_tree_moved_in_and_one_made_inside(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        tree = tmp_path / "run_7"
+        (tree / "a" / "b").mkdir(parents=True)
+        for i in range(20):
+            (tree / "a" / "b" / f"{i}.h5").write_bytes(b"1")
+        tree.rename(w.data / "run_7")
+        await w.count(20)
+        (w.data / "run_7" / "a" / "b" / "later.h5").write_bytes(b"1")
+        await w.count(21)
+        (w.data / "run_7").rename(w.data / "run_8")  # new names: they fire again, and are still watched
+        await w.count(42)
+        (w.data / "run_8" / "a" / "b" / "latest.h5").write_bytes(b"1")
+        await w.count(43)
+        deep = w.data / "x" / "y" / "z"
+        deep.mkdir(parents=True)
+        (deep / "1.h5").write_bytes(b"1")
+        await w.count(44)
+        (w.data / "x").rename(tmp_path / "x")
+        (tmp_path / "x" / "y" / "z" / "out.h5").write_bytes(b"1")
+        await w.quiet()
+        assert len(w.events) == 44
+
+    play(tmp_path, part)
+
+
+# ---------------------------------------------------------------- again, or not
+
+
+def test_refire_changed(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        path = w.data / "a.h5"
+        path.write_bytes(b"1")
+        await w.count(1)
+        with path.open("r+b"):
+            pass  # opened for writing, nothing written
+        assert "unchanged" in await w.decided("a.h5") or await w.quiet() is None
+        await w.quiet()
+        assert len(w.events) == 1
+        path.write_bytes(b"22")
+        await w.count(2)
+        path.unlink()
+        path.write_bytes(b"22")
+        await w.count(3)
+        assert len({e.id for e in w.events}) == 3
+
+    play(tmp_path, part)
+
+
+def test_refire_never(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        path = w.data / "a.h5"
+        path.write_bytes(b"1")
+        await w.count(1)
+        await w.quiet()
+        path.write_bytes(b"22")
+        await w.quiet()
+        assert len(w.events) == 1
+        assert "refire: never" in await w.decided("a.h5")
+
+    w = play(tmp_path, part, refire="never")
+    assert w.trigger.status().skipped == 1
+
+
+def test_stable_waits_until_the_file_keeps_still(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        path = w.data / "a.h5"
+        for i in range(4):  # closed again and again, with pauses shorter than asked for
+            with path.open("ab") as f:
+                f.write(b"x" * 10)
+            await asyncio.sleep(0.1)
+            assert w.events == [], i
+        closed = time.monotonic()
+        (event,) = await w.count(1)
+        assert time.monotonic() - closed > 0.2
+        assert (event.data["size"], event.data["cause"]) == (40, "stable")
+        gone = w.data / "gone.h5"
+        gone.write_bytes(b"1")
+        await w.until(lambda: "unchanged" in "".join(d.why for d in w.trigger.decisions() if d.path == "gone.h5"))
+        gone.unlink()
+        await w.until(lambda: "gone before" in w.trigger.status().last_skip)
+        assert len(w.events) == 1
+
+    play(tmp_path, part, ready={"any": ["close_write", "rename"], "stable": "400ms"})
+
+
+def test_stable_alone_takes_a_file_that_is_never_closed(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        with (w.data / "a.h5").open("wb") as f:
+            f.write(b"1")
+            f.flush()
+            (event,) = await w.count(1)
+            assert event.data["cause"] == "stable"
+
+    play(tmp_path, part, ready={"stable": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("ready", "closed", "renamed"),
+    [
+        ({"close_write": True}, True, False),
+        ({"rename": True}, False, True),
+        ({"close_write": True, "rename": True}, False, True),
+    ],
+)
+@linux
+def test_ready_asks_for_one_way_or_both(tmp_path: Path, ready: dict[str, bool], closed: bool, renamed: bool) -> None:
+    async def part(w: Watched) -> None:
+        (w.data / "closed.h5").write_bytes(b"1")
+        (w.data / "renamed.tmp").write_bytes(b"1")
+        (w.data / "renamed.h5.tmp").write_bytes(b"1")
+        (w.data / "renamed.h5.tmp").rename(w.data / "renamed.h5")
+        await w.until(lambda: {d.path for d in w.trigger.decisions()} >= {"closed.h5", "renamed.h5"})
+        await w.until(lambda: len(w.events) == 1)
+        assert w.names == ["closed.h5"] * closed + ["renamed.h5"] * renamed
+        assert "ready asks for" in w.trigger.status().last_skip
+
+    play(tmp_path, part, ready=ready, glob="**/*.h5")
+
+
+@linux
+def test_renamed_while_it_is_written_waits_for_the_close(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        with (w.data / "a.tmp").open("wb") as f:
+            f.write(b"1")
+            (w.data / "a.tmp").rename(w.data / "a.h5")
+            assert "open for writing" in await w.decided("a.h5")
+            f.write(b"2")
+        (event,) = await w.count(1)
+        assert event.data["size"] == 2
+
+    play(tmp_path, part, ready={"close_write": True, "rename": True})
+
+
+# ---------------------------------------------------------------- starts
+
+
+def test_what_was_there_before_does_not_fire_and_what_came_meanwhile_does(tmp_path: Path) -> None:
+    w = Watched(tmp_path)
+    (w.data / "before.h5").write_bytes(b"1")
+    (w.data / "deep").mkdir()
+    (w.data / "deep" / "before.h5").write_bytes(b"1")
+    time.sleep(0.02)  # the kernel's file times go in steps of some ms
+
+    async def main() -> None:
+        async with w.running():
+            await w.quiet()
+            assert w.names == []
+        (w.data / "meanwhile.h5").write_bytes(b"1")
+        old = tmp_path / "old.h5"
+        old.write_bytes(b"1")
+        os.utime(old, (1, 1))
+        old.rename(w.data / "old.h5")
+        async with w.running():
+            await w.count(2)
+            assert {e.data["cause"] for e in w.events} == {"rescan"}
+        async with w.running():
+            await w.quiet()
+            assert len(w.events) == 2
+            (w.data / "deep" / "before.h5").write_bytes(b"22")
+            await w.count(3)
+
+    asyncio.run(main())
+    assert sorted(w.names) == ["deep/before.h5", "meanwhile.h5", "old.h5"]
+
+
+def test_existing_true(tmp_path: Path) -> None:
+    w = Watched(tmp_path, existing=True)
+    for i in range(5):
+        (w.data / f"{i}.h5").write_bytes(b"1")
+
+    async def main() -> None:
+        async with w.running():
+            await w.count(5)
+            await w.quiet()
+        async with w.running():
+            await w.quiet()
+            assert len(w.events) == 5
+
+    asyncio.run(main())
+
+
+def test_a_wider_glob_does_not_fire_for_all_that_is_old(tmp_path: Path) -> None:
+    w = Watched(tmp_path, glob="**/*.h5")
+
+    async def main() -> None:
+        async with w.running():
+            (w.data / "a.h5").write_bytes(b"1")
+            (w.data / "a.tif").write_bytes(b"1")
+            await w.count(1)
+        (w.data / "b.h5").write_bytes(b"1")
+        await asyncio.sleep(0.02)
+        w.options["glob"] = "**/*.{h5,tif}"
+        async with w.running():
+            await w.count(2)
+            (w.data / "b.tif").write_bytes(b"1")
+            await w.count(3)
+
+    asyncio.run(main())
+    assert w.names == ["a.h5", "b.h5", "b.tif"]
+
+
+def test_emit_that_fails_is_tried_again_with_the_same_ids(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        w.fails = [LogError("the disk is full"), LogError("the disk is full")]
+        (w.data / "a.h5").write_bytes(b"1")
+        await w.count(1)
+        await w.quiet()
+        assert w.names == ["a.h5"]
+        assert w.trigger.status().detail == ""
+
+    play(tmp_path, part)
+
+
+def test_an_event_that_is_refused_harms_only_itself(tmp_path: Path) -> None:
+    w = Watched(tmp_path, existing=True)
+    for i in range(4):
+        (w.data / f"{i}.h5").write_bytes(b"1")
+    w.fails = [Invalid("one is wrong"), TooLarge("one of the first half"), Invalid("this one")]
+
+    async def main() -> None:
+        async with w.running():
+            await w.count(3)
+            assert "refused" in w.trigger.status().last_skip
+        w.events.clear()
+        async with w.running():
+            await w.quiet()
+            assert w.names == []
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------- trouble with the folder
+
+
+def test_a_folder_that_is_missing_removed_and_remade(tmp_path: Path) -> None:
+    w = Watched(tmp_path)
+    w.data.rmdir()
+
+    async def main() -> None:
+        async with w.running(until="failed"):
+            assert str(w.data) in w.trigger.status().detail
+            w.data.mkdir()
+            (w.data / "first.h5").write_bytes(b"1")  # nothing was there before: it fires
+            await w.until(lambda: w.trigger.status().state == "running")
+            await w.count(1)
+            shutil.rmtree(w.data)
+            await w.until(lambda: w.trigger.status().state == "failed")
+            w.data.mkdir()
+            (w.data / "second.h5").write_bytes(b"1")
+            await w.count(2)
+            w.data.rename(tmp_path / "elsewhere")
+            await w.until(lambda: w.trigger.status().state == "failed")
+            (tmp_path / "elsewhere").rename(w.data)
+            await w.quiet()
+            assert w.names == ["first.h5", "second.h5"]
+
+    asyncio.run(main())
+
+
+def test_a_file_in_the_folders_place_is_no_folder(tmp_path: Path) -> None:
+    w = Watched(tmp_path)
+    w.data.rmdir()
+    w.data.write_bytes(b"")
+
+    async def main() -> None:
+        async with w.running(until="failed"):
+            assert "not a folder" in w.trigger.status().detail
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
+def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        (w.data / "secret").mkdir(mode=0)
+        await w.until(lambda: "cannot be read" in w.trigger.status().last_skip)
+        (w.data / "secret").chmod(0o700)
+        await w.quiet()
+
+    play(tmp_path, part)
+
+
+def test_names_that_are_not_utf8_are_told_and_harm_nobody(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        try:
+            fd = os.open(os.fsencode(w.data) + b"/bad\xff.h5", os.O_CREAT | os.O_WRONLY)
+        except OSError:
+            pytest.skip("this filesystem has no such names")
+        os.close(fd)
+        (w.data / "line\nbreak [red].h5").write_bytes(b"1")
+        (w.data / "été 走.h5").write_bytes(b"1")
+        await w.until(lambda: len(w.events) >= 2)
+        await w.quiet()
+        assert w.names == ["line\nbreak [red].h5", "été 走.h5"]
+        assert w.events[0].subject == "line%0Abreak%20%5Bred%5D.h5"
+        assert "UTF-8" in w.trigger.status().last_skip
+
+    w = play(tmp_path, part)
+
+    async def again() -> None:
+        async with w.running():
+            assert "UTF-8" in w.trigger.status().last_skip
+
+    asyncio.run(again())
+
+
+def test_a_second_process_on_the_same_ledger_is_told(tmp_path: Path) -> None:
+    w = Watched(tmp_path)
+    other = Watched(tmp_path)
+
+    async def main() -> None:
+        async with w.running(), other.running(until="failed"):
+            assert "in use" in other.trigger.status().detail
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------- many
+
+
+def test_a_burst(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        def write() -> None:
+            for folder in range(10):
+                (w.data / f"{folder}").mkdir()
+                for i in range(500):
+                    (w.data / f"{folder}" / f"{i}.h5").write_bytes(b"1")
+
+        await asyncio.to_thread(write)
+        await w.count(5_000)
+        await w.quiet()
+        assert len({e.id for e in w.events}) == len({e.data["path"] for e in w.events}) == 5_000
+
+    w = play(tmp_path, part)
+    assert w.trigger.status().emitted == 5_001
+
+
+@linux
+def test_an_overflow_of_the_kernels_queue_loses_nothing(tmp_path: Path) -> None:
+    """The lookout's thread is held up while more happens than the kernel's queue holds."""
+    queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if queue > 50_000:
+        pytest.skip("the queue of this machine is too long to fill it in a test")
+
+    held, release = threading.Event(), threading.Event()
+
+    def hold(matches: Callable[[str, str], bool], folder: str, name: str) -> bool:
+        if name == "hold.h5":
+            held.set()
+            release.wait(60)
+        return matches(folder, name)
+
+    async def part(w: Watched) -> None:
+        (w.data / "hold.h5").write_bytes(b"")
+        await asyncio.to_thread(held.wait, 30)
+        n = queue // 2 + 500  # a creation and a close each
+        for i in range(n):
+            os.close(os.open(f"{w.data}/{i}", os.O_CREAT | os.O_WRONLY))
+        (w.data / "new").mkdir()
+        (w.data / "new" / "file.h5").write_bytes(b"1")
+        release.set()
+        await w.count(n + 2)
+        await w.quiet()
+        assert len({e.id for e in w.events}) == len(w.events) == n + 2
+        assert any("lost notices" in d.why for d in told)
+
+    told: list[Decision] = []
+    w = Watched(tmp_path)
+
+    async def main() -> None:
+        async with w.running(hold=hold):
+            waits = w.trigger._diary.waits
+            w.trigger._diary.waits = lambda path, why: (waits(path, why), told.append(Decision(path, False, why, 0)))[0]
+            await part(w)
+
+    asyncio.run(main())

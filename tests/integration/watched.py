@@ -1,0 +1,101 @@
+"""A file trigger on a real folder, with what it emitted, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from oncue.errors import NotFound
+from oncue.messages import Event
+from oncue.triggers.base import TriggerContext
+from oncue.triggers.files import FileOptions, FileTrigger
+
+PATIENCE_S = 30.0
+
+
+class Watched:
+    """`async with watched.running():` runs the trigger; afterwards it can be run again, as after a restart."""
+
+    def __init__(self, tmp: Path, **options: object) -> None:
+        self.data = tmp / "data"
+        self.data.mkdir(exist_ok=True)
+        self.tmp, self.options = tmp, options
+        self.events: list[Event] = []
+        self.fails: list[Exception] = []  # raised by the next emits
+        self._changed = asyncio.Event()
+        self.trigger = self._make()
+
+    def _make(self) -> FileTrigger:
+        def secrets(name: str) -> str:
+            raise NotFound(name)
+
+        options = msgspec.convert({"path": str(self.data), **self.options}, FileOptions)
+        return FileTrigger("detector", options, TriggerContext(self._emit, self.tmp / "state", secrets))
+
+    async def _emit(self, events: Sequence[Event]) -> None:
+        await asyncio.sleep(0)
+        if self.fails:
+            raise self.fails.pop(0)
+        self.events.extend(events)
+        self._changed.set()
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self, *, until: str = "running", hold: Callable[[Callable[[str, str], bool], str, str], bool] | None = None
+    ) -> AsyncIterator[Watched]:
+        """`hold` is called, in the lookout's thread, for each path that is matched."""
+        self._changed = asyncio.Event()
+        self.trigger = self._make()
+        if hold is not None:
+            matches = partial(hold, self.trigger.spec.matches)
+            self.trigger.spec = msgspec.structs.replace(self.trigger.spec, matches=matches)
+        task = asyncio.create_task(self.trigger.run())
+        try:
+            await self.until(lambda: self.trigger.status().state == until or task.done())
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    @property
+    def names(self) -> list[str]:
+        return [event.data["relative"] for event in self.events]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not holds():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.names[-5:]} {self.trigger.status()} {self.trigger.decisions()[-5:]}")
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), 0.02)
+
+    async def count(self, n: int) -> list[Event]:
+        """Waits for so many events; fails on more."""
+        await self.until(lambda: len(self.events) >= n)
+        assert len(self.events) == n, self.names
+        return self.events
+
+    async def quiet(self) -> None:
+        """Waits until a file made now has been dealt with: what came before it has been as well."""
+        fence = self.data / f"fence-{time.monotonic_ns()}"
+        before = len(self.events)
+        fence.write_bytes(b"")
+        await self.until(lambda: any(e.data["name"] == fence.name for e in self.events[before:]))
+        self.events[:] = [e for e in self.events if e.data["name"] != fence.name]
+
+    async def decided(self, relative: str) -> str:
+        """Waits until something was decided of the file; gives the newest reason."""
+
+        def found() -> list[str]:
+            return [d.why for d in self.trigger.decisions() if d.path == relative]
+
+        await self.until(lambda: bool(found()))
+        return found()[-1]
