@@ -318,7 +318,7 @@ def with_server(
             with contextlib.suppress(RuntimeError):
                 await serving.close()
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def packed(value: Any) -> bytes:
