@@ -1,0 +1,71 @@
+"""The client of a command, and the arguments that commands share."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from oncue.client import Client
+from oncue.errors import Invalid
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Client]:
+    """The server of ONCUE_URL and ONCUE_TOKEN, or the local one (in ONCUE_DATA)."""
+    client = Client(patience=30)
+    try:
+        yield client
+    finally:
+        client.close(flush=False)
+
+
+def arguments(given: tuple[str, ...]) -> dict[str, Any]:
+    """`k=text` and `k:=json` as they stand on the command line. Raises Invalid."""
+    found: dict[str, Any] = {}
+    for text in given:
+        match = re.match(r"([A-Za-z_]\w*)(:?=)(.*)", text, re.DOTALL)
+        if match is None:
+            raise Invalid(
+                f"--arg {text!r} is not name=text or name:=json", remedy="for example --arg path=/data or --arg n:=3"
+            )
+        name, how, value = match.groups()
+        if name in found:
+            raise Invalid(f"--arg {name} is given twice", remedy="give it once; a list is --arg name:='[1, 2]'")
+        if how == "=":
+            found[name] = value
+            continue
+        try:
+            found[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError as e:
+            raise Invalid(f"--arg {name}:= is not JSON: {e}", remedy=f"for text write {name}=…") from None
+    return found
+
+
+def json_file(path: str) -> Any:
+    """The JSON in a file, "-": stdin. Raises Invalid."""
+    try:
+        with click.open_file(path, "rb") as f:
+            return msgspec.json.decode(f.read())
+    except OSError as e:
+        raise Invalid(
+            f"{path} cannot be read: {e.strerror}", remedy="give the path of a JSON file, or - for stdin"
+        ) from None
+    except msgspec.DecodeError as e:
+        raise Invalid(f"{path} is not JSON: {e}", remedy="check it with `python -m json.tool`") from None
+
+
+def seconds(text: str | None) -> float | None:
+    """A duration such as 30s or 5m, in seconds. Raises Invalid."""
+    if text is None:
+        return None
+    from oncue.quantities import duration_ms
+
+    try:
+        return duration_ms(float(text) if re.fullmatch(r"[\d.]+", text) else text) / 1000
+    except ValueError as e:
+        raise Invalid(str(e), remedy="for example 30s, 5m or 2h") from None

@@ -1,0 +1,77 @@
+"""`oncue endpoints`."""
+
+from __future__ import annotations
+
+import click
+
+from oncue.cli.connect import connected
+from oncue.cli.output import as_json, facts, json_option, say, table, when
+
+
+@click.group()
+def endpoints() -> None:
+    """Look at endpoints; revoke them.
+
+    \b
+    Example:
+      oncue endpoints list
+    """
+
+
+@endpoints.command("list")
+@json_option
+def list_(json_: bool) -> None:
+    """The endpoints that you may use.
+
+    \b
+    Example:
+      oncue endpoints list --json
+    """
+    with connected() as client:
+        found = client.endpoints.list()
+    if json_:
+        as_json(found)
+        return
+    rows = (
+        (e.name, e.state, when(e.since_us), e.workers, e.busy, e.queued, e.waiting, e.host, e.owner, e.why)
+        for e in found
+    )
+    head = ("NAME", "STATE", "SINCE", "WORKERS", "BUSY", "QUEUED", "OPEN", "HOST", "OWNER", "WHY")
+    table(head, rows, "no endpoints: `oncue up` has one, or `oncue endpoint register`")
+
+
+@endpoints.command()
+@click.argument("name")
+@json_option
+def show(name: str, json_: bool) -> None:
+    """One endpoint, by name or id.
+
+    \b
+    Example:
+      oncue endpoints show polaris
+    """
+    with connected() as client:
+        e = client.endpoints.get(name)
+    if json_:
+        as_json(e)
+        return
+    facts([("name", e.name), ("id", e.id), ("state", e.state), ("why", e.why), ("since", when(e.since_us))])
+    facts([("workers", e.workers), ("busy", e.busy), ("queued", e.queued), ("open tasks", e.waiting), ("host", e.host)])
+    facts([("agent", e.agent_version), ("python", e.python), ("owner", e.owner), ("labels", e.labels)])
+
+
+@endpoints.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def revoke(name: str, yes: bool) -> None:
+    """Make an endpoint's key worthless; a live connection is cut.
+
+    \b
+    Example:
+      oncue endpoints revoke old-laptop --yes
+    """
+    if not yes:
+        click.confirm(f"Revoke {name}? Its agent cannot come back with this key.", abort=True)
+    with connected() as client:
+        client.endpoints.revoke(name)
+    say(f"{name} is revoked")

@@ -1,0 +1,67 @@
+"""`oncue invoke`."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from oncue.cli.connect import arguments, connected, seconds
+from oncue.cli.output import as_json, facts, json_option, plain, say
+
+
+@click.command()
+@click.argument("function")
+@click.option("--endpoint", default="local", show_default=True, help="Where it runs: an endpoint's name or id.")
+@click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="A keyword argument; may be repeated.")
+@click.option("--wait/--no-wait", default=True, help="Wait for the outcome (the default), or print the task's id.")
+@click.option("--timeout", metavar="DURATION", help="Stop the function after so long, for example 5m.")
+@click.option("--expires", metavar="DURATION", help="Give up if it has not started by then.")
+@click.option("--retries", type=click.IntRange(0), default=0, help="Retries when it fails or is lost.")
+@json_option
+def invoke(
+    function: str,
+    endpoint: str,
+    args: tuple[str, ...],
+    wait: bool,
+    timeout: str | None,
+    expires: str | None,
+    retries: int,
+    json_: bool,
+) -> None:
+    """Run a function now. FUNCTION is file.py:name, or the name (name@version, hash) of a registered one.
+
+    \b
+    Example:
+      oncue invoke tomo.py:reconstruct --arg path=/data/scan_1.h5 --arg angles:='[0, 90]'
+      oncue invoke reconstruct --endpoint polaris --no-wait
+    """
+    given = arguments(args)
+    with connected() as client:
+        name = function
+        if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
+            from oncue.functions import pack_file
+
+            name = client.register(pack_file(match[1], match[2]))
+        bound = client.with_options(
+            endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
+        )
+        task = bound.submit(name, **given)
+        task._accepted()
+        if not wait:
+            as_json({"id": task.id}) if json_ else click.echo(task.id)
+            return
+        error = task.exception()
+        info = task.info()
+        if json_:
+            as_json(info)
+        if error is not None:
+            raise error
+        if json_:
+            return
+        if info.output:
+            say(info.output.rstrip("\n"), err=True)
+        if info.value is not None:
+            say(info.value if isinstance(info.value, str) else plain(info.value))
+        if click.get_text_stream("stdout").isatty():
+            facts([("task", task.id)])

@@ -1,0 +1,158 @@
+"""The agent of the local endpoint: registered with the server, started as a child, started again when it dies.
+
+    oncue up ── serve() (this process) ──ready──► thread: register "local" ─► python -m oncue.endpoint.run --dir DIR
+                                                                └── it died: again, after a pause that grows
+
+An agent that a killed server left behind goes on working and dials the new server; it is adopted, not doubled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncue.errors import OncueError
+
+log = logging.getLogger("oncue.up")
+GRACE_S = 10.0
+PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
+STEADY_S = 30.0  # an agent that ran for so long starts again without a pause
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """agent.json, whole or not at all, for this user only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = folder / f"agent.json.{os.getpid()}"
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(handle, "wb") as f:
+        f.write(msgspec.json.format(msgspec.json.encode(config), indent=2))
+        f.flush()
+        os.fsync(f.fileno())
+    fresh.replace(folder / "agent.json")
+
+
+def register(data: Path, folder: Path, name: str, workers: int, local: dict[str, Any]) -> None:
+    """Make the keys, tell the server, write agent.json. Again is harmless."""
+    from oncue.client import Client
+    from oncue.curve import load_or_make_keys
+    from oncue.resources import EndpointRequest
+
+    keys = load_or_make_keys(folder / "agent.key")
+    with Client(local["url"], local["token"]) as client:
+        found = client.endpoints.register(EndpointRequest(name=name, public_key=keys.public.decode()))
+    write_config(
+        folder,
+        {
+            "endpoint": found.id,
+            "name": found.name,
+            "server_key": found.server_key,
+            "bridge": found.bridge,
+            "bridge_file": str(data / "local.json"),
+            "workers": workers,
+        },
+    )
+
+
+def running_agent(folder: Path) -> int:
+    """The pid of an agent of this folder that runs; 0: none. A pid that was given to another program is seen through."""
+    try:
+        pid = int((folder / "agent.pid").read_text())
+    except (OSError, ValueError):
+        return 0
+    import psutil
+
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return 0
+    return pid if "oncue.endpoint.run" in words and str(folder) in words else 0
+
+
+def start_agent(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)], **options)
+    (folder / "agent.pid").write_text(str(process.pid))
+    return process
+
+
+class LocalAgent:
+    def __init__(self, data: Path, workers: int) -> None:
+        self.data, self.workers = data, workers
+        self.folder = data / "endpoints" / "local"
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, local: dict[str, Any]) -> None:
+        """From the server's loop: returns at once."""
+        self._thread = threading.Thread(target=self._run, args=(local,), name="oncue-agent", daemon=True)
+        self._thread.start()
+
+    def _run(self, local: dict[str, Any]) -> None:
+        fails = 0
+        while not self._stop.is_set():
+            try:
+                register(self.data, self.folder, "local", self.workers, local)
+                break
+            except OncueError as e:
+                log.error("the local endpoint could not be registered: %s", e)
+                self._stop.wait(PAUSES_S[min(fails, len(PAUSES_S) - 1)])
+                fails += 1
+        fails = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            code = self._one_life()
+            if self._stop.is_set():
+                return
+            fails = 0 if time.monotonic() - began > STEADY_S else fails + 1
+            pause = PAUSES_S[min(fails, len(PAUSES_S)) - 1] if fails else 0.0
+            log.error("the local endpoint's agent ended (%s); it starts again in %g s", code, pause)
+            self._stop.wait(pause)
+
+    def _one_life(self) -> str:
+        pid = running_agent(self.folder)
+        if pid:
+            log.warning("an agent that a former server left (pid %d) goes on", pid)
+            while not self._stop.wait(1.0) and running_agent(self.folder) == pid:
+                pass
+            return f"pid {pid} is gone"
+        # A session of its own: Ctrl-C at the terminal is for the server, which then ends the agent in order.
+        self._process = start_agent(self.folder, stdin=subprocess.DEVNULL, start_new_session=True)
+        if self._stop.is_set():
+            end(self._process.pid, self._process)
+        return f"exit code {self._process.wait()}"
+
+    def stop(self) -> None:
+        """TERM, a grace, KILL."""
+        self._stop.set()
+        process = self._process
+        if process is not None and process.poll() is None:
+            end(process.pid, process)
+        elif process is None and (pid := running_agent(self.folder)):
+            end(pid, None)
+        if self._thread is not None:
+            self._thread.join(GRACE_S)
+        (self.folder / "agent.pid").unlink(missing_ok=True)
+
+
+def end(pid: int, process: subprocess.Popen[bytes] | None, grace_s: float = GRACE_S) -> None:
+    """Stop an agent: TERM, and KILL when it has not ended in time."""
+    from oncue.cli.local_server import alive, await_true
+
+    def gone() -> bool:
+        return process.poll() is not None if process is not None else not alive(pid)
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        if await_true(gone, grace_s):
+            return

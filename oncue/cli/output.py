@@ -1,0 +1,121 @@
+"""What commands print. Data is never markup: control characters (also those that turn the direction of text) are escaped,
+and what goes into a pipe is plain and whole."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from oncue.errors import OncueError
+
+F = TypeVar("F", bound=Callable[..., Any])
+STATES = {
+    "succeeded": "green",
+    "running": "cyan",
+    "connected": "green",
+    "active": "green",
+    "failed": "red",
+    "lost": "red",
+}
+
+
+def safe(value: Any, *, lines: bool = False) -> str:
+    """Text for a terminal: what is not printable is shown as an escape. `lines`: line breaks and tabs stay."""
+    text = value if isinstance(value, str) else str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or (lines and c in "\n\t") else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    n = ord(c)
+    return f"\\x{n:02x}" if n < 256 else f"\\u{n:04x}" if n < 65536 else f"\\U{n:08x}"
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    click.echo(safe(text, lines=True), err=err)
+
+
+def as_json(value: Any) -> None:
+    """One JSON document."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    click.echo(text)
+
+
+def json_line(value: Any) -> None:
+    click.echo(msgspec.json.encode(value))
+    sys.stdout.flush()
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str = "nothing") -> None:
+    """Columns by their widest cell; nothing is cut off. The last column is not padded."""
+    cells = [[safe(c) for c in row] for row in rows]
+    if not cells:
+        say(nothing, err=True)
+        return
+    widths = [max(len(head[i]), *(len(row[i]) for row in cells)) for i in range(len(head))]
+    click.secho(_row(head, widths), bold=True)
+    for row in cells:
+        click.echo(_row([click.style(c, fg=STATES.get(c)) if c in STATES else c for c in row], widths, row))
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], plain: Sequence[str] | None = None) -> str:
+    plain = plain or cells
+    padded = [c + " " * (w - len(p)) for c, w, p in zip(cells, widths, plain, strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> None:
+    """name: value, one a line; empty ones are left out; longer texts stand indented below their name."""
+    shown = [(name, value) for name, value in pairs if value not in ("", None, 0, [], {}, ())]
+    width = max((len(name) for name, _ in shown), default=0) + 1
+    for name, value in shown:
+        text = safe(value if isinstance(value, str) else plain(value), lines=True).rstrip("\n")
+        if "\n" in text:
+            click.echo(f"{name}:")
+            click.echo("\n".join("  " + line for line in text.splitlines()))
+        else:
+            click.echo(f"{(name + ':').ljust(width)} {text}")
+
+
+def plain(value: Any) -> str:
+    """A JSON-able value on one line."""
+    return msgspec.json.encode(value).decode()
+
+
+def when(us: int) -> str:
+    """Local time of unix microseconds."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(us / 1e6)) if us else ""
+
+
+def took(start_us: int, end_us: int) -> str:
+    """A duration as people read it."""
+    if not start_us or end_us < start_us:
+        return ""
+    s = (end_us - start_us) / 1e6
+    if s < 1:
+        return f"{s * 1000:.1f} ms"
+    return f"{s:.1f} s" if s < 120 else f"{int(s // 60)} min {int(s % 60)} s"
+
+
+def show_error(e: OncueError) -> None:
+    """The message, what that kind of error means, and what to do."""
+    file = getattr(e, "file", "")
+    line, column = getattr(e, "line", 0), getattr(e, "column", 0)
+    where = f"{file}:{line}:{column}: " if file and line else ""
+    message = e.message if e.message.startswith(where) else where + e.message
+    click.secho("error: " + safe(message, lines=True), err=True, fg="red")
+    explanation = (type(e).__doc__ or "").strip().splitlines()
+    if explanation:
+        click.echo(safe("  " + explanation[0]), err=True)
+    if e.remedy:
+        click.echo(safe("  → " + e.remedy, lines=True), err=True)
+
+
+def json_option(f: F) -> F:
+    return click.option("--json", "json_", is_flag=True, help="Print JSON for scripts.")(f)

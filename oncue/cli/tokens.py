@@ -1,0 +1,76 @@
+"""`oncue tokens`."""
+
+from __future__ import annotations
+
+import click
+
+from oncue.cli.connect import connected, seconds
+from oncue.cli.output import as_json, json_option, say, table, when
+from oncue.resources import TokenRequest
+
+
+@click.group()
+def tokens() -> None:
+    """Make, list and revoke tokens.
+
+    \b
+    Example:
+      oncue tokens create laptop
+    """
+
+
+@tokens.command("list")
+@json_option
+def list_(json_: bool) -> None:
+    """Your tokens; never their secrets.
+
+    \b
+    Example:
+      oncue tokens list
+    """
+    with connected() as client:
+        found = client.tokens.list()
+    if json_:
+        as_json(found)
+        return
+    rows = (
+        (t.id, t.name, t.subject, ",".join(t.scopes), when(t.expires_us), "revoked" if t.revoked else "") for t in found
+    )
+    table(("ID", "NAME", "SUBJECT", "SCOPES", "EXPIRES", ""), rows, "no tokens")
+
+
+@tokens.command()
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", multiple=True, type=click.Choice(["admin", "user", "emit", "read"]), help="Default: user."
+)
+@click.option("--expires", metavar="DURATION", help="For example 30d.")
+@click.option("--subject", default="", help="For whom; default: yourself.")
+@json_option
+def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str, json_: bool) -> None:
+    """Make a token. It is shown this once, on stdout.
+
+    \b
+    Example:
+      oncue tokens create daq --scope emit --expires 30d
+    """
+    request = TokenRequest(
+        name=name, scopes=list(scopes) or ["user"], expires_s=round(seconds(expires) or 0), subject=subject
+    )
+    with connected() as client:
+        made = client.tokens.create(request)
+    as_json(made) if json_ else say(made.token)
+
+
+@tokens.command()
+@click.argument("token_id")
+def revoke(token_id: str) -> None:
+    """Make a token worthless, at once.
+
+    \b
+    Example:
+      oncue tokens revoke 3f2a
+    """
+    with connected() as client:
+        client.tokens.revoke(token_id)
+    say(f"token {token_id} is revoked")
