@@ -135,6 +135,14 @@ def address(host: str, port: int | str) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
+def connect(socket: zmq.Socket[bytes], where: str) -> None:
+    """Dial tcp://host:port. Raises Invalid when it is no such address."""
+    try:
+        socket.connect(where)
+    except zmq.ZMQError as e:
+        raise Invalid(f"{where!r} cannot be dialled: {e.strerror}", remedy="an address is tcp://host:port") from None
+
+
 def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
     """Bind, and give the port (0: any free one). Raises Conflict when it is taken, Invalid when the host is not ours."""
     name = "127.0.0.1" if host == "localhost" else host

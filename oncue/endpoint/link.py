@@ -1,0 +1,78 @@
+"""The agent's socket: one DEALER, encrypted, that dials out; closed and made anew with each dial.
+
+ZeroMQ's file descriptor is edge-triggered: after it was readable, and after each send, read until there is nothing more.
+"""
+
+from __future__ import annotations
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from oncue import curve
+
+READ_AT_ONCE = 256
+
+
+class Link:
+    def __init__(self, keys: curve.Keys) -> None:
+        self._keys = keys
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self.lost = 0  # frames that could not be sent
+
+    def dial(self, address: str, server_key: bytes) -> None:
+        """Raises Invalid when the key or the address is none."""
+        self.hang_up()
+        socket = curve.dealer(self._context, server_key, self._keys)
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._socket = socket
+        curve.connect(socket, address)
+
+    def hang_up(self, linger_ms: int = 0) -> None:
+        if self._socket is not None:
+            self._socket.disable_monitor()
+            self._socket.close(linger_ms)
+        if self._monitor is not None:
+            self._monitor.close(0)
+        self._socket = self._monitor = None
+
+    def fileno(self) -> int:
+        """To watch for reading; -1 without a link."""
+        return -1 if self._socket is None else int(self._socket.getsockopt(zmq.FD))
+
+    def receive(self) -> list[list[bytes]]:
+        """Messages that are there, some at most: when it is full, ask again."""
+        out: list[list[bytes]] = []
+        if self._socket is not None:
+            try:
+                while len(out) < READ_AT_ONCE:
+                    out.append(self._socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                pass
+        return out
+
+    @property
+    def readable(self) -> bool:
+        return self._socket is not None and bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def send(self, parts: list[bytes]) -> None:
+        """What cannot be sent is lost: the numbers show the gap, and the session starts anew."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=sum(map(len, parts)) < 65_536)
+        except zmq.ZMQError:
+            self.lost += 1
+
+    def key_refused(self) -> bool:
+        """Whether the server has said since the last call that it does not know our key."""
+        refused = False
+        while self._monitor is not None and self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            refused = True
+        return refused
+
+    def close(self) -> None:
+        self.hang_up(500)  # a Bye on its way
+        self._context.term()
