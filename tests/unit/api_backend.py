@@ -125,9 +125,10 @@ class MemoryBackend:
         return len(request.tasks)
 
     async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
-        if self.task_infos[task_id].state == "waiting":
+        info = await self.task(who, task_id)
+        if info.state == "waiting":
             raise Conflict(f"the task {task_id} is still open", remedy="wait for it, or cancel it")
-        return self.task_infos[task_id]
+        return info
 
     async def logs(self, who: Who, task_id: str, follow: bool) -> AsyncIterator[bytes]:
         if task_id not in self.task_infos:
@@ -217,9 +218,7 @@ class MemoryBackend:
             raise self.fail
         return [r.TriggerInfo(name="detector", kind="file", label="b", state="running")]
 
-    async def receive(
-        self, trigger: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
+    async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         if trigger != "daq":
             raise NotFound(f"there is no webhook {trigger!r}", remedy="deploy a rule file that has it")
         assert all(name == name.lower() for name in headers)
@@ -295,7 +294,7 @@ class Client:
         async with self.request(method, path, **kwargs) as answer:
             body = await answer.read()
             kind = answer.headers.get("Content-Type", "")
-            if kind.endswith("json"):
+            if kind.endswith("json") and body:
                 return answer.status, msgspec.json.decode(body), answer.headers
             if kind == "application/msgpack":
                 return answer.status, msgspec.msgpack.decode(body), answer.headers

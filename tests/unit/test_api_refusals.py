@@ -1,5 +1,7 @@
 """What the API refuses: the exact status, code and remedy."""
 
+# ruff: noqa: E501  (a table: a case a line)
+
 from __future__ import annotations
 
 import asyncio

@@ -22,7 +22,7 @@ ID = "0" * 32
 async def until(condition: Any, seconds: float = 10) -> None:
     """Wait until it holds, by looking again (for what has no event to await)."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

@@ -63,7 +63,8 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
             limit.take(who.token_id)
         ask.query = no_query if plain_query and not request.query_string else decode_query(request, route.query)
         if decoder is not None:
-            ask.coding = coding_of(request, route)
+            if request.can_read_body or not route.optional:  # (some clients name a type even for no body)
+                ask.coding = coding_of(request, route)
             ask.body = decoder.decode(await read_body(request, max_bytes), ask.coding)
         elif route.raw:
             ask.raw = await read_body(request, max_bytes)
