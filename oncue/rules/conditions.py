@@ -50,6 +50,9 @@ class Cel:
             return bool(value)
         return _reason(str(value)) if kind == "ERROR" else f"the condition gives {kind.lower()}, not true or false"
 
+    def resume(self) -> None:
+        self.paused, self.over_budget = "", 0
+
     def _activation(self, event: Event) -> dict[str, Any]:
         uses = self._uses
         out: dict[str, Any] = {name: getattr(event, name) for name in uses if name != "event"}

@@ -82,9 +82,11 @@ class RuleSet(msgspec.Struct, frozen=True):
         return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs))
 
 
-def parse(text: str | bytes, file: str = "", kinds: Kinds | None = None, *, triggers: Collection[str] = ()) -> RuleSet:
+def parse(
+    text: str | bytes, file: str = "", kinds: Kinds | None = None, *, triggers: Collection[str] | None = ()
+) -> RuleSet:
     """`kinds`: kind -> option Struct of all triggers known (None: their options are not looked at, as when a deployed
-    text is read again); `triggers`: names of triggers in other files that `on` may use.
+    text is read again); `triggers`: names of triggers in other files that `on` may use (None: any).
 
     Raises RuleFileError for all that is wrong (see document.Problems.check)."""
     problems = Problems(file)
@@ -95,8 +97,7 @@ def parse(text: str | bytes, file: str = "", kinds: Kinds | None = None, *, trig
         if isinstance(root.value, dict):
             _known(root, ("triggers", "rules"), "a rule file", problems)
             specs = [s for n in _list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
-            names = {spec.name for spec in specs} | set(triggers)
-            names |= _half_parsed(root)
+            names = None if triggers is None else {spec.name for spec in specs} | set(triggers) | _half_parsed(root)
             rules = [r for n in _list_of(root, "rules", problems) if (r := _rule(n, names, problems))]
             _unique(root, "triggers", problems)
             _unique(root, "rules", problems)
@@ -144,7 +145,7 @@ def _trigger(node: Node, kinds: Kinds | None, problems: Problems) -> TriggerSpec
     return None if options is None else TriggerSpec(name, kind.value, options, node.line)
 
 
-def _rule(node: Node, triggers: Collection[str], problems: Problems) -> Rule | None:
+def _rule(node: Node, triggers: Collection[str] | None, problems: Problems) -> Rule | None:
     if not _mapping(node, "a rule", problems):
         return None
     before = len(problems.found)

@@ -29,7 +29,7 @@ OPERATORS = ("eq", "ne", "in", "not_in", "prefix", "suffix", "glob", "regex", *C
 _MAGIC = frozenset("*?[{")
 
 
-def parse_on(node: Node, triggers: Collection[str], problems: Problems) -> list[Condition]:
+def parse_on(node: Node, triggers: Collection[str] | None, problems: Problems) -> list[Condition]:
     """A trigger's name, a list of names, or a mapping of patterns on attributes (a text may be a glob)."""
     if isinstance(node.value, dict):
         if not node.value:
@@ -42,7 +42,7 @@ def parse_on(node: Node, triggers: Collection[str], problems: Problems) -> list[
     for name in names:
         if not isinstance(name.value, str):
             problems.add(name, f"`on` is a trigger's name or a mapping like {{type: ...}}, not {name.kind()}")
-        elif name.value not in triggers:
+        elif triggers is not None and name.value not in triggers:
             problems.add(name, f"there is no trigger {name.value!r}", nearest(name.value, triggers))
         else:
             good.append(name.value)

@@ -1,0 +1,71 @@
+"""Whether a rule fires for an event, and why: `decide` is the one place where that is found out. The engine, the offline
+tests and the explanations all call it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from oncue.errors import Invalid
+from oncue.messages import Event
+from oncue.resources import ExplainStep, Explanation
+from oncue.rules.model import Rule
+
+
+class NotFired(msgspec.Struct, frozen=True):
+    """The first step that failed: its place among the rule's conditions (their number for `when`), and why where that is
+    more than false."""
+
+    step: int
+    reason: str = ""
+
+
+def decide(rule: Rule, event: Event) -> NotFired | None:
+    """None: it fires. A condition that cannot be tested does not hold."""
+    for number, condition in enumerate(rule.conditions):
+        if not condition.test(event):
+            return NotFired(number)
+    if rule.when is not None:
+        answer = rule.when.test(event)
+        if answer is not True:
+            return NotFired(len(rule.conditions), answer if isinstance(answer, str) else "")
+    return None
+
+
+def explain(rule: Rule, event: Event, *, asleep: str = "") -> Explanation:
+    """Every step in the order in which it is tested, up to the first that failed. `asleep`: why the rule is not asked at
+    all (disabled ...)."""
+    failed = decide(rule, event)
+    last = failed.step if failed else len(rule.conditions)
+    steps = [
+        _step(c.describe(), failed is None or n != failed.step, c.found(event), c.wanted)
+        for n, c in enumerate(rule.conditions[: last + 1])
+    ]
+    if rule.when is not None and last == len(rule.conditions):
+        found = "true" if failed is None else failed.reason or "false"
+        steps.append(_step(f"when {rule.when.text}", failed is None, found, "true"))
+    args, trouble = (None, "") if failed else rendered(rule, event)
+    fires = failed is None and not asleep and not trouble
+    why = asleep or trouble or _why(steps, failed)
+    return Explanation(rule=rule.name, event=event.id, fires=fires, why=why, steps=steps, args=args)
+
+
+def _step(condition: str, holds: bool, found: str, wanted: str) -> ExplainStep:
+    return ExplainStep(condition=condition, holds=holds, found=found, wanted=wanted)
+
+
+def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
+    """The arguments of the first run (and of all in a list, where there are more), or what is wrong with them."""
+    try:
+        args = [run.args.render(event) for run in rule.runs]
+    except Invalid as e:
+        return None, e.message
+    return (args[0] if len(args) == 1 else args), ""
+
+
+def _why(steps: list[ExplainStep], failed: NotFired | None) -> str:
+    if failed is None:
+        return "all conditions hold"
+    step = steps[-1]
+    return f"{step.condition}: found {step.found}, wanted {step.wanted}"
