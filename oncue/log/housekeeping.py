@@ -51,6 +51,8 @@ class Housekeeping:
 
     async def truncate(self, part: Part, before: int) -> int:
         """Whole rows below the offset go. Bytes freed."""
+        if before <= part.begin:
+            return 0
         async with self._one:
             freed = await self._roomy(lambda: self._drop(part, lambda r, _: rows.end_of(r[0], r[1], r[3]) <= before))
             await self._shrink()

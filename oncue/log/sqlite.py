@@ -154,13 +154,18 @@ class SqliteLog(Log):
         # A copy: the caller may go on with its list while the writer has not come to it.
         stamped = tuple([r if r.time_ms else Record(r.value, r.key, r.headers, now) for r in records])
         if partition is None:
-            return [Chunk(p, found, _newest(found)) for p, found in topic.spread(stamped)], stamped
-        if not 0 <= partition < len(topic.parts):
+            places = list(topic.spread(stamped))
+        elif 0 <= partition < len(topic.parts):
+            places = [(topic.parts[partition], stamped)]
+        else:
             raise LogError(
                 f"the topic {topic.name!r} has no partition {partition}: it has {len(topic.parts)}",
                 remedy="ensure() the topic with more partitions first",
             )
-        return [Chunk(topic.parts[partition], stamped, _newest(stamped))], stamped
+        try:
+            return [Chunk(part, found, _newest(found)) for part, found in places], stamped
+        except TypeError as e:
+            raise explain(e, self._path) from e
 
     async def commit(self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = ()) -> list[Position]:
         self._check()

@@ -41,9 +41,10 @@ SET_PARTITION = "INSERT OR IGNORE INTO partitions VALUES (?,?,0)"
 class Chunk:
     """Records for one partition: one row, one Batch."""
 
-    __slots__ = ("first", "nbytes", "part", "records", "time_ms")
+    __slots__ = ("first", "nbytes", "part", "records", "size", "time_ms")
 
     def __init__(self, part: Part, records: Sequence[Record], time_ms: int) -> None:
+        self.size = len(records[0].value) * len(records)  # about; nbytes is exact, once it is encoded
         self.part = part
         self.records = records
         self.time_ms = time_ms  # of the newest
@@ -120,12 +121,14 @@ class Writer:
         self._frames = 0  # roughly, in the write-ahead log since it was last started over
         self._due = WAL_FRAMES  # when to look whether it can be started over
         self._broken: LogError | None = None
+        self._going = True
+        self._current: list[Write | Call] = []  # what is under way
         self.hold = False  # loop: no checkpoints now but those that are called for
         self.closing = False  # loop: nothing more is handed over
         self._thread = threading.Thread(target=self._run, name="oncue-log-writer", daemon=True)
-        self._thread.start()
         # The loop puts jobs by this name: one bound method, no wrapper in the way.
         self.put = self._queue.put
+        self._thread.start()
 
     @property
     def depth(self) -> int:
@@ -154,25 +157,39 @@ class Writer:
     # ------------------------------------------------------------ the thread
 
     def _run(self) -> None:
+        while self._going:
+            try:
+                self._work()
+            except Exception as e:  # a fault of ours: nobody may wait for ever because of it
+                logger.exception("the writer of the log failed")
+                self._broken = LogError(
+                    f"the writer of the log failed: {e!r}", remedy="restart oncue, and please report this"
+                )
+                for job in self._current:
+                    job.error = self._broken
+                self._deliver(self._current)
+
+    def _work(self) -> None:
         get, waiting = self._queue.get, self._queue.qsize
-        going = True
-        while going:
+        while self._going:
             job = get()
             group: list[Write] = []
             nbytes = 0
-            while job is not None and type(job) is Write:
+            self._current = [] if job is None else [job]
+            while type(job) is Write:
                 group.append(job)
                 for chunk in job.chunks:
-                    nbytes += len(chunk.records[0].value) * len(chunk.records)
+                    nbytes += chunk.size
                 if not waiting() or len(group) >= GROUP_JOBS or nbytes >= GROUP_BYTES:
                     break
                 job = get()
+            self._going = job is not None
             if group:
+                self._current = [*group, job] if isinstance(job, Call) else list(group)
                 self._commit(group)
                 self._deliver(list(group))
-            if job is None:
-                going = False
-            elif isinstance(job, Call):
+            if isinstance(job, Call):
+                self._current = [job]
                 self._run_call(job)
                 self._deliver([job])
             if self._frames >= self._due and not self.hold:
@@ -199,7 +216,7 @@ class Writer:
             return
         no_more_than: float = float("inf")
         for job in group:
-            size = sum(len(r.value) for c in job.chunks for r in c.records)
+            size = sum(chunk.size for chunk in job.chunks)
             if size >= no_more_than:  # where a smaller one found no room, this one finds none
                 job.error = error
             else:
