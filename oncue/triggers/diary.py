@@ -24,6 +24,7 @@ class Decision(msgspec.Struct, frozen=True):
 class Diary:
     def __init__(self) -> None:
         self.state, self.detail = "starting", ""
+        self.trouble = ""  # of another part: what keeps events from being stored
         self.emitted = self.skipped = self.last_us = 0
         self.last_skip = ""
         self._ring: deque[Decision] = deque(maxlen=KEPT)
@@ -49,7 +50,7 @@ class Diary:
     def status(self) -> Status:
         return Status(
             state=self.state,
-            detail=self.detail,
+            detail="; ".join(filter(None, (self.detail, self.trouble))),
             emitted=self.emitted,
             skipped=self.skipped,
             last_us=self.last_us,

@@ -82,12 +82,11 @@ class FileTrigger(Trigger):
             except Exception as e:
                 if not isinstance(e, OncueError | OSError) and not tries:
                     log.exception("trigger %s: emit failed", self.name)
-                self._diary.detail = f"{len(events)} events wait, they could not be stored: {e}"
+                self._diary.trouble = f"{len(events)} events wait, they could not be stored: {e}"
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
             else:
-                if tries:
-                    self._diary.detail = ""
+                self._diary.trouble = ""
                 self._diary.emitted += len(events)
                 self._diary.last_us = ids.now_us()
                 return frozenset()

@@ -30,9 +30,8 @@ from oncue.triggers.diary import Diary
 from oncue.triggers.file_event import EventMaker
 from oncue.triggers.file_options import Spec
 from oncue.triggers.ledger import FIRED, KNOWN, PASSED, Found, Ledger, Pending, Row
-from oncue.triggers.ready import BUSY, BUSY_WHY, STILL, cause, judge
-from oncue.triggers.ready import PASSED as PASSED_OVER
-from oncue.triggers.settle import Key, Print, Settling, Waiting, fingerprint, open_for_writing
+from oncue.triggers.settle import Key, Print, fingerprint
+from oncue.triggers.sieve import Noticed, Sieve
 from oncue.triggers.walk import NOT_UTF8, Walk, is_utf8
 from oncue.triggers.watch import (
     CLOSED,
@@ -56,7 +55,6 @@ WALK_ROOM = 4 * BATCH  # a walk pauses while so many wait
 CHECK_S = 1.0  # how often the watched folder itself is looked at
 WALK_STEP_S = 0.02  # at once
 MOST_TOLD = 10_000
-BUSY_S = 1.0  # how often a file that somebody writes is looked at
 LINK_S = 0.2  # how long after its creation a file that nobody closed is looked at: a link?
 RESCAN_S, RESCAN_NETWORK_S, RESCAN_UNWATCHED_S = 300.0, 10.0, 30.0
 RESCAN_SHARE = 50  # a walk takes at most one part in so many of the time
@@ -75,24 +73,16 @@ class _Gone(OSError):
     """The watched folder went away."""
 
 
-class _Noticed(NamedTuple):
-    bits: int
-    at_us: int
-    seen: Print | None  # set: it was told to be unchanged from this until now
-    busy: bool = False  # it was seen open for writing before
-
-
 class Lookout:
     def __init__(self, name: str, spec: Spec, file: Path, diary: Diary, publish: Callable[[Batch], None]) -> None:
         """`publish` is called in the thread with each batch; `done` answers it."""
         self._spec, self._file, self._diary, self._publish = spec, file, diary, publish
         self._make = EventMaker(name, spec).make
         self._root = os.fspath(spec.root)
-        self._noticed: dict[Key, _Noticed] = {}
+        self._noticed: dict[Key, Noticed] = {}
         self._created: dict[Key, float] = {}
-        self._settling = Settling()
+        self._sieve = Sieve(spec, diary)
         self._on_way: dict[int, Pending] = {}
-        self._on_way_prints: dict[Key, Print] = {}
         self._finished: deque[tuple[int, frozenset[int]]] = deque()
         self._walks: deque[tuple[Walk, Iterator[None], float]] = deque()
         self._next_batch = 1
@@ -106,7 +96,6 @@ class Lookout:
         self._ledger: Ledger
         self._baseline: Baseline
         self._identity = (0, 0)
-        self._network = ""
         self._failures = 0
 
     # ------------------------------------------------------------ called from elsewhere
@@ -164,7 +153,7 @@ class Lookout:
         if not stat.S_ISDIR(st.st_mode):
             raise NotADirectoryError(20, "not a folder", self._root)
         self._identity = (st.st_dev, st.st_ino)
-        self._network = network_mount(self._spec.root)
+        self._sieve.network = network_mount(self._spec.root)
         watch = self._watch = open_watch(self._spec.root)
         try:
             self._walks.clear()
@@ -180,7 +169,7 @@ class Lookout:
     def _turn(self) -> None:
         now = time.monotonic()
         self._finish()
-        if self._created or len(self._settling):
+        if self._created or len(self._sieve.settling):
             self._look_again(now)
         if self._walks and self._room():
             self._walk_step(now)
@@ -201,7 +190,7 @@ class Lookout:
             return 0.0
         now = time.monotonic()
         wait = min(self._next_check, self._next_walk if not self._walks else self._next_check) - now
-        due = self._settling.next_due()
+        due = self._sieve.settling.next_due()
         if due is not None and len(self._noticed) < WALK_ROOM:
             wait = min(wait, due - now)
         if self._created:
@@ -232,9 +221,9 @@ class Lookout:
 
     def _describe(self, unwatched: int) -> None:
         notes = []
-        if self._network:
+        if self._sieve.network:
             notes.append(
-                f"on a network mount ({self._network}): what other machines write there is found by looking every"
+                f"on a network mount ({self._sieve.network}): what other machines write there is found by looking every"
                 f" {self._rescan_s(0):g} s, and is ready when unchanged for a while"
             )
         if self._watch is not None and not self._watch.tells_closes:
@@ -262,10 +251,9 @@ class Lookout:
                     self._created.pop(key, None)
                 if matches(folder, name):
                     old = noticed.get(key)
-                    noticed[key] = _Noticed(kind | old.bits if old else kind, at_us, None)
+                    noticed[key] = Noticed(kind | old.bits if old else kind, at_us, None)
             elif kind == CREATED:
-                if matches(folder, name):
-                    self._created[folder, name] = time.monotonic() + LINK_S
+                self._created[folder, name] = time.monotonic() + LINK_S
             elif kind == ENTERED:
                 if self._spec.enter(folder):
                     self._begin_walk(folder)
@@ -284,8 +272,8 @@ class Lookout:
     def _look_again(self, now: float) -> None:
         """Files that have kept still, or may have; and those that were created and not closed: links?"""
         if len(self._noticed) < WALK_ROOM:
-            for key, waiting in self._settling.take_due(now, BATCH):
-                self._noticed[key] = _Noticed(
+            for key, waiting in self._sieve.settling.take_due(now, BATCH):
+                self._noticed[key] = Noticed(
                     waiting.bits, waiting.at_us, waiting.seen if waiting.still else None, not waiting.still
                 )
         while self._created:  # in the order of their time
@@ -293,21 +281,22 @@ class Lookout:
             if due > now:
                 break
             del self._created[key]
-            self._created_unclosed(key)
+            if self._spec.matches(*key):
+                self._created_unclosed(key)
 
     def _created_unclosed(self, key: Key) -> None:
         try:
-            st = os.lstat(self._path(key))
+            st = os.lstat(self._sieve.path(key))
         except OSError:
             return
         at_us = ids.now_us()
         if stat.S_ISLNK(st.st_mode) or (stat.S_ISREG(st.st_mode) and st.st_nlink > 1):
-            self._noticed.setdefault(key, _Noticed(RENAMED, at_us, None))
+            self._noticed.setdefault(key, Noticed(RENAMED, at_us, None))
         elif stat.S_ISREG(st.st_mode) and not (self._spec.required or self._spec.any):
-            self._noticed.setdefault(key, _Noticed(FOUND, at_us, None))
+            self._noticed.setdefault(key, Noticed(FOUND, at_us, None))
 
     def _room(self) -> bool:
-        return len(self._noticed) < WALK_ROOM and len(self._settling) < MOST_NOTICED
+        return len(self._noticed) < WALK_ROOM and len(self._sieve.settling) < MOST_NOTICED
 
     def _tell_once(self, path: str, why: str) -> None:
         """For what each walk meets again."""
@@ -348,7 +337,7 @@ class Lookout:
     def _rescan_s(self, unwatched: int) -> float:
         if self._spec.rescan_s:
             return self._spec.rescan_s
-        return RESCAN_NETWORK_S if self._network else RESCAN_UNWATCHED_S if unwatched else RESCAN_S
+        return RESCAN_NETWORK_S if self._sieve.network else RESCAN_UNWATCHED_S if unwatched else RESCAN_S
 
     def _met(self, folder: str, name: str, st: os.stat_result, known: Found | None) -> None:
         """A walk met a file that is meant."""
@@ -358,12 +347,12 @@ class Lookout:
         if known is not None and not (self._spec.existing and known.state == KNOWN):
             if known.seen == seen or (known.state == FIRED and self._spec.never):
                 return
-        elif self._baseline.was_there(folder, name, st, lambda: self._writers(key)):
+        elif self._baseline.was_there(folder, name, st, lambda: self._sieve.writers(key)):
             self._was_there.append(Row(*key, KNOWN, *seen, ids.now_us()))
             return
-        if key in self._settling or self._on_way_prints.get(key) == seen or key in self._noticed:
+        if key in self._sieve.settling or self._sieve.on_way.get(key) == seen or key in self._noticed:
             return
-        self._noticed[key] = _Noticed(FOUND, ids.now_us(), None)
+        self._noticed[key] = Noticed(FOUND, ids.now_us(), None)
 
     # ------------------------------------------------------------ deciding
 
@@ -372,18 +361,17 @@ class Lookout:
         remembered = self._ledger.find(keys)
         rows: list[Row] = []
         events: list[Event] = []
-        passed: list[Row] = []
         now_us = ids.now_us()
         for key in keys:
             noticed = self._noticed.pop(key)
-            ready = self._decide(key, noticed, remembered.get(key), passed)
+            ready = self._sieve.decide(key, noticed, remembered.get(key))
             if ready is None:
                 continue
             st, seen, why = ready
             events.append(self._make(key, st, seen, why, noticed.at_us, now_us))
             rows.append(Row(*key, FIRED, *seen, now_us))
-            self._diary.fires(self._relative(key), why, now_us)
-        self._ledger.store(passed)
+            self._diary.fires(self._sieve.relative(key), why, now_us)
+        self._ledger.store(self._sieve.take_passed())
         if events:
             number, pending = self._next_batch, Pending(rows, events)
             self._next_batch += 1
@@ -393,77 +381,8 @@ class Lookout:
     def _send(self, number: int, pending: Pending) -> None:
         self._on_way[number] = pending
         for row in pending.rows:
-            self._on_way_prints[row.folder, row.name] = Print(row.ino, row.size, row.mtime_ns)
+            self._sieve.on_way[row.folder, row.name] = Print(row.ino, row.size, row.mtime_ns)
         self._publish(Batch(number, pending.events))
-
-    def _decide(
-        self, key: Key, noticed: _Noticed, known: Found | None, passed: list[Row]
-    ) -> tuple[os.stat_result, Print, str] | None:
-        """(stat, state, cause) of a file that fires; None of one that does not, or not yet."""
-        waited = self._settling.pop(key)
-        bits = noticed.bits | waited.bits if waited else noticed.bits
-        st = self._look(key)
-        if st is None:
-            return None
-        seen = fingerprint(st)
-        why_not = self._why_not(key, bits, seen, known)
-        if why_not is not None:
-            if why_not:
-                self._diary.skips(self._relative(key), why_not)
-            return None
-        if noticed.seen == seen:
-            return st, seen, cause(bits, waited=True)
-        verdict, seconds, why = judge(self._spec, bits, lambda: self._writers(key))
-        if noticed.seen is not None and verdict != BUSY:  # it was to keep still and has not
-            verdict, seconds, why = STILL, max(seconds, self._spec.stable_s), "it has changed meanwhile"
-        if verdict == PASSED_OVER:
-            passed.append(Row(*key, PASSED, *seen, ids.now_us()))
-            self._skip(key, why)
-            return None
-        if verdict in (STILL, BUSY):
-            still = verdict == STILL
-            due = time.monotonic() + (seconds if still else BUSY_S)
-            self._settling.put(key, Waiting(bits, noticed.at_us, seen, due, still))
-            if not (noticed.busy and why == BUSY_WHY):
-                self._diary.waits(self._relative(key), why)
-            return None
-        return st, seen, cause(bits, waited=False)
-
-    def _look(self, key: Key) -> os.stat_result | None:
-        path = self._path(key)
-        try:
-            st = os.lstat(path)
-            if stat.S_ISLNK(st.st_mode):
-                if not self._spec.links:
-                    self._skip(key, "it is a symbolic link, which are not followed (symlinks: ignore)")
-                    return None
-                st = os.stat(path)
-        except OSError as e:
-            gone = "it was gone before it was ready" if isinstance(e, FileNotFoundError) else e.strerror
-            self._skip(key, f"{gone}")
-            return None
-        if not stat.S_ISREG(st.st_mode):
-            if not stat.S_ISDIR(st.st_mode):
-                self._skip(key, "it is not a regular file")
-            return None
-        return st
-
-    def _why_not(self, key: Key, bits: int, seen: Print, known: Found | None) -> str | None:
-        """Why a file of this state does not fire again; "" if that is not worth a word; None if it may."""
-        on_way = self._on_way_prints.get(key)
-        if on_way is not None and (on_way == seen or self._spec.never):
-            return ""
-        if known is None or known.state == PASSED:
-            return None
-        if known.state == FIRED:
-            if self._spec.never:
-                return "it has fired before (refire: never)"
-            if known.seen != seen:
-                return None
-            return "" if bits & FOUND else "it is unchanged since it fired"
-        if known.seen != seen or bits & RENAMED or self._spec.existing:
-            return None
-        return "" if bits & FOUND else "it is unchanged since the trigger was deployed"
 
     # ------------------------------------------------------------ answers
 
@@ -477,20 +396,6 @@ class Lookout:
                 del self._on_way[number]
                 for row in rows:
                     key = (row.folder, row.name)
-                    if self._on_way_prints.get(key) == (row.ino, row.size, row.mtime_ns):
-                        del self._on_way_prints[key]
+                    if self._sieve.on_way.get(key) == (row.ino, row.size, row.mtime_ns):
+                        del self._sieve.on_way[key]
             self._finished.popleft()
-
-    # ------------------------------------------------------------ small things
-
-    def _writers(self, key: Key) -> bool | None:
-        return None if self._network else open_for_writing(self._path(key))
-
-    def _path(self, key: Key) -> str:
-        return f"{self._root}/{key[0]}/{key[1]}" if key[0] else f"{self._root}/{key[1]}"
-
-    def _relative(self, key: Key) -> str:
-        return f"{key[0]}/{key[1]}" if key[0] else key[1]
-
-    def _skip(self, key: Key, why: str) -> None:
-        self._diary.skips(self._relative(key), why)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from oncue.triggers.file_options import Spec
 from oncue.triggers.watch import CLOSED, FOUND, HINT, RENAMED
 
-READY, STILL, BUSY, PASSED = "ready", "still", "busy", "passed"
+READY, STILL, BUSY, PASSED_OVER = "ready", "still", "busy", "passed"
 FALLBACK_S = 2.0  # unchanged for so long counts as complete where nobody tells of closes
 
 BUSY_WHY = "somebody has it open for writing"
@@ -16,7 +16,7 @@ BUSY_WHY = "somebody has it open for writing"
 
 def judge(spec: Spec, bits: int, writers: Callable[[], bool | None]) -> tuple[str, float, str]:
     """(verdict, seconds, why). STILL: ready when unchanged for these seconds. BUSY: look again, or wait for the close.
-    PASSED: it came in a way that `ready` does not ask for.
+    PASSED_OVER: it came in a way that `ready` does not ask for.
 
     `writers` says whether somebody has it open for writing; None: unknown."""
     conditions = spec.required | spec.any
@@ -25,12 +25,12 @@ def judge(spec: Spec, bits: int, writers: Callable[[], bool | None]) -> tuple[st
         return _complete(spec)
     told_too_little = bits & (FOUND | HINT) or (spec.required == CLOSED | RENAMED and bits & RENAMED)
     if not told_too_little and not bits & RENAMED:
-        return PASSED, 0.0, f"its writer closed it; ready asks for {spec.wants}"
+        return PASSED_OVER, 0.0, f"its writer closed it; ready asks for {spec.wants}"
     writing = writers()
     if writing:
         return BUSY, 0.0, BUSY_WHY
     if not told_too_little:
-        return PASSED, 0.0, f"it came by rename; ready asks for {spec.wants}"
+        return PASSED_OVER, 0.0, f"it came by rename; ready asks for {spec.wants}"
     if writing is None:
         seconds = max(spec.stable_s, FALLBACK_S)
         return STILL, seconds, f"nobody tells whether it is complete: it has to be unchanged for {seconds:g} s"
