@@ -51,7 +51,7 @@ class Run(msgspec.Struct, frozen=True):
 class RuleTest(msgspec.Struct, frozen=True):
     event: Any  # a file name beside the rule file, or the event as a mapping
     fires: bool
-    args: Any = None  # of the first run; None: not looked at
+    args: Any = None  # of the run, or a list of those of all runs; None: not looked at
     line: int = 0
 
 
