@@ -50,7 +50,9 @@ class Running:
 @contextlib.contextmanager
 def running(workers: int = 2, folder: str | None = None) -> Iterator[Running]:
     """`oncue up` on free ports and a folder of its own, until its endpoint is connected."""
-    with tempfile.TemporaryDirectory(dir=folder or os.environ.get("ONCUE_BENCH_DIR", "/var/tmp"), prefix="oncue-bench-") as made:
+    with tempfile.TemporaryDirectory(
+        dir=folder or os.environ.get("ONCUE_BENCH_DIR", "/var/tmp"), prefix="oncue-bench-"
+    ) as made:
         data = Path(made) / "data"
         log = (Path(made) / "log").open("wb")
         began = time.monotonic()
@@ -59,7 +61,7 @@ def running(workers: int = 2, folder: str | None = None) -> Iterator[Running]:
         try:
             local = _await(lambda: json.loads((data / "local.json").read_text()), process, 30)
             with Client(url=local["url"], token=local["token"]) as client:
-                _await(lambda: [e for e in client.endpoints.list() if e.state == "connected"][0], process, 30)
+                _await(lambda: next(e for e in client.endpoints.list() if e.state == "connected"), process, 30)
                 client.submit(noop, 1).result(30)
                 yield Running(client, process, Path(made), time.monotonic() - began)
         finally:
@@ -75,7 +77,7 @@ def running(workers: int = 2, folder: str | None = None) -> Iterator[Running]:
 def _await(probe: Any, process: subprocess.Popen[bytes], seconds: float) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        with contextlib.suppress(OSError, ValueError, StopIteration):
             return probe()
         time.sleep(0.01)
     raise RuntimeError("oncue up did not start")
@@ -156,7 +158,9 @@ def file_latency(r: Running, files: int = 100) -> dict[str, float]:
     rules = r.folder / "bench.yaml"
     rules.write_text(RULES.format(folder=json.dumps(str(watched))))
     env = {**os.environ, "ONCUE_DATA": str(r.folder / "data")}
-    subprocess.run([sys.executable, "-m", "oncue", "deploy", str(rules), "--yes"], env=env, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "oncue", "deploy", str(rules), "--yes"], env=env, check=True, capture_output=True
+    )
     _await_trigger(r)
     closed: dict[str, float] = {}
     for i in range(files):

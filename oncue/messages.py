@@ -257,6 +257,7 @@ class Deployment(Stored, tag="deployment"):
     at_us: int = 0
     note: str = ""
     removed: bool = False
+    path: str = ""  # where the file was: what is relative in it is relative to its folder
 
 
 class RuleSwitch(Stored, tag="switch"):

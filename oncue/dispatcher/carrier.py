@@ -104,7 +104,7 @@ class Carrier:
             return
         if effect.closing:
             self._core.board.tell(effect.call, effect.closing)
-            self._core.metrics.count_outcomes(_by_state(effect))
+            self._core.metrics.outcomes(_by_state(effect))
         if effect.token >= 0:
             self._core.bridge.with_lane(endpoint, lambda lane: lane.durable(effect.token))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from oncue.dispatcher.core import Core, position_text
 from oncue.errors import Conflict, NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Position, Record
-from oncue.messages import DEAD, EVENT_BYTES, EVENTS, REGISTRY, DeadLetter, Event
+from oncue.messages import DEAD, EVENT_BYTES, EVENTS, REGISTRY, Event
+from oncue.view import DeadRow, EventRow
 
 
 class EventDesk(Core):
@@ -41,15 +43,13 @@ class EventDesk(Core):
                 )
             records.append(Record(value, key=event.source.encode(), headers=headers, time_ms=stamp))
         positions = await self.log.append(EVENTS, records)
-        self.metrics.count_events(len(records))
+        self.metrics.events(len(records))
         return positions
 
     async def emit_from_trigger(self, events: Sequence[Event]) -> None:
         await self.append_events(events)
 
-    async def events(
-        self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
-    ) -> r.Page:
+    async def events(self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50) -> r.Page:
         rows, following = await self.view.events(type=type, source=source, cursor=cursor, limit=limit)
         return r.Page(items=[await self._event_info(row) for row in rows], next=following)
 
@@ -62,11 +62,11 @@ class EventDesk(Core):
             raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
         return await self._event_info(found)
 
-    async def _event_info(self, row: Any) -> r.EventInfo:
+    async def _event_info(self, row: EventRow) -> r.EventInfo:
         fired = await self.view.fired(row.event.source, row.event.id)
         return r.EventInfo(
             offset=row.offset,
-            event=cloudevents.to_json(row.event),
+            event=json.loads(cloudevents.to_json(row.event)),
             at_us=row.at_us,
             fired=sorted({rule for rule, _ in fired}),
             tasks=[task_id.hex() for _, task_id in fired],
@@ -76,7 +76,7 @@ class EventDesk(Core):
 
     async def dead(self, who: Who, cursor: str, limit: int) -> r.Page:
         rows, following = await self.view.dead(cursor=cursor, limit=limit)
-        return r.Page(items=[_dead_info(number, letter) for number, letter in rows], next=following)
+        return r.Page(items=[_dead_info(row) for row in rows], next=following)
 
     async def retry_dead(self, who: Who, letter: int) -> None:
         """Append the record again to the topic that it came from; its rules see it as a new record."""
@@ -104,9 +104,10 @@ def _without_ours(event: Event) -> Event:
     return msgspec.structs.replace(event, extensions=kept)
 
 
-def _dead_info(number: int, letter: DeadLetter) -> r.DeadInfo:
+def _dead_info(row: DeadRow) -> r.DeadInfo:
+    letter = row.letter
     return r.DeadInfo(
-        id=number,
+        id=row.id,
         stage=letter.stage,
         reason=letter.reason,
         at_us=letter.at_us,

@@ -1,7 +1,7 @@
 """Log → view → board: the one reader that keeps this server's view, and tells what the view alone could decide.
 
-    topics ──readers──► a group of batches ──► view.apply (one transaction) ──► closings ──► board
-                                                       └──► the registry changed ──► reload
+topics ──readers──► a group of batches ──► view.apply (one transaction) ──► closings ──► board
+                                                   └──► the registry changed ──► reload
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from oncue.dispatcher.board import Board
 from oncue.errors import OncueError
-from oncue.log import Batch, Log, Reader, Record
+from oncue.log import Batch, Log, Position, Reader, Record
 from oncue.messages import DEAD, EVENTS, REGISTRY, RESULTS, Call, Ended, encode
 from oncue.view import View
 
@@ -90,6 +90,6 @@ class Feeder:
             await reader.close()
 
 
-def _say_failed(future: asyncio.Future[object]) -> None:
+def _say_failed(future: asyncio.Future[list[Position]]) -> None:
     if not future.cancelled() and isinstance(future.exception(), OncueError):
         log.error("a dead letter could not be stored: %s", future.exception())

@@ -15,12 +15,25 @@ from pathlib import Path
 
 import msgspec
 
+from oncue import payload
 from oncue.dispatcher.core import Core
 from oncue.dispatcher.intake import Group, OpenTask
 from oncue.dispatcher.lane import Lane, ended
 from oncue.ids import now_us
 from oncue.log import Record
-from oncue.messages import EXPIRED, TASKS_PREFIX, VERSION, Call, Ended, Failure, Task, TaskFrame, encode, tasks_topic
+from oncue.messages import (
+    EXPIRED,
+    INLINE_BYTES,
+    TASKS_PREFIX,
+    VERSION,
+    Call,
+    Ended,
+    Failure,
+    Task,
+    TaskFrame,
+    encode,
+    tasks_topic,
+)
 
 log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, DISK_S, RETENTION_S, MARK_S = 1.0, 2.0, 60.0, 86_400.0
@@ -47,6 +60,7 @@ class Housekeeper:
             (self.look_at_disk, DISK_S),
             (self.retain, RETENTION_S),
             (self.cut_task_topics, MARK_S / 4),
+            (self.sweep_blobs, MARK_S / 4),
         ):
             self._tasks.append(asyncio.create_task(self._every(seconds, duty), name=duty.__name__))
 
@@ -110,8 +124,30 @@ class Housekeeper:
         await core.log.housekeep()
         horizon_s = time.time() - core.settings.results_retention_days * 86_400
         await core.view.forget(int(horizon_s * 1000))
-        kept = {f.id async for f in core.view.large_functions()}
+
+    async def sweep_blobs(self) -> None:
+        """Blobs older than all records that could name them; the bodies of large functions are kept."""
+        core = self._core
+        kept: set[str] = set()
+        cursor: str | None = ""
+        while cursor is not None:
+            rows, cursor = await core.view.functions(cursor, PAGE)
+            kept.update(f.id for f in rows if f.size_bytes > INLINE_BYTES)
+        for lane in core.bridge.lanes:
+            kept |= await self._open_refs(lane)
+        horizon_s = time.time() - core.settings.results_retention_days * 86_400
         await asyncio.to_thread(core.blobs.sweep, kept, horizon_s)
+
+    async def _open_refs(self, endpoint: str) -> set[str]:
+        found: set[str] = set()
+        after = -1
+        while True:
+            rows = [OpenTask(*row) for row in await self._core.view.open_tasks(endpoint, after, PAGE)]
+            refs = [payload.ref_of(row.task.args) for row in rows]
+            found.update(ref.sha256 for ref in refs if ref is not None)
+            if len(rows) < PAGE:
+                return found
+            after = rows[-1].seq
 
     async def cut_task_topics(self) -> None:
         core = self._core

@@ -12,13 +12,13 @@ import msgspec
 
 from oncue import functions
 from oncue import resources as r
-from oncue.dispatcher.auth import SCOPES, hash_token, new_token
+from oncue.dispatcher.auth import may_make, new_token
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.carrier import Carrier
 from oncue.dispatcher.core import Core
 from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.lane import Lane
-from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from oncue.errors import Conflict, Invalid, NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Record, Topic
 from oncue.messages import (
@@ -98,11 +98,14 @@ class RegistryDesk(Core):
         self.accepting()
         if not NAME.match(request.name) or len(request.name) > NAME_CHARS:
             raise Invalid(
-                f"{request.name!r} is not a name for an endpoint", remedy="use letters, digits, dots, dashes, underscores"
+                f"{request.name!r} is not a name for an endpoint",
+                remedy="use letters, digits, dots, dashes, underscores",
             )
         key = request.public_key.encode()
         if len(key) != 40:
-            raise Invalid("public_key: a CURVE key in Z85 has 40 characters", remedy="oncue endpoint register makes one")
+            raise Invalid(
+                "public_key: a CURVE key in Z85 has 40 characters", remedy="oncue endpoint register makes one"
+            )
         known_id = self._endpoint_names.get((who.subject, request.name))
         known = self._endpoints.get(known_id or "")
         if known is not None and known.public_key != key:
@@ -200,19 +203,13 @@ class RegistryDesk(Core):
 
     async def make_token(self, who: Who, request: r.TokenRequest) -> r.TokenInfo:
         """The token itself is in this answer and nowhere else."""
-        unknown = set(request.scopes) - set(SCOPES)
-        if unknown:
-            raise Invalid(f"there is no scope {min(unknown)!r}", remedy=f"scopes are: {', '.join(SCOPES)}")
-        if "admin" not in who.scopes and (
-            request.subject not in ("", who.subject) or not set(request.scopes) <= set(who.scopes) | {"read", "emit"}
-        ):
-            raise Forbidden("only an admin makes tokens for others, or with more scopes than one's own")
-        token = new_token()
+        may_make(who, request)
+        token, hashed = new_token()
         expires = now_us() + request.expires_s * 1_000_000 if request.expires_s else 0
         record = TokenRecord(
             VERSION,
             "tok_" + random_secrets.token_hex(6),
-            hash_token(token),
+            hashed,
             request.subject or who.subject,
             tuple(request.scopes),
             expires,
@@ -285,4 +282,3 @@ def _token_info(t: TokenRecord) -> r.TokenInfo:
     return r.TokenInfo(
         id=t.id, name=t.name, subject=t.subject, scopes=list(t.scopes), expires_us=t.expires_us, revoked=t.revoked
     )
-

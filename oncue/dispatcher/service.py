@@ -15,6 +15,7 @@ import getpass
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections import OrderedDict
@@ -29,13 +30,15 @@ from oncue import curve
 from oncue import resources as r
 from oncue.blobs import open_blobs
 from oncue.config import Settings
+from oncue.dispatcher.api import make_app
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
 from oncue.dispatcher.carrier import Carrier
+from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.feeder import Feeder
 from oncue.dispatcher.housekeeper import AGAIN, Housekeeper
-from oncue.dispatcher.http import make_app
+from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.registry_desk import RegistryDesk
 from oncue.dispatcher.rule_desk import RuleDesk
@@ -97,9 +100,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
 
     def _topics(self) -> dict[str, Topic]:
         s = self.settings
-        results = Topic(
-            retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes
-        )
+        results = Topic(retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes)
         return {
             EVENTS: Topic(retention_ms=int(s.events_retention_days * DAY_MS)),
             RESULTS: results,
@@ -170,7 +171,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
             if frame.call.rule:
                 self._run(self._fresh_of_rule(endpoint, frame, len(record.value)))
             else:
-                self.bridge.with_lane(endpoint, lambda lane, f=frame, n=len(record.value): lane.fresh(f, n))
+                self.bridge.with_lane(endpoint, partial(Lane.fresh, frame=frame, size_bytes=len(record.value)))
 
     async def _fresh_of_rule(self, endpoint: str, frame: TaskFrame, size: int) -> None:
         """An event that is told twice makes the same tasks twice (the same ids): the second time nothing runs."""
@@ -201,7 +202,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         checks = {
             "log": "ok" if not self.disk_full else self.disk_full,
             "view": "ok",
-            "bridge": f"ok, port {self.bridge.port}",
+            "bridge": "ok",
         }
         for info in self.triggers_host.infos():
             if info.state == "failed":
@@ -211,9 +212,11 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
 
     def collect(self) -> None:
         """Gauges for /metrics."""
-        for endpoint, lane in self.bridge.lanes.items():
-            name = self.endpoint_name(endpoint)
-            self.metrics.set_endpoint(name, lane.phase.value == "connected", lane.intake.tasks, len(lane.flight))
+        lanes = self.bridge.lanes
+        self.metrics.queue_depths({self.endpoint_name(e): x.intake.tasks + len(x.flight) for e, x in lanes.items()})
+        self.metrics.connected(sum(x.phase is Phase.READY for x in lanes.values()))
+        usage = shutil.disk_usage(self.folder)
+        self.metrics.disk(1 - usage.free / usage.total)
 
     async def local_token(self, path: Path) -> str:
         """The token of the person who started the server: the one in `path` as long as it is good, else a new one."""
@@ -224,9 +227,9 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
                 return token
         except (OSError, ValueError, KeyError):
             pass
-        token = new_token()
+        token, hashed = new_token()
         person = getpass.getuser()
-        record = TokenRecord(VERSION, "tok_local", hash_token(token), person, ("admin",), 0, False, now_us(), "local")
+        record = TokenRecord(VERSION, "tok_local", hashed, person, ("admin",), 0, False, now_us(), "local")
         await self.record([("token:tok_local", record)])
         return token
 

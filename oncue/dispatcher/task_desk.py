@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,10 +23,11 @@ from oncue import resources as r
 from oncue.dispatcher.backend import Outcome, TaskQuery, Who
 from oncue.dispatcher.board import STATE_WORDS
 from oncue.dispatcher.core import Core, position_text
+from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.shapes import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from oncue.ids import now_us
-from oncue.lifecycle import State, TaskState, end
+from oncue.lifecycle import TaskState, end
 from oncue.log import Position, Record
 from oncue.messages import (
     CONTROL,
@@ -121,7 +123,7 @@ class TaskDesk(Core):
         except Exception:
             self._recent.pop(mark, None)
             raise
-        self.metrics.count_accepted(len(tasks))
+        self.metrics.accepted(len(tasks))
         return positions
 
     def _is_old(self, key: bytes) -> bool:
@@ -213,11 +215,11 @@ class TaskDesk(Core):
         return task_info(state, self.endpoint_name, self._why(state))
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
-        assert state.call is not None
-        while e.attempt > state.attempt and state.state is State.WAITING:  # attempts before it, not in the view yet
-            state = msgspec.structs.replace(state, attempt=e.attempt)
-        plain = msgspec.structs.replace(state, call=msgspec.structs.replace(state.call, retry=None))
-        closed = msgspec.structs.replace(end(plain, plain.call or state.call, state.accepted_us, e), call=state.call)
+        """With the closing end that was told, which the view may not have yet, nor the attempts before it."""
+        call = state.call
+        assert call is not None
+        state = msgspec.structs.replace(state, attempt=max(state.attempt, e.attempt))
+        closed = end(state, msgspec.structs.replace(call, retry=None), state.accepted_us, e)
         return msgspec.structs.replace(self._info(closed), position=position)
 
     def _why(self, state: TaskState) -> str:
@@ -265,7 +267,9 @@ class TaskDesk(Core):
 
     async def outcomes(self, who: Who, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
         if len(ids) > self.settings.max_batch:
-            raise TooLarge(f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self.settings.max_batch:,}")
+            raise TooLarge(
+                f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self.settings.max_batch:,}"
+            )
         waiters = {i: self.board.wait(i) for i in ids} if wait_ms else {}
         try:
             await self.barrier((RESULTS,))
@@ -321,7 +325,9 @@ class TaskDesk(Core):
         """Asks for a cancel of those of the tasks that are open; the first closing record decides. Returns how many."""
         self.accepting()
         if len(request.tasks) > MAX_CANCEL:
-            raise TooLarge(f"{len(request.tasks):,} tasks are too many for one request", remedy=f"ask for {MAX_CANCEL:,}")
+            raise TooLarge(
+                f"{len(request.tasks):,} tasks are too many for one request", remedy=f"ask for {MAX_CANCEL:,}"
+            )
         by_endpoint: dict[str, list[bytes]] = {}
         for text in request.tasks:
             state = await self._mine(who, text)
@@ -332,8 +338,9 @@ class TaskDesk(Core):
             entry = Cancel(VERSION, endpoint, tuple(ids), who.subject, at)
             await self.log.append(CONTROL, [Record(encode(entry), key=endpoint.encode())])
         await self.barrier((CONTROL,))
+        why = f"cancelled by {who.subject}"
         for endpoint, ids in by_endpoint.items():
-            self.bridge.with_lane(endpoint, lambda lane, ids=ids: lane.cancel(ids, f"cancelled by {who.subject}"))
+            self.bridge.with_lane(endpoint, partial(Lane.cancel, ids=ids, why=why))
         return sum(len(ids) for ids in by_endpoint.values())
 
     async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
@@ -344,7 +351,8 @@ class TaskDesk(Core):
             raise Conflict(f"task {task_id} is still open", remedy="cancel it first, or wait until it has ended")
         if not state.known or state.call is None:
             raise Conflict(
-                f"the arguments of task {task_id} are not in the log any more", remedy="submit it again with its arguments"
+                f"the arguments of task {task_id} are not in the log any more",
+                remedy="submit it again with its arguments",
             )
         if state.call.endpoint not in self.bridge.lanes:
             raise Forbidden("its endpoint was revoked", remedy="submit it to another endpoint")
@@ -421,4 +429,3 @@ def _accepted(ids: list[bytes], positions: list[Position]) -> r.Accepted:
 async def _within(waiter: asyncio.Future[Ended], wait_ms: int) -> Ended | None:
     done, _ = await asyncio.wait((waiter,), timeout=wait_ms / 1000)
     return waiter.result() if done and not waiter.cancelled() else None
-

@@ -96,7 +96,9 @@ class TriggerHost:
         if run is None or not issubclass(kinds()[run.wanted.kind], HttpTrigger):
             raise NotFound(f"there is no webhook {name!r}", remedy="deploy a rule file with a trigger of kind webhook")
         if not isinstance(run.trigger, HttpTrigger):
-            raise NotFound(f"webhook {name!r} does not run: {run.failed or 'it is starting'}", remedy="mend its options")
+            raise NotFound(
+                f"webhook {name!r} does not run: {run.failed or 'it is starting'}", remedy="mend its options"
+            )
         return await run.trigger.receive(headers, body)
 
     def infos(self) -> list[r.TriggerInfo]:

@@ -1,0 +1,339 @@
+"""Rule files: deployed as a whole or not at all, explained, rolled back; and the engine and triggers that run them.
+
+deploy ──parse, check, diff──► Deployment (one record a file, all in one append) ──► view ──► engine and trigger host
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncue import resources as r
+from oncue import triggers
+from oncue.dispatcher.backend import Who
+from oncue.dispatcher.event_desk import EventDesk
+from oncue.dispatcher.trigger_host import TriggerHost, Wanted
+from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
+from oncue.ids import now_us
+from oncue.messages import REGISTRY, VERSION, Deployment, Event, RuleSwitch
+from oncue.rules.diff import diff
+from oncue.rules.engine import Engine
+from oncue.rules.explain import explain
+from oncue.rules.model import RuleSet, check_unique, parse
+
+log = logging.getLogger("oncue.rules")
+
+
+class RuleDesk(EventDesk):
+    engine: Engine
+    triggers_host: TriggerHost
+
+    # ------------------------------------------------------------ running
+
+    async def start_rules(self, folder: Path) -> None:
+        self.engine = Engine(self.log, self, before_batch=self._registry_caught_up)
+        self.triggers_host = TriggerHost(self.append_from_trigger, folder)
+        self._deployments: dict[str, Deployment] = {}
+        self._sets: dict[str, RuleSet] = {}
+        await self.reload_rules()
+        self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
+
+    async def _keep_engine(self) -> None:
+        while True:
+            try:
+                await self.engine.run()
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("the rule engine failed; it starts again from its last commit")
+            await asyncio.sleep(1.0)
+
+    async def append_from_trigger(self, events: Any) -> None:
+        await self.append_events(events)
+
+    async def _registry_caught_up(self) -> None:
+        """A deploy that was acknowledged is in force for later events."""
+        await self.view.wait_for(await self.log.end_offsets((REGISTRY,)), 5.0)
+
+    async def stop_rules(self) -> None:
+        await self.triggers_host.close()
+        self._engine_task.cancel()
+        await asyncio.gather(self._engine_task, return_exceptions=True)
+
+    async def reload_rules(self) -> None:
+        """Take what is in force from the view: after a deploy, a switch, a start."""
+        if not hasattr(self, "engine"):
+            return  # the registry is read before rules start
+        deployments = {d.label: d for d in await self.view.deployments()}
+        switches = await self.view.switches()
+        if deployments != self._deployments:
+            self._deployments = deployments
+            self._sets = {label: self._read(d) for label, d in deployments.items()}
+        self.engine.update(list(deployments.values()), switches)
+        await self.triggers_host.update(self._wanted())
+
+    def _read(self, d: Deployment) -> RuleSet:
+        try:
+            return parse(d.text, d.label, _option_kinds(), triggers=None)
+        except OncueError as e:  # deployed by another version, whose rules this one does not know
+            log.error("the deployed rule file %s cannot be read: %s", d.label, e)
+            return RuleSet(d.label, d.text, (), ())
+
+    def _wanted(self) -> dict[str, Wanted]:
+        found: dict[str, Wanted] = {}
+        for label, ruleset in self._sets.items():
+            for spec in ruleset.triggers:
+                options = _resolve(spec.options, self._deployments[label].path)
+                found[spec.name] = Wanted(spec.name, spec.kind, options, label)
+        return found
+
+    # ------------------------------------------------------------ deploying
+
+    async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
+        self.accepting()
+        if not request.files:
+            raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
+        new = {f.label: f for f in request.files}
+        if len(new) < len(request.files):
+            raise Conflict("two of the files have the same label", remedy="give one of them another: --label")
+        for label in new:
+            self._check_owner(who, label)
+        others = [s for label, s in self._sets.items() if label not in new]
+        elsewhere = {t.name for s in others for t in s.triggers}
+        elsewhere |= {
+            t for f in request.files for t in _trigger_names(f)
+        }  # a rule may be on a trigger of a file beside it
+        sets = {label: parse(f.text, f.path or label, _option_kinds(), triggers=elsewhere) for label, f in new.items()}
+        check_unique([*others, *sets.values()])
+        mine = {name: await self._bound(who, name, request.functions) for s in sets.values() for name in s.functions}
+        for s in sets.values():
+            for rule in s.rules:
+                for run in rule.runs:
+                    self.find_endpoint(who, run.endpoint)
+        answers, entries = [], []
+        for label, s in sets.items():
+            old = self._deployments.get(label)
+            functions = {name: mine[name] for name in s.functions}
+            found = diff(self._sets.get(label), s)
+            moved = old is not None and old.functions != functions
+            changed = old is None or old.text != s.text or moved or old.path != new[label].path
+            version = await self._next_version(label) if changed else (old.version if old else 1)
+            answers.append(
+                r.Deployed(
+                    label=label,
+                    version=version,
+                    changed=changed,
+                    added=found.added,
+                    changed_rules=sorted({*found.changed, *(_users(s, old, functions) if moved else ())}),
+                    removed=found.removed,
+                    diff=found.text,
+                )
+            )
+            if changed:
+                record = Deployment(
+                    VERSION,
+                    label,
+                    version,
+                    who.subject,
+                    s.text,
+                    functions,
+                    now_us(),
+                    request.note,
+                    False,
+                    new[label].path,
+                )
+                entries.append((f"deployment:{label}", record))
+        if entries and not request.dry_run:
+            await self._put_in_force(entries)
+        return answers
+
+    async def _put_in_force(self, entries: list[tuple[str, Deployment]]) -> None:
+        """The newest of each label is under its own key; each version also under one of its own, for the history."""
+        both = [(f"{key}@{d.version}", d) for key, d in entries]
+        await self.record(both)
+        await self.reload_rules()
+
+    def _check_owner(self, who: Who, label: str) -> None:
+        old = self._deployments.get(label)
+        if old is not None and old.owner != who.subject and "admin" not in who.scopes:
+            raise Forbidden(f"the rule file {label!r} is {old.owner}'s", remedy="deploy yours under another --label")
+
+    async def _next_version(self, label: str) -> int:
+        history = await self.view.deployment_history(label)
+        return max((d.version for d in history), default=0) + 1
+
+    async def _bound(self, who: Who, name: str, given: Mapping[str, str]) -> str:
+        """The content hash that a rule's function means from now on."""
+        wanted = given.get(name, name)
+        found = await self.view.function(wanted, owner=who.subject)
+        if found is None:
+            raise NotFound(
+                f"the function {name!r} is not registered",
+                remedy="oncue deploy registers FILE.py:NAME by itself; a registered one is used by its name",
+            )
+        return found.id
+
+    # ------------------------------------------------------------ looking
+
+    async def rules(self, who: Who) -> list[r.RuleInfo]:
+        return [
+            self._rule_info(label, rule)
+            for label, s in sorted(self._sets.items())
+            if self._sees(who, label)
+            for rule in s.rules
+        ]
+
+    async def rule(self, who: Who, name: str) -> r.RuleInfo:
+        label, rule = self._find_rule(who, name)
+        return self._rule_info(label, rule)
+
+    def _sees(self, who: Who, label: str) -> bool:
+        return "admin" in who.scopes or self._deployments[label].owner == who.subject
+
+    def _find_rule(self, who: Who, name: str) -> tuple[str, Any]:
+        for label, s in self._sets.items():
+            if self._sees(who, label):
+                for rule in s.rules:
+                    if rule.name == name:
+                        return label, rule
+        names = sorted(rule.name for label, s in self._sets.items() if self._sees(who, label) for rule in s.rules)
+        raise NotFound(
+            f"there is no rule {name!r}", remedy=f"there are: {', '.join(names[:20])}" if names else "deploy one"
+        )
+
+    def _rule_info(self, label: str, rule: Any) -> r.RuleInfo:
+        d = self._deployments[label]
+        state = self.engine.state(rule.name)
+        return r.RuleInfo(
+            name=rule.name,
+            label=label,
+            version=d.version,
+            enabled=state.state == "active",
+            on=rule.on,
+            runs=[run.function for run in rule.runs],
+            endpoint=rule.runs[0].endpoint if rule.runs else "",
+            state=state.state,
+            why=state.why,
+            fired=state.fired,
+            text=d.text,
+        )
+
+    async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
+        self.accepting()
+        self._find_rule(who, name)
+        await self.record([(f"switch:{name}", RuleSwitch(VERSION, name, enabled, who.subject, why, now_us()))])
+        await self.reload_rules()
+        return await self.rule(who, name)
+
+    async def explain(self, who: Who, name: str, event: Event | None, offset: int | None) -> r.Explanation:
+        _, rule = self._find_rule(who, name)
+        if event is None:
+            found = await self.view.event(offset or 0)
+            if found is None:
+                raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
+            event = found.event
+        state = self.engine.state(name)
+        answer = explain(rule, event)
+        if answer.fires and state.state != "active":
+            return msgspec.structs.replace(answer, fires=False, why=f"the rule is {state.state}: {state.why}")
+        return answer
+
+    # ------------------------------------------------------------ history
+
+    async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
+        """Newest first."""
+        found = [
+            d for d in await self.view.deployment_history(label) if "admin" in who.scopes or d.owner == who.subject
+        ]
+        if not found:
+            raise NotFound(
+                f"there is no rule file {label!r}", remedy=f"there are: {', '.join(sorted(self._deployments))}"
+            )
+        return [
+            {
+                "label": d.label,
+                "version": d.version,
+                "owner": d.owner,
+                "at_us": d.at_us,
+                "note": d.note,
+                "removed": d.removed,
+                "text": d.text,
+                "functions": d.functions,
+            }
+            for d in found
+        ]
+
+    async def rollback(self, who: Who, label: str, version: int) -> r.Deployed:
+        """An old version becomes a new one: the history only grows."""
+        self.accepting()
+        self._check_owner(who, label)
+        old = next((d for d in await self.view.deployment_history(label) if d.version == version), None)
+        if old is None or old.removed:
+            raise NotFound(f"{label} has no version {version}", remedy=f"oncue rules history {label} shows them")
+        others = [s for other, s in self._sets.items() if other != label]
+        ruleset = parse(old.text, label, _option_kinds(), triggers=None)
+        check_unique([*others, ruleset])
+        found = diff(self._sets.get(label), ruleset)
+        number = await self._next_version(label)
+        record = msgspec.structs.replace(
+            old, version=number, at_us=now_us(), owner=who.subject, note=f"rolled back to version {version}"
+        )
+        await self._put_in_force([(f"deployment:{label}", record)])
+        return r.Deployed(
+            label=label,
+            version=number,
+            changed=True,
+            added=found.added,
+            changed_rules=found.changed,
+            removed=found.removed,
+            diff=found.text,
+        )
+
+    async def remove_rules(self, who: Who, label: str) -> r.Deployed:
+        self.accepting()
+        self._check_owner(who, label)
+        old = self._deployments.get(label)
+        if old is None:
+            raise NotFound(
+                f"there is no rule file {label!r}", remedy=f"there are: {', '.join(sorted(self._deployments))}"
+            )
+        number = await self._next_version(label)
+        gone = msgspec.structs.replace(old, version=number, at_us=now_us(), owner=who.subject, removed=True)
+        names = [rule.name for rule in self._sets[label].rules]
+        await self._put_in_force([(f"deployment:{label}", gone)])
+        return r.Deployed(label=label, version=number, changed=True, removed=names)
+
+    async def triggers(self, who: Who) -> list[r.TriggerInfo]:
+        return [info for info in self.triggers_host.infos() if info.label in self._sets and self._sees(who, info.label)]
+
+
+def _option_kinds() -> dict[str, Any]:
+    return {kind: cls.options for kind, cls in triggers.kinds().items()}
+
+
+def _trigger_names(file: r.RuleFile) -> Iterable[str]:
+    """Names of the triggers of a file that may have errors: those are told when it is parsed for itself."""
+    try:
+        return [t.name for t in parse(file.text, file.label, None, triggers=None).triggers]
+    except OncueError:
+        return ()
+
+
+def _users(ruleset: RuleSet, old: Deployment | None, functions: Mapping[str, str]) -> list[str]:
+    """The rules whose functions have new content."""
+    before = old.functions if old else {}
+    fresh = {name for name, sha in functions.items() if before.get(name) != sha}
+    return [rule.name for rule in ruleset.rules if any(run.function in fresh for run in rule.runs)]
+
+
+def _resolve(options: Any, rule_file: str) -> Any:
+    """A relative path of a trigger is relative to its rule file."""
+    path = getattr(options, "path", None)
+    if rule_file and isinstance(path, str) and not Path(path).expanduser().is_absolute():
+        return msgspec.structs.replace(options, path=str(Path(rule_file).parent / path))
+    return options
