@@ -1,0 +1,55 @@
+"""The watch of systems that do not tell of closes, by watchdog's observer (here with whatever it has on this machine)."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+from watched import Watched
+
+from oncue.triggers import lookout
+from oncue.triggers.watch import ENTERED, HINT, RENAMED, open_watch
+
+
+def test_what_it_notices(tmp_path: Path) -> None:
+    watch = open_watch(tmp_path, "darwin")
+    try:
+        assert not watch.tells_closes
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "a.h5").write_bytes(b"1")
+        (tmp_path / "sub" / "a.h5").rename(tmp_path / "b.h5")
+        noticed: set[tuple[int, str, str]] = set()
+        end = time.monotonic() + 20
+        while time.monotonic() < end and (RENAMED, "", "b.h5") not in noticed:
+            noticed |= {(n.kind, n.folder, n.name) for n in watch.read(0.1)}
+        assert (RENAMED, "", "b.h5") in noticed
+        assert (ENTERED, "sub", "") in noticed
+        assert (HINT, "sub", "a.h5") in noticed
+    finally:
+        watch.close()
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="not a folder"):
+        open_watch(tmp_path / "none", "darwin")
+
+
+def test_files_have_to_keep_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "open_watch", lambda root: open_watch(root, "darwin"))
+    w = Watched(tmp_path, ready={"any": ["close_write", "rename"], "stable": "300ms"})
+    monkeypatch.setattr("oncue.triggers.ready.FALLBACK_S", 0.3)
+
+    async def main() -> None:
+        async with w.running():
+            await w.until(lambda: "does not tell" in w.trigger.status().detail)
+            fd = os.open(w.data / "a.h5", os.O_CREAT | os.O_WRONLY)
+            for _ in range(5):
+                os.write(fd, b"x" * 10)
+                await asyncio.sleep(0.1)
+                assert w.names == []
+            os.close(fd)
+            (event,) = await w.count(1)
+            assert (event.data["size"], event.data["cause"]) == (50, "stable")
+
+    asyncio.run(main())

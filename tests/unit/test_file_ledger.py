@@ -1,0 +1,95 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from oncue.errors import Conflict, LogError
+from oncue.messages import Event
+from oncue.triggers.ledger import FIRED, KEEP_GONE_US, KNOWN, Ledger, Pending, Row
+from oncue.triggers.settle import Print
+
+
+def row(name: str, folder: str = "", state: int = FIRED, size: int = 1, ino: int = 7) -> Row:
+    return Row(folder, name, state, ino, size, 1_700_000_000_000_000_000, 5)
+
+
+def event(name: str) -> Event:
+    return Event(id=name, source="file:///d", type="oncue.file.ready", data={"n": 1}, extensions={"oncuetimems": "9"})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "l.db")
+
+
+def test_a_pending_batch_comes_back_word_for_word_until_it_is_done(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "l.db")
+    pending = Pending([row("a"), row("b", "sub")], [event("a"), event("b")])
+    first.pend(3, pending)
+    assert first.find([("", "a")]) == {}
+    first.close()
+    second = Ledger(tmp_path / "l.db")
+    assert second.pending() == [(3, pending)]
+    second.done(3, pending.rows)
+    assert second.pending() == []
+    assert set(second.find([("", "a"), ("sub", "b"), ("", "b")])) == {("", "a"), ("sub", "b")}
+    second.done(3, pending.rows)  # again: nothing changes
+    assert second.count() == 2
+    second.close()
+
+
+def test_the_newest_state_counts(ledger: Ledger) -> None:
+    ledger.store([row("a", state=KNOWN)])
+    ledger.store([row("a", size=2, ino=-(1 << 63))])
+    (found,) = ledger.find([("", "a")]).values()
+    assert (found.state, found.seen) == (FIRED, Print(-(1 << 63), 2, 1_700_000_000_000_000_000))
+    assert ledger.listing("")["a"] == found
+
+
+def test_names_with_anything_in_them(ledger: Ledger) -> None:
+    names = ["'; DROP TABLE files;--", '"', "a\nb", "[x]", "走", "\x01"]
+    ledger.store([row(n, folder="q'\"") for n in names])
+    assert set(ledger.listing("q'\"")) == set(names)
+    assert len(ledger.find([("q'\"", n) for n in names])) == len(names)
+
+
+def test_gone_and_back_and_forgotten(ledger: Ledger) -> None:
+    ledger.store([row("a"), row("b"), row("c", "sub")])
+    ledger.gone([("", "a"), ("", "b")], 100)
+    ledger.gone([("", "a")], 200)  # the first time counts
+    ledger.folder_gone("sub", 150)
+    assert ledger.folders() == []
+    ledger.back([("", "b")])
+    ledger.forget(100 + KEEP_GONE_US)
+    assert set(ledger.listing("")) == {"b"}
+    assert set(ledger.listing("sub")) == {"c"}
+    assert ledger.folders() == [""]
+
+
+def test_what_is_gone_is_bounded(ledger: Ledger) -> None:
+    ledger.store([row(str(i)) for i in range(20)])
+    for i in range(10):
+        ledger.gone([("", str(i))], 100 + i)
+    ledger.forget(200, keep=4)
+    assert sorted(map(int, ledger.listing(""))) == [6, 7, 8, 9, *range(10, 20)]
+
+
+def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
+    ledger.pend(1, Pending([row("a")], [event("a")]))
+    with pytest.raises((TypeError, sqlite3.Error)):
+        ledger.done(1, [("", None, 0, 1, 1, 1, 1)])  # type: ignore[list-item]
+    assert len(ledger.pending()) == 1
+    ledger.done(1, [row("a")])
+
+
+def test_two_at_once_and_a_damaged_one(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "l.db")
+    with pytest.raises(Conflict) as e:
+        Ledger(tmp_path / "l.db")
+    assert e.value.remedy
+    first.close()
+    Ledger(tmp_path / "l.db").close()
+    (tmp_path / "bad.db").write_bytes(b"not a database, not at all" * 100)
+    with pytest.raises(LogError, match="damaged") as e2:
+        Ledger(tmp_path / "bad.db")
+    assert "move it away" in e2.value.remedy
