@@ -1,0 +1,91 @@
+"""Why a worker died, as far as that can be known."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from oncue.messages import Failure
+
+
+class OomWatch:
+    """The kernel counts the processes that it killed for want of memory (also those of a cgroup with a limit)."""
+
+    def __init__(self, vmstat: Path = Path("/proc/vmstat")) -> None:
+        self._vmstat = vmstat
+        self._seen = self._count()
+
+    def _count(self) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._vmstat.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        return 0
+
+    def struck(self) -> bool:
+        """Whether it killed any since this was last asked."""
+        before, self._seen = self._seen, self._count()
+        return self._seen > before
+
+
+def lost(code: int, oom: bool) -> Failure:
+    """Of the task that a worker was at when it ended with this code (negative: the signal)."""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        if code == -signal.SIGKILL and oom:
+            return Failure(
+                "oncue.TaskLost",
+                f"the worker was killed ({name}): probably out of memory, the kernel killed processes at that time",
+                remedy="give the function less data at once, or run fewer workers on that machine",
+            )
+        if code == -signal.SIGKILL:
+            return Failure(
+                "oncue.TaskLost",
+                f"the worker was killed ({name}), not by oncue",
+                remedy="somebody's kill -9, the batch system's limit, or out of memory: see dmesg or the job's output there",
+            )
+        return Failure(
+            "oncue.TaskLost",
+            f"the worker died of {name} while it ran this task",
+            remedy="a crash in compiled code; the task's output shows where each Python thread was",
+        )
+    return Failure(
+        "oncue.TaskLost",
+        f"the worker's process exited with code {code} while it ran this task",
+        remedy="the function, or a library it calls, ended the process (os._exit, exit in C); raise an exception instead",
+    )
+
+
+def timed_out(timeout_ms: int) -> Failure:
+    return Failure(
+        "oncue.TaskTimedOut",
+        f"the function ran longer than its timeout of {timeout_ms / 1000:g} s and was stopped",
+        remedy="give it a longer timeout, or less to do",
+    )
+
+
+def cancelled() -> Failure:
+    return Failure("oncue.TaskCancelled", "the task was cancelled")
+
+
+def closed() -> Failure:
+    return Failure("oncue.TaskLost", "the endpoint was stopped while it ran this task", remedy="retry it")
+
+
+def punch(fd: int, start: int, end: int) -> None:
+    """Give the memory of a part of a file back, its size as it is; where the system cannot, it stays."""
+    if sys.platform == "linux" and end > start:
+        keep_size_punch_hole = 0x01 | 0x02
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.fallocate(fd, keep_size_punch_hole, ctypes.c_long(start), ctypes.c_long(end - start))
+
+
+def size_of(fd: int) -> int:
+    return os.fstat(fd).st_size
