@@ -153,8 +153,9 @@ class SqliteLog(Log):
         now = time.time_ns() // 1_000_000
         # A copy: the caller may go on with its list while the writer has not come to it.
         stamped = tuple([r if r.time_ms else Record(r.value, r.key, r.headers, now) for r in records])
+        places: list[tuple[Part, Sequence[Record]]]
         if partition is None:
-            places = list(topic.spread(stamped))
+            places = list(topic.spread(stamped)) if len(topic.parts) > 1 else [(topic.parts[0], stamped)]
         elif 0 <= partition < len(topic.parts):
             places = [(topic.parts[partition], stamped)]
         else:

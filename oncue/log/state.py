@@ -75,9 +75,6 @@ class TopicState:
 
     def spread(self, records: Sequence[Record]) -> Iterator[tuple[Part, Sequence[Record]]]:
         """Each record's partition is crc32(key) modulo the count; without a key it is 0."""
-        if len(self.parts) == 1:
-            yield self.parts[0], records
-            return
         found: dict[int, list[Record]] = {}
         count = len(self.parts)
         for record in records:
