@@ -60,34 +60,41 @@ class Authenticator:
 
     def __init__(self, find: Callable[[str], TokenRecord | None]) -> None:
         self._find = find
-        self._known: dict[str, tuple[TokenRecord, Who]] = {}
+        self._known: dict[str, tuple[TokenRecord, Who, int]] = {}
 
     def who(self, header: str | None) -> Who:
         """Raises Unauthorized."""
-        if not header:
+        if header is None:
             raise Unauthorized("this needs a token", remedy=_REMEDY)
-        scheme, _, token = header.partition(" ")
-        token = token.strip()
-        if scheme.lower() != "bearer":
-            raise Unauthorized("the Authorization header is not of the kind Bearer", remedy=_REMEDY)
-        if not token.startswith(PREFIX) or len(token) > _LONGEST or not token.isascii():
-            raise Unauthorized("this is not an oncue token", remedy=_REMEDY)
-        digest = hash_token(token)
+        digest = hash_token(_token_of(header))
         record = self._find(digest)
+        known = self._known.get(digest)
+        if known is None or known[0] is not record:
+            known = self._check(digest, record)
+        if known[2] and known[2] <= time.time_ns() // 1000:
+            raise Unauthorized("this token has expired", remedy="make a new one: `oncue token new`")
+        return known[1]
+
+    def _check(self, digest: str, record: TokenRecord | None) -> tuple[TokenRecord, Who, int]:
         if record is None:
             raise Unauthorized("this token is not known here", remedy=_REMEDY)
         if record.revoked:
             raise Unauthorized("this token was revoked", remedy="make a new one: `oncue token new`")
-        if record.expires_us and record.expires_us <= time.time_ns() // 1000:
-            raise Unauthorized("this token has expired", remedy="make a new one: `oncue token new`")
-        known = self._known.get(digest)
-        if known is not None and known[0] is record:
-            return known[1]
         if len(self._known) >= _CACHE:
             self._known.clear()
-        who = Who(record.subject, frozenset(record.scopes), record.id)
-        self._known[digest] = (record, who)
-        return who
+        known = (record, Who(record.subject, frozenset(record.scopes), record.id), record.expires_us)
+        self._known[digest] = known
+        return known
+
+
+def _token_of(header: str) -> str:
+    scheme, _, token = header.partition(" ")
+    if scheme != "Bearer" and scheme.lower() != "bearer":
+        raise Unauthorized("the Authorization header is not of the kind Bearer", remedy=_REMEDY)
+    token = token.strip()
+    if not token.startswith(PREFIX) or len(token) > _LONGEST or not token.isascii():
+        raise Unauthorized("this is not an oncue token", remedy=_REMEDY)
+    return token
 
 
 def require(who: Who, scope: Scope) -> None:

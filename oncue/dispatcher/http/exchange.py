@@ -1,5 +1,5 @@
-"""One request, from its headers to its answer. One try/except around all of it, and no chain of middlewares: the whole
-costs some ten microseconds beside aiohttp's own."""
+"""One request, from its headers to its answer. One try/except around all of it, and no chain of middlewares: token, limits,
+decoding, encoding and counting cost about a quarter of what a bare aiohttp handler does."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
             ask.who = who = authenticator.who(headers.get("Authorization"))
             require(who, route.scope)
             limit.take(who.token_id)
-        ask.query = no_query if plain_query and not request.query_string else decode_query(request, route.query)
+        ask.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
         if decoder is not None:
             if request.can_read_body or not route.optional:  # (some clients name a type even for no body)
                 ask.coding = coding_of(request, route)
