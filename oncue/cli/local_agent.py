@@ -9,6 +9,7 @@ An agent that a killed server left behind goes on working and dials the new serv
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import signal
@@ -19,8 +20,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from oncue.errors import OncueError
 
 log = logging.getLogger("oncue.up")
@@ -29,59 +28,46 @@ PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 30.0  # an agent that ran for so long starts again without a pause
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """agent.json, whole or not at all, for this user only."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = folder / f"agent.json.{os.getpid()}"
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(handle, "wb") as f:
-        f.write(msgspec.json.format(msgspec.json.encode(config), indent=2))
-        f.flush()
-        os.fsync(f.fileno())
-    fresh.replace(folder / "agent.json")
-
-
 def register(data: Path, folder: Path, name: str, workers: int, local: dict[str, Any]) -> None:
     """Make the keys, tell the server, write agent.json. Again is harmless."""
     from oncue.client import Client
     from oncue.curve import load_or_make_keys
+    from oncue.endpoint.settings import Settings, save
     from oncue.resources import EndpointRequest
 
     keys = load_or_make_keys(folder / "agent.key")
     with Client(local["url"], local["token"]) as client:
         found = client.endpoints.register(EndpointRequest(name=name, public_key=keys.public.decode()))
-    write_config(
+    save(
         folder,
-        {
-            "endpoint": found.id,
-            "name": found.name,
-            "server_key": found.server_key,
-            "bridge": found.bridge,
-            "bridge_file": str(data / "local.json"),
-            "workers": workers,
-        },
+        Settings(
+            id=found.id,
+            name=found.name,
+            server_key=found.server_key,
+            bridge=found.bridge,
+            bridge_file=str(data / "local.json"),
+            workers=workers,
+        ),
     )
 
 
 def running_agent(folder: Path) -> int:
-    """The pid of an agent of this folder that runs; 0: none. A pid that was given to another program is seen through."""
+    """The pid of the agent that holds this folder's lock; 0: none does."""
     try:
-        pid = int((folder / "agent.pid").read_text())
-    except (OSError, ValueError):
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
         return 0
-    import psutil
-
     try:
-        words = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return 0
-    return pid if "oncue.endpoint.run" in words and str(folder) in words else 0
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return int(os.pread(handle, 32, 0).decode("ascii", "replace").strip() or 0)
+    finally:
+        os.close(handle)
+    return 0
 
 
 def start_agent(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)], **options)
-    (folder / "agent.pid").write_text(str(process.pid))
-    return process
+    return subprocess.Popen([sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)], **options)
 
 
 class LocalAgent:
@@ -141,7 +127,6 @@ class LocalAgent:
             end(pid, None)
         if self._thread is not None:
             self._thread.join(GRACE_S)
-        (self.folder / "agent.pid").unlink(missing_ok=True)
 
 
 def end(pid: int, process: subprocess.Popen[bytes] | None, grace_s: float = GRACE_S) -> None:

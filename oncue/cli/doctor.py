@@ -1,0 +1,164 @@
+"""`oncue doctor`: each check says ok, or what is wrong and what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+import msgspec
+
+from oncue.cli.output import as_json, json_option, safe
+from oncue.config import load_settings
+from oncue.errors import OncueError
+
+LIBRARIES = ("msgspec", "cloudpickle", "pyzmq", "psutil", "click", "rich", "aiohttp")
+SERVER_LIBRARIES = ("watchdog", "ruamel.yaml", "google-re2", "fsspec", "prometheus-client")
+SKEW_S = 5.0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    check: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+@click.command()
+@click.option("--data", type=click.Path(file_okay=False), help="The data folder to check (default: ~/.oncue).")
+@json_option
+def doctor(data: str | None, json_: bool) -> None:
+    """Check this machine and its server. Exit code 1 when something is wrong.
+
+    \b
+    Example:
+      oncue doctor
+    """
+    settings = load_settings({"data": data})
+    folder = settings.data_path
+    checks: list[tuple[str, Check]] = [
+        ("python", python),
+        ("libraries", libraries),
+        ("data folder", lambda: data_folder(folder, settings.disk_stop_percent)),
+        ("inotify", inotify),
+        ("port", lambda: port(settings.host, settings.port, folder)),
+        ("server", lambda: server(folder)),
+    ]
+    found = [finding for name, check in checks for finding in guarded(name, check)]
+    if json_:
+        as_json(found)
+    else:
+        for f in found:
+            mark = click.style("ok   ", fg="green") if f.ok else click.style("WRONG", fg="red")
+            click.echo(f"{mark} {safe(f.check)}: {safe(f.found)}")
+            if f.remedy and not f.ok:
+                click.echo(f"      → {safe(f.remedy)}")
+    if not all(f.ok for f in found):
+        raise SystemExit(1)
+
+
+def guarded(name: str, check: Check) -> list[Finding]:
+    """A check that cannot be made is a finding as well."""
+    try:
+        return list(check())
+    except OncueError as e:
+        return [Finding(name, False, e.message, e.remedy)]
+    except OSError as e:
+        return [Finding(name, False, f"{type(e).__name__}: {e}", "look at this place by hand")]
+
+
+def python() -> Iterator[Finding]:
+    here = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Finding("python", good, f"{here} at {sys.executable}", "oncue runs on Python 3.11 to 3.13")
+
+
+def libraries() -> Iterator[Finding]:
+    for names, pip in ((LIBRARIES, "pip install oncue"), (SERVER_LIBRARIES, "pip install 'oncue[server]'")):
+        for name in names:
+            try:
+                yield Finding(name, True, version(name))
+            except PackageNotFoundError:
+                yield Finding(name, False, "not installed", pip)
+
+
+def data_folder(folder: Path, stop_percent: float) -> Iterator[Finding]:
+    from oncue.log.mounts import network_mount
+
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    kind = network_mount(folder)
+    local = "put the data on a local disk: oncue up --data DIR, or ONCUE_DATA"
+    yield Finding(
+        "data folder", kind is None, f"{folder}" + (f" is on a network mount ({kind})" if kind else ""), local
+    )
+    writable = os.access(place, os.W_OK)
+    yield Finding(
+        "data folder", writable, f"{place} can {'' if writable else 'not '}be written", f"chown or chmod {place}"
+    )
+    usage = shutil.disk_usage(place)
+    percent = 100 * (usage.total - usage.free) / usage.total
+    text = f"{percent:.0f} % full, {usage.free / 1e9:.1f} GB free"
+    yield Finding("disk", percent < stop_percent, text, f"above {stop_percent:g} % nothing is accepted: make room")
+
+
+def inotify() -> Iterator[Finding]:
+    base = Path("/proc/sys/fs/inotify")
+    if not base.exists():
+        yield Finding("inotify", True, "not on this system; folders are watched in its own way")
+        return
+    for name, least in (("max_user_watches", 65_536), ("max_queued_events", 16_384), ("max_user_instances", 128)):
+        limit = int((base / name).read_text())
+        yield Finding(f"inotify {name}", limit >= least, f"{limit:,}", f"sysctl fs.inotify.{name}={least}")
+
+
+def port(host: str, number: int, folder: Path) -> Iterator[Finding]:
+    from oncue.cli.local_server import local_server
+
+    local = local_server(folder)
+    if local is not None:
+        yield Finding("port", True, f"our server holds {local['url']}")
+        return
+    try:
+        with socket.create_server((host, number)):
+            pass
+    except OSError as e:
+        yield Finding(
+            "port", False, f"{host}:{number}: {e.strerror}", "choose another: oncue up --port N (0: any free one)"
+        )
+    else:
+        yield Finding("port", True, f"{host}:{number} is free")
+
+
+def server(folder: Path) -> Iterator[Finding]:
+    from oncue import __version__
+    from oncue.client import Client
+
+    with Client(data=folder, patience=2) as client:
+        before = time.time()
+        answer = client.http.request("GET", "/v1/me")
+        url, _ = client.http.target()
+        yield Finding("server", True, f"{url} answers in {(time.time() - before) * 1000:.0f} ms")
+        me = client.me
+        fits = me.server.split(".")[:2] == __version__.split(".")[:2]
+        yield Finding(
+            "server version", fits, f"{me.server} (here {__version__})", "install the same version on both sides"
+        )
+        yield Finding("token", True, f"{me.subject}, scopes {', '.join(me.scopes)}")
+        date = answer.header(b"date")
+        if date:
+            skew = abs(parsedate_to_datetime(date).timestamp() - before)
+            yield Finding("clock", skew < SKEW_S, f"differs by {skew:.0f} s from the server's", "set the clock by NTP")
+        for e in client.endpoints.list():
+            good = e.state in ("connected", "revoked")
+            text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "")
+            yield Finding(f"endpoint {e.name}", good, text, f"on its machine: oncue endpoint start {e.name}")

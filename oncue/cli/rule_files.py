@@ -1,0 +1,138 @@
+"""Rule files on this machine: reading them, their functions, and their tests by the production matcher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from oncue import cloudevents
+from oncue.errors import Invalid, OncueError, RuleFileError
+from oncue.messages import Event
+from oncue.resources import Explanation
+
+if TYPE_CHECKING:
+    from oncue.functions import Packed
+    from oncue.rules.model import Rule, RuleSet
+
+
+class Tested(msgspec.Struct, frozen=True):
+    """One test of a rule, and why it failed where it did."""
+
+    rule: str
+    file: str
+    line: int
+    passed: bool
+    why: str = ""
+
+
+def read(paths: Sequence[str]) -> list[RuleSet]:
+    """Parse the files as one deployment. Raises RuleFileError; Invalid when one cannot be read."""
+    from oncue.rules.model import check_unique, parse
+    from oncue.triggers import kinds
+
+    options = {name: kind.Options for name, kind in kinds().items()}
+    texts: list[tuple[str, bytes]] = []
+    for path in paths:
+        try:
+            texts.append((path, Path(path).read_bytes()))
+        except OSError as e:
+            raise Invalid(
+                f"{path} cannot be read: {e.strerror}", remedy="give the path of a rule file (YAML)"
+            ) from None
+    names = {t.name for path, text in texts for t in parse(text, path, options, triggers=None).triggers}
+    sets = [parse(text, path, options, triggers=names if len(texts) > 1 else None) for path, text in texts]
+    check_unique(sets)
+    return sets
+
+
+def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
+    """ "tomo.py:reconstruct" -> the function, from the folder of the rule file that names it; registered names are left
+    out. Raises CannotPack; Invalid when two files mean different functions by one name."""
+    from oncue.functions import pack_file
+
+    found: dict[str, Packed] = {}
+    for ruleset in sets:
+        for rule in ruleset.rules:
+            for run in rule.runs:
+                match = re.fullmatch(r"(.+\.py):([\w.]+)", run.function)
+                if match is None:
+                    continue
+                packed = pack_file(Path(ruleset.file).parent / match[1], match[2])
+                other = found.setdefault(run.function, packed)
+                if other.id != packed.id:
+                    raise Invalid(
+                        f"{run.function} is another function beside {ruleset.file} than beside another rule file",
+                        remedy="deploy the files one at a time",
+                    )
+    return found
+
+
+def run_tests(sets: Sequence[RuleSet]) -> list[Tested]:
+    """The `tests:` of all rules, offline."""
+    return [_test(ruleset, rule, test) for ruleset in sets for rule in ruleset.rules for test in rule.tests]
+
+
+def _test(ruleset: RuleSet, rule: Rule, test: Any) -> Tested:
+    from oncue.rules.explain import explain
+
+    def done(passed: bool, why: str = "") -> Tested:
+        return Tested(rule.name, ruleset.file, test.line, passed, why)
+
+    try:
+        found = explain(rule, _event(ruleset, test.event))
+    except OncueError as e:
+        return done(False, e.message)
+    if found.fires != test.fires:
+        return done(False, f"it {'fires' if found.fires else 'does not fire'}: {found.why}")
+    if test.fires and test.args is not None:
+        args = found.args[0] if len(rule.runs) > 1 and isinstance(found.args, list) else found.args
+        if args != test.args:
+            return done(False, f"its arguments are {args!r}, not {test.args!r}")
+    return done(True)
+
+
+def _event(ruleset: RuleSet, event: Any) -> Event:
+    if isinstance(event, str):
+        path = Path(ruleset.file).parent / event
+        try:
+            event = msgspec.json.decode(path.read_bytes())
+        except OSError as e:
+            raise Invalid(f"{path} cannot be read: {e.strerror}") from None
+        except msgspec.DecodeError as e:
+            raise Invalid(f"{path} is not JSON: {e}") from None
+    if not isinstance(event, dict):
+        raise Invalid("a test's event is a file's name or a mapping")
+    draft = {"specversion": "1.0", "id": "test", "source": "/test", "type": "test"} | event
+    return cloudevents.from_json(msgspec.json.encode(draft))
+
+
+def show_tests(tests: Sequence[Tested]) -> None:
+    """Failures, and a line that counts. Raises RuleFileError when one failed."""
+    from oncue.cli.output import say
+
+    bad = [t for t in tests if not t.passed]
+    for t in bad:
+        say(f"{t.file}:{t.line}: {t.rule}: {t.why}", err=True)
+    say(f"{len(tests) - len(bad)} of {len(tests)} tests passed", err=True)
+    if bad:
+        raise RuleFileError(
+            f"a test of the rule {bad[0].rule!r} failed: {bad[0].why}",
+            remedy="`oncue rules explain` names each condition; nothing was deployed",
+            file=bad[0].file,
+            line=bad[0].line,
+            column=1,
+        )
+
+
+def show_steps(found: Explanation) -> None:
+    from oncue.cli.output import plain, say
+
+    say(f"{found.rule} {'fires' if found.fires else 'does not fire'}" + (f": {found.why}" if found.why else ""))
+    for step in found.steps:
+        say(f"  {'✓' if step.holds else '✗'} {step.condition}: found {step.found}, wanted {step.wanted}")
+    if found.args is not None:
+        say(f"  arguments: {plain(found.args)}")

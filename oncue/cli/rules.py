@@ -1,0 +1,240 @@
+"""`oncue rules`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import click
+
+from oncue.cli.connect import connected, json_file
+from oncue.cli.output import as_json, facts, json_option, plain, say, table, when
+from oncue.errors import Invalid
+
+
+@click.group()
+def rules() -> None:
+    """Look at rules; test, explain and switch them.
+
+    \b
+    Example:
+      oncue rules list
+    """
+
+
+@rules.command("list")
+@json_option
+def list_(json_: bool) -> None:
+    """The rules in force, and how they are.
+
+    \b
+    Example:
+      oncue rules list --json
+    """
+    with connected() as client:
+        found = client.rules.list()
+    if json_:
+        as_json(found)
+        return
+    rows = (
+        (r.name, r.state, r.on if isinstance(r.on, str) else plain(r.on), ",".join(r.runs), r.endpoint, r.fired, r.why)
+        for r in found
+    )
+    table(
+        ("NAME", "STATE", "ON", "RUNS", "ENDPOINT", "FIRED", "WHY"),
+        rows,
+        "no rules: deploy some with `oncue deploy FILE`",
+    )
+
+
+@rules.command()
+@click.argument("name")
+@json_option
+def show(name: str, json_: bool) -> None:
+    """One rule.
+
+    \b
+    Example:
+      oncue rules show reconstruct
+    """
+    with connected() as client:
+        r = client.rules.get(name)
+    if json_:
+        as_json(r)
+        return
+    facts(
+        [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why), ("on", r.on)]
+    )
+    facts([("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired", r.fired), ("text", r.text)])
+
+
+@rules.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@json_option
+def test(files: tuple[str, ...], json_: bool) -> None:
+    """Run the tests of rule files, offline, with the matcher of production.
+
+    \b
+    Example:
+      oncue rules test beamline.yaml
+    """
+    from oncue.cli.rule_files import read, run_tests, show_tests
+
+    tests = run_tests(read(files))
+    if json_:
+        as_json(tests)
+    show_tests(tests)
+
+
+@rules.command()
+@click.argument("rule")
+@click.argument("event")
+@click.option("--rules-file", help="Explain by this file, offline, instead of by what is deployed.")
+@json_option
+def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
+    """Why RULE fires for EVENT, or why not: its offset (see `oncue events list`), or a JSON file (- is stdin).
+
+    \b
+    Example:
+      oncue rules explain reconstruct 17
+      oncue rules explain reconstruct samples/scan.json
+    """
+    from oncue.cli.rule_files import show_steps
+
+    if rules_file is not None:
+        found = _offline(rule, event, rules_file)
+    else:
+        with connected() as client:
+            if event.isdigit():
+                found = client.rules.explain(rule, offset=int(event))
+            else:
+                found = client.rules.explain(rule, event=json_file(event))
+    as_json(found) if json_ else show_steps(found)
+
+
+def _offline(name: str, event: str, path: str):  # type: ignore[no-untyped-def]
+    from oncue.cli.rule_files import _event, read
+    from oncue.errors import NotFound
+    from oncue.rules.explain import explain as decide
+
+    (ruleset,) = read([path])
+    for rule in ruleset.rules:
+        if rule.name == name:
+            return decide(rule, _event(ruleset, json_file(event)))
+    raise NotFound(f"{path} has no rule {name!r}", remedy=f"it has: {', '.join(r.name for r in ruleset.rules)}")
+
+
+@rules.command()
+@click.argument("file")
+@click.option("--label", default="", help="The deployment to compare with (default: the file's name).")
+def diff(file: str, label: str) -> None:
+    """What differs between FILE and what is deployed. Exit code 1 when something does.
+
+    \b
+    Example:
+      oncue rules diff beamline.yaml
+    """
+    label = label or Path(file).stem
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise Invalid(f"{file} cannot be read: {e}", remedy="give the path of a rule file (YAML)") from None
+    with connected() as client:
+        history = client.rules.history(label)
+    newest = max(history, key=lambda d: d.get("version", 0), default={})
+    old = "" if newest.get("removed") else str(newest.get("text", ""))
+    name = f"{label}@{newest.get('version', 0)}"
+    lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), name, file, lineterm=""))
+    for line in lines:
+        say(line)
+    if lines:
+        raise SystemExit(1)
+
+
+@rules.command()
+@click.argument("label")
+@json_option
+def history(label: str, json_: bool) -> None:
+    """All versions of a deployment.
+
+    \b
+    Example:
+      oncue rules history beamline
+    """
+    with connected() as client:
+        found = client.rules.history(label)
+    if json_:
+        as_json(found)
+        return
+    rows = (
+        (
+            f"{label}@{d.get('version')}",
+            when(d.get("at_us", 0)),
+            d.get("owner", ""),
+            "removed" if d.get("removed") else "",
+            d.get("note", ""),
+        )
+        for d in found
+    )
+    table(("VERSION", "AT", "BY", "", "NOTE"), rows, f"{label} was never deployed")
+
+
+@rules.command()
+@click.argument("label")
+@click.argument("version", type=click.IntRange(1))
+@json_option
+def rollback(label: str, version: int, json_: bool) -> None:
+    """Put an older version of a deployment in force again, as a new version.
+
+    \b
+    Example:
+      oncue rules rollback beamline 3
+    """
+    with connected() as client:
+        done = client.rules.rollback(label, version)
+    as_json(done) if json_ else say(f"{done.label}@{done.version} is in force")
+
+
+@rules.command()
+@click.argument("name")
+@click.option("--why", default="", help="Kept, and shown to those who ask.")
+def enable(name: str, why: str) -> None:
+    """Let a rule fire again.
+
+    \b
+    Example:
+      oncue rules enable reconstruct
+    """
+    with connected() as client:
+        say(f"{name} is {client.rules.enable(name, why).state}")
+
+
+@rules.command()
+@click.argument("name")
+@click.option("--why", default="", help="Kept, and shown to those who ask.")
+def disable(name: str, why: str) -> None:
+    """Keep a rule from firing.
+
+    \b
+    Example:
+      oncue rules disable reconstruct --why "detector is being aligned"
+    """
+    with connected() as client:
+        say(f"{name} is {client.rules.disable(name, why).state}")
+
+
+@rules.command()
+@click.argument("label")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(label: str, yes: bool) -> None:
+    """Take all rules and triggers of a deployment out of force. Its history is kept.
+
+    \b
+    Example:
+      oncue rules remove beamline --yes
+    """
+    if not yes:
+        click.confirm(f"Remove all rules and triggers of {label}?", abort=True)
+    with connected() as client:
+        done = client.rules.remove(label)
+    say(f"{label} is removed" + (f": {', '.join(done.removed)}" if done.removed else ""))
