@@ -68,7 +68,7 @@ class Link:
     def key_refused(self) -> bool:
         """Whether the server has said since the last call that it does not know our key."""
         refused = False
-        while self._monitor is not None and self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             recv_monitor_message(self._monitor, zmq.NOBLOCK)
             refused = True
         return refused

@@ -1,0 +1,292 @@
+"""The agent's process: `python -m oncue.endpoint.run --dir DIR`. One thread, one selectors loop.
+
+    link (ZeroMQ FD) ─┐                      ┌─► link: frames
+    pool's pipes ─────┼─► Agent ──effects────┼─► pool: chunks, cancels
+    timers, signals ──┘                      └─► stderr: one line a change of state
+
+SIGTERM or SIGINT: take nothing new, let what runs end (grace_s), say Bye; the rest stays in the journal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import os
+import platform
+import random
+import selectors
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+import oncue
+from oncue import curve
+from oncue.endpoint import settings as folder_settings
+from oncue.endpoint.agent import Agent, Identity, Phase
+from oncue.endpoint.effects import CancelRun, Dial, Effect, Run, Say, Send
+from oncue.endpoint.folder_cabinet import FolderCabinet
+from oncue.endpoint.link import Link
+from oncue.endpoint.pool import Pool
+from oncue.endpoint.settings import Settings
+from oncue.endpoint.spool import DiskFile, Journal
+from oncue.errors import OncueError, Refused, Undecodable
+from oncue.ids import now_us
+
+log = logging.getLogger("oncue.agent")
+USAGE_US, STATUS_US = 5_000_000, 2_000_000
+KEY_REFUSED_US = 20_000_000  # a server that starts does not know its endpoints at once
+
+
+class AgentProcess:
+    """Raises Invalid (settings, keys), Conflict (an agent runs here already), OSError (the folder)."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+        self._lock = folder_settings.Lock(folder)
+        workers = settings.workers or os.cpu_count() or 1
+        self.identity = Identity(
+            settings.id,
+            oncue.__version__,
+            platform.python_version(),
+            socket.gethostname(),
+            os.getpid(),
+            os.urandom(8),
+        )
+        self._file = DiskFile(folder / "journal")
+        journal = Journal(self._file, os.urandom(8))
+        cabinet = FolderCabinet(folder / "functions", folder / "blobs")
+        self.agent = Agent(
+            self.identity,
+            journal,
+            cabinet,
+            random.Random(),
+            workers,
+            now_us(),
+            budget_bytes=settings.spool_bytes,
+        )
+        self._link = Link(curve.load_or_make_keys(folder / "agent.key"))
+        self.pool = Pool(workers, folder, blobs=folder / "blobs")
+        self._selector = selectors.DefaultSelector()
+        self._watched: set[int] = set()
+        self._pool_fds = -1
+        self._link_fd = -1
+        self._me = psutil.Process()
+        self._usage_us = self._status_us = 0
+        self._status = b""
+        self._trouble = ""
+        self._key_refused_us = 0
+        self.stop_why = ""
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Until a signal. Raises Refused when the server will not have this endpoint."""
+        wake_r, wake_w = os.pipe()
+        os.set_blocking(wake_w, False)
+        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._selector.register(wake_r, selectors.EVENT_READ)
+        busy = False
+        while not self.stop_why and not self.agent.refused:
+            busy = self._once(0.0 if busy else self._pause_s(), wake_r)
+        if self.agent.refused:
+            self.pool.close(0.0)
+            raise self.agent.refused
+        self._finish()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.stop_why = signal.Signals(number).name
+
+    def _pause_s(self) -> float:
+        wake = min(self.agent.next_wake_us(), self._status_us + STATUS_US)
+        if self.pool.next_wake_us is not None:
+            wake = min(wake, self.pool.next_wake_us)
+        return max(0.0, (wake - now_us()) / 1e6)
+
+    def _once(self, timeout_s: float, wake_fd: int) -> bool:
+        """One turn. Whether the next should follow without a pause."""
+        self._watch()
+        for key, _ in self._selector.select(timeout_s):
+            if key.fd == wake_fd:
+                os.read(wake_fd, 4096)
+            elif key.fd != self._link_fd:
+                self.pool.on_readable(key.fd)
+        at = now_us()
+        if self.pool.next_wake_us is not None and at >= self.pool.next_wake_us:
+            self.pool.tick(at)
+        self._read_link(at)
+        self._tell_agent()
+        self.carry(self.agent.turn(at, self.pool.room(), self.pool.chunk_size))
+        self._now_and_then(at)
+        return self._tell_agent() or self._link.readable
+
+    def _watch(self) -> None:
+        """The pipes of the workers that there are, and the link's descriptor."""
+        link_fd = self._link.fileno()
+        if self._pool_fds == self.pool.fds_version and self._link_fd == link_fd:
+            return
+        wanted = set(self.pool.fds()) | ({link_fd} if link_fd >= 0 else set())
+        for fd in self._watched:
+            self._selector.unregister(fd)  # also where the number is another file's now
+        for fd in wanted:
+            self._selector.register(fd, selectors.EVENT_READ)
+        self._watched, self._pool_fds, self._link_fd = wanted, self.pool.fds_version, link_fd
+
+    def _read_link(self, at: int) -> None:
+        for parts in self._link.receive():
+            try:
+                self.agent.frame(parts, at)
+            except Undecodable as e:
+                log.error("the server sent what cannot be read: %s", e.message)
+                self.agent.cut("the server's messages cannot be read", at)
+                return
+
+    def _tell_agent(self) -> bool:
+        """What happened in the pool. Whether anything did."""
+        events = self.pool.drain()
+        if not events:
+            return False
+        agent = self.agent
+        for _, _, ends in events.ended:
+            agent.ended(ends)
+        for _, _, tasks in events.requeue:
+            agent.requeue(tasks)
+        if events.started:
+            agent.started([(i, n, at) for i, n, at, _ in events.started], events.started[0][3])
+        for task_id, attempt, offset, text in events.output:
+            agent.output(task_id, attempt, offset, text)
+        return True
+
+    def carry(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._link.send(effect.parts)
+            elif isinstance(effect, Run):
+                self.pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
+            elif isinstance(effect, CancelRun):
+                self.pool.cancel(effect.ids)
+            elif isinstance(effect, Say):
+                log.info("%s", effect.text)
+            elif isinstance(effect, Dial):
+                self._dial()
+
+    def _dial(self) -> None:
+        try:
+            self._link.dial(*folder_settings.server_of(self.settings))
+        except OncueError as e:
+            log.warning("%s", e)
+            self.agent.cut(e.message, now_us())
+
+    # ------------------------------------------------------------ now and then
+
+    def _now_and_then(self, at: int) -> None:
+        if at - self._status_us < STATUS_US:
+            return
+        self._status_us = at
+        self._look_at_key(at)
+        if self.pool.trouble != self._trouble:
+            self._trouble = self.pool.trouble
+            log.log(logging.ERROR if self._trouble else logging.INFO, "%s", self._trouble or "workers start again")
+        if at - self._usage_us >= USAGE_US:
+            self._usage_us = at
+            memory = self._me.memory_info().rss
+            self.agent.usage(self.pool.busy, os.getloadavg()[0], memory)
+        self.write_status()
+
+    def _look_at_key(self, at: int) -> None:
+        if self.agent.phase is Phase.READY:
+            self._key_refused_us = 0
+        elif self._link.key_refused():
+            self._key_refused_us = self._key_refused_us or at
+            why = "the server does not know this endpoint's key"
+            if at - self._key_refused_us > KEY_REFUSED_US:
+                self.agent.refused = Refused(why, remedy="register the endpoint again: oncue endpoint register")
+            self.agent.cut(why, at)
+
+    def write_status(self, state: str = "") -> None:
+        """`status.json`, when it changed."""
+        agent = self.agent
+        status = {
+            "pid": self.identity.pid,
+            "id": self.settings.id,
+            "name": self.settings.name,
+            "state": state or agent.phase.value,
+            "server": agent.server,
+            "workers": self.pool.size,
+            "ready": self.pool.ready,
+            "busy": self.pool.busy,
+            "queued": len(agent.shelf.held) - agent.running,
+            "spooled": sum(n.count for n in agent.outbox.spool.values()),
+            "trouble": self._trouble,
+        }
+        text = json.dumps(status).encode()
+        if text == self._status:
+            return
+        try:
+            fresh = self.folder / "status.json.new"
+            fresh.write_bytes(text)
+            fresh.replace(self.folder / "status.json")
+            self._status = text
+        except OSError as e:
+            log.warning("status.json could not be written: %s", e.strerror)
+
+    # ------------------------------------------------------------ the end
+
+    def _finish(self) -> None:
+        """What runs may end, and what ended is sent; what waits stays in the journal."""
+        agent = self.agent
+        agent.stop(self.stop_why)
+        self.pool.close(self.settings.grace_s)
+        self._tell_agent()
+        self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
+        deadline = time.monotonic() + 2.0
+        while agent.phase is Phase.READY and agent.outbox.spool and time.monotonic() < deadline:
+            self._watch()
+            self._selector.select(0.05)
+            self._read_link(now_us())
+            self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
+        agent.bye(self.stop_why)
+        self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
+        self.write_status("stopped")
+        log.info("stopped")
+
+    def close(self) -> None:
+        self._link.close()
+        self._selector.close()
+        self._file.close()
+        self._lock.release()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
+    parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
+    folder: Path = parser.parse_args(argv).dir.absolute()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        process = AgentProcess(folder, folder_settings.load(folder))
+    except (OncueError, OSError) as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
+        return e.exit_code if isinstance(e, OncueError) else 1
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    try:
+        process.run()
+    except Refused as e:
+        process.write_status("refused")
+        print(f"Refused: {e}", file=sys.stderr)  # noqa: T201
+        return e.exit_code
+    finally:
+        process.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
