@@ -161,9 +161,13 @@ def parse_time(text: str) -> datetime | None:
 def glob(pattern: str) -> Check:
     """Raises Invalid."""
     fullmatch = compiled_glob(pattern).fullmatch
+    prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
+    if pattern == f"{prefix}**/*{suffix}" and prefix[-1:] in ("", "/") and "/" not in suffix:
+        least = len(prefix) + len(suffix)  # the usual form needs no expression: any folders, any name with this ending
+        return lambda v: type(v) is str and len(v) >= least and v.startswith(prefix) and v.endswith(suffix)
 
     def check(value: Any) -> bool:
-        return type(value) is str and _safely(fullmatch, value)
+        return type(value) is str and value.startswith(prefix) and value.endswith(suffix) and _safely(fullmatch, value)
 
     return check
 
@@ -187,16 +191,26 @@ def regex(pattern: str) -> Check:
     return lambda value: type(value) is str and _safely(search, value)
 
 
-def _safely(test: Callable[[str], Any], value: str) -> bool:
+def _safely(test: Callable[[bytes], Any], value: str) -> bool:
+    """In bytes, since the library's positions of characters cost four times what the search does."""
     try:
-        return test(value) is not None
+        return test(value.encode()) is not None
     except UnicodeEncodeError:  # a lone surrogate has no UTF-8, so no pattern means it
         return False
 
 
+_MAGIC = frozenset("*?[]{},\\")
+
+
 def literal_prefix(pattern: str) -> str:
     """What every path that matches the glob begins with."""
-    for i, char in enumerate(pattern):
-        if char in "*?[{\\":
-            return pattern[:i]
-    return pattern
+    end = next((i for i, char in enumerate(pattern) if char in _MAGIC), len(pattern))
+    return pattern[:end]
+
+
+def literal_suffix(pattern: str) -> str:
+    """What every path that matches the glob ends with; "" unless a star stands before it."""
+    start = next((i for i in range(len(pattern), 0, -1) if pattern[i - 1] in _MAGIC), 0)
+    starred = start and pattern[start - 1] == "*" and not _MAGIC & set(pattern[:start].replace("*", ""))
+    whole_folders = pattern[max(start - 2, 0) : start] == "**"  # `**/x` may stand for x alone
+    return pattern[start:] if starred and not whole_folders else ""
