@@ -40,23 +40,30 @@ CREATE TABLE filler(zeros BLOB);
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """The one connection that writes. Raises LogError, DiskFull."""
+    db: sqlite3.Connection | None = None
     try:
         db = _connect(path)
-        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has to come before the first table
-        if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise LogError(
-                f"SQLite cannot keep a write-ahead log for {path}", remedy="put the data folder on a local disk"
-            )
-        db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the log at each commit
-        db.execute("PRAGMA checkpoint_fullfsync=1")  # macOS: nothing is overwritten before it has reached the platter
-        db.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it, when nobody waits for it
-        db.execute("PRAGMA secure_delete=OFF")  # Debian's default is on: each page that is freed would be written, zeroed
-        db.execute("PRAGMA cache_size=-16384")
-        _migrate(db, path)
-        _widen_wal(db, path)
-    except (sqlite3.Error, OSError) as e:
-        raise explain(e, path) from e
-    return db
+        _prepare(db, path)
+        return db
+    except BaseException as e:
+        if db is not None:
+            db.close()
+        if isinstance(e, sqlite3.Error | OSError):
+            raise explain(e, path) from e
+        raise
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has to come before the first table
+    if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+        raise LogError(f"SQLite cannot keep a write-ahead log for {path}", remedy="put the data folder on a local disk")
+    db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the log at each commit
+    db.execute("PRAGMA checkpoint_fullfsync=1")  # macOS: nothing is overwritten before it has reached the platter
+    db.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it, when nobody waits for it
+    db.execute("PRAGMA secure_delete=OFF")  # Debian's default is on: each page that is freed would be written, zeroed
+    db.execute("PRAGMA cache_size=-16384")
+    _migrate(db, path)
+    _widen_wal(db, path)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

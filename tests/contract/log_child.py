@@ -1,6 +1,7 @@
 """A process of its own that works on a log until it is killed, and prints what was acknowledged, a number a line.
 
 python log_child.py BACKEND FOLDER append FIRST     records FIRST, FIRST + 1 ... to the topic "a"; prints the last of each
+python log_child.py BACKEND FOLDER sweep FIRST      number n to "r" with one of five keys, and housekeeping all the time
 python log_child.py BACKEND FOLDER commit 0         for each record of "in" one to "out", as the group "g"
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from log_backends import BACKENDS, records
 
-from oncue.log import Append, Log
+from oncue.log import Append, Log, Topic
 
 
 async def append(log: Log, first: int) -> None:
@@ -33,6 +34,26 @@ async def append(log: Log, first: int) -> None:
         future.add_done_callback(done)
 
 
+async def sweep(log: Log, first: int) -> None:
+    await log.ensure({"r": Topic(compact=True), "old": Topic(retention_ms=1)})
+
+    async def tidy() -> None:
+        while True:
+            await log.housekeep()
+
+    tidying = asyncio.ensure_future(tidy())
+    place = first
+    while not tidying.done():
+        both = [
+            log.append("old", records(str(place), time_ms=1)),
+            log.append("r", records(str(place), key=b"%d" % (place % 5))),
+        ]
+        await asyncio.gather(*both)
+        os.write(1, b"%d\n" % place)
+        place += 1
+    tidying.result()
+
+
 async def commit(log: Log, _: int) -> None:
     reader = log.read(["in"], group="g")
     while True:
@@ -45,7 +66,7 @@ async def commit(log: Log, _: int) -> None:
 async def main() -> None:
     backend, folder, what, first = sys.argv[1:]
     log = await BACKENDS[backend].open(Path(folder))
-    await {"append": append, "commit": commit}[what](log, int(first))
+    await {"append": append, "commit": commit, "sweep": sweep}[what](log, int(first))
 
 
 asyncio.run(main())
