@@ -143,8 +143,8 @@ class ViewError(OncueError):
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """The view's database for its one writer; made, or made again, where needed. Raises ViewError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and (why := _unusable(path)):
             log.warning("the view %s %s; it is moved aside and made again from the log", path, why)
             move_aside(path)

@@ -195,7 +195,17 @@ class TaskRows:
         assert s.call is not None  # an end brings its call
         ref = self._calls.ref(s.call)
         source, event_id = s.event or (None, None)
-        head = (s.id, ref.id, ref.endpoint, s.call.expires_us, s.accepted_us, source, event_id, s.retry_of, s.mark_us)
+        head = (
+            s.id,
+            ref.id,
+            ref.endpoint,
+            s.call.expires_us,
+            s.accepted_us,
+            source,
+            event_id,
+            s.retry_of or None,
+            s.mark_us,
+        )
         a = s.closing
         tail = (0, 0, None, None) if a is None else (a.started_us, a.ended_us, a.value, a.output)
         return (*head, s.state.value, s.attempt, s.due_us, *tail)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -76,7 +77,7 @@ def batches_of(entries: Sequence[Entry]) -> list[Batch]:
 
 def grouped(batches: Sequence[Batch], cuts: Sequence[int]) -> list[list[Batch]]:
     edges = [0, *sorted(cuts), len(batches)]
-    return [list(batches[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [list(batches[a:b]) for a, b in pairwise(edges)]
 
 
 @settings(max_examples=150, deadline=None)
