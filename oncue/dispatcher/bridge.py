@@ -45,7 +45,8 @@ class Bridge:
         self._routes: dict[str, bytes] = {}
         self._pumping = False
         self._loop.add_reader(self._gate.fileno(), self._gate.on_readable)
-        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._on_readable)
+        self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self._on_readable)
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
 
     # ------------------------------------------------------------ endpoints
@@ -112,7 +113,7 @@ class Bridge:
                     self._send(route, effect.parts)
             else:
                 self._courier.carry(lane, effect)
-        if sent and not self._pumping and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if sent and not self._pumping and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._pumping = True
             self._loop.call_soon(self._look_again)
 
@@ -143,7 +144,7 @@ class Bridge:
 
     def close(self) -> None:
         self._tick_timer.cancel()
-        self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
+        self._loop.remove_reader(self._fd)
         self._loop.remove_reader(self._gate.fileno())
         self._socket.close(linger=200)
         self._gate.close()

@@ -13,17 +13,16 @@ from typing import Any
 
 import msgspec
 
+from oncue import payload, triggers
 from oncue import resources as r
-from oncue import triggers
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
 from oncue.messages import REGISTRY, VERSION, Deployment, Event, RuleSwitch
-from oncue.rules.diff import diff
+from oncue.rules.check import diff
 from oncue.rules.engine import Engine
-from oncue.rules.explain import explain
 from oncue.rules.model import RuleSet, check_unique, parse
 
 log = logging.getLogger("oncue.rules")
@@ -36,7 +35,7 @@ class RuleDesk(EventDesk):
     # ------------------------------------------------------------ running
 
     async def start_rules(self, folder: Path) -> None:
-        self.engine = Engine(self.log, self, before_batch=self._registry_caught_up)
+        self.engine = Engine(self.log, self, before_batch=self._registry_caught_up, offload=self._offload)
         self.triggers_host = TriggerHost(self.append_from_trigger, folder)
         self._deployments: dict[str, Deployment] = {}
         self._sets: dict[str, RuleSet] = {}
@@ -59,6 +58,10 @@ class RuleDesk(EventDesk):
     async def _registry_caught_up(self) -> None:
         """A deploy that was acknowledged is in force for later events."""
         await self.view.wait_for(await self.log.end_offsets((REGISTRY,)), 5.0)
+
+    async def _offload(self, packed: bytes) -> bytes:
+        sha = await asyncio.to_thread(self.blobs.put, packed)
+        return payload.pack_ref(payload.Ref(sha, len(packed)))
 
     async def stop_rules(self) -> None:
         await self.triggers_host.close()
@@ -128,9 +131,9 @@ class RuleDesk(EventDesk):
                     label=label,
                     version=version,
                     changed=changed,
-                    added=found.added,
+                    added=list(found.added),
                     changed_rules=sorted({*found.changed, *(_users(s, old, functions) if moved else ())}),
-                    removed=found.removed,
+                    removed=list(found.removed),
                     diff=found.text,
                 )
             )
@@ -181,67 +184,34 @@ class RuleDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def rules(self, who: Who) -> list[r.RuleInfo]:
-        return [
-            self._rule_info(label, rule)
-            for label, s in sorted(self._sets.items())
-            if self._sees(who, label)
-            for rule in s.rules
-        ]
+        return [info for info in self.engine.rules() if self._sees(who, info.label)]
 
     async def rule(self, who: Who, name: str) -> r.RuleInfo:
-        label, rule = self._find_rule(who, name)
-        return self._rule_info(label, rule)
+        mine = await self.rules(who)
+        found = next((info for info in mine if info.name == name), None)
+        if found is None:
+            names = ", ".join(sorted(info.name for info in mine)[:20])
+            raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
+        return found
 
     def _sees(self, who: Who, label: str) -> bool:
         return "admin" in who.scopes or self._deployments[label].owner == who.subject
 
-    def _find_rule(self, who: Who, name: str) -> tuple[str, Any]:
-        for label, s in self._sets.items():
-            if self._sees(who, label):
-                for rule in s.rules:
-                    if rule.name == name:
-                        return label, rule
-        names = sorted(rule.name for label, s in self._sets.items() if self._sees(who, label) for rule in s.rules)
-        raise NotFound(
-            f"there is no rule {name!r}", remedy=f"there are: {', '.join(names[:20])}" if names else "deploy one"
-        )
-
-    def _rule_info(self, label: str, rule: Any) -> r.RuleInfo:
-        d = self._deployments[label]
-        state = self.engine.state(rule.name)
-        return r.RuleInfo(
-            name=rule.name,
-            label=label,
-            version=d.version,
-            enabled=state.state == "active",
-            on=rule.on,
-            runs=[run.function for run in rule.runs],
-            endpoint=rule.runs[0].endpoint if rule.runs else "",
-            state=state.state,
-            why=state.why,
-            fired=state.fired,
-            text=d.text,
-        )
-
     async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
         self.accepting()
-        self._find_rule(who, name)
+        await self.rule(who, name)
         await self.record([(f"switch:{name}", RuleSwitch(VERSION, name, enabled, who.subject, why, now_us()))])
         await self.reload_rules()
         return await self.rule(who, name)
 
     async def explain(self, who: Who, name: str, event: Event | None, offset: int | None) -> r.Explanation:
-        _, rule = self._find_rule(who, name)
+        await self.rule(who, name)
         if event is None:
             found = await self.view.event(offset or 0)
             if found is None:
                 raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
             event = found.event
-        state = self.engine.state(name)
-        answer = explain(rule, event)
-        if answer.fires and state.state != "active":
-            return msgspec.structs.replace(answer, fires=False, why=f"the rule is {state.state}: {state.why}")
-        return answer
+        return self.engine.explain(name, event)
 
     # ------------------------------------------------------------ history
 
@@ -288,9 +258,9 @@ class RuleDesk(EventDesk):
             label=label,
             version=number,
             changed=True,
-            added=found.added,
-            changed_rules=found.changed,
-            removed=found.removed,
+            added=list(found.added),
+            changed_rules=list(found.changed),
+            removed=list(found.removed),
             diff=found.text,
         )
 

@@ -175,18 +175,21 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
 
     async def _fresh_of_rule(self, endpoint: str, frame: TaskFrame, size: int) -> None:
         """An event that is told twice makes the same tasks twice (the same ids): the second time nothing runs."""
-        known = self._rule_tasks
-        unseen = [t for t in frame.tasks if t.id not in known]
-        known.update(dict.fromkeys(t.id for t in unseen))
+        known, unseen = self._rule_tasks, []
+        for task in frame.tasks:
+            if task.id not in known:
+                known[task.id] = None
+                unseen.append(task)
         while len(known) > KNOWN_RULE_TASKS:
             known.popitem(last=False)
         if not unseen:
             return
-        before = await self.view.states([t.id for t in unseen])
-        tasks = [t for t in unseen if t.id not in before]
+        # The view may have this very record already: what it has from an earlier one was told before.
+        before = await self.view.accepted([t.id for t in unseen])
+        tasks = [t for t in unseen if before.get(t.id, frame.accepted_us) >= frame.accepted_us]
         if tasks:
             fresh = TaskFrame(frame.v, frame.call, frame.accepted_us, tasks)
-            self.bridge.with_lane(endpoint, lambda lane: lane.fresh(fresh, size))
+            self.bridge.with_lane(endpoint, partial(Lane.fresh, frame=fresh, size_bytes=size))
 
     # ------------------------------------------------------------ the server itself
 

@@ -41,6 +41,7 @@ OPEN_COUNTS = (
 OLDEST_OPEN = (
     "SELECT min(seq) FROM task WHERE state = 0 AND known = 1 AND endpoint = (SELECT id FROM word WHERE text = ?)"
 )
+ACCEPTED = "SELECT id, accepted_us FROM task WHERE id IN ({values}) AND known = 1"
 STATES = "SELECT task.id, state, text FROM task JOIN word ON word.id = task.endpoint WHERE task.id IN ({values})"
 CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 0"
 FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND call IS NOT NULL ORDER BY n"
@@ -58,6 +59,9 @@ class TaskQueries:
 
     def states(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         return {task_id: (State(state), endpoint) for task_id, state, endpoint in fetch(db, STATES, ids)}
+
+    def accepted(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:
+        return dict(fetch(db, ACCEPTED, ids))
 
     def outcomes(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> list[Closing]:
         found = rows.states(db, fetch(db, CLOSED, ids), lambda n: self.calls.get(db, n))

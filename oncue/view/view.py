@@ -113,6 +113,10 @@ class View:
         """State and endpoint id of those of the tasks that are known."""
         return await self._readers.ask(self._questions.states, ids)
 
+    async def accepted(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """When (unix µs) those of the tasks that are known were accepted first."""
+        return await self._readers.ask(self._questions.accepted, ids)
+
     async def outcomes(self, ids: Sequence[bytes]) -> list[Closing]:
         """Those of the tasks that are closed."""
         return await self._readers.ask(self._questions.outcomes, ids)
