@@ -40,6 +40,7 @@ from oncue.resources import Emitted, FunctionRequest, Me
 
 if TYPE_CHECKING:
     from oncue.executor import OncueExecutor
+    from oncue.functions import Packed
 
 R = TypeVar("R")
 KNOWN_FUNCTIONS = 1_024
@@ -189,6 +190,8 @@ class Client:
         """(hash or name for the request, name for people); registers what is new."""
         if isinstance(fn, str):
             return fn, fn
+        if not callable(fn) and hasattr(fn, "body"):  # a functions.Packed, as the command line makes them
+            return self.register(fn), str(fn.name)
         known = self._functions.get(id(fn))
         if known is not None and known[0] is fn:
             return known[1], known[2]
@@ -196,7 +199,7 @@ class Client:
             raise Invalid(
                 f"a {type(fn).__name__} cannot be run", remedy="give a function, or the name of a registered one"
             )
-        from oncue.functions import pack_function
+        from oncue.functions import pack_function  # imports much that an emit does not need
 
         packed = pack_function(fn)
         self.register(packed)
@@ -206,7 +209,7 @@ class Client:
                 self._functions.popitem(last=False)
         return packed.id, packed.name
 
-    def register(self, packed: Any) -> str:
+    def register(self, packed: Packed) -> str:
         """Register what pack_function or pack_file gave. Returns its hash. Raises Unreachable, TooLarge."""
         if packed.id not in self._registered:
             request = FunctionRequest(
@@ -214,7 +217,7 @@ class Client:
             )
             self.functions.register(request)
             self._registered.add(packed.id)
-        return str(packed.id)
+        return packed.id
 
     # ------------------------------------------------------------ results
 

@@ -14,13 +14,14 @@ connection with TCP_NODELAY (`python -m bench.http_clients`; median wall µs · 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -77,7 +78,7 @@ class Connection:
             if parts.scheme == "https":
                 self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=parts.hostname)
             self._socket.settimeout(timeout_s)
-            self._file = self._socket.makefile("rb", buffering=1 << 16)
+            self._file = cast(io.BufferedReader, self._socket.makefile("rb", buffering=1 << 16))
         except BaseException as e:
             self._socket.close()
             if isinstance(e, OSError):

@@ -6,6 +6,7 @@ errors named with them; lists with many items are fetched a page at a time while
 
 from __future__ import annotations
 
+import builtins
 import codecs
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from oncue import resources as r
-from oncue.connection import Broken, Http, problem
+from oncue.connection import Answer, Broken, Http, problem
+from oncue.errors import NotFound
 
 T = TypeVar("T")
 PAGE = 200
@@ -57,8 +59,6 @@ class Noun:
             connection.send("GET", path, None, "", "", 0)
             status, headers = connection.head()
             if status >= 400:
-                from oncue.connection import Answer
-
                 raise problem(Answer(status, headers, b"".join(connection.parts(headers))))
             yield from connection.parts(headers)
         except Broken as e:
@@ -118,8 +118,8 @@ class Tasks(Noun):
         """A new task with the same call. Raises NotFound, Conflict (it is open)."""
         return self._post(r.TaskInfo, f"/v1/tasks/{_name(task_id)}/retry", {})
 
-    def timeline(self, task_id: str) -> list[r.TimelineEntry]:  # type: ignore[valid-type]
-        return self._get(list[r.TimelineEntry], f"/v1/tasks/{_name(task_id)}/timeline")
+    def timeline(self, task_id: str) -> builtins.list[r.TimelineEntry]:
+        return self._get(builtins.list[r.TimelineEntry], f"/v1/tasks/{_name(task_id)}/timeline")
 
     def logs(self, task_id: str, *, follow: bool = False) -> Iterator[str]:
         """What it printed, in pieces."""
@@ -165,8 +165,8 @@ class Functions(Noun):
 
 
 class Endpoints(Noun):
-    def list(self) -> list[r.EndpointInfo]:
-        return self._get(list[r.EndpointInfo], "/v1/endpoints")
+    def list(self) -> builtins.list[r.EndpointInfo]:
+        return self._get(builtins.list[r.EndpointInfo], "/v1/endpoints")
 
     def get(self, name: str) -> r.EndpointInfo:
         """By name or id. Raises NotFound."""
@@ -181,15 +181,15 @@ class Endpoints(Noun):
 
 
 class Rules(Noun):
-    def list(self) -> list[r.RuleInfo]:
-        return self._get(list[r.RuleInfo], "/v1/rules")
+    def list(self) -> builtins.list[r.RuleInfo]:
+        return self._get(builtins.list[r.RuleInfo], "/v1/rules")
 
     def get(self, name: str) -> r.RuleInfo:
         return self._get(r.RuleInfo, f"/v1/rules/{_name(name)}")
 
-    def deploy(self, request: r.DeployRequest) -> list[r.Deployed]:  # type: ignore[valid-type]
+    def deploy(self, request: r.DeployRequest) -> builtins.list[r.Deployed]:
         """All or nothing. Raises RuleFileError."""
-        return self._post(list[r.Deployed], "/v1/rules", request, repeat=True)
+        return self._post(builtins.list[r.Deployed], "/v1/rules", request, repeat=True)
 
     def enable(self, name: str, why: str = "") -> r.RuleInfo:
         return self._post(r.RuleInfo, f"/v1/rules/{_name(name)}/enable", {"why": why}, repeat=True)
@@ -202,8 +202,8 @@ class Rules(Noun):
         body = {"event": event} if event is not None else {"offset": offset}
         return self._post(r.Explanation, f"/v1/rules/{_name(name)}/explain", body, repeat=True)
 
-    def history(self, label: str) -> list[dict[str, Any]]:  # type: ignore[valid-type]
-        return self._get(list[dict[str, Any]], f"/v1/deployments/{_name(label)}")
+    def history(self, label: str) -> builtins.list[dict[str, Any]]:
+        return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{_name(label)}")
 
     def rollback(self, label: str, version: int) -> r.Deployed:
         return self._post(r.Deployed, f"/v1/deployments/{_name(label)}/rollback", {"version": version})
@@ -229,8 +229,8 @@ class Events(Noun):
 
 
 class Triggers(Noun):
-    def list(self) -> list[r.TriggerInfo]:
-        return self._get(list[r.TriggerInfo], "/v1/triggers")
+    def list(self) -> builtins.list[r.TriggerInfo]:
+        return self._get(builtins.list[r.TriggerInfo], "/v1/triggers")
 
 
 class Dead(Noun):
@@ -239,8 +239,6 @@ class Dead(Noun):
 
     def get(self, letter: int) -> r.DeadInfo:
         """Raises NotFound."""
-        from oncue.errors import NotFound
-
         for found in self.list(None):
             if found.id == letter:
                 return found
@@ -251,8 +249,8 @@ class Dead(Noun):
 
 
 class Tokens(Noun):
-    def list(self) -> list[r.TokenInfo]:
-        return self._get(list[r.TokenInfo], "/v1/tokens")
+    def list(self) -> builtins.list[r.TokenInfo]:
+        return self._get(builtins.list[r.TokenInfo], "/v1/tokens")
 
     def create(self, request: r.TokenRequest) -> r.TokenInfo:
         """The answer's `token` is shown this once."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
 from oncue.cli.connect import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, plain, say
+from oncue.handles import Task
 
 
 @click.command()
@@ -38,18 +40,21 @@ def invoke(
     """
     given = arguments(args)
     with connected() as client:
-        name = function
+        name: Any = function
         if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
             from oncue.functions import pack_file
 
-            name = client.register(pack_file(match[1], match[2]))
+            name = pack_file(match[1], match[2])
         bound = client.with_options(
             endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
         )
-        task = bound.submit(name, **given)
+        task: Task[Any] = bound.submit(name, **given)
         task._accepted()
         if not wait:
-            as_json({"id": task.id}) if json_ else click.echo(task.id)
+            if json_:
+                as_json({"id": task.id})
+            else:
+                click.echo(task.id)
             return
         error = task.exception()
         info = task.info()

@@ -110,9 +110,9 @@ def show_error(e: OncueError) -> None:
     where = f"{file}:{line}:{column}: " if file and line else ""
     message = e.message if e.message.startswith(where) else where + e.message
     click.secho("error: " + safe(message, lines=True), err=True, fg="red")
-    explanation = (type(e).__doc__ or "").strip().splitlines()
-    if explanation:
-        click.echo(safe("  " + explanation[0]), err=True)
+    sentence = " ".join((type(e).__doc__ or "").split()).split(". ")[0].rstrip(".")
+    if sentence:
+        click.echo(f"  {sentence}.", err=True)
     if e.remedy:
         click.echo(safe("  → " + e.remedy, lines=True), err=True)
 

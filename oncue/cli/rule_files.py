@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oncue import cloudevents
-from oncue.errors import Invalid, OncueError, RuleFileError
-from oncue.messages import Event
+from oncue.errors import Invalid, NotFound, RuleFileError
 from oncue.resources import Explanation
 
 if TYPE_CHECKING:
     from oncue.functions import Packed
-    from oncue.rules.model import Rule, RuleSet
+    from oncue.rules.model import RuleSet
 
 
 class Tested(msgspec.Struct, frozen=True):
-    """One test of a rule, and why it failed where it did."""
+    """A test of a rule, with its file."""
 
     rule: str
     file: str
@@ -34,7 +32,7 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
     from oncue.rules.model import check_unique, parse
     from oncue.triggers import kinds
 
-    options = {name: kind.Options for name, kind in kinds().items()}
+    options = {name: kind.options for name, kind in kinds().items()}
     texts: list[tuple[str, bytes]] = []
     for path in paths:
         try:
@@ -73,41 +71,25 @@ def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
 
 def run_tests(sets: Sequence[RuleSet]) -> list[Tested]:
     """The `tests:` of all rules, offline."""
-    return [_test(ruleset, rule, test) for ruleset in sets for rule in ruleset.rules for test in rule.tests]
+    from oncue.rules import check
+
+    return [
+        Tested(t.rule, ruleset.file, t.line, t.passed, t.why)
+        for ruleset in sets
+        for t in check.run_tests(ruleset, Path(ruleset.file).parent)
+    ]
 
 
-def _test(ruleset: RuleSet, rule: Rule, test: Any) -> Tested:
+def explain_offline(name: str, event: Any, path: str) -> Explanation:
+    """By a rule file, without a server. `event`: its JSON. Raises NotFound, RuleFileError, Invalid."""
+    from oncue.rules.check import read_event
     from oncue.rules.explain import explain
 
-    def done(passed: bool, why: str = "") -> Tested:
-        return Tested(rule.name, ruleset.file, test.line, passed, why)
-
-    try:
-        found = explain(rule, _event(ruleset, test.event))
-    except OncueError as e:
-        return done(False, e.message)
-    if found.fires != test.fires:
-        return done(False, f"it {'fires' if found.fires else 'does not fire'}: {found.why}")
-    if test.fires and test.args is not None:
-        args = found.args[0] if len(rule.runs) > 1 and isinstance(found.args, list) else found.args
-        if args != test.args:
-            return done(False, f"its arguments are {args!r}, not {test.args!r}")
-    return done(True)
-
-
-def _event(ruleset: RuleSet, event: Any) -> Event:
-    if isinstance(event, str):
-        path = Path(ruleset.file).parent / event
-        try:
-            event = msgspec.json.decode(path.read_bytes())
-        except OSError as e:
-            raise Invalid(f"{path} cannot be read: {e.strerror}") from None
-        except msgspec.DecodeError as e:
-            raise Invalid(f"{path} is not JSON: {e}") from None
-    if not isinstance(event, dict):
-        raise Invalid("a test's event is a file's name or a mapping")
-    draft = {"specversion": "1.0", "id": "test", "source": "/test", "type": "test"} | event
-    return cloudevents.from_json(msgspec.json.encode(draft))
+    (ruleset,) = read([path])
+    for rule in ruleset.rules:
+        if rule.name == name:
+            return explain(rule, read_event(event, Path(path).parent, rule.on))
+    raise NotFound(f"{path} has no rule {name!r}", remedy=f"it has: {', '.join(r.name for r in ruleset.rules)}")
 
 
 def show_tests(tests: Sequence[Tested]) -> None:

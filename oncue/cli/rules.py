@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -99,10 +100,10 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
       oncue rules explain reconstruct 17
       oncue rules explain reconstruct samples/scan.json
     """
-    from oncue.cli.rule_files import show_steps
+    from oncue.cli.rule_files import explain_offline, show_steps
 
     if rules_file is not None:
-        found = _offline(rule, event, rules_file)
+        found = explain_offline(rule, json_file(event), rules_file)
     else:
         with connected() as client:
             if event.isdigit():
@@ -110,18 +111,6 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
             else:
                 found = client.rules.explain(rule, event=json_file(event))
     as_json(found) if json_ else show_steps(found)
-
-
-def _offline(name: str, event: str, path: str):  # type: ignore[no-untyped-def]
-    from oncue.cli.rule_files import _event, read
-    from oncue.errors import NotFound
-    from oncue.rules.explain import explain as decide
-
-    (ruleset,) = read([path])
-    for rule in ruleset.rules:
-        if rule.name == name:
-            return decide(rule, _event(ruleset, json_file(event)))
-    raise NotFound(f"{path} has no rule {name!r}", remedy=f"it has: {', '.join(r.name for r in ruleset.rules)}")
 
 
 @rules.command()
@@ -141,7 +130,7 @@ def diff(file: str, label: str) -> None:
         raise Invalid(f"{file} cannot be read: {e}", remedy="give the path of a rule file (YAML)") from None
     with connected() as client:
         history = client.rules.history(label)
-    newest = max(history, key=lambda d: d.get("version", 0), default={})
+    newest: dict[str, Any] = max(history, key=lambda d: d.get("version", 0), default={})
     old = "" if newest.get("removed") else str(newest.get("text", ""))
     name = f"{label}@{newest.get('version', 0)}"
     lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), name, file, lineterm=""))

@@ -14,10 +14,10 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from client_server import Server, World, serving
 
 from oncue import errors
 from oncue.client import Client, Options, Retry, as_completed
-from client_server import Server, World, serving
 
 
 def shipped(fn: Any) -> Any:
