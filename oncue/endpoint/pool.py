@@ -466,9 +466,9 @@ def clean_env(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _why_no_start(python: str, code: int, output: bytes) -> str:
-    text = output.decode("utf-8", "replace").strip().splitlines()
+    text = " | ".join(output.decode("utf-8", "replace").strip().splitlines()[-4:])
     return (
-        f"workers end as soon as they start ({python}, exit code {code}): {text[-1] if text else 'they said nothing'}\n"
+        f"workers end as soon as they start ({python}, exit code {code}): {text or 'they said nothing'}\n"
         f"  try: {python} -c 'import oncue.endpoint.worker'"
     )
 

@@ -135,6 +135,9 @@ class Worker:
             if here + i >= numbers[STOP]:
                 break
             now = self._one(n, i, task, chunk.attempt, loaded, why)
+            if now - self.sent_us >= FLUSH_US and i + 1 < len(chunk.tasks):
+                self.flush(n, False)
+                self.sent_us = now
         numbers[INDEX] = -1
         self.flush(n, True)
 
@@ -170,9 +173,6 @@ class Worker:
         self.used += size + 4
         numbers[USED] = self.used
         self.pieces.append(piece)
-        if now - self.sent_us >= FLUSH_US:
-            self.flush(n, False)
-            self.sent_us = now
         return now
 
     def _call(self, loaded: Loaded, task: Task) -> tuple[int, bytes]:

@@ -1,0 +1,678 @@
+"""Pool and workers, with real processes: every way in which a task can end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from oncue.blobs import Blobs
+from oncue.endpoint.pool import Events, Pool
+from oncue.functions import Packed, pack_function
+from oncue.ids import new_uuid7
+from oncue.messages import (
+    CANCELLED,
+    ERROR,
+    INLINE_BYTES,
+    LOST,
+    OK,
+    OUTPUT_BYTES,
+    TIMEOUT,
+    TRACEBACK_BYTES,
+    Ended,
+    Failure,
+    Task,
+    decode,
+)
+from oncue.payload import Ref, pack, pack_args, pack_ref, ref_of, unpack
+
+LIMIT_S = 15.0
+
+
+class Rig:
+    """A pool and the little of an agent that a test needs: a queue per function, and what came out."""
+
+    def __init__(self, pool: Pool, folder: Path) -> None:
+        self.pool, self.folder = pool, folder
+        self.ended: list[Ended] = []
+        self.requeued: list[Task] = []
+        self.events = Events()
+
+    def turn(self, wait_s: float = 0.5) -> None:
+        now = time.time_ns() // 1000
+        if self.pool.next_wake_us is not None:
+            wait_s = min(wait_s, max(0.0, (self.pool.next_wake_us - now) / 1e6))
+        for fd in select.select(self.pool.fds(), [], [], wait_s)[0]:
+            self.pool.on_readable(fd)
+        now = time.time_ns() // 1000
+        if self.pool.next_wake_us is not None and now >= self.pool.next_wake_us:
+            self.pool.tick(now)
+        self.drain()
+
+    def drain(self) -> None:
+        events = self.pool.drain()
+        self.ended += [e for _, _, ended in events.ended for e in ended]
+        self.requeued += [t for _, _, tasks in events.requeue for t in tasks]
+        self.events.started += events.started
+        self.events.output += events.output
+
+    def until(self, over: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while not over():
+            assert time.monotonic() < deadline, (self.ended, self.requeued, self.pool.trouble)
+            self.turn()
+
+    def ready(self, n: int = 1) -> None:
+        self.until(lambda: self.pool.ready >= n)
+
+    def run(self, packed: Packed, *calls: tuple[Any, ...], timeout_ms: int = 0) -> list[Task]:
+        """One chunk."""
+        tasks = [Task(new_uuid7(), pack_args(c, {})) for c in calls]
+        self.hand(packed, tasks, timeout_ms)
+        return tasks
+
+    def hand(self, packed: Packed, tasks: list[Task], timeout_ms: int = 0, attempt: int = 1) -> None:
+        self.until(self.pool.room)
+        self.pool.run(packed.id, packed.body, timeout_ms, attempt, tasks)
+
+    def one(self, fn: Callable[..., Any], *args: Any, timeout_ms: int = 0) -> Ended:
+        (task,) = self.run(pack_function(fn), args, timeout_ms=timeout_ms)
+        return self.end_of(task)
+
+    def end_of(self, task: Task) -> Ended:
+        self.until(lambda: any(e.id == task.id for e in self.ended))
+        (found,) = [e for e in self.ended if e.id == task.id]
+        return found
+
+    def value(self, fn: Callable[..., Any], *args: Any) -> Any:
+        ended = self.one(fn, *args)
+        assert ended.status == OK, why(ended)
+        return unpack(ended.value)
+
+    def wait_for(self, path: Path) -> None:
+        self.until(path.exists)
+
+
+def why(ended: Ended) -> Failure:
+    return decode(Failure, ended.value)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    yield from _rig(tmp_path, 1)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Rig]:
+    yield from _rig(tmp_path, 2)
+
+
+def _rig(folder: Path, workers: int) -> Iterator[Rig]:
+    pool = Pool(workers, folder)
+    rig = Rig(pool, folder)
+    try:
+        rig.ready(workers)
+        yield rig
+    finally:
+        pool.close(0)
+        assert pool.pids == []
+
+
+def by_value(source: str, name: str) -> Any:
+    """A function as a person's script would have it: by value, with no file on the worker's side."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, space)
+    return space[name]
+
+
+def script(source: str) -> Any:
+    return by_value(source, "f")
+
+
+# ---------------------------------------------------------------- values
+
+
+def test_values_come_back(rig: Rig) -> None:
+    assert rig.value(lambda x, y: x + y, 2, 3) == 5
+    assert rig.value(script("def f(x): return {'a': [x, None, 1.5, b'x']}"), "s") == {"a": ["s", None, 1.5, b"x"]}
+    assert rig.value(lambda: (1, {2})) == (1, {2})
+    assert rig.value(lambda n: "\ud800" * n, 2) == "\ud800\ud800"
+
+
+def test_async_functions(rig: Rig) -> None:
+    assert rig.value(script("async def f(x):\n import asyncio\n await asyncio.sleep(0)\n return x+1"), 1) == 2
+    assert rig.value(script("async def g(x): return x+2\ndef f(x): return g(x)"), 1) == 3
+
+
+def test_what_an_outcome_carries(rig: Rig) -> None:
+    packed = pack_function(lambda: 1)
+    task = Task(new_uuid7(), pack_args((), {}), ("src", "id"), b"r" * 16, 77)
+    before = time.time_ns() // 1000
+    rig.pool.run(packed.id, packed.body, 0, 3, [task])
+    e = rig.end_of(task)
+    assert (e.attempt, e.event, e.retry_of, e.mark_us) == (3, ("src", "id"), b"r" * 16, 77)
+    assert before <= e.started_us <= e.ended_us <= time.time_ns() // 1000
+
+
+def test_a_body_is_needed_once(rig: Rig) -> None:
+    packed = pack_function(lambda: 5)
+    rig.end_of(rig.run(packed, ())[0])
+    task = Task(new_uuid7(), pack_args((), {}))
+    rig.until(rig.pool.room)
+    rig.pool.run(packed.id, None, 0, 1, [task])
+    assert unpack(rig.end_of(task).value) == 5
+    with pytest.raises(Exception, match="does not have the function"):
+        rig.pool.run("0" * 64, None, 0, 1, [task])
+
+
+def test_large_arguments_and_results_are_blobs(rig: Rig) -> None:
+    blobs = Blobs(rig.folder / "blobs")
+    data = os.urandom(INLINE_BYTES + 10)
+    args = pack_args((data,), {})
+    packed = pack_function(lambda d: d + b"!")
+    task = Task(new_uuid7(), pack_ref(Ref(blobs.put(args), len(args))))
+    rig.pool.run(packed.id, packed.body, 0, 1, [task])
+    ended = rig.end_of(task)
+    ref = ref_of(ended.value)
+    assert ref is not None
+    assert unpack(blobs.read(ref.sha256)) == data + b"!"
+    gone = Task(new_uuid7(), pack_ref(Ref("0" * 64, 1)))
+    rig.hand(packed, [gone])
+    assert why(rig.end_of(gone)).type == "oncue.BlobMissing"
+
+
+def test_large_inline_chunks(rig: Rig) -> None:
+    data = os.urandom(INLINE_BYTES - 100)
+    tasks = rig.run(pack_function(lambda d: d), *[(data,)] * 64)
+    rig.until(lambda: len(rig.ended) == 64)
+    assert [e.id for e in rig.ended] == [t.id for t in tasks]
+    assert all(unpack(e.value) == data for e in rig.ended)
+
+
+# ---------------------------------------------------------------- failures
+
+
+def test_an_exception_is_data_with_the_users_lines(rig: Rig) -> None:
+    def inner() -> None:
+        raise KeyError("k")
+
+    def f() -> None:
+        try:
+            inner()
+        except KeyError as e:
+            raise ValueError("bad [/scan]") from e
+
+    found = why(rig.one(f))
+    assert (found.type, found.message) == ("ValueError", "bad [/scan]")
+    assert "KeyError" in found.traceback
+    assert "direct cause" in found.traceback
+    assert "in inner" in found.traceback
+    assert "endpoint/worker" not in found.traceback
+
+
+def test_source_lines_of_a_sibling_file_are_shown(rig: Rig, tmp_path: Path) -> None:
+    from oncue.functions import pack_file
+
+    (tmp_path / "beam.py").write_text("import lens\ndef f(x):\n    return lens.focus(x)  # here\n")
+    (tmp_path / "lens.py").write_text("def focus(x):\n    raise ValueError(x)  # there\n")
+    (task,) = rig.run(pack_file(tmp_path / "beam.py", "f"), (1,))
+    text = why(rig.end_of(task)).traceback
+    assert 'File "beam.py", line 3, in f' in text
+    assert "# here" in text
+    assert "# there" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("def f():\n raise SystemExit(3)", "SystemExit"),
+        ("def f():\n raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("def f():\n import sys\n sys.exit('bye')", "SystemExit"),
+        ("class E(Exception):\n  def __str__(self): raise ValueError\ndef f():\n raise E", "E"),
+        ("def f():\n def r(): return r()\n return r()", "RecursionError"),
+        ("def f():\n return (i for i in [1])", "oncue.CannotPack"),
+        ("def f():\n import threading\n return threading.Lock()", "oncue.CannotPack"),
+        ("def f():\n import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("def f():\n raise ValueError('x' * 10**6)", "ValueError"),
+    ],
+)
+def test_whatever_is_raised_is_an_error_of_that_task(rig: Rig, source: str, kind: str) -> None:
+    pid = rig.pool.pids
+    ended = rig.one(script(source))
+    found = why(ended)
+    assert (ended.status, found.type) == (ERROR, kind)
+    assert len(found.traceback) <= TRACEBACK_BYTES
+    assert len(ended.value) < 2 * TRACEBACK_BYTES
+    if "list" in source or "nowhere" in source:
+        assert found.remedy
+    assert rig.value(lambda: 1) == 1
+    assert rig.pool.pids == pid
+
+
+def test_a_function_that_cannot_be_loaded(rig: Rig) -> None:
+    body = msgspec.msgpack.decode(pack_function(script("def f(): return 1")).body)
+    body[4] = "3.9"
+    raw = msgspec.msgpack.encode(body)
+    task = Task(new_uuid7(), pack_args((), {}))
+    rig.pool.run("f" * 64, raw, 0, 1, [task])
+    found = why(rig.end_of(task))
+    assert found.type == "oncue.CannotLoad"
+    assert "3.9" in found.message
+    assert "3.9" in found.remedy
+
+
+# ---------------------------------------------------------------- what it prints
+
+
+def test_output_of_python_c_and_children_in_order(rig: Rig) -> None:
+    def f() -> None:
+        import ctypes
+        import subprocess
+        import sys
+
+        print("python")
+        ctypes.CDLL(None).dprintf(1, b"see\n")
+        subprocess.run(["echo", "child"], check=True)
+        sys.stderr.write("err\n")
+        os.write(2, b"fd\n")
+
+    assert rig.one(f).output == b"python\nsee\nchild\nerr\nfd\n"
+    assert rig.one(lambda: None).output == b""
+
+
+def test_each_task_has_its_own_output(rig: Rig) -> None:
+    tasks = rig.run(pack_function(lambda i: print(i, end="") if i % 2 else None), *[(i,) for i in range(10)])
+    rig.until(lambda: len(rig.ended) == 10)
+    assert [rig.end_of(t).output for t in tasks] == [str(i).encode() if i % 2 else b"" for i in range(10)]
+
+
+def test_long_output_is_cut_in_the_middle(rig: Rig) -> None:
+    output = rig.one(lambda: print("start", "x" * 10**6, "end")).output
+    assert len(output) <= OUTPUT_BYTES
+    assert output.startswith(b"start")
+    assert output.endswith(b"end\n")
+    assert b"left out" in output
+
+
+def test_output_survives_what_users_do_to_it(rig: Rig) -> None:
+    def f() -> None:
+        import io
+        import sys
+
+        sys.stdout = io.StringIO()
+        os.close(1)
+
+    def g() -> None:
+        import sys
+
+        sys.stdout.close()
+
+    rig.one(f)
+    assert rig.one(lambda: print("still")).output == b"still\n"
+    rig.one(g)
+    assert rig.one(lambda: print("there")).output == b"there\n"
+
+
+def test_stdin_is_empty(rig: Rig) -> None:
+    assert rig.value(lambda: sys.stdin.read()) == ""
+
+
+# ---------------------------------------------------------------- what it leaves behind
+
+
+def test_the_next_task_finds_its_worker_as_it_was(rig: Rig) -> None:
+    def state() -> list[Any]:
+        return [
+            os.getcwd(),
+            dict(os.environ),
+            list(sys.path),
+            str(signal.getsignal(signal.SIGUSR1)),
+            str(signal.getsignal(signal.SIGTERM)),
+            signal.getitimer(signal.ITIMER_REAL)[0],
+        ]
+
+    def mess() -> None:
+        os.chdir("/")
+        os.environ["MESS"] = "1"
+        os.environ.pop("PATH", None)
+        sys.path.insert(0, "/mess")
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.alarm(100)
+
+    before = rig.value(state)
+    assert rig.one(mess).status == OK
+    assert rig.value(state) == before
+
+
+def test_no_secrets_in_a_workers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCUE_TOKEN", "geheim")
+    pool = Pool(1, tmp_path)
+    rig = Rig(pool, tmp_path)
+    try:
+        rig.ready()
+        assert not any("geheim" in v for v in rig.value(lambda: list(os.environ.values())))
+    finally:
+        pool.close(0)
+
+
+def test_a_forked_child_that_returns_does_not_answer(rig: Rig) -> None:
+    tasks = rig.run(pack_function(lambda i: os.fork() and None), (1,), (2,))
+    rig.until(lambda: len(rig.ended) == 2)
+    assert rig.value(lambda: 3) == 3
+    assert len(rig.ended) == 3
+    assert {e.id for e in rig.ended} >= {t.id for t in tasks}
+
+
+# ---------------------------------------------------------------- deaths
+
+DEATHS = {
+    "exit": ("import os; os._exit(7)", "code 7"),
+    "segfault": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+    "abort": ("import os; os.abort()", "SIGABRT"),
+    "kill": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+}
+
+
+@pytest.mark.parametrize("way", DEATHS)
+def test_a_death_costs_the_task_it_was_at(rig: Rig, way: str, tmp_path: Path) -> None:
+    code, words = DEATHS[way]
+    source = (
+        f"def f(i, where):\n open(where, 'a').write(f'{{i}} ')\n print('hello', i)\n if i == 5:\n  {code}\n return i"
+    )
+    trace = tmp_path / "trace"
+    tasks = rig.run(pack_function(script(source)), *[(i, str(trace)) for i in range(10)])
+    rig.until(lambda: len(rig.ended) == 6 and len(rig.requeued) == 4)
+    assert [e.id for e in rig.ended] == [t.id for t in tasks[:6]]
+    assert [e.status for e in rig.ended] == [OK] * 5 + [LOST]
+    assert [t.id for t in rig.requeued] == [t.id for t in tasks[6:]]
+    assert words in why(rig.ended[5]).message
+    assert rig.ended[5].output.startswith(b"hello 5")
+    assert trace.read_text().split() == ["0", "1", "2", "3", "4", "5"]
+    assert rig.value(lambda: 1) == 1
+
+
+def test_an_idle_workers_death_costs_nothing(rig: Rig) -> None:
+    (pid,) = rig.pool.pids
+    os.kill(pid, signal.SIGKILL)
+    rig.until(lambda: rig.pool.pids not in ([pid], []))
+    assert rig.value(lambda: 1) == 1
+    assert rig.requeued == []
+
+
+def test_a_death_in_the_import_is_that_tasks(rig: Rig, tmp_path: Path) -> None:
+    from oncue.functions import pack_file
+
+    # Only a worker has this variable: the import succeeds where it is packed.
+    source = "import os\nif 'ONCUE_BLOBS' in os.environ:\n    os._exit(9)\ndef f(): pass\n"
+    (tmp_path / "dies.py").write_text(source)
+    packed = pack_file(tmp_path / "dies.py", "f")
+    tasks = rig.run(packed, (), ())
+    assert rig.end_of(tasks[0]).status == LOST
+    rig.until(lambda: rig.requeued)
+    assert [t.id for t in rig.requeued] == [tasks[1].id]
+
+
+def test_children_of_a_killed_worker_end_with_it(rig: Rig, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+
+    def f(note: str) -> None:
+        import subprocess
+
+        child = subprocess.Popen(["sleep", "1000"])
+        with open(note + ".tmp", "w") as out:
+            out.write(str(child.pid))
+        os.rename(note + ".tmp", note)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    rig.one(f, str(note))
+    child = int(note.read_text())
+    rig.until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_workers_end_when_their_pools_process_is_killed(tmp_path: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys,select,time\nfrom pathlib import Path\nfrom oncue.endpoint.pool import Pool\n"
+        "p=Pool(2,Path(sys.argv[1]))\n"
+        "while p.ready<2:\n for fd in select.select(p.fds(),[],[],1)[0]: p.on_readable(fd)\n"
+        "print(*p.pids,flush=True)\nsys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(p)) for p in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.kill()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        assert alive == []
+
+
+# ---------------------------------------------------------------- timeouts and cancels
+
+
+def test_a_timeout_ends_the_task_only(rig: Rig) -> None:
+    tasks = rig.run(
+        pack_function(lambda i: time.sleep(1000) if i == 1 else i), *[(i,) for i in range(4)], timeout_ms=200
+    )
+    rig.until(lambda: len(rig.ended) == 2 and len(rig.requeued) == 2)
+    assert [e.status for e in rig.ended] == [OK, TIMEOUT]
+    assert "0.2 s" in why(rig.ended[1]).message
+    assert [t.id for t in rig.requeued] == [t.id for t in tasks[2:]]
+    assert 0.2e6 <= rig.ended[1].ended_us - rig.ended[1].started_us < 2e6
+    assert rig.value(lambda: 1) == 1
+
+
+def test_finally_runs_and_stubborn_ones_are_killed(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncue.endpoint.pool.GRACE_US", 200_000)
+    note = tmp_path / "finally"
+
+    def f(note: str) -> None:
+        try:
+            time.sleep(1000)
+        finally:
+            open(note, "w").close()
+
+    assert rig.one(f, str(note), timeout_ms=100).status == TIMEOUT
+    assert note.exists()
+
+    def stubborn() -> None:
+        while True:
+            with contextlib.suppress(BaseException):
+                time.sleep(1000)
+
+    assert rig.one(stubborn, timeout_ms=100).status == TIMEOUT
+
+
+def test_cancel_of_running_and_of_queued(rig: Rig, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    def f(i: int, note: str) -> int:
+        if i == 0:
+            open(note, "w").close()
+            time.sleep(1000)
+        return i
+
+    tasks = rig.run(pack_function(f), *[(i, str(started)) for i in range(4)])
+    rig.wait_for(started)
+    wanted = {tasks[0].id, tasks[2].id, new_uuid7()}
+    assert rig.pool.cancel(wanted) == {tasks[0].id, tasks[2].id}
+    rig.until(lambda: len(rig.ended) == 2 and len(rig.requeued) == 2)
+    assert {e.id: e.status for e in rig.ended} == {tasks[0].id: CANCELLED, tasks[2].id: CANCELLED}
+    assert {t.id for t in rig.requeued} == {tasks[1].id, tasks[3].id}
+    assert rig.value(lambda: 1) == 1
+
+
+def test_a_queued_one_is_cancelled_while_its_neighbour_runs_on(rig: Rig, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def f(i: int, note: str) -> int:
+        while i == 0 and not os.path.exists(note):
+            time.sleep(0.01)
+        return i
+
+    tasks = rig.run(pack_function(f), (0, str(go)), (1, str(go)))
+    assert rig.pool.cancel({tasks[1].id}) == {tasks[1].id}
+    assert rig.end_of(tasks[1]).status == CANCELLED
+    go.touch()
+    assert rig.end_of(tasks[0]).status == OK
+    assert rig.requeued == []
+    assert rig.value(lambda: 1) == 1
+
+
+# ---------------------------------------------------------------- long tasks
+
+
+def test_a_long_task_holds_nobody_up(two: Rig, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def f(i: int, note: str) -> int:
+        while i == 2 and not os.path.exists(note):
+            time.sleep(0.01)
+        return i
+
+    tasks = two.run(pack_function(f), *[(i, str(go)) for i in range(6)])
+    two.until(lambda: len(two.ended) == 2 and len(two.requeued) == 3)
+    assert [e.id for e in two.ended] == [t.id for t in tasks[:2]]
+    assert [t.id for t in two.requeued] == [t.id for t in tasks[3:]]
+    go.touch()
+    assert two.end_of(tasks[2]).status == OK
+    assert len(two.ended) == 3
+
+
+def test_started_and_output_of_a_running_task(rig: Rig, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def f(note: str) -> None:
+        print("line one", flush=True)
+        while not os.path.exists(note):
+            time.sleep(0.01)
+        print("line two")
+
+    (task,) = rig.run(pack_function(f), (str(go),))
+    rig.until(lambda: rig.events.started and rig.events.output)
+    assert rig.events.started[0][:2] == (task.id, 1)
+    assert rig.events.output == [(task.id, 1, 0, b"line one\n")]
+    go.touch()
+    ended = rig.end_of(task)
+    assert ended.output == b"line one\nline two\n"
+    assert rig.events.started[0][2] == ended.started_us
+
+
+def test_chunks_follow_what_tasks_take(rig: Rig) -> None:
+    short, long = pack_function(lambda: None), pack_function(lambda: time.sleep(0.02))
+    assert rig.pool.chunk_size(short.id) == 1
+    for _ in range(30):
+        rig.end_of(rig.run(short, *[()] * rig.pool.chunk_size(short.id))[-1])
+    assert rig.pool.chunk_size(short.id) >= 16
+    rig.until(lambda: rig.pool.room() == 2)
+    rig.end_of(rig.run(long, ())[0])
+    assert rig.pool.chunk_size(long.id) == 1
+    rig.run(long, ())
+    assert rig.pool.room() == 0
+
+
+def test_without_room_a_chunk_comes_back(rig: Rig, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def f(note: str) -> None:
+        while not os.path.exists(note):
+            time.sleep(0.01)
+
+    packed = pack_function(f)
+    rig.run(packed, (str(go),))
+    assert rig.pool.room() == 0
+    task = Task(new_uuid7(), pack_args((str(go),), {}))
+    rig.pool.run(packed.id, packed.body, 0, 1, [task])
+    rig.drain()
+    assert [t.id for t in rig.requeued] == [task.id]
+    go.touch()
+
+
+# ---------------------------------------------------------------- start and end
+
+
+def test_workers_that_cannot_start_are_told_and_tried_more_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oncue.endpoint.pool.QUICK_DEATHS", 2)
+    pool = Pool(1, tmp_path, env={"PYTHONHOME": "/nowhere", "PATH": "/bin"})
+    rig = Rig(pool, tmp_path)
+    try:
+        rig.until(lambda: pool.trouble)
+        assert "as soon as they start" in pool.trouble
+        assert "encodings" in pool.trouble
+        assert pool.room() == 0
+        assert pool.next_wake_us is not None
+    finally:
+        pool.close(0)
+
+
+def test_close_waits_for_what_runs_and_gives_back_the_rest(tmp_path: Path) -> None:
+    pool = Pool(1, tmp_path)
+    rig = Rig(pool, tmp_path)
+    rig.ready()
+    note = tmp_path / "note"
+
+    def f(i: int, note: str) -> int:
+        open(note, "w").close()
+        time.sleep(0.3)
+        return i
+
+    tasks = rig.run(pack_function(f), (0, str(note)), (1, str(note)))
+    rig.wait_for(note)
+    pool.close(10)
+    rig.drain()
+    assert [(e.id, e.status) for e in rig.ended] == [(tasks[0].id, OK)]
+    assert [t.id for t in rig.requeued] == [tasks[1].id]
+    assert pool.pids == []
+
+
+def test_close_without_grace_loses_what_runs(tmp_path: Path) -> None:
+    pool = Pool(1, tmp_path)
+    rig = Rig(pool, tmp_path)
+    rig.ready()
+    note = tmp_path / "note"
+
+    def f(note: str) -> None:
+        open(note, "w").close()
+        time.sleep(1000)
+
+    (task,) = rig.run(pack_function(f), (str(note),))
+    rig.wait_for(note)
+    pool.close(0)
+    rig.drain()
+    assert [(e.id, e.status) for e in rig.ended] == [(task.id, LOST)]
+    assert "stopped" in why(rig.ended[0]).message
+
+
+def test_idle_workers_are_small(rig: Rig) -> None:
+    assert psutil.Process(rig.pool.pids[0]).memory_info().rss < 40 << 20
+    assert not {"asyncio", "zmq", "aiohttp"} & set(rig.value(lambda: list(sys.modules)))
+
+
+def test_many_functions_in_one_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncue.endpoint.running.FUNCTIONS", 3)
+    packed = [pack_function(script(f"def f(): return {i}")) for i in range(8)]
+    for _ in range(2):
+        for i, p in enumerate(packed):
+            assert unpack(rig.end_of(rig.run(p, ())[0]).value) == i
+
+
+def test_pickled_payloads(rig: Rig) -> None:
+    task = Task(new_uuid7(), pack([[{1, 2}], {}]))
+    packed = pack_function(lambda s: sorted(s))
+    rig.pool.run(packed.id, packed.body, 0, 1, [task])
+    assert unpack(rig.end_of(task).value) == [1, 2]
