@@ -42,6 +42,13 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
     rescan: str | int | float | None = None  # look for what nobody told of; default: 5m, on network mounts 10s
 
+    def __post_init__(self) -> None:
+        """So that a deploy refuses what no trigger could run with."""
+        try:
+            read_options("", self)
+        except Invalid as e:
+            raise ValueError(f"{e.message} ({e.remedy})") from None
+
 
 class Spec(msgspec.Struct, frozen=True):
     """The options, checked."""
@@ -71,7 +78,7 @@ class Spec(msgspec.Struct, frozen=True):
 
 def read_options(name: str, options: FileOptions) -> Spec:
     """Raises Invalid, naming trigger and key."""
-    place = f"trigger {name!r}: "
+    place = f"trigger {name!r}: " if name else ""
     if not options.path or "\0" in options.path:
         raise Invalid(f"{place}path is not the name of a folder", remedy="write path: /data/2bm")
     ready = options.ready or Ready(any=("close_write", "rename"))

@@ -66,6 +66,13 @@ class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     type: str = ""  # of the events that wrap what is no CloudEvent
     identity: Literal["request", "body"] = "request"  # where no header names the request
 
+    def __post_init__(self) -> None:
+        """So that a deploy refuses what no trigger could run with."""
+        try:
+            read_verify(self.verify, "verify")
+        except Invalid as e:
+            raise ValueError(f"{e.message} ({e.remedy})") from None
+
 
 class WebhookTrigger(HttpTrigger):
     """Raises Invalid when the options are not right."""
@@ -79,7 +86,7 @@ class WebhookTrigger(HttpTrigger):
         self._place = f"trigger {name!r}: verify"
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
         self._diary = Diary()
-        self._way, self._secrets, self._tolerance_s = self._read_verify(options.verify)
+        self._way, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
 
     def status(self) -> Status:
         return self._diary.status()
@@ -162,33 +169,6 @@ class WebhookTrigger(HttpTrigger):
 
     # ------------------------------------------------------------ secrets
 
-    def _read_verify(self, verify: Verify | str | None) -> tuple[str, tuple[str, ...], float]:
-        """(way, secrets as written, tolerance)."""
-        if verify == "none":
-            return "none", (), 0.0
-        if not isinstance(verify, Verify):
-            raise Invalid(f"{self._place} is missing: anybody could send events", remedy=_REMEDY)
-        given: dict[str, Any] = {
-            way: getattr(verify, way) for way in ("standard_webhooks", "github", "bearer") if getattr(verify, way)
-        }
-        if len(given) != 1:
-            raise Invalid(f"{self._place} names {len(given)} ways; it takes one", remedy=_REMEDY)
-        ((way, secrets),) = given.items()
-        secrets = (secrets,) if isinstance(secrets, str) else secrets
-        for secret in secrets:
-            if not secret.strip():
-                raise Invalid(f"{self._place}: an empty secret fits everybody", remedy=_REMEDY)
-            if way == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
-                try:
-                    signatures.standard_key(secret)
-                except Invalid as e:
-                    raise Invalid(f"{self._place}: {e.message}", remedy=e.remedy) from None
-        try:
-            tolerance_s = duration_ms(verify.tolerance) / 1000
-        except ValueError as e:
-            raise Invalid(f"{self._place}.tolerance: {e}", remedy="write 5m") from None
-        return way, tuple(secrets), tolerance_s
-
     def _verify(self, headers: Mapping[str, str], body: bytes) -> None:
         if self._way == "none":
             return
@@ -228,6 +208,34 @@ class WebhookTrigger(HttpTrigger):
         if not secret.strip():
             raise NotFound(f"there is no such {'secret' if place == 'secret' else 'environment variable'}")
         return secret
+
+
+def read_verify(verify: Verify | str | None, place: str) -> tuple[str, tuple[str, ...], float]:
+    """(way, secrets as written, tolerance in s). Raises Invalid, naming the place."""
+    if verify == "none":
+        return "none", (), 0.0
+    if not isinstance(verify, Verify):
+        raise Invalid(f"{place} is missing: anybody could send events", remedy=_REMEDY)
+    given: dict[str, Any] = {
+        way: getattr(verify, way) for way in ("standard_webhooks", "github", "bearer") if getattr(verify, way)
+    }
+    if len(given) != 1:
+        raise Invalid(f"{place} names {len(given)} ways; it takes one", remedy=_REMEDY)
+    ((way, secrets),) = given.items()
+    secrets = (secrets,) if isinstance(secrets, str) else secrets
+    for secret in secrets:
+        if not secret.strip():
+            raise Invalid(f"{place}: an empty secret fits everybody", remedy=_REMEDY)
+        if way == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
+            try:
+                signatures.standard_key(secret)
+            except Invalid as e:
+                raise Invalid(f"{place}: {e.message}", remedy=e.remedy) from None
+    try:
+        tolerance_s = duration_ms(verify.tolerance) / 1000
+    except ValueError as e:
+        raise Invalid(f"{place}.tolerance: {e}", remedy="write 5m") from None
+    return way, tuple(secrets), tolerance_s
 
 
 def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oncue.errors import Invalid
 from oncue.triggers.file_event import EventMaker
 from oncue.triggers.file_options import FileOptions, Spec, read_options
 from oncue.triggers.ready import BUSY, FALLBACK_S, PASSED_OVER, READY, STILL, judge
@@ -72,11 +71,9 @@ def test_judge(ready: object, bits: int, writing: bool | None, verdict: str, sec
         ({"rescan": 0}, "rescan"),
     ],
 )
-def test_options_that_are_wrong_name_the_trigger_and_the_key(options: dict[str, object], word: str) -> None:
-    with pytest.raises(Invalid, match=word) as e:
+def test_options_that_are_wrong_name_the_key(options: dict[str, object], word: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=word):  # a deploy
         spec(**options)
-    assert "trigger 'detector'" in e.value.message
-    assert e.value.remedy
 
 
 @pytest.mark.parametrize("options", [{"ready": {"any": ["close"]}}, {"refire": "often"}, {"paht": "/x"}])

@@ -146,9 +146,8 @@ def test_a_bearer_token() -> None:
     ],
 )
 def test_options_that_let_in_anybody_or_make_no_sense_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(Invalid, match="trigger 'daq'") as e:
+    with pytest.raises(msgspec.ValidationError, match="verify"):  # a deploy
         Hook(options)
-    assert e.value.remedy
 
 
 def test_unknown_keys_are_refused() -> None:
