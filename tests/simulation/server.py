@@ -1,0 +1,262 @@
+"""The server: the real lanes, a log in memory whose appends become durable later and in order, and the lifecycle fold."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+
+from oncue import lifecycle, wire
+from oncue.dispatcher.effects import (
+    Changed,
+    Check,
+    Effect,
+    EndWaiting,
+    Fetch,
+    Load,
+    Phase,
+    PutPart,
+    Send,
+    Store,
+)
+from oncue.dispatcher.intake import Group, OpenTask
+from oncue.dispatcher.lane import Lane, cancelled
+from oncue.messages import ResultFrame, Task, TaskFrame, decode, encode
+from tests.simulation.clock import Clock
+
+TICK_US = 500_000
+
+
+class Durable:
+    """What survives the server: the log, folded; blobs; functions."""
+
+    def __init__(self) -> None:
+        self.states: dict[bytes, lifecycle.TaskState] = {}
+        self.order: list[bytes] = []
+        self.place: dict[bytes, str] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.functions: dict[str, bytes] = {}
+        self.claims = 0
+
+    def accept(self, endpoint: str, frame: TaskFrame) -> None:
+        for t in frame.tasks:
+            if t.id not in self.place:
+                self.order.append(t.id)
+                self.place[t.id] = endpoint
+            self.states[t.id] = lifecycle.accept(self.states.get(t.id), frame.call, t, frame.accepted_us)
+
+    def end(self, record: bytes) -> None:
+        frame = decode(ResultFrame, record)
+        for e in frame.ended:
+            state = self.states.get(e.id)
+            self.states[e.id] = lifecycle.end(state, frame.call, frame.accepted_us, e)
+
+
+class Server:
+    """One life of the server."""
+
+    def __init__(
+        self,
+        durable: Durable,
+        clock: Clock,
+        rng: random.Random,
+        endpoints: dict[str, int],
+        send: Callable[[str, int, list[bytes]], None],
+        lane_class: type[Lane] = Lane,
+    ) -> None:
+        self.durable, self.clock, self.rng, self._send = durable, clock, rng, send
+        self.alive = True
+        durable.claims += 1
+        self.lanes = {
+            name: lane_class(name, durable.claims, f"srv{durable.claims}", "1", lost_after_ms=lost)
+            for name, lost in endpoints.items()
+        }
+        self.routes: dict[str, int] = {}
+        self._log: list[Callable[[], None]] = []  # appended and not durable
+        self._flushing = False
+        self._barriers: list[tuple[int, Callable[[], None]]] = []
+        self._appended = self._done = 0
+        self._uploads: dict[tuple[str, str], bytearray] = {}
+        self.store_fails = 0.0
+        self.crash_chance = 0.0
+        self._tick()
+
+    def crash(self) -> None:
+        self.clock.note("server crashes")
+        self.alive = False
+
+    def _later(self, pause_us: float, what: Callable[[], None]) -> None:
+        self.clock.after(pause_us, lambda: what() if self.alive else None)
+
+    # ------------------------------------------------------------ the log
+
+    def append(self, durable: Callable[[], None]) -> None:
+        """Durable in order, some time from now; or never, when the server dies before."""
+        self._log.append(durable)
+        self._appended += 1
+        if not self._flushing:
+            self._flushing = True
+            self._later(self.rng.randrange(100, 20_000), self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        group, self._log = self._log, []
+        for durable in group:
+            if self.alive:
+                self._done += 1
+                durable()
+        ready = [b for at, b in self._barriers if at <= self._done]
+        self._barriers = [(at, b) for at, b in self._barriers if at > self._done]
+        for call in ready:
+            if self.alive:
+                call()
+
+    def barrier(self, call: Callable[[], None]) -> None:
+        """Once all that was handed to the log by now is durable."""
+        if self._done >= self._appended:
+            self._later(self.rng.randrange(50, 2_000), call)
+        else:
+            self._barriers.append((self._appended, call))
+
+    # ------------------------------------------------------------ in
+
+    def submit(self, endpoint: str, frame: TaskFrame, accepted: Callable[[], None]) -> None:
+        def durable() -> None:
+            self.durable.accept(endpoint, frame)
+            accepted()
+
+        self.append(durable)
+        self.with_lane(endpoint, lambda lane: lane.fresh(frame, sum(len(t.args) for t in frame.tasks)))
+
+    def cancel(self, endpoint: str, ids: list[bytes]) -> None:
+        def durable() -> None:
+            for task_id in ids:
+                state = self.durable.states.get(task_id)
+                self.durable.states[task_id] = lifecycle.cancel(state, task_id, self.clock.now_us, "me")
+            self.with_lane(endpoint, lambda lane: lane.cancel(ids, "cancelled"))
+
+        self.append(durable)
+
+    def frame(self, endpoint: str, link: int, parts: list[bytes]) -> None:
+        self.routes[endpoint] = link
+        self.with_lane(endpoint, lambda lane: lane.frame(parts, self.clock.now_us))
+
+    def _tick(self) -> None:
+        for name in self.lanes:
+            self.with_lane(name, lambda lane: lane.tick(self.clock.now_us))
+        self._later(TICK_US, self._tick)
+
+    def with_lane(self, endpoint: str, call: Callable[[Lane], object]) -> None:
+        if not self.alive:
+            return
+        lane = self.lanes[endpoint]
+        lane.now_us = max(lane.now_us, self.clock.now_us)
+        call(lane)
+        assert lane.phase is not Phase.READY or lane.sent <= max(lane.granted, 0), "more sent than granted"
+        for effect in lane.drain():
+            if self.crash_chance and self.rng.random() < self.crash_chance:
+                self.crash()
+            if not self.alive:
+                return
+            self._carry(lane, effect)
+
+    # ------------------------------------------------------------ what lanes want
+
+    def _carry(self, lane: Lane, effect: Effect) -> None:
+        name = lane.endpoint
+        if isinstance(effect, Send):
+            if name in self.routes:
+                self._send(name, self.routes[name], effect.parts)
+        elif isinstance(effect, Store):
+            self._store(name, effect)
+        elif isinstance(effect, Load):
+            self.barrier(lambda: self._load(name, effect))
+        elif isinstance(effect, Check):
+            self.barrier(lambda: self._check(name, effect))
+        elif isinstance(effect, EndWaiting):
+            self.barrier(lambda: self._end_waiting(name, effect.ids))
+        elif isinstance(effect, Fetch):
+            self._later(self.rng.randrange(50, 5_000), lambda: self._fetch(name, effect))
+        elif isinstance(effect, PutPart):
+            self._later(self.rng.randrange(50, 5_000), lambda: self._put(name, effect))
+        elif isinstance(effect, Changed):
+            self.clock.note(f"server: {name} is {effect.phase.value}: {effect.why}")
+            if effect.phase is Phase.READY:
+                wanted = [
+                    i
+                    for i, s in self.durable.states.items()
+                    if s.cancel_us and s.known and not s.state.closed and self.durable.place[i] == name
+                ]
+                if wanted:
+                    self._later(100, lambda: self.with_lane(name, lambda lane: lane.cancel(wanted, "cancelled")))
+
+    def _store(self, name: str, effect: Store) -> None:
+        if effect.token >= 0 and self.store_fails and self.rng.random() < self.store_fails:
+            self._later(1_000, lambda: self.with_lane(name, lambda lane: lane.not_stored(effect.token)))
+            return
+
+        def durable() -> None:
+            self.durable.end(effect.record)
+            for e in effect.closing:
+                self._told(e)
+            if effect.token >= 0:
+                self.with_lane(name, lambda lane: lane.durable(effect.token))
+
+        self.append(durable)
+
+    def _told(self, e: object) -> None:
+        """What clients are told must be what the durable log says, now and for ever."""
+        state = self.durable.states[e.id]  # type: ignore[attr-defined]
+        closing = state.closing
+        assert closing is not None, f"{e} was told, and the log has the task open"
+        assert closing.same_as(e), f"{e} was told, and the log has {closing}"  # type: ignore[arg-type]
+
+    def _load(self, name: str, effect: Load) -> None:
+        rows: list[OpenTask] = []
+        for seq, task_id in enumerate(self.durable.order):
+            s = self.durable.states[task_id]
+            if seq > effect.after and self.durable.place[task_id] == name and not s.state.closed:
+                assert s.call is not None
+                task = Task(s.id, s.args, s.event, s.retry_of, s.mark_us)
+                rows.append(OpenTask(seq, s.call, s.accepted_us, s.attempt, s.due_us, task))
+        self.with_lane(name, lambda lane: lane.page(effect.token, rows[: effect.limit]))
+
+    def _check(self, name: str, effect: Check) -> None:
+        known = {i for i in effect.ids if self.durable.place.get(i) == name}
+        self.with_lane(name, lambda lane: lane.checked(effect.token, known))
+
+    def _end_waiting(self, name: str, ids: list[bytes]) -> None:
+        for task_id in ids:
+            s = self.durable.states.get(task_id)
+            if s is None or s.call is None or s.state.closed:
+                continue
+            task = Task(s.id, s.args, s.event, s.retry_of, s.mark_us)
+            group = Group(s.call, encode(s.call), s.attempt, s.accepted_us, [task], 0)
+            end = cancelled(task, s.attempt, self.clock.now_us, s.cancel_by)
+
+            def finish(lane: Lane, group: Group = group, end: object = end) -> None:
+                if lane.stop_waiting([end.id]):  # type: ignore[attr-defined]
+                    lane.end(group, [end])  # type: ignore[list-item]
+
+            self.with_lane(name, finish)
+
+    def _fetch(self, name: str, effect: Fetch) -> None:
+        content = self.durable.functions.get(effect.sha256) or self.durable.blobs.get(effect.sha256)
+        if content is None:
+            self.with_lane(name, lambda lane: lane.part(effect.sha256, effect.offset_bytes, 0, b"", "no such blob"))
+            return
+        body = content[effect.offset_bytes : effect.offset_bytes + wire.PART_BYTES]
+        self.with_lane(name, lambda lane: lane.part(effect.sha256, effect.offset_bytes, len(content), body))
+
+    def _put(self, name: str, effect: PutPart) -> None:
+        key = (name, effect.sha256)
+        if effect.offset_bytes == 0:
+            self._uploads[key] = bytearray()
+        upload = self._uploads.setdefault(key, bytearray())
+        if effect.offset_bytes <= len(upload):
+            upload[effect.offset_bytes :] = effect.body
+        at = len(upload)
+        if at >= effect.size_bytes:
+            assert hashlib.sha256(upload).hexdigest() == effect.sha256, "an upload without its hash"
+            self.durable.blobs[effect.sha256] = bytes(upload)
+        self.with_lane(name, lambda lane: lane.put_ack(effect.sha256, at))
