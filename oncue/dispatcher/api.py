@@ -34,9 +34,12 @@ SHUTDOWN_S = 10.0  # for requests under way when the server stops
 def make_app(
     backend: Backend, settings: Settings, metrics: Metrics | None = None, streams: Streams | None = None
 ) -> web.Application:
-    """The application; `metrics` is what the service counts in, `streams` has the limits of open streams."""
+    """The application. `metrics` is what the service counts in (by default the backend's own attribute `metrics`, where
+    it has one), `streams` has the limits of open streams."""
+    own = getattr(backend, "metrics", None)
+    metrics = metrics or (own if isinstance(own, Metrics) else Metrics())
     # (an empty Streams is false: it has a length)
-    api = Api(backend, settings, metrics or Metrics(), Streams() if streams is None else streams)
+    api = Api(backend, settings, metrics, Streams() if streams is None else streams)
     authenticator, limit = Authenticator(backend.token), RateLimit(settings.rate_per_s)
     # Bodies are read by http/body.py with a limit a route; aiohttp's own limit would answer in its own words.
     app = web.Application(client_max_size=0)

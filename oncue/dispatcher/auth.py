@@ -40,7 +40,9 @@ OPENS: Final[dict[str, frozenset[str]]] = {
 }
 _CACHE = 10_000
 _LONGEST = 200
-_REMEDY = "send the header `Authorization: Bearer oncue_...`; `oncue token new` on the server's machine makes a token"
+_REMEDY = (
+    "send the header `Authorization: Bearer oncue_...`; `oncue tokens create NAME` makes one, on the server's machine"
+)
 
 
 def new_token() -> tuple[str, str]:
@@ -72,14 +74,14 @@ class Authenticator:
         if known is None or known[0] is not record:
             known = self._check(digest, record)
         if known[2] and known[2] <= time.time_ns() // 1000:
-            raise Unauthorized("this token has expired", remedy="make a new one: `oncue token new`")
+            raise Unauthorized("this token has expired", remedy="make a new one: `oncue tokens create NAME`")
         return known[1]
 
     def _check(self, digest: str, record: TokenRecord | None) -> tuple[TokenRecord, Who, int]:
         if record is None:
             raise Unauthorized("this token is not known here", remedy=_REMEDY)
         if record.revoked:
-            raise Unauthorized("this token was revoked", remedy="make a new one: `oncue token new`")
+            raise Unauthorized("this token was revoked", remedy="make a new one: `oncue tokens create NAME`")
         if len(self._known) >= _CACHE:
             self._known.clear()
         known = (record, Who(record.subject, frozenset(record.scopes), record.id), record.expires_us)
@@ -102,7 +104,7 @@ def require(who: Who, scope: Scope) -> None:
     if who.scopes.isdisjoint(OPENS[scope]):
         raise Forbidden(
             f"this needs a token with the scope {_words(OPENS[scope])}; yours has {_words(who.scopes) or 'none'}",
-            remedy="use another token, or ask an admin for one: `oncue token new --scope ...`",
+            remedy="use another token, or ask an admin for one: `oncue tokens create NAME --scope ...`",
             needs=sorted(OPENS[scope]),
         )
 

@@ -58,7 +58,11 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": schemas.components(),
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "A token of `oncue token new`: oncue_..."}
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A token of `oncue tokens create NAME`: oncue_...",
+                }
             },
         },
     }

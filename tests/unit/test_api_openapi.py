@@ -182,3 +182,16 @@ def test_no_page_makes_markup_of_data() -> None:
             for src in re.findall(r"(?:src|href)=\"(/page/[^\"]+)\"", text):
                 assert src.removeprefix("/page/") in FILES
     assert "sessionStorage" in page_file("status.js")[0].decode()
+
+
+def test_commands_that_are_recommended_exist() -> None:
+    from pathlib import Path
+
+    import oncue.dispatcher
+    from oncue.cli.root import COMMANDS
+
+    home = Path(oncue.dispatcher.__file__).parent
+    files = [*(home / "http").glob("*.py"), *(home / "page").glob("*"), home / "auth.py", home / "openapi.py"]
+    named = {word for f in files for word in re.findall(r"(?:`|>|: )oncue ([a-z]+) ", f.read_text())}
+    assert len(named) >= 3
+    assert named <= set(COMMANDS)

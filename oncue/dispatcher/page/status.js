@@ -27,7 +27,7 @@ const TABLES = {
   endpoints: ["/v1/endpoints", [
     ["name", (e) => e.name], ["state", (e) => state(e.state)], ["workers", (e) => e.workers], ["busy", (e) => e.busy],
     ["waiting", (e) => e.waiting], ["host", (e) => e.host], ["why", (e) => e.why],
-  ], "No endpoints yet: oncue endpoint start"],
+  ], "No endpoints yet: oncue endpoint register"],
   rules: ["/v1/rules", [
     ["name", (r) => r.name], ["file", (r) => `${r.label}@${r.version}`], ["state", (r) => state(r.state)],
     ["runs", (r) => r.runs.join(", ")], ["on", (r) => r.endpoint], ["fired", (r) => r.fired], ["why", (r) => r.why],
