@@ -56,7 +56,7 @@ def line_integrals(z: float, angles: Array, pixels: int = PIXELS) -> Array:
     return total
 
 
-def write_slice(path: Path, number: int, z: float, *, renamed: bool, seed: int, pause_s: float = 0.002) -> None:
+def write_slice(path: Path, number: int, z: float, *, renamed: bool, seed: int, pause_s: float = 0.008) -> None:
     """One file, a few projections at a time."""
     angles = np.linspace(0, np.pi, ANGLES, endpoint=False)
     counts = np.random.default_rng(seed).poisson(PHOTONS * np.exp(-PER_UNIT * line_integrals(z, angles)))

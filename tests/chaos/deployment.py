@@ -33,7 +33,7 @@ class Deployment:
         )
         self.await_local()
         self.run(
-            "endpoint", "register", "--name", "local", "--dir", str(self.agent_dir), "--workers", str(self.workers)
+            "endpoint", "register", "local", "--dir", str(self.agent_dir), "--workers", str(self.workers)
         )
         self._keep("agent", [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(self.agent_dir)])
 

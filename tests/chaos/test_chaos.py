@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from oncue import Client
-from oncue.batches import Options, Retry
+from oncue.batches import Retry
 from tests.chaos.deployment import Deployment
 
 TASKS = 20_000
@@ -88,7 +88,7 @@ def _work_under_fire(
     for thread in threads:
         thread.start()
     try:
-        fast = client.with_options(Options(retry=Retry(max=100, base=0.01, cap=0.1, on=("lost",))))
+        fast = client.with_options(retry=Retry(max=100, base=0.01, cap=0.1, on=("lost",)))
         tasks = fast.map(double, range(TASKS))
         assert client.gather(tasks, timeout=400) == [2 * i for i in range(TASKS)]
     finally:
