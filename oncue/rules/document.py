@@ -186,8 +186,9 @@ class _Builder:
             raise _Stop
         node = Node(None, *place)
         if name == "AliasEvent":
-            self.problems.add(place, f"*{event.anchor} is read as a YAML alias, and rule files have none", _QUOTES)
-            return node
+            message = f"*{event.anchor} begins with an unquoted *, which YAML reads as an alias"
+            self.problems.add(place, message, f'{_QUOTES}: "*{event.anchor}"')
+            raise _Stop
         if event.anchor:
             self.problems.add(place, f"&{event.anchor} is a YAML anchor, and rule files have none", "write it out")
         if getattr(event, "tag", None) and str(event.tag) != "!":
@@ -254,11 +255,11 @@ def _explain_syntax(text: str, error: MarkedYAMLError, problems: Problems) -> No
     line = lines[number] if number < len(lines) else ""
     if column and line[column - 1 : column + 1] == "${":
         message = "an unquoted ${...} inside braces is read as a mapping"
-        problems.add((number + 1, column), message, 'put it in quotes: "${...}"')
+        problems.add((number + 1, column), message, f'{_QUOTES}: "${{...}}"')
     elif line[column : column + 1] == "\t" or "\t" in line[: len(line) - len(line.lstrip())]:
         problems.add((number + 1, line.index("\t") + 1), "a tab; YAML indents with spaces", "replace it by spaces")
     elif "alias" in f"{error.context} {error.problem}" and (star := _STAR.search(line)):
         message = f"{star[1]} begins with an unquoted *, which YAML reads as an alias"
-        problems.add((number + 1, star.start(1) + 1), message, f'put it in quotes: "{star[1]}"')
+        problems.add((number + 1, star.start(1) + 1), message, f'{_QUOTES}: "{star[1]}"')
     else:
         problems.add((number + 1, column + 1), f"this is not YAML: {error.problem or error.context}")
