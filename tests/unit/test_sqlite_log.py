@@ -251,3 +251,19 @@ def test_a_commit_that_fails_leaves_neither_offset_nor_records(tmp_path: Path) -
         await log.close()
 
     asyncio.run(main())
+
+
+def test_a_commit_is_on_the_disk_before_it_is_told(tmp_path: Path) -> None:
+    """A kill leaves the kernel's pages in place, so only the settings can show what a power cut would leave."""
+
+    async def main() -> None:
+        log = await SqliteLog.open(tmp_path)
+
+        def settings(db: sqlite3.Connection) -> list[object]:
+            names = ("synchronous", "journal_mode", "wal_autocheckpoint", "auto_vacuum", "secure_delete")
+            return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+        assert await log._writer.call(settings) == [2, "wal", 0, 2, 0]
+        await log.close()
+
+    asyncio.run(main())
