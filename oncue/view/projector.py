@@ -62,8 +62,7 @@ class Applied(msgspec.Struct):
 class Projector:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._calls = Calls(db)
-        self._tasks = TaskRows(db, self._calls)
+        self._tasks = TaskRows(db, Calls(db))
         self._careful = False
         self.positions: dict[Partition, int] = {
             (topic, partition): offset for topic, partition, offset in db.execute("SELECT * FROM position")
@@ -134,13 +133,13 @@ class Projector:
         return applied
 
     def _roll_back(self) -> None:
-        self._calls.forget()
+        self._tasks.forget()
         if self._db.in_transaction:  # SQLite ends it by itself where it must
             self._db.execute("ROLLBACK")
 
     def forget_calls(self) -> None:
         """After calls were deleted: what is remembered of them may not be stored any more."""
-        self._calls.forget()
+        self._tasks.forget()
 
     # ------------------------------------------------------------ records
 
@@ -178,7 +177,7 @@ class Projector:
             closed = self._record(topic, partition, offset, record, True)
         except POISON as e:
             self._db.execute("ROLLBACK TO record")
-            self._calls.forget()
+            self._tasks.forget()
             self._bury(topic, partition, offset, record, e, applied)
             closed = []
         self._db.execute("RELEASE record")

@@ -74,7 +74,7 @@ CREATE TABLE attempt (
     PRIMARY KEY (id, pos)
 ) WITHOUT ROWID;
 
--- rows first ... last of `task` have this call
+-- rows first ... last of `task` have this call; accepted_us is that of the newest
 CREATE TABLE span (
     first INTEGER PRIMARY KEY, last INTEGER NOT NULL, call INTEGER NOT NULL, accepted_us INTEGER NOT NULL,
     endpoint INTEGER, function INTEGER, name INTEGER, owner INTEGER, rule INTEGER

@@ -1,4 +1,4 @@
-"""Spans: rows of `task` with one call, added together. See schema.py."""
+"""Spans: neighbouring rows of `task` with one call. See schema.py."""
 
 from __future__ import annotations
 
@@ -7,32 +7,54 @@ from collections.abc import Sequence
 
 from oncue.view.calls import CallRef
 
-_INSERT = "INSERT INTO span (first, last, accepted_us, call, endpoint, function, name, owner, rule) VALUES (?,?,?,?,?,?,?,?,?)"
+_INSERT = (
+    "INSERT INTO span (first, last, accepted_us, call, endpoint, function, name, owner, rule)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_EXTEND = "UPDATE span SET last = ?, accepted_us = max(accepted_us, ?) WHERE first = ? AND last = ?"
 
 
-def add(db: sqlite3.Connection, first: int, last: int, accepted_us: int, ref: CallRef) -> None:
-    db.execute(_INSERT, (first, last, accepted_us, *ref))
+class Spans:
+    """The writer's side. After a rollback it must `forget`."""
 
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._newest = (0, 0, 0)  # first, last, call: of the span added last
 
-def move(db: sqlite3.Connection, n: int, accepted_us: int, ref: CallRef) -> None:
-    """Row n has this call from now on; before it may have had another, or none."""
-    row = db.execute("SELECT * FROM span WHERE first <= ? ORDER BY first DESC LIMIT 1", (n,)).fetchone()
-    if row is not None and row[1] >= n:
-        first, last, call, accepted, *words = row
-        if call == ref.id:
+    def forget(self) -> None:
+        self._newest = (0, 0, 0)
+
+    def add(self, first: int, last: int, accepted_us: int, ref: CallRef) -> None:
+        """New rows. Tasks that come one by one share a span as long as nothing comes between them."""
+        start, end, call = self._newest
+        follows = end + 1 == first and call == ref.id
+        if follows and self._db.execute(_EXTEND, (last, accepted_us, start, end)).rowcount:
+            self._newest = (start, last, call)
             return
-        db.execute("DELETE FROM span WHERE first = ?", (first,))
-        if first < n:
-            db.execute(_INSERT, (first, n - 1, accepted, call, *words))
-        if n < last:
-            db.execute(_INSERT, (n + 1, last, accepted, call, *words))
-    add(db, n, n, accepted_us, ref)
+        self._db.execute(_INSERT, (first, last, accepted_us, *ref))
+        self._newest = (first, last, ref.id)
 
+    def add_rows(self, rows: Sequence[tuple[int, int, CallRef]]) -> None:
+        """Rows (n, accepted_us, call) that have no span yet, in order of n: neighbours of one call share one."""
+        start = 0
+        for i in range(1, len(rows) + 1):
+            if i == len(rows) or rows[i][0] != rows[i - 1][0] + 1 or rows[i][2].id != rows[start][2].id:
+                newest = max(accepted for _, accepted, _ in rows[start:i])
+                self.add(rows[start][0], rows[i - 1][0], newest, rows[start][2])
+                start = i
 
-def add_rows(db: sqlite3.Connection, rows: Sequence[tuple[int, int, CallRef]]) -> None:
-    """Spans for new rows (n, accepted_us, call), in order of n: neighbours of one call share one."""
-    start = 0
-    for i in range(1, len(rows) + 1):
-        if i == len(rows) or rows[i][0] != rows[i - 1][0] + 1 or rows[i][2].id != rows[start][2].id:
-            add(db, rows[start][0], rows[i - 1][0], rows[start][1], rows[start][2])
-            start = i
+    def move(self, n: int, accepted_us: int, ref: CallRef) -> None:
+        """Row n has this call from now on; before it may have had another, or none."""
+        self.forget()
+        row = self._db.execute("SELECT * FROM span WHERE first <= ? ORDER BY first DESC LIMIT 1", (n,)).fetchone()
+        if row is not None and row[1] >= n:
+            first, last, call, accepted, *words = row
+            self._db.execute("DELETE FROM span WHERE first = ?", (first,))
+            if call == ref.id:  # the span is right, its newest may not be
+                self._db.execute(_INSERT, (first, last, max(accepted, accepted_us), call, *words))
+                return
+            if first < n:
+                self._db.execute(_INSERT, (first, n - 1, accepted, call, *words))
+            if n < last:
+                self._db.execute(_INSERT, (n + 1, last, accepted, call, *words))
+        self._db.execute(_INSERT, (n, n, accepted_us, *ref))

@@ -18,9 +18,10 @@ import msgspec
 from oncue import lifecycle
 from oncue.lifecycle import CLOSED_AS, State, TaskState
 from oncue.messages import OK, Call, Cancel, Ended, ResultFrame, Started, Task, TaskFrame, decode
-from oncue.view import rows, spans
+from oncue.view import rows
 from oncue.view.calls import CallRef, Calls
 from oncue.view.chunks import chunks, fetch, run, statement
+from oncue.view.spans import Spans
 
 FRAME_BITS = 16  # a frame has at most 65,536 tasks
 
@@ -33,7 +34,7 @@ _ADD_FULL = _ADD.replace("{more}", ", event_source, event_id, retry_of, mark_us"
     "{columns}", ", column4, column5, column6, column7"
 )
 # A task whose end, cancel or start was seen first.
-_MOVED = "SELECT n FROM task JOIN ({values}) ON id = column1 WHERE known = 0 AND call IS NOT ? ORDER BY n"
+_MOVED = "SELECT n FROM task JOIN ({values}) ON id = column1 WHERE known = 0 AND (call IS NOT ? OR accepted_us < ?) ORDER BY n"
 _LEARN = (
     "UPDATE task SET known = 1, call = ?, endpoint = ?, expires_us = ?, accepted_us = ?, seq = ? + column1, args = column3,"
     " event_source = column4, event_id = column5, retry_of = column6, mark_us = column7"
@@ -83,9 +84,14 @@ class Closing(msgspec.Struct, frozen=True, gc=False):
 
 class TaskRows:
     def __init__(self, db: sqlite3.Connection, calls: Calls) -> None:
-        self._db, self._calls = db, calls
+        self._db, self._calls, self._spans = db, calls, Spans(db)
         self.stubs = 0  # tasks in the last group whose end was seen before themselves
         self.retries = False  # whether the last group has put off a task
+
+    def forget(self) -> None:
+        """After a rollback: what is remembered may not be stored."""
+        self._calls.forget()
+        self._spans.forget()
 
     # ------------------------------------------------------------ tasks
 
@@ -100,7 +106,7 @@ class TaskRows:
         if added:
             # Rows that were refused take no number, so the new ones follow each other.
             last = self._db.execute("SELECT max(n) FROM task").fetchone()[0]
-            spans.add(self._db, last - added + 1, last, frame.accepted_us, ref)
+            self._spans.add(last - added + 1, last, frame.accepted_us, ref)
         if added < len(tasks):
             self._accept_again(frame, seq, shared, ref)
 
@@ -128,8 +134,8 @@ class TaskRows:
         ids = list(first)
         for start, size in chunks(len(ids)):
             text = statement(_MOVED, size, 1)
-            for (n,) in self._db.execute(text, (*ids[start : start + size], ref.id)).fetchall():
-                spans.move(self._db, n, frame.accepted_us, ref)
+            for (n,) in self._db.execute(text, (*ids[start : start + size], ref.id, frame.accepted_us)).fetchall():
+                self._spans.move(n, frame.accepted_us, ref)
         run(self._db, _LEARN, found, (*shared, seq))
         numbered = [(i, task_id) for task_id, (i, _) in first.items()]
         for start, size in chunks(len(numbered)):
@@ -217,7 +223,7 @@ class TaskRows:
             s = by_id[task_id]
             assert s.call is not None
             new.append((n, s.accepted_us, self._calls.ref(s.call)))
-        spans.add_rows(self._db, new)
+        self._spans.add_rows(new)
 
     # ------------------------------------------------------------ wishes and hints
 
