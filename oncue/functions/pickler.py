@@ -52,6 +52,8 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and isinstance(reduced, tuple):
             _plain_function(reduced)
+        elif isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) > 2:
+            _order(reduced[2][0])
         return reduced
 
 
@@ -81,10 +83,13 @@ def _plain_function(reduced: tuple[Any, ...]) -> None:
     base_globals = reduced[1][1]
     if isinstance(base_globals.get("__file__"), str):
         base_globals["__file__"] = os.path.basename(base_globals["__file__"])
-    used = reduced[2][1].get("__globals__", {})
-    for name, value in used.items():
+    _order(reduced[2][1].get("__globals__", {}))
+
+
+def _order(values: dict[str, Any]) -> None:
+    for name, value in values.items():
         if type(value) in (set, frozenset):
-            used[name] = Ordered(value)
+            values[name] = Ordered(value)
 
 
 def _track(cls: type) -> None:

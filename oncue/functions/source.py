@@ -114,7 +114,11 @@ def gather(names: Iterable[str], text: str = "", package: str = "") -> tuple[Fil
         seen.add(name)
         own = local_files(name)
         top = name.split(".")[0]
-        if not own and top not in sys.stdlib_module_names and top not in ("oncue", "cloudpickle", "__main__", "__mp_main__"):
+        if (
+            not own
+            and top not in sys.stdlib_module_names
+            and top not in ("oncue", "cloudpickle", "__main__", "__mp_main__")
+        ):
             requires.add(top)
         for relative, path in own.items():
             if relative not in files:
