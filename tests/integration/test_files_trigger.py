@@ -1,13 +1,16 @@
 """The file trigger on real files, with the kernel's real notices."""
 
 import asyncio
+import contextlib
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -466,15 +469,72 @@ def test_a_file_in_the_folders_place_is_no_folder(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
-def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def nobody(*owned: Path) -> Iterator[None]:
+    """Root may read all; so root plays somebody else, who owns these."""
+    if os.geteuid() != 0:
+        yield
+        return
+    # Somebody else may not read the libraries' folders.
+
+    import concurrent.futures.thread  # noqa: F401
+
+    import oncue.triggers.inotify  # noqa: F401
+
+    for path in owned:
+        os.chown(path, 65534, 65534)
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@linux
+def test_a_folder_that_may_not_be_read() -> None:
     async def part(w: Watched) -> None:
         (w.data / "secret").mkdir(mode=0)
         await w.until(lambda: "cannot be read" in w.trigger.status().last_skip)
+        (w.data / "a.h5").write_bytes(b"1")
+        await w.count(1)
         (w.data / "secret").chmod(0o700)
+        (w.data / "secret" / "b.h5").write_bytes(b"1")  # found by a later walk
+        await w.count(2)
+        w.data.chmod(0)  # from here on nothing can be listed
+        await w.until(lambda: w.trigger.status().state == "failed")
+        assert "ermission" in w.trigger.status().detail
+        w.data.chmod(0o700)
+        await w.until(lambda: w.trigger.status().state == "running")
         await w.quiet()
+        assert len(w.events) == 2
 
-    play(tmp_path, part)
+    with tempfile.TemporaryDirectory() as folder, nobody(Path(folder)):
+        play(Path(folder), part, rescan="200ms")
+
+
+@linux
+def test_folders_beyond_the_kernels_limit_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from oncue.triggers.inotify import InotifyWatch
+
+    real = InotifyWatch.add
+
+    def add(self: InotifyWatch, folder: str) -> None:
+        if folder:
+            raise OSError(errno.ENOSPC, "no watches left")
+        real(self, folder)
+
+    monkeypatch.setattr(InotifyWatch, "add", add)
+
+    async def part(w: Watched) -> None:
+        (w.data / "deep").mkdir()
+        await w.until(lambda: "max_user_watches" in w.trigger.status().detail)
+        (w.data / "deep" / "a.h5").write_bytes(b"1")
+        (event,) = await w.count(1)
+        assert event.data["cause"] == "rescan"
+
+    play(tmp_path, part, rescan="200ms")
 
 
 def test_names_that_are_not_utf8_are_told_and_harm_nobody(tmp_path: Path) -> None:
