@@ -182,8 +182,13 @@ class Agent:
             self.epoch = epoch
             self._journal.epoch(epoch)
         self.phase, self._failures, self.server = Phase.READY, 0, welcome.server
+        named = len(self.outbox.spool)
         self.outbox.new_session(welcome.durable_seq)
         self._fetching.new_session()
+        if len(self.outbox.spool) < named:
+            # The inventory named tasks whose ends are durable, and the bridge now waits for ends that it will not see
+            # again: a retry of one would never be sent. So say what is held once more.
+            return self._hello()
         self._say(f"connected to {welcome.server} (oncue {welcome.server_version})")
 
     def _on_refuse(self, refuse: wire.Refuse) -> None:

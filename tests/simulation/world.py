@@ -6,12 +6,14 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
+from oncue import wire
 from oncue.dispatcher.lane import Lane
 from oncue.endpoint.agent import Agent
 from oncue.ids import derived_ids
 from oncue.lifecycle import State
-from oncue.messages import OK, VERSION, Call, Retry, Task, TaskFrame
+from oncue.messages import OK, VERSION, Call, Ended, Retry, Task, TaskFrame, decode
 from oncue.payload import Ref, pack_ref, ref_of
 from tests.simulation.clock import Clock
 from tests.simulation.server import Durable, Server
@@ -77,6 +79,7 @@ class World:
 
     def _to_server(self, site: Site, parts: list[bytes]) -> None:
         link = site.link
+        self._note_frame(f"{site.name} {link} ->", wire.decode_from_agent, parts)
 
         def deliver() -> None:
             if self.server is not None and self.server.alive:
@@ -86,7 +89,29 @@ class World:
 
     def _to_site(self, name: str, link: int, parts: list[bytes]) -> None:
         site = self.sites[name]
+        self._note_frame(f"   -> {name} {link}", wire.decode_from_bridge, parts)
         self._post(site, link, False, lambda: site.frame(link, parts))
+
+    def _note_frame(self, where: str, decoder: Callable[[list[bytes]], Any], parts: list[bytes]) -> None:
+        if self.clock.trace is None:
+            return
+        envelope, body = decoder(parts)
+        message, ids = envelope.message, ""
+        if isinstance(message, wire.Beat):
+            return
+        if isinstance(message, wire.Dispatch):
+            ids = " ".join(t.id.hex()[-16:] for t in decode(list[Task], body))
+        elif isinstance(message, wire.Results):
+            ids = " ".join(f"{e.id.hex()[-16:]}/{e.attempt}:{e.status}" for e in decode(list[Ended], body))
+        elif isinstance(message, wire.Inventory):
+            ids = " ".join(f"{i.hex()[-16:]}/{n}" for i, n in wire.unpack_held(body))
+        facts = {
+            k: getattr(message, k)
+            for k in ("seq", "attempt", "granted", "durable_seq", "why", "held")
+            if hasattr(message, k)
+        }
+        session = envelope.session % 1_000_000_000
+        self.clock.note(f"{where} {session}:{envelope.n} {type(message).__name__} {facts} {ids}")
 
     # ------------------------------------------------------------ what happens
 
@@ -247,7 +272,8 @@ class World:
             assert times == 1 or not self.fair, f"{task_id.hex()} attempt {attempt} ran {times} times without a fault"
         assert self.server is not None
         for name, lane in self.server.lanes.items():
-            assert not lane.flight and not lane.held, f"{name}: the server thinks that tasks are at the agent"
+            left = [i.hex()[-16:] for i in (*lane.flight, *lane.held)]
+            assert not left, f"{name}: the server thinks that tasks are at the agent: {left}"
 
     def _check_value(self, task_id: bytes, value: bytes, attempt: int) -> None:
         ref = ref_of(value)
