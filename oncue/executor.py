@@ -12,6 +12,7 @@ Values are unpacked and callbacks run on one thread of the executor, never on th
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from oncue.client import Bound
 
 R = TypeVar("R")
+log = logging.getLogger("oncue.client")
 
 
 class TaskFuture(Future[R]):
@@ -35,6 +37,14 @@ class TaskFuture(Future[R]):
         super().__init__()
         self.task = task
         self._executor = executor
+        self._claimed = False
+
+    def _claim(self) -> bool:
+        """On the executor's thread: whether an outcome may be put in. Waiters of a cancelled one are told, once."""
+        if self._claimed:
+            return False
+        self._claimed = True
+        return self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
         """True unless it is done: the call is taken back, or ended where it runs."""
@@ -133,11 +143,14 @@ class OncueExecutor(Executor):
             what, future = self._news.get()
             if future is None:
                 return
-            if what == "cancel":
-                future.set_running_or_notify_cancel()
-                self._cancel([future])
-            else:
-                settle(future)
+            try:
+                if what == "cancel":
+                    future._claim()
+                    self._cancel(future)
+                else:
+                    settle(future)
+            except Exception:  # the thread serves all futures
+                log.exception("the outcome of task %s could not be told", future.task.id)
             with self._lock:
                 self._open.pop(id(future), None)
                 if not self._open:
@@ -145,12 +158,11 @@ class OncueExecutor(Executor):
             del future  # a thread that waits must not keep the last value alive
             self._end_if_idle()
 
-    def _cancel(self, futures: list[TaskFuture[Any]]) -> None:
+    def _cancel(self, future: TaskFuture[Any]) -> None:
         try:
-            for future in futures:
-                future.task.cancel()
-        except OncueError:
-            pass  # it goes on there; here it is cancelled, as the caller was told
+            future.task.cancel()
+        except OncueError as e:  # it goes on there; here it is cancelled, as the caller was told
+            log.warning("task %s could not be cancelled at the server: %s", future.task.id, e.message)
 
     def _end_if_idle(self) -> None:
         with self._lock:
@@ -160,33 +172,26 @@ class OncueExecutor(Executor):
 
 def settle(future: TaskFuture[Any]) -> None:
     """Put the task's outcome into the future."""
-    if future.done() and not future.cancelled():
-        return
     try:
         value = future.task.result()
     except TaskCancelled:
-        if future.cancel():
-            future.set_running_or_notify_cancel()
+        Future.cancel(future)
+        future._claim()
         return
     except TaskFailed as e:
         own = e.__cause__
         if own is not None:
             e.__cause__ = None
             own.__cause__ = e
-        _set(future, None, own or e)
+        error: BaseException = own or e
     except BaseException as e:  # whatever unpickling raises belongs to the caller
-        _set(future, None, e)
+        error = e
     else:
-        _set(future, value, None)
-
-
-def _set(future: TaskFuture[Any], value: Any, error: BaseException | None) -> None:
-    if not future.set_running_or_notify_cancel():
+        if future._claim():
+            future.set_result(value)
         return
-    if error is not None:
+    if future._claim():
         future.set_exception(error)
-    else:
-        future.set_result(value)
 
 
 def _in_order(futures: list[TaskFuture[R]], deadline: float | None) -> Iterator[R]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -49,7 +50,7 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, yes: bo
             if json_:
                 as_json(planned)
             return
-        if not yes and click.get_text_stream("stdin").isatty():
+        if not yes and sys.stdin.isatty():
             click.confirm("Deploy this?", abort=True, err=True)
         elif not yes:
             raise Invalid("nobody can be asked here", remedy="say --yes, or --dry-run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import click
@@ -68,5 +69,5 @@ def invoke(
             say(info.output.rstrip("\n"), err=True)
         if info.value is not None:
             say(info.value if isinstance(info.value, str) else plain(info.value))
-        if click.get_text_stream("stdout").isatty():
+        if sys.stdout.isatty():
             facts([("task", task.id)])

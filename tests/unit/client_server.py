@@ -91,7 +91,7 @@ class Server:
         app.router.add_put("/v1/blobs/{sha}", self._put_blob)
         app.router.add_get("/v1/blobs/{sha}", self._get_blob)
         app.router.add_post("/v1/events", self._events)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         await web.SockSite(runner, self._socket).start()
         self._ready.set()

@@ -81,8 +81,7 @@ def test_map_times_out_and_cancels_what_is_left(executor: OncueExecutor, server:
     server.world.hold.clear()
     with pytest.raises(cf.TimeoutError):
         list(executor.map(double, range(3), timeout=0.05))
-    server.world.hold.set()
-    executor.shutdown()
+    executor.shutdown()  # waits until the server was told
     assert len(server.world.cancelled) == 3
 
 
@@ -98,12 +97,12 @@ def test_cancel(executor: OncueExecutor, server: Server) -> None:
     assert seen == [future]
     with pytest.raises(cf.CancelledError):
         future.result()
+    while bytes.fromhex(future.task.id) not in server.world.cancelled:
+        time.sleep(0.01)  # the server is told on another thread
     server.world.hold.set()
     done = executor.submit(double, 2)
     assert done.result(10) == 4
     assert not done.cancel()
-    executor.shutdown()
-    assert bytes.fromhex(future.task.id) in server.world.cancelled
 
 
 def test_cancelled_by_somebody_else(executor: OncueExecutor, server: Server) -> None:
