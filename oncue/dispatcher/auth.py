@@ -39,7 +39,8 @@ OPENS: Final[dict[str, frozenset[str]]] = {
     "admin": frozenset(("admin",)),
 }
 _CACHE = 10_000
-_LONGEST = 200
+_LONGEST = 200  # characters
+_LONGEST_S = 10 * 366 * 86_400
 _REMEDY = (
     "send the header `Authorization: Bearer oncue_...`; `oncue tokens create NAME` makes one, on the server's machine"
 )
@@ -118,8 +119,11 @@ def may_make(who: Who, request: TokenRequest) -> None:
     if unknown or not wanted:
         what = f"there is no scope {unknown[0]!r}" if unknown else "a token needs at least one scope"
         raise Invalid(f"{what} - at `$.scopes`", remedy=f"the scopes are {', '.join(SCOPES)}")
-    if request.expires_s < 0:
-        raise Invalid("expires_s is below 0 - at `$.expires_s`", remedy="give seconds from now, or 0 for never")
+    if not 0 <= request.expires_s <= _LONGEST_S:
+        raise Invalid(
+            f"expires_s is {'below 0' if request.expires_s < 0 else 'too large'} - at `$.expires_s`",
+            remedy=f"give seconds from now (at most {_LONGEST_S}), or 0 for never",
+        )
     if "admin" in who.scopes:
         return
     if "admin" in wanted:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from oncue.dispatcher.auth import may_make
 from oncue.dispatcher.http.route import JSON, MSGPACK, Ask, Route
 from oncue.dispatcher.http.shapes import PageQuery
-from oncue.errors import CannotPack, Conflict, DiskFull, Invalid, NotFound, TooLarge
+from oncue.dispatcher.http.tasks import check_ms
+from oncue.errors import CannotPack, Conflict, DiskFull, NotFound, TooLarge
 from oncue.messages import FUNCTION_BYTES
 from oncue.resources import (
     EndpointInfo,
@@ -53,8 +54,7 @@ async def function(ask: Ask) -> FunctionInfo:
 
 async def register_endpoint(ask: Ask) -> Registered:
     request: EndpointRequest = ask.body
-    if request.lost_after_ms < 0:
-        raise Invalid("the body: lost_after_ms is below 0 - at `$.lost_after_ms`", remedy="0 is never")
+    check_ms(request, "lost_after_ms")
     return await ask.backend.register_endpoint(ask.who, request)
 
 

@@ -11,6 +11,8 @@ from oncue.resources import FailureInfo, Request, Resource
 
 MAX_PAGE = 1_000
 MAX_WAIT_MS = 60_000
+LONGEST_MS = 10 * 366 * 86_400_000  # ten years: what lasts longer is a mistake, and numbers stay within 64 bits
+_FAR = 1 << 62
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="At most so many items.")]
 WaitMs = Annotated[
@@ -36,7 +38,7 @@ class TasksQuery(PageQuery, frozen=True):
     event_source: Annotated[str, Meta(description="With event_id: tasks that this event caused.")] = ""
     event_id: str = ""
     owner: str = ""
-    since_us: Annotated[int, Meta(ge=0, description="Accepted at or after this unix time in µs.")] = 0
+    since_us: Annotated[int, Meta(ge=0, le=_FAR, description="Accepted at or after this unix time in µs.")] = 0
 
 
 class TaskWaitQuery(Query, frozen=True):
@@ -106,11 +108,11 @@ class ExplainRequest(Request, frozen=True):
     """POST /v1/rules/{name}/explain: a stored event by its offset, or any event in CloudEvents' JSON."""
 
     event: dict[str, Any] | None = None
-    offset: Annotated[int, Meta(ge=0)] | None = None
+    offset: Annotated[int, Meta(ge=0, le=_FAR)] | None = None
 
 
 class RollbackRequest(Request, frozen=True):
-    version: Annotated[int, Meta(ge=1)]
+    version: Annotated[int, Meta(ge=1, le=_FAR)]
 
 
 class EmitRequest(Request, frozen=True):

@@ -15,6 +15,7 @@ from oncue.dispatcher.backend import Outcome, TaskQuery
 from oncue.dispatcher.http.exchange import answer
 from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, Ask, Route
 from oncue.dispatcher.http.shapes import (
+    LONGEST_MS,
     MAX_WAIT_MS,
     Cancelling,
     LogsQuery,
@@ -47,7 +48,7 @@ async def submit(ask: Ask) -> TaskInfo:
     key = idempotency_key(ask.request, request.key)
     if key != request.key or request.wait_ms > MAX_WAIT_MS:
         request = msgspec.structs.replace(request, key=key, wait_ms=min(request.wait_ms, MAX_WAIT_MS))
-    _not_negative(request)
+    _check_times(request)
     return await ask.backend.submit(ask.who, request)
 
 
@@ -95,13 +96,26 @@ def check_batch(request: BatchRequest, most: int) -> None:
                 remedy="a payload is one letter and then the content; see oncue.payload",
                 path=f"$.payloads[{sizes.index(0)}]",
             )
-    _not_negative(request)
+    _check_times(request)
 
 
-def _not_negative(request: TaskRequest | BatchRequest) -> None:
-    if request.timeout_ms < 0 or request.expires_ms < 0 or getattr(request, "wait_ms", 0) < 0:
-        name = next(n for n in ("timeout_ms", "expires_ms", "wait_ms") if getattr(request, n, 0) < 0)
-        raise Invalid(f"the body: {name} is below 0 - at `$.{name}`", remedy="give milliseconds", path=f"$.{name}")
+def _check_times(request: TaskRequest | BatchRequest) -> None:
+    """Durations are from 0 to ten years, retries too few to matter to a number's size. Raises Invalid."""
+    check_ms(request, "timeout_ms", "expires_ms", "wait_ms")
+    if request.retry is not None:
+        check_ms(request.retry, "max", "base_ms", "cap_ms", path="$.retry")
+
+
+def check_ms(of: Any, *names: str, path: str = "$") -> None:
+    """Raises Invalid for the first of these fields that is below 0 or above LONGEST_MS."""
+    for name in names:
+        value = getattr(of, name, 0)
+        if not 0 <= value <= LONGEST_MS:
+            raise Invalid(
+                f"the body: {name} is {'below 0' if value < 0 else 'too large'} - at `{path}.{name}`",
+                remedy=f"give a number from 0 to {LONGEST_MS}",
+                path=f"{path}.{name}",
+            )
 
 
 def idempotency_key(request: web.Request, in_body: str) -> str:
