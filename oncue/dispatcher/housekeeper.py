@@ -37,7 +37,6 @@ from oncue.messages import (
 
 log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, DISK_S, RETENTION_S, MARK_S = 1.0, 2.0, 60.0, 86_400.0
-BALLAST_BYTES = 16 << 20
 PAGE = 1_000
 AGAIN = (("oncue-again", b"1"),)  # header of a task that is appended again: its lane knows it already
 
@@ -50,7 +49,6 @@ class Mark(msgspec.Struct):
 class Housekeeper:
     def __init__(self, core: Core, folder: Path) -> None:
         self._core, self._folder = core, folder
-        self._ballast = folder / "ballast"
         self._marks_file = folder / "marks.json"
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -107,14 +105,11 @@ class Housekeeper:
         if percent >= limit:
             if not self._core.disk_full:
                 log.error("the disk of %s is %.1f %% full: nothing new is accepted", self._folder, percent)
-                self._ballast.unlink(missing_ok=True)
                 await self.retain()
             self._core.disk_full = f"the disk of {self._folder} is {percent:.1f} % full (limit: {limit:g} %)"
         elif self._core.disk_full and percent < limit - 1:
             log.info("there is space again: accepting")
             self._core.disk_full = ""
-        if not self._core.disk_full and not self._ballast.exists() and usage.free > 64 * BALLAST_BYTES:
-            await asyncio.to_thread(self._ballast.write_bytes, b"\0" * BALLAST_BYTES)
 
     # ------------------------------------------------------------ retention
 
