@@ -26,8 +26,6 @@ class Capture:
         for fd in (1, 2):
             if not _same(fd, self.fd):
                 os.dup2(self.fd, fd)
-        if self.out.closed or self.err.closed:
-            self.out, self.err = _text(1), _text(2)
         sys.stdout, sys.stderr = self.out, self.err
         sys.__stdout__, sys.__stderr__ = self.out, self.err  # type: ignore[misc]
 
@@ -48,10 +46,17 @@ def read_output(fd: int) -> bytes:
     return os.pread(fd, HEAD_BYTES, 0) + note + os.pread(fd, TAIL_BYTES, size - TAIL_BYTES)
 
 
+class _Text(io.TextIOWrapper):
+    """A function that closes it closes it for itself only; to look after each task would cost half a microsecond."""
+
+    def close(self) -> None:
+        pass
+
+
 def _text(fd: int) -> io.TextIOWrapper:
     """Unbuffered, so that what C and child processes print stands in its place."""
     raw = io.FileIO(fd, "w", closefd=False)
-    return io.TextIOWrapper(raw, "utf-8", errors="backslashreplace", write_through=True)
+    return _Text(raw, "utf-8", errors="backslashreplace", write_through=True)
 
 
 def _same(a: int, b: int) -> bool:

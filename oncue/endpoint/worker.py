@@ -131,20 +131,22 @@ class Worker:
         numbers[STARTED] = now
         numbers[INDEX] = -2
         loaded, why = self._function(chunk.function)
+        now = time.time_ns() // 1000
         for i, task in enumerate(chunk.tasks):
             if here + i >= numbers[STOP]:
                 break
-            now = self._one(n, i, task, chunk.attempt, loaded, why)
+            now = self._one(n, i, task, chunk.attempt, loaded, why, now)
             if now - self.sent_us >= FLUSH_US and i + 1 < len(chunk.tasks):
                 self.flush(n, False)
-                self.sent_us = now
+                self.sent_us = now = time.time_ns() // 1000
         numbers[INDEX] = -1
         self.flush(n, True)
 
-    def _one(self, n: int, i: int, task: Task, attempt: int, loaded: Loaded | None, why: Failure | None) -> int:
-        """Run one task; its end is on the board when this returns. Gives the time (unix µs)."""
+    def _one(
+        self, n: int, i: int, task: Task, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
+    ) -> int:
+        """Run one task; its end is on the board when this returns. Gives the time (unix µs), when the next one starts."""
         numbers, capture, tidy = self.board.numbers, self.capture, self.tidy
-        started = time.time_ns() // 1000
         numbers[STARTED] = started
         numbers[INDEX] = i
         if loaded is not None:
@@ -155,7 +157,7 @@ class Worker:
             os._exit(0)
         if self.ending:
             os._exit(128 + signal.SIGTERM)
-        if sys.stdout is not capture.out or sys.stderr is not capture.err or capture.out.closed or capture.err.closed:
+        if sys.stdout is not capture.out or sys.stderr is not capture.err:
             capture.restore()
         output = b""
         if os.lseek(capture.fd, 0, 2):

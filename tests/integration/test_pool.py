@@ -516,14 +516,16 @@ def test_cancel_of_running_and_of_queued(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_a_queued_one_is_cancelled_while_its_neighbour_runs_on(rig: Rig, tmp_path: Path) -> None:
-    go = tmp_path / "go"
+    started, go = tmp_path / "started", tmp_path / "go"
 
-    def f(i: int, note: str) -> int:
-        while i == 0 and not os.path.exists(note):
+    def f(i: int, started: str, go: str) -> int:
+        open(started, "w").close()
+        while i == 0 and not os.path.exists(go):
             time.sleep(0.01)
         return i
 
-    tasks = rig.run(pack_function(f), (0, str(go)), (1, str(go)))
+    tasks = rig.run(pack_function(f), (0, str(started), str(go)), (1, str(started), str(go)))
+    rig.wait_for(started)
     assert rig.pool.cancel({tasks[1].id}) == {tasks[1].id}
     assert rig.end_of(tasks[1]).status == CANCELLED
     go.touch()
