@@ -6,14 +6,14 @@ A group is one transaction, with the positions behind it: a process that dies he
 Records that were applied before are left out. Topics commute, so frames of tasks go first: their ends then find them.
 
 Quick first: no savepoints, whole frames. Where that is not right (Mixed), or a record is poison, the group is rolled back and
-done carefully: each record in a savepoint, ends folded one by one; what cannot be applied becomes a dead letter.
+done carefully: each record in a savepoint, mixed ends folded one by one; what cannot be applied becomes a dead letter.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -140,6 +140,12 @@ class Projector:
     def forget_calls(self) -> None:
         """After calls were deleted: what is remembered of them may not be stored any more."""
         self._tasks.forget()
+
+    def skip_to(self, positions: Mapping[Partition, int]) -> None:
+        """Records below these offsets are not in the log any more."""
+        ahead = {where: to for where, to in positions.items() if to > self.positions.get(where, 0)}
+        run(self._db, "INSERT OR REPLACE INTO position {values}", [(*where, to) for where, to in ahead.items()])
+        self.positions.update(ahead)
 
     # ------------------------------------------------------------ records
 

@@ -149,26 +149,33 @@ class TaskRows:
         """Those that closed their tasks. Raises Mixed, when not careful, where the quick way would not be right."""
         call, ended = frame.call, frame.ended
         _check(ended)
-        if not careful and (
-            call.retry is None
-            or all(
-                e.status == OK or lifecycle.retry_due(call, e.id, e.attempt, e.status, e.ended_us) is None
-                for e in ended
-            )
-        ):
-            changed = 0
-            for start, size in chunks(len(ended)):
-                part = ended[start : start + size]
-                text = statement(_CLOSE, size, 7)
-                given = [(e.id, e.attempt, e.status, e.started_us, e.ended_us, e.value, e.output) for e in part]
-                changed += self._db.execute(text, tuple(chain.from_iterable(given))).rowcount
-            if changed != len(ended):
+        if not _all_close(call, ended):
+            return self._fold(call, frame.accepted_us, ended)
+        if not careful:
+            self._close(ended)
+        else:
+            self._db.execute("SAVEPOINT ends")
+            try:
+                self._close(ended)
+            except Mixed:
+                self._db.execute("ROLLBACK TO ends")
+                return self._fold(call, frame.accepted_us, ended)
+            finally:
+                self._db.execute("RELEASE ends")
+        return [Closing(e.id, CLOSED_AS[e.status], call, e) for e in ended]
+
+    def _close(self, ended: Sequence[Ended]) -> None:
+        """Raises Mixed unless each ends the present attempt of another open task."""
+        for start, size in chunks(len(ended)):
+            part = ended[start : start + size]
+            given = [(e.id, e.attempt, e.status, e.started_us, e.ended_us, e.value, e.output) for e in part]
+            text = statement(_CLOSE, size, 7)
+            if self._db.execute(text, tuple(chain.from_iterable(given))).rowcount != size:
                 raise Mixed
-            return [Closing(e.id, CLOSED_AS[e.status], call, e) for e in ended]
-        return self._fold(call, frame.accepted_us, ended)
 
     def _fold(self, call: Call, accepted_us: int, ended: Sequence[Ended]) -> list[Closing]:
-        stored = rows.load(self._db, list({e.id for e in ended}), self._call_of)
+        calls: dict[int, Call] = {}
+        stored = rows.load(self._db, list({e.id for e in ended}), lambda n: calls.get(n) or self._read_call(calls, n))
         before = {task_id: state for task_id, (_, state) in stored.items()}
         after: dict[bytes, TaskState] = {}
         closings = []
@@ -183,9 +190,10 @@ class TaskRows:
         self._write(before, list(after.values()))
         return closings
 
-    def _call_of(self, number: int) -> Call:
-        raw: bytes = self._db.execute("SELECT raw FROM call WHERE id = ?", (number,)).fetchone()[0]
-        return decode(Call, raw)
+    def _read_call(self, calls: dict[int, Call], number: int) -> Call:
+        raw = self._db.execute("SELECT raw FROM call WHERE id = ?", (number,)).fetchone()[0]
+        found = calls[number] = decode(Call, raw)
+        return found
 
     def _write(self, before: dict[bytes, TaskState], after: list[TaskState]) -> None:
         run(self._db, _WRITE, [self._row(s) for s in after])
@@ -253,6 +261,13 @@ def _attempts(s: TaskState) -> list[tuple[Any, ...]]:
         for pos, a in enumerate(s.attempts)
         if a is not closing
     ]
+
+
+def _all_close(call: Call, ended: Sequence[Ended]) -> bool:
+    """Whether none of them is followed by a retry."""
+    return call.retry is None or all(
+        e.status == OK or lifecycle.retry_due(call, e.id, e.attempt, e.status, e.ended_us) is None for e in ended
+    )
 
 
 def _check(ended: Sequence[Ended]) -> None:

@@ -69,12 +69,25 @@ class View:
             return applied, dict(self._projector.positions)
 
         applied, positions = await self._writer.do(job)
-        self._positions = positions
-        self._wake()
+        self._reached(positions)
         if self._replayed is not None:
             replayed, self._replayed = self._replayed, None
             applied.closed[:0], applied.dead[:0] = replayed.closed, replayed.dead
         return applied
+
+    async def skip_to(self, positions: Mapping[Partition, int]) -> None:
+        """The log begins at these offsets (log.begin_offsets): what is below is gone, so nobody should wait for it. Says
+        nothing of partitions where the view is further."""
+
+        def job() -> dict[Partition, int]:
+            self._projector.skip_to(positions)
+            return dict(self._projector.positions)
+
+        self._reached(await self._writer.do(job))
+
+    def _reached(self, positions: dict[Partition, int]) -> None:
+        self._positions = positions
+        self._wake()
 
     async def wait_for(self, positions: Mapping[Partition, int], timeout_s: float) -> bool:
         """Whether the view has applied all records below these offsets, by then."""

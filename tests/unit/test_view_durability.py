@@ -260,6 +260,11 @@ def test_waiting_for_positions(tmp_path: Path) -> None:
         assert not waiting.done()
         await view.apply(some(1))
         assert await waiting
+        gone = asyncio.create_task(view.wait_for({("oncue.reports", 0): 8}, 30))
+        await asyncio.sleep(0)
+        await view.skip_to({("oncue.reports", 0): 8, (TASKS, 0): 1})  # truncated: no batch will ever bring it there
+        assert await gone
+        assert view.positions() == {(TASKS, 0): 2, (RESULTS, 0): 2, ("oncue.reports", 0): 8}
         await view.close()
         for ask in (view.apply([]), view.task(b"x")):
             with pytest.raises(NotReady):
