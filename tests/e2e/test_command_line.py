@@ -1,0 +1,188 @@
+"""The command line against the real server, agent and workers: started by `oncue up --detach`, ended by `oncue down`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oncue.client import Client
+
+SOURCE = """
+def add(a, b=2):
+    print("adding")
+    return a + b
+
+def bad(x):
+    raise ValueError("no [/scan] \\x1b[31m")
+"""
+RULES = """
+rules:
+  - name: summing
+    on: {type: scan.done}
+    match: {data.n: {gt: 3}}
+    run: {function: work.py:add, endpoint: local, args: {a: "${data.n}"}}
+    tests:
+      - {event: {type: scan.done, data: {n: 5}}, expect: {fires: true, args: {a: 5}}}
+      - {event: {type: scan.done, data: {n: 1}}, expect: {fires: false}}
+"""
+
+
+class Shell:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")} | {
+            "ONCUE_DATA": str(folder / "data")
+        }
+        (folder / "work.py").write_text(SOURCE)
+        (folder / "rules.yaml").write_text(RULES)
+
+    def __call__(self, *words: str, code: int = 0, given: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "oncue", *words],
+            cwd=self.folder,
+            env=self.env,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+        return done
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    shell = Shell(tmp_path_factory.mktemp("cli"))
+    shell("up", "--port", "0", "--workers", "1", "--detach")
+    pid = json.loads((shell.folder / "data" / "local.json").read_text())["pid"]
+    try:
+        yield shell
+    finally:
+        try:
+            shell("down")
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
+
+
+def test_invoke_and_look(shell: Shell) -> None:
+    assert shell("invoke", "work.py:add", "--arg", "a:=40").stdout == "42\n"
+    found = json.loads(shell("invoke", "work.py:add", "--arg", "a:=1", "--json").stdout)
+    assert found["state"] == "succeeded"
+    assert found["value"] == 3
+    assert shell("tasks", "logs", found["id"]).stdout == "adding\n"
+    shown = json.loads(shell("tasks", "show", found["id"], "--json").stdout)
+    assert shown["task"]["id"] == found["id"]
+    assert found["id"] in shell("tasks", "list").stdout
+    assert shell("invoke", "add", "--arg", "a=x", "--arg", "b=y").stdout == "xy\n"  # by its registered name
+
+
+def test_a_failure_is_told_without_markup_or_escapes(shell: Shell) -> None:
+    done = shell("invoke", "work.py:bad", "--arg", "x=1", code=1)
+    assert "no [/scan] \\x1b[31m" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert 'work.py", line 7, in bad' in done.stderr
+    assert "oncue/client.py" not in done.stderr
+    assert "no [/scan] \\x1b[31m" in shell("tasks", "list", "--state", "failed").stdout
+
+
+def test_deploy_and_fire(shell: Shell) -> None:
+    assert "2 of 2 tests passed" in shell("rules", "test", "rules.yaml").stderr
+    shell("deploy", "rules.yaml", code=2)  # nobody can be asked
+    shell("deploy", "rules.yaml", "--dry-run")
+    assert json.loads(shell("rules", "list", "--json").stdout) == []
+    assert "rules@1 is in force" in shell("deploy", "rules.yaml", "--yes").stdout
+    assert "no change" in shell("deploy", "rules.yaml", "--yes").stdout
+    shell("rules", "diff", "rules.yaml")
+    shell("events", "emit", "--type", "scan.done", "--source", "/2bm", "--data", '{"n": 7}')
+    deadline = time.monotonic() + 20
+    while not (found := json.loads(shell("tasks", "list", "--rule", "summing", "--state", "closed", "--json").stdout)):
+        assert time.monotonic() < deadline
+    assert found[0]["value"] == 9
+    (shell.folder / "small.json").write_text('{"type": "scan.done", "data": {"n": 1}}')
+    assert "does not fire" in shell("rules", "explain", "summing", "small.json").stdout
+    assert "does not fire" in shell("rules", "explain", "summing", "small.json", "--rules-file", "rules.yaml").stdout
+    shell("rules", "disable", "summing", "--why", "lunch")
+    assert json.loads(shell("rules", "show", "summing", "--json").stdout)["enabled"] is False
+    assert len(json.loads(shell("rules", "history", "rules", "--json").stdout)) == 1
+    shell("rules", "remove", "rules", "--yes")
+
+
+def test_a_wrong_rule_file_names_its_place(shell: Shell) -> None:
+    (shell.folder / "wrong.yaml").write_text(
+        "rules:\n  - name: a\n    onn: {type: x}\n    run: {function: f, endpoint: local}\n"
+    )
+    assert "wrong.yaml:3:" in shell("deploy", "wrong.yaml", "--yes", code=2).stderr
+
+
+def test_errors_have_codes_and_remedies(shell: Shell, tmp_path: Path) -> None:
+    assert "→" in shell("tasks", "show", "0" * 32, code=4).stderr
+    assert "is not name=text" in shell("invoke", "add", "--arg", "x", code=2).stderr
+    assert "runs already" in shell("up", code=1).stderr
+    assert "Did you mean 'tasks'" in shell("task", code=2).stderr
+    other = Shell(tmp_path)
+    assert "oncue up" in other("tasks", "list", code=3).stderr
+    other("down", code=4)
+
+
+def test_doctor_and_endpoint(shell: Shell) -> None:
+    found = json.loads(shell("endpoint", "status", "--json").stdout)
+    assert found["running"]
+    endpoints = json.loads(shell("endpoints", "list", "--json").stdout)
+    assert [(e["name"], e["state"]) for e in endpoints] == [("local", "connected")]
+    done = subprocess.run(
+        [sys.executable, "-m", "oncue", "doctor", "--json"], env=shell.env, capture_output=True, text=True, timeout=60
+    )
+    checks = {c["check"]: c["ok"] for c in json.loads(done.stdout)}
+    assert checks["server"]
+    assert checks["endpoint local"]
+
+
+def test_a_dead_agent_is_started_again(shell: Shell) -> None:
+    pid = json.loads(shell("endpoint", "status", "--json").stdout)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert shell("invoke", "work.py:add", "--arg", "a:=2").stdout == "4\n"
+    assert json.loads(shell("endpoint", "status", "--json").stdout)["pid"] != pid
+
+
+def test_the_python_client(shell: Shell) -> None:
+    with Client(data=shell.folder / "data") as client:
+        assert client.gather(client.map(lambda x: x * 2, range(3000)), timeout=60) == [2 * i for i in range(3000)]
+        big = b"\xfe" * 1_000_000
+        assert client.submit(lambda b: b + b, big).result(60) == big + big
+        with client.executor() as executor:
+            assert list(executor.map(pow, range(50), [2] * 50)) == [n * n for n in range(50)]
+            with pytest.raises(ZeroDivisionError):
+                executor.submit(lambda: 1 // 0).result(60)
+
+
+def test_tokens(shell: Shell) -> None:
+    made = json.loads(shell("tokens", "create", "daq", "--scope", "emit", "--expires", "30d", "--json").stdout)
+    assert made["token"]
+    assert made["token"] not in shell("tokens", "list", "--json").stdout
+    shell("tokens", "revoke", made["id"])
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    import click
+
+    from oncue.cli.root import root
+
+    def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+        yield name, command
+        if isinstance(command, click.Group):
+            for sub in command.list_commands(click.Context(command)):
+                found = command.get_command(click.Context(command), sub)
+                assert found is not None
+                yield from walk(found, f"{name} {sub}")
+
+    missing = [name for name, command in walk(root, "oncue") if "Example:\n" not in (command.help or "")]
+    assert missing == []
