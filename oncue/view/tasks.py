@@ -108,7 +108,7 @@ class TaskRows:
             last = self._db.execute("SELECT max(n) FROM task").fetchone()[0]
             self._spans.add(last - added + 1, last, frame.accepted_us, ref)
         if added < len(tasks):
-            self._accept_again(frame, seq, shared, ref)
+            self._accept_again(frame, seq, shared, ref, len(tasks) - added)
 
     def _add(self, tasks: Sequence[Task], seq: int, shared: tuple[int, int, int, int]) -> int:
         plain = all(t.event is None and not t.mark_us and not t.retry_of for t in tasks)
@@ -125,7 +125,9 @@ class TaskRows:
             added += self._db.execute(text, (seq + start, *shared, *given)).rowcount
         return added
 
-    def _accept_again(self, frame: TaskFrame, seq: int, shared: tuple[int, int, int, int], ref: CallRef) -> None:
+    def _accept_again(
+        self, frame: TaskFrame, seq: int, shared: tuple[int, int, int, int], ref: CallRef, refused: int
+    ) -> None:
         """Tasks that have a row already."""
         first: dict[bytes, tuple[int, Task]] = {}
         for i, t in enumerate(frame.tasks):
@@ -136,7 +138,8 @@ class TaskRows:
             text = statement(_MOVED, size, 1)
             for (n,) in self._db.execute(text, (*ids[start : start + size], ref.id, frame.accepted_us)).fetchall():
                 self._spans.move(n, frame.accepted_us, ref)
-        run(self._db, _LEARN, found, (*shared, seq))
+        if run(self._db, _LEARN, found, (*shared, seq)) == refused:
+            return
         numbered = [(i, task_id) for task_id, (i, _) in first.items()]
         for start, size in chunks(len(numbered)):
             text = statement(_MOVE_UP, size, 2)
