@@ -199,6 +199,8 @@ class WorkerProcess:
         """Without reaping it: its process group keeps its number meanwhile."""
         if self.process.returncode is not None:
             return True
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return self.process.poll() is not None
         try:
             return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:

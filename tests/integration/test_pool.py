@@ -323,6 +323,28 @@ def test_output_survives_what_users_do_to_it(rig: Rig) -> None:
     assert rig.one(lambda: print("there")).output == b"there\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="holes are punched on Linux only")
+def test_a_flood_of_output_does_not_fill_the_memory(rig: Rig, tmp_path: Path) -> None:
+    go, size = tmp_path / "go", 40 << 20
+
+    def f(go: str, size: int) -> None:
+        print("start")
+        os.write(1, b"x" * size)
+        while not os.path.exists(go):
+            time.sleep(0.01)
+        print("end")
+
+    (task,) = rig.run(pack_function(f), (str(go), size))
+    (worker,) = rig.pool._workers.values()
+    rig.until(lambda: rig.events.started and os.fstat(worker.capture).st_size > size)
+    rig.until(lambda: os.fstat(worker.capture).st_blocks * 512 < size // 10)
+    go.touch()
+    output = rig.end_of(task).output
+    assert output.startswith(b"start\nxxx")
+    assert output.endswith(b"xxxend\n")
+    assert b"left out" in output
+
+
 def test_stdin_is_empty(rig: Rig) -> None:
     assert rig.value(lambda: sys.stdin.read()) == ""
 
