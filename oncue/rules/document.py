@@ -21,6 +21,8 @@ from oncue.errors import RuleFileError
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 SHOWN = 20  # problems in one error
+MANY = 1_000  # problems after which the rest of a file is not read
+CHARS = 500  # of one message
 
 _INT = re.compile(r"[-+]?[0-9]{1,4000}")
 _OCTAL, _HEX = re.compile(r"0o[0-7]{1,100}"), re.compile(r"0x[0-9a-fA-F]{1,100}")
@@ -72,7 +74,7 @@ class Problems:
 
     def add(self, place: Node | tuple[int, int], message: str, remedy: str = "") -> None:
         line, column = (place.line, place.column) if isinstance(place, Node) else place
-        self.found.append(Problem(line, column, message, remedy))
+        self.found.append(Problem(line, column, message[:CHARS], remedy[:CHARS]))
 
     def check(self) -> None:
         """Raises one RuleFileError for all; `details["problems"]` has them as data (the first 20)."""
@@ -220,7 +222,9 @@ class _Builder:
                 text = getattr(event, "value", str(text))
             if text in node.value:
                 line = node.keys[text][0]
-                self.problems.add(key, f"the key {text!r} is here twice (first in line {line})", "remove one")
+                self.problems.add(key, f"the key {text[:60]!r} is here twice (first in line {line})", "remove one")
+                if len(self.problems.found) > MANY:
+                    raise _Stop
                 continue
             node.value[text] = value
             node.keys[text] = (key.line, key.column)

@@ -16,6 +16,7 @@ from oncue.quantities import DURATION, duration_ms, size_bytes
 from oncue.rules.document import Node, Problems, nearest
 
 _PATH = re.compile(r" - at `\$([^`]*)`$")
+_OWN = re.compile(r"([a-z_][\w.-]*): ")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -32,8 +33,10 @@ def convert(node: Node, skip: set[str], kind: type[msgspec.Struct], problems: Pr
     except (msgspec.ValidationError, ValueError, TypeError) as e:
         text = str(e)
         found = _PATH.search(text)
-        place = _locate(body, found[1]) if found else body
         message = _PATH.sub("", text)
+        place = _locate(body, found[1]) if found else body
+        if own := _OWN.match(message):  # a Struct's __post_init__ that names the key it means
+            place = _locate(place, "." + own[1])
         problems.add(place, f"{what}: {message[:1].lower()}{message[1:]}", getattr(e, "remedy", ""))
         return None
 
@@ -55,6 +58,10 @@ def _prepare(node: Node, info: inspect.Type, problems: Problems, what: str) -> A
         except ValueError as e:
             problems.add(node, f"{what}: {e}")
             return 0
+    words = _words(info)
+    if words and isinstance(node.value, str) and node.value not in words:
+        problems.add(node, f"{what} cannot be {node.value[:60]!r}", nearest(node.value, words))
+        return None
     if isinstance(info, inspect.UnionType):
         return _prepare(node, _branch(node, info), problems, what)
     if isinstance(info, inspect.StructType) and isinstance(node.value, dict):
@@ -82,6 +89,14 @@ def _struct(node: Node, info: inspect.StructType, problems: Problems, what: str)
         if field.required and key not in node.value:
             problems.add(node, f"{what} lacks the key {key!r}")
     return out
+
+
+def _words(info: inspect.Type) -> list[str]:
+    """The texts that a value may be, where those are counted."""
+    members = info.types if isinstance(info, inspect.UnionType) else (info,)
+    if any(isinstance(m, (inspect.StrType, inspect.AnyType, inspect.Metadata)) for m in members):
+        return []
+    return [v for m in members if isinstance(m, inspect.LiteralType) for v in m.values if isinstance(v, str)]
 
 
 def _branch(node: Node, info: inspect.UnionType) -> inspect.Type:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oncue.errors import RuleFileError
 from oncue.quantities import Duration, Size, duration_ms, duration_text, size_bytes
@@ -24,7 +27,7 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     glob: str = "**"
     ready: Ready | None = None
     largest: Size | None = None
-    refire: str = "changed"
+    refire: Literal["changed", "never"] = "changed"
 
 
 class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,6 +124,7 @@ BAD = [
     ("rules:\n  - {on: {type: x}, run: {function: f}}\n", 2, 5, "a rule lacks the key 'name'"),
     ("rules:\n  - {name: a b, on: {type: x}, run: {function: f}}\n", 2, 12, "'a b' is not a name"),
     ("triggers:\n  - {name: a, kind: fil, path: /x}\n", 2, 21, "there is no trigger kind 'fil'"),
+    ("triggers:\n  - {name: a, kind: file, path: /y, refire: nevr}\n", 2, 45, "trigger a.refire cannot be 'nevr'"),
     ("triggers:\n  - {name: a, kind: file}\n", 2, 5, "trigger a lacks the key 'path'"),
     ("triggers:\n  - {name: a, kind: file, pth: /x, path: /y}\n", 2, 27, "trigger a has no key 'pth'"),
     ("triggers:\n  - {name: a, kind: file, path: 5}\n", 2, 33, "trigger a: expected `str`, got `int`"),
@@ -200,3 +204,20 @@ def test_sizes(text: str | int, count: int) -> None:
 def test_durations_raise_only_value_errors(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert duration_ms(text) >= 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, len(GOOD)),
+    st.integers(0, 12),
+    st.text(max_size=6) | st.sampled_from(["*", "&a ", "!!int ", "${", "{", "[", "\t", "? ", "|"]),
+)
+def test_whatever_is_in_a_file_the_error_is_ours(at: int, cut: int, inserted: str) -> None:
+    """A good file with a piece cut out and another put in is read, or refused with a place inside it."""
+    text = GOOD[:at] + inserted + GOOD[at + cut :]
+    try:
+        read(text)
+    except RuleFileError as e:
+        assert e.line >= 1  # noqa: PT017
+        assert e.column >= 1  # noqa: PT017
+        assert e.line <= text.count("\n") + 2  # noqa: PT017
