@@ -33,7 +33,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
 # ---------------------------------------------------------------- policies
 
 
-class Retry(Stored):
+class Retry(Stored, frozen=True):
     """When an attempt that ended badly is followed by another."""
 
     max: int = 0  # retries after the first attempt
@@ -43,7 +43,7 @@ class Retry(Stored):
     on: tuple[str, ...] = ("lost", "error")  # of: lost, error, timeout
 
 
-class Call(Stored):
+class Call(Stored, frozen=True):
     """What the tasks of one frame share; echoed with their outcomes, so that an outcome stands alone."""
 
     v: int
@@ -62,7 +62,7 @@ class Call(Stored):
 # ---------------------------------------------------------------- tasks and their ends
 
 
-class Task(Stored):
+class Task(Stored, frozen=True):
     id: bytes
     args: bytes  # a payload, see payload.py: (args, kwargs)
     event: tuple[str, str] | None = None  # (source, id) of the event that caused it
@@ -70,7 +70,7 @@ class Task(Stored):
     mark_us: int = 0  # when the cause happened (file closed): for the latency that users ask about
 
 
-class TaskFrame(Stored):
+class TaskFrame(Stored, frozen=True):
     """A record of `oncue.tasks.<endpoint>`: tasks accepted together."""
 
     v: int
@@ -84,7 +84,7 @@ OK, ERROR, LOST, TIMEOUT, CANCELLED, EXPIRED, REFUSED = range(7)
 STATUS_NAMES = ("ok", "error", "lost", "timeout", "cancelled", "expired", "refused")
 
 
-class Ended(Stored):
+class Ended(Stored, frozen=True):
     """One attempt of one task has ended."""
 
     id: bytes
@@ -99,7 +99,7 @@ class Ended(Stored):
     mark_us: int = 0
 
 
-class ResultFrame(Stored):
+class ResultFrame(Stored, frozen=True):
     """A record of `oncue.results`: attempts that ended, from one endpoint (stamped by the bridge, not by the agent)."""
 
     v: int
@@ -109,7 +109,7 @@ class ResultFrame(Stored):
     ended: list[Ended]
 
 
-class Failure(Stored):
+class Failure(Stored, frozen=True):
     """Why an attempt did not give a value; data, never a pickle."""
 
     type: str  # "ValueError", "oncue.TaskLost" ...
@@ -121,7 +121,7 @@ class Failure(Stored):
 # ---------------------------------------------------------------- control
 
 
-class Claim(Stored, tag="claim"):
+class Claim(Stored, tag="claim", frozen=True):
     """This server acts for these endpoints from here on; the record's offset is the epoch."""
 
     v: int
@@ -130,7 +130,7 @@ class Claim(Stored, tag="claim"):
     at_us: int = 0
 
 
-class Cancel(Stored, tag="cancel"):
+class Cancel(Stored, tag="cancel", frozen=True):
     """Somebody wants these tasks to end."""
 
     v: int
@@ -146,14 +146,14 @@ Control = Claim | Cancel
 # ---------------------------------------------------------------- reports: may be lost
 
 
-class Started(Stored, tag="started"):
+class Started(Stored, tag="started", frozen=True):
     v: int
     endpoint: str
     tasks: tuple[tuple[bytes, int, int], ...]  # (task id, attempt, started_us), of tasks that run for over a second
     worker: str = ""
 
 
-class Output(Stored, tag="output"):
+class Output(Stored, tag="output", frozen=True):
     """Lines that a running task has printed so far."""
 
     v: int
@@ -164,7 +164,7 @@ class Output(Stored, tag="output"):
     text: bytes
 
 
-class Usage(Stored, tag="usage"):
+class Usage(Stored, tag="usage", frozen=True):
     v: int
     endpoint: str
     at_us: int
@@ -218,7 +218,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 # ---------------------------------------------------------------- registry: compacted by key
 
 
-class FunctionRecord(Stored, tag="function"):
+class FunctionRecord(Stored, tag="function", frozen=True):
     v: int
     id: str  # content hash: SHA-256 of the body, hex
     name: str
@@ -233,7 +233,7 @@ class FunctionRecord(Stored, tag="function"):
     at_us: int = 0
 
 
-class EndpointRecord(Stored, tag="endpoint"):
+class EndpointRecord(Stored, tag="endpoint", frozen=True):
     v: int
     id: str
     name: str
@@ -245,7 +245,7 @@ class EndpointRecord(Stored, tag="endpoint"):
     labels: dict[str, str] = {}  # noqa: RUF012  (msgspec copies defaults)
 
 
-class Deployment(Stored, tag="deployment"):
+class Deployment(Stored, tag="deployment", frozen=True):
     """One rule file, deployed as a whole: atomic, one record, label@version."""
 
     v: int
@@ -260,7 +260,7 @@ class Deployment(Stored, tag="deployment"):
     path: str = ""  # where the file was: what is relative in it is relative to its folder
 
 
-class RuleSwitch(Stored, tag="switch"):
+class RuleSwitch(Stored, tag="switch", frozen=True):
     """A rule was enabled or disabled by hand."""
 
     v: int
@@ -271,7 +271,7 @@ class RuleSwitch(Stored, tag="switch"):
     at_us: int = 0
 
 
-class TokenRecord(Stored, tag="token"):
+class TokenRecord(Stored, tag="token", frozen=True):
     v: int
     id: str
     hash: str  # SHA-256 of the token, hex: the token itself is shown once
@@ -286,7 +286,7 @@ class TokenRecord(Stored, tag="token"):
 Registry = FunctionRecord | EndpointRecord | Deployment | RuleSwitch | TokenRecord
 
 
-class DeadLetter(Stored):
+class DeadLetter(Stored, frozen=True):
     """What could not go on, with the reason that the code had."""
 
     v: int

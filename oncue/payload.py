@@ -25,7 +25,7 @@ _SCALARS = frozenset((type(None), bool, float, str, bytes))
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
-class Ref(Stored):
+class Ref(Stored, frozen=True):
     """A payload in the blob store."""
 
     sha256: str  # hex, of the content
@@ -39,7 +39,8 @@ def plain(value: Any, depth: int = 64) -> bool:
     if kind in _SCALARS:
         return True
     if kind is int:
-        return _INT_MIN <= value <= _INT_MAX
+        inside: bool = _INT_MIN <= value <= _INT_MAX
+        return inside
     if depth == 0:
         return False
     if kind is list:
@@ -57,7 +58,8 @@ def pack(value: Any) -> bytes:
         except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
             pass
     try:
-        return PICKLE + cloudpickle.dumps(value, protocol=5)
+        packed: bytes = PICKLE + cloudpickle.dumps(value, protocol=5)
+        return packed
     except Exception as e:
         raise CannotPack(
             f"a value of type {type(value).__name__} cannot be shipped: {type(e).__name__}: {e}",

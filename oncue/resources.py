@@ -19,14 +19,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of what callers send: a misspelt field is an error, not silence."""
 
 
-class Page(Resource):
+class Page(Resource, frozen=True):
     """A page of a list: `items`, and the `next` cursor to give back for more (none at the end)."""
 
     items: list[Any]
     next: str | None = None
 
 
-class Problem(Resource):
+class Problem(Resource, frozen=True):
     """RFC 9457 problem response (application/problem+json)."""
 
     type: str  # "urn:oncue:error:<code>"
@@ -41,7 +41,7 @@ class Problem(Resource):
 # ---------------------------------------------------------------- tasks
 
 
-class RetryPolicy(Request):
+class RetryPolicy(Request, frozen=True):
     """See messages.Retry; durations in ms."""
 
     max: int = 0
@@ -65,7 +65,7 @@ class _RetryCheck(msgspec.Struct, frozen=True):
         return Retry(self.max, self.backoff, self.base_ms, self.cap_ms, self.on)  # type: ignore[arg-type]
 
 
-class TaskRequest(Request):
+class TaskRequest(Request, frozen=True):
     """POST /v1/tasks with JSON: one call. `args`/`kwargs` are JSON values."""
 
     function: str  # content hash, or friendly name, or name@version
@@ -79,7 +79,7 @@ class TaskRequest(Request):
     wait_ms: int = 0  # answer with the outcome if it is there by then
 
 
-class BatchRequest(Request):
+class BatchRequest(Request, frozen=True):
     """POST /v1/tasks/batch (JSON or msgpack): many calls of one function on one endpoint.
 
     `payloads` are payload bytes (payload.py; base64 in JSON); or `calls` are [args, kwargs] of JSON values. The ids follow
@@ -97,7 +97,7 @@ class BatchRequest(Request):
     stream: str = ""  # the client's outcome stream that wants these outcomes (GET /v1/outcomes?stream=...)
 
 
-class Accepted(Resource):
+class Accepted(Resource, frozen=True):
     """202: durable. The tasks' ids are first, first + 1 ... (as 128-bit numbers), `count` of them."""
 
     first: str  # hex
@@ -105,7 +105,7 @@ class Accepted(Resource):
     position: str = ""  # for Oncue-Position
 
 
-class TaskInfo(Resource):
+class TaskInfo(Resource, frozen=True):
     id: str
     state: (
         str  # waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out, cancelled, expired, refused
@@ -136,7 +136,7 @@ class TaskInfo(Resource):
     position: str = ""  # in the answer to POST: for Oncue-Position
 
 
-class AttemptInfo(Resource):
+class AttemptInfo(Resource, frozen=True):
     n: int
     status: str
     started_us: int
@@ -145,27 +145,27 @@ class AttemptInfo(Resource):
     error: FailureInfo | None = None
 
 
-class FailureInfo(Resource):
+class FailureInfo(Resource, frozen=True):
     type: str
     message: str
     traceback: str = ""
     remedy: str = ""
 
 
-class TimelineEntry(Resource):
+class TimelineEntry(Resource, frozen=True):
     at_us: int
     what: str
     detail: str = ""
 
 
-class CancelRequest(Request):
+class CancelRequest(Request, frozen=True):
     tasks: list[str]
 
 
 # ---------------------------------------------------------------- functions
 
 
-class FunctionRequest(Request):
+class FunctionRequest(Request, frozen=True):
     """POST /v1/functions: register by content; again is harmless."""
 
     name: str
@@ -175,7 +175,7 @@ class FunctionRequest(Request):
     file: str = ""
 
 
-class FunctionInfo(Resource):
+class FunctionInfo(Resource, frozen=True):
     id: str
     name: str
     version: int
@@ -192,7 +192,7 @@ class FunctionInfo(Resource):
 # ---------------------------------------------------------------- endpoints
 
 
-class EndpointRequest(Request):
+class EndpointRequest(Request, frozen=True):
     """POST /v1/endpoints: register an agent's public key."""
 
     name: str
@@ -201,7 +201,7 @@ class EndpointRequest(Request):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class EndpointInfo(Resource):
+class EndpointInfo(Resource, frozen=True):
     id: str
     name: str
     owner: str
@@ -218,7 +218,7 @@ class EndpointInfo(Resource):
     why: str = ""
 
 
-class Registered(Resource):
+class Registered(Resource, frozen=True):
     """What an agent needs to dial in."""
 
     id: str
@@ -230,7 +230,7 @@ class Registered(Resource):
 # ---------------------------------------------------------------- rules
 
 
-class DeployRequest(Request):
+class DeployRequest(Request, frozen=True):
     """POST /v1/rules: rule files, all or nothing. `functions` maps each "file.py:name" that they use to a content hash
     that is registered already."""
 
@@ -240,13 +240,13 @@ class DeployRequest(Request):
     note: str = ""
 
 
-class RuleFile(Request):
+class RuleFile(Request, frozen=True):
     label: str
     text: str
     path: str = ""
 
 
-class Deployed(Resource):
+class Deployed(Resource, frozen=True):
     label: str
     version: int
     changed: bool
@@ -256,7 +256,7 @@ class Deployed(Resource):
     diff: str = ""
 
 
-class RuleInfo(Resource):
+class RuleInfo(Resource, frozen=True):
     name: str
     label: str
     version: int
@@ -270,7 +270,7 @@ class RuleInfo(Resource):
     text: str = ""
 
 
-class Explanation(Resource):
+class Explanation(Resource, frozen=True):
     """Why a rule fired, or did not, for one event: every condition in the order in which they are tested."""
 
     rule: str
@@ -281,14 +281,14 @@ class Explanation(Resource):
     args: Any = None
 
 
-class ExplainStep(Resource):
+class ExplainStep(Resource, frozen=True):
     condition: str
     holds: bool
     found: str
     wanted: str
 
 
-class TriggerInfo(Resource):
+class TriggerInfo(Resource, frozen=True):
     name: str
     kind: str
     label: str
@@ -303,7 +303,7 @@ class TriggerInfo(Resource):
 # ---------------------------------------------------------------- events, dead letters, tokens, health
 
 
-class EventInfo(Resource):
+class EventInfo(Resource, frozen=True):
     offset: int
     event: dict[str, Any]  # CloudEvents JSON
     at_us: int
@@ -311,12 +311,12 @@ class EventInfo(Resource):
     tasks: list[str] = []  # noqa: RUF012
 
 
-class Emitted(Resource):
+class Emitted(Resource, frozen=True):
     count: int
     position: str = ""
 
 
-class DeadInfo(Resource):
+class DeadInfo(Resource, frozen=True):
     id: int
     stage: str
     reason: str
@@ -329,14 +329,14 @@ class DeadInfo(Resource):
     offset: int = 0
 
 
-class TokenRequest(Request):
+class TokenRequest(Request, frozen=True):
     name: str
     scopes: list[str] = msgspec.field(default_factory=lambda: ["user"])
     expires_s: int = 0
     subject: str = ""  # "": your own
 
 
-class TokenInfo(Resource):
+class TokenInfo(Resource, frozen=True):
     id: str
     name: str
     subject: str
@@ -346,14 +346,14 @@ class TokenInfo(Resource):
     token: str = ""  # only in the answer that made it
 
 
-class Me(Resource):
+class Me(Resource, frozen=True):
     subject: str
     scopes: list[str]
     server: str  # version
     server_id: str
 
 
-class Health(Resource):
+class Health(Resource, frozen=True):
     status: str  # ok, starting, degraded
     version: str
     checks: dict[str, str] = {}  # noqa: RUF012  name -> "ok" or what is wrong

@@ -36,7 +36,7 @@ PART_BYTES = 1 << 20
 # ---------------------------------------------------------------- agent -> bridge
 
 
-class Hello(Stored, tag="hello"):
+class Hello(Stored, tag="hello", frozen=True):
     protocol: int
     agent_version: str
     python: str
@@ -49,14 +49,14 @@ class Hello(Stored, tag="hello"):
     epoch: int = 0  # the highest the agent has obeyed
 
 
-class Inventory(Stored, tag="inventory"):
+class Inventory(Stored, tag="inventory", frozen=True):
     """Body: the tasks that the agent holds (queued, running, or ended and not yet acked), 20 bytes each:
     id and attempt (big endian). Sent until `held` are named; none for held = 0."""
 
     last: bool
 
 
-class Results(Stored, tag="results"):
+class Results(Stored, tag="results", frozen=True):
     """Body: msgpack list of messages.Ended. All of one call."""
 
     seq: int  # spool number
@@ -66,11 +66,11 @@ class Results(Stored, tag="results"):
     granted: int  # see Credit
 
 
-class Credit(Stored, tag="credit"):
+class Credit(Stored, tag="credit", frozen=True):
     granted: int
 
 
-class Want(Stored, tag="want"):
+class Want(Stored, tag="want", frozen=True):
     """A part of a large payload or of a function's body, by its hash, from this offset on. Several may be asked at once;
     each is answered by one Part."""
 
@@ -78,7 +78,7 @@ class Want(Stored, tag="want"):
     offset_bytes: int = 0
 
 
-class Put(Stored, tag="put"):
+class Put(Stored, tag="put", frozen=True):
     """Body: a part of a large result, at most PART_BYTES, in order. A result that names a blob is sent only after its
     PutAck said that the blob is durable."""
 
@@ -87,11 +87,11 @@ class Put(Stored, tag="put"):
     size_bytes: int  # of the whole blob
 
 
-class ReportFrame(Stored, tag="report"):
+class ReportFrame(Stored, tag="report", frozen=True):
     """Body: msgpack of messages.Report. May be lost."""
 
 
-class Bye(Stored, tag="bye"):
+class Bye(Stored, tag="bye", frozen=True):
     """The agent stops on purpose; what it still holds stays in its journal."""
 
     why: str = ""
@@ -100,20 +100,20 @@ class Bye(Stored, tag="bye"):
 # ---------------------------------------------------------------- bridge -> agent
 
 
-class Welcome(Stored, tag="welcome"):
+class Welcome(Stored, tag="welcome", frozen=True):
     epoch: int
     server: str
     server_version: str
     durable_seq: int = -1  # spool entries up to here are known to be durable
 
 
-class Refuse(Stored, tag="refuse"):
+class Refuse(Stored, tag="refuse", frozen=True):
     code: str  # version, revoked, stale-epoch
     message: str
     remedy: str = ""
 
 
-class Dispatch(Stored, tag="dispatch"):
+class Dispatch(Stored, tag="dispatch", frozen=True):
     """Body: msgpack list of messages.Task."""
 
     call: bytes  # msgpack of Call
@@ -122,7 +122,7 @@ class Dispatch(Stored, tag="dispatch"):
     accepted_us: int
 
 
-class Part(Stored, tag="part"):
+class Part(Stored, tag="part", frozen=True):
     """Body: at most PART_BYTES from the offset. `why` is set when there is no such blob or function."""
 
     sha256: str
@@ -131,7 +131,7 @@ class Part(Stored, tag="part"):
     why: str = ""
 
 
-class PutAck(Stored, tag="putack"):
+class PutAck(Stored, tag="putack", frozen=True):
     """The next offset that the server wants; equal to the size: all is there and durable."""
 
     sha256: str
@@ -139,24 +139,24 @@ class PutAck(Stored, tag="putack"):
     why: str = ""  # set: the server will not take it (too large, disk full)
 
 
-class Ack(Stored, tag="ack"):
+class Ack(Stored, tag="ack", frozen=True):
     seq: int
 
 
-class CancelTasks(Stored, tag="cancel"):
+class CancelTasks(Stored, tag="cancel", frozen=True):
     """Body: ids, 16 bytes each."""
 
     why: str = ""
 
 
-class Reset(Stored, tag="reset"):
+class Reset(Stored, tag="reset", frozen=True):
     why: str
 
 
 # ---------------------------------------------------------------- both
 
 
-class Beat(Stored, tag="beat"):
+class Beat(Stored, tag="beat", frozen=True):
     at_us: int
 
 
@@ -164,14 +164,14 @@ FromAgent = Hello | Inventory | Results | Credit | Want | Put | ReportFrame | By
 FromBridge = Welcome | Refuse | Dispatch | Part | PutAck | Ack | CancelTasks | Reset | Beat
 
 
-class AgentEnvelope(Stored):
+class AgentEnvelope(Stored, frozen=True):
     session: int  # chosen by the agent at Hello, higher each time (unix µs); echoed by the bridge
     n: int
     epoch: int
     message: FromAgent
 
 
-class BridgeEnvelope(Stored):
+class BridgeEnvelope(Stored, frozen=True):
     session: int
     n: int
     epoch: int

@@ -20,12 +20,12 @@ LENGTH = struct.Struct(">I")
 MARK = struct.Struct("=qqq")
 
 
-class Load(Stored, tag="load"):
+class Load(Stored, tag="load", frozen=True):
     function: str  # content hash: SHA-256 of the body
     body: bytes  # msgpack of functions.FunctionBody
 
 
-class Chunk(Stored, tag="chunk"):
+class Chunk(Stored, tag="chunk", frozen=True):
     n: int  # counts from 1 in each worker
     function: str  # content hash; a Load came before
     attempt: int
@@ -35,12 +35,12 @@ class Chunk(Stored, tag="chunk"):
 ToWorker = Load | Chunk
 
 
-class Ready(Stored, tag="ready"):
+class Ready(Stored, tag="ready", frozen=True):
     pid: int
     python: str
 
 
-class Done(Stored, tag="done"):
+class Done(Stored, tag="done", frozen=True):
     """Results of a chunk; several where the chunk takes long (a finished task does not wait for its neighbour)."""
 
     n: int
