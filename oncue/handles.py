@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from oncue import verdicts
-from oncue.batches import ACCEPTED, Batch, Options
+from oncue import payload, verdicts
+from oncue.batches import ACCEPTED, ALL, Batch, Options
 from oncue.errors import NotReady, OncueError, RateLimited, TaskError, Unreachable
 from oncue.lifecycle import CLOSED_AS
 from oncue.messages import OK, Ended
@@ -68,6 +68,10 @@ class Task(Generic[R]):
         """Wait for the value. Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
         UntrustedResult; the error with which the server refused the task; TimeoutError."""
         if self._value is not _UNKNOWN:
+            return cast(R, self._value)
+        ended = self._batch.ended[self._index]
+        if ended is not None and ended.status == OK and ended.value[:1] == payload.MSGPACK:  # the usual case, cheaply
+            self._value = payload.unpack(ended.value)
             return cast(R, self._value)
         client = self._client
         self._value = verdicts.value(
@@ -303,6 +307,20 @@ def _ask(tasks: list[Task[Any]]) -> None:
             by_id[outcome.id]._found(outcome.ended)
 
 
+def _await_whole(tasks: list[Task[R]], deadline: float | None) -> None:
+    """Wait for batches all of whose tasks are wanted: one wake-up a batch instead of one a task. What goes wrong is left
+    for result() to raise."""
+    counts: dict[int, int] = {}
+    for task in tasks:
+        key = id(task._batch)
+        counts[key] = counts.get(key, 0) + 1
+    for batch in {id(t._batch): t._batch for t in tasks}.values():
+        if batch.pid != os.getpid() or not batch.sealed or counts[id(batch)] < len(batch.ended):
+            continue
+        while not batch.ready(ALL) and batch.client.courier.gone is None and not _past(deadline):
+            batch.wait(ALL, deadline)
+
+
 def gather(
     tasks: Iterable[Task[R]],
     timeout: float | None = None,
@@ -318,6 +336,7 @@ def gather(
     if each is not None:
         for done, _ in enumerate(as_completed(tasks, timeout), 1):
             each(done, len(tasks))
+    _await_whole(tasks, deadline)
     results: list[R | TaskError] = []
     for task in tasks:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
