@@ -50,6 +50,7 @@ from oncue.triggers.watch import (
 
 BATCH = 1_000  # files in one batch
 ON_THEIR_WAY = 4  # batches
+LINGER_S = 0.002  # between small batches, while one is on its way
 MOST_NOTICED = 200_000  # files remembered as noticed; beyond, a walk finds them
 WALK_ROOM = 4 * BATCH  # a walk pauses while so many wait
 CHECK_S = 1.0  # how often the watched folder itself is looked at
@@ -86,7 +87,7 @@ class Lookout:
         self._finished: deque[tuple[int, frozenset[int]]] = deque()
         self._walks: deque[tuple[Walk, Iterator[None], float]] = deque()
         self._next_batch = 1
-        self._next_walk = self._next_check = 0.0
+        self._next_walk = self._next_check = self._sent = 0.0
         self._lost_notices = False
         self._was_there: list[Row] = []  # met by the walk's step, not yet in the ledger
         self._told: set[str] = set()
@@ -176,7 +177,7 @@ class Lookout:
         elif not self._walks and (now >= self._next_walk or self._lost_notices) and self._room():
             self._lost_notices = False
             self._begin_walk("")
-        while self._noticed and len(self._on_way) < ON_THEIR_WAY:
+        while self._noticed and self._may_send():
             self._batch()
         if now >= self._next_check:
             self._next_check = now + CHECK_S
@@ -184,7 +185,7 @@ class Lookout:
             self._failures = 0
 
     def _timeout(self) -> float:
-        if self._finished or (self._noticed and len(self._on_way) < ON_THEIR_WAY):
+        if self._finished or (self._noticed and self._may_send()):
             return 0.0
         if self._room() and (self._walks or self._lost_notices):
             return 0.0
@@ -195,7 +196,16 @@ class Lookout:
             wait = min(wait, due - now)
         if self._created:
             wait = min(wait, LINK_S)
+        if self._noticed and len(self._on_way) < ON_THEIR_WAY:
+            wait = min(wait, LINGER_S)
         return max(0.002, wait)
+
+    def _may_send(self) -> bool:
+        """A batch goes at once when none is on its way; else it may wait a moment for company."""
+        if not self._on_way:
+            return True
+        full = len(self._noticed) >= BATCH // 4 or time.monotonic() - self._sent >= LINGER_S
+        return full and len(self._on_way) < ON_THEIR_WAY
 
     def _check_root(self) -> None:
         st = os.stat(self._root)
@@ -382,6 +392,7 @@ class Lookout:
         self._on_way[number] = pending
         for row in pending.rows:
             self._sieve.on_way[row.folder, row.name] = Print(row.ino, row.size, row.mtime_ns)
+        self._sent = time.monotonic()
         self._publish(Batch(number, pending.events))
 
     # ------------------------------------------------------------ answers

@@ -575,16 +575,21 @@ def test_a_second_process_on_the_same_ledger_is_told(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- many
 
 
+BURST = """
+import os, sys
+for folder in range(10):
+    os.mkdir(f"{sys.argv[1]}/{folder}")
+    for i in range(500):
+        with open(f"{sys.argv[1]}/{folder}/{i}.h5", "wb") as f:
+            f.write(b"1")
+"""
+
+
 def test_a_burst(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
-        def write() -> None:
-            for folder in range(10):
-                (w.data / f"{folder}").mkdir()
-                for i in range(500):
-                    (w.data / f"{folder}" / f"{i}.h5").write_bytes(b"1")
-
-        await asyncio.to_thread(write)
+        writer = await asyncio.create_subprocess_exec(sys.executable, "-c", BURST, str(w.data))
         await w.count(5_000)
+        assert await writer.wait() == 0
         await w.quiet()
         assert len({e.id for e in w.events}) == len({e.data["path"] for e in w.events}) == 5_000
 
