@@ -135,6 +135,8 @@ class SimPool:
         chunk.started_us = clock.now_us
         chunk.life += 1
         life = chunk.life
+        again = (task.id, chunk.attempt) in self.site.finished and not self.site.was_full
+        assert not again, f"{task.id.hex()} attempt {chunk.attempt} had ended, and is run again"
         self.site.on_start(task, chunk.attempt)
         _, duration, _ = behaviour(task.id, chunk.attempt)
         over = chunk.timeout_us and duration > chunk.timeout_us
@@ -165,6 +167,7 @@ class SimPool:
             self._start(chunk)
         else:
             self.chunks.remove(chunk)
+        self.site.finished.add((task.id, chunk.attempt))
         self.site.input(lambda agent: agent.ended([end]))
 
     def cancel(self, ids: frozenset[bytes]) -> None:
@@ -213,6 +216,9 @@ class Site:
         self.crash_chance = 0.0  # at each effect
         self._wake_us = 0
         self.boots = 0
+        #: Attempts whose end the agent was told: whatever dies, they are never run again (unless a disk was full).
+        self.finished: set[tuple[bytes, int]] = set()
+        self.was_full = False
         self._inbox: list[Callable[[Agent], None]] = []
         self._turning = False
 

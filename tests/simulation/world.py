@@ -186,6 +186,7 @@ class World:
             self.clock.after(1_000_000, lambda: self._calm(site))
         elif kind == 5:
             site.file.room = rng.randrange(2_000)
+            site.was_full = True
             self.clock.after(3_000_000, lambda: setattr(site.file, "room", None))
         elif self.server is not None:
             server = self.server
@@ -272,7 +273,7 @@ class World:
             assert times == 1 or not self.fair, f"{task_id.hex()} attempt {attempt} ran {times} times without a fault"
         assert self.server is not None
         for name, lane in self.server.lanes.items():
-            left = [i.hex()[-16:] for i in (*lane.flight, *lane.held)]
+            left = [i.hex()[-16:] for i in (*lane.flight, *lane.held) if i in self.durable.place]
             assert not left, f"{name}: the server thinks that tasks are at the agent: {left}"
 
     def _check_value(self, task_id: bytes, value: bytes, attempt: int) -> None:

@@ -1,0 +1,99 @@
+"""Many seeds hold; and bugs that are put in on purpose are found."""
+
+from __future__ import annotations
+
+import pytest
+
+from oncue import wire
+from oncue.dispatcher.lane import Lane
+from oncue.endpoint.agent import Agent
+from tests.simulation.world import World
+
+SEEDS, BUNCH = 1_500, 100
+MUTANT_SEEDS = 250
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, BUNCH))
+def test_seeds_hold(first: int) -> None:
+    for seed in range(first, first + BUNCH):
+        try:
+            World(seed).run()
+        except AssertionError as e:
+            raise AssertionError(f"{e} (python -m tests.simulation --seed {seed} --trace)") from e
+
+
+def test_a_seed_repeats() -> None:
+    def lines(seed: int) -> list[str]:
+        out: list[str] = []
+        World(seed, out.append).run()
+        return out
+
+    assert lines(11) == lines(11)
+    assert lines(11) != lines(12)
+
+
+# ---------------------------------------------------------------- bugs on purpose
+
+
+class ForgetsBeforeAck(Agent):
+    """Takes a result as safe once it is sent."""
+
+    def _send_results(self) -> None:
+        super()._send_results()
+        if self.outbox.spool:
+            self.outbox.ack(next(reversed(self.outbox.spool)))
+
+
+class TakesDoubles(Agent):
+    """Does not look at the numbers of messages."""
+
+    def frame(self, parts: list[bytes], now_us: int) -> None:
+        envelope, _ = wire.decode_from_bridge(parts)
+        if envelope.n >= 0:
+            self._expect = min(self._expect, envelope.n)
+        super().frame(parts, now_us)
+
+
+class IgnoresGaps(Agent):
+    """Goes on after a lost message."""
+
+    def frame(self, parts: list[bytes], now_us: int) -> None:
+        envelope, _ = wire.decode_from_bridge(parts)
+        if envelope.session == self._session:
+            self._expect = max(self._expect, envelope.n)
+        super().frame(parts, now_us)
+
+
+class NoInventory(Lane):
+    """Sends out again what it had sent, without looking at what the agent holds."""
+
+    def _on_inventory(self, message: wire.Inventory, body: bytes) -> None:
+        super()._on_inventory(message, b"")
+
+
+class TellsTooEarly(Lane):
+    """Acks results as soon as they came, before they are durable."""
+
+    def _on_results(self, message: wire.Results, body: bytes) -> None:
+        super()._on_results(message, body)
+        self._durable_seq = max(self._durable_seq, message.seq)
+        self._send(wire.Ack(message.seq))
+
+
+@pytest.mark.parametrize(
+    ("agent", "lane"),
+    [
+        (ForgetsBeforeAck, Lane),
+        (TakesDoubles, Lane),
+        (IgnoresGaps, Lane),
+        (Agent, NoInventory),
+        (Agent, TellsTooEarly),
+    ],
+)
+def test_a_bug_on_purpose_is_found(agent: type[Agent], lane: type[Lane]) -> None:
+    for seed in range(MUTANT_SEEDS):
+        try:
+            World(seed, agent_class=agent, lane_class=lane).run()
+        except Exception:
+            return
+    pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
