@@ -299,7 +299,7 @@ class Courier:
                 if thread is not None and thread is not me:
                     thread.join(5)
             self._tell(Invalid("this client is closed", remedy="keep it open until the results are there"))
-        for batch in unsent:
+        for batch in unsent if flush_s > 0 else ():  # who does not wait has given them up
             if batch.error is not None or not batch.accepted:
                 raise batch.error or self.http.unreachable("the tasks submitted last were not accepted in time", True)
 

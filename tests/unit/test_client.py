@@ -384,3 +384,20 @@ def test_callbacks_that_fail_harm_nobody(client: Client, caplog: pytest.LogCaptu
     start = time.monotonic()
     assert client.submit(double, 2).result(10) == 4
     assert time.monotonic() - start < 5
+
+
+def test_values_arrive_as_they_were(client: Client) -> None:
+    for value in (2**70, -(2**63), 2**64 - 1, "\ud800", b"", None, True, 1.5, (1, 2), {"a": [1]}, {1: 2}, 1j):
+        found = client.submit(lambda v: v, value).result(10)
+        assert found == value
+        assert type(found) is type(value)
+
+
+def test_an_error_in_the_block_is_not_hidden_by_closing() -> None:
+    with serving() as server:
+        client = Client(server.url, "t", patience=10)
+        assert client.me.subject == "ada"
+        client.submit(double, 1).result(10)
+    with pytest.raises(KeyError, match="mine"), client:  # noqa: PT012
+        client.submit(double, 2)
+        raise KeyError("mine")

@@ -1,0 +1,112 @@
+"""The command line's own parts; the whole is in tests/e2e/test_command_line.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from oncue.cli import main
+from oncue.cli.connect import arguments, seconds
+from oncue.cli.local_agent import running_agent
+from oncue.cli.local_server import local_server
+from oncue.cli.output import safe, took
+from oncue.cli.watching import view
+from oncue.endpoint.settings import Lock
+from oncue.errors import Invalid
+from oncue.resources import TaskInfo
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain [/scan]", "plain [/scan]"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("a\nb\tc", "a\\x0ab\\x09c"),
+        ("\u202eexe.h5", "\\u202eexe.h5"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_hostile_strings(text: str, shown: str) -> None:
+    assert safe(text) == shown
+
+
+def test_lines_stay_where_they_are_wanted() -> None:
+    assert safe("a\nb\r\x07", lines=True) == "a\nb\\x0d\\x07"
+
+
+def test_arguments() -> None:
+    assert arguments(("a=1", "b:=1", "c=x=y", 'd:={"k": [1]}', "e=")) == {
+        "a": "1",
+        "b": 1,
+        "c": "x=y",
+        "d": {"k": [1]},
+        "e": "",
+    }
+
+
+@pytest.mark.parametrize("bad", [("x",), ("x:=nope",), ("a=1", "a=2"), ("1a=2",)])
+def test_wrong_arguments(bad: tuple[str, ...]) -> None:
+    with pytest.raises(Invalid) as caught:
+        arguments(bad)
+    assert caught.value.remedy
+
+
+def test_durations() -> None:
+    assert (seconds("5m"), seconds("1.5"), seconds(None)) == (300.0, 1.5, None)
+    with pytest.raises(Invalid):
+        seconds("soon")
+    assert took(1_000_000, 1_500_000) == "500.0 ms"
+
+
+def test_a_task_named_like_markup_is_shown_as_it_is() -> None:
+    task = TaskInfo(
+        id="0" * 32, state="failed", function="f", name="[/scan]", endpoint="[bold]", owner="o", why="\x1b[2J"
+    )
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(view([task]))
+        text = console.export_text()
+    assert "[/scan]" in text
+    assert "[bold]" in text
+    assert "\\x1b[2J" in text
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCUE_DATA", str(tmp_path))
+    monkeypatch.delenv("ONCUE_URL", raising=False)
+    for words, code in ((["--version"], 0), (["nonsense"], 2), (["tasks", "list"], 3), (["down"], 4)):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == code, words
+    assert "oncue up" in capsys.readouterr().err
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\nfrom oncue.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in sys.modules if m in ('aiohttp', 'rich', 'zmq', 'asyncio', 'oncue.client')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_file_left_by_a_killed_server_is_seen_through(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "local.json").write_text(f'{{"url": "http://127.0.0.1:9", "token": "t", "pid": {gone.pid}}}')
+    assert local_server(tmp_path) is None
+
+
+def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
+    import os
+
+    assert running_agent(tmp_path) == 0
+    lock = Lock(tmp_path)
+    assert running_agent(tmp_path) == os.getpid()
+    lock.release()
+    assert running_agent(tmp_path) == 0
