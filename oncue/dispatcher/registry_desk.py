@@ -61,6 +61,7 @@ class RegistryDesk(Core):
             if len(request.body) > INLINE_BYTES:
                 await asyncio.to_thread(self.blobs.put, request.body)
                 inline = b""
+            newest = await self.view.function(request.name, owner=who.subject)
             record = FunctionRecord(
                 VERSION,
                 sha,
@@ -72,7 +73,7 @@ class RegistryDesk(Core):
                 request.signature[:1_000],
                 request.doc[:4_000],
                 request.file[:1_000],
-                0,
+                newest.version + 1 if newest else 1,
                 now_us(),
             )
             await self.record([(f"function:{who.subject}:{request.name}:{sha}", record)])

@@ -83,6 +83,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         self.view = View.open(self.folder / "view.db")
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry)
         names = list(await self.log.topics())
+        await self.view.skip_to(await self.log.begin_offsets(names))  # what retention took is not waited for
         self.feeder.follow(self._topics(), "all")
         for topic in names:
             if topic.startswith(TASKS_PREFIX):

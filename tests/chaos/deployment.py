@@ -32,9 +32,7 @@ class Deployment:
             "server", [sys.executable, "-m", "oncue", "up", "--data", str(self.data), "--port", "0", "--no-endpoint"]
         )
         self.await_local()
-        self.run(
-            "endpoint", "register", "local", "--dir", str(self.agent_dir), "--workers", str(self.workers)
-        )
+        self.run("endpoint", "register", "local", "--dir", str(self.agent_dir), "--workers", str(self.workers))
         self._keep("agent", [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(self.agent_dir)])
 
     def run(self, *args: str) -> str:
