@@ -157,16 +157,16 @@ class Courier:
                 stream=self._stream,
             )
         )
-        since, pause = time.monotonic(), 0.02
+        since, pause, again = time.monotonic(), 0.02, False
         while True:
             try:
-                answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=True)
+                answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=False)
                 break
             except (Unreachable, NotReady, RateLimited) as e:
                 if self._stop.is_set() or time.monotonic() - since > self.patience_s:
                     raise
                 self._stop.wait(_after(e, pause))
-                pause = min(pause * 2, 2.0)
+                pause, again = min(pause * 2, 2.0), True
         accepted = msgspec.msgpack.decode(answer.body, type=Accepted)
         if int(accepted.first, 16) != batch.first:
             raise OncueError(
@@ -179,6 +179,8 @@ class Courier:
             if batch.closed == len(batch.ended):  # all its outcomes overtook the answer
                 self.batches.pop(batch.prefix, None)
         batch.wake(ACCEPTED)
+        if again:  # a first request may have been done, and its outcomes told to a stream that is dead
+            self.ask_batch(batch)
 
     # ------------------------------------------------------------ in
 
@@ -265,6 +267,13 @@ class Courier:
                 wanted += [batch.id(i) for i, ended in enumerate(batch.ended) if ended is None]
         for start in range(0, len(wanted), ASK_IDS):
             self.store(self.ask(wanted[start : start + ASK_IDS]))
+
+    def ask_batch(self, batch: Batch) -> None:
+        """What is closed of this batch. A server that does not answer now is asked again by the outcome thread."""
+        try:
+            self.store(self.ask([batch.id(i) for i, ended in enumerate(batch.ended) if ended is None]))
+        except OncueError as e:
+            log.debug("outcomes could not be asked for: %s", e)
 
     def ask(self, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
         """The outcomes of those tasks that are closed. Raises Unreachable, NotFound ..."""
