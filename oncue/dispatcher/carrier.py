@@ -125,19 +125,24 @@ class Carrier:
         self._core.bridge.with_lane(endpoint, lambda lane: lane.checked(effect.token, known))
 
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
-        await self._core.barrier((tasks_topic(endpoint), RESULTS))
-        for task_id in ids:
-            state = await self._core.view.task(task_id)
-            if state is None or state.call is None or state.state is not State.WAITING:
-                continue
-            group = Group(state.call, encode(state.call), state.attempt, state.accepted_us, [task_of(state)], 0)
-            end = cancelled(group.tasks[0], state.attempt, now_us(), state.cancel_by)
+        """Until each is closed or at the agent: an attempt that ended in the same moment may have come first."""
+        while ids:
+            await self._core.barrier((tasks_topic(endpoint), RESULTS))
+            states = [await self._core.view.task(task_id) for task_id in ids]
+            ids = [s.id for s in states if s is not None and self._end_one(endpoint, s)]
 
-            def finish(lane: Lane, group: Group = group, end: Any = end) -> None:
-                if lane.stop_waiting([end.id]):  # it may have been sent meanwhile: then the agent was asked
-                    lane.end(group, [end])
-
-            self._core.bridge.with_lane(endpoint, finish)
+    def _end_one(self, endpoint: str, state: TaskState) -> bool:
+        """Append the end of a task that waits; False when there was nothing to append."""
+        lane = self._core.bridge.lanes.get(endpoint)
+        if lane is None or state.call is None or state.state is not State.WAITING:
+            return False
+        task = task_of(state)
+        group = Group(state.call, encode(state.call), state.attempt, state.accepted_us, [task], 0)
+        end = cancelled(task, state.attempt, now_us(), state.cancel_by)
+        if not lane.end_waiting(group, [end]):
+            lane.cancel([state.id], "cancelled")
+        self._core.bridge.act(lane)
+        return not lane.busy(state.id)
 
     # ------------------------------------------------------------ blobs and function bodies
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,6 @@ from oncue.messages import (
     TASKS_PREFIX,
     VERSION,
     Call,
-    Ended,
     Failure,
     Task,
     TaskFrame,
@@ -88,11 +88,7 @@ class Housekeeper:
             group = Group(open_task.call, encode(open_task.call), open_task.attempt, open_task.accepted_us, [], 0)
             end = ended(open_task.task, open_task.attempt, EXPIRED, at, why)
 
-            def finish(lane: Lane, group: Group = group, end: Ended = end) -> None:
-                if end.id not in lane.intake.stopped and lane.stop_waiting([end.id]):
-                    lane.end(group, [end])
-
-            self._core.bridge.with_lane(open_task.call.endpoint, finish)
+            self._core.bridge.with_lane(open_task.call.endpoint, partial(Lane.end_waiting, group=group, ends=[end]))
 
     # ------------------------------------------------------------ the disk
 

@@ -132,11 +132,20 @@ class Lane:
         if waiting:
             self._out.append(EndWaiting(waiting))
 
+    def end_waiting(self, group: Group, ends: list[Ended]) -> list[bytes]:
+        """End tasks that the view says wait; gives those that are not at the agent after all. An end that the agent
+        has just told may come first in the log: so only the view says what closed them."""
+        waiting = set(self.stop_waiting(e.id for e in ends))
+        kept = [e for e in ends if e.id in waiting]
+        if kept:
+            record = encode((VERSION, group.call, "", group.accepted_us, kept))
+            self._out.append(Store(record, -1, group.call, [], False))
+        return [e.id for e in kept]
+
     def stop_waiting(self, ids: Iterable[bytes]) -> list[bytes]:
         """Those of the ids that are not at the agent; they will not be sent any more."""
         waiting = [i for i in ids if not self.busy(i)]
         self.intake.stopped.update(waiting)
-        self.intake.ended(waiting)
         return waiting
 
     # ------------------------------------------------------------ frames of the agent
@@ -212,8 +221,9 @@ class Lane:
         if self._journal != hello.journal:
             self._journal, self._durable_seq = hello.journal, -1
         self._seen_seq = self._durable_seq
-        named = dict(self._named)
-        self._recover([i for i in self.flight if i not in named], amnesia)
+        # An older attempt that the agent names is not the one that was sent last.
+        named, exact = dict(self._named), set(self._named)
+        self._recover([i for i, group in self.flight.items() if (i, group.attempt) not in exact], amnesia)
         self.held = {i: n for i, n in named.items() if i not in self.flight}
         self.phase, self.since_us = Phase.READY, self.now_us
         self._send(wire.Welcome(self.epoch, self.server, self.version, self._durable_seq))
@@ -314,10 +324,9 @@ class Lane:
             group = self.flight.get(e.id)
             if group is not None and (e.status == OK or group.attempt == e.attempt):
                 del self.flight[e.id]  # an end of it that comes later must go through the view too
-            due = retry_due(call, e.id, e.attempt, e.status, e.ended_us)
-            if due is not None:
-                self.intake.reload_at(due)
-        self.intake.ended([e.id for e in kept if e.status == OK])
+            if e.status != OK:  # its next attempt waits in the view, or another that this end came too late for
+                self.intake.reload_at(retry_due(call, e.id, e.attempt, e.status, e.ended_us) or self.now_us)
+        self.intake.ended([e.id for e in kept])  # a page that was asked for before may show them as open
         record = encode((VERSION, msgspec.Raw(message.call), self.endpoint, message.accepted_us, kept))
         self._out.append(Store(record, token, call, [], False))
         self.pump()

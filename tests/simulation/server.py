@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from functools import partial
 
 from oncue import lifecycle, wire
 from oncue.dispatcher.effects import (
@@ -21,7 +22,7 @@ from oncue.dispatcher.effects import (
 )
 from oncue.dispatcher.intake import Group, OpenTask
 from oncue.dispatcher.lane import Lane, cancelled
-from oncue.messages import ResultFrame, Task, TaskFrame, decode, encode
+from oncue.messages import Ended, ResultFrame, Task, TaskFrame, decode, encode
 from tests.simulation.clock import Clock
 
 TICK_US = 500_000
@@ -234,11 +235,13 @@ class Server:
             group = Group(s.call, encode(s.call), s.attempt, s.accepted_us, [task], 0)
             end = cancelled(task, s.attempt, self.clock.now_us, s.cancel_by)
 
-            def finish(lane: Lane, group: Group = group, end: object = end) -> None:
-                if lane.stop_waiting([end.id]):  # type: ignore[attr-defined]
-                    lane.end(group, [end])  # type: ignore[list-item]
+            def finish(lane: Lane, group: Group = group, end: Ended = end) -> None:
+                if not lane.end_waiting(group, [end]):
+                    lane.cancel([end.id], "cancelled")
 
             self.with_lane(name, finish)
+            if self.alive and not self.lanes[name].busy(task_id):
+                self.barrier(partial(self._end_waiting, name, [task_id]))
 
     def _fetch(self, name: str, effect: Fetch) -> None:
         content = self.durable.functions.get(effect.sha256) or self.durable.blobs.get(effect.sha256)
