@@ -1,0 +1,215 @@
+"""oncue as its users have it: `oncue` commands in processes of their own, in a folder of their own, on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import psutil
+
+from oncue.client import Client
+
+T = TypeVar("T")
+PATIENCE_S = 45.0  # the machines that test are slow and shared
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class System:
+    """A data folder, a folder to work in, and the `oncue` commands that are run there."""
+
+    def __init__(self, folder: Path, data: Path | None = None, **settings: str) -> None:
+        self.folder = folder
+        self.data = data or folder / "data"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")}
+        self.env = kept | {"ONCUE_DATA": str(self.data)} | settings
+        self._seen: dict[int, psutil.Process] = {}  # what it has started, so that nothing is left over
+
+    # ------------------------------------------------------------ commands
+
+    def start(
+        self, *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "oncue", *words],
+            cwd=cwd or self.folder,
+            env=self.env | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def oncue(
+        self, *words: str, code: int = 0, given: str = "", env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """A command, to its end. The exit code is checked."""
+        done = subprocess.run(
+            [sys.executable, "-m", "oncue", *words],
+            cwd=cwd or self.folder,
+            env=self.env | dict(env or {}),
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+        return done
+
+    def json(self, *words: str, code: int = 0, given: str = "") -> Any:
+        return json.loads(self.oncue(*words, "--json", code=code, given=given).stdout)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    # ------------------------------------------------------------ the server
+
+    def up(self, *words: str) -> None:
+        self.oncue("up", "--detach", "--port", "0", *words)
+        self.note()
+
+    def down(self) -> None:
+        self.note()
+        self.oncue("down")
+
+    @property
+    def local(self) -> dict[str, Any]:
+        return dict(json.loads((self.data / "local.json").read_text()))
+
+    @property
+    def server(self) -> psutil.Process:
+        return psutil.Process(int(self.local["pid"]))
+
+    def note(self) -> list[psutil.Process]:
+        """Remember the server, its agent and the workers; they are returned."""
+        with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+            server = self.server
+            found = [server, *server.children(recursive=True)]
+            self._seen |= {p.pid: p for p in found}
+            return found
+        return []
+
+    def agent_and_workers(self) -> list[psutil.Process]:
+        """Once the endpoint is connected."""
+        self.await_connected()
+        return self.note()[1:]
+
+    def await_connected(self, endpoint: str = "local") -> None:
+        def connected() -> bool:
+            answer = self.http("GET", f"/v1/endpoints/{endpoint}")
+            return answer.status == 200 and answer.json["state"] == "connected"
+
+        self.await_true(connected, f"{endpoint} is connected")
+
+    def left(self) -> list[psutil.Process]:
+        """Of what was noted, what runs still."""
+        return [p for p in self._seen.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def end(self) -> None:
+        """Whatever state it is in: nothing is left over."""
+        self.note()
+        with contextlib.suppress(Exception):
+            self.oncue("down")
+        for process in self.left():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    # ------------------------------------------------------------ asking
+
+    def client(self) -> Client:
+        return Client(data=self.data, patience=30)
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = "",
+    ) -> Answer:
+        """A request by hand. `body`: bytes, or what becomes JSON; `token`: "": the local one, None: none."""
+        local = self.local
+        parts = urlsplit(local["url"])
+        sent: dict[str, str] = {}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token or local['token']}"
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        try:
+            connection.request(method, path, body, sent | dict(headers or {}))
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def tasks(self, **query: str) -> list[dict[str, Any]]:
+        words = "&".join(f"{k}={v}" for k, v in query.items())
+        answer = self.http("GET", f"/v1/tasks?limit=1000&{words}")
+        assert answer.status == 200, answer
+        return list(answer.json["items"])
+
+    def await_tasks(self, count: int, **query: str) -> list[dict[str, Any]]:
+        """So many closed tasks, and no others beside them."""
+        self.await_true(lambda: len(self.tasks(state="closed", **query)) >= count, f"{count} closed tasks of {query}")
+        found = self.tasks(**query)
+        assert len(found) == count, found
+        return found
+
+    def await_true(self, what: Callable[[], T], name: str, seconds: float = PATIENCE_S) -> T:
+        """For states of other processes, which send no event."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if found := what():
+                    return found
+            assert time.monotonic() < deadline, f"not in {seconds:g} s: {name}\n{self.said()}"
+            threading.Event().wait(0.03)
+
+    def said(self) -> str:
+        """The end of what the server wrote."""
+        try:
+            return (self.data / "server.log").read_text(errors="replace")[-3000:]
+        except OSError:
+            return ""
+
+
+@contextlib.contextmanager
+def system_in(folder: Path, *words: str, data: Path | None = None, **settings: str) -> Iterator[System]:
+    """A running one; nothing of it is left afterwards."""
+    found = System(folder, data, **settings)
+    try:
+        found.up(*words)
+        yield found
+    finally:
+        found.end()
+
+
+def signalled(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
+    """Send it, and wait for the end: (stdout, stderr)."""
+    process.send_signal(number)
+    return process.communicate(timeout=PATIENCE_S)
