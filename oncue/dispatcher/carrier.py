@@ -97,16 +97,15 @@ class Carrier:
         error = future.exception()
         if error is not None:
             log.error("outcomes of endpoint %s could not be stored: %s", endpoint, error)
-            if effect.token >= 0:
+            if not effect.ours:
                 self._core.bridge.with_lane(endpoint, lambda lane: lane.not_stored(effect.token))
-            else:  # the server's own: nobody else would say it again
+            else:
                 asyncio.get_running_loop().call_later(STORE_AGAIN_S, self._store, endpoint, effect)
             return
         if effect.closing:
             self._core.board.tell(effect.call, effect.closing)
             self._core.metrics.outcomes(_by_state(effect))
-        if effect.token >= 0:
-            self._core.bridge.with_lane(endpoint, lambda lane: lane.durable(effect.token))
+        self._core.bridge.with_lane(endpoint, lambda lane: lane.durable(effect.token))
 
     # ------------------------------------------------------------ what the view knows
 

@@ -20,14 +20,16 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 
 
 class Store(msgspec.Struct, frozen=True):
-    """Append `record` to oncue.results, then call `durable(token)`, or `not_stored(token)`.
-    `closing` are the ends that close their tasks; `told`: all of them are in it, so the view need not look."""
+    """Append `record` to oncue.results, then call `durable(token)`, or `not_stored(token)`; `ours`: the server's own ends,
+    which nobody would say again: try until it is durable. `closing` are the ends that close their tasks; `told`: all of
+    them are in it, so the view need not look."""
 
     record: bytes
     token: int
     call: Call
     closing: list[Ended]
     told: bool
+    ours: bool = False
 
 
 class Load(msgspec.Struct, frozen=True):

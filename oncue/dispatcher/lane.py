@@ -59,9 +59,9 @@ class Lane:
         self._named: list[tuple[bytes, int]] = []
         self.granted = self.sent = 0  # tasks, since the session's start
         # tasks
-        self.intake = Intake(self.busy, budget_bytes)
+        self.intake = Intake(lambda task_id: self.busy(task_id) or task_id in self._ending, budget_bytes)
         self.flight: dict[bytes, Group] = {}
-        self.held: dict[bytes, int] = {}  # the agent has them from before our time: id -> attempt
+        self.held: dict[bytes, set[int]] = {}  # attempts that the agent has from before our time
         self.wished: set[bytes] = set()  # cancels for what is at the agent
         # results
         self._journal = b""
@@ -70,6 +70,8 @@ class Lane:
         self._storing: dict[int, tuple[int, bool]] = {}  # token -> (spool number, durable), in order of spool numbers
         self._seen_seq = -1  # of this session
         self._checking: dict[int, tuple[wire.Results, list[Ended]]] = {}
+        self._unstored: dict[int, list[Ended]] = {}  # token -> ends that are on their way into the log
+        self._ending: set[bytes] = set()  # their ids, while a page is read
 
     def busy(self, task_id: bytes) -> bool:
         """Whether the task is at the agent."""
@@ -84,7 +86,9 @@ class Lane:
 
     def page(self, token: int, rows: Sequence[OpenTask]) -> None:
         """The answer to Load."""
+        self._ending = {e.id for ends in self._unstored.values() for e in ends}
         self.intake.page(token, rows)
+        self._ending = set()
         self.pump()
 
     def pump(self) -> None:
@@ -117,8 +121,14 @@ class Lane:
     def end(self, group: Group, ends: list[Ended]) -> None:
         """The server itself ends attempts of the group's tasks: expired, cancelled while waiting, lost."""
         closing = self._settle(group.call, ends, {e.id: group for e in ends})
+        self._store(group, ends, closing, told=True)
+
+    def _store(self, group: Group, ends: list[Ended], closing: list[Ended], *, told: bool) -> None:
+        """The server's own ends."""
+        self._token += 1
+        self._unstored[self._token] = ends
         record = encode((VERSION, group.call, "", group.accepted_us, ends))
-        self._out.append(Store(record, -1, group.call, closing, True))
+        self._out.append(Store(record, self._token, group.call, closing, told, True))
 
     # ------------------------------------------------------------ cancel and expiry from outside
 
@@ -138,8 +148,7 @@ class Lane:
         waiting = set(self.stop_waiting(e.id for e in ends))
         kept = [e for e in ends if e.id in waiting]
         if kept:
-            record = encode((VERSION, group.call, "", group.accepted_us, kept))
-            self._out.append(Store(record, -1, group.call, [], False))
+            self._store(group, kept, [], told=False)
         return [e.id for e in kept]
 
     def stop_waiting(self, ids: Iterable[bytes]) -> list[bytes]:
@@ -222,13 +231,17 @@ class Lane:
             self._journal, self._durable_seq = hello.journal, -1
         self._seen_seq = self._durable_seq
         # An older attempt that the agent names is not the one that was sent last.
-        named, exact = dict(self._named), set(self._named)
+        exact = set(self._named)
         self._recover([i for i, group in self.flight.items() if (i, group.attempt) not in exact], amnesia)
-        self.held = {i: n for i, n in named.items() if i not in self.flight}
+        self.held = {}
+        for task_id, attempt in self._named:
+            group = self.flight.get(task_id)
+            if group is None or group.attempt != attempt:
+                self.held.setdefault(task_id, set()).add(attempt)
         self.phase, self.since_us = Phase.READY, self.now_us
         self._send(wire.Welcome(self.epoch, self.server, self.version, self._durable_seq))
         self._out.append(Changed(self.phase, f"agent {hello.host}:{hello.pid}"))
-        self.wished &= named.keys()
+        self.wished &= {task_id for task_id, _ in self._named}
         if self.wished:
             self._send(wire.CancelTasks("cancelled"), b"".join(self.wished))
         self.pump()
@@ -272,6 +285,7 @@ class Lane:
         call = groups[ends[0].id].call if ends else decode(Call, message.call)
         closing = self._settle(call, ends, groups)
         record = encode((VERSION, msgspec.Raw(message.call), self.endpoint, message.accepted_us, msgspec.Raw(body)))
+        self._unstored[token] = ends
         self._out.append(Store(record, token, call, closing, True))
 
     def _expected(self, message: wire.Results, ends: list[Ended]) -> dict[bytes, Group] | None:
@@ -320,7 +334,7 @@ class Lane:
             return
         call = decode(Call, message.call)
         for e in kept:
-            self.held.pop(e.id, None)
+            self._let_go(e)
             group = self.flight.get(e.id)
             if group is not None and (e.status == OK or group.attempt == e.attempt):
                 del self.flight[e.id]  # an end of it that comes later must go through the view too
@@ -328,11 +342,20 @@ class Lane:
                 self.intake.reload_at(retry_due(call, e.id, e.attempt, e.status, e.ended_us) or self.now_us)
         self.intake.ended([e.id for e in kept])  # a page that was asked for before may show them as open
         record = encode((VERSION, msgspec.Raw(message.call), self.endpoint, message.accepted_us, kept))
+        self._unstored[token] = kept
         self._out.append(Store(record, token, call, [], False))
         self.pump()
 
+    def _let_go(self, e: Ended) -> None:
+        attempts = self.held.get(e.id)
+        if attempts is not None:
+            attempts.discard(e.attempt)
+            if not attempts:
+                del self.held[e.id]
+
     def durable(self, token: int) -> None:
         """What Store asked for is durable: ack what is durable without a gap."""
+        self._unstored.pop(token, None)
         if token not in self._storing:
             return
         self._storing[token] = (self._storing[token][0], True)
@@ -347,6 +370,7 @@ class Lane:
 
     def not_stored(self, token: int) -> None:
         """The log could not take it (a full disk): the agent keeps it and sends it again after its next hello."""
+        self._unstored.pop(token, None)
         if token in self._storing:
             self._away("results could not be stored")
             self._reset(self.session, "results could not be stored; say hello again")

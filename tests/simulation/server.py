@@ -192,7 +192,7 @@ class Server:
                     self._later(100, lambda: self.with_lane(name, lambda lane: lane.cancel(wanted, "cancelled")))
 
     def _store(self, name: str, effect: Store) -> None:
-        if effect.token >= 0 and self.store_fails and self.rng.random() < self.store_fails:
+        if not effect.ours and self.store_fails and self.rng.random() < self.store_fails:
             self._later(1_000, lambda: self.with_lane(name, lambda lane: lane.not_stored(effect.token)))
             return
 
@@ -200,8 +200,7 @@ class Server:
             self.durable.end(effect.record)
             for e in effect.closing:
                 self._told(e)
-            if effect.token >= 0:
-                self.with_lane(name, lambda lane: lane.durable(effect.token))
+            self.with_lane(name, lambda lane: lane.durable(effect.token))
 
         self.append(durable)
 
