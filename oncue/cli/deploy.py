@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, yes: bo
     sets = read(files)
     show_tests(run_tests(sets))
     packed = pack_functions(sets)
-    rule_files = [RuleFile(label=label or Path(s.file).stem, text=s.text, path=s.file) for s in sets]
+    # Absolute: what is relative in a rule file is relative to it, wherever the server was started.
+    rule_files = [RuleFile(label=label or Path(s.file).stem, text=s.text, path=os.path.abspath(s.file)) for s in sets]
     with connected() as client:
         for function in packed.values():
             client.register(function)
