@@ -101,7 +101,7 @@ class WebhookTrigger(HttpTrigger):
             if self._way != "none":
                 self._keys()
         except OncueError as e:
-            self._diary.state, self._diary.detail = "failed", str(e)
+            self._diary.state, self._diary.detail = "failed", self._diary.detail or str(e)
         await asyncio.Event().wait()  # the API calls `receive`
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -182,15 +182,16 @@ class WebhookTrigger(HttpTrigger):
 
     def _keys(self) -> list[bytes]:
         """Looked up for each request, so that a changed secret counts at once. Raises NotReady."""
-        keys, missing = [], ""
+        keys, missing, remedy = [], "", ""
         for written in self._secrets:
             try:
                 secret = self._resolve(written)
                 keys.append(signatures.standard_key(secret) if self._way == "standard_webhooks" else secret.encode())
             except (NotFound, Invalid) as e:
                 missing = f"{written}: {e.message}" if _REFERENCE.fullmatch(written) else e.message
-        if missing and self._diary.state != "starting":
-            self._diary.detail = missing
+                remedy = e.remedy
+        if missing and self._diary.state != "starting":  # the remedy names paths: for the owner, not for senders
+            self._diary.detail = f"{missing} ({remedy})" if remedy else missing
         if not keys:
             self._diary.state = "failed"
             raise NotReady(f"{self._place}: {missing}", remedy="store the secret on the server; senders try again")
@@ -206,7 +207,8 @@ class WebhookTrigger(HttpTrigger):
         place, name = reference.groups()
         secret = self.context.secrets(name) if place == "secret" else os.environ.get(name, "")
         if not secret.strip():
-            raise NotFound(f"there is no such {'secret' if place == 'secret' else 'environment variable'}")
+            what = "secret" if place == "secret" else "environment variable"
+            raise NotFound(f"there is no such {what}", remedy=f"set the {what} {name} for the server")
         return secret
 
 
