@@ -103,7 +103,7 @@ class Core:
             mine = sorted(n for owner, n in self._endpoint_names if owner == who.subject)
             raise NotFound(
                 f"there is no endpoint {name!r}",
-                remedy=f"yours are: {', '.join(mine)}" if mine else "start one: oncue endpoint register --name NAME",
+                remedy=f"yours are: {', '.join(mine)}" if mine else "start one: oncue endpoint register NAME",
             )
         if found.owner != who.subject and "admin" not in who.scopes:
             raise Forbidden(f"endpoint {name!r} serves its owner only", remedy="run an endpoint of your own")

@@ -39,7 +39,7 @@ def load(folder: Path) -> Settings:
         why = "there is no such file"
     except (OSError, msgspec.MsgspecError) as e:
         why = str(e)
-    raise Invalid(f"{path}: {why}", remedy="register the endpoint: oncue endpoint register --name NAME")
+    raise Invalid(f"{path}: {why}", remedy="register the endpoint: oncue endpoint register NAME")
 
 
 def save(folder: Path, settings: Settings) -> None:
