@@ -202,3 +202,32 @@ def idle(r: Running, seconds: float = 5.0) -> dict[str, Any]:
         }
         for name, p in found.items()
     }
+
+
+def singles(r: Running, tasks: int = 20_000) -> dict[str, Any]:
+    """As `throughput`, but one `submit` a task, as a program without a list would call it; the client makes batches."""
+    submit = r.client.submit
+    began = time.perf_counter()
+    values = r.client.gather([submit(noop, i) for i in range(tasks)])
+    took = time.perf_counter() - began
+    if values != list(range(tasks)):
+        raise AssertionError("an outcome had not its right value")
+    await_view(r)
+    return {"tasks": tasks, "per_s": round(tasks / took)}
+
+
+def run(quick: bool = False, workers: int = 2) -> dict[str, Any]:
+    """All of it with one server. `quick` takes about half a minute and less of everything."""
+    with running(workers) as r:
+        found: dict[str, Any] = {"start_s": round(r.start_s, 2), "idle": idle(r, 2.0 if quick else 10.0)}
+        found["latency"] = latency(r, 100 if quick else 300)
+        found["file"] = file_latency(r, 30 if quick else 100)
+        found["throughput"] = throughput(r, repeats=3 if quick else 7)
+        found["singles"] = singles(r, 5_000 if quick else 20_000)
+        found["sustained"] = sustained(r, 100_000 if quick else 500_000)
+        found["idle_after"] = idle(r, 2.0 if quick else 10.0)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))

@@ -1,0 +1,14 @@
+"""Celery's side of the comparison: an app whose Redis the environment names. Imported in the peers' own venv."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+app = Celery("peer", broker=os.environ["ONCUE_BENCH_REDIS"], backend=os.environ["ONCUE_BENCH_REDIS"])
+
+
+@app.task  # type: ignore[untyped-decorator]
+def noop(x: int) -> int:
+    return x
