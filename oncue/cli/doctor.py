@@ -106,7 +106,7 @@ def data_folder(folder: Path, stop_percent: float) -> Iterator[Finding]:
         "data folder", writable, f"{place} can {'' if writable else 'not '}be written", f"chown or chmod {place}"
     )
     usage = shutil.disk_usage(place)
-    percent = 100 * (usage.total - usage.free) / usage.total
+    percent = 100 * usage.used / (usage.used + usage.free)
     text = f"{percent:.0f} % full, {usage.free / 1e9:.1f} GB free"
     yield Finding("disk", percent < stop_percent, text, f"above {stop_percent:g} % nothing is accepted: make room")
 

@@ -99,7 +99,8 @@ def show_tests(tests: Sequence[Tested]) -> None:
     bad = [t for t in tests if not t.passed]
     for t in bad:
         say(f"{t.file}:{t.line}: {t.rule}: {t.why}", err=True)
-    say(f"{len(tests) - len(bad)} of {len(tests)} tests passed", err=True)
+    if tests:
+        say(f"{len(tests) - len(bad)} of {len(tests)} tests passed", err=True)
     if bad:
         raise RuleFileError(
             f"a test of the rule {bad[0].rule!r} failed: {bad[0].why}",

@@ -84,6 +84,8 @@ def test(files: tuple[str, ...], json_: bool) -> None:
     tests = run_tests(read(files))
     if json_:
         as_json(tests)
+    if not tests:
+        say("no tests in these files: a rule's go under `tests:`", err=True)
     show_tests(tests)
 
 

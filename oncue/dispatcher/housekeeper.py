@@ -96,7 +96,7 @@ class Housekeeper:
         """Accepting stops when the disk is nearly full; outcomes go on, and a ballast file is freed so that retention
         has room to work."""
         usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
-        percent = 100 * (usage.total - usage.free) / usage.total
+        percent = 100 * usage.used / (usage.used + usage.free)  # as df: what is reserved for root counts for neither
         limit = self._core.settings.disk_stop_percent
         if percent >= limit:
             if not self._core.disk_full:

@@ -220,7 +220,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         self.metrics.queue_depths({self.endpoint_name(e): x.intake.tasks + len(x.flight) for e, x in lanes.items()})
         self.metrics.connected(sum(x.phase is Phase.READY for x in lanes.values()))
         usage = shutil.disk_usage(self.folder)
-        self.metrics.disk(1 - usage.free / usage.total)
+        self.metrics.disk(usage.used / (usage.used + usage.free))
 
     async def local_token(self, path: Path) -> str:
         """The token of the person who started the server: the one in `path` as long as it is good, else a new one."""
