@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -18,6 +19,15 @@ _dir = click.option(
 
 def _folder(folder: str | None, name: str) -> Path:
     return Path(folder).expanduser().absolute() if folder else default_data().absolute() / "endpoints" / name
+
+
+def _reachable(bridge: str, url: str) -> str:
+    """A server that listens on all addresses cannot say which of them leads to it: the API's own host does."""
+    host, _, port = bridge.removeprefix("tcp://").rpartition(":")
+    if host.strip("[]") not in ("0.0.0.0", "::"):
+        return bridge
+    found = urlsplit(url).hostname or host
+    return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"
 
 
 @click.group()
@@ -38,9 +48,16 @@ def endpoint() -> None:
     "--lost-after", metavar="DURATION", help="Away for longer than this, its running tasks are lost (default: never)."
 )
 @click.option("--label", "labels", multiple=True, metavar="K=V")
+@click.option("--bridge", default="", metavar="tcp://HOST:PORT", help="Where to dial (default: as the server says).")
 @json_option
 def register(
-    name: str, folder: str | None, workers: int, lost_after: str | None, labels: tuple[str, ...], json_: bool
+    name: str,
+    folder: str | None,
+    workers: int,
+    lost_after: str | None,
+    labels: tuple[str, ...],
+    bridge: str,
+    json_: bool,
 ) -> None:
     """Make this endpoint's keys and tell the server (ONCUE_URL, ONCUE_TOKEN). The secret key stays here.
 
@@ -65,14 +82,15 @@ def register(
     )
     with connected() as client:
         found = client.endpoints.register(request)
+        bridge = bridge or _reachable(found.bridge, client.http.target()[0])
     save(
         place,
-        Settings(id=found.id, name=found.name, server_key=found.server_key, bridge=found.bridge, workers=workers),
+        Settings(id=found.id, name=found.name, server_key=found.server_key, bridge=bridge, workers=workers),
     )
     if json_:
-        as_json({"id": found.id, "name": found.name, "dir": str(place), "bridge": found.bridge})
+        as_json({"id": found.id, "name": found.name, "dir": str(place), "bridge": bridge})
     else:
-        say(f"{found.name} is registered ({found.id}); its agent will dial {found.bridge}")
+        say(f"{found.name} is registered ({found.id}); its agent will dial {bridge}")
         say(f"  start it: oncue endpoint start {name}" + (f" --dir {place}" if folder else ""))
 
 

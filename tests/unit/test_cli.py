@@ -110,3 +110,18 @@ def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
     assert running_agent(tmp_path) == os.getpid()
     lock.release()
     assert running_agent(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("bridge", "url", "dialled"),
+    [
+        ("tcp://10.1.2.3:5000", "http://example.org:8765", "tcp://10.1.2.3:5000"),
+        ("tcp://0.0.0.0:5000", "http://example.org:8765", "tcp://example.org:5000"),
+        ("tcp://[::]:5000", "https://[2001:db8::1]/", "tcp://[2001:db8::1]:5000"),
+        ("tcp://:::5000", "https://example.org", "tcp://example.org:5000"),
+    ],
+)
+def test_an_agent_dials_a_host_that_leads_to_the_server(bridge: str, url: str, dialled: str) -> None:
+    from oncue.cli.endpoint import _reachable
+
+    assert _reachable(bridge, url) == dialled
