@@ -1,4 +1,4 @@
-"""One task, one outcome: the pure fold (state, record) -> state that the projector, the owner, chaining rules and the page share.
+"""One task, one outcome: the pure fold (state, record) -> state that the projector, the owner, rules and the page share.
 
     accepted ──► WAITING ──attempt ends──► retry due? ──yes──► WAITING (attempt + 1, due_us)
                                                └──no──► SUCCEEDED | FAILED | LOST | TIMED_OUT | CANCELLED | EXPIRED | REFUSED

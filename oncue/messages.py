@@ -242,7 +242,7 @@ class EndpointRecord(Stored, tag="endpoint", frozen=True):
     at_us: int = 0
     revoked: bool = False
     lost_after_ms: int = 0  # disconnected longer than this: its attempts are lost; 0: never
-    labels: dict[str, str] = {}  # noqa: RUF012  (msgspec copies defaults)
+    labels: dict[str, str] = {}
 
 
 class Deployment(Stored, tag="deployment", frozen=True):

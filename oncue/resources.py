@@ -35,7 +35,7 @@ class Problem(Resource, frozen=True):
     detail: str
     code: str
     remedy: str = ""
-    details: dict[str, Any] = {}  # noqa: RUF012
+    details: dict[str, Any] = {}
 
 
 # ---------------------------------------------------------------- tasks
@@ -132,7 +132,7 @@ class TaskInfo(Resource, frozen=True):
     error: FailureInfo | None = None
     output: str = ""  # what it printed
     arguments: Any = None
-    attempts: list[AttemptInfo] = []  # noqa: RUF012
+    attempts: list[AttemptInfo] = []
     position: str = ""  # in the answer to POST: for Oncue-Position
 
 
@@ -214,7 +214,7 @@ class EndpointInfo(Resource, frozen=True):
     host: str = ""
     agent_version: str = ""
     python: str = ""
-    labels: dict[str, str] = {}  # noqa: RUF012
+    labels: dict[str, str] = {}
     why: str = ""
 
 
@@ -250,9 +250,9 @@ class Deployed(Resource, frozen=True):
     label: str
     version: int
     changed: bool
-    added: list[str] = []  # noqa: RUF012
-    changed_rules: list[str] = []  # noqa: RUF012
-    removed: list[str] = []  # noqa: RUF012
+    added: list[str] = []
+    changed_rules: list[str] = []
+    removed: list[str] = []
     diff: str = ""
 
 
@@ -277,7 +277,7 @@ class Explanation(Resource, frozen=True):
     event: str
     fires: bool
     why: str
-    steps: list[ExplainStep] = []  # noqa: RUF012
+    steps: list[ExplainStep] = []
     args: Any = None
 
 
@@ -307,8 +307,8 @@ class EventInfo(Resource, frozen=True):
     offset: int
     event: dict[str, Any]  # CloudEvents JSON
     at_us: int
-    fired: list[str] = []  # noqa: RUF012  rules that it made run
-    tasks: list[str] = []  # noqa: RUF012
+    fired: list[str] = []  # rules that it made run
+    tasks: list[str] = []
 
 
 class Emitted(Resource, frozen=True):
@@ -356,4 +356,4 @@ class Me(Resource, frozen=True):
 class Health(Resource, frozen=True):
     status: str  # ok, starting, degraded
     version: str
-    checks: dict[str, str] = {}  # noqa: RUF012  name -> "ok" or what is wrong
+    checks: dict[str, str] = {}  # name -> "ok" or what is wrong

@@ -8,10 +8,10 @@
       Beat                           ◄─────────────►         Beat
 
 A ZeroMQ message has one to three parts: the envelope, then raw bodies that nobody on the way needs to look into.
-Each side numbers its messages of a session from 0 (Hello and Welcome are number 0; a Reset has no number: -1). A number seen before is a double
-and is dropped; a gap means that something was lost: the agent says Hello again, the bridge sends Reset to ask for it.
-A message of another session is stale and is dropped. So a session is exact, and the inventory at its start makes the
-two sides agree on who holds which task.
+Each side numbers its messages of a session from 0 (Hello and Welcome are number 0; a Reset has no number: -1). A number
+seen before is a double and is dropped; a gap means that something was lost: the agent says Hello again, the bridge sends
+Reset to ask for it. A message of another session is stale and is dropped. So a session is exact, and the inventory at its
+start makes the two sides agree on who holds which task.
 
 Credit is the total number of tasks that the agent is ready to have been sent since the session's start: a total can be
 repeated without harm. Results carry the agent's spool numbers; Ack(seq) says that all up to seq are durable in the log.
