@@ -22,7 +22,7 @@ from oncue import payload
 from oncue import resources as r
 from oncue.dispatcher.backend import Outcome, TaskQuery, Who
 from oncue.dispatcher.board import STATE_WORDS
-from oncue.dispatcher.core import Core, position_text
+from oncue.dispatcher.core import READ_OWN_WRITES_S, Core, position_text
 from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.shapes import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
@@ -203,6 +203,9 @@ class TaskDesk(Core):
         state = await self._state(task_id)
         if state is None:  # accepted a moment ago, perhaps
             await self.barrier(await self._task_topics())
+            state = await self._state(task_id)
+        elif not state.state.closed:  # its outcome may have been told already: streams are ahead of the view
+            await self.view.wait_for(await self.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
             state = await self._state(task_id)
         if state is None or state.call is None or (state.call.owner != who.subject and "admin" not in who.scopes):
             raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
