@@ -185,4 +185,4 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     now = found.pop("status")
     facts([(k, "no" if v is False else v) for k, v in found.items()])
     if isinstance(now, dict):
-        facts(list(now.items()))
+        facts([(k, v) for k, v in now.items() if k not in found])
