@@ -51,6 +51,7 @@ INVENTORY_TASKS = 50_000  # named in one message
 BODIES_BYTES = 64 << 20  # of function bodies kept in memory
 OUTPUT_RATE = 256 * 1024  # bytes a second of running tasks' output; what is more is in the outcome
 LINGER_US = 60_000_000  # that a blob which nobody needs stays
+EXPIRY_STEP_US = 1_000_000  # between two looks at all that waits
 BEAT_US, SILENCE_US = wire.BEAT_MS * 1000, wire.SILENCE_MS * 1000
 
 
@@ -111,6 +112,7 @@ class Agent:
         self._blob_waits: dict[str, list[tuple[Group, Task]]] = {}
         self._unneeded: dict[str, int] = {}  # blob -> when nobody needed it any more
         self.running = 0
+        self._expiry_us = self._expired_us = 0  # when something that waits expires (0: nothing does); the last look
         self._output_allowance, self._output_us = float(OUTPUT_RATE), now_us
         self._full = ""
         self._recover()
@@ -221,6 +223,7 @@ class Agent:
             if t.args[:1] == REF:
                 tasks = [t for t in tasks if not self._needs_blob(group, t)]
                 break
+        self._note_expiry(group.call.expires_us)
         if tasks:
             function = group.call.function
             here = self._body(function) is not None
@@ -328,6 +331,7 @@ class Agent:
             self._journal.requeued(group.attempt, b"".join([t.id for t in given]))
             here = self._body(group.call.function) is not None
             self.shelf.put(group, given, here=here, first=True)
+            self._note_expiry(group.call.expires_us)
             if not here:
                 self._fetching.want(group.call.function, blob=False)
 
@@ -363,21 +367,48 @@ class Agent:
 
     def cancel(self, ids: set[bytes], why: str = "") -> None:
         """Those that wait end at once; those at workers are asked for."""
-        failure = encode(Failure("oncue.TaskCancelled", why or "cancelled"))
+        self._withdraw(ids, CANCELLED, encode(Failure("oncue.TaskCancelled", why or "cancelled")))
+        running = frozenset(i for i in ids if i in self.shelf.held)
+        if running:
+            self._out.append(CancelRun(running))
+
+    def _withdraw(self, ids: set[bytes], status: int, failure: bytes) -> None:
+        """End those of them that wait; they are taken out of `ids`."""
         for group, task in self.shelf.remove(ids):
             ids.discard(task.id)
-            self._end(group, [task], CANCELLED, failure)
+            self._end(group, [task], status, failure)
         for sha, waits in list(self._blob_waits.items()):
             for group, task in [w for w in waits if w[1].id in ids]:
                 waits.remove((group, task))
                 ids.discard(task.id)
-                self._end(group, [task], CANCELLED, failure)
+                self._end(group, [task], status, failure)
             if not waits:
                 del self._blob_waits[sha]
                 self._fetching.forget(sha)
-        running = frozenset(i for i in ids if i in self.shelf.held)
-        if running:
-            self._out.append(CancelRun(running))
+
+    def _note_expiry(self, at_us: int) -> None:
+        if at_us:
+            self._expiry_us = min(self._expiry_us or at_us, at_us)
+
+    def _expiry_due_us(self) -> int:
+        return max(self._expiry_us + 1, self._expired_us + EXPIRY_STEP_US)
+
+    def _expire(self) -> None:
+        """What waits past its expiry ends, though no worker is free to take it."""
+        if not self._expiry_us or self.now_us < self._expiry_due_us():
+            return
+        self._expired_us = self.now_us
+        due, self._expiry_us = self.shelf.expired(self.now_us)
+        for waits in self._blob_waits.values():
+            for group, task in waits:
+                if 0 < group.call.expires_us < self.now_us:
+                    due.add(task.id)
+                else:
+                    self._note_expiry(group.call.expires_us)
+        if due:
+            self._withdraw(
+                due, EXPIRED, encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
+            )
 
     def _end(self, group: Group, tasks: list[Task], status: int, failure: bytes) -> None:
         """Attempts that end here, without a worker."""
@@ -422,6 +453,7 @@ class Agent:
         how many tasks of a function a chunk should have."""
         self.now_us = max(self.now_us, now_us)
         self._tick_link()
+        self._expire()
         self._hand_out(room, chunk_size)
         rewrite = self._journal.wants_rewrite(self.live_bytes)
         self.outbox.flush(self.now_us, force=self.stopping or rewrite)
@@ -586,6 +618,8 @@ class Agent:
             wake = max(self.dial_us, self.now_us) if not self.stopping else self.now_us + SILENCE_US
         else:
             wake = min(self._said_us + BEAT_US, self._heard_us + SILENCE_US + 1)
+        if self._expiry_us:
+            wake = min(wake, self._expiry_due_us())
         due = self.outbox.due_us()
         return wake if due is None else min(wake, due)
 

@@ -127,6 +127,20 @@ class Shelf:
                     del queues[function]
         return found
 
+    def expired(self, now_us: int) -> tuple[set[bytes], int]:
+        """(ids of what waits here past its expiry, when the next of the others expires; 0: none does)."""
+        due: set[bytes] = set()
+        following = 0
+        for queues in (self._queues, self.aside):
+            for queue in queues.values():
+                for lot in queue:
+                    at = lot.group.call.expires_us
+                    if at and at < now_us:
+                        due.update([t.id for t in lot.tasks[lot.at :]])
+                    elif at:
+                        following = min(following or at, at)
+        return due, following
+
     # ------------------------------------------------------------ for the journal
 
     def waiting(self) -> set[bytes]:

@@ -1,0 +1,278 @@
+"""What functions return, raise, print and die of, by the Python client."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue.client import Client, Retry
+from oncue.errors import TaskCancelled, TaskExpired, TaskFailed, TaskLost, TaskTimedOut
+from tests.e2e.running import PATIENCE_S, System
+
+
+@pytest.fixture(scope="module")
+def client(shared: System) -> Iterator[Client]:
+    with shared.client() as found:
+        yield found
+
+
+# ---------------------------------------------------------------- values
+
+
+class Scan:
+    """Travels by value: the worker has no module of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        return type(other).__name__ == "Scan" and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+VALUES: dict[str, Any] = {
+    "none": None,
+    "big int": 2**200,
+    "surrogate": "\ud800",
+    "bytes": b"\x00\xff",
+    "tuple": (1, (2, "x")),
+    "set": {1, 2},
+    "nested": {"a": [1.5, None, {"b": b"c"}], 7: True},
+    "complex": 1 + 2j,
+    "nan inside": [float("inf")],
+    "path": Path("/a/b"),
+    "class": int,
+    "exception": ValueError("as a value", 3),
+    "large text": "ä" * 400_000,
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_come_back_as_they_went(client: Client, name: str) -> None:
+    value = VALUES[name]
+    found = client.submit(lambda x: x, value).result(PATIENCE_S)
+    assert type(found) is type(value)
+    assert repr(found) == repr(value)
+
+
+def test_arrays_and_own_classes(client: Client) -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(1_000_000, dtype="float32").reshape(1000, 1000)  # 4 MB: a blob each way
+
+    def twice(a: Any) -> Any:
+        return a * 2, a.dtype, a.shape
+
+    found, dtype, shape = client.submit(twice, array).result(PATIENCE_S)
+    assert numpy.array_equal(found, array * 2)
+    assert (dtype, shape) == (array.dtype, (1000, 1000))
+    assert client.submit(lambda s: s, Scan("x")).result(PATIENCE_S) == Scan("x")
+
+
+class ScanError(Exception):
+    def __init__(self, number: int, *, where: str) -> None:
+        super().__init__(f"scan {number} at {where}")
+
+
+def raising(kind: str) -> None:
+    print("before", kind)
+    if kind == "builtin":
+        raise KeyError("missing")
+    if kind == "own":
+        raise ScanError(3, where="2bm")
+    if kind == "chained":
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as e:
+            raise RuntimeError("could not write") from e
+    if kind == "exit":
+        sys.exit(3)
+    if kind == "interrupt":
+        raise KeyboardInterrupt
+    if kind == "unprintable":
+
+        class Bad(Exception):
+            def __str__(self) -> str:
+                raise ValueError("no words")
+
+        raise Bad
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_name", "words"),
+    [
+        ("builtin", "KeyError", "missing"),
+        ("own", "ScanError", "scan 3 at 2bm"),
+        ("chained", "RuntimeError", "could not write"),
+        ("exit", "SystemExit", "3"),
+        ("interrupt", "KeyboardInterrupt", ""),
+        ("unprintable", "Bad", ""),
+        ("memory", "MemoryError", ""),
+    ],
+)
+def test_exceptions(client: Client, kind: str, type_name: str, words: str) -> None:
+    task = client.submit(raising, kind)
+    with pytest.raises(TaskFailed) as caught:
+        task.result(PATIENCE_S)
+    assert caught.value.type_name.rsplit(".")[-1] == type_name
+    assert words in caught.value.message
+    assert "raising" in caught.value.traceback
+    assert task.info().output == f"before {kind}\n"
+    if kind == "chained":
+        assert "No space left on device" in caught.value.traceback
+    if kind == "builtin":
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_result_that_cannot_travel_is_the_tasks_failure(client: Client) -> None:
+    with pytest.raises(TaskFailed) as caught:
+        client.submit(lambda: (x for x in ())).result(PATIENCE_S)
+    assert "generator" in str(caught.value)
+
+
+# ---------------------------------------------------------------- deaths
+
+
+def leave() -> None:
+    print("last words", flush=True)
+    os._exit(7)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def out_of_cpu() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CPU, (0, 1))
+    while True:
+        pass
+
+
+def out_of_memory() -> int:
+    """As a batch system limits it: the allocation fails, here in C code that does not look at that."""
+    import resource
+
+    limit = 300 << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    block = libc.malloc(ctypes.c_size_t(1 << 30))
+    ctypes.memset(block or 0, 1, 1 << 20)
+    return 0
+
+
+DEATHS: list[tuple[Callable[[], Any], str]] = [
+    (leave, "code 7"),
+    (crash, "SIGSEGV"),
+    (killed, "SIGKILL"),
+    (out_of_cpu, "SIGXCPU"),
+    (out_of_memory, "SIGSEGV"),
+]
+
+
+@pytest.mark.parametrize(("death", "words"), DEATHS, ids=lambda d: getattr(d, "__name__", ""))
+def test_a_worker_that_dies_costs_its_task_and_is_named(client: Client, death: Callable[[], Any], words: str) -> None:
+    others = client.map(lambda x: x + 1, range(300))
+    task = client.submit(death)
+    with pytest.raises(TaskLost) as caught:
+        task.result(PATIENCE_S)
+    assert words in caught.value.message
+    assert caught.value.remedy
+    info = task.info()
+    assert (info.state, info.attempt) == ("lost", 1)
+    if death is leave:
+        assert info.output == "last words\n"
+    assert client.gather(others, PATIENCE_S) == list(range(1, 301))
+    assert {t.info().attempt for t in others[::100]} == {1}
+    assert client.submit(pow, 2, 2).result(PATIENCE_S) == 4
+
+
+def count_then_die(path: str, survive: int) -> int:
+    with open(path, "a") as f:
+        f.write("x")
+    with open(path) as f:
+        count = len(f.read())
+    if count < survive:
+        os._exit(1)
+    return count
+
+
+def test_lost_attempts_are_retried_by_policy(client: Client, tmp_path: Path) -> None:
+    policy = Retry(max=2, backoff="constant", base=0.01, on=("lost",))
+    careful = client.with_options(retry=policy)
+    assert careful.submit(count_then_die, str(tmp_path / "a"), 3).result(PATIENCE_S) == 3
+    with pytest.raises(TaskLost):
+        careful.submit(count_then_die, str(tmp_path / "b"), 9).result(PATIENCE_S)
+    assert (tmp_path / "b").read_text() == "xxx"
+    with pytest.raises(TaskLost):  # not asked for: not retried
+        client.submit(count_then_die, str(tmp_path / "c"), 2).result(PATIENCE_S)
+    assert (tmp_path / "c").read_text() == "x"
+
+
+def hold(flag: str, until: str) -> str:
+    open(flag, "w").close()
+    while not os.path.exists(until):
+        time.sleep(0.005)
+    return "let go"
+
+
+def test_timeouts_cancels_and_expiry_are_their_own_errors(shared: System, client: Client, tmp_path: Path) -> None:
+    never = str(tmp_path / "never")
+    with pytest.raises(TaskTimedOut) as late:
+        client.with_options(timeout=0.2).submit(hold, str(tmp_path / "t"), never).result(PATIENCE_S)
+    assert "0.2 s" in late.value.message
+    workers = [client.submit(hold, str(tmp_path / f"w{i}"), str(tmp_path / "go")) for i in range(2)]
+    shared.await_true(lambda: all((tmp_path / f"w{i}").exists() for i in range(2)), "both workers are at work")
+    queued = client.submit(hold, str(tmp_path / "queued"), never)
+    expiring = client.with_options(expires=0.2).submit(hold, str(tmp_path / "expiring"), never)
+    queued.cancel()
+    with pytest.raises(TaskCancelled):
+        queued.result(PATIENCE_S)
+    with pytest.raises(TaskExpired):
+        expiring.result(PATIENCE_S)
+    workers[0].cancel()
+    with pytest.raises(TaskCancelled):
+        workers[0].result(PATIENCE_S)
+    (tmp_path / "go").touch()
+    assert workers[1].result(PATIENCE_S) == "let go"
+    assert not (tmp_path / "queued").exists()
+    assert not (tmp_path / "expiring").exists()
+
+
+# ---------------------------------------------------------------- large payloads
+
+
+def digest_and_grow(data: bytes) -> tuple[str, bytes]:
+    return hashlib.sha256(data).hexdigest(), data[::-1]
+
+
+def test_200_mb_each_way_disturbs_nobody(shared: System, client: Client) -> None:
+    """Small tasks submitted all the while are answered before the large one is."""
+    data = os.urandom(1 << 20) * 200
+    with shared.client() as carrier, ThreadPoolExecutor(1) as pool:
+        large = pool.submit(lambda: carrier.submit(digest_and_grow, data).result(120))
+        rounds = 0
+        while not large.done():
+            assert client.submit(pow, 2, 3).result(PATIENCE_S) == 8
+            rounds += 1
+        digest, back = large.result()
+    assert rounds >= 20, rounds
+    assert digest == hashlib.sha256(data).hexdigest()
+    assert back == data[::-1]
