@@ -36,7 +36,12 @@ class Readers:
 
         def work() -> T:
             try:
-                return question(self._connection(), *args, **kwargs)
+                db = self._connection()
+                db.execute("BEGIN")  # one snapshot, however many statements the question takes
+                try:
+                    return question(db, *args, **kwargs)
+                finally:
+                    db.execute("COMMIT")
             except sqlite3.Error as e:
                 raise ViewError(
                     f"the view {self._path} cannot be read: {e}", remedy="start the server again; the log is the truth"
