@@ -105,6 +105,8 @@ class Lane:
             self._out.append(Load(wanted[0], wanted[1], PAGE))
 
     def _dispatch(self, group: Group) -> None:
+        if self.held:  # an older attempt is at the agent still: once it has ended, loading brings the task back
+            group.tasks = [t for t in group.tasks if t.id not in self.held]
         if not group.tasks:
             return
         if group.call.expires_us and self.now_us > group.call.expires_us:
@@ -238,6 +240,7 @@ class Lane:
             group = self.flight.get(task_id)
             if group is None or group.attempt != attempt:
                 self.held.setdefault(task_id, set()).add(attempt)
+        self.intake.restart()  # what was put off while it was away, the view has too
         self.phase, self.since_us = Phase.READY, self.now_us
         self._send(wire.Welcome(self.epoch, self.server, self.version, self._durable_seq))
         self._out.append(Changed(self.phase, f"agent {hello.host}:{hello.pid}"))
