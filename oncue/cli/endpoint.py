@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -105,7 +107,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     Example:
       oncue endpoint start polaris --detach
     """
-    from oncue.cli.local_agent import end, running_agent, start_agent
+    from oncue.cli.local_agent import agent_command, running_agent, start_agent
     from oncue.cli.local_server import await_true
     from oncue.endpoint.settings import load
 
@@ -115,15 +117,9 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     if pid:
         raise Conflict(f"the agent of {place} runs already (pid {pid})", remedy=f"stop it: oncue endpoint stop {name}")
     if not detach:
-        process = start_agent(place)
-        try:
-            raise SystemExit(process.wait())
-        except KeyboardInterrupt:  # the terminal told the agent as well
-            process.wait()
-            raise
-        finally:
-            if process.poll() is None:
-                end(process.pid, process)
+        # In this process's place: signals of a terminal or a supervisor are the agent's own, and nobody is left over.
+        sys.stdout.flush()
+        os.execv(sys.executable, agent_command(place))
     path = place / "agent.log"
     with path.open("ab") as out:
         process = start_agent(place, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)

@@ -66,8 +66,12 @@ def running_agent(folder: Path) -> int:
     return 0
 
 
+def agent_command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)]
+
+
 def start_agent(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)], **options)
+    return subprocess.Popen(agent_command(folder), **options)
 
 
 class LocalAgent:

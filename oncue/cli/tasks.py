@@ -8,6 +8,7 @@ import click
 
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_line, json_option, plain, safe, say, table, took, when
+from oncue.errors import Unreachable
 from oncue.resources import TaskInfo
 
 
@@ -111,6 +112,8 @@ def follow(kinds: tuple[str, ...], json_: bool) -> None:
                 json_line({"kind": kind, "data": data})
             else:
                 say(f"{kind:8} {one_line(data)}")
+        _ = client.me  # was it the token?
+    raise Unreachable("the server has ended the stream", remedy="run the command again")
 
 
 def one_line(data: Any) -> str:

@@ -41,6 +41,7 @@ def make_app(
     # (an empty Streams is false: it has a length)
     api = Api(backend, settings, metrics, Streams() if streams is None else streams)
     authenticator, limit = Authenticator(backend.token), RateLimit(settings.rate_per_s)
+    api.streams.welcome = lambda request: authenticator.knows(request.headers.get("Authorization"))
     # Bodies are read by http/body.py with a limit a route; aiohttp's own limit would answer in its own words.
     app = web.Application(client_max_size=0)
     app[API] = api

@@ -78,6 +78,14 @@ class Authenticator:
             raise Unauthorized("this token has expired", remedy="make a new one: `oncue tokens create NAME`")
         return known[1]
 
+    def knows(self, header: str | None) -> bool:
+        """Whether a token that was good is good still: not revoked, not expired."""
+        try:
+            self.who(header)
+        except Unauthorized:
+            return False
+        return True
+
     def _check(self, digest: str, record: TokenRecord | None) -> tuple[TokenRecord, Who, int]:
         if record is None:
             raise Unauthorized("this token is not known here", remedy=_REMEDY)

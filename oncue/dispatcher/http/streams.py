@@ -3,7 +3,7 @@ takes nothing for a while is cut off, one that has gone is noticed even while th
 when the server stops.
 
     Backend ──async iterator──► Stream.write ──(≤ one message + 64 KiB buffered)──► client
-    every 2 s: sweep ──► gone or stuck? ──► cancel
+    every 2 s: sweep ──► gone, stuck, or its token revoked? ──► cancel
     shutdown ──► cancel ──► the response's end (an empty chunk), so that the client knows that nothing was cut
 """
 
@@ -34,6 +34,7 @@ class Streams:
 
     def __init__(self, sweep_s: float = SWEEP_S, stuck_s: float = STUCK_S, per_token: int = PER_TOKEN) -> None:
         self.closing = False
+        self.welcome: Callable[[web.Request], bool] = lambda _: True  # whether its token is still good
         self._sweep_s, self._stuck_s, self._per_token = sweep_s, stuck_s, per_token
         self._open: set[Held] = set()
         self._count: Counter[str] = Counter()
@@ -75,6 +76,8 @@ class Streams:
                 held.end()
             elif held.writing_since and now - held.writing_since > self._stuck_s:
                 transport.abort()
+                held.end()
+            elif held.key and not self.welcome(held.request):
                 held.end()
 
     def close(self) -> None:
