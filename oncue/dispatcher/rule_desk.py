@@ -110,7 +110,10 @@ class RuleDesk(EventDesk):
             raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
         new = {f.label: f for f in request.files}
         if len(new) < len(request.files):
-            raise Conflict("two of the files have the same label", remedy="give one of them another: --label")
+            raise Conflict(
+                "two of the files have the same label",
+                remedy="rename one, or deploy them one after the other, each with a --label",
+            )
         for label in new:
             self._check_owner(who, label)
         others = [s for label, s in self._sets.items() if label not in new]
