@@ -38,7 +38,7 @@ GOALS = (
     Goal("agent with its pool alone", "agent.tasks_per_s", "tasks/s", 100_000),
     Goal("agent with its pool alone, p50", "agent.p50_ms", "ms", 0.5, False),
     Goal("events matched, 10 rules", "rules.rules_10_events_per_s", "events/s", 100_000),
-    Goal("10,000 rules against 10", "rules.ratio_10000_to_10", "of the rate", 0.5),
+    Goal("events matched, 10,000 rules", "rules.rules_10000_events_per_s", "events/s", 50_000),
 )
 
 #: Figures without a goal of their own that belong beside them.
@@ -52,6 +52,7 @@ ALSO = (
     ("memory after the load, agent", "system.idle_after.agent.rss_mb", "MB"),
     ("pool alone", "pool.tasks_per_s", "tasks/s"),
     ("pool alone, one task at a time, p50", "pool.p50_ms", "ms"),
+    ("events matched, 10,000 rules against 10", "rules.ratio_10000_to_10", "of the rate"),
     ("view, CPU a task in frames of 256", "view.us", "µs"),
     ("log, one durable append, p50", "log.append_awaited_p50_ms", "ms"),
     ("log, the same commit by SQLite alone, p50", "log.raw_commit_p50_ms", "ms"),

@@ -147,6 +147,20 @@ def test_the_short_ways_of_globs_agree_with_the_expression(pattern: str, path: s
     assert glob(pattern)(path) is (compiled(pattern).fullmatch(path) is not None)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["", "a/", "/a/", "/"]),
+    st.tuples(*[st.text("ab.", max_size=2)] * 2).map("*".join),
+    st.text("ab./\n", max_size=8),
+    st.booleans(),
+)
+def test_a_glob_of_names_below_a_folder_agrees_with_the_expression(
+    folder: str, name: str, path: str, below: bool
+) -> None:
+    pattern, path = f"{folder}**/{name}", folder + path if below else path
+    assert glob(pattern)(path) is (compiled(pattern).fullmatch(path) is not None)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text("ab*?.", max_size=8), st.text("ab.", max_size=8))
 def test_globs_without_folders_are_fnmatch(pattern: str, path: str) -> None:
