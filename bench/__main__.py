@@ -47,7 +47,7 @@ def main() -> int:
         report["probe"] = {"before": before, "after": after, "ratios": probe.ratios(results, before, after)}
     if given.peers:
         console.print("peers ...", style="dim")
-        report["peers"] = peers.run(2_000 if given.quick else 10_000)
+        report["peers"] = peers.run(1_000 if given.quick else 5_000)
     report["load_1min_after"] = round(os.getloadavg()[0], 1)
     tables.show(report, Console())
     path = given.json or RESULTS / f"{report['at'].replace(':', '')}.json"
