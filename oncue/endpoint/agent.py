@@ -456,7 +456,8 @@ class Agent:
         self._expire()
         self._hand_out(room, chunk_size)
         rewrite = self._journal.wants_rewrite(self.live_bytes)
-        self.outbox.flush(self.now_us, force=self.stopping or rewrite)
+        # When nothing runs, no company is on its way: what ended goes at once.
+        self.outbox.flush(self.now_us, force=self.running == 0 or self.stopping or rewrite)
         if self.phase is Phase.READY:
             self._send_results()
             for want in self._fetching.asks(self.now_us):
