@@ -51,6 +51,7 @@ class RuleFileError(Invalid):
     def __init__(
         self, message: str, *, remedy: str = "", file: str = "", line: int = 0, column: int = 0, **details: Any
     ) -> None:
+        remedy = remedy or "correct that place; `oncue deploy --dry-run FILE` looks at it again and changes nothing"
         super().__init__(message, remedy=remedy, file=file, line=line, column=column, **details)
         self.file, self.line, self.column = file, line, column
 

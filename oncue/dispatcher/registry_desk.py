@@ -18,7 +18,7 @@ from oncue.dispatcher.carrier import Carrier
 from oncue.dispatcher.core import Core
 from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.lane import Lane
-from oncue.errors import Conflict, Invalid, NotFound, TooLarge
+from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
 from oncue.ids import now_us
 from oncue.log import Record, Topic
 from oncue.messages import (
@@ -53,7 +53,13 @@ class RegistryDesk(Core):
             )
         if not request.name or len(request.name) > NAME_CHARS:
             raise Invalid(f"a function's name has 1 to {NAME_CHARS} characters", remedy="give it a shorter name")
-        facts = functions.describe(request.body)
+        try:
+            facts = functions.describe(request.body)
+        except Undecodable as e:
+            raise Invalid(
+                f"the function's body cannot be read: {e.message} - at `$.body`",
+                remedy="send what oncue.functions.pack_function makes: `oncue functions register FILE.py:NAME`",
+            ) from None
         sha = hashlib.sha256(request.body).hexdigest()
         known = await self.view.function(sha, owner=who.subject)
         if known is None or known.name != request.name or known.owner != who.subject:

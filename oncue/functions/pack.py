@@ -223,8 +223,9 @@ def _imported(path: Path) -> Iterator[types.ModuleType]:
             yield _import(dotted, path)
         finally:
             sys.path[:] = old_path
-            for name in [n for n in sys.modules if n not in before and local_files(n.split(".")[0])]:
-                del sys.modules[name]
+            for name in list(sys.modules):  # a list: looking for files imports modules itself
+                if name not in before and local_files(name.split(".")[0]):
+                    sys.modules.pop(name, None)
             sys.modules.update(before)
 
 
