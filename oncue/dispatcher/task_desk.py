@@ -388,7 +388,7 @@ def _parse(text: str) -> bytes:
 
 
 def _retry(policy: r.RetryPolicy | None) -> Any:
-    if policy is None or policy.max == 0:
+    if policy is None:
         return None
     bad = [word for word in policy.on if word not in ("lost", "error", "timeout")]
     if bad or policy.backoff not in ("exponential", "constant") or min(policy.max, policy.base_ms, policy.cap_ms) < 0:
@@ -396,7 +396,7 @@ def _retry(policy: r.RetryPolicy | None) -> Any:
             "retry: not a policy that oncue knows",
             remedy="on: of lost, error, timeout; backoff: exponential or constant; max, base_ms, cap_ms not negative",
         )
-    return policy.stored()
+    return policy.stored() if policy.max else None
 
 
 def _check_payloads(payloads: Sequence[bytes]) -> None:
