@@ -5,26 +5,26 @@
     Want, Part: fetching (function bodies, large arguments)        Put, PutAck: outbox (large results)
 
 After any inputs the rim calls `turn`, and carries out the effects, in order. The journal is written in `turn`, before the
-effects leave it: what the world sees of a task, the journal knew before. Without a link the agent goes on with what it has.
-
-    AWAY ──dial_us──► (Dial, Hello, Inventory) GREETING ──Welcome──► READY ──silence──► AWAY
-                                 ▲─────────── a gap, or Reset ─────────┘
+effects leave it: what the world sees of a task, the journal knew before. Without a link (session.py) the agent goes on with
+what it has.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 
 import msgspec
 
 from oncue import wire
 from oncue.endpoint import spool
+from oncue.endpoint.arguments import Arguments
+from oncue.endpoint.bodies import Bodies
 from oncue.endpoint.credit import Appetite
-from oncue.endpoint.effects import CancelRun, Dial, Effect, Run, Say, Send
+from oncue.endpoint.effects import CancelRun, Dial, Effect, Run, Say
 from oncue.endpoint.fetching import Cabinet, Fetch, Fetching
 from oncue.endpoint.outbox import Outbox
+from oncue.endpoint.session import SILENCE_US, Phase, Session
 from oncue.endpoint.shelf import COST_OF_TASK, Group, Shelf
 from oncue.errors import Refused, Undecodable
 from oncue.messages import (
@@ -46,19 +46,9 @@ from oncue.messages import (
 )
 from oncue.payload import REF, ref_of
 
-BACKOFF_US, BACKOFF_CAP_US = 250_000, 30_000_000
 INVENTORY_TASKS = 50_000  # named in one message
-BODIES_BYTES = 64 << 20  # of function bodies kept in memory
 OUTPUT_RATE = 256 * 1024  # bytes a second of running tasks' output; what is more is in the outcome
-LINGER_US = 60_000_000  # that a blob which nobody needs stays
 EXPIRY_STEP_US = 1_000_000  # between two looks at all that waits
-BEAT_US, SILENCE_US = wire.BEAT_MS * 1000, wire.SILENCE_MS * 1000
-
-
-class Phase(Enum):
-    AWAY = "away"  # no link; dials at dial_us
-    GREETING = "greeting"  # said hello
-    READY = "connected"  # welcomed
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -84,20 +74,15 @@ class Agent:
         *,
         budget_bytes: int = 256 << 20,
     ) -> None:
-        self.identity, self._journal, self._cabinet, self._rng = identity, journal, cabinet, rng
+        self.identity, self._journal, self._cabinet = identity, journal, cabinet
         self.workers, self.budget_bytes = workers, budget_bytes
         self.now_us = now_us
         self._out: list[Effect] = []
         # the link
-        self.phase = Phase.AWAY
-        self.dial_us = now_us
+        self.link = Session(rng, journal.recovered.epoch, now_us)
         self.refused: Refused | None = None
         self.stopping = False
         self.server = ""
-        self.epoch = journal.recovered.epoch
-        self._session = self._next = self._expect = 0
-        self._heard_us = self._said_us = now_us
-        self._failures = 0  # dials in a row that led nowhere
         # credit, of this session
         self.received = self.granted = 0
         self.appetite = Appetite(workers)
@@ -105,12 +90,8 @@ class Agent:
         self.shelf = Shelf()
         self.outbox = Outbox(journal, cabinet, self._drop_blob_of_result)
         self._fetching = Fetching(cabinet, self._arrived, self._failed)
-        self._bodies: dict[str, bytes] = {}  # in order of use
-        self._bodies_bytes = 0
-        self._blob_users: dict[str, set[bytes]] = {}  # large argument -> tasks that need it
-        self._blob_of: dict[bytes, str] = {}
-        self._blob_waits: dict[str, list[tuple[Group, Task]]] = {}
-        self._unneeded: dict[str, int] = {}  # blob -> when nobody needed it any more
+        self._bodies = Bodies(cabinet)
+        self._arguments = Arguments(cabinet)
         self.running = 0
         self._expiry_us = self._expired_us = 0  # when something that waits expires (0: nothing does); the last look
         self._output_allowance, self._output_us = float(OUTPUT_RATE), now_us
@@ -133,7 +114,7 @@ class Agent:
             if lost:
                 self._end(group, lost, LOST, why)
             self._place(group, [t for t in held.tasks if t.id not in held.started])
-        used = self._blob_users.keys() | self.outbox.uploads.keys()
+        used = self._arguments.users.keys() | self.outbox.uploads.keys()
         for sha in self._cabinet.blobs():
             if sha not in used:
                 self._cabinet.drop_blob(sha)
@@ -145,22 +126,22 @@ class Agent:
         """Raises Undecodable; the rim then says so and calls `cut`."""
         self.now_us = max(self.now_us, now_us)
         envelope, body = wire.decode_from_bridge(parts)
-        if envelope.session != self._session or self.phase is Phase.AWAY or self.refused:
+        link = self.link
+        if envelope.session != link.number or link.phase is Phase.AWAY or self.refused:
             return  # stale
-        if envelope.epoch < self.epoch:
+        if envelope.epoch < link.epoch:
             return self._redial("another server, with a newer claim, acts for this endpoint")
         message = envelope.message
         if isinstance(message, wire.Reset):
             return self._hello()
         if isinstance(message, wire.Refuse):
             return self._on_refuse(message)
-        if envelope.n < self._expect:
+        if envelope.n < link.expect:
             return  # a double
-        if envelope.n > self._expect:
+        if envelope.n > link.expect:
             return self._hello()  # something was lost
-        self._expect += 1
-        self._heard_us = self.now_us
-        if self.phase is Phase.GREETING:
+        link.heard(self.now_us)
+        if link.phase is Phase.GREETING:
             if isinstance(message, wire.Welcome):
                 self._on_welcome(envelope.epoch, message)
             return
@@ -180,10 +161,11 @@ class Agent:
             self.outbox.put_ack(message)
 
     def _on_welcome(self, epoch: int, welcome: wire.Welcome) -> None:
-        if epoch > self.epoch:
-            self.epoch = epoch
+        if epoch > self.link.epoch:
+            self.link.epoch = epoch
             self._journal.epoch(epoch)
-        self.phase, self._failures, self.server = Phase.READY, 0, welcome.server
+        self.link.welcomed()
+        self.server = welcome.server
         named = len(self.outbox.spool)
         self.outbox.new_session(welcome.durable_seq)
         self._fetching.new_session()
@@ -226,7 +208,7 @@ class Agent:
         self._note_expiry(group.call.expires_us)
         if tasks:
             function = group.call.function
-            here = self._body(function) is not None
+            here = self._bodies.get(function) is not None
             self.shelf.put(group, tasks, here=here)
             if not here:
                 self._fetching.want(function, blob=False)
@@ -241,42 +223,21 @@ class Agent:
             return True
         if ref is None:
             return False
-        self._blob_users.setdefault(ref.sha256, set()).add(task.id)
-        self._blob_of[task.id] = ref.sha256
-        if self._cabinet.has_blob(ref.sha256):
+        if not self._arguments.need(group, task, ref.sha256):
             return False
-        self._blob_waits.setdefault(ref.sha256, []).append((group, task))
         self._fetching.want(ref.sha256, blob=True)
         return True
 
-    def _body(self, function: str) -> bytes | None:
-        body = self._bodies.pop(function, None)
-        if body is not None:
-            self._bodies[function] = body  # used last
-            return body
-        body = self._cabinet.body(function)
-        if body is not None:
-            self._remember(function, body)
-        return body
-
-    def _remember(self, function: str, body: bytes) -> None:
-        self._bodies[function] = body
-        self._bodies_bytes += len(body)
-        while self._bodies_bytes > BODIES_BYTES and len(self._bodies) > 1:
-            oldest = next(iter(self._bodies))
-            self._bodies_bytes -= len(self._bodies.pop(oldest))
-
     def _arrived(self, fetch: Fetch, body: bytes) -> None:
         if not fetch.blob:
-            self._remember(fetch.sha256, body)
             try:
-                self._cabinet.keep_body(fetch.sha256, body)
+                self._bodies.keep(fetch.sha256, body)
             except OSError as e:
                 self._say(f"a function could not be kept on disk: {e.strerror or e}")
             self.shelf.arrived(fetch.sha256)
             return
-        for group, task in self._blob_waits.pop(fetch.sha256, ()):
-            here = self._body(group.call.function) is not None
+        for group, task in self._arguments.arrived(fetch.sha256):
+            here = self._bodies.get(group.call.function) is not None
             self.shelf.put(group, [task], here=here)
             if not here:
                 self._fetching.want(group.call.function, blob=False)
@@ -284,7 +245,7 @@ class Agent:
     def _failed(self, fetch: Fetch, why: str) -> None:
         if fetch.blob:
             failure = encode(Failure("oncue.BlobMissing", f"its large arguments could not be fetched: {why}"))
-            for group, task in self._blob_waits.pop(fetch.sha256, ()):
+            for group, task in self._arguments.arrived(fetch.sha256):
                 self._end(group, [task], ERROR, failure)
             return
         remedy = "register the function again, and run the task anew"
@@ -316,8 +277,7 @@ class Agent:
             mine.append(e)
         if mine and current is not None:
             self.outbox.add((current.call_raw, current.accepted_us), mine)
-        if self._blob_of:
-            self._release_blobs(e.id for e in ends)
+        self._arguments.release((e.id for e in ends), self.now_us)
 
     def requeue(self, tasks: Iterable[Task]) -> None:
         """Tasks that the workers give back: they never started, or nobody is to blame for them."""
@@ -329,7 +289,7 @@ class Agent:
         for group, given in by_group.values():
             self.running -= len(given)
             self._journal.requeued(group.attempt, b"".join([t.id for t in given]))
-            here = self._body(group.call.function) is not None
+            here = self._bodies.get(group.call.function) is not None
             self.shelf.put(group, given, here=here, first=True)
             self._note_expiry(group.call.expires_us)
             if not here:
@@ -377,14 +337,12 @@ class Agent:
         for group, task in self.shelf.remove(ids):
             ids.discard(task.id)
             self._end(group, [task], status, failure)
-        for sha, waits in list(self._blob_waits.items()):
-            for group, task in [w for w in waits if w[1].id in ids]:
-                waits.remove((group, task))
-                ids.discard(task.id)
-                self._end(group, [task], status, failure)
-            if not waits:
-                del self._blob_waits[sha]
-                self._fetching.forget(sha)
+        waited, idle = self._arguments.remove(ids)
+        for group, task in waited:
+            ids.discard(task.id)
+            self._end(group, [task], status, failure)
+        for sha256 in idle:
+            self._fetching.forget(sha256)
 
     def _note_expiry(self, at_us: int) -> None:
         if at_us:
@@ -399,12 +357,9 @@ class Agent:
             return
         self._expired_us = self.now_us
         due, self._expiry_us = self.shelf.expired(self.now_us)
-        for waits in self._blob_waits.values():
-            for group, task in waits:
-                if 0 < group.call.expires_us < self.now_us:
-                    due.add(task.id)
-                else:
-                    self._note_expiry(group.call.expires_us)
+        more, following = self._arguments.expired(self.now_us)
+        due |= more
+        self._note_expiry(following)
         if due:
             self._withdraw(
                 due, EXPIRED, encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
@@ -419,32 +374,10 @@ class Agent:
             for t in tasks
         ]
         self.outbox.add((group.call_raw, group.accepted_us), ends)
-        if self._blob_of:
-            self._release_blobs(t.id for t in tasks)
-
-    def _release_blobs(self, ids: Iterable[bytes]) -> None:
-        """Large arguments that nobody needs any more are removed."""
-        for task_id in ids:
-            sha = self._blob_of.pop(task_id, None)
-            if sha is None:
-                continue
-            users = self._blob_users[sha]
-            users.discard(task_id)
-            if not users:
-                del self._blob_users[sha]
-                self._unneeded[sha] = self.now_us
+        self._arguments.release((t.id for t in tasks), self.now_us)
 
     def _drop_blob_of_result(self, sha256: str) -> None:
-        self._unneeded[sha256] = self.now_us
-
-    def _drop_blobs(self) -> None:
-        """Not at once: a worker may have found it there, and its result that names it is still on its way here."""
-        for sha, since_us in list(self._unneeded.items()):
-            if sha in self._blob_users or sha in self.outbox.uploads:
-                del self._unneeded[sha]
-            elif self.now_us - since_us > LINGER_US:
-                del self._unneeded[sha]
-                self._cabinet.drop_blob(sha)
+        self._arguments.unneeded(sha256, self.now_us)
 
     # ------------------------------------------------------------ turns
 
@@ -468,8 +401,7 @@ class Agent:
         if rewrite:
             self._journal.rewrite(self._all_records())
         self._write()
-        if self._unneeded:
-            self._drop_blobs()
+        self._arguments.drop(self.now_us, self.outbox.uploads)
         out, self._out = self._out, []
         return out
 
@@ -479,7 +411,7 @@ class Agent:
             function = shelf.next_function()
             if function is None:
                 return
-            body = self._body(function)
+            body = self._bodies.get(function)
             if body is None:  # its file is gone: ask for it again
                 for group, tasks in [shelf.take(function, 1 << 30)]:
                     shelf.put(group, tasks, here=False)
@@ -515,6 +447,10 @@ class Agent:
             self._send(wire.Credit(wish))
 
     @property
+    def phase(self) -> Phase:
+        return self.link.phase
+
+    @property
     def live_bytes(self) -> int:
         return self.shelf.live_bytes + self.outbox.bytes
 
@@ -533,8 +469,8 @@ class Agent:
     def _all_records(self) -> list[bytes]:
         """All that the journal has to know, anew."""
         waiting = self.shelf.waiting()
-        waiting.update(t.id for waits in self._blob_waits.values() for _, t in waits)
-        held, records = self.shelf.held, [spool.pack(spool.EPOCH, self.epoch.to_bytes(8, "big"))]
+        waiting |= self._arguments.waiting()
+        held, records = self.shelf.held, [spool.pack(spool.EPOCH, self.link.epoch.to_bytes(8, "big"))]
         for g in self.shelf.groups():
             tasks = [t for t in g.tasks if held.get(t.id) is g]
             records.append(spool.pack(spool.RECEIVED, encode((g.call_raw, g.attempt, g.accepted_us, tasks))))
@@ -551,32 +487,29 @@ class Agent:
     def _tick_link(self) -> None:
         if self.refused:
             return
-        if self.phase is Phase.AWAY:
-            if self.now_us >= self.dial_us and not self.stopping:
+        link = self.link
+        if link.phase is Phase.AWAY:
+            if self.now_us >= link.dial_us and not self.stopping:
                 self._out.append(Dial())
                 self._hello()
-        elif self.now_us - self._heard_us > SILENCE_US:
+        elif link.silent(self.now_us):
             self._redial(f"not a word from the server for {wire.SILENCE_MS / 1000:g} s")
-        elif self.now_us - self._said_us >= BEAT_US:
-            if self.phase is Phase.GREETING:
+        elif link.owes_beat(self.now_us):
+            if link.phase is Phase.GREETING:
                 self._hello()  # the last one may be lost
             else:
                 self._send(wire.Beat(self.now_us))
 
     def _hello(self) -> None:
         """A new session: who we are, and what we hold."""
-        if self.phase is not Phase.GREETING:
-            self._heard_us = self.now_us  # the server's silence counts from here
-        self.phase = Phase.GREETING
-        self._session = max(self._session + 1, self.now_us)
-        self._next = self._expect = 0
+        self.link.begin(self.now_us)
         self.received = self.granted = 0
         held = [(task_id, g.attempt) for task_id, g in self.shelf.held.items()] + self.outbox.held()
         i = self.identity
         self._send(
             wire.Hello(
                 wire.PROTOCOL, i.version, i.python, i.host, i.pid, i.boot, self._journal.identity, self.workers,
-                len(held), self.epoch,
+                len(held), self.link.epoch,
             )
         )  # fmt: skip
         for at in range(0, len(held), INVENTORY_TASKS):
@@ -590,15 +523,13 @@ class Agent:
             self._redial(why)
 
     def _redial(self, why: str) -> None:
-        pause = min(BACKOFF_CAP_US, BACKOFF_US << min(self._failures, 20))
-        self._failures += 1
-        self.dial_us = self.now_us + pause // 2 + int(self._rng.random() * pause / 2)
+        self.link.put_off(self.now_us)
         self._away(why)
 
     def _away(self, why: str) -> None:
-        if self.phase is Phase.READY or self.refused or self._failures == 1:
+        if self.phase is Phase.READY or self.refused or self.link.failures == 1:
             self._say(f"not connected: {why}")
-        self.phase = Phase.AWAY
+        self.link.phase = Phase.AWAY
 
     def stop(self, why: str) -> None:
         """Take nothing new; what ends is still sent. `bye` when all is done."""
@@ -609,16 +540,16 @@ class Agent:
         """The last word: what is held stays in the journal."""
         if self.phase is Phase.READY:
             self._send(wire.Bye(why))
-        self.phase = Phase.AWAY
+        self.link.phase = Phase.AWAY
 
     def next_wake_us(self) -> int:
         """When `turn` should be called at the latest."""
         if self.refused:
             return self.now_us + SILENCE_US
         if self.phase is Phase.AWAY:
-            wake = max(self.dial_us, self.now_us) if not self.stopping else self.now_us + SILENCE_US
+            wake = max(self.link.dial_us, self.now_us) if not self.stopping else self.now_us + SILENCE_US
         else:
-            wake = min(self._said_us + BEAT_US, self._heard_us + SILENCE_US + 1)
+            wake = self.link.wake_us()
         if self._expiry_us:
             wake = min(wake, self._expiry_due_us())
         due = self.outbox.due_us()
@@ -632,7 +563,4 @@ class Agent:
         self._out.append(Say(text))
 
     def _send(self, message: wire.FromAgent, body: bytes = b"") -> None:
-        head = wire.encode(wire.AgentEnvelope(self._session, self._next, self.epoch, message))
-        self._next += 1
-        self._said_us = self.now_us
-        self._out.append(Send([head, body] if body else [head]))
+        self._out.append(self.link.frame(message, body, self.now_us))

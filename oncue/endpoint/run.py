@@ -28,11 +28,12 @@ import psutil
 import oncue
 from oncue import curve
 from oncue.endpoint import settings as folder_settings
-from oncue.endpoint.agent import Agent, Identity, Phase
+from oncue.endpoint.agent import Agent, Identity
 from oncue.endpoint.effects import CancelRun, Dial, Effect, Run, Say, Send
 from oncue.endpoint.folder_cabinet import FolderCabinet
 from oncue.endpoint.link import Link
 from oncue.endpoint.pool import Pool
+from oncue.endpoint.session import Phase
 from oncue.endpoint.settings import Settings
 from oncue.endpoint.spool import DiskFile, Journal
 from oncue.errors import OncueError, Refused, Undecodable

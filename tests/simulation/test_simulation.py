@@ -50,7 +50,7 @@ class TakesDoubles(Agent):
     def frame(self, parts: list[bytes], now_us: int) -> None:
         envelope, _ = wire.decode_from_bridge(parts)
         if envelope.n >= 0:
-            self._expect = min(self._expect, envelope.n)
+            self.link.expect = min(self.link.expect, envelope.n)
         super().frame(parts, now_us)
 
 
@@ -59,8 +59,8 @@ class IgnoresGaps(Agent):
 
     def frame(self, parts: list[bytes], now_us: int) -> None:
         envelope, _ = wire.decode_from_bridge(parts)
-        if envelope.session == self._session:
-            self._expect = max(self._expect, envelope.n)
+        if envelope.session == self.link.number:
+            self.link.expect = max(self.link.expect, envelope.n)
         super().frame(parts, now_us)
 
 
