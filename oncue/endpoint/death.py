@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import signal
-import sys
 from pathlib import Path
 
-from oncue.messages import Failure
+from oncue.messages import CANCELLED, LOST, TIMEOUT, Failure
 
 
 class OomWatch:
@@ -79,13 +76,21 @@ def closed() -> Failure:
     return Failure("oncue.TaskLost", "the endpoint was stopped while it ran this task", remedy="retry it")
 
 
-def punch(fd: int, start: int, end: int) -> None:
-    """Give the memory of a part of a file back, its size as it is; where the system cannot, it stays."""
-    if sys.platform == "linux" and end > start:
-        keep_size_punch_hole = 0x01 | 0x02
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.fallocate(fd, keep_size_punch_hole, ctypes.c_long(start), ctypes.c_long(end - start))
+def verdict(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
+    """(status, why) of the task that a worker was at when it ended with this code. `ending`: why it was told to end (timeout,
+    cancel, close); "" when nobody told it to. `oom`: the kernel killed processes meanwhile."""
+    if ending == "timeout":
+        return TIMEOUT, timed_out(timeout_ms)
+    if ending == "cancel":
+        return CANCELLED, cancelled()
+    if ending == "close":
+        return LOST, closed()
+    return LOST, lost(code, oom)
 
 
-def size_of(fd: int) -> int:
-    return os.fstat(fd).st_size
+def why_no_start(python: str, code: int, output: bytes) -> str:
+    text = " | ".join(output.decode("utf-8", "replace").strip().splitlines()[-4:])
+    return (
+        f"workers end as soon as they start ({python}, exit code {code}): {text or 'they said nothing'}\n"
+        f"  try: {python} -c 'import oncue.endpoint.worker'"
+    )

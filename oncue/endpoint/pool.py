@@ -24,21 +24,18 @@ from pathlib import Path
 import msgspec
 
 from oncue.endpoint.board import place
-from oncue.endpoint.capture import HEAD_BYTES, TAIL_BYTES, read_output
+from oncue.endpoint.capture import read_output
 from oncue.endpoint.chunk import Done, Ready
-from oncue.endpoint.death import OomWatch, cancelled, closed, lost, punch, size_of, timed_out
+from oncue.endpoint.death import OomWatch, cancelled, verdict, why_no_start
 from oncue.endpoint.running import Flight, WorkerProcess
 from oncue.errors import FunctionError
-from oncue.messages import CANCELLED, LOST, TIMEOUT, Ended, Failure, Task, encode
+from oncue.messages import CANCELLED, Ended, Failure, Task, encode
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # more than its timeout, while a task's function is imported
 LONG_US = 50_000  # a task that runs for so long keeps nobody waiting behind it
 SETTLE_US = 2_000  # after a stop was asked for, until it is surely seen
 STARTED_US = 1_000_000  # a task that runs for so long is reported as started
-OUTPUT_US = 250_000  # between two looks at what a running task prints
-OUTPUT_STEP = 16 * 1024  # bytes told at once
-PUNCH_BYTES = 8 << 20  # of output, then its middle is dropped
 SHORT_US = 5_000  # of work in a chunk: then a second one may wait behind it
 CHUNK_US = 1_500  # of work that a chunk should hold
 CHUNK_TASKS = 256
@@ -329,32 +326,20 @@ class Pool:
         if ran > STARTED_US:
             self._show(w, flight, index, started, now)
 
+    def _show(self, w: WorkerProcess, flight: Flight, index: int, started: int, now: int) -> None:
+        """Report a long task as started, and what it prints."""
+        task = flight.tasks[index]
+        if w.printed.began(place(flight.n, index)):
+            self._events.started.append((task.id, flight.attempt, started, w.name))
+        found = w.printed.look(now, lambda: w.running() == (flight, index, started))
+        if found is not None:
+            self._events.output.append((task.id, flight.attempt, *found))
+
     def _harvest(self, w: WorkerProcess, flight: Flight) -> None:
         """Tell what the board keeps of this chunk."""
         first, ended = w.board.kept()
         if w.chunk == flight.n and first <= flight.done < first + len(ended):
             self._tell(flight, first, ended)
-
-    def _show(self, w: WorkerProcess, flight: Flight, index: int, started: int, now: int) -> None:
-        """Report a long task as started, and what it prints."""
-        task, here = flight.tasks[index], place(flight.n, index)
-        if w.shown != here:
-            w.shown, w.shown_bytes, w.punched = here, 0, HEAD_BYTES
-            self._events.started.append((task.id, flight.attempt, started, w.name))
-        if now - w.shown_us < OUTPUT_US:
-            return
-        w.shown_us = now
-        size = size_of(w.capture)
-        if size - w.shown_bytes > 4 * OUTPUT_STEP:  # it prints faster than anybody reads: go on near the end
-            w.shown_bytes = size - OUTPUT_STEP
-        text = os.pread(w.capture, OUTPUT_STEP, w.shown_bytes)
-        if text and w.running() == (flight, index, started):
-            cut = text.rfind(b"\n") + 1 or len(text)
-            self._events.output.append((task.id, flight.attempt, w.shown_bytes, text[:cut]))
-            w.shown_bytes += cut
-        if size - w.punched > PUNCH_BYTES:
-            punch(w.capture, w.punched, size - TAIL_BYTES * 4)
-            w.punched = size - TAIL_BYTES * 4
 
     # ------------------------------------------------------------ deaths and births
 
@@ -383,7 +368,7 @@ class Pool:
             self._deaths += 1
             due += min(100_000 << min(self._deaths - 1, 10), 30_000_000)
             if self._deaths >= QUICK_DEATHS:
-                self.trouble = _why_no_start(self._python, code, read_output(w.capture))
+                self.trouble = why_no_start(self._python, code, read_output(w.capture))
         w.close()
         self._spawn_due.append(due)
         self._wake(due)
@@ -393,16 +378,9 @@ class Pool:
         task = flight.tasks[index]
         if w.ending and w.ending != "close" and task.id != w.target:
             return index  # the one that was meant ended in time, and this one was hit instead: not its fault
-        output = read_output(w.capture)
-        if w.ending == "timeout":
-            end = (task, TIMEOUT, timed_out(flight.timeout_us // 1000), started, output)
-        elif w.ending == "cancel":
-            end = (task, CANCELLED, cancelled(), started, output)
-        elif w.ending == "close":
-            end = (task, LOST, closed(), started, output)
-        else:
-            end = (task, LOST, lost(code, self._oom.struck()), started, output)
-        self._end(flight, [end])
+        oom = not w.ending and self._oom.struck()
+        status, failure = verdict(w.ending, flight.timeout_us // 1000, code, oom)
+        self._end(flight, [(task, status, failure, started, read_output(w.capture))])
         return index + 1
 
     def _refill(self, now: int) -> None:
@@ -463,14 +441,6 @@ class Pool:
 def clean_env(environ: Mapping[str, str]) -> dict[str, str]:
     """What a worker sees of the agent's environment: nothing of oncue's own settings, tokens and keys."""
     return {k: v for k, v in environ.items() if not k.startswith("ONCUE_")}
-
-
-def _why_no_start(python: str, code: int, output: bytes) -> str:
-    text = " | ".join(output.decode("utf-8", "replace").strip().splitlines()[-4:])
-    return (
-        f"workers end as soon as they start ({python}, exit code {code}): {text or 'they said nothing'}\n"
-        f"  try: {python} -c 'import oncue.endpoint.worker'"
-    )
 
 
 def _now_us() -> int:

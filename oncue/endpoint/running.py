@@ -15,6 +15,7 @@ from pathlib import Path
 
 from oncue.endpoint.board import CHUNK, NEVER, STOP, Board, place
 from oncue.endpoint.chunk import LENGTH, Chunk, FromWorker, Load, decode_from_worker, pack
+from oncue.endpoint.printing import Printing
 from oncue.messages import Task
 
 PIPE_BYTES = 1 << 20
@@ -50,12 +51,9 @@ class WorkerProcess:
         self.target = b""  # the task because of which
         self.term_us = 0
         self.gone_us = 0  # its pipe ended
-        self.shown = -1  # place of the task that was reported as started
-        self.shown_bytes = 0  # of its output
-        self.shown_us = 0
-        self.punched = 0
         self._in, self._out = bytearray(), bytearray()
         self._spawn(python, folder, env)
+        self.printed = Printing(self.capture)  # by the task that runs
 
     def _spawn(self, python: str, folder: Path, env: Mapping[str, str]) -> None:
         mark, self.capture = _scratch(folder, "oncue-board"), _scratch(folder, "oncue-output")
