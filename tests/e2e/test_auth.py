@@ -65,7 +65,7 @@ def test_an_expired_token(shared: System) -> None:
 
 CALL = {"function": "f"}
 EVENT = {"type": "a", "source": "/b"}
-SCOPES = [
+SCOPES: list[tuple[str, str, str, Any, int]] = [
     ("emit", "POST", "/v1/events", EVENT, 202),
     ("emit", "GET", "/v1/events", None, 403),
     ("emit", "POST", "/v1/tasks", CALL, 403),

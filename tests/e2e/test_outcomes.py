@@ -137,7 +137,7 @@ def test_exceptions(client: Client, kind: str, type_name: str, words: str) -> No
 
 def test_a_result_that_cannot_travel_is_the_tasks_failure(client: Client) -> None:
     with pytest.raises(TaskFailed) as caught:
-        client.submit(lambda: (x for x in ())).result(PATIENCE_S)
+        client.submit(lambda: (x for x in range(3))).result(PATIENCE_S)
     assert "generator" in str(caught.value)
 
 
