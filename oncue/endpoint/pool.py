@@ -27,6 +27,7 @@ from oncue.endpoint.board import place
 from oncue.endpoint.capture import read_output
 from oncue.endpoint.chunk import Done, Ready
 from oncue.endpoint.death import OomWatch, cancelled, verdict, why_no_start
+from oncue.endpoint.pace import Pace
 from oncue.endpoint.running import Flight, WorkerProcess
 from oncue.errors import FunctionError
 from oncue.messages import CANCELLED, Ended, Failure, Task, encode
@@ -36,9 +37,6 @@ LOADING_US = 60_000_000  # more than its timeout, while a task's function is imp
 LONG_US = 50_000  # a task that runs for so long keeps nobody waiting behind it
 SETTLE_US = 2_000  # after a stop was asked for, until it is surely seen
 STARTED_US = 1_000_000  # a task that runs for so long is reported as started
-SHORT_US = 5_000  # of work in a chunk: then a second one may wait behind it
-CHUNK_US = 1_500  # of work that a chunk should hold
-CHUNK_TASKS = 256
 QUICK_DEATHS = 5
 BODIES_BYTES = 256 << 20
 START_US = 30_000_000  # a worker that is not ready by then is started anew
@@ -80,7 +78,7 @@ class Pool:
         self._spawn_due: list[int] = [0] * workers  # when each missing worker is to be started, unix µs
         self._deaths = 0  # in a row, before they were ready
         self._names = 0
-        self._task_us: dict[str, float] = {}  # measured, per function
+        self._pace = Pace()
         self._bodies: OrderedDict[str, bytes] = OrderedDict()
         self._oom = OomWatch()
         self._closing = False
@@ -128,8 +126,7 @@ class Pool:
 
     def chunk_size(self, function: str) -> int:
         """Tasks that a chunk of this function should have: one or two ms of work; 1 while nothing is known of it."""
-        measured = self._task_us.get(function)
-        return 1 if measured is None else max(1, min(CHUNK_TASKS, int(CHUNK_US / measured)))
+        return self._pace.chunk_size(function)
 
     def room(self) -> int:
         """Chunks that can be taken now. Short chunks: two a worker; others: one."""
@@ -139,12 +136,8 @@ class Pool:
         if not w.ready or w.stop is not None or w.ending or w.gone_us or self._closing or len(w.flights) > 1:
             return 0
         if not w.flights:
-            return 2 if w.functions and self._short(next(reversed(w.functions)), CHUNK_TASKS) else 1
-        return 1 if self._short(w.flights[0].function, len(w.flights[0].tasks)) else 0
-
-    def _short(self, function: str, tasks: int) -> bool:
-        measured = self._task_us.get(function)
-        return measured is not None and measured * min(tasks, self.chunk_size(function)) <= SHORT_US
+            return 2 if w.functions and self._pace.short(next(reversed(w.functions))) else 1
+        return 1 if self._pace.short(w.flights[0].function, len(w.flights[0].tasks)) else 0
 
     def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[Task]) -> None:
         """One chunk. `body` may be left out for a function that was given lately (FunctionError if it is not known).
@@ -206,13 +199,7 @@ class Pool:
         if fresh:
             flight.done += len(fresh)
             self._events.ended.append((flight.function, flight.attempt, fresh))
-            self._measure(flight.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
-
-    def _measure(self, function: str, tasks: int, took_us: int) -> None:
-        each, known = max(took_us / tasks, 0.5), self._task_us.get(function)
-        self._task_us[function] = each if known is None else 0.7 * known + 0.3 * each
-        if len(self._task_us) > 10_000:
-            self._task_us.pop(next(iter(self._task_us)))
+            self._pace.measured(flight.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
 
     def _give_back(self, flight: Flight, first: int) -> None:
         """The tasks from `first` on did not start: requeued, or ended if somebody cancelled them meanwhile."""
