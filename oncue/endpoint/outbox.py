@@ -15,7 +15,7 @@ from oncue import wire
 from oncue.endpoint.fetching import Cabinet
 from oncue.endpoint.spool import EndedFrame, Journal
 from oncue.errors import Undecodable
-from oncue.messages import ERROR, Ended, Failure, decode, encode
+from oncue.messages import ERROR, Ended, Failure, Stored, decode, encode
 from oncue.payload import REF, ref_of
 
 FRAME_TASKS = 256
@@ -35,7 +35,13 @@ class Entry(msgspec.Struct):
     accepted_us: int
     count: int
     body: bytes
-    held: list[tuple[bytes, int]]  # (id, attempt)
+
+
+class Name(Stored, frozen=True):
+    """The first fields of an Ended: which attempt it is."""
+
+    id: bytes
+    attempt: int
 
 
 class Upload(msgspec.Struct):
@@ -64,8 +70,7 @@ class Outbox:
         self._unacked = 0  # bytes
         for frame in journal.recovered.spooled:
             ends = decode(list[Ended], frame.body)
-            held = [(e.id, e.attempt) for e in ends]
-            self._add(Entry(frame.seq, frame.call, frame.accepted_us, len(ends), bytes(frame.body), held))
+            self._add(Entry(frame.seq, frame.call, frame.accepted_us, len(ends), bytes(frame.body)))
         for frame in journal.recovered.kept:
             for e in decode(list[Ended], frame.body):
                 self._upload((frame.call, frame.accepted_us), e)
@@ -133,7 +138,7 @@ class Outbox:
             return
         seq, self.next_seq = self.next_seq, self.next_seq + 1
         self._journal.ended(seq, key[0], key[1], body)
-        self._add(Entry(seq, key[0], key[1], len(ends), body, [(e.id, e.attempt) for e in ends]))
+        self._add(Entry(seq, key[0], key[1], len(ends), body))
 
     def _add(self, entry: Entry) -> None:
         self.spool[entry.seq] = entry
@@ -212,7 +217,7 @@ class Outbox:
 
     def held(self) -> list[tuple[bytes, int]]:
         """(id, attempt) of all that ended and is not acked."""
-        out = [h for entry in self.spool.values() for h in entry.held]
+        out = [(e.id, e.attempt) for entry in self.spool.values() for e in decode(list[Name], entry.body)]
         out += [(e.id, e.attempt) for ends in self._gathered.values() for e in ends]
         out += [(e.id, e.attempt) for u in self.uploads.values() for _, e in u.ends]
         return out
