@@ -86,7 +86,8 @@ class RegistryDesk(Core):
         return await self.function(who, sha)
 
     async def functions(self, who: Who, cursor: str, limit: int) -> r.Page:
-        rows, following = await self.view.functions(cursor=cursor, limit=limit)
+        owner = "" if "admin" in who.scopes else who.subject
+        rows, following = await self.view.functions(cursor, limit, owner)
         return r.Page(items=[_function_info(f) for f in rows], next=following)
 
     async def function(self, who: Who, name: str) -> r.FunctionInfo:

@@ -326,7 +326,6 @@ class TaskDesk(Core):
 
     async def cancel(self, who: Who, request: r.CancelRequest) -> int:
         """Asks for a cancel of those of the tasks that are open; the first closing record decides. Returns how many."""
-        self.accepting()
         if len(request.tasks) > MAX_CANCEL:
             raise TooLarge(
                 f"{len(request.tasks):,} tasks are too many for one request", remedy=f"ask for {MAX_CANCEL:,}"

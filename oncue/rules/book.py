@@ -35,7 +35,7 @@ class Cue:
             deployment.functions.get(run.function, ""),
             "",
             deployment.owner,
-            run.function,
+            run.function.rpartition(":")[2],  # "tomo.py:reconstruct" is registered as "reconstruct"
             rule.name,
             deployment.version,
             rule.retry,

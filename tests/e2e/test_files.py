@@ -181,14 +181,14 @@ def test_redeploy_history_diff_and_rollback(shared: System) -> None:
     assert "changed: vers-measure" in deploy(shared, "vers", second)
     (folder / "two.raw").write_bytes(b"x")
     found = shared.await_tasks(2, rule="vers-measure")
-    assert [t["name"] for t in found] == ["work.py:measured_otherwise", "work.py:measure"]  # newest first
+    assert [t["name"] for t in found] == ["measured_otherwise", "measure"]  # newest first
     assert [t["rule_version"] for t in found] == [2, 1]
     shared.oncue("rules", "rollback", "vers", "1")
     assert [d["version"] for d in shared.json("rules", "history", "vers")] == [3, 2, 1]
     (folder / "three.raw").write_bytes(b"x")
     found = shared.await_tasks(3, rule="vers-measure")
-    assert [t["name"] for t in found] == ["work.py:measure", "work.py:measured_otherwise", "work.py:measure"]
-    assert [Path(str(t["value"]["path"])).name for t in found if t["name"] == "work.py:measure"] == [
+    assert [t["name"] for t in found] == ["measure", "measured_otherwise", "measure"]
+    assert [Path(str(t["value"]["path"])).name for t in found if t["name"] == "measure"] == [
         "three.raw",
         "one.raw",
     ]
