@@ -283,11 +283,13 @@ class Client:
         id: str = "",
         extensions: Mapping[str, str | int | bool] | None = None,
     ) -> Emitted:
-        """Send a CloudEvent; returns when it is durable. `data`: what JSON can hold. Raises Invalid, TooLarge."""
+        """Send a CloudEvent; returns when it is durable. `data`: what JSON can hold, or bytes. Raises Invalid, TooLarge."""
         event: dict[str, Any] = {"specversion": "1.0", "id": id or uuid.uuid4().hex, "type": type, "source": source}
         if subject is not None:
             event["subject"] = subject
-        if data is not None:
+        if isinstance(data, bytes):
+            event |= {"datacontenttype": "application/octet-stream", "data_base64": data}  # (encoded as such)
+        elif data is not None:
             event |= {"datacontenttype": "application/json", "data": data}
         return self.events.emit(event | dict(extensions or {}))
 

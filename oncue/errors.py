@@ -151,6 +151,13 @@ class NotReady(OncueError):
     status = 503
 
 
+class TriggerFailed(OncueError):
+    """A trigger does not run. Whoever deployed it finds the reason in `oncue triggers list`; a sender may try again."""
+
+    code = "trigger-failed"
+    status = 503
+
+
 class MissingExtra(OncueError):
     """A part of oncue was asked for whose libraries are not installed."""
 

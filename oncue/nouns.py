@@ -16,8 +16,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from oncue import resources as r
+from oncue.cloudevents import check_data
 from oncue.connection import Answer, Broken, Http, problem
-from oncue.errors import NotFound
+from oncue.errors import Invalid, NotFound
 
 T = TypeVar("T")
 PAGE = 200
@@ -71,6 +72,16 @@ class Noun:
 def _query(values: Mapping[str, Any]) -> str:
     given = {k: v for k, v in values.items() if v not in ("", None)}
     return "?" + urlencode(given) if given else ""
+
+
+def _event_json(event: Mapping[str, Any]) -> bytes:
+    try:
+        check_data(event.get("data"))
+        return msgspec.json.encode(event)
+    except (TypeError, ValueError, ArithmeticError, RecursionError, msgspec.MsgspecError) as e:
+        raise Invalid(
+            f"the event cannot be written as JSON: {e}", remedy="give plain values: str, numbers, lists, dicts"
+        ) from None
 
 
 def _name(text: str) -> str:
@@ -222,8 +233,9 @@ class Events(Noun):
         return self._get(r.EventInfo, f"/v1/events/{offset}")
 
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:
-        """CloudEvents JSON with an id: after a lost answer the same event is sent again, and what it causes is the same."""
-        content = msgspec.json.encode(event)
+        """CloudEvents JSON with an id: after a lost answer the same event is sent again, and what it causes is the same.
+        Raises Invalid for data that JSON cannot hold."""
+        content = _event_json(event)
         answer = self._http.request("POST", "/v1/events", content, kind="application/cloudevents+json", repeat=True)
         return msgspec.json.decode(answer.body, type=r.Emitted)
 

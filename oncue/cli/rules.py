@@ -42,7 +42,7 @@ def list_(json_: bool) -> None:
         for r in found
     )
     table(
-        ("NAME", "STATE", "ON", "RUNS", "ENDPOINT", "FIRED", "WHY"),
+        ("NAME", "STATE", "ON", "RUNS", "ENDPOINT", "FIRED SINCE START", "WHY"),
         rows,
         "no rules: deploy some with `oncue deploy FILE`",
     )
@@ -66,7 +66,7 @@ def show(name: str, json_: bool) -> None:
     facts(
         [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why), ("on", r.on)]
     )
-    facts([("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired", r.fired), ("text", r.text)])
+    facts([("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired since start", r.fired), ("text", r.text)])
 
 
 @rules.command()

@@ -33,4 +33,4 @@ def list_(json_: bool) -> None:
         as_json(found)
         return
     rows = ((t.name, t.kind, t.state, t.emitted, t.skipped, when(t.last_us), t.detail or t.last_skip) for t in found)
-    table(("NAME", "KIND", "STATE", "EMITTED", "SKIPPED", "LAST", "WHY"), rows, "no triggers")
+    table(("NAME", "KIND", "STATE", "EMITTED SINCE START", "SKIPPED", "LAST", "WHY"), rows, "no triggers")

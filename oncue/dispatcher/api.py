@@ -45,6 +45,7 @@ def make_app(
     # Bodies are read by http/body.py with a limit a route; aiohttp's own limit would answer in its own words.
     app = web.Application(client_max_size=0)
     app[API] = api
+    problems.quiet_aiohttp()
     for route in ROUTES:
         handler = bind(api, route, authenticator, limit)
         app.router.add_route(route.method, route.path, handler)

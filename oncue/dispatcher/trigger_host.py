@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from oncue import resources as r
-from oncue.errors import NotFound, OncueError
+from oncue.errors import NotFound, OncueError, TriggerFailed
 from oncue.triggers import kinds
 from oncue.triggers.base import Emit, HttpTrigger, Status, Trigger, TriggerContext
 
@@ -96,8 +96,9 @@ class TriggerHost:
         if run is None or not issubclass(kinds()[run.wanted.kind], HttpTrigger):
             raise NotFound(f"there is no webhook {name!r}", remedy="deploy a rule file with a trigger of kind webhook")
         if not isinstance(run.trigger, HttpTrigger):
-            raise NotFound(
-                f"webhook {name!r} does not run: {run.failed or 'it is starting'}", remedy="mend its options"
+            raise TriggerFailed(
+                f"webhook {name!r} does not run: {run.failed or 'it is starting'}",
+                remedy="mend its options in the rule file, and deploy that" if run.failed else "try again in a moment",
             )
         return await run.trigger.receive(headers, body)
 

@@ -222,7 +222,7 @@ class _Work:
             self._endpoints[key] = self._directory.endpoint_id(*key)
         endpoint = self._endpoints[key]
         if endpoint is None:
-            remedy = "register it or correct the rule, then emit the event again"
+            remedy = "register it or correct the rule, then `oncue dead retry N` (N: this letter's number)"
             raise _Refusal("dispatch", f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}", remedy)
         if not cue.call.function:
             remedy = "deploy the rule file again, beside the file of the function"

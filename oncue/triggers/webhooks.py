@@ -27,7 +27,7 @@ import msgspec
 
 from oncue import ids
 from oncue.cloudevents_http import events_from_http
-from oncue.errors import Invalid, NotFound, NotReady, OncueError, TooLarge
+from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.messages import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
 from oncue.triggers import signatures
@@ -105,7 +105,7 @@ class WebhookTrigger(HttpTrigger):
         await asyncio.Event().wait()  # the API calls `receive`
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """202 when the events are durable. Raises TooLarge, Unauthorized, Invalid; NotReady when a secret is not there
+        """202 when the events are durable. Raises TooLarge, Unauthorized, Invalid; TriggerFailed when a secret is not there
         (the sender is to try again), and what `emit` raises."""
         try:
             events = self._read(headers, body)
@@ -181,7 +181,7 @@ class WebhookTrigger(HttpTrigger):
             signatures.bearer(headers, keys)
 
     def _keys(self) -> list[bytes]:
-        """Looked up for each request, so that a changed secret counts at once. Raises NotReady."""
+        """Looked up for each request, so that a changed secret counts at once. Raises TriggerFailed."""
         keys, missing, remedy = [], "", ""
         for written in self._secrets:
             try:
@@ -194,7 +194,7 @@ class WebhookTrigger(HttpTrigger):
             self._diary.detail = f"{missing} ({remedy})" if remedy else missing
         if not keys:
             self._diary.state = "failed"
-            raise NotReady(f"{self._place}: {missing}", remedy="store the secret on the server; senders try again")
+            raise TriggerFailed(f"{self._place}: {missing}", remedy="store the secret on the server; senders try again")
         self._diary.state = "running"
         if not missing:
             self._diary.detail = ""

@@ -192,6 +192,7 @@ def test_a_secret_cannot_name_another_file(hooked: System) -> None:
     content = (hooked.data / "bridge.key").read_text().strip().splitlines()[0]
     answer = hook(hooked, "sneaky", b"{}", {"Authorization": f"Bearer {content}"})
     assert answer.status == 503
+    assert answer.json["code"] == "trigger-failed"
     assert content not in hooked.oncue("triggers", "list").stdout
 
 

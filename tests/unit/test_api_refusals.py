@@ -168,6 +168,36 @@ def test_too_large() -> None:
     with_server(test, max_body_bytes=4000)
 
 
+def test_a_hook_has_a_limit_of_its_own() -> None:
+    async def test(c: Client) -> None:
+        status, problem, _ = await c.ask("POST", "/hooks/daq", data=b"x" * (4 * 1024 * 1024 + 1))
+        assert (status, problem["code"], problem["details"]["limit_bytes"]) == (413, "too-large", 4 * 1024 * 1024)
+        assert "fixed" in problem["remedy"]
+        assert "max_body_bytes" not in problem["remedy"]
+
+    with_server(test)
+
+
+def test_a_caller_that_goes_away_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(c: Client) -> None:
+        for start in (
+            b"POST /hooks/daq HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\nabc",
+            b"\x16\x03\x01\r\n\r\n",
+        ):
+            _, writer = await asyncio.open_connection("127.0.0.1", c.serving.port)
+            writer.write(start)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.transport.abort()
+        await asyncio.sleep(0.1)
+        assert (await c.ask("GET", "/v1/me"))[0] == 200
+
+    with_server(test)
+    assert [r for r in caplog.records if r.levelno > logging.DEBUG] == []
+    logging.getLogger("aiohttp.server").error("ours", exc_info=ValueError("x"))
+    assert [r.message for r in caplog.records if r.levelno > logging.DEBUG] == ["ours"]
+
+
 def test_batch_limits() -> None:
     async def test(c: Client) -> None:
         body = msgspec.msgpack.encode({"function": "f", "payloads": [b"m\xc0"] * 11})

@@ -336,6 +336,15 @@ def test_closed_and_forgotten_clients(server: Server) -> None:
 
 def test_emit_and_problems(client: Client) -> None:
     assert client.emit(type="t", source="s", data={"a": 1}).count == 1
+    assert client.emit(type="t", source="s", data=b"\x00").count == 1
+    with pytest.raises(errors.Invalid, match=r"data\.a: nan"):
+        client.emit(type="t", source="s", data={"a": float("nan")})
+    with pytest.raises(errors.Invalid, match="cannot be written as JSON"):
+        client.events.emit({"id": "1", "type": "t", "source": "s", "run": object()})
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(errors.Invalid, match="cannot be written as JSON"):
+        client.emit(type="t", source="s", data=endless)
     with pytest.raises(errors.NotFound) as caught:
         client.tasks.get("00" * 16)
     assert caught.value.remedy == "look at the list"

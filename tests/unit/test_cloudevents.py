@@ -207,3 +207,24 @@ def test_too_large() -> None:
 def test_null_attributes_count_as_absent() -> None:
     found = cloudevents.from_builtins(GOOD | {"subject": None, "data": None, "ext": None})
     assert found == Event(id="1", source="/s", type="t")
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (float("inf"), "data: inf"),
+        ({"a": [1, float("nan")]}, r"data\.a\[1\]: nan"),
+        ({"a": {1, 2}}, r"data\.a: set"),
+        ([b"x"], r"data\[0\]: bytes"),
+        ({"a": object()}, r"data\.a: object"),
+        ({1: 2}, "data: the key 1"),
+    ],
+)
+def test_data_that_json_cannot_hold(data: Any, path: str) -> None:
+    with pytest.raises(Invalid, match=path) as caught:
+        cloudevents.check_data(data)
+    assert caught.value.remedy
+
+
+def test_data_that_json_holds() -> None:
+    cloudevents.check_data({"a": [1, 2.5, None, True, "x", (1, {"b": {}})]})

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oncue.errors import Invalid, NotFound, NotReady, OncueError, TooLarge, Unauthorized
+from oncue.errors import Invalid, NotFound, NotReady, OncueError, TooLarge, TriggerFailed, Unauthorized
 from oncue.messages import EVENT_BYTES, Event
 from oncue.triggers import signatures
 from oncue.triggers.base import TriggerContext
@@ -157,7 +157,7 @@ def test_unknown_keys_are_refused() -> None:
 
 def test_secrets_are_looked_up_for_each_request() -> None:
     hook = Hook({"verify": {"standard-webhooks": "${secret:daq}"}})
-    with pytest.raises(NotReady, match="no secret 'daq'"):
+    with pytest.raises(TriggerFailed, match="no secret 'daq'"):
         hook.post(BODY, sign(BODY))
     assert hook.trigger.status().state == "failed"
     hook.known["daq"] = SECRET

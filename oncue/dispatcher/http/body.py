@@ -40,17 +40,18 @@ def coding_of(request: web.Request, route: Route) -> str:
     return kind
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """The whole body. Raises TooLarge (before it is read where Content-Length says so) and Malformed."""
+async def read_body(request: web.Request, limit: int, fixed: bool = False) -> bytes:
+    """The whole body. `fixed`: the limit is the route's own, not the server's setting. Raises TooLarge (before it is
+    read where Content-Length says so) and Malformed."""
     length = request.content_length
     if length is not None and length > limit:
-        raise too_large(length, limit)
+        raise too_large(length, limit, fixed)
     content = request.content
     try:
         first = await content.readany()
         if not first or content.is_eof():
             if len(first) > limit:
-                raise too_large(len(first), limit)
+                raise too_large(len(first), limit, fixed)
             return first
         parts, size = [first], len(first)
         while size <= limit:
@@ -64,13 +65,15 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             f"the body cannot be read: {e or type(e).__name__}",
             remedy="check Content-Length, Transfer-Encoding and Content-Encoding",
         ) from None
-    raise too_large(size, limit)
+    raise too_large(size, limit, fixed)
 
 
-def too_large(size: int, limit: int) -> TooLarge:
+def too_large(size: int, limit: int, fixed: bool = False) -> TooLarge:
     return TooLarge(
         f"the body is over the limit of {limit:,} bytes",
-        remedy="send less at once; large arguments go to the blob store first (PUT /v1/blobs/{sha256}). "
+        remedy="send where the data is, not the data; here the limit is fixed, no setting raises it"
+        if fixed
+        else "send less at once; large arguments go to the blob store first (PUT /v1/blobs/{sha256}). "
         "The server's limit is its setting max_body_bytes",
         limit_bytes=limit,
         size_bytes=size,

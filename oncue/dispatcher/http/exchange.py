@@ -51,6 +51,7 @@ def bind(api: Api, route: Route, authenticator: Authenticator, limit: RateLimit)
 def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateLimit) -> Serve:
     decoder = BodyDecoder(route.takes, route.takes_msgpack, route.optional) if route.takes is not None else None
     max_bytes = min(route.max_bytes or api.settings.max_body_bytes, api.settings.max_body_bytes)
+    fixed = 0 < route.max_bytes <= api.settings.max_body_bytes
     plain_query = route.query is NoQuery
     no_query = NoQuery()
 
@@ -65,9 +66,9 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
         if decoder is not None:
             if request.can_read_body or not route.optional:  # (some clients name a type even for no body)
                 ask.coding = coding_of(request, route)
-            ask.body = decoder.decode(await read_body(request, max_bytes), ask.coding)
+            ask.body = decoder.decode(await read_body(request, max_bytes, fixed), ask.coding)
         elif route.raw:
-            ask.raw = await read_body(request, max_bytes)
+            ask.raw = await read_body(request, max_bytes, fixed)
         position = headers.get(POSITION)
         if position is not None and route.scope:
             await _wait_for(api, position)

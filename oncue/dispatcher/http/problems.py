@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from oncue.dispatcher.auth import challenge
 from oncue.dispatcher.http.route import PROBLEM
-from oncue.errors import Forbidden, NotReady, OncueError, Unauthorized
+from oncue.errors import Forbidden, NotReady, OncueError, TriggerFailed, Unauthorized
 from oncue.resources import Problem
 
 log = logging.getLogger("oncue.api")
@@ -63,7 +64,7 @@ def response(error: OncueError, request: web.Request | None = None) -> web.Respo
     if isinstance(error, Unauthorized | Forbidden):
         headers["WWW-Authenticate"] = challenge(error, request is not None and "Authorization" in request.headers)
     retry_after = error.details.get("retry_after_s")
-    if retry_after is None and (error.status == 507 or isinstance(error, NotReady)):
+    if retry_after is None and (error.status == 507 or isinstance(error, NotReady | TriggerFailed)):
         retry_after = 5
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
@@ -71,6 +72,19 @@ def response(error: OncueError, request: web.Request | None = None) -> web.Respo
     if error.status == 405 and isinstance(allow, list):
         headers["Allow"] = ", ".join(allow)
     return web.Response(status=error.status, body=problem_json(error), headers=headers)
+
+
+def quiet_aiohttp() -> None:
+    """Connections that break and bytes that are no HTTP are the sender's: no traceback in our log. Other errors stay."""
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)  # (added once, however often it is asked for)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ConnectionResetError | BrokenPipeError | HttpProcessingError | web.RequestPayloadError):
+        log.debug("a request broke off: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+        return False
+    return True
 
 
 def unexpected(error: BaseException, what: str) -> OncueError:

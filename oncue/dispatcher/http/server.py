@@ -13,7 +13,7 @@ from oncue import __version__
 from oncue.dispatcher.auth import OPENS, Authenticator
 from oncue.dispatcher.http.route import HTML, TEXT, Ask, Route
 from oncue.dispatcher.metrics import CONTENT_TYPE
-from oncue.errors import Forbidden, NotFound, OncueError, Unauthorized
+from oncue.errors import Forbidden, NotFound, NotReady, OncueError, TriggerFailed, Unauthorized
 from oncue.messages import EVENT_BYTES
 from oncue.resources import Health
 
@@ -124,7 +124,7 @@ ROUTES = (
         takes_doc=bytes,
         reads=("*/*",),
         gives=Any,
-        errors=(Unauthorized, NotFound),
+        errors=(Unauthorized, NotFound, TriggerFailed, NotReady),
         max_bytes=4 * EVENT_BYTES,
     ),
     Route("GET", "/health/live", alive, summary="The process answers.", scope="", gives=Health),

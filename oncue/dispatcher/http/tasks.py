@@ -141,7 +141,8 @@ def parse_id(text: str, where: str, what: str = "a task's id has 32 hex digits")
     with contextlib.suppress(ValueError):
         if text.isascii() and len(text) <= 40:
             return ids.parse(text)
-    raise Invalid(f"{text[:100]!r} is not an id - at `{where}`", remedy=what, path=where)
+    place = f" (at `{where}`)" if where.startswith("$") else ""
+    raise Invalid(f"{text[:100]!r} is not an id{place}", remedy=what, path=where)
 
 
 def task_id(ask: Ask) -> str:

@@ -30,10 +30,10 @@ const TABLES = {
   ], "No endpoints yet: oncue endpoint register"],
   rules: ["/v1/rules", [
     ["name", (r) => r.name], ["file", (r) => `${r.label}@${r.version}`], ["state", (r) => state(r.state)],
-    ["runs", (r) => r.runs.join(", ")], ["on", (r) => r.endpoint], ["fired", (r) => r.fired], ["why", (r) => r.why],
+    ["runs", (r) => r.runs.join(", ")], ["on", (r) => r.endpoint], ["fired since start", (r) => r.fired], ["why", (r) => r.why],
   ], "No rules yet: oncue deploy FILE"],
   triggers: ["/v1/triggers", [
-    ["name", (t) => t.name], ["kind", (t) => t.kind], ["state", (t) => state(t.state)], ["emitted", (t) => t.emitted],
+    ["name", (t) => t.name], ["kind", (t) => t.kind], ["state", (t) => state(t.state)], ["emitted since start", (t) => t.emitted],
     ["skipped", (t) => t.skipped], ["last", (t) => when(t.last_us)], ["detail", (t) => t.detail || t.last_skip],
   ], "No triggers yet"],
   tasks: ["/v1/tasks?limit=25", [
