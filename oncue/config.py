@@ -23,6 +23,22 @@ def default_data() -> Path:
     return Path(os.environ.get("ONCUE_DATA") or Path.home() / ".oncue")
 
 
+def make_data_folder(folder: Path) -> None:
+    """With mode 700. Raises Invalid when it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        why = e.strerror or str(e)
+    else:
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+        why = "it cannot be written"
+    raise Invalid(
+        f"the data folder {folder} cannot be used: {why}",
+        remedy="give a folder that you may write: oncue up --data DIR, or ONCUE_DATA",
+    )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: str = ""  # folder of log, view, blobs, keys; "": default_data()
     log: str = ""  # URL of the log; "": sqlite in the data folder

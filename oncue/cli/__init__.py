@@ -41,3 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"error: {e}", err=True)
         sys.exit(1)
+    except OSError as e:  # as in `oncue tasks list > /dev/full`
+        if os.environ.get("ONCUE_DEBUG"):
+            raise
+        where = f": {e.filename}" if e.filename else ""
+        click.echo(f"error: {e.strerror or e}{where} (ONCUE_DEBUG=1 shows where)", err=True)
+        _let_go_of_output()
+        sys.exit(1)
+
+
+def _let_go_of_output() -> None:
+    """What cannot be written is dropped here, not with a traceback when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -158,7 +160,29 @@ def server(folder: Path) -> Iterator[Finding]:
         if date:
             skew = abs(parsedate_to_datetime(date).timestamp() - before)
             yield Finding("clock", skew < SKEW_S, f"differs by {skew:.0f} s from the server's", "set the clock by NTP")
+        here = endpoints_here(folder)
         for e in client.endpoints.list():
-            good = e.state in ("connected", "revoked")
+            good = e.state == "connected" or (e.state == "revoked" and e.id not in here)
             text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "")
-            yield Finding(f"endpoint {e.name}", good, text, f"on its machine: oncue endpoint start {e.name}")
+            yield Finding(f"endpoint {e.name}", good, text, endpoint_remedy(e.name, e.state, folder, here.get(e.id)))
+
+
+def endpoints_here(folder: Path) -> dict[str, Path]:
+    """id -> folder of the endpoints that this data folder holds."""
+    from oncue.endpoint.settings import load
+
+    found = {}
+    for path in folder.glob("endpoints/*/agent.json"):
+        with contextlib.suppress(OncueError):
+            found[load(path.parent).id] = path.parent
+    return found
+
+
+def endpoint_remedy(name: str, state: str, data: Path, place: Path | None) -> str:
+    if place is None:
+        return f"on its machine: oncue endpoint start {name} --detach"
+    where = f"{name} --dir {shlex.quote(str(place))}"
+    if state != "revoked":
+        return f"oncue endpoint start {where} --detach"
+    again = f"ONCUE_DATA={shlex.quote(str(data))} oncue endpoint register {where}"
+    return f"{again}; then, unless `oncue up` starts it by itself: oncue endpoint start {where} --detach"

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 
 from oncue.cli.output import as_json, facts, json_option, say
 from oncue.config import default_data
-from oncue.errors import Conflict, Invalid, NotFound, OncueError
+from oncue.errors import Conflict, Invalid, NotFound, OncueError, Refused
+
+GREETING_S = 15.0  # that an agent gets for its first greeting
+REFUSED_S = 5.0
 
 _dir = click.option(
     "--dir", "folder", type=click.Path(file_okay=False), help="The endpoint's folder (default: by its name)."
@@ -62,28 +68,24 @@ def register(
     json_: bool,
 ) -> None:
     """Make this endpoint's keys and tell the server (ONCUE_URL, ONCUE_TOKEN). The secret key stays here.
+    Where the endpoint was revoked, it gets new keys.
 
     \b
     Example:
       ONCUE_URL=https://oncue.example ONCUE_TOKEN=… oncue endpoint register polaris
     """
     from oncue.cli.connect import connected, seconds
-    from oncue.curve import load_or_make_keys
+    from oncue.cli.enrolment import enrol
     from oncue.endpoint.settings import Settings, save
-    from oncue.resources import EndpointRequest
 
     wrong = [label for label in labels if "=" not in label]
     if wrong:
         raise Invalid(f"--label {wrong[0]!r} is not name=value", remedy="for example --label site=alcf")
     place = _folder(folder, name)
-    request = EndpointRequest(
-        name=name,
-        public_key=load_or_make_keys(place / "agent.key").public.decode(),
-        lost_after_ms=round((seconds(lost_after) or 0) * 1000),
-        labels=dict(label.split("=", 1) for label in labels),
-    )
+    lost_after_ms = round((seconds(lost_after) or 0) * 1000)
+    pairs = dict(label.split("=", 1) for label in labels)
     with connected() as client:
-        found = client.endpoints.register(request)
+        found = enrol(client, place, name, lost_after_ms=lost_after_ms, labels=pairs)
         bridge = bridge or _reachable(found.bridge, client.http.target()[0])
     save(
         place,
@@ -107,9 +109,9 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     Example:
       oncue endpoint start polaris --detach
     """
-    from oncue.cli.local_agent import agent_command, running_agent, start_agent
+    from oncue.cli.local_agent import agent_command, end, running_agent, start_agent
     from oncue.cli.local_server import await_true
-    from oncue.endpoint.settings import load
+    from oncue.endpoint.settings import load, register_again
 
     place = _folder(folder, name)
     load(place)
@@ -122,13 +124,40 @@ def start(name: str, folder: str | None, detach: bool) -> None:
         os.execv(sys.executable, agent_command(place))
     path = place / "agent.log"
     with path.open("ab") as out:
+        began = out.tell()
         process = start_agent(place, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    await_true(lambda: process.poll() is not None or running_agent(place) == process.pid, 10)
+    now: dict[str, Any] = {}
+    refused_at = 0.0
+
+    def greeted() -> bool:
+        """Or it ended, or the server goes on refusing its key: one that starts does not know its endpoints at once."""
+        nonlocal now, refused_at
+        now = _status(place) or {}
+        if now.get("pid") != process.pid:
+            now = {}
+        refused_at = (refused_at or time.monotonic()) if now.get("why") else 0.0
+        refused = refused_at and time.monotonic() - refused_at > REFUSED_S
+        return process.poll() is not None or now.get("state") == "connected" or bool(refused)
+
+    await_true(greeted, GREETING_S)
     if process.poll() is not None:
-        said = path.read_bytes()[-1000:].decode("utf-8", "replace").strip()
+        said = path.read_bytes()[began:][-1000:].decode("utf-8", "replace").strip()
         raise OncueError(f"the agent ended at once:\n{said}", remedy=f"all that it said is in {path}")
+    if now.get("why"):
+        end(process.pid, process)
+        raise Refused(f"{now['why']}; the agent was stopped", remedy=register_again(name, place))
     say(f"the agent runs (pid {process.pid}); it writes to {path}")
+    if now.get("state") != "connected":
+        say("  it has not reached its server yet, and goes on trying: is the server up?", err=True)
     process.returncode = 0  # it goes on; nothing here waits for it
+
+
+def _status(place: Path) -> dict[str, Any] | None:
+    try:
+        found = msgspec.json.decode((place / "status.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @endpoint.command()
@@ -162,8 +191,6 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     Example:
       oncue endpoint status polaris
     """
-    import msgspec
-
     from oncue.cli.local_agent import running_agent
     from oncue.endpoint.settings import load
 
@@ -171,10 +198,7 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     settings = load(place)
     pid = running_agent(place)
     found = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}
-    try:
-        found["status"] = msgspec.json.decode((place / "status.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
-        found["status"] = None
+    found["status"] = _status(place)
     if json_:
         as_json(found)
         return

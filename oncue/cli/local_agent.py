@@ -29,15 +29,13 @@ STEADY_S = 30.0  # an agent that ran for so long starts again without a pause
 
 
 def register(data: Path, folder: Path, name: str, workers: int, local: dict[str, Any]) -> None:
-    """Make the keys, tell the server, write agent.json. Again is harmless."""
+    """Make the keys, tell the server, write agent.json. Again is harmless; an endpoint that was revoked gets new keys."""
+    from oncue.cli.enrolment import enrol
     from oncue.client import Client
-    from oncue.curve import load_or_make_keys
     from oncue.endpoint.settings import Settings, save
-    from oncue.resources import EndpointRequest
 
-    keys = load_or_make_keys(folder / "agent.key")
     with Client(local["url"], local["token"]) as client:
-        found = client.endpoints.register(EndpointRequest(name=name, public_key=keys.public.decode()))
+        found = enrol(client, folder, name)
     save(
         folder,
         Settings(

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from oncue.cli.local_server import answers, await_true, local_server
-from oncue.config import Settings, load_settings
+from oncue.config import Settings, load_settings, make_data_folder
 from oncue.errors import Conflict, OncueError
 
 START_S = 60.0
@@ -93,7 +93,7 @@ def _argv(flags: dict[str, Any], no_endpoint: bool) -> list[str]:
 
 def _detach(folder: Path, arguments: list[str]) -> None:
     """A process of its own session that holds nothing of this terminal; wait until it answers or ends."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(folder)
     path = folder / "server.log"
     with path.open("ab") as out:
         start = out.tell()

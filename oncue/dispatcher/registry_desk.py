@@ -121,7 +121,15 @@ class RegistryDesk(Core):
                 f"there is an endpoint {request.name!r} with another key",
                 remedy=f"use another name, or revoke the old one: oncue endpoints revoke {request.name}",
             )
-        if any(e.public_key == key and e.id != known_id for e in self._endpoints.values()):
+        other = next((e for e in self._endpoints.values() if e.public_key == key and e.id != known_id), None)
+        if other is not None and other.revoked and other.owner == who.subject:
+            raise Conflict(
+                f"this key was revoked, with the endpoint {other.name!r}",
+                remedy=f"a revoked key stays refused; register with a new one: oncue endpoint register {request.name}",
+                revoked_key=True,
+                endpoint=other.id,
+            )
+        if other is not None:
             raise Conflict("this key belongs to another endpoint", remedy="make a new key: remove the agent's folder")
         record = EndpointRecord(
             VERSION,

@@ -29,7 +29,7 @@ from aiohttp import web
 from oncue import curve
 from oncue import resources as r
 from oncue.blobs import open_blobs
-from oncue.config import Settings
+from oncue.config import Settings, make_data_folder
 from oncue.dispatcher.api import make_app
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
@@ -70,7 +70,7 @@ REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take i
 class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data_path
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_data_folder(self.folder)
         super().__init__(settings, open_blobs(str(self.folder / "blobs")), Metrics())
         self._rule_tasks: OrderedDict[bytes, None] = OrderedDict()
         self._jobs: set[asyncio.Task[Any]] = set()

@@ -81,6 +81,8 @@ class AgentProcess:
         self._usage_us = self._status_us = 0
         self._status = b""
         self._trouble = ""
+        self._why = ""  # the server does not know the key
+        self._again = folder_settings.register_again(settings.name, folder)
         self._key_refused_us = 0
         self.stop_why = ""
 
@@ -203,12 +205,12 @@ class AgentProcess:
 
     def _look_at_key(self, at: int) -> None:
         if self.agent.phase is Phase.READY:
-            self._key_refused_us = 0
+            self._key_refused_us, self._why = 0, ""
         elif self._link.key_refused():
             self._key_refused_us = self._key_refused_us or at
-            why = "the server does not know this endpoint's key"
+            why = self._why = "the server does not know this endpoint's key: it was revoked, or it is another server's"
             if at - self._key_refused_us > KEY_REFUSED_US:
-                self.agent.refused = Refused(why, remedy="register the endpoint again: oncue endpoint register")
+                self.agent.refused = Refused(why, remedy=self._again)
             self.agent.cut(why, at)
 
     def write_status(self, state: str = "") -> None:
@@ -226,6 +228,7 @@ class AgentProcess:
             "queued": len(agent.shelf.held) - agent.running,
             "spooled": sum(n.count for n in agent.outbox.spool.values()),
             "trouble": self._trouble,
+            "why": self._why,
         }
         text = json.dumps(status).encode()
         if text == self._status:

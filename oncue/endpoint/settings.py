@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,11 @@ def save(folder: Path, settings: Settings) -> None:
     fresh = folder / "agent.json.new"
     fresh.write_bytes(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
     fresh.replace(folder / "agent.json")
+
+
+def register_again(name: str, folder: Path) -> str:
+    """The remedy of a refused endpoint: the command as it stands."""
+    return f"register the endpoint again: oncue endpoint register {shlex.quote(name)} --dir {shlex.quote(str(folder))}"
 
 
 def server_of(settings: Settings) -> tuple[str, bytes]:

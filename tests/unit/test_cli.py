@@ -125,3 +125,24 @@ def test_an_agent_dials_a_host_that_leads_to_the_server(bridge: str, url: str, d
     from oncue.cli.endpoint import _reachable
 
     assert _reachable(bridge, url) == dialled
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "oncue", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("detach", [[], ["--detach"]])
+def test_a_data_folder_that_cannot_be_made(tmp_path: Path, detach: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    data = str(tmp_path / "file" / "data")
+    words = [sys.executable, "-m", "oncue", "up", "--data", data, "--port", "0", *detach]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "oncue up --data DIR" in done.stderr
