@@ -225,7 +225,7 @@ class _Work:
             remedy = "register it or correct the rule, then `oncue dead retry N` (N: this letter's number)"
             raise _Refusal("dispatch", f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}", remedy)
         if not cue.call.function:
-            remedy = "deploy the rule file again, beside the file of the function"
+            remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
             raise _Refusal("dispatch", f"the function {cue.call.name!r} is not registered", remedy)
         try:
             return endpoint, cue.arguments(event)
