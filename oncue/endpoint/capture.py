@@ -1,5 +1,9 @@
 """What a task prints, by Python, C or a child process: file descriptors 1 and 2 are one file that the pool gave, which is
-empty between tasks. So the check after each task is one seek, and the pool can read what a running task has printed.
+empty between tasks. So the pool can read what a running task has printed, and the check after each task is three seeks:
+
+    capture.fd ──► to MARK beyond its end: at MARK when it is empty      1, 2 ──► there too: they are that open file
+
+A descriptor that was closed or put elsewhere is not there; a seek that only asks does nothing to a file of the user's.
 """
 
 from __future__ import annotations
@@ -12,24 +16,44 @@ from oncue.messages import OUTPUT_BYTES
 
 HEAD_BYTES = OUTPUT_BYTES * 3 // 4  # kept of the start; the rest of OUTPUT_BYTES, less the note, of the end
 _NOTE_BYTES = 200
+MARK = 1_000_003  # an offset that no other file happens to be at; what is written is appended, wherever the offset is
 TAIL_BYTES = OUTPUT_BYTES - HEAD_BYTES - _NOTE_BYTES
 
 
 class Capture:
     def __init__(self) -> None:
         self.fd = os.dup(1)
+        self._null = os.open(os.devnull, os.O_RDWR)
         self.out, self.err = _text(1), _text(2)
         self.restore()
 
     def restore(self) -> None:
         """After a task that put something else there, or closed it."""
-        for fd in (1, 2):
-            if not _same(fd, self.fd):
-                os.dup2(self.fd, fd)
+        for fd, right in ((0, self._null), (1, self.fd), (2, self.fd)):
+            if not _same(fd, right):
+                os.dup2(right, fd)
         sys.stdout, sys.stderr = self.out, self.err
         sys.__stdout__, sys.__stderr__ = self.out, self.err  # type: ignore[misc]
 
-    def take(self) -> bytes:
+    def settle(self) -> bytes:
+        """After each task: what it printed; 1 and 2 are right again."""
+        end = os.lseek(self.fd, MARK, 2)
+        try:
+            right = os.lseek(1, 0, 1) == end and os.lseek(2, 0, 1) == end
+        except OSError:  # closed, or a pipe
+            right = False
+        if not right:
+            self.restore()
+        return self._take() if end != MARK else b""
+
+    def no_input(self) -> bool:
+        """0 is /dev/null, which is at 0 wherever one seeks."""
+        try:
+            return os.lseek(0, 1, 1) == 0
+        except OSError:
+            return False
+
+    def _take(self) -> bytes:
         """What was printed since the last time; for when the file is not empty."""
         found = read_output(self.fd)
         os.ftruncate(self.fd, 0)

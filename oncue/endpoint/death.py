@@ -53,6 +53,12 @@ def lost(code: int, oom: bool) -> Failure:
             f"the worker died of {name} while it ran this task",
             remedy="a crash in compiled code; the task's output shows where each Python thread was",
         )
+    if code == 128 + signal.SIGTERM:  # how a worker ends by it, after the function's `finally` blocks
+        return Failure(
+            "oncue.TaskLost",
+            "the worker was ended by SIGTERM while it ran this task, not by oncue",
+            remedy="the function sent it to its own process (os.kill), or somebody or the batch system ended the worker",
+        )
     return Failure(
         "oncue.TaskLost",
         f"the worker's process exited with code {code} while it ran this task",

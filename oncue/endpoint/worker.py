@@ -140,6 +140,8 @@ class Worker:
                 self.flush(n, False)
                 self.sent_us = now = time.time_ns() // 1000
         numbers[INDEX] = -1
+        if not self.capture.no_input():  # not after each task: it costs a seek, and few read it
+            self.capture.restore()
         self.flush(n, True)
 
     def _one(
@@ -157,11 +159,9 @@ class Worker:
             os._exit(0)
         if self.ending:
             os._exit(128 + signal.SIGTERM)
+        output = capture.settle()
         if sys.stdout is not capture.out or sys.stderr is not capture.err:
             capture.restore()
-        output = b""
-        if os.lseek(capture.fd, 0, 2):
-            output = capture.take()
         if tidy.dirty or sys.path != tidy.path:
             tidy.restore()
         now = time.time_ns() // 1000

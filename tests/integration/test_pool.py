@@ -323,6 +323,37 @@ def test_output_survives_what_users_do_to_it(rig: Rig) -> None:
     assert rig.one(lambda: print("there")).output == b"there\n"
 
 
+BROKEN_FDS = {
+    "read to its end": "open({fd}, 'rb').read()",
+    "closed": "os.close({fd})",
+    "both closed": "os.close(1); os.close(2)",
+    "null": "os.dup2(os.open(os.devnull, os.O_RDWR), {fd})",
+    "pipe": "os.dup2(os.pipe()[1], {fd})",
+    "file": "os.dup2(os.open('log', os.O_RDWR | os.O_CREAT), {fd})",
+    "both one empty file": "a = os.open('log', os.O_RDWR | os.O_CREAT); os.dup2(a, 1); os.dup2(a, 2)",
+    "the other's file": "print('x'); a = open('log', 'w'); os.dup2(a.fileno(), {fd}); os.write(a.fileno(), b'there')",
+}
+
+
+@pytest.mark.parametrize("fd", [0, 1, 2])
+@pytest.mark.parametrize("way", BROKEN_FDS)
+def test_a_task_that_spoils_a_standard_descriptor_spoils_its_own(rig: Rig, way: str, fd: int) -> None:
+    """The next task of the same chunk prints as ever; what is read is right again with the next chunk."""
+    spoil = BROKEN_FDS[way].format(fd=fd)
+    source = (
+        f"def f(i):\n import os, sys\n if i == 1:\n  {spoil}\n  return 0\n"
+        " print('out', i)\n sys.stderr.write('err\\n')\n os.write(1, b'1')\n os.write(2, b'2')\n return i"
+    )
+    pid = rig.pool.pids
+    packed, numbers = pack_function(script(source)), [0, 1, 2, 1, 3]
+    tasks = rig.run(packed, *[(i,) for i in numbers]) if fd else [rig.run(packed, (i,))[0] for i in numbers]
+    ends = [rig.end_of(t) for t in tasks]
+    assert [(e.status, unpack(e.value)) for e in ends] == [(OK, i) for i in (0, 0, 2, 0, 3)]
+    assert [ends[n].output for n in (0, 2, 4)] == [b"out %d\nerr\n12" % i for i in (0, 2, 3)]
+    assert rig.value(lambda: os.read(0, 1) + sys.stdin.read().encode()) == b""
+    assert rig.pool.pids == pid
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="holes are punched on Linux only")
 def test_a_flood_of_output_does_not_fill_the_memory(rig: Rig, tmp_path: Path) -> None:
     go, size = tmp_path / "go", 40 << 20
@@ -402,6 +433,7 @@ DEATHS = {
     "exit": ("import os; os._exit(7)", "code 7"),
     "segfault": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
     "abort": ("import os; os.abort()", "SIGABRT"),
+    "term": ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "ended by SIGTERM"),
     "kill": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
 }
 
