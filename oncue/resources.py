@@ -151,6 +151,11 @@ class FailureInfo(Resource, frozen=True):
     traceback: str = ""
     remedy: str = ""
 
+    @property
+    def line(self) -> str:
+        """As Python's tracebacks end: no colon without a message."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
 
 class TimelineEntry(Resource, frozen=True):
     at_us: int

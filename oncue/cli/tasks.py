@@ -82,7 +82,7 @@ def show(task: str, json_: bool) -> None:
             ("took", took(info.started_us, info.ended_us)),
             ("arguments", info.arguments),
             ("value", plain(info.value) if info.has_value else info.value),
-            ("error", f"{error.type}: {error.message}\n{error.traceback}" if error else ""),
+            ("error", f"{error.line}\n{error.traceback}" if error else ""),
             ("remedy", error.remedy if error else ""),
             ("output", info.output),
         ]

@@ -84,7 +84,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         expires_us=call.expires_us,
         timeout_ms=call.timeout_ms,
         mark_us=state.mark_us,
-        why=why or (f"{error.type}: {error.message}" if error else ""),
+        why=why or (error.line if error else ""),
         value=shown(closing.value) if good and closing else None,
         has_value=good,
         error=error,
@@ -111,7 +111,7 @@ def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.Ti
         if a.started_us:
             entries.append(r.TimelineEntry(at_us=a.started_us, what="started", detail=f"attempt {a.n}"))
         failure = None if a.status == OK else failure_info(a.value)
-        told = f"attempt {a.n}: {STATUS_NAMES[a.status]}" + (f": {failure.type}: {failure.message}" if failure else "")
+        told = f"attempt {a.n}: {STATUS_NAMES[a.status]}" + (f": {failure.line}" if failure else "")
         late = " (superseded: it came too late to count)" if a.superseded else ""
         entries.append(r.TimelineEntry(at_us=a.ended_us, what="ended", detail=told + late))
     if not state.state.closed and state.running[0] == state.attempt:

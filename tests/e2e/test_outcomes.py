@@ -128,7 +128,11 @@ def test_exceptions(client: Client, kind: str, type_name: str, words: str) -> No
     assert caught.value.type_name.rsplit(".")[-1] == type_name
     assert words in caught.value.message
     assert "raising" in caught.value.traceback
-    assert task.info().output == f"before {kind}\n"
+    info = task.info()
+    assert info.output == f"before {kind}\n"
+    assert info.why.startswith(caught.value.type_name)
+    assert not info.why.endswith((":", ": "))
+    assert info.accepted_us <= info.started_us
     if kind == "chained":
         assert "No space left on device" in caught.value.traceback
     if kind == "builtin":
