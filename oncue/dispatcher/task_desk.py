@@ -54,7 +54,7 @@ MAX_CANCEL = 10_000
 class TaskDesk(Core):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._recent: OrderedDict[tuple[str, bytes], tuple[int, asyncio.Future[list[Position]]]] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, bytes], tuple[int, asyncio.Future[list[Position]], int]] = OrderedDict()
         self._functions: OrderedDict[tuple[str, str], FunctionRecord] = OrderedDict()
 
     # ------------------------------------------------------------ in
@@ -78,7 +78,7 @@ class TaskDesk(Core):
                 return _accepted(task_ids.batch_ids(who.subject, key, count), positions)
         _check_payloads(payloads)
         ids = task_ids.batch_ids(who.subject, key, count)
-        positions = await self._append(mark, call, [Task(i, p) for i, p in zip(ids, payloads, strict=True)])
+        _, positions = await self._append(mark, call, [Task(i, p) for i, p in zip(ids, payloads, strict=True)])
         return _accepted(ids, positions)
 
     async def submit(self, who: Who, request: r.TaskRequest) -> r.TaskInfo:
@@ -97,25 +97,26 @@ class TaskDesk(Core):
         try:
             if request.key and (who.subject, seed) not in self._recent and await self._state(task_id):
                 return await self.task(who, task_id.hex(), request.wait_ms)
-            positions = await self._append((who.subject, seed), call, [task])
+            accepted_us, positions = await self._append((who.subject, seed), call, [task])
             position = position_text(positions)
             ended = await _within(waiter, request.wait_ms) if waiter else None
         finally:
             if waiter is not None:
                 self.board.forget(task_id, waiter)
-        state = TaskState(task_id, True, call, packed, now_us())
+        state = TaskState(task_id, True, call, packed, accepted_us)
         if ended is not None:
             return self._ended_info(state, ended, position)
         return msgspec.structs.replace(self._info(state), position=position)
 
-    async def _append(self, mark: tuple[str, bytes], call: Call, tasks: list[Task]) -> list[Position]:
+    async def _append(self, mark: tuple[str, bytes], call: Call, tasks: list[Task]) -> tuple[int, list[Position]]:
+        """(when they were accepted, as their record says, unix µs; the record's positions)."""
         known = self._recent.get(mark)
         if known is not None:
-            return await asyncio.shield(known[1])
+            return known[2], await asyncio.shield(known[1])
         accepted = now_us()
         records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in _parts(tasks)]
         future = self.log.append(tasks_topic(call.endpoint), records, 0)
-        self._recent[mark] = (len(tasks), future)
+        self._recent[mark] = (len(tasks), future, accepted)
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)
         try:
@@ -124,7 +125,7 @@ class TaskDesk(Core):
             self._recent.pop(mark, None)
             raise
         self.metrics.accepted(len(tasks))
-        return positions
+        return accepted, positions
 
     def _is_old(self, key: bytes) -> bool:
         """A key from before this server's start, or from before what `_recent` remembers: the view must be asked."""
@@ -239,7 +240,7 @@ class TaskDesk(Core):
             return f"endpoint {name!r} is refused: {lane.refused}"
         if lane.phase.value == "away":
             since = f" for {(now_us() - lane.since_us) / 1e6:.0f} s" if lane.since_us else ", it has not come yet"
-            return f"endpoint {name!r} is away{since}; start it: oncue endpoint start {name}"
+            return f"endpoint {name!r} is away{since}; start it: oncue endpoint start"
         if state.running[0] == state.attempt:
             return "it runs"
         if lane.busy(state.id):
@@ -362,8 +363,8 @@ class TaskDesk(Core):
         new_id = task_ids.batch_ids(who.subject, key, 1)[0]
         call = msgspec.structs.replace(state.call, expires_us=0, stream="")
         task = Task(new_id, state.args, state.event, state.id, state.mark_us)
-        await self._append((who.subject, key), call, [task])
-        fresh = TaskState(new_id, True, call, state.args, now_us(), event=state.event, retry_of=state.id)
+        accepted_us, _ = await self._append((who.subject, key), call, [task])
+        fresh = TaskState(new_id, True, call, state.args, accepted_us, event=state.event, retry_of=state.id)
         return self._info(fresh)
 
 
