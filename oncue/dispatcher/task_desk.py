@@ -240,7 +240,7 @@ class TaskDesk(Core):
             return f"endpoint {name!r} is refused: {lane.refused}"
         if lane.phase.value == "away":
             since = f" for {(now_us() - lane.since_us) / 1e6:.0f} s" if lane.since_us else ", it has not come yet"
-            return f"endpoint {name!r} is away{since}; start it: oncue endpoint start"
+            return f"endpoint {name!r} is away{since}; start it: oncue endpoint start {name}"
         if state.running[0] == state.attempt:
             return "it runs"
         if lane.busy(state.id):
