@@ -192,6 +192,8 @@ def test_the_same_key_is_the_same_task(system: System, tmp_path: Path) -> None:
     other = system.http("POST", "/v1/tasks", body, {"Idempotency-Key": "twice"}).json
     assert other["id"] != answers[0].json["id"]
     assert ended(system, answers[0].json["id"])["state"] == "succeeded"
+    told = {a.json["accepted_us"] for a in (*answers, system.http("GET", f"/v1/tasks/{answers[0].json['id']}"))}
+    assert len(told) == 1
     assert ended(system, other["id"])["state"] == "succeeded"
     key = "0192f0c1e5a07c3e8a1b2c3d4e5f0000"
     batch = {"function": "flaky", "key": key, "calls": [[[str(path), 1], {}], [[str(path), 1], {}]]}
