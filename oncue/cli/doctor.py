@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -20,6 +21,10 @@ import msgspec
 from oncue.cli.output import as_json, json_option, safe
 from oncue.config import load_settings
 from oncue.errors import OncueError
+from oncue.resources import EndpointInfo
+
+if TYPE_CHECKING:
+    from oncue.client import Client
 
 LIBRARIES = ("msgspec", "cloudpickle", "pyzmq", "psutil", "click", "rich", "aiohttp")
 SERVER_LIBRARIES = ("watchdog", "ruamel.yaml", "google-re2", "fsspec", "prometheus-client")
@@ -161,10 +166,20 @@ def server(folder: Path) -> Iterator[Finding]:
             skew = abs(parsedate_to_datetime(date).timestamp() - before)
             yield Finding("clock", skew < SKEW_S, f"differs by {skew:.0f} s from the server's", "set the clock by NTP")
         here = endpoints_here(folder)
-        for e in client.endpoints.list():
+        for e in _settled(client):
             good = e.state == "connected" or (e.state == "revoked" and e.id not in here)
             text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "")
             yield Finding(f"endpoint {e.name}", good, text, endpoint_remedy(e.name, e.state, folder, here.get(e.id)))
+
+
+def _settled(client: Client) -> list[EndpointInfo]:
+    """The endpoints; one that is just starting gets some seconds to come."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = list(client.endpoints.list())
+        if time.monotonic() > deadline or all(e.state in ("connected", "revoked") for e in found):
+            return found
+        time.sleep(0.1)
 
 
 def endpoints_here(folder: Path) -> dict[str, Path]:
