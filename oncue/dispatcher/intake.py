@@ -207,11 +207,6 @@ class Intake:
             tasks = [t for t in tasks if t.id not in self.stopped]
         return Group(group.call, group.call_raw, group.attempt, group.accepted_us, tasks, size)
 
-    def next_due_us(self) -> int:
-        """When the next retry is due; 0: none known."""
-        dues = [due for due in (self.later[0][0] if self.later else 0, self._reload_us) if due]
-        return min(dues, default=0)
-
 
 class _Rows(list[Task]):
     """Tasks gathered from rows of the view: more rows of the same call may be added."""

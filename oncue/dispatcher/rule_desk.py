@@ -36,7 +36,7 @@ class RuleDesk(EventDesk):
 
     async def start_rules(self, folder: Path) -> None:
         self.engine = Engine(self.log, self, before_batch=self._registry_caught_up, offload=self._offload)
-        self.triggers_host = TriggerHost(self.append_from_trigger, folder)
+        self.triggers_host = TriggerHost(self.emit_from_trigger, folder)
         self._deployments: dict[str, Deployment] = {}
         self._sets: dict[str, RuleSet] = {}
         self._reloading = asyncio.Lock()
@@ -52,9 +52,6 @@ class RuleDesk(EventDesk):
             except Exception:
                 log.exception("the rule engine failed; it starts again from its last commit")
             await asyncio.sleep(1.0)
-
-    async def append_from_trigger(self, events: Any) -> None:
-        await self.append_events(events)
 
     async def _registry_caught_up(self) -> None:
         """A deploy that was acknowledged is in force for later events."""
