@@ -68,14 +68,18 @@ class Bridge:
     # ------------------------------------------------------------ in
 
     def _on_readable(self) -> None:
-        socket = self._socket
         for _ in range(READ_AT_ONCE):
+            if not self._readable():  # a third of what the exception costs that says the same
+                return
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             self._on_message(frames)
         self._loop.call_soon(self._on_readable)
+
+    def _readable(self) -> bool:
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
         try:
@@ -113,7 +117,7 @@ class Bridge:
                     self._send(route, effect.parts)
             else:
                 self._courier.carry(lane, effect)
-        if sent and not self._pumping and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if sent and not self._pumping and self._readable():
             self._pumping = True
             self._loop.call_soon(self._look_again)
 

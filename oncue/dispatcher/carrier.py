@@ -105,7 +105,10 @@ class Carrier:
         if effect.closing:
             self._core.board.tell(effect.call, effect.closing)
             self._core.metrics.outcomes(_by_state(effect))
-        self._core.bridge.with_lane(endpoint, lambda lane: lane.durable(effect.token))
+        # After the turn of the streams that were told: people wait for those, and the agent for nothing.
+        asyncio.get_running_loop().call_soon(
+            self._core.bridge.with_lane, endpoint, lambda lane: lane.durable(effect.token)
+        )
 
     # ------------------------------------------------------------ what the view knows
 

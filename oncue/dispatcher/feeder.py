@@ -19,6 +19,8 @@ from oncue.view import View
 log = logging.getLogger("oncue.feeder")
 TOLD = "oncue-told"  # header: the server whose lane has told the closings of this record already
 GROUP = 64  # batches applied in one transaction
+SMALL_BYTES = 64 << 10
+LINGER_S = 0.003  # little waits for company for so long, unless somebody waits for the view
 
 
 class Feeder:
@@ -47,6 +49,9 @@ class Feeder:
     async def run(self) -> None:
         while True:
             batches = list(await self._queue.get())
+            if self._queue.empty() and _bytes(batches) < SMALL_BYTES:
+                # One task at a time: its view would be written on the very core that carries its outcome.
+                await self._view.wanted_within(LINGER_S)
             while len(batches) < GROUP and not self._queue.empty():
                 batches += self._queue.get_nowait()
             await self._apply(batches)
@@ -88,6 +93,10 @@ class Feeder:
         await asyncio.gather(*self._pumps.values(), return_exceptions=True)
         for reader in self._readers.values():
             await reader.close()
+
+
+def _bytes(batches: list[Batch]) -> int:
+    return sum(len(record.value) for b in batches for record in b.records)
 
 
 def _say_failed(future: asyncio.Future[list[Position]]) -> None:

@@ -9,6 +9,7 @@ Delete the file, apply the log again: the same answers, back to the log's horizo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -39,6 +40,7 @@ class View:
         self._readers = Readers(path)
         self._questions = TaskQueries()
         self._waiters: list[tuple[Mapping[Partition, int], asyncio.Future[None]]] = []
+        self._wanted = asyncio.Event()  # somebody waits
 
     @classmethod
     def open(cls, path: Path) -> View:
@@ -96,6 +98,7 @@ class View:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (positions, waiter)
         self._waiters.append(entry)
+        self._wanted.set()
         try:
             await asyncio.wait_for(waiter, timeout_s)
             return True
@@ -104,6 +107,16 @@ class View:
         finally:
             if entry in self._waiters:
                 self._waiters.remove(entry)
+            if not self._waiters:
+                self._wanted.clear()
+
+    async def wanted_within(self, timeout_s: float) -> bool:
+        """Wait until somebody waits for records that are not applied yet, at most for so long; whether somebody does."""
+        if not self._wanted.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._wanted.wait()
+        return self._wanted.is_set()
 
     def _has(self, positions: Mapping[Partition, int]) -> bool:
         have = self._positions
