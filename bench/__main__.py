@@ -1,6 +1,6 @@
 """`python -m bench [names] [--quick] [--json FILE] [--peers]`: one table, and a JSON file in bench/results/.
 
-    names      system, agent, pool, view, rules, log (default: all)
+    names      system, agent, crowd, pool, view, rules, log (default: all)
     --quick    less of everything, about a minute; the figures are rougher
     --peers    Parsl, Dask and Celery as well, in a venv of their own (see bench/peers.py)
 
@@ -20,12 +20,13 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import agent, log, machine, peers, pool, probe, rules, system, tables, view
+from bench import agent, crowd, log, machine, peers, pool, probe, rules, system, tables, view
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "system": lambda quick: system.run(quick),
     "agent": lambda quick: agent.run(50_000, singles=200) if quick else agent.run(),
+    "crowd": lambda quick: crowd.run(100_000, 10_000) if quick else crowd.run(),
     "pool": lambda quick: pool.run(50_000) if quick else pool.run(),
     "view": lambda quick: dict(view.run(20_000) if quick else view.run()),
     "rules": lambda quick: rules.run(1) if quick else rules.run(),

@@ -37,6 +37,7 @@ GOALS = (
     Goal("idle CPU, agent", "system.idle.agent.cpu_percent", "% of a core", 1, False),
     Goal("agent with its pool alone", "agent.tasks_per_s", "tasks/s", 100_000),
     Goal("agent with its pool alone, p50", "agent.p50_ms", "ms", 0.5, False),
+    Goal("one agent, 100,000 workers, 1,000,000 tasks: its memory, late / early", "crowd.agent_growth", "", 1.2, False),
     Goal("events matched, 10 rules", "rules.rules_10_events_per_s", "events/s", 100_000),
     Goal("events matched, 10,000 rules", "rules.rules_10000_events_per_s", "events/s", 50_000),
 )
@@ -50,6 +51,9 @@ ALSO = (
     ("file closed until the function starts, p99", "system.file.p99_ms", "ms"),
     ("memory after the load, server", "system.idle_after.server.rss_mb", "MB"),
     ("memory after the load, agent", "system.idle_after.agent.rss_mb", "MB"),
+    ("one agent, 100,000 workers: memory", "crowd.agent_mb.late", "MB"),
+    ("one agent, 100,000 workers: tasks that take 2 s", "crowd.tasks_per_s", "tasks/s"),
+    ("memory of a server with 1,000,000 tasks queued", "crowd.server_mb.queued", "MB"),
     ("pool alone", "pool.tasks_per_s", "tasks/s"),
     ("pool alone, one task at a time, p50", "pool.p50_ms", "ms"),
     ("events matched, 10,000 rules against 10", "rules.ratio_10000_to_10", "of the rate"),

@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -47,7 +48,7 @@ KEY_REFUSED_US = 20_000_000  # a server that starts does not know its endpoints 
 class AgentProcess:
     """Raises Invalid (settings, keys), Conflict (an agent runs here already), OSError (the folder)."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, make_pool: Callable[..., Pool] = Pool) -> None:
         self.folder, self.settings = folder, settings
         self._lock = folder_settings.Lock(folder)
         workers = settings.workers or os.cpu_count() or 1
@@ -72,7 +73,7 @@ class AgentProcess:
             budget_bytes=settings.spool_bytes,
         )
         self._link = Link(curve.load_or_make_keys(folder / "agent.key"))
-        self.pool = Pool(workers, folder, blobs=folder / "blobs")
+        self.pool = make_pool(workers, folder, blobs=folder / "blobs")
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
         self._pool_fds = -1
@@ -268,13 +269,13 @@ class AgentProcess:
         self._lock.release()
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -> int:
     parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
     folder: Path = parser.parse_args(argv).dir.absolute()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        process = AgentProcess(folder, folder_settings.load(folder))
+        process = AgentProcess(folder, folder_settings.load(folder), make_pool)
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1

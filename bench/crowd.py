@@ -1,0 +1,188 @@
+"""One agent with 100,000 workers, and 1,000,000 tasks that wait for it: `python -m bench.crowd`.
+
+    client ──1,000,000 tasks──► server (their endpoint is away) ──then──► agent ──► simulated workers, each task takes TASK_S
+                                  └─ memory with all of them queued         └─ memory while they pass
+
+The server, its log and view, the link and the agent with its journal are the real ones, in their own processes; only the
+workers are simulated, by a pool that answers when a task's time has passed. Every outcome is checked for its value.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import psutil
+
+from bench.system import noop, running
+from oncue.cli.enrolment import enrol
+from oncue.client import Client
+from oncue.endpoint import run as endpoint_run
+from oncue.endpoint.pool import STARTED_US, Events, Pool
+from oncue.endpoint.settings import Settings, save
+from oncue.messages import OK, Ended, Task
+from oncue.payload import MSGPACK, unpack_args
+
+TASK_S = 2.0
+PATIENCE_S = 300.0
+NAME = "crowd"
+PARTS = 20
+
+
+class SimulatedPool:
+    """What the agent's loop needs of a pool (endpoint/pool.py), with workers that only wait."""
+
+    def __init__(self, workers: int, _folder: Path, *, blobs: Path | None = None, task_s: float = TASK_S) -> None:
+        self.size = self.ready = workers
+        self.trouble, self.fds_version = "", 0
+        self.next_wake_us: int | None = None
+        self._task_us = int(task_s * 1e6)
+        self._due: list[tuple[int, int, str, int, list[Task]]] = []  # (when, tie-breaker, function, attempt, tasks)
+        self._late: list[tuple[int, str, int, list[Task]]] = []  # to be reported as started
+        self._ties = 0
+        self._events = Events()
+
+    @property
+    def busy(self) -> int:
+        return len(self._due)
+
+    def fds(self) -> list[int]:
+        return []
+
+    def room(self) -> int:
+        return self.size - len(self._due)
+
+    def chunk_size(self, _function: str) -> int:
+        return 1  # as for all that runs long
+
+    def run(self, function: str, _body: bytes | None, _timeout_ms: int, attempt: int, tasks: list[Task]) -> None:
+        now = time.time_ns() // 1000
+        self._ties += 1
+        heapq.heappush(self._due, (now + self._task_us, self._ties, function, attempt, tasks))
+        if self._task_us > STARTED_US:
+            self._late.append((now, function, attempt, tasks))
+        self.next_wake_us = self._due[0][0] if not self._late else min(self._due[0][0], self._late[0][0] + STARTED_US)
+
+    def tick(self, now_us: int) -> None:
+        events, due = self._events, self._due
+        at = 0
+        for begun, _, attempt, tasks in self._late:
+            if begun + STARTED_US > now_us:
+                break
+            at += 1
+            events.started.extend((t.id, attempt, begun, "simulated") for t in tasks)
+        del self._late[:at]
+        while due and due[0][0] <= now_us:
+            when, _, function, attempt, tasks = heapq.heappop(due)
+            ends = [_ended(t, attempt, when - self._task_us, now_us) for t in tasks]
+            events.ended.append((function, attempt, ends))
+        wakes = ([due[0][0]] if due else []) + ([self._late[0][0] + STARTED_US] if self._late else [])
+        self.next_wake_us = min(wakes, default=None)
+
+    def drain(self) -> Events:
+        events, self._events = self._events, Events()
+        return events
+
+    def cancel(self, _ids: frozenset[bytes]) -> None: ...
+
+    def close(self, _grace_s: float) -> None: ...
+
+
+def _ended(task: Task, attempt: int, started_us: int, now_us: int) -> Ended:
+    """What `noop` gives: its argument."""
+    args, _ = unpack_args(task.args, _no_blob)
+    value = MSGPACK + msgspec.msgpack.encode(args[0])
+    return Ended(task.id, attempt, OK, started_us, now_us, value, b"", task.event, task.retry_of, task.mark_us)
+
+
+def _no_blob(_ref: object) -> bytes:
+    raise AssertionError("small arguments travel inline")
+
+
+def run(tasks: int = 1_000_000, workers: int = 100_000) -> dict[str, Any]:
+    """{tasks_per_s, server_queued_mb (grown while all were queued), agent_mb (early, late: with all workers busy),
+    agent_growth_mb ...}."""
+    with running(workers=1) as r:
+        folder = r.folder / NAME
+        folder.mkdir()
+        found = enrol(r.client, folder, NAME)
+        save(
+            folder,
+            Settings(
+                id=found.id, name=NAME, bridge=found.bridge, server_key=found.server_key, workers=workers,
+                spool_bytes=1 << 30,
+            ),
+        )  # fmt: skip
+        before = _rss_mb(r.process.pid)
+        handles = []
+        step = max(1, tasks // PARTS)
+        for first in range(0, tasks, step):
+            part = range(first, min(first + step, tasks))
+            handles.append((part, r.client.map(noop, part, endpoint=NAME)))
+        _await_queued(r.client, tasks)
+        queued = _rss_mb(r.process.pid)
+        agent = subprocess.Popen([sys.executable, "-m", "bench.crowd", str(folder)], stderr=subprocess.DEVNULL)
+        try:
+            began = time.perf_counter()
+            sizes = _watch(handles, agent.pid, r.client)
+            took = time.perf_counter() - began
+        finally:
+            agent.send_signal(signal.SIGTERM)
+            agent.wait(60)
+        return {
+            "tasks": tasks,
+            "workers": workers,
+            "tasks_per_s": round(tasks / took),
+            "server_mb": {"before": before, "queued": queued, "after": _rss_mb(r.process.pid)},
+            **sizes,
+        }
+
+
+def _watch(handles: list[tuple[range, list[Any]]], pid: int, client: Client) -> dict[str, Any]:
+    """Gather all, look at the agent's memory after each part; the second third is compared with the last."""
+    sizes = []
+    for part, futures in handles:
+        if client.gather(futures, timeout=PATIENCE_S) != list(part):
+            raise AssertionError("an outcome had not its right value")
+        futures.clear()
+        sizes.append(_rss_mb(pid))
+    third = len(sizes) // 3
+    early, late = max(sizes[third : 2 * third]), max(sizes[2 * third :])
+    return {"agent_mb": {"early": early, "late": late}, "agent_growth": round(late / early, 3)}
+
+
+def _await_queued(client: Client, tasks: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while sum(e.waiting for e in client.endpoints.list()) < tasks:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the tasks were not queued in time")
+        time.sleep(0.1)
+
+
+def _rss_mb(pid: int) -> float:
+    return round(float(psutil.Process(pid).memory_info().rss) / 1e6, 1)
+
+
+def agent(folder: str) -> int:
+    """The real agent's process, with the simulated pool in the pool's place."""
+    return endpoint_run.main(["--dir", folder], cast(Callable[..., Pool], SimulatedPool))
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1 and os.path.isdir(argv[1]):
+        return agent(argv[1])
+    print(json.dumps(run(*(int(a) for a in argv[1:])), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
