@@ -55,6 +55,7 @@ from oncue.messages import (
     RESULTS,
     TASKS_PREFIX,
     VERSION,
+    Task,
     TaskFrame,
     TokenRecord,
     decode,
@@ -73,6 +74,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         make_data_folder(self.folder)
         super().__init__(settings, open_blobs(str(self.folder / "blobs")), Metrics())
         self._rule_tasks: OrderedDict[bytes, None] = OrderedDict()
+        self._rule_tasks_from_ms = self.started_us // 1000 + 1  # all that came with a later time in its id is in there
         self._jobs: set[asyncio.Task[Any]] = set()
 
     # ------------------------------------------------------------ start and stop
@@ -169,20 +171,36 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
             except Undecodable as e:  # the view's reader buries it
                 log.error("a task record of %s cannot be read: %s", endpoint, e.message)
                 continue
-            if frame.call.rule:
-                self._run(self._fresh_of_rule(endpoint, frame, len(record.value)))
-            else:
+            if not frame.call.rule or self._surely_new(frame.tasks):
                 self.bridge.with_lane(endpoint, partial(Lane.fresh, frame=frame, size_bytes=len(record.value)))
+            else:
+                self._run(self._fresh_of_rule(endpoint, frame, len(record.value)))
+
+    def _surely_new(self, tasks: Sequence[Task]) -> bool:
+        """An event that is told twice makes the same tasks twice (the same ids): the second time nothing shall run.
+        Whether the first time was before this server started, only the view knows; but an id with a time since then was
+        made since then, unless its time comes from a hash (ids.py): one in a million falls into a day."""
+        known, until_ms = self._rule_tasks, now_us() // 1000 + 1_000
+        for task in tasks:
+            if task.id in known or not self._rule_tasks_from_ms <= int.from_bytes(task.id[:6], "big") <= until_ms:
+                return False
+        for task in tasks:
+            self._remember(task.id)
+        return True
+
+    def _remember(self, task_id: bytes) -> None:
+        known = self._rule_tasks
+        known[task_id] = None
+        if len(known) > KNOWN_RULE_TASKS:
+            ms = int.from_bytes(known.popitem(last=False)[0][:6], "big")
+            if ms * 1000 <= now_us():
+                self._rule_tasks_from_ms = max(self._rule_tasks_from_ms, ms + 1)
 
     async def _fresh_of_rule(self, endpoint: str, frame: TaskFrame, size: int) -> None:
-        """An event that is told twice makes the same tasks twice (the same ids): the second time nothing runs."""
-        known, unseen = self._rule_tasks, []
-        for task in frame.tasks:
-            if task.id not in known:
-                known[task.id] = None
-                unseen.append(task)
-        while len(known) > KNOWN_RULE_TASKS:
-            known.popitem(last=False)
+        """Those of a rule's tasks that are not known from before."""
+        unseen = [t for t in frame.tasks if t.id not in self._rule_tasks]
+        for task in unseen:
+            self._remember(task.id)
         if not unseen:
             return
         # The view may have this very record already: what it has from an earlier one was told before.

@@ -103,7 +103,8 @@ class Engine:
                     batch.offsets[start : start + BREATH], batch.records[start : start + BREATH], strict=True
                 ):
                     work.record(batch, offset, record)
-                await asyncio.sleep(0)
+                if start + BREATH < len(batch.records):
+                    await asyncio.sleep(0)
         if self._offload is not None:
             await work.offload(self._offload)
         await self._commit(batches, work.appends())
