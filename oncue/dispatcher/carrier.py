@@ -63,7 +63,7 @@ class Carrier:
         elif isinstance(effect, PutPart):
             self._job(self._put_part(lane.endpoint, effect))
         elif isinstance(effect, Reported):
-            self._report(lane.endpoint, effect.body)
+            self._report(lane, effect.body)
         elif isinstance(effect, Changed):
             self._changed(lane, effect)
         elif isinstance(effect, Send):
@@ -185,7 +185,8 @@ class Carrier:
 
     # ------------------------------------------------------------ reports and phases
 
-    def _report(self, endpoint: str, body: bytes) -> None:
+    def _report(self, lane: Lane, body: bytes) -> None:
+        endpoint = lane.endpoint
         try:
             report: Report = decode(Report, body)  # type: ignore[arg-type]
         except Undecodable as e:
@@ -196,11 +197,27 @@ class Carrier:
         if isinstance(report, Usage):
             self.usage[endpoint] = report
         elif self._core.board.watched and isinstance(report, Started):
-            for task_id, attempt, started_us in report.tasks:
-                item = {"id": task_id.hex(), "attempt": attempt, "started_us": started_us, "endpoint": endpoint}
-                self._core.board.show("started", item)
+            self._show_started(lane, report)
         # Reports may be lost: nobody waits for this one.
         self._core.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_look)
+
+    def _show_started(self, lane: Lane, report: Started) -> None:
+        for task_id, attempt, started_us in report.tasks:
+            group = lane.flight.get(task_id)
+            if group is not None:
+                call = group.call
+                item = {
+                    "id": task_id.hex(),
+                    "state": "running",
+                    "attempt": attempt,
+                    "started_us": started_us,
+                    "name": call.name,
+                    "function": call.function,
+                    "endpoint": lane.endpoint,
+                    "owner": call.owner,
+                    "rule": call.rule,
+                }
+                self._core.board.show("task", item)
 
     def _changed(self, lane: Lane, effect: Changed) -> None:
         name = self._core.endpoint_name(lane.endpoint)

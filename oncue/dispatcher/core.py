@@ -109,6 +109,9 @@ class Core:
             raise Forbidden(f"endpoint {name!r} serves its owner only", remedy="run an endpoint of your own")
         return found
 
+    def revoked_endpoints(self) -> list[EndpointRecord]:
+        return [e for e in self._endpoints.values() if e.revoked]
+
     def endpoint_id(self, name: str, owner: str) -> str | None:
         """For rules: the endpoint that this owner means."""
         found = self._endpoint_names.get((owner, name))

@@ -10,10 +10,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from oncue.dispatcher import news
 from oncue.dispatcher.board import Board
 from oncue.errors import OncueError
 from oncue.log import Batch, Log, Position, Reader, Record
-from oncue.messages import DEAD, EVENTS, REGISTRY, RESULTS, Call, Ended, encode
+from oncue.messages import DEAD, REGISTRY, RESULTS, Call, Ended, encode
 from oncue.view import View
 
 log = logging.getLogger("oncue.feeder")
@@ -70,9 +71,8 @@ class Feeder:
             await self._on_registry()
         if self._board.watched:
             for b in batches:
-                if b.topic == EVENTS:
-                    for offset in b.offsets:
-                        self._board.show("event", {"offset": offset})
+                for kind, item in news.of(b):
+                    self._board.show(kind, item)
 
     def _told(self, batches: list[Batch]) -> frozenset[tuple[str, int, int]]:
         mark = ((TOLD, self._told_mark),)

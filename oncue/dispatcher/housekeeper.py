@@ -20,6 +20,7 @@ from oncue import payload
 from oncue.dispatcher.core import Core
 from oncue.dispatcher.intake import Group, OpenTask
 from oncue.dispatcher.lane import Lane, ended
+from oncue.dispatcher.revoked import end_all
 from oncue.ids import now_us
 from oncue.log import Record
 from oncue.messages import (
@@ -34,9 +35,10 @@ from oncue.messages import (
     encode,
     tasks_topic,
 )
+from oncue.resources import TriggerInfo
 
 log = logging.getLogger("oncue.housekeeper")
-EXPIRY_S, DISK_S, RETENTION_S, MARK_S = 1.0, 2.0, 60.0, 86_400.0
+EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0
 PAGE = 1_000
 AGAIN = (("oncue-again", b"1"),)  # header of a task that is appended again: its lane knows it already
 
@@ -47,16 +49,19 @@ class Mark(msgspec.Struct):
 
 
 class Housekeeper:
-    def __init__(self, core: Core, folder: Path) -> None:
-        self._core, self._folder = core, folder
+    def __init__(self, core: Core, folder: Path, triggers: Callable[[], list[TriggerInfo]]) -> None:
+        self._core, self._folder, self._triggers_now = core, folder, triggers
         self._marks_file = folder / "marks.json"
         self._tasks: list[asyncio.Task[None]] = []
+        self._triggers: dict[str, tuple[str, str]] = {}  # name -> (state, detail), as shown last
 
     def start(self) -> None:
         for duty, seconds in (
             (self.expire, EXPIRY_S),
             (self.look_at_disk, DISK_S),
             (self.retain, RETENTION_S),
+            (self.end_revoked, RETENTION_S),
+            (self.look_at_triggers, TRIGGERS_S),
             (self.cut_task_topics, MARK_S / 4),
             (self.sweep_blobs, MARK_S / 4),
         ):
@@ -89,6 +94,26 @@ class Housekeeper:
             end = ended(open_task.task, open_task.attempt, EXPIRED, at, why)
 
             self._core.bridge.with_lane(open_task.call.endpoint, partial(Lane.end_waiting, group=group, ends=[end]))
+
+    async def end_revoked(self) -> None:
+        """Nobody will run the open tasks of a revoked endpoint: they end. (When it is revoked; and now and then, for those
+        that this server, or the one that died then, did not come to.)"""
+        for endpoint in self._core.revoked_endpoints():
+            if await self._core.view.oldest_open_seq(endpoint.id) is not None:
+                await end_all(self._core, endpoint)
+
+    # ------------------------------------------------------------ the triggers
+
+    async def look_at_triggers(self) -> None:
+        """For live feeds: a trigger changes its state by itself, and tells nobody."""
+        if not self._core.board.watched:
+            self._triggers.clear()
+            return
+        found = {info.name: (info.state, info.detail) for info in self._triggers_now()}
+        for name, (state, detail) in found.items():
+            if self._triggers.get(name) != (state, detail):
+                self._core.board.show("trigger", {"name": name, "state": state, "detail": detail})
+        self._triggers = found
 
     # ------------------------------------------------------------ the disk
 

@@ -18,6 +18,7 @@ from oncue.dispatcher.carrier import Carrier
 from oncue.dispatcher.core import Core
 from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.lane import Lane
+from oncue.dispatcher.revoked import end_all
 from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
 from oncue.ids import now_us
 from oncue.log import Record, Topic
@@ -214,6 +215,7 @@ class RegistryDesk(Core):
         gone = msgspec.structs.replace(found, revoked=True)
         await self.record([(f"endpoint:{found.id}", gone)])
         self.bridge.revoke(found.id, found.public_key)
+        await end_all(self, gone)
 
     # ------------------------------------------------------------ tokens
 

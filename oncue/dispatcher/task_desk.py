@@ -24,6 +24,7 @@ from oncue.dispatcher.backend import Outcome, TaskQuery, Who
 from oncue.dispatcher.board import STATE_WORDS
 from oncue.dispatcher.core import READ_OWN_WRITES_S, Core, position_text
 from oncue.dispatcher.lane import Lane
+from oncue.dispatcher.repeats import Mark, Repeats, Seen, content_of, reused
 from oncue.dispatcher.shapes import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from oncue.ids import now_us
@@ -54,7 +55,7 @@ MAX_CANCEL = 10_000
 class TaskDesk(Core):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._recent: OrderedDict[tuple[str, bytes], tuple[int, asyncio.Future[list[Position]], int]] = OrderedDict()
+        self._repeats = Repeats(RECENT)
         self._functions: OrderedDict[tuple[str, str], FunctionRecord] = OrderedDict()
 
     # ------------------------------------------------------------ in
@@ -71,15 +72,15 @@ class TaskDesk(Core):
             )
         key = _batch_key(request.key)
         call = await self._call(who, request)
-        mark = (who.subject, key)
-        if mark in self._recent or (request.key and self._is_old(key)):
-            positions = await self._repeated(mark, count, call)
-            if positions is not None:
-                return _accepted(task_ids.batch_ids(who.subject, key, count), positions)
-        _check_payloads(payloads)
         ids = task_ids.batch_ids(who.subject, key, count)
-        _, positions = await self._append(mark, call, [Task(i, p) for i, p in zip(ids, payloads, strict=True)])
-        return _accepted(ids, positions)
+        tasks = [Task(i, p) for i, p in zip(ids, payloads, strict=True)]
+        mark = (who.subject, key)
+        if request.key and self._is_old(key) and self._repeats.find(mark, call, tasks) is None:
+            await self.barrier((tasks_topic(call.endpoint), RESULTS))
+            if await self._known(call, tasks[0]):
+                return _accepted(ids, [])
+        _check_payloads(payloads)
+        return _accepted(ids, (await self._append(mark, call, tasks))[1])
 
     async def submit(self, who: Who, request: r.TaskRequest) -> r.TaskInfo:
         self.accepting()
@@ -93,10 +94,10 @@ class TaskDesk(Core):
             seed = task_ids.new_uuid7()
             task_id = task_ids.batch_ids(who.subject, seed, 1)[0]
         task = Task(task_id, packed)
+        if request.key and await self._is_repeated((who.subject, seed), call, task):
+            return await self.task(who, task_id.hex(), request.wait_ms)
         waiter = self.board.wait(task_id) if request.wait_ms else None
         try:
-            if request.key and (who.subject, seed) not in self._recent and await self._state(task_id):
-                return await self.task(who, task_id.hex(), request.wait_ms)
             accepted_us, positions = await self._append((who.subject, seed), call, [task])
             position = position_text(positions)
             ended = await _within(waiter, request.wait_ms) if waiter else None
@@ -108,43 +109,49 @@ class TaskDesk(Core):
             return self._ended_info(state, ended, position)
         return msgspec.structs.replace(self._info(state), position=position)
 
-    async def _append(self, mark: tuple[str, bytes], call: Call, tasks: list[Task]) -> tuple[int, list[Position]]:
-        """(when they were accepted, as their record says, unix µs; the record's positions)."""
-        known = self._recent.get(mark)
-        if known is not None:
-            return known[2], await asyncio.shield(known[1])
+    async def _append(self, mark: Mark, call: Call, tasks: list[Task]) -> tuple[int, list[Position]]:
+        """(when they were accepted, as their record says, unix µs; the record's positions). Again with the same key: as
+        the first time. Raises Conflict when that was for other calls."""
+        seen = self._repeats.find(mark, call, tasks)
+        if seen is not None:
+            return seen.accepted_us, await asyncio.shield(seen.durable)
         accepted = now_us()
         records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in _parts(tasks)]
         future = self.log.append(tasks_topic(call.endpoint), records, 0)
-        self._recent[mark] = (len(tasks), future, accepted)
-        if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
+        self._repeats.keep(mark, Seen(accepted, future, content_of(call, tasks)))
         try:
             positions = await asyncio.shield(future)
         except Exception:
-            self._recent.pop(mark, None)
+            self._repeats.forget(mark)
             raise
         self.metrics.accepted(len(tasks))
         return accepted, positions
 
     def _is_old(self, key: bytes) -> bool:
-        """A key from before this server's start, or from before what `_recent` remembers: the view must be asked."""
+        """A key from before this server's start, or from before what is remembered: the view must be asked."""
         ms = int.from_bytes(key[:6], "big")
-        return ms * 1000 < self.started_us or len(self._recent) >= RECENT
+        return ms * 1000 < self.started_us or self._repeats.full
 
-    async def _repeated(self, mark: tuple[str, bytes], count: int, call: Call) -> list[Position] | None:
-        """The positions of a batch that was accepted before; None when it was not."""
-        known = self._recent.get(mark)
-        if known is not None:
-            if known[0] != count:
-                raise Conflict(
-                    f"this batch key was used for {known[0]:,} calls, now for {count:,}",
-                    remedy="a key names one batch: mint a new one (UUIDv7) for other calls",
-                )
-            return await asyncio.shield(known[1])
-        first = task_ids.batch_ids(mark[0], mark[1], 1)[0]
-        await self.barrier((tasks_topic(call.endpoint), RESULTS))
-        return [] if await self._state(first) else None
+    async def _is_repeated(self, mark: Mark, call: Call, task: Task) -> bool:
+        """Whether this very request was accepted before; it is durable then. Raises Conflict."""
+        seen = self._repeats.find(mark, call, [task])
+        if seen is None:
+            return await self._known(call, task)
+        await asyncio.shield(seen.durable)
+        return True
+
+    async def _known(self, call: Call, task: Task) -> bool:
+        """Whether the view has this task. Raises Conflict when its key was used for another call."""
+        state = await self._state(task.id)
+        if state is None or state.call is None:
+            return False
+        if state.known and (state.args, state.call.function, state.call.endpoint) != (
+            task.args,
+            call.function,
+            call.endpoint,
+        ):
+            raise reused()
+        return True
 
     async def _state(self, task_id: bytes) -> TaskState | None:
         return await self.view.task(task_id)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
-from tests.e2e.running import System
+import pytest
+
+from oncue.errors import TaskRefused
+from tests.e2e.running import PATIENCE_S, System
 
 
 def test_a_revoked_local_endpoint_is_healed_by_register_and_by_a_start(stopped: System) -> None:
@@ -52,3 +56,39 @@ def test_a_failed_register_leaves_nothing_behind(shared: System, tmp_path: Path)
     shared.oncue("endpoint", "register", "fine", "--dir", str(folder), code=5, env={"ONCUE_TOKEN": "wrong"})
     shared.oncue("endpoint", "register", "local", "--dir", str(folder), code=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tasks_of_a_revoked_endpoint_end(stopped: System, tmp_path: Path) -> None:
+    stopped.up("--no-endpoint")
+    stopped.oncue("endpoint", "register", "lab", "--dir", str(tmp_path / "lab"), "--workers", "1")
+    stopped.oncue("endpoint", "start", "lab", "--dir", str(tmp_path / "lab"), "--detach")
+    stopped.await_connected("lab")
+    stopped.oncue("endpoint", "register", "away", "--dir", str(tmp_path / "away"), "--workers", "1")
+    with stopped.client() as client:
+        running = client.submit(time.sleep, 600, endpoint="lab")
+        queued = [client.submit(abs, -i, endpoint="lab") for i in range(5)]
+        waiting = client.map(abs, range(2_500), endpoint="away")
+        stopped.await_true(lambda: running.status() == "running", "the task runs")
+        for name in ("lab", "away"):
+            stopped.oncue("endpoints", "revoke", name, "--yes")
+        for task in (running, *queued, waiting[0], waiting[-1]):
+            with pytest.raises(TaskRefused, match="was revoked"):
+                task.result(PATIENCE_S)
+    assert stopped.tasks(state="open") == []
+    assert {t["state"] for t in stopped.tasks()} == {"refused"}
+    status = ("endpoint", "status", "lab", "--dir", str(tmp_path / "lab"))
+    stopped.await_true(lambda: not stopped.json(*status)["running"], "its agent has ended: it is refused")
+
+
+def test_a_server_that_died_while_it_ended_them_ends_the_rest(stopped: System, tmp_path: Path) -> None:
+    stopped.up("--no-endpoint")
+    stopped.oncue("endpoint", "register", "away", "--dir", str(tmp_path / "away"), "--workers", "1")
+    with stopped.client() as client:
+        client.map(abs, range(30_000), endpoint="away")
+    stopped.await_true(lambda: stopped.json("endpoints", "show", "away")["waiting"] == 30_000, "they wait")
+    asked = stopped.start("endpoints", "revoke", "away", "--yes")
+    stopped.await_true(lambda: stopped.tasks(state="refused"), "some have ended")
+    stopped.server.kill()
+    asked.communicate(timeout=PATIENCE_S)
+    stopped.up("--no-endpoint")
+    stopped.await_true(lambda: not stopped.tasks(state="open"), "all have ended")

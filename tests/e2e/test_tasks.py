@@ -209,6 +209,48 @@ def test_the_same_key_is_the_same_task(system: System, tmp_path: Path) -> None:
     assert path.read_text() == "xxxx"  # once, twice, and two of the batch
 
 
+def test_a_repeated_request_is_told_the_outcome_and_another_one_is_refused(system: System) -> None:
+    system.oncue("functions", "register", "calls.py:greet")
+    first = system.http(
+        "POST", "/v1/tasks", request("greet", {"name": "a"}, wait_ms=20_000), {"Idempotency-Key": "ask"}
+    )
+    assert first.json["value"] == ["hello a"], first
+    for _ in range(2):
+        again = system.http(
+            "POST", "/v1/tasks", request("greet", {"name": "a"}, wait_ms=20_000), {"Idempotency-Key": "ask"}
+        )
+        assert (again.json["id"], again.json["state"], again.json["value"]) == (
+            first.json["id"],
+            "succeeded",
+            ["hello a"],
+        )
+    other = system.http("POST", "/v1/tasks", request("greet", {"name": "b"}), {"Idempotency-Key": "ask"})
+    assert (other.status, "another key" in other.body.decode() or "new key" in other.body.decode()) == (409, True)
+    batch = {"function": "greet", "key": "0192f0c1e5a07c3e8a1b2c3d4e5f0001", "calls": [[["x"], {}], [["y"], {}]]}
+    assert system.http("POST", "/v1/tasks/batch", batch).status == 202
+    batch["calls"] = [[["x"], {}], [["z"], {}]]
+    assert system.http("POST", "/v1/tasks/batch", batch).status == 409
+
+
+def test_the_live_stream_shows_a_task_from_its_acceptance_on(system: System, tmp_path: Path) -> None:
+    system.oncue("functions", "register", "calls.py:slow")
+    with system.client() as client:
+        feed = client.live("task", "outcome")
+        next(feed)  # it listens
+        task = system.http("POST", "/v1/tasks", request("slow", {"path": str(tmp_path / "begun")})).json["id"]
+        awaited(tmp_path / "begun", system)
+        seen: list[str] = []
+        for kind, item in feed:
+            if item is None or item.get("id") != task:
+                continue
+            seen.append(item["state"] if kind == "task" else "outcome")
+            if item["state"] == "running":  # reported after a second
+                system.oncue("tasks", "cancel", task)
+            if kind == "outcome":
+                break
+    assert seen == ["waiting", "running", "outcome"]
+
+
 # ---------------------------------------------------------------- an endpoint that is not there
 
 
