@@ -41,7 +41,17 @@ def make_data_folder(folder: Path) -> None:
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: str = ""  # folder of log, view, blobs, keys; "": default_data()
-    log: str = ""  # URL of the log; "": sqlite in the data folder
+    log: str = ""  # URL of the log: kafka://host:port,...; "": sqlite in the data folder
+    kafka_tls: bool = False  # a CA or a certificate of one's own turns it on as well
+    kafka_ca_file: str = ""  # PEM; "": the system's
+    kafka_cert_file: str = ""  # PEM, for brokers that want to know their clients
+    kafka_key_file: str = ""
+    kafka_sasl: str = ""  # PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; "": none
+    kafka_user: str = ""
+    kafka_password: str = ""  # rather in a file:
+    kafka_password_file: str = ""
+    kafka_token_file: str = ""  # OAUTHBEARER: read at each connection
+    kafka_token_command: str = ""  # OAUTHBEARER: prints the token; run at each connection, without a shell
     host: str = "127.0.0.1"
     port: int = 8765  # HTTP; 0: any free one
     bridge_host: str = ""  # "": as host
@@ -54,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     events_retention_days: float = 30.0
     reports_retention_days: float = 2.0
     results_retention_bytes: int = 0  # 0: by age only
+    events_partitions: int = 1  # of oncue.events; can only be raised
     queue_bytes: int = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view
     disk_stop_percent: float = 90.0  # accepting stops above this
     uvloop: bool = True

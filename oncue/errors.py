@@ -176,6 +176,12 @@ class LogLocked(LogError):
     code = "log-locked"
 
 
+class NotOwner(LogError):
+    """Another server has taken over the partition that this one worked on. It does again what was not committed here."""
+
+    code = "not-owner"
+
+
 class NetworkMount(LogError):
     """The data folder is on a network mount, where SQLite's write-ahead log cannot work."""
 

@@ -10,6 +10,7 @@ All methods are called from the event loop that opened the log.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Literal
@@ -28,16 +29,23 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Consecutive records of one partition; compaction and truncation may leave gaps between offsets."""
+    """Consecutive records of one partition; compaction, truncation and the marks of transactions leave gaps between
+    offsets. Where such a gap ends a partition, a batch may come without records: only its `end` tells something."""
 
     topic: str
     partition: int
     offsets: Sequence[int]
     records: Sequence[Record]
+    end: int = 0  # the next offset, where it is further than behind the last record; 0: it is there
 
     @property
     def next_offset(self) -> int:
-        return self.offsets[-1] + 1
+        return self.end or self.offsets[-1] + 1
+
+
+def partition_of(key: bytes, count: int) -> int:
+    """Each record's partition is crc32(key) modulo the count; without a key it is 0."""
+    return zlib.crc32(key) % count if key else 0
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -47,7 +55,7 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where records went: offsets first ... first + count - 1."""
+    """Where records went: offsets first ... first + count - 1. Another's record or mark may come between two appends."""
 
     topic: str
     partition: int
@@ -75,7 +83,8 @@ class Reader(ABC):
         """Waits for at least one batch, and gives what is there up to max_batches: for consumers that work in groups.
 
         A record whose frame the log itself cannot decode (a damaged row) is appended to `oncue.dead` and skipped.
-        Raises LogError when the log is closed."""
+        A reader of a group gives what one `commit` can take: on Kafka, batches of one partition. Raises LogError when the
+        log is closed, or what keeps it from reading."""
 
     @abstractmethod
     async def seek(self, partition: Partition, offset: int) -> None:
@@ -110,18 +119,20 @@ class Log(ABC):
 
     @abstractmethod
     async def commit(self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = ()) -> list[Position]:
-        """Atomically: the group has done these batches, and these records are appended."""
+        """Atomically: the group has done these batches (of one call of `next`), and these records are appended. With neither
+        it waits until all that was handed over before is durable. Raises NotOwner when another process has the partition
+        by now: it does these batches again."""
 
     @abstractmethod
     def watch(
         self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
     ) -> Callable[[], None]:
-        """Call back, on the loop, for each append from now on to a topic whose name starts with the prefix; early: as
-        soon as it is ordered, before it is durable (only where `fifo`). Returns the function that ends the watch."""
+        """Call back, on the loop, for each append of this process from now on to a topic whose name starts with the prefix;
+        early: as soon as it is ordered, before it is durable (only where `fifo`). Returns the function that ends the watch."""
 
     @abstractmethod
     async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
-        """The offset that the next durable record will have."""
+        """The offset behind the last durable record (or mark): a reader that has come so far has all."""
 
     @abstractmethod
     async def begin_offsets(self, topics: Iterable[str]) -> dict[Partition, int]: ...
@@ -135,14 +146,15 @@ class Log(ABC):
 
     @abstractmethod
     async def truncate(self, topic: str, partition: int, before: int) -> None:
-        """Forget records below this offset. Whole stored batches go at once, so a few older ones may stay."""
+        """Forget records below this offset. Where whole stored batches go at once, a few older ones may stay."""
 
     @abstractmethod
     async def topics(self) -> dict[str, Topic]: ...
 
     @abstractmethod
     async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
-        """Retention by age and size, and compaction; in bites that do not hold up appends. Returns bytes freed a topic."""
+        """Retention by age and size, and compaction; in bites that do not hold up appends. Returns bytes freed a topic.
+        A log that a service keeps (Kafka) does that by itself, by its topics' settings: then this does nothing."""
 
     @abstractmethod
     async def close(self) -> None: ...

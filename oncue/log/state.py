@@ -6,13 +6,12 @@ Two threads share these: a field belongs to the one that its comment names, the 
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from oncue.log.base import Partition, Record, Topic
+from oncue.log.base import Partition, Record, Topic, partition_of
 
 if TYPE_CHECKING:
     from oncue.log.reader import Cursor
@@ -74,11 +73,11 @@ class TopicState:
         self.late: tuple[Callback, ...] = ()
 
     def spread(self, records: Sequence[Record]) -> Iterator[tuple[Part, Sequence[Record]]]:
-        """Each record's partition is crc32(key) modulo the count; without a key it is 0."""
+        """The records by their keys' partitions, in order."""
         found: dict[int, list[Record]] = {}
         count = len(self.parts)
         for record in records:
-            number = zlib.crc32(record.key) % count if record.key else 0
+            number = partition_of(record.key, count)
             found.setdefault(number, []).append(record)
         for number, chosen in found.items():
             yield self.parts[number], chosen

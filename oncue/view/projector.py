@@ -74,7 +74,7 @@ class Projector:
 
     def apply(self, batches: Sequence[Batch], told: Told = frozenset()) -> Applied:
         """Raises sqlite3.Error when the database cannot; then nothing of the group is done."""
-        applied = self._group([b for b in map(self._fresh, batches) if b.offsets], told)
+        applied = self._group([b for b in map(self._fresh, batches) if b is not None], told)
         if self._unburied:  # of the process before this one, which died before it could append them
             applied.dead[:0], self._unburied = self._unburied, []
         return applied
@@ -95,13 +95,15 @@ class Projector:
             raise
         return applied
 
-    def _fresh(self, batch: Batch) -> Batch:
-        """Without what was applied before."""
+    def _fresh(self, batch: Batch) -> Batch | None:
+        """Without what was applied before. A batch without records may still tell that its partition is further."""
         known = self.positions.get((batch.topic, batch.partition), 0)
-        if not batch.offsets or batch.offsets[0] >= known:
+        if batch.offsets and batch.offsets[0] >= known:
             return batch
         rest = [(o, r) for o, r in zip(batch.offsets, batch.records, strict=True) if o >= known]
-        return Batch(batch.topic, batch.partition, [o for o, _ in rest], [r for _, r in rest])
+        if not rest and batch.end <= known:
+            return None
+        return Batch(batch.topic, batch.partition, [o for o, _ in rest], [r for _, r in rest], batch.end)
 
     def _group(self, batches: list[Batch], told: Told) -> Applied:
         if not batches:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import sqlite3
+import struct
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from oncue.log import Batch, Log, Reader, Record
+from oncue.log import Batch, Log, Reader, Record, open_log
 from oncue.log.sqlite import SqliteLog
 
 Seen = tuple[str, int, int, bytes]  # topic, partition, offset, value
@@ -19,19 +22,56 @@ Seen = tuple[str, int, int, bytes]  # topic, partition, offset, value
 class Backend:
     name: str
     open: Callable[[Path], Awaitable[Log]]  # in this folder; again in the same one: the same log
-    damage: Callable[[Path, str, int], None]  # the stored batch of (topic, 0) that begins at this offset; log closed
+    # The stored batch of (topic, 0) that begins at this offset; log closed. What a dead letter has of it.
+    damage: Callable[[Path, str, int], bytes]
+    topics: int  # as many as a test of many makes
+    record_bytes: int  # a record may be so large; 0: no limit that a test could reach
+    whole_rows: bool  # truncation takes what is stored as one whole, and no part of it
 
 
-def _damage_sqlite(folder: Path, topic: str, first: int) -> None:
+def _damage_sqlite(folder: Path, topic: str, first: int) -> bytes:
     with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as db:
         changed = db.execute(
             "UPDATE batches SET blob = x'c1c1c1' WHERE topic = (SELECT id FROM topics WHERE name = ?) AND first = ?",
             (topic, first),
         ).rowcount
     assert changed == 1
+    return b"\xc1\xc1\xc1"
 
 
-BACKENDS = {"sqlite": Backend("sqlite", SqliteLog.open, _damage_sqlite)}
+KAFKA = "ONCUE_TEST_KAFKA"  # host:port of a broker
+KAFKA_DATA = "ONCUE_TEST_KAFKA_DATA"  # its data folder, where it is ours
+
+
+async def _open_kafka(folder: Path) -> Log:
+    return await open_log(f"kafka://{os.environ[KAFKA]}?prefix={_prefix(folder)}&session_s=1&record_mb=8")
+
+
+def _prefix(folder: Path) -> str:
+    return f"t{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}."
+
+
+def _damage_kafka(folder: Path, topic: str, first: int) -> bytes:
+    """Flip the last byte of the stored batch. The broker does not look into what it hands out."""
+    segment = Path(os.environ[KAFKA_DATA], f"{_prefix(folder)}{topic}-0", "0" * 20 + ".log")
+    with segment.open("r+b") as file:
+        data, place = file.read(), 0
+        while struct.unpack_from(">q", data, place)[0] < first:
+            place += 12 + struct.unpack_from(">i", data, place + 8)[0]
+        assert struct.unpack_from(">q", data, place)[0] == first
+        last = place + 11 + struct.unpack_from(">i", data, place + 8)[0]
+        changed = bytes([data[last] ^ 0xFF])
+        file.seek(last)
+        file.write(changed)
+        return data[place:last] + changed
+
+
+BACKENDS = {
+    "sqlite": Backend("sqlite", SqliteLog.open, _damage_sqlite, topics=2_000, record_bytes=0, whole_rows=True),
+    "kafka": Backend(
+        "kafka", _open_kafka, _damage_kafka, topics=200, record_bytes=8 * 1024 * 1024 - 100, whole_rows=False
+    ),
+}
 
 
 def records(*values: bytes | str, key: bytes = b"", time_ms: int = 0) -> list[Record]:
@@ -53,12 +93,14 @@ async def take(reader: Reader, count: int, timeout: float = 30) -> list[Seen]:
 
 
 async def quiet(reader: Reader, seconds: float = 0.05) -> bool:
-    """Nothing more comes."""
+    """No record comes."""
     try:
-        found = await asyncio.wait_for(reader.next(), seconds)
+        async with asyncio.timeout(seconds):
+            while not (found := flat(await reader.next())):
+                pass
     except TimeoutError:
         return True
-    raise AssertionError(f"unexpected: {flat(found)[:10]}")
+    raise AssertionError(f"unexpected: {found[:10]}")
 
 
 def values(seen: Iterable[Seen]) -> list[bytes]:

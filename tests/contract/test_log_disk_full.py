@@ -1,4 +1,5 @@
-"""A full disk: a clear error, nothing lost, and on again when there is space."""
+"""A full disk under the embedded log: a clear error, nothing lost, and on again when there is space. (Kafka's disks are its
+brokers' affair.)"""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from log_backends import Backend, records, take, values
 
 from oncue.errors import DiskFull
 from oncue.log import Topic
+
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 def test_a_full_disk_is_told_and_survived(backend: Backend, small_disk: Path) -> None:

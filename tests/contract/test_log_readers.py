@@ -10,7 +10,7 @@ import pytest
 from log_backends import Backend, flat, quiet, records, take, values
 
 from oncue.errors import LogError
-from oncue.log import Append, Log, Record
+from oncue.log import Append, Batch, Log, Record, Topic
 from oncue.messages import DEAD, DeadLetter, decode
 
 Open = Callable[[], Awaitable[Log]]
@@ -20,6 +20,12 @@ async def _numbers(log: Log, topic: str, count: int, first: int = 0) -> None:
     await asyncio.gather(*[log.append(topic, records(str(n))) for n in range(first, first + count)])
 
 
+async def _one_by_one(log: Log, topic: str, count: int) -> None:
+    """Each appended when the one before is durable: so each is a batch of its own."""
+    for n in range(count):
+        await log.append(topic, records(str(n)))
+
+
 def _wanted(first: int, end: int) -> list[bytes]:
     return [b"%d" % n for n in range(first, end)]
 
@@ -27,9 +33,11 @@ def _wanted(first: int, end: int) -> list[bytes]:
 def test_groups_are_independent_and_go_on_behind_what_they_committed(open_it: Open) -> None:
     async def main() -> None:
         log = await open_it()
-        await _numbers(log, "a", 10)
+        await _one_by_one(log, "a", 10)
         one, two = log.read(["a"], group="one"), log.read(["a"], group="two")
-        batches = await one.next(max_batches=4)
+        batches: list[Batch] = []
+        while len(batches) < 4:
+            batches += await one.next(max_batches=4 - len(batches))
         assert values(flat(batches)) == _wanted(0, 4)
         await log.commit("one", batches)
         assert await log.committed("one") == {("a", 0): 4}
@@ -59,6 +67,30 @@ def test_commit_appends_in_the_same_step(open_it: Open) -> None:
         assert [(p.topic, p.first, p.count) for p in positions] == [("out", 0, 2), ("more", 0, 1)]
         assert sorted(values(await take(outs, 3))) == [b"a", b"b", b"c"]
         assert await log.lag("g", ["in"]) == {("in", 0): 0}
+        await log.close()
+
+    asyncio.run(main())
+
+
+def test_what_one_call_of_a_groups_reader_gives_can_be_committed_at_once(open_it: Open) -> None:
+    """Whatever partitions it is of."""
+
+    async def main() -> None:
+        log = await open_it()
+        await log.ensure({"in": Topic(partitions=4)})
+        sent = [Record(b"%d" % n, b"k%d" % n) for n in range(60)]
+        await asyncio.gather(*[log.append("in", [r]) for r in sent])
+        reader = log.read(["in"], group="g")
+        done: list[bytes] = []
+        async with asyncio.timeout(30):
+            while len(done) < 60:
+                batches = await reader.next(max_batches=3)
+                found = [r for b in batches for r in b.records]
+                await log.commit("g", batches, [Append("out", found)])
+                done += [r.value for r in found]
+        assert sorted(done) == sorted(r.value for r in sent)
+        assert sorted(values(await take(log.read(["out"]), 60))) == sorted(done)
+        assert set((await log.lag("g", ["in"])).values()) == {0}
         await log.close()
 
     asyncio.run(main())
@@ -189,7 +221,7 @@ def test_a_damaged_batch_goes_to_dead_and_is_skipped_once(
 ) -> None:
     async def write() -> None:
         log = await open_it()
-        await _numbers(log, "a", 5)
+        await _one_by_one(log, "a", 5)
         await log.close()
 
     async def read() -> None:
@@ -199,7 +231,7 @@ def test_a_damaged_batch_goes_to_dead_and_is_skipped_once(
             assert values(await take(log.read(["a"]), 4)) == [b"0", b"1", b"3", b"4"]
         letter = decode(DeadLetter, (await take(dead, 1))[0][3])
         assert (letter.stage, letter.topic, letter.partition, letter.offset) == ("decode", "a", 0, 2)
-        assert letter.record == b"\xc1\xc1\xc1"
+        assert letter.record == damaged
         assert letter.reason
         assert letter.remedy
         assert await quiet(dead), "told once"
@@ -213,7 +245,7 @@ def test_a_damaged_batch_goes_to_dead_and_is_skipped_once(
         await log.close()
 
     asyncio.run(write())
-    backend.damage(tmp_path / "log", "a", 2)
+    damaged = backend.damage(tmp_path / "log", "a", 2)
     asyncio.run(read())
     asyncio.run(again())
     assert "a/0 at 2" in caplog.text

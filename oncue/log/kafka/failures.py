@@ -1,0 +1,49 @@
+"""What Kafka's errors mean to a user of oncue."""
+
+from __future__ import annotations
+
+from aiokafka import errors as k
+
+from oncue.errors import LogError, NotOwner, OncueError, TooLarge
+
+
+def explain(error: BaseException, place: str, doing: str) -> OncueError:
+    """`doing` completes "Kafka could not ...". An OncueError stays what it is."""
+    if isinstance(error, OncueError):
+        return error
+    if isinstance(error, k.ProducerFenced | k.InvalidProducerEpoch | k.IllegalGenerationError | k.UnknownMemberIdError):
+        return NotOwner(f"another server has taken over: Kafka at {place} would not {doing}")
+    if isinstance(error, k.MessageSizeTooLargeError | k.RecordListTooLargeError):
+        return TooLarge(
+            f"Kafka at {place} does not take a record of that size",
+            remedy="raise record_mb in the log's URL, and the topic's max.message.bytes with it (oncue sets it at the start)",
+        )
+    what = f"Kafka at {place} could not {doing}: {_name(error)}"
+    if isinstance(
+        error,
+        k.TopicAuthorizationFailedError
+        | k.GroupAuthorizationFailedError
+        | k.ClusterAuthorizationFailedError
+        | k.TransactionalIdAuthorizationFailed,
+    ):
+        remedy = (
+            "the user that oncue is (kafka_user) needs ACLs for its topics, groups and transactional ids: Read, Write, "
+        )
+        return LogError(what, remedy=remedy + "Create, Describe, Alter, Delete, DescribeConfigs, AlterConfigs")
+    if isinstance(error, k.AuthenticationFailedError | k.SaslAuthenticationFailed | k.UnsupportedSaslMechanismError):
+        return LogError(what, remedy="check kafka_sasl, kafka_user and the password or token")
+    if isinstance(error, k.InvalidReplicationFactorError | k.NotEnoughReplicasError):
+        return LogError(
+            what, remedy="there are fewer brokers than copies wanted: start them, or lower ?replication= in the URL"
+        )
+    if isinstance(error, k.KafkaConnectionError | k.NodeNotReadyError | k.KafkaTimeoutError | k.RequestTimedOutError):
+        return LogError(
+            what, remedy="is the cluster up, and do its advertised.listeners reach this machine? Is TLS right?"
+        )
+    return LogError(what, remedy="the broker's own log (server.log) may say more")
+
+
+def _name(error: BaseException) -> str:
+    text = str(error)
+    name = type(error).__name__
+    return f"{name}: {text}" if text and name not in text else text or name

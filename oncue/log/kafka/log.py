@@ -1,0 +1,298 @@
+"""The log on Kafka: puts the parts of this package together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
+
+from aiokafka import errors as k
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.client import AIOKafkaClient
+from aiokafka.structs import TopicPartition
+
+from oncue.config import Settings
+from oncue.errors import LogError, NotOwner, OncueError
+from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Start, Topic
+from oncue.log.kafka.address import Address, parse
+from oncue.log.kafka.burial import Burial
+from oncue.log.kafka.failures import explain
+from oncue.log.kafka.fetcher import Fetcher
+from oncue.log.kafka.membership import Membership
+from oncue.log.kafka.offsets import BEGIN, END, Offsets
+from oncue.log.kafka.reader import KafkaReader, group_reader
+from oncue.log.kafka.topics import Known, Topics
+from oncue.log.kafka.transactions import Transactions
+from oncue.log.kafka.writer import Counters, Places, Writer, places
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[[str, Sequence[Record]], None]
+
+
+class KafkaLog(Log):
+    # Each partition keeps the order of its appends, but one partition's may be durable before an earlier one of another.
+    fifo = False
+
+    def __init__(self, address: Address, client: AIOKafkaClient, admin: AIOKafkaAdminClient) -> None:
+        """Use `open`."""
+        self._address, self._client, self._admin = address, client, admin
+        self._topics = Topics(client, admin, address)
+        self._topics.grown = self._grown
+        self._offsets = Offsets(client, admin, self._topics, address)
+        self._transactions = Transactions(address)
+        self._writer = Writer(address, self._publish)
+        self._burial = Burial(self._topics, self._offsets, self._transactions, self._place)
+        self._fetcher = Fetcher(client, self._offsets, address, self._burial.bury)
+        self._watches: list[tuple[str, Callback]] = []
+        self._readers: set[KafkaReader] = set()
+        self._late: dict[str, list[tuple[Sequence[Record], int | None, asyncio.Future[list[Position]]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, rest: str, settings: Settings) -> KafkaLog:
+        """`rest` is what follows kafka:// in the URL. Raises Invalid, LogError."""
+        address = parse(rest, settings)
+        noisy = logging.getLogger("aiokafka")
+        if noisy.level == logging.NOTSET:  # a line for each repetition; what lasts is told by this package
+            noisy.setLevel(logging.CRITICAL)
+        options = {**address.client, "client_id": "oncue", "metadata_max_age_ms": 30_000}
+        client, admin = AIOKafkaClient(**options), AIOKafkaAdminClient(**options)
+        try:
+            await asyncio.gather(client.bootstrap(), admin.start())
+        except (k.KafkaError, OSError) as e:
+            await asyncio.gather(client.close(), admin.close(), return_exceptions=True)
+            raise explain(e, str(address), "be reached") from e
+        log = cls(address, client, admin)
+        try:
+            await log._topics.load()
+            await log._writer.start()
+        except BaseException:
+            await log.close()
+            raise
+        return log
+
+    # ------------------------------------------------------------ metrics
+
+    @property
+    def counters(self) -> Counters:
+        return self._writer.counters
+
+    @property
+    def queue_depth(self) -> int:
+        """Appends that wait, or are under way."""
+        return self._writer.depth + sum(map(len, self._late.values()))
+
+    # ------------------------------------------------------------ topics
+
+    async def ensure(self, topics: Mapping[str, Topic]) -> None:
+        self._check()
+        await self._topics.ensure(topics)
+
+    async def topics(self) -> dict[str, Topic]:
+        self._check()
+        return await self._topics.all()
+
+    def _grown(self, topic: Known, before: int) -> None:
+        for reader in self._readers:
+            reader.grown(topic, before)
+
+    # ------------------------------------------------------------ writing
+
+    def append(
+        self, topic: str, records: Sequence[Record], partition: int | None = None
+    ) -> asyncio.Future[list[Position]]:
+        future: asyncio.Future[list[Position]] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(LogError("the log is closed"))
+            return future
+        if not records:
+            future.set_result([])
+            return future
+        known = self._topics.get(topic)
+        if known is not None and topic not in self._late:
+            self._hand_over(known, records, partition, future)
+            return future
+        # The topic is not known yet: what comes for it waits in order.
+        waiting = self._late.get(topic)
+        if waiting is None:
+            waiting = self._late[topic] = []
+            self._run(self._hand_over_late(topic))
+        waiting.append((tuple(records), partition, future))
+        return future
+
+    def _hand_over(
+        self, topic: Known, records: Sequence[Record], partition: int | None, future: asyncio.Future[list[Position]]
+    ) -> None:
+        try:
+            self._writer.put(topic, self._place(topic, records, partition), future)
+        except OncueError as e:
+            future.set_exception(e)
+
+    def _place(self, topic: Known, records: Sequence[Record], partition: int | None) -> Places:
+        try:
+            return places(topic, records, partition, self._address.record_bytes)
+        except (TypeError, AttributeError) as e:
+            raise LogError(f"a record for {topic.name!r} is not bytes: {e}") from e
+
+    async def _hand_over_late(self, name: str) -> None:
+        try:
+            topic = await self._topics.need(name)
+        except OncueError as e:
+            for _, _, future in self._late.pop(name):
+                if not future.done():
+                    future.set_exception(e)
+            return
+        for records, partition, future in self._late.pop(name):
+            if not future.done():
+                self._hand_over(topic, records, partition, future)
+
+    async def commit(self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = ()) -> list[Position]:
+        self._check()
+        if not batches and not any(a.records for a in appends):
+            await self._flush()
+            return []
+        ends: dict[Partition, int] = {(b.topic, b.partition): b.next_offset for b in batches}
+        if len(ends) > 1:
+            raise LogError(
+                f"a commit for the group {group!r} has batches of {len(ends)} partitions",
+                remedy="commit what one call of the group's reader gave: that is of one partition",
+            )
+        place = next(iter(ends), None)
+        if place is not None:
+            self._check_owner(group, place)
+        found: list[tuple[Known, Places]] = []
+        for append in appends:
+            if append.records:
+                topic = await self._topics.need(append.topic)
+                found.append((topic, self._place(topic, append.records, append.partition)))
+        offsets = {TopicPartition(self._topics.full(t), p): (end, "") for (t, p), end in ends.items()}
+        positions = await self._transactions.commit(group, place, offsets, found)
+        self._offsets.note(group, ends)
+        for topic, spread in found:
+            for _, records in spread:
+                self._publish(topic, records)
+        return positions
+
+    def _check_owner(self, group: str, place: Partition) -> None:
+        members = [r for r in self._readers if r.group == group]
+        if members and not any(r.owns(place) for r in members):
+            raise NotOwner(f"the group {group!r} has given {place[0]}/{place[1]} to another server")
+
+    async def _flush(self) -> None:
+        while self._late:
+            await asyncio.wait([future for waiting in self._late.values() for _, _, future in waiting])
+        await self._writer.flush()
+
+    def _publish(self, topic: Known, records: Sequence[Record]) -> None:
+        for prefix, callback in list(self._watches):
+            if topic.name.startswith(prefix):
+                try:
+                    callback(topic.name, records)
+                except Exception:  # one watcher's fault is not another's
+                    logger.exception("a watcher of %s failed", topic.name)
+
+    # ------------------------------------------------------------ reading
+
+    def read(self, topics: Iterable[str], *, group: str | None = None, start: Start = "committed") -> Reader:
+        self._check()
+        reader = KafkaReader(topics, self._topics, self._fetcher, self._offsets, self._readers.discard)
+        self._readers.add(reader)
+        if group is not None and start == "committed":
+            gained, lost = group_reader(reader, group, self._offsets, self._transactions)
+            membership = Membership(self._address, self._topics, group, gained, lost, reader.fail)
+            reader.begin_in_group(group, membership)
+        else:
+            reader.begin_at(start, group)
+        return reader
+
+    def watch(
+        self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
+    ) -> Callable[[], None]:
+        if early:
+            raise LogError("this log has no early watchers", remedy="ask `fifo` first")
+        entry = (prefix, callback)
+        self._watches.append(entry)
+
+        def end() -> None:
+            if entry in self._watches:
+                self._watches.remove(entry)
+
+        return end
+
+    # ------------------------------------------------------------ offsets
+
+    async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
+        self._check()
+        return await self._offsets.of(topics, END)
+
+    async def begin_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
+        self._check()
+        return await self._offsets.of(topics, BEGIN)
+
+    async def committed(self, group: str) -> dict[Partition, int]:
+        self._check()
+        return await self._offsets.committed(group)
+
+    async def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
+        """As in Log; offsets that compaction removed, and marks of transactions, count as records."""
+        names = list(topics)
+        ends, begins, done = await asyncio.gather(
+            self.end_offsets(names), self.begin_offsets(names), self.committed(group)
+        )
+        return {place: max(0, end - max(done.get(place, 0), begins[place])) for place, end in ends.items()}
+
+    # ------------------------------------------------------------ room
+
+    async def truncate(self, topic: str, partition: int, before: int) -> None:
+        self._check()
+        known = self._topics.get(topic)
+        if known is None or not 0 <= partition < known.count:
+            raise LogError(f"there is no partition {topic}/{partition}")
+        place = [(known, partition)]
+        begin, end = await asyncio.gather(self._offsets.at(place, BEGIN), self._offsets.at(place, END))
+        cut = min(before, end[topic, partition])
+        if cut <= begin[topic, partition]:
+            return
+        try:
+            await self._admin.delete_records({TopicPartition(known.full, partition): RecordsToDelete(cut)})
+        except (k.KafkaError, OSError) as e:
+            raise explain(e, str(self._address), f"truncate {known.full}/{partition}") from e
+
+    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
+        """Nothing: the brokers do it, by the topics' settings."""
+        self._check()
+        return {}
+
+    # ------------------------------------------------------------ the end
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise LogError("the log is closed")
+
+    async def close(self) -> None:
+        """Write what was handed over, leave the groups, let the connections go. Again is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        started = time.monotonic()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._writer.close()
+        readers = list(self._readers)
+        for reader in readers:
+            reader.end("the log is closed")
+        await asyncio.gather(*[r.close() for r in readers], return_exceptions=True)
+        await self._burial.close()
+        await self._fetcher.close()
+        await self._transactions.close()
+        await self._topics.close()
+        await asyncio.gather(self._client.close(), self._admin.close(), return_exceptions=True)
+        logger.debug("closed in %.2f s", time.monotonic() - started)

@@ -1,0 +1,99 @@
+"""Which partitions of a group are this process's: a consumer that only takes part in the group, and fetches nothing.
+
+On a rebalance a partition that stays here goes on where it was, with its work in flight. One that is new here is claimed
+first (whoever had it can commit nothing any more), then begins behind what the group committed. One that went is let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import errors as k
+from aiokafka.structs import TopicPartition
+
+from oncue.errors import OncueError
+from oncue.log.base import Partition
+from oncue.log.kafka.address import Address
+from oncue.log.kafka.failures import explain
+from oncue.log.kafka.topics import Topics
+
+logger = logging.getLogger(__name__)
+
+Gained = Callable[[Partition], Awaitable[None]]
+Lost = Callable[[Partition], Awaitable[None]]
+PAUSE_S = 1.0
+NO_LIMIT_MS = 2**31 - 1
+
+
+class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    def __init__(
+        self,
+        address: Address,
+        topics: Topics,
+        group: str,
+        gained: Gained,
+        lost: Lost,
+        failed: Callable[[OncueError], None],
+    ) -> None:
+        self._address, self._topics, self._group = address, topics, group
+        self._gained, self._lost, self._failed = gained, lost, failed
+        self.owned: set[Partition] = set()
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def join(self, names: Iterable[str]) -> None:
+        """Raises LogError."""
+        session_ms = int(self._address.options.session_s * 1000)
+        self._consumer = consumer = AIOKafkaConsumer(
+            **self._address.client,
+            client_id="oncue",
+            group_id=self._address.options.prefix + self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=max(100, session_ms // 5),
+            rebalance_timeout_ms=max(session_ms, 10_000),
+            max_poll_interval_ms=NO_LIMIT_MS,  # how long a batch takes is the reader's affair
+            metadata_max_age_ms=30_000,
+            fetch_max_bytes=1,
+            max_partition_fetch_bytes=1,
+        )
+        try:
+            await consumer.start()
+        except (k.KafkaError, OSError) as e:
+            raise explain(e, str(self._address), f"take a member of the group {self._group!r}") from e
+        consumer.subscribe([self._topics.full(name) for name in names], listener=self)
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Until the group has a new order nobody else has them: work goes on."""
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        assert self._consumer is not None
+        self._consumer.pause(*assigned)
+        now = {(name, tp.partition) for tp in assigned if (name := self._topics.short(tp.topic)) is not None}
+        for place in self.owned - now:
+            self.owned.discard(place)
+            await self._lost(place)
+        for place in sorted(now - self.owned):
+            while True:
+                try:
+                    await self._gained(place)
+                    break
+                except OncueError as e:
+                    self._failed(e)
+                    await asyncio.sleep(PAUSE_S)
+            self.owned.add(place)
+
+    async def leave(self) -> None:
+        """At once, so that others need not wait for the end of the session."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        try:
+            await asyncio.wait_for(consumer.stop(), self._address.options.session_s)
+        except Exception as e:  # then the session ends by itself
+            logger.info("a member of the group %s did not leave in order: %s", self._group, e)
+        self.owned.clear()

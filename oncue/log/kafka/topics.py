@@ -1,0 +1,340 @@
+"""The topics of this log on the cluster: which there are, made where missing, put right where their settings differ.
+
+All questions about topics go through one client's metadata; a topic that was made here is asked for at once, because a
+client that does not know it would look again only minutes later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aiokafka import errors as k
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.structs import TopicPartition
+
+from oncue.errors import LogError, OncueError
+from oncue.log.base import Topic
+from oncue.log.kafka.address import Address
+from oncue.log.kafka.failures import explain
+
+logger = logging.getLogger(__name__)
+
+OURS = "oncue."  # without a prefix, topics whose names begin so are ours, and no others
+CHUNK = 100  # topics in one request
+READY_S = 30.0
+HOUR_MS, WEEK_MS = 3_600_000, 7 * 86_400_000
+NAMES = ("retention.ms", "retention.bytes", "cleanup.policy", "max.message.bytes", "min.insync.replicas")
+DYNAMIC = 1  # config_source: set on this topic
+
+
+class Known:
+    """One topic that is there."""
+
+    __slots__ = ("compact", "count", "full", "name", "settings")
+
+    def __init__(self, name: str, full: str, settings: Topic) -> None:
+        self.name, self.full = name, full
+        self.put(settings)
+
+    def put(self, settings: Topic) -> None:
+        self.settings, self.count, self.compact = settings, settings.partitions, settings.compact
+
+
+class Topics:
+    def __init__(self, client: AIOKafkaClient, admin: AIOKafkaAdminClient, address: Address) -> None:
+        self._client, self._admin, self._address = client, admin, address
+        self._prefix = address.options.prefix
+        self._known: dict[str, Known] = {}
+        self._wanted: dict[str, asyncio.Future[Known]] = {}
+        self._settings: dict[str, Topic] = {}  # of those in `_wanted`
+        self._making: asyncio.Task[None] | None = None
+        self.grown: Callable[[Known, int], None] = lambda known, before: None
+
+    def full(self, name: str) -> str:
+        return self._prefix + name
+
+    def short(self, full: str) -> str | None:
+        """None: not a topic of this log."""
+        if not full.startswith(self._prefix or OURS):
+            return None
+        return full[len(self._prefix) :]
+
+    def get(self, name: str) -> Known | None:
+        return self._known.get(name)
+
+    # ------------------------------------------------------------ what is there
+
+    async def load(self) -> None:
+        """Raises LogError."""
+        try:
+            cluster = await self._client.fetch_all_metadata()
+            found = {f: len(cluster.partitions_for_topic(f) or ()) for f in cluster.topics() if self.short(f)}
+            configs = await self._described(found)
+        except (k.KafkaError, OSError) as e:
+            raise explain(e, str(self._address), "list the topics") from e
+        for full, count in found.items():
+            name = full[len(self._prefix) :]
+            self._take(name, _topic(count, configs[full]))
+        await self._follow()
+        self._client.cluster.add_listener(self._on_metadata)
+
+    async def _follow(self) -> None:
+        if self._known:
+            await self._client.set_topics({known.full for known in self._known.values()})
+
+    def _take(self, name: str, settings: Topic) -> Known:
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = Known(name, self.full(name), settings)
+        else:
+            before = known.count
+            known.put(settings)
+            if known.count > before:
+                self.grown(known, before)
+        return known
+
+    def _on_metadata(self, cluster: Any) -> None:
+        """Partitions that somebody else added."""
+        for known in self._known.values():
+            count = len(cluster.partitions_for_topic(known.full) or ())
+            if count > known.count:
+                self._take(known.name, _with(known.settings, count))
+
+    async def _described(self, fulls: Iterable[str]) -> dict[str, dict[str, tuple[str, int]]]:
+        """topic -> setting -> (value, source)."""
+        found: dict[str, dict[str, tuple[str, int]]] = {}
+        names = list(fulls)
+        for start in range(0, len(names), CHUNK):
+            resources = [
+                ConfigResource(ConfigResourceType.TOPIC, full, dict.fromkeys(NAMES))
+                for full in names[start : start + CHUNK]
+            ]
+            for response in await self._admin.describe_configs(resources):
+                for code, message, _, full, entries in response.resources:
+                    if code:
+                        raise k.for_code(code)(message or full)
+                    found[full] = {e[0]: (e[1], e[3]) for e in entries}
+        return found
+
+    # ------------------------------------------------------------ made where missing
+
+    async def need(self, name: str, settings: Topic | None = None) -> Known:
+        """The topic; made with these settings if it is missing. Many at once share their requests. Raises LogError."""
+        known = self._known.get(name)
+        if known is not None:
+            return known
+        future = self._wanted.get(name)
+        if future is None:
+            future = self._wanted[name] = asyncio.get_running_loop().create_future()
+            self._settings[name] = settings or Topic()
+            if self._making is None:
+                self._making = asyncio.create_task(self._make(), name="kafka topics")
+        return await asyncio.shield(future)
+
+    async def _make(self) -> None:
+        await asyncio.sleep(0)  # those that are asked for in the same turn go along
+        while self._wanted:
+            names = list(self._wanted)[:CHUNK]
+            wanted = {name: self._settings.pop(name) for name in names}
+            try:
+                failed = await self._create(wanted)
+            except Exception as e:
+                why = explain(e, str(self._address), f"make the topic {names[0]!r}")
+                failed = dict.fromkeys(names, why)
+            for name in names:
+                future = self._wanted.pop(name)
+                if name in failed:
+                    future.set_exception(failed[name])
+                    future.exception()  # somebody may have stopped waiting
+                else:
+                    future.set_result(self._known[name])
+        self._making = None
+
+    async def _create(self, wanted: Mapping[str, Topic]) -> dict[str, OncueError]:
+        copies = self._address.options.replication
+        if copies < 1:
+            copies = min(3, len(self._client.cluster.brokers()))
+        new = [
+            NewTopic(self.full(name), t.partitions, copies, topic_configs=self._new_configs(t, copies))
+            for name, t in wanted.items()
+        ]
+        failed: dict[str, OncueError] = {}
+        exist: list[str] = []
+        response = await self._admin.create_topics(new)
+        for full, code, message in response.topic_errors:
+            error = k.for_code(code)
+            name = full[len(self._prefix) :]
+            if error is k.TopicAlreadyExistsError:
+                exist.append(full)
+            elif error is not k.NoError:
+                failed[name] = explain(error(message or full), str(self._address), f"make the topic {full!r}")
+        made = {name: t for name, t in wanted.items() if name not in failed}
+        await self._client.set_topics({self.full(n) for n in (*self._known, *made)})
+        await self._led([self.full(name) for name in made])
+        configs = await self._described(exist)
+        for name, settings in made.items():
+            full = self.full(name)
+            count = len(self._client.cluster.partitions_for_topic(full))
+            self._take(name, _topic(count, configs[full]) if full in configs else settings)
+        return failed
+
+    def _new_configs(self, topic: Topic, copies: int) -> dict[str, str]:
+        found = _configs(topic) | {
+            "max.message.bytes": str(_most(self._address.record_bytes)),
+            "message.timestamp.after.max.ms": str(2**63 - 1),  # a record has the time that its maker gave it
+            "unclean.leader.election.enable": "false",
+        }
+        # Retention and compaction take whole segments, so a topic with little traffic needs them to end by time.
+        if topic.retention_ms or topic.compact:
+            keep = topic.retention_ms or WEEK_MS
+            found["segment.ms"] = str(min(WEEK_MS, max(HOUR_MS, keep // 10)))
+        if copies >= 3:
+            found["min.insync.replicas"] = "2"  # acks=all means at least two
+        return found
+
+    async def _led(self, fulls: list[str]) -> None:
+        """Wait until each partition has its leader: brokers learn of a topic one after another."""
+        cluster = self._client.cluster
+        end = asyncio.get_running_loop().time() + READY_S
+        while True:
+            waiting = [f for f in fulls if not self._is_led(cluster, f)]
+            if not waiting:
+                return
+            if asyncio.get_running_loop().time() > end:
+                raise LogError(
+                    f"the topic {waiting[0]!r} has no leader after {READY_S:.0f} s", remedy="are all brokers up?"
+                )
+            await asyncio.sleep(0.02)
+            await self._client.force_metadata_update()
+
+    @staticmethod
+    def _is_led(cluster: Any, full: str) -> bool:
+        partitions = cluster.partitions_for_topic(full)
+        leaders = [cluster.leader_for_partition(TopicPartition(full, p)) for p in partitions or ()]
+        return bool(leaders) and all(leader is not None and leader >= 0 for leader in leaders)
+
+    # ------------------------------------------------------------ put right
+
+    async def ensure(self, topics: Mapping[str, Topic]) -> None:
+        """Raises LogError, naming what differs and cannot be put right."""
+        known = dict(zip(topics, await asyncio.gather(*[self.need(n, t) for n, t in topics.items()]), strict=True))
+        for name, settings in topics.items():
+            if settings.partitions < known[name].count:
+                raise LogError(
+                    f"the topic {name!r} has {known[name].count} partitions and cannot have {settings.partitions}",
+                    remedy="partitions can only be added; records would lose their place",
+                )
+        for name, settings in topics.items():
+            if settings.partitions > known[name].count:
+                await self._grow(known[name], settings.partitions)
+        fulls = [known[name].full for name in topics]
+        try:
+            configs = await self._described(fulls)
+        except (k.KafkaError, OSError) as e:
+            raise explain(e, str(self._address), "describe the topics") from e
+        for name, settings in topics.items():
+            await self._repair(known[name], settings, configs[known[name].full])
+            self._take(name, settings)
+
+    async def _grow(self, known: Known, count: int) -> None:
+        try:
+            await self._admin.create_partitions({known.full: NewPartitions(count)})
+            end = asyncio.get_running_loop().time() + READY_S
+            while len(self._client.cluster.partitions_for_topic(known.full) or ()) < count:
+                if asyncio.get_running_loop().time() > end:
+                    raise k.KafkaTimeoutError("the brokers do not show them")
+                await asyncio.sleep(0.02)
+                await self._client.force_metadata_update()
+            await self._led([known.full])
+        except (k.KafkaError, OSError) as e:
+            raise explain(e, str(self._address), f"give the topic {known.full!r} {count} partitions") from e
+
+    async def _repair(self, known: Known, topic: Topic, found: Mapping[str, tuple[str, int]]) -> None:
+        wanted = _configs(topic)
+        if int(found["max.message.bytes"][0]) < _most(self._address.record_bytes):  # a larger one does no harm
+            wanted["max.message.bytes"] = str(_most(self._address.record_bytes))
+        wrong = {name: value for name, value in wanted.items() if not _same(found[name][0], value)}
+        if not wrong:
+            return
+        differs = ", ".join(f"{name} is {found[name][0]}, not {value}" for name, value in wrong.items())
+        try:
+            # The request replaces all that is set on the topic: what others set there goes along.
+            (every,) = await self._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, known.full)])
+            kept = {e[0]: e[1] for e in every.resources[0][4] if e[3] == DYNAMIC}
+            resource = ConfigResource(ConfigResourceType.TOPIC, known.full, kept | wrong)
+            for response in await self._admin.alter_configs([resource]):
+                for code, message, *_ in response.resources:
+                    if code:
+                        raise k.for_code(code)(message or known.full)
+        except (k.KafkaError, OSError) as e:
+            change = ",".join(f"{name}={value}" for name, value in wrong.items())
+            raise LogError(
+                f"the topic {known.full!r} has other settings than oncue needs ({differs}), and they could not be"
+                f" changed: {explain(e, str(self._address), 'change them').message}",
+                remedy=f"have them changed: kafka-configs.sh --bootstrap-server {self._address.servers[0]} --alter"
+                f" --entity-type topics --entity-name {known.full} --add-config {change}",
+            ) from e
+        logger.warning("the topic %s had other settings, and was put right: %s", known.full, differs)
+
+    async def close(self) -> None:
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+
+    async def all(self) -> dict[str, Topic]:
+        """As they are now. Raises LogError."""
+        await self._refresh()
+        return {name: known.settings for name, known in self._known.items()}
+
+    async def _refresh(self) -> None:
+        try:
+            cluster = await self._client.fetch_all_metadata()
+            new = {f: len(cluster.partitions_for_topic(f) or ()) for f in cluster.topics() if self.short(f)}
+            configs = await self._described(new)
+        except (k.KafkaError, OSError) as e:
+            raise explain(e, str(self._address), "list the topics") from e
+        for full, count in new.items():
+            self._take(full[len(self._prefix) :], _topic(count, configs[full]))
+        await self._follow()
+
+
+def _most(record_bytes: int) -> int:
+    """max.message.bytes: the record, its frame, and what lz4 adds to data that cannot be made smaller."""
+    return record_bytes + record_bytes // 64 + 65_536
+
+
+def _configs(topic: Topic) -> dict[str, str]:
+    expires = topic.retention_ms or topic.retention_bytes
+    policy = ("compact,delete" if expires else "compact") if topic.compact else "delete"
+    return {
+        "retention.ms": str(topic.retention_ms or -1),
+        "retention.bytes": str(topic.retention_bytes or -1),
+        "cleanup.policy": policy,
+    }
+
+
+def _topic(count: int, found: Mapping[str, tuple[str, int]]) -> Topic:
+    return Topic(
+        partitions=count,
+        retention_ms=max(0, int(found["retention.ms"][0])),
+        retention_bytes=max(0, int(found["retention.bytes"][0])),
+        compact="compact" in found["cleanup.policy"][0],
+    )
+
+
+def _with(topic: Topic, partitions: int) -> Topic:
+    return Topic(
+        partitions=partitions,
+        retention_ms=topic.retention_ms,
+        retention_bytes=topic.retention_bytes,
+        compact=topic.compact,
+    )
+
+
+def _same(a: str, b: str) -> bool:
+    return sorted(a.split(",")) == sorted(b.split(","))

@@ -1,0 +1,190 @@
+"""What a batch caused and the group's offset, together: a Kafka transaction.
+
+One producer an input partition of a group, with a transactional.id of its own. A server that takes over a partition claims
+the id, and from then on the brokers refuse the server that had it before (a zombie that was paused, say): whatever that one
+still has under way is aborted. So a partition's offset and its effects come from one server at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as k
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from oncue.log.base import Partition, Position, Record
+from oncue.log.kafka.address import Address
+from oncue.log.kafka.failures import explain
+from oncue.log.kafka.topics import Known
+from oncue.log.kafka.writer import BATCH_BYTES, Places, fill, seen, size
+
+logger = logging.getLogger(__name__)
+
+# A server that dies inside a transaction holds up readers of what it wrote to for so long, unless its successor claims
+# the partition before.
+TIMEOUT_MS = 15_000
+CLOSE_S = 10.0
+
+
+class Sent:
+    """One Kafka batch of a transaction, of some appends: (index of the position, count of records)."""
+
+    def __init__(self, topic: Known, partition: int) -> None:
+        self.topic, self.partition = topic, partition
+        self.records: list[Record] = []
+        self.shares: list[tuple[int, int]] = []
+        self.nbytes = 0
+
+
+class Channel:
+    """The producer of one transactional id; one transaction at a time."""
+
+    def __init__(self, address: Address, name: str) -> None:
+        self._address, self._name = address, name
+        self._producer: AIOKafkaProducer | None = None
+        self.lock = asyncio.Lock()
+
+    async def claim(self) -> None:
+        """Fence whoever had this id. Raises LogError."""
+        async with self.lock:
+            await self._close()
+            await self._open()
+
+    async def _open(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                **self._address.client,
+                client_id="oncue",
+                transactional_id=self._name,
+                transaction_timeout_ms=TIMEOUT_MS,
+                compression_type="lz4",
+                max_batch_size=2 * self._address.record_bytes + BATCH_BYTES,
+                max_request_size=2 * self._address.record_bytes,
+                metadata_max_age_ms=30_000,
+            )
+            try:
+                await producer.start()
+            except (k.KafkaError, OSError) as e:
+                await _stopped(producer)
+                raise explain(e, str(self._address), "take a transaction's producer") from e
+            self._producer = producer
+        return self._producer
+
+    async def run(
+        self, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata], batches: Sequence[Sent], count: int
+    ) -> list[Position]:
+        """Raises NotOwner when the id was claimed by another, LogError; then nothing of it is visible."""
+        async with self.lock:
+            producer = await self._open()
+            positions: list[Position | None] = [None] * count
+            try:
+                await producer.begin_transaction()
+                under_way = []
+                for sent in batches:
+                    await seen(producer, sent.topic.full, sent.partition)
+                    builder = producer.create_batch()
+                    fill(builder, sent.topic, sent.records)
+                    under_way.append(await producer.send_batch(builder, sent.topic.full, partition=sent.partition))
+                if offsets:
+                    await producer.send_offsets_to_transaction(dict(offsets), group)
+                for sent, future in zip(batches, under_way, strict=True):
+                    first = (await future).offset
+                    for index, records in sent.shares:
+                        positions[index] = Position(sent.topic.name, sent.partition, first, records)
+                        first += records
+                await producer.commit_transaction()
+            except Exception as e:
+                await self._give_up(producer)
+                raise explain(e, str(self._address), f"commit for the group {group!r}") from e
+            return [p for p in positions if p is not None]
+
+    async def _give_up(self, producer: AIOKafkaProducer) -> None:
+        """Abort, so that readers need not wait for the time-out; then another producer begins anew."""
+        try:
+            await asyncio.wait_for(producer.abort_transaction(), CLOSE_S)
+        except Exception as e:  # it is broken already: the brokers abort it
+            logger.info("a transaction could not be aborted in order: %s", e)
+        await self._close()
+
+    async def _close(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stopped(producer)
+
+    async def close(self) -> None:
+        async with self.lock:
+            await self._close()
+
+
+class Transactions:
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._channels: dict[str, Channel] = {}
+        self._mine = secrets.token_hex(6)  # for commits without an input partition, which nobody takes over
+
+    def channel(self, group: str, place: Partition | None) -> Channel:
+        where = f"{place[0]}/{place[1]}" if place else self._mine
+        name = f"{self._address.options.prefix}oncue/{group}/{where}"
+        found = self._channels.get(name)
+        if found is None:
+            found = self._channels[name] = Channel(self._address, name)
+        return found
+
+    async def claim(self, group: str, place: Partition) -> None:
+        await self.channel(group, place).claim()
+
+    async def release(self, group: str, place: Partition) -> None:
+        """After what is under way: another process has the partition now."""
+        await self.channel(group, place).close()
+
+    async def commit(
+        self,
+        group: str,
+        place: Partition | None,
+        offsets: Mapping[TopicPartition, tuple[int, str]],
+        appends: Sequence[tuple[Known, Places]],
+    ) -> list[Position]:
+        """`offsets`: (next offset, a note). Positions in the order of the appends and their places."""
+        found = {tp: OffsetAndMetadata(offset, note) for tp, (offset, note) in offsets.items()}
+        batches, count = _batches(appends, self._address.record_bytes)
+        full = self._address.options.prefix + group
+        running = asyncio.create_task(self.channel(group, place).run(full, found, batches, count))
+        # A caller that stops waiting does not leave half a transaction behind.
+        return await asyncio.shield(running)
+
+    async def close(self) -> None:
+        closing = [asyncio.wait_for(c.close(), CLOSE_S) for c in self._channels.values()]
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(error, BaseException):
+                logger.warning("a transaction did not end before the log was closed: %s", error)
+
+
+def _batches(appends: Sequence[tuple[Known, Places]], limit: int) -> tuple[list[Sent], int]:
+    """Few large batches: all of one partition in one, as far as they fit."""
+    done: list[Sent] = []
+    open_: dict[tuple[str, int], Sent] = {}
+    index = 0
+    for topic, found in appends:
+        for partition, records in found:
+            nbytes = size(records)
+            sent = open_.get((topic.name, partition))
+            if sent is None or sent.nbytes + nbytes > limit:
+                sent = open_[topic.name, partition] = Sent(topic, partition)
+                done.append(sent)
+            sent.records += records
+            sent.nbytes += nbytes
+            sent.shares.append((index, len(records)))
+            index += 1
+    return done, index
+
+
+async def _stopped(producer: AIOKafkaProducer) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), CLOSE_S)
+    except Exception as e:
+        logger.info("a transaction's producer did not end well: %s", e)
+        await producer.client.close()
