@@ -7,13 +7,15 @@ topics ──readers──► a group of batches ──► view.apply (one trans
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from oncue.dispatcher import news
 from oncue.dispatcher.board import Board
 from oncue.errors import OncueError
-from oncue.log import Batch, Log, Position, Reader, Record
+from oncue.log import Batch, Log, Partition, Position, Reader, Record
 from oncue.messages import DEAD, REGISTRY, RESULTS, Call, Ended, encode
 from oncue.view import View
 
@@ -42,6 +44,28 @@ class Feeder:
         reader = self._log.read(list(topics), start=self._view.positions())
         self._readers[name] = reader
         self._pumps[name] = asyncio.create_task(self._pump(reader), name=f"feeder {name}")
+
+    async def catch_up(self, topics: Iterable[str], ends: Mapping[Partition, int]) -> None:
+        """Bring the view to these end offsets, in the order in which the records came: the topics are merged by the times
+        of their records. A view that is built anew has its lists in the order of the old one."""
+        streams = [_Stream(self._log.read([name], start=self._view.positions()), name, ends) for name in topics]
+        heap: list[tuple[int, int, _Stream]] = []
+        try:
+            for n, stream in enumerate(streams):
+                if (time_ms := await stream.head(self._view.positions())) is not None:
+                    heapq.heappush(heap, (time_ms, n, stream))
+            group: list[Batch] = []
+            while heap:
+                _, n, stream = heapq.heappop(heap)
+                group.append(stream.take())
+                if (time_ms := await stream.head({})) is not None:
+                    heapq.heappush(heap, (time_ms, n, stream))
+                if len(group) >= GROUP or not heap:
+                    await self._apply(group)
+                    group = []
+        finally:
+            for stream in streams:
+                await stream.reader.close()
 
     async def _pump(self, reader: Reader) -> None:
         while True:
@@ -93,6 +117,32 @@ class Feeder:
         await asyncio.gather(*self._pumps.values(), return_exceptions=True)
         for reader in self._readers.values():
             await reader.close()
+
+
+class _Stream:
+    """A topic on its way to its end."""
+
+    def __init__(self, reader: Reader, topic: str, ends: Mapping[Partition, int]) -> None:
+        self.reader = reader
+        self._left = {place: end for place, end in ends.items() if place[0] == topic}
+        self._batches: deque[Batch] = deque()
+
+    async def head(self, have: Mapping[Partition, int]) -> int | None:
+        """The time of the next batch (ms); None at the end. `have`: what need not be read."""
+        self._left = {place: end for place, end in self._left.items() if have.get(place, 0) < end}
+        while not self._batches:
+            if not self._left:
+                return None
+            self._batches.extend(await self.reader.next(max_batches=GROUP))
+        records = self._batches[0].records
+        return records[0].time_ms if records else 0
+
+    def take(self) -> Batch:
+        batch = self._batches.popleft()
+        place = (batch.topic, batch.partition)
+        if batch.next_offset >= self._left.get(place, 0):
+            self._left.pop(place, None)
+        return batch
 
 
 def _bytes(batches: list[Batch]) -> int:

@@ -86,6 +86,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry)
         names = list(await self.log.topics())
         await self.view.skip_to(await self.log.begin_offsets(names))  # what retention took is not waited for
+        await self.feeder.catch_up(names, await self.log.end_offsets(names))
         self.feeder.follow(self._topics(), "all")
         for topic in names:
             if topic.startswith(TASKS_PREFIX):

@@ -63,8 +63,13 @@ class Cursor:
         aside, self.aside, self.aside_bytes = self.aside, None, 0
         if turn != self.turn:
             return
+        told = self.at
         for batch, nbytes in fetched.batches:
             self.reader.put(self, batch, nbytes)
+            told = batch.next_offset
+        if fetched.reached > told:  # what is there is damaged: who waits for the end should know that it is passed
+            part = self.part
+            self.reader.put(self, Batch(part.topic.name, part.number, (), (), fetched.reached), 0)
         self.at = max(self.at, fetched.reached)
         if self.at >= self.part.end or (aside and self.at >= aside[0][0].offsets[0]):
             self.reader.catch_up(self)

@@ -249,3 +249,33 @@ def test_a_damaged_batch_goes_to_dead_and_is_skipped_once(
     asyncio.run(read())
     asyncio.run(again())
     assert "a/0 at 2" in caplog.text
+
+
+def test_a_reader_comes_to_the_end_though_the_last_batch_is_damaged(
+    open_it: Open, backend: Backend, tmp_path: Path
+) -> None:
+    """A server that starts waits until its view has come to the end."""
+
+    async def write() -> None:
+        log = await open_it()
+        await _one_by_one(log, "a", 3)
+        await log.close()
+
+    async def read() -> None:
+        log = await open_it()
+        for _ in range(2):  # when it is found, and when it is known
+            end = (await log.end_offsets(["a"]))["a", 0]
+            reader = log.read(["a"])
+            reached, seen = 0, []
+            async with asyncio.timeout(30):
+                while reached < end:
+                    for batch in await reader.next():
+                        seen += [r.value for r in batch.records]
+                        reached = batch.next_offset
+            assert seen == [b"0", b"1"]
+            await reader.close()
+        await log.close()
+
+    asyncio.run(write())
+    backend.damage(tmp_path / "log", "a", 2)
+    asyncio.run(read())

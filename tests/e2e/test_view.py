@@ -47,6 +47,12 @@ def fill(system: System) -> None:
         ended = client.submit(abs, -1)
         ended.result(PATIENCE_S)
         ended.retry().result(PATIENCE_S)
+    system.http("POST", "/v1/endpoints", {"name": "other", "public_key": "y" * 40})
+    with system.client() as client:  # the lists are in the order of time, not of the topics
+        for n in range(5):
+            there = client.submit(abs, n, endpoint="other")
+            assert client.submit(abs, n).result(PATIENCE_S) == n
+            there.cancel()
     system.http("POST", "/v1/endpoints", {"name": "gone", "public_key": "x" * 40})
     system.http("DELETE", "/v1/endpoints/gone")
     made = system.http("POST", "/v1/tokens", {"name": "gone"}).json
