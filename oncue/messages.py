@@ -300,6 +300,19 @@ class DeadLetter(Stored, frozen=True):
     event: tuple[str, str] | None = None
     record: bytes = b""  # as it was, capped at EVENT_BYTES
     remedy: str = ""
+    owner: str = ""  # whose rule it was; "": nobody's, only admins see it
+
+
+class Settled(Stored, tag="settled", frozen=True):
+    """Somebody has dealt with dead letters. In oncue.dead too, behind the letters and in their partition: so it is
+    forgotten after them, and a view that is made again meets them in this order. The last one of a letter counts."""
+
+    v: int
+    letters: tuple[int, ...]  # their offsets in the partition that this record is in
+    how: Literal["dismissed", "retried"]
+    by: str = ""
+    reason: str = ""
+    at_us: int = 0
 
 
 # ---------------------------------------------------------------- topics

@@ -4,7 +4,7 @@ dispatcher and the client. JSON names are the field names; ids are hex, times un
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -322,6 +322,8 @@ class Emitted(Resource, frozen=True):
 
 
 class DeadInfo(Resource, frozen=True):
+    """What could not go on. It is `open` until somebody retries or dismisses it."""
+
     id: int
     stage: str
     reason: str
@@ -332,6 +334,28 @@ class DeadInfo(Resource, frozen=True):
     topic: str = ""
     partition: int = 0
     offset: int = 0
+    owner: str = ""  # whose rule it was; "": for admins
+    state: str = "open"  # open, retried, dismissed
+    settled_us: int = 0  # when it was retried or dismissed; by whom, and why
+    settled_by: str = ""
+    settled_why: str = ""
+
+
+class DismissRequest(Request, frozen=True):
+    """POST /v1/dead/dismiss: these letters (all or none of them), or all that are open now."""
+
+    letters: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]], msgspec.Meta(max_length=10_000)] = (
+        msgspec.field(default_factory=list)
+    )
+    all: bool = False
+    reason: str = ""
+
+
+class Dismissed(Resource, frozen=True):
+    """How many were open until now."""
+
+    count: int
+    position: str = ""
 
 
 class TokenRequest(Request, frozen=True):

@@ -170,7 +170,7 @@ class RuleDesk(EventDesk):
 
     def _check_owner(self, who: Who, label: str) -> None:
         old = self._deployments.get(label)
-        if old is not None and old.owner != who.subject and "admin" not in who.scopes:
+        if old is not None and not who.sees(old.owner):
             raise Forbidden(f"the rule file {label!r} is {old.owner}'s", remedy="deploy yours under another --label")
 
     async def _next_version(self, label: str) -> int:
@@ -202,7 +202,7 @@ class RuleDesk(EventDesk):
         return found
 
     def _sees(self, who: Who, label: str) -> bool:
-        return "admin" in who.scopes or self._deployments[label].owner == who.subject
+        return who.sees(self._deployments[label].owner)
 
     async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
         self.accepting()
@@ -222,15 +222,21 @@ class RuleDesk(EventDesk):
 
     # ------------------------------------------------------------ history
 
+    async def _history(self, who: Who, label: str) -> list[Deployment]:
+        """What the caller may see of it, newest first. Raises NotFound."""
+        found = [d for d in await self.view.deployment_history(label) if who.sees(d.owner)]
+        if not found:
+            raise self._no_label(who, label)
+        return found
+
+    def _no_label(self, who: Who, label: str) -> NotFound:
+        mine = ", ".join(sorted(known for known in self._deployments if self._sees(who, known)))
+        return NotFound(
+            f"there is no rule file {label!r}", remedy=f"there are: {mine}" if mine else "oncue deploy FILE"
+        )
+
     async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
         """Newest first."""
-        found = [
-            d for d in await self.view.deployment_history(label) if "admin" in who.scopes or d.owner == who.subject
-        ]
-        if not found:
-            raise NotFound(
-                f"there is no rule file {label!r}", remedy=f"there are: {', '.join(sorted(self._deployments))}"
-            )
         return [
             {
                 "label": d.label,
@@ -242,14 +248,14 @@ class RuleDesk(EventDesk):
                 "text": d.text,
                 "functions": d.functions,
             }
-            for d in found
+            for d in await self._history(who, label)
         ]
 
     async def rollback(self, who: Who, label: str, version: int) -> r.Deployed:
         """An old version becomes a new one: the history only grows."""
         self.accepting()
         self._check_owner(who, label)
-        old = next((d for d in await self.view.deployment_history(label) if d.version == version), None)
+        old = next((d for d in await self._history(who, label) if d.version == version), None)
         if old is None or old.removed:
             raise NotFound(f"{label} has no version {version}", remedy=f"oncue rules history {label} shows them")
         others = [s for other, s in self._sets.items() if other != label]
@@ -276,9 +282,7 @@ class RuleDesk(EventDesk):
         self._check_owner(who, label)
         old = self._deployments.get(label)
         if old is None:
-            raise NotFound(
-                f"there is no rule file {label!r}", remedy=f"there are: {', '.join(sorted(self._deployments))}"
-            )
+            raise self._no_label(who, label)
         number = await self._next_version(label)
         gone = msgspec.structs.replace(old, version=number, at_us=now_us(), owner=who.subject, removed=True)
         names = [rule.name for rule in self._sets[label].rules]

@@ -58,6 +58,10 @@ class EventsQuery(PageQuery, frozen=True):
     source: str = ""
 
 
+class DeadQuery(PageQuery, frozen=True):
+    all: Annotated[bool, Meta(description="1: also letters that were retried or dismissed.")] = False
+
+
 class LiveQuery(Query, frozen=True):
     kinds: Annotated[str, Meta(description="Of: task, outcome, event, rule, endpoint, trigger, dead; with commas.")] = (
         ""
