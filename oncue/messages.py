@@ -218,6 +218,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 # ---------------------------------------------------------------- registry: compacted by key
 
 
+class Parameter(Stored, frozen=True):
+    """One parameter of a function, as whoever calls it has to know it."""
+
+    name: str
+    kind: Literal["positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"]
+    required: bool = False
+
+
 class FunctionRecord(Stored, tag="function", frozen=True):
     v: int
     id: str  # content hash: SHA-256 of the body, hex
@@ -231,6 +239,7 @@ class FunctionRecord(Stored, tag="function", frozen=True):
     file: str = ""
     version: int = 0  # of the friendly name; counted by the projection
     at_us: int = 0
+    parameters: tuple[Parameter, ...] | None = None  # as its client saw them; None: not known, nothing is checked
 
 
 class EndpointRecord(Stored, tag="endpoint", frozen=True):

@@ -4,11 +4,12 @@ dispatcher and the client. JSON names are the field names; ids are hex, times un
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from oncue.messages import Retry
+from oncue.messages import Parameter, Retry
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,14 +171,32 @@ class CancelRequest(Request, frozen=True):
 # ---------------------------------------------------------------- functions
 
 
+class ParameterInfo(Request, frozen=True):
+    """One parameter of a function, as a caller has to know it."""
+
+    name: str
+    kind: Literal["positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"] = (
+        "positional_or_keyword"
+    )
+    required: bool = False
+
+
+def parameter_infos(stored: Sequence[Parameter] | None) -> list[ParameterInfo] | None:
+    if stored is None:
+        return None
+    return [ParameterInfo(name=p.name, kind=p.kind, required=p.required) for p in stored]
+
+
 class FunctionRequest(Request, frozen=True):
-    """POST /v1/functions: register by content; again is harmless."""
+    """POST /v1/functions: register by content; again is harmless. By `parameters` a deploy checks the `args` of rules; null:
+    they are not known, and it does not."""
 
     name: str
     body: bytes  # msgpack of functions.FunctionBody (base64 in JSON)
-    signature: str = ""
+    signature: str = ""  # for people
     doc: str = ""
     file: str = ""
+    parameters: Annotated[list[ParameterInfo], msgspec.Meta(max_length=1_000)] | None = None
 
 
 class FunctionInfo(Resource, frozen=True):
@@ -192,6 +211,7 @@ class FunctionInfo(Resource, frozen=True):
     file: str = ""
     at_us: int = 0
     source: str = ""
+    parameters: list[ParameterInfo] | None = None  # null: not known
 
 
 # ---------------------------------------------------------------- endpoints

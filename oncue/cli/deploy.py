@@ -29,13 +29,14 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, yes: bo
       oncue deploy beamline.yaml --dry-run
       oncue deploy beamline.yaml --yes --note "larger frames"
     """
-    from oncue.cli.rule_files import pack_functions, read, run_tests, show_tests
+    from oncue.cli.rule_files import check_packed, pack_functions, read, run_tests, show_tests
 
     if label and len(files) > 1:
         raise Invalid("--label names one file's deployment", remedy="deploy the files one at a time")
     sets = read(files)
     show_tests(run_tests(sets))
     packed = pack_functions(sets)
+    check_packed(sets, packed)
     # Absolute: what is relative in a rule file is relative to it, wherever the server was started.
     rule_files = [RuleFile(label=label or Path(s.file).stem, text=s.text, path=os.path.abspath(s.file)) for s in sets]
     with connected() as client:

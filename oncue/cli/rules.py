@@ -73,20 +73,23 @@ def show(name: str, json_: bool) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @json_option
 def test(files: tuple[str, ...], json_: bool) -> None:
-    """Run the tests of rule files, offline, with the matcher of production.
+    """Run the tests of rule files, offline, with the matcher of production; and see whether `args` fit the functions that are
+    in files beside them.
 
     \b
     Example:
       oncue rules test beamline.yaml
     """
-    from oncue.cli.rule_files import read, run_tests, show_tests
+    from oncue.cli.rule_files import check_offline, read, run_tests, show_tests
 
-    tests = run_tests(read(files))
+    sets = read(files)
+    tests = run_tests(sets)
     if json_:
         as_json(tests)
     if not tests:
         say("no tests in these files: a rule's go under `tests:`", err=True)
     show_tests(tests)
+    check_offline(sets)
 
 
 @rules.command()

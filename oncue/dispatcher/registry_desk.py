@@ -30,6 +30,7 @@ from oncue.messages import (
     Claim,
     EndpointRecord,
     FunctionRecord,
+    Parameter,
     TokenRecord,
     encode,
     tasks_topic,
@@ -81,6 +82,7 @@ class RegistryDesk(Core):
                 request.file[:1_000],
                 newest.version + 1 if newest else 1,
                 now_us(),
+                _parameters(request),
             )
             await self.record([(f"function:{who.subject}:{request.name}:{sha}", record)])
         return await self.function(who, sha)
@@ -290,7 +292,14 @@ def _function_info(f: FunctionRecord, source: str = "") -> r.FunctionInfo:
         file=f.file,
         at_us=f.at_us,
         source=source,
+        parameters=r.parameter_infos(f.parameters),
     )
+
+
+def _parameters(request: r.FunctionRequest) -> tuple[Parameter, ...] | None:
+    if request.parameters is None:
+        return None
+    return tuple(Parameter(p.name[:NAME_CHARS], p.kind, p.required) for p in request.parameters)
 
 
 def _token_info(t: TokenRecord) -> r.TokenInfo:

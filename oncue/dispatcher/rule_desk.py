@@ -20,7 +20,8 @@ from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
-from oncue.messages import REGISTRY, VERSION, Deployment, Event, RuleSwitch
+from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch
+from oncue.rules.arguments import check_arguments
 from oncue.rules.check import diff
 from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
@@ -120,15 +121,16 @@ class RuleDesk(EventDesk):
         }  # a rule may be on a trigger of a file beside it
         sets = {label: parse(f.text, f.path or label, _option_kinds(), triggers=elsewhere) for label, f in new.items()}
         check_unique([*others, *sets.values()])
-        mine = {name: await self._bound(who, name, request.functions) for s in sets.values() for name in s.functions}
+        bound = {name: await self._bound(who, name, request.functions) for s in sets.values() for name in s.functions}
         for s in sets.values():
+            check_arguments(s, {name: f.parameters for name, f in bound.items()})
             for rule in s.rules:
                 for run in rule.runs:
                     self.find_endpoint(who, run.endpoint)
         answers, entries = [], []
         for label, s in sets.items():
             old = self._deployments.get(label)
-            functions = {name: mine[name] for name in s.functions}
+            functions = {name: bound[name].id for name in s.functions}
             found = diff(self._sets.get(label), s)
             moved = old is not None and old.functions != functions
             changed = old is None or old.text != s.text or moved or old.path != new[label].path
@@ -177,8 +179,8 @@ class RuleDesk(EventDesk):
         history = await self.view.deployment_history(label)
         return max((d.version for d in history), default=0) + 1
 
-    async def _bound(self, who: Who, name: str, given: Mapping[str, str]) -> str:
-        """The content hash that a rule's function means from now on."""
+    async def _bound(self, who: Who, name: str, given: Mapping[str, str]) -> FunctionRecord:
+        """What a rule's function means from now on."""
         wanted = given.get(name, name)
         found = await self.view.function(wanted, owner=who.subject)
         if found is None:
@@ -186,7 +188,7 @@ class RuleDesk(EventDesk):
                 f"the function {name!r} is not registered",
                 remedy="oncue deploy registers FILE.py:NAME by itself; a registered one is used by its name",
             )
-        return found.id
+        return found
 
     # ------------------------------------------------------------ looking
 
