@@ -267,6 +267,17 @@ class Deployment(Stored, tag="deployment", frozen=True):
     note: str = ""
     removed: bool = False
     path: str = ""  # where the file was: what is relative in it is relative to its folder
+    host: str = ""  # on which machine; "": not known
+
+    @property
+    def origin(self) -> str:
+        """For people."""
+        return origin(self.host, self.path)
+
+
+def origin(host: str, path: str) -> str:
+    """Where a rule file came from, as people write it."""
+    return f"{host}:{path}" if host and path else path or "a place that nobody named"
 
 
 class RuleSwitch(Stored, tag="switch", frozen=True):

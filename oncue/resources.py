@@ -257,18 +257,20 @@ class Registered(Resource, frozen=True):
 
 class DeployRequest(Request, frozen=True):
     """POST /v1/rules: rule files, all or nothing. `functions` maps each "file.py:name" that they use to a content hash
-    that is registered already."""
+    that is registered already. A label whose file came from another place is a conflict, unless with `replace`."""
 
     files: list[RuleFile]
     functions: dict[str, str] = msgspec.field(default_factory=dict)
     dry_run: bool = False
     note: str = ""
+    replace: bool = False
 
 
 class RuleFile(Request, frozen=True):
     label: str
     text: str
-    path: str = ""
+    path: str = ""  # absolute: what is relative in the file is relative to its folder
+    host: str = ""  # the machine that the path is on
 
 
 class Deployed(Resource, frozen=True):
@@ -279,6 +281,7 @@ class Deployed(Resource, frozen=True):
     changed_rules: list[str] = []
     removed: list[str] = []
     diff: str = ""
+    replaces: str = ""  # where the file in force came from (host:path), if that is another place
 
 
 class RuleInfo(Resource, frozen=True):

@@ -11,6 +11,7 @@ import click
 from oncue.cli.connect import connected, json_file
 from oncue.cli.output import as_json, facts, json_option, plain, say, table, when
 from oncue.errors import Invalid
+from oncue.messages import origin
 
 
 @click.group()
@@ -166,11 +167,12 @@ def history(label: str, json_: bool) -> None:
             when(d.get("at_us", 0)),
             d.get("owner", ""),
             "removed" if d.get("removed") else "",
+            origin(d.get("host", ""), d.get("path", "")),
             d.get("note", ""),
         )
         for d in found
     )
-    table(("VERSION", "AT", "BY", "", "NOTE"), rows, f"{label} was never deployed")
+    table(("VERSION", "AT", "BY", "", "FROM", "NOTE"), rows, f"{label} was never deployed")
 
 
 @rules.command()

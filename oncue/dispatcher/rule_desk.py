@@ -20,7 +20,7 @@ from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
-from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch
+from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch, origin
 from oncue.rules.arguments import check_arguments
 from oncue.rules.check import diff
 from oncue.rules.engine import Engine
@@ -41,6 +41,7 @@ class RuleDesk(EventDesk):
         self._deployments: dict[str, Deployment] = {}
         self._sets: dict[str, RuleSet] = {}
         self._reloading = asyncio.Lock()
+        self._changing = asyncio.Lock()  # what a deploy compares itself with stays as it is until it is in force
         await self.reload_rules()
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
 
@@ -104,6 +105,10 @@ class RuleDesk(EventDesk):
 
     async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         self.accepting()
+        async with self._changing:
+            return await self._deploy(who, request)
+
+    async def _deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         if not request.files:
             raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
         new = {f.label: f for f in request.files}
@@ -133,7 +138,8 @@ class RuleDesk(EventDesk):
             functions = {name: bound[name].id for name in s.functions}
             found = diff(self._sets.get(label), s)
             moved = old is not None and old.functions != functions
-            changed = old is None or old.text != s.text or moved or old.path != new[label].path
+            replaces = "" if old is None or _same_origin(old, new[label]) else old.origin
+            changed = old is None or old.text != s.text or moved or bool(replaces)
             version = await self._next_version(label) if changed else (old.version if old else 1)
             answers.append(
                 r.Deployed(
@@ -144,6 +150,7 @@ class RuleDesk(EventDesk):
                     changed_rules=sorted({*found.changed, *(_users(s, old, functions) if moved else ())}),
                     removed=list(found.removed),
                     diff=found.text,
+                    replaces=replaces,
                 )
             )
             if changed:
@@ -158,10 +165,14 @@ class RuleDesk(EventDesk):
                     request.note,
                     False,
                     new[label].path,
+                    new[label].host,
                 )
                 entries.append((f"deployment:{label}", record))
-        if entries and not request.dry_run:
-            await self._put_in_force(entries)
+        if not request.dry_run:
+            if not request.replace:
+                _check_origins(answers, new)
+            if entries:
+                await self._put_in_force(entries)
         return answers
 
     async def _put_in_force(self, entries: list[tuple[str, Deployment]]) -> None:
@@ -249,6 +260,8 @@ class RuleDesk(EventDesk):
                 "removed": d.removed,
                 "text": d.text,
                 "functions": d.functions,
+                "path": d.path,
+                "host": d.host,
             }
             for d in await self._history(who, label)
         ]
@@ -256,6 +269,10 @@ class RuleDesk(EventDesk):
     async def rollback(self, who: Who, label: str, version: int) -> r.Deployed:
         """An old version becomes a new one: the history only grows."""
         self.accepting()
+        async with self._changing:
+            return await self._rollback(who, label, version)
+
+    async def _rollback(self, who: Who, label: str, version: int) -> r.Deployed:
         self._check_owner(who, label)
         old = next((d for d in await self._history(who, label) if d.version == version), None)
         if old is None or old.removed:
@@ -281,6 +298,10 @@ class RuleDesk(EventDesk):
 
     async def remove_rules(self, who: Who, label: str) -> r.Deployed:
         self.accepting()
+        async with self._changing:
+            return await self._remove_rules(who, label)
+
+    async def _remove_rules(self, who: Who, label: str) -> r.Deployed:
         self._check_owner(who, label)
         old = self._deployments.get(label)
         if old is None:
@@ -305,6 +326,25 @@ def _trigger_names(file: r.RuleFile) -> Iterable[str]:
         return [t.name for t in parse(file.text, file.label, None, triggers=None).triggers]
     except OncueError:
         return ()
+
+
+def _same_origin(old: Deployment, file: r.RuleFile) -> bool:
+    """Deployments of before the hosts were told are compared by their paths."""
+    return old.path == file.path and (not old.host or not file.host or old.host == file.host)
+
+
+def _check_origins(planned: Iterable[r.Deployed], files: Mapping[str, r.RuleFile]) -> None:
+    """Raises Conflict for a label that is another file's."""
+    for d in planned:
+        if d.replaces:
+            file = files[d.label]
+            raise Conflict(
+                f"the rule file {d.label!r} that is in force came from {d.replaces}, this one is from"
+                f" {origin(file.host, file.path)}",
+                remedy="deploy it beside that one under another name: --label NAME; or, to put it in its place: --replace",
+                label=d.label,
+                replaces=d.replaces,
+            )
 
 
 def _users(ruleset: RuleSet, old: Deployment | None, functions: Mapping[str, str]) -> list[str]:

@@ -1,9 +1,15 @@
-"""What a deploy refuses, through the real server: arguments that do not fit."""
+"""What a deploy refuses, through the real server: arguments that do not fit, and names that are another file's."""
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +136,131 @@ def test_a_file_that_cannot_be_imported_here(system: System) -> None:
     rules(system, "heavies", "heavy.py:solve", "{pth: 1}")
     assert "has no parameter 'pth'" in system.oncue("rules", "test", "heavies.yaml", code=2).stderr
     assert "nowhere_to_be_found" in system.oncue("deploy", "heavies.yaml", "--yes", code=2).stderr
+
+
+# ---------------------------------------------------------------- another file of the same name
+
+
+def in_folder(system: System, folder: str, label: str, rule: str) -> Path:
+    """A rule file of this name in a folder, with its function beside it."""
+    system.write(f"{folder}/tomo.py", "def reconstruct(path, size=0):\n    return path\n")
+    text = RULES.replace("NAME", rule).replace("FUNCTION", "tomo.py:reconstruct").replace("ARGS", "{path: 1}")
+    return system.write(f"{folder}/{label}.yaml", text)
+
+
+def rule_names(system: System) -> set[str]:
+    return {rule["name"] for rule in system.http("GET", "/v1/rules").json}
+
+
+def answered(system: System, answer: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command whose questions somebody at a terminal answers."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        return subprocess.run(
+            [sys.executable, "-m", "oncue", *words],
+            cwd=system.folder,
+            env=system.env,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_file_from_another_folder_does_not_take_a_name_unasked(system: System) -> None:
+    ours, theirs = in_folder(system, "a", "scans", "ours"), in_folder(system, "b", "scans", "theirs")
+    system.oncue("deploy", str(ours), "--yes")
+    told = (
+        f"ANOTHER FILE has this name: {os.uname().nodename}:{ours} is in force, this is {os.uname().nodename}:{theirs}"
+    )
+    planned = system.oncue("deploy", str(theirs), "--dry-run").stdout
+    assert told in planned
+    assert "removed: ours" in planned
+    (plan,) = system.json("deploy", str(theirs), "--dry-run")
+    assert plan["replaces"] == f"{os.uname().nodename}:{ours}"
+    for words, code in ((["--yes"], 1), ([], 2)):  # nobody there to ask
+        refused = system.oncue("deploy", str(theirs), *words, code=code)
+        assert told in refused.stdout
+        assert "--replace" in refused.stderr.partition("→")[2]
+    assert "--label NAME" in system.oncue("deploy", str(theirs), "--yes", code=1).stderr.partition("→")[2]
+    assert "ours" in rule_names(system)
+    assert deployed(system, "scans") == 1
+    # The remedies: beside it, or in its place.
+    system.oncue("deploy", str(theirs), "--yes", "--label", "scans-b")
+    assert {"ours", "theirs"} <= rule_names(system)
+    system.oncue("rules", "remove", "scans-b", "--yes")
+    assert "scans@2 is in force" in system.oncue("deploy", str(theirs), "--yes", "--replace").stdout
+    assert "theirs" in rule_names(system)
+    assert "ours" not in rule_names(system)
+    history = system.json("rules", "history", "scans")
+    assert [(d["path"], d["host"]) for d in history] == [(str(p), os.uname().nodename) for p in (theirs, ours)]
+    assert str(ours) in system.oncue("rules", "history", "scans").stdout
+    # From the same place: as ever, without a word.
+    in_folder(system, "b", "scans", "renamed")
+    said = system.oncue("deploy", str(theirs), "--yes").stdout
+    assert "ANOTHER FILE" not in said
+    assert "scans@3 is in force" in said
+    assert "no change" in system.oncue("deploy", "b/scans.yaml", "--yes").stdout
+    # A name that is out of force is free.
+    system.oncue("rules", "remove", "scans", "--yes")
+    assert "ANOTHER FILE" not in system.oncue("deploy", str(ours), "--yes").stdout
+    system.oncue("rules", "remove", "scans", "--yes")
+
+
+def test_somebody_at_a_terminal_is_asked(system: System) -> None:
+    ours, theirs = in_folder(system, "c", "asked", "asked-c"), in_folder(system, "d", "asked", "asked-d")
+    system.oncue("deploy", str(ours), "--yes")
+    no = answered(system, "n\n", "deploy", str(theirs))
+    assert (no.returncode, deployed(system, "asked")) == (130, 1)
+    assert "in the place of the other file?" in no.stderr
+    refused = answered(system, "y\n", "deploy", str(theirs), "--yes")  # it says that nothing is to be asked
+    assert (refused.returncode, deployed(system, "asked")) == (1, 1)
+    yes = answered(system, "y\n", "deploy", str(theirs))
+    assert yes.returncode == 0, yes.stderr
+    assert "asked@2 is in force" in yes.stdout
+    assert "Deploy this?" in answered(system, "n\n", "deploy", str(ours), "--replace").stderr
+
+
+def test_the_server_compares_hosts_and_paths(system: System) -> None:
+    text = RULES.replace("NAME", "hosts").replace("FUNCTION", "hosts_f").replace("ARGS", "{path: 1}")
+    system.write("hosts.py", "def hosts_f(path): pass\n")
+    system.oncue("functions", "register", "hosts.py:hosts_f")
+
+    def post(path: str, host: str, note: str = "", **more: Any) -> Any:
+        file = {"label": "hosts", "text": text + f"# {note}\n", "path": path, "host": host}
+        return system.http("POST", "/v1/rules", {"files": [file], **more})
+
+    assert post("/x/hosts.yaml", "").json[0]["version"] == 1  # as programs that do not tell their host
+    assert post("/x/hosts.yaml", "beamline", "two").json[0]["replaces"] == ""
+    for path, host in (("/x/hosts.yaml", "laptop"), ("/y/hosts.yaml", "beamline"), ("", ""), ("/y/hosts.yaml", "")):
+        refused = post(path, host)
+        assert (refused.status, refused.json["code"]) == (409, "conflict"), (path, host)
+        assert refused.json["details"] == {"label": "hosts", "replaces": "beamline:/x/hosts.yaml"}
+        assert "--label" in refused.json["remedy"]
+        assert post(path, host, dry_run=True).json[0]["replaces"] == "beamline:/x/hosts.yaml"
+    assert post("/x/hosts.yaml", "", "three").json[0]["version"] == 3
+    moved = post("/z/hosts.yaml", "laptop", "three", replace=True).json[0]
+    assert (moved["version"], moved["changed"], moved["replaces"]) == (4, True, "/x/hosts.yaml")
+    # A version that is rolled back to brings its place with it.
+    system.oncue("rules", "rollback", "hosts", "2")
+    assert post("/z/hosts.yaml", "laptop", dry_run=True).json[0]["replaces"] == "beamline:/x/hosts.yaml"
+
+
+def test_of_two_deploys_at_once_one_is_told_of_the_other(system: System) -> None:
+    system.write("once.py", "def once_f(): pass\n")
+    system.oncue("functions", "register", "once.py:once_f")
+    with ThreadPoolExecutor(2) as pool:
+        for n in range(6):
+
+            def post(folder: str, label: str = f"once{n}") -> int:
+                text = RULES.replace("NAME", f"{folder}-{label}").replace("FUNCTION", "once_f").replace("ARGS", "{}")
+                file = {"label": label, "text": text, "path": f"/{folder}/{label}.yaml", "host": "h"}
+                return system.http("POST", "/v1/rules", {"files": [file]}).status
+
+            assert sorted(pool.map(post, ("a", "b"))) == [200, 409]
+            assert deployed(system, f"once{n}") == 1

@@ -147,3 +147,5 @@ class DeploymentInfo(Resource, frozen=True):
     removed: bool = False
     text: str = ""
     functions: dict[str, str] = {}  # noqa: RUF012
+    path: str = ""  # where the file was
+    host: str = ""
