@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from oncue.cli.connect import connected
-from oncue.cli.output import as_json, facts, json_option, say, table, when
+from oncue.cli.output import as_json, facts, json_option, listing, say, when
 from oncue.errors import Invalid
 
 
@@ -30,13 +30,10 @@ def list_(all_: bool, limit: int, json_: bool) -> None:
     Example:
       oncue dead list --all --json
     """
+    head = ("ID", "AT", "STATE", "STAGE", "RULE", "REASON")
     with connected() as client:
-        found = list(client.dead.list(limit, all=all_))
-    if json_:
-        as_json(found)
-        return
-    rows = ((d.id, when(d.at_us), d.state, d.stage, d.rule, d.reason) for d in found)
-    table(("ID", "AT", "STATE", "STAGE", "RULE", "REASON"), rows, "none")
+        found = client.dead.list(limit, all=all_)
+        listing(found, json_, head, lambda d: (d.id, when(d.at_us), d.state, d.stage, d.rule, d.reason), "none")
 
 
 @dead.command()
