@@ -36,7 +36,7 @@ from oncue.courier import Courier
 from oncue.errors import Invalid, NotFound, TaskError, Unreachable
 from oncue.handles import FoundTask, Task, as_completed, gather
 from oncue.ids import parse
-from oncue.resources import Emitted, FunctionRequest, Me
+from oncue.resources import Emitted, FunctionRequest, Me, parameter_infos
 
 if TYPE_CHECKING:
     from oncue.executor import OncueExecutor
@@ -215,7 +215,12 @@ class Client:
         """Register what pack_function or pack_file gave. Returns its hash. Raises Unreachable, TooLarge."""
         if packed.id not in self._registered:
             request = FunctionRequest(
-                name=packed.name, body=packed.body, signature=packed.signature, doc=packed.doc, file=packed.file
+                name=packed.name,
+                body=packed.body,
+                signature=packed.signature,
+                doc=packed.doc,
+                file=packed.file,
+                parameters=parameter_infos(packed.parameters),
             )
             self.functions.register(request)
             self._registered.add(packed.id)

@@ -222,6 +222,10 @@ class CannotPack(FunctionError, Invalid):
     code = "cannot-pack"
 
 
+class CannotImport(CannotPack):
+    """The file of this function cannot be imported here."""
+
+
 class CannotLoad(FunctionError):
     """The worker could not load the function: a module is missing there, or the Python versions differ."""
 

@@ -218,6 +218,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 # ---------------------------------------------------------------- registry: compacted by key
 
 
+class Parameter(Stored, frozen=True):
+    """One parameter of a function, as whoever calls it has to know it."""
+
+    name: str
+    kind: Literal["positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"]
+    required: bool = False
+
+
 class FunctionRecord(Stored, tag="function", frozen=True):
     v: int
     id: str  # content hash: SHA-256 of the body, hex
@@ -231,6 +239,7 @@ class FunctionRecord(Stored, tag="function", frozen=True):
     file: str = ""
     version: int = 0  # of the friendly name; counted by the projection
     at_us: int = 0
+    parameters: tuple[Parameter, ...] | None = None  # as its client saw them; None: not known, nothing is checked
 
 
 class EndpointRecord(Stored, tag="endpoint", frozen=True):
@@ -258,6 +267,17 @@ class Deployment(Stored, tag="deployment", frozen=True):
     note: str = ""
     removed: bool = False
     path: str = ""  # where the file was: what is relative in it is relative to its folder
+    host: str = ""  # on which machine; "": not known
+
+    @property
+    def origin(self) -> str:
+        """For people."""
+        return origin(self.host, self.path)
+
+
+def origin(host: str, path: str) -> str:
+    """Where a rule file came from, as people write it."""
+    return f"{host}:{path}" if host and path else path or "a place that nobody named"
 
 
 class RuleSwitch(Stored, tag="switch", frozen=True):
@@ -300,6 +320,19 @@ class DeadLetter(Stored, frozen=True):
     event: tuple[str, str] | None = None
     record: bytes = b""  # as it was, capped at EVENT_BYTES
     remedy: str = ""
+    owner: str = ""  # whose rule it was; "": nobody's, only admins see it
+
+
+class Settled(Stored, tag="settled", frozen=True):
+    """Somebody has dealt with dead letters. In oncue.dead too, behind the letters and in their partition: so it is
+    forgotten after them, and a view that is made again meets them in this order. The last one of a letter counts."""
+
+    v: int
+    letters: tuple[int, ...]  # their offsets in the partition that this record is in
+    how: Literal["dismissed", "retried"]
+    by: str = ""
+    reason: str = ""
+    at_us: int = 0
 
 
 # ---------------------------------------------------------------- topics

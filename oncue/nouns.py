@@ -18,7 +18,7 @@ import msgspec
 from oncue import resources as r
 from oncue.cloudevents import check_data
 from oncue.connection import Answer, Broken, Http, problem
-from oncue.errors import Invalid, NotFound
+from oncue.errors import Invalid
 
 T = TypeVar("T")
 PAGE = 200
@@ -246,18 +246,28 @@ class Triggers(Noun):
 
 
 class Dead(Noun):
-    def list(self, limit: int | None = 50) -> Iterator[r.DeadInfo]:
-        return self._pages(r.DeadInfo, "/v1/dead", limit)
+    def list(self, limit: int | None = 50, *, all: bool = False) -> Iterator[r.DeadInfo]:
+        """Newest first. all: also those that were retried or dismissed."""
+        return self._pages(r.DeadInfo, "/v1/dead", limit, all="1" if all else "")
 
     def get(self, letter: int) -> r.DeadInfo:
         """Raises NotFound."""
-        for found in self.list(None):
-            if found.id == letter:
-                return found
-        raise NotFound(f"there is no dead letter {letter}", remedy="`oncue dead list` names those that there are")
+        return self._get(r.DeadInfo, f"/v1/dead/{letter}")
 
     def retry(self, letter: int) -> None:
+        """Raises NotFound; Conflict for a letter whose record was not kept."""
         self._post(Any, f"/v1/dead/{letter}/retry", {})
+
+    def dismiss(self, letters: Sequence[int], reason: str = "") -> int:
+        """All or none of them; again is harmless. Returns how many were open until now. Raises NotFound."""
+        return self._dismiss(r.DismissRequest(letters=[*letters], reason=reason))
+
+    def dismiss_all(self, reason: str = "") -> int:
+        """All that are open now."""
+        return self._dismiss(r.DismissRequest(all=True, reason=reason))
+
+    def _dismiss(self, request: r.DismissRequest) -> int:
+        return self._post(r.Dismissed, "/v1/dead/dismiss", request, repeat=not request.all).count
 
 
 class Tokens(Noun):

@@ -4,11 +4,12 @@ dispatcher and the client. JSON names are the field names; ids are hex, times un
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from oncue.messages import Retry
+from oncue.messages import Parameter, Retry
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,14 +171,32 @@ class CancelRequest(Request, frozen=True):
 # ---------------------------------------------------------------- functions
 
 
+class ParameterInfo(Request, frozen=True):
+    """One parameter of a function, as a caller has to know it."""
+
+    name: str
+    kind: Literal["positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"] = (
+        "positional_or_keyword"
+    )
+    required: bool = False
+
+
+def parameter_infos(stored: Sequence[Parameter] | None) -> list[ParameterInfo] | None:
+    if stored is None:
+        return None
+    return [ParameterInfo(name=p.name, kind=p.kind, required=p.required) for p in stored]
+
+
 class FunctionRequest(Request, frozen=True):
-    """POST /v1/functions: register by content; again is harmless."""
+    """POST /v1/functions: register by content; again is harmless. By `parameters` a deploy checks the `args` of rules; null:
+    they are not known, and it does not."""
 
     name: str
     body: bytes  # msgpack of functions.FunctionBody (base64 in JSON)
-    signature: str = ""
+    signature: str = ""  # for people
     doc: str = ""
     file: str = ""
+    parameters: Annotated[list[ParameterInfo], msgspec.Meta(max_length=1_000)] | None = None
 
 
 class FunctionInfo(Resource, frozen=True):
@@ -192,6 +211,7 @@ class FunctionInfo(Resource, frozen=True):
     file: str = ""
     at_us: int = 0
     source: str = ""
+    parameters: list[ParameterInfo] | None = None  # null: not known
 
 
 # ---------------------------------------------------------------- endpoints
@@ -237,18 +257,20 @@ class Registered(Resource, frozen=True):
 
 class DeployRequest(Request, frozen=True):
     """POST /v1/rules: rule files, all or nothing. `functions` maps each "file.py:name" that they use to a content hash
-    that is registered already."""
+    that is registered already. A label whose file came from another place is a conflict, unless with `replace`."""
 
     files: list[RuleFile]
     functions: dict[str, str] = msgspec.field(default_factory=dict)
     dry_run: bool = False
     note: str = ""
+    replace: bool = False
 
 
 class RuleFile(Request, frozen=True):
     label: str
     text: str
-    path: str = ""
+    path: str = ""  # absolute: what is relative in the file is relative to its folder
+    host: str = ""  # the machine that the path is on
 
 
 class Deployed(Resource, frozen=True):
@@ -259,6 +281,7 @@ class Deployed(Resource, frozen=True):
     changed_rules: list[str] = []
     removed: list[str] = []
     diff: str = ""
+    replaces: str = ""  # where the file in force came from (host:path), if that is another place
 
 
 class RuleInfo(Resource, frozen=True):
@@ -322,6 +345,8 @@ class Emitted(Resource, frozen=True):
 
 
 class DeadInfo(Resource, frozen=True):
+    """What could not go on. It is `open` until somebody retries or dismisses it."""
+
     id: int
     stage: str
     reason: str
@@ -332,6 +357,28 @@ class DeadInfo(Resource, frozen=True):
     topic: str = ""
     partition: int = 0
     offset: int = 0
+    owner: str = ""  # whose rule it was; "": for admins
+    state: str = "open"  # open, retried, dismissed
+    settled_us: int = 0  # when it was retried or dismissed; by whom, and why
+    settled_by: str = ""
+    settled_why: str = ""
+
+
+class DismissRequest(Request, frozen=True):
+    """POST /v1/dead/dismiss: these letters (all or none of them), or all that are open now."""
+
+    letters: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]], msgspec.Meta(max_length=10_000)] = (
+        msgspec.field(default_factory=list)
+    )
+    all: bool = False
+    reason: str = ""
+
+
+class Dismissed(Resource, frozen=True):
+    """How many were open until now."""
+
+    count: int
+    position: str = ""
 
 
 class TokenRequest(Request, frozen=True):

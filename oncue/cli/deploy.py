@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
+import msgspec
 
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import Invalid
+from oncue.messages import origin
 from oncue.resources import Deployed, DeployRequest, RuleFile
 
 
@@ -19,9 +23,10 @@ from oncue.resources import Deployed, DeployRequest, RuleFile
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @click.option("--label", default="", help="The deployment's name (default: the file's name); for one file only.")
 @click.option("--note", default="", help="Kept in the history.")
+@click.option("--replace", is_flag=True, help="Also where a file from another place has this name.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
-def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, yes: bool, json_: bool) -> None:
+def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace: bool, yes: bool, json_: bool) -> None:
     """Put rule files in force: all of them or none. Their tests run first, then the difference is shown.
 
     \b
@@ -29,35 +34,43 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, yes: bo
       oncue deploy beamline.yaml --dry-run
       oncue deploy beamline.yaml --yes --note "larger frames"
     """
-    from oncue.cli.rule_files import pack_functions, read, run_tests, show_tests
+    from oncue.cli.rule_files import check_packed, pack_functions, read, run_tests, show_tests
 
     if label and len(files) > 1:
         raise Invalid("--label names one file's deployment", remedy="deploy the files one at a time")
     sets = read(files)
     show_tests(run_tests(sets))
     packed = pack_functions(sets)
+    check_packed(sets, packed)
     # Absolute: what is relative in a rule file is relative to it, wherever the server was started.
-    rule_files = [RuleFile(label=label or Path(s.file).stem, text=s.text, path=os.path.abspath(s.file)) for s in sets]
+    host = socket.gethostname()
+    rule_files = [
+        RuleFile(label=label or Path(s.file).stem, text=s.text, path=os.path.abspath(s.file), host=host) for s in sets
+    ]
     with connected() as client:
         for function in packed.values():
             client.register(function)
         request = DeployRequest(
-            files=rule_files, functions={name: p.id for name, p in packed.items()}, dry_run=True, note=note
+            files=rule_files,
+            functions={name: p.id for name, p in packed.items()},
+            dry_run=True,
+            note=note,
+            replace=replace,
         )
         planned = client.rules.deploy(request)
         if not json_ or not dry_run:
-            _show(planned, err=json_)
+            _show(planned, {f.label: origin(f.host, f.path) for f in rule_files}, err=json_)
         changes = any(d.changed for d in planned)
         if dry_run or not changes:
             if json_:
                 as_json(planned)
             return
-        if not yes and sys.stdin.isatty():
-            click.confirm("Deploy this?", abort=True, err=True)
-        elif not yes:
-            raise Invalid("nobody can be asked here", remedy="say --yes, or --dry-run")
+        clash = not replace and any(d.replaces for d in planned)
+        if not yes:
+            _ask(clash)
+        # With --yes alone the server refuses a clash, and says what to do.
         done = client.rules.deploy(
-            DeployRequest(files=rule_files, functions=request.functions, dry_run=False, note=note)
+            msgspec.structs.replace(request, dry_run=False, replace=replace or (clash and not yes))
         )
     if json_:
         as_json(done)
@@ -66,8 +79,19 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, yes: bo
         say(f"{d.label}@{d.version} is in force" if d.changed else f"{d.label}@{d.version} is as it was")
 
 
-def _show(planned: list[Deployed], err: bool) -> None:
+def _ask(clash: bool) -> None:
+    """Raises Invalid when there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise Invalid(
+            "nobody can be asked here", remedy="say --yes (and --replace, for another file's name), or --dry-run"
+        )
+    click.confirm("Put it in the place of the other file?" if clash else "Deploy this?", abort=True, err=True)
+
+
+def _show(planned: list[Deployed], here: Mapping[str, str], err: bool) -> None:
     for d in planned:
+        if d.replaces:
+            say(f"{d.label}: ANOTHER FILE has this name: {d.replaces} is in force, this is {here[d.label]}", err=err)
         if not d.changed:
             say(f"{d.label}: no change", err=err)
             continue

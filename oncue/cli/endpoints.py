@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from oncue.cli.connect import connected
-from oncue.cli.output import as_json, facts, json_option, say, table, when
+from oncue.cli.output import as_json, facts, json_option, listing, say, when
+from oncue.resources import EndpointInfo
 
 
 @click.group()
@@ -27,17 +30,14 @@ def list_(json_: bool) -> None:
     Example:
       oncue endpoints list --json
     """
-    with connected() as client:
-        found = client.endpoints.list()
-    if json_:
-        as_json(found)
-        return
-    rows = (
-        (e.name, e.state, when(e.since_us), e.workers, e.busy, e.queued, e.waiting, e.host, e.owner, e.why)
-        for e in found
-    )
     head = ("NAME", "STATE", "SINCE", "WORKERS", "BUSY", "QUEUED", "OPEN", "HOST", "OWNER", "WHY")
-    table(head, rows, "no endpoints: `oncue up` has one, or `oncue endpoint register`")
+    nothing = "no endpoints: `oncue up` has one, or `oncue endpoint register`"
+    with connected() as client:
+        listing(client.endpoints.list(), json_, head, _row, nothing)
+
+
+def _row(e: EndpointInfo) -> tuple[Any, ...]:
+    return (e.name, e.state, when(e.since_us), e.workers, e.busy, e.queued, e.waiting, e.host, e.owner, e.why)
 
 
 @endpoints.command()

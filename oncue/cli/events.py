@@ -9,9 +9,10 @@ import click
 import msgspec
 
 from oncue.cli.connect import connected, json_file
-from oncue.cli.output import as_json, json_option, say, table, when
+from oncue.cli.output import as_json, json_option, listing, say, when
 from oncue.cli.tasks import follow
 from oncue.errors import Invalid
+from oncue.resources import EventInfo
 
 
 @click.group()
@@ -36,23 +37,15 @@ def list_(type_: str, source: str, limit: int, json_: bool) -> None:
     Example:
       oncue events list --limit 5 --json
     """
+    head = ("OFFSET", "AT", "TYPE", "SOURCE", "SUBJECT", "TASKS")
     with connected() as client:
-        found = list(client.events.list(type=type_, source=source, limit=limit))
-    if json_:
-        as_json(found)
-        return
-    rows = (
-        (
-            e.offset,
-            when(e.at_us),
-            e.event.get("type", ""),
-            e.event.get("source", ""),
-            e.event.get("subject") or "",
-            len(e.tasks),
-        )
-        for e in found
-    )
-    table(("OFFSET", "AT", "TYPE", "SOURCE", "SUBJECT", "TASKS"), rows, "no events")
+        found = client.events.list(type=type_, source=source, limit=limit)
+        listing(found, json_, head, _row, "no events")
+
+
+def _row(e: EventInfo) -> tuple[Any, ...]:
+    about = (e.event.get(name) or "" for name in ("type", "source", "subject"))
+    return (e.offset, when(e.at_us), *about, len(e.tasks))
 
 
 @events.command()

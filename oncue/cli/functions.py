@@ -7,8 +7,9 @@ import re
 import click
 
 from oncue.cli.connect import connected
-from oncue.cli.output import as_json, facts, json_option, say, table, when
+from oncue.cli.output import as_json, facts, json_option, listing, say, when
 from oncue.errors import Invalid
+from oncue.resources import FunctionInfo
 
 
 @click.group()
@@ -31,13 +32,13 @@ def list_(limit: int, json_: bool) -> None:
     Example:
       oncue functions list --json
     """
+    head = ("NAME", "HASH", "OWNER", "PYTHON", "SIGNATURE", "SINCE")
     with connected() as client:
-        found = list(client.functions.list(limit))
-    if json_:
-        as_json(found)
-        return
-    rows = ((f"{f.name}@{f.version}", f.id[:16], f.owner, f.python, f.signature, when(f.at_us)) for f in found)
-    table(("NAME", "HASH", "OWNER", "PYTHON", "SIGNATURE", "SINCE"), rows, "no functions")
+        listing(client.functions.list(limit), json_, head, _row, "no functions")
+
+
+def _row(f: FunctionInfo) -> tuple[str, ...]:
+    return (f"{f.name}@{f.version}", f.id[:16], f.owner, f.python, f.signature, when(f.at_us))
 
 
 @functions.command()

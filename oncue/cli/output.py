@@ -14,6 +14,7 @@ import msgspec
 from oncue.errors import OncueError
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 STATES = {
     "succeeded": "green",
     "running": "cyan",
@@ -62,6 +63,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str = "no
     click.secho(_row(head, widths), bold=True)
     for row in cells:
         click.echo(_row([click.style(c, fg=STATES.get(c)) if c in STATES else c for c in row], widths, row))
+
+
+def listing(
+    found: Iterable[T], json_: bool, head: Sequence[str], row: Callable[[T], Sequence[Any]], nothing: str
+) -> None:
+    """What a list command answers: all of it as JSON, or a table with a row each."""
+    if json_:
+        as_json(list(found))
+    else:
+        table(head, map(row, found), nothing)
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], plain: Sequence[str] | None = None) -> str:

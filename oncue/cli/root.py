@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "triggers": ("triggers", "triggers", "Look at the sources of events."),
     "endpoints": ("endpoints", "endpoints", "Look at endpoints; revoke them."),
     "endpoint": ("endpoint", "endpoint", "On an endpoint's machine: register, start and stop its agent."),
-    "dead": ("dead", "dead", "Look at what could not go on, and why."),
+    "dead": ("dead", "dead", "Look at what could not go on, and why; retry or dismiss it."),
     "tokens": ("tokens", "tokens", "Make, list and revoke tokens."),
     "doctor": ("doctor", "doctor", "Check this machine and its server."),
     "completion": ("completion", "completion", "Print the shell's completion script."),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from oncue.resources import Explanation
 
 if TYPE_CHECKING:
     from oncue.functions import Packed
+    from oncue.messages import Parameter
     from oncue.rules.model import RuleSet
 
 
@@ -53,20 +56,54 @@ def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
     from oncue.functions import pack_file
 
     found: dict[str, Packed] = {}
-    for ruleset in sets:
-        for rule in ruleset.rules:
-            for run in rule.runs:
-                match = re.fullmatch(r"(.+\.py):([\w.]+)", run.function)
-                if match is None:
-                    continue
-                packed = pack_file(Path(ruleset.file).parent / match[1], match[2])
-                other = found.setdefault(run.function, packed)
-                if other.id != packed.id:
-                    raise Invalid(
-                        f"{run.function} is another function beside {ruleset.file} than beside another rule file",
-                        remedy="deploy the files one at a time",
-                    )
+    for ruleset, function, path, name in _own_functions(sets):
+        with _printing_aside():
+            packed = pack_file(path, name)
+        other = found.setdefault(function, packed)
+        if other.id != packed.id:
+            raise Invalid(
+                f"{function} is another function beside {ruleset.file} than beside another rule file",
+                remedy="deploy the files one at a time",
+            )
     return found
+
+
+def _own_functions(sets: Sequence[RuleSet]) -> Iterator[tuple[RuleSet, str, Path, str]]:
+    """(rule file, function as written, its file, its name) of those that are in files beside the rule files."""
+    for ruleset in sets:
+        for function in ruleset.functions:
+            if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
+                yield ruleset, function, Path(ruleset.file).parent / match[1], match[2]
+
+
+def _printing_aside() -> contextlib.AbstractContextManager[Any]:
+    """What files print while they are imported is not the command's answer."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def check_packed(sets: Sequence[RuleSet], packed: Mapping[str, Packed]) -> None:
+    """Whether the rules' arguments fit, before anything is sent. Raises RuleFileError."""
+    from oncue.rules.arguments import check_arguments
+
+    for ruleset in sets:
+        check_arguments(ruleset, {function: p.parameters for function, p in packed.items()})
+
+
+def check_offline(sets: Sequence[RuleSet]) -> None:
+    """The same for functions that are not packed: of a file that cannot be imported here its text says what it can, and
+    registered names are left to the deploy. Raises RuleFileError, CannotPack."""
+    from oncue.cli.output import say
+    from oncue.functions import parameters_in_file
+    from oncue.rules.arguments import check_arguments
+
+    known: dict[tuple[str, str], Sequence[Parameter] | None] = {}
+    for ruleset, function, path, name in _own_functions(sets):
+        with _printing_aside():
+            known[ruleset.file, function], why = parameters_in_file(path, name)
+        if why:
+            say(f"{why}; its text was read instead", err=True)
+    for ruleset in sets:
+        check_arguments(ruleset, {f: parameters for (file, f), parameters in known.items() if file == ruleset.file})
 
 
 def run_tests(sets: Sequence[RuleSet]) -> list[Tested]:

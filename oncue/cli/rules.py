@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from oncue.cli.connect import connected, json_file
-from oncue.cli.output import as_json, facts, json_option, plain, say, table, when
+from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
 from oncue.errors import Invalid
+from oncue.messages import origin
+from oncue.resources import RuleInfo
 
 
 @click.group()
@@ -32,20 +34,14 @@ def list_(json_: bool) -> None:
     Example:
       oncue rules list --json
     """
+    head = ("NAME", "STATE", "ON", "RUNS", "ENDPOINT", "FIRED SINCE START", "WHY")
     with connected() as client:
-        found = client.rules.list()
-    if json_:
-        as_json(found)
-        return
-    rows = (
-        (r.name, r.state, r.on if isinstance(r.on, str) else plain(r.on), ",".join(r.runs), r.endpoint, r.fired, r.why)
-        for r in found
-    )
-    table(
-        ("NAME", "STATE", "ON", "RUNS", "ENDPOINT", "FIRED SINCE START", "WHY"),
-        rows,
-        "no rules: deploy some with `oncue deploy FILE`",
-    )
+        listing(client.rules.list(), json_, head, _row, "no rules: deploy some with `oncue deploy FILE`")
+
+
+def _row(r: RuleInfo) -> tuple[Any, ...]:
+    on = r.on if isinstance(r.on, str) else plain(r.on)
+    return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, r.why)
 
 
 @rules.command()
@@ -73,20 +69,23 @@ def show(name: str, json_: bool) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @json_option
 def test(files: tuple[str, ...], json_: bool) -> None:
-    """Run the tests of rule files, offline, with the matcher of production.
+    """Run the tests of rule files, offline, with the matcher of production; and see whether `args` fit the functions that are
+    in files beside them.
 
     \b
     Example:
       oncue rules test beamline.yaml
     """
-    from oncue.cli.rule_files import read, run_tests, show_tests
+    from oncue.cli.rule_files import check_offline, read, run_tests, show_tests
 
-    tests = run_tests(read(files))
+    sets = read(files)
+    tests = run_tests(sets)
     if json_:
         as_json(tests)
     if not tests:
         say("no tests in these files: a rule's go under `tests:`", err=True)
     show_tests(tests)
+    check_offline(sets)
 
 
 @rules.command()
@@ -152,22 +151,20 @@ def history(label: str, json_: bool) -> None:
     Example:
       oncue rules history beamline
     """
+    head = ("VERSION", "AT", "BY", "", "FROM", "NOTE")
     with connected() as client:
-        found = client.rules.history(label)
-    if json_:
-        as_json(found)
-        return
-    rows = (
-        (
-            f"{label}@{d.get('version')}",
-            when(d.get("at_us", 0)),
-            d.get("owner", ""),
-            "removed" if d.get("removed") else "",
-            d.get("note", ""),
-        )
-        for d in found
+        listing(client.rules.history(label), json_, head, _version_row, f"{label} was never deployed")
+
+
+def _version_row(d: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{d.get('label')}@{d.get('version')}",
+        when(d.get("at_us", 0)),
+        d.get("owner", ""),
+        "removed" if d.get("removed") else "",
+        origin(d.get("host", ""), d.get("path", "")),
+        d.get("note", ""),
     )
-    table(("VERSION", "AT", "BY", "", "NOTE"), rows, f"{label} was never deployed")
 
 
 @rules.command()

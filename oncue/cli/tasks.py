@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from oncue.cli.connect import connected
-from oncue.cli.output import as_json, facts, json_line, json_option, plain, safe, say, table, took, when
+from oncue.cli.output import as_json, facts, json_line, json_option, listing, plain, safe, say, took, when
 from oncue.errors import Unreachable
 from oncue.resources import TaskInfo
 
@@ -36,12 +36,10 @@ def list_(state: str, endpoint: str, function: str, rule: str, limit: int, json_
     Example:
       oncue tasks list --state failed --rule reconstruct
     """
+    head = ("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY")
     with connected() as client:
-        found = list(client.tasks.list(state=state, endpoint=endpoint, function=function, rule=rule, limit=limit))
-    if json_:
-        as_json(found)
-        return
-    table(("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY"), map(_row, found), "no tasks")
+        found = client.tasks.list(state=state, endpoint=endpoint, function=function, rule=rule, limit=limit)
+        listing(found, json_, head, _row, "no tasks")
 
 
 def _row(t: TaskInfo) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from oncue.cli.connect import connected, seconds
-from oncue.cli.output import as_json, json_option, say, table, when
-from oncue.resources import TokenRequest
+from oncue.cli.output import as_json, json_option, listing, say, when
+from oncue.resources import TokenInfo, TokenRequest
 
 
 @click.group()
@@ -28,15 +28,13 @@ def list_(json_: bool) -> None:
     Example:
       oncue tokens list
     """
+    head = ("ID", "NAME", "SUBJECT", "SCOPES", "EXPIRES", "")
     with connected() as client:
-        found = client.tokens.list()
-    if json_:
-        as_json(found)
-        return
-    rows = (
-        (t.id, t.name, t.subject, ",".join(t.scopes), when(t.expires_us), "revoked" if t.revoked else "") for t in found
-    )
-    table(("ID", "NAME", "SUBJECT", "SCOPES", "EXPIRES", ""), rows, "no tokens")
+        listing(client.tokens.list(), json_, head, _row, "no tokens")
+
+
+def _row(t: TokenInfo) -> tuple[str, ...]:
+    return (t.id, t.name, t.subject, ",".join(t.scopes), when(t.expires_us), "revoked" if t.revoked else "")
 
 
 @tokens.command()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from oncue.cli.connect import connected
-from oncue.cli.output import as_json, json_option, table, when
+from oncue.cli.output import json_option, listing, when
+from oncue.resources import TriggerInfo
 
 
 @click.group()
@@ -27,10 +30,10 @@ def list_(json_: bool) -> None:
     Example:
       oncue triggers list --json
     """
+    head = ("NAME", "KIND", "STATE", "EMITTED SINCE START", "SKIPPED", "LAST", "WHY")
     with connected() as client:
-        found = client.triggers.list()
-    if json_:
-        as_json(found)
-        return
-    rows = ((t.name, t.kind, t.state, t.emitted, t.skipped, when(t.last_us), t.detail or t.last_skip) for t in found)
-    table(("NAME", "KIND", "STATE", "EMITTED SINCE START", "SKIPPED", "LAST", "WHY"), rows, "no triggers")
+        listing(client.triggers.list(), json_, head, _row, "no triggers")
+
+
+def _row(t: TriggerInfo) -> tuple[Any, ...]:
+    return (t.name, t.kind, t.state, t.emitted, t.skipped, when(t.last_us), t.detail or t.last_skip)

@@ -22,6 +22,14 @@ class Who(msgspec.Struct, frozen=True):
     scopes: frozenset[str]  # admin | user | emit | read; admin may all, user may all with what is their own
     token_id: str = ""
 
+    @property
+    def only(self) -> str:
+        """Whose things a list may have; "": everybody's."""
+        return "" if "admin" in self.scopes else self.subject
+
+    def sees(self, owner: str) -> bool:
+        return owner == self.subject or "admin" in self.scopes
+
 
 class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Filters of a list of tasks; newest first."""
@@ -101,8 +109,10 @@ class Backend(Protocol):
         self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
     ) -> r.Page: ...
     async def event(self, who: Who, offset: int) -> r.EventInfo: ...
-    async def dead(self, who: Who, cursor: str, limit: int) -> r.Page: ...
+    async def dead(self, who: Who, cursor: str, limit: int, settled: bool = False) -> r.Page: ...
+    async def dead_letter(self, who: Who, letter: int) -> r.DeadInfo: ...
     async def retry_dead(self, who: Who, letter: int) -> None: ...
+    async def dismiss_dead(self, who: Who, request: r.DismissRequest) -> r.Dismissed: ...
     def live(self, who: Who, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
         """(kind, JSON-able) as it happens: task, outcome, event, rule, endpoint, trigger, dead; ("", None) as sign of life."""
         ...

@@ -77,9 +77,13 @@ class Core:
         """Append (key, record) pairs to the registry, all or nothing; returns when they are in force here."""
         records = [Record(encode(entry), key=key.encode()) for key, entry in entries]
         positions = await self.log.append(REGISTRY, records)
-        await self.view.wait_for({(p.topic, p.partition): p.first + p.count for p in positions}, CATCH_UP_S)
+        await self.seen(positions)
         await self.reload()
         return position_text(positions)
+
+    async def seen(self, positions: Iterable[Position]) -> None:
+        """Wait until the view has what was appended there."""
+        await self.view.wait_for({(p.topic, p.partition): p.first + p.count for p in positions}, CATCH_UP_S)
 
     async def reload(self) -> None:
         """Take the registry from the view into memory."""
@@ -105,7 +109,7 @@ class Core:
                 f"there is no endpoint {name!r}",
                 remedy=f"yours are: {', '.join(mine)}" if mine else "start one: oncue endpoint register NAME",
             )
-        if found.owner != who.subject and "admin" not in who.scopes:
+        if not who.sees(found.owner):
             raise Forbidden(f"endpoint {name!r} serves its owner only", remedy="run an endpoint of your own")
         return found
 

@@ -1,4 +1,5 @@
-"""Events taken in and looked up, and the dead letters."""
+"""Events taken in and looked up. They are the facility's, not their sender's: anybody's rule may be made to run by any
+event, so anybody who may read sees them all. What an event made run is shown to whom that belongs."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from oncue import cloudevents
 from oncue import resources as r
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.core import Core, position_text
-from oncue.errors import Conflict, NotFound, TooLarge
+from oncue.errors import NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Position, Record
-from oncue.messages import DEAD, EVENT_BYTES, EVENTS, REGISTRY, Event
-from oncue.view import DeadRow, EventRow
+from oncue.messages import EVENT_BYTES, EVENTS, Event
+from oncue.view import EventRow
 
 
 class EventDesk(Core):
@@ -51,7 +52,7 @@ class EventDesk(Core):
 
     async def events(self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50) -> r.Page:
         rows, following = await self.view.events(type=type, source=source, cursor=cursor, limit=limit)
-        return r.Page(items=[await self._event_info(row) for row in rows], next=following)
+        return r.Page(items=[await self._event_info(who, row) for row in rows], next=following)
 
     async def event(self, who: Who, offset: int) -> r.EventInfo:
         found = await self.view.event(offset)
@@ -60,10 +61,11 @@ class EventDesk(Core):
             found = await self.view.event(offset)
         if found is None:
             raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
-        return await self._event_info(found)
+        return await self._event_info(who, found)
 
-    async def _event_info(self, row: EventRow) -> r.EventInfo:
-        fired = await self.view.fired(row.event.source, row.event.id)
+    async def _event_info(self, who: Who, row: EventRow) -> r.EventInfo:
+        caused = await self.view.fired(row.event.source, row.event.id)
+        fired = [(call.rule, task_id) for call, task_id in caused if who.sees(call.owner)]
         return r.EventInfo(
             offset=row.offset,
             event=json.loads(cloudevents.to_json(row.event)),
@@ -72,28 +74,12 @@ class EventDesk(Core):
             tasks=[task_id.hex() for _, task_id in fired],
         )
 
-    # ------------------------------------------------------------ dead letters
-
-    async def dead(self, who: Who, cursor: str, limit: int) -> r.Page:
-        rows, following = await self.view.dead(cursor=cursor, limit=limit)
-        return r.Page(items=[_dead_info(row) for row in rows], next=following)
-
-    async def retry_dead(self, who: Who, letter: int) -> None:
-        """Append the record again to the topic that it came from; its rules see it as a new record."""
-        self.accepting()
-        found = await self.view.dead_letter(letter)
-        if found is None:
-            raise NotFound(f"there is no dead letter {letter}", remedy="oncue dead list shows what there is")
-        if not found.record or found.topic in ("", DEAD, REGISTRY):
-            raise Conflict("this dead letter cannot be tried again: its record was not kept", remedy="emit it anew")
-        await self.log.append(found.topic, [Record(found.record)], found.partition)
-
     # ------------------------------------------------------------ live
 
     async def live(self, who: Who, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
-        admin = "admin" in who.scopes
+        """What has no owner (an event's offset, a sign of life) is for all."""
         async for kind, item in self.board.live(kinds):
-            if admin or not isinstance(item, dict) or item.get("owner", who.subject) == who.subject:
+            if not isinstance(item, dict) or who.sees(item.get("owner", who.subject)):
                 yield kind, item
 
 
@@ -102,19 +88,3 @@ def _without_ours(event: Event) -> Event:
         return event
     kept = {k: v for k, v in event.extensions.items() if not k.startswith("oncue")}
     return msgspec.structs.replace(event, extensions=kept)
-
-
-def _dead_info(row: DeadRow) -> r.DeadInfo:
-    letter = row.letter
-    return r.DeadInfo(
-        id=row.id,
-        stage=letter.stage,
-        reason=letter.reason,
-        at_us=letter.at_us,
-        remedy=letter.remedy,
-        rule=letter.rule,
-        event=letter.event,
-        topic=letter.topic,
-        partition=letter.partition,
-        offset=letter.offset,
-    )

@@ -31,6 +31,7 @@ from oncue.messages import (
     Claim,
     EndpointRecord,
     FunctionRecord,
+    Parameter,
     TokenRecord,
     encode,
     tasks_topic,
@@ -82,13 +83,13 @@ class RegistryDesk(Core):
                 request.file[:1_000],
                 newest.version + 1 if newest else 1,
                 now_us(),
+                _parameters(request),
             )
             await self.record([(f"function:{who.subject}:{request.name}:{sha}", record)])
         return await self.function(who, sha)
 
     async def functions(self, who: Who, cursor: str, limit: int) -> r.Page:
-        owner = "" if "admin" in who.scopes else who.subject
-        rows, following = await self.view.functions(cursor, limit, owner)
+        rows, following = await self.view.functions(cursor, limit, who.only)
         return r.Page(items=[_function_info(f) for f in rows], next=following)
 
     async def function(self, who: Who, name: str) -> r.FunctionInfo:
@@ -177,7 +178,7 @@ class RegistryDesk(Core):
 
     async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
         counts = await self.view.open_counts()
-        mine = [e for e in self._endpoints.values() if e.owner == who.subject or "admin" in who.scopes]
+        mine = [e for e in self._endpoints.values() if who.sees(e.owner)]
         return [self._endpoint_info(e, counts.get(e.id, 0)) for e in sorted(mine, key=lambda e: e.name)]
 
     async def endpoint(self, who: Who, name: str) -> r.EndpointInfo:
@@ -239,12 +240,12 @@ class RegistryDesk(Core):
         return msgspec.structs.replace(_token_info(record), token=token)
 
     async def tokens(self, who: Who) -> list[r.TokenInfo]:
-        mine = [t for t in self._tokens.values() if t.subject == who.subject or "admin" in who.scopes]
+        mine = [t for t in self._tokens.values() if who.sees(t.subject)]
         return [_token_info(t) for t in sorted(mine, key=lambda t: t.at_us)]
 
     async def revoke_token(self, who: Who, token_id: str) -> None:
         found = next((t for t in self._tokens.values() if t.id == token_id), None)
-        if found is None or (found.subject != who.subject and "admin" not in who.scopes):
+        if found is None or not who.sees(found.subject):
             raise NotFound(f"there is no token {token_id!r}", remedy="oncue tokens list shows yours")
         await self.record([(f"token:{found.id}", msgspec.structs.replace(found, revoked=True))])
 
@@ -293,7 +294,14 @@ def _function_info(f: FunctionRecord, source: str = "") -> r.FunctionInfo:
         file=f.file,
         at_us=f.at_us,
         source=source,
+        parameters=r.parameter_infos(f.parameters),
     )
+
+
+def _parameters(request: r.FunctionRequest) -> tuple[Parameter, ...] | None:
+    if request.parameters is None:
+        return None
+    return tuple(Parameter(p.name[:NAME_CHARS], p.kind, p.required) for p in request.parameters)
 
 
 def _token_info(t: TokenRecord) -> r.TokenInfo:

@@ -20,7 +20,8 @@ from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
-from oncue.messages import REGISTRY, VERSION, Deployment, Event, RuleSwitch
+from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch, origin
+from oncue.rules.arguments import check_arguments
 from oncue.rules.check import diff
 from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
@@ -40,6 +41,7 @@ class RuleDesk(EventDesk):
         self._deployments: dict[str, Deployment] = {}
         self._sets: dict[str, RuleSet] = {}
         self._reloading = asyncio.Lock()
+        self._changing = asyncio.Lock()  # what a deploy compares itself with stays as it is until it is in force
         await self.reload_rules()
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
 
@@ -103,6 +105,10 @@ class RuleDesk(EventDesk):
 
     async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         self.accepting()
+        async with self._changing:
+            return await self._deploy(who, request)
+
+    async def _deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         if not request.files:
             raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
         new = {f.label: f for f in request.files}
@@ -120,18 +126,20 @@ class RuleDesk(EventDesk):
         }  # a rule may be on a trigger of a file beside it
         sets = {label: parse(f.text, f.path or label, _option_kinds(), triggers=elsewhere) for label, f in new.items()}
         check_unique([*others, *sets.values()])
-        mine = {name: await self._bound(who, name, request.functions) for s in sets.values() for name in s.functions}
+        bound = {name: await self._bound(who, name, request.functions) for s in sets.values() for name in s.functions}
         for s in sets.values():
+            check_arguments(s, {name: f.parameters for name, f in bound.items()})
             for rule in s.rules:
                 for run in rule.runs:
                     self.find_endpoint(who, run.endpoint)
         answers, entries = [], []
         for label, s in sets.items():
             old = self._deployments.get(label)
-            functions = {name: mine[name] for name in s.functions}
+            functions = {name: bound[name].id for name in s.functions}
             found = diff(self._sets.get(label), s)
             moved = old is not None and old.functions != functions
-            changed = old is None or old.text != s.text or moved or old.path != new[label].path
+            replaces = "" if old is None or _same_origin(old, new[label]) else old.origin
+            changed = old is None or old.text != s.text or moved or bool(replaces)
             version = await self._next_version(label) if changed else (old.version if old else 1)
             answers.append(
                 r.Deployed(
@@ -142,6 +150,7 @@ class RuleDesk(EventDesk):
                     changed_rules=sorted({*found.changed, *(_users(s, old, functions) if moved else ())}),
                     removed=list(found.removed),
                     diff=found.text,
+                    replaces=replaces,
                 )
             )
             if changed:
@@ -156,10 +165,14 @@ class RuleDesk(EventDesk):
                     request.note,
                     False,
                     new[label].path,
+                    new[label].host,
                 )
                 entries.append((f"deployment:{label}", record))
-        if entries and not request.dry_run:
-            await self._put_in_force(entries)
+        if not request.dry_run:
+            if not request.replace:
+                _check_origins(answers, new)
+            if entries:
+                await self._put_in_force(entries)
         return answers
 
     async def _put_in_force(self, entries: list[tuple[str, Deployment]]) -> None:
@@ -170,15 +183,15 @@ class RuleDesk(EventDesk):
 
     def _check_owner(self, who: Who, label: str) -> None:
         old = self._deployments.get(label)
-        if old is not None and old.owner != who.subject and "admin" not in who.scopes:
+        if old is not None and not who.sees(old.owner):
             raise Forbidden(f"the rule file {label!r} is {old.owner}'s", remedy="deploy yours under another --label")
 
     async def _next_version(self, label: str) -> int:
         history = await self.view.deployment_history(label)
         return max((d.version for d in history), default=0) + 1
 
-    async def _bound(self, who: Who, name: str, given: Mapping[str, str]) -> str:
-        """The content hash that a rule's function means from now on."""
+    async def _bound(self, who: Who, name: str, given: Mapping[str, str]) -> FunctionRecord:
+        """What a rule's function means from now on."""
         wanted = given.get(name, name)
         found = await self.view.function(wanted, owner=who.subject)
         if found is None:
@@ -186,7 +199,7 @@ class RuleDesk(EventDesk):
                 f"the function {name!r} is not registered",
                 remedy="oncue deploy registers FILE.py:NAME by itself; a registered one is used by its name",
             )
-        return found.id
+        return found
 
     # ------------------------------------------------------------ looking
 
@@ -202,7 +215,7 @@ class RuleDesk(EventDesk):
         return found
 
     def _sees(self, who: Who, label: str) -> bool:
-        return "admin" in who.scopes or self._deployments[label].owner == who.subject
+        return who.sees(self._deployments[label].owner)
 
     async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
         self.accepting()
@@ -222,15 +235,21 @@ class RuleDesk(EventDesk):
 
     # ------------------------------------------------------------ history
 
+    async def _history(self, who: Who, label: str) -> list[Deployment]:
+        """What the caller may see of it, newest first. Raises NotFound."""
+        found = [d for d in await self.view.deployment_history(label) if who.sees(d.owner)]
+        if not found:
+            raise self._no_label(who, label)
+        return found
+
+    def _no_label(self, who: Who, label: str) -> NotFound:
+        mine = ", ".join(sorted(known for known in self._deployments if self._sees(who, known)))
+        return NotFound(
+            f"there is no rule file {label!r}", remedy=f"there are: {mine}" if mine else "oncue deploy FILE"
+        )
+
     async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
         """Newest first."""
-        found = [
-            d for d in await self.view.deployment_history(label) if "admin" in who.scopes or d.owner == who.subject
-        ]
-        if not found:
-            raise NotFound(
-                f"there is no rule file {label!r}", remedy=f"there are: {', '.join(sorted(self._deployments))}"
-            )
         return [
             {
                 "label": d.label,
@@ -241,15 +260,21 @@ class RuleDesk(EventDesk):
                 "removed": d.removed,
                 "text": d.text,
                 "functions": d.functions,
+                "path": d.path,
+                "host": d.host,
             }
-            for d in found
+            for d in await self._history(who, label)
         ]
 
     async def rollback(self, who: Who, label: str, version: int) -> r.Deployed:
         """An old version becomes a new one: the history only grows."""
         self.accepting()
+        async with self._changing:
+            return await self._rollback(who, label, version)
+
+    async def _rollback(self, who: Who, label: str, version: int) -> r.Deployed:
         self._check_owner(who, label)
-        old = next((d for d in await self.view.deployment_history(label) if d.version == version), None)
+        old = next((d for d in await self._history(who, label) if d.version == version), None)
         if old is None or old.removed:
             raise NotFound(f"{label} has no version {version}", remedy=f"oncue rules history {label} shows them")
         others = [s for other, s in self._sets.items() if other != label]
@@ -273,12 +298,14 @@ class RuleDesk(EventDesk):
 
     async def remove_rules(self, who: Who, label: str) -> r.Deployed:
         self.accepting()
+        async with self._changing:
+            return await self._remove_rules(who, label)
+
+    async def _remove_rules(self, who: Who, label: str) -> r.Deployed:
         self._check_owner(who, label)
         old = self._deployments.get(label)
         if old is None:
-            raise NotFound(
-                f"there is no rule file {label!r}", remedy=f"there are: {', '.join(sorted(self._deployments))}"
-            )
+            raise self._no_label(who, label)
         number = await self._next_version(label)
         gone = msgspec.structs.replace(old, version=number, at_us=now_us(), owner=who.subject, removed=True)
         names = [rule.name for rule in self._sets[label].rules]
@@ -299,6 +326,25 @@ def _trigger_names(file: r.RuleFile) -> Iterable[str]:
         return [t.name for t in parse(file.text, file.label, None, triggers=None).triggers]
     except OncueError:
         return ()
+
+
+def _same_origin(old: Deployment, file: r.RuleFile) -> bool:
+    """Deployments of before the hosts were told are compared by their paths."""
+    return old.path == file.path and (not old.host or not file.host or old.host == file.host)
+
+
+def _check_origins(planned: Iterable[r.Deployed], files: Mapping[str, r.RuleFile]) -> None:
+    """Raises Conflict for a label that is another file's."""
+    for d in planned:
+        if d.replaces:
+            file = files[d.label]
+            raise Conflict(
+                f"the rule file {d.label!r} that is in force came from {d.replaces}, this one is from"
+                f" {origin(file.host, file.path)}",
+                remedy="deploy it beside that one under another name: --label NAME; or, to put it in its place: --replace",
+                label=d.label,
+                replaces=d.replaces,
+            )
 
 
 def _users(ruleset: RuleSet, old: Deployment | None, functions: Mapping[str, str]) -> list[str]:

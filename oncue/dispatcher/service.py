@@ -1,6 +1,6 @@
 """Puts the server together, starts and stops it.
 
-                       ┌──────────────── Service (task, registry, rule and event desks on one Core) ───────────────┐
+                       ┌──────────────── Service (task, registry, rule, event, dead desks on one Core) ────────────┐
     HTTP ──► http/ ──► │ log ──► feeder ──► view        lanes ◄─► bridge ◄═══ agents        engine, trigger host  │
                        └───────────────────────────────────────────────────────────────────────────────────────────┘
 
@@ -34,6 +34,7 @@ from oncue.dispatcher.api import make_app
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
 from oncue.dispatcher.carrier import Carrier
+from oncue.dispatcher.dead_desk import DeadDesk
 from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.feeder import Feeder
@@ -68,7 +69,7 @@ KNOWN_RULE_TASKS = 200_000
 REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take its time
 
 
-class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
+class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data_path
         make_data_folder(self.folder)

@@ -215,7 +215,7 @@ class TaskDesk(Core):
         elif not state.state.closed:  # its outcome may have been told already: streams are ahead of the view
             await self.view.wait_for(await self.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
             state = await self._state(task_id)
-        if state is None or state.call is None or (state.call.owner != who.subject and "admin" not in who.scopes):
+        if state is None or state.call is None or not who.sees(state.call.owner):
             raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
         return state
 
@@ -255,7 +255,6 @@ class TaskDesk(Core):
         return f"endpoint {name!r} has no free worker; {lane.intake.tasks:,} tasks wait here"
 
     async def tasks(self, who: Who, query: TaskQuery) -> r.Page:
-        owner = query.owner if "admin" in who.scopes else who.subject
         endpoint = query.endpoint
         if endpoint:
             endpoint = self.find_endpoint(who, endpoint).id
@@ -265,7 +264,7 @@ class TaskDesk(Core):
             function=query.function,
             rule=query.rule,
             event=query.event,
-            owner=owner,
+            owner=who.only or query.owner,
             since_us=query.since_us,
             cursor=query.cursor,
             limit=query.limit,
@@ -293,12 +292,7 @@ class TaskDesk(Core):
         finally:
             for i, waiter in waiters.items():
                 self.board.forget(i, waiter)
-        admin = "admin" in who.scopes
-        return [
-            Outcome(c.id, STATE_WORDS[c.ended.status], c.ended)
-            for c in found.values()
-            if admin or c.call.owner == who.subject
-        ]
+        return [Outcome(c.id, STATE_WORDS[c.ended.status], c.ended) for c in found.values() if who.sees(c.call.owner)]
 
     def stream(self, who: Who, stream: str) -> AsyncIterator[bytes]:
         return self.board.stream(stream, who.subject)

@@ -16,7 +16,18 @@ How a function travels:
 """
 
 from oncue.functions.body import FunctionBody, Packed, describe
+from oncue.functions.files import pack_file, parameters_in_file
 from oncue.functions.load import Loaded, load, load_function
-from oncue.functions.pack import pack_file, pack_function
+from oncue.functions.pack import pack_function
 
-__all__ = ["FunctionBody", "Loaded", "Packed", "describe", "load", "load_function", "pack_file", "pack_function"]
+__all__ = [
+    "FunctionBody",
+    "Loaded",
+    "Packed",
+    "describe",
+    "load",
+    "load_function",
+    "pack_file",
+    "pack_function",
+    "parameters_in_file",
+]

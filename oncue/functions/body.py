@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from oncue.messages import Stored, decode
+from oncue.messages import Parameter, Stored, decode
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -34,6 +34,7 @@ class Packed(msgspec.Struct, frozen=True):
     signature: str
     doc: str
     file: str
+    parameters: tuple[Parameter, ...] | None = None  # what a caller must give and may; None: not known
 
 
 def describe(body: bytes) -> FunctionBody:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import functools
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import linecache
 import sys
-import threading
 import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from oncue import __version__
@@ -22,10 +15,9 @@ from oncue.errors import CannotPack
 from oncue.functions import culprit
 from oncue.functions.body import PYTHON, FunctionBody, Packed
 from oncue.functions.pickler import dumps, short_name
+from oncue.functions.signature import parameters_of
 from oncue.functions.source import Files, gather, local_files, part_for, text_of
 from oncue.messages import FUNCTION_BYTES, VERSION, encode
-
-_loading = threading.RLock()  # pack_file lends sys.path and sys.modules
 
 
 def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
@@ -67,7 +59,7 @@ def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
             limit_bytes=FUNCTION_BYTES,
         )
     signature, doc = _signature(fn), inspect.getdoc(under) or ""
-    return Packed(hashlib.sha256(body).hexdigest(), body, label, signature, doc, _place(under))
+    return Packed(hashlib.sha256(body).hexdigest(), body, label, signature, doc, _place(under), parameters_of(fn))
 
 
 # ---------------------------------------------------------------- what is it?
@@ -180,92 +172,3 @@ def culprit_modules(under: types.FunctionType, code: types.CodeType) -> set[str]
     """Names of the modules that the function reaches by a global variable."""
     found = (under.__globals__.get(n) for n in culprit.names_used(code))
     return {m.__name__ for m in found if isinstance(m, types.ModuleType)}
-
-
-# ---------------------------------------------------------------- from a file
-
-
-def pack_file(path: Path | str, name: str) -> Packed:
-    """`file.py:name` as `oncue deploy` and `oncue invoke` take it. The file is imported (its code runs here) under the name
-    it would have for a script beside it, and nothing of that stays in sys.modules or sys.path.
-
-    Raises CannotPack: no such file or name, or the file fails to import (where and why)."""
-    path = Path(path).absolute()
-    if not path.is_file():
-        raise CannotPack(f"there is no file {path}", remedy="give the path of a Python file", file=str(path))
-    with _imported(path) as module:
-        found: Any = module
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        if found is None:
-            own = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-            near = difflib.get_close_matches(name, own, n=1)
-            raise CannotPack(
-                f"{path} has no {name!r}",
-                remedy=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(own) or 'no functions'}",
-                file=str(path),
-            )
-        return pack_function(found)
-
-
-@contextlib.contextmanager
-def _imported(path: Path) -> Iterator[types.ModuleType]:
-    root, dotted = path.parent, path.stem
-    while (root / "__init__.py").is_file():
-        root, dotted = root.parent, f"{root.name}.{dotted}"
-    with _loading:
-        before, old_path = dict(sys.modules), list(sys.path)
-        _set_aside(root, dotted)
-        sys.path.insert(0, str(root))
-        importlib.invalidate_caches()
-        linecache.checkcache()
-        try:
-            yield _import(dotted, path)
-        finally:
-            sys.path[:] = old_path
-            for name in list(sys.modules):  # a list: looking for files imports modules itself
-                if name not in before and local_files(name.split(".")[0]):
-                    sys.modules.pop(name, None)
-            sys.modules.update(before)
-
-
-def _set_aside(root: Path, dotted: str) -> None:
-    """Modules already imported under names that files of this folder have: the folder's own are meant."""
-    tops = (
-        {dotted.split(".")[0]}
-        | {p.stem for p in root.glob("*.py")}
-        | {p.parent.name for p in root.glob("*/__init__.py")}
-    )
-    for name in list(sys.modules):
-        top = name.split(".")[0]
-        if top in tops and top not in sys.stdlib_module_names and top not in ("oncue", "__main__"):
-            del sys.modules[name]
-
-
-def _import(dotted: str, path: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(dotted, path)
-    if spec is None or spec.loader is None:
-        raise CannotPack(f"{path} is not a Python file", remedy="its name ends with .py", file=str(path))
-    try:
-        if "." in dotted:
-            importlib.import_module(dotted.rpartition(".")[0])
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[dotted] = module
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as e:
-        raise CannotPack(
-            f"{path} cannot be imported: {_where(e, path)}{type(e).__name__}: {e}",
-            remedy=f"`python {path.name}` shows the same; install what it imports where you deploy from",
-            file=str(path),
-        ) from e
-    return module
-
-
-def _where(error: BaseException, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: "
-    line, tb = 0, error.__traceback__
-    while tb is not None:
-        line = tb.tb_lineno if tb.tb_frame.f_code.co_filename == str(path) else line
-        tb = tb.tb_next
-    return f"line {line}: " if line else ""

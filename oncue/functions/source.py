@@ -88,7 +88,7 @@ def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
 def imported(text: str, package: str) -> list[str]:
     """Names of the modules that the text imports, anywhere in it (also `from x import y` as x.y: y may be a module)."""
     names: list[str] = []
-    for node in ast.walk(_parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -138,13 +138,13 @@ def part_for(text: str, roots: set[str]) -> str:
     """The top-level statements that bind the names in `roots`, and what those need in turn, on the lines where they were
     (so that tracebacks tell the right line); all else is blank. Nothing under `if __name__ == "__main__"`, and no bare
     calls: building a function again must not run its author's script."""
-    statements = [s for s in _parse(text).body if not _is_main_guard(s)]
+    statements = [s for s in parsed(text).body if not _is_main_guard(s)]
     needed, taken = set(roots), set()
     grew = True
     while grew:
         grew = False
         for i, s in enumerate(statements):
-            if i not in taken and (_binds(s) & needed or _always(s)):
+            if i not in taken and (bound_names(s) & needed or _always(s)):
                 taken.add(i)
                 needed |= {n.id for n in ast.walk(s) if isinstance(n, ast.Name)}
                 grew = True
@@ -158,7 +158,7 @@ def part_for(text: str, roots: set[str]) -> str:
     return "\n".join(kept).rstrip() + "\n" if keep else ""
 
 
-def _parse(text: str) -> ast.Module:
+def parsed(text: str) -> ast.Module:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):  # what is not Python has no imports and no parts
@@ -174,7 +174,8 @@ def _always(s: ast.stmt) -> bool:
     return star or (isinstance(s, ast.ImportFrom) and s.module == "__future__")
 
 
-def _binds(s: ast.stmt) -> set[str]:
+def bound_names(s: ast.stmt) -> set[str]:
+    """That a statement gives a value."""
     if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {s.name}
     if isinstance(s, ast.Expr):

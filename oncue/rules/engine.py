@@ -258,6 +258,7 @@ class _Work:
                 (event.source, event.id) if event else None,
                 record.value[:EVENT_BYTES],
                 refusal.remedy,
+                entry.deployment.owner if entry else "",
             )
         )
 

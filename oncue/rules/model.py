@@ -39,13 +39,22 @@ class TriggerSpec(msgspec.Struct, frozen=True):
     line: int = 0
 
 
+class Given(msgspec.Struct, frozen=True):
+    """Where the arguments of a run stand (line, column): what arguments.py holds against the function's parameters."""
+
+    place: tuple[int, int]  # of all of them; of the function, where there are none
+    items: tuple[tuple[int, int], ...] = ()  # positional ones
+    names: Mapping[str, tuple[int, int]] = {}  # keyword arguments
+
+
 class Run(msgspec.Struct, frozen=True):
     """One function that a rule runs."""
 
     function: str  # "tomo.py:reconstruct", or the name of a registered one
     endpoint: str
     args: Template  # of a mapping (keyword arguments) or a list (positional ones)
-    timeout_ms: int = 0
+    timeout_ms: int
+    given: Given
 
 
 class RuleTest(msgspec.Struct, frozen=True):
@@ -209,13 +218,19 @@ def _run(node: Node, timeout_ms: int, problems: Problems) -> Run | None:
     if found is not None and isinstance(found.value, str) and not function.strip():
         problems.add(found, "`function` is empty", "file.py:name, or the name of a registered function")
     endpoint = _typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
-    args = node.value.get("args") or Node({}, node.line, node.column)
+    place = found or node
+    args = node.value.get("args") or Node({}, place.line, place.column)
     if not isinstance(args.value, (dict, list)):
         problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
     template = compile_args(args, problems)
     if "timeout" in node.value:
         timeout_ms = _duration(node.value["timeout"], "timeout", problems)
-    return Run(function, endpoint, template, timeout_ms)
+    return Run(function, endpoint, template, timeout_ms, _given(args))
+
+
+def _given(args: Node) -> Given:
+    items = args.value if isinstance(args.value, list) else []
+    return Given((args.line, args.column), tuple((n.line, n.column) for n in items), dict(args.keys))
 
 
 def _retry(node: Node | None, problems: Problems) -> Retry | None:

@@ -20,6 +20,7 @@ from oncue.messages import (
     Registry,
     Report,
     ResultFrame,
+    Settled,
     TaskFrame,
     decode,
 )
@@ -31,11 +32,11 @@ _KINDS: dict[str, Any] = {
     REGISTRY: Registry,
     DEAD: DeadLetter,
 }
-_TAGGED = frozenset((CONTROL, REPORTS, REGISTRY))
 _TAGS = {
     CONTROL: frozenset(("claim", "cancel")),
     REPORTS: frozenset(("started", "output", "usage")),
     REGISTRY: frozenset(("function", "endpoint", "deployment", "switch", "token")),
+    DEAD: frozenset(("settled",)),
 }
 
 
@@ -48,6 +49,8 @@ def read(topic: str, value: bytes) -> Any:
     kind = TaskFrame if topic.startswith(TASKS_PREFIX) else _KINDS.get(topic)
     if kind is None:
         return None
+    if topic == DEAD and _tag(_fields(value)):
+        kind = Settled
     try:
         return decode(kind, value)
     except Undecodable:
@@ -57,19 +60,24 @@ def read(topic: str, value: bytes) -> Any:
         raise
 
 
-def _newer(topic: str, value: bytes) -> str:
-    """What kind it says it is, where that is one that we do not know."""
+def _fields(value: bytes) -> list[Any]:
     try:
         found = msgspec.msgpack.decode(value)
     except msgspec.MsgspecError:
-        return ""
-    if not isinstance(found, list) or not found:
-        return ""
-    tag, version = "", found[0]
-    if topic in _TAGGED:
-        tag, version = found[0], found[1] if len(found) > 1 else 0
-        if isinstance(tag, str) and tag not in _TAGS[topic]:
-            return tag
-    if isinstance(version, int) and version > VERSION:
-        return f"{tag or 'frame'} v{version}"
-    return ""
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _tag(fields: list[Any]) -> str:
+    """ "" for records without one: their first field is their version."""
+    return fields[0] if fields and isinstance(fields[0], str) else ""
+
+
+def _newer(topic: str, value: bytes) -> str:
+    """What kind it says it is, where that is one that we do not know."""
+    fields = _fields(value)
+    tag = _tag(fields)
+    if tag and tag not in _TAGS.get(topic, {tag}):
+        return tag
+    version = next(iter(fields[1:] if tag else fields), 0)
+    return f"{tag or 'frame'} v{version}" if isinstance(version, int) and version > VERSION else ""

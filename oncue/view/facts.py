@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
+import msgspec
+
 from oncue import cloudevents
 from oncue.log import Record
-from oncue.messages import OUTPUT_BYTES, Claim, DeadLetter, Output, Usage, encode
+from oncue.messages import OUTPUT_BYTES, Claim, DeadLetter, Output, Settled, Usage, encode
 
 PARTITION_SHIFT = 40
 
@@ -14,6 +16,11 @@ PARTITION_SHIFT = 40
 def place(partition: int, offset: int) -> int:
     """One number for a record's place in its topic: the offset itself in the first partition."""
     return (partition << PARTITION_SHIFT) + offset
+
+
+def partition_and_offset(number: int) -> tuple[int, int]:
+    """Of a place."""
+    return number >> PARTITION_SHIFT, number & ((1 << PARTITION_SHIFT) - 1)
 
 
 def event(db: sqlite3.Connection, record: Record, partition: int, offset: int) -> None:
@@ -29,11 +36,18 @@ def event(db: sqlite3.Connection, record: Record, partition: int, offset: int) -
 
 def dead(db: sqlite3.Connection, letter: DeadLetter, partition: int, offset: int) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO dead (id, at_us, record) VALUES (?, ?, ?)",
-        (place(partition, offset), letter.at_us, encode(letter)),
+        "INSERT OR REPLACE INTO dead (id, at_us, owner, record) VALUES (?, ?, ?, ?)",
+        (place(partition, offset), letter.at_us, letter.owner, encode(letter)),
     )
     where = (letter.topic, letter.partition, letter.offset)
     db.execute("DELETE FROM unburied WHERE (topic, partition, offset) = (?, ?, ?)", where)
+
+
+def settled(db: sqlite3.Connection, record: Settled, partition: int) -> None:
+    """Letters that are forgotten already are passed over."""
+    raw = encode(msgspec.structs.replace(record, letters=()))
+    numbers = [(raw, place(partition, offset)) for offset in record.letters]
+    db.executemany("UPDATE dead SET settled = ? WHERE id = ?", numbers)
 
 
 def claim(db: sqlite3.Connection, record: Claim, offset: int) -> None:

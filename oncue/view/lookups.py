@@ -16,6 +16,7 @@ from oncue.messages import (
     Event,
     FunctionRecord,
     RuleSwitch,
+    Settled,
     TokenRecord,
     Usage,
     decode,
@@ -38,6 +39,7 @@ class EventRow(msgspec.Struct, frozen=True):
 class DeadRow(msgspec.Struct, frozen=True):
     id: int
     letter: DeadLetter
+    settled: Settled | None = None  # None: nobody has dealt with it
 
 
 class SkippedRow(msgspec.Struct, frozen=True):
@@ -195,14 +197,30 @@ def _event_row(place: int, at_ms: int, value: bytes, headers: bytes | None) -> E
 # ---------------------------------------------------------------- dead letters and skipped records
 
 
-def dead(db: sqlite3.Connection, cursor: str = "", limit: int = 50) -> tuple[list[DeadRow], str | None]:
-    """Newest first, and the next cursor."""
-    found, more = _page(db, "SELECT id, record FROM dead WHERE id < ? ORDER BY id DESC LIMIT ?", cursor, limit)
-    return [DeadRow(number, decode(DeadLetter, raw)) for number, raw in found], more
+def dead(
+    db: sqlite3.Connection, cursor: str = "", limit: int = 50, owner: str = "", settled: bool = False
+) -> tuple[list[DeadRow], str | None]:
+    """Those that are open (and those that are settled, too), newest first, and the next cursor. With an owner, those of
+    that owner's rules."""
+    found, more = _page(db, dead_text(owner, settled), cursor, limit, *((owner,) if owner else ()))
+    return [_dead_row(*row) for row in found], more
 
 
-def dead_letter(db: sqlite3.Connection, number: int) -> DeadLetter | None:
-    return _one(db, DeadLetter, "SELECT record FROM dead WHERE id = ?", number)
+def dead_text(owner: str, settled: bool) -> str:
+    index = "" if settled else "INDEXED BY dead_open"
+    if owner:
+        index = "INDEXED BY dead_owner" if settled else "INDEXED BY dead_owner_open"
+    where = "id < ?" + (" AND owner = ?" if owner else "") + ("" if settled else " AND settled IS NULL")
+    return f"SELECT id, record, settled FROM dead {index} WHERE {where} ORDER BY id DESC LIMIT ?"
+
+
+def dead_letter(db: sqlite3.Connection, number: int) -> DeadRow | None:
+    row = db.execute("SELECT id, record, settled FROM dead WHERE id = ?", (number,)).fetchone()
+    return None if row is None else _dead_row(*row)
+
+
+def _dead_row(number: int, letter: bytes, settled: bytes | None) -> DeadRow:
+    return DeadRow(number, decode(DeadLetter, letter), decode(Settled, settled) if settled else None)
 
 
 def skipped(db: sqlite3.Connection) -> list[SkippedRow]:

@@ -31,6 +31,7 @@ from oncue.messages import (
     DeadLetter,
     Output,
     ResultFrame,
+    Settled,
     Started,
     TaskFrame,
     Usage,
@@ -227,6 +228,8 @@ class Projector:
             facts.output(self._db, message, record.time_ms)
         elif isinstance(message, DeadLetter):
             facts.dead(self._db, message, partition, offset)
+        elif isinstance(message, Settled):
+            facts.settled(self._db, message, partition)
 
     def _skip(self, topic: str, partition: int, offset: int, record: Record, kind: str) -> None:
         log.warning(

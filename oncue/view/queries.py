@@ -96,9 +96,9 @@ class TaskQueries:
             ).fetchall()
         ]
 
-    def fired(self, db: sqlite3.Connection, source: str, event_id: str) -> list[tuple[str, bytes]]:
+    def fired(self, db: sqlite3.Connection, source: str, event_id: str) -> list[tuple[Call, bytes]]:
         found = db.execute(FIRED, (source, event_id)).fetchall()
-        return [(self.calls.get(db, call).rule, task_id) for call, task_id in found]
+        return [(self.calls.get(db, call), task_id) for call, task_id in found]
 
 
 def next_due_us(db: sqlite3.Connection) -> int:

@@ -21,7 +21,7 @@ from oncue.errors import OncueError
 
 log = logging.getLogger("oncue.view")
 
-SCHEMA = 1  # another one: the view is rebuilt
+SCHEMA = 2  # another one: the view is rebuilt
 KINDS = 1  # raised when this version learns a kind of record that older ones skipped
 
 TABLES = """
@@ -120,7 +120,13 @@ CREATE TABLE token (
 ) WITHOUT ROWID;
 CREATE INDEX token_hash ON token (hash);
 
-CREATE TABLE dead (id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE TABLE dead (
+    id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL,
+    settled BLOB                                 -- the newest record that says so; null: the letter is open
+);
+CREATE INDEX dead_open ON dead (id) WHERE settled IS NULL;
+CREATE INDEX dead_owner ON dead (owner);
+CREATE INDEX dead_owner_open ON dead (owner) WHERE settled IS NULL;
 -- letters given to the caller of apply() and not seen in oncue.dead yet: given again after a crash
 CREATE TABLE unburied (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, letter BLOB NOT NULL,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from oncue.lifecycle import State, TaskState
 from oncue.log import Batch, Partition
-from oncue.messages import DeadLetter, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
+from oncue.messages import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
 from oncue.view import forgetting, lists, lookups, queries, snapshots
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
@@ -179,8 +179,8 @@ class View:
         """`seq >> 16` is the offset below which the endpoint's topic of tasks may be truncated."""
         return await self._readers.ask(queries.oldest_open_seq, endpoint)
 
-    async def fired(self, source: str, event_id: str) -> list[tuple[str, bytes]]:
-        """(rule, task id) of what this event made run."""
+    async def fired(self, source: str, event_id: str) -> list[tuple[Call, bytes]]:
+        """(call, task id) of what this event made run."""
         return await self._readers.ask(self._questions.fired, source, event_id)
 
     async def output(self, task_id: bytes) -> bytes:
@@ -245,11 +245,13 @@ class View:
     async def event(self, offset: int) -> EventRow | None:
         return await self._readers.ask(lookups.event, offset)
 
-    async def dead(self, cursor: str = "", limit: int = 50) -> tuple[list[DeadRow], str | None]:
-        """Newest first, and the next cursor."""
-        return await self._readers.ask(lookups.dead, cursor, limit)
+    async def dead(
+        self, cursor: str = "", limit: int = 50, owner: str = "", settled: bool = False
+    ) -> tuple[list[DeadRow], str | None]:
+        """Open letters (and settled ones, too), newest first, and the next cursor; an owner's, or all."""
+        return await self._readers.ask(lookups.dead, cursor, limit, owner, settled)
 
-    async def dead_letter(self, number: int) -> DeadLetter | None:
+    async def dead_letter(self, number: int) -> DeadRow | None:
         return await self._readers.ask(lookups.dead_letter, number)
 
     async def skipped(self) -> list[SkippedRow]:

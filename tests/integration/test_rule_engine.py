@@ -160,6 +160,7 @@ def test_poison_among_many_costs_a_dead_letter_and_nothing_else(tmp_path: Path) 
         assert letters[0].reason == "args.x: the event has no data.only_7"
         assert letters[0].event == ("/s", "8")
         assert all(d.remedy for d in letters[:3])
+        assert [d.owner for d in letters] == ["ann"] * 3 + [""] * 5
         assert letters[3].record == poison[0].value
         info = {i.name: i for i in engine.rules()}
         assert (info["good"].fired, info["args"].fired, info["nowhere"].fired) == (300, 1, 0)

@@ -236,8 +236,14 @@ class MemoryBackend:
     async def event(self, who: Who, offset: int) -> r.EventInfo:
         return r.EventInfo(offset=offset, event={"id": "1"}, at_us=1)
 
-    async def dead(self, who: Who, cursor: str, limit: int) -> r.Page:
-        return r.Page(items=[r.DeadInfo(id=1, stage="args", reason="no", at_us=1)])
+    async def dead(self, who: Who, cursor: str, limit: int, settled: bool = False) -> r.Page:
+        return r.Page(items=[await self.dead_letter(who, 1 + settled)])
+
+    async def dead_letter(self, who: Who, letter: int) -> r.DeadInfo:
+        return r.DeadInfo(id=letter, stage="args", reason="no", at_us=1)
+
+    async def dismiss_dead(self, who: Who, request: r.DismissRequest) -> r.Dismissed:
+        return r.Dismissed(count=len(request.letters), position="dead:5")
 
     async def retry_dead(self, who: Who, letter: int) -> None:
         return None

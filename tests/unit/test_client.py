@@ -18,13 +18,14 @@ from client_server import Server, World, serving
 
 from oncue import errors
 from oncue.client import Client, Options, Retry, as_completed
+from oncue.functions.body import Packed
 
 
-def shipped(fn: Any) -> Any:
+def shipped(fn: Any) -> Packed:
     """As pack_function gives it, with the content that this server runs."""
     body = cloudpickle.dumps(fn)
     name = getattr(fn, "__name__", "fn")
-    return SimpleNamespace(id=hashlib.sha256(body).hexdigest(), body=body, name=name, signature="", doc="", file="")
+    return Packed(hashlib.sha256(body).hexdigest(), body, name, "", "", "")
 
 
 @pytest.fixture(autouse=True)

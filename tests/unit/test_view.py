@@ -231,7 +231,7 @@ def test_expired_tasks() -> None:
 def test_what_an_event_made_run() -> None:
     with bench() as made:
         made.apply(batches_of([(TASKS, frame(RETRIED, [IDS[3]]))]))
-        assert made.ask.fired(made.db, "src", "e1") == [("r", IDS[3])]
+        assert made.ask.fired(made.db, "src", "e1") == [(RETRIED, IDS[3])]
         assert made.ask.fired(made.db, "src", "other") == []
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
+from view_feed import Feed, run
 
 from oncue import cloudevents
 from oncue.errors import Invalid
@@ -45,35 +44,12 @@ from oncue.messages import (
     encode,
     tasks_topic,
 )
-from oncue.view import TaskFilter, View, lists, queries
+from oncue.view import DeadRow, TaskFilter, View, lists, queries
 from oncue.view.schema import KINDS, open_writer
 
 TASKS = tasks_topic("ep")
 CALL = Call(VERSION, "a" * 64, "ep", "ann", "f")
 ID = b"\x07" * 16
-
-
-class Feed:
-    """A view, and the log's offsets."""
-
-    def __init__(self, path: Path) -> None:
-        self.view = View.open(path)
-
-    async def put(self, topic: str, *records: Any, key: bytes = b"") -> Any:
-        first = self.view.positions().get((topic, 0), 0)
-        made = [r if isinstance(r, Record) else Record(encode(r), key=key, time_ms=5) for r in records]
-        return await self.view.apply([Batch(topic, 0, range(first, first + len(made)), made)])
-
-
-def run(path: Path, work: Callable[[Feed], Awaitable[None]]) -> None:
-    async def main() -> None:
-        feed = Feed(path / "view.db")
-        try:
-            await work(feed)
-        finally:
-            await feed.view.close()
-
-    asyncio.run(main())
 
 
 def function(name: str, content: str, owner: str = "ann", version: int = 0) -> FunctionRecord:
@@ -280,7 +256,7 @@ def test_one_poison_record_harms_only_itself(tmp_path: Path, topic: str, poison:
         assert (await again.apply([])).dead == [letter]
         assert (await again.apply([])).dead == []
         await again.apply([Batch(DEAD, 0, (0,), (Record(encode(letter)),))])
-        assert await again.dead_letter(0) == letter
+        assert await again.dead_letter(0) == DeadRow(0, letter)
         await again.close()
         third = View.open(tmp_path / "view.db")
         assert (await third.apply([])).dead == []

@@ -1,4 +1,4 @@
-"""Events in and out, dead letters, triggers, and what happens right now as server-sent events."""
+"""Events in and out, triggers, and what happens right now as server-sent events."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.answers import encode_json
 from oncue.dispatcher.http.body import BodyDecoder, coding_of
 from oncue.dispatcher.http.route import EVENT_STREAM, JSON, Ask, Route
-from oncue.dispatcher.http.shapes import EmitRequest, EventsQuery, LiveQuery, PageQuery
+from oncue.dispatcher.http.shapes import EmitRequest, EventsQuery, LiveQuery
 from oncue.dispatcher.http.streams import Held, serve_stream
 from oncue.dispatcher.http.tasks import idempotency_key
 from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge
 from oncue.messages import EVENT_BYTES, Event
-from oncue.resources import DeadInfo, Emitted, EventInfo, Page, TriggerInfo
+from oncue.resources import Emitted, EventInfo, Page, TriggerInfo
 
 STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
 KINDS = ("task", "outcome", "event", "rule", "endpoint", "trigger", "dead")
@@ -80,24 +80,8 @@ async def events(ask: Ask) -> Page:
     return await ask.backend.events(ask.who, type=q.type, source=q.source, cursor=q.cursor, limit=q.limit)
 
 
-def whole_number(ask: Ask, name: str) -> int:
-    """A number in the path. Raises Invalid."""
-    text = ask.path(name)
-    if text.isascii() and text.isdecimal() and len(text) < 19:
-        return int(text)
-    raise Invalid(f"{text[:100]!r} is not a number - at the path's {name}", remedy="give digits", path=name)
-
-
 async def event(ask: Ask) -> EventInfo:
-    return await ask.backend.event(ask.who, whole_number(ask, "offset"))
-
-
-async def dead(ask: Ask) -> Page:
-    return await ask.backend.dead(ask.who, ask.query.cursor, ask.query.limit)
-
-
-async def retry_dead(ask: Ask) -> None:
-    await ask.backend.retry_dead(ask.who, whole_number(ask, "id"))
+    return await ask.backend.event(ask.who, ask.number("offset"))
 
 
 async def triggers(ask: Ask) -> list[TriggerInfo]:
@@ -175,25 +159,6 @@ ROUTES = (
         summary="One event, and what it caused.",
         scope="read",
         gives=EventInfo,
-        errors=(NotFound,),
-    ),
-    Route(
-        "GET",
-        "/v1/dead",
-        dead,
-        summary="What could not go on, with the reason, newest first.",
-        scope="read",
-        query=PageQuery,
-        gives=Page,
-        items=DeadInfo,
-    ),
-    Route(
-        "POST",
-        "/v1/dead/{id}/retry",
-        retry_dead,
-        summary="Try a dead letter again.",
-        scope="user",
-        status=204,
         errors=(NotFound,),
     ),
     Route(

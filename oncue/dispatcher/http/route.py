@@ -15,7 +15,7 @@ from oncue.dispatcher.auth import Scope
 from oncue.dispatcher.backend import Backend, Who
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
-from oncue.errors import OncueError
+from oncue.errors import Invalid, OncueError
 
 JSON, MSGPACK, PROBLEM = "application/json", "application/msgpack", "application/problem+json"
 OCTETS, EVENT_STREAM, TEXT, HTML = "application/octet-stream", "text/event-stream", "text/plain", "text/html"
@@ -41,6 +41,13 @@ class Ask:
 
     def path(self, name: str) -> str:
         return self.request.match_info[name]
+
+    def number(self, name: str) -> int:
+        """A number in the path. Raises Invalid."""
+        text = self.path(name)
+        if text.isascii() and text.isdecimal() and len(text) < 19:
+            return int(text)
+        raise Invalid(f"{text[:100]!r} is not a number - at the path's {name}", remedy="give digits", path=name)
 
 
 Handler = Callable[[Ask], Awaitable[Any]]

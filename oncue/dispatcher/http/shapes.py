@@ -58,6 +58,10 @@ class EventsQuery(PageQuery, frozen=True):
     source: str = ""
 
 
+class DeadQuery(PageQuery, frozen=True):
+    all: Annotated[bool, Meta(description="1: also letters that were retried or dismissed.")] = False
+
+
 class LiveQuery(Query, frozen=True):
     kinds: Annotated[str, Meta(description="Of: task, outcome, event, rule, endpoint, trigger, dead; with commas.")] = (
         ""
@@ -143,3 +147,5 @@ class DeploymentInfo(Resource, frozen=True):
     removed: bool = False
     text: str = ""
     functions: dict[str, str] = {}  # noqa: RUF012
+    path: str = ""  # where the file was
+    host: str = ""

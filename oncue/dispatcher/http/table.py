@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 
-from oncue.dispatcher.http import blobs, events, registry, rules, server, tasks
+from oncue.dispatcher.http import blobs, dead, events, registry, rules, server, tasks
 from oncue.dispatcher.http.route import Route
 from oncue.errors import MethodNotAllowed, NotFound, OncueError
 
 ROUTES: tuple[Route, ...] = (
     *tasks.ROUTES,
     *events.ROUTES,
+    *dead.ROUTES,
     *rules.ROUTES,
     *registry.ROUTES,
     *blobs.ROUTES,

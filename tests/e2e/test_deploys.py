@@ -1,0 +1,266 @@
+"""What a deploy refuses, through the real server: arguments that do not fit, and names that are another file's."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue.functions import pack_file
+from oncue.resources import FunctionRequest
+from tests.e2e.running import System, system_in
+
+RULES = """
+rules:
+  - name: NAME
+    on: {type: NAME}
+    run: {function: FUNCTION, endpoint: local, args: ARGS}
+"""
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Nothing here needs a worker."""
+    with system_in(tmp_path_factory.mktemp("deploys"), "--no-endpoint") as found:
+        found.oncue("endpoint", "register", "local")
+        found.write("tomo.py", "def reconstruct(path, size=0):\n    return path\n")
+        yield found
+
+
+def rules(system: System, name: str, function: str, args: str) -> Path:
+    text = RULES.replace("NAME", name).replace("FUNCTION", function).replace("ARGS", args)
+    return system.write(f"{name}.yaml", text)
+
+
+def deployed(system: System, label: str) -> int:
+    """Its version; 0: none."""
+    answer = system.http("GET", f"/v1/deployments/{label}")
+    return int(answer.json[0]["version"]) if answer.status == 200 else 0
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def test_arguments_that_do_not_fit_are_refused_by_all_that_read_the_file(system: System) -> None:
+    rules(system, "misfit", "tomo.py:reconstruct", "{pth: 1}")
+    for words in (["rules", "test"], ["deploy", "--dry-run"], ["deploy", "--yes"]):
+        said = system.oncue(*words, "misfit.yaml", code=2).stderr
+        assert "misfit.yaml:5:66: args: reconstruct() has no parameter 'pth'" in said
+        assert "did you mean 'path'?" in said.partition("→")[2]
+    assert deployed(system, "misfit") == 0
+    assert system.json("functions", "list") == []  # nothing was sent
+    rules(system, "misfit", "tomo.py:reconstruct", '{path: "${data.path}"}')
+    system.oncue("rules", "test", "misfit.yaml")
+    system.oncue("deploy", "misfit.yaml", "--yes")
+    assert deployed(system, "misfit") == 1
+
+
+def test_the_server_checks_what_it_is_sent_and_functions_by_their_names(system: System) -> None:
+    system.write("named.py", "def measure(path, *, unit):\n    return path\n")
+    system.oncue("functions", "register", "named.py:measure")
+    known = system.http("GET", "/v1/functions/measure").json["parameters"]
+    assert known == [
+        {"name": "path", "kind": "positional_or_keyword", "required": True},
+        {"name": "unit", "kind": "keyword_only", "required": True},
+    ]
+    path = rules(system, "named", "measure", "{path: 1, unit: mm, size: 2}")
+    answer = system.http(
+        "POST", "/v1/rules", {"files": [{"label": "named", "text": path.read_text(), "path": "n.yaml"}]}
+    )
+    assert (answer.status, answer.json["code"]) == (422, "rule-file")
+    assert answer.json["detail"] == "args: measure() has no parameter 'size'"
+    assert (answer.json["details"]["line"], answer.json["details"]["column"]) == (5, 73)
+    system.oncue("rules", "test", "named.yaml")  # offline nobody knows what `measure` is
+    for args, words in (("{path: 1}", "needs 'unit'"), ("[1, 2]", "takes 1 argument by place")):
+        rules(system, "named", "measure", args)
+        assert words in system.oncue("deploy", "named.yaml", "--yes", code=2).stderr
+    rules(system, "named", "measure", "{path: 1, unit: mm}")
+    system.oncue("deploy", "named.yaml", "--yes")
+    # A later version is checked when the rule is deployed with it.
+    system.write("named.py", "def measure(path, *, unit, side):\n    return path\n")
+    system.oncue("functions", "register", "named.py:measure")
+    assert "needs 'side'" in system.oncue("deploy", "named.yaml", "--yes", code=2).stderr
+    assert deployed(system, "named") == 1
+
+
+def test_a_function_whose_parameters_nobody_told_is_not_checked(system: System) -> None:
+    """As those that were registered by a client that did not look."""
+    packed = pack_file(system.write("old.py", "def ancient(path):\n    return path\n"), "ancient")
+    with system.client() as client:
+        client.functions.register(FunctionRequest(name="ancient", body=packed.body))
+    assert system.http("GET", "/v1/functions/ancient").json["parameters"] is None
+    rules(system, "ancients", "ancient", "{pth: 1}")
+    system.oncue("deploy", "ancients.yaml", "--yes")
+    assert deployed(system, "ancients") == 1
+
+
+def test_decorated_functions_and_functions_that_take_anything(system: System) -> None:
+    system.write(
+        "deco.py",
+        "import functools\n"
+        "def twice(f):\n"
+        "    @functools.wraps(f)\n"
+        "    def inner(*args, **kwargs):\n"
+        "        f(*args, **kwargs)\n"
+        "        return f(*args, **kwargs)\n"
+        "    return inner\n"
+        "def with_camera(f):\n"
+        "    @functools.wraps(f)\n"
+        "    def inner(*args, **kwargs):\n"
+        "        return f('camera', *args, **kwargs)\n"
+        "    return inner\n"
+        "@twice\ndef doubled(path): pass\n"
+        "@with_camera\ndef snapped(camera, path): pass\n"
+        "def anything(*args, **kwargs): pass\n",
+    )
+    for function, args in (("doubled", "{path: 1}"), ("snapped", "{path: 1}"), ("anything", "{a: 1}")):
+        rules(system, function, f"deco.py:{function}", args)
+        system.oncue("rules", "test", f"{function}.yaml")
+        system.oncue("deploy", f"{function}.yaml", "--yes")
+    rules(system, "doubled", "deco.py:doubled", "{pth: 1}")
+    assert "did you mean 'path'?" in system.oncue("deploy", "doubled.yaml", "--yes", code=2).stderr
+
+
+def test_a_file_that_cannot_be_imported_here(system: System) -> None:
+    """`rules test` reads it, and says so; what has to be shipped has to be imported."""
+    system.write("heavy.py", "import nowhere_to_be_found\ndef solve(path): pass\n")
+    rules(system, "heavies", "heavy.py:solve", "{path: 1}")
+    assert "its text was read instead" in system.oncue("rules", "test", "heavies.yaml").stderr
+    rules(system, "heavies", "heavy.py:solve", "{pth: 1}")
+    assert "has no parameter 'pth'" in system.oncue("rules", "test", "heavies.yaml", code=2).stderr
+    assert "nowhere_to_be_found" in system.oncue("deploy", "heavies.yaml", "--yes", code=2).stderr
+
+
+# ---------------------------------------------------------------- another file of the same name
+
+
+def in_folder(system: System, folder: str, label: str, rule: str) -> Path:
+    """A rule file of this name in a folder, with its function beside it."""
+    system.write(f"{folder}/tomo.py", "def reconstruct(path, size=0):\n    return path\n")
+    text = RULES.replace("NAME", rule).replace("FUNCTION", "tomo.py:reconstruct").replace("ARGS", "{path: 1}")
+    return system.write(f"{folder}/{label}.yaml", text)
+
+
+def rule_names(system: System) -> set[str]:
+    return {rule["name"] for rule in system.http("GET", "/v1/rules").json}
+
+
+def answered(system: System, answer: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command whose questions somebody at a terminal answers."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        return subprocess.run(
+            [sys.executable, "-m", "oncue", *words],
+            cwd=system.folder,
+            env=system.env,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_file_from_another_folder_does_not_take_a_name_unasked(system: System) -> None:
+    ours, theirs = in_folder(system, "a", "scans", "ours"), in_folder(system, "b", "scans", "theirs")
+    system.oncue("deploy", str(ours), "--yes")
+    told = (
+        f"ANOTHER FILE has this name: {os.uname().nodename}:{ours} is in force, this is {os.uname().nodename}:{theirs}"
+    )
+    planned = system.oncue("deploy", str(theirs), "--dry-run").stdout
+    assert told in planned
+    assert "removed: ours" in planned
+    (plan,) = system.json("deploy", str(theirs), "--dry-run")
+    assert plan["replaces"] == f"{os.uname().nodename}:{ours}"
+    for words, code in ((["--yes"], 1), ([], 2)):  # nobody there to ask
+        refused = system.oncue("deploy", str(theirs), *words, code=code)
+        assert told in refused.stdout
+        assert "--replace" in refused.stderr.partition("→")[2]
+    assert "--label NAME" in system.oncue("deploy", str(theirs), "--yes", code=1).stderr.partition("→")[2]
+    assert "ours" in rule_names(system)
+    assert deployed(system, "scans") == 1
+    # The remedies: beside it, or in its place.
+    system.oncue("deploy", str(theirs), "--yes", "--label", "scans-b")
+    assert {"ours", "theirs"} <= rule_names(system)
+    system.oncue("rules", "remove", "scans-b", "--yes")
+    assert "scans@2 is in force" in system.oncue("deploy", str(theirs), "--yes", "--replace").stdout
+    assert "theirs" in rule_names(system)
+    assert "ours" not in rule_names(system)
+    history = system.json("rules", "history", "scans")
+    assert [(d["path"], d["host"]) for d in history] == [(str(p), os.uname().nodename) for p in (theirs, ours)]
+    assert str(ours) in system.oncue("rules", "history", "scans").stdout
+    # From the same place: as ever, without a word.
+    in_folder(system, "b", "scans", "renamed")
+    said = system.oncue("deploy", str(theirs), "--yes").stdout
+    assert "ANOTHER FILE" not in said
+    assert "scans@3 is in force" in said
+    assert "no change" in system.oncue("deploy", "b/scans.yaml", "--yes").stdout
+    # A name that is out of force is free.
+    system.oncue("rules", "remove", "scans", "--yes")
+    assert "ANOTHER FILE" not in system.oncue("deploy", str(ours), "--yes").stdout
+    system.oncue("rules", "remove", "scans", "--yes")
+
+
+def test_somebody_at_a_terminal_is_asked(system: System) -> None:
+    ours, theirs = in_folder(system, "c", "asked", "asked-c"), in_folder(system, "d", "asked", "asked-d")
+    system.oncue("deploy", str(ours), "--yes")
+    no = answered(system, "n\n", "deploy", str(theirs))
+    assert (no.returncode, deployed(system, "asked")) == (130, 1)
+    assert "in the place of the other file?" in no.stderr
+    refused = answered(system, "y\n", "deploy", str(theirs), "--yes")  # it says that nothing is to be asked
+    assert (refused.returncode, deployed(system, "asked")) == (1, 1)
+    yes = answered(system, "y\n", "deploy", str(theirs))
+    assert yes.returncode == 0, yes.stderr
+    assert "asked@2 is in force" in yes.stdout
+    assert "Deploy this?" in answered(system, "n\n", "deploy", str(ours), "--replace").stderr
+
+
+def test_the_server_compares_hosts_and_paths(system: System) -> None:
+    text = RULES.replace("NAME", "hosts").replace("FUNCTION", "hosts_f").replace("ARGS", "{path: 1}")
+    system.write("hosts.py", "def hosts_f(path): pass\n")
+    system.oncue("functions", "register", "hosts.py:hosts_f")
+
+    def post(path: str, host: str, note: str = "", **more: Any) -> Any:
+        file = {"label": "hosts", "text": text + f"# {note}\n", "path": path, "host": host}
+        return system.http("POST", "/v1/rules", {"files": [file], **more})
+
+    assert post("/x/hosts.yaml", "").json[0]["version"] == 1  # as programs that do not tell their host
+    assert post("/x/hosts.yaml", "beamline", "two").json[0]["replaces"] == ""
+    for path, host in (("/x/hosts.yaml", "laptop"), ("/y/hosts.yaml", "beamline"), ("", ""), ("/y/hosts.yaml", "")):
+        refused = post(path, host)
+        assert (refused.status, refused.json["code"]) == (409, "conflict"), (path, host)
+        assert refused.json["details"] == {"label": "hosts", "replaces": "beamline:/x/hosts.yaml"}
+        assert "--label" in refused.json["remedy"]
+        assert post(path, host, dry_run=True).json[0]["replaces"] == "beamline:/x/hosts.yaml"
+    assert post("/x/hosts.yaml", "", "three").json[0]["version"] == 3
+    moved = post("/z/hosts.yaml", "laptop", "three", replace=True).json[0]
+    assert (moved["version"], moved["changed"], moved["replaces"]) == (4, True, "/x/hosts.yaml")
+    # A version that is rolled back to brings its place with it.
+    system.oncue("rules", "rollback", "hosts", "2")
+    assert post("/z/hosts.yaml", "laptop", dry_run=True).json[0]["replaces"] == "beamline:/x/hosts.yaml"
+
+
+def test_of_two_deploys_at_once_one_is_told_of_the_other(system: System) -> None:
+    system.write("once.py", "def once_f(): pass\n")
+    system.oncue("functions", "register", "once.py:once_f")
+    with ThreadPoolExecutor(2) as pool:
+        for n in range(6):
+
+            def post(folder: str, label: str = f"once{n}") -> int:
+                text = RULES.replace("NAME", f"{folder}-{label}").replace("FUNCTION", "once_f").replace("ARGS", "{}")
+                file = {"label": label, "text": text, "path": f"/{folder}/{label}.yaml", "host": "h"}
+                return system.http("POST", "/v1/rules", {"files": [file]}).status
+
+            assert sorted(pool.map(post, ("a", "b"))) == [200, 409]
+            assert deployed(system, f"once{n}") == 1

@@ -1,0 +1,35 @@
+"""A view that is fed records as a log would give them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from oncue.log import Batch, Record
+from oncue.messages import encode
+from oncue.view import View
+
+
+class Feed:
+    """A view, and the log's offsets."""
+
+    def __init__(self, path: Path) -> None:
+        self.view = View.open(path)
+
+    async def put(self, topic: str, *records: Any, key: bytes = b"", partition: int = 0) -> Any:
+        first = self.view.positions().get((topic, partition), 0)
+        made = [r if isinstance(r, Record) else Record(encode(r), key=key, time_ms=5) for r in records]
+        return await self.view.apply([Batch(topic, partition, range(first, first + len(made)), made)])
+
+
+def run(path: Path, work: Callable[[Feed], Awaitable[None]]) -> None:
+    async def main() -> None:
+        feed = Feed(path / "view.db")
+        try:
+            await work(feed)
+        finally:
+            await feed.view.close()
+
+    asyncio.run(main())
