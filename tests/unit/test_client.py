@@ -334,6 +334,23 @@ def test_closed_and_forgotten_clients(server: Server) -> None:
     gc.collect()
 
 
+def test_a_collection_keeps_its_client(server: Server) -> None:
+    assert Client(server.url, "t").endpoints.get("local").state == "connected"
+    with pytest.raises(errors.NotFound, match="no such task"):
+        Client(server.url, "t").tasks.get("00" * 16)
+    with pytest.raises(errors.Unauthorized):
+        Client(server.url, "bad").endpoints.get("local")
+    with pytest.raises(errors.Unauthorized):
+        next(Client(server.url, "bad").live())
+    client = Client(server.url, "t")
+    courier, events = client.courier, client.events
+    del client
+    gc.collect()
+    assert events.emit({"id": "1", "type": "t", "source": "s"}).count == 1
+    del events
+    assert courier.closed  # at once: there is no cycle that keeps a forgotten client
+
+
 def test_emit_and_problems(client: Client) -> None:
     assert client.emit(type="t", source="s", data={"a": 1}).count == 1
     assert client.emit(type="t", source="s", data=b"\x00").count == 1
