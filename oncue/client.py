@@ -104,14 +104,6 @@ class Client:
         self._functions: OrderedDict[int, tuple[Any, str, str]] = OrderedDict()  # id(fn): (fn, hash, name)
         self._registered: set[str] = set()
         self._lock = threading.Lock()
-        self.tasks = nouns.Tasks(http)
-        self.functions = nouns.Functions(http)
-        self.endpoints = nouns.Endpoints(http)
-        self.rules = nouns.Rules(http)
-        self.events = nouns.Events(http)
-        self.triggers = nouns.Triggers(http)
-        self.dead = nouns.Dead(http)
-        self.tokens = nouns.Tokens(http)
         self._finalize = weakref.finalize(self, _at_end, courier)
 
     def __enter__(self) -> Client:
@@ -129,6 +121,42 @@ class Client:
     def me(self) -> Me:
         """Who the token is."""
         return self.courier.me()
+
+    # ------------------------------------------------------------ collections
+    # Made when asked for: they keep the client, and the client does not keep them, so that `Client().tasks.list()` works
+    # and a forgotten client is closed at once.
+
+    @property
+    def tasks(self) -> nouns.Tasks:
+        return nouns.Tasks(self)
+
+    @property
+    def functions(self) -> nouns.Functions:
+        return nouns.Functions(self)
+
+    @property
+    def endpoints(self) -> nouns.Endpoints:
+        return nouns.Endpoints(self)
+
+    @property
+    def rules(self) -> nouns.Rules:
+        return nouns.Rules(self)
+
+    @property
+    def events(self) -> nouns.Events:
+        return nouns.Events(self)
+
+    @property
+    def triggers(self) -> nouns.Triggers:
+        return nouns.Triggers(self)
+
+    @property
+    def dead(self) -> nouns.Dead:
+        return nouns.Dead(self)
+
+    @property
+    def tokens(self) -> nouns.Tokens:
+        return nouns.Tokens(self)
 
     # ------------------------------------------------------------ calls
 

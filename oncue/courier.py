@@ -175,9 +175,9 @@ class Courier:
             )
         batch.payloads = []
         with self._store_lock:
-            batch.accepted = True
             if batch.closed == len(batch.ended):  # all its outcomes overtook the answer
                 self.batches.pop(batch.prefix, None)
+            batch.accepted = True  # last: who sees it may rely on the rest
         batch.wake(ACCEPTED)
         if again:  # a first request may have been done, and its outcomes told to a stream that is dead
             self.ask_batch(batch)

@@ -10,23 +10,27 @@ import builtins
 import codecs
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from oncue import resources as r
 from oncue.cloudevents import check_data
-from oncue.connection import Answer, Broken, Http, problem
+from oncue.connection import Answer, Broken, problem
 from oncue.errors import Invalid
+
+if TYPE_CHECKING:
+    from oncue.client import Client
 
 T = TypeVar("T")
 PAGE = 200
 
 
 class Noun:
-    def __init__(self, http: Http) -> None:
-        self._http = http
+    def __init__(self, client: Client) -> None:
+        self._client = client  # which closes its connections when nobody holds it any more
+        self._http = client.http
 
     def _get(self, kind: type[T], path: str, **query: Any) -> T:
         return msgspec.json.decode(self._http.request("GET", path + _query(query)).body, type=kind)

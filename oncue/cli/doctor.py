@@ -21,13 +21,13 @@ import msgspec
 from oncue.cli.output import as_json, json_option, safe
 from oncue.config import load_settings
 from oncue.errors import OncueError
+from oncue.extras import SERVER, SERVER_PIP, TELLING, missing
 from oncue.resources import EndpointInfo
 
 if TYPE_CHECKING:
     from oncue.client import Client
 
 LIBRARIES = ("msgspec", "cloudpickle", "pyzmq", "psutil", "click", "rich", "aiohttp")
-SERVER_LIBRARIES = ("watchdog", "ruamel.yaml", "google-re2", "fsspec", "prometheus-client")
 SKEW_S = 5.0
 
 
@@ -53,12 +53,16 @@ def doctor(data: str | None, json_: bool) -> None:
     """
     settings = load_settings({"data": data})
     folder = settings.data_path
-    checks: list[tuple[str, Check]] = [
-        ("python", python),
-        ("libraries", libraries),
-        ("data folder", lambda: data_folder(folder, settings.disk_stop_percent)),
+    serves = can_serve(folder)
+    servers_own: list[tuple[str, Check]] = [
         ("inotify", inotify),
         ("port", lambda: port(settings.host, settings.port, folder)),
+    ]
+    checks: list[tuple[str, Check]] = [
+        ("python", python),
+        ("libraries", lambda: libraries(serves)),
+        ("data folder", lambda: data_folder(folder, settings.disk_stop_percent, serves)),
+        *(servers_own if serves else []),
         ("server", lambda: server(folder)),
     ]
     found = [finding for name, check in checks for finding in guarded(name, check)]
@@ -90,20 +94,36 @@ def python() -> Iterator[Finding]:
     yield Finding("python", good, f"{here} at {sys.executable}", "oncue runs on Python 3.11 to 3.13")
 
 
-def libraries() -> Iterator[Finding]:
-    for names, pip in ((LIBRARIES, "pip install oncue"), (SERVER_LIBRARIES, "pip install 'oncue[server]'")):
-        for name in names:
-            try:
-                yield Finding(name, True, version(name))
-            except PackageNotFoundError:
-                yield Finding(name, False, "not installed", pip)
+def can_serve(folder: Path) -> bool:
+    """Whether this is meant to run a server: one has run in this folder, or what only a server needs is installed.
+    A part of those libraries may be here for other packages' sake."""
+    absent = missing(SERVER)
+    return not absent or (folder / "log").exists() or any(name not in absent for name in TELLING)
 
 
-def data_folder(folder: Path, stop_percent: float) -> Iterator[Finding]:
+def libraries(serves: bool) -> Iterator[Finding]:
+    for name in LIBRARIES:
+        yield _library(name, "pip install oncue")
+    if serves:
+        for name in SERVER:
+            yield _library(name, SERVER_PIP)
+    else:
+        text = f"not installed: this install can run endpoints and the client; for a server: {SERVER_PIP}"
+        yield Finding("server libraries", True, text)
+
+
+def _library(name: str, pip: str) -> Finding:
+    try:
+        return Finding(name, True, version(name))
+    except PackageNotFoundError:
+        return Finding(name, False, "not installed", pip)
+
+
+def data_folder(folder: Path, stop_percent: float, serves: bool) -> Iterator[Finding]:
     from oncue.log.mounts import network_mount
 
     place = next(p for p in (folder, *folder.parents) if p.exists())
-    kind = network_mount(folder)
+    kind = network_mount(folder) if serves else None  # an endpoint may live on one
     local = "put the data on a local disk: oncue up --data DIR, or ONCUE_DATA"
     yield Finding(
         "data folder", kind is None, f"{folder}" + (f" is on a network mount ({kind})" if kind else ""), local

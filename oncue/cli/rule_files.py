@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oncue.errors import Invalid, NotFound, RuleFileError
+from oncue.extras import need
 from oncue.resources import Explanation
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Tested(msgspec.Struct, frozen=True):
 
 
 def read(paths: Sequence[str]) -> list[RuleSet]:
-    """Parse the files as one deployment. Raises RuleFileError; Invalid when one cannot be read."""
+    """Parse the files as one deployment. Raises RuleFileError; Invalid when one cannot be read; MissingExtra."""
+    need("reading rule files")
     from oncue.rules.model import check_unique, parse
     from oncue.triggers import kinds
 
@@ -118,7 +120,8 @@ def run_tests(sets: Sequence[RuleSet]) -> list[Tested]:
 
 
 def explain_offline(name: str, event: Any, path: str) -> Explanation:
-    """By a rule file, without a server. `event`: its JSON. Raises NotFound, RuleFileError, Invalid."""
+    """By a rule file, without a server. `event`: its JSON. Raises NotFound, RuleFileError, Invalid, MissingExtra."""
+    need("reading rule files")
     from oncue.rules.check import read_event
     from oncue.rules.explain import explain
 

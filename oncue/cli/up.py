@@ -14,6 +14,7 @@ import click
 from oncue.cli.local_server import answers, await_true, local_server
 from oncue.config import Settings, load_settings, make_data_folder
 from oncue.errors import Conflict, OncueError
+from oncue.extras import need
 
 START_S = 60.0
 
@@ -44,6 +45,7 @@ def up(
       oncue up --port 8765 --workers 4
       oncue up --detach && oncue doctor
     """
+    need("a server")
     flags = {"data": data, "host": host, "port": port, "workers": workers, "log": log_url}
     settings = load_settings(flags)
     folder = settings.data_path

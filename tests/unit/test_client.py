@@ -88,11 +88,15 @@ def test_unknown_and_wrong_options(client: Client) -> None:
     assert client.with_options(timeout=2).with_options(retry=1).options == Options(retry=1, timeout=2)
 
 
-def test_map_in_batches(client: Client, server: Server) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_map_in_batches(client: Client, server: Server, early: bool) -> None:
+    server.world.early = early
     tasks = client.map(double, range(3000))
     assert client.gather(tasks, timeout=30) == [2 * i for i in range(3000)]
     assert [len(b.payloads) for b in server.world.batches] == [1024, 1024, 952]
     assert len({t.id for t in tasks}) == 3000
+    for task in (tasks[0], tasks[1024], tasks[2048]):  # outcomes may overtake their batch's answer
+        task._accepted()
     assert not client.courier.batches
 
 
@@ -333,6 +337,23 @@ def test_closed_and_forgotten_clients(server: Server) -> None:
     assert forgotten.result(10) == 16  # the handle keeps its client
     del forgotten
     gc.collect()
+
+
+def test_a_collection_keeps_its_client(server: Server) -> None:
+    assert Client(server.url, "t").endpoints.get("local").state == "connected"
+    with pytest.raises(errors.NotFound, match="no such task"):
+        Client(server.url, "t").tasks.get("00" * 16)
+    with pytest.raises(errors.Unauthorized):
+        Client(server.url, "bad").endpoints.get("local")
+    with pytest.raises(errors.Unauthorized):
+        next(Client(server.url, "bad").live())
+    client = Client(server.url, "t")
+    courier, events = client.courier, client.events
+    del client
+    gc.collect()
+    assert events.emit({"id": "1", "type": "t", "source": "s"}).count == 1
+    del events
+    assert courier.closed  # at once: there is no cycle that keeps a forgotten client
 
 
 def test_emit_and_problems(client: Client) -> None:

@@ -1,0 +1,89 @@
+"""What is not installed is one line that names what to install; what is installed works."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.plain_install import PlainInstall
+from tests.e2e.running import System
+
+RULES = """
+rules:
+  - name: summing
+    on: {type: scan.done}
+    run: {function: work.py:add, endpoint: local, args: {a: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> PlainInstall:
+    install = PlainInstall(tmp_path_factory.mktemp("plain"))
+    (install.folder / "rules.yaml").write_text(RULES)
+    (install.folder / "work.py").write_text("def add(a, b=2):\n    return a + b\n")
+    (install.folder / "event.json").write_text('{"type": "scan.done", "source": "s", "id": "1"}')
+    return install
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "up",
+        "up --detach",
+        "deploy rules.yaml --dry-run",
+        "rules test rules.yaml",
+        "rules explain summing event.json --rules-file rules.yaml",
+        "demo",
+    ],
+)
+def test_a_command_without_its_libraries_says_what_to_install(plain: PlainInstall, words: str) -> None:
+    done = plain.oncue(*words.split())
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    first, _, last = done.stderr.strip().splitlines()
+    assert first.startswith("error: ")
+    assert "google-re2" in first
+    assert last.strip() == "→ pip install 'oncue[server,demo]'" if words == "demo" else "→ pip install 'oncue[server]'"
+    assert not (plain.folder / "data" / "server.log").exists()
+
+
+def test_other_commands_need_no_extra(plain: PlainInstall, shared: System) -> None:
+    reached = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": shared.local["token"]}
+    for words in ("tasks list", "rules list", "triggers list", "dead list", "functions list", "tokens list --json"):
+        done = plain.oncue(*words.split(), env=reached)
+        assert done.returncode == 0, done.stderr
+    done = plain.oncue("invoke", "work.py:add", "--arg", "a:=40", env=reached)
+    assert (done.returncode, done.stdout.strip()) == (0, "42"), done.stderr
+
+
+def findings(install: PlainInstall, env: dict[str, str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(install.oncue("doctor", "--json", env=env).stdout)
+    return found
+
+
+def test_doctor_knows_an_install_for_endpoints(plain: PlainInstall, shared: System) -> None:
+    reached = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": shared.local["token"]}
+    assert plain.oncue("doctor", env=reached).returncode == 0
+    found = findings(plain, reached)
+    assert all(f["ok"] for f in found), found
+    (server,) = [f for f in found if f["check"] == "server libraries"]
+    assert "endpoints and the client" in server["found"]
+    assert "pip install 'oncue[server]'" in server["found"]
+    assert not [f for f in found if f["check"].startswith(("inotify", "port"))]  # those are a server's matters
+
+
+def test_doctor_knows_a_broken_server(tmp_path: Path, shared: System) -> None:
+    reached = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": shared.local["token"]}
+    broken = PlainInstall(tmp_path, extras=("server",), left_out=("cel-expr-python",))
+    wrong = [f for f in findings(broken, reached) if not f["ok"]]
+    assert [(f["check"], f["remedy"]) for f in wrong] == [("cel-expr-python", "pip install 'oncue[server]'")]
+
+
+def test_doctor_knows_a_machine_that_was_a_server(tmp_path: Path, shared: System) -> None:
+    reached = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": shared.local["token"]}
+    once = PlainInstall(tmp_path)
+    (tmp_path / "data" / "log").mkdir(parents=True)
+    assert {"google-re2", "watchdog"} < {f["check"] for f in findings(once, reached) if not f["ok"]}
