@@ -53,7 +53,7 @@ def json_line(value: Any) -> None:
     sys.stdout.flush()
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str = "nothing") -> None:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> None:
     """Columns by their widest cell; nothing is cut off. The last column is not padded."""
     cells = [[safe(c) for c in row] for row in rows]
     if not cells:

@@ -25,10 +25,11 @@ from oncue.dispatcher.http.route import Api
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.http.table import ROUTES, heads, no_route
 from oncue.dispatcher.metrics import Metrics
-from oncue.errors import Conflict, Invalid
+from oncue.errors import Conflict, Invalid, OncueError
 
 API = web.AppKey("oncue_api", Api)
-SHUTDOWN_S = 10.0  # for requests under way when the server stops
+BACKLOG = 1_024
+SHUTDOWN_S = 2.0  # for requests under way when the server stops
 
 
 def make_app(
@@ -83,29 +84,40 @@ class Serving:
         await self.runner.cleanup()
 
 
-async def serve(app: web.Application, settings: Settings) -> Serving:
-    """Listen on settings.host and port (0: any free one). No access log, no signal handlers.
+async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> Serving:
+    """Listen on settings.host and port (0: `last_port` if it is free, since clients may know it, or else any free one).
+    No access log, no signal handlers.
 
     Raises Conflict when the port is taken, Invalid when it is not ours to take or the address is not this machine's."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
-    where = f"{settings.host}:{settings.port}"
     try:
-        await site.start()
+        if settings.port or not (last_port and await _listens(runner, settings.host, last_port)):
+            await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
     except OSError as e:
         await runner.cleanup()
-        if e.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"{where} is taken by another program",
-                remedy="stop it, or choose another port: `oncue up --port 0` takes any free one",
-            ) from None
-        raise Invalid(
-            f"cannot listen on {where}: {e.strerror or e}",
-            remedy="set host to an address of this machine, and port to one above 1023",
-        ) from None
+        raise _explained(e, f"{settings.host}:{settings.port}") from None
     except asyncio.CancelledError:
         await runner.cleanup()
         raise
-    address = runner.addresses[0]
-    return Serving(runner, settings.host, int(address[1]))
+    return Serving(runner, settings.host, int(runner.addresses[0][1]))
+
+
+async def _listens(runner: web.AppRunner, host: str, port: int) -> bool:
+    try:
+        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+    except OSError:
+        return False
+    return True
+
+
+def _explained(e: OSError, where: str) -> OncueError:
+    if e.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"{where} is in use by another program",
+            remedy="stop it, or choose another port: `oncue up --port 0` takes any free one",
+        )
+    return Invalid(
+        f"cannot listen on {where}: {e.strerror or e}",
+        remedy="set host to an address of this machine, and port to one above 1023",
+    )

@@ -132,48 +132,52 @@ class RuleDesk(EventDesk):
             for rule in s.rules:
                 for run in rule.runs:
                     self.find_endpoint(who, run.endpoint)
-        answers, entries = [], []
+        plans = []
         for label, s in sets.items():
-            old = self._deployments.get(label)
             functions = {name: bound[name].id for name in s.functions}
-            found = diff(self._sets.get(label), s)
-            moved = old is not None and old.functions != functions
-            replaces = "" if old is None or _same_origin(old, new[label]) else old.origin
-            changed = old is None or old.text != s.text or moved or bool(replaces)
-            version = await self._next_version(label) if changed else (old.version if old else 1)
-            answers.append(
-                r.Deployed(
-                    label=label,
-                    version=version,
-                    changed=changed,
-                    added=list(found.added),
-                    changed_rules=sorted({*found.changed, *(_users(s, old, functions) if moved else ())}),
-                    removed=list(found.removed),
-                    diff=found.text,
-                    replaces=replaces,
-                )
-            )
-            if changed:
-                record = Deployment(
-                    VERSION,
-                    label,
-                    version,
-                    who.subject,
-                    s.text,
-                    functions,
-                    now_us(),
-                    request.note,
-                    False,
-                    new[label].path,
-                    new[label].host,
-                )
-                entries.append((f"deployment:{label}", record))
+            plans.append(await self._plan(who, new[label], s, functions, request.note))
+        answers = [answer for answer, _ in plans]
         if not request.dry_run:
             if not request.replace:
                 _check_origins(answers, new)
+            entries = [(f"deployment:{record.label}", record) for _, record in plans if record is not None]
             if entries:
                 await self._put_in_force(entries)
         return answers
+
+    async def _plan(
+        self, who: Who, file: r.RuleFile, ruleset: RuleSet, functions: dict[str, str], note: str
+    ) -> tuple[r.Deployed, Deployment | None]:
+        """What deploying the file changes, and its record; None where it is in force as it is."""
+        old = self._deployments.get(file.label)
+        found = diff(self._sets.get(file.label), ruleset)
+        moved = old is not None and old.functions != functions
+        replaces = "" if old is None or _same_origin(old, file) else old.origin
+        changed = old is None or old.text != ruleset.text or moved or bool(replaces)
+        version = await self._next_version(file.label) if changed else (old.version if old else 1)
+        answer = r.Deployed(
+            label=file.label,
+            version=version,
+            changed=changed,
+            added=list(found.added),
+            changed_rules=sorted({*found.changed, *(_users(ruleset, old, functions) if moved else ())}),
+            removed=list(found.removed),
+            diff=found.text,
+            replaces=replaces,
+        )
+        record = Deployment(
+            VERSION,
+            file.label,
+            version,
+            who.subject,
+            ruleset.text,
+            functions,
+            now_us(),
+            note,
+            path=file.path,
+            host=file.host,
+        )
+        return answer, record if changed else None
 
     async def _put_in_force(self, entries: list[tuple[str, Deployment]]) -> None:
         """The newest of each label is under its own key; each version also under one of its own, for the history."""

@@ -24,13 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from oncue import curve
 from oncue import resources as r
 from oncue.blobs import open_blobs
 from oncue.config import Settings, make_data_folder
-from oncue.dispatcher.api import make_app
+from oncue.dispatcher.api import Serving, make_app
+from oncue.dispatcher.api import serve as serve_api
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
 from oncue.dispatcher.carrier import Carrier
@@ -287,9 +286,9 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
     service = Service(settings)
     await service.start()
     try:
-        runner, port = await _open_http(service)
+        serving = await _open_http(service)
         try:
-            local = await _write_local(service, port)
+            local = await _write_local(service, serving.port)
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 50, 50)
@@ -299,33 +298,18 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
             service.ready = False
             service.board.close()
         finally:
-            await runner.cleanup()
+            await serving.close()
     finally:
         await service.stop()
 
 
-async def _open_http(service: Service) -> tuple[web.AppRunner, int]:
-    """Port 0 is any free one, but the one of the last time if it is free: clients may know it."""
-    s = service.settings
-    runner = web.AppRunner(make_app(service, s), access_log=None, handle_signals=False, shutdown_timeout=2.0)
-    await runner.setup()
+async def _open_http(service: Service) -> Serving:
+    """With port 0 on the port of the last time, if it is free."""
     remembered = service.folder / "http.port"
-    wanted = [s.port] if s.port else [int(remembered.read_text()) if remembered.exists() else 0, 0]
-    for i, port in enumerate(wanted):
-        site = web.TCPSite(runner, s.host, port, backlog=1024)
-        try:
-            await site.start()
-            break
-        except OSError as e:
-            if i + 1 == len(wanted):
-                await runner.cleanup()
-                raise Conflict(
-                    f"port {port} on {s.host} cannot be used: {e.strerror or e}",
-                    remedy="choose another: oncue up --port N (0: any free one)",
-                ) from None
-    bound = int(runner.addresses[0][1])
-    remembered.write_text(str(bound))
-    return runner, bound
+    last = int(remembered.read_text()) if remembered.exists() else 0
+    serving = await serve_api(make_app(service, service.settings), service.settings, last)
+    remembered.write_text(str(serving.port))
+    return serving
 
 
 async def _write_local(service: Service, port: int) -> dict[str, Any]:

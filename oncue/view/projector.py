@@ -56,7 +56,6 @@ class Applied(msgspec.Struct):
     """What a group of batches did."""
 
     closed: list[Closing] = msgspec.field(default_factory=list)  # in order, without those of the records in `told`
-    next_due_us: int | None = None  # the earliest retry that is due, if that may have changed; 0: there is none
     dead: list[DeadLetter] = msgspec.field(default_factory=list)  # to be appended to oncue.dead by the caller
 
 
@@ -154,7 +153,7 @@ class Projector:
 
     def _records(self, batches: Sequence[Batch], told: Told, careful: bool) -> Applied:
         applied = Applied()
-        self._tasks.stubs, self._tasks.retries = 0, False
+        self._tasks.stubs = 0
         ordered = sorted(batches, key=lambda b: not b.topic.startswith(TASKS_PREFIX))
         for topic, partition, offset, record in _each(ordered):
             if careful:
@@ -163,13 +162,7 @@ class Projector:
                 closed = self._quick_record(topic, partition, offset, record, applied)
             if closed and not (told and (topic, partition, offset) in told):
                 applied.closed += closed
-        if self._tasks.retries:
-            applied.next_due_us = self._next_due()
         return applied
-
-    def _next_due(self) -> int:
-        found = self._db.execute("SELECT min(due_us) FROM task WHERE state = 0 AND due_us > 0").fetchone()
-        return found[0] or 0
 
     def _quick_record(self, topic: str, partition: int, offset: int, record: Record, applied: Applied) -> list[Closing]:
         try:

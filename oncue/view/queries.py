@@ -21,10 +21,6 @@ OPEN = (
     f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND known = 1 AND seq > ?"
     " AND endpoint = (SELECT id FROM word WHERE text = ?) ORDER BY seq LIMIT ?"
 )
-DUE = (
-    f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND due_us > 0 AND due_us <= ? AND known = 1"
-    " ORDER BY due_us LIMIT ?"
-)
 EXPIRED = (
     f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND expires_us > 0 AND expires_us <= ? AND known = 1"
     " AND running_attempt <> attempt ORDER BY expires_us LIMIT ?"
@@ -33,7 +29,6 @@ CANCELS = (
     "SELECT task.id, text FROM task JOIN word ON word.id = task.endpoint"
     " WHERE state = 0 AND cancel_us > 0 AND known = 1 ORDER BY cancel_us LIMIT ?"
 )
-NEXT_DUE = "SELECT min(due_us) FROM task WHERE state = 0 AND due_us > 0"
 OPEN_COUNTS = (
     "SELECT (SELECT text FROM word WHERE word.id = endpoint), count(*) FROM task WHERE state = 0 AND known = 1"
     " GROUP BY endpoint"
@@ -75,9 +70,6 @@ class TaskQueries:
     def open_tasks(self, db: sqlite3.Connection, endpoint: str, after_seq: int, limit: int) -> list[OpenRow]:
         return self._open(db, OPEN, (after_seq, endpoint, limit))
 
-    def due(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:
-        return self._open(db, DUE, (now_us, limit))
-
     def expired(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:
         return self._open(db, EXPIRED, (now_us, limit))
 
@@ -99,10 +91,6 @@ class TaskQueries:
     def fired(self, db: sqlite3.Connection, source: str, event_id: str) -> list[tuple[Call, bytes]]:
         found = db.execute(FIRED, (source, event_id)).fetchall()
         return [(self.calls.get(db, call), task_id) for call, task_id in found]
-
-
-def next_due_us(db: sqlite3.Connection) -> int:
-    return db.execute(NEXT_DUE).fetchone()[0] or 0
 
 
 def open_counts(db: sqlite3.Connection) -> dict[str, int]:

@@ -3,7 +3,7 @@
 The view is derived: a file of another schema, or a damaged one, is moved aside and made again from the log.
 
 A task is one row of `task`. What most tasks never have (ends that did not close it) is in `attempt`. The indexes of `task`
-are partial: a task pays for what it is (open, due, failed ...), not for what it could be. Rows of one call that were added
+are partial: a task pays for what it is (open, expiring, failed ...), not for what it could be. Rows of one call that were added
 together are one row of `span`, which carries the indexes by function, rule, endpoint and owner, so that lists by these are
 fast and cost a frame, not a task.
 """
@@ -61,7 +61,6 @@ CREATE TABLE task (
     output BLOB
 );
 CREATE INDEX task_open ON task (endpoint, seq) WHERE state = 0 AND known = 1;
-CREATE INDEX task_due ON task (due_us) WHERE state = 0 AND due_us > 0;
 CREATE INDEX task_expiring ON task (expires_us) WHERE state = 0 AND expires_us > 0;
 CREATE INDEX task_cancelling ON task (cancel_us) WHERE state = 0 AND cancel_us > 0;
 CREATE INDEX task_odd ON task (state) WHERE state > 1;

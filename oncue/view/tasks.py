@@ -86,7 +86,6 @@ class TaskRows:
     def __init__(self, db: sqlite3.Connection, calls: Calls) -> None:
         self._db, self._calls, self._spans = db, calls, Spans(db)
         self.stubs = 0  # tasks in the last group whose end was seen before themselves
-        self.retries = False  # whether the last group has put off a task
 
     def forget(self) -> None:
         """After a rollback: what is remembered may not be stored."""
@@ -206,7 +205,6 @@ class TaskRows:
         run(self._db, _DROP_ATTEMPTS, [(s.id,) for s in after if s.id in before and before[s.id].attempts])
         run(self._db, _ADD_ATTEMPTS, [a for s in after for a in _attempts(s)])
         self.stubs += sum(1 for s in after if not s.known)
-        self.retries = self.retries or any(s.due_us for s in after)
 
     def _row(self, s: TaskState) -> tuple[Any, ...]:
         assert s.call is not None  # an end brings its call

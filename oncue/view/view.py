@@ -155,14 +155,6 @@ class View:
         """Open tasks of an endpoint (id) with seq > after_seq, in order of seq, whatever their attempt."""
         return await self._readers.ask(self._questions.open_tasks, endpoint, after_seq, limit)
 
-    async def due(self, now_us: int, limit: int) -> list[OpenRow]:
-        """Open tasks that wait for another attempt which is due."""
-        return await self._readers.ask(self._questions.due, now_us, limit)
-
-    async def next_due_us(self) -> int:
-        """When the next retry is due, or was; 0: there is none."""
-        return await self._readers.ask(queries.next_due_us)
-
     async def expired(self, now_us: int, limit: int) -> list[OpenRow]:
         """Open tasks past their expiry whose attempt is not known to run."""
         return await self._readers.ask(self._questions.expired, now_us, limit)

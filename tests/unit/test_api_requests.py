@@ -388,6 +388,20 @@ def test_a_port_that_is_taken() -> None:
     with_server(test)
 
 
+def test_the_port_of_the_last_time_if_it_is_free() -> None:
+    async def test(c: Client) -> None:
+        settings = Settings(port=0)
+        elsewhere = await serve(make_app(c.backend, settings), settings, c.serving.port)  # taken
+        port = elsewhere.port
+        assert port not in (0, c.serving.port)
+        await elsewhere.close()
+        again = await serve(make_app(c.backend, settings), settings, port)
+        assert again.port == port
+        await again.close()
+
+    with_server(test)
+
+
 def test_head_is_get_without_a_body() -> None:
     async def test(c: Client) -> None:
         status, body, headers = await c.ask("HEAD", "/v1/rules")

@@ -29,7 +29,7 @@ from task_histories import (
 
 from oncue.lifecycle import State, TaskState
 from oncue.log import Batch, Record
-from oncue.messages import ERROR, LOST, OK, RESULTS, VERSION, Ended, ResultFrame, TaskFrame, encode
+from oncue.messages import ERROR, OK, RESULTS, VERSION, Ended, ResultFrame, TaskFrame, encode
 from oncue.view import Closing, TaskFilter, View, lists, queries
 from oncue.view.projector import Applied, Projector
 from oncue.view.queries import TaskQueries
@@ -126,8 +126,6 @@ def check(made: Bench, wanted: dict[bytes, TaskState]) -> None:
     assert all(r[5] == task_of(r[5].id) for r in rows)
     assert queries.open_counts(db) == ({ENDPOINT: len(open_)} if open_ else {})
     assert {i for i, _ in queries.cancels(db, 100)} == {i for i, s in open_.items() if s.cancel_us}
-    dues = {i for i, s in open_.items() if s.due_us}
-    assert {r[5].id for r in ask.due(db, 1 << 60, 100)} == dues
     check_lists(made, with_call)
 
 
@@ -195,15 +193,6 @@ def test_a_told_record_is_not_told_again() -> None:
         )
         applied = made.projector.apply(group, frozenset({(RESULTS, 0, 0)}))
         assert [c.id for c in applied.closed] == [IDS[2]]
-
-
-def test_the_next_due_is_told() -> None:
-    with bench() as made:
-        assert made.apply(batches_of([(TASKS, frame(RETRIED, [IDS[1]]))])).next_due_us is None
-        applied = made.apply(batches_of([(RESULTS, results(RETRIED, Ended(IDS[1], 1, LOST, 0, 9_000)))]))
-        state = made.state(IDS[1])
-        assert state is not None
-        assert applied.next_due_us == state.due_us == queries.next_due_us(made.db) > 9_000
 
 
 def test_appended_again_an_open_task_moves_up() -> None:

@@ -338,8 +338,6 @@ def plan_of(db: sqlite3.Connection, text: str, given: Sequence[object]) -> str:
     ("text", "given", "index"),
     [
         (queries.OPEN, (0, "ep", 9), "task_open"),
-        (queries.DUE, (0, 9), "task_due"),
-        (queries.NEXT_DUE, (), "task_due"),
         (queries.EXPIRED, (0, 9), "task_expiring"),
         (queries.CANCELS, (9,), "task_cancelling"),
         (queries.OPEN_COUNTS, (), "task_open"),
