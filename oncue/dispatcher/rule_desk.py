@@ -26,6 +26,7 @@ from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
 
 log = logging.getLogger("oncue.rules")
+LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
 
 
 class RuleDesk(EventDesk):
@@ -41,6 +42,7 @@ class RuleDesk(EventDesk):
         self._sets: dict[str, RuleSet] = {}
         self._reloading = asyncio.Lock()
         await self.reload_rules()
+        self.triggers_host.acknowledge()  # the deploys of an earlier process are nobody's any more
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
 
     async def _keep_engine(self) -> None:
@@ -82,7 +84,7 @@ class RuleDesk(EventDesk):
                 fresh = await asyncio.to_thread(lambda: {d.label: self._read(d) for d in changed})
                 self._deployments, self._sets = deployments, known | fresh
             await asyncio.to_thread(self.engine.update, list(deployments.values()), switches)
-            await self.triggers_host.update(self._wanted())
+            self.triggers_host.update(self._wanted())
 
     def _read(self, d: Deployment) -> RuleSet:
         try:
@@ -96,7 +98,8 @@ class RuleDesk(EventDesk):
         for label, ruleset in self._sets.items():
             for spec in ruleset.triggers:
                 options = _resolve(spec.options, self._deployments[label].path)
-                found[spec.name] = Wanted(spec.name, spec.kind, options, label)
+                at_us = self._deployments[label].at_us
+                found[spec.name] = Wanted(spec.name, spec.kind, options, label, at_us)
         return found
 
     # ------------------------------------------------------------ deploying
@@ -158,15 +161,28 @@ class RuleDesk(EventDesk):
                     new[label].path,
                 )
                 entries.append((f"deployment:{label}", record))
-        if entries and not request.dry_run:
-            await self._put_in_force(entries)
-        return answers
+        if request.dry_run:
+            return answers
+        await self._put_in_force(entries)
+        return await self._with_triggers(answers)
 
     async def _put_in_force(self, entries: list[tuple[str, Deployment]]) -> None:
         """The newest of each label is under its own key; each version also under one of its own, for the history."""
         both = [(f"{key}@{d.version}", d) for key, d in entries]
-        await self.record(both)
-        await self.reload_rules()
+        if both:
+            await self.record(both)
+            await self.reload_rules()
+
+    async def _with_triggers(self, answers: list[r.Deployed]) -> list[r.Deployed]:
+        """The answers, once the deployments' triggers have told what was there before from what comes; also where nothing
+        has changed: an earlier answer may have been lost."""
+        names = {a.label: [t.name for t in self._sets[a.label].triggers] for a in answers if a.label in self._sets}
+        every = [name for some in names.values() for name in some]
+        try:
+            await self.triggers_host.first_look(every, LOOK_S)
+        finally:
+            self.triggers_host.acknowledge(every)
+        return [msgspec.structs.replace(a, triggers=self.triggers_host.infos(names.get(a.label, ()))) for a in answers]
 
     def _check_owner(self, who: Who, label: str) -> None:
         old = self._deployments.get(label)
@@ -191,7 +207,8 @@ class RuleDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def rules(self, who: Who) -> list[r.RuleInfo]:
-        return [info for info in self.engine.rules() if self._sees(who, info.label)]
+        broken = {t.name: t for t in self.triggers_host.infos() if t.state != "running"}
+        return [_with_cause(info, broken) for info in self.engine.rules() if self._sees(who, info.label)]
 
     async def rule(self, who: Who, name: str) -> r.RuleInfo:
         mine = await self.rules(who)
@@ -261,7 +278,7 @@ class RuleDesk(EventDesk):
             old, version=number, at_us=now_us(), owner=who.subject, note=f"rolled back to version {version}"
         )
         await self._put_in_force([(f"deployment:{label}", record)])
-        return r.Deployed(
+        done = r.Deployed(
             label=label,
             version=number,
             changed=True,
@@ -270,6 +287,7 @@ class RuleDesk(EventDesk):
             removed=list(found.removed),
             diff=found.text,
         )
+        return (await self._with_triggers([done]))[0]
 
     async def remove_rules(self, who: Who, label: str) -> r.Deployed:
         self.accepting()
@@ -306,6 +324,16 @@ def _users(ruleset: RuleSet, old: Deployment | None, functions: Mapping[str, str
     before = old.functions if old else {}
     fresh = {name for name, sha in functions.items() if before.get(name) != sha}
     return [rule.name for rule in ruleset.rules if any(run.function in fresh for run in rule.runs)]
+
+
+def _with_cause(info: r.RuleInfo, broken: Mapping[str, r.TriggerInfo]) -> r.RuleInfo:
+    """A rule whose trigger does not run says so."""
+    names = [info.on] if isinstance(info.on, str) else info.on if isinstance(info.on, list | tuple) else ()
+    found = [broken[name] for name in names if name in broken]
+    if info.state != "active" or not found:
+        return info
+    why = "; ".join(f"its trigger {t.name} is {t.state}" + (f": {t.detail}" if t.detail else "") for t in found)
+    return msgspec.structs.replace(info, why="; ".join(filter(None, (why, info.why))))
 
 
 def _resolve(options: Any, rule_file: str) -> Any:
