@@ -282,6 +282,7 @@ class Deployed(Resource, frozen=True):
     removed: list[str] = []
     diff: str = ""
     replaces: str = ""  # where the file in force came from (host:path), if that is another place
+    triggers: list[TriggerInfo] = []  # how they are now: those that have looked fire for whatever comes from now on
 
 
 class RuleInfo(Resource, frozen=True):
@@ -320,8 +321,10 @@ class TriggerInfo(Resource, frozen=True):
     name: str
     kind: str
     label: str
-    state: str  # running, failed, starting
+    state: str  # running; starting; looking (through what was there before); waiting (for its folder); failed
     detail: str = ""
+    looked: bool = True  # whether it has told what was there before from what comes
+    existing: int = 0  # files that were there before the trigger was, and fire only when they change
     emitted: int = 0
     skipped: int = 0
     last_us: int = 0

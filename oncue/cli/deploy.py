@@ -15,7 +15,7 @@ from oncue.cli.connect import connected
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import Invalid
 from oncue.messages import origin
-from oncue.resources import Deployed, DeployRequest, RuleFile
+from oncue.resources import Deployed, DeployRequest, RuleFile, TriggerInfo
 
 
 @click.command()
@@ -61,22 +61,40 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
         if not json_ or not dry_run:
             _show(planned, {f.label: origin(f.host, f.path) for f in rule_files}, err=json_)
         changes = any(d.changed for d in planned)
-        if dry_run or not changes:
+        if dry_run:
             if json_:
                 as_json(planned)
             return
         clash = not replace and any(d.replaces for d in planned)
-        if not yes:
+        if changes and not yes:
             _ask(clash)
-        # With --yes alone the server refuses a clash, and says what to do.
+        # With --yes alone the server refuses a clash, and says what to do. Where nothing changes, it is asked as well:
+        # how its triggers are.
         done = client.rules.deploy(
             msgspec.structs.replace(request, dry_run=False, replace=replace or (clash and not yes))
         )
     if json_:
         as_json(done)
-        return
-    for d in done:
-        say(f"{d.label}@{d.version} is in force" if d.changed else f"{d.label}@{d.version} is as it was")
+    elif changes:
+        for d in done:
+            say(f"{d.label}@{d.version} is in force" if d.changed else f"{d.label}@{d.version} is as it was")
+    for trigger in (t for d in done for t in d.triggers):
+        _show_trigger(trigger, json_)
+
+
+def _show_trigger(t: TriggerInfo, json_: bool) -> None:
+    """Whether what comes from now on fires; what does not run is told on stderr."""
+    if t.kind == "file" and not t.looked:
+        stuck = "cannot look" if t.state == "failed" else "has not ended its first look"
+        say(
+            f"trigger {t.name} {stuck}: {t.detail or t.state}\n  it goes on; until it has looked, a file counts as new if it"
+            " changed (ctime) after this deploy. `oncue triggers list` shows how it is",
+            err=True,
+        )
+    elif t.state != "running":
+        say(f"trigger {t.name} is {t.state}: {t.detail}", err=True)
+    elif t.existing and not json_:
+        say(f"trigger {t.name} runs; {t.existing:,} files are old: they fire only when they change")
 
 
 def _ask(clash: bool) -> None:

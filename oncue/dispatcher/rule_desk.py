@@ -27,6 +27,7 @@ from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
 
 log = logging.getLogger("oncue.rules")
+LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
 
 
 class RuleDesk(EventDesk):
@@ -43,6 +44,7 @@ class RuleDesk(EventDesk):
         self._reloading = asyncio.Lock()
         self._changing = asyncio.Lock()  # what a deploy compares itself with stays as it is until it is in force
         await self.reload_rules()
+        self.triggers_host.acknowledge()  # the deploys of an earlier process are nobody's any more
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
 
     async def _keep_engine(self) -> None:
@@ -84,7 +86,7 @@ class RuleDesk(EventDesk):
                 fresh = await asyncio.to_thread(lambda: {d.label: self._read(d) for d in changed})
                 self._deployments, self._sets = deployments, known | fresh
             await asyncio.to_thread(self.engine.update, list(deployments.values()), switches)
-            await self.triggers_host.update(self._wanted())
+            self.triggers_host.update(self._wanted())
 
     def _read(self, d: Deployment) -> RuleSet:
         try:
@@ -98,7 +100,8 @@ class RuleDesk(EventDesk):
         for label, ruleset in self._sets.items():
             for spec in ruleset.triggers:
                 options = _resolve(spec.options, self._deployments[label].path)
-                found[spec.name] = Wanted(spec.name, spec.kind, options, label)
+                at_us = self._deployments[label].at_us
+                found[spec.name] = Wanted(spec.name, spec.kind, options, label, at_us)
         return found
 
     # ------------------------------------------------------------ deploying
@@ -106,7 +109,8 @@ class RuleDesk(EventDesk):
     async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         self.accepting()
         async with self._changing:
-            return await self._deploy(who, request)
+            answers = await self._deploy(who, request)
+        return answers if request.dry_run else await self._with_triggers(answers)
 
     async def _deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         if not request.files:
@@ -141,8 +145,7 @@ class RuleDesk(EventDesk):
             if not request.replace:
                 _check_origins(answers, new)
             entries = [(f"deployment:{record.label}", record) for _, record in plans if record is not None]
-            if entries:
-                await self._put_in_force(entries)
+            await self._put_in_force(entries)
         return answers
 
     async def _plan(
@@ -182,8 +185,20 @@ class RuleDesk(EventDesk):
     async def _put_in_force(self, entries: list[tuple[str, Deployment]]) -> None:
         """The newest of each label is under its own key; each version also under one of its own, for the history."""
         both = [(f"{key}@{d.version}", d) for key, d in entries]
-        await self.record(both)
-        await self.reload_rules()
+        if both:
+            await self.record(both)
+            await self.reload_rules()
+
+    async def _with_triggers(self, answers: list[r.Deployed]) -> list[r.Deployed]:
+        """The answers, once the deployments' triggers have told what was there before from what comes; also where nothing
+        has changed: an earlier answer may have been lost."""
+        names = {a.label: [t.name for t in self._sets[a.label].triggers] for a in answers if a.label in self._sets}
+        every = [name for some in names.values() for name in some]
+        try:
+            await self.triggers_host.first_look(every, LOOK_S)
+        finally:
+            self.triggers_host.acknowledge(every)
+        return [msgspec.structs.replace(a, triggers=self.triggers_host.infos(names.get(a.label, ()))) for a in answers]
 
     def _check_owner(self, who: Who, label: str) -> None:
         old = self._deployments.get(label)
@@ -208,7 +223,8 @@ class RuleDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def rules(self, who: Who) -> list[r.RuleInfo]:
-        return [info for info in self.engine.rules() if self._sees(who, info.label)]
+        broken = {t.name: t for t in self.triggers_host.infos() if t.state != "running"}
+        return [_with_cause(info, broken) for info in self.engine.rules() if self._sees(who, info.label)]
 
     async def rule(self, who: Who, name: str) -> r.RuleInfo:
         mine = await self.rules(who)
@@ -274,7 +290,8 @@ class RuleDesk(EventDesk):
         """An old version becomes a new one: the history only grows."""
         self.accepting()
         async with self._changing:
-            return await self._rollback(who, label, version)
+            done = await self._rollback(who, label, version)
+        return (await self._with_triggers([done]))[0]
 
     async def _rollback(self, who: Who, label: str, version: int) -> r.Deployed:
         self._check_owner(who, label)
@@ -356,6 +373,16 @@ def _users(ruleset: RuleSet, old: Deployment | None, functions: Mapping[str, str
     before = old.functions if old else {}
     fresh = {name for name, sha in functions.items() if before.get(name) != sha}
     return [rule.name for rule in ruleset.rules if any(run.function in fresh for run in rule.runs)]
+
+
+def _with_cause(info: r.RuleInfo, broken: Mapping[str, r.TriggerInfo]) -> r.RuleInfo:
+    """A rule whose trigger does not run says so."""
+    names = [info.on] if isinstance(info.on, str) else info.on if isinstance(info.on, list | tuple) else ()
+    found = [broken[name] for name in names if name in broken]
+    if info.state != "active" or not found:
+        return info
+    why = "; ".join(f"its trigger {t.name} is {t.state}" + (f": {t.detail}" if t.detail else "") for t in found)
+    return msgspec.structs.replace(info, why="; ".join(filter(None, (why, info.why))))
 
 
 def _resolve(options: Any, rule_file: str) -> Any:

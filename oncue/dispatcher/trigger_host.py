@@ -2,6 +2,9 @@
 
 A trigger is kept as long as its name, kind and options stay the same; a deploy that changes another one does not touch it.
 What breaks is shown as failed with its reason and started again with backoff.
+
+    deploy: update ──► first_look (of its triggers; not for ever) ──► acknowledge ──► the answer
+    start:  update ──► acknowledge
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,11 @@ class Wanted(msgspec.Struct, frozen=True):
     kind: str
     options: Any
     label: str
+    deployed_us: int = 0  # by the deployment that is in force
+
+    def same(self, other: Wanted | None) -> bool:
+        """Whether one that runs as this need not be touched to run as the other."""
+        return other is not None and self == msgspec.structs.replace(other, deployed_us=self.deployed_us)
 
 
 class Running(msgspec.Struct):
@@ -39,28 +47,64 @@ class Running(msgspec.Struct):
     task: asyncio.Task[None] | None = None
     trigger: Trigger | None = None
     failed: str = ""
+    acknowledged: bool = False  # whether who deployed it has been answered
+    after: list[asyncio.Task[None]] = []  # of its name, that are ending: they have its ledger
+    begun: asyncio.Event = msgspec.field(default_factory=asyncio.Event)  # it is made, or has failed, or is stopped
+
+    async def first_look(self) -> None:
+        await self.begun.wait()
+        if self.trigger is not None and not self.failed:
+            await self.trigger.first_look()
 
 
 class TriggerHost:
     def __init__(self, emit: Emit, folder: Path) -> None:
         self._emit, self._folder = emit, folder
         self._running: dict[str, Running] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._starting = True
 
-    async def update(self, wanted: Mapping[str, Wanted]) -> None:
-        """Stop what is not wanted any more, start what is new."""
-        gone = [n for n, run in self._running.items() if wanted.get(n) != run.wanted]
-        await self._stop([self._running.pop(name) for name in gone])
+    def update(self, wanted: Mapping[str, Wanted]) -> None:
+        """Stop what is not wanted any more, start what is new. Neither is waited for: a folder on a file server that does
+        not answer holds up its own trigger only."""
+        for name in [n for n, run in self._running.items() if not run.wanted.same(wanted.get(n))]:
+            self._end(self._running.pop(name))
         for name, want in wanted.items():
             if name not in self._running:
-                run = self._running[name] = Running(want)
-                run.task = asyncio.create_task(self._keep_running(run), name=f"trigger {name}")
+                title = f"trigger {name}"
+                after = [task for task in self._ending if task.get_name() == title]
+                run = self._running[name] = Running(want, acknowledged=self._starting, after=after)
+                run.task = asyncio.create_task(self._keep_running(run), name=title)
+
+    async def first_look(self, names: Iterable[str], seconds: float) -> None:
+        """Returns when these have told what was there before from what comes, or cannot for now, or after so long."""
+        looks = [asyncio.create_task(self._running[n].first_look()) for n in names if n in self._running]
+        if looks:
+            try:
+                await asyncio.wait(looks, timeout=seconds)
+            finally:
+                for look in looks:
+                    look.cancel()
+
+    def acknowledge(self, names: Iterable[str] | None = None) -> None:
+        """Who deployed these is being answered. None: all that the server starts with were deployed by its forerunner."""
+        self._starting = False
+        for run in [self._running[n] for n in (self._running if names is None else names) if n in self._running]:
+            run.acknowledged = True
+            if run.trigger is not None:
+                run.trigger.acknowledge()
 
     async def _keep_running(self, run: Running) -> None:
         failures = 0
+        if run.after:
+            await asyncio.wait(run.after)
         while True:
             try:
                 run.trigger = self._make(run.wanted)
+                if run.acknowledged:
+                    run.trigger.acknowledge()
                 run.failed = ""
+                run.begun.set()
                 await run.trigger.run()
                 return
             except asyncio.CancelledError:
@@ -69,13 +113,14 @@ class TriggerHost:
                 run.failed = str(e) or type(e).__name__
                 known = isinstance(e, OncueError)
                 log.error("trigger %s failed: %s", run.wanted.name, run.failed, exc_info=None if known else e)
+                run.begun.set()
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
 
     def _make(self, want: Wanted) -> Trigger:
         folder = self._folder / re.sub(r"[^A-Za-z0-9._-]", "_", want.name)
         folder.mkdir(parents=True, exist_ok=True)
-        context = TriggerContext(self._emit, folder, self._secret)
+        context = TriggerContext(self._emit, folder, self._secret, want.deployed_us)
         return kinds()[want.kind](want.name, want.options, context)
 
     def _secret(self, name: str) -> str:
@@ -102,23 +147,28 @@ class TriggerHost:
             )
         return await run.trigger.receive(headers, body)
 
-    def infos(self) -> list[r.TriggerInfo]:
-        return [_info(run) for _, run in sorted(self._running.items())]
+    def infos(self, names: Iterable[str] | None = None) -> list[r.TriggerInfo]:
+        """How these (None: all) are, by name."""
+        wanted = None if names is None else set(names)
+        return [_info(run) for name, run in sorted(self._running.items()) if wanted is None or name in wanted]
 
     async def close(self) -> None:
-        runs = list(self._running.values())
+        for run in self._running.values():
+            self._end(run)
         self._running.clear()
-        await self._stop(runs)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _stop(self, runs: list[Running]) -> None:
-        tasks = [run.task for run in runs if run.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _end(self, run: Running) -> None:
+        """It emits nothing more; its thread may take a moment."""
+        run.begun.set()
+        if run.task is not None:
+            run.task.cancel()
+            self._ending.add(run.task)
+            run.task.add_done_callback(self._ending.discard)
 
 
 def _info(run: Running) -> r.TriggerInfo:
-    status = run.trigger.status() if run.trigger is not None else Status()
+    status = run.trigger.status() if run.trigger is not None else Status(looked=False)
     if run.failed:
         status = msgspec.structs.replace(status, state="failed", detail=run.failed)
     return r.TriggerInfo(
@@ -127,6 +177,8 @@ def _info(run: Running) -> r.TriggerInfo:
         label=run.wanted.label,
         state=status.state,
         detail=status.detail,
+        looked=status.looked,
+        existing=status.existing,
         emitted=status.emitted,
         skipped=status.skipped,
         last_us=status.last_us,

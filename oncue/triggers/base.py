@@ -27,11 +27,15 @@ class TriggerContext(msgspec.Struct, frozen=True):
     emit: Emit
     folder: Path  # its own, for ledgers; kept between starts
     secrets: Secrets
+    deployed_us: int = 0  # when its deployment was recorded; 0: now
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    state: str = "starting"  # starting, running, failed
+    #: starting; looking (through what was there before); running; waiting (for its folder to appear); failed
+    state: str = "starting"
     detail: str = ""
+    looked: bool = True  # whether it has told what was there before from what comes
+    existing: int = 0  # what was there before the trigger was, and does not fire for that
     emitted: int = 0
     skipped: int = 0
     last_us: int = 0
@@ -51,6 +55,15 @@ class Trigger(ABC):
 
     @abstractmethod
     async def run(self) -> None: ...
+
+    async def first_look(self) -> None:
+        """Returns when the trigger has told what was there before from what comes, or cannot for now: `status` says. Who
+        deploys is answered then. A source without a past has nothing to look at."""
+        return
+
+    def acknowledge(self) -> None:
+        """Who deployed is being answered. What comes from now on is new, also where the first look has not got to yet."""
+        return
 
     @abstractmethod
     def status(self) -> Status: ...

@@ -24,6 +24,8 @@ class Decision(msgspec.Struct, frozen=True):
 class Diary:
     def __init__(self) -> None:
         self.state, self.detail = "starting", ""
+        self.looked = False  # whether the first look has ended
+        self.existing = 0  # files that were there before
         self.trouble = ""  # of another part: what keeps events from being stored
         self.emitted = self.skipped = self.last_us = 0
         self.last_skip = ""
@@ -48,9 +50,13 @@ class Diary:
         self._ring.append(Decision(path, False, why, ids.now_us()))
 
     def status(self) -> Status:
+        state = self.state
+        so_far = f"the first look is under way: {self.existing:,} files so far" if state == "looking" else ""
         return Status(
-            state=self.state,
-            detail="; ".join(filter(None, (self.detail, self.trouble))),
+            state=state,
+            detail="; ".join(filter(None, (so_far, self.detail, self.trouble))),
+            looked=self.looked,
+            existing=self.existing,
             emitted=self.emitted,
             skipped=self.skipped,
             last_us=self.last_us,

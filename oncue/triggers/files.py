@@ -39,6 +39,9 @@ class FileTrigger(Trigger):
         super().__init__(name, options, context)
         self.spec = read_options(name, options)
         self._diary = Diary()
+        self._look = asyncio.Event()  # the first one has ended, or cannot be taken for now
+        self._acknowledged = False
+        self._lookout: Lookout | None = None
 
     def status(self) -> Status:
         return self._diary.status()
@@ -47,6 +50,15 @@ class FileTrigger(Trigger):
         """What became of the last 100 files, oldest first, and why."""
         return self._diary.decisions()
 
+    async def first_look(self) -> None:
+        """Also returns when the trigger ends."""
+        await self._look.wait()
+
+    def acknowledge(self) -> None:
+        self._acknowledged = True
+        if self._lookout is not None:
+            self._lookout.acknowledge()
+
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         batches: asyncio.Queue[Batch] = asyncio.Queue()
@@ -54,8 +66,16 @@ class FileTrigger(Trigger):
         def publish(batch: Batch) -> None:
             loop.call_soon_threadsafe(batches.put_nowait, batch)
 
+        def on_look() -> None:
+            loop.call_soon_threadsafe(self._look.set)
+
         folder = hashlib.blake2b(os.fsencode(self.spec.root), digest_size=8).hexdigest()
-        lookout = Lookout(self.name, self.spec, self.context.folder / f"files-{folder}.db", self._diary, publish)
+        ledger = self.context.folder / f"files-{folder}.db"
+        lookout = self._lookout = Lookout(
+            self.name, self.spec, ledger, self._diary, publish, on_look, self.context.deployed_us
+        )
+        if self._acknowledged:
+            lookout.acknowledge()
         thread = threading.Thread(target=lookout.run, name=f"oncue-file-{self.name}", daemon=True)
         thread.start()
         try:
@@ -63,6 +83,7 @@ class FileTrigger(Trigger):
                 batch = await batches.get()
                 lookout.done(batch.number, await self._emit(batch.events))
         finally:
+            self._look.set()
             lookout.stop()
             await asyncio.shield(asyncio.to_thread(thread.join, 30))
 

@@ -6,12 +6,14 @@ nothing fires twice.
 A batch's events are stored before they are published and are published again, word for word, when the process died in
 between. One SQLite file, one writer: the lookout's thread. The lock is exclusive and stays, so that a second oncue on
 the same folder is told, and the write-ahead log needs no shared memory. Writes are not forced to the disk one by one:
-they outlive the process at once, and after a power cut the files' own facts give the same event ids again.
+they outlive the process at once, and after a power cut the files' own facts give the same event ids again. Only the end of
+the first look is forced: nothing else tells later which files were there before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -40,14 +42,18 @@ CREATE INDEX IF NOT EXISTS gone ON files (gone_us) WHERE gone_us > 0;
 CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, body BLOB NOT NULL);  -- msgpack: rows, events
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_STORE = """
+_ADD = """
 INSERT INTO files (folder, name, state, ino, size, mtime_ns, at_us)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
        json_extract(value, '$[6]') FROM json_each(?) WHERE true
-ON CONFLICT (folder, name) DO UPDATE SET state = excluded.state, ino = excluded.ino, size = excluded.size,
-       mtime_ns = excluded.mtime_ns, at_us = excluded.at_us, gone_us = 0
-"""
+ON CONFLICT (folder, name) DO """
+_STORE = (
+    _ADD
+    + """UPDATE SET state = excluded.state, ino = excluded.ino, size = excluded.size, mtime_ns = excluded.mtime_ns,
+       at_us = excluded.at_us, gone_us = 0"""
+)
+_STORE_UNKNOWN = _ADD + "NOTHING"
 _FIND = "SELECT state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ? AND name = ?"
 _FIND_MANY = """
 SELECT f.folder, f.name, f.state, f.ino, f.size, f.mtime_ns, f.at_us, f.gone_us FROM json_each(?) AS wanted
@@ -141,6 +147,10 @@ class Ledger:
         if rows:
             self._db.execute(_STORE, (_text(rows),))
 
+    def store_unknown(self, rows: Sequence[Row]) -> int:
+        """Those of which nothing is remembered yet; gives how many they were."""
+        return self._db.execute(_STORE_UNKNOWN, (_text(rows),)).rowcount if rows else 0
+
     def find(self, keys: Sequence[Key]) -> dict[Key, Found]:
         """What is remembered of these; the unknown are not in the answer."""
         if len(keys) == 1:
@@ -185,8 +195,10 @@ class Ledger:
         before = max(now_us - KEEP_GONE_US, limit[0] if limit else 0)
         self._db.execute("DELETE FROM files WHERE gone_us > 0 AND gone_us <= ?", (before,))
 
-    def count(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM files").fetchone()[0])
+    def count(self, state: int | None = None) -> int:
+        """How many files are remembered (in this state)."""
+        which = "" if state is None else "WHERE state = ?"
+        return int(self._db.execute(f"SELECT count(*) FROM files {which}", (state,) * bool(which)).fetchone()[0])
 
     # ------------------------------------------------------------ meta
 
@@ -196,6 +208,21 @@ class Ledger:
 
     def set_meta(self, **values: str) -> None:
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def settle(self, **values: str) -> None:
+        """Set these, and force all that was stored so far to the disk: it is there after a power cut."""
+        self._db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the whole log at the end of a transaction
+        try:
+            with self._transaction():
+                self.set_meta(**values)
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+        for folder in (self._path.parent, self._path.parent.parent):  # new ones, perhaps
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ class Watched:
         self.data = tmp / "data"
         self.data.mkdir(exist_ok=True)
         self.tmp, self.options = tmp, options
+        self.deployed_us = 0
         self.events: list[Event] = []
         self.fails: list[Exception] = []  # raised by the next emits
         self._changed = asyncio.Event()
@@ -36,7 +37,8 @@ class Watched:
             raise NotFound(name)
 
         options = msgspec.convert({"path": str(self.data), **self.options}, FileOptions)
-        return FileTrigger("detector", options, TriggerContext(self._emit, self.tmp / "state", secrets))
+        context = TriggerContext(self._emit, self.tmp / "state", secrets, self.deployed_us)
+        return FileTrigger("detector", options, context)
 
     async def _emit(self, events: Sequence[Event]) -> None:
         await asyncio.sleep(0)

@@ -1,0 +1,195 @@
+"""The moment of a deploy: what is there before it is old, what comes after its answer fires, each once, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue.resources import Deployed, DeployRequest, RuleFile
+from tests.e2e.running import System, system_in
+
+WORK = """
+def name_of(path):
+    return path.rsplit("/", 1)[1]
+"""
+TRIGGER = "  - {{name: {name}, kind: file, path: {folder}, glob: {glob}}}\n"
+RULE = """\
+  - name: {name}-name
+    on: {name}
+    run: {{function: name_of, endpoint: local, args: {{path: "${{data.path}}"}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with system_in(tmp_path_factory.mktemp("deploys"), "--workers", "1") as system:
+        registered(system)
+        yield system
+
+
+def registered(system: System) -> None:
+    system.write("work.py", WORK)
+    system.oncue("functions", "register", "work.py:name_of")
+
+
+def rules(*triggers: tuple[str, Path], glob: str = '"**/*.raw"') -> str:
+    heads = "".join(TRIGGER.format(name=name, folder=folder, glob=glob) for name, folder in triggers)
+    return f"triggers:\n{heads}rules:\n" + "".join(RULE.format(name=name) for name, _ in triggers)
+
+
+def deploy(system: System, label: str, text: str) -> Deployed:
+    """By the API, from this process: nothing lies between the answer and what the caller does next."""
+    with system.client() as client:
+        (done,) = client.rules.deploy(DeployRequest(files=[RuleFile(label=label, text=text)]))
+    return done
+
+
+def fired(system: System, name: str, folder: Path, count: int) -> list[str]:
+    """The names of the files for which the rule has run, which are so many: a last file comes after all that was."""
+    fence = folder / f"fence{count}.raw"
+    fence.write_bytes(b"last")
+    tasks: list[dict[str, Any]] = []
+
+    def all_there() -> bool:
+        tasks[:] = system.tasks(rule=f"{name}-name")
+        values = [t["value"] for t in tasks if t["state"] == "succeeded"]
+        return fence.name in values and len(values) > count
+
+    system.await_true(all_there, f"{count} tasks of {name}")
+    return sorted(t["value"] for t in tasks if not str(t["value"]).startswith("fence"))
+
+
+def place(system: System, name: str, files: int = 3) -> Path:
+    """A folder with files that were there before."""
+    folder = system.folder / name
+    (folder / "deep").mkdir(parents=True)
+    for i in range(files):
+        (folder / "deep" / f"old{i}.raw").write_bytes(b"old")
+    return folder
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_what_is_written_right_after_the_answer_fires_and_what_was_there_does_not(site: System, n: int) -> None:
+    name = f"right-after-{n}"
+    folder = place(site, name, files=1 + 400 * n)
+    (folder / "last.raw").write_bytes(b"the last moment before")
+    deploy(site, name, rules((name, folder)))
+    (folder / "new.raw").write_bytes(b"new")
+    assert fired(site, name, folder, 1) == ["new.raw"]
+
+
+def test_what_is_moved_in_right_after_the_answer_fires_however_old_it_is(site: System) -> None:
+    """A tree keeps all times of the files in it."""
+    folder = place(site, "moved")
+    tree = site.folder / "staged"
+    (tree / "a").mkdir(parents=True)
+    (tree / "a" / "in_tree.raw").write_bytes(b"1")
+    (tree / "copied.raw").write_bytes(b"1")
+    os.utime(tree / "copied.raw", (1, 1))
+    deploy(site, "moved", rules(("moved", folder)))
+    tree.rename(folder / "run_1")
+    assert fired(site, "moved", folder, 2) == ["copied.raw", "in_tree.raw"]
+
+
+def test_killed_right_after_the_answer(stopped: System) -> None:
+    """What comes while the server is down fires when it is up again."""
+    stopped.up("--workers", "1")
+    registered(stopped)
+    folder = place(stopped, "killed")
+    tree = stopped.folder / "staged"
+    tree.mkdir()
+    (tree / "tree.raw").write_bytes(b"1")
+    server = stopped.server
+    deploy(stopped, "killed", rules(("killed", folder)))
+    os.kill(server.pid, signal.SIGKILL)
+    (folder / "down.raw").write_bytes(b"new")
+    tree.rename(folder / "run_1")
+    stopped.up("--workers", "1")
+    assert fired(stopped, "killed", folder, 2) == ["down.raw", "tree.raw"]
+
+
+def test_killed_before_the_first_look(stopped: System) -> None:
+    """The deploy is on record, but the trigger could not look yet: later the files' times tell what is new."""
+    stopped.up("--workers", "1")
+    registered(stopped)
+    folder = place(stopped, "unseen")
+    in_the_way = stopped.data / "triggers" / "unseen"  # where the trigger keeps its memory
+    in_the_way.parent.mkdir(exist_ok=True)
+    in_the_way.write_bytes(b"")
+    server = stopped.server
+    done = deploy(stopped, "unseen", rules(("unseen", folder)))
+    os.kill(server.pid, signal.SIGKILL)
+    (trigger,) = done.triggers
+    assert (trigger.name, trigger.state, trigger.looked) == ("unseen", "failed", False)
+    assert str(in_the_way) in trigger.detail
+    in_the_way.unlink()
+    (folder / "down.raw").write_bytes(b"new")
+    stopped.up("--workers", "1")
+    assert fired(stopped, "unseen", folder, 1) == ["down.raw"]
+
+
+def test_a_deploy_that_changes_nothing_waits_for_the_first_look_too(site: System) -> None:
+    """As after an answer that was lost: the command is given again."""
+    folder = place(site, "again")
+    text = rules(("again", folder))
+    assert deploy(site, "again", text).changed
+    done = deploy(site, "again", text)
+    assert not done.changed
+    assert [(t.name, t.state, t.looked) for t in done.triggers] == [("again", "running", True)]
+    (folder / "new.raw").write_bytes(b"new")
+    assert fired(site, "again", folder, 1) == ["new.raw"]
+
+
+def test_other_globs_and_another_folder_have_their_own_moment(site: System) -> None:
+    folder, other = place(site, "edited"), place(site, "edited-other")
+    deploy(site, "edited", rules(("edited", folder)))
+    (folder / "one.raw").write_bytes(b"fires: .raw is meant")
+    (folder / "old.tif").write_bytes(b"old when .tif is meant as well")
+    deploy(site, "edited", rules(("edited", folder), glob='"**/*.{raw,tif}"'))
+    (folder / "two.tif").write_bytes(b"new")
+    (folder / "three.raw").write_bytes(b"new")
+    assert fired(site, "edited", folder, 3) == ["one.raw", "three.raw", "two.tif"]
+    deploy(site, "edited", rules(("edited", other), glob='"**/*.{raw,tif}"'))
+    (other / "four.tif").write_bytes(b"new")
+    assert fired(site, "edited", other, 5) == ["four.tif", "one.raw", "three.raw", "two.tif"]
+
+
+def test_a_folder_that_is_made_after_the_deploy(site: System) -> None:
+    folder = site.folder / "not-yet"
+    done = deploy(site, "not-yet", rules(("not-yet", folder)))
+    assert [(t.state, t.looked) for t in done.triggers] == [("waiting", True)]
+    assert f"{folder} does not exist" in done.triggers[0].detail
+    tree = site.folder / "not-yet-staged"
+    tree.mkdir()
+    (tree / "older than the folder.raw").write_bytes(b"1")
+    os.utime(tree / "older than the folder.raw", (1, 1))
+    tree.rename(folder)
+    (folder / "new.raw").write_bytes(b"1")
+    assert fired(site, "not-yet", folder, 2) == ["new.raw", "older than the folder.raw"]
+
+
+def test_several_triggers_of_which_one_cannot_look(site: System) -> None:
+    first, second = place(site, "several-1"), place(site, "several-2")
+    no_folder = site.write("several-3", "a file")
+    text = rules(("several-1", first), ("several-3", no_folder), ("several-2", second))
+    site.write("several.yaml", text)
+    said = site.oncue("deploy", "several.yaml", "--yes")
+    (first / "new1.raw").write_bytes(b"new")
+    (second / "new2.raw").write_bytes(b"new")
+    assert "several@1 is in force" in said.stdout
+    assert "several-3 cannot look" in said.stderr
+    assert "not a folder" in said.stderr
+    assert fired(site, "several-1", first, 1) == ["new1.raw"]
+    assert fired(site, "several-2", second, 1) == ["new2.raw"]
+    listed = {t["name"]: t for t in site.json("triggers", "list")}
+    assert (listed["several-1"]["looked"], listed["several-1"]["existing"]) == (True, 3)
+    assert (listed["several-3"]["looked"], listed["several-3"]["state"]) == (False, "failed")
+    why = {rule["name"]: rule["why"] for rule in site.json("rules", "list")}
+    assert "several-3" in why["several-3-name"]
+    assert "not a folder" in why["several-3-name"]
+    assert why["several-1-name"] == ""
