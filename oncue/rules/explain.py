@@ -58,7 +58,8 @@ def _step(condition: str, holds: bool, found: str, wanted: str) -> ExplainStep:
 def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
     """The arguments of the first run (and of all in a list, where there are more), or what is wrong with them."""
     try:
-        args = [run.args.render(event) for run in rule.runs]
+        source = event if rule.memory is None else rule.memory.rows(event)
+        args = [run.args.render(source) for run in rule.runs]
     except Invalid as e:
         return None, e.message
     return (args[0] if len(args) == 1 else args), ""

@@ -18,12 +18,26 @@ from oncue.quantities import duration_ms
 from oncue.rules.conditions import Cel, compile_cel
 from oncue.rules.document import Node, Problems, nearest, read
 from oncue.rules.match import Condition
+from oncue.rules.memory import MEMORY_KEYS, Memory, parse_memory
 from oncue.rules.options import convert
 from oncue.rules.patterns import parse_match, parse_on
-from oncue.rules.template import Template, compile_args
+from oncue.rules.template import Refer, Template, compile_args
 
 Kinds = Mapping[str, type[msgspec.Struct]]
-RULE_KEYS = ("name", "description", "on", "match", "when", "run", "retry", "timeout", "expires", "enabled", "tests")
+RULE_KEYS = (
+    "name",
+    "description",
+    "on",
+    "match",
+    "when",
+    *MEMORY_KEYS,
+    "run",
+    "retry",
+    "timeout",
+    "expires",
+    "enabled",
+    "tests",
+)
 RUN_KEYS = ("function", "endpoint", "args", "timeout")
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
 RETRY_ON = ("lost", "error", "timeout")
@@ -68,6 +82,7 @@ class Rule(msgspec.Struct, frozen=True):
     description: str = ""
     line: int = 0
     source: Any = None  # the rule as plain data, for comparing
+    memory: Memory | None = None  # dedupe, batch
 
 
 class RuleSet(msgspec.Struct, frozen=True):
@@ -157,7 +172,8 @@ def _rule(node: Node, triggers: Collection[str] | None, problems: Problems) -> R
         conditions += parse_match(node.value["match"], problems)
     when = _when(get("when"), problems)
     timeout_ms = _duration(get("timeout"), "timeout", problems)
-    runs = _runs(run, timeout_ms, problems) if run else ()
+    memory = parse_memory(node, problems)
+    runs = _runs(run, timeout_ms, problems, memory.needs.refer if memory else None) if run else ()
     retry = _retry(get("retry"), problems)
     expires_ms = _duration(get("expires"), "expires", problems)
     enabled = _typed(get("enabled"), bool, "enabled", True, problems)
@@ -178,6 +194,7 @@ def _rule(node: Node, triggers: Collection[str] | None, problems: Problems) -> R
         description,
         node.line,
         {k: v.plain() for k, v in node.value.items() if k not in ("tests", "description")},
+        memory,
     )
 
 
@@ -192,15 +209,15 @@ def _when(node: Node | None, problems: Problems) -> Cel | None:
         return None
 
 
-def _runs(node: Node, timeout_ms: int, problems: Problems) -> tuple[Run, ...]:
+def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> tuple[Run, ...]:
     nodes = node.value if isinstance(node.value, list) else [node]
     if not 0 < len(nodes) <= MAX_RUNS:
         problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
         return ()
-    return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems)))
+    return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems, refer)))
 
 
-def _run(node: Node, timeout_ms: int, problems: Problems) -> Run | None:
+def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> Run | None:
     if not _mapping(node, "`run`", problems):
         return None
     _known(node, RUN_KEYS, "`run`", problems)
@@ -212,7 +229,7 @@ def _run(node: Node, timeout_ms: int, problems: Problems) -> Run | None:
     args = node.value.get("args") or Node({}, node.line, node.column)
     if not isinstance(args.value, (dict, list)):
         problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
-    template = compile_args(args, problems)
+    template = compile_args(args, problems, refer=refer)
     if "timeout" in node.value:
         timeout_ms = _duration(node.value["timeout"], "timeout", problems)
     return Run(function, endpoint, template, timeout_ms)
