@@ -16,8 +16,8 @@ import msgspec
 from oncue import payload, triggers
 from oncue import resources as r
 from oncue.dispatcher.backend import Who
-from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
+from oncue.dispatcher.window_desk import WindowDesk
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
 from oncue.messages import REGISTRY, VERSION, Deployment, Event, RuleSwitch
@@ -28,8 +28,7 @@ from oncue.rules.model import RuleSet, check_unique, parse
 log = logging.getLogger("oncue.rules")
 
 
-class RuleDesk(EventDesk):
-    engine: Engine
+class RuleDesk(WindowDesk):
     triggers_host: TriggerHost
 
     # ------------------------------------------------------------ running
@@ -42,6 +41,7 @@ class RuleDesk(EventDesk):
         self._reloading = asyncio.Lock()
         await self.reload_rules()
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
+        self.start_windows(folder.parent / "windows.db")
 
     async def _keep_engine(self) -> None:
         while True:
@@ -65,6 +65,7 @@ class RuleDesk(EventDesk):
         await self.triggers_host.close()
         self._engine_task.cancel()
         await asyncio.gather(self._engine_task, return_exceptions=True)
+        await self.stop_windows()
 
     async def reload_rules(self) -> None:
         """Take what is in force from the view: after a deploy, a switch, a start."""
@@ -82,6 +83,8 @@ class RuleDesk(EventDesk):
                 fresh = await asyncio.to_thread(lambda: {d.label: self._read(d) for d in changed})
                 self._deployments, self._sets = deployments, known | fresh
             await asyncio.to_thread(self.engine.update, list(deployments.values()), switches)
+            if hasattr(self, "windows"):
+                self.windows.wake()
             await self.triggers_host.update(self._wanted())
 
     def _read(self, d: Deployment) -> RuleSet:
@@ -191,7 +194,7 @@ class RuleDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def rules(self, who: Who) -> list[r.RuleInfo]:
-        return [info for info in self.engine.rules() if self._sees(who, info.label)]
+        return await self.with_windows([info for info in self.engine.rules() if self._sees(who, info.label)])
 
     async def rule(self, who: Who, name: str) -> r.RuleInfo:
         mine = await self.rules(who)
@@ -218,7 +221,7 @@ class RuleDesk(EventDesk):
             if found is None:
                 raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
             event = found.event
-        return self.engine.explain(name, event)
+        return await self.with_outlook(self.engine.explain(name, event), name, event)
 
     # ------------------------------------------------------------ history
 
