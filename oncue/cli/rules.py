@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from oncue.cli.connect import connected, json_file
+from oncue.cli.memory import remembered
 from oncue.cli.output import as_json, facts, json_option, plain, say, table, when
 from oncue.errors import Invalid
 
@@ -38,7 +39,15 @@ def list_(json_: bool) -> None:
         as_json(found)
         return
     rows = (
-        (r.name, r.state, r.on if isinstance(r.on, str) else plain(r.on), ",".join(r.runs), r.endpoint, r.fired, r.why)
+        (
+            r.name,
+            r.state,
+            r.on if isinstance(r.on, str) else plain(r.on),
+            ",".join(r.runs),
+            r.endpoint,
+            r.fired,
+            "; ".join(filter(None, (r.why, remembered(r)))),
+        )
         for r in found
     )
     table(
@@ -66,6 +75,7 @@ def show(name: str, json_: bool) -> None:
     facts(
         [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why), ("on", r.on)]
     )
+    facts([("memory", r.memory), ("now", remembered(r))])
     facts([("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired since start", r.fired), ("text", r.text)])
 
 

@@ -48,6 +48,8 @@ def explain(rule: Rule, event: Event, *, asleep: str = "") -> Explanation:
     args, trouble = (None, "") if failed else rendered(rule, event)
     fires = failed is None and not asleep and not trouble
     why = asleep or trouble or _why(steps, failed)
+    if fires and rule.memory is not None:
+        why = f"{why}; then {rule.memory.text()}"
     return Explanation(rule=rule.name, event=event.id, fires=fires, why=why, steps=steps, args=args)
 
 

@@ -22,6 +22,7 @@ from oncue.rules.memory import MEMORY_KEYS, Memory, parse_memory
 from oncue.rules.options import convert
 from oncue.rules.patterns import parse_match, parse_on
 from oncue.rules.template import Refer, Template, compile_args
+from oncue.rules.timed_tests import fires, timed_events
 
 Kinds = Mapping[str, type[msgspec.Struct]]
 RULE_KEYS = (
@@ -64,9 +65,12 @@ class Run(msgspec.Struct, frozen=True):
 
 class RuleTest(msgspec.Struct, frozen=True):
     event: Any  # a file name beside the rule file, or the event as a mapping
-    fires: bool
+    fires: bool | int  # how often, where it is a number
     args: Any = None  # of the run, or a list of those of all runs; None: not looked at
     line: int = 0
+    events: tuple[
+        tuple[int, Any], ...
+    ] = ()  # (at_ms, event): several, on a virtual clock; then `args` has one entry a firing
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -274,16 +278,21 @@ def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:
 def _test(node: Node, problems: Problems) -> RuleTest | None:
     if not _mapping(node, "a test", problems):
         return None
-    _known(node, ("event", "expect"), "a test", problems)
-    event, expect = _required(node, "event", "a test", problems), _required(node, "expect", "a test", problems)
-    if event is None or expect is None or not _mapping(expect, "`expect`", problems):
+    _known(node, ("event", "events", "expect"), "a test", problems)
+    events = timed_events(node.value["events"], problems) if "events" in node.value else ()
+    several = "events" in node.value
+    event = node.value.get("event") if several else _required(node, "event", "a test", problems)
+    expect = _required(node, "expect", "a test", problems)
+    if several and event is not None:
+        problems.add(event, "a test has `event` or `events`, not both")
+    if (event is None and not events) or expect is None or not _mapping(expect, "`expect`", problems):
         return None
-    if not isinstance(event.value, (str, dict)):
+    if event is not None and not isinstance(event.value, (str, dict)):
         problems.add(event, f"`event` is a file name or a mapping, not {event.kind()}")
     _known(expect, ("fires", "args"), "`expect`", problems)
-    fires = _typed(expect.value.get("fires"), bool, "fires", True, problems)
     args = expect.value.get("args")
-    return RuleTest(event.plain(), fires, args.plain() if args else None, node.line)
+    plain = event.plain() if event else None
+    return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events)
 
 
 # ---------------------------------------------------------------- forms
