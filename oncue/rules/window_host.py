@@ -58,6 +58,7 @@ class WindowHost:
         self._woken = asyncio.Event()
         self._due_ms: dict[int, int] = {}  # partition -> when the next of its windows closes
         self._ticked: dict[int, int] = {}  # partition -> offset of a tick that was not applied yet
+        self._old: tuple[tuple[str, int], RuleBook] = (("", 0), RuleBook())  # the older deployment that was used last
         self._look_after = False  # that tick: windows of changed rules wait for one
         self._forget_at = 0.0
         self.fired = self.dead = 0  # windows and dead letters, since the start
@@ -244,8 +245,11 @@ class WindowHost:
         return len(ready)
 
     async def _older(self, closed: Closed) -> Entry:
-        found = await self._history(closed.label, closed.version) if self._history is not None else None
-        entry = Library().book([found]).entries.get(closed.rule) if found is not None else None
+        wanted = (closed.label, closed.version)
+        if self._old[0] != wanted:
+            found = await self._history(*wanted) if self._history is not None else None
+            self._old = (wanted, Library().book([found] if found is not None else []))
+        entry = self._old[1].entries.get(closed.rule)
         if entry is None:
             raise Refusal(
                 "window",
@@ -288,7 +292,9 @@ class WindowHost:
 
 def _in_force(book: RuleBook, rule: str, spec: str) -> bool:
     entry = book.entries.get(rule)
-    return entry is not None and entry.rule.memory is not None and spec in entry.rule.memory.hashes
+    if entry is None:
+        return bool(book.broken)  # it may be in a file that this version cannot read: then its windows wait
+    return entry.rule.memory is not None and spec in entry.rule.memory.hashes
 
 
 def _letter(closed: Closed, partition: int, offset: int, refusal: Refusal, at_us: int) -> DeadLetter:
