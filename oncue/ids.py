@@ -67,6 +67,12 @@ def rule_task_ids(rule: str, replay: str, source: str, event_id: str, event_ms: 
     return derived_ids(event_ms, seed, count)
 
 
+def window_task_ids(seed: bytes, opened_ms: int, count: int) -> list[bytes]:
+    """The ids of what a window makes a rule run: `seed` says which window it is, and `opened_ms` is the time of its first
+    event, which the log has; so a firing that is repeated has the same ids."""
+    return derived_ids(opened_ms, seed, count)
+
+
 def text(task_id: bytes) -> str:
     """The id as people and JSON see it: 32 hex digits."""
     return task_id.hex()

@@ -297,6 +297,11 @@ class RuleInfo(Resource, frozen=True):
     why: str = ""
     fired: int = 0  # since the server started
     text: str = ""
+    memory: str = ""  # "dedupe for 10m, batch of 100 events or 30s"; "": one event at a time
+    suppressed: int = 0  # events that dedupe did not let pass, since the server started
+    windows: int = 0  # that are open
+    waiting: int = 0  # events in them
+    closes_us: int = 0  # when the next of them closes at the latest; 0: none does by time
 
 
 class Explanation(Resource, frozen=True):

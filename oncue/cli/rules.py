@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from oncue.cli.connect import connected, json_file
+from oncue.cli.memory import remembered
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
 from oncue.errors import Invalid
 from oncue.messages import origin
@@ -41,7 +42,7 @@ def list_(json_: bool) -> None:
 
 def _row(r: RuleInfo) -> tuple[Any, ...]:
     on = r.on if isinstance(r.on, str) else plain(r.on)
-    return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, r.why)
+    return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, "; ".join(filter(None, (r.why, remembered(r)))))
 
 
 @rules.command()
@@ -62,6 +63,7 @@ def show(name: str, json_: bool) -> None:
     facts(
         [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why), ("on", r.on)]
     )
+    facts([("memory", r.memory), ("now", remembered(r))])
     facts([("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired since start", r.fired), ("text", r.text)])
 
 

@@ -129,6 +129,6 @@ class Backend(Protocol):
         """Oncue-Position: wait (2 s at most) until the view has it."""
         ...
 
-    def collect(self) -> None:
+    async def collect(self) -> None:
         """Bring gauges up to date before /metrics is read."""
         ...

@@ -36,7 +36,12 @@ class Metrics:
         self._events = Counter("oncue_events", "Events stored.", registry=registry)
         self._dead = Counter("oncue_dead_letters", "What could not go on, by stage.", ["stage"], registry=registry)
         self._fired = Counter("oncue_rule_fired", "Firings of each rule.", ["rule"], registry=registry)
-        self._fired_names: set[str] = set()
+        self._suppressed = Counter(
+            "oncue_rule_suppressed", "Events that a rule's dedupe did not let pass.", ["rule"], registry=registry
+        )
+        self._rule_names: set[str] = set()
+        self._windows = Gauge("oncue_rule_windows_open", "Open windows of each rule.", ["rule"], registry=registry)
+        self._waiting = Gauge("oncue_rule_events_waiting", "Events in them.", ["rule"], registry=registry)
         self._queue = Gauge("oncue_queue_depth", "Open tasks of each endpoint.", ["endpoint"], registry=registry)
         self._connected = Gauge("oncue_endpoints_connected", "Endpoints whose agent is connected.", registry=registry)
         self._commit = Histogram(
@@ -75,13 +80,28 @@ class Metrics:
         self._dead.labels(stage).inc(count)
 
     def rules_fired(self, by_rule: Mapping[str, int]) -> None:
+        self._add(self._fired, by_rule)
+
+    def rules_suppressed(self, by_rule: Mapping[str, int]) -> None:
+        self._add(self._suppressed, by_rule)
+
+    def _add(self, counter: Counter, by_rule: Mapping[str, int]) -> None:
         for rule, count in by_rule.items():
-            if rule not in self._fired_names:
-                if len(self._fired_names) >= RULES_SHOWN:
-                    rule = OTHERS
-                else:
-                    self._fired_names.add(rule)
-            self._fired.labels(rule).inc(count)
+            counter.labels(self._shown(rule)).inc(count)
+
+    def _shown(self, rule: str) -> str:
+        if rule not in self._rule_names:
+            if len(self._rule_names) >= RULES_SHOWN:
+                return OTHERS
+            self._rule_names.add(rule)
+        return rule
+
+    def windows(self, by_rule: Mapping[str, tuple[int, int]]) -> None:
+        """(open windows, events in them) of the rules that have any. Those not named any more disappear."""
+        for gauge, at in ((self._windows, 0), (self._waiting, 1)):
+            gauge.clear()
+            for rule, counts in by_rule.items():
+                gauge.labels(self._shown(rule)).inc(counts[at])
 
     def queue_depths(self, by_endpoint: Mapping[str, int]) -> None:
         """All endpoints with open tasks; the deepest are shown by name. Those not named any more disappear."""

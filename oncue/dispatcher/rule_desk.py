@@ -16,8 +16,8 @@ import msgspec
 from oncue import payload, triggers
 from oncue import resources as r
 from oncue.dispatcher.backend import Who
-from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
+from oncue.dispatcher.window_desk import WindowDesk
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
 from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch, origin
@@ -30,8 +30,7 @@ log = logging.getLogger("oncue.rules")
 LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
 
 
-class RuleDesk(EventDesk):
-    engine: Engine
+class RuleDesk(WindowDesk):
     triggers_host: TriggerHost
 
     # ------------------------------------------------------------ running
@@ -46,6 +45,7 @@ class RuleDesk(EventDesk):
         await self.reload_rules()
         self.triggers_host.acknowledge()  # the deploys of an earlier process are nobody's any more
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
+        self.start_windows(folder.parent / "windows.db")
 
     async def _keep_engine(self) -> None:
         while True:
@@ -69,6 +69,7 @@ class RuleDesk(EventDesk):
         await self.triggers_host.close()
         self._engine_task.cancel()
         await asyncio.gather(self._engine_task, return_exceptions=True)
+        await self.stop_windows()
 
     async def reload_rules(self) -> None:
         """Take what is in force from the view: after a deploy, a switch, a start."""
@@ -86,6 +87,8 @@ class RuleDesk(EventDesk):
                 fresh = await asyncio.to_thread(lambda: {d.label: self._read(d) for d in changed})
                 self._deployments, self._sets = deployments, known | fresh
             await asyncio.to_thread(self.engine.update, list(deployments.values()), switches)
+            if hasattr(self, "windows"):
+                self.windows.wake()
             self.triggers_host.update(self._wanted())
 
     def _read(self, d: Deployment) -> RuleSet:
@@ -224,7 +227,8 @@ class RuleDesk(EventDesk):
 
     async def rules(self, who: Who) -> list[r.RuleInfo]:
         broken = {t.name: t for t in self.triggers_host.infos() if t.state != "running"}
-        return [_with_cause(info, broken) for info in self.engine.rules() if self._sees(who, info.label)]
+        mine = [_with_cause(info, broken) for info in self.engine.rules() if self._sees(who, info.label)]
+        return await self.with_windows(mine)
 
     async def rule(self, who: Who, name: str) -> r.RuleInfo:
         mine = await self.rules(who)
@@ -251,7 +255,7 @@ class RuleDesk(EventDesk):
             if found is None:
                 raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
             event = found.event
-        return self.engine.explain(name, event)
+        return await self.with_outlook(self.engine.explain(name, event), name, event)
 
     # ------------------------------------------------------------ history
 

@@ -50,6 +50,7 @@ from oncue.messages import (
     CONTROL,
     DEAD,
     EVENTS,
+    MATCHES,
     REGISTRY,
     REPORTS,
     RESULTS,
@@ -82,9 +83,10 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
     async def start(self) -> None:
         self.log = await open_log(self.settings.log_url)
         await self.log.ensure(self._topics())
+        await self.ensure_matches(int(self.settings.events_retention_days * DAY_MS))
         self.view = View.open(self.folder / "view.db")
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry)
-        names = list(await self.log.topics())
+        names = [t for t in await self.log.topics() if t != MATCHES]  # that is none of the view's
         await self.view.skip_to(await self.log.begin_offsets(names))  # what retention took is not waited for
         await self.feeder.catch_up(names, await self.log.end_offsets(names))
         self.feeder.follow(self._topics(), "all")
@@ -233,13 +235,14 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         status = "ok" if self.ready and not self.disk_full else ("degraded" if self.ready else "starting")
         return r.Health(status=status, version=self.version, checks=checks)
 
-    def collect(self) -> None:
+    async def collect(self) -> None:
         """Gauges for /metrics."""
         lanes = self.bridge.lanes
         self.metrics.queue_depths({self.endpoint_name(e): x.intake.tasks + len(x.flight) for e, x in lanes.items()})
         self.metrics.connected(sum(x.phase is Phase.READY for x in lanes.values()))
         usage = shutil.disk_usage(self.folder)
         self.metrics.disk(usage.used / (usage.used + usage.free))
+        await self.count_rules()
 
     async def local_token(self, path: Path) -> str:
         """The token of the person who started the server: the one in `path` as long as it is good, else a new one."""

@@ -16,10 +16,11 @@ from oncue.rules.model import Rule, RuleSet, Run, parse
 class Counters:
     """Of one rule since the server started; they outlive redeploys."""
 
-    __slots__ = ("failed", "fired", "last_reason", "matched")
+    __slots__ = ("failed", "fired", "last_reason", "matched", "suppressed")
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
+        self.suppressed = 0  # events that matched, and were doubles
         self.last_reason = ""  # of the newest dead letter
 
 
@@ -43,9 +44,9 @@ class Cue:
         )
         self._constant = _packed(run.args.render(_NOTHING)) if run.args.constant else b""
 
-    def arguments(self, event: Event) -> bytes:
-        """The payload. Raises Invalid where the event lacks a field."""
-        return self._constant or _packed(self._run.args.render(event))
+    def arguments(self, source: Any) -> bytes:
+        """The payload, of an event, or of Rows where the rule has memory. Raises Invalid where a field is missing."""
+        return self._constant or _packed(self._run.args.render(source))
 
 
 _NOTHING = Event(id="", source="", type="")

@@ -17,6 +17,7 @@ from oncue.rules.explain import explain
 from oncue.rules.match import equal, show
 from oncue.rules.model import Rule, RuleSet, RuleTest
 from oncue.rules.patterns import TRIGGER
+from oncue.rules.rehearsal import run_over_time
 
 
 class TestResult(msgspec.Struct, frozen=True):
@@ -61,6 +62,9 @@ def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> 
 
 
 def _run(rule: Rule, test: RuleTest, folder: Path) -> TestResult:
+    if test.events or rule.memory is not None or type(test.fires) is int:
+        passed, why = run_over_time(rule, test, lambda given: read_event(given, folder, rule.on))
+        return TestResult(rule.name, test.line, passed, why)
     try:
         event = read_event(test.event, folder, rule.on)
     except OncueError as e:

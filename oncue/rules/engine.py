@@ -1,7 +1,8 @@
 """The rules' engine: from `oncue.events` to tasks.
 
     oncue.events ──batches──► decode ─► index ─► decide ─► arguments ─► TaskFrames, one an endpoint and cue
-                                 │                            │
+                                 │                 │          │
+                                 │   rules with memory ─► Match ─► oncue.matches (window_host.py goes on)
                                  └── oncue.dead (reason) ◄────┘        commit("rules", batches, appends): all or nothing
 
 If the process dies before the commit, the batches come again and make the same tasks: their ids follow from rule and event.
@@ -11,51 +12,34 @@ One bad event or rule costs a dead letter, and no other event or rule anything.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from oncue import cloudevents
-from oncue.errors import DiskFull, LogError, NotFound, OncueError
+from oncue.errors import Invalid, NotFound, OncueError
 from oncue.ids import now_us, rule_task_ids
 from oncue.log.base import Append, Batch, Log, Record
 from oncue.messages import (
-    DEAD,
     EVENT_BYTES,
     EVENTS,
+    MATCHES,
     VERSION,
-    Call,
     DeadLetter,
     Deployment,
     Event,
     RuleSwitch,
-    Task,
-    TaskFrame,
     encode,
-    tasks_topic,
 )
-from oncue.payload import needs_blob
 from oncue.resources import Explanation, RuleInfo
-from oncue.rules.book import Cue, Entry, Library, RuleBook
+from oncue.rules.book import Entry, Library, RuleBook
 from oncue.rules.explain import decide, explain
+from oncue.rules.firing import Directory, Frames, Refusal, commit
+from oncue.rules.memory import Memory
 
 GROUP = "rules"
 MAX_DEPTH = 16  # an event caused by an event caused by ...: a loop
 MAX_BATCHES = 16  # in one commit
-FRAME_TASKS, FRAME_BYTES = 1_024, 1024 * 1024
 BREATH = 256  # events between looks at the event loop
-TRIES = 8  # of a commit, unless the disk is full: that is waited out
-_log = logging.getLogger(__name__)
-
-
-class Directory(Protocol):
-    """What the server knows of endpoints."""
-
-    def endpoint_id(self, name: str, owner: str) -> str | None:
-        """The endpoint of this name (or id) that the owner may use."""
-        ...
 
 
 class Engine:
@@ -106,27 +90,11 @@ class Engine:
                 if start + BREATH < len(batch.records):
                     await asyncio.sleep(0)
         if self._offload is not None:
-            await work.offload(self._offload)
-        await self._commit(batches, work.appends())
+            await work.frames.offload(self._offload)
+        await commit(self._log, self._group, batches, work.appends())
         work.count()
         self.events += sum(len(b.records) for b in batches)
-        self.dead += len(work.dead)
-
-    async def _commit(self, batches: Sequence[Batch], appends: Sequence[Append]) -> None:
-        pause, tries = 0.1, 0
-        while True:
-            try:
-                await self._log.commit(self._group, batches, appends)
-                return
-            except LogError as e:
-                tries += 1
-                if tries >= TRIES:
-                    raise
-                _log.warning("the rules' commit failed, trying again in %.1f s: %s", pause, e.message)
-            except DiskFull as e:
-                _log.warning("the rules wait for space: %s", e.message)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
+        self.dead += len(work.frames.dead)
 
     def explain(self, rule: str, event: Event) -> Explanation:
         """Raises NotFound for a rule that is not deployed."""
@@ -153,55 +121,51 @@ def _info(entry: Entry) -> RuleInfo:
         state=state,
         why=why or entry.counters.last_reason,
         fired=entry.counters.fired,
+        suppressed=entry.counters.suppressed,
+        memory=entry.rule.memory.text() if entry.rule.memory else "",
     )
 
 
-class _Refusal(Exception):
-    """Why an event, or a rule's answer to it, goes to the dead letters."""
-
-    def __init__(self, stage: str, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.stage, self.reason, self.remedy = stage, reason, remedy
-
-
 class _Work:
-    """What a few batches cause: tasks by cue, and dead letters; counted only when committed."""
+    """What a few batches cause: tasks, matches and dead letters; counted only when committed."""
 
     def __init__(self, book: RuleBook, directory: Directory, replay: str) -> None:
-        self._book, self._directory, self._replay = book, directory, replay
-        self.now_us = now_us()
-        self.dead: list[DeadLetter] = []
-        self._tasks: dict[Cue, tuple[str, list[Task]]] = {}  # cue -> (endpoint id, tasks)
+        self._book, self._replay = book, replay
+        self.frames = Frames(directory, now_us())
+        self._matches: list[Record] = []
         self._matched: dict[Entry, list[int]] = {}  # entry -> [matched, fired, failed]
         self._reasons: dict[Entry, str] = {}
-        self._endpoints: dict[tuple[str, str], str | None] = {}
 
     def record(self, batch: Batch, offset: int, record: Record) -> None:
         event: Event | None = None
         try:
             event = _decoded(record)
             entries = self._book.candidates(event)
-        except _Refusal as e:
+        except Refusal as e:
             self._bury(batch, offset, record, e, event)
             return
         except Exception as e:
-            self._bury(batch, offset, record, _Refusal("match", f"{type(e).__name__}: {e}"), event)
+            self._bury(batch, offset, record, Refusal("match", f"{type(e).__name__}: {e}"), event)
             return
         for entry in entries:
             try:
                 if decide(entry.rule, event) is None:
-                    self._fire(entry, event)
-            except _Refusal as e:
+                    memory = entry.rule.memory
+                    if memory is None:
+                        self._fire(entry, event)
+                    else:
+                        self._remember(entry, memory, event, record.time_ms)
+            except Refusal as e:
                 self._bury(batch, offset, record, e, event, entry)
             except Exception as e:
-                refusal = _Refusal("match", f"{type(e).__name__}: {e}")
+                refusal = Refusal("match", f"{type(e).__name__}: {e}")
                 self._bury(batch, offset, record, refusal, event, entry)
 
     def _fire(self, entry: Entry, event: Event) -> None:
         """All of the rule's functions, or none and a dead letter."""
         counts = self._matched.setdefault(entry, [0, 0, 0])
         counts[0] += 1
-        ready = [self._prepare(cue, event) for cue in entry.cues]
+        ready = self.frames.prepare(entry, event)
         extensions = event.extensions
         task_ids = rule_task_ids(
             entry.rule.name,
@@ -212,45 +176,37 @@ class _Work:
             len(ready),
         )
         cause, mark_us = (event.source, event.id), _number(extensions.get("oncuemarkus")) or 0
-        for cue, (endpoint, args), task_id in zip(entry.cues, ready, task_ids, strict=True):
-            _, tasks = self._tasks.setdefault(cue, (endpoint, []))
-            tasks.append(Task(task_id, args, cause, b"", mark_us))
+        self.frames.add(entry, ready, task_ids, cause, mark_us)
         counts[1] += len(ready)
 
-    def _prepare(self, cue: Cue, event: Event) -> tuple[str, bytes]:
-        key = (cue.endpoint, cue.owner)
-        if key not in self._endpoints:
-            self._endpoints[key] = self._directory.endpoint_id(*key)
-        endpoint = self._endpoints[key]
-        if endpoint is None:
-            remedy = "register it or correct the rule, then `oncue dead retry N` (N: this letter's number)"
-            raise _Refusal("dispatch", f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}", remedy)
-        if not cue.call.function:
-            remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
-            raise _Refusal("dispatch", f"the function {cue.call.name!r} is not registered", remedy)
+    def _remember(self, entry: Entry, memory: Memory, event: Event, at_ms: int) -> None:
+        self._matched.setdefault(entry, [0, 0, 0])[0] += 1
+        mark_us = _number(event.extensions.get("oncuemarkus")) or 0
+        deployment = entry.deployment
         try:
-            return endpoint, cue.arguments(event)
-        except OncueError as e:
-            raise _Refusal("args", e.message, e.remedy) from None
+            match = memory.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
+        except Invalid as e:
+            raise Refusal("args", e.message, e.remedy) from None
+        self._matches.append(Record(encode(match), memory.place(match)))
 
     def _bury(
         self,
         batch: Batch,
         offset: int,
         record: Record,
-        refusal: _Refusal,
+        refusal: Refusal,
         event: Event | None,
         entry: Entry | None = None,
     ) -> None:
         if entry is not None:
             self._matched.setdefault(entry, [0, 0, 0])[2] += 1
             self._reasons[entry] = refusal.reason
-        self.dead.append(
+        self.frames.dead.append(
             DeadLetter(
                 VERSION,
                 refusal.stage,
                 refusal.reason[:2_000],
-                self.now_us,
+                self.frames.now_us,
                 batch.topic,
                 batch.partition,
                 offset,
@@ -262,29 +218,9 @@ class _Work:
             )
         )
 
-    async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Large payloads become references; their blobs are durable before the tasks that name them."""
-        for _, tasks in self._tasks.values():
-            for at, task in enumerate(tasks):
-                if needs_blob(task.args):
-                    tasks[at] = msgspec.structs.replace(task, args=await store(task.args))
-
     def appends(self) -> list[Append]:
-        by_topic: dict[str, list[Record]] = {}
-        for cue, (endpoint, tasks) in self._tasks.items():
-            records = by_topic.setdefault(tasks_topic(endpoint), [])
-            call = self._call(cue, endpoint)
-            records += [
-                Record(encode(TaskFrame(VERSION, call, self.now_us, part)), endpoint.encode())
-                for part in _frames(tasks)
-            ]
-        if self.dead:
-            by_topic[DEAD] = [Record(encode(letter)) for letter in self.dead]
-        return [Append(topic, records) for topic, records in by_topic.items()]
-
-    def _call(self, cue: Cue, endpoint: str) -> Call:
-        expires_us = self.now_us + cue.expires_ms * 1_000 if cue.expires_ms else 0
-        return msgspec.structs.replace(cue.call, endpoint=endpoint, expires_us=expires_us)
+        matches = [Append(MATCHES, self._matches)] if self._matches else []
+        return [*self.frames.appends(), *matches]
 
     def count(self) -> None:
         for entry, (matched, fired, failed) in self._matched.items():
@@ -296,17 +232,17 @@ class _Work:
 
 
 def _decoded(record: Record) -> Event:
-    """Raises _Refusal for what is no event, or an event of a loop."""
+    """Raises Refusal for what is no event, or an event of a loop."""
     try:
         event = cloudevents.from_record(record.value, record.headers)
     except OncueError as e:
-        raise _Refusal("decode", e.message, e.remedy) from None
+        raise Refusal("decode", e.message, e.remedy) from None
     except Exception as e:
-        raise _Refusal("decode", f"{type(e).__name__}: {e}") from None
+        raise Refusal("decode", f"{type(e).__name__}: {e}") from None
     depth = _number(event.extensions.get("oncuedepth")) or 0
     if depth >= MAX_DEPTH:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
-        raise _Refusal("match", reason, "is there a rule whose function makes the event that fires it?")
+        raise Refusal("match", reason, "is there a rule whose function makes the event that fires it?")
     return event
 
 
@@ -317,16 +253,3 @@ def _number(value: Any) -> int | None:
     if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18:
         return int(value)
     return None
-
-
-def _frames(tasks: list[Task]) -> Iterable[list[Task]]:
-    """Cut so that no frame is large."""
-    part, size = [], 0
-    for task in tasks:
-        part.append(task)
-        size += len(task.args) + 64
-        if len(part) >= FRAME_TASKS or size >= FRAME_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part

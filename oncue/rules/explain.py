@@ -48,6 +48,8 @@ def explain(rule: Rule, event: Event, *, asleep: str = "") -> Explanation:
     args, trouble = (None, "") if failed else rendered(rule, event)
     fires = failed is None and not asleep and not trouble
     why = asleep or trouble or _why(steps, failed)
+    if fires and rule.memory is not None:
+        why = f"{why}; then {rule.memory.text()}"
     return Explanation(rule=rule.name, event=event.id, fires=fires, why=why, steps=steps, args=args)
 
 
@@ -58,7 +60,8 @@ def _step(condition: str, holds: bool, found: str, wanted: str) -> ExplainStep:
 def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
     """The arguments of the first run (and of all in a list, where there are more), or what is wrong with them."""
     try:
-        args = [run.args.render(event) for run in rule.runs]
+        source = event if rule.memory is None else rule.memory.rows(event)
+        args = [run.args.render(source) for run in rule.runs]
     except Invalid as e:
         return None, e.message
     return (args[0] if len(args) == 1 else args), ""

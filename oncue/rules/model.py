@@ -18,12 +18,27 @@ from oncue.quantities import duration_ms
 from oncue.rules.conditions import Cel, compile_cel
 from oncue.rules.document import Node, Problems, nearest, read
 from oncue.rules.match import Condition
+from oncue.rules.memory import MEMORY_KEYS, Memory, parse_memory
 from oncue.rules.options import convert
 from oncue.rules.patterns import parse_match, parse_on
-from oncue.rules.template import Template, compile_args
+from oncue.rules.template import Refer, Template, compile_args
+from oncue.rules.timed_tests import fires, timed_events
 
 Kinds = Mapping[str, type[msgspec.Struct]]
-RULE_KEYS = ("name", "description", "on", "match", "when", "run", "retry", "timeout", "expires", "enabled", "tests")
+RULE_KEYS = (
+    "name",
+    "description",
+    "on",
+    "match",
+    "when",
+    *MEMORY_KEYS,
+    "run",
+    "retry",
+    "timeout",
+    "expires",
+    "enabled",
+    "tests",
+)
 RUN_KEYS = ("function", "endpoint", "args", "timeout")
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
 RETRY_ON = ("lost", "error", "timeout")
@@ -59,9 +74,12 @@ class Run(msgspec.Struct, frozen=True):
 
 class RuleTest(msgspec.Struct, frozen=True):
     event: Any  # a file name beside the rule file, or the event as a mapping
-    fires: bool
+    fires: bool | int  # how often, where it is a number
     args: Any = None  # of the run, or a list of those of all runs; None: not looked at
     line: int = 0
+    events: tuple[
+        tuple[int, Any], ...
+    ] = ()  # (at_ms, event): several, on a virtual clock; then `args` has one entry a firing
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -77,6 +95,7 @@ class Rule(msgspec.Struct, frozen=True):
     description: str = ""
     line: int = 0
     source: Any = None  # the rule as plain data, for comparing
+    memory: Memory | None = None  # dedupe, batch
 
 
 class RuleSet(msgspec.Struct, frozen=True):
@@ -166,7 +185,8 @@ def _rule(node: Node, triggers: Collection[str] | None, problems: Problems) -> R
         conditions += parse_match(node.value["match"], problems)
     when = _when(get("when"), problems)
     timeout_ms = _duration(get("timeout"), "timeout", problems)
-    runs = _runs(run, timeout_ms, problems) if run else ()
+    memory = parse_memory(node, problems)
+    runs = _runs(run, timeout_ms, problems, memory.needs.refer if memory else None) if run else ()
     retry = _retry(get("retry"), problems)
     expires_ms = _duration(get("expires"), "expires", problems)
     enabled = _typed(get("enabled"), bool, "enabled", True, problems)
@@ -187,6 +207,7 @@ def _rule(node: Node, triggers: Collection[str] | None, problems: Problems) -> R
         description,
         node.line,
         {k: v.plain() for k, v in node.value.items() if k not in ("tests", "description")},
+        memory,
     )
 
 
@@ -201,15 +222,15 @@ def _when(node: Node | None, problems: Problems) -> Cel | None:
         return None
 
 
-def _runs(node: Node, timeout_ms: int, problems: Problems) -> tuple[Run, ...]:
+def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> tuple[Run, ...]:
     nodes = node.value if isinstance(node.value, list) else [node]
     if not 0 < len(nodes) <= MAX_RUNS:
         problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
         return ()
-    return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems)))
+    return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems, refer)))
 
 
-def _run(node: Node, timeout_ms: int, problems: Problems) -> Run | None:
+def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> Run | None:
     if not _mapping(node, "`run`", problems):
         return None
     _known(node, RUN_KEYS, "`run`", problems)
@@ -222,7 +243,7 @@ def _run(node: Node, timeout_ms: int, problems: Problems) -> Run | None:
     args = node.value.get("args") or Node({}, place.line, place.column)
     if not isinstance(args.value, (dict, list)):
         problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
-    template = compile_args(args, problems)
+    template = compile_args(args, problems, refer=refer)
     if "timeout" in node.value:
         timeout_ms = _duration(node.value["timeout"], "timeout", problems)
     return Run(function, endpoint, template, timeout_ms, _given(args))
@@ -272,16 +293,21 @@ def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:
 def _test(node: Node, problems: Problems) -> RuleTest | None:
     if not _mapping(node, "a test", problems):
         return None
-    _known(node, ("event", "expect"), "a test", problems)
-    event, expect = _required(node, "event", "a test", problems), _required(node, "expect", "a test", problems)
-    if event is None or expect is None or not _mapping(expect, "`expect`", problems):
+    _known(node, ("event", "events", "expect"), "a test", problems)
+    events = timed_events(node.value["events"], problems) if "events" in node.value else ()
+    several = "events" in node.value
+    event = node.value.get("event") if several else _required(node, "event", "a test", problems)
+    expect = _required(node, "expect", "a test", problems)
+    if several and event is not None:
+        problems.add(event, "a test has `event` or `events`, not both")
+    if (event is None and not events) or expect is None or not _mapping(expect, "`expect`", problems):
         return None
-    if not isinstance(event.value, (str, dict)):
+    if event is not None and not isinstance(event.value, (str, dict)):
         problems.add(event, f"`event` is a file name or a mapping, not {event.kind()}")
     _known(expect, ("fires", "args"), "`expect`", problems)
-    fires = _typed(expect.value.get("fires"), bool, "fires", True, problems)
     args = expect.value.get("args")
-    return RuleTest(event.plain(), fires, args.plain() if args else None, node.line)
+    plain = event.plain() if event else None
+    return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events)
 
 
 # ---------------------------------------------------------------- forms

@@ -18,7 +18,8 @@ from oncue.messages import Event
 from oncue.rules.document import Node, Problems, nearest
 from oncue.rules.fields import MISSING, getter
 
-Render = Callable[[Event], Any]
+Render = Callable[[Any], Any]  # of an Event; in a rule with memory, of Rows (rows.py)
+Refer = Callable[[str, str], Render]  # (what stands in ${...}, place) -> its value. Raises ValueError
 FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
     "name": lambda path: path.name,
     "stem": lambda path: path.stem,
@@ -36,17 +37,18 @@ class Template:
         self.render, self.constant = render, constant
 
 
-def compile_args(node: Node, problems: Problems, place: str = "args") -> Template:
-    """The template of a tree of arguments; what is wrong is added to the problems, with its position."""
+def compile_args(node: Node, problems: Problems, place: str = "args", refer: Refer | None = None) -> Template:
+    """The template of a tree of arguments; what is wrong is added to the problems, with its position. `refer`: what
+    ${...} means (by default: a path into the event)."""
     value = node.value
     if isinstance(value, dict):
-        return _mapping({k: compile_args(v, problems, f"{place}.{k}") for k, v in value.items()})
+        return _mapping({k: compile_args(v, problems, f"{place}.{k}", refer) for k, v in value.items()})
     if isinstance(value, list):
-        return _list([compile_args(v, problems, f"{place}[{i}]") for i, v in enumerate(value)])
+        return _list([compile_args(v, problems, f"{place}[{i}]", refer) for i, v in enumerate(value)])
     if not isinstance(value, str) or "${" not in value:
         return Template(lambda event: value, True)
     try:
-        return _text(value, place)
+        return _text(value, place, refer or reference)
     except ValueError as e:
         problems.add(node, f"{place}: {e}")
         return Template(lambda event: value, True)
@@ -62,14 +64,14 @@ def _list(parts: list[Template]) -> Template:
     return Template(lambda event: [r(event) for r in renders], all(p.constant for p in parts))
 
 
-def _text(text: str, place: str) -> Template:
+def _text(text: str, place: str, refer: Refer) -> Template:
     pieces = split(text)
-    renders = [piece if isinstance(piece, str) else _reference(piece[0], place) for piece in pieces]
+    renders = [piece if isinstance(piece, str) else refer(piece[0], place) for piece in pieces]
     if len(renders) == 1:
         only = renders[0]
         return Template(lambda event: only, True) if isinstance(only, str) else Template(only, False)
 
-    def joined(event: Event) -> str:
+    def joined(event: Any) -> str:
         return "".join([piece if isinstance(piece, str) else as_text(piece(event)) for piece in renders])
 
     return Template(joined, False)
@@ -112,13 +114,16 @@ def whole(event: Event) -> dict[str, Any]:
     return out | event.extensions
 
 
-def _reference(text: str, place: str) -> Render:
+def reference(text: str, place: str) -> Render:
+    """event -> value of a path, through its filters. Raises ValueError for what is no path."""
     path, *filters = (part.strip() for part in text.split("|"))
     if path.startswith("secret:"):
         raise ValueError("secrets are for triggers; a function gets its own where it runs")
     for name in filters:
         if name not in FILTERS:
             raise ValueError(f"there is no filter {name!r}: {nearest(name, FILTERS)}")
+    if path.startswith(("each.", "first.", "last.")):
+        raise ValueError(f"${{{text}}} is for rules with `batch`; of one event write ${{{path.partition('.')[2]}}}")
     get: Render = whole if path == "event" else getter(path)
 
     def render(event: Event) -> Any:

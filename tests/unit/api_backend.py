@@ -274,7 +274,7 @@ class MemoryBackend:
             raise Invalid(f"{position!r} is not a position", remedy="send back what an answer carried")
         self.waited.append(position)
 
-    def collect(self) -> None:
+    async def collect(self) -> None:
         self.metrics.view_lag(5)
 
     def close_task(self, task_id: bytes, value: bytes, status: int = OK, state: str = "succeeded") -> None:

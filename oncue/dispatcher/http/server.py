@@ -76,7 +76,7 @@ async def metrics(ask: Ask) -> web.Response:
             "the metrics need a token",
             remedy="let Prometheus send one with the scope read (authorization.credentials_file), or set open_metrics = true",
         )
-    ask.backend.collect()
+    await ask.backend.collect()
     ask.api.metrics.streams(len(ask.api.streams))
     return web.Response(body=ask.api.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 

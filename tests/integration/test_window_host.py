@@ -1,0 +1,373 @@
+"""Rules with memory on the real embedded log: engine, host, and its SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue import cloudevents
+from oncue.errors import DiskFull, LogError
+from oncue.log import Record
+from oncue.messages import MATCHES, decode
+from oncue.rules.matches import MatchesRecord, Tick
+from oncue.rules.window_store import WindowStore
+from tests.integration.memory_site import Site, all_of, record, rule, site_in
+
+ROOT = Path(__file__).parents[2]
+
+
+def with_site(folder: Path, body: Callable[[Site], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with site_in(folder) as site:
+            await body(site)
+
+    asyncio.run(main())
+
+
+def test_a_batch_by_count_fires_once_with_all_its_events(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        args = {
+            "ns": "${each.data.n}", "first": "${first.data.n}", "last": "${last.data.path | stem}",
+            "count": "${count}", "key": "${key}", "text": "${key}: ${count}", "fixed": 1,
+        }  # fmt: skip
+        site.deploy(rule(args=args, batch={"key": "${data.scan}", "count": 3}, expires="1h", retry={"max": 2}))
+        async with site.running():
+            await site.emit(*(record(n, scan="ab"[n % 2], path=f"/x/{n}.h5") for n in range(8)))
+            await site.settled()
+        found = sorted(await site.arguments(), key=lambda a: a["key"])
+        assert found == [
+            {"ns": [0, 2, 4], "first": 0, "last": "4", "count": 3, "key": "a", "text": "a: 3", "fixed": 1},
+            {"ns": [1, 3, 5], "first": 1, "last": "5", "count": 3, "key": "b", "text": "b: 3", "fixed": 1},
+        ]
+        assert {t.event for t in await site.tasks()} == {("/s", "0"), ("/s", "1")}
+        (info,) = site.engine.rules()
+        assert (info.fired, info.memory) == (2, "batch by ${data.scan} of 3 events")
+        assert not await site.dead()
+
+    with_site(tmp_path, body)
+
+
+def test_dedupe_lets_the_first_pass_and_counts_the_others(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(args={"n": "${data.n}"}, dedupe={"key": "${data.path}", "ttl": "10m"}))
+        async with site.running():
+            await site.emit(*(record(n, path=f"/{n % 2}") for n in range(6)))
+            await site.settled()
+            entry = site.engine.book.entries["r"]
+            seen = await site.host.outlook(entry, cloudevents.from_record(record(9, path="/1").value))
+            fresh = await site.host.outlook(entry, cloudevents.from_record(record(9, path="/2").value))
+        assert sorted(a["n"] for a in await site.arguments()) == [0, 1]
+        (info,) = site.engine.rules()
+        assert (info.fired, info.suppressed) == (2, 4)
+        assert not seen.passes
+        assert "the key /1 fired 0 s ago, ttl 10m, 2 not let pass since" in seen.why
+        assert fresh.passes
+
+    with_site(tmp_path, body)
+
+
+def test_dedupe_then_batch_with_several_functions(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        runs = [
+            {"function": "f", "args": ["${each.data.n}"]},
+            {"function": "g", "endpoint": "polaris", "args": ["${count}"]},
+        ]
+        site.deploy(rule(dedupe={"ttl": "1h"}, batch={"key": "${data.scan}", "count": 2}) | {"run": runs})
+        async with site.running():
+            for _ in range(3):  # each event is told three times
+                await site.emit(*(record(n, scan=n % 2) for n in range(4)))
+            await site.settled()
+        assert sorted(await site.arguments()) == [([0, 2],), ([1, 3],)]
+        ids = {t.id[:14] for t in await site.tasks()}
+        assert len(await site.tasks("e2")) == 2
+        assert {t.id[:14] for t in await site.tasks("e2")} == ids
+
+    with_site(tmp_path, body)
+
+
+def test_the_wait_is_told_by_one_tick_and_nobody_ticks_in_vain(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(batch={"key": "${data.k}", "wait": "200ms"}))
+        async with site.running():
+            await site.emit(record(1, k="a"), record(2, k="a"))
+            await site.until(site.tasks)
+            await site.settled()
+        assert await site.arguments() == [{"n": [1, 2]}]
+        kinds = [decode(MatchesRecord, r.value) for r in await all_of(site.log, MATCHES)]  # type: ignore[arg-type]
+        assert sum(isinstance(k, Tick) for k in kinds) == 1
+
+    with_site(tmp_path, body)
+
+
+def test_a_window_that_was_due_while_the_server_was_down_closes_at_the_start(tmp_path: Path) -> None:
+    now = [0]
+
+    async def body(site: Site) -> None:
+        site.clock_ms = lambda: now[0]
+        site.host = site.new_host()
+        site.deploy(rule(batch={"wait": "1h"}))
+        async with site.running():
+            await site.emit(record(1))
+            await site.settled()
+            (summary,) = (await site.host.summary()).values()
+            assert (summary.windows, summary.events) == (1, 1)
+        assert not await site.tasks()
+        now[0] = summary.due_ms
+        site.host = site.new_host()
+        async with site.running():
+            await site.until(site.tasks)
+        assert await site.arguments() == [{"n": [1]}]
+
+    with_site(tmp_path, body)
+
+
+def test_killed_between_the_firing_and_the_states_the_same_tasks_come_again(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(batch={"count": 2}))
+
+        def dies(*_: object) -> None:
+            raise LogError("killed")
+
+        store = WindowStore(site.folder / "windows.db")
+        site.host._store, store.store = store, dies  # type: ignore[method-assign]
+        engine = asyncio.create_task(site.engine.run())
+        await site.emit(*(record(n) for n in range(5)))
+        with pytest.raises(LogError):
+            await site.host.run()
+        engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
+        await site.host.close()
+        before = await site.tasks()
+        site.host = site.new_host()
+        async with site.running():
+            await site.settled()
+        after = (await site.tasks())[len(before) :]
+        assert [t.id for t in after] == [t.id for t in before]
+        assert len({t.id for t in before}) == len(before) == 2
+
+    with_site(tmp_path, body)
+
+
+def test_a_changed_batch_fires_what_the_old_one_held_by_the_old_arguments(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(args={"old": "${each.data.n}"}, batch={"count": 100}))
+        async with site.running():
+            await site.emit(record(1), record(2))
+            await site.settled()
+            # Other values are asked for, so the batch is another; the old events were held without them.
+            site.deploy(rule(args={"new": "${each.data.path}"}, batch={"count": 2}), version=2)
+            assert await site.until(site.arguments) == [{"old": [1, 2]}]
+            await site.emit(record(3, path="c"), record(4, path="d"))
+            await site.settled()
+        assert await site.arguments() == [{"old": [1, 2]}, {"new": ["c", "d"]}]
+        assert not await site.dead()
+
+    with_site(tmp_path, body)
+
+
+def test_the_rule_in_force_at_the_firing_is_used(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(args={"n": "${each.data.n}"}, batch={"count": 3}))
+        async with site.running():
+            await site.emit(record(1), record(2))
+            await site.settled()
+            changed = rule(batch={"count": 3}) | {"run": {"function": "g", "args": {"m": "${each.data.n}"}}}
+            site.deploy(changed, version=2)
+            await site.emit(record(3))
+            await site.settled()
+        assert await site.arguments() == [{"m": [1, 2, 3]}]
+
+    with_site(tmp_path, body)
+
+
+@pytest.mark.parametrize("gone", ["removed", "disabled"])
+def test_events_of_a_rule_that_is_gone_are_a_dead_letter_that_can_be_tried_again(tmp_path: Path, gone: str) -> None:
+    async def body(site: Site) -> None:
+        kept = rule(batch={"count": 3})
+        site.deploy(kept)
+        async with site.running():
+            await site.emit(record(1), record(2))
+            await site.settled()
+            if gone == "removed":
+                site.deploy(rule("other", args=["${data.n}"]) | {"on": {"type": "u"}}, version=2)
+            else:
+                site.deploy(kept, off=True, version=2)
+                # Nothing matches now; by hand the window is closed.
+                site.deploy(rule(batch={"count": 4}), off=True, version=3)
+            (letter,) = await site.until(site.dead)
+            assert not await site.tasks()
+            assert letter.rule == "r"
+            assert "a batch of 2 events, 1 (/s) to 2: " in letter.reason
+            assert ("there is no rule 'r' any more" if gone == "removed" else "disabled by ann") in letter.reason
+            site.deploy(kept, version=4)
+            await site.log.append(letter.topic, [Record(letter.record)], letter.partition)
+            await site.until(site.tasks)
+        assert await site.arguments() == [{"n": [1, 2]}]
+
+    with_site(tmp_path, body)
+
+
+def test_what_cannot_be_folded_or_held_is_a_dead_letter_and_the_others_go_on(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(
+            rule("many", batch={"count": 2, "bytes": "1GB"}),
+            rule("keyed", args={"n": "${each.data.n}"}, batch={"key": "${data.scan}", "count": 1}),
+        )
+        await site.log.append(MATCHES, [Record(b"\xffpoison")], 1)
+        async with site.running():
+            await site.emit(record(1, size=5), record(2), record(3, size="x"), record(4, size=5, scan="s"))
+            await site.emit(record(5, size=5, scan="k" * 2_000), record(6, n="y" * 600_000, size=1, scan="z"))
+            await site.settled()
+        assert sorted(map(str, await site.arguments())) == ["{'n': [1, 4]}", "{'n': [4]}"]
+        reasons = sorted((d.rule, d.stage, d.reason) for d in await site.dead())
+        assert [r for r in reasons if r[0] == "many"] == [
+            ("many", "args", "batch.bytes: the event has no data.size that is a number of bytes"),
+            ("many", "args", "batch.bytes: the event has no data.size that is a number of bytes"),
+            ("many", "args", "the values for the arguments have 600,006 bytes; at most 500,000 are held an event"),
+        ]
+        assert [r[1] for r in reasons if not r[0]] == ["match"]
+        assert {r[2] for r in reasons if r[0] == "keyed"} >= {
+            "batch.key: the event has no data.scan",
+            "the key has 2,000 characters",
+        }
+
+    with_site(tmp_path, body)
+
+
+def test_large_batches_travel_as_blobs(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(args=["${each.data.text}"], batch={"count": 4}))
+        async with site.running():
+            await site.emit(*(record(n, text="x" * 100_000) for n in range(4)))
+            await site.until(site.tasks)
+        assert len(site.stored) == 1
+        (task,) = await site.tasks()
+        assert len(task.args) < 1_000
+
+    with_site(tmp_path, body)
+
+
+def test_a_lost_file_is_made_again_from_the_log(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(batch={"count": 3}))
+        async with site.running():
+            await site.emit(*(record(n) for n in range(5)))
+            await site.settled()
+        before = await site.tasks()
+        for path in site.folder.glob("windows.db*"):
+            path.unlink()
+        site.host = site.new_host()
+        async with site.running():
+            await site.settled()
+            await site.emit(record(5))
+            await site.settled()
+        found = await site.tasks()
+        assert [t.id for t in found[:2]] == [before[0].id] * 2
+        assert (await site.arguments())[2:] == [{"n": [3, 4, 5]}]
+
+    with_site(tmp_path, body)
+
+
+def test_a_file_of_another_log_is_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+
+    async def first(site: Site) -> None:
+        site.deploy(rule(batch={"count": 3}))
+        async with site.running():
+            await site.emit(*(record(n) for n in range(5)))
+            await site.settled()
+
+    async def second(site: Site) -> None:
+        site.deploy(rule(batch={"count": 3}))
+        site.folder = tmp_path / "a"
+        site.host = site.new_host()
+        async with site.running():
+            await site.emit(*(record(n) for n in range(10, 13)))
+            await site.settled()
+        assert await site.arguments() == [{"n": [10, 11, 12]}]
+
+    with_site(tmp_path / "a", first)
+    with_site(tmp_path / "b", second)
+    assert "2 events in open windows of partition" in caplog.text
+
+
+def test_a_full_disk_under_the_states_is_waited_out(tmp_path: Path) -> None:
+    """What fired is durable; the states are stored when there is room, and nothing fires twice by another id."""
+
+    async def body(site: Site) -> None:
+        site.deploy(rule(batch={"count": 2}))
+        store = WindowStore(site.folder / "windows.db")
+        real, tries = store.store, [0]
+
+        def full_twice(group: Any) -> None:
+            tries[0] += 1
+            if tries[0] <= 2:
+                raise DiskFull("full")
+            real(group)
+
+        site.host._store, store.store = store, full_twice  # type: ignore[method-assign]
+
+        async def keep() -> None:
+            while True:
+                try:
+                    await site.host.run()
+                except DiskFull:
+                    continue
+
+        engine, host = asyncio.create_task(site.engine.run()), asyncio.create_task(keep())
+        await site.emit(*(record(n) for n in range(4)))
+        await site.settled()
+        for part in (engine, host):
+            part.cancel()
+        await asyncio.gather(engine, host, return_exceptions=True)
+        await site.host.close()
+        assert len({t.id for t in await site.tasks()}) == 2
+        assert tries[0] > 2
+
+    with_site(tmp_path, body)
+
+
+def test_kill_9_at_any_moment_gives_each_batch_once(tmp_path: Path) -> None:
+    """A process with engine and host is killed again and again while events come. In the end each event that was accepted
+    is in one batch: batches that were made twice have the same id, and the same events."""
+    chance = random.Random(7)
+    rules = [rule(batch={"key": "${data.k}", "count": 5, "wait": "1h"})]
+    accepted = 0
+    for _ in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.memory_site", str(tmp_path), json.dumps(rules)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            for _ in range(chance.randrange(1, 12)):
+                process.stdin.write(f"{accepted} {accepted + 35}\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == f"{accepted + 35}\n"
+                accepted += 35
+            process.kill()
+
+    async def body(site: Site) -> None:
+        site.deploy(*rules)
+        async with site.running():
+            await site.settled()
+            waiting = sum(s.events for s in (await site.host.summary()).values())
+        batches: dict[bytes, list[int]] = {}
+        for task, args in zip(await site.tasks(), await site.arguments(), strict=True):
+            assert batches.setdefault(task.id, args["n"]) == args["n"]
+        fired = [n for ns in batches.values() for n in ns]
+        assert len(fired) == len(set(fired))
+        assert len(fired) + waiting == accepted
+        assert all(len(ns) == 5 and len({n % 7 for n in ns}) == 1 for ns in batches.values())
+
+    with_site(tmp_path, body)

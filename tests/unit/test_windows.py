@@ -1,0 +1,202 @@
+"""The fold of rules with memory, by properties: in memory and in its SQLite file it gives the same answers."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oncue.log.base import Batch as LogBatch
+from oncue.log.base import Record
+from oncue.messages import VERSION, encode
+from oncue.rules.matches import Batch, Closed, Dedupe, Held, Match, MatchesRecord, Spec, Stage, Tick, spec_hash
+from oncue.rules.rehearsal import InMemory
+from oncue.rules.window import WINDOW_BYTES, WINDOW_EVENTS, BatchState, Where, fold, window_id_seed
+from oncue.rules.window_store import WindowStore
+
+SPECS: list[tuple[Spec, ...]] = [
+    (Batch("${k}", count=3),),
+    (Batch("${k}", size_bytes=25),),
+    (Batch("${k}", wait_ms=30),),
+    (Batch("${k}", count=4, size_bytes=40, wait_ms=20),),
+    (Dedupe("${k}", 25),),
+    (Dedupe("${k}", 25), Batch("", count=3, wait_ms=50)),
+]
+
+
+def match(
+    specs: Sequence[Spec],
+    n: int,
+    at_ms: int,
+    keys: Sequence[str],
+    size: int = 10,
+    row: bytes = b"\x90",
+    rule: str = "r",
+) -> Match:
+    stages = tuple(Stage(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
+    return Match(VERSION, rule, "f", 1, at_ms, stages, (), Held(-1, "/s", str(n), row, size))
+
+
+@st.composite
+def streams(draw: st.DrawFn, doubles: bool = True) -> list[MatchesRecord]:
+    """Records of one partition: matches of a rule, its spec changed in the middle perhaps, and ticks."""
+    specs = draw(st.lists(st.sampled_from(SPECS), min_size=1, max_size=2))
+    found: list[MatchesRecord] = []
+    at_ms = 1_000
+    for n in range(draw(st.integers(1, 40))):
+        at_ms += draw(st.sampled_from([0, 0, 1, 5, 12, 40]))
+        chosen = specs[0] if n < 20 else specs[-1]
+        if draw(st.integers(0, 7)) == 0:
+            gone = specs[0] if n >= 20 and specs[0] != specs[-1] else ()
+            retired = tuple(("r", spec_hash(s, ())) for s in gone if isinstance(s, Batch))
+            found.append(Tick(VERSION, at_ms + draw(st.integers(0, 60)), retired))
+        else:
+            number = draw(st.integers(0, n)) if doubles else n
+            keys = [draw(st.sampled_from("abc")) for _ in chosen]
+            found.append(match(chosen, number, at_ms, keys, draw(st.integers(0, 30))))
+    return found
+
+
+def folded(states: InMemory, records: Iterable[tuple[int, MatchesRecord]]) -> list[Closed]:
+    return [closed for offset, record in records for closed in fold(states, record, 0, offset)]
+
+
+def same(a: InMemory, b: InMemory) -> bool:
+    return a.states == b.states and {w: h for w, h in a.held.items() if h} == {w: h for w, h in b.held.items() if h}
+
+
+@given(streams(), st.data())
+def test_records_that_come_again_change_nothing(records: list[MatchesRecord], data: st.DataObject) -> None:
+    """A reader that goes back, any time and any way, while the states stay: the same windows, and the same states."""
+    numbered = list(enumerate(records))
+    once, often = InMemory(), InMemory()
+    expected = folded(once, numbered)
+    found: list[Closed] = []
+    for at, pair in enumerate(numbered):
+        found += folded(often, [pair])
+        if data.draw(st.booleans()):
+            back = data.draw(st.integers(0, at))
+            again = numbered[back : at + 1]
+            assert folded(often, again) == []
+    assert found == expected
+    assert same(once, often)
+
+
+@given(streams(), st.data())
+def test_a_replay_from_a_stored_state_fires_the_same_windows_with_the_same_ids(
+    records: list[MatchesRecord], data: st.DataObject
+) -> None:
+    numbered = list(enumerate(records))
+    stored_at = data.draw(st.integers(0, len(numbered)))
+    back_to = data.draw(st.integers(0, stored_at))
+    states = InMemory()
+    before = folded(states, numbered[:stored_at])
+    restored = copy.deepcopy(states)
+    expected = before + folded(states, numbered[stored_at:])
+    found = before + folded(restored, numbered[back_to:])
+    assert [window_id_seed(c) for c in found] == [window_id_seed(c) for c in expected]
+    assert found == expected
+    assert len({window_id_seed(c) for c in found}) == len(found)
+    # Without any state: all over again, and the same ids.
+    assert folded(InMemory(), numbered) == expected
+
+
+@given(streams(doubles=False))
+def test_no_event_is_in_two_batches_and_none_is_lost(records: list[MatchesRecord]) -> None:
+    states = InMemory()
+    closed = folded(states, enumerate(records))
+    fired = Counter(held.id for c in closed for held in c.events)
+    waiting = Counter(id for held in states.held.values() for _, id in held)
+    assert set(fired.values()) <= {1}
+    assert not set(fired) & set(waiting)
+    given_ids = {r.event.id for r in records if isinstance(r, Match)}
+    if all(isinstance(s.spec, Batch) for r in records if isinstance(r, Match) for s in r.stages):
+        assert set(fired) | set(waiting) == given_ids
+    for where, state in states.states.items():
+        if isinstance(state, BatchState):
+            assert state.count == len(states.held.get(where, {}))
+
+
+@given(streams())
+def test_a_window_keeps_its_limits_and_its_order(records: list[MatchesRecord]) -> None:
+    for c in folded(InMemory(), enumerate(records)):
+        assert list(c.events) == sorted(c.events, key=lambda h: h.place)
+        assert len({(h.source, h.id) for h in c.events}) == len(c.events) > 0
+        assert c.opening == c.events[0].place
+
+
+@settings(max_examples=60)
+@given(streams(), st.data())
+def test_the_file_gives_the_same_answers_however_often_it_dies(
+    records: list[MatchesRecord], data: st.DataObject
+) -> None:
+    """Groups of any size; one that was not stored comes again, as after a crash."""
+    expected = folded(InMemory(), enumerate(records))
+    with tempfile.TemporaryDirectory() as folder:
+        store = WindowStore(Path(folder) / "windows.db")
+        found: list[Closed] = []
+        while (at := store.parts.get(0, (0, 0))[0]) < len(records):
+            first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
+            last = data.draw(st.integers(at, len(records) - 1))
+            part = [Record(encode(r)) for r in records[first : last + 1]]
+            group = store.fold_batches([LogBatch("oncue.matches", 0, range(first, last + 1), part)])
+            assert not group.bad
+            if data.draw(st.integers(0, 3)) == 3:  # killed before it was stored
+                store.close()
+                store = WindowStore(Path(folder) / "windows.db")
+                continue
+            store.store(group)
+            found += [c for _, _, c in group.closed]
+        assert found == expected
+        store.close()
+
+
+def test_the_first_of_a_key_passes_and_the_time_counts_from_it() -> None:
+    states, spec = InMemory(), (Dedupe("${k}", 100),)
+    times = [(0, "a"), (50, "a"), (99, "a"), (99, "b"), (100, "a"), (199, "a"), (200, "a")]
+    closed = folded(states, ((n, match(spec, n, at, [key])) for n, (at, key) in enumerate(times)))
+    assert [(c.opened_ms, c.key, c.why) for c in closed] == [
+        (0, "a", "first"), (99, "b", "first"), (100, "a", "first"), (200, "a", "first"),
+    ]  # fmt: skip
+
+
+def test_a_match_after_the_wait_opens_the_next_window_without_a_tick() -> None:
+    states, spec = InMemory(), (Batch("", count=3, wait_ms=30),)
+    closed = folded(states, ((n, match(spec, n, at, [""])) for n, at in enumerate([0, 29, 30, 31])))
+    assert [(c.why, [h.id for h in c.events]) for c in closed] == [("wait", ["0", "1"])]
+    closed = folded(states, [(4, match(spec, 4, 32, [""]))])
+    assert [(c.why, c.opening, [h.id for h in c.events]) for c in closed] == [("count", 2, ["2", "3", "4"])]
+
+
+def test_bytes_close_the_window_that_reaches_them() -> None:
+    spec = (Batch("", size_bytes=100),)
+    closed = folded(InMemory(), ((n, match(spec, n, 0, [""], size)) for n, size in enumerate([60, 39, 1, 200])))
+    assert [(c.why, [h.id for h in c.events]) for c in closed] == [("bytes", ["0", "1", "2"]), ("bytes", ["3"])]
+
+
+def test_a_window_that_is_full_closes_early_and_fits_into_a_record() -> None:
+    spec = (Batch("", wait_ms=1_000),)
+    large = b"\xc5\xff\xff" + b"x" * 0xFFFF
+    closed = folded(InMemory(), ((n, match(spec, n, 0, [""], row=large)) for n in range(40)))
+    assert {c.why for c in closed} == {"full"}
+    assert all(WINDOW_BYTES - 70_000 < len(encode(c)) < WINDOW_BYTES + 1_000 for c in closed)
+    closed = folded(InMemory(), ((n, match(spec, n, 0, [""])) for n in range(WINDOW_EVENTS + 1)))
+    assert [(c.why, len(c.events)) for c in closed] == [("full", WINDOW_EVENTS)]
+
+
+def test_windows_of_an_operator_that_is_gone_fire_as_they_are() -> None:
+    states = InMemory()
+    old, new = Batch("", count=10), Batch("", count=5)
+    folded(states, ((n, match((old,), n, 0, [""])) for n in range(3)))
+    folded(states, ((n, match((new,), n, 0, [""])) for n in range(3, 5)))
+    closed = folded(states, [(5, Tick(VERSION, 1, (("r", spec_hash(old, ())),)))])
+    assert [(c.why, [h.id for h in c.events]) for c in closed] == [("changed", ["0", "1", "2"])]
+    assert states.states[Where("r", spec_hash(new, ()), "")] == BatchState(
+        4, count=2, size_bytes=20, held_bytes=states.states[Where("r", spec_hash(new, ()), "")].held_bytes,  # type: ignore[union-attr]
+        opening=3, label="f", version=1,
+    )  # fmt: skip
