@@ -1,4 +1,8 @@
-"""kill -9 of a process that runs the file trigger, at any point: no file is missed, and none has two ids."""
+"""kill -9 of a process that runs the file trigger, at any point: no file is missed, and none has two ids.
+
+What a process has emitted is a line a file in a record of its own. SIGKILL ends a write(2) between two pages (Linux looks for
+it there), so the last line of a killed process's record can be torn, at a multiple of 4096 bytes: its emit has not returned,
+and the next process has to emit the whole batch again, word for word. No other line may be anything but whole."""
 
 import json
 import os
@@ -9,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,13 +25,13 @@ from oncue.triggers.base import TriggerContext
 from oncue.triggers.files import FileOptions, FileTrigger
 
 tmp = Path(sys.argv[1])
-out = os.open(tmp / "emitted", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+out = os.open(sys.argv[3], os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)
 
 async def emit(events):
     await asyncio.sleep(random.random() * 0.01)
     lines = b"".join(
         json.dumps([e.data["relative"], e.id, e.extensions["oncuetimems"]]).encode() + b"\\n" for e in events)
-    os.write(out, lines)
+    assert os.write(out, lines) == len(lines)
     await asyncio.sleep(random.random() * 0.01)
 
 options = msgspec.convert(json.loads(sys.argv[2]), FileOptions)
@@ -35,19 +40,34 @@ asyncio.run(trigger.run())
 """
 
 
+class Record(NamedTuple):
+    """What one process has emitted."""
+
+    lines: list[bytes]
+    torn: bytes  # the beginning of a line that it was killed in
+
+
 def start(tmp: Path, options: dict[str, object]) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-c", CHILD, str(tmp), json.dumps({"path": str(tmp / "data"), **options})]
-    return subprocess.Popen(arguments)
+    given = {"path": str(tmp / "data"), **options}
+    record = tmp / f"emitted-{len(records(tmp)):04d}"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp), json.dumps(given), str(record)])
+    while not record.exists():  # also of a process that emits nothing: the records are numbered
+        assert child.poll() is None
+        time.sleep(0.001)
+    return child
+
+
+def records(tmp: Path) -> list[Record]:
+    """One a process, in the order of their starts."""
+    found = [path.read_bytes().split(b"\n") for path in sorted(tmp.glob("emitted-*"))]
+    return [Record(lines[:-1], lines[-1]) for lines in found]
 
 
 def emitted(tmp: Path) -> list[tuple[str, str, str]]:
-    try:
-        # A line that a kill tore was not emitted; what the next process wrote begins behind it.
-        lines = (tmp / "emitted").read_bytes().splitlines()
-        whole = [line[line.rindex(b'["') :] for line in lines if b'["' in line and line.endswith(b'"]')]
-        return [tuple(json.loads(line)) for line in whole]
-    except FileNotFoundError:
-        return []
+    """(path, event id, time) of all whole lines; fails on one that is not what a process has written."""
+    found = [json.loads(line) for record in records(tmp) for line in record.lines]
+    assert all(len(line) == 3 for line in found)
+    return [(path, event_id, time_ms) for path, event_id, time_ms in found]
 
 
 def write_files(data: Path, count: int, stop: threading.Event) -> None:
@@ -114,6 +134,9 @@ def test_killed_at_any_point(tmp_path: Path, seed: int) -> None:
         writer.join()
         child.kill()
         child.wait()
+    whole = [line for record in records(tmp_path) for line in record.lines]
+    for torn in (record.torn for record in records(tmp_path)):
+        assert any(line.startswith(torn) for line in whole), torn
     names: dict[str, set[tuple[str, str]]] = {}
     for path, event_id, time_ms in emitted(tmp_path):
         names.setdefault(path, set()).add((event_id, time_ms))
