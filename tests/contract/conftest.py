@@ -9,27 +9,6 @@ import pytest
 from log_backends import BACKENDS, KAFKA, KAFKA_DATA, Backend
 
 from oncue.log import Log
-from tests.kafka import shared
-from tests.kafka.jars import Missing
-
-
-@pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """(address, data folder) of the broker of this test run. ONCUE_TEST_KAFKA names one that runs already."""
-    if given := os.environ.get(KAFKA):
-        yield given, os.environ.get(KAFKA_DATA, "")
-        return
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    try:
-        found = shared.join(folder)
-    except Missing as e:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no Kafka: {e}")
-        pytest.skip(f"no Kafka: {e}")
-    yield found
-    shared.leave(folder)
 
 
 @pytest.fixture(params=list(BACKENDS))

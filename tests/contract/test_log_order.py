@@ -113,13 +113,13 @@ def test_more_partitions_reach_readers_that_are_there(open_it: Open) -> None:
         log = await open_it()
         reader = log.read(["a"])
         await log.append("a", records("0"))
-        await log.ensure({"a": Topic(partitions=3, retention_ms=5)})
+        await log.ensure({"a": Topic(partitions=3, retention_ms=86_400_000)})
         await log.append("a", records("2"), 2)
         assert {(s[1], s[3]) for s in await take(reader, 2)} == {(0, b"0"), (2, b"2")}
-        assert (await log.topics())["a"] == Topic(partitions=3, retention_ms=5)
+        assert (await log.topics())["a"] == Topic(partitions=3, retention_ms=86_400_000)
         await log.close()
         log = await open_it()
-        assert (await log.topics())["a"] == Topic(partitions=3, retention_ms=5)
+        assert (await log.topics())["a"] == Topic(partitions=3, retention_ms=86_400_000)
         assert len(await take(log.read(["a"]), 2)) == 2
         await log.close()
 

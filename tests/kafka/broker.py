@@ -51,6 +51,7 @@ class Broker:
         self._voters = dict(voters or {node: free_port()})
         self._settings, self._format_flags, self._heap_mb = dict(settings or {}), list(format_flags), heap_mb
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
@@ -89,6 +90,10 @@ class Broker:
             self._process = subprocess.Popen(
                 [*self._java(), "kafka.Kafka", str(config)], stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
+        # It ends the broker when this process is gone, however it ended: the pipe closes then.
+        self._watch = subprocess.Popen(
+            ["sh", "-c", f"read line || kill -9 {self.pid}"], stdin=subprocess.PIPE, start_new_session=True
+        )
         if wait:
             self.wait_ready()
         return self
@@ -122,6 +127,8 @@ class Broker:
         process, self._process = self._process, None
         if process is None:
             return
+        if self._watch is not None:
+            self._watch.communicate(b"\n")
         process.send_signal(how)
         try:
             process.wait(20)

@@ -15,6 +15,7 @@ from aiokafka import errors as k
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from oncue.errors import LogError, OncueError
@@ -29,6 +30,7 @@ CHUNK = 100  # topics in one request
 READY_S = 30.0
 HOUR_MS, WEEK_MS = 3_600_000, 7 * 86_400_000
 NAMES = ("retention.ms", "retention.bytes", "cleanup.policy", "max.message.bytes", "min.insync.replicas")
+LATEST = -1  # to ask for a partition's end
 DYNAMIC = 1  # config_source: set on this topic
 
 
@@ -60,7 +62,7 @@ class Topics:
 
     def short(self, full: str) -> str | None:
         """None: not a topic of this log."""
-        if not full.startswith(self._prefix or OURS):
+        if not full.startswith(self._prefix or OURS) and full not in self._known:
             return None
         return full[len(self._prefix) :]
 
@@ -198,25 +200,38 @@ class Topics:
         return found
 
     async def _led(self, fulls: list[str]) -> None:
-        """Wait until each partition has its leader: brokers learn of a topic one after another."""
-        cluster = self._client.cluster
+        """Wait until each partition's leader says that it is: brokers learn of a topic one after another, and a client's
+        metadata is ahead of them."""
         end = asyncio.get_running_loop().time() + READY_S
+        left = set(fulls)
         while True:
-            waiting = [f for f in fulls if not self._is_led(cluster, f)]
-            if not waiting:
+            left -= {full for full in left if self._client.cluster.partitions_for_topic(full)} - await self._unled(left)
+            if not left:
                 return
             if asyncio.get_running_loop().time() > end:
                 raise LogError(
-                    f"the topic {waiting[0]!r} has no leader after {READY_S:.0f} s", remedy="are all brokers up?"
+                    f"the topic {min(left)!r} has no leader after {READY_S:.0f} s", remedy="are all brokers up?"
                 )
             await asyncio.sleep(0.02)
             await self._client.force_metadata_update()
 
-    @staticmethod
-    def _is_led(cluster: Any, full: str) -> bool:
-        partitions = cluster.partitions_for_topic(full)
-        leaders = [cluster.leader_for_partition(TopicPartition(full, p)) for p in partitions or ()]
-        return bool(leaders) and all(leader is not None and leader >= 0 for leader in leaders)
+    async def _unled(self, fulls: Iterable[str]) -> set[str]:
+        cluster, found = self._client.cluster, set()
+        by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for full in fulls:
+            for partition in cluster.partitions_for_topic(full) or ():
+                node = cluster.leader_for_partition(TopicPartition(full, partition))
+                if node is None or node < 0:
+                    found.add(full)
+                else:
+                    by_node.setdefault(node, {}).setdefault(full, []).append((partition, LATEST))
+        for node, topics in by_node.items():
+            try:
+                response = await self._client.send(node, OffsetRequest(-1, 0, list(topics.items())))
+                found |= {full for full, entries in response.topics if any(entry[1] for entry in entries)}
+            except k.KafkaError:
+                found |= set(topics)
+        return found
 
     # ------------------------------------------------------------ put right
 

@@ -1,7 +1,7 @@
 """What a batch caused and the group's offset, together: a Kafka transaction.
 
-One producer an input partition of a group, with a transactional.id of its own. A server that takes over a partition claims
-the id, and from then on the brokers refuse the server that had it before (a zombie that was paused, say): whatever that one
+The producers of an input partition of a group have transactional ids of their own. A server that takes over a partition claims
+the ids, and from then on the brokers refuse the server that had it before (a zombie that was paused, say): whatever that one
 still has under way is aborted. So a partition's offset and its effects come from one server at a time.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 # the partition before.
 TIMEOUT_MS = 15_000
 CLOSE_S = 10.0
+PATIENCE_S = 30.0  # with a cluster that changes its leaders
+PAUSE_S = 0.1
 
 
 class Sent:
@@ -41,25 +44,31 @@ class Sent:
 
 
 class Channel:
-    """The producer of one transactional id; one transaction at a time."""
+    """The producers of one input partition; one transaction at a time.
+
+    Two of them take turns: the brokers refuse a producer's next transaction until the marks of its last one are written,
+    and aiokafka then waits 20 ms, or 100. What is committed is committed in order all the same: the second begins when the
+    first is durable, and of a group's offsets the one that was written later stays."""
 
     def __init__(self, address: Address, name: str) -> None:
         self._address, self._name = address, name
-        self._producer: AIOKafkaProducer | None = None
+        self._producers: list[AIOKafkaProducer | None] = [None, None]
+        self._turn = 0
         self.lock = asyncio.Lock()
 
     async def claim(self) -> None:
-        """Fence whoever had this id. Raises LogError."""
+        """Fence whoever had these ids. Raises LogError."""
         async with self.lock:
             await self._close()
-            await self._open()
+            await asyncio.gather(*[self._open(turn) for turn in range(len(self._producers))])
 
-    async def _open(self) -> AIOKafkaProducer:
-        if self._producer is None:
+    async def _open(self, turn: int) -> AIOKafkaProducer:
+        producer = self._producers[turn]
+        if producer is None:
             producer = AIOKafkaProducer(
                 **self._address.client,
                 client_id="oncue",
-                transactional_id=self._name,
+                transactional_id=f"{self._name}/{turn}",
                 transaction_timeout_ms=TIMEOUT_MS,
                 compression_type="lz4",
                 max_batch_size=2 * self._address.record_bytes + BATCH_BYTES,
@@ -71,36 +80,59 @@ class Channel:
             except (k.KafkaError, OSError) as e:
                 await _stopped(producer)
                 raise explain(e, str(self._address), "take a transaction's producer") from e
-            self._producer = producer
-        return self._producer
+            self._producers[turn] = producer
+        return producer
 
     async def run(
         self, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata], batches: Sequence[Sent], count: int
     ) -> list[Position]:
         """Raises NotOwner when the id was claimed by another, LogError; then nothing of it is visible."""
+        end = time.monotonic() + PATIENCE_S
         async with self.lock:
-            producer = await self._open()
-            positions: list[Position | None] = [None] * count
-            try:
-                await producer.begin_transaction()
-                under_way = []
-                for sent in batches:
-                    await seen(producer, sent.topic.full, sent.partition)
-                    builder = producer.create_batch()
-                    fill(builder, sent.topic, sent.records)
-                    under_way.append(await producer.send_batch(builder, sent.topic.full, partition=sent.partition))
-                if offsets:
-                    await producer.send_offsets_to_transaction(dict(offsets), group)
-                for sent, future in zip(batches, under_way, strict=True):
-                    first = (await future).offset
-                    for index, records in sent.shares:
-                        positions[index] = Position(sent.topic.name, sent.partition, first, records)
-                        first += records
-                await producer.commit_transaction()
-            except Exception as e:
-                await self._give_up(producer)
-                raise explain(e, str(self._address), f"commit for the group {group!r}") from e
-            return [p for p in positions if p is not None]
+            while True:
+                self._turn = 1 - self._turn
+                producer = await self._open(self._turn)
+                try:
+                    positions = await self._prepare(producer, group, offsets, batches, count)
+                except Exception as e:
+                    await self._give_up(producer)
+                    # Aborted, so that it may be done again: a leader that moves, say, which aiokafka does not wait out here.
+                    if getattr(e, "retriable", False) and time.monotonic() < end:
+                        await asyncio.sleep(PAUSE_S)
+                        continue
+                    raise explain(e, str(self._address), f"commit for the group {group!r}") from e
+                try:
+                    await producer.commit_transaction()
+                except Exception as e:
+                    await self._give_up(producer)
+                    raise explain(e, str(self._address), f"commit for the group {group!r}") from e
+                return positions
+
+    async def _prepare(
+        self,
+        producer: AIOKafkaProducer,
+        group: str,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        batches: Sequence[Sent],
+        count: int,
+    ) -> list[Position]:
+        """All of a transaction but its end."""
+        positions: list[Position | None] = [None] * count
+        under_way = []
+        await producer.begin_transaction()
+        for sent in batches:
+            await seen(producer, sent.topic.full, sent.partition)
+            builder = producer.create_batch()
+            fill(builder, sent.topic, sent.records)
+            under_way.append(await producer.send_batch(builder, sent.topic.full, partition=sent.partition))
+        if offsets:
+            await producer.send_offsets_to_transaction(dict(offsets), group)
+        for sent, future in zip(batches, under_way, strict=True):
+            first = (await future).offset
+            for index, records in sent.shares:
+                positions[index] = Position(sent.topic.name, sent.partition, first, records)
+                first += records
+        return [p for p in positions if p is not None]
 
     async def _give_up(self, producer: AIOKafkaProducer) -> None:
         """Abort, so that readers need not wait for the time-out; then another producer begins anew."""
@@ -108,12 +140,12 @@ class Channel:
             await asyncio.wait_for(producer.abort_transaction(), CLOSE_S)
         except Exception as e:  # it is broken already: the brokers abort it
             logger.info("a transaction could not be aborted in order: %s", e)
-        await self._close()
+        self._producers = [p if p is not producer else None for p in self._producers]
+        await _stopped(producer)
 
     async def _close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await _stopped(producer)
+        producers, self._producers = self._producers, [None, None]
+        await asyncio.gather(*[_stopped(p) for p in producers if p is not None])
 
     async def close(self) -> None:
         async with self.lock:

@@ -243,8 +243,12 @@ async def _stopped(producer: AIOKafkaProducer, timeout_s: float = CLOSE_S) -> No
 
 
 async def seen(producer: AIOKafkaProducer, full: str, partition: int) -> None:
-    """Until the producer, whose metadata is its own, knows the partition: it may be new."""
-    while partition not in await producer.partitions_for(full):
+    """Until the producer, whose metadata is its own, knows the partition: it may be new.
+
+    The topic is named to it in any case: aiokafka knows all topics at first, and at the first that it is asked for by name
+    it forgets the others, whose batches then have no leader."""
+    await producer.client.add_topic(full)
+    while partition not in (producer.client.cluster.partitions_for_topic(full) or ()):
         await producer.client.force_metadata_update()
         await asyncio.sleep(0.02)
 

@@ -1,0 +1,67 @@
+"""Real Kafka for all tests that want it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kafka import shared
+from tests.kafka.broker import Broker, Cluster
+from tests.kafka.jars import Missing
+
+
+@contextlib.contextmanager
+def or_skipped() -> Iterator[None]:
+    """Where Kafka cannot run the test is skipped, with the remedy; in CI that is a failure."""
+    try:
+        yield
+    except Missing as e:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no Kafka: {e}")
+        pytest.skip(f"no Kafka: {e}")
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """(address, data folder) of the broker of this test run. ONCUE_TEST_KAFKA names one that runs already."""
+    if given := os.environ.get("ONCUE_TEST_KAFKA"):
+        yield given, os.environ.get("ONCUE_TEST_KAFKA_DATA", "")
+        return
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with or_skipped():
+        found = shared.join(folder)
+    yield found
+    shared.leave(folder)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Starts a broker of the test's own, which the test may kill."""
+    brokers: list[Broker] = []
+
+    def start(**options: object) -> Broker:
+        with or_skipped():
+            broker = Broker(tmp_path / f"broker{len(brokers)}", **options)  # type: ignore[arg-type]
+            brokers.append(broker)
+            return broker.start()
+
+    yield start
+    for broker in brokers:
+        broker.kill()
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Cluster]:
+    """Three nodes of the test's own."""
+    cluster = Cluster(tmp_path / "cluster")
+    try:
+        with or_skipped():
+            yield cluster.start()
+    finally:
+        cluster.kill()
