@@ -41,6 +41,7 @@ from oncue.resources import Emitted, FunctionRequest, Me, parameter_infos
 if TYPE_CHECKING:
     from oncue.executor import OncueExecutor
     from oncue.functions import Packed
+    from oncue.functions.watch import Watch
 
 R = TypeVar("R")
 KNOWN_FUNCTIONS = 1_024
@@ -101,7 +102,7 @@ class Client:
         self.courier = courier = Courier(http, patience)
         self._trust = set(trust)
         self._owned: dict[str, bool] = {}
-        self._functions: OrderedDict[int, tuple[Any, str, str]] = OrderedDict()  # id(fn): (fn, hash, name)
+        self._functions: OrderedDict[int, tuple[Any, str, str, Watch]] = OrderedDict()  # by id(fn): fn, hash, name
         self._registered: set[str] = set()
         self._lock = threading.Lock()
         self._finalize = weakref.finalize(self, _at_end, courier)
@@ -223,18 +224,19 @@ class Client:
         if not callable(fn) and hasattr(fn, "body"):  # a functions.Packed, as the command line makes them
             return self.register(fn), str(fn.name)
         known = self._functions.get(id(fn))
-        if known is not None and known[0] is fn:
+        if known is not None and known[0] is fn and known[3].same():
             return known[1], known[2]
         if not callable(fn):
             raise Invalid(
                 f"a {type(fn).__name__} cannot be run", remedy="give a function, or the name of a registered one"
             )
         from oncue.functions import pack_function  # imports much that an emit does not need
+        from oncue.functions.watch import Watch
 
-        packed = pack_function(fn)
+        packed, watch = pack_function(fn), Watch(fn)
         self.register(packed)
         with self._lock:
-            self._functions[id(fn)] = (fn, packed.id, packed.name)  # the reference keeps id(fn) its own
+            self._functions[id(fn)] = (fn, packed.id, packed.name, watch)  # the reference keeps id(fn) its own
             while len(self._functions) > KNOWN_FUNCTIONS:
                 self._functions.popitem(last=False)
         return packed.id, packed.name

@@ -8,7 +8,11 @@ r  a Ref: the content (with its own letter) is a blob, too large to travel inlin
 
 from __future__ import annotations
 
+import importlib
+import io
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -58,13 +62,48 @@ def pack(value: Any) -> bytes:
         except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
             pass
     try:
-        packed: bytes = PICKLE + cloudpickle.dumps(value, protocol=5)
-        return packed
+        return PICKLE + (_dumps_at_home(value) if HOMES else cloudpickle.dumps(value, protocol=5))
     except Exception as e:
         raise CannotPack(
             f"a value of type {type(value).__name__} cannot be shipped: {type(e).__name__}: {e}",
             remedy="open files, sockets and locks where they are used, inside the function",
         ) from e
+
+
+#: Modules that a worker made of a function's source: name there -> the module that the source is of. What is defined in them
+#: travels by its name at home: its bytecode may be of another Python than the reader's.
+HOMES: dict[str, str] = {}
+
+
+class _HomePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type | types.FunctionType) and obj.__module__ in HOMES:
+            found: Any = sys.modules.get(obj.__module__)
+            for part in obj.__qualname__.split("."):
+                found = getattr(found, part, None)
+            if found is obj:
+                return at_home, (HOMES[obj.__module__], obj.__qualname__)
+        return super().reducer_override(obj)
+
+
+def _dumps_at_home(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _HomePickler(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
+
+
+def at_home(module: str, qualname: str) -> Any:
+    """What a script's or a module's own name stands for here. Raises Undecodable."""
+    try:
+        found: Any = sys.modules.get(module) or importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        raise Undecodable(
+            f"the value is a {qualname} of {module!r}, which this program does not have",
+            remedy=f"read it in the program that defines {qualname}, or return plain data: numbers, text, lists, dicts",
+        ) from None
+    return found
 
 
 def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

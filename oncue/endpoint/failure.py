@@ -30,7 +30,14 @@ def failure(error: BaseException, what: str = "") -> Failure:
             remedy = "the worker has no more memory: use smaller pieces, or fewer workers on that machine"
     if what:
         message = f"{what}: {message}"
-    return Failure(name, _cut(message), own_lines(error), remedy)
+    # Of our own refusals, without a line of the user's, the traceback would only say the message again.
+    lines = "" if remedy and isinstance(error, OncueError) and not _user_frames(error) else own_lines(error)
+    return Failure(name, _cut(message), lines, remedy)
+
+
+def _user_frames(error: BaseException) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(not f.f_code.co_filename.startswith((_OURS, "<frozen importlib")) for f, _ in frames)
 
 
 def _text(error: BaseException) -> str:

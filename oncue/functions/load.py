@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.util
 import inspect
 import pickle
@@ -12,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from oncue import payload
 from oncue.errors import CannotLoad
 from oncue.functions.body import PYTHON, FunctionBody, describe
 from oncue.functions.siblings import SiblingSet, activate, show, sibling_set
@@ -56,8 +59,18 @@ def load(body: FunctionBody) -> Loaded:
     if not callable(call):
         raise _cannot_load(body, failures)
     if body.source and body.file not in body.siblings:
-        show(body.file, body.source)
+        show(body.file, _on_its_lines(body, call))
     return Loaded(call, siblings, _is_async(call), body)
+
+
+def _on_its_lines(body: FunctionBody, call: Any) -> str:
+    """The source, where it is only the function's own, moved down to the line that its code begins at."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    code = getattr(inspect.unwrap(getattr(call, "__func__", call)), "__code__", None)
+    if body.entry or code is None or code.co_filename != body.file:
+        return body.source
+    return "\n" * (int(code.co_firstlineno) - 1) + body.source
 
 
 def _try(build: Callable[[], Any], failures: list[BaseException]) -> Any:
@@ -69,10 +82,13 @@ def _try(build: Callable[[], Any], failures: list[BaseException]) -> Any:
 
 
 def _from_source(body: FunctionBody) -> Any:
-    module = types.ModuleType(f"oncue_source_{body.module.strip('_')}")
+    # One for each source: two scripts are both `__main__`, and each class belongs to its own.
+    digest = hashlib.sha256(body.source.encode()).hexdigest()[:8]
+    module = types.ModuleType(f"oncue_source_{body.module.strip('_')}_{digest}")
     module.__file__ = body.file
     show(body.file, body.source)
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up
+    payload.HOMES[module.__name__] = body.module
     exec(compile(body.source, body.file or "<source>", "exec", dont_inherit=True), module.__dict__)
     return getattr(module, body.entry)
 

@@ -280,3 +280,16 @@ def test_200_mb_each_way_disturbs_nobody(shared: System, client: Client) -> None
     assert rounds >= 20, rounds
     assert digest == hashlib.sha256(data).hexdigest()
     assert back == data[::-1]
+
+
+def test_what_is_submitted_is_the_function_as_it_is_now(shared: System) -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("K, ALL = 1, [1]\ndef helper(x): return x\ndef f(x): return helper(x) + K + ALL[0]\n", space)
+    with shared.client() as client:
+        assert client.submit(space["f"], 7).result(PATIENCE_S) == 9
+        exec("def helper(x): return 1000", space)
+        assert client.submit(space["f"], 7).result(PATIENCE_S) == 1002
+        exec("K = 50", space)
+        assert client.submit(space["f"], 7).result(PATIENCE_S) == 1051
+        space["ALL"][0] = 2
+        assert client.gather(client.map(space["f"], [7, 8]), timeout=PATIENCE_S) == [1052, 1052]

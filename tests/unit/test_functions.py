@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from oncue.errors import CannotLoad, CannotPack, Undecodable
 from oncue.functions import FunctionBody, Packed, describe, load_function, pack_file, pack_function
 from oncue.functions.source import imported, part_for
 from oncue.messages import encode
+from oncue.payload import unpack
 
 CALL = """
 import asyncio, inspect, sys
@@ -439,12 +441,135 @@ def test_a_prompt_without_source(tmp_path: Path) -> None:
     assert elsewhere(packed.body, tmp_path, 2) == "7"
 
 
-@pytest.mark.skipif(not os.environ.get("ONCUE_TEST_PYTHONS"), reason="ONCUE_TEST_PYTHONS: other Pythons with oncue")
-def test_really_another_python(tmp_path: Path) -> None:
-    for python in os.environ["ONCUE_TEST_PYTHONS"].split(":"):
-        body = packed_by(tmp_path, SOURCE.replace("import helpers", "").replace("from helpers", "#"), "plain")
-        (tmp_path / "body").write_bytes(body)
-        done = subprocess.run(
-            [python, "-c", CALL, "body", "(4,)"], cwd=tmp_path, capture_output=True, text=True, check=True
+def test_two_versions_of_a_class_live_side_by_side(tmp_path: Path) -> None:
+    """In one worker: the second must not change what the first has, wherever the difference is."""
+    script = (
+        "class Conf:\n    angles = {}\n    def k(self): return K\nK = {}\ndef f(): return Conf.angles, Conf().k()\n"
+    )
+    bodies = [packed_by(tmp_path, script.format(*v), "f") for v in (("[1]", "5"), ("[2]", "5"), ("[1]", "6"))]
+    again = packed_by(tmp_path, script.format("[1]", "5"), "f", seed="7")
+    assert again == bodies[0]
+    for n, body in enumerate(bodies):
+        (tmp_path / f"body{n}").write_bytes(body)
+    code = (
+        "from oncue.functions import load_function\n"
+        "a, b, c = (load_function(open(f'body{n}', 'rb').read()) for n in range(3))\n"
+        "print(a(), b(), c(), a())"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "([1], 5) ([2], 5) ([1], 6) ([1], 5)"
+
+
+def test_cached_functions_travel(tmp_path: Path) -> None:
+    source = (
+        "import functools\n@functools.lru_cache(maxsize=50)\ndef fib(n):\n    return n if n < 2 else fib(n-1) + fib(n-2)\n"
+        "@functools.cache\ndef twice(x): return [x, x]\n"
+        "def both(n): return fib(n), twice(n) is twice(n), fib.cache_info().maxsize, fib.__name__\n"
+    )
+    assert elsewhere(packed_by(tmp_path, source, "both"), tmp_path, 60) == "(1548008755920, True, 50, 'fib')"
+    assert elsewhere(packed_by(tmp_path, source, "fib"), tmp_path, 10) == "55"
+    assert elsewhere(packed_by(tmp_path, source, "functools.partial(fib, 10)"), tmp_path) == "55"
+
+
+FAILING = """
+from oncue.endpoint.failure import own_lines
+from oncue.functions import load_function
+f = load_function(open("body", "rb").read())
+try:
+    f(1)
+except ValueError as e:
+    print(own_lines(e))
+"""
+
+
+@pytest.mark.parametrize("expression", ["outer", "inner(3)", "lambda x: outer(x)"])
+def test_a_traceback_has_the_file_and_the_line(tmp_path: Path, expression: str) -> None:
+    source = (
+        "# a comment\n\ndef outer(x):\n    y = x\n    raise ValueError(y)  # from outer\n"
+        "def inner(n):\n    def closure(x):\n        raise ValueError(n)  # from inner\n    return closure\n"
+    )
+    (tmp_path / "body").write_bytes(packed_by(tmp_path, source, expression))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", FAILING], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    said = done.stdout
+    where = ("5", "outer") if expression == "outer" else ("8", "inner") if "inner" in expression else ("5", "")
+    assert f'File "script.py", line {where[0]}, in' in said
+    if where[1]:
+        assert f"# from {where[1]}" in said
+
+
+# ---------------------------------------------------------------- other Pythons
+
+
+def other_pythons() -> list[str]:
+    """ONCUE_TEST_PYTHONS (paths with colons between), else those of pyenv and on the PATH that can make an environment."""
+    given = os.environ.get("ONCUE_TEST_PYTHONS")
+    if given:
+        return given.split(":")
+    names = [f"3.{n}" for n in (11, 12, 13) if n != sys.version_info.minor]
+    of_pyenv = [str(p) for name in names for p in sorted(Path.home().glob(f".pyenv/versions/{name}.*/bin/python"))]
+    on_path = [found for name in names if (found := shutil.which(f"python{name}"))]
+    return [python for python in (*of_pyenv, *on_path) if _usable(python)]
+
+
+def _usable(python: str) -> bool:
+    return not subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode
+
+
+@pytest.fixture(scope="session")
+def another(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another Python, with what a worker needs. None of the services that a machine must have: without, it is skipped."""
+    found = other_pythons()
+    if not found:
+        pytest.skip(
+            "there is no other Python from 3.11 to 3.13 here: put one on the PATH, or name it: ONCUE_TEST_PYTHONS"
         )
-        assert done.stdout.strip() == "8"
+    folder = tmp_path_factory.mktemp("another")
+    subprocess.run([found[0], "-m", "venv", str(folder)], check=True, capture_output=True)
+    python, wanted = str(folder / "bin" / "python"), ["cloudpickle", "msgspec"]
+    done = subprocess.run([python, "-m", "pip", "install", "-q", *wanted], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{found[0]} cannot get {' and '.join(wanted)} by pip: {done.stderr.strip()[-200:]}")
+    return python
+
+
+THERE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from oncue import payload
+from oncue.functions import load_function
+f = load_function(open("body", "rb").read())
+open("value", "wb").write(payload.pack(f(*eval(sys.argv[2]))))
+"""
+
+
+def there(python: str, folder: Path, body: bytes, *args: Any) -> bytes:
+    """The packed result of a worker with that Python."""
+    (folder / "body").write_bytes(body)
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [python, "-c", THERE, root, repr(args)], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return (folder / "value").read_bytes()
+
+
+def test_really_another_python(another: str, tmp_path: Path) -> None:
+    (tmp_path / "helpers.py").write_text(HELPERS)
+    for name, value in (("plain", 8), ("decorated", 104), ("uses_siblings", 36)):
+        body = packed_by(tmp_path, SOURCE, name)
+        assert unpack(there(another, tmp_path, body, 4)) == value, name
+
+
+def test_a_class_of_the_script_comes_back_from_another_python(another: str, tmp_path: Path) -> None:
+    source = "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\ndef make(x): return [P(x), P]\n"
+    value = there(another, tmp_path, packed_by(tmp_path, source, "make"), 4)
+    with pytest.raises(Undecodable, match="'__main__', which this program does not have") as caught:
+        unpack(value)
+    assert "return plain data" in caught.value.remedy
+    (tmp_path / "reader.py").write_text(
+        source + "from oncue.payload import unpack\nprint(unpack(open('value', 'rb').read()) == [P(4), P])\n"
+    )
+    done = subprocess.run([sys.executable, "reader.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
