@@ -18,8 +18,9 @@ from oncue.errors import DiskFull, LogError
 from oncue.log import Record
 from oncue.messages import MATCHES, decode
 from oncue.rules.matches import MatchesRecord, Tick
+from oncue.rules.window import TICK_WINDOWS
 from oncue.rules.window_store import WindowStore
-from tests.integration.memory_site import Site, all_of, record, rule, site_in
+from tests.integration.memory_site import PARTITIONS, Site, all_of, record, rule, site_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,6 +108,33 @@ def test_the_wait_is_told_by_one_tick_and_nobody_ticks_in_vain(tmp_path: Path) -
     with_site(tmp_path, body)
 
 
+def test_a_tick_that_is_not_applied_yet_is_not_said_again(tmp_path: Path) -> None:
+    now = [1 << 50]
+
+    async def body(site: Site) -> None:
+        site.clock_ms = lambda: now[0]
+        site.host = site.new_host()
+        site.deploy(rule(batch={"count": 9, "wait": "1s"}))
+        engine = asyncio.create_task(site.engine.run())
+        await site.emit(record(1))
+        reader = site.log.read([MATCHES])
+        await site.host._start()
+        await site.host.step(await reader.next())
+        for _ in range(3):
+            site.host.wake()
+            await site.host.tick()
+        (batch,) = await reader.next()
+        assert len(batch.records) == 1
+        await site.host.step([batch])
+        assert await site.arguments() == [{"n": [1]}]
+        engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
+        await reader.close()
+        await site.host.close()
+
+    with_site(tmp_path, body)
+
+
 def test_a_window_that_was_due_while_the_server_was_down_closes_at_the_start(tmp_path: Path) -> None:
     now = [0]
 
@@ -169,6 +197,33 @@ def test_a_changed_batch_fires_what_the_old_one_held_by_the_old_arguments(tmp_pa
             await site.settled()
         assert await site.arguments() == [{"old": [1, 2]}, {"new": ["c", "d"]}]
         assert not await site.dead()
+
+    with_site(tmp_path, body)
+
+
+@pytest.mark.parametrize("how", ["changed", "due"])
+def test_more_windows_than_one_tick_closes(tmp_path: Path, how: str) -> None:
+    now = [0]
+
+    async def body(site: Site) -> None:
+        site.clock_ms = lambda: now[0]
+        site.host = site.new_host()
+        site.deploy(rule(batch={"key": "${data.n}", "wait": "1h"}))
+        async with site.running():
+            await site.emit(*(record(n) for n in range(PARTITIONS * 2 * TICK_WINDOWS)))
+            await site.settled()
+            if how == "changed":
+                site.deploy(rule(batch={"key": "${data.n}", "wait": "2h"}), version=2)
+            else:
+                now[0] = 1 << 50
+                await site.emit(record(-1))  # the clock of this test wakes nobody
+            await site.until(lambda: _fired(site))
+        assert sorted(a["n"][0] for a in await site.arguments() if a["n"] != [-1]) == list(
+            range(PARTITIONS * 2 * TICK_WINDOWS)
+        )
+
+    async def _fired(site: Site) -> bool:
+        return site.host.fired >= PARTITIONS * 2 * TICK_WINDOWS
 
     with_site(tmp_path, body)
 

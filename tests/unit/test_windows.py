@@ -200,3 +200,42 @@ def test_windows_of_an_operator_that_is_gone_fire_as_they_are() -> None:
         4, count=2, size_bytes=20, held_bytes=states.states[Where("r", spec_hash(new, ()), "")].held_bytes,  # type: ignore[union-attr]
         opening=3, label="f", version=1,
     )  # fmt: skip
+
+
+def grouped(store: WindowStore, first: int, *records: MatchesRecord) -> list[Closed]:
+    """Fold and store one group; what fires."""
+    batch = LogBatch("oncue.matches", 0, range(first, first + len(records)), [Record(encode(r)) for r in records])
+    group = store.fold_batches([batch])
+    assert not group.bad
+    store.store(group)
+    return [closed for _, _, closed in group.closed]
+
+
+def test_an_event_is_known_only_while_its_window_is_open(tmp_path: Path) -> None:
+    """Also where the window was closed, and the event told again, between two looks at the file."""
+    store, spec = WindowStore(tmp_path / "windows.db"), (Batch("", count=3),)
+    assert not grouped(store, 0, match(spec, 1, 0, [""]), match(spec, 2, 0, [""]), match(spec, 1, 0, [""]))
+    (closed,) = grouped(store, 3, match(spec, 3, 0, [""]), match(spec, 1, 0, [""]), match(spec, 2, 0, [""]))
+    assert [h.id for h in closed.events] == ["1", "2", "3"]
+    (closed,) = grouped(store, 6, match(spec, 9, 0, [""]))
+    assert [h.id for h in closed.events] == ["1", "2", "9"]
+    # One that is tried again fires, once.
+    assert grouped(store, 7, closed) == [closed]
+    assert grouped(store, 7, closed) == []
+    store.close()
+
+
+def test_what_tells_nothing_any_more_is_forgotten(tmp_path: Path) -> None:
+    store, hour = WindowStore(tmp_path / "windows.db"), 3_600_000
+    grouped(store, 0, match((Dedupe("${k}", 10),), 1, 100, ["a"]), match((Batch("${k}", count=1),), 2, 100, ["b"]))
+    grouped(
+        store, 2, match((Dedupe("${k}", 2 * hour),), 3, 100, ["c"]), match((Batch("${k}", count=2),), 4, 100, ["d"])
+    )
+    assert store.forget() == 0
+    grouped(store, 4, Tick(VERSION, 100 + hour + 11))
+    assert store.forget() == 2
+    assert store.forget() == 0
+    grouped(store, 5, Tick(VERSION, 100 + 3 * hour + 1))
+    assert store.forget() == 1
+    assert sum(s.events for s in store.summary().values()) == 1
+    store.close()
