@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from oncue import cloudevents
-from oncue.errors import DiskFull, LogError, NotFound, OncueError
+from oncue.errors import DiskFull, LogError, NotFound, NotOwner, OncueError
 from oncue.ids import now_us, rule_task_ids
 from oncue.log.base import Append, Batch, Log, Record
 from oncue.messages import (
@@ -93,7 +93,7 @@ class Engine:
             await reader.close()
 
     async def step(self, batches: Sequence[Batch]) -> None:
-        """What these batches cause, committed."""
+        """What these batches cause, committed; where they are another server's by now, nothing."""
         if self._before_batch is not None:
             await self._before_batch()
         work = _Work(self.book, self._directory, self._replay)
@@ -106,7 +106,11 @@ class Engine:
                 await asyncio.sleep(0)
         if self._offload is not None:
             await work.offload(self._offload)
-        await self._commit(batches, work.appends())
+        try:
+            await self._commit(batches, work.appends())
+        except NotOwner as e:
+            _log.info("left to another server: %s", e.message)
+            return
         work.count()
         self.events += sum(len(b.records) for b in batches)
         self.dead += len(work.dead)
@@ -117,6 +121,8 @@ class Engine:
             try:
                 await self._log.commit(self._group, batches, appends)
                 return
+            except NotOwner:
+                raise
             except LogError as e:
                 tries += 1
                 if tries >= TRIES:
