@@ -12,11 +12,12 @@ One bad event or rule costs a dead letter, and no other event or rule anything.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from oncue import cloudevents
-from oncue.errors import Invalid, NotFound, OncueError
+from oncue.errors import Invalid, NotFound, NotOwner, OncueError
 from oncue.ids import now_us, rule_task_ids
 from oncue.log.base import Append, Batch, Log, Record
 from oncue.messages import (
@@ -40,6 +41,8 @@ GROUP = "rules"
 MAX_DEPTH = 16  # an event caused by an event caused by ...: a loop
 MAX_BATCHES = 16  # in one commit
 BREATH = 256  # events between looks at the event loop
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -77,7 +80,7 @@ class Engine:
             await reader.close()
 
     async def step(self, batches: Sequence[Batch]) -> None:
-        """What these batches cause, committed."""
+        """What these batches cause, committed; where they are another server's by now, nothing."""
         if self._before_batch is not None:
             await self._before_batch()
         work = _Work(self.book, self._directory, self._replay)
@@ -91,7 +94,11 @@ class Engine:
                     await asyncio.sleep(0)
         if self._offload is not None:
             await work.frames.offload(self._offload)
-        await commit(self._log, self._group, batches, work.appends())
+        try:
+            await commit(self._log, self._group, batches, work.appends())
+        except NotOwner as e:
+            _log.info("left to another server: %s", e.message)
+            return
         work.count()
         self.events += sum(len(b.records) for b in batches)
         self.dead += len(work.frames.dead)

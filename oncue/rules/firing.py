@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from oncue.errors import DiskFull, LogError, OncueError
+from oncue.errors import DiskFull, LogError, NotOwner, OncueError
 from oncue.log.base import Append, Batch, Log, Record
 from oncue.messages import DEAD, VERSION, Call, DeadLetter, Task, TaskFrame, encode, tasks_topic
 from oncue.payload import needs_blob
@@ -118,12 +118,14 @@ def _frames(tasks: list[Task]) -> Iterable[list[Task]]:
 
 
 async def commit(log: Log, group: str, batches: Sequence[Batch], appends: Sequence[Append]) -> None:
-    """All or nothing; a full disk is waited out. Raises LogError after some tries."""
+    """All or nothing; a full disk is waited out. Raises LogError after some tries, NotOwner at once."""
     pause, tries = 0.1, 0
     while True:
         try:
             await log.commit(group, batches, appends)
             return
+        except NotOwner:
+            raise
         except LogError as e:
             tries += 1
             if tries >= TRIES:

@@ -184,7 +184,6 @@ def test_a_server_that_was_taken_for_dead_commits_nothing_more(kafka: tuple[str,
         for _ in range(3):
             with pytest.raises(NotOwner):
                 await zombie.commit("g", batches, [Append("out", [Record(b"of the zombie")])])
-            await heir._transactions.claim("g", ("in", 0))  # type: ignore[attr-defined]
         await heir.commit("g", [Batch("in", 0, (0,), (Record(b"1"),))], [Append("out", [Record(b"of the heir")])])
         assert await _all(heir, "out") == [b"of the heir"]
         await asyncio.gather(zombie.close(), heir.close())

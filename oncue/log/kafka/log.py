@@ -163,7 +163,7 @@ class KafkaLog(Log):
             )
         place = next(iter(ends), None)
         if place is not None:
-            self._check_owner(group, place)
+            self._check_owner(group, place, min(b.offsets[0] if b.offsets else b.end for b in batches))
         found: list[tuple[Known, Places]] = []
         for append in appends:
             if append.records:
@@ -172,14 +172,17 @@ class KafkaLog(Log):
         offsets = {TopicPartition(self._topics.full(t), p): (end, "") for (t, p), end in ends.items()}
         positions = await self._transactions.commit(group, place, offsets, found)
         self._offsets.note(group, ends)
+        for reader in self._readers:
+            if reader.group == group and place in reader.done and place is not None:
+                reader.done[place] = ends[place]
         for topic, spread in found:
             for _, records in spread:
                 self._publish(topic, records)
         return positions
 
-    def _check_owner(self, group: str, place: Partition) -> None:
+    def _check_owner(self, group: str, place: Partition, first: int) -> None:
         members = [r for r in self._readers if r.group == group]
-        if members and not any(r.owns(place) for r in members):
+        if members and not any(r.owns(place, first) for r in members):
             raise NotOwner(f"the group {group!r} has given {place[0]}/{place[1]} to another server")
 
     async def _flush(self) -> None:

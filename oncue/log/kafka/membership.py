@@ -1,7 +1,8 @@
 """Which partitions of a group are this process's: a consumer that only takes part in the group, and fetches nothing.
 
-On a rebalance a partition that stays here goes on where it was, with its work in flight. One that is new here is claimed
-first (whoever had it can commit nothing any more), then begins behind what the group committed. One that went is let go.
+After a rebalance each partition that is this process's is claimed (whoever had it can commit nothing any more), and begins
+behind what the group committed; one that was here, and that nobody else has moved, goes on with its work in flight. One
+that went is let go.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         for place in self.owned - now:
             self.owned.discard(place)
             await self._lost(place)
-        for place in sorted(now - self.owned):
+        for place in sorted(now):
             while True:
                 try:
                     await self._gained(place)

@@ -31,6 +31,7 @@ class KafkaReader(Reader):
     ) -> None:
         self.names = frozenset(names)
         self.group: str | None = None  # whose partitions it shares
+        self.done: dict[Partition, int] = {}  # of those: behind what the group has committed, as far as is known here
         self._topics, self._fetcher, self._offsets, self._forget = topics, fetcher, offsets, forget
         self._queue: deque[tuple[Cursor, Batch, int]] = deque()
         self._bytes = 0
@@ -101,11 +102,13 @@ class KafkaReader(Reader):
         if topic is not None:
             self._follow(topic, place[1], at)
 
-    def owns(self, place: Partition) -> bool:
-        return self._membership is not None and place in self._membership.owned
+    def owns(self, place: Partition, first: int) -> bool:
+        """Whether a batch that begins there is this process's to commit."""
+        return self._membership is not None and place in self._membership.owned and first >= self.done.get(place, 0)
 
     def let_go(self, place: Partition) -> None:
         """The group gave it to another: what was fetched of it is the other's."""
+        self.done.pop(place, None)
         cursor = self._cursors.pop(place, None)
         if cursor is not None:
             self._fetcher.remove([cursor])
@@ -136,6 +139,8 @@ class KafkaReader(Reader):
         if cursor is None:
             raise LogError(f"this reader does not read {partition[0]}/{partition[1]}")
         self._drop(cursor)
+        if partition in self.done:
+            self.done[partition] = min(self.done[partition], offset)
         cursor.place(offset)
         self._fetcher.wake()
 
@@ -198,8 +203,14 @@ def group_reader(reader: KafkaReader, group: str, offsets: Offsets, transactions
     """What a Membership calls: (gained, lost)."""
 
     async def gained(place: Partition) -> None:
+        fenced = transactions.fenced(group, place)
         await transactions.claim(group, place)
-        reader.follow(place, (await offsets.committed(group)).get(place, 0))
+        at = (await offsets.committed(group)).get(place, 0)
+        # Where another had it meanwhile, what is in flight here was done there.
+        if fenced or reader.done.get(place) != at:
+            reader.let_go(place)
+            reader.done[place] = at
+            reader.follow(place, at)
 
     async def lost(place: Partition) -> None:
         reader.let_go(place)

@@ -12,11 +12,13 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as k
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from oncue.errors import NotOwner
 from oncue.log.base import Partition, Position, Record
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.failures import explain
@@ -54,6 +56,9 @@ class Channel:
         self._address, self._name = address, name
         self._producers: list[AIOKafkaProducer | None] = [None, None]
         self._turn = 0
+        self.fenced = (
+            False  # another server has claimed it: nothing more is committed here until this one claims it again
+        )
         self.lock = asyncio.Lock()
 
     async def claim(self) -> None:
@@ -61,6 +66,7 @@ class Channel:
         async with self.lock:
             await self._close()
             await asyncio.gather(*[self._open(turn) for turn in range(len(self._producers))])
+            self.fenced = False
 
     async def _open(self, turn: int) -> AIOKafkaProducer:
         producer = self._producers[turn]
@@ -90,12 +96,14 @@ class Channel:
         end = time.monotonic() + PATIENCE_S
         async with self.lock:
             while True:
+                if self.fenced:  # another producer of the same name would fence the rightful owner
+                    raise NotOwner(f"another server has taken over what {self._name} was for")
                 self._turn = 1 - self._turn
                 producer = await self._open(self._turn)
                 try:
                     positions = await self._prepare(producer, group, offsets, batches, count)
                 except Exception as e:
-                    await self._give_up(producer)
+                    await self._give_up(producer, e)
                     # Aborted, so that it may be done again: a leader that moves, say, which aiokafka does not wait out here.
                     if getattr(e, "retriable", False) and time.monotonic() < end:
                         await asyncio.sleep(PAUSE_S)
@@ -104,7 +112,7 @@ class Channel:
                 try:
                     await producer.commit_transaction()
                 except Exception as e:
-                    await self._give_up(producer)
+                    await self._give_up(producer, e)
                     raise explain(e, str(self._address), f"commit for the group {group!r}") from e
                 return positions
 
@@ -124,7 +132,9 @@ class Channel:
             await seen(producer, sent.topic.full, sent.partition)
             builder = producer.create_batch()
             fill(builder, sent.topic, sent.records)
-            under_way.append(await producer.send_batch(builder, sent.topic.full, partition=sent.partition))
+            future = await producer.send_batch(builder, sent.topic.full, partition=sent.partition)
+            future.add_done_callback(_look)  # the first failure is told; the others must not be told as forgotten ones
+            under_way.append(future)
         if offsets:
             await producer.send_offsets_to_transaction(dict(offsets), group)
         for sent, future in zip(batches, under_way, strict=True):
@@ -134,14 +144,19 @@ class Channel:
                 first += records
         return [p for p in positions if p is not None]
 
-    async def _give_up(self, producer: AIOKafkaProducer) -> None:
+    async def _give_up(self, producer: AIOKafkaProducer, error: Exception) -> None:
         """Abort, so that readers need not wait for the time-out; then another producer begins anew."""
+        self.fenced = isinstance(error, k.ProducerFenced | k.InvalidProducerEpoch)
         try:
             await asyncio.wait_for(producer.abort_transaction(), CLOSE_S)
         except Exception as e:  # it is broken already: the brokers abort it
             logger.info("a transaction could not be aborted in order: %s", e)
         self._producers = [p if p is not producer else None for p in self._producers]
         await _stopped(producer)
+        # aiokafka leaves its own failed future behind, which asyncio would complain of.
+        waiter = getattr(getattr(producer, "_txn_manager", None), "_transaction_waiter", None)
+        if waiter is not None and waiter.done():
+            _look(waiter)
 
     async def _close(self) -> None:
         producers, self._producers = self._producers, [None, None]
@@ -168,6 +183,9 @@ class Transactions:
 
     async def claim(self, group: str, place: Partition) -> None:
         await self.channel(group, place).claim()
+
+    def fenced(self, group: str, place: Partition) -> bool:
+        return self.channel(group, place).fenced
 
     async def release(self, group: str, place: Partition) -> None:
         """After what is under way: another process has the partition now."""
@@ -212,6 +230,11 @@ def _batches(appends: Sequence[tuple[Known, Places]], limit: int) -> tuple[list[
             sent.shares.append((index, len(records)))
             index += 1
     return done, index
+
+
+def _look(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def _stopped(producer: AIOKafkaProducer) -> None:
