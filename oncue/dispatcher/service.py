@@ -78,7 +78,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
     # ------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
-        self.log = await open_log(self.settings.log_url)
+        self.log = await open_log(self.settings.log_url, self.settings)
         await self.log.ensure(self._topics())
         self.view = View.open(self.folder / "view.db")
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry)
@@ -103,7 +103,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         s = self.settings
         results = Topic(retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes)
         return {
-            EVENTS: Topic(retention_ms=int(s.events_retention_days * DAY_MS)),
+            EVENTS: Topic(partitions=s.events_partitions, retention_ms=int(s.events_retention_days * DAY_MS)),
             RESULTS: results,
             CONTROL: results,
             REPORTS: Topic(retention_ms=int(s.reports_retention_days * DAY_MS)),
