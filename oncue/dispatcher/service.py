@@ -46,6 +46,7 @@ from oncue.dispatcher.task_desk import TaskDesk
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
 from oncue.log import Record, Topic, open_log
+from oncue.log.folder_lock import FolderLock
 from oncue.messages import (
     CONTROL,
     DEAD,
@@ -78,8 +79,10 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
     # ------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
+        self._lock = FolderLock(self.folder)  # a log that several servers share does not keep them apart
         self.log = await open_log(self.settings.log_url, self.settings)
         await self.log.ensure(self._topics())
+        self._forget_other_log()
         self.view = View.open(self.folder / "view.db")
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry)
         names = list(await self.log.topics())
@@ -98,6 +101,16 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         self.housekeeper = Housekeeper(self, self.folder)
         self.housekeeper.start()
         self.ready = True
+
+    def _forget_other_log(self) -> None:
+        """What was derived from another log (`oncue up --log` was changed) would be taken for this one's by its offsets."""
+        note = self.folder / "log.id"
+        before = note.read_text() if note.exists() else "sqlite"
+        if before != self.log.identity:
+            log.warning("the log is another one (%s, before %s): the view is built anew", self.log.identity, before)
+            for name in ("view.db", "view.db-wal", "view.db-shm", "marks.json"):
+                (self.folder / name).unlink(missing_ok=True)
+        note.write_text(self.log.identity)
 
     def _topics(self) -> dict[str, Topic]:
         s = self.settings
@@ -156,6 +169,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
         await self.feeder.close()
         await self.view.close()
         await self.log.close()
+        self._lock.release()
 
     # ------------------------------------------------------------ fresh tasks
 

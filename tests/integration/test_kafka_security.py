@@ -26,25 +26,9 @@ PASSWORD = "s3cret"
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
     """A broker with a TLS listener that knows the users `oncue` and `weak` (who may do nothing)."""
     folder = tmp_path_factory.mktemp("secured")
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
     subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=127.0.0.1",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            "key.pem",
-            "-out",
-            "cert.pem",
-        ],
+        ["openssl", *request.split(), "-keyout", "key.pem", "-out", "cert.pem"],
         cwd=folder,
         capture_output=True,
         check=True,

@@ -68,7 +68,9 @@ def test_more_copies_than_brokers_is_told(own: object) -> None:
 async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
     """The brokers' cleaning comes when it comes, and nobody is told."""
     async with asyncio.timeout(60):
-        while not await holds():
+        while True:
+            if await holds():
+                return
             await asyncio.sleep(0.1)
 
 
