@@ -24,11 +24,11 @@ def local_server(data: Path) -> dict[str, Any] | None:
     return local if answers(str(local["url"])) else None
 
 
-def answers(url: str, path: str = "/health/live", timeout_s: float = 2.0) -> bool:
+def answers(url: str, path: str = "/health/live", timeout_s: float = 2.0, token: str = "") -> bool:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

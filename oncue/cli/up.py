@@ -17,6 +17,7 @@ from oncue.errors import Conflict, OncueError
 from oncue.extras import need
 
 START_S = 60.0
+REGISTERED_S = 10.0
 
 
 @click.command()
@@ -114,6 +115,10 @@ def _detach(folder: Path, arguments: list[str]) -> None:
         return local is not None and local["pid"] == process.pid and answers(local["url"], "/health/ready")
 
     done = await_true(ready, START_S)
+    if done and process.poll() is None and "--no-endpoint" not in arguments:
+        # Its endpoint is registered a moment later, on Kafka perhaps a second: whoever calls next finds it there.
+        found = local_server(folder) or {"url": "", "token": ""}
+        await_true(lambda: answers(found["url"], "/v1/endpoints/local", token=found["token"]), REGISTERED_S)
     if process.poll() is not None or not done:
         if process.poll() is None:
             process.terminate()

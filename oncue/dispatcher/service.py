@@ -46,6 +46,7 @@ from oncue.dispatcher.task_desk import TaskDesk
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
 from oncue.log import Record, Topic, open_log
+from oncue.log.folder_lock import FolderLock
 from oncue.messages import (
     CONTROL,
     DEAD,
@@ -81,9 +82,11 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
     # ------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
-        self.log = await open_log(self.settings.log_url)
+        self._lock = FolderLock(self.folder)  # a log that several servers share does not keep them apart
+        self.log = await open_log(self.settings.log_url, self.settings)
         await self.log.ensure(self._topics())
         await self.ensure_matches(int(self.settings.events_retention_days * DAY_MS))
+        self._forget_other_log()
         self.view = View.open(self.folder / "view.db")
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry)
         names = [t for t in await self.log.topics() if t != MATCHES]  # that is none of the view's
@@ -104,11 +107,21 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         self.housekeeper.start()
         self.ready = True
 
+    def _forget_other_log(self) -> None:
+        """What was derived from another log (`oncue up --log` was changed) would be taken for this one's by its offsets."""
+        note = self.folder / "log.id"
+        before = note.read_text() if note.exists() else "sqlite"
+        if before != self.log.identity:
+            log.warning("the log is another one (%s, before %s): the view is built anew", self.log.identity, before)
+            for name in ("view.db", "view.db-wal", "view.db-shm", "marks.json"):
+                (self.folder / name).unlink(missing_ok=True)
+        note.write_text(self.log.identity)
+
     def _topics(self) -> dict[str, Topic]:
         s = self.settings
         results = Topic(retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes)
         return {
-            EVENTS: Topic(retention_ms=int(s.events_retention_days * DAY_MS)),
+            EVENTS: Topic(partitions=s.events_partitions, retention_ms=int(s.events_retention_days * DAY_MS)),
             RESULTS: results,
             CONTROL: results,
             REPORTS: Topic(retention_ms=int(s.reports_retention_days * DAY_MS)),
@@ -161,6 +174,7 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         await self.feeder.close()
         await self.view.close()
         await self.log.close()
+        self._lock.release()
 
     # ------------------------------------------------------------ fresh tasks
 

@@ -100,6 +100,9 @@ class Log(ABC):
     #: Appends become durable in the order in which they were handed over. Only then may a watcher be `early`.
     fifo: bool = False
 
+    #: Which log this is: offsets of one mean nothing in another.
+    identity: str = ""
+
     @abstractmethod
     async def ensure(self, topics: Mapping[str, Topic]) -> None:
         """Create what is missing and put settings right. Idempotent."""

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 class SqliteLog(Log):
     fifo = True
+    identity = "sqlite"  # a copy of the folder is the same log
 
     def __init__(self, path: Path, lock: FolderLock, db: sqlite3.Connection, loaded: Loaded) -> None:
         """Use `open`."""

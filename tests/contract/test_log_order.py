@@ -156,6 +156,7 @@ def test_what_an_early_watcher_appends_follows_what_it_heard(open_it: Open) -> N
     async def main() -> None:
         log = await open_it()
         if not log.fifo:
+            await log.close()
             pytest.skip("early watching is for logs that keep the order of calls")
 
         def answer(_: str, found: Sequence[Record]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -24,6 +25,11 @@ T = TypeVar("T")
 PATIENCE_S = 45.0  # the machines that test are slow and shared
 
 
+def on_kafka(address: str, data: Path) -> str:
+    """The URL of a log of this data folder's own; the same again for the same folder."""
+    return f"kafka://{address}?prefix=e{hashlib.sha256(str(data).encode()).hexdigest()[:10]}.&session_s=2"
+
+
 class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
@@ -42,6 +48,8 @@ class System:
         self.data = data or folder / "data"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")}
         self.env = kept | {"ONCUE_DATA": str(self.data)} | settings
+        if os.environ.get("ONCUE_TEST_LOG") == "kafka":  # the same tests on the other log: ONCUE_TEST_KAFKA says where
+            self.env.setdefault("ONCUE_LOG", on_kafka(os.environ["ONCUE_TEST_KAFKA"], self.data))
         self._seen: dict[int, psutil.Process] = {}  # what it has started, so that nothing is left over
 
     # ------------------------------------------------------------ commands

@@ -94,6 +94,7 @@ class Fetcher:
         self._lines: dict[int, set[int]] = {}  # node -> lines in use
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Future[bool]] = set()
         self._run_task = asyncio.create_task(self._run(), name="kafka fetcher")
 
     def add(self, cursor: Cursor) -> None:
@@ -112,7 +113,7 @@ class Fetcher:
         self._cursors.clear()
         for task in (self._run_task, *self._tasks):
             task.cancel()
-        await asyncio.gather(self._run_task, *self._tasks, return_exceptions=True)
+        await asyncio.gather(self._run_task, *self._tasks, *self._connecting, return_exceptions=True)
 
     # ------------------------------------------------------------ who is asked for what
 
@@ -180,6 +181,7 @@ class Fetcher:
             sharing.append((cursor, turn))
         try:
             request = FetchRequest(wait_ms, 1, ANSWER_BYTES, READ_COMMITTED, list(topics.items()))
+            await self._connect(node, FIRST_LINE + line)
             response = await self._client.send(node, request, group=FIRST_LINE + line)
             for full, entries in response.topics:
                 for entry in entries:
@@ -203,6 +205,13 @@ class Fetcher:
                     if cursor in self._cursors:  # to the end of the line: others have their turn
                         self._cursors[cursor] = self._cursors.pop(cursor)
             self._wake.set()
+
+    async def _connect(self, node: int, line: int) -> None:
+        """Not to be cut off: aiokafka would forget a connection that is half made, and leave it open."""
+        connecting = asyncio.ensure_future(self._client.ready(node, group=line))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
+        await asyncio.shield(connecting)
 
     def _failed(self, cursors: Iterable[Cursor], error: BaseException) -> None:
         for cursor in cursors:

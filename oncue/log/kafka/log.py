@@ -68,6 +68,8 @@ class KafkaLog(Log):
             raise explain(e, str(address), "be reached") from e
         log = cls(address, client, admin)
         try:
+            cluster = (await admin.describe_cluster()).get("cluster_id")
+            log.identity = f"kafka {cluster} {address.options.prefix}".strip()
             await log._topics.load()
             await log._writer.start()
         except BaseException:

@@ -1,0 +1,56 @@
+"""A server on Kafka: the ways that most people use, and a start after `kill -9`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.running import System, on_kafka, system_in
+from tests.e2e.test_files import await_trigger, deploy, renamed, rules
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+@pytest.fixture
+def system(kafka: tuple[str, str], tmp_path: Path) -> Iterator[System]:
+    data = tmp_path / "data"
+    with system_in(tmp_path, "--workers", "2", data=data, ONCUE_LOG=on_kafka(kafka[0], data)) as found:
+        found.await_connected()
+        yield found
+
+
+def test_calls_maps_and_files(system: System) -> None:
+    with system.client() as client:
+        assert client.submit(double, 21).result(30) == 42
+        assert client.gather(client.map(double, range(5_000))) == [2 * n for n in range(5_000)]
+    folder = system.folder / "in"
+    deploy(system, "files", rules("files", folder))
+    await_trigger(system, "files")
+    for n in range(20):
+        renamed(folder, f"a{n}", 10 + n)
+    found = system.await_tasks(20, rule="files-measure")
+    assert all(t["state"] == "succeeded" for t in found)
+
+
+def test_a_killed_server_goes_on_where_it_was(system: System) -> None:
+    with system.client() as client:
+        assert client.submit(double, 1).result(30) == 2
+    folder = system.folder / "in"
+    deploy(system, "files", rules("files", folder))
+    await_trigger(system, "files")
+    renamed(folder, "before", 10)
+    system.await_tasks(1, rule="files-measure")
+    system.note()
+    system.server.kill()
+    renamed(folder, "while", 10)
+    (system.data / "view.db").unlink()  # all of it comes from the log
+    system.up("--workers", "2")
+    renamed(folder, "after", 10)
+    found = system.await_tasks(3, rule="files-measure")
+    assert all(t["state"] == "succeeded" for t in found)
+    with system.client() as client:
+        assert client.submit(double, 4).result(30) == 8

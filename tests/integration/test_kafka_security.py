@@ -1,0 +1,134 @@
+"""TLS and SASL against a real broker's listener."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oncue.config import Settings
+from oncue.errors import Invalid, LogError
+from oncue.log import Record, Topic, open_log
+from tests.conftest import or_skipped
+from tests.kafka.broker import Broker
+
+LOGIN = "org.apache.kafka.common.security"
+PASSWORD = "s3cret"
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
+    """A broker with a TLS listener that knows the users `oncue` and `weak` (who may do nothing)."""
+    folder = tmp_path_factory.mktemp("secured")
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        ["openssl", *request.split(), "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=folder,
+        capture_output=True,
+        check=True,
+    )
+    (folder / "store.pem").write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
+    settings = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(folder / "store.pem"),
+        "listener.name.safe.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
+        "listener.name.safe.plain.sasl.jaas.config": f"{LOGIN}.plain.PlainLoginModule required"
+        f' user_oncue="{PASSWORD}" user_weak="{PASSWORD}";',
+        "listener.name.safe.scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
+        "listener.name.safe.scram-sha-512.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
+        "listener.name.safe.oauthbearer.sasl.jaas.config": f"{LOGIN}.oauthbearer.OAuthBearerLoginModule required"
+        ' unsecuredLoginStringClaim_sub="oncue";',
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:oncue;User:ANONYMOUS",
+    }
+    flags = [f"--add-scram=SCRAM-SHA-{n}=[name=oncue,password={PASSWORD}]" for n in (256, 512)]
+    broker = Broker(folder / "broker", settings=settings, listeners={"SAFE": "SASL_SSL"}, format_flags=flags)
+    try:
+        with or_skipped():
+            broker.start()
+        yield broker, folder
+    finally:
+        broker.kill()
+
+
+def _token(subject: str) -> str:
+    """A token that a broker without an identity provider takes: unsigned."""
+    now = int(time.time())
+    parts = [{"alg": "none"}, {"sub": subject, "iat": now - 10, "exp": now + 3_600}]
+    return ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts) + "."
+
+
+async def _works(url: str, settings: Settings) -> None:
+    log = await open_log(url, settings)
+    await log.ensure({"a": Topic()})
+    position = (await log.append("a", [Record(b"x")]))[0]
+    reader = log.read(["a"], start={("a", 0): position.first})
+    assert (await reader.next())[0].records[0].value == b"x"
+    batches = await log.read(["a"], group="g").next()
+    await log.commit("g", batches)
+    await log.close()
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "token file", "token command"])
+def test_each_mechanism(secured: tuple[Broker, Path], mechanism: str, tmp_path: Path) -> None:
+    broker, folder = secured
+    base: dict[str, str] = {"kafka_ca_file": str(folder / "cert.pem")}
+    (tmp_path / "secret").write_text(_token("oncue") if "token" in mechanism else PASSWORD + "\n")
+    if mechanism == "token file":
+        base |= {"kafka_sasl": "oauthbearer", "kafka_token_file": str(tmp_path / "secret")}
+    elif mechanism == "token command":
+        base |= {"kafka_sasl": "OAUTHBEARER", "kafka_token_command": f"cat {tmp_path / 'secret'}"}
+    else:
+        base |= {"kafka_sasl": mechanism, "kafka_user": "oncue", "kafka_password_file": str(tmp_path / "secret")}
+    url = f"kafka://{broker.listener('SAFE')}?prefix={mechanism.replace(' ', '-').lower()}."
+    asyncio.run(_works(url, Settings(**base)))  # type: ignore[arg-type]
+
+
+def test_a_wrong_password_is_told(secured: tuple[Broker, Path]) -> None:
+    broker, folder = secured
+    settings = Settings(
+        kafka_ca_file=str(folder / "cert.pem"), kafka_sasl="PLAIN", kafka_user="oncue", kafka_password="wrong"
+    )
+    with pytest.raises(LogError):
+        asyncio.run(open_log(f"kafka://{broker.listener('SAFE')}", settings))
+
+
+def test_what_a_user_may_not_do_is_told_with_the_acls_that_are_needed(secured: tuple[Broker, Path]) -> None:
+    broker, folder = secured
+    settings = Settings(
+        kafka_ca_file=str(folder / "cert.pem"), kafka_sasl="PLAIN", kafka_user="weak", kafka_password=PASSWORD
+    )
+
+    async def main() -> None:
+        log = await open_log(f"kafka://{broker.listener('SAFE')}?prefix=w.", settings)
+        try:
+            await log.ensure({"a": Topic()})
+        finally:
+            await log.close()
+
+    with pytest.raises(LogError) as found:
+        asyncio.run(main())
+    assert "ACLs" in found.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"kafka_user": "a"}, "kafka_sasl is not set"),
+        ({"kafka_sasl": "MAGIC"}, "MAGIC"),
+        ({"kafka_sasl": "PLAIN", "kafka_user": "a"}, "a name and a password"),
+        ({"kafka_sasl": "PLAIN", "kafka_user": "a", "kafka_password_file": "/nowhere"}, "kafka_password_file"),
+        ({"kafka_sasl": "OAUTHBEARER"}, "needs a token"),
+        ({"kafka_ca_file": "/nowhere"}, "certificates"),
+    ],
+)
+def test_settings_that_do_not_fit(given: dict[str, str], says: str) -> None:
+    with pytest.raises(Invalid, match=says) as found:
+        asyncio.run(open_log("kafka://127.0.0.1:1", Settings(**given)))  # type: ignore[arg-type]
+    assert found.value.remedy
