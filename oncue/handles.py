@@ -202,6 +202,15 @@ class Task(Generic[R]):
         if not self.done():
             self._client.tasks.cancel([self._accepted()])
 
+    def _at_endpoint(self) -> bool:
+        """Whether it is known to be at its endpoint now; not asked before the server has it."""
+        if self.done() or not self._batch.accepted:
+            return False
+        try:
+            return self.info().sent
+        except OncueError:
+            return False
+
     def retry(self) -> Task[R]:
         """A new task with the same call."""
         return self._client.task(self._client.tasks.retry(self._accepted()).id)

@@ -126,6 +126,7 @@ class TaskInfo(Resource, frozen=True):
     expires_us: int = 0
     timeout_ms: int = 0
     mark_us: int = 0
+    sent: bool = False  # it is open and at its endpoint: it runs, or waits there for a free worker
     why: str = ""  # why it waits, or what it failed of: one line
     value: Any = None  # result where it is plain data; else a note
     has_value: bool = False
@@ -165,6 +166,7 @@ class TimelineEntry(Resource, frozen=True):
 
 class CancelRequest(Request, frozen=True):
     tasks: list[str]
+    waiting: bool = False  # only those that have not been sent to their endpoint
 
 
 # ---------------------------------------------------------------- functions

@@ -33,6 +33,7 @@ from oncue.config import Settings, make_data_folder
 from oncue.dispatcher.api import make_app
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
+from oncue.dispatcher.cancel_desk import CancelDesk
 from oncue.dispatcher.carrier import Carrier
 from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.event_desk import EventDesk
@@ -42,7 +43,6 @@ from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.registry_desk import RegistryDesk
 from oncue.dispatcher.rule_desk import RuleDesk
-from oncue.dispatcher.task_desk import TaskDesk
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
 from oncue.log import Record, Topic, open_log
@@ -68,7 +68,7 @@ KNOWN_RULE_TASKS = 200_000
 REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take its time
 
 
-class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk):
+class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk):
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data_path
         make_data_folder(self.folder)
