@@ -114,6 +114,7 @@ class TaskInfo(Resource, frozen=True):
     name: str
     endpoint: str
     owner: str
+    endpoint_id: str = ""  # its owner may have used the name anew
     rule: str = ""
     rule_version: int = 0
     event: tuple[str, str] | None = None  # (source, id)

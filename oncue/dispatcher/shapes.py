@@ -71,6 +71,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         function=call.function,
         name=call.name,
         endpoint=endpoint_name(call.endpoint),
+        endpoint_id=call.endpoint,
         owner=call.owner,
         rule=call.rule,
         rule_version=call.rule_version,

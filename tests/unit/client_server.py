@@ -37,6 +37,7 @@ class World:
         self.batches: list[BatchRequest] = []
         self.cancelled: set[bytes] = set()
         self.owner = SUBJECT
+        self.endpoint_id = "ep_mine"  # "ep_hers" is mallory's
         self.hold = threading.Event()  # tasks end only when it is set
         self.hold.set()
         self.sent: set[int] = set()  # of the tasks in their order, those that are at their endpoint already
@@ -118,7 +119,8 @@ class Server:
 
     async def _endpoint(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        return _json(EndpointInfo(id="e", name=name, owner=self.world.owner, state="connected"))
+        owner = "mallory" if name == "ep_hers" else self.world.owner
+        return _json(EndpointInfo(id="e", name=name, owner=owner, state="connected"))
 
     async def _batch(self, request: web.Request) -> web.Response:
         w = self.world
@@ -192,6 +194,7 @@ class Server:
             raise NotFound("there is no such task", remedy="look at the list")
         state = "succeeded" if name in self.world.ended else "waiting"
         info = TaskInfo(id=name.hex(), state=state, function="f", name="f", endpoint="local", owner=SUBJECT)
+        info = msgspec.structs.replace(info, endpoint_id=self.world.endpoint_id)
         return _json(msgspec.structs.replace(info, sent=self._sent(name)))
 
     async def _put_blob(self, request: web.Request) -> web.Response:
