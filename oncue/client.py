@@ -33,7 +33,7 @@ from oncue.blob_transfer import fetch_blob, put_blob
 from oncue.config import default_data
 from oncue.connection import Http
 from oncue.courier import Courier
-from oncue.errors import Invalid, NotFound, TaskError, Unreachable
+from oncue.errors import Forbidden, Invalid, NotFound, TaskError, Unreachable
 from oncue.handles import FoundTask, Task, as_completed, gather
 from oncue.ids import parse
 from oncue.resources import Emitted, FunctionRequest, Me, parameter_infos
@@ -294,15 +294,19 @@ class Client:
         """A large value's bytes. Raises BlobMissing when it is gone or not what it should be."""
         return fetch_blob(self.http, ref)
 
-    def trusts(self, endpoint: str) -> bool:
-        """Whether a pickle from this endpoint may be loaded: it is yours, or named in `trust`."""
+    def trusts(self, endpoint: str, endpoint_id: str | None = None) -> bool:
+        """Whether a pickle from this endpoint may be loaded: it is yours, or named in `trust`. With an id, that says whose
+        it is: a name is another endpoint for another person."""
         if endpoint in self._trust:
             return True
-        owned = self._owned.get(endpoint)
+        key = endpoint if endpoint_id is None else endpoint_id
+        owned = self._owned.get(key)
         if owned is None:
+            if not key:
+                return False
             try:
-                owned = self._owned[endpoint] = self.endpoints.get(endpoint).owner == self.me.subject
-            except NotFound:
+                owned = self._owned[key] = self.endpoints.get(key).owner == self.me.subject
+            except (NotFound, Forbidden):
                 return False
         return owned
 

@@ -80,9 +80,12 @@ class Task(Generic[R]):
             self.name,
             self.endpoint,
             client.fetch,
-            lambda: client.trusts(self.endpoint),
+            self._trusted,
         )
         return cast(R, self._value)
+
+    def _trusted(self) -> bool:
+        return self._client.trusts(self.endpoint)
 
     def exception(self, timeout: float | None = None) -> OncueError | None:
         """Wait; the error with which it ended, or None. Raises TimeoutError."""
@@ -202,6 +205,15 @@ class Task(Generic[R]):
         if not self.done():
             self._client.tasks.cancel([self._accepted()])
 
+    def _at_endpoint(self) -> bool:
+        """Whether it is known to be at its endpoint now; not asked before the server has it."""
+        if self.done() or not self._batch.accepted:
+            return False
+        try:
+            return self.info().sent
+        except OncueError:
+            return False
+
     def retry(self) -> Task[R]:
         """A new task with the same call."""
         return self._client.task(self._client.tasks.retry(self._accepted()).id)
@@ -217,23 +229,29 @@ class Task(Generic[R]):
 class FoundTask(Task[R]):
     """A task that this client did not submit: its outcome is asked for."""
 
-    __slots__ = ("_endpoint", "_given", "_name", "_task")
+    __slots__ = ("_given", "_info", "_task")
 
     def __init__(self, client: Client, task_id: bytes) -> None:
-        self._given, self._task, self._endpoint = client, task_id, ""
-        self._name = ""
+        self._given, self._task = client, task_id
+        self._info: TaskInfo | None = None
         super().__init__(_Single(client, task_id), 0)
+
+    def _known(self) -> TaskInfo:
+        if self._info is None:
+            self._info = self.info()
+        return self._info
 
     @property
     def endpoint(self) -> str:
-        if not self._endpoint:
-            info = self.info()
-            self._endpoint, self._name = info.endpoint, info.name
-        return self._endpoint
+        return self._known().endpoint
 
     @property
     def name(self) -> str:
-        return self._name
+        return self._info.name if self._info else ""
+
+    def _trusted(self) -> bool:
+        found = self._known()
+        return self._client.trusts(found.endpoint, found.endpoint_id)
 
 
 class _Single(Batch):

@@ -125,9 +125,14 @@ class Tasks(Noun):
             request = msgspec.structs.replace(request, key=uuid.uuid4().hex)
         return self._post(r.TaskInfo, "/v1/tasks", request, repeat=True)
 
-    def cancel(self, task_ids: Sequence[str]) -> None:
-        """Ask for their end. Raises NotFound."""
-        self._post(Any, "/v1/tasks/cancel", r.CancelRequest(tasks=list(task_ids)), repeat=True)
+    def cancel(self, task_ids: Sequence[str], *, waiting: bool = False) -> builtins.list[str]:
+        """Ask for their end. Gives the ids of those that were open. Raises NotFound.
+
+        `waiting`: only those that have not been sent to their endpoint. Gives the ids of those that will not run (any
+        more); the others are left as they are."""
+        request = r.CancelRequest(tasks=list(task_ids), waiting=waiting)
+        found: builtins.list[str] = self._post(dict[str, Any], "/v1/tasks/cancel", request, repeat=True)["tasks"]
+        return found
 
     def retry(self, task_id: str) -> r.TaskInfo:
         """A new task with the same call. Raises NotFound, Conflict (it is open)."""

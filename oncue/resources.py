@@ -115,6 +115,7 @@ class TaskInfo(Resource, frozen=True):
     name: str
     endpoint: str
     owner: str
+    endpoint_id: str = ""  # its owner may have used the name anew
     rule: str = ""
     rule_version: int = 0
     event: tuple[str, str] | None = None  # (source, id)
@@ -127,6 +128,7 @@ class TaskInfo(Resource, frozen=True):
     expires_us: int = 0
     timeout_ms: int = 0
     mark_us: int = 0
+    sent: bool = False  # it is open and at its endpoint: it runs, or waits there for a free worker
     why: str = ""  # why it waits, or what it failed of: one line
     value: Any = None  # result where it is plain data; else a note
     has_value: bool = False
@@ -166,6 +168,7 @@ class TimelineEntry(Resource, frozen=True):
 
 class CancelRequest(Request, frozen=True):
     tasks: list[str]
+    waiting: bool = False  # only those that have not been sent to their endpoint
 
 
 # ---------------------------------------------------------------- functions

@@ -7,9 +7,11 @@ import sys
 from typing import Any
 
 import click
+import msgspec
 
 from oncue.cli.connect import arguments, connected, seconds
-from oncue.cli.output import as_json, facts, json_option, plain, say
+from oncue.cli.output import as_json, facts, json_option, say
+from oncue.cli.values import shown
 from oncue.handles import Task
 
 
@@ -59,15 +61,18 @@ def invoke(
             return
         error = task.exception()
         info = task.info()
+        value = shown(task, info)
         if json_:
-            as_json(info)
+            as_json(msgspec.structs.replace(info, value=value.json))
         if error is not None:
             raise error
         if json_:
             return
         if info.output:
             say(info.output.rstrip("\n"), err=True)
-        if info.value is not None:
-            say(info.value if isinstance(info.value, str) else plain(info.value))
+        if value.text:
+            say(value.text)
+        if value.why_not:
+            say(f"({value.why_not})", err=True)
         if sys.stdout.isatty():
             facts([("task", task.id)])

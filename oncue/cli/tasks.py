@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import msgspec
 
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_line, json_option, listing, plain, safe, say, took, when
+from oncue.cli.values import TEXT_CHARS, shown
 from oncue.errors import Unreachable
 from oncue.resources import TaskInfo
 
@@ -60,9 +62,13 @@ def show(task: str, json_: bool) -> None:
     with connected() as client:
         info = client.tasks.get(task)
         timeline = client.tasks.timeline(task)
+        value = shown(client.task(task), info)
     if json_:
-        as_json({"task": info, "timeline": timeline})
+        as_json({"task": msgspec.structs.replace(info, value=value.json), "timeline": timeline})
         return
+    text = value.text if len(value.text) <= TEXT_CHARS else str(info.value)
+    if value.why_not:
+        text += f" ({value.why_not})"
     error = info.error
     facts(
         [
@@ -79,7 +85,7 @@ def show(task: str, json_: bool) -> None:
             ("started", when(info.started_us)),
             ("took", took(info.started_us, info.ended_us)),
             ("arguments", info.arguments),
-            ("value", plain(info.value) if info.has_value else info.value),
+            ("value", text or (plain(value.json) if info.has_value else "")),
             ("error", f"{error.line}\n{error.traceback}" if error else ""),
             ("remedy", error.remedy if error else ""),
             ("output", info.output),

@@ -61,6 +61,7 @@ class Lane:
         # tasks
         self.intake = Intake(lambda task_id: self.busy(task_id) or task_id in self._ending, budget_bytes)
         self.flight: dict[bytes, Group] = {}
+        self.told = False  # whether an agent has said what it holds
         self.held: dict[bytes, set[int]] = {}  # attempts that the agent has from before our time
         self.wished: set[bytes] = set()  # cancels for what is at the agent
         # results
@@ -153,6 +154,19 @@ class Lane:
             self._store(group, kept, [], told=False)
         return [e.id for e in kept]
 
+    def hold_back(self, task_id: bytes) -> bool:
+        """Whether it waits here; then it will not be sent. Not so what is at the agent, or has just ended."""
+        if self.busy(task_id) or any(e.id == task_id for ends in self._unstored.values() for e in ends):
+            return False
+        self.intake.stopped.add(task_id)
+        return True
+
+    def release(self, ids: Iterable[bytes]) -> None:
+        """They may be sent after all."""
+        self.intake.stopped.difference_update(ids)
+        self.intake.reload_at(self.now_us)  # some may have been dropped from the queue
+        self.pump()
+
     def stop_waiting(self, ids: Iterable[bytes]) -> list[bytes]:
         """Those of the ids that are not at the agent; they will not be sent any more."""
         waiting = [i for i in ids if not self.busy(i)]
@@ -235,7 +249,7 @@ class Lane:
         # An older attempt that the agent names is not the one that was sent last.
         exact = set(self._named)
         self._recover([i for i, group in self.flight.items() if (i, group.attempt) not in exact], amnesia)
-        self.held = {}
+        self.held, self.told = {}, True
         for task_id, attempt in self._named:
             group = self.flight.get(task_id)
             if group is None or group.attempt != attempt:

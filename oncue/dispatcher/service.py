@@ -32,6 +32,7 @@ from oncue.dispatcher.api import Serving, make_app
 from oncue.dispatcher.api import serve as serve_api
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
+from oncue.dispatcher.cancel_desk import CancelDesk
 from oncue.dispatcher.carrier import Carrier
 from oncue.dispatcher.dead_desk import DeadDesk
 from oncue.dispatcher.effects import Phase
@@ -42,7 +43,6 @@ from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.registry_desk import RegistryDesk
 from oncue.dispatcher.rule_desk import RuleDesk
-from oncue.dispatcher.task_desk import TaskDesk
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
 from oncue.log import Record, Topic, open_log
@@ -70,7 +70,7 @@ KNOWN_RULE_TASKS = 200_000
 REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take its time
 
 
-class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
+class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data_path
         make_data_folder(self.folder)
@@ -112,9 +112,15 @@ class Service(TaskDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         note = self.folder / "log.id"
         before = note.read_text() if note.exists() else "sqlite"
         if before != self.log.identity:
-            log.warning("the log is another one (%s, before %s): the view is built anew", self.log.identity, before)
-            for name in ("view.db", "view.db-wal", "view.db-shm", "marks.json"):
-                (self.folder / name).unlink(missing_ok=True)
+            log.warning(
+                "the log is another one (%s, before %s): the view, and what rules remember, are built anew",
+                self.log.identity,
+                before,
+            )
+            for name in ("view.db", "windows.db"):
+                for path in self.folder.glob(name + "*"):
+                    path.unlink()
+            (self.folder / "marks.json").unlink(missing_ok=True)
         note.write_text(self.log.identity)
 
     def _topics(self) -> dict[str, Topic]:

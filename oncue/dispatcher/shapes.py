@@ -58,7 +58,7 @@ def attempt_info(a: Attempt) -> r.AttemptInfo:
     )
 
 
-def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = "") -> r.TaskInfo:
+def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = "", sent: bool = False) -> r.TaskInfo:
     call = state.call
     assert call is not None
     closing = state.closing
@@ -71,6 +71,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         function=call.function,
         name=call.name,
         endpoint=endpoint_name(call.endpoint),
+        endpoint_id=call.endpoint,
         owner=call.owner,
         rule=call.rule,
         rule_version=call.rule_version,
@@ -84,6 +85,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         expires_us=call.expires_us,
         timeout_ms=call.timeout_ms,
         mark_us=state.mark_us,
+        sent=sent,
         why=why or (error.line if error else ""),
         value=shown(closing.value) if good and closing else None,
         has_value=good,

@@ -1,4 +1,4 @@
-"""Tasks: taken in, looked up, waited for, cancelled, retried.
+"""Tasks: taken in, looked up, waited for, retried.
 
     submit_batch ──► Call + ids ──► TaskFrames ──append──► durable ──► Accepted
                                         └──(early watch)──► lane ──► agent
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,7 +22,6 @@ from oncue import resources as r
 from oncue.dispatcher.backend import Outcome, TaskQuery, Who
 from oncue.dispatcher.board import STATE_WORDS
 from oncue.dispatcher.core import READ_OWN_WRITES_S, Core, position_text
-from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.repeats import Mark, Repeats, Seen, content_of, reused
 from oncue.dispatcher.shapes import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
@@ -31,12 +29,10 @@ from oncue.ids import now_us
 from oncue.lifecycle import TaskState, end
 from oncue.log import Position, Record
 from oncue.messages import (
-    CONTROL,
     INLINE_BYTES,
     RESULTS,
     VERSION,
     Call,
-    Cancel,
     Ended,
     FunctionRecord,
     Task,
@@ -49,7 +45,6 @@ from oncue.view import TaskFilter
 RECORD_TASKS = 1_024  # tasks in one record of the log
 RECORD_BYTES = 1 << 20
 RECENT = 100_000  # batch keys remembered, so that a repeated request costs nothing
-MAX_CANCEL = 10_000
 
 
 class TaskDesk(Core):
@@ -223,7 +218,9 @@ class TaskDesk(Core):
         return [tasks_topic(e) for e in self._endpoints] + [RESULTS]
 
     def _info(self, state: TaskState) -> r.TaskInfo:
-        return task_info(state, self.endpoint_name, self._why(state))
+        lane = self.bridge.lanes.get(state.call.endpoint) if state.call else None
+        sent = lane is not None and not state.state.closed and lane.busy(state.id)
+        return task_info(state, self.endpoint_name, self._why(state), sent)
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
         """With the closing end that was told, which the view may not have yet, nor the attempts before it."""
@@ -324,28 +321,7 @@ class TaskDesk(Core):
             else:
                 yield b""
 
-    # ------------------------------------------------------------ cancelled and retried
-
-    async def cancel(self, who: Who, request: r.CancelRequest) -> int:
-        """Asks for a cancel of those of the tasks that are open; the first closing record decides. Returns how many."""
-        if len(request.tasks) > MAX_CANCEL:
-            raise TooLarge(
-                f"{len(request.tasks):,} tasks are too many for one request", remedy=f"ask for {MAX_CANCEL:,}"
-            )
-        by_endpoint: dict[str, list[bytes]] = {}
-        for text in request.tasks:
-            state = await self._mine(who, text)
-            if not state.state.closed and state.call is not None:
-                by_endpoint.setdefault(state.call.endpoint, []).append(state.id)
-        at = now_us()
-        for endpoint, ids in by_endpoint.items():
-            entry = Cancel(VERSION, endpoint, tuple(ids), who.subject, at)
-            await self.log.append(CONTROL, [Record(encode(entry), key=endpoint.encode())])
-        await self.barrier((CONTROL,))
-        why = f"cancelled by {who.subject}"
-        for endpoint, ids in by_endpoint.items():
-            self.bridge.with_lane(endpoint, partial(Lane.cancel, ids=ids, why=why))
-        return sum(len(ids) for ids in by_endpoint.values())
+    # ------------------------------------------------------------ retried
 
     async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
         """A new task with the same call and arguments, that names the old one."""

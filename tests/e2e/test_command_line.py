@@ -22,6 +22,9 @@ def add(a, b=2):
 
 def bad(x):
     raise ValueError("no [/scan] \\x1b[31m")
+
+def pair(a):
+    return (a, {a})
 """
 RULES = """
 rules:
@@ -83,6 +86,15 @@ def test_invoke_and_look(shell: Shell) -> None:
     assert shown["task"]["id"] == found["id"]
     assert found["id"] in shell("tasks", "list").stdout
     assert shell("invoke", "add", "--arg", "a=x", "--arg", "b=y").stdout == "xy\n"  # by its registered name
+    assert shell("invoke", "work.py:pair", "--arg", "a=\x1b[2J").stdout == "('\\x1b[2J', {'\\x1b[2J'})\n"
+    found = json.loads(shell("invoke", "work.py:pair", "--arg", "a:=1", "--json").stdout)
+    assert found["value"] == [1, [1]]
+    assert json.loads(shell("tasks", "show", found["id"], "--json").stdout)["task"]["value"] == [1, [1]]
+    assert "value:     (1, {1})" in shell("tasks", "show", found["id"]).stdout
+    reader = shell("tokens", "create", "reader", "--scope", "read").stdout.strip()
+    shell.env["ONCUE_TOKEN"] = reader  # may not ask for outcomes: it gets what the server shows
+    assert "value:     a pickled value of" in shell("tasks", "show", found["id"]).stdout
+    del shell.env["ONCUE_TOKEN"]
 
 
 def test_a_failure_is_told_without_markup_or_escapes(shell: Shell) -> None:

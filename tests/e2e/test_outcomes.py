@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -258,6 +260,32 @@ def test_timeouts_cancels_and_expiry_are_their_own_errors(shared: System, client
     assert workers[1].result(PATIENCE_S) == "let go"
     assert not (tmp_path / "queued").exists()
     assert not (tmp_path / "expiring").exists()
+
+
+def test_an_executor_cancels_what_waits_and_leaves_what_runs(stopped: System, tmp_path: Path) -> None:
+    stopped.up("--workers", "2")  # its endpoint has seen no short tasks, of which it would take many at once
+    stopped.await_connected()
+    go = tmp_path / "go"
+    with stopped.client() as client:
+        executor = client.executor()
+        try:
+            running = [executor.submit(hold, str(tmp_path / f"r{i}"), str(go)) for i in range(2)]
+            stopped.await_true(lambda: all((tmp_path / f"r{i}").exists() for i in range(2)), "both workers are at work")
+            waiting = [executor.submit(hold, str(tmp_path / f"w{i}"), str(go)) for i in range(40)]
+            assert all(f.running() for f in running)
+            assert not any(f.cancel() for f in running)
+            assert waiting[-1].cancel()
+            assert not waiting[-1].running()
+        finally:
+            Timer(0.1, go.touch).start()
+            executor.shutdown(cancel_futures=True)
+        assert [f.result(0) for f in running] == ["let go", "let go"]
+        cancelled = [f.cancelled() for f in waiting]
+        assert sum(cancelled) > 30  # some few are at the endpoint, to run next
+        for i, future in enumerate(waiting):  # each is one or the other
+            assert (tmp_path / f"w{i}").exists() is not cancelled[i]
+            with suppress(TaskCancelled):
+                assert future.task.result(PATIENCE_S) == ("let go" if not cancelled[i] else None)
 
 
 # ---------------------------------------------------------------- large payloads

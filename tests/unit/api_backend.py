@@ -121,8 +121,8 @@ class MemoryBackend:
             self.feeds.remove(feed)
             self.finished_streams += 1
 
-    async def cancel(self, who: Who, request: r.CancelRequest) -> int:
-        return len(request.tasks)
+    async def cancel(self, who: Who, request: r.CancelRequest) -> list[str]:
+        return request.tasks
 
     async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
         info = await self.task(who, task_id)

@@ -37,8 +37,10 @@ class World:
         self.batches: list[BatchRequest] = []
         self.cancelled: set[bytes] = set()
         self.owner = SUBJECT
+        self.endpoint_id = "ep_mine"  # "ep_hers" is mallory's
         self.hold = threading.Event()  # tasks end only when it is set
         self.hold.set()
+        self.sent: set[int] = set()  # of the tasks in their order, those that are at their endpoint already
         self.lose_answers = 0  # of POST tasks/batch: done, then the connection is cut
         self.refuse: OncueError | None = None
         self.early = False  # outcomes overtake the answer of the POST
@@ -117,7 +119,8 @@ class Server:
 
     async def _endpoint(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        return _json(EndpointInfo(id="e", name=name, owner=self.world.owner, state="connected"))
+        owner = "mallory" if name == "ep_hers" else self.world.owner
+        return _json(EndpointInfo(id="e", name=name, owner=owner, state="connected"))
 
     async def _batch(self, request: web.Request) -> web.Response:
         w = self.world
@@ -177,15 +180,22 @@ class Server:
         return web.Response(body=_encode(found), content_type="application/msgpack")
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        self.world.cancelled |= {bytes.fromhex(t) for t in (await request.json())["tasks"]}
-        return _json({"count": 1}, 202)
+        asked = await request.json()
+        tasks = [t for t in asked["tasks"] if not (asked["waiting"] and self._sent(bytes.fromhex(t)))]
+        self.world.cancelled |= {bytes.fromhex(t) for t in tasks}
+        return _json({"count": len(tasks), "tasks": tasks}, 202)
+
+    def _sent(self, task: bytes) -> bool:
+        return task in self.world.ended or list(self.world.tasks).index(task) in self.world.sent
 
     async def _task(self, request: web.Request) -> web.Response:
         name = bytes.fromhex(request.match_info["id"])
         if name not in self.world.tasks:
             raise NotFound("there is no such task", remedy="look at the list")
         state = "succeeded" if name in self.world.ended else "waiting"
-        return _json(TaskInfo(id=name.hex(), state=state, function="f", name="f", endpoint="local", owner=SUBJECT))
+        info = TaskInfo(id=name.hex(), state=state, function="f", name="f", endpoint="local", owner=SUBJECT)
+        info = msgspec.structs.replace(info, endpoint_id=self.world.endpoint_id)
+        return _json(msgspec.structs.replace(info, sent=self._sent(name)))
 
     async def _put_blob(self, request: web.Request) -> web.Response:
         self.world.blobs[request.match_info["sha"]] = await request.read()

@@ -265,6 +265,20 @@ def test_pickles_of_strangers_stay_raw(server: Server, tmp_path: Any, monkeypatc
         assert client.submit(complex, 1, 2, endpoint="hers").result(10) == 1 + 2j
 
 
+def test_a_name_is_another_endpoint_for_another_person(server: Server, tmp_path: Any, monkeypatch: Any) -> None:
+    """As an administrator sees it: a task at somebody else's endpoint, which is called as the own one is."""
+    monkeypatch.chdir(tmp_path)
+    with Client(server.url, "t") as client:
+        task_id = client.submit(Bomb).id
+        server.world.endpoint_id = "ep_hers"
+        with pytest.raises(errors.UntrustedResult):
+            client.task(task_id).result(10)
+        assert not (tmp_path / "bomb-went-off").exists()
+        good = client.submit(complex, 1, 2)
+        server.world.endpoint_id = "ep_mine"
+        assert client.task(good.id).result(10) == 1 + 2j
+
+
 def test_as_completed_and_found_tasks(client: Client, server: Server) -> None:
     mine = client.map(double, range(20))
     assert {t.result() for t in as_completed(mine, 10)} == set(range(0, 40, 2))

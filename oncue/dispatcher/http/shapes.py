@@ -97,9 +97,13 @@ class OutcomeInfo(Resource, frozen=True):
 
 
 class Cancelling(Resource, frozen=True):
-    """202: the wish is durable; the first closing record of each task decides."""
+    """202: the wish is durable; the first closing record of each task decides.
+
+    `tasks`: those that were open and are asked to end. With `waiting` in the request: those that will not run (any more),
+    since they had not been sent to their endpoint; the others are left as they are."""
 
     count: int
+    tasks: list[str]
 
 
 class WhyRequest(Request, frozen=True):

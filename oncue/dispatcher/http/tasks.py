@@ -241,11 +241,15 @@ def _framed(message: bytes) -> bytes:
 async def cancel(ask: Ask) -> Cancelling:
     request: CancelRequest = ask.body
     wanted = [ids.text(parse_id(text, f"$.tasks[{i}]")) for i, text in enumerate(request.tasks)]
-    return Cancelling(count=await ask.backend.cancel(ask.who, CancelRequest(tasks=wanted)))
+    return _cancelling(await ask.backend.cancel(ask.who, CancelRequest(tasks=wanted, waiting=request.waiting)))
 
 
 async def cancel_one(ask: Ask) -> Cancelling:
-    return Cancelling(count=await ask.backend.cancel(ask.who, CancelRequest(tasks=[task_id(ask)])))
+    return _cancelling(await ask.backend.cancel(ask.who, CancelRequest(tasks=[task_id(ask)])))
+
+
+def _cancelling(tasks: list[str]) -> Cancelling:
+    return Cancelling(count=len(tasks), tasks=tasks)
 
 
 async def retry(ask: Ask) -> TaskInfo:

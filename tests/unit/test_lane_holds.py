@@ -1,0 +1,68 @@
+"""A lane's word that a task waits and shall not be sent: what an executor's cancel() stands on."""
+
+from __future__ import annotations
+
+from oncue import ids, wire
+from oncue.dispatcher.effects import Load, Send
+from oncue.dispatcher.intake import OpenTask
+from oncue.dispatcher.lane import Lane
+from oncue.messages import OK, VERSION, Call, Ended, Task, decode, encode
+
+CALL = Call(VERSION, "f" * 64, "ep", "ada")
+TASKS = [Task(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
+ROWS = [OpenTask(n, CALL, 1, 1, 0, task) for n, task in enumerate(TASKS)]
+
+
+class Site:
+    """A lane with an agent that has said hello, and the four tasks in its queue, as the view has them."""
+
+    def __init__(self) -> None:
+        self.lane, self.n, self.loads = Lane("ep", 1, "srv", "0"), 0, 0
+        self.sent: list[bytes] = []
+        self.says(wire.Hello(wire.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
+
+    def says(self, message: wire.FromAgent, body: bytes = b"") -> None:
+        head = wire.encode(wire.AgentEnvelope(7, self.n, 0, message))
+        self.n += 1
+        self.lane.frame([head, body] if body else [head], 1_000_000 + self.n)
+        self.look()
+
+    def look(self) -> None:
+        """Carry out what the lane wants: tasks that are sent, and pages of the open ones."""
+        while effects := self.lane.drain():
+            for effect in effects:
+                if isinstance(effect, Send):
+                    envelope, body = wire.decode_from_bridge(effect.parts)
+                    if isinstance(envelope.message, wire.Dispatch):
+                        self.sent += [t.id for t in decode(list[Task], body)]
+                elif isinstance(effect, Load):
+                    self.loads += 1
+                    rows = [r for r in ROWS if r.seq > effect.after and r.task.id not in self.sent]
+                    self.lane.page(effect.token, rows)
+
+
+def test_what_is_held_back_is_not_sent() -> None:
+    site = Site()
+    assert site.lane.hold_back(TASKS[1].id)
+    site.says(wire.Credit(10))
+    assert site.sent == [TASKS[0].id, TASKS[2].id, TASKS[3].id]
+
+
+def test_what_is_at_the_agent_or_has_ended_is_not_held_back() -> None:
+    site = Site()
+    site.says(wire.Credit(1))
+    assert site.sent == [TASKS[0].id]
+    assert not site.lane.hold_back(TASKS[0].id)
+    end = Ended(TASKS[0].id, 1, OK, 1, 2, b"m\xc0")
+    site.says(wire.Results(1, 1, encode(CALL), 1, 1), encode([end]))
+    assert not site.lane.busy(TASKS[0].id)
+    assert not site.lane.hold_back(TASKS[0].id)  # its end is on the way into the log
+
+
+def test_what_is_released_is_sent_after_all() -> None:
+    site = Site()
+    assert site.lane.hold_back(TASKS[1].id)
+    site.says(wire.Credit(10))  # now it has been dropped from the queue
+    site.lane.release([TASKS[1].id])
+    site.look()
+    assert sorted(site.sent) == sorted(t.id for t in TASKS)
