@@ -253,6 +253,15 @@ class Triggers(Noun):
     def list(self) -> builtins.list[r.TriggerInfo]:
         return self._get(builtins.list[r.TriggerInfo], "/v1/triggers")
 
+    def get(self, name: str) -> r.TriggerShown:
+        """Raises NotFound."""
+        return self._get(r.TriggerShown, f"/v1/triggers/{_name(name)}")
+
+    def explain(self, name: str, path: str) -> r.TriggerFile:
+        """Why this file fired, or did not: absolute, or relative to the watched folder. Raises NotFound, TriggerFailed;
+        Invalid for a trigger of another kind."""
+        return self._get(r.TriggerFile, f"/v1/triggers/{_name(name)}/file{_query({'path': path})}")
+
 
 class Dead(Noun):
     def list(self, limit: int | None = 50, *, all: bool = False) -> Iterator[r.DeadInfo]:

@@ -339,6 +339,30 @@ class TriggerInfo(Resource, frozen=True):
     last_skip: str = ""
 
 
+class TriggerShown(TriggerInfo, frozen=True):
+    """One trigger, with what became of the last files (at most 100 since the server started), oldest first."""
+
+    decisions: list[TriggerDecision] = []
+
+
+class TriggerDecision(Resource, frozen=True):
+    path: str  # relative to the watched folder, ".": of all; for a webhook: the event's id
+    fired: bool
+    why: str
+    at_us: int
+
+
+class TriggerFile(Resource, frozen=True):
+    """Why a file fired, or did not."""
+
+    path: str  # relative to the watched folder
+    #: fired; fires (its event is on the way); waits; old (there before the trigger was); passed over; not meant (by the
+    #: options); missing; not seen (yet)
+    state: str
+    why: str
+    at_us: int = 0  # when that was found
+
+
 # ---------------------------------------------------------------- events, dead letters, tokens, health
 
 

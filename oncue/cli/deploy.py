@@ -79,12 +79,12 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
         for d in done:
             say(f"{d.label}@{d.version} is in force" if d.changed else f"{d.label}@{d.version} is as it was")
     for trigger in (t for d in done for t in d.triggers):
-        _show_trigger(trigger, json_)
+        show_trigger(trigger, quiet=json_)
 
 
-def _show_trigger(t: TriggerInfo, json_: bool) -> None:
+def show_trigger(t: TriggerInfo, quiet: bool = False) -> None:
     """Whether what comes from now on fires; what does not run is told on stderr."""
-    if t.kind == "file" and not t.looked:
+    if not t.looked:
         stuck = "cannot look" if t.state == "failed" else "has not ended its first look"
         say(
             f"trigger {t.name} {stuck}: {t.detail or t.state}\n  it goes on; until it has looked, a file counts as new if it"
@@ -93,7 +93,7 @@ def _show_trigger(t: TriggerInfo, json_: bool) -> None:
         )
     elif t.state != "running":
         say(f"trigger {t.name} is {t.state}: {t.detail}", err=True)
-    elif t.existing and not json_:
+    elif t.existing and not quiet:
         say(f"trigger {t.name} runs; {t.existing:,} files are old: they fire only when they change")
 
 

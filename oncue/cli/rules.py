@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from oncue.cli.connect import connected, json_file
+from oncue.cli.deploy import show_trigger
 from oncue.cli.memory import remembered
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
 from oncue.errors import Invalid
@@ -183,6 +184,8 @@ def rollback(label: str, version: int, json_: bool) -> None:
     with connected() as client:
         done = client.rules.rollback(label, version)
     as_json(done) if json_ else say(f"{done.label}@{done.version} is in force")
+    for trigger in done.triggers:
+        show_trigger(trigger, quiet=json_)
 
 
 @rules.command()

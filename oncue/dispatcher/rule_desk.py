@@ -340,6 +340,19 @@ class RuleDesk(WindowDesk):
     async def triggers(self, who: Who) -> list[r.TriggerInfo]:
         return [info for info in self.triggers_host.infos() if info.label in self._sets and self._sees(who, info.label)]
 
+    async def trigger(self, who: Who, name: str) -> r.TriggerShown:
+        mine = await self.triggers(who)
+        found = next((info for info in mine if info.name == name), None)
+        if found is None:
+            names = ", ".join(info.name for info in mine[:20])
+            remedy = f"there are: {names}" if names else "oncue deploy FILE"
+            raise NotFound(f"there is no trigger {name!r}", remedy=remedy)
+        return r.TriggerShown(**msgspec.structs.asdict(found), decisions=self.triggers_host.decisions(name))
+
+    async def explain_file(self, who: Who, name: str, path: str) -> r.TriggerFile:
+        await self.trigger(who, name)
+        return await self.triggers_host.explain(name, path)
+
 
 def _option_kinds() -> dict[str, Any]:
     return {kind: cls.options for kind, cls in triggers.kinds().items()}

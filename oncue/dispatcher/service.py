@@ -250,7 +250,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
             "bridge": "ok",
         }
         for info in self.triggers_host.infos():
-            if info.state == "failed":
+            if info.state in ("failed", "waiting"):
                 checks[f"trigger {info.name}"] = info.detail
         status = "ok" if self.ready and not self.disk_full else ("degraded" if self.ready else "starting")
         return r.Health(status=status, version=self.version, checks=checks)

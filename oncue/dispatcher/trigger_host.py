@@ -152,6 +152,21 @@ class TriggerHost:
         wanted = None if names is None else set(names)
         return [_info(run) for name, run in sorted(self._running.items()) if wanted is None or name in wanted]
 
+    def decisions(self, name: str) -> list[r.TriggerDecision]:
+        """What became of the last files of a trigger that is there."""
+        trigger = self._running[name].trigger
+        found = trigger.decisions() if trigger is not None else ()
+        return [r.TriggerDecision(path=d.path, fired=d.fired, why=d.why, at_us=d.at_us) for d in found]
+
+    async def explain(self, name: str, path: str) -> r.TriggerFile:
+        """Why a file fired, or did not, by a trigger that is there. Raises TriggerFailed; Invalid when it has no files."""
+        run = self._running[name]
+        if run.trigger is None:
+            why = run.failed or "it is starting"
+            raise TriggerFailed(f"trigger {name} does not run: {why}", remedy="`oncue triggers list` shows how it is")
+        found = await run.trigger.explain(path)
+        return r.TriggerFile(path=found.path, state=found.state, why=found.why, at_us=found.at_us)
+
     async def close(self) -> None:
         for run in self._running.values():
             self._end(run)
@@ -168,7 +183,8 @@ class TriggerHost:
 
 
 def _info(run: Running) -> r.TriggerInfo:
-    status = run.trigger.status() if run.trigger is not None else Status(looked=False)
+    past = not issubclass(kinds()[run.wanted.kind], HttpTrigger)
+    status = run.trigger.status() if run.trigger is not None else Status(looked=not past)
     if run.failed:
         status = msgspec.structs.replace(status, state="failed", detail=run.failed)
     return r.TriggerInfo(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from oncue.errors import Invalid
 from oncue.messages import Event
 
 Emit = Callable[[Sequence[Event]], Awaitable[None]]
@@ -42,6 +43,26 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     last_skip: str = ""  # what was skipped last, and why
 
 
+class Decision(msgspec.Struct, frozen=True):
+    """What became of one file, or of one request."""
+
+    path: str  # relative to the watched folder, ".": of all; for a webhook: the event's id
+    fired: bool
+    why: str
+    at_us: int
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Why one file fired, or did not."""
+
+    path: str  # relative to the watched folder
+    #: fired; fires (its event is on the way); waits; old (there before the trigger was); passed over; not meant (by the
+    #: options); missing; not seen (yet)
+    state: str
+    why: str
+    at_us: int = 0  # when that was found
+
+
 class Trigger(ABC):
     """One configured source. `run` returns only when it is cancelled; what goes wrong is shown in `status` and tried
     again with backoff."""
@@ -67,6 +88,14 @@ class Trigger(ABC):
 
     @abstractmethod
     def status(self) -> Status: ...
+
+    def decisions(self) -> Sequence[Decision]:
+        """What became of the last files, oldest first, and why."""
+        return ()
+
+    async def explain(self, path: str) -> Finding:
+        """Why this file fired, or did not; absolute, or relative to the watched folder. Raises TriggerFailed."""
+        raise Invalid(f"trigger {self.name} is of kind {self.kind}: it has no files", remedy="name one of kind file")
 
 
 class HttpTrigger(Trigger):

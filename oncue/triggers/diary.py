@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 
-import msgspec
-
 from oncue import ids
-from oncue.triggers.base import Status
+from oncue.triggers.base import Decision, Status
 
 KEPT = 100
 
 
-class Decision(msgspec.Struct, frozen=True):
-    """What became of one file."""
-
-    path: str  # relative to the watched folder
-    fired: bool
-    why: str
-    at_us: int
-
-
 class Diary:
-    def __init__(self) -> None:
+    def __init__(self, looked: bool = True) -> None:
         self.state, self.detail = "starting", ""
-        self.looked = False  # whether the first look has ended
+        self.looked = looked  # whether the first look has ended; a source without a past has none
         self.existing = 0  # files that were there before
         self.trouble = ""  # of another part: what keeps events from being stored
         self.emitted = self.skipped = self.last_us = 0

@@ -11,20 +11,22 @@ import asyncio
 import hashlib
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Sequence
 from typing import ClassVar
 
 from oncue import ids
-from oncue.errors import Invalid, OncueError, TooLarge
+from oncue.errors import Invalid, OncueError, TooLarge, TriggerFailed
 from oncue.messages import Event
-from oncue.triggers.base import Status, Trigger, TriggerContext
-from oncue.triggers.diary import Decision, Diary
+from oncue.triggers.base import Decision, Finding, Status, Trigger, TriggerContext
+from oncue.triggers.diary import Diary
 from oncue.triggers.file_options import FileOptions, read_options
 from oncue.triggers.lookout import Batch, Lookout
 
 log = logging.getLogger(__name__)
 
+ANSWER_S = 5.0  # how long a question about a file waits for the lookout
 RETRY_S = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -38,7 +40,7 @@ class FileTrigger(Trigger):
     def __init__(self, name: str, options: FileOptions, context: TriggerContext) -> None:
         super().__init__(name, options, context)
         self.spec = read_options(name, options)
-        self._diary = Diary()
+        self._diary = Diary(looked=False)
         self._look = asyncio.Event()  # the first one has ended, or cannot be taken for now
         self._acknowledged = False
         self._lookout: Lookout | None = None
@@ -49,6 +51,17 @@ class FileTrigger(Trigger):
     def decisions(self) -> list[Decision]:
         """What became of the last 100 files, oldest first, and why."""
         return self._diary.decisions()
+
+    async def explain(self, path: str) -> Finding:
+        try:
+            if self._lookout is not None:
+                return await asyncio.wait_for(asyncio.wrap_future(self._lookout.ask(path)), ANSWER_S)
+            why = "it is starting"
+        except TimeoutError:
+            why = self.status().detail or "its filesystem does not answer"
+        except (OSError, sqlite3.Error) as e:
+            why = str(e)
+        raise TriggerFailed(f"trigger {self.name} cannot tell: {why}", remedy="`oncue triggers list` shows how it is")
 
     async def first_look(self) -> None:
         """Also returns when the trigger ends."""

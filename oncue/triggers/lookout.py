@@ -18,18 +18,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from oncue import ids
-from oncue.errors import OncueError
+from oncue.errors import OncueError, TriggerFailed
 from oncue.messages import Event
 from oncue.triggers.arrivals import BATCH, Arrivals, Gone
+from oncue.triggers.base import Finding
 from oncue.triggers.baseline import Baseline
 from oncue.triggers.diary import Diary
 from oncue.triggers.file_event import EventMaker
 from oncue.triggers.file_options import Spec
+from oncue.triggers.inquiry import inquire
 from oncue.triggers.ledger import FIRED, KNOWN, PASSED, Ledger, Pending, Row
 from oncue.triggers.rounds import Rounds
 from oncue.triggers.settle import Print
@@ -78,8 +81,9 @@ class Lookout:
         self._waker = threading.Event()
         self._watch: Watch | None = None
         self._ledger: Ledger
-        self._opened = False  # the ledger, in this process
-        self._rounds: Rounds
+        self._opened = self._ledger_open = False  # ever, and now
+        self._questions: deque[tuple[str, Future[Finding]]] = deque()
+        self._rounds: Rounds | None = None  # of this session
         self._identity = (0, 0)
         self._failures = 0
 
@@ -94,6 +98,13 @@ class Lookout:
         self._finished.append((batch, refused))
         self._wake()
 
+    def ask(self, path: str) -> Future[Finding]:
+        """Why this file fired, or did not. It is answered when the thread gets to it: never while it is stuck."""
+        future: Future[Finding] = Future()
+        self._questions.append((path, future))
+        self._wake()
+        return future
+
     def stop(self) -> None:
         self._stop.set()
         self._wake()
@@ -103,9 +114,11 @@ class Lookout:
         while not self._stop.is_set():
             try:
                 self._ledger = Ledger(self._file)
+                self._ledger_open = True
                 try:
                     self._with_ledger()
                 finally:
+                    self._ledger_open = False
                     self._ledger.close()
             except (OncueError, OSError, sqlite3.Error) as e:
                 self._fail(e)
@@ -154,21 +167,22 @@ class Lookout:
         watch = self._watch = open_watch(self._spec.root)
         try:
             rounds = self._rounds = Rounds(self._spec, watch, self._ledger, baseline, self._arrivals, self._sieve)
-            self._describe(baseline)
+            self._describe(baseline, rounds)
             before = self._diary.existing
             while not self._stop.is_set():
                 for folder in self._arrivals.take(watch.read(self._timeout())):
                     rounds.enter(folder)
                 self._finish()
+                self._answer()
                 self._arrivals.look_again(time.monotonic())
                 ended = rounds.step(time.monotonic())
                 self._diary.existing = before + rounds.existing
                 if ended:
                     baseline.finished()
-                    self._describe(baseline)
+                    self._describe(baseline, rounds)
                 self._turn()
         finally:
-            self._watch = None
+            self._watch = self._rounds = None
             watch.close()
 
     def _turn(self) -> None:
@@ -186,7 +200,7 @@ class Lookout:
             return 0.0
         now = time.monotonic()
         waits = [self._next_check - now]
-        walk = self._rounds.due_s(now)
+        walk = self._rounds.due_s(now) if self._rounds is not None else None
         if walk is not None:
             if walk <= 0.0:
                 return 0.0
@@ -212,20 +226,20 @@ class Lookout:
 
     # ------------------------------------------------------------ how it is
 
-    def _describe(self, baseline: Baseline) -> None:
+    def _describe(self, baseline: Baseline, rounds: Rounds) -> None:
         notes = []
         if self._sieve.network:
             notes.append(
                 f"on a network mount ({self._sieve.network}): what other machines write there is found by looking every"
-                f" {self._rounds.rescan_s:g} s, and is ready when unchanged for a while"
+                f" {rounds.rescan_s:g} s, and is ready when unchanged for a while"
             )
         if self._watch is not None and not self._watch.tells_closes:
             notes.append(
                 "this system does not tell when a writer closes a file: it is ready when unchanged for a while"
             )
-        if self._rounds.unwatched:
+        if rounds.unwatched:
             notes.append(
-                f"{self._rounds.unwatched} folders are not watched, only looked at every {self._rounds.rescan_s:g} s:"
+                f"{rounds.unwatched} folders are not watched, only looked at every {rounds.rescan_s:g} s:"
                 " raise the kernel's fs.inotify.max_user_watches"
             )
         self._diary.detail = "; ".join(notes)
@@ -271,6 +285,7 @@ class Lookout:
         while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
             self._waker.wait(left)
             self._waker.clear()
+            self._answer()
 
     def _wake(self) -> None:
         self._waker.set()
@@ -311,6 +326,23 @@ class Lookout:
         self._publish(Batch(number, pending.events))
 
     # ------------------------------------------------------------ answers
+
+    def _answer(self) -> None:
+        """Questions of people."""
+        rescan_s = self._rounds.rescan_s if self._rounds is not None else 0.0
+        while self._questions:
+            path, future = self._questions.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            status = self._diary.status()
+            try:
+                if not self._ledger_open:
+                    raise TriggerFailed(status.detail, remedy="`oncue triggers list` shows how it is")
+                future.set_result(
+                    inquire(path, self._spec, status, self._ledger, self._sieve, self._arrivals, rescan_s)
+                )
+            except (OncueError, OSError, sqlite3.Error) as e:
+                future.set_exception(e)
 
     def _finish(self) -> None:
         while self._finished:

@@ -76,6 +76,9 @@ class Settling:
     def __contains__(self, key: Key) -> bool:
         return key in self._files
 
+    def get(self, key: Key) -> Waiting | None:
+        return self._files.get(key)
+
     def put(self, key: Key, waiting: Waiting) -> None:
         self._files[key] = waiting
         heapq.heappush(self._heap, (waiting.due, key))

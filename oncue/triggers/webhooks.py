@@ -31,8 +31,8 @@ from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.messages import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
 from oncue.triggers import signatures
-from oncue.triggers.base import HttpTrigger, Status, TriggerContext
-from oncue.triggers.diary import Decision, Diary
+from oncue.triggers.base import Decision, HttpTrigger, Status, TriggerContext
+from oncue.triggers.diary import Diary
 
 _REFERENCE = re.compile(r"\$\{(secret|env):([^{}]+)\}")
 _ID_HEADERS = ("webhook-id", "x-github-delivery", "idempotency-key")

@@ -193,3 +193,21 @@ def test_several_triggers_of_which_one_cannot_look(site: System) -> None:
     assert "several-3" in why["several-3-name"]
     assert "not a folder" in why["several-3-name"]
     assert why["several-1-name"] == ""
+
+
+def test_who_asks_why_a_file_did_not_fire_is_told(site: System) -> None:
+    folder = place(site, "asked", files=2)
+    deploy(site, "asked", rules(("asked", folder)))
+    (folder / "new.raw").write_bytes(b"new")
+    assert fired(site, "asked", folder, 1) == ["new.raw"]
+    found = {
+        name: site.json("triggers", "explain", "asked", name)["state"]
+        for name in ("new.raw", str(folder / "new.raw"), "deep/old0.raw", "no.raw", "deep/x.tif", "/etc/passwd")
+    }
+    assert list(found.values()) == ["fired", "fired", "old", "missing", "not meant", "not meant"]
+    assert "existing: false" in site.oncue("triggers", "explain", "asked", "deep/old0.raw").stdout
+    shown = site.oncue("triggers", "show", "asked").stdout
+    assert "2 files were there before" in shown
+    assert "new.raw" in shown
+    unknown = site.oncue("triggers", "explain", "askd", "new.raw", code=4)
+    assert "there is no trigger" in unknown.stderr

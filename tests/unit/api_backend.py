@@ -218,6 +218,13 @@ class MemoryBackend:
             raise self.fail
         return [r.TriggerInfo(name="detector", kind="file", label="b", state="running")]
 
+    async def trigger(self, who: Who, name: str) -> r.TriggerShown:
+        seen = [r.TriggerDecision(path="a.h5", fired=True, why="close_write", at_us=1)]
+        return r.TriggerShown(name=name, kind="file", label="b", state="running", decisions=seen)
+
+    async def explain_file(self, who: Who, name: str, path: str) -> r.TriggerFile:
+        return r.TriggerFile(path=path, state="fired", why="it fired", at_us=1)
+
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         if trigger != "daq":
             raise NotFound(f"there is no webhook {trigger!r}", remedy="deploy a rule file that has it")

@@ -17,12 +17,12 @@ from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.answers import encode_json
 from oncue.dispatcher.http.body import BodyDecoder, coding_of
 from oncue.dispatcher.http.route import EVENT_STREAM, JSON, Ask, Route
-from oncue.dispatcher.http.shapes import EmitRequest, EventsQuery, LiveQuery
+from oncue.dispatcher.http.shapes import EmitRequest, EventsQuery, FileQuery, LiveQuery
 from oncue.dispatcher.http.streams import Held, serve_stream
 from oncue.dispatcher.http.tasks import idempotency_key
-from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge
+from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.messages import EVENT_BYTES, Event
-from oncue.resources import Emitted, EventInfo, Page, TriggerInfo
+from oncue.resources import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
 
 STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
 KINDS = ("task", "outcome", "event", "rule", "endpoint", "trigger", "dead")
@@ -86,6 +86,14 @@ async def event(ask: Ask) -> EventInfo:
 
 async def triggers(ask: Ask) -> list[TriggerInfo]:
     return await ask.backend.triggers(ask.who)
+
+
+async def trigger(ask: Ask) -> TriggerShown:
+    return await ask.backend.trigger(ask.who, ask.path("name"))
+
+
+async def trigger_file(ask: Ask) -> TriggerFile:
+    return await ask.backend.explain_file(ask.who, ask.path("name"), ask.query.path)
 
 
 async def live(ask: Ask) -> web.StreamResponse:
@@ -168,6 +176,25 @@ ROUTES = (
         summary="The sources of events, and how they are.",
         scope="read",
         gives=list[TriggerInfo],
+    ),
+    Route(
+        "GET",
+        "/v1/triggers/{name}",
+        trigger,
+        summary="One source of events, and what became of the last files.",
+        scope="read",
+        gives=TriggerShown,
+        errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/triggers/{name}/file",
+        trigger_file,
+        summary="Why a file fired, or did not.",
+        scope="read",
+        query=FileQuery,
+        gives=TriggerFile,
+        errors=(NotFound, TriggerFailed),
     ),
     Route(
         "GET",

@@ -30,6 +30,10 @@ class PageQuery(Query, frozen=True):
     limit: Limit = 50
 
 
+class FileQuery(Query, frozen=True):
+    path: Annotated[str, Meta(min_length=1, description="Absolute, or relative to the watched folder.")]
+
+
 class TasksQuery(PageQuery, frozen=True):
     state: Annotated[str, Meta(description="A state, or open, or closed.")] = ""
     endpoint: str = ""

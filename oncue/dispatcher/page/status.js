@@ -34,7 +34,7 @@ const TABLES = {
   ], "No rules yet: oncue deploy FILE"],
   triggers: ["/v1/triggers", [
     ["name", (t) => t.name], ["kind", (t) => t.kind], ["state", (t) => state(t.state)], ["emitted since start", (t) => t.emitted],
-    ["skipped", (t) => t.skipped], ["last", (t) => when(t.last_us)], ["detail", (t) => t.detail || t.last_skip],
+    ["skipped", (t) => t.skipped], ["old files", (t) => t.existing], ["last", (t) => when(t.last_us)], ["detail", (t) => t.detail || t.last_skip],
   ], "No triggers yet"],
   tasks: ["/v1/tasks?limit=25", [
     ["task", (t) => t.id], ["state", (t) => state(t.state)], ["function", (t) => t.name || t.function.slice(0, 12)],
