@@ -81,17 +81,17 @@ class Deployment:
                 found["worker"] = agent.children(recursive=True)
         return found
 
-    def kill_one(self, rng: random.Random) -> str:
-        """kill -9 of one of them; its kind, or ""."""
-        kind = rng.choice(("server", "agent", "worker", "worker"))
-        victims = self.victims()[kind]
-        if not victims:
-            return ""
-        try:
-            rng.choice(victims).kill()
-        except psutil.NoSuchProcess:
-            return ""
-        return kind
+    def kill_one(self, rng: random.Random, kind: str) -> None:
+        """kill -9 of one of this kind, as soon as there is one."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victims = self.victims()[kind]
+                if victims:
+                    rng.choice(victims).kill()
+                    return
+            time.sleep(0.01)
+        raise AssertionError(f"there was no {kind} to kill")
 
     def stop(self) -> None:
         self.stopping.set()

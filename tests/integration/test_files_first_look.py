@@ -6,15 +6,13 @@ import asyncio
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from watched import PATIENCE_S, Watched
+from watched import PATIENCE_S, Watched, aged
 
 from oncue.ids import now_us
-from oncue.triggers.baseline import TICK_S
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who writes, or its kernel for its limits")
 
@@ -42,12 +40,6 @@ class Held:
 
     def release(self) -> None:
         self._go.set()
-
-
-def aged(file: Path) -> None:
-    """Waits until a deploy can be told from the file's last change."""
-    while now_us() < file.stat().st_ctime_ns // 1000 + round(1.5e6 * TICK_S):
-        time.sleep(TICK_S / 4)
 
 
 def test_a_deploy_that_is_answered_before_the_look_has_ended(tmp_path: Path) -> None:

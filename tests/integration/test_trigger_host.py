@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from watched import aged
 
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
 from oncue.messages import Event
@@ -103,9 +104,11 @@ def test_one_that_is_stuck_holds_up_no_other(tmp_path: Path, answers: threading.
 
 
 def test_one_that_is_replaced_during_its_look(tmp_path: Path, answers: threading.Event) -> None:
-    """Who waited for it is answered; the new one starts when the thread of the old one has left the ledger."""
+    """Who waited for it is answered; the new one starts when the thread of the old one has left the ledger, and goes on with
+    the look that had begun, by the files' times."""
 
     async def part(s: Site) -> None:
+        aged(tmp_path / "stuck" / "old.h5")
         s.host.update(s.wanted("stuck"))
         waiting = asyncio.create_task(s.host.first_look(["stuck"], PATIENCE_S))
         with contextlib.suppress(TimeoutError):

@@ -12,11 +12,19 @@ from pathlib import Path
 import msgspec
 
 from oncue.errors import NotFound
+from oncue.ids import now_us
 from oncue.messages import Event
 from oncue.triggers.base import TriggerContext
+from oncue.triggers.baseline import TICK_S
 from oncue.triggers.files import FileOptions, FileTrigger
 
 PATIENCE_S = 30.0
+
+
+def aged(file: Path) -> None:
+    """Waits until a deploy can be told from the file's last change."""
+    while now_us() < file.stat().st_ctime_ns // 1000 + round(1.5e6 * TICK_S):
+        time.sleep(TICK_S / 4)
 
 
 class Watched:

@@ -46,6 +46,25 @@ def test_the_newest_state_counts(ledger: Ledger) -> None:
     assert ledger.listing("")["a"] == found
 
 
+def test_what_is_met_does_not_overwrite_what_is_remembered(ledger: Ledger) -> None:
+    """A walk's listing is older than what was done meanwhile."""
+    ledger.store([row("a")])
+    assert ledger.store_unknown([row("a", state=KNOWN), row("b", state=KNOWN)]) == 1
+    assert {name: found.state for name, found in ledger.listing("").items()} == {"a": FIRED, "b": KNOWN}
+    assert (ledger.count(), ledger.count(KNOWN)) == (2, 1)
+    assert ledger.store_unknown([]) == 0
+
+
+def test_the_end_of_the_first_look_is_remembered(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "deep" / "l.db")
+    first.set_meta(looking="x", selects="old")
+    first.settle(looking="", selects="new")
+    first.close()
+    second = Ledger(tmp_path / "deep" / "l.db")
+    assert (second.meta("looking"), second.meta("selects"), second.meta("other")) == ("", "new", "")
+    second.close()
+
+
 def test_names_with_anything_in_them(ledger: Ledger) -> None:
     names = ["'; DROP TABLE files;--", '"', "a\nb", "[x]", "走", "\x01"]
     ledger.store([row(n, folder="q'\"") for n in names])
