@@ -40,8 +40,7 @@ from oncue.resources import Emitted, FunctionRequest, Me, parameter_infos
 
 if TYPE_CHECKING:
     from oncue.executor import OncueExecutor
-    from oncue.functions import Packed
-    from oncue.functions.watch import Watch
+    from oncue.functions import Packed, Watch
 
 R = TypeVar("R")
 KNOWN_FUNCTIONS = 1_024
@@ -230,8 +229,7 @@ class Client:
             raise Invalid(
                 f"a {type(fn).__name__} cannot be run", remedy="give a function, or the name of a registered one"
             )
-        from oncue.functions import pack_function  # imports much that an emit does not need
-        from oncue.functions.watch import Watch
+        from oncue.functions import Watch, pack_function  # imports much that an emit does not need
 
         packed, watch = pack_function(fn), Watch(fn)
         self.register(packed)

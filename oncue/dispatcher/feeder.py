@@ -7,16 +7,19 @@ topics ──readers──► a group of batches ──► view.apply (one trans
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+import msgspec
+
 from oncue.dispatcher import news
 from oncue.dispatcher.board import Board
-from oncue.errors import OncueError
+from oncue.errors import OncueError, Undecodable
 from oncue.log import Batch, Log, Partition, Position, Reader, Record
-from oncue.messages import DEAD, REGISTRY, RESULTS, Call, Ended, encode
+from oncue.messages import DEAD, REGISTRY, RESULTS, TASKS_PREFIX, Call, Ended, Stored, decode, encode
 from oncue.view import View
 
 log = logging.getLogger("oncue.feeder")
@@ -52,14 +55,14 @@ class Feeder:
         heap: list[tuple[int, int, _Stream]] = []
         try:
             for n, stream in enumerate(streams):
-                if (time_ms := await stream.head(self._view.positions())) is not None:
-                    heapq.heappush(heap, (time_ms, n, stream))
+                if (time_us := await stream.head(self._view.positions())) is not None:
+                    heapq.heappush(heap, (time_us, n, stream))
             group: list[Batch] = []
             while heap:
                 _, n, stream = heapq.heappop(heap)
                 group.append(stream.take())
-                if (time_ms := await stream.head({})) is not None:
-                    heapq.heappush(heap, (time_ms, n, stream))
+                if (time_us := await stream.head({})) is not None:
+                    heapq.heappush(heap, (time_us, n, stream))
                 if len(group) >= GROUP or not heap:
                     await self._apply(group)
                     group = []
@@ -128,14 +131,13 @@ class _Stream:
         self._batches: deque[Batch] = deque()
 
     async def head(self, have: Mapping[Partition, int]) -> int | None:
-        """The time of the next batch (ms); None at the end. `have`: what need not be read."""
+        """The time of the next batch (µs); None at the end. `have`: what need not be read."""
         self._left = {place: end for place, end in self._left.items() if have.get(place, 0) < end}
         while not self._batches:
             if not self._left:
                 return None
             self._batches.extend(await self.reader.next(max_batches=GROUP))
-        records = self._batches[0].records
-        return records[0].time_ms if records else 0
+        return _time_us(self._batches[0])
 
     def take(self) -> Batch:
         batch = self._batches.popleft()
@@ -143,6 +145,25 @@ class _Stream:
         if batch.next_offset >= self._left.get(place, 0):
             self._left.pop(place, None)
         return batch
+
+
+class _Head(Stored, frozen=True):
+    """The beginning of a TaskFrame."""
+
+    v: int
+    call: msgspec.Raw
+    accepted_us: int
+
+
+def _time_us(batch: Batch) -> int:
+    """When its first record came; of tasks to the microsecond, for many may come in one millisecond."""
+    if not batch.records:
+        return 0
+    record = batch.records[0]
+    if batch.topic.startswith(TASKS_PREFIX):
+        with contextlib.suppress(Undecodable):
+            return decode(_Head, record.value).accepted_us
+    return record.time_ms * 1000
 
 
 def _bytes(batches: list[Batch]) -> int:

@@ -19,11 +19,13 @@ from oncue.functions.body import FunctionBody, Packed, describe
 from oncue.functions.files import pack_file, parameters_in_file
 from oncue.functions.load import Loaded, load, load_function
 from oncue.functions.pack import pack_function
+from oncue.functions.watch import Watch
 
 __all__ = [
     "FunctionBody",
     "Loaded",
     "Packed",
+    "Watch",
     "describe",
     "load",
     "load_function",

@@ -18,6 +18,7 @@ from client_server import Server, World, serving
 
 from oncue import errors
 from oncue.client import Client, Options, Retry, as_completed
+from oncue.functions import Watch
 from oncue.functions.body import Packed
 
 
@@ -33,7 +34,7 @@ def packing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test server runs bare pickles, not FunctionBody: what is tested here is the way there and back."""
     import sys
 
-    monkeypatch.setitem(sys.modules, "oncue.functions", SimpleNamespace(pack_function=shipped))
+    monkeypatch.setitem(sys.modules, "oncue.functions", SimpleNamespace(pack_function=shipped, Watch=Watch))
 
 
 @pytest.fixture
