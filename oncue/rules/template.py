@@ -1,6 +1,7 @@
 """Arguments with `${path}` in them, compiled once to closures.
 
 "${data.size}"            the value, with its type        "${event}"                 the whole event as a mapping
+"${id}", "${event.id}"    an attribute of the event
 "scan ${data.n} of ${x}"  text; values as JSON would      "$${"                      the characters ${
 "${data.path | stem}"     filters: name, stem, suffix, parent of a path
 """
@@ -119,6 +120,8 @@ def _reference(text: str, place: str) -> Render:
     for name in filters:
         if name not in FILTERS:
             raise ValueError(f"there is no filter {name!r}: {nearest(name, FILTERS)}")
+    # As in CEL, the event's own attributes may be named through `event`.
+    path = path.removeprefix("event.")
     get: Render = whole if path == "event" else getter(path)
 
     def render(event: Event) -> Any:
