@@ -21,6 +21,7 @@ import uuid
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ import msgspec
 from oncue import nouns, payload
 from oncue.batches import BATCH_BYTES, BATCH_TASKS, Options, Retry
 from oncue.blob_transfer import fetch_blob, put_blob
+from oncue.cloudevents import time_text
 from oncue.config import default_data
 from oncue.connection import Http
 from oncue.courier import Courier
@@ -318,10 +320,13 @@ class Client:
         data: Any = None,
         subject: str | None = None,
         id: str = "",
+        time: datetime | str | None = None,
         extensions: Mapping[str, str | int | bool] | None = None,
     ) -> Emitted:
-        """Send a CloudEvent; returns when it is durable. `data`: what JSON can hold, or bytes. Raises Invalid, TooLarge."""
+        """Send a CloudEvent; returns when it is durable, with its `id`. `data`: what JSON can hold, or bytes. `time`: when it
+        happened (default: now). Raises Invalid, TooLarge."""
         event: dict[str, Any] = {"specversion": "1.0", "id": id or uuid.uuid4().hex, "type": type, "source": source}
+        event["time"] = time if isinstance(time, str) else time_text(time)
         if subject is not None:
             event["subject"] = subject
         if isinstance(data, bytes):

@@ -17,7 +17,7 @@ import binascii
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -305,6 +305,12 @@ def _check_text(name: str, text: Any) -> None:
         raise Invalid(f"{name}: must not be empty", remedy="leave it out" if name in _OPTIONAL else "")
     if _FORBIDDEN.search(text):
         raise Invalid(f"{name}: {text!r} has control characters", remedy="percent-encode them")
+
+
+def time_text(at: datetime | None = None) -> str:
+    """A time (now, where none is given; local where it has no zone) as CloudEvents write it: RFC 3339, UTC."""
+    at = datetime.now(UTC) if at is None else at.astimezone(UTC)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _check_time(text: str) -> None:

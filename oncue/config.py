@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 FIELDS = {f.name: f for f in msgspec.structs.fields(Settings)}
+# Variables of other parts: where the client's server is, where the file is; a worker's folder of large arguments.
+OTHERS = ("ONCUE_URL", "ONCUE_TOKEN", "ONCUE_CONFIG", "ONCUE_DEBUG", "ONCUE_BLOBS")
+OTHER_PREFIXES = ("ONCUE_SECRET_", "ONCUE_TEST_", "ONCUE_BENCH_", "ONCUE_CHAOS_")
 
 
 def load_settings(
@@ -99,6 +102,7 @@ def load_settings(
         values |= _from_file(path)
     elif file or environ.get("ONCUE_CONFIG"):
         raise Invalid(f"there is no settings file {path}", remedy="give the right path in ONCUE_CONFIG, or unset it")
+    _check_names(environ)
     for name in FIELDS:
         text = environ.get("ONCUE_" + name.upper())
         if text is not None:
@@ -121,6 +125,20 @@ def _from_file(path: Path) -> dict[str, Any]:
                 remedy=f"did you mean {near[0]!r}?" if near else f"known ones: {', '.join(FIELDS)}",
             )
     return {name: _convert(name, value, f"{path}: {name}") for name, value in found.items()}
+
+
+def _check_names(environ: Mapping[str, str]) -> None:
+    """Raises Invalid for a variable that is meant for us, and that nothing here reads: a misspelt setting."""
+    known = (*("ONCUE_" + name.upper() for name in FIELDS), *OTHERS)
+    for name in environ:
+        if name.startswith("ONCUE_") and name not in known and not name.startswith(OTHER_PREFIXES):
+            near = difflib.get_close_matches(name, known, n=1)
+            raise Invalid(
+                f"the environment variable {name}: there is no such setting",
+                remedy=f"did you mean {near[0]}? else unset it"
+                if near
+                else f"unset it; known ones: {', '.join(known)}",
+            )
 
 
 def _convert(name: str, value: Any, place: str) -> Any:

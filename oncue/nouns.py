@@ -246,7 +246,8 @@ class Events(Noun):
         Raises Invalid for data that JSON cannot hold."""
         content = _event_json(event)
         answer = self._http.request("POST", "/v1/events", content, kind="application/cloudevents+json", repeat=True)
-        return msgspec.json.decode(answer.body, type=r.Emitted)
+        found = msgspec.json.decode(answer.body, type=r.Emitted)
+        return msgspec.structs.replace(found, id=str(event.get("id", found.id)))
 
 
 class Triggers(Noun):

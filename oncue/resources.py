@@ -376,6 +376,7 @@ class EventInfo(Resource, frozen=True):
 
 class Emitted(Resource, frozen=True):
     count: int
+    id: str = ""  # the event's, where one was sent
     position: str = ""
 
 

@@ -60,7 +60,8 @@ def show(letter: int, json_: bool) -> None:
 
 @dead.command()
 @click.argument("letter", type=int)
-def retry(letter: int) -> None:
+@json_option
+def retry(letter: int, json_: bool) -> None:
     """Put it back where it came from.
 
     \b
@@ -69,7 +70,7 @@ def retry(letter: int) -> None:
     """
     with connected() as client:
         client.dead.retry(letter)
-    say(f"dead letter {letter} is on its way again")
+    as_json({"id": letter, "retried": True}) if json_ else say(f"dead letter {letter} is on its way again")
 
 
 @dead.command()

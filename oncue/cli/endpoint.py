@@ -163,7 +163,8 @@ def _status(place: Path) -> dict[str, Any] | None:
 @endpoint.command()
 @click.argument("name", default="local")
 @_dir
-def stop(name: str, folder: str | None) -> None:
+@json_option
+def stop(name: str, folder: str | None, json_: bool) -> None:
     """Stop the agent: running tasks get a grace, the rest stays in its journal for the next start.
 
     \b
@@ -177,7 +178,7 @@ def stop(name: str, folder: str | None) -> None:
     if not pid:
         raise NotFound(f"no agent runs in {place}", remedy="`oncue endpoint status` shows what is there")
     end(pid, None)
-    say(f"the agent (pid {pid}) has ended")
+    as_json({"name": name, "dir": str(place), "pid": pid}) if json_ else say(f"the agent (pid {pid}) has ended")
 
 
 @endpoint.command()

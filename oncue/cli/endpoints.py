@@ -63,7 +63,8 @@ def show(name: str, json_: bool) -> None:
 @endpoints.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def revoke(name: str, yes: bool) -> None:
+@json_option
+def revoke(name: str, yes: bool, json_: bool) -> None:
     """Make an endpoint's key worthless; a live connection is cut.
 
     \b
@@ -71,7 +72,7 @@ def revoke(name: str, yes: bool) -> None:
       oncue endpoints revoke old-laptop --yes
     """
     if not yes:
-        click.confirm(f"Revoke {name}? Its agent cannot come back with this key.", abort=True)
+        click.confirm(f"Revoke {name}? Its agent cannot come back with this key.", abort=True, err=json_)
     with connected() as client:
         client.endpoints.revoke(name)
-    say(f"{name} is revoked")
+    as_json({"name": name, "revoked": True}) if json_ else say(f"{name} is revoked")

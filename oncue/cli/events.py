@@ -11,6 +11,7 @@ import msgspec
 from oncue.cli.connect import connected, json_file
 from oncue.cli.output import as_json, json_option, listing, say, when
 from oncue.cli.tasks import follow
+from oncue.cloudevents import time_text
 from oncue.errors import Invalid
 from oncue.resources import EventInfo
 
@@ -67,6 +68,7 @@ def show(offset: int) -> None:
 @click.option("--subject", help="What of the source it is about.")
 @click.option("--data", help="JSON.")
 @click.option("--id", "id_", help="Again with the same source and id is the same event.")
+@click.option("--time", help="When it happened, as 2026-11-23T20:59:29Z (default: now).")
 @click.option("--file", "path", help="A CloudEvent in JSON; - is stdin. Instead of the other options.")
 @json_option
 def emit(
@@ -75,6 +77,7 @@ def emit(
     subject: str | None,
     data: str | None,
     id_: str | None,
+    time: str | None,
     path: str | None,
     json_: bool,
 ) -> None:
@@ -88,6 +91,8 @@ def emit(
     event.setdefault("specversion", "1.0")
     if id_ is not None or "id" not in event:
         event["id"] = id_ or uuid.uuid4().hex
+    if time is not None or "time" not in event:
+        event["time"] = time_text() if time is None else time
     with connected() as client:
         done = client.events.emit(event)
     as_json({"id": event["id"], "position": done.position}) if json_ else say(event["id"])

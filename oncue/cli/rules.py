@@ -120,7 +120,8 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
 @rules.command()
 @click.argument("file")
 @click.option("--label", default="", help="The deployment to compare with (default: the file's name).")
-def diff(file: str, label: str) -> None:
+@json_option
+def diff(file: str, label: str, json_: bool) -> None:
     """What differs between FILE and what is deployed. Exit code 1 when something does.
 
     \b
@@ -138,7 +139,9 @@ def diff(file: str, label: str) -> None:
     old = "" if newest.get("removed") else str(newest.get("text", ""))
     name = f"{label}@{newest.get('version', 0)}"
     lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), name, file, lineterm=""))
-    for line in lines:
+    if json_:
+        as_json({"label": label, "version": newest.get("version", 0), "changed": bool(lines), "diff": "\n".join(lines)})
+    for line in () if json_ else lines:
         say(line)
     if lines:
         raise SystemExit(1)
@@ -191,7 +194,8 @@ def rollback(label: str, version: int, json_: bool) -> None:
 @rules.command()
 @click.argument("name")
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
-def enable(name: str, why: str) -> None:
+@json_option
+def enable(name: str, why: str, json_: bool) -> None:
     """Let a rule fire again.
 
     \b
@@ -199,13 +203,15 @@ def enable(name: str, why: str) -> None:
       oncue rules enable reconstruct
     """
     with connected() as client:
-        say(f"{name} is {client.rules.enable(name, why).state}")
+        found = client.rules.enable(name, why)
+    as_json(found) if json_ else say(f"{name} is {found.state}")
 
 
 @rules.command()
 @click.argument("name")
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
-def disable(name: str, why: str) -> None:
+@json_option
+def disable(name: str, why: str, json_: bool) -> None:
     """Keep a rule from firing.
 
     \b
@@ -213,13 +219,15 @@ def disable(name: str, why: str) -> None:
       oncue rules disable reconstruct --why "detector is being aligned"
     """
     with connected() as client:
-        say(f"{name} is {client.rules.disable(name, why).state}")
+        found = client.rules.disable(name, why)
+    as_json(found) if json_ else say(f"{name} is {found.state}")
 
 
 @rules.command()
 @click.argument("label")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove(label: str, yes: bool) -> None:
+@json_option
+def remove(label: str, yes: bool, json_: bool) -> None:
     """Take all rules and triggers of a deployment out of force. Its history is kept.
 
     \b
@@ -227,7 +235,10 @@ def remove(label: str, yes: bool) -> None:
       oncue rules remove beamline --yes
     """
     if not yes:
-        click.confirm(f"Remove all rules and triggers of {label}?", abort=True)
+        click.confirm(f"Remove all rules and triggers of {label}?", abort=True, err=json_)
     with connected() as client:
         done = client.rules.remove(label)
+    if json_:
+        as_json(done)
+        return
     say(f"{label} is removed" + (f": {', '.join(done.removed)}" if done.removed else ""))

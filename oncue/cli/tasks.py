@@ -145,7 +145,8 @@ def watch(limit: int) -> None:
 
 @tasks.command()
 @click.argument("ids", nargs=-1, required=True, metavar="TASK...")
-def cancel(ids: tuple[str, ...]) -> None:
+@json_option
+def cancel(ids: tuple[str, ...], json_: bool) -> None:
     """Ask for the end of tasks, also while they run.
 
     \b
@@ -153,8 +154,8 @@ def cancel(ids: tuple[str, ...]) -> None:
       oncue tasks cancel 0192f0c1e5a07c3e8a1b2c3d4e5f0000
     """
     with connected() as client:
-        client.tasks.cancel(ids)
-    say("asked; each task's first outcome decides")
+        asked = client.tasks.cancel(ids)
+    as_json({"asked": asked}) if json_ else say("asked; each task's first outcome decides")
 
 
 @tasks.command()

@@ -62,7 +62,8 @@ def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str
 
 @tokens.command()
 @click.argument("token_id")
-def revoke(token_id: str) -> None:
+@json_option
+def revoke(token_id: str, json_: bool) -> None:
     """Make a token worthless, at once.
 
     \b
@@ -71,4 +72,4 @@ def revoke(token_id: str) -> None:
     """
     with connected() as client:
         client.tokens.revoke(token_id)
-    say(f"token {token_id} is revoked")
+    as_json({"id": token_id, "revoked": True}) if json_ else say(f"token {token_id} is revoked")

@@ -25,7 +25,8 @@ class EventDesk(Core):
         """A caller's own events; attributes that start with "oncue" are ours and are taken out."""
         clean = [_without_ours(e) for e in events]
         positions = await self.append_events(clean)
-        return r.Emitted(count=len(clean), position=position_text(positions))
+        only = clean[0].id if len(clean) == 1 else ""
+        return r.Emitted(count=len(clean), id=only, position=position_text(positions))
 
     async def append_events(self, events: Sequence[Event]) -> list[Position]:
         """Durable when this returns: for triggers."""

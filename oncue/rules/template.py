@@ -1,6 +1,7 @@
 """Arguments with `${path}` in them, compiled once to closures.
 
 "${data.size}"            the value, with its type        "${event}"                 the whole event as a mapping
+"${id}", "${event.id}"    an attribute of the event
 "scan ${data.n} of ${x}"  text; values as JSON would      "$${"                      the characters ${
 "${data.path | stem}"     filters: name, stem, suffix, parent of a path
 """
@@ -124,6 +125,8 @@ def reference(text: str, place: str) -> Render:
             raise ValueError(f"there is no filter {name!r}: {nearest(name, FILTERS)}")
     if path.startswith(("each.", "first.", "last.")):
         raise ValueError(f"${{{text}}} is for rules with `batch`; of one event write ${{{path.partition('.')[2]}}}")
+    # As in CEL, the event's own attributes may be named through `event`.
+    path = path.removeprefix("event.")
     get: Render = whole if path == "event" else getter(path)
 
     def render(event: Event) -> Any:

@@ -19,13 +19,13 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 import msgspec
 
 from oncue import ids
+from oncue.cloudevents import time_text
 from oncue.cloudevents_http import events_from_http
 from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.messages import EVENT_BYTES, NAME_CHARS, Event
@@ -147,7 +147,7 @@ class WebhookTrigger(HttpTrigger):
             id=self._id(headers, body),
             source=self._source,
             type=self._type(headers),
-            time=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            time=time_text(),
             datacontenttype=kind,
             data=data,
             extensions=self._marks(),

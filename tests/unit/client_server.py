@@ -36,6 +36,7 @@ class World:
         self.blobs: dict[str, bytes] = {}
         self.batches: list[BatchRequest] = []
         self.cancelled: set[bytes] = set()
+        self.events: list[dict[str, Any]] = []
         self.owner = SUBJECT
         self.endpoint_id = "ep_mine"  # "ep_hers" is mallory's
         self.hold = threading.Event()  # tasks end only when it is set
@@ -215,6 +216,7 @@ class Server:
         event = await request.json()
         if "type" not in event:
             return _json({}, 422)
+        self.world.events.append(event)
         return _json({"count": 1, "position": event["id"]}, 202)
 
 

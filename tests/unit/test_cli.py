@@ -68,11 +68,36 @@ def test_a_task_named_like_markup_is_shown_as_it_is() -> None:
     )
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
-        console.print(view([task]))
+        console.print(view([task], 200))
         text = console.export_text()
     assert "[/scan]" in text
     assert "[bold]" in text
     assert "\\x1b[2J" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_the_watched_tasks_fit_the_terminal(width: int) -> None:
+    why = "endpoint 'polaris' is away for 20 s; start it: oncue endpoint start polaris"
+    tasks = [
+        TaskInfo(id=f"{i:032x}", state=state, function="f", name=name, endpoint=endpoint, owner="o", why=why)
+        for i, (state, name, endpoint) in enumerate(
+            [("waiting", "reconstruct_the_whole_volume_of_a_scan", "polaris"), ("cancelling", "f", "a" * 40)]
+        )
+    ]
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(view(tasks, width))
+        head, *lines = console.export_text().splitlines()
+    assert head.split()[0] == ("ID" if width >= 80 else "STATE")
+    for name in ("STATE", "FUNCTION", "ENDPOINT"):
+        assert name in head
+    assert len(lines) == 2
+    assert all(len(line) <= width for line in (head, *lines))
+    for word in ("waiting", "reconstruct", "polaris", *(["endpoint 'p"] if width >= 60 else [])):
+        assert word in lines[0]
+    assert "cancelling" in lines[1]
+    assert ("0" * 32 in lines[0]) == (width >= 120)
+    assert ("WHY" in head) == (width >= 60)
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

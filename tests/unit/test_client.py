@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -374,6 +375,8 @@ def test_a_collection_keeps_its_client(server: Server) -> None:
 def test_emit_and_problems(client: Client) -> None:
     assert client.emit(type="t", source="s", data={"a": 1}).count == 1
     assert client.emit(type="t", source="s", data=b"\x00").count == 1
+    assert client.emit(type="t", source="s", id="mine").id == "mine"
+    assert len(client.emit(type="t", source="s").id) == 32
     with pytest.raises(errors.Invalid, match=r"data\.a: nan"):
         client.emit(type="t", source="s", data={"a": float("nan")})
     with pytest.raises(errors.Invalid, match="cannot be written as JSON"):
@@ -385,6 +388,17 @@ def test_emit_and_problems(client: Client) -> None:
     with pytest.raises(errors.NotFound) as caught:
         client.tasks.get("00" * 16)
     assert caught.value.remedy == "look at the list"
+
+
+def test_an_events_time_is_now_unless_it_is_given(client: Client, server: Server) -> None:
+    before = datetime.now(UTC)
+    client.emit(type="t", source="s")
+    client.emit(type="t", source="s", time="2026-11-23T20:59:29.5Z")
+    client.emit(type="t", source="s", time=datetime(2026, 11, 23, 21, 59, 29, tzinfo=timezone(timedelta(hours=1))))
+    now, *given = (e["time"] for e in server.world.events)
+    assert now.endswith("Z")
+    assert before <= datetime.fromisoformat(now) <= datetime.now(UTC)
+    assert given == ["2026-11-23T20:59:29.5Z", "2026-11-23T20:59:29.000000Z"]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

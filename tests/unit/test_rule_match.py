@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oncue.errors import RuleFileError
 from oncue.globs import compiled
 from oncue.messages import VERSION, Deployment, Event, RuleSwitch
 from oncue.rules.book import Library, RuleBook
@@ -242,11 +243,22 @@ def test_cel_is_capped_and_a_rule_over_budget_is_paused(monkeypatch: pytest.Monk
         ("${data.path | suffix}", ".h5"),
         ("${data.path | parent | name}", "d"),
         ({"a": ["${id}", 1]}, {"a": ["1", 1]}),
+        ("${event.id} of ${event.source}", "1 of /s"),
+        ("${event.data.n}", 1),
+        ("${event.data.path | stem}", "scan_1"),
     ],
 )
 def test_arguments(given_text: Any, expected: Any) -> None:
     rule = one(run={"function": "f", "args": {"x": given_text}})
     assert rule.runs[0].args.render(event(DATA)) == {"x": expected}
+
+
+def test_attributes_and_extensions_through_event() -> None:
+    rule = one(run={"function": "f", "args": ["${event.beamline}", "${event.subject}"]})
+    assert explain(rule, event(beamline="2bm", subject="a")).args == ["2bm", "a"]
+    assert explain(rule, event(beamline="2bm")).why == "args[1]: the event has no subject"
+    with pytest.raises(RuleFileError, match="an event has no 'deta'"):
+        one(run={"function": "f", "args": ["${event.deta.n}"]})
 
 
 def test_the_whole_event_and_a_missing_field() -> None:

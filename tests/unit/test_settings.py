@@ -1,0 +1,45 @@
+"""Settings: file < environment < flags; what is misspelt is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oncue.config import load_settings
+from oncue.errors import Invalid
+
+
+def test_flags_before_environment_before_file(tmp_path: Path) -> None:
+    (tmp_path / "oncue.toml").write_text("port = 1\nworkers = 1\nrate_per_s = 1.5\n")
+    found = load_settings(
+        {"port": 3, "host": None}, {"ONCUE_DATA": str(tmp_path), "ONCUE_PORT": "2", "ONCUE_WORKERS": "2"}
+    )
+    assert (found.port, found.workers, found.rate_per_s, found.host) == (3, 2, 1.5, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("ONCUE_PROT", "ONCUE_PORT"),
+        ("ONCUE_TOKN", "ONCUE_TOKEN"),
+        ("ONCUE_RESULTS_RETENTION", "ONCUE_RESULTS_RETENTION_"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error(tmp_path: Path, name: str, near: str) -> None:
+    with pytest.raises(Invalid, match=name) as caught:
+        load_settings({}, {"ONCUE_DATA": str(tmp_path), name: "1"})
+    assert near in caught.value.remedy
+
+
+def test_variables_of_other_parts_are_none(tmp_path: Path) -> None:
+    others = ("URL", "TOKEN", "DEBUG", "BLOBS", "SECRET_DAQ", "TEST_PYTHONS", "BENCH_DIR", "CHAOS_SEED")
+    environ = {"ONCUE_DATA": str(tmp_path), "_ONCUE_COMPLETE": "bash_complete", "ONCUERT": "x"}
+    assert load_settings({}, environ | {f"ONCUE_{name}": "1" for name in others}).port == 8765
+
+
+def test_a_misspelt_line_of_the_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "oncue.toml").write_text("prot = 1\n")
+    with pytest.raises(Invalid, match="prot") as caught:
+        load_settings({}, {"ONCUE_DATA": str(tmp_path)})
+    assert "port" in caught.value.remedy
