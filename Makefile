@@ -1,7 +1,7 @@
 # Everything here sets itself up: only Python 3.11+, git and make need to be there.
 #   make demo   files turn into outcomes, under two minutes     make test   all tests      make lint   ruff, mypy, layers
 #   make bench  the figures of docs/benchmarks.md               make services   install the services that tests use
-#   make kafka  an Apache Kafka for trying things, until Ctrl-C
+#   make kafka  a Kafka broker to try things with (Java 17 and Maven; make kafka NODES=3)
 
 SHELL := /bin/sh
 VENV := .venv
@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench services kafka clean
+.PHONY: help demo test lint format bench kafka services clean
 help:
 	@sed -n '2,4s/^# *//p' Makefile
 
@@ -49,11 +49,11 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)
 
+kafka: $(VENV)/.dev
+	@$(BIN)/python -m tests.kafka $(NODES)
+
 services:
 	@sh tools/services
-
-kafka: $(VENV)/.dev
-	@$(BIN)/python -m tests.kafka
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

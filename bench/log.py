@@ -1,7 +1,9 @@
-"""How quick the embedded log is: `python -m bench.log [seconds]` prints JSON.
+"""How quick the embedded log is: `python -m bench.log [seconds]` prints JSON. With the URL of another log behind it
+(`python -m bench.log 10 kafka://127.0.0.1:9092`) both are measured in one run, one after the other.
 
-Appends: one at a time (each awaited; beside it the same commit by raw SQLite, with nothing around it), eight at a time,
-and frames: one record of 1,024 x 100 bytes, as task topics carry them. Reads: by memory while caught up, and from the disk.
+Commits: what the rules do with a batch: 100 records and the group's offset. Appends: one at a time (each awaited; beside
+it the same commit by raw SQLite, with nothing around it), eight at a time, and frames: one record of 1,024 x 100 bytes, as
+task topics carry them. Reads: by memory while caught up, and from the disk.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from oncue.log import Log, Record
+from oncue.log import Append, Batch, Log, Record, open_log
 from oncue.log.database import open_writer
 from oncue.log.sqlite import SqliteLog
 from oncue.log.writer import INSERT
@@ -32,7 +34,13 @@ def run(seconds: float = 10.0) -> dict[str, Any]:
     """All of it, in about so many seconds. Rates a second, latencies in ms."""
     with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
         where = Path(folder)
-        return _raw(where, seconds / 8) | asyncio.run(_log(where / "log", seconds / 8))
+        return _raw(where, seconds / 9) | asyncio.run(_embedded(where / "log", seconds / 9))
+
+
+def compare(seconds: float, url: str) -> dict[str, Any]:
+    """The embedded log and the one at the URL, in which topics of this run's own are left behind."""
+    prefix = f"{'&' if '?' in url else '?'}prefix=bench{time.time_ns()}."
+    return {"embedded": run(seconds), url.partition("://")[0]: asyncio.run(_other(url + prefix, seconds / 9))}
 
 
 def _raw(folder: Path, seconds: float) -> dict[str, Any]:
@@ -47,16 +55,40 @@ def _raw(folder: Path, seconds: float) -> dict[str, Any]:
     return {"raw_commit_p50_ms": _ms(times), "sqlite": sqlite3.sqlite_version}
 
 
-async def _log(folder: Path, seconds: float) -> dict[str, Any]:
+async def _embedded(folder: Path, seconds: float) -> dict[str, Any]:
     started = time.perf_counter()
     log = await SqliteLog.open(folder)
     result: dict[str, Any] = {"open_new_ms": round((time.perf_counter() - started) * 1e3, 1)}
+    result |= await _log(log, seconds)
+    counters = log.counters
+    result |= {"commits": counters.commits, "checkpoints": counters.checkpoints}
+    await log.close()
+    started = time.perf_counter()
+    log = await SqliteLog.open(folder)
+    result["open_again_ms"] = round((time.perf_counter() - started) * 1e3, 1)
+    await log.close()
+    return result
+
+
+async def _other(url: str, seconds: float) -> dict[str, Any]:
+    log = await open_log(url)
+    await asyncio.gather(*[log.append(topic, [SMALL]) for topic in ("one", "in", "out")])  # makes them
+    for _ in range(4):  # the first of a cluster make the topics of its own transactions
+        await log.commit("bench", [Batch("in", 0, (0,), (SMALL,))], [Append("out", [SMALL])])
+    try:
+        return await _log(log, seconds)
+    finally:
+        await log.close()
+
+
+async def _log(log: Log, seconds: float) -> dict[str, Any]:
     times = await _awaited(log, seconds)
-    result |= {
+    result: dict[str, Any] = {
         "append_awaited_p50_ms": _ms(times),
         "append_awaited_p99_ms": round(statistics.quantiles(times, n=100)[98] * 1e3, 3),
         "append_awaited_per_s": round(len(times) / sum(times)),
     }
+    result |= await _commits(log, seconds)
     # CPU before fsync: how much of a commit is ours.
     count, took, cpu = await _stream(log, "many", SMALL, 64, seconds)
     result |= {"append_64_under_way_per_s": round(count / took), "append_64_cpu_us": round(cpu / count * 1e6, 1)}
@@ -67,15 +99,21 @@ async def _log(folder: Path, seconds: float) -> dict[str, Any]:
         "frames_mb_per_s": round(frames * len(FRAME.value) / took / 1e6),
         "frames_cpu_us_a_task": round(cpu / (frames * FRAME_TASKS) * 1e6, 3),
     }
-    result |= await _reads(log, frames, seconds)
-    counters = log.counters
-    result |= {"commits": counters.commits, "checkpoints": counters.checkpoints}
-    await log.close()
-    started = time.perf_counter()
-    log = await SqliteLog.open(folder)
-    result["open_again_ms"] = round((time.perf_counter() - started) * 1e3, 1)
-    await log.close()
-    return result
+    return result | await _reads(log, frames, seconds)
+
+
+async def _commits(log: Log, seconds: float) -> dict[str, Any]:
+    """One after another, as the rules' engine makes them: with what a batch caused, and with nothing."""
+    caused = [Append("out", [SMALL] * 100)]
+    found: dict[str, Any] = {}
+    for name, appends in (("commit_100_p50_ms", caused), ("commit_offset_p50_ms", [])):
+        times: list[float] = []
+        end = time.perf_counter() + seconds / 2
+        while (started := time.perf_counter()) < end:
+            await log.commit("bench", [Batch("in", 0, (len(times),), (SMALL,))], appends)
+            times.append(time.perf_counter() - started)
+        found[name] = _ms(times)
+    return found
 
 
 async def _awaited(log: Log, seconds: float) -> list[float]:
@@ -106,12 +144,14 @@ async def _reads(log: Log, frames: int, seconds: float) -> dict[str, Any]:
     reader = log.read(["frames"], start="earliest")
     found, took = await _timed(lambda: _drain(reader.next, frames))
     disk = {"read_disk_frames_per_s": round(found / took), "read_disk_tasks_per_s": round(found * FRAME_TASKS / took)}
-    small_count = (await log.end_offsets(["many"]))[("many", 0)]
+    small_count = (await log.end_offsets(["many"]))[("many", 0)]  # nothing but records: no marks of transactions
     small = log.read(["many"], start="earliest")
     found, took = await _timed(lambda: _drain(small.next, small_count))
     disk["read_disk_small_per_s"] = round(found / took)
     # Caught up: what is appended comes by memory; only the reader's share of the time counts.
     live = log.read(["fresh"])
+    await log.append("fresh", [SMALL])
+    await _drain(live.next, 1)
     spent, got = 0.0, 0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -121,10 +161,10 @@ async def _reads(log: Log, frames: int, seconds: float) -> dict[str, Any]:
     return disk | {"read_memory_batches_per_s": round(got / spent)}
 
 
-async def _drain(next_batches: Callable[[], Awaitable[list[Any]]], count: int) -> int:
+async def _drain(next_batches: Callable[[], Awaitable[list[Batch]]], count: int) -> int:
     found = 0
     while found < count:
-        found += len(await next_batches())
+        found += sum(len(b.records) for b in await next_batches())
     return found
 
 
@@ -138,4 +178,5 @@ def _ms(times: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(float(sys.argv[1]) if len(sys.argv) > 1 else 10.0), indent=2))
+    length = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    print(json.dumps(compare(length, sys.argv[2]) if len(sys.argv) > 2 else run(length), indent=2))

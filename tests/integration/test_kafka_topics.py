@@ -35,6 +35,11 @@ def test_a_topic_with_other_settings_is_put_right_and_keeps_what_is_not_ours(
         theirs = {"retention.ms": "1000", "segment.bytes": "1234567", "max.message.bytes": "1000"}
         await admin.create_topics([NewTopic(f"{prefix}a", 2, 1, topic_configs=theirs)])
         log = await open_log(f"kafka://{kafka[0]}?prefix={prefix}")
+
+        async def shown() -> bool:  # a broker hears of a topic a moment after it was made
+            return bool(await log.topics())
+
+        await _until(shown)
         assert await log.topics() == {"a": Topic(partitions=2, retention_ms=1000)}
         await log.ensure({"a": Topic(partitions=3, compact=True)})
         found = await _settings(admin, f"{prefix}a")

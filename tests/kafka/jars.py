@@ -37,7 +37,7 @@ def java() -> str:
     """The java to use. Raises Missing."""
     home = os.environ.get("JAVA_HOME")
     program = str(Path(home, "bin", "java")) if home else shutil.which("java")
-    remedy = f"install Java {JAVA} or later (Debian: apt-get install openjdk-17-jre-headless maven)"
+    remedy = f"install Java {JAVA} or later (Debian: apt-get install default-jre-headless maven)"
     if not program or not Path(program).exists():
         raise Missing(f"there is no java: {remedy}")
     done = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)

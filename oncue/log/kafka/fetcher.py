@@ -4,8 +4,8 @@
                                         ◄── decoded batches ──
 
 A broker answers one request of a connection after another, and a request that waits for records blocks its connection. So
-there are some lines a broker, and each request covers the cursors that no other covers: a new cursor never waits for one
-that waits. Partitions that had nothing for a while share a request that may wait long: 2,000 quiet topics cost one
+there are some lines a broker, and each request covers the cursors that no other covers: a new cursor waits half a second at
+most. Partitions that had nothing for a while share a request that may wait long: 2,000 quiet topics cost one
 request each few seconds, and nothing on the way of the busy ones.
 """
 
@@ -32,7 +32,7 @@ from oncue.log.kafka.topics import Known
 
 logger = logging.getLogger(__name__)
 
-LINES = 4  # to a broker; the first of each is for what is busy
+LINES, QUIET_LINES = 4, 2  # to a broker: for what is busy, and for what is quiet
 FIRST_LINE = 10  # aiokafka numbers its own connections to a broker below
 ANSWER_BYTES, PARTITION_BYTES = 4 * 1024 * 1024, 1024 * 1024  # one batch always comes, whatever its size
 WAIT_MS, QUIET_WAIT_MS = 500, 5_000
@@ -145,19 +145,23 @@ class Fetcher:
         if lost:
             self._client.force_metadata_update()
         for node, (busy, quiet) in by_node.items():
-            for cursors, wait_ms in ((busy, WAIT_MS), (quiet, QUIET_WAIT_MS)):
-                self._send(node, cursors, wait_ms)
+            # Without a line for them the quiet ones go with the busy: nobody waits for a request that waits long.
+            if quiet and not self._send(node, quiet, QUIET_WAIT_MS, range(LINES, LINES + QUIET_LINES)):
+                busy += quiet
+            self._send(node, busy, WAIT_MS, range(LINES))
         return None if soonest is None else max(0.001, soonest - now)
 
-    def _send(self, node: int, cursors: list[Cursor], wait_ms: int) -> None:
+    def _send(self, node: int, cursors: list[Cursor], wait_ms: int, lines: Iterable[int]) -> bool:
+        """False: none of the lines is free; the next that is takes them along."""
         used = self._lines.setdefault(node, set())
-        line = next((n for n in range(LINES) if n not in used), None)
+        line = next((n for n in lines if n not in used), None)
         if line is None or not cursors:
-            return
+            return False
         used.add(line)
         for cursor in cursors:
             cursor.covered = True
         self._spawn(self._fetch(node, line, cursors, [c.turn for c in cursors], wait_ms))
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
