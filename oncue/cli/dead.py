@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_option, say, table, when
 
@@ -41,7 +42,7 @@ def list_(limit: int, json_: bool) -> None:
 
 
 @dead.command()
-@click.argument("letter", type=int)
+@click.argument("letter", type=int, shell_complete=completing.dead_letters)
 @json_option
 def show(letter: int, json_: bool) -> None:
     """One dead letter.
@@ -67,7 +68,7 @@ def show(letter: int, json_: bool) -> None:
 
 
 @dead.command()
-@click.argument("letter", type=int)
+@click.argument("letter", type=int, shell_complete=completing.dead_letters)
 @json_option
 def retry(letter: int, json_: bool) -> None:
     """Put it back where it came from.

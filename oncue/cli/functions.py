@@ -6,6 +6,7 @@ import re
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_option, say, table, when
 from oncue.errors import Invalid
@@ -41,7 +42,7 @@ def list_(limit: int, json_: bool) -> None:
 
 
 @functions.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.functions)
 @json_option
 def show(name: str, json_: bool) -> None:
     """One function, with its source. NAME may be name, name@version, or the hash.
@@ -67,7 +68,7 @@ def show(name: str, json_: bool) -> None:
 
 
 @functions.command()
-@click.argument("places", nargs=-1, required=True, metavar="FILE.PY:NAME...")
+@click.argument("places", nargs=-1, required=True, metavar="FILE.PY:NAME...", shell_complete=completing.files)
 @json_option
 def register(places: tuple[str, ...], json_: bool) -> None:
     """Register functions of files by their content; again is harmless.

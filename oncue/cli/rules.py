@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected, json_file
 from oncue.cli.output import as_json, facts, json_option, plain, say, table, when
 from oncue.errors import Invalid
@@ -49,7 +50,7 @@ def list_(json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.rules)
 @json_option
 def show(name: str, json_: bool) -> None:
     """One rule.
@@ -70,7 +71,7 @@ def show(name: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completing.files)
 @json_option
 def test(files: tuple[str, ...], json_: bool) -> None:
     """Run the tests of rule files, offline, with the matcher of production.
@@ -90,9 +91,13 @@ def test(files: tuple[str, ...], json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("rule")
-@click.argument("event")
-@click.option("--rules-file", help="Explain by this file, offline, instead of by what is deployed.")
+@click.argument("rule", shell_complete=completing.rules)
+@click.argument("event", shell_complete=completing.files)
+@click.option(
+    "--rules-file",
+    shell_complete=completing.files,
+    help="Explain by this file, offline, instead of by what is deployed.",
+)
 @json_option
 def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
     """Why RULE fires for EVENT, or why not: its offset (see `oncue events list`), or a JSON file (- is stdin).
@@ -116,7 +121,7 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("file")
+@click.argument("file", shell_complete=completing.files)
 @click.option("--label", default="", help="The deployment to compare with (default: the file's name).")
 @json_option
 def diff(file: str, label: str, json_: bool) -> None:
@@ -146,7 +151,7 @@ def diff(file: str, label: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("label")
+@click.argument("label", shell_complete=completing.labels)
 @json_option
 def history(label: str, json_: bool) -> None:
     """All versions of a deployment.
@@ -174,7 +179,7 @@ def history(label: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("label")
+@click.argument("label", shell_complete=completing.labels)
 @click.argument("version", type=click.IntRange(1))
 @json_option
 def rollback(label: str, version: int, json_: bool) -> None:
@@ -190,7 +195,7 @@ def rollback(label: str, version: int, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.rules)
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
 @json_option
 def enable(name: str, why: str, json_: bool) -> None:
@@ -206,7 +211,7 @@ def enable(name: str, why: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.rules)
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
 @json_option
 def disable(name: str, why: str, json_: bool) -> None:
@@ -222,7 +227,7 @@ def disable(name: str, why: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("label")
+@click.argument("label", shell_complete=completing.labels)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def remove(label: str, yes: bool, json_: bool) -> None:
