@@ -151,7 +151,7 @@ def test_the_hand_over_between_memory_and_disk(tmp_path: Path, monkeypatch: pyte
         async def write() -> None:
             n = 0
             while n < count:
-                size = chance.randint(1, 4)
+                size = min(chance.randint(1, 4), count - n)  # the reader counts to `count`, and no further
                 future = log.append("a", [Record(b"%d" % i) for i in range(n, n + size)], n % 3)
                 n += size
                 if chance.random() < 0.4:
