@@ -70,7 +70,7 @@ class Connection:
         self.base = parts.path.rstrip("/")
         self._common = f" HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {token}\r\n".encode()
         try:
-            self._socket = socket.create_connection((parts.hostname, port), timeout=CONNECT_S)
+            self._socket = socket.create_connection((parts.hostname, port), timeout=min(CONNECT_S, timeout_s))
         except OSError as e:
             raise Broken(f"{e.strerror or e}", sent=False) from None
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
 from oncue.errors import Invalid
@@ -37,7 +38,7 @@ def list_(all_: bool, limit: int, json_: bool) -> None:
 
 
 @dead.command()
-@click.argument("letter", type=int)
+@click.argument("letter", type=int, shell_complete=completing.dead_letters)
 @json_option
 def show(letter: int, json_: bool) -> None:
     """One dead letter.
@@ -59,7 +60,7 @@ def show(letter: int, json_: bool) -> None:
 
 
 @dead.command()
-@click.argument("letter", type=int)
+@click.argument("letter", type=int, shell_complete=completing.dead_letters)
 @json_option
 def retry(letter: int, json_: bool) -> None:
     """Put it back where it came from.

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import Invalid
@@ -19,7 +20,7 @@ from oncue.resources import Deployed, DeployRequest, RuleFile, TriggerInfo
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completing.files)
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @click.option("--label", default="", help="The deployment's name (default: the file's name); for one file only.")
 @click.option("--note", default="", help="Kept in the history.")

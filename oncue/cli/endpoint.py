@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
+from oncue.cli import completing
 from oncue.cli.output import as_json, facts, json_option, say
 from oncue.config import default_data
 from oncue.errors import Conflict, Invalid, NotFound, OncueError, Refused
@@ -99,7 +100,7 @@ def register(
 
 
 @endpoint.command()
-@click.argument("name", default="local")
+@click.argument("name", default="local", shell_complete=completing.local_endpoints)
 @_dir
 @click.option("--detach", is_flag=True, help="Go on in the background.")
 def start(name: str, folder: str | None, detach: bool) -> None:
@@ -161,7 +162,7 @@ def _status(place: Path) -> dict[str, Any] | None:
 
 
 @endpoint.command()
-@click.argument("name", default="local")
+@click.argument("name", default="local", shell_complete=completing.local_endpoints)
 @_dir
 @json_option
 def stop(name: str, folder: str | None, json_: bool) -> None:
@@ -182,7 +183,7 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
 
 
 @endpoint.command()
-@click.argument("name", default="local")
+@click.argument("name", default="local", shell_complete=completing.local_endpoints)
 @_dir
 @json_option
 def status(name: str, folder: str | None, json_: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
 from oncue.resources import EndpointInfo
@@ -41,7 +42,7 @@ def _row(e: EndpointInfo) -> tuple[Any, ...]:
 
 
 @endpoints.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.endpoints)
 @json_option
 def show(name: str, json_: bool) -> None:
     """One endpoint, by name or id.
@@ -61,7 +62,7 @@ def show(name: str, json_: bool) -> None:
 
 
 @endpoints.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.endpoints)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def revoke(name: str, yes: bool, json_: bool) -> None:

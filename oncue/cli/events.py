@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from oncue.cli import completing
 from oncue.cli.connect import connected, json_file
 from oncue.cli.output import as_json, json_option, listing, say, when
 from oncue.cli.tasks import follow
@@ -51,7 +52,8 @@ def _row(e: EventInfo) -> tuple[Any, ...]:
 
 @events.command()
 @click.argument("offset", type=int)
-def show(offset: int) -> None:
+@json_option
+def show(offset: int, json_: bool) -> None:
     """One event, the rules that it made run, and their tasks (JSON).
 
     \b
@@ -69,7 +71,12 @@ def show(offset: int) -> None:
 @click.option("--data", help="JSON.")
 @click.option("--id", "id_", help="Again with the same source and id is the same event.")
 @click.option("--time", help="When it happened, as 2026-11-23T20:59:29Z (default: now).")
-@click.option("--file", "path", help="A CloudEvent in JSON; - is stdin. Instead of the other options.")
+@click.option(
+    "--file",
+    "path",
+    shell_complete=completing.files,
+    help="A CloudEvent in JSON; - is stdin. Instead of the other options.",
+)
 @json_option
 def emit(
     type_: str | None,

@@ -6,6 +6,7 @@ import re
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
 from oncue.errors import Invalid
@@ -42,7 +43,7 @@ def _row(f: FunctionInfo) -> tuple[str, ...]:
 
 
 @functions.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.functions)
 @json_option
 def show(name: str, json_: bool) -> None:
     """One function, with its source. NAME may be name, name@version, or the hash.
@@ -68,7 +69,7 @@ def show(name: str, json_: bool) -> None:
 
 
 @functions.command()
-@click.argument("places", nargs=-1, required=True, metavar="FILE.PY:NAME...")
+@click.argument("places", nargs=-1, required=True, metavar="FILE.PY:NAME...", shell_complete=completing.files)
 @json_option
 def register(places: tuple[str, ...], json_: bool) -> None:
     """Register functions of files by their content; again is harmless.

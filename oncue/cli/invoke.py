@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from oncue.cli import completing
 from oncue.cli.connect import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
 from oncue.cli.values import shown
@@ -16,8 +17,14 @@ from oncue.handles import Task
 
 
 @click.command()
-@click.argument("function")
-@click.option("--endpoint", default="local", show_default=True, help="Where it runs: an endpoint's name or id.")
+@click.argument("function", shell_complete=completing.functions_or_files)
+@click.option(
+    "--endpoint",
+    default="local",
+    show_default=True,
+    shell_complete=completing.endpoints,
+    help="Where it runs: an endpoint's name or id.",
+)
 @click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="A keyword argument; may be repeated.")
 @click.option("--wait/--no-wait", default=True, help="Wait for the outcome (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop the function after so long, for example 5m.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected, json_file
 from oncue.cli.deploy import show_trigger
 from oncue.cli.memory import remembered
@@ -47,7 +48,7 @@ def _row(r: RuleInfo) -> tuple[Any, ...]:
 
 
 @rules.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.rules)
 @json_option
 def show(name: str, json_: bool) -> None:
     """One rule.
@@ -69,7 +70,7 @@ def show(name: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completing.files)
 @json_option
 def test(files: tuple[str, ...], json_: bool) -> None:
     """Run the tests of rule files, offline, with the matcher of production; and see whether `args` fit the functions that are
@@ -92,9 +93,13 @@ def test(files: tuple[str, ...], json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("rule")
-@click.argument("event")
-@click.option("--rules-file", help="Explain by this file, offline, instead of by what is deployed.")
+@click.argument("rule", shell_complete=completing.rules)
+@click.argument("event", shell_complete=completing.files)
+@click.option(
+    "--rules-file",
+    shell_complete=completing.files,
+    help="Explain by this file, offline, instead of by what is deployed.",
+)
 @json_option
 def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
     """Why RULE fires for EVENT, or why not: its offset (see `oncue events list`), or a JSON file (- is stdin).
@@ -118,7 +123,7 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("file")
+@click.argument("file", shell_complete=completing.files)
 @click.option("--label", default="", help="The deployment to compare with (default: the file's name).")
 @json_option
 def diff(file: str, label: str, json_: bool) -> None:
@@ -148,7 +153,7 @@ def diff(file: str, label: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("label")
+@click.argument("label", shell_complete=completing.labels)
 @json_option
 def history(label: str, json_: bool) -> None:
     """All versions of a deployment.
@@ -174,7 +179,7 @@ def _version_row(d: dict[str, Any]) -> tuple[str, ...]:
 
 
 @rules.command()
-@click.argument("label")
+@click.argument("label", shell_complete=completing.labels)
 @click.argument("version", type=click.IntRange(1))
 @json_option
 def rollback(label: str, version: int, json_: bool) -> None:
@@ -192,7 +197,7 @@ def rollback(label: str, version: int, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.rules)
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
 @json_option
 def enable(name: str, why: str, json_: bool) -> None:
@@ -208,7 +213,7 @@ def enable(name: str, why: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.rules)
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
 @json_option
 def disable(name: str, why: str, json_: bool) -> None:
@@ -224,7 +229,7 @@ def disable(name: str, why: str, json_: bool) -> None:
 
 
 @rules.command()
-@click.argument("label")
+@click.argument("label", shell_complete=completing.labels)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def remove(label: str, yes: bool, json_: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_line, json_option, listing, plain, safe, say, took, when
 from oncue.cli.values import TEXT_CHARS, shown
@@ -25,10 +26,15 @@ def tasks() -> None:
 
 
 @tasks.command("list")
-@click.option("--state", default="", help="open, closed, or a state: waiting, running, succeeded, failed ...")
-@click.option("--endpoint", default="", help="Only those of this endpoint.")
-@click.option("--function", default="", help="Only those of this function.")
-@click.option("--rule", default="", help="Only those that this rule made.")
+@click.option(
+    "--state",
+    default="",
+    shell_complete=completing.states,
+    help="open, closed, or a state: waiting, running, succeeded, failed ...",
+)
+@click.option("--endpoint", default="", shell_complete=completing.endpoints, help="Only those of this endpoint.")
+@click.option("--function", default="", shell_complete=completing.functions, help="Only those of this function.")
+@click.option("--rule", default="", shell_complete=completing.rules, help="Only those that this rule made.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @json_option
 def list_(state: str, endpoint: str, function: str, rule: str, limit: int, json_: bool) -> None:
@@ -50,7 +56,7 @@ def _row(t: TaskInfo) -> tuple[str, ...]:
 
 
 @tasks.command()
-@click.argument("task")
+@click.argument("task", shell_complete=completing.task_ids)
 @json_option
 def show(task: str, json_: bool) -> None:
     """All that is known of one task: its attempts, its timeline, its value or its error.
@@ -144,7 +150,7 @@ def watch(limit: int) -> None:
 
 
 @tasks.command()
-@click.argument("ids", nargs=-1, required=True, metavar="TASK...")
+@click.argument("ids", nargs=-1, required=True, metavar="TASK...", shell_complete=completing.open_task_ids)
 @json_option
 def cancel(ids: tuple[str, ...], json_: bool) -> None:
     """Ask for the end of tasks, also while they run.
@@ -159,7 +165,7 @@ def cancel(ids: tuple[str, ...], json_: bool) -> None:
 
 
 @tasks.command()
-@click.argument("task")
+@click.argument("task", shell_complete=completing.task_ids)
 @json_option
 def retry(task: str, json_: bool) -> None:
     """Run a closed task's call again, as a new task.
@@ -174,7 +180,7 @@ def retry(task: str, json_: bool) -> None:
 
 
 @tasks.command()
-@click.argument("task")
+@click.argument("task", shell_complete=completing.task_ids)
 @click.option("--follow", "-f", "follow_", is_flag=True, help="Go on until the task has closed.")
 def logs(task: str, follow_: bool) -> None:
     """What a task printed.

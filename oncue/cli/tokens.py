@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from oncue.cli import completing
 from oncue.cli.connect import connected, seconds
 from oncue.cli.output import as_json, json_option, listing, say, when
 from oncue.resources import TokenInfo, TokenRequest
@@ -61,7 +62,7 @@ def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str
 
 
 @tokens.command()
-@click.argument("token_id")
+@click.argument("token_id", shell_complete=completing.tokens)
 @json_option
 def revoke(token_id: str, json_: bool) -> None:
     """Make a token worthless, at once.

@@ -122,10 +122,16 @@ def test_deploy_and_fire(shell: Shell) -> None:
     (shell.folder / "small.json").write_text('{"type": "scan.done", "data": {"n": 1}}')
     assert "does not fire" in shell("rules", "explain", "summing", "small.json").stdout
     assert "does not fire" in shell("rules", "explain", "summing", "small.json", "--rules-file", "rules.yaml").stdout
+    (shell.folder / "rules2.yaml").write_text(RULES.replace("gt: 3", "gt: 4"))
+    differs = shell("rules", "diff", "rules2.yaml", "--label", "rules", "--json", code=1)
+    assert json.loads(differs.stdout)["changed"] is True
+    assert json.loads(shell("rules", "diff", "rules.yaml", "--json").stdout)["diff"] == ""
+    assert json.loads(shell("rules", "disable", "summing", "--json").stdout)["enabled"] is False
+    assert json.loads(shell("rules", "enable", "summing", "--json").stdout)["state"] == "active"
     shell("rules", "disable", "summing", "--why", "lunch")
     assert json.loads(shell("rules", "show", "summing", "--json").stdout)["enabled"] is False
     assert len(json.loads(shell("rules", "history", "rules", "--json").stdout)) == 1
-    shell("rules", "remove", "rules", "--yes")
+    assert json.loads(shell("rules", "remove", "rules", "--yes", "--json").stdout)["removed"] == ["summing"]
 
 
 def test_a_wrong_rule_file_names_its_place(shell: Shell) -> None:
@@ -180,7 +186,7 @@ def test_tokens(shell: Shell) -> None:
     made = json.loads(shell("tokens", "create", "daq", "--scope", "emit", "--expires", "30d", "--json").stdout)
     assert made["token"]
     assert made["token"] not in shell("tokens", "list", "--json").stdout
-    shell("tokens", "revoke", made["id"])
+    assert json.loads(shell("tokens", "revoke", made["id"], "--json").stdout) == {"id": made["id"], "revoked": True}
 
 
 def test_help_of_every_command_has_an_example() -> None:

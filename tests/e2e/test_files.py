@@ -151,7 +151,7 @@ def test_a_template_that_cannot_be_filled_is_a_dead_letter(shared: System) -> No
     assert "remedy" in shown
     # Once the rule is right, the letter can be sent again.
     deploy(shared, "templ", rules("templ", folder))
-    shared.oncue("dead", "retry", str(letter["id"]))
+    assert shared.json("dead", "retry", str(letter["id"]))["retried"]
     assert fired(shared, "templ-measure", 1) == ["x.raw"]
 
 

@@ -46,8 +46,8 @@ def test_the_start_of_a_revoked_endpoint_fails(shared: System, tmp_path: Path) -
     shared.oncue("endpoint", "register", "gone", "--dir", str(folder), "--workers", "1")
     shared.oncue("endpoint", "start", "gone", "--dir", str(folder), "--detach")
     shared.await_connected("gone")
-    shared.oncue("endpoint", "stop", "gone", "--dir", str(folder))
-    shared.oncue("endpoints", "revoke", "gone", "--yes")
+    assert shared.json("endpoint", "stop", "gone", "--dir", str(folder))["name"] == "gone"
+    assert shared.json("endpoints", "revoke", "gone", "--yes")["revoked"]
 
 
 def test_a_failed_register_leaves_nothing_behind(shared: System, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_cancel_running_and_retry_by_hand(system: System, tmp_path: Path) -> Non
     awaited(flag, system)
     refused = system.oncue("tasks", "retry", task, code=1).stderr
     assert "→" in refused
-    system.oncue("tasks", "cancel", task)
+    assert system.json("tasks", "cancel", task)["asked"] == [task]
     assert ended(system, task)["state"] == "cancelled"
     (tmp_path / "flag.go").touch()
     again = system.oncue("tasks", "retry", task).stdout.strip()

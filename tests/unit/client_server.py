@@ -48,6 +48,7 @@ class World:
         self.doubles = 1  # how often each outcome is told
         self.mute = False  # outcomes are not told to streams
         self.asked = threading.Event()  # a batch has come
+        self.ran = threading.Event()  # ... and has ended
         self.streams = 0
 
     def execute(self, request: BatchRequest, task: bytes, content: bytes) -> Ended:
@@ -154,6 +155,7 @@ class Server:
                 self.world.ended[name] = Ended(name, 1, CANCELLED, 0, 2, _encode(Failure("oncue.TaskCancelled", "")))
             else:
                 self.world.ended[name] = self.world.execute(batch, name, content)
+        self.world.ran.set()
         if self.world.mute:
             return
         message = _encode([[n, "", self.world.ended[n]] for n, _ in new])

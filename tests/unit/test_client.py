@@ -155,6 +155,7 @@ def test_restart_while_waiting() -> None:
     waiter.start()
     world.mute = True  # what the dying server would tell is lost with it
     world.hold.set()
+    assert world.ran.wait(10)  # before the server dies: nothing here would run it again
     first.stop()
     world.mute = False
     late = client.submit(double, 4)  # while nothing listens

@@ -1,0 +1,83 @@
+"""What the shell may complete an argument to, as the server knows it: quick, and silent when the server is away.
+
+@click.argument("name", shell_complete=rules)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from oncue.client import Client
+
+ANSWER_S = 1.0  # who presses Tab does not wait longer
+NEWEST = 50  # tasks and dead letters
+Known = Callable[["Client"], Iterator[tuple[str, str]]]  # -> (word, what it is)
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _asked(known: Known) -> Complete:
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from oncue.client import Client
+
+        client = Client(patience=ANSWER_S)
+        client.http.timeout_s = ANSWER_S
+        try:
+            words = dict(known(client))
+        except Exception:  # no server, no token, an answer that came too late ...: a shell has no place for it
+            return []
+        finally:
+            client.close(flush=False)
+        return [CompletionItem(word, help=what) for word, what in words.items() if word.startswith(incomplete)]
+
+    return complete
+
+
+def _functions(client: Client) -> Iterator[tuple[str, str]]:
+    return ((f.name, f.signature) for f in client.functions.list(limit=200))
+
+
+def _task_ids(client: Client) -> Iterator[tuple[str, str]]:
+    return ((t.id, f"{t.state} {t.name}") for t in client.tasks.list(limit=NEWEST))
+
+
+def _open_task_ids(client: Client) -> Iterator[tuple[str, str]]:
+    return ((t.id, f"{t.state} {t.name}") for t in client.tasks.list(state="open", limit=NEWEST))
+
+
+endpoints = _asked(lambda client: ((e.name, e.state) for e in client.endpoints.list() if e.state != "revoked"))
+rules = _asked(lambda client: ((r.name, r.state) for r in client.rules.list()))
+labels = _asked(lambda client: ((r.label, "") for r in client.rules.list()))
+functions = _asked(_functions)
+task_ids = _asked(_task_ids)
+open_task_ids = _asked(_open_task_ids)
+dead_letters = _asked(lambda client: ((str(d.id), d.reason) for d in client.dead.list(limit=NEWEST)))
+tokens = _asked(lambda client: ((t.id, t.name) for t in client.tokens.list() if not t.revoked))
+
+
+def functions_or_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A registered function, or the file of one."""
+    return [*functions(context, parameter, incomplete), *files(context, parameter, incomplete)]
+
+
+def states(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Of tasks."""
+    words = ("open", "closed", "waiting", "retrying", "running", "cancelling")
+    closed = ("succeeded", "failed", "lost", "timed_out", "cancelled", "expired", "refused")
+    return [CompletionItem(word) for word in (*words, *closed) if word.startswith(incomplete)]
+
+
+def local_endpoints(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Those with a folder on this machine."""
+    from oncue.config import default_data
+
+    found = sorted(path.parent.name for path in default_data().glob("endpoints/*/agent.json"))
+    return [CompletionItem(name) for name in found if name.startswith(incomplete)]
