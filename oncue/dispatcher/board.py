@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from oncue.dispatcher.backend import Outcome
+from oncue.dispatcher.news import about
 from oncue.errors import Conflict
 from oncue.lifecycle import CLOSED_AS
 from oncue.messages import Call, Ended, encode
@@ -179,11 +180,7 @@ def _summary(call: Call, e: Ended) -> dict[str, Any]:
     return {
         "id": e.id.hex(),
         "state": STATE_WORDS[e.status],
-        "name": call.name,
-        "function": call.function,
-        "endpoint": call.endpoint,
-        "owner": call.owner,
-        "rule": call.rule,
+        **about(call),
         "event": list(e.event) if e.event else None,
         "attempt": e.attempt,
         "started_us": e.started_us,

@@ -30,6 +30,7 @@ from oncue.dispatcher.effects import (
 from oncue.dispatcher.feeder import TOLD
 from oncue.dispatcher.intake import Group, OpenTask
 from oncue.dispatcher.lane import Lane, cancelled
+from oncue.dispatcher.news import about
 from oncue.errors import OncueError, Undecodable
 from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
@@ -205,17 +206,12 @@ class Carrier:
         for task_id, attempt, started_us in report.tasks:
             group = lane.flight.get(task_id)
             if group is not None:
-                call = group.call
                 item = {
                     "id": task_id.hex(),
                     "state": "running",
                     "attempt": attempt,
                     "started_us": started_us,
-                    "name": call.name,
-                    "function": call.function,
-                    "endpoint": lane.endpoint,
-                    "owner": call.owner,
-                    "rule": call.rule,
+                    **about(group.call),
                 }
                 self._core.board.show("task", item)
 

@@ -17,6 +17,7 @@ from oncue.messages import (
     EVENTS,
     REGISTRY,
     TASKS_PREFIX,
+    Call,
     DeadLetter,
     Deployment,
     Registry,
@@ -61,15 +62,17 @@ def _registry(entry: Registry) -> News:
 
 
 def _tasks(frame: TaskFrame) -> News:
-    call = frame.call
-    shared = {
-        "state": "waiting",
+    shared = {"state": "waiting", **about(frame.call), "accepted_us": frame.accepted_us}
+    for task in frame.tasks:
+        yield "task", {"id": task.id.hex(), "event": list(task.event) if task.event else None, **shared}
+
+
+def about(call: Call) -> dict[str, str]:
+    """What each item of a task says of its call."""
+    return {
         "name": call.name,
         "function": call.function,
         "endpoint": call.endpoint,
         "owner": call.owner,
         "rule": call.rule,
-        "accepted_us": frame.accepted_us,
     }
-    for task in frame.tasks:
-        yield "task", {"id": task.id.hex(), "event": list(task.event) if task.event else None, **shared}

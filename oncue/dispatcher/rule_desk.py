@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from oncue import payload, triggers
 from oncue import resources as r
+from oncue import triggers
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
 from oncue.dispatcher.window_desk import WindowDesk
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
-from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch, origin
+from oncue.messages import VERSION, Deployment, Event, FunctionRecord, RuleSwitch, origin
 from oncue.rules.arguments import check_arguments
 from oncue.rules.check import diff
 from oncue.rules.engine import Engine
@@ -56,14 +56,6 @@ class RuleDesk(WindowDesk):
             except Exception:
                 log.exception("the rule engine failed; it starts again from its last commit")
             await asyncio.sleep(1.0)
-
-    async def _registry_caught_up(self) -> None:
-        """A deploy that was acknowledged is in force for later events."""
-        await self.view.wait_for(await self.log.end_offsets((REGISTRY,)), 5.0)
-
-    async def _offload(self, packed: bytes) -> bytes:
-        sha = await asyncio.to_thread(self.blobs.put, packed)
-        return payload.pack_ref(payload.Ref(sha, len(packed)))
 
     async def stop_rules(self) -> None:
         await self.triggers_host.close()

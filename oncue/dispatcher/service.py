@@ -103,7 +103,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         await self.own(list(self._endpoints.values()))
         self._unwatch = self.log.watch(TASKS_PREFIX, self._on_tasks, early=self.log.fifo)
         await self.start_rules(self.folder / "triggers")
-        self.housekeeper = Housekeeper(self, self.folder, lambda: self.triggers_host.infos())
+        self.housekeeper = Housekeeper(self, self.folder, self.triggers_host.infos)
         self.housekeeper.start()
         self.ready = True
 

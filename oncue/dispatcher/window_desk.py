@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from oncue import payload
 from oncue import resources as r
 from oncue.dispatcher.event_desk import EventDesk
 from oncue.errors import Invalid, OncueError
 from oncue.log import Topic
-from oncue.messages import MATCHES, Deployment, Event
+from oncue.messages import MATCHES, REGISTRY, Deployment, Event
 from oncue.rules.engine import Engine
 from oncue.rules.window_host import WindowHost
 
@@ -62,10 +63,12 @@ class WindowDesk(EventDesk):
         await self.windows.close()
 
     async def _registry_caught_up(self) -> None:
-        raise NotImplementedError
+        """A deploy that was acknowledged is in force for later events."""
+        await self.view.wait_for(await self.log.end_offsets((REGISTRY,)), 5.0)
 
     async def _offload(self, packed: bytes) -> bytes:
-        raise NotImplementedError
+        sha = await asyncio.to_thread(self.blobs.put, packed)
+        return payload.pack_ref(payload.Ref(sha, len(packed)))
 
     async def _deployed_then(self, label: str, version: int) -> Deployment | None:
         history = await self.view.deployment_history(label)

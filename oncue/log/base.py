@@ -75,8 +75,10 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 class Reader(ABC):
     """Batches of some topics. Each reader goes at its own pace: a slow one harms no other."""
 
-    @abstractmethod
-    def __aiter__(self) -> AsyncIterator[Batch]: ...
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        while True:
+            for batch in await self.next():
+                yield batch
 
     @abstractmethod
     async def next(self, *, max_batches: int = 64) -> list[Batch]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from oncue.errors import LogError, OncueError
 from oncue.log import rows
@@ -116,11 +116,6 @@ class SqliteReader(Reader):
                 raise error
             self._fresh.clear()
             await self._fresh.wait()
-
-    async def __aiter__(self) -> AsyncIterator[Batch]:
-        while True:
-            for batch in await self.next():
-                yield batch
 
     async def seek(self, partition: Partition, offset: int) -> None:
         cursor = self._cursors.get(partition)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import takewhile
 from typing import Any
 
@@ -127,11 +127,6 @@ class KafkaReader(Reader):
                 raise error
             self._fresh.clear()
             await self._fresh.wait()
-
-    async def __aiter__(self) -> AsyncIterator[Batch]:
-        while True:
-            for batch in await self.next():
-                yield batch
 
     async def seek(self, partition: Partition, offset: int) -> None:
         await self._started.wait()
