@@ -5,11 +5,12 @@
     task.result(timeout=60)
     results = client.gather(client.map(fn, range(1000)))
 
-Every keyword but `endpoint` goes to the function. Options of a call are set beforehand, so that they can never collide
-with the function's own keywords:
+Every keyword but `endpoint` goes to the function. The other options of a call are set beforehand, so that they cannot
+collide with the function's own keywords; `client.call` takes a function whose own keyword is `endpoint`:
 
     careful = client.with_options(endpoint="polaris", retry=3, timeout=600)
-    careful.submit(fn, 1, endpoint="this one goes to fn")
+    careful.submit(fn, 1)
+    careful.submit(fn, 2, endpoint="aurora")           # with the same retries and timeout
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ import msgspec
 from oncue import nouns, payload
 from oncue.batches import BATCH_BYTES, BATCH_TASKS, Options, Retry
 from oncue.blob_transfer import fetch_blob, put_blob
+from oncue.bound import Bound, changed
 from oncue.cloudevents import time_text
 from oncue.config import default_data
 from oncue.connection import Http
 from oncue.courier import Courier
-from oncue.errors import Forbidden, Invalid, NotFound, TaskError, Unreachable
+from oncue.errors import Forbidden, Invalid, NotFound, TaskError
 from oncue.handles import FoundTask, Task, as_completed, gather
 from oncue.ids import parse
 from oncue.resources import Emitted, FunctionRequest, Me, parameter_infos
+from oncue.target import find_server
 
 if TYPE_CHECKING:
     from oncue.executor import OncueExecutor
@@ -49,32 +52,6 @@ KNOWN_FUNCTIONS = 1_024
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 _encode = msgspec.msgpack.Encoder().encode
 __all__ = ["Bound", "Client", "Options", "Retry", "Task", "as_completed"]
-
-
-class Bound:
-    """A client with options: `client.with_options(...)`. All keywords of its methods go to the function."""
-
-    def __init__(self, client: Client, options: Options) -> None:
-        self.client, self.options = client, options
-
-    def with_options(self, **changes: Any) -> Bound:
-        """These options changed; see Options."""
-        return Bound(self.client, changed(self.options, changes))
-
-    def submit(self, fn: Callable[..., R] | str, /, *args: Any, **kwargs: Any) -> Task[R]:
-        return self.client.call(fn, args, kwargs, self.options)
-
-    def map(self, fn: Callable[[Any], R] | str, iterable: Iterable[Any], /) -> list[Task[R]]:
-        return self.client.call_many(fn, (((item,), {}) for item in iterable), self.options)
-
-    def starmap(self, fn: Callable[..., R] | str, iterable: Iterable[Iterable[Any]], /) -> list[Task[R]]:
-        """As map, but each item holds the arguments of one call."""
-        return self.client.call_many(fn, ((tuple(item), {}) for item in iterable), self.options)
-
-    def executor(self) -> OncueExecutor:
-        from oncue.executor import OncueExecutor
-
-        return OncueExecutor(self)
 
 
 class Client:
@@ -180,11 +157,18 @@ class Client:
         """A task for each item, sent in batches while the items are read."""
         return self.with_options(endpoint=endpoint).map(fn, iterable)
 
+    def starmap(
+        self, fn: Callable[..., R] | str, iterable: Iterable[Iterable[Any]], /, *, endpoint: str = "local"
+    ) -> list[Task[R]]:
+        """As map, but each item holds the arguments of one call."""
+        return self.with_options(endpoint=endpoint).starmap(fn, iterable)
+
     def executor(self, endpoint: str = "local") -> OncueExecutor:
         """A concurrent.futures.Executor."""
         return self.with_options(endpoint=endpoint).executor()
 
     def call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Task[Any]:
+        """As submit, with nothing between the function's keywords and the call's options."""
         function, name = self._function(fn)
         content = self._payload(args, kwargs)
         return Task(*self.courier.submit(self, function, name, options, content))
@@ -192,6 +176,7 @@ class Client:
     def call_many(
         self, fn: Any, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], options: Options
     ) -> list[Task[Any]]:
+        """As call, for many (args, kwargs)."""
         function, name = self._function(fn)
         tasks: list[Task[Any]] = []
         payloads: list[bytes] = []
@@ -352,44 +337,6 @@ def _packed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
             except (OverflowError, UnicodeEncodeError):  # an int over 64 bits, a lone surrogate: pickle has them
                 pass
     return payload.pack_args(args, kwargs)
-
-
-def changed(options: Options, changes: dict[str, Any]) -> Options:
-    """Raises Invalid for an unknown option or a value of the wrong type."""
-    unknown = set(changes) - set(Options.__struct_fields__)
-    if unknown:
-        raise Invalid(
-            f"there is no option {sorted(unknown)[0]!r}", remedy=f"options: {', '.join(Options.__struct_fields__)}"
-        )
-    try:
-        return msgspec.convert(msgspec.structs.asdict(options) | changes, Options)
-    except msgspec.ValidationError as e:
-        raise Invalid(
-            f"an option is not right: {e}", remedy="timeout and expires are seconds, retry is a number"
-        ) from None
-
-
-def find_server(url: str, token: str, folder: Path) -> tuple[str, str]:
-    """(url, token): the arguments, else the environment, else what `oncue up` wrote. Asked for each connection, since a
-    restarted local server may have another port. Raises Unreachable when there is none."""
-    url = url or os.environ.get("ONCUE_URL", "")
-    token = token or os.environ.get("ONCUE_TOKEN", "")
-    if url and token:
-        return url.rstrip("/"), token
-    path = folder / "local.json"
-    try:
-        local = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        found, secret = str(local["url"]), str(local["token"])
-    except (OSError, KeyError, msgspec.MsgspecError) as e:
-        if url:
-            return url.rstrip("/"), token
-        raise Unreachable(
-            f"no server is known: {path} cannot be read ({type(e).__name__})",
-            remedy="start one with `oncue up`, or set ONCUE_URL and ONCUE_TOKEN",
-        ) from None
-    if url and url.rstrip("/") != found.rstrip("/"):
-        return url.rstrip("/"), token  # the local token is for the local server only
-    return (url or found).rstrip("/"), token or secret
 
 
 def _at_end(courier: Courier) -> None:

@@ -88,7 +88,7 @@ class OncueExecutor(Executor):
         """All keywords go to the function. Raises RuntimeError after shutdown; CannotPack."""
         with self._lock:
             self._check()
-            future = TaskFuture(self._bound.submit(fn, *args, **kwargs), self)
+            future = TaskFuture(self._bound.client.call(fn, args, kwargs, self._bound.options), self)
             self._adopt([future])
         return self._listen([future])[0]
 

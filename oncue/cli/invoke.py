@@ -58,7 +58,7 @@ def invoke(
         bound = client.with_options(
             endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
         )
-        task: Task[Any] = bound.submit(name, **given)
+        task: Task[Any] = client.call(name, (), given, bound.options)  # (a parameter may be named as an option)
         task._accepted()
         if not wait:
             if json_:

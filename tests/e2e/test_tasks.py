@@ -84,7 +84,7 @@ def test_arguments_and_names(system: System) -> None:
     assert (known["version"], known["doc"], known["signature"]) == (1, "Say hello.", "(name='you', times=1)")
     for name in ("greet@1", known["id"]):
         assert system.oncue("invoke", name, "--arg", "name=x").stdout == '["hello x"]\n'
-    given = ["t=7", "i:=7", "f:=1.5", "n:=null", "b:=true", 'l:=[1, {"a": "ä"}]', "empty="]
+    given = ["t=7", "i:=7", "f:=1.5", "n:=null", "b:=true", 'l:=[1, {"a": "ä"}]', "empty=", "endpoint=x"]
     found = json.loads(system.oncue("invoke", "calls.py:kinds", *(w for g in given for w in ("--arg", g))).stdout)
     assert found == {
         "t": ["str", "7"],
@@ -94,6 +94,7 @@ def test_arguments_and_names(system: System) -> None:
         "b": ["bool", True],
         "l": ["list", [1, {"a": "ä"}]],
         "empty": ["str", ""],
+        "endpoint": ["str", "x"],  # the function's own, though a call's option has that name
     }
     assert system.oncue("invoke", "calls.py:nothing").stdout == ""
 

@@ -69,8 +69,28 @@ def test_submit_and_result(client: Client) -> None:
 
 
 def test_keywords_go_to_the_function(client: Client) -> None:
-    task = client.with_options(endpoint="local", retry=2, timeout=3).submit(dict, endpoint="mine", retry=7, timeout=1)
-    assert task.result(10) == {"endpoint": "mine", "retry": 7, "timeout": 1}
+    careful = client.with_options(retry=2, timeout=3)
+    assert careful.submit(dict, retry=7, timeout=1).result(10) == {"retry": 7, "timeout": 1}
+    assert client.call(dict, (), {"endpoint": "mine"}, careful.options).result(10) == {"endpoint": "mine"}
+
+
+def test_an_endpoint_is_named_the_same_way_with_options_and_without(client: Client, server: Server) -> None:
+    careful = client.with_options(endpoint="polaris", timeout=3)
+    for caller in (client, careful):
+        asked = [
+            caller.submit(double, 1, endpoint="aurora"),
+            *caller.map(double, [1], endpoint="aurora"),
+            *caller.starmap(double, [(1,)], endpoint="aurora"),
+            caller.executor(endpoint="aurora").submit(double, 1).task,
+        ]
+        assert client.gather(asked, timeout=10) == [2] * 4
+        assert {t.endpoint for t in asked} == {"aurora"}
+    assert {b.endpoint for b in server.world.batches} == {"aurora"}
+    assert {b.timeout_ms for b in server.world.batches} == {0, 3_000}
+    assert careful.submit(double, 1).endpoint == "polaris"
+    assert client.starmap(pow, [(2, 5)])[0].result(10) == 32
+    with pytest.raises(errors.Invalid, match="endpoint"):
+        careful.submit(double, 1, endpoint=3)  # type: ignore[arg-type]
 
 
 def test_options_travel(client: Client, server: Server) -> None:
@@ -333,13 +353,25 @@ def test_local_server_file(server: Server, tmp_path: Any, monkeypatch: pytest.Mo
 
 
 def test_the_local_token_is_not_told_to_others(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from oncue.client import find_server
+    from oncue.target import find_server
 
     monkeypatch.delenv("ONCUE_URL", raising=False)
     monkeypatch.delenv("ONCUE_TOKEN", raising=False)
     (tmp_path / "local.json").write_text('{"url": "http://127.0.0.1:1", "token": "secret", "pid": 1}')
-    assert find_server("http://evil.example", "", tmp_path) == ("http://evil.example", "")
+    with pytest.raises(errors.Unauthorized, match=r"no token for the server at http://evil\.example"):
+        find_server("http://evil.example", "", tmp_path)
+    assert find_server("http://evil.example/", "mine", tmp_path) == ("http://evil.example", "mine")
     assert find_server("http://127.0.0.1:1/", "", tmp_path) == ("http://127.0.0.1:1", "secret")
+    assert find_server("", "", tmp_path) == ("http://127.0.0.1:1", "secret")
+
+
+def test_an_address_without_a_token_says_what_to_set(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONCUE_TOKEN", raising=False)
+    monkeypatch.setenv("ONCUE_URL", "http://127.0.0.1:1")
+    with Client(data=tmp_path) as client, pytest.raises(errors.Unauthorized) as caught:
+        client.submit(double, 1)
+    assert "ONCUE_TOKEN" in caught.value.remedy
+    assert "token=" in caught.value.remedy
 
 
 def test_closed_and_forgotten_clients(server: Server) -> None:
