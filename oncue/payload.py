@@ -1,8 +1,9 @@
 """Arguments and results as bytes: one letter, then the content.
 
 m  msgpack: exactly the types that come back as they were (None, bool, int of 64 bits, float, str, bytes, list, dict
-   with str keys). The server can show it to people without running anybody's code.
-p  pickle by cloudpickle, protocol 5: everything else. Only a worker, or a client that trusts its origin, loads it.
+   with str keys; each list and dict in one place only). The server can show it to people without running anybody's code.
+p  pickle by cloudpickle, protocol 5: everything else, also a list that stands in two places. Only a worker, or a client that
+   trusts its origin, loads it.
 r  a Ref: the content (with its own letter) is a blob, too large to travel inline.
 """
 
@@ -26,6 +27,7 @@ MSGPACK, PICKLE, REF = b"m", b"p", b"r"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _SCALARS = frozenset((type(None), bool, float, str, bytes))
+_DEPTH = 64  # of lists and dicts in one another
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
@@ -37,26 +39,50 @@ class Ref(Stored, frozen=True):
     store: str = ""  # "": the server's own
 
 
-def plain(value: Any, depth: int = 64) -> bool:
-    """Whether msgpack gives back the same value, with the same types."""
+def plain(value: Any) -> bool:
+    """Whether msgpack gives back the same value: the same types, and no list or dict that is reached twice, by which the
+    other side would get two."""
     kind = type(value)
-    if kind in _SCALARS:
-        return True
-    if kind is int:
-        inside: bool = _INT_MIN <= value <= _INT_MAX
-        return inside
+    if kind is list or kind is dict:
+        return _plain_inside(value, kind, _DEPTH, set())
+    return kind in _SCALARS or (kind is int and _INT_MIN <= value <= _INT_MAX)
+
+
+def plain_types(value: Any) -> bool:
+    """As `plain`, but one list in two places may become two equal ones."""
+    return _plain_inside([value], list, _DEPTH, None)
+
+
+def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> bool:
+    """`seen`: ids of the lists and dicts met before, all of which are alive as long as `value` is."""
     if depth == 0:
         return False
-    if kind is list:
-        return all(plain(v, depth - 1) for v in value)
+    if seen is not None:
+        if id(value) in seen:
+            return False
+        seen.add(id(value))
     if kind is dict:
-        return all(type(k) is str and plain(v, depth - 1) for k, v in value.items())
-    return False
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    for v in value:
+        kind = type(v)
+        if kind in _SCALARS:
+            continue
+        if kind is int:
+            if not _INT_MIN <= v <= _INT_MAX:
+                return False
+        elif not ((kind is list or kind is dict) and _plain_inside(v, kind, depth - 1, seen)):
+            return False
+    return True
 
 
-def pack(value: Any) -> bytes:
-    """One value, inline whatever its size (see `needs_blob`). Raises CannotPack when it cannot be pickled."""
-    if plain(value):
+def pack(value: Any, *, as_data: bool = False) -> bytes:
+    """One value, inline whatever its size (see `needs_blob`). Raises CannotPack when it cannot be pickled.
+
+    `as_data`: it was read from JSON or the like, where a list in two places is two lists."""
+    if plain_types(value) if as_data else plain(value):
         try:
             return MSGPACK + _encode(value)
         except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has

@@ -53,7 +53,7 @@ _NOTHING = Event(id="", source="", type="")
 
 
 def _packed(args: Any) -> bytes:
-    return payload.pack_args((), args) if isinstance(args, dict) else payload.pack_args(tuple(args), {})
+    return payload.pack([[], args] if isinstance(args, dict) else [list(args), {}], as_data=True)
 
 
 class Entry:

@@ -732,3 +732,16 @@ def test_pickled_payloads(rig: Rig) -> None:
     packed = pack_function(lambda s: sorted(s))
     rig.pool.run(packed.id, packed.body, 0, 1, [task])
     assert unpack(rig.end_of(task).value) == [1, 2]
+
+
+def test_one_list_given_twice_is_one_list(rig: Rig) -> None:
+    f = script("def f(a, b, box):\n    a.append(1)\n    return b, a is b, box['again'] is a, [a, b, box]\n")
+    packed, row = pack_function(f), [0]
+    task = Task(new_uuid7(), pack_args((row, row), {"box": {"again": row}}))
+    rig.hand(packed, [task])
+    b, same, inside, result = unpack(rig.end_of(task).value)
+    assert (b, same, inside) == ([0, 1], True, True)
+    assert result[0] is result[1] is result[2]["again"]
+    flat = rig.value(lambda n: [[0] * n] * 2, 3)
+    assert flat == [[0, 0, 0]] * 2
+    assert flat[0] is flat[1]
