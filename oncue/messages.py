@@ -20,6 +20,7 @@ VERSION = 1
 # Limits, enforced at the edge (API, triggers, agent).
 INLINE_BYTES = 256 * 1024  # a larger payload travels as a blob
 EVENT_BYTES = 1024 * 1024  # one event; 64 KiB is what CloudEvents asks intermediaries to forward
+HEADERS_BYTES = 64 * 1024  # of a dead letter's record
 OUTPUT_BYTES = 64 * 1024  # kept of what a task printed
 TRACEBACK_BYTES = 32 * 1024
 FUNCTION_BYTES = 64 * 1024 * 1024
@@ -306,6 +307,14 @@ class TokenRecord(Stored, tag="token", frozen=True):
 Registry = FunctionRecord | EndpointRecord | Deployment | RuleSwitch | TokenRecord
 
 
+Headers = tuple[tuple[str, bytes], ...]
+
+
+def kept_headers(headers: Headers) -> Headers:
+    """Those that a dead letter keeps: all, or none of a record whose headers would make a letter that no log takes."""
+    return headers if sum(len(name) + len(value) for name, value in headers) <= HEADERS_BYTES else ()
+
+
 class DeadLetter(Stored, frozen=True):
     """What could not go on, with the reason that the code had."""
 
@@ -321,6 +330,7 @@ class DeadLetter(Stored, frozen=True):
     record: bytes = b""  # as it was, capped at EVENT_BYTES
     remedy: str = ""
     owner: str = ""  # whose rule it was; "": nobody's, only admins see it
+    headers: Headers = ()  # of the record, see kept_headers: an event in binary mode has its attributes there
 
 
 class Settled(Stored, tag="settled", frozen=True):

@@ -221,12 +221,13 @@ class FunctionInfo(Resource, frozen=True):
 
 
 class EndpointRequest(Request, frozen=True):
-    """POST /v1/endpoints: register an agent's public key."""
+    """POST /v1/endpoints: register an agent's public key. Of an endpoint that is registered already, what is null or left
+    out stays as it is."""
 
     name: str
     public_key: str  # Z85
-    lost_after_ms: int = 0
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    lost_after_ms: int | None = None  # away for longer, its running tasks are lost; 0: never
+    labels: dict[str, str] | None = None  # in the place of those it had; {}: none
 
 
 class EndpointInfo(Resource, frozen=True):
@@ -244,6 +245,7 @@ class EndpointInfo(Resource, frozen=True):
     python: str = ""
     labels: dict[str, str] = {}
     why: str = ""
+    lost_after_ms: int = 0  # away for longer, its running tasks are lost; 0: never
 
 
 class Registered(Resource, frozen=True):
@@ -444,4 +446,5 @@ class Me(Resource, frozen=True):
 class Health(Resource, frozen=True):
     status: str  # ok, starting, degraded
     version: str
-    checks: dict[str, str] = {}  # name -> "ok" or what is wrong
+    checks: dict[str, str] = {}  # name -> "ok" or what is wrong; only "not ok" without a token
+    triggers: dict[str, str] = {}  # those that do not run -> why; with a token only

@@ -54,10 +54,9 @@ def doctor(data: str | None, json_: bool) -> None:
     settings = load_settings({"data": data})
     folder = settings.data_path
     serves = can_serve(folder)
-    servers_own: list[tuple[str, Check]] = [
-        ("inotify", inotify),
-        ("port", lambda: port(settings.host, settings.port, folder)),
-    ]
+    servers_own: list[tuple[str, Check]] = [("inotify", inotify)]
+    if not endpoints_home(folder):
+        servers_own.append(("port", lambda: port(settings.host, settings.port, folder)))
     checks: list[tuple[str, Check]] = [
         ("python", python),
         ("libraries", lambda: libraries(serves)),
@@ -99,6 +98,11 @@ def can_serve(folder: Path) -> bool:
     A part of those libraries may be here for other packages' sake."""
     absent = missing(SERVER)
     return not absent or (folder / "log").exists() or any(name not in absent for name in TELLING)
+
+
+def endpoints_home(folder: Path) -> bool:
+    """Whether endpoints live here and no server ever ran here: nobody is going to listen."""
+    return not (folder / "local.json").exists() and any(folder.glob("endpoints/*/agent.json"))
 
 
 def libraries(serves: bool) -> Iterator[Finding]:

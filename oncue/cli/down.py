@@ -22,10 +22,18 @@ def down(data: str | None, timeout: float) -> None:
     Example:
       oncue down
     """
+    from oncue.cli.local_agent import end, local_folder, running_agent
+
     folder = load_settings({"data": data}).data_path
     local = local_server(folder)
     if local is None:
-        raise NotFound(f"no server runs in {folder}", remedy="name its folder with --data, or ONCUE_DATA")
+        # A server that was killed leaves its endpoint's agent: it goes on, and waits for the next server.
+        agent = running_agent(local_folder(folder))
+        if not agent:
+            raise NotFound(f"no server runs in {folder}", remedy="name its folder with --data, or ONCUE_DATA")
+        end(agent, None, timeout)
+        click.echo(f"no server runs in {folder}; the agent of its local endpoint (pid {agent}) did, and has ended")
+        return
     pid = int(local["pid"])
     os.kill(pid, signal.SIGTERM)
     if not await_true(lambda: not alive(pid), timeout):

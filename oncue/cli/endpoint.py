@@ -52,24 +52,28 @@ def endpoint() -> None:
 @endpoint.command()
 @click.argument("name")
 @_dir
-@click.option("--workers", type=click.IntRange(0), default=0, help="0: one a core.")
+@click.option("--workers", type=click.IntRange(0), help="0: one a core (the default).")
 @click.option(
-    "--lost-after", metavar="DURATION", help="Away for longer than this, its running tasks are lost (default: never)."
+    "--lost-after",
+    metavar="DURATION",
+    help="Away for longer than this, its running tasks are lost; 0: never (the default).",
 )
-@click.option("--label", "labels", multiple=True, metavar="K=V")
-@click.option("--bridge", default="", metavar="tcp://HOST:PORT", help="Where to dial (default: as the server says).")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="All its labels: those it had are gone.")
+@click.option("--no-labels", is_flag=True, help="It has none any more.")
+@click.option("--bridge", metavar="tcp://HOST:PORT", help='Where to dial; "": as the server says (the default).')
 @json_option
 def register(
     name: str,
     folder: str | None,
-    workers: int,
+    workers: int | None,
     lost_after: str | None,
     labels: tuple[str, ...],
-    bridge: str,
+    no_labels: bool,
+    bridge: str | None,
     json_: bool,
 ) -> None:
     """Make this endpoint's keys and tell the server (ONCUE_URL, ONCUE_TOKEN). The secret key stays here.
-    Where the endpoint was revoked, it gets new keys.
+    Again: what is not given stays as it is. Where the endpoint was revoked, it gets new keys.
 
     \b
     Example:
@@ -77,25 +81,39 @@ def register(
     """
     from oncue.cli.connect import connected, seconds
     from oncue.cli.enrolment import enrol
-    from oncue.endpoint.settings import Settings, save
+    from oncue.cli.local_agent import running_agent
+    from oncue.endpoint.settings import load_or_new, save
 
     wrong = [label for label in labels if "=" not in label]
     if wrong:
         raise Invalid(f"--label {wrong[0]!r} is not name=value", remedy="for example --label site=alcf")
+    if labels and no_labels:
+        raise Invalid("--label and --no-labels", remedy="give one of them")
     place = _folder(folder, name)
-    lost_after_ms = round((seconds(lost_after) or 0) * 1000)
-    pairs = dict(label.split("=", 1) for label in labels)
+    lost_after_s = seconds(lost_after)
+    pairs = dict(label.split("=", 1) for label in labels) if labels or no_labels else None
     with connected() as client:
+        lost_after_ms = None if lost_after_s is None else round(lost_after_s * 1000)
         found = enrol(client, place, name, lost_after_ms=lost_after_ms, labels=pairs)
-        bridge = bridge or _reachable(found.bridge, client.http.target()[0])
-    save(
-        place,
-        Settings(id=found.id, name=found.name, server_key=found.server_key, bridge=bridge, workers=workers),
+        settings = load_or_new(place, found.id, found.name)
+        told = _reachable(found.bridge, client.http.target()[0])
+    before = settings.workers
+    if bridge is not None or not settings.bridge_given:
+        # The file in which `oncue up` says where it is: of that server only, and what is given wins.
+        file = settings.bridge_file if not bridge and settings.server_key == found.server_key else ""
+        settings = msgspec.structs.replace(settings, bridge=bridge or told, bridge_given=bool(bridge), bridge_file=file)
+    settings = msgspec.structs.replace(
+        settings, server_key=found.server_key, workers=before if workers is None else workers
     )
+    save(place, settings)
     if json_:
-        as_json({"id": found.id, "name": found.name, "dir": str(place), "bridge": bridge})
+        as_json({"id": found.id, "name": found.name, "dir": str(place), "bridge": settings.bridge})
     else:
-        say(f"{found.name} is registered ({found.id}); its agent will dial {bridge}")
+        say(f"{found.name} is registered ({found.id}); its agent will dial {settings.bridge}")
+        if settings.workers != before and running_agent(place):
+            say(
+                f"  its agent runs: it takes the number of workers at its next start (oncue endpoint stop {name}, start)"
+            )
         say(f"  start it: oncue endpoint start {name}" + (f" --dir {place}" if folder else ""))
 
 
@@ -122,11 +140,13 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     if not detach:
         # In this process's place: signals of a terminal or a supervisor are the agent's own, and nobody is left over.
         sys.stdout.flush()
-        os.execv(sys.executable, agent_command(place))
+        os.execv(sys.executable, agent_command(place, by_hand=True))
     path = place / "agent.log"
     with path.open("ab") as out:
         began = out.tell()
-        process = start_agent(place, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        process = start_agent(
+            place, by_hand=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
     now: dict[str, Any] = {}
     refused_at = 0.0
 
@@ -166,20 +186,32 @@ def _status(place: Path) -> dict[str, Any] | None:
 @_dir
 @json_option
 def stop(name: str, folder: str | None, json_: bool) -> None:
-    """Stop the agent: running tasks get a grace, the rest stays in its journal for the next start.
+    """Stop the agent: running tasks get a grace, the rest stays in its journal for the next start. The endpoint of
+    `oncue up` stays stopped, too, until `oncue endpoint start`.
 
     \b
     Example:
       oncue endpoint stop polaris
     """
     from oncue.cli.local_agent import end, running_agent
+    from oncue.endpoint.settings import hold, load
 
     place = _folder(folder, name)
     pid = running_agent(place)
-    if not pid:
+    kept = bool(pid or (place / "agent.json").exists()) and bool(load(place).bridge_file)
+    if kept:
+        hold(place)  # before its end, which `oncue up` sees
+        pid = running_agent(place)
+    if not pid and not kept:
         raise NotFound(f"no agent runs in {place}", remedy="`oncue endpoint status` shows what is there")
-    end(pid, None)
-    as_json({"name": name, "dir": str(place), "pid": pid}) if json_ else say(f"the agent (pid {pid}) has ended")
+    if pid:
+        end(pid, None)
+    if json_:
+        as_json({"name": name, "dir": str(place), "pid": pid})
+        return
+    say(f"the agent (pid {pid}) has ended" if pid else "no agent runs")
+    if kept:
+        say(f"  `oncue up` does not start it: it stays stopped until `oncue endpoint start {name}`")
 
 
 @endpoint.command()

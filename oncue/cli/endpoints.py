@@ -9,6 +9,7 @@ import click
 from oncue.cli import completing
 from oncue.cli.connect import connected
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
+from oncue.quantities import duration_text
 from oncue.resources import EndpointInfo
 
 
@@ -58,7 +59,9 @@ def show(name: str, json_: bool) -> None:
         return
     facts([("name", e.name), ("id", e.id), ("state", e.state), ("why", e.why), ("since", when(e.since_us))])
     facts([("workers", e.workers), ("busy", e.busy), ("queued", e.queued), ("open tasks", e.waiting), ("host", e.host)])
+    lost_after = duration_text(e.lost_after_ms) if e.lost_after_ms else "never"
     facts([("agent", e.agent_version), ("python", e.python), ("owner", e.owner), ("labels", e.labels)])
+    facts([("lost after", lost_after)])
 
 
 @endpoints.command()

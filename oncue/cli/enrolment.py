@@ -15,14 +15,20 @@ UNSURE = (Unreachable, NotReady)  # the server may have taken the key: it is kep
 
 
 def enrol(
-    client: Client, folder: Path, name: str, *, lost_after_ms: int = 0, labels: dict[str, str] | None = None
+    client: Client,
+    folder: Path,
+    name: str,
+    *,
+    lost_after_ms: int | None = None,
+    labels: dict[str, str] | None = None,
 ) -> Registered:
     """Register the endpoint with the keys in this folder. They are made when there are none, and made anew when their
-    endpoint was revoked: what the revoked one kept is put aside, and its agent is ended. Again is harmless."""
+    endpoint was revoked: what the revoked one kept is put aside, and its agent is ended. Again is harmless: what is None
+    stays as it is."""
 
     def tell(keys: Keys) -> Registered:
         request = EndpointRequest(
-            name=name, public_key=keys.public.decode(), lost_after_ms=lost_after_ms, labels=labels or {}
+            name=name, public_key=keys.public.decode(), lost_after_ms=lost_after_ms, labels=labels
         )
         return client.endpoints.register(request)
 

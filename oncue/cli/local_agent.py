@@ -3,6 +3,7 @@
     oncue up ── serve() (this process) ──ready──► thread: register "local" ─► python -m oncue.endpoint.run --dir DIR
                                                                 └── it died: again, after a pause that grows
 
+One that was stopped by hand (`oncue endpoint stop local`) stays stopped, until `oncue endpoint start local`.
 An agent that a killed server left behind goes on working and dials the new server; it is adopted, not doubled.
 """
 
@@ -20,11 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from oncue.endpoint.settings import is_held
 from oncue.errors import OncueError
 
 log = logging.getLogger("oncue.up")
 GRACE_S = 10.0
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
+HELD_S = 0.5  # between looks whether the endpoint may start again
 STEADY_S = 30.0  # an agent that ran for so long starts again without a pause
 
 
@@ -32,21 +37,25 @@ def register(data: Path, folder: Path, name: str, workers: int, local: dict[str,
     """Make the keys, tell the server, write agent.json. Again is harmless; an endpoint that was revoked gets new keys."""
     from oncue.cli.enrolment import enrol
     from oncue.client import Client
-    from oncue.endpoint.settings import Settings, save
+    from oncue.endpoint.settings import load_or_new, save
 
     with Client(local["url"], local["token"]) as client:
         found = enrol(client, folder, name)
     save(
         folder,
-        Settings(
-            id=found.id,
-            name=found.name,
+        msgspec.structs.replace(
+            load_or_new(folder, found.id, found.name),
             server_key=found.server_key,
             bridge=found.bridge,
             bridge_file=str(data / "local.json"),
             workers=workers,
         ),
     )
+
+
+def local_folder(data: Path) -> Path:
+    """Of the endpoint that `oncue up` starts."""
+    return data / "endpoints" / "local"
 
 
 def running_agent(folder: Path) -> int:
@@ -64,18 +73,20 @@ def running_agent(folder: Path) -> int:
     return 0
 
 
-def agent_command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)]
+def agent_command(folder: Path, *, by_hand: bool) -> list[str]:
+    """`by_hand`: also where it was stopped by hand."""
+    command = [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)]
+    return [*command, "--by-hand"] if by_hand else command
 
 
-def start_agent(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(agent_command(folder), **options)
+def start_agent(folder: Path, *, by_hand: bool, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(agent_command(folder, by_hand=by_hand), **options)
 
 
 class LocalAgent:
     def __init__(self, data: Path, workers: int) -> None:
         self.data, self.workers = data, workers
-        self.folder = data / "endpoints" / "local"
+        self.folder = local_folder(data)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,24 +108,34 @@ class LocalAgent:
                 fails += 1
         fails = 0
         while not self._stop.is_set():
+            if is_held(self.folder):
+                self._await_start()
+                continue
             began = time.monotonic()
             code = self._one_life()
             if self._stop.is_set():
                 return
+            if is_held(self.folder):
+                continue
             fails = 0 if time.monotonic() - began > STEADY_S else fails + 1
             pause = PAUSES_S[min(fails, len(PAUSES_S)) - 1] if fails else 0.0
             log.error("the local endpoint's agent ended (%s); it starts again in %g s", code, pause)
             self._stop.wait(pause)
 
+    def _await_start(self) -> None:
+        log.warning("the local endpoint was stopped by hand, and stays so until: oncue endpoint start local")
+        while not self._stop.wait(HELD_S) and is_held(self.folder):
+            pass
+
     def _one_life(self) -> str:
         pid = running_agent(self.folder)
         if pid:
-            log.warning("an agent that a former server left (pid %d) goes on", pid)
+            log.warning("an agent that this server did not start (pid %d) goes on", pid)
             while not self._stop.wait(1.0) and running_agent(self.folder) == pid:
                 pass
             return f"pid {pid} is gone"
         # A session of its own: Ctrl-C at the terminal is for the server, which then ends the agent in order.
-        self._process = start_agent(self.folder, stdin=subprocess.DEVNULL, start_new_session=True)
+        self._process = start_agent(self.folder, by_hand=False, stdin=subprocess.DEVNULL, start_new_session=True)
         if self._stop.is_set():
             end(self._process.pid, self._process)
         return f"exit code {self._process.wait()}"

@@ -18,6 +18,7 @@ from oncue.extras import need
 
 START_S = 60.0
 REGISTERED_S = 10.0
+HELD = "  its endpoint `local` was stopped by hand, and stays so until: oncue endpoint start local --detach"
 
 
 @click.command()
@@ -65,6 +66,7 @@ def up(
 def _serve(settings: Settings, no_endpoint: bool) -> None:
     from oncue.cli.local_agent import LocalAgent
     from oncue.dispatcher.service import serve
+    from oncue.endpoint.settings import is_held
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     agent = None if no_endpoint else LocalAgent(settings.data_path, settings.workers)
@@ -75,6 +77,8 @@ def _serve(settings: Settings, no_endpoint: bool) -> None:
         click.echo("  stop:            Ctrl-C, or `oncue down`")
         sys.stdout.flush()
         if agent is not None:
+            if is_held(agent.folder):
+                click.echo(HELD)
             agent.start(local)
 
     try:
@@ -96,6 +100,9 @@ def _argv(flags: dict[str, Any], no_endpoint: bool) -> list[str]:
 
 def _detach(folder: Path, arguments: list[str]) -> None:
     """A process of its own session that holds nothing of this terminal; wait until it answers or ends."""
+    from oncue.cli.local_agent import local_folder
+    from oncue.endpoint.settings import is_held
+
     make_data_folder(folder)
     path = folder / "server.log"
     with path.open("ab") as out:
@@ -129,4 +136,6 @@ def _detach(folder: Path, arguments: list[str]) -> None:
     url = local["url"] if local else "?"
     click.echo(f"oncue is up at {url} (pid {process.pid}); it writes to {path}")
     click.echo("  stop it: oncue down")
+    if "--no-endpoint" not in arguments and is_held(local_folder(folder)):
+        click.echo(HELD)
     process.returncode = 0  # it goes on; nothing here waits for it

@@ -50,7 +50,7 @@ class DeadDesk(Core):
         found = (await self._letter(who, letter)).letter
         if not found.record or found.topic in ("", DEAD, REGISTRY):
             raise Conflict("this dead letter cannot be tried again: its record was not kept", remedy="emit it anew")
-        again = Append(found.topic, [Record(found.record)], found.partition)
+        again = Append(found.topic, [Record(found.record, headers=found.headers)], found.partition)
         positions = await self.log.commit(GROUP, [], [again, *_settled([letter], "retried", who, "")])
         await self.seen(positions)
 

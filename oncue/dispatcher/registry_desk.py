@@ -7,6 +7,7 @@ import hashlib
 import re
 import secrets as random_secrets
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
 import msgspec
 
@@ -37,6 +38,7 @@ from oncue.messages import (
     tasks_topic,
 )
 
+T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -141,12 +143,14 @@ class RegistryDesk(Core):
             key,
             known.at_us if known else now_us(),
             False,
-            request.lost_after_ms,
-            request.labels,
+            _given(request.lost_after_ms, known.lost_after_ms if known else 0),
+            _given(request.labels, known.labels if known else {}),
         )
         if record != known:
             await self.log.ensure({tasks_topic(record.id): Topic()})
             await self.record([(f"endpoint:{record.id}", record)])
+            if (lane := self.bridge.lanes.get(record.id)) is not None:
+                lane.lost_after_ms = record.lost_after_ms
         await self.own([record])
         return r.Registered(
             id=record.id,
@@ -209,6 +213,7 @@ class RegistryDesk(Core):
             python=hello.python if hello else "",
             labels=e.labels,
             why=self.carrier.why.get(e.id, ""),
+            lost_after_ms=e.lost_after_ms,
         )
 
     async def revoke_endpoint(self, who: Who, name: str) -> None:
@@ -279,6 +284,10 @@ class RegistryDesk(Core):
             part = await asyncio.to_thread(self.blobs.part, sha256, at, 1 << 20)
             at += len(part)
             yield part
+
+
+def _given(value: T | None, stays: T) -> T:
+    return stays if value is None else value
 
 
 def _function_info(f: FunctionRecord, source: str = "") -> r.FunctionInfo:

@@ -244,16 +244,16 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         return await self.triggers_host.receive(trigger, headers, body)
 
     async def health(self) -> r.Health:
+        infos = self.triggers_host.infos()
+        idle = {info.name: info.detail or info.state for info in infos if info.state in ("failed", "waiting")}
         checks = {
-            "log": "ok" if not self.disk_full else self.disk_full,
+            "log": self.disk_full or "ok",
             "view": "ok",
             "bridge": "ok",
+            "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
         }
-        for info in self.triggers_host.infos():
-            if info.state in ("failed", "waiting"):
-                checks[f"trigger {info.name}"] = info.detail
         status = "ok" if self.ready and not self.disk_full else ("degraded" if self.ready else "starting")
-        return r.Health(status=status, version=self.version, checks=checks)
+        return r.Health(status=status, version=self.version, checks=checks, triggers=idle)
 
     async def collect(self) -> None:
         """Gauges for /metrics."""

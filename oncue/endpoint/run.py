@@ -272,13 +272,22 @@ class AgentProcess:
 def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -> int:
     parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
-    folder: Path = parser.parse_args(argv).dir.absolute()
+    parser.add_argument("--by-hand", action="store_true", help="also where it was stopped by hand")
+    given = parser.parse_args(argv)
+    folder: Path = given.dir.absolute()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         process = AgentProcess(folder, folder_settings.load(folder), make_pool)
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1
+    # Under the lock: whoever stops it by hand either finds it here, or it finds that it was stopped.
+    if given.by_hand:
+        folder_settings.release(folder)
+    elif folder_settings.is_held(folder):
+        log.info("stopped by hand: `oncue endpoint start` starts it")
+        process.close()
+        return 0
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)

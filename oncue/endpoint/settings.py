@@ -1,6 +1,7 @@
 """An endpoint's folder: who the agent is and where it dials.
 
 agent.json    Settings          agent.key    its CURVE keys, mode 600          lock    held while an agent runs
+held          stopped by hand: it does not start by itself
 journal       spool.py          functions/   blobs/    work/                   status.json    what it does now
 """
 
@@ -24,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     id: str
     name: str
     bridge: str = ""  # tcp://host:port
+    bridge_given: bool = False  # by hand: registering again leaves it
     server_key: str = ""  # CURVE, Z85
     bridge_file: str = ""
     workers: int = 0  # 0: one a core
@@ -43,12 +45,34 @@ def load(folder: Path) -> Settings:
     raise Invalid(f"{path}: {why}", remedy="register the endpoint: oncue endpoint register NAME")
 
 
+def load_or_new(folder: Path, id: str, name: str) -> Settings:
+    """Those in the folder, for this id and name; the defaults where there are none, or none that can be read: to register
+    again is their remedy."""
+    try:
+        return msgspec.structs.replace(load(folder), id=id, name=name)
+    except Invalid:
+        return Settings(id=id, name=name)
+
+
 def save(folder: Path, settings: Settings) -> None:
     """Make the folder (mode 700) with these settings."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = folder / "agent.json.new"
     fresh.write_bytes(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
     fresh.replace(folder / "agent.json")
+
+
+def hold(folder: Path) -> None:
+    """From now on nobody starts its agent by itself, until somebody has started it by hand."""
+    (folder / "held").touch()
+
+
+def is_held(folder: Path) -> bool:
+    return (folder / "held").exists()
+
+
+def release(folder: Path) -> None:
+    (folder / "held").unlink(missing_ok=True)
 
 
 def register_again(name: str, folder: Path) -> str:

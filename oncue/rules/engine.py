@@ -30,6 +30,7 @@ from oncue.messages import (
     Event,
     RuleSwitch,
     encode,
+    kept_headers,
 )
 from oncue.resources import Explanation, RuleInfo
 from oncue.rules.book import Entry, Library, RuleBook
@@ -222,6 +223,7 @@ class _Work:
                 record.value[:EVENT_BYTES],
                 refusal.remedy,
                 entry.deployment.owner if entry else "",
+                kept_headers(record.headers),
             )
         )
 

@@ -37,6 +37,7 @@ from oncue.messages import (
     Usage,
     decode,
     encode,
+    kept_headers,
 )
 from oncue.view import facts, registry_rows
 from oncue.view.calls import Calls
@@ -249,6 +250,7 @@ class Projector:
             partition,
             offset,
             record=record.value[:EVENT_BYTES],
+            headers=kept_headers(record.headers),
             remedy="look at what wrote this record: it is not in the form that oncue writes",
         )
         self._db.execute(

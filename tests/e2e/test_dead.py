@@ -220,3 +220,30 @@ def test_events_are_everybodys_and_what_they_made_run_is_its_owners(system: Syst
     for token in (carl, ""):
         assert (found(token)["fired"], found(token)["tasks"]) == (["carls"], [task["id"]])
     assert (found(dora)["fired"], found(dora)["tasks"]) == ([], [])
+
+
+def test_a_retried_letter_is_the_record_with_its_headers(stopped: System) -> None:
+    """An event that a foreign client wrote in binary mode: without its headers it is no event."""
+    system = stopped
+    system.up("--no-endpoint")
+    deploy(system, "binary", system.local["token"])
+    system.down()
+    headers = {"ce_specversion": "1.0", "ce_id": "b1", "ce_source": "/lab", "ce_type": "binary"}
+    headers |= {"content-type": "application/json"}
+
+    async def write() -> None:
+        log = await open_log(f"sqlite://{system.data}/log")
+        named = tuple((name, text.encode()) for name, text in headers.items())
+        await log.append(EVENTS, [Record(b'{"m": 7}', headers=named)])
+        await log.close()
+
+    asyncio.run(write())
+    system.up("--no-endpoint")
+    (found,) = system.await_true(lambda: letters(system), "a dead letter")
+    assert (found["stage"], found["event"]) == ("args", ["/lab", "b1"])
+    text = (system.folder / "binary.yaml").read_text().replace("data.n", "data.m")
+    system.write("binary.yaml", text)
+    system.oncue("deploy", "binary.yaml", "--yes")
+    system.oncue("dead", "retry", str(found["id"]))
+    (task,) = system.await_true(lambda: system.tasks(rule="binary") or letters(system), "its task")
+    assert task["event"] == ["/lab", "b1"]

@@ -274,7 +274,8 @@ class MemoryBackend:
         return None
 
     async def health(self) -> r.Health:
-        return r.Health(status=self.status, version="1", checks={"log": "ok", "disk": "/data is 91 % full"})
+        checks = {"log": "ok", "disk": "/data is 91 % full", "triggers": "not ok: 1 of 2 do not run"}
+        return r.Health(status=self.status, version="1", checks=checks, triggers={"secret": "/data/secret is missing"})
 
     async def wait_for(self, position: str) -> None:
         if not position.startswith("events:"):

@@ -339,8 +339,10 @@ def test_health() -> None:
     async def test(c: Client) -> None:
         assert (await c.ask("GET", "/health/live", token=""))[:2][0] == 200
         status, health, _ = await c.ask("GET", "/health/ready", token="")
-        assert (status, health["checks"]) == (200, {"log": "ok", "disk": "not ok"})
+        brief = {"log": "ok", "disk": "not ok", "triggers": "not ok: 1 of 2 do not run"}
+        assert (status, health["checks"], health["triggers"]) == (200, brief, {})
         _, health, _ = await c.ask("GET", "/health/ready", token="read")
+        assert health["triggers"] == {"secret": "/data/secret is missing"}
         assert health["checks"]["disk"] == "/data is 91 % full"
         c.backend.status = "starting"
         assert (await c.ask("GET", "/health/ready", token=""))[0] == 503

@@ -54,7 +54,8 @@ async def function(ask: Ask) -> FunctionInfo:
 
 async def register_endpoint(ask: Ask) -> Registered:
     request: EndpointRequest = ask.body
-    check_ms(request, "lost_after_ms")
+    if request.lost_after_ms is not None:
+        check_ms(request, "lost_after_ms")
     return await ask.backend.register_endpoint(ask.who, request)
 
 

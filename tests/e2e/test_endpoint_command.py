@@ -1,0 +1,137 @@
+"""`oncue endpoint`, `oncue down` and `oncue doctor` where endpoints live."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from oncue.resources import EndpointRequest
+from tests.e2e.running import System
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "agent.json").read_text()))
+
+
+def test_to_register_again_changes_what_is_given_only(shared: System, tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    register = ("endpoint", "register", "again", "--dir", str(folder))
+    where = "tcp://127.0.0.1:9"
+    first = shared.json(
+        *register,
+        "--workers",
+        "3",
+        "--label",
+        "site=lab",
+        "--label",
+        "gpu=a100",
+        "--lost-after",
+        "10m",
+        "--bridge",
+        where,
+    )
+
+    def now() -> tuple[Any, ...]:
+        found = shared.json("endpoints", "show", "again")
+        assert found["id"] == first["id"]
+        return settings(folder)["workers"], found["labels"], found["lost_after_ms"], settings(folder)["bridge"]
+
+    both = {"site": "lab", "gpu": "a100"}
+    shared.oncue(*register)
+    assert now() == (3, both, 600_000, where)
+    shared.oncue(*register, "--workers", "0")
+    assert now() == (0, both, 600_000, where)
+    shared.oncue(*register, "--lost-after", "0")
+    assert now() == (0, both, 0, where)
+    shared.oncue(*register, "--label", "site=hall")
+    assert now() == (0, {"site": "hall"}, 0, where)
+    shared.oncue(*register, "--no-labels", "--lost-after", "30s", "--bridge", "")
+    assert now() == (0, {}, 30_000, shared.local["bridge"])
+    shared.oncue(*register, "--no-labels", "--label", "a=b", code=2)
+
+    # The same by the API: null and left out are one thing, 0 and {} another.
+    key = json.loads((folder / "agent.key").read_text())["public"]
+    with shared.client() as client:
+        client.endpoints.register(EndpointRequest(name="again", public_key=key, labels={"a": "b"}))
+        assert now()[1:3] == ({"a": "b"}, 30_000)
+        client.endpoints.register(EndpointRequest(name="again", public_key=key, labels={}, lost_after_ms=0))
+        assert now()[1:3] == ({}, 0)
+    shared.oncue("endpoints", "revoke", "again", "--yes")
+
+
+def test_a_new_lost_after_is_in_force_at_once(shared: System, tmp_path: Path) -> None:
+    register = ("endpoint", "register", "soon", "--dir", str(tmp_path / "soon"), "--workers", "1")
+    shared.oncue(*register)
+    shared.oncue("endpoint", "start", "soon", "--dir", str(tmp_path / "soon"), "--detach")
+    shared.await_connected("soon")
+    shared.write("slow.py", "def slow():\n    import time\n    time.sleep(600)\n")
+    task = shared.json("invoke", "slow.py:slow", "--endpoint", "soon", "--no-wait")["id"]
+    shared.await_true(lambda: shared.json("tasks", "show", task)["task"]["state"] == "running", "it runs")
+    shared.oncue(*register, "--lost-after", "100ms")
+    agent = psutil.Process(int((tmp_path / "soon" / "lock").read_text()))
+    for process in (*agent.children(recursive=True), agent):
+        process.kill()
+    shared.await_true(lambda: shared.json("tasks", "show", task)["task"]["state"] == "lost", "it is lost")
+    shared.oncue("endpoints", "revoke", "soon", "--yes")
+
+
+def test_the_local_endpoint_stays_stopped_until_it_is_started(stopped: System) -> None:
+    stopped.up("--workers", "1")
+    stopped.await_connected()
+    (agent,) = [p for p in stopped.server.children() if "oncue.endpoint.run" in p.cmdline()]
+    said = stopped.oncue("endpoint", "stop", "local").stdout
+    assert f"pid {agent.pid}" in said
+    assert "stays stopped until `oncue endpoint start local`" in said
+    stopped.await_true(
+        lambda: "stays so until: oncue endpoint start local" in stopped.said(), "the server says so, too"
+    )
+    assert not stopped.server.children()
+    stopped.oncue("endpoint", "stop", "local")  # again is harmless
+    stopped.down()
+    said = stopped.oncue("up", "--detach", "--port", "0", "--workers", "1").stdout
+    stopped.note()
+    assert "was stopped by hand" in said
+    assert not stopped.server.children()
+    stopped.oncue("endpoint", "start", "local", "--detach")
+    stopped.await_connected()
+    (pid,) = [int(w) for w in (stopped.data / "endpoints" / "local" / "lock").read_text().split()]
+    own = psutil.Process(pid)
+    own.kill()  # now it is kept again
+    stopped.await_true(lambda: stopped.server.children(), "the server starts it again")
+    stopped.await_connected()
+
+
+def test_down_ends_the_agent_that_a_killed_server_left(stopped: System) -> None:
+    stopped.up("--workers", "1")
+    agent = next(p for p in stopped.agent_and_workers() if "oncue.endpoint.run" in p.cmdline())
+    os.kill(stopped.server.pid, signal.SIGKILL)
+    stopped.await_true(lambda: agent.is_running() and stopped.server not in stopped.left(), "the agent lives on")
+    said = stopped.oncue("down").stdout
+    assert f"pid {agent.pid}" in said
+    assert not agent.is_running() or agent.status() == psutil.STATUS_ZOMBIE
+    assert "no server runs" in stopped.oncue("down", code=4).stderr
+
+
+def test_doctor_looks_at_no_port_where_only_endpoints_live(shared: System, tmp_path: Path) -> None:
+    home = {
+        "ONCUE_DATA": str(tmp_path / "home"),
+        "ONCUE_URL": shared.local["url"],
+        "ONCUE_TOKEN": shared.local["token"],
+    }
+
+    def checks() -> set[str]:
+        done = shared.oncue("doctor", "--json", env=home)
+        return {c["check"] for c in json.loads(done.stdout)}
+
+    assert "port" in checks()
+    shared.oncue("endpoint", "register", "homely", env=home)
+    done = shared.oncue("doctor", "--json", env=home, code=1)  # its agent does not run
+    found = {c["check"] for c in json.loads(done.stdout)}
+    assert "port" not in found
+    assert "server" in found
+    shared.oncue("endpoints", "revoke", "homely", "--yes")
