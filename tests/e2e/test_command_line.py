@@ -152,6 +152,7 @@ def test_errors_have_codes_and_remedies(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_doctor_and_endpoint(shell: Shell) -> None:
+    assert shell("invoke", "work.py:add", "--arg", "a:=1").stdout == "3\n"  # its agent is there
     found = json.loads(shell("endpoint", "status", "--json").stdout)
     assert found["running"]
     endpoints = json.loads(shell("endpoints", "list", "--json").stdout)

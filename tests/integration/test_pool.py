@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Rig:
         self.ended: list[Ended] = []
         self.requeued: list[Task] = []
         self.events = Events()
+        self.packed: dict[bytes, tuple[Packed, int]] = {}  # by task, what it was handed with
 
     def turn(self, wait_s: float = 0.5) -> None:
         now = time.time_ns() // 1000
@@ -82,6 +84,7 @@ class Rig:
         return tasks
 
     def hand(self, packed: Packed, tasks: list[Task], timeout_ms: int = 0, attempt: int = 1) -> None:
+        self.packed |= dict.fromkeys([t.id for t in tasks], (packed, timeout_ms))
         self.until(self.pool.room)
         self.pool.run(packed.id, packed.body, timeout_ms, attempt, tasks)
 
@@ -90,9 +93,17 @@ class Rig:
         return self.end_of(task)
 
     def end_of(self, task: Task) -> Ended:
-        self.until(lambda: any(e.id == task.id for e in self.ended))
-        (found,) = [e for e in self.ended if e.id == task.id]
-        return found
+        """Hands it in again, as an agent does, when the pool gives it back: on a busy machine any task may take so long
+        that those behind it are not kept waiting."""
+        while True:
+            self.until(lambda: any(x.id == task.id for x in (*self.ended, *self.requeued)))
+            if again := [t for t in self.requeued if t.id == task.id]:
+                self.requeued = [t for t in self.requeued if t.id != task.id]
+                packed, timeout_ms = self.packed[task.id]
+                self.hand(packed, again, timeout_ms)
+                continue
+            (found,) = [e for e in self.ended if e.id == task.id]
+            return found
 
     def value(self, fn: Callable[..., Any], *args: Any) -> Any:
         ended = self.one(fn, *args)
@@ -115,6 +126,12 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Rig]:
     yield from _rig(tmp_path, 2)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is given back because the task before it takes long, as any may on a busy machine."""
+    monkeypatch.setattr("oncue.endpoint.pool.LONG_US", 600_000_000)
 
 
 def _rig(folder: Path, workers: int) -> Iterator[Rig]:
@@ -194,9 +211,8 @@ def test_large_arguments_and_results_are_blobs(rig: Rig) -> None:
 def test_large_inline_chunks(rig: Rig) -> None:
     data = os.urandom(INLINE_BYTES - 100)
     tasks = rig.run(pack_function(lambda d: d), *[(data,)] * 64)
-    rig.until(lambda: len(rig.ended) == 64)
-    assert [e.id for e in rig.ended] == [t.id for t in tasks]
-    assert all(unpack(e.value) == data for e in rig.ended)
+    assert all(unpack(rig.end_of(t).value) == data for t in tasks)
+    assert len(rig.ended) == 64
 
 
 # ---------------------------------------------------------------- failures
@@ -292,7 +308,6 @@ def test_output_of_python_c_and_children_in_order(rig: Rig) -> None:
 
 def test_each_task_has_its_own_output(rig: Rig) -> None:
     tasks = rig.run(pack_function(lambda i: print(i, end="") if i % 2 else None), *[(i,) for i in range(10)])
-    rig.until(lambda: len(rig.ended) == 10)
     assert [rig.end_of(t).output for t in tasks] == [str(i).encode() if i % 2 else b"" for i in range(10)]
 
 
@@ -421,7 +436,7 @@ def test_no_secrets_in_a_workers_environment(tmp_path: Path, monkeypatch: pytest
 
 def test_a_forked_child_that_returns_does_not_answer(rig: Rig) -> None:
     tasks = rig.run(pack_function(lambda i: os.fork() and None), (1,), (2,))
-    rig.until(lambda: len(rig.ended) == 2)
+    assert all(rig.end_of(t).status == OK for t in tasks)
     assert rig.value(lambda: 3) == 3
     assert len(rig.ended) == 3
     assert {e.id for e in rig.ended} >= {t.id for t in tasks}
@@ -439,6 +454,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("way", DEATHS)
+@pytest.mark.usefixtures("patient")
 def test_a_death_costs_the_task_it_was_at(rig: Rig, way: str, tmp_path: Path) -> None:
     code, words = DEATHS[way]
     source = (
@@ -464,6 +480,7 @@ def test_an_idle_workers_death_costs_nothing(rig: Rig) -> None:
     assert rig.requeued == []
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_death_in_the_import_is_that_tasks(rig: Rig, tmp_path: Path) -> None:
     from oncue.functions import pack_file
 
@@ -517,6 +534,7 @@ def test_workers_end_when_their_pools_process_is_killed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- timeouts and cancels
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_timeout_ends_the_task_only(rig: Rig) -> None:
     tasks = rig.run(
         pack_function(lambda i: time.sleep(1000) if i == 1 else i), *[(i,) for i in range(4)], timeout_ms=200
@@ -550,6 +568,7 @@ def test_finally_runs_and_stubborn_ones_are_killed(rig: Rig, tmp_path: Path, mon
     assert rig.one(stubborn, timeout_ms=100).status == TIMEOUT
 
 
+@pytest.mark.usefixtures("patient")
 def test_cancel_of_running_and_of_queued(rig: Rig, tmp_path: Path) -> None:
     started = tmp_path / "started"
 
@@ -569,6 +588,7 @@ def test_cancel_of_running_and_of_queued(rig: Rig, tmp_path: Path) -> None:
     assert rig.value(lambda: 1) == 1
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_queued_one_is_cancelled_while_its_neighbour_runs_on(rig: Rig, tmp_path: Path) -> None:
     started, go = tmp_path / "started", tmp_path / "go"
 
@@ -630,9 +650,10 @@ def test_started_and_output_of_a_running_task(rig: Rig, tmp_path: Path) -> None:
 def test_chunks_follow_what_tasks_take(rig: Rig) -> None:
     short, long = pack_function(lambda: None), pack_function(lambda: time.sleep(0.02))
     assert rig.pool.chunk_size(short.id) == 1
-    for _ in range(30):
+    deadline = time.monotonic() + LIMIT_S
+    while rig.pool.chunk_size(short.id) < 16:  # it grows with what it sees: sooner on a quiet machine
+        assert time.monotonic() < deadline
         rig.end_of(rig.run(short, *[()] * rig.pool.chunk_size(short.id))[-1])
-    assert rig.pool.chunk_size(short.id) >= 16
     rig.until(lambda: rig.pool.room() == 2)
     rig.end_of(rig.run(long, ())[0])
     assert rig.pool.chunk_size(long.id) == 1
@@ -676,20 +697,31 @@ def test_workers_that_cannot_start_are_told_and_tried_more_slowly(
         pool.close(0)
 
 
+@pytest.mark.usefixtures("patient")
 def test_close_waits_for_what_runs_and_gives_back_the_rest(tmp_path: Path) -> None:
     pool = Pool(1, tmp_path)
     rig = Rig(pool, tmp_path)
     rig.ready()
-    note = tmp_path / "note"
+    note, go = tmp_path / "note", tmp_path / "go"
 
-    def f(i: int, note: str) -> int:
+    def f(i: int, note: str, go: str) -> int:
         open(note, "w").close()
-        time.sleep(0.3)
+        while not os.path.exists(go):
+            time.sleep(0.01)
         return i
 
-    tasks = rig.run(pack_function(f), (0, str(note)), (1, str(note)))
+    tasks = rig.run(pack_function(f), *[(i, str(note), str(go)) for i in range(2)])
     rig.wait_for(note)
-    pool.close(10)
+    (worker,) = pool._workers.values()
+
+    def let_it_end() -> None:
+        while worker.stop is None:
+            time.sleep(0.001)
+        go.touch()
+
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(let_it_end)
+        pool.close(10)
     rig.drain()
     assert [(e.id, e.status) for e in rig.ended] == [(tasks[0].id, OK)]
     assert [t.id for t in rig.requeued] == [tasks[1].id]
