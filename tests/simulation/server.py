@@ -67,6 +67,7 @@ class Server:
     ) -> None:
         self.durable, self.clock, self.rng, self._send = durable, clock, rng, send
         self.alive = True
+        self.started_us = clock.now_us
         durable.claims += 1
         self.lanes = {
             name: lane_class(name, durable.claims, f"srv{durable.claims}", "1", lost_after_ms=lost)
@@ -129,14 +130,34 @@ class Server:
         self.append(durable)
         self.with_lane(endpoint, lambda lane: lane.fresh(frame, sum(len(t.args) for t in frame.tasks)))
 
-    def cancel(self, endpoint: str, ids: list[bytes]) -> None:
+    def cancel(self, endpoint: str, ids: list[bytes], recorded: Callable[[], None] = lambda: None) -> None:
         def durable() -> None:
             for task_id in ids:
                 state = self.durable.states.get(task_id)
                 self.durable.states[task_id] = lifecycle.cancel(state, task_id, self.clock.now_us, "me")
+            recorded()
             self.with_lane(endpoint, lambda lane: lane.cancel(ids, "cancelled"))
 
         self.append(durable)
+
+    def cancel_waiting(self, endpoint: str, task_id: bytes, promise: Callable[[], None]) -> None:
+        """As the cancel desk does it; `promise`: it will not run any more."""
+        state, lane = self.durable.states[task_id], self.lanes[endpoint]
+        if state.state.closed or (not lane.told and state.accepted_us < self.started_us):
+            return
+        if not lane.hold_back(task_id):
+            return
+        self.clock.note(f"held back {task_id.hex()[-16:]}")
+
+        def look() -> None:
+            if self.durable.states[task_id].state.closed:
+                return
+            if self.store_fails and self.rng.random() < self.store_fails:
+                self.with_lane(endpoint, lambda lane: lane.release([task_id]))
+                return
+            self.cancel(endpoint, [task_id], promise)
+
+        self.barrier(look)
 
     def frame(self, endpoint: str, link: int, parts: list[bytes]) -> None:
         self.routes[endpoint] = link

@@ -80,9 +80,17 @@ class TellsTooEarly(Lane):
         self._send(wire.Ack(message.seq))
 
 
+class HoldsNothingBack(Lane):
+    """Says that a task waits and will not be sent, and sends it."""
+
+    def hold_back(self, task_id: bytes) -> bool:
+        return not self.busy(task_id)
+
+
 @pytest.mark.parametrize(
     ("agent", "lane"),
     [
+        (Agent, HoldsNothingBack),
         (ForgetsBeforeAck, Lane),
         (TakesDoubles, Lane),
         (IgnoresGaps, Lane),

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from oncue import wire
@@ -44,6 +45,7 @@ class World:
         self.cuts: set[tuple[str, int]] = set()
         self.runs: Counter[tuple[bytes, int]] = Counter()
         self.accepted: set[bytes] = set()
+        self.promised: set[bytes] = set()  # that they will not run (any more)
         self.functions = [rng.randbytes(rng.choice((40, 40, 2_100_000))) for _ in range(rng.randrange(1, 4))]
         for body in self.functions:
             self.durable.functions[hashlib.sha256(body).hexdigest()] = body
@@ -116,6 +118,7 @@ class World:
     # ------------------------------------------------------------ what happens
 
     def _on_start(self, task: Task, attempt: int) -> None:
+        assert task.id not in self.promised, f"{task.id.hex()} runs after the word that it will not"
         self.runs[task.id, attempt] += 1
         assert attempt >= 1
 
@@ -147,6 +150,10 @@ class World:
         if rng.random() < 0.2:
             some = rng.sample(ids, 1)
             self.clock.after(rng.randrange(2_000_000), lambda: self._cancel(name, some))
+        if rng.random() < 0.2:
+            for one in ids:
+                wait_us = rng.choice((20_000, 100_000, 1_000_000)) + rng.randrange(50_000)
+                self.clock.after(wait_us, partial(self._cancel_waiting, name, one))
 
     def _args(self, task_id: bytes) -> bytes:
         if self.rng.random() < 0.9:
@@ -161,6 +168,19 @@ class World:
         if self.server is not None and self.server.alive and self.accepted.issuperset(ids):
             self.clock.note(f"cancel {ids[0].hex()[-16:]}")
             self.server.cancel(name, ids)
+
+    def _cancel_waiting(self, name: str, task_id: bytes) -> None:
+        if self.server is not None and self.server.alive and task_id in self.accepted:
+            begun = self._begun(task_id)
+
+            def promise() -> None:
+                assert self._begun(task_id) == begun, f"{task_id.hex()} was sent after it was held back"
+                self.promised.add(task_id)
+
+            self.server.cancel_waiting(name, task_id, promise)
+
+    def _begun(self, task_id: bytes) -> int:
+        return sum(times for (ran, _), times in self.runs.items() if ran == task_id)
 
     def _fault(self) -> None:
         rng = self.rng
@@ -263,6 +283,10 @@ class World:
             assert state.call is not None
             most = 1 + (state.call.retry.max if state.call.retry else 0)
             assert state.attempt <= most, f"{task_id.hex()} had attempt {state.attempt} of {most}"
+            if task_id in self.promised:
+                assert state.state is State.CANCELLED, (
+                    f"{task_id.hex()} is {state.state} after the word that it is cancelled"
+                )
             if state.state is State.SUCCEEDED:
                 self._check_value(task_id, closing[0].value, closing[0].n)
         for (task_id, attempt), times in self.runs.items():
