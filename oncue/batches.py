@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from oncue import ids
-from oncue.errors import OncueError
+from oncue.errors import Invalid, OncueError
 from oncue.messages import Ended
 from oncue.resources import RetryPolicy
 
@@ -56,17 +56,30 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are to be run. `timeout` and `expires` in seconds: the longest run, and the latest start from now."""
+    """How calls are to be run. `timeout` and `expires` in seconds: the longest run, and the latest start from now; without
+    them there is no limit. Raises Invalid for a limit that is not above 0."""
 
     endpoint: str = "local"
     retry: Retry | int | None = None  # a number: so many retries, with the usual pauses
     timeout: float | None = None
     expires: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.timeout is not None:
+            _check_limit("timeout", self.timeout)
+        if self.expires is not None:
+            _check_limit("expires", self.expires)
+
     def policy(self) -> RetryPolicy | None:
         if self.retry is None:
             return None
         return (Retry(max=self.retry) if isinstance(self.retry, int) else self.retry).policy()
+
+
+def _check_limit(name: str, seconds: float) -> None:
+    """What is sent is whole milliseconds, and 0 of them would be taken for no limit."""
+    if not 0.001 <= seconds < float("inf"):
+        raise Invalid(f"{name} is {seconds:g} s; a limit is at least 0.001 s", remedy=f"leave {name} out for no limit")
 
 
 class Batch:

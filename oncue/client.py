@@ -38,7 +38,9 @@ from oncue.config import default_data
 from oncue.connection import Http
 from oncue.courier import Courier
 from oncue.errors import Forbidden, Invalid, NotFound, TaskError
-from oncue.handles import FoundTask, Task, as_completed, gather
+from oncue.found import FoundTask
+from oncue.gathering import as_completed, gather
+from oncue.handles import Task
 from oncue.ids import parse
 from oncue.resources import Emitted, FunctionRequest, Me, parameter_infos
 from oncue.target import find_server
@@ -244,7 +246,8 @@ class Client:
     # ------------------------------------------------------------ results
 
     def task(self, task_id: str) -> Task[Any]:
-        """A handle of any task that you may see. Raises Invalid when it is no id."""
+        """A handle of any task that you may see. Raises Invalid when it is no id. Asks nothing yet: of a task that does not
+        exist its result() raises NotFound."""
         try:
             return FoundTask(self, parse(task_id))
         except ValueError as e:

@@ -152,8 +152,8 @@ class Courier:
                 key=batch.key.hex(),
                 payloads=batch.payloads,
                 retry=o.policy(),
-                timeout_ms=round((o.timeout or 0) * 1000),
-                expires_ms=round((o.expires or 0) * 1000),
+                timeout_ms=_ms(o.timeout),
+                expires_ms=_ms(o.expires),
                 stream=self._stream,
             )
         )
@@ -311,6 +311,10 @@ class Courier:
         for batch in unsent if flush_s > 0 else ():  # who does not wait has given them up
             if batch.error is not None or not batch.accepted:
                 raise batch.error or self.http.unreachable("the tasks submitted last were not accepted in time", True)
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _after(error: OncueError, pause: float) -> float:

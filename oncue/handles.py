@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from oncue import payload, verdicts
-from oncue.batches import ACCEPTED, ALL, Batch, Options
-from oncue.errors import NotReady, OncueError, RateLimited, TaskError, Unreachable
+from oncue.asking import asked
+from oncue.batches import ACCEPTED, Batch
+from oncue.errors import OncueError
 from oncue.lifecycle import CLOSED_AS
+from oncue.limit import Limit
 from oncue.messages import OK, Ended
 from oncue.resources import TaskInfo, TimelineEntry
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 log = logging.getLogger("oncue.client")
 _UNKNOWN: Any = object()
-ASK_MS = 10_000  # held by the server, where an outcome has to be asked for
 
 
 class Task(Generic[R]):
@@ -67,6 +67,9 @@ class Task(Generic[R]):
     def result(self, timeout: float | None = None) -> R:
         """Wait for the value. Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
         UntrustedResult; the error with which the server refused the task; TimeoutError."""
+        return self._result(Limit(timeout))
+
+    def _result(self, limit: Limit) -> R:
         if self._value is not _UNKNOWN:
             return cast(R, self._value)
         ended = self._batch.ended[self._index]
@@ -75,7 +78,7 @@ class Task(Generic[R]):
             return cast(R, self._value)
         client = self._client
         self._value = verdicts.value(
-            self._outcome(timeout),
+            self._outcome(limit),
             self._batch.id(self._index),
             self.name,
             self.endpoint,
@@ -90,7 +93,7 @@ class Task(Generic[R]):
     def exception(self, timeout: float | None = None) -> OncueError | None:
         """Wait; the error with which it ended, or None. Raises TimeoutError."""
         try:
-            ended = self._outcome(timeout)
+            ended = self._outcome(Limit(timeout))
         except OncueError as e:
             if e is self._batch.error:
                 return e
@@ -104,7 +107,7 @@ class Task(Generic[R]):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end, however it is; False when the time was up."""
         try:
-            self._outcome(timeout)
+            self._outcome(Limit(timeout))
         except TimeoutError:
             return False
         except OncueError as e:
@@ -115,45 +118,27 @@ class Task(Generic[R]):
     def _ended(self) -> Ended | None:
         return self._batch.ended[self._index]
 
-    def _outcome(self, timeout: float | None) -> Ended:
+    def _outcome(self, limit: Limit) -> Ended:
         batch = self._batch
         ended = batch.ended[self._index]
         if ended is not None:
             return ended
-        deadline = None if timeout is None else time.monotonic() + timeout
         if batch.pid != os.getpid():
-            return self._asked(deadline)
+            return asked(self, limit)
         courier = self._client.courier
         while (ended := batch.ended[self._index]) is None:
             if batch.error is not None:
                 raise batch.error
             if courier.gone is not None:
                 raise courier.gone
-            if not batch.wait(self._index, deadline) and _past(deadline):
-                raise TimeoutError(f"task {self.id} has not ended in {timeout:g} s; it goes on")
+            if not batch.wait(self._index, limit.deadline) and limit.past:
+                raise TimeoutError(self._late(limit))
         return ended
 
-    def _asked(self, deadline: float | None) -> Ended:
-        """Where no stream brings the outcome (a handle from elsewhere; a forked child): ask, and let the server hold the
-        question."""
-        courier = self._client.courier
-        me, since, pause = self._batch.id(self._index), time.monotonic(), 0.05
-        while True:
-            asked = time.monotonic()
-            left = ASK_MS if deadline is None else max(0, min(ASK_MS, round((deadline - asked) * 1000)))
-            try:
-                for outcome in courier.ask([me], left):
-                    self._found(outcome.ended)
-                    return outcome.ended
-                since = time.monotonic()
-            except (Unreachable, NotReady, RateLimited):
-                if time.monotonic() - since > courier.patience_s:
-                    raise
-            if _past(deadline):
-                raise TimeoutError(f"task {self.id} has not ended in time; it goes on")
-            if time.monotonic() - asked < 0.5:  # the server did not hold the question
-                time.sleep(pause)
-                pause = min(1.0, pause * 2)
+    def _late(self, limit: Limit) -> str:
+        if self._batch.accepted:
+            return f"task {self.id} has not ended in {limit}; it goes on"
+        return f"the server has not accepted task {self.id} in {limit}; it is sent on while this client is open"
 
     def _found(self, ended: Ended) -> None:
         self._batch.ended[self._index] = ended
@@ -224,145 +209,3 @@ class Task(Generic[R]):
 
     def timeline(self) -> list[TimelineEntry]:
         return self._client.tasks.timeline(self._accepted())
-
-
-class FoundTask(Task[R]):
-    """A task that this client did not submit: its outcome is asked for."""
-
-    __slots__ = ("_given", "_info", "_task")
-
-    def __init__(self, client: Client, task_id: bytes) -> None:
-        self._given, self._task = client, task_id
-        self._info: TaskInfo | None = None
-        super().__init__(_Single(client, task_id), 0)
-
-    def _known(self) -> TaskInfo:
-        if self._info is None:
-            self._info = self.info()
-        return self._info
-
-    @property
-    def endpoint(self) -> str:
-        return self._known().endpoint
-
-    @property
-    def name(self) -> str:
-        return self._info.name if self._info else ""
-
-    def _trusted(self) -> bool:
-        found = self._known()
-        return self._client.trusts(found.endpoint, found.endpoint_id)
-
-
-class _Single(Batch):
-    """A batch of one, of an id that is known; its outcome comes by no stream (pid 0 is no process of ours)."""
-
-    __slots__ = ()
-
-    def __init__(self, client: Client, task_id: bytes) -> None:
-        super().__init__(client, "", "", "", Options())
-        self.first, self.prefix = int.from_bytes(task_id, "big"), task_id[:14]
-        self.ended, self.sealed, self.accepted, self.pid = [None], True, True, 0
-
-
-def _past(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() >= deadline
-
-
-def as_completed(tasks: Iterable[Task[R]], timeout: float | None = None) -> Iterator[Task[R]]:
-    """The tasks in the order in which they end, however they end. Raises TimeoutError when some are open after `timeout`
-    seconds in all, Unreachable when the server stays away."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    wanted: dict[tuple[int, int], Task[R]] = {(id(t._batch), t._index): t for t in tasks}
-    news: SimpleQueue[tuple[Batch, list[int]]] = SimpleQueue()
-    batches = {id(t._batch): t._batch for t in wanted.values()}
-
-    def note(batch: Batch, indexes: list[int]) -> None:
-        news.put((batch, indexes))
-
-    for batch in batches.values():
-        batch.listeners.append(note)
-    try:
-        for key, task in list(wanted.items()):
-            if task.done() and wanted.pop(key, None) is not None:
-                yield task
-        while wanted:
-            yield from _news(news, wanted, deadline)
-    finally:
-        for batch in batches.values():
-            batch.listeners.remove(note)
-
-
-def _news(
-    news: SimpleQueue[tuple[Batch, list[int]]], wanted: dict[tuple[int, int], Task[R]], deadline: float | None
-) -> Iterator[Task[R]]:
-    foreign = [t for t in wanted.values() if t._batch.pid != os.getpid()]
-    left = None if deadline is None else deadline - time.monotonic()
-    if foreign:
-        left = 0.2 if left is None else min(left, 0.2)
-        _ask(foreign)
-    try:
-        batch, indexes = news.get(timeout=left if left is None else max(0.0, left))
-        keys = [(id(batch), i) for i in indexes] or [k for k in wanted if k[0] == id(batch)]
-    except Empty:
-        keys = [(id(t._batch), t._index) for t in foreign]
-        if _past(deadline):
-            raise TimeoutError(f"{len(wanted)} tasks have not ended in time; they go on") from None
-    for key in keys:
-        task = wanted.get(key)
-        if task is not None and task.done():
-            del wanted[key]
-            yield task
-    gone = next(iter(wanted.values()))._client.courier.gone if wanted else None
-    if gone is not None:
-        raise gone
-
-
-def _ask(tasks: list[Task[Any]]) -> None:
-    by_id = {t._batch.id(t._index): t for t in tasks if not t.done()}
-    if by_id:
-        for outcome in tasks[0]._client.courier.ask(list(by_id)):
-            by_id[outcome.id]._found(outcome.ended)
-
-
-def _await_whole(tasks: list[Task[R]], deadline: float | None) -> None:
-    """Wait for batches all of whose tasks are wanted: one wake-up a batch instead of one a task. What goes wrong is left
-    for result() to raise."""
-    counts: dict[int, int] = {}
-    for task in tasks:
-        key = id(task._batch)
-        counts[key] = counts.get(key, 0) + 1
-    for batch in {id(t._batch): t._batch for t in tasks}.values():
-        if batch.pid != os.getpid() or not batch.sealed or counts[id(batch)] < len(batch.ended):
-            continue
-        while not batch.ready(ALL) and batch.client.courier.gone is None and not _past(deadline):
-            batch.wait(ALL, deadline)
-
-
-def gather(
-    tasks: Iterable[Task[R]],
-    timeout: float | None = None,
-    *,
-    return_exceptions: bool = False,
-    each: Callable[[int, int], None] | None = None,
-) -> list[R | TaskError]:
-    """The results in the order of the tasks; waits for all. `each(done, of)` is called as they end.
-
-    Raises the first error (in the order of the tasks) unless `return_exceptions`; TimeoutError."""
-    tasks = list(tasks)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    if each is not None:
-        for done, _ in enumerate(as_completed(tasks, timeout), 1):
-            each(done, len(tasks))
-    _await_whole(tasks, deadline)
-    results: list[R | TaskError] = []
-    for task in tasks:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not return_exceptions:
-            results.append(task.result(left))
-            continue
-        try:
-            results.append(task.result(left))
-        except TaskError as e:
-            results.append(e)
-    return results

@@ -74,8 +74,8 @@ class TaskRequest(Request, frozen=True):
     args: list[Any] = msgspec.field(default_factory=list)
     kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
     retry: RetryPolicy | None = None
-    timeout_ms: int = 0
-    expires_ms: int = 0  # from now
+    timeout_ms: int | None = None  # of one attempt; none: no limit
+    expires_ms: int | None = None  # from now, until it has started; none: no limit
     key: str = ""  # idempotency key; also the Idempotency-Key header
     wait_ms: int = 0  # answer with the outcome if it is there by then
 
@@ -93,8 +93,8 @@ class BatchRequest(Request, frozen=True):
     payloads: list[bytes] = msgspec.field(default_factory=list)
     calls: list[tuple[list[Any], dict[str, Any]]] = msgspec.field(default_factory=list)
     retry: RetryPolicy | None = None
-    timeout_ms: int = 0
-    expires_ms: int = 0
+    timeout_ms: int | None = None
+    expires_ms: int | None = None
     stream: str = ""  # the client's outcome stream that wants these outcomes (GET /v1/outcomes?stream=...)
 
 

@@ -18,6 +18,7 @@ from oncue import payload
 from oncue.cli.output import plain
 from oncue.errors import Forbidden, OncueError, Unreachable, UntrustedResult
 from oncue.handles import Task
+from oncue.limit import Limit
 from oncue.resources import TaskInfo
 
 FETCH_BYTES = 1 << 20  # of a value in the blob store; what is larger is not fetched to be shown
@@ -39,7 +40,7 @@ def shown(task: Task[Any], info: TaskInfo) -> Shown:
     if not info.has_value:
         return Shown("", None)
     try:
-        ref = payload.ref_of(task._outcome(WAIT_S).value)
+        ref = payload.ref_of(task._outcome(Limit(WAIT_S)).value)
     except Forbidden:  # a token that only reads gets what the server shows
         return Shown(text_of(info.value), info.value)
     note = str(info.value)

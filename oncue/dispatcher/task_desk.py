@@ -154,8 +154,6 @@ class TaskDesk(Core):
     async def _call(self, who: Who, request: r.TaskRequest | r.BatchRequest) -> Call:
         endpoint = self.find_endpoint(who, request.endpoint)
         function = await self._function(who, request.function)
-        if request.timeout_ms < 0 or request.expires_ms < 0:
-            raise Invalid("a timeout or expiry is not negative", remedy="give milliseconds, or 0 for none")
         return Call(
             VERSION,
             function.id,
@@ -163,7 +161,7 @@ class TaskDesk(Core):
             who.subject,
             function.name,
             retry=_retry(request.retry),
-            timeout_ms=request.timeout_ms,
+            timeout_ms=request.timeout_ms or 0,
             expires_us=now_us() + request.expires_ms * 1000 if request.expires_ms else 0,
             stream=getattr(request, "stream", ""),
         )

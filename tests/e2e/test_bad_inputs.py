@@ -37,6 +37,8 @@ COMMANDS: list[tuple[list[str], int, str, str]] = [
     (["invoke", "good.py:good", "--arg", "x:=[1"], 2, "not JSON", ""),
     (["invoke", "good.py:good", "--arg", "x=1", "--arg", "x=2"], 2, "twice", "once"),
     (["invoke", "good.py:good", "--timeout", "soon"], 2, "soon", "5m"),
+    (["invoke", "good.py:good", "--timeout", "0"], 2, "timeout is 0 s", "leave timeout out for no limit"),
+    (["invoke", "good.py:good", "--expires", "0s"], 2, "expires is 0 s", "leave expires out for no limit"),
     (["invoke", "good.py:good", "--endpoint", "polaris"], 4, "polaris", "local"),
     (["tasks", "show", "xyz"], 2, "xyz", "32"),
     (["tasks", "show", "0" * 32], 4, "0" * 32, "oncue tasks list"),

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from oncue import asking
 from oncue.client import Client, Retry
-from oncue.errors import TaskCancelled, TaskExpired, TaskFailed, TaskLost, TaskTimedOut
+from oncue.errors import NotFound, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TaskTimedOut
 from tests.e2e.running import PATIENCE_S, System
 
 
@@ -260,6 +261,14 @@ def test_timeouts_cancels_and_expiry_are_their_own_errors(shared: System, client
     assert workers[1].result(PATIENCE_S) == "let go"
     assert not (tmp_path / "queued").exists()
     assert not (tmp_path / "expiring").exists()
+
+
+def test_a_task_that_nobody_knows(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "YOUNG_S", 0.2)
+    with pytest.raises(NotFound, match="0192f0c1e5a07c3e8a1b2c3d4e5f0000"):
+        client.task("0192f0c1e5a07c3e8a1b2c3d4e5f0000").result()
+    mine = client.submit(divmod, 7, 2)
+    assert client.task(mine.id).result(PATIENCE_S) == (3, 1)
 
 
 def test_an_executor_cancels_what_waits_and_leaves_what_runs(stopped: System, tmp_path: Path) -> None:

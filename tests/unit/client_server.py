@@ -49,6 +49,7 @@ class World:
         self.mute = False  # outcomes are not told to streams
         self.asked = threading.Event()  # a batch has come
         self.ran = threading.Event()  # ... and has ended
+        self.questions = threading.Event()  # an outcome was asked for
         self.streams = 0
 
     def execute(self, request: BatchRequest, task: bytes, content: bytes) -> Ended:
@@ -175,6 +176,7 @@ class Server:
 
     async def _ask(self, request: web.Request) -> web.Response:
         asked: dict[str, Any] = msgspec.msgpack.decode(await request.read())
+        self.world.questions.set()
         for _ in range(min(20, asked["wait_ms"] // 10)):
             if all(i in self.world.ended for i in asked["ids"]):
                 break

@@ -17,7 +17,8 @@ import cloudpickle
 import pytest
 from client_server import Server, World, serving
 
-from oncue import errors
+from oncue import asking, errors, payload
+from oncue.batches import Batch
 from oncue.client import Client, Options, Retry, as_completed
 from oncue.functions import Watch
 from oncue.functions.body import Packed
@@ -86,7 +87,7 @@ def test_an_endpoint_is_named_the_same_way_with_options_and_without(client: Clie
         assert client.gather(asked, timeout=10) == [2] * 4
         assert {t.endpoint for t in asked} == {"aurora"}
     assert {b.endpoint for b in server.world.batches} == {"aurora"}
-    assert {b.timeout_ms for b in server.world.batches} == {0, 3_000}
+    assert {b.timeout_ms for b in server.world.batches} == {None, 3_000}
     assert careful.submit(double, 1).endpoint == "polaris"
     assert client.starmap(pow, [(2, 5)])[0].result(10) == 32
     with pytest.raises(errors.Invalid, match="endpoint"):
@@ -108,6 +109,16 @@ def test_unknown_and_wrong_options(client: Client) -> None:
     with pytest.raises(errors.Invalid, match="not right"):
         client.with_options(timeout="soon")
     assert client.with_options(timeout=2).with_options(retry=1).options == Options(retry=1, timeout=2)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, -1, 0.0004, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["timeout", "expires"])
+def test_a_limit_of_nothing_is_not_taken_for_no_limit(client: Client, name: str, seconds: float) -> None:
+    with pytest.raises(errors.Invalid, match=f"^{name} is ") as caught:
+        client.with_options(**{name: seconds})
+    assert caught.value.remedy == f"leave {name} out for no limit"
+    with pytest.raises(errors.Invalid):
+        Options(**{name: seconds})
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -202,15 +213,63 @@ def test_an_outcome_that_the_stream_forgot_is_asked_for(server: Server) -> None:
 def test_timeout(client: Client, server: Server) -> None:
     server.world.hold.clear()
     task = client.submit(double, 3)
-    with pytest.raises(TimeoutError):
+    task._accepted()
+    with pytest.raises(TimeoutError, match=rf"^task {task.id} has not ended in 0\.05 s; it goes on$"):
         task.result(0.05)
+    with pytest.raises(TimeoutError, match=rf"^task {task.id} has not ended in 0\.05 s; it goes on$"):
+        client.gather([task], 0.05)
+    with pytest.raises(TimeoutError, match=rf"^task {task.id} has not ended in 0\.05 s; it goes on$"):
+        client.task(task.id).result(0.05)
     assert not task.wait(0.01)
     assert not task.done()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"1 tasks have not ended in 0\.05 s; they go on$"):
         list(as_completed([task], 0.05))
     assert task.status() == "waiting"
     server.world.hold.set()
     assert task.result(10) == 6
+
+
+def test_what_the_server_has_not_accepted_does_not_go_on() -> None:
+    with serving() as server:
+        client = Client(server.url, "t", patience=10)
+        client.submit(double, 1).result(10)
+    late = client.submit(double, 2)
+    with pytest.raises(TimeoutError, match=rf"^the server has not accepted task {late.id} in 0\.05 s"):
+        late.result(0.05)
+    with pytest.raises(TimeoutError, match="1 of them the server has not accepted yet"):
+        list(as_completed([late], 0.05))
+    client.close(flush=False)
+
+
+def test_a_task_that_nobody_knows_is_not_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "YOUNG_S", 0.3)
+    unknown = "0192f0c1e5a07c3e8a1b2c3d4e5f0000"
+    with pytest.raises(TimeoutError, match=f"knows no task {unknown} after 0.05 s"):
+        client.task(unknown).result(0.05)
+    with pytest.raises(errors.NotFound, match=unknown) as caught:
+        client.task(unknown).result()
+    assert "oncue tasks list" in caught.value.remedy
+    assert isinstance(client.task(unknown).exception(), errors.NotFound)
+    mine = client.submit(double, 3)
+    assert {t.id for t in as_completed([client.task(unknown), client.task(mine.id)], 20)} == {unknown, mine.id}
+    with pytest.raises(errors.NotFound):
+        client.gather([client.task(mine.id), client.task(unknown)])
+
+
+def test_a_task_that_another_process_submits_now_is_waited_for(server: Server) -> None:
+    """Its id is known before the server has it."""
+    with Client(server.url, "t") as client, Client(server.url, "t") as other:
+        other.me  # noqa: B018
+        batch = Batch(other, "ada", shipped(double).id, "double", Options())
+        batch.add(payload.pack_args((4,), {}))
+        other.register(shipped(double))
+        results: list[int] = []
+        waiter = threading.Thread(target=lambda: results.append(client.task(batch.id(0).hex()).result(20)))
+        waiter.start()
+        assert server.world.questions.wait(10)  # it has been asked for, and nobody knew it
+        other.courier._post(batch)
+        waiter.join(20)
+        assert results == [8]
 
 
 def test_failures(client: Client) -> None:

@@ -100,20 +100,26 @@ def check_batch(request: BatchRequest, most: int) -> None:
 
 
 def _check_times(request: TaskRequest | BatchRequest) -> None:
-    """Durations are from 0 to ten years, retries too few to matter to a number's size. Raises Invalid."""
-    check_ms(request, "timeout_ms", "expires_ms", "wait_ms")
+    """Durations are at most ten years, limits above 0, retries too few to matter to a number's size. Raises Invalid."""
+    check_ms(request, "wait_ms")
+    for name in ("timeout_ms", "expires_ms"):
+        if getattr(request, name) is not None:
+            check_ms(request, name, least=1)
     if request.retry is not None:
         check_ms(request.retry, "max", "base_ms", "cap_ms", path="$.retry")
 
 
-def check_ms(of: Any, *names: str, path: str = "$") -> None:
-    """Raises Invalid for the first of these fields that is below 0 or above LONGEST_MS."""
+def check_ms(of: Any, *names: str, path: str = "$", least: int = 0) -> None:
+    """Raises Invalid for the first of these fields that is below `least` (1: a limit that may be left out) or above
+    LONGEST_MS."""
     for name in names:
         value = getattr(of, name, 0)
-        if not 0 <= value <= LONGEST_MS:
+        if not least <= value <= LONGEST_MS:
+            wrong = "too large" if value > 0 else "0" if value == 0 else "below 0"
             raise Invalid(
-                f"the body: {name} is {'below 0' if value < 0 else 'too large'} - at `{path}.{name}`",
-                remedy=f"give a number from 0 to {LONGEST_MS}",
+                f"the body: {name} is {wrong} - at `{path}.{name}`",
+                remedy=f"give a number from {least} to {LONGEST_MS}"
+                + (", or leave it out for no limit" if least else ""),
                 path=f"{path}.{name}",
             )
 
