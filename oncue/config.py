@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     matches_partitions: int = 8  # of the topic of rules with memory; fixed from the first start on
     results_retention_bytes: int = 0  # 0: by age only
     events_partitions: int = 1  # of oncue.events; can only be raised
+    events_mode: Literal["structured", "binary"] = "structured"  # how events are written; both are read
     queue_bytes: int = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view
     disk_stop_percent: float = 90.0  # accepting stops above this
     uvloop: bool = True
@@ -148,4 +149,5 @@ def _convert(name: str, value: Any, place: str) -> Any:
     try:
         return msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as e:
-        raise Invalid(f"{place}: {e}", remedy=f"{name} is {getattr(field.type, '__name__', field.type)}") from None
+        words = " or ".join(get_args(field.type)) or field.type.__name__
+        raise Invalid(f"{place}: {e}", remedy=f"{name} is {words}") from None

@@ -33,13 +33,14 @@ class EventDesk(Core):
         self.accepting()
         if not events:
             return []
-        stamp = now_us() // 1000
+        stamp, binary = now_us() // 1000, self.settings.events_mode == "binary"
         records = []
         for event in events:
-            value, headers = cloudevents.to_record(event)
-            if len(value) > EVENT_BYTES:
+            value, headers = cloudevents.to_record(event, binary=binary)
+            size = len(value) + (sum(len(content) for _, content in headers) if binary else 0)
+            if size > EVENT_BYTES:
                 raise TooLarge(
-                    f"event {event.id!r} has {len(value):,} bytes; at most {EVENT_BYTES:,} are taken",
+                    f"event {event.id!r} has {size:,} bytes; at most {EVENT_BYTES:,} are taken",
                     remedy="put large data somewhere and name it in the event (dataref)",
                     limit_bytes=EVENT_BYTES,
                 )
