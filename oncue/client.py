@@ -37,13 +37,14 @@ from oncue.cloudevents import time_text
 from oncue.config import default_data
 from oncue.connection import Http
 from oncue.courier import Courier
-from oncue.errors import Forbidden, Invalid, NotFound, TaskError
+from oncue.errors import Forbidden, Invalid, NotFound, OncueError, TaskError
 from oncue.found import FoundTask
 from oncue.gathering import as_completed, gather
 from oncue.handles import Task
 from oncue.ids import parse
 from oncue.resources import Emitted, FunctionRequest, Me, parameter_infos
 from oncue.target import find_server
+from oncue.untold import exit_with
 
 if TYPE_CHECKING:
     from oncue.executor import OncueExecutor
@@ -63,9 +64,15 @@ class Client:
     data: the local server's data folder, where it is not the usual one.
     trust: names of other people's endpoints whose pickled results may be loaded (that runs code of their choice).
     patience: seconds that a server may be away before those who wait get Unreachable.
+    linger: seconds that the client's end waits for a server that accepts nothing of what was submitted.
 
-    Making one asks nothing of the server. Use it as a context manager, or `close()` it; at the program's end it closes
-    itself, after what was submitted has been accepted."""
+    Making one asks nothing of the server. `submit` and `map` return before the server has accepted the tasks: they are
+    sent by a thread. Accepted means durable: the task goes on, whatever becomes of this program. To wait for that,
+    `flush()`; to wait for the outcome, result().
+
+    Use it as a context manager, or `close()` it; at the program's end it closes itself. Each of them waits as flush() does
+    and raises Unreachable, which names what was not accepted; at the program's end it is written to stderr, and the
+    program's exit code is 120 then."""
 
     def __init__(
         self,
@@ -75,11 +82,12 @@ class Client:
         data: str | os.PathLike[str] = "",
         trust: Iterable[str] = (),
         patience: float = 60.0,
+        linger: float = 30.0,
     ) -> None:
         folder = Path(data) if data else default_data()
         target = functools.partial(find_server, url, token, folder)
         self.http = http = Http(target)
-        self.courier = courier = Courier(http, patience)
+        self.courier = courier = Courier(http, patience, linger)
         self._trust = set(trust)
         self._owned: dict[str, bool] = {}
         self._functions: OrderedDict[int, tuple[Any, str, str, Watch]] = OrderedDict()  # by id(fn): fn, hash, name
@@ -91,12 +99,29 @@ class Client:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        self.close(flush=kind is None)
+        """As close(). An exception of the block is not hidden: it has a note of what was not accepted. One that is no
+        Exception (KeyboardInterrupt, SystemExit) waits for nothing."""
+        if e is None:
+            self.close()
+            return
+        try:
+            self.close(flush=isinstance(e, Exception))
+        except OncueError as unaccepted:
+            e.add_note(str(unaccepted))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until the server has accepted what was submitted before (not: until it is done).
+
+        timeout: seconds in all; None: as long as the server accepts something every `linger` seconds. Raises Unreachable
+        with the number of tasks that are not accepted, `details["tasks"]` their first ids, and they are sent on while the
+        client is open; what the server says against tasks (NotFound, Forbidden ...), unless a handle has said it."""
+        self.courier.flush(timeout)
 
     def close(self, flush: bool = True) -> None:
-        """Wait until what was submitted is accepted (not: done), then end. Raises what kept it from being accepted."""
+        """Wait as flush() does, then end. Raises as it does, of tasks that are given up then; who wants no wait is not told
+        of them. Again is harmless."""
         self._finalize.detach()
-        self.courier.close(self.courier.patience_s if flush else 0.0)
+        self.courier.close(flush)
 
     @property
     def me(self) -> Me:
@@ -147,7 +172,8 @@ class Client:
         return Bound(self, changed(Options(), options))
 
     def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str = "local", **kwargs: Any) -> Task[R]:
-        """Run fn(*args, **kwargs) on the endpoint. `fn` may be the name or hash of a registered function.
+        """Run fn(*args, **kwargs) on the endpoint. `fn` may be the name or hash of a registered function. Returns before the
+        server has accepted the task: see flush().
 
         A function is packed at its first submission, with what it closes over then. Raises CannotPack; Unreachable when
         there is no server. What the server says against the call (NotFound, Forbidden ...) its result() raises."""
@@ -343,10 +369,10 @@ def _packed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
 
 
 def _at_end(courier: Courier) -> None:
-    """The client was forgotten, or the program ends: what was submitted still gets to the server."""
+    """The client was forgotten, or the program ends: what was submitted still gets to the server, or somebody is told."""
     try:
-        courier.close(min(courier.patience_s, 10.0))
-    except Exception as e:
-        from oncue.courier import log
-
-        log.error("tasks submitted at the end may not have been accepted: %s", e)
+        courier.close(flush=True)
+    except (OncueError, KeyboardInterrupt) as e:
+        error = e if isinstance(e, OncueError) else courier.untold.take()
+        if error is not None:
+            exit_with(error)

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,10 @@ import msgspec
 from oncue.batches import ACCEPTED, PREFIX, Batch, Options, Outcome
 from oncue.connection import Answer, Broken, Connection, Http, problem
 from oncue.errors import Invalid, NotReady, OncueError, RateLimited, Unreachable
+from oncue.limit import Limit
+from oncue.outcome_stream import messages
 from oncue.resources import Accepted, BatchRequest, Me
+from oncue.untold import AGAIN, Untold, refusal, summary
 
 if TYPE_CHECKING:
     from oncue.client import Client
@@ -33,18 +36,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("oncue.client")
 MSGPACK = "application/msgpack"
 SILENCE_S = 60.0  # a stream without even a sign of life for so long is dead
-CHECKS_S = (30.0, 60.0, 120.0, 300.0)  # an outcome that the stream did not bring is asked for after these pauses
 ASK_IDS = 16_384  # in one request
+SILENT_S = 1.0  # the end waits for so long without saying so
 _encode = msgspec.msgpack.Encoder().encode
 _outcomes = msgspec.msgpack.Decoder(list[Outcome]).decode
 
 
 class Courier:
-    """See the module. `patience_s`: how long a server may be away before those who wait are told."""
+    """See the module. `patience_s`: how long a server may be away before those who wait are told; `linger_s`: how long the
+    end waits for a server that takes nothing."""
 
-    def __init__(self, http: Http, patience_s: float) -> None:
+    def __init__(self, http: Http, patience_s: float, linger_s: float) -> None:
         self.http = http
-        self.patience_s = patience_s
+        self.patience_s, self.linger_s = patience_s, linger_s
         self.closed = False
         self._me: Me | None = None
         self._fresh()
@@ -53,7 +57,9 @@ class Courier:
         """Everything that a forked child must not share with its parent."""
         self.pid = os.getpid()
         self.gone: OncueError | None = None  # why nothing will come for now; those who wait raise it
+        self.trouble: OncueError | None = None  # why the server does not take the batch that is its turn
         self.batches: dict[bytes, Batch] = {}
+        self.untold = Untold()
         self._stream = uuid.uuid4().hex
         self._lock = threading.Lock()  # open batches, threads
         self._store_lock = threading.Lock()
@@ -133,12 +139,13 @@ class Courier:
             try:
                 self._post(batch)
             except OncueError as e:
-                self._refuse(batch, e)
+                self._refuse(batch, self._too_late() if self._stop.is_set() else e)
             except Exception as e:
                 log.exception("a batch could not be sent")
                 self._refuse(batch, OncueError(f"the batch could not be sent: {type(e).__name__}: {e}"))
 
     def _refuse(self, batch: Batch, error: OncueError) -> None:
+        self.untold.add(batch, error)
         self.batches.pop(batch.prefix, None)
         batch.refused(error)
 
@@ -163,10 +170,14 @@ class Courier:
                 answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=False)
                 break
             except (Unreachable, NotReady, RateLimited) as e:
-                if self._stop.is_set() or time.monotonic() - since > self.patience_s:
+                if self._stop.is_set():
+                    raise
+                self.trouble = e
+                if time.monotonic() - since > self.patience_s:
                     raise
                 self._stop.wait(_after(e, pause))
                 pause, again = min(pause * 2, 2.0), True
+        self.trouble = None
         accepted = msgspec.msgpack.decode(answer.body, type=Accepted)
         if int(accepted.first, 16) != batch.first:
             raise OncueError(
@@ -228,7 +239,7 @@ class Courier:
                 self.gone = None
                 self._connected.set()
                 self.ask_open(0.0)
-                for message in _messages(connection, headers, self.ask_open):
+                for message in messages(connection, headers, self.ask_open):
                     self.store(_outcomes(message))
             except (Broken, OncueError, msgspec.MsgspecError) as e:
                 log.debug("the outcome stream ended: %s", e)
@@ -284,33 +295,69 @@ class Courier:
 
     # ------------------------------------------------------------ the end
 
-    def close(self, flush_s: float) -> None:
-        """Wait (at most `flush_s`) until what was submitted is accepted, then end the threads. Idempotent.
-        Raises what kept a batch from being accepted."""
+    def flush(self, timeout_s: float | None) -> None:
+        """Wait until what was submitted before is accepted: `timeout_s` at most; None: as long as the server takes
+        something every `linger_s`. Raises what kept a batch from being accepted."""
+        if self.pid != os.getpid():
+            return
+        if not self._accepted(Limit(timeout_s), self.linger_s):
+            waiting = [b for b in list(self.batches.values()) if not b.accepted and b.error is None]
+            why = self.trouble or Unreachable("the server has not answered in time")
+            if waiting:
+                raise summary([refusal(b, why) for b in waiting], given_up=False)
+        if (error := self.untold.take()) is not None:
+            raise error
+
+    def _accepted(self, limit: Limit, linger_s: float) -> bool:
+        """Wait for the batches of now, in the order in which they are sent. False: not all of them are accepted or
+        refused."""
+        if threading.current_thread() is self._sender:  # a callback: it would wait for itself
+            return False
+        for batch in [b for b in list(self.batches.values()) if not b.accepted]:
+            turn = Limit(linger_s if limit.seconds is None else limit.left())
+            while not batch.ready(ACCEPTED):
+                if turn.past:
+                    return False
+                batch.wait(ACCEPTED, turn.deadline)
+        return True
+
+    def close(self, flush: bool) -> None:
+        """Wait until what was submitted is accepted (as `flush`), then end the threads. Idempotent. Raises what kept a
+        batch from being accepted; who does not wait has given that up."""
         if self.closed:
             return
         self.closed = True
         if self.pid != os.getpid():
             self.http.close()
             return
-        unsent = [b for b in list(self.batches.values()) if not b.accepted]
-        self._queue.put(None)
-        me = threading.current_thread()
         try:
-            if self._sender is not None and self._sender is not me:
-                self._sender.join(flush_s)
+            if flush and not self._accepted(Limit(min(SILENT_S, self.linger_s)), 0):
+                log.warning(
+                    "waiting for the server, which has %g s to accept something of what was submitted", self.linger_s
+                )
+                self._accepted(Limit(None), self.linger_s)
         finally:
-            self._stop.set()
-            self.http.close()
-            if (connection := self._connection) is not None:
-                connection.interrupt()
-            for thread in (self._sender, self._reader):
-                if thread is not None and thread is not me:
-                    thread.join(5)
-            self._tell(Invalid("this client is closed", remedy="keep it open until the results are there"))
-        for batch in unsent if flush_s > 0 else ():  # who does not wait has given them up
-            if batch.error is not None or not batch.accepted:
-                raise batch.error or self.http.unreachable("the tasks submitted last were not accepted in time", True)
+            self._end()
+        if flush and (error := self.untold.take()) is not None:
+            raise error
+
+    def _end(self) -> None:
+        me = threading.current_thread()
+        self._stop.set()
+        self._queue.put(None)
+        self.http.close()
+        if (connection := self._connection) is not None:
+            connection.interrupt()
+        for thread in (self._sender, self._reader):
+            if thread is not None and thread is not me:
+                thread.join(5)
+        for batch in [b for b in list(self.batches.values()) if not b.accepted and b.error is None]:
+            self._refuse(batch, self._too_late())  # the sender hangs
+        self._tell(Invalid("this client is closed", remedy="keep it open until the results are there"))
+
+    def _too_late(self) -> Unreachable:
+        why = f"; {self.trouble.message}" if self.trouble is not None else ""
+        return Unreachable(f"the client was closed before the server had accepted them{why}", remedy=AGAIN)
 
 
 def _ms(seconds: float | None) -> int | None:
@@ -328,26 +375,3 @@ def _after(error: OncueError, pause: float) -> float:
 def _final(error: Exception) -> bool:
     """Waiting does not mend it: a bad token, no right ..."""
     return isinstance(error, OncueError) and error.status in (401, 403, 404)
-
-
-def _messages(
-    connection: Connection, headers: dict[bytes, bytes], check: Callable[[float], None]
-) -> Iterator[bytes | memoryview]:
-    """The stream's messages: each is 4 bytes of length (big endian), then its bytes; length 0 is a sign of life, and the
-    moment to ask for what the stream should have brought long ago."""
-    checks, due = iter(CHECKS_S), time.monotonic() + CHECKS_S[0]
-    pause = next(checks)
-    buffer = bytearray()
-    for part in connection.parts(headers):
-        if not buffer and len(part) >= 4 and int.from_bytes(part[:4], "big") == len(part) - 4 > 0:
-            yield memoryview(part)[4:]
-        else:
-            buffer += part
-            while len(buffer) >= 4 and len(buffer) >= (size := 4 + int.from_bytes(buffer[:4], "big")):
-                if size > 4:
-                    yield bytes(buffer[4:size])
-                del buffer[:size]
-        if time.monotonic() > due:
-            check(pause)
-            pause = next(checks, CHECKS_S[-1])
-            due = time.monotonic() + pause

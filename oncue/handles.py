@@ -29,7 +29,8 @@ class Task(Generic[R]):
     """One call of one function, on its way. All methods may be called from any thread.
 
     What waits raises TimeoutError after `timeout` seconds, and Unreachable when the server has been away for longer than
-    the client's patience; the task itself goes on then."""
+    the client's patience; the task itself goes on then, if the server has accepted it: submit() does not wait for that,
+    and what the server says against the task is raised here."""
 
     __slots__ = ("_batch", "_index", "_value")
 
@@ -107,7 +108,7 @@ class Task(Generic[R]):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end, however it is; False when the time was up."""
         try:
-            self._outcome(Limit(timeout))
+            self._outcome(Limit(timeout), tells=False)
         except TimeoutError:
             return False
         except OncueError as e:
@@ -118,7 +119,8 @@ class Task(Generic[R]):
     def _ended(self) -> Ended | None:
         return self._batch.ended[self._index]
 
-    def _outcome(self, limit: Limit) -> Ended:
+    def _outcome(self, limit: Limit, tells: bool = True) -> Ended:
+        """`tells`: the caller of the handle sees what is raised here."""
         batch = self._batch
         ended = batch.ended[self._index]
         if ended is not None:
@@ -128,6 +130,8 @@ class Task(Generic[R]):
         courier = self._client.courier
         while (ended := batch.ended[self._index]) is None:
             if batch.error is not None:
+                if tells:
+                    courier.untold.told(batch)
                 raise batch.error
             if courier.gone is not None:
                 raise courier.gone
@@ -138,7 +142,9 @@ class Task(Generic[R]):
     def _late(self, limit: Limit) -> str:
         if self._batch.accepted:
             return f"task {self.id} has not ended in {limit}; it goes on"
-        return f"the server has not accepted task {self.id} in {limit}; it is sent on while this client is open"
+        trouble = self._client.courier.trouble
+        why = f" ({trouble.message})" if trouble is not None else ""
+        return f"the server has not accepted task {self.id} in {limit}{why}; it is sent on while this client is open"
 
     def _found(self, ended: Ended) -> None:
         self._batch.ended[self._index] = ended
@@ -172,6 +178,7 @@ class Task(Generic[R]):
                 raise courier.gone
             batch.wait(ACCEPTED, time.monotonic() + 60)
         if batch.error is not None:
+            courier.untold.told(batch)
             raise batch.error
         return self.id
 

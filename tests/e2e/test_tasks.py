@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -341,3 +343,43 @@ def test_tail_shows_tasks_as_they_happen(system: System) -> None:
         for pipe in (tail.stdout, tail.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+# ---------------------------------------------------------------- a server that is not there
+
+LAST_WORDS = """
+from oncue import Client
+
+
+def double(x):
+    return 2 * x
+
+
+client = Client(linger=0.5)
+print(client.submit(double, 1).result(60), flush=True)
+input()
+print(client.submit(double, 2).id, flush=True)
+"""
+
+
+def test_a_program_whose_server_is_gone_does_not_end_as_if_all_were_well(stopped: System) -> None:
+    stopped.up("--workers", "1")
+    program = subprocess.Popen(
+        [sys.executable, str(stopped.write("last.py", LAST_WORDS))],
+        env=stopped.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "2\n"
+    stopped.down()
+    out, err = program.communicate("\n", timeout=PATIENCE_S)
+    assert program.returncode == 120, err
+    assert "1 submitted task was not accepted" in err
+    assert out.strip() in err
+    assert "oncue up" in err
+    assert "Traceback" not in err
+    stopped.up("--workers", "1")
+    stopped.oncue("tasks", "show", out.strip(), code=4)  # as the remedy says: it was not accepted

@@ -6,10 +6,13 @@ import functools
 import gc
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +20,7 @@ import cloudpickle
 import pytest
 from client_server import Server, World, serving
 
-from oncue import asking, errors, payload
+from oncue import asking, errors, payload, untold
 from oncue.batches import Batch
 from oncue.client import Client, Options, Retry, as_completed
 from oncue.functions import Watch
@@ -34,8 +37,6 @@ def shipped(fn: Any) -> Packed:
 @pytest.fixture(autouse=True)
 def packing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test server runs bare pickles, not FunctionBody: what is tested here is the way there and back."""
-    import sys
-
     monkeypatch.setitem(sys.modules, "oncue.functions", SimpleNamespace(pack_function=shipped, Watch=Watch))
 
 
@@ -547,9 +548,134 @@ def test_values_arrive_as_they_were(client: Client) -> None:
 
 def test_an_error_in_the_block_is_not_hidden_by_closing() -> None:
     with serving() as server:
-        client = Client(server.url, "t", patience=10)
+        client = Client(server.url, "t", patience=10, linger=0.1)
         assert client.me.subject == "ada"
         client.submit(double, 1).result(10)
-    with pytest.raises(KeyError, match="mine"), client:  # noqa: PT012
-        client.submit(double, 2)
+    with pytest.raises(KeyError, match="mine") as caught, client:  # noqa: PT012
+        lost = client.submit(double, 2)
         raise KeyError("mine")
+    (note,) = caught.value.__notes__
+    assert (
+        "1 submitted task was not accepted: the client was closed before the server had accepted them; nothing " in note
+    )
+    assert lost.id in note
+
+
+# ---------------------------------------------------------------- what is not accepted
+
+
+@pytest.fixture
+def alone() -> Iterator[tuple[Client, int]]:
+    """A client whose server has gone (from this port), and that knows the function."""
+    with serving() as server:
+        client = Client(server.url, "t", patience=20, linger=0.1)
+        client.submit(double, 1).result(10)
+    yield client, server.port
+    client.close(flush=False)
+
+
+def test_flush_waits_for_acceptance(client: Client, server: Server) -> None:
+    client.flush()
+    server.world.hold.clear()
+    tasks = client.map(double, range(2000))
+    client.flush()
+    assert len(server.world.tasks) == 2000
+    assert not any(t.done() for t in tasks)
+
+
+def test_flush_tells_what_is_not_accepted_and_it_is_sent_on(alone: tuple[Client, int]) -> None:
+    client, port = alone
+    tasks = [*client.map(double, range(5)), client.submit(double, 5)]
+    for timeout in (0.01, None):
+        with pytest.raises(errors.Unreachable, match=r"^6 submitted tasks not accepted yet: nothing answers") as caught:
+            client.flush(timeout)
+        assert caught.value.details == {"count": 6, "tasks": [t.id for t in tasks[:3]]}
+        assert f"({tasks[0].id}, {tasks[1].id}, {tasks[2].id} and 3 more)" in caught.value.message
+        assert "sent on" in caught.value.remedy
+    second = Server(World(), port)
+    client.courier.linger_s = 20
+    try:
+        client.flush()
+        assert len(second.world.tasks) == 6
+    finally:
+        client.close(flush=False)
+        second.stop()
+
+
+def test_close_tells_what_was_not_accepted(alone: tuple[Client, int]) -> None:
+    client, _ = alone
+    tasks = client.map(double, range(2))
+    with pytest.raises(
+        errors.Unreachable, match=r"^2 submitted tasks were not accepted: .*; nothing answers"
+    ) as caught:
+        client.close()
+    assert caught.value.details == {"count": 2, "tasks": [t.id for t in tasks]}
+    assert "oncue up" in caught.value.remedy
+    assert "oncue tasks show" in caught.value.remedy
+    with pytest.raises(errors.Unreachable, match="closed before the server had accepted"):
+        tasks[0].result()
+    client.close()
+
+
+def test_what_the_server_refused_is_told_by_whoever_comes_first(client: Client, server: Server) -> None:
+    server.world.refuse = errors.NotFound("there is no endpoint 'moon'", remedy="look at `oncue endpoints list`")
+    task = client.submit(double, 1, endpoint="moon")
+    with pytest.raises(
+        errors.NotFound, match=f"1 submitted task was not accepted: there is no endpoint 'moon' .{task.id}"
+    ):
+        client.flush()
+    client.flush()
+    with pytest.raises(errors.NotFound):
+        client.submit(double, 2, endpoint="moon").result(10)
+    client.flush()
+    assert isinstance(client.submit(double, 3, endpoint="moon").exception(10), errors.NotFound)
+    client.submit(double, 4, endpoint="moon")
+    with pytest.raises(errors.NotFound, match="1 submitted task was not accepted: there is no endpoint 'moon'"):
+        client.close()
+
+
+def test_many_refusals_are_counted_and_not_kept(
+    client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(untold, "KEPT", 2)
+    server.world.refuse = errors.DiskFull("the disk is full", remedy="make room")
+    tasks = [client.submit(double, i, endpoint=f"e{i}") for i in range(5)]  # a batch each
+    assert all(t.wait(10) for t in tasks[:-1])
+    with pytest.raises(errors.DiskFull, match=f"^5 submitted tasks were not accepted: the disk is full .{tasks[0].id}"):
+        client.flush()
+
+
+PROGRAM = """
+import sys
+from client_server import World, serving
+from test_client import Client, double, shipped
+import types
+from oncue.functions import Watch
+sys.modules["oncue.functions"] = types.SimpleNamespace(pack_function=shipped, Watch=Watch)
+
+with serving() as server:
+    client = Client(server.url, "t", patience=20, linger=0.1)
+    client.submit(double, 1).result(10)
+if sys.argv[1] == "away":
+    print(client.submit(double, 2).id)
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("server", "code", "ends_with"), [("away", 0, 120), ("away", 3, 120), ("unused", 3, 3)])
+def test_a_program_that_loses_tasks_at_its_end_says_so(server: str, code: int, ends_with: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, server, str(code)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == ends_with, done.stderr
+    assert "Traceback" not in done.stderr
+    if server == "away":
+        assert "oncue: 1 submitted task was not accepted: " in done.stderr
+        assert done.stdout.strip() in done.stderr  # its id
+    else:
+        assert done.stderr == ""
