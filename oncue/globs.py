@@ -10,12 +10,14 @@ the whole path. Names that begin with a dot are nothing special.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
 from oncue.errors import Invalid
 
 MAX_CHARS = 1_000
+_ROOTED = re.compile(r"(?:\.?/)+")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/")
 
 
@@ -67,6 +69,12 @@ def compiled(pattern: str) -> Any:
         raise Invalid(
             f"the glob {pattern!r} cannot be used: {e}", remedy="see `[...]` in it: is a range reversed?"
         ) from None
+
+
+def never_relative(pattern: str) -> str | None:
+    """Of a glob that no relative path matches, since it begins with / or ./: the rest, which would. None: it may match."""
+    rooted = _ROOTED.match(pattern)
+    return pattern[rooted.end() :] if rooted else None
 
 
 def max_depth(pattern: str) -> int | None:

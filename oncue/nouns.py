@@ -225,8 +225,10 @@ class Rules(Noun):
     def history(self, label: str) -> builtins.list[dict[str, Any]]:
         return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{_name(label)}")
 
-    def rollback(self, label: str, version: int) -> r.Deployed:
-        return self._post(r.Deployed, f"/v1/deployments/{_name(label)}/rollback", {"version": version})
+    def rollback(self, label: str, version: int, *, dry_run: bool = False) -> r.Deployed:
+        """That version again, as a new one. dry_run: only say what would change."""
+        request = {"version": version, "dry_run": dry_run}
+        return self._post(r.Deployed, f"/v1/deployments/{_name(label)}/rollback", request)
 
     def remove(self, label: str) -> r.Deployed:
         """All rules and triggers of this label."""

@@ -286,8 +286,20 @@ class Deployed(Resource, frozen=True):
     changed_rules: list[str] = []
     removed: list[str] = []
     diff: str = ""
+    functions: list[FunctionChange] = []  # whose content is another than that in force
     replaces: str = ""  # where the file in force came from (host:path), if that is another place
     triggers: list[TriggerInfo] = []  # how they are now: those that have looked fire for whatever comes from now on
+
+
+class FunctionChange(Resource, frozen=True):
+    """What a rule file's function is bound to, before and after a deploy: content hashes, and versions of its name.
+    "" and 0: it had none, has none any more, or is not registered yet."""
+
+    function: str  # as written: tomo.py:reconstruct
+    old: str = ""
+    new: str = ""
+    old_version: int = 0
+    new_version: int = 0
 
 
 class RuleInfo(Resource, frozen=True):

@@ -13,6 +13,7 @@ import msgspec
 
 from oncue.cli import completing
 from oncue.cli.connect import connected
+from oncue.cli.differences import show
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import Invalid
 from oncue.messages import origin
@@ -68,7 +69,7 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
             return
         clash = not replace and any(d.replaces for d in planned)
         if changes and not yes:
-            _ask(clash)
+            ask("Put it in the place of the other file?" if clash else "Deploy this?")
         # With --yes alone the server refuses a clash, and says what to do. Where nothing changes, it is asked as well:
         # how its triggers are.
         done = client.rules.deploy(
@@ -98,13 +99,11 @@ def show_trigger(t: TriggerInfo, quiet: bool = False) -> None:
         say(f"trigger {t.name} runs; {t.existing:,} files are old: they fire only when they change")
 
 
-def _ask(clash: bool) -> None:
+def ask(question: str, remedy: str = "say --yes (and --replace, for another file's name), or --dry-run") -> None:
     """Raises Invalid when there is nobody to ask."""
     if not sys.stdin.isatty():
-        raise Invalid(
-            "nobody can be asked here", remedy="say --yes (and --replace, for another file's name), or --dry-run"
-        )
-    click.confirm("Put it in the place of the other file?" if clash else "Deploy this?", abort=True, err=True)
+        raise Invalid("nobody can be asked here", remedy=remedy)
+    click.confirm(question, abort=True, err=True)
 
 
 def _show(planned: list[Deployed], here: Mapping[str, str], err: bool) -> None:
@@ -114,8 +113,4 @@ def _show(planned: list[Deployed], here: Mapping[str, str], err: bool) -> None:
         if not d.changed:
             say(f"{d.label}: no change", err=err)
             continue
-        for word, names in (("new", d.added), ("changed", d.changed_rules), ("removed", d.removed)):
-            if names:
-                say(f"{d.label}: {word}: {', '.join(names)}", err=err)
-        if d.diff:
-            say(d.diff.rstrip("\n"), err=err)
+        show(d, err=err)

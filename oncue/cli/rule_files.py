@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oncue.errors import Invalid, NotFound, RuleFileError
+from oncue.errors import Invalid, NotFound, OncueError, RuleFileError
 from oncue.extras import need
 from oncue.resources import Explanation
 
@@ -54,20 +54,26 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
 
 def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
     """ "tomo.py:reconstruct" -> the function, from the folder of the rule file that names it; registered names are left
-    out. Raises CannotPack; Invalid when two files mean different functions by one name."""
+    out. Raises RuleFileError for one that cannot be packed, and when two files mean different functions by one name."""
     from oncue.functions import pack_file
 
     found: dict[str, Packed] = {}
     for ruleset, function, path, name in _own_functions(sets):
-        with _printing_aside():
-            packed = pack_file(path, name)
+        try:
+            with _printing_aside():
+                packed = pack_file(path, name)
+        except OncueError as e:
+            raise _at(ruleset, function, f"{function}: {e.message}", e.remedy) from None
         other = found.setdefault(function, packed)
         if other.id != packed.id:
-            raise Invalid(
-                f"{function} is another function beside {ruleset.file} than beside another rule file",
-                remedy="deploy the files one at a time",
-            )
+            what = f"{function} is another function beside this rule file than beside another"
+            raise _at(ruleset, function, what, "deploy the files one at a time")
     return found
+
+
+def _at(ruleset: RuleSet, function: str, message: str, remedy: str) -> RuleFileError:
+    line, column = ruleset.place_of(function)
+    return RuleFileError(message, remedy=remedy, file=ruleset.file, line=line, column=column)
 
 
 def _own_functions(sets: Sequence[RuleSet]) -> Iterator[tuple[RuleSet, str, Path, str]]:

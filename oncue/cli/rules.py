@@ -10,12 +10,14 @@ import click
 
 from oncue.cli import completing
 from oncue.cli.connect import connected, json_file
-from oncue.cli.deploy import show_trigger
+from oncue.cli.deploy import ask, show_trigger
+from oncue.cli.differences import changed_functions, show_functions
+from oncue.cli.differences import show as show_difference
 from oncue.cli.memory import remembered
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
-from oncue.errors import Invalid
+from oncue.errors import Invalid, MissingExtra
 from oncue.messages import origin
-from oncue.resources import RuleInfo
+from oncue.resources import FunctionChange, RuleInfo
 
 
 @click.group()
@@ -127,7 +129,7 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
 @click.option("--label", default="", help="The deployment to compare with (default: the file's name).")
 @json_option
 def diff(file: str, label: str, json_: bool) -> None:
-    """What differs between FILE and what is deployed. Exit code 1 when something does.
+    """What differs between FILE, with its functions, and what is deployed. Exit code 1 when something does.
 
     \b
     Example:
@@ -139,16 +141,24 @@ def diff(file: str, label: str, json_: bool) -> None:
     except (OSError, UnicodeDecodeError) as e:
         raise Invalid(f"{file} cannot be read: {e}", remedy="give the path of a rule file (YAML)") from None
     with connected() as client:
-        history = client.rules.history(label)
-    newest: dict[str, Any] = max(history, key=lambda d: d.get("version", 0), default={})
-    old = "" if newest.get("removed") else str(newest.get("text", ""))
-    name = f"{label}@{newest.get('version', 0)}"
-    lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), name, file, lineterm=""))
+        newest: dict[str, Any] = max(client.rules.history(label), key=lambda d: d["version"])
+        old, version = {} if newest["removed"] else newest, newest["version"]
+        before = str(old.get("text", "")).splitlines()
+        lines = list(difflib.unified_diff(before, text.splitlines(), f"{label}@{version}", file, lineterm=""))
+        for line in () if json_ else lines:
+            say(line)
+        functions: list[FunctionChange] = []
+        try:
+            functions = changed_functions(client, file, old.get("functions", {}))
+        except MissingExtra as e:
+            say(f"its functions were not compared: {e}", err=True)
+    changed = bool(lines or functions)
     if json_:
-        as_json({"label": label, "version": newest.get("version", 0), "changed": bool(lines), "diff": "\n".join(lines)})
-    for line in () if json_ else lines:
-        say(line)
-    if lines:
+        found = {"label": label, "version": version, "changed": changed, "diff": "\n".join(lines)}
+        as_json(found | {"functions": functions})
+    else:
+        show_functions(label, functions)
+    if changed:
         raise SystemExit(1)
 
 
@@ -181,15 +191,20 @@ def _version_row(d: dict[str, Any]) -> tuple[str, ...]:
 @rules.command()
 @click.argument("label", shell_complete=completing.labels)
 @click.argument("version", type=click.IntRange(1))
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
-def rollback(label: str, version: int, json_: bool) -> None:
-    """Put an older version of a deployment in force again, as a new version.
+def rollback(label: str, version: int, yes: bool, json_: bool) -> None:
+    """Put an older version of a deployment in force again, as a new version: with its functions as they were then. The
+    difference is shown first.
 
     \b
     Example:
-      oncue rules rollback beamline 3
+      oncue rules rollback beamline 3 --yes
     """
     with connected() as client:
+        show_difference(client.rules.rollback(label, version, dry_run=True), err=json_)
+        if not yes:
+            ask(f"Put version {version} of {label} in force again?", "say --yes")
         done = client.rules.rollback(label, version)
     as_json(done) if json_ else say(f"{done.label}@{done.version} is in force")
     for trigger in done.triggers:

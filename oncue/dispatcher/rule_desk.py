@@ -16,13 +16,16 @@ import msgspec
 from oncue import resources as r
 from oncue import triggers
 from oncue.dispatcher.backend import Who
+from oncue.dispatcher.bindings import function_changes, users
+from oncue.dispatcher.origins import check_origins, same_origin
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted
 from oncue.dispatcher.window_desk import WindowDesk
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
-from oncue.messages import VERSION, Deployment, Event, FunctionRecord, RuleSwitch, origin
+from oncue.messages import VERSION, Deployment, Event, FunctionRecord, RuleSwitch
 from oncue.rules.arguments import check_arguments
 from oncue.rules.check import diff
+from oncue.rules.document import Problems
 from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
 
@@ -125,12 +128,10 @@ class RuleDesk(WindowDesk):
         }  # a rule may be on a trigger of a file beside it
         sets = {label: parse(f.text, f.path or label, _option_kinds(), triggers=elsewhere) for label, f in new.items()}
         check_unique([*others, *sets.values()])
-        bound = {name: await self._bound(who, name, request.functions) for s in sets.values() for name in s.functions}
+        bound: dict[str, FunctionRecord] = {}
         for s in sets.values():
+            bound |= await self._bind(who, s, request.functions)
             check_arguments(s, {name: f.parameters for name, f in bound.items()})
-            for rule in s.rules:
-                for run in rule.runs:
-                    self.find_endpoint(who, run.endpoint)
         plans = []
         for label, s in sets.items():
             functions = {name: bound[name].id for name in s.functions}
@@ -138,7 +139,7 @@ class RuleDesk(WindowDesk):
         answers = [answer for answer, _ in plans]
         if not request.dry_run:
             if not request.replace:
-                _check_origins(answers, new)
+                check_origins(answers, new)
             entries = [(f"deployment:{record.label}", record) for _, record in plans if record is not None]
             await self._put_in_force(entries)
         return answers
@@ -149,8 +150,9 @@ class RuleDesk(WindowDesk):
         """What deploying the file changes, and its record; None where it is in force as it is."""
         old = self._deployments.get(file.label)
         found = diff(self._sets.get(file.label), ruleset)
+        changes = await function_changes(self.view, old, functions, who.subject)
         moved = old is not None and old.functions != functions
-        replaces = "" if old is None or _same_origin(old, file) else old.origin
+        replaces = "" if old is None or same_origin(old, file) else old.origin
         changed = old is None or old.text != ruleset.text or moved or bool(replaces)
         version = await self._next_version(file.label) if changed else (old.version if old else 1)
         answer = r.Deployed(
@@ -158,9 +160,10 @@ class RuleDesk(WindowDesk):
             version=version,
             changed=changed,
             added=list(found.added),
-            changed_rules=sorted({*found.changed, *(_users(ruleset, old, functions) if moved else ())}),
+            changed_rules=sorted({*found.changed, *users(ruleset, changes)} - {*found.added}),
             removed=list(found.removed),
             diff=found.text,
+            functions=changes,
             replaces=replaces,
         )
         record = Deployment(
@@ -203,6 +206,22 @@ class RuleDesk(WindowDesk):
     async def _next_version(self, label: str) -> int:
         history = await self.view.deployment_history(label)
         return max((d.version for d in history), default=0) + 1
+
+    async def _bind(self, who: Who, ruleset: RuleSet, given: Mapping[str, str]) -> dict[str, FunctionRecord]:
+        """What its functions are from now on. Raises RuleFileError for all functions and endpoints that are not there."""
+        problems = Problems(ruleset.file)
+        bound: dict[str, FunctionRecord] = {}
+        for run in (run for rule in ruleset.rules for run in rule.runs):
+            try:
+                bound[run.function] = bound.get(run.function) or await self._bound(who, run.function, given)
+            except NotFound as e:
+                problems.add(run.given.function, e.message, e.remedy)
+            try:
+                self.find_endpoint(who, run.endpoint)
+            except (NotFound, Forbidden) as e:
+                problems.add(run.given.endpoint, e.message, e.remedy)
+        problems.check()
+        return bound
 
     async def _bound(self, who: Who, name: str, given: Mapping[str, str]) -> FunctionRecord:
         """What a rule's function means from now on."""
@@ -282,14 +301,14 @@ class RuleDesk(WindowDesk):
             for d in await self._history(who, label)
         ]
 
-    async def rollback(self, who: Who, label: str, version: int) -> r.Deployed:
-        """An old version becomes a new one: the history only grows."""
+    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False) -> r.Deployed:
+        """An old version becomes a new one: the history only grows. With dry_run: what it would change."""
         self.accepting()
         async with self._changing:
-            done = await self._rollback(who, label, version)
-        return (await self._with_triggers([done]))[0]
+            done = await self._rollback(who, label, version, dry_run)
+        return done if dry_run else (await self._with_triggers([done]))[0]
 
-    async def _rollback(self, who: Who, label: str, version: int) -> r.Deployed:
+    async def _rollback(self, who: Who, label: str, version: int, dry_run: bool) -> r.Deployed:
         self._check_owner(who, label)
         old = next((d for d in await self._history(who, label) if d.version == version), None)
         if old is None or old.removed:
@@ -298,19 +317,22 @@ class RuleDesk(WindowDesk):
         ruleset = parse(old.text, label, _option_kinds(), triggers=None)
         check_unique([*others, ruleset])
         found = diff(self._sets.get(label), ruleset)
+        changes = await function_changes(self.view, self._deployments.get(label), old.functions, who.subject)
         number = await self._next_version(label)
         record = msgspec.structs.replace(
             old, version=number, at_us=now_us(), owner=who.subject, note=f"rolled back to version {version}"
         )
-        await self._put_in_force([(f"deployment:{label}", record)])
+        if not dry_run:
+            await self._put_in_force([(f"deployment:{label}", record)])
         return r.Deployed(
             label=label,
             version=number,
             changed=True,
             added=list(found.added),
-            changed_rules=list(found.changed),
+            changed_rules=sorted({*found.changed, *users(ruleset, changes)} - {*found.added}),
             removed=list(found.removed),
             diff=found.text,
+            functions=changes,
         )
 
     async def remove_rules(self, who: Who, label: str) -> r.Deployed:
@@ -356,32 +378,6 @@ def _trigger_names(file: r.RuleFile) -> Iterable[str]:
         return [t.name for t in parse(file.text, file.label, None, triggers=None).triggers]
     except OncueError:
         return ()
-
-
-def _same_origin(old: Deployment, file: r.RuleFile) -> bool:
-    """Deployments of before the hosts were told are compared by their paths."""
-    return old.path == file.path and (not old.host or not file.host or old.host == file.host)
-
-
-def _check_origins(planned: Iterable[r.Deployed], files: Mapping[str, r.RuleFile]) -> None:
-    """Raises Conflict for a label that is another file's."""
-    for d in planned:
-        if d.replaces:
-            file = files[d.label]
-            raise Conflict(
-                f"the rule file {d.label!r} that is in force came from {d.replaces}, this one is from"
-                f" {origin(file.host, file.path)}",
-                remedy="deploy it beside that one under another name: --label NAME; or, to put it in its place: --replace",
-                label=d.label,
-                replaces=d.replaces,
-            )
-
-
-def _users(ruleset: RuleSet, old: Deployment | None, functions: Mapping[str, str]) -> list[str]:
-    """The rules whose functions have new content."""
-    before = old.functions if old else {}
-    fresh = {name for name, sha in functions.items() if before.get(name) != sha}
-    return [rule.name for rule in ruleset.rules if any(run.function in fresh for run in rule.runs)]
 
 
 def _with_cause(info: r.RuleInfo, broken: Mapping[str, r.TriggerInfo]) -> r.RuleInfo:

@@ -21,6 +21,7 @@ from oncue.rules.match import Condition
 from oncue.rules.memory import MEMORY_KEYS, Memory, parse_memory
 from oncue.rules.options import convert
 from oncue.rules.patterns import parse_match, parse_on
+from oncue.rules.relative import check_relative, relative_paths
 from oncue.rules.template import Refer, Template, compile_args
 from oncue.rules.timed_tests import fires, timed_events
 
@@ -55,11 +56,13 @@ class TriggerSpec(msgspec.Struct, frozen=True):
 
 
 class Given(msgspec.Struct, frozen=True):
-    """Where the arguments of a run stand (line, column): what arguments.py holds against the function's parameters."""
+    """Where the parts of a run stand (line, column): its arguments, which arguments.py holds against the parameters."""
 
     place: tuple[int, int]  # of all of them; of the function, where there are none
     items: tuple[tuple[int, int], ...] = ()  # positional ones
     names: Mapping[str, tuple[int, int]] = {}  # keyword arguments
+    function: tuple[int, int] = (0, 0)  # and where the function stands,
+    endpoint: tuple[int, int] = (0, 0)  # and the endpoint, or the run that names none
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -109,6 +112,10 @@ class RuleSet(msgspec.Struct, frozen=True):
         """All that the rules run, as written, without doubles."""
         return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs))
 
+    def place_of(self, function: str) -> tuple[int, int]:
+        """Line and column of the first run of a function."""
+        return next(run.given.function for rule in self.rules for run in rule.runs if run.function == function)
+
 
 def parse(
     text: str | bytes, file: str = "", kinds: Kinds | None = None, *, triggers: Collection[str] | None = ()
@@ -126,7 +133,8 @@ def parse(
             _known(root, ("triggers", "rules"), "a rule file", problems)
             specs = [s for n in _list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
             names = None if triggers is None else {spec.name for spec in specs} | set(triggers) | _half_parsed(root)
-            rules = [r for n in _list_of(root, "rules", problems) if (r := _rule(n, names, problems))]
+            relative = {s.name: relative_paths(s.options) for s in specs}
+            rules = [r for n in _list_of(root, "rules", problems) if (r := _rule(n, names, relative, problems))]
             _unique(root, "triggers", problems)
             _unique(root, "rules", problems)
         else:
@@ -173,7 +181,9 @@ def _trigger(node: Node, kinds: Kinds | None, problems: Problems) -> TriggerSpec
     return None if options is None else TriggerSpec(name, kind.value, options, node.line)
 
 
-def _rule(node: Node, triggers: Collection[str] | None, problems: Problems) -> Rule | None:
+def _rule(
+    node: Node, triggers: Collection[str] | None, relative: Mapping[str, frozenset[str]], problems: Problems
+) -> Rule | None:
     if not _mapping(node, "a rule", problems):
         return None
     before = len(problems.found)
@@ -183,6 +193,7 @@ def _rule(node: Node, triggers: Collection[str] | None, problems: Problems) -> R
     conditions = parse_on(on, triggers, problems) if on else []
     if "match" in node.value:
         conditions += parse_match(node.value["match"], problems)
+        check_relative(node.value["match"], on, relative, problems)
     when = _when(get("when"), problems)
     timeout_ms = _duration(get("timeout"), "timeout", problems)
     memory = parse_memory(node, problems)
@@ -246,12 +257,18 @@ def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -
     template = compile_args(args, problems, refer=refer)
     if "timeout" in node.value:
         timeout_ms = _duration(node.value["timeout"], "timeout", problems)
-    return Run(function, endpoint, template, timeout_ms, _given(args))
+    return Run(function, endpoint, template, timeout_ms, _given(args, place, node.value.get("endpoint", node)))
 
 
-def _given(args: Node) -> Given:
+def _given(args: Node, function: Node, endpoint: Node) -> Given:
     items = args.value if isinstance(args.value, list) else []
-    return Given((args.line, args.column), tuple((n.line, n.column) for n in items), dict(args.keys))
+    return Given(
+        (args.line, args.column),
+        tuple((n.line, n.column) for n in items),
+        dict(args.keys),
+        (function.line, function.column),
+        (endpoint.line, endpoint.column),
+    )
 
 
 def _retry(node: Node | None, problems: Problems) -> Retry | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import re2
 
 from oncue.errors import Invalid
-from oncue.globs import compiled, glob_regex, max_depth
+from oncue.globs import compiled, glob_regex, max_depth, never_relative
 from oncue.quantities import duration_ms
 from oncue.triggers.watch import CLOSED, RENAMED
 
@@ -39,6 +39,9 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ready: Ready | None = None  # default: {any: [close_write, rename]}
     refire: Literal["changed", "never"] = "changed"
     existing: bool = False  # whether files fire that are there when the trigger is first deployed
+    #: Where an event has what is relative to the folder: it never begins with a slash.
+    RELATIVE: ClassVar[tuple[str, ...]] = ("subject", "data.relative", "data.name", "data.stem")
+
     symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
     rescan: str | int | float | None = None  # look for what nobody told of; default: 5m, on network mounts 10s
 
@@ -87,6 +90,9 @@ def read_options(name: str, options: FileOptions) -> Spec:
     anyone = sum({_BITS[a] for a in ready.any})
     if not (required or anyone or stable_s):
         raise Invalid(f"{place}ready names no condition", remedy="write ready: {any: [close_write, rename]}")
+    _check_relative(place + "glob", options.glob, options.path)
+    for glob in options.ignore:
+        _check_relative(place + "ignore", glob, options.path)
     try:
         matches, enter = selection(options.glob, options.ignore)
     except Invalid as e:
@@ -103,6 +109,19 @@ def read_options(name: str, options: FileOptions) -> Spec:
         matches=matches,
         enter=enter,
         selects=msgspec.json.encode((options.glob, options.ignore)).decode(),
+    )
+
+
+def _check_relative(place: str, glob: str, folder: str) -> None:
+    """Raises Invalid for a glob that no path in the folder can match."""
+    rest = never_relative(glob)
+    if rest is None:
+        return
+    inside = glob.removeprefix(folder.rstrip("/") + "/")
+    rest = rest if inside == glob else inside.lstrip("/")
+    raise Invalid(
+        f"{place}: {glob!r} never matches: it is relative to the trigger's `path`",
+        remedy=f"leave out what is before {rest!r}" if rest else "leave the slash out",
     )
 
 

@@ -135,7 +135,30 @@ def test_a_file_that_cannot_be_imported_here(system: System) -> None:
     assert "its text was read instead" in system.oncue("rules", "test", "heavies.yaml").stderr
     rules(system, "heavies", "heavy.py:solve", "{pth: 1}")
     assert "has no parameter 'pth'" in system.oncue("rules", "test", "heavies.yaml", code=2).stderr
-    assert "nowhere_to_be_found" in system.oncue("deploy", "heavies.yaml", "--yes", code=2).stderr
+    said = system.oncue("deploy", "heavies.yaml", "--yes", code=2).stderr
+    assert "heavies.yaml:5:21: heavy.py:solve: " in said
+    assert "nowhere_to_be_found" in said
+
+
+def test_what_a_rule_names_and_is_not_there_is_told_with_its_place(system: System) -> None:
+    rules(system, "absent", "nobodys", "{path: 1}")
+    assert "absent.yaml:5:21: the function 'nobodys' is not registered" in (
+        system.oncue("deploy", "absent.yaml", "--yes", code=2).stderr
+    )
+    path = rules(system, "absent", "nobodys", "{path: 1}")
+    text = path.read_text().replace("endpoint: local", "endpoint: mars")
+    answer = system.http("POST", "/v1/rules", {"files": [{"label": "absent", "text": text, "path": "a.yaml"}]})
+    assert (answer.status, answer.json["code"]) == (422, "rule-file")
+    problems = answer.json["details"]["problems"]
+    assert [(p["line"], p["column"]) for p in problems] == [(5, 21), (5, 40)]
+    assert "there is no endpoint 'mars'" in problems[1]["message"]
+    rules(system, "absent", "tomo.py:nothing_of_this_name", "{path: 1}")
+    assert "absent.yaml:5:21: tomo.py:nothing_of_this_name: " in (
+        system.oncue("deploy", "absent.yaml", "--yes", code=2).stderr
+    )
+    rules(system, "absent", "missing_file.py:f", "{path: 1}")
+    assert "absent.yaml:5:21: missing_file.py:f: " in system.oncue("deploy", "absent.yaml", "--yes", code=2).stderr
+    assert deployed(system, "absent") == 0
 
 
 # ---------------------------------------------------------------- another file of the same name
@@ -247,7 +270,7 @@ def test_the_server_compares_hosts_and_paths(system: System) -> None:
     moved = post("/z/hosts.yaml", "laptop", "three", replace=True).json[0]
     assert (moved["version"], moved["changed"], moved["replaces"]) == (4, True, "/x/hosts.yaml")
     # A version that is rolled back to brings its place with it.
-    system.oncue("rules", "rollback", "hosts", "2")
+    system.oncue("rules", "rollback", "hosts", "2", "--yes")
     assert post("/z/hosts.yaml", "laptop", dry_run=True).json[0]["replaces"] == "beamline:/x/hosts.yaml"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,8 @@ def test_redeploy_history_diff_and_rollback(shared: System) -> None:
     found = shared.await_tasks(2, rule="vers-measure")
     assert [t["name"] for t in found] == ["measured_otherwise", "measure"]  # newest first
     assert [t["rule_version"] for t in found] == [2, 1]
-    shared.oncue("rules", "rollback", "vers", "1")
+    assert "--yes" in shared.oncue("rules", "rollback", "vers", "1", code=2).stderr  # nobody can be asked
+    assert "changed: vers-measure" in shared.oncue("rules", "rollback", "vers", "1", "--yes").stdout
     assert [d["version"] for d in shared.json("rules", "history", "vers")] == [3, 2, 1]
     (folder / "three.raw").write_bytes(b"x")
     found = shared.await_tasks(3, rule="vers-measure")
@@ -202,7 +204,17 @@ def test_redeploy_history_diff_and_rollback(shared: System) -> None:
     # A function whose text has changed is deployed too, though the rule file is as it was.
     shared.write("vers.yaml", first)
     shared.write("work.py", WORK.replace('"bytes"', '"size_in_bytes"'))
-    assert "vers@4 is in force" in shared.oncue("deploy", "vers.yaml", "--yes").stdout
+    before = shared.json("functions", "list")
+    assert "function work.py:measure: version 1 (" in shared.oncue("rules", "diff", "vers.yaml", code=1).stdout
+    (differs,) = shared.json("rules", "diff", "vers.yaml", code=1)["functions"]
+    assert (differs["function"], differs["old_version"], differs.get("new_version", 0)) == ("work.py:measure", 1, 0)
+    assert shared.json("functions", "list") == before  # to look changes nothing
+    said = shared.oncue("deploy", "vers.yaml", "--yes").stdout
+    assert "vers@4 is in force" in said
+    change = f"function work.py:measure: version 1 ({differs['old'][:12]}) → version 2 ({differs['new'][:12]})"
+    assert change in said
+    shared.oncue("rules", "diff", "vers.yaml")
+    assert shared.json("rules", "diff", "vers.yaml")["changed"] is False
     (folder / "four.raw").write_bytes(b"xyz")
     assert shared.await_tasks(4, rule="vers-measure")[0]["value"]["size_in_bytes"] == 3
 
@@ -212,8 +224,8 @@ def test_a_deploy_with_an_error_changes_nothing(shared: System) -> None:
     shared.write("work.py", WORK)
     shared.write("good.yaml", rules("good", folder))
     shared.write("bad.yaml", rules("bad", folder).replace("endpoint: local", "endpoint: nowhere"))
-    said = shared.oncue("deploy", "good.yaml", "bad.yaml", "--yes", code=4).stderr
-    assert "nowhere" in said
+    said = shared.oncue("deploy", "good.yaml", "bad.yaml", "--yes", code=2).stderr
+    assert re.search(r"bad\.yaml:\d+:\d+: there is no endpoint 'nowhere'", said)
     names = {r["name"] for r in shared.json("rules", "list")}
     assert not names & {"good-measure", "bad-measure"}
     assert "good" not in {t["name"] for t in shared.json("triggers", "list")}

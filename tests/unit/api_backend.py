@@ -203,7 +203,7 @@ class MemoryBackend:
     async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
         return [{"label": label, "version": 2, "owner": "ada"}]
 
-    async def rollback(self, who: Who, label: str, version: int) -> r.Deployed:
+    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False) -> r.Deployed:
         return r.Deployed(label=label, version=version + 1, changed=True)
 
     async def remove_rules(self, who: Who, label: str) -> r.Deployed:

@@ -58,7 +58,7 @@ async def history(ask: Ask) -> list[DeploymentInfo]:
 
 
 async def rollback(ask: Ask) -> Deployed:
-    return await ask.backend.rollback(ask.who, ask.path("label"), ask.body.version)
+    return await ask.backend.rollback(ask.who, ask.path("label"), ask.body.version, ask.body.dry_run)
 
 
 async def remove(ask: Ask) -> Deployed:
@@ -123,7 +123,7 @@ ROUTES = (
         "POST",
         "/v1/deployments/{label}/rollback",
         rollback,
-        summary="Deploy an earlier version again, as a new version.",
+        summary="Deploy an earlier version again, as a new version. With dry_run: only say what would change.",
         scope="user",
         takes=RollbackRequest,
         gives=Deployed,

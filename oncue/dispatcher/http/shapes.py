@@ -125,6 +125,7 @@ class ExplainRequest(Request, frozen=True):
 
 class RollbackRequest(Request, frozen=True):
     version: Annotated[int, Meta(ge=1, le=_FAR)]
+    dry_run: bool = False
 
 
 class EmitRequest(Request, frozen=True):
