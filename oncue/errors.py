@@ -194,6 +194,12 @@ class Undecodable(OncueError):
     code = "undecodable"
 
 
+class OtherPython(Undecodable):
+    """A value or function came as bytecode of another minor version of Python, which would crash this one."""
+
+    code = "other-python"
+
+
 class Refused(OncueError):
     """The server refused an endpoint's agent: unknown key, revoked, or a version it cannot speak with."""
 
@@ -284,6 +290,14 @@ class TaskRefused(TaskError):
     """The endpoint would not run the task: it does not serve this person or this function."""
 
     code = "task-refused"
+
+
+class UnreadableResult(TaskError):
+    """The function returned, but its result cannot be made again here: a module, class or Python version is missing, or its
+    class does not unpickle. The bytes are in `.raw`, what went wrong is its `__cause__`."""
+
+    code = "unreadable-result"
+    raw: bytes = b""
 
 
 class UntrustedResult(TaskError):

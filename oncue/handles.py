@@ -67,7 +67,7 @@ class Task(Generic[R]):
 
     def result(self, timeout: float | None = None) -> R:
         """Wait for the value. Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
-        UntrustedResult; the error with which the server refused the task; TimeoutError."""
+        UntrustedResult, UnreadableResult; the error with which the server refused the task; TimeoutError."""
         return self._result(Limit(timeout))
 
     def _result(self, limit: Limit) -> R:

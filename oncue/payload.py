@@ -9,19 +9,16 @@ r  a Ref: the content (with its own letter) is a blob, too large to travel inlin
 
 from __future__ import annotations
 
-import importlib
 import io
-import pickle
-import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
 import msgspec
 
 from oncue.errors import CannotPack, Undecodable
 from oncue.messages import INLINE_BYTES, Stored
+from oncue.pickles import Pickler, loads
+from oncue.pickles.pickler import Ids
 
 MSGPACK, PICKLE, REF = b"m", b"p", b"r"
 _encode = msgspec.msgpack.Encoder().encode
@@ -78,17 +75,17 @@ def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> 
     return True
 
 
-def pack(value: Any, *, as_data: bool = False) -> bytes:
+def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT) -> bytes:
     """One value, inline whatever its size (see `needs_blob`). Raises CannotPack when it cannot be pickled.
 
-    `as_data`: it was read from JSON or the like, where a list in two places is two lists."""
+    `as_data`: it was read from JSON or the like, where a list in two places is two lists. `ids`: as for a result."""
     if plain_types(value) if as_data else plain(value):
         try:
             return MSGPACK + _encode(value)
         except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
             pass
     try:
-        return PICKLE + (_dumps_at_home(value) if HOMES else cloudpickle.dumps(value, protocol=5))
+        return _pickled(value, ids)
     except Exception as e:
         raise CannotPack(
             f"a value of type {type(value).__name__} cannot be shipped: {type(e).__name__}: {e}",
@@ -96,45 +93,16 @@ def pack(value: Any, *, as_data: bool = False) -> bytes:
         ) from e
 
 
-#: Modules that a worker made of a function's source: name there -> the module that the source is of. What is defined in them
-#: travels by its name at home: its bytecode may be of another Python than the reader's.
-HOMES: dict[str, str] = {}
-
-
-class _HomePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, type | types.FunctionType) and obj.__module__ in HOMES:
-            found: Any = sys.modules.get(obj.__module__)
-            for part in obj.__qualname__.split("."):
-                found = getattr(found, part, None)
-            if found is obj:
-                return at_home, (HOMES[obj.__module__], obj.__qualname__)
-        return super().reducer_override(obj)
-
-
-def _dumps_at_home(value: Any) -> bytes:
+def _pickled(value: Any, ids: Ids) -> bytes:
     buffer = io.BytesIO()
-    _HomePickler(buffer, protocol=5).dump(value)
+    buffer.write(PICKLE)
+    Pickler(buffer, ids).dump(value)
     return buffer.getvalue()
 
 
-def at_home(module: str, qualname: str) -> Any:
-    """What a script's or a module's own name stands for here. Raises Undecodable."""
-    try:
-        found: Any = sys.modules.get(module) or importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        raise Undecodable(
-            f"the value is a {qualname} of {module!r}, which this program does not have",
-            remedy=f"read it in the program that defines {qualname}, or return plain data: numbers, text, lists, dicts",
-        ) from None
-    return found
-
-
 def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """What a call gets."""
-    return pack([list(args), kwargs])
+    """What a call gets. Raises CannotPack."""
+    return pack([list(args), kwargs], ids=Ids.CONTENT)
 
 
 def needs_blob(payload: bytes) -> bool:
@@ -155,10 +123,12 @@ def ref_of(payload: bytes) -> Ref | None:
         raise Undecodable(f"not a reference to a blob: {e}") from None
 
 
-def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> Any:
-    """The value. **Runs code** for pickles: workers and trusting clients only.
+def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_home: bool = True) -> Any:
+    """The value. **Runs code** for pickles: workers and trusting clients only. `at_home`: this is the program of the person
+    whose value it is (see oncue.pickles.reader).
 
-    Raises Undecodable when the bytes are no payload, or name a blob and there is no `fetch`; and what unpickling raises."""
+    Raises Undecodable when the bytes are no payload, or name a blob and there is no `fetch`; OtherPython; and what unpickling
+    raises."""
     letter = payload[:1]
     if letter == MSGPACK:
         try:
@@ -166,16 +136,16 @@ def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> Any:
         except msgspec.MsgspecError as e:
             raise Undecodable(f"not a msgpack payload: {e}") from None
     if letter == PICKLE:
-        return pickle.loads(memoryview(payload)[1:])
+        return loads(payload, 1, at_home=at_home)
     ref = ref_of(payload)
     if ref is None or fetch is None:
         raise Undecodable(f"not a payload that can be read here (it starts with {letter!r})")
-    return unpack(fetch(ref), None)
+    return unpack(fetch(ref), None, at_home=at_home)
 
 
 def unpack_args(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for a call. **Runs code** for pickles."""
-    args, kwargs = unpack(payload, fetch)
+    """Arguments for a call, in a worker. **Runs code** for pickles. Raises as `unpack`."""
+    args, kwargs = unpack(payload, fetch, at_home=False)
     return tuple(args), kwargs
 
 

@@ -14,6 +14,8 @@ import msgspec
 
 from oncue import payload
 from oncue.errors import (
+    OncueError,
+    OtherPython,
     TaskCancelled,
     TaskError,
     TaskExpired,
@@ -21,6 +23,7 @@ from oncue.errors import (
     TaskLost,
     TaskRefused,
     TaskTimedOut,
+    UnreadableResult,
     UntrustedResult,
 )
 from oncue.messages import CANCELLED, ERROR, EXPIRED, LOST, OK, REFUSED, TIMEOUT, Ended, Failure
@@ -38,8 +41,8 @@ Fetch = Callable[[payload.Ref], bytes]
 def value(ended: Ended, task_id: bytes, name: str, endpoint: str, fetch: Fetch, trusted: Callable[[], bool]) -> Any:
     """The task's value.
 
-    Raises TaskError for a task that ended otherwise; UntrustedResult (the pickle is in `.raw`); BlobMissing; what
-    unpickling raises. `trusted` is asked only where there is a pickle."""
+    Raises TaskError for a task that ended otherwise; UntrustedResult and UnreadableResult (the bytes are in `.raw`);
+    BlobMissing. `trusted` is asked only where there is a pickle."""
     if ended.status != OK:
         raise error(ended, task_id, name)
     content = ended.value
@@ -53,7 +56,27 @@ def value(ended: Ended, task_id: bytes, name: str, endpoint: str, fetch: Fetch, 
         )
         untrusted.raw, untrusted.task_id = content, task_id.hex()
         raise untrusted
-    return payload.unpack(content)
+    try:
+        return payload.unpack(content)
+    except (Exception, SystemExit) as e:  # an import may do anything
+        unreadable = _unreadable(e, task_id)
+        unreadable.raw, unreadable.task_id = content, task_id.hex()
+        raise unreadable from e
+
+
+def _unreadable(why: BaseException, task_id: bytes) -> UnreadableResult:
+    what = f"the result of task {task_id.hex()} cannot be read here: "
+    if isinstance(why, OtherPython):
+        return UnreadableResult(what + why.message, remedy=f"{why.remedy}; or return plain data: numbers, text, lists")
+    if isinstance(why, OncueError):
+        return UnreadableResult(what + why.message, remedy=why.remedy)
+    if isinstance(why, ModuleNotFoundError) and why.name:
+        remedy = f"it needs the module {why.name}: install it here, or read the result in a program that finds it"
+    else:
+        remedy = (
+            "read it in the program that defines its class, with the packages that the worker has; or return plain data"
+        )
+    return UnreadableResult(f"{what}{type(why).__name__}: {why}", remedy=remedy)
 
 
 def error(ended: Ended, task_id: bytes, name: str) -> TaskError:

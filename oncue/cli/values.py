@@ -54,8 +54,6 @@ def shown(task: Task[Any], info: TaskInfo) -> Shown:
         raise
     except OncueError as e:
         return Shown(note, note, e.message)
-    except Exception as e:  # whatever its class does, or it is not installed here
-        return Shown(note, note, f"it cannot be unpacked here: {type(e).__name__}: {e}")
     return Shown(text_of(value), json_of(value))
 
 

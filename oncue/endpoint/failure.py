@@ -37,7 +37,9 @@ def failure(error: BaseException, what: str = "") -> Failure:
 
 def _user_frames(error: BaseException) -> bool:
     frames = traceback.walk_tb(error.__traceback__)
-    return any(not f.f_code.co_filename.startswith((_OURS, "<frozen importlib")) for f, _ in frames)
+    if any(not f.f_code.co_filename.startswith((_OURS, "<frozen importlib")) for f, _ in frames):
+        return True
+    return error.__cause__ is not None and _user_frames(error.__cause__)
 
 
 def _text(error: BaseException) -> str:

@@ -26,13 +26,14 @@ from oncue.endpoint.capture import Capture
 from oncue.endpoint.chunk import LENGTH, Chunk, Load, Ready, decode_to_worker, pack
 from oncue.endpoint.failure import failure
 from oncue.endpoint.tidy import Tidy
-from oncue.errors import CannotPack
-from oncue.functions.body import PYTHON, describe
-from oncue.functions.load import Loaded, load
+from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
+from oncue.functions.body import describe
+from oncue.functions.load import Loaded, load, pip_line
 from oncue.functions.siblings import activate
 from oncue.messages import ERROR, INLINE_BYTES, OK, Ended, Failure, Task, encode
 from oncue.payload import MSGPACK, Ref, pack_ref, plain, unpack_args
 from oncue.payload import pack as pack_value
+from oncue.pickles import PYTHON
 
 FLUSH_US = 5_000  # a finished task is sent at the latest when its chunk has run for this long, at the end of a task
 RELOAD_US = (
@@ -184,7 +185,7 @@ class Worker:
             if payload[:1] == MSGPACK:
                 args, kwargs = _decode_args(payload[1:])
             else:
-                args, kwargs = unpack_args(payload, _fetch)  # type: ignore[assignment]
+                args, kwargs = arguments(payload)  # type: ignore[assignment]
             result = _run_async(loaded.call, args, kwargs) if loaded.is_async else loaded.call(*args, **kwargs)
             if type(result) is CoroutineType:  # a partial or a lambda around an async function
                 result = _finish(result)
@@ -241,6 +242,33 @@ class Worker:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, self.fd_in)
             os.dup2(null, self.fd_out)
+
+
+def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Of a call. Raises CannotLoad, BlobMissing."""
+    here = f"the worker's Python {PYTHON} ({sys.executable})"
+    try:
+        return unpack_args(payload, _fetch)
+    except OtherPython as e:
+        theirs = e.details["python"]
+        raise CannotLoad(
+            f"an argument is of a class or function that travels as bytecode of Python {theirs}, which {here} cannot run",
+            remedy="define it in a .py file that the function imports, whose source travels; "
+            f"or run the endpoint with Python {theirs}",
+            python=theirs,
+        ) from None
+    except OncueError:
+        raise
+    except ModuleNotFoundError as e:
+        raise CannotLoad(
+            f"an argument needs the module {e.name}, which {here} does not have",
+            remedy=f"where it is a file of yours, import it in the function; else on the endpoint: {pip_line(e.name or '')}",
+        ) from e
+    except Exception as e:
+        raise CannotLoad(
+            f"an argument cannot be read by {here}: {type(e).__name__}: {e}",
+            remedy="versions of packages may differ; and what cannot be pickled and read again cannot travel",
+        ) from e
 
 
 def _run_async(call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import msgspec
 
 from oncue.messages import Parameter, Stored, decode
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class FunctionBody(Stored, frozen=True):

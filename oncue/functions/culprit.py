@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from oncue.functions.pickler import dumps
+from oncue.pickles import dumps
 
 _DEPTH = 6
 

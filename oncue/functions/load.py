@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import pickle
 import sys
 import types
 from collections.abc import Callable
@@ -14,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from oncue import payload
 from oncue.errors import CannotLoad
-from oncue.functions.body import PYTHON, FunctionBody, describe
+from oncue.functions.body import FunctionBody, describe
 from oncue.functions.siblings import SiblingSet, activate, show, sibling_set
+from oncue.pickles import HOMES, PYTHON, loads
 
 #: Where the name to install is not the name to import.
 _PIP_NAMES = {
@@ -53,7 +52,7 @@ def load(body: FunctionBody) -> Loaded:
     failures: list[BaseException] = []
     call: Any = None
     if body.portable or body.python == PYTHON:
-        call = _try(lambda: pickle.loads(body.pickle), failures)
+        call = _try(lambda: loads(body.pickle), failures)
     if call is None and body.entry:
         call = _try(lambda: _from_source(body), failures)
     if not callable(call):
@@ -88,7 +87,7 @@ def _from_source(body: FunctionBody) -> Any:
     module.__file__ = body.file
     show(body.file, body.source)
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up
-    payload.HOMES[module.__name__] = body.module
+    HOMES[module.__name__] = body.module
     exec(compile(body.source, body.file or "<source>", "exec", dont_inherit=True), module.__dict__)
     return getattr(module, body.entry)
 

@@ -13,11 +13,11 @@ from typing import Any
 from oncue import __version__
 from oncue.errors import CannotPack
 from oncue.functions import culprit
-from oncue.functions.body import PYTHON, FunctionBody, Packed
-from oncue.functions.pickler import dumps, short_name
+from oncue.functions.body import FunctionBody, Packed
 from oncue.functions.signature import parameters_of
 from oncue.functions.source import Files, gather, local_files, part_for, text_of
 from oncue.messages import FUNCTION_BYTES, VERSION, encode
+from oncue.pickles import PYTHON, dumps, short_name
 
 
 def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:

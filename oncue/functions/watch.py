@@ -15,9 +15,8 @@ from typing import Any
 
 from cloudpickle import cloudpickle as cp
 
-from oncue.functions import caches
 from oncue.functions.culprit import names_used
-from oncue.functions.pickler import dumps
+from oncue.pickles import caches, dumps
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, types.BuiltinFunctionType, types.ModuleType, range)
 _NOTHING = object()

@@ -777,3 +777,41 @@ def test_one_list_given_twice_is_one_list(rig: Rig) -> None:
     flat = rig.value(lambda n: [[0] * n] * 2, 3)
     assert flat == [[0, 0, 0]] * 2
     assert flat[0] is flat[1]
+
+
+def test_bytecode_of_another_python_costs_its_task_and_no_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Scan:\n    def name(self): return 'a'\n", space)
+    with monkeypatch.context() as patched:
+        patched.setattr("oncue.pickles.code.PYTHON", "3.9")
+        args = pack_args((space["Scan"](),), {})
+    packed, pids = pack_function(lambda s: s.name()), rig.pool.pids
+    task = Task(new_uuid7(), args)
+    rig.hand(packed, [task])
+    told = why(rig.end_of(task))
+    assert told.type == "oncue.CannotLoad"
+    assert "bytecode of Python 3.9, which the worker's Python" in told.message
+    assert "a .py file that the function imports" in told.remedy
+    assert rig.value(lambda s: s.name(), space["Scan"]()) == "a"
+    assert rig.pool.pids == pids
+
+
+def test_an_argument_that_cannot_be_read_tells_the_users_lines(rig: Rig) -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(
+        "class Torn:\n    def __setstate__(self, state): raise OSError('torn')\n    def __getstate__(self): return 1",
+        space,
+    )
+    told = why(rig.one(lambda t: t, space["Torn"]()))
+    assert told.type == "oncue.CannotLoad"
+    assert "cannot be read by the worker's Python" in told.message
+    assert "OSError: torn" in told.traceback
+    assert "__setstate__" in told.traceback
+
+
+def test_a_class_changed_by_a_task_comes_back_as_its_own(rig: Rig) -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Scan:\n    seen = []\n    total = 0\ndef f():\n    Scan.total += 1\n    return Scan()\n", space)
+    for _ in range(2):
+        assert type(rig.value(space["f"])) is space["Scan"]
+    assert space["Scan"].total == 0

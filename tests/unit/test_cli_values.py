@@ -124,4 +124,4 @@ def test_only_ones_own_endpoints_values_are_unpacked(tmp_path: Path, monkeypatch
         gone = client.submit(missing)
         assert gone.wait(10)
         monkeypatch.delattr("test_client.Missing")
-        assert "cannot be unpacked here: AttributeError" in shown(gone, info).why_not
+        assert "cannot be read here: AttributeError" in shown(gone, info).why_not

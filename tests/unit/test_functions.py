@@ -15,12 +15,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from other_process import packed_by, there
 
 from oncue.errors import CannotLoad, CannotPack, Undecodable
 from oncue.functions import FunctionBody, Packed, describe, load_function, pack_file, pack_function
 from oncue.functions.source import imported, part_for
 from oncue.messages import encode
-from oncue.payload import unpack
+from oncue.payload import pack_args, unpack
 
 CALL = """
 import asyncio, inspect, sys
@@ -40,19 +41,6 @@ def elsewhere(body: bytes, folder: Path, *args: Any) -> str:
         [sys.executable, "-P", "-c", CALL, "body", repr(args)], cwd=place, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or done.stderr
-
-
-def packed_by(folder: Path, source: str, expression: str, seed: str = "0", name: str = "script.py") -> bytes:
-    """The body that a script of this source makes of an expression."""
-    script = folder / name
-    script.write_text(
-        source + "\nif __name__ == '__main__':\n    import sys\n    from oncue.functions import pack_function\n"
-        f"    sys.stdout.buffer.write(pack_function({expression}).body)\n"
-    )
-    environ = dict(os.environ, PYTHONHASHSEED=seed)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, env=environ, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
 
 
 HELPERS = """
@@ -534,37 +522,16 @@ def another(tmp_path_factory: pytest.TempPathFactory) -> str:
     return python
 
 
-THERE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from oncue import payload
-from oncue.functions import load_function
-f = load_function(open("body", "rb").read())
-open("value", "wb").write(payload.pack(f(*eval(sys.argv[2]))))
-"""
-
-
-def there(python: str, folder: Path, body: bytes, *args: Any) -> bytes:
-    """The packed result of a worker with that Python."""
-    (folder / "body").write_bytes(body)
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [python, "-c", THERE, root, repr(args)], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return (folder / "value").read_bytes()
-
-
 def test_really_another_python(another: str, tmp_path: Path) -> None:
     (tmp_path / "helpers.py").write_text(HELPERS)
     for name, value in (("plain", 8), ("decorated", 104), ("uses_siblings", 36)):
         body = packed_by(tmp_path, SOURCE, name)
-        assert unpack(there(another, tmp_path, body, 4)) == value, name
+        assert unpack(there(another, tmp_path, body, pack_args((4,), {}))) == value, name
 
 
 def test_a_class_of_the_script_comes_back_from_another_python(another: str, tmp_path: Path) -> None:
     source = "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\ndef make(x): return [P(x), P]\n"
-    value = there(another, tmp_path, packed_by(tmp_path, source, "make"), 4)
+    value = there(another, tmp_path, packed_by(tmp_path, source, "make"), pack_args((4,), {}))
     with pytest.raises(Undecodable, match="'__main__', which this program does not have") as caught:
         unpack(value)
     assert "return plain data" in caught.value.remedy

@@ -1,5 +1,5 @@
 """Functions under functools.lru_cache and functools.cache, where a worker cannot import them: they travel as the function
-and the cache's parameters, and get a fresh cache there."""
+and the cache's parameters, and get a fresh cache there. So do cached properties, which hold a lock up to Python 3.11."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def fill(made: Any, function: Callable[..., Any]) -> None:
     made.oncue_take(function)
     del made.oncue_take
     functools.update_wrapper(made, function)
+
+
+def reduced_property(cached: functools.cached_property[Any]) -> Any:
+    state = {name: value for name, value in vars(cached).items() if name not in ("func", "lock")}
+    return functools.cached_property, (cached.func,), state
 
 
 def _unfilled(*_args: Any, **_kwargs: Any) -> Any:

@@ -1,0 +1,109 @@
+"""Pickles become values again. **Runs code.**
+
+A class that this process has already, by its id, is taken as it is: nothing that the pickle brings for it is put into it, so
+that a result does not change its author's class, nor a task's argument the class that other tasks use. At home, where a
+person's program reads, names of `__main__` mean what they mean there: a class of that name is taken for one of another
+process of the same script.
+
+    Reader ─► _class ─► known? ─ yes ─► as it is, its _fill does nothing
+                          └──── no ──► cloudpickle makes it, its _fill fills it
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import threading
+from typing import Any
+
+from cloudpickle import cloudpickle as cp
+
+from oncue.pickles import homes
+from oncue.pickles.pickler import content_id
+
+_OURS = {"_make_skeleton_class": "_class", "_make_skeleton_enum": "_enum", "_class_setstate": "_fill"}
+_SKELETON = b"_make_skeleton_"  # in a pickle with classes that travel by value
+_SMALL_BYTES = 64 << 10  # to look for that costs less than a Reader
+
+#: Held by a reader from its first class that travels by value to its end: another must not see that class half filled.
+_making = threading.RLock()
+
+
+class Reader(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, at_home: bool) -> None:
+        super().__init__(file)
+        self._at_home = at_home
+        self._holds = False
+        self._known: dict[int, type] = {}
+        self._open: dict[int, tuple[type, str]] = {}  # made here and not filled yet
+
+    def read(self) -> Any:
+        """Raises OtherPython, Undecodable, and what unpickling raises."""
+        try:
+            return self.load()
+        finally:
+            for _, key in self._open.values():  # the next reader shall not take them for whole
+                cp._DYNAMIC_CLASS_TRACKER_BY_ID.pop(key, None)
+            if self._holds:
+                _making.release()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == cp.__name__ and name in _OURS:
+            return getattr(self, _OURS[name])
+        return super().find_class(module, name)
+
+    def _class(self, kind: Any, name: str, bases: Any, given: dict[str, Any], key: str, extra: Any) -> type:
+        qualname = (extra or {}).get("qualname", name)
+        found = self._find(key, given.get("__module__", ""), qualname)
+        if found is not None:
+            return found
+        made = cp._make_skeleton_class(kind, name, bases, given, key, extra)
+        made.__qualname__ = qualname
+        return self._made(made, key)
+
+    def _enum(self, bases: Any, name: str, qualname: str, members: Any, module: str, key: str, extra: Any) -> type:
+        found = self._find(key, module, qualname)
+        if found is not None:
+            return found
+        return self._made(cp._make_skeleton_enum(bases, name, qualname, members, module, key, extra), key)
+
+    def _find(self, key: str, module: str, qualname: str) -> type | None:
+        if not self._holds:
+            _making.acquire()
+            self._holds = True
+        found: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(key)
+        if self._at_home and module == "__main__":
+            own = homes.named(sys.modules.get("__main__"), qualname)
+            # Where both are there and differ, the cell or script that defines it has changed since it was sent.
+            if isinstance(own, type) and own is not found and (found is None or _content(own) == key):
+                found = own
+        if found is not None:
+            self._known[id(found)] = found
+        return found
+
+    def _made(self, made: type, key: str) -> type:
+        self._open[id(made)] = made, key
+        return made
+
+    def _fill(self, cls: type, state: Any) -> type:
+        if id(cls) not in self._known:
+            cp._class_setstate(cls, state)
+            self._open.pop(id(cls), None)
+        return cls
+
+
+def _content(cls: type) -> str:
+    try:
+        return content_id(cls)
+    except Exception:  # it holds what cannot travel
+        return ""
+
+
+def loads(data: bytes, start: int = 0, *, at_home: bool = False) -> Any:
+    """The value whose pickle begins at `start`. Raises OtherPython, Undecodable, and what unpickling raises."""
+    if len(data) < _SMALL_BYTES and _SKELETON not in data:
+        return pickle.loads(memoryview(data)[start:])
+    file = io.BytesIO(data)  # shares the bytes
+    file.seek(start)
+    return Reader(file, at_home).read()
