@@ -13,6 +13,7 @@ from oncue.cli import completing
 from oncue.cli.connect import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
 from oncue.cli.values import shown
+from oncue.cli.waiting import await_end
 from oncue.handles import Task
 
 
@@ -66,17 +67,17 @@ def invoke(
             else:
                 click.echo(task.id)
             return
-        error = task.exception()
+        error = await_end(client, task)
         info = task.info()
         value = shown(task, info)
         if json_:
             as_json(msgspec.structs.replace(info, value=value.json))
+        elif info.output:
+            say(info.output.rstrip("\n"), err=True)
         if error is not None:
             raise error
         if json_:
             return
-        if info.output:
-            say(info.output.rstrip("\n"), err=True)
         if value.text:
             say(value.text)
         if value.why_not:

@@ -16,7 +16,9 @@ import pytest
 from tests.e2e.running import PATIENCE_S, System, system_in
 
 SOURCE = '''
+import os
 import pathlib
+import sys
 import time
 
 
@@ -51,6 +53,17 @@ def slow(path):
 
 def nothing():
     pass
+
+
+def grumble(then="fail", path=""):
+    print("on stdout")
+    print("on stderr", file=sys.stderr, flush=True)
+    os.write(1, b"by its descriptor\\n")
+    if then == "fail":
+        raise ValueError("enough")
+    if then == "die":
+        os._exit(3)
+    time.sleep(600)
 '''
 
 
@@ -155,6 +168,19 @@ def test_a_failure_has_exit_code_1_and_a_short_traceback(system: System) -> None
     assert found.stdout == ""
     as_json = system.json("invoke", "calls.py:flaky", "--arg", "path=/dev/null", "--arg", "until:=2", code=1)
     assert (as_json["state"], as_json["error"]["type"]) == ("failed", "RuntimeError")
+
+
+@pytest.mark.parametrize(("then", "words"), [("fail", "ValueError: enough"), ("wait", "0.5 s"), ("die", "exited")])
+def test_what_was_printed_before_it_failed_is_shown(system: System, then: str, words: str) -> None:
+    call = ("invoke", "calls.py:grumble", "--arg", f"then={then}", "--timeout", "500ms" if then == "wait" else "60s")
+    found = system.oncue(*call, code=1)
+    printed, _, error = found.stderr.partition("error: ")
+    assert printed == "on stdout\non stderr\nby its descriptor\n"
+    assert words in error
+    assert found.stdout == ""
+    as_json = system.oncue(*call, "--json", code=1)
+    assert json.loads(as_json.stdout)["output"] == printed
+    assert "on stdout" not in as_json.stderr
 
 
 # ---------------------------------------------------------------- policies
@@ -298,6 +324,24 @@ def test_tasks_wait_expire_and_are_cancelled_while_the_endpoint_is_away(lonely: 
     lonely.await_true(
         lambda: lonely.http("GET", "/v1/endpoints/polaris").json["state"] == "away", "the server has noticed"
     )
+
+
+def test_invoke_says_why_it_waits(lonely: System, tmp_path: Path) -> None:
+    waiting = lonely.start("invoke", "calls.py:slow", "--endpoint", "polaris", "--arg", f"path={tmp_path / 'flag'}")
+    assert waiting.stderr is not None
+    away = waiting.stderr.readline()
+    since = lonely.http("GET", "/v1/endpoints/polaris").json["since_us"]  # 0: it has never come
+    assert away.startswith(f"waiting: endpoint 'polaris' is away{' since ' if since else ', it has not come yet'}")
+    assert away.endswith("oncue endpoint start polaris\n")
+    lonely.oncue("endpoint", "start", "polaris", "--detach")
+    try:
+        assert "endpoint 'polaris'" in (now := waiting.stderr.readline()) or now == "it runs\n"
+        assert "away" not in now
+        (tmp_path / "flag.go").touch()
+        out, _ = waiting.communicate(timeout=PATIENCE_S)
+        assert (out, waiting.returncode) == ("done\n", 0)
+    finally:
+        lonely.oncue("endpoint", "stop", "polaris")
 
 
 def test_ctrl_c_leaves_the_task_alone(system: System, tmp_path: Path) -> None:
