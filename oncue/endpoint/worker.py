@@ -29,7 +29,6 @@ from oncue.endpoint.tidy import Tidy
 from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
 from oncue.functions.body import describe
 from oncue.functions.load import Loaded, load, pip_line
-from oncue.functions.siblings import activate
 from oncue.messages import ERROR, INLINE_BYTES, OK, Ended, Failure, Task, encode
 from oncue.payload import MSGPACK, Ref, pack_ref, plain, unpack_args
 from oncue.payload import pack as pack_value
@@ -211,7 +210,7 @@ class Worker:
         """Loaded as late as its first task, under whose name it happens: what dies in an import is that task."""
         found = self.loaded.get(function)
         if found is not None:
-            activate(found.siblings)
+            found.activate()
             return found, None
         now = time.time_ns() // 1000
         if function in self.broken and now - self.broken[function][0] < RELOAD_US:

@@ -21,6 +21,8 @@ class FunctionBody(Stored, frozen=True):
     entry: str = ""  # the name to take after `source` was run as a module; "": the source is for reading only
     portable: bool = False  # the pickle holds names only, no bytecode: good for any Python
     file: str = ""  # name of the file that `source` is of
+    #: Name of a file -> of its lines those that the pickle's functions have; for tracebacks.
+    lines: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Packed(msgspec.Struct, frozen=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import inspect
+import linecache
 import sys
 import types
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import msgspec
 
 from oncue.errors import CannotLoad
 from oncue.functions.body import FunctionBody, describe
+from oncue.functions.lines import Entry, entries
 from oncue.functions.siblings import SiblingSet, activate, show, sibling_set
 from oncue.pickles import HOMES, PYTHON, loads
 
@@ -33,10 +34,18 @@ _PIP_NAMES = {
 
 
 class Loaded(msgspec.Struct, frozen=True):
+    """activate() it before a call."""
+
     call: Callable[..., Any]
-    siblings: SiblingSet  # activate() it before a call
+    siblings: SiblingSet
     is_async: bool
     body: FunctionBody
+    lines: dict[str, Entry]
+
+    def activate(self) -> None:
+        """Its modules are those that imports find, its lines those that tracebacks show."""
+        activate(self.siblings)
+        linecache.cache.update(self.lines)
 
 
 def load_function(body: bytes) -> Callable[..., Any]:
@@ -57,19 +66,11 @@ def load(body: FunctionBody) -> Loaded:
         call = _try(lambda: _from_source(body), failures)
     if not callable(call):
         raise _cannot_load(body, failures)
-    if body.source and body.file not in body.siblings:
-        show(body.file, _on_its_lines(body, call))
-    return Loaded(call, siblings, _is_async(call), body)
-
-
-def _on_its_lines(body: FunctionBody, call: Any) -> str:
-    """The source, where it is only the function's own, moved down to the line that its code begins at."""
-    while isinstance(call, functools.partial):
-        call = call.func
-    code = getattr(inspect.unwrap(getattr(call, "__func__", call)), "__code__", None)
-    if body.entry or code is None or code.co_filename != body.file:
-        return body.source
-    return "\n" * (int(code.co_firstlineno) - 1) + body.source
+    shown = body.lines | ({body.file: body.source} if body.entry else {})
+    lines = {name: entry for name, entry in entries(shown).items() if name not in body.siblings}
+    loaded = Loaded(call, siblings, _is_async(call), body, lines)
+    loaded.activate()
+    return loaded
 
 
 def _try(build: Callable[[], Any], failures: list[BaseException]) -> Any:

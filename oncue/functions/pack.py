@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -14,10 +15,14 @@ from oncue import __version__
 from oncue.errors import CannotPack
 from oncue.functions import culprit
 from oncue.functions.body import FunctionBody, Packed
+from oncue.functions.lines import lines_of
 from oncue.functions.signature import parameters_of
 from oncue.functions.source import Files, gather, local_files, part_for, text_of
 from oncue.messages import FUNCTION_BYTES, VERSION, encode
 from oncue.pickles import PYTHON, dumps, short_name
+
+_managers: tuple[Any, ...] = (contextlib.contextmanager, contextlib.asynccontextmanager)
+_CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # of what they put in the place of a function
 
 
 def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
@@ -50,6 +55,7 @@ def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
             entry=entry,
             portable=not pickler.by_value,
             file=filename,
+            lines=lines_of(pickler.codes),
         )
     )
     if len(body) > FUNCTION_BYTES:
@@ -87,12 +93,22 @@ def _refuse(fn: Any, under: Any, label: str) -> None:
             f"{fn!r} is a {type(fn).__name__}, not something that can be called",
             remedy="give a function: f, not f(...)",
         )
+    if _is_context(under):
+        raise CannotPack(
+            f"{label} makes a context manager, which cannot travel back",
+            remedy="use it inside a function, in a `with`, and return what that needs",
+        )
     code = under if isinstance(under, types.FunctionType) else getattr(under, "__call__", under)  # noqa: B004
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
         raise CannotPack(
             f"{label} is a generator function: what it yields cannot travel one by one",
             remedy="return a list of the values instead",
         )
+
+
+def _is_context(under: Any) -> bool:
+    """Made by contextlib.contextmanager or asynccontextmanager."""
+    return isinstance(under, types.FunctionType) and under.__code__ in _CONTEXTS
 
 
 def _signature(fn: Any) -> str:

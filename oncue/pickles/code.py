@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import types
 from typing import Any
@@ -12,6 +13,7 @@ from cloudpickle import cloudpickle as cp
 from oncue.errors import OtherPython
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_CELL = re.compile(r"(?:ipykernel_\d+[/\\]|<ipython-input-\d+-)(\w+)(?:\.py|>)$")
 _CLOUDPICKLES_NAME = "<dynamic-code>"
 
 
@@ -47,6 +49,9 @@ def made(python: str, *fields: Any) -> types.CodeType:
 
 
 def short_name(filename: str) -> str:
-    """A code's file without the folder it happened to be in; notebooks' cells have the process id in theirs."""
-    base = os.path.basename(filename) if not filename.startswith("<") else filename
-    return "<notebook>" if "ipykernel" in filename or base.startswith("<ipython-input") else base
+    """A code's file without the folder it happened to be in. Of a notebook's cell the hash of its text, without the process or
+    the number of the run that IPython names it by as well: /tmp/ipykernel_PID/HASH.py, <ipython-input-NUMBER-HASH>."""
+    cell = _CELL.search(filename)
+    if cell is not None:
+        return f"<notebook cell {cell[1]}>"
+    return os.path.basename(filename) if not filename.startswith("<") else filename

@@ -37,18 +37,20 @@ class Ids(enum.Enum):
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """`modules`: those that the pickle names; `by_value`: whether it holds bytecode."""
+    """`modules`: those that the pickle names; `by_value`: whether it holds bytecode; `codes`: that bytecode."""
 
     def __init__(self, file: io.BytesIO, ids: Ids = Ids.CONTENT) -> None:
         super().__init__(file, protocol=5)
         self.modules: set[str] = set()
         self.by_value = False
+        self.codes: list[types.CodeType] = []
         self._ids = ids
         self._classes: dict[type, str] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.CodeType):
             self.by_value = True
+            self.codes.append(obj)
             return code.reduced(obj)
         if (reduced := homes.reduced(obj) or self._of_functools(obj)) is not None:
             return reduced
