@@ -312,7 +312,7 @@ class RuleInfo(Resource, frozen=True):
     endpoint: str
     state: str = "active"  # active, disabled, paused
     why: str = ""
-    fired: int = 0  # since the server started
+    fired: int = 0  # tasks, since the server started; an event that is told again makes none
     text: str = ""
     memory: str = ""  # "dedupe for 10m, batch of 100 events or 30s"; "": one event at a time
     suppressed: int = 0  # events that dedupe did not let pass, since the server started
@@ -322,7 +322,8 @@ class RuleInfo(Resource, frozen=True):
 
 
 class Explanation(Resource, frozen=True):
-    """Why a rule fired, or did not, for one event: every condition in the order in which they are tested."""
+    """Why a rule fires, or does not, for one event, as the rule is now: every condition in the order in which they are
+    tested; and what it did when the event came."""
 
     rule: str
     event: str
@@ -330,6 +331,15 @@ class Explanation(Resource, frozen=True):
     why: str
     steps: list[ExplainStep] = []
     args: Any = None
+    fired: list[Fired] = []  # the tasks that the event made; the rule may have been another one then
+
+
+class Fired(Resource, frozen=True):
+    """A task that a rule made for an event."""
+
+    task: str
+    at_us: int
+    version: int  # of the deployment
 
 
 class ExplainStep(Resource, frozen=True):

@@ -158,9 +158,12 @@ def show_tests(tests: Sequence[Tested]) -> None:
 
 
 def show_steps(found: Explanation) -> None:
-    from oncue.cli.output import plain, say
+    from oncue.cli.output import plain, say, when
 
-    say(f"{found.rule} {'fires' if found.fires else 'does not fire'}" + (f": {found.why}" if found.why else ""))
+    for f in found.fired:
+        say(f"{found.rule} fired for this event at {when(f.at_us)}: task {f.task}, by version {f.version} of its file")
+    does = f"{found.rule} {'fires' if found.fires else 'does not fire'}" + (f": {found.why}" if found.why else "")
+    say(f"as it is now, {does}" if found.fired else does)
     for step in found.steps:
         say(f"  {'✓' if step.holds else '✗'} {step.condition}: found {step.found}, wanted {step.wanted}")
     if found.args is not None:

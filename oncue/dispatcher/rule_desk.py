@@ -266,7 +266,15 @@ class RuleDesk(WindowDesk):
             if found is None:
                 raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
             event = found.event
-        return await self.with_outlook(self.engine.explain(name, event), name, event)
+        explained = await self.with_outlook(self.engine.explain(name, event), name, event)
+        return msgspec.structs.replace(explained, fired=await self._fired(who, name, event))
+
+    async def _fired(self, who: Who, rule: str, event: Event) -> list[r.Fired]:
+        """The tasks that this rule made for the event."""
+        caused = await self.view.fired(event.source, event.id)
+        mine = {task_id: call.rule_version for call, task_id in caused if call.rule == rule and who.sees(call.owner)}
+        accepted = await self.view.accepted(list(mine)) if mine else {}
+        return [r.Fired(task=i.hex(), at_us=accepted.get(i, 0), version=version) for i, version in mine.items()]
 
     # ------------------------------------------------------------ history
 

@@ -207,6 +207,8 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         for task in tasks:
             if task.id in known or not self._rule_tasks_from_ms <= int.from_bytes(task.id[:6], "big") <= until_ms:
                 return False
+        if len(tasks) > 1 and len({task.id for task in tasks}) < len(tasks):
+            return False  # told twice in one batch
         for task in tasks:
             self._remember(task.id)
         return True
@@ -221,14 +223,13 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
 
     async def _fresh_of_rule(self, endpoint: str, frame: TaskFrame, size: int) -> None:
         """Those of a rule's tasks that are not known from before."""
-        unseen = [t for t in frame.tasks if t.id not in self._rule_tasks]
-        for task in unseen:
-            self._remember(task.id)
-        if not unseen:
-            return
+        unseen = {t.id: t for t in frame.tasks if t.id not in self._rule_tasks}
+        for task_id in unseen:
+            self._remember(task_id)
         # The view may have this very record already: what it has from an earlier one was told before.
-        before = await self.view.accepted([t.id for t in unseen])
-        tasks = [t for t in unseen if before.get(t.id, frame.accepted_us) >= frame.accepted_us]
+        before = await self.view.accepted(list(unseen)) if unseen else {}
+        tasks = [t for t in unseen.values() if before.get(t.id, frame.accepted_us) >= frame.accepted_us]
+        self.engine.made_before(frame.call.rule, len(frame.tasks) - len(tasks))
         if tasks:
             fresh = TaskFrame(frame.v, frame.call, frame.accepted_us, tasks)
             self.bridge.with_lane(endpoint, partial(Lane.fresh, frame=fresh, size_bytes=size))

@@ -107,8 +107,13 @@ class WindowDesk(EventDesk):
     async def count_rules(self) -> None:
         """For /metrics."""
         now = {info.name: (info.fired, info.suppressed) for info in self.engine.rules()}
-        before, self._told = self._told, self._told | now
-        more = {name: (a - c, b - d) for name, (a, b) in now.items() for c, d in (before.get(name, (0, 0)),)}
+        told = self._told
+        more = {}
+        for name, counts in now.items():
+            # A double is found after it was counted: what was told for a moment too much is not told again.
+            fired, suppressed = told.get(name, (0, 0))
+            more[name] = (max(0, counts[0] - fired), max(0, counts[1] - suppressed))
+            told[name] = (max(fired, counts[0]), max(suppressed, counts[1]))
         self.metrics.rules_fired({name: fired for name, (fired, _) in more.items() if fired > 0})
         self.metrics.rules_suppressed({name: count for name, (_, count) in more.items() if count > 0})
         found = await self.windows.summary()

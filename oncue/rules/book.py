@@ -16,10 +16,11 @@ from oncue.rules.model import Rule, RuleSet, Run, parse
 class Counters:
     """Of one rule since the server started; they outlive redeploys."""
 
-    __slots__ = ("failed", "fired", "last_reason", "matched", "suppressed")
+    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "suppressed")
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
+        self.doubles = 0  # of the tasks made, those that had been made before: of events that are told again
         self.suppressed = 0  # events that matched, and were doubles
         self.last_reason = ""  # of the newest dead letter
 

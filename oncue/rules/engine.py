@@ -111,6 +111,11 @@ class Engine:
             raise NotFound(f"there is no rule {rule!r}", remedy="`oncue rules` lists those that are deployed")
         return explain(entry.rule, event, asleep=entry.asleep)
 
+    def made_before(self, rule: str, tasks: int) -> None:
+        """So many of the tasks made were there: whoever looks at all tasks tells."""
+        if (entry := self.book.entries.get(rule)) is not None:
+            entry.counters.doubles += tasks
+
     def rules(self) -> list[RuleInfo]:
         """All deployed rules with their state and counts."""
         return [_info(entry) for entry in self.book.entries.values()]
@@ -128,7 +133,7 @@ def _info(entry: Entry) -> RuleInfo:
         endpoint=", ".join(dict.fromkeys(run.endpoint for run in entry.rule.runs)),
         state=state,
         why=why or entry.counters.last_reason,
-        fired=entry.counters.fired,
+        fired=max(0, entry.counters.fired - entry.counters.doubles),
         suppressed=entry.counters.suppressed,
         memory=entry.rule.memory.text() if entry.rule.memory else "",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -13,6 +14,12 @@ rules:
   - name: note
     on: {type: twice}
     run: {function: note.py:note, args: {path: "${data.path}", text: "${id}"}}
+"""
+BATCH = """\
+  - name: both
+    on: {type: twice}
+    batch: {key: all, count: 2}
+    run: {function: note.py:note, args: ["${first.data.path}", w]}
 """
 NOTE = """\
 def note(path, text):
@@ -51,3 +58,38 @@ def test_an_event_that_is_told_twice_runs_once(stopped: System, stored_time: boo
     with stopped.client() as client:  # behind the others, on the one worker
         assert client.submit(abs, -1).result(PATIENCE_S) == 1
     assert (stopped.folder / "noted").read_text().split() == ["a", "b", "c"]
+
+
+def test_what_is_told_twice_counts_once(stopped: System) -> None:
+    """In one request, which may be one batch, and in others after it; also for a rule with memory."""
+    stopped.write("note.py", NOTE)
+    rules = stopped.write("rules.yaml", RULES + BATCH)
+    stopped.up("--workers", "1")
+    stopped.oncue("deploy", str(rules), "--yes")
+
+    def send(*ids: str) -> None:
+        path = str(stopped.folder / "noted")
+        events = [
+            {"specversion": "1.0", "type": "twice", "source": "a/test", "id": i, "data": {"path": path}} for i in ids
+        ]
+        kind = {"Content-Type": "application/cloudevents-batch+json"}
+        assert stopped.http("POST", "/v1/events", json.dumps(events).encode(), kind).status == 202
+
+    def fired() -> dict[str, int]:
+        return {r["name"]: r["fired"] for r in stopped.http("GET", "/v1/rules").json}
+
+    send("a", "a")
+    send("a", "a", "b")
+    send("c", "c", "a")
+    stopped.await_tasks(3, rule="note")
+    stopped.await_true(lambda: fired()["note"] == 3, "each is counted once")
+    send("d")
+    stopped.await_tasks(4, rule="note")
+    stopped.await_true(lambda: fired()["note"] == 4, "and goes on")
+    stopped.await_true(lambda: fired()["both"] == len(stopped.tasks(rule="both")) > 0, "windows as well")
+    with stopped.client() as client:  # behind the others, on the one worker
+        assert client.submit(abs, -1).result(PATIENCE_S) == 1
+    noted = (stopped.folder / "noted").read_text().split()
+    assert [n for n in noted if n != "w"] == ["a", "b", "c", "d"]
+    metrics = stopped.http("GET", "/metrics").body.decode()
+    assert 'oncue_rule_fired_total{rule="note"} 4.0' in metrics
