@@ -130,7 +130,7 @@ def test_a_window_keeps_its_limits_and_its_order(records: list[MatchesRecord]) -
         assert c.opening == c.events[0].place
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)  # it waits for a disk
 @given(streams(), st.data())
 def test_the_file_gives_the_same_answers_however_often_it_dies(
     records: list[MatchesRecord], data: st.DataObject
