@@ -19,7 +19,7 @@ import pytest
 
 from oncue import asking
 from oncue.client import Client, Retry
-from oncue.errors import NotFound, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TaskTimedOut
+from oncue.errors import NotFound, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TaskTimedOut, UnreadableResult
 from tests.e2e.running import PATIENCE_S, System
 
 
@@ -80,6 +80,52 @@ def test_arrays_and_own_classes(client: Client) -> None:
     assert numpy.array_equal(found, array * 2)
     assert (dtype, shape) == (array.dtype, (1000, 1000))
     assert client.submit(lambda s: s, Scan("x")).result(PATIENCE_S) == Scan("x")
+
+
+def test_results_are_of_the_scripts_own_classes(client: Client) -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Volume:\n    made = 0\n    def __init__(self, n): self.n = n\n", space)
+    exec("def make(n):\n    Volume.made += 1\n    return Volume(n)\n", space)
+    made = client.gather(client.map(space["make"], range(3)), PATIENCE_S)
+    assert [v.n for v in made] == [0, 1, 2]
+    assert {type(v) for v in made} == {space["Volume"]}
+    assert space["Volume"].made == 0
+    assert client.submit(lambda v: v, made[2]).result(PATIENCE_S).n == 2
+
+
+def only_there() -> Any:
+    import types
+
+    class Strange:
+        __module__ = "only_there"
+        __qualname__ = "Strange"
+
+    sys.modules["only_there"] = module = types.ModuleType("only_there")
+    module.Strange = Strange  # type: ignore[attr-defined]
+    return Strange()
+
+
+def test_a_result_that_cannot_be_read_here_is_told(client: Client) -> None:
+    task = client.submit(only_there)
+    for _ in range(2):
+        with pytest.raises(UnreadableResult, match="No module named 'only_there'") as caught:
+            task.result(PATIENCE_S)
+        assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+        assert caught.value.task_id == task.id
+        assert b"Strange" in caught.value.raw
+    assert task.info().state == "succeeded"
+    (found,) = client.gather([task], return_exceptions=True)
+    assert isinstance(found, UnreadableResult)
+
+
+def test_one_list_given_twice(client: Client) -> None:
+    def both(a: list[int], b: list[int]) -> tuple[list[int], bool]:
+        a.append(1)
+        return b, a is b
+
+    row: list[int] = []
+    assert client.submit(both, row, row).result(PATIENCE_S) == ([1], True)
+    assert client.submit(both, [], []).result(PATIENCE_S) == ([], False)
 
 
 class ScanError(Exception):

@@ -19,7 +19,7 @@ import pytest
 
 from oncue.blobs import Blobs
 from oncue.endpoint.pool import Events, Pool
-from oncue.functions import Packed, pack_function
+from oncue.functions import Packed, pack_file, pack_function
 from oncue.ids import new_uuid7
 from oncue.messages import (
     CANCELLED,
@@ -815,3 +815,28 @@ def test_a_class_changed_by_a_task_comes_back_as_its_own(rig: Rig) -> None:
     for _ in range(2):
         assert type(rig.value(space["f"])) is space["Scan"]
     assert space["Scan"].total == 0
+
+
+def test_what_a_warm_worker_keeps(rig: Rig, tmp_path: Path) -> None:
+    """As docs/endpoints.md says it."""
+    text = "import os\nSEEN = []\n{}\ndef f(x):\n    SEEN.append(x)\n    return SEEN, os.getpid()\ndef g():\n    return SEEN\n"
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(text.format(""), space)
+    seen, pid = rig.value(space["f"], 1)
+    assert seen == [1]
+    assert rig.value(space["f"], 2) == ([1, 2], pid)  # the same function in the same process
+    assert space["SEEN"] == []
+    assert rig.value(space["g"]) == []  # by value, each function has its own
+    space["SEEN"].append("here")
+    assert rig.value(space["f"], 3)[0] == ["here", 3]  # another value of a global is another function
+    for made, expected in (("", [1, 2]), ("# edited", [2])):
+        (tmp_path / "job.py").write_text(text.format(made))
+        if not made:
+            assert unpack(rig.end_of(rig.run(pack_file(tmp_path / "job.py", "f"), (1,))[0]).value)[0] == [1]
+        assert unpack(rig.end_of(rig.run(pack_file(tmp_path / "job.py", "f"), (2,))[0]).value)[0] == expected
+        assert (
+            unpack(rig.end_of(rig.run(pack_file(tmp_path / "job.py", "g"), ())[0]).value) == expected
+        )  # of one file: shared
+    assert why(rig.one(script("def f():\n    import time\n    time.sleep(60)\n"), timeout_ms=100)).type
+    seen, other = rig.value(space["f"], 4)
+    assert (seen, other != pid) == (["here", 4], True)  # a fresh worker
