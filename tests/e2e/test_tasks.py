@@ -348,7 +348,9 @@ def test_ctrl_c_leaves_the_task_alone(system: System, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     waiting = system.start("invoke", "calls.py:slow", "--arg", f"path={flag}")
     awaited(flag, system)
-    (task,) = [t["id"] for t in system.tasks(state="open") if t["name"] == "slow"]
+    (task,) = system.await_true(  # it may run before the list has it
+        lambda: [t["id"] for t in system.tasks(state="open") if t["name"] == "slow"], "the call is in the list"
+    )
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=PATIENCE_S)
     assert waiting.returncode == 130
