@@ -25,7 +25,7 @@ import msgspec
 from oncue.batches import ACCEPTED, PREFIX, Batch, Options, Outcome
 from oncue.connection import Answer, Broken, Connection, Http, problem
 from oncue.errors import Invalid, NotReady, OncueError, RateLimited, Unreachable
-from oncue.limit import Limit
+from oncue.limit import FOREVER, Limit
 from oncue.outcome_stream import messages
 from oncue.resources import Accepted, BatchRequest, Me
 from oncue.untold import AGAIN, Untold, refusal, summary
@@ -164,7 +164,7 @@ class Courier:
                 stream=self._stream,
             )
         )
-        since, pause, again = time.monotonic(), 0.02, False
+        since, pause, again, self.trouble = time.monotonic(), 0.02, False, None
         while True:
             try:
                 answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=False)
@@ -335,7 +335,7 @@ class Courier:
                 log.warning(
                     "waiting for the server, which has %g s to accept something of what was submitted", self.linger_s
                 )
-                self._accepted(Limit(None), self.linger_s)
+                self._accepted(FOREVER, self.linger_s)
         finally:
             self._end()
         if flush and (error := self.untold.take()) is not None:
@@ -357,7 +357,7 @@ class Courier:
 
     def _too_late(self) -> Unreachable:
         why = f"; {self.trouble.message}" if self.trouble is not None else ""
-        return Unreachable(f"the client was closed before the server had accepted them{why}", remedy=AGAIN)
+        return Unreachable(f"the client was closed before the server had accepted it{why}", remedy=AGAIN)
 
 
 def _ms(seconds: float | None) -> int | None:

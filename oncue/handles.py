@@ -13,7 +13,7 @@ from oncue.asking import asked
 from oncue.batches import ACCEPTED, Batch
 from oncue.errors import OncueError
 from oncue.lifecycle import CLOSED_AS
-from oncue.limit import Limit
+from oncue.limit import FOREVER, Limit
 from oncue.messages import OK, Ended
 from oncue.resources import TaskInfo, TimelineEntry
 
@@ -68,7 +68,7 @@ class Task(Generic[R]):
     def result(self, timeout: float | None = None) -> R:
         """Wait for the value. Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
         UntrustedResult, UnreadableResult; the error with which the server refused the task; TimeoutError."""
-        return self._result(Limit(timeout))
+        return self._result(FOREVER if timeout is None else Limit(timeout))
 
     def _result(self, limit: Limit) -> R:
         if self._value is not _UNKNOWN:

@@ -28,3 +28,6 @@ class Limit:
 
     def __str__(self) -> str:
         return "no time" if self.seconds is None else f"{self.seconds:g} s"
+
+
+FOREVER = Limit(None)

@@ -6,6 +6,7 @@ import functools
 import gc
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -556,7 +557,7 @@ def test_an_error_in_the_block_is_not_hidden_by_closing() -> None:
         raise KeyError("mine")
     (note,) = caught.value.__notes__
     assert (
-        "1 submitted task was not accepted: the client was closed before the server had accepted them; nothing " in note
+        "1 submitted task was not accepted: the client was closed before the server had accepted it; nothing " in note
     )
     assert lost.id in note
 
@@ -654,7 +655,7 @@ from oncue.functions import Watch
 sys.modules["oncue.functions"] = types.SimpleNamespace(pack_function=shipped, Watch=Watch)
 
 with serving() as server:
-    client = Client(server.url, "t", patience=20, linger=0.1)
+    client = Client(server.url, "t", patience=20, linger=float(sys.argv[3]))
     client.submit(double, 1).result(10)
 if sys.argv[1] == "away":
     print(client.submit(double, 2).id)
@@ -665,7 +666,7 @@ sys.exit(int(sys.argv[2]))
 @pytest.mark.parametrize(("server", "code", "ends_with"), [("away", 0, 120), ("away", 3, 120), ("unused", 3, 3)])
 def test_a_program_that_loses_tasks_at_its_end_says_so(server: str, code: int, ends_with: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, server, str(code)],
+        [sys.executable, "-c", PROGRAM, server, str(code), "0.1"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
@@ -679,3 +680,21 @@ def test_a_program_that_loses_tasks_at_its_end_says_so(server: str, code: int, e
         assert done.stdout.strip() in done.stderr  # its id
     else:
         assert done.stderr == ""
+
+
+def test_ctrl_c_at_a_programs_end_loses_no_word() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "away", "0", "60"],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "waiting for the server" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 120, err
+    assert "1 submitted task was not accepted" in err
+    assert out.strip() in err
+    assert "Traceback" not in err
