@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shlex
@@ -16,45 +17,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from oncue.cli.output import as_json, json_option, safe
-from oncue.config import load_settings
+from oncue.config import Settings, load_settings
 from oncue.errors import OncueError
-from oncue.extras import SERVER, SERVER_PIP, TELLING, missing
+from oncue.extras import SERVER, SERVER_PIP, TELLING, missing, need
+from oncue.log import Finding, Topic, examine_log
+from oncue.log.finding import SKEW_S
 from oncue.resources import EndpointInfo
 
 if TYPE_CHECKING:
     from oncue.client import Client
 
 LIBRARIES = ("msgspec", "cloudpickle", "pyzmq", "psutil", "click", "rich", "aiohttp")
-SKEW_S = 5.0
-
-
-class Finding(msgspec.Struct, frozen=True):
-    check: str
-    ok: bool
-    found: str
-    remedy: str = ""
-
 
 Check = Callable[[], Iterator[Finding]]
 
 
 @click.command()
 @click.option("--data", type=click.Path(file_okay=False), help="The data folder to check (default: ~/.oncue).")
+@click.option("--log", "log_url", help="URL of the log to check (default: the setting `log`).")
 @json_option
-def doctor(data: str | None, json_: bool) -> None:
-    """Check this machine and its server. Exit code 1 when something is wrong.
+def doctor(data: str | None, log_url: str | None, json_: bool) -> None:
+    """Check this machine, its log and its server. Exit code 1 when something is wrong.
 
     \b
     Example:
       oncue doctor
+      oncue doctor --log kafka://broker1:9092,broker2:9092
     """
-    settings = load_settings({"data": data})
+    settings = load_settings({"data": data, "log": log_url})
     folder = settings.data_path
     serves = can_serve(folder)
-    servers_own: list[tuple[str, Check]] = [("inotify", inotify)]
+    servers_own: list[tuple[str, Check]] = [("inotify", inotify), ("log", lambda: log(settings))]
     if not endpoints_home(folder):
         servers_own.append(("port", lambda: port(settings.host, settings.port, folder)))
     checks: list[tuple[str, Check]] = [
@@ -140,6 +135,22 @@ def data_folder(folder: Path, stop_percent: float, serves: bool) -> Iterator[Fin
     percent = 100 * usage.used / (usage.used + usage.free)
     text = f"{percent:.0f} % full, {usage.free / 1e9:.1f} GB free"
     yield Finding("disk", percent < stop_percent, text, f"above {stop_percent:g} % nothing is accepted: make room")
+
+
+def log(settings: Settings) -> Iterator[Finding]:
+    """A cluster that keeps it; where it is in the data folder there is nothing more to say."""
+    if not settings.log_url.startswith("kafka://"):
+        return
+    need("a check of the cluster")
+    from oncue.dispatcher.service import Service
+    from oncue.messages import EVENTS, MATCHES
+    from oncue.rules.engine import GROUP as RULES
+    from oncue.rules.window_host import GROUP as WINDOWS
+
+    topics = Service.topics_of(settings)
+    topics[MATCHES] = Topic(retention_ms=topics[EVENTS].retention_ms)  # its partitions stay as they are
+    groups = {RULES: [EVENTS], WINDOWS: [MATCHES]}
+    yield from asyncio.run(examine_log(settings.log_url, settings, topics, groups))
 
 
 def inotify() -> Iterator[Finding]:

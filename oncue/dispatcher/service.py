@@ -84,7 +84,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
     async def start(self) -> None:
         self._lock = FolderLock(self.folder)  # a log that several servers share does not keep them apart
         self.log = await open_log(self.settings.log_url, self.settings)
-        await self.log.ensure(self._topics())
+        await self.log.ensure(self.topics_of(self.settings))
         await self.ensure_matches(int(self.settings.events_retention_days * DAY_MS))
         self._forget_other_log()
         self.view = View.open(self.folder / "view.db")
@@ -92,7 +92,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         names = [t for t in await self.log.topics() if t != MATCHES]  # that is none of the view's
         await self.view.skip_to(await self.log.begin_offsets(names))  # what retention took is not waited for
         await self.feeder.catch_up(names, await self.log.end_offsets(names))
-        self.feeder.follow(self._topics(), "all")
+        self.feeder.follow(self.topics_of(self.settings), "all")
         for topic in names:
             if topic.startswith(TASKS_PREFIX):
                 self.feeder.follow([topic], topic[len(TASKS_PREFIX) :])
@@ -123,8 +123,9 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
             (self.folder / "marks.json").unlink(missing_ok=True)
         note.write_text(self.log.identity)
 
-    def _topics(self) -> dict[str, Topic]:
-        s = self.settings
+    @staticmethod
+    def topics_of(s: Settings) -> dict[str, Topic]:
+        """Those that every server needs."""
         results = Topic(retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes)
         return {
             EVENTS: Topic(partitions=s.events_partitions, retention_ms=int(s.events_retention_days * DAY_MS)),

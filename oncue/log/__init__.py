@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from oncue.config import Settings
 from oncue.errors import Invalid, MissingExtra
 from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Start, Topic
+from oncue.log.finding import Finding
 
-__all__ = ["Append", "Batch", "Log", "Partition", "Position", "Reader", "Record", "Start", "Topic", "open_log"]
+__all__ = [
+    "Append",
+    "Batch",
+    "Finding",
+    "Log",
+    "Partition",
+    "Position",
+    "Reader",
+    "Record",
+    "Start",
+    "Topic",
+    "examine_log",
+    "open_log",
+]
 
 
 async def open_log(url: str, settings: Settings | None = None) -> Log:
@@ -21,10 +37,29 @@ async def open_log(url: str, settings: Settings | None = None) -> Log:
         try:
             from oncue.log.kafka import KafkaLog
         except ModuleNotFoundError as e:
-            if (e.name or "").partition(".")[0] != "aiokafka":
-                raise
-            raise MissingExtra(
-                "the log is on Kafka, but aiokafka is not installed", remedy="pip install 'oncue[server,kafka]'"
-            ) from None
+            raise _extra(e) from None
         return await KafkaLog.open(rest, settings or Settings())
     raise Invalid(f"no log of the kind {kind!r}", remedy="use sqlite:///path/to/folder or kafka://host:port")
+
+
+async def examine_log(
+    url: str, settings: Settings, topics: Mapping[str, Topic], groups: Mapping[str, Sequence[str]]
+) -> list[Finding]:
+    """Whether a log that others keep is fit for oncue: `topics` that a server needs, `groups` and what they read. Nothing
+    is changed. An embedded log has no findings of its own. Raises Invalid, MissingExtra."""
+    kind, _, rest = url.partition("://")
+    if kind != "kafka":
+        return []
+    try:
+        from oncue.log.kafka.checkup import examine
+    except ModuleNotFoundError as e:
+        raise _extra(e) from None
+    return await examine(rest, settings, topics, groups)
+
+
+def _extra(error: ModuleNotFoundError) -> Exception:
+    if (error.name or "").partition(".")[0] != "aiokafka":
+        return error
+    return MissingExtra(
+        "the log is on Kafka, but aiokafka is not installed", remedy="pip install 'oncue[server,kafka]'"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,44 +16,13 @@ from oncue.errors import Invalid, LogError
 from oncue.log import Record, Topic, open_log
 from tests.conftest import or_skipped
 from tests.kafka.broker import Broker
-
-LOGIN = "org.apache.kafka.common.security"
-PASSWORD = "s3cret"
+from tests.kafka.secured import PASSWORD, secured_broker
 
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
-    """A broker with a TLS listener that knows the users `oncue` and `weak` (who may do nothing)."""
-    folder = tmp_path_factory.mktemp("secured")
-    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run(
-        ["openssl", *request.split(), "-keyout", "key.pem", "-out", "cert.pem"],
-        cwd=folder,
-        capture_output=True,
-        check=True,
-    )
-    (folder / "store.pem").write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
-    settings = {
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(folder / "store.pem"),
-        "listener.name.safe.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
-        "listener.name.safe.plain.sasl.jaas.config": f"{LOGIN}.plain.PlainLoginModule required"
-        f' user_oncue="{PASSWORD}" user_weak="{PASSWORD}";',
-        "listener.name.safe.scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
-        "listener.name.safe.scram-sha-512.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
-        "listener.name.safe.oauthbearer.sasl.jaas.config": f"{LOGIN}.oauthbearer.OAuthBearerLoginModule required"
-        ' unsecuredLoginStringClaim_sub="oncue";',
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:oncue;User:ANONYMOUS",
-    }
-    flags = [f"--add-scram=SCRAM-SHA-{n}=[name=oncue,password={PASSWORD}]" for n in (256, 512)]
-    broker = Broker(folder / "broker", settings=settings, listeners={"SAFE": "SASL_SSL"}, format_flags=flags)
-    try:
-        with or_skipped():
-            broker.start()
-        yield broker, folder
-    finally:
-        broker.kill()
+    with or_skipped(), secured_broker(tmp_path_factory.mktemp("secured")) as found:
+        yield found
 
 
 def _token(subject: str) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from aiokafka import errors as k
 
 from oncue.errors import LogError, NotOwner, OncueError, TooLarge
+
+
+def quiet() -> None:
+    """Of aiokafka's own lines, one for each repetition, none is shown unless asked for; what lasts is told by this package."""
+    noisy = logging.getLogger("aiokafka")
+    if noisy.level == logging.NOTSET:
+        noisy.setLevel(logging.CRITICAL)
 
 
 def explain(error: BaseException, place: str, doing: str) -> OncueError:

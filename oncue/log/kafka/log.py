@@ -18,7 +18,7 @@ from oncue.errors import LogError, NotOwner, OncueError
 from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Start, Topic
 from oncue.log.kafka.address import Address, parse
 from oncue.log.kafka.burial import Burial
-from oncue.log.kafka.failures import explain
+from oncue.log.kafka.failures import explain, quiet
 from oncue.log.kafka.fetcher import Fetcher
 from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
@@ -56,9 +56,7 @@ class KafkaLog(Log):
     async def open(cls, rest: str, settings: Settings) -> KafkaLog:
         """`rest` is what follows kafka:// in the URL. Raises Invalid, LogError."""
         address = parse(rest, settings)
-        noisy = logging.getLogger("aiokafka")
-        if noisy.level == logging.NOTSET:  # a line for each repetition; what lasts is told by this package
-            noisy.setLevel(logging.CRITICAL)
+        quiet()
         options = {**address.client, "client_id": "oncue", "metadata_max_age_ms": 30_000}
         client, admin = AIOKafkaClient(**options), AIOKafkaAdminClient(**options)
         try:

@@ -186,8 +186,8 @@ class Topics:
         return failed
 
     def _new_configs(self, topic: Topic, copies: int) -> dict[str, str]:
-        found = _configs(topic) | {
-            "max.message.bytes": str(_most(self._address.record_bytes)),
+        found = configs_of(topic) | {
+            "max.message.bytes": str(largest(self._address.record_bytes)),
             "message.timestamp.after.max.ms": str(2**63 - 1),  # a record has the time that its maker gave it
             "unclean.leader.election.enable": "false",
         }
@@ -270,10 +270,10 @@ class Topics:
             raise explain(e, str(self._address), f"give the topic {known.full!r} {count} partitions") from e
 
     async def _repair(self, known: Known, topic: Topic, found: Mapping[str, tuple[str, int]]) -> None:
-        wanted = _configs(topic)
-        if int(found["max.message.bytes"][0]) < _most(self._address.record_bytes):  # a larger one does no harm
-            wanted["max.message.bytes"] = str(_most(self._address.record_bytes))
-        wrong = {name: value for name, value in wanted.items() if not _same(found[name][0], value)}
+        wanted = configs_of(topic)
+        if int(found["max.message.bytes"][0]) < largest(self._address.record_bytes):  # a larger one does no harm
+            wanted["max.message.bytes"] = str(largest(self._address.record_bytes))
+        wrong = {name: value for name, value in wanted.items() if not same(found[name][0], value)}
         if not wrong:
             return
         differs = ", ".join(f"{name} is {found[name][0]}, not {value}" for name, value in wrong.items())
@@ -318,12 +318,12 @@ class Topics:
         await self._follow()
 
 
-def _most(record_bytes: int) -> int:
+def largest(record_bytes: int) -> int:
     """max.message.bytes: the record, its frame, and what lz4 adds to data that cannot be made smaller."""
     return record_bytes + record_bytes // 64 + 65_536
 
 
-def _configs(topic: Topic) -> dict[str, str]:
+def configs_of(topic: Topic) -> dict[str, str]:
     expires = topic.retention_ms or topic.retention_bytes
     policy = ("compact,delete" if expires else "compact") if topic.compact else "delete"
     return {
@@ -351,5 +351,5 @@ def _with(topic: Topic, partitions: int) -> Topic:
     )
 
 
-def _same(a: str, b: str) -> bool:
+def same(a: str, b: str) -> bool:
     return sorted(a.split(",")) == sorted(b.split(","))

@@ -1,0 +1,14 @@
+"""What an examination found: `oncue doctor` shows them."""
+
+from __future__ import annotations
+
+import msgspec
+
+SKEW_S = 5.0  # clocks that differ by more are wrong
+
+
+class Finding(msgspec.Struct, frozen=True):
+    check: str
+    ok: bool
+    found: str
+    remedy: str = ""

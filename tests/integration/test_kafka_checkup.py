@@ -1,0 +1,215 @@
+"""`oncue doctor` looks at a real cluster, and says what is wrong with it and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from oncue.config import Settings
+from oncue.log import Finding, Record, Topic, open_log
+from oncue.log.kafka.checkup import examine
+from tests.conftest import or_skipped
+from tests.e2e.running import System
+from tests.kafka.broker import Broker, Cluster, free_port
+from tests.kafka.secured import PASSWORD, secured_broker
+
+TOPICS = {"oncue.events": Topic(partitions=2, retention_ms=86_400_000), "oncue.registry": Topic(compact=True)}
+GROUPS = {"rules": ["oncue.events"]}
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    return f"d{abs(hash(tmp_path))}."
+
+
+def look(
+    rest: str,
+    settings: Settings | None = None,
+    topics: Mapping[str, Topic] = TOPICS,
+    now: Callable[[], float] = time.time,
+) -> dict[str, Finding]:
+    found = asyncio.run(examine(rest, settings or Settings(), topics, GROUPS, now))
+    assert all(f.remedy for f in found if not f.ok)
+    wrong = {f.check: f for f in found if not f.ok}
+    return {f.check: f for f in found} | wrong
+
+
+def wrong(found: Mapping[str, Finding]) -> set[str]:
+    return {f.check for f in found.values() if not f.ok}
+
+
+async def _filled(url: str) -> None:
+    log = await open_log(url)
+    await log.ensure(TOPICS | {"oncue.tasks.one": Topic()})
+    await log.append("oncue.events", [Record(b"x", b"k")])
+    await log.close()
+
+
+def test_a_cluster_that_is_fit(kafka: tuple[str, str], prefix: str) -> None:
+    rest = f"{kafka[0]}?prefix={prefix}"
+    found = look(rest)
+    assert not wrong(found)
+    assert "first start" in found["kafka topics"].found
+
+    async def read() -> None:
+        log = await open_log(f"kafka://{rest}")
+        reader = log.read(["oncue.events"], group="rules")
+        await log.commit("rules", await reader.next())
+        await log.close()
+
+    asyncio.run(_filled(f"kafka://{rest}"))
+    asyncio.run(read())
+    found = look(rest)
+    assert not wrong(found)
+    assert "Kafka 4." in found[f"kafka {kafka[0]}"].found
+    assert found[f"topic {prefix}oncue.events"].found == "partitions: 2, copies: 1, kept 1 days"
+    assert found[f"topics {prefix}oncue.tasks.*"].found.startswith("1, ")
+    assert found["kafka clock"].found.endswith("0 s from ours")
+    assert found[f"group {prefix}rules"].found == "records to go: 0, members: 0"
+
+
+def test_clocks_that_differ(kafka: tuple[str, str], prefix: str) -> None:
+    found = look(f"{kafka[0]}?prefix={prefix}", now=lambda: time.time() - 100)
+    assert wrong(found) == {"kafka clock"}
+    assert "differs by 100 s" in found["kafka clock"].found
+    assert "NTP" in found["kafka clock"].remedy
+
+
+def test_topics_with_other_settings_and_records_that_nobody_reads(kafka: tuple[str, str], prefix: str) -> None:
+    async def spoil() -> None:
+        await _filled(f"kafka://{kafka[0]}?prefix={prefix}")
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka[0])
+        await admin.start()
+        theirs = {
+            "retention.ms": "1000",
+            "cleanup.policy": "delete",
+            "max.message.bytes": "1000",
+            "unclean.leader.election.enable": "true",
+        }
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, f"{prefix}oncue.registry", theirs)])
+        await admin.create_partitions({f"{prefix}oncue.tasks.one": NewPartitions(2)})
+        await admin.close()
+
+    asyncio.run(spoil())
+    wanted = TOPICS | {"oncue.events": Topic(partitions=4, retention_ms=86_400_000), "oncue.dead": Topic()}
+    rest = f"{kafka[0]}?prefix={prefix}"
+    texts = [(f.check, f.found, f.remedy) for f in asyncio.run(examine(rest, Settings(), wanted, GROUPS)) if not f.ok]
+    found = {(check.removeprefix(f"topic {prefix}"), text.partition(":")[0]): remedy for check, text, remedy in texts}
+    registry = next(t for c, t, r in texts if c.endswith("registry") and "retention" in t)
+    assert "retention.ms is 1000, not -1" in registry
+    assert "cleanup.policy is delete, not compact" in registry
+    assert "max.message.bytes is 1000" in registry
+    assert "kafka-configs.sh" in next(r for c, t, r in texts if t == registry)
+    assert any("unclean.leader.election.enable is true" in t for _, t, _ in texts)
+    assert "adds them" in found["oncue.events", "has partitions"]
+    assert ("oncue.dead", "is not there, others are") in found
+    group = next((t, r) for c, t, r in texts if c == f"group {prefix}rules")
+    assert group[0] == "records to go: 1, members: 0"
+    assert "oncue up" in group[1]
+
+
+def test_a_broker_that_is_not_there(own: Callable[..., Broker]) -> None:
+    broker, nobody = own(), free_port()
+    found = look(f"{broker.address},127.0.0.1:{nobody},nowhere.invalid:9092")
+    assert wrong(found) == {f"kafka 127.0.0.1:{nobody}", "kafka nowhere.invalid:9092"}
+    assert "nothing listens" in found[f"kafka 127.0.0.1:{nobody}"].found
+    assert "is not known" in found["kafka nowhere.invalid:9092"].found
+    assert found[f"kafka {broker.address}"].ok
+    found = look(f"127.0.0.1:{nobody}")
+    assert [*found] == [f"kafka 127.0.0.1:{nobody}"]
+
+
+def test_one_of_three_is_away(three: Cluster) -> None:
+    async def make() -> None:
+        log = await open_log(f"kafka://{three.address}")
+        await log.ensure(TOPICS)
+        await log.close()
+        admin = AIOKafkaAdminClient(bootstrap_servers=three.address)
+        await admin.start()
+        await admin.create_topics([NewTopic("oncue.tasks.thin", 1, 1)])
+        await admin.close()
+
+    asyncio.run(make())
+    away = three.nodes[2]
+    away.kill()
+    rest = three.nodes[0].address  # the others are known by what the cluster says
+
+    def shrunk() -> list[Finding]:
+        end = time.monotonic() + 60
+        while True:  # until the cluster has noticed
+            found = asyncio.run(examine(rest, Settings(), TOPICS, GROUPS))
+            if any("missing or behind" in f.found for f in found) or time.monotonic() > end:
+                return found
+
+    found = shrunk()
+    assert any("is broker 3 up" in f.remedy for f in found if f.check == "topic oncue.events")
+    thin = " ".join(f.found for f in found if f.check == "topic oncue.tasks.thin")
+    assert "copies: 1, not 2" in thin
+    assert any(f.check.startswith("kafka broker 2 ") and f.ok for f in found)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
+    with or_skipped(), secured_broker(tmp_path_factory.mktemp("secured")) as found:
+        yield found
+
+
+def _as(folder: Path, **given: str) -> Settings:
+    whole = {"kafka_ca_file": str(folder / "cert.pem"), "kafka_sasl": "PLAIN", "kafka_user": "oncue"} | given
+    return Settings(**{"kafka_password": PASSWORD} | {n: v for n, v in whole.items() if v})  # type: ignore[arg-type]
+
+
+def test_who_may_come_in(secured: tuple[Broker, Path], tmp_path: Path) -> None:
+    broker, folder = secured
+    rest = f"{broker.listener('SAFE')}?prefix=c."
+    assert not wrong(look(rest, _as(folder)))
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout k.pem -out other.pem"
+    subprocess.run(["openssl", *request.split()], cwd=tmp_path, capture_output=True, check=True)
+    for settings, says, remedy in [
+        (_as(folder, kafka_password="wrong"), "does not let the user 'oncue' in", "kafka_password_file"),
+        (_as(folder, kafka_sasl="SCRAM-SHA-512", kafka_user="nobody"), "does not let", "kafka_user"),
+        (_as(folder, kafka_ca_file=str(tmp_path / "other.pem")), "not trusted", "kafka_ca_file"),
+        (Settings(kafka_ca_file=str(folder / "cert.pem")), "", "kafka_sasl"),
+        (Settings(), "", "TLS"),
+    ]:
+        found = look(rest, settings)
+        ((_, finding),) = found.items()
+        assert not finding.ok
+        assert says in finding.found
+        assert remedy in finding.remedy
+    found = look(broker.address, Settings(kafka_tls=True))
+    assert "closed the connection" in found[f"kafka {broker.address}"].found
+    assert "or none of these" in found[f"kafka {broker.address}"].remedy
+    found = look(broker.address, Settings(kafka_sasl="PLAIN", kafka_user="oncue", kafka_password=PASSWORD))
+    assert wrong(found) == {f"kafka {broker.address}"}
+
+
+def test_what_a_user_may_not_do(secured: tuple[Broker, Path]) -> None:
+    broker, folder = secured
+    rest = f"{broker.listener('SAFE')}?prefix=c."
+    findings = asyncio.run(examine(rest, _as(folder, kafka_user="weak"), TOPICS, GROUPS))
+    lacking = [f for f in findings if f.check == "kafka ACLs"]
+    assert [f.ok for f in lacking] == [False] * 3
+    assert "--allow-principal User:weak --operation Read --operation Write" in lacking[0].remedy
+    assert "--topic 'c.' --resource-pattern-type prefixed" in lacking[0].remedy
+    assert "--group" in lacking[1].remedy
+    assert "--transactional-id" in lacking[2].remedy
+    assert next(f for f in findings if f.check == "kafka clock").found.startswith("not told to us")
+
+
+def test_the_command(kafka: tuple[str, str], prefix: str, tmp_path: Path) -> None:
+    system = System(tmp_path, ONCUE_LOG="", ONCUE_PORT="0")
+    good, bad = f"kafka://{kafka[0]}?prefix={prefix}", f"kafka://127.0.0.1:{free_port()}"
+    found = {f["check"]: f for f in system.json("doctor", "--log", good, code=1)}  # no server runs
+    assert [c for c, f in found.items() if not f["ok"]] == ["server"]
+    assert found[f"kafka {kafka[0]}"]["ok"]
+    said = system.oncue("doctor", "--log", bad, code=1).stdout
+    assert "WRONG kafka 127.0.0.1" in said
+    assert "→ is the broker up" in said
