@@ -163,11 +163,17 @@ def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
 # ---------------------------------------------------------------- who may connect
 
 
+# What an agent is told of a handshake that failed: a ZAP status. ZAP has no word for a key that is good no more, so that is
+# the status of an "internal error", which nothing else here gives.
+UNKNOWN, REVOKED = 400, 500
+
+
 class Gate:
     """Answers libzmq's question who a key is (ZAP). Watch `fileno()` and call `on_readable()`; one gate a context."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._known: dict[bytes, bytes] = {}  # raw public key -> user id
+        self._forbidden: set[bytes] = set()
         self._socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
@@ -182,11 +188,16 @@ class Gate:
 
     def allow(self, public_key: bytes, user: str) -> None:
         """This key (Z85) may connect; its messages carry `user` as User-Id. Raises Invalid when it is not a key."""
-        self._known[raw_key(public_key)] = user.encode()
+        key = raw_key(public_key)
+        self._known[key] = user.encode()
+        self._forbidden.discard(key)
 
     def forbid(self, public_key: bytes) -> None:
-        """This key may not connect any more. A link that it has already goes on: drop what comes with its user id."""
-        self._known.pop(raw_key(public_key), None)
+        """This key may not connect any more, and is told that it was revoked. A link that it has already goes on: drop what
+        comes with its user id."""
+        key = raw_key(public_key)
+        self._known.pop(key, None)
+        self._forbidden.add(key)
 
     def on_readable(self) -> None:
         while True:  # edge-triggered: until there is nothing more
@@ -203,7 +214,9 @@ class Gate:
             user = self._known.get(request[6])
         if user is None:
             self.refused += 1
-            return [b"1.0", number, b"400", b"unknown key", b"", b""]
+            if request[6:] and request[6] in self._forbidden:
+                return [b"1.0", number, b"%d" % REVOKED, b"revoked key", b"", b""]
+            return [b"1.0", number, b"%d" % UNKNOWN, b"unknown key", b"", b""]
         return [b"1.0", number, b"200", b"OK", user, b""]
 
     def close(self) -> None:

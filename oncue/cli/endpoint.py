@@ -162,6 +162,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
 
     await_true(greeted, GREETING_S)
     if process.poll() is not None:
+        _refused(place, process.pid, name)
         said = path.read_bytes()[began:][-1000:].decode("utf-8", "replace").strip()
         raise OncueError(f"the agent ended at once:\n{said}", remedy=f"all that it said is in {path}")
     if now.get("why"):
@@ -171,6 +172,15 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     if now.get("state") != "connected":
         say("  it has not reached its server yet, and goes on trying: is the server up?", err=True)
     process.returncode = 0  # it goes on; nothing here waits for it
+
+
+def _refused(place: Path, pid: int, name: str) -> None:
+    """Raises Refused, where that is why this agent has ended."""
+    from oncue.endpoint.settings import register_again
+
+    now = _status(place) or {}
+    if now.get("pid") == pid and now.get("state") == "refused":
+        raise Refused(f"{now['why']}; the agent has ended", remedy=now.get("remedy") or register_again(name, place))
 
 
 def _status(place: Path) -> dict[str, Any] | None:
@@ -226,17 +236,32 @@ def status(name: str, folder: str | None, json_: bool) -> None:
       oncue endpoint status polaris
     """
     from oncue.cli.local_agent import running_agent
-    from oncue.endpoint.settings import load
+    from oncue.endpoint.settings import load, register_again
 
     place = _folder(folder, name)
     settings = load(place)
     pid = running_agent(place)
     found = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}
-    found["status"] = _status(place)
+    now = _status(place)
+    if not pid and (now or {}).get("state") != "refused" and _revoked(settings.id):
+        # It was away then, and has not been told.
+        now = (now or {}) | {"state": "revoked", "remedy": register_again(name, place)}
+    found["status"] = now
     if json_:
         as_json(found)
         return
-    now = found.pop("status")
+    found.pop("status")
     facts([(k, "no" if v is False else v) for k, v in found.items()])
     if isinstance(now, dict):
         facts([(k, v) for k, v in now.items() if k not in found])
+
+
+def _revoked(id: str) -> bool:
+    """Whether the server says so, where one can be asked from here."""
+    from oncue.client import Client
+
+    try:
+        with Client(patience=2) as client:
+            return any(e.id == id and e.state == "revoked" for e in client.endpoints.list())
+    except OncueError:
+        return False

@@ -57,7 +57,7 @@ class Bridge:
         self._gate.allow(public_key, lane.endpoint)
 
     def revoke(self, endpoint: str, public_key: bytes) -> None:
-        """The key is refused from now on, and its live link is cut: nothing more of it is read."""
+        """The key is refused from now on, and its live link is cut: nothing more of it is read. Again is harmless."""
         self._gate.forbid(public_key)
         lane = self.lanes.pop(endpoint, None)
         if lane is not None:

@@ -105,6 +105,12 @@ class Core:
             found = next((e for e in self._endpoints.values() if e.name == name and not e.revoked), None)
         if found is None or found.revoked:
             mine = sorted(n for owner, n in self._endpoint_names if owner == who.subject)
+            if (gone := self._revoked(name, who.subject)) is not None:
+                others = f"; or use another: {', '.join(mine)}" if mine else ""
+                raise NotFound(
+                    f"the endpoint {name!r} was revoked",
+                    remedy=f"on its machine, it gets new keys with: oncue endpoint register {gone.name}{others}",
+                )
             raise NotFound(
                 f"there is no endpoint {name!r}",
                 remedy=f"yours are: {', '.join(mine)}" if mine else "start one: oncue endpoint register NAME",
@@ -112,6 +118,15 @@ class Core:
         if not who.sees(found.owner):
             raise Forbidden(f"endpoint {name!r} serves its owner only", remedy="run an endpoint of your own")
         return found
+
+    def _revoked(self, name: str, owner: str) -> EndpointRecord | None:
+        """By name or id: one that this owner had."""
+        mine = (e for e in self._endpoints.values() if e.revoked and e.owner == owner)
+        return next((e for e in mine if name in (e.name, e.id)), None)
+
+    def is_revoked(self, name: str, owner: str) -> bool:
+        """For rules: why there is no endpoint_id."""
+        return self._revoked(name, owner) is not None
 
     def revoked_endpoints(self) -> list[EndpointRecord]:
         return [e for e in self._endpoints.values() if e.revoked]

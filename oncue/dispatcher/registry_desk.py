@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from oncue import functions
+from oncue import curve, functions
 from oncue import resources as r
 from oncue.dispatcher.auth import may_make, new_token
 from oncue.dispatcher.backend import Who
@@ -114,10 +114,10 @@ class RegistryDesk(Core):
                 remedy="use letters, digits, dots, dashes, underscores",
             )
         key = request.public_key.encode()
-        if len(key) != 40:
-            raise Invalid(
-                "public_key: a CURVE key in Z85 has 40 characters", remedy="oncue endpoint register makes one"
-            )
+        try:
+            curve.raw_key(key)
+        except Invalid as e:  # before it is recorded: a server could not start with it
+            raise Invalid(f"public_key: {e.message}", remedy="oncue endpoint register makes one") from None
         known_id = self._endpoint_names.get((who.subject, request.name))
         known = self._endpoints.get(known_id or "")
         if known is not None and known.public_key != key:

@@ -100,6 +100,8 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         await self.view.wait_for(await self.log.end_offsets(names), REBUILD_S)
         await self.reload()
         self._open_bridge()
+        for endpoint in self.revoked_endpoints():
+            self.bridge.revoke(endpoint.id, endpoint.public_key)
         await self.own(list(self._endpoints.values()))
         self._unwatch = self.log.watch(TASKS_PREFIX, self._on_tasks, early=self.log.fifo)
         await self.start_rules(self.folder / "triggers")

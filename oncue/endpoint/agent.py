@@ -131,7 +131,8 @@ class Agent(Holdings):
     def _on_refuse(self, refuse: wire.Refuse) -> None:
         if refuse.code == "stale-epoch":
             return self._redial(refuse.message)
-        self.refused = Refused(f"the server refused this endpoint: {refuse.message}", remedy=refuse.remedy)
+        what = f"the server refused this endpoint: {refuse.message}"
+        self.refused = Refused(what, remedy=refuse.remedy, reason=refuse.code)
         self._away(refuse.message)
 
     def _on_dispatch(self, message: wire.Dispatch, body: bytes) -> None:

@@ -65,13 +65,12 @@ class Link:
         except zmq.ZMQError:
             self.lost += 1
 
-    def key_refused(self) -> bool:
-        """Whether the server has said since the last call that it does not know our key."""
-        refused = False
+    def key_refused(self) -> int:
+        """curve.UNKNOWN or curve.REVOKED, where the server has said so of our key since the last call; else 0."""
+        status = 0
         while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            recv_monitor_message(self._monitor, zmq.NOBLOCK)
-            refused = True
-        return refused
+            status = int(recv_monitor_message(self._monitor, zmq.NOBLOCK)["value"])
+        return status
 
     def close(self) -> None:
         self.hang_up(500)  # a Bye on its way

@@ -42,6 +42,7 @@ from oncue.ids import now_us
 
 log = logging.getLogger("oncue.agent")
 USAGE_US, STATUS_US = 5_000_000, 2_000_000
+REVOKED = "the server refused this endpoint: it was revoked"
 KEY_REFUSED_US = 20_000_000  # a server that starts does not know its endpoints at once
 
 
@@ -82,7 +83,7 @@ class AgentProcess:
         self._usage_us = self._status_us = 0
         self._status = b""
         self._trouble = ""
-        self._why = ""  # the server does not know the key
+        self._why = self._remedy = ""  # the server does not take the key; what to do
         self._again = folder_settings.register_again(settings.name, folder)
         self._key_refused_us = 0
         self.stop_why = ""
@@ -207,12 +208,22 @@ class AgentProcess:
     def _look_at_key(self, at: int) -> None:
         if self.agent.phase is Phase.READY:
             self._key_refused_us, self._why = 0, ""
-        elif self._link.key_refused():
+        elif status := self._link.key_refused():
             self._key_refused_us = self._key_refused_us or at
-            why = self._why = "the server does not know this endpoint's key: it was revoked, or it is another server's"
-            if at - self._key_refused_us > KEY_REFUSED_US:
+            revoked = status == curve.REVOKED
+            why = self._why = (
+                REVOKED if revoked else "the server does not know this endpoint's key: is it another server's?"
+            )
+            if revoked or at - self._key_refused_us > KEY_REFUSED_US:
                 self.agent.refused = Refused(why, remedy=self._again)
             self.agent.cut(why, at)
+
+    def given_up(self, refused: Refused) -> Refused:
+        """The refusal as it is told: here is known how this endpoint is registered again."""
+        told = Refused(REVOKED, remedy=self._again) if refused.details.get("reason") == "revoked" else refused
+        self._why, self._remedy = told.message, told.remedy
+        self.write_status("refused")
+        return told
 
     def write_status(self, state: str = "") -> None:
         """`status.json`, when it changed."""
@@ -230,6 +241,7 @@ class AgentProcess:
             "spooled": sum(n.count for n in agent.outbox.spool.values()),
             "trouble": self._trouble,
             "why": self._why,
+            "remedy": self._remedy,
         }
         text = json.dumps(status).encode()
         if text == self._status:
@@ -294,8 +306,7 @@ def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -
     try:
         process.run()
     except Refused as e:
-        process.write_status("refused")
-        print(f"Refused: {e}", file=sys.stderr)  # noqa: T201
+        print(f"Refused: {process.given_up(e)}", file=sys.stderr)  # noqa: T201
         return e.exit_code
     finally:
         process.close()

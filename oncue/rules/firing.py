@@ -28,6 +28,10 @@ class Directory(Protocol):
         """The endpoint of this name (or id) that the owner may use."""
         ...
 
+    def is_revoked(self, name: str, owner: str) -> bool:
+        """Whether the owner had one, and it was revoked."""
+        ...
+
 
 class Refusal(Exception):
     """Why an event, or a rule's answer to it, goes to the dead letters."""
@@ -58,7 +62,10 @@ class Frames:
         endpoint = self._endpoints[key]
         if endpoint is None:
             remedy = "register it or correct the rule, then `oncue dead retry N` (N: this letter's number)"
-            raise Refusal("dispatch", f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}", remedy)
+            what = f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}"
+            if self._directory.is_revoked(*key):
+                what = f"the endpoint {cue.endpoint!r} was revoked"
+            raise Refusal("dispatch", what, remedy)
         if not cue.call.function:
             remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
             raise Refusal("dispatch", f"the function {cue.call.name!r} is not registered", remedy)

@@ -135,3 +135,12 @@ def test_doctor_looks_at_no_port_where_only_endpoints_live(shared: System, tmp_p
     assert "port" not in found
     assert "server" in found
     shared.oncue("endpoints", "revoke", "homely", "--yes")
+
+
+def test_a_key_that_is_none_is_not_recorded(shared: System) -> None:
+    """A server that has one on record could not start."""
+    for key in ("~" * 40, "x" * 39, ""):
+        answer = shared.http("POST", "/v1/endpoints", {"name": "no-key", "public_key": key})
+        assert (answer.status, answer.json["code"]) == (422, "invalid"), key
+        assert "public_key: not a CURVE public key" in answer.json["detail"]
+    assert "no-key" not in [e["name"] for e in shared.json("endpoints", "list")]

@@ -11,6 +11,11 @@ import pytest
 from oncue.errors import TaskRefused
 from tests.e2e.running import PATIENCE_S, System
 
+RULES = """
+rules:
+  - {name: gone, on: {type: gone}, run: {function: work.py:double, endpoint: away, args: {x: 1}}}
+"""
+
 
 def test_a_revoked_local_endpoint_is_healed_by_register_and_by_a_start(stopped: System) -> None:
     stopped.up("--workers", "1")
@@ -39,10 +44,14 @@ def test_the_start_of_a_revoked_endpoint_fails(shared: System, tmp_path: Path) -
     shared.oncue("endpoint", "register", "gone", "--dir", str(folder), "--workers", "1")
     shared.oncue("endpoints", "revoke", "gone", "--yes")
     said = shared.oncue("endpoint", "start", "gone", "--dir", str(folder), "--detach", code=1).stderr
-    assert "does not know this endpoint's key" in said
-    assert f"oncue endpoint register gone --dir {folder}" in said
+    assert "it was revoked" in said
+    assert f"→ register the endpoint again: oncue endpoint register gone --dir {folder}" in said
+    assert "Traceback" not in said
     status = json.loads(shared.oncue("endpoint", "status", "gone", "--dir", str(folder), "--json").stdout)
     assert not status["running"]
+    assert status["status"]["state"] == "refused"
+    assert "it was revoked" in status["status"]["why"]
+    assert f"oncue endpoint register gone --dir {folder}" in status["status"]["remedy"]
     shared.oncue("endpoint", "register", "gone", "--dir", str(folder), "--workers", "1")
     shared.oncue("endpoint", "start", "gone", "--dir", str(folder), "--detach")
     shared.await_connected("gone")
@@ -92,3 +101,36 @@ def test_a_server_that_died_while_it_ended_them_ends_the_rest(stopped: System, t
     asked.communicate(timeout=PATIENCE_S)
     stopped.up("--no-endpoint")
     stopped.await_true(lambda: not stopped.tasks(state="open"), "all have ended")
+
+
+def test_whoever_meets_a_revoked_endpoint_is_told(stopped: System, tmp_path: Path) -> None:
+    """Its agent when it is cut, its agent after a restart of the server, its machine, tasks and rules."""
+    stopped.up("--no-endpoint")
+    folders = {name: str(tmp_path / name) for name in ("live", "away")}
+    for name, folder in folders.items():
+        stopped.oncue("endpoint", "register", name, "--dir", folder, "--workers", "1")
+    stopped.oncue("endpoint", "start", "live", "--dir", folders["live"], "--detach")
+    stopped.await_connected("live")
+    stopped.write("work.py", "def double(x):\n    return 2 * x\n")
+    stopped.write("gone.yaml", RULES)
+    stopped.oncue("deploy", "gone.yaml", "--yes")
+    for name in folders:
+        stopped.oncue("endpoints", "revoke", name, "--yes")
+
+    def status(name: str) -> str:
+        return stopped.oncue("endpoint", "status", name, "--dir", folders[name]).stdout
+
+    stopped.await_true(lambda: "refused" in status("live"), "the agent is told")
+    for name, state in (("live", "refused"), ("away", "revoked")):
+        assert state in status(name)
+        assert f"oncue endpoint register {name} --dir {folders[name]}" in status(name)
+        said = stopped.oncue("invoke", "work.py:double", "--arg", "x:=1", "--endpoint", name, code=4).stderr
+        assert f"the endpoint '{name}' was revoked" in said
+        assert f"oncue endpoint register {name}" in said
+    stopped.oncue("events", "emit", "--type", "gone", "--source", "/gone", "--data", "{}")
+    (letter,) = stopped.await_true(lambda: stopped.json("dead", "list"), "a dead letter")
+    assert "the endpoint 'away' was revoked" in letter["reason"]
+    stopped.down()
+    stopped.up("--no-endpoint")  # a server that has never seen these keys
+    said = stopped.oncue("endpoint", "start", "away", "--dir", folders["away"], "--detach", code=1).stderr
+    assert "it was revoked" in said

@@ -36,6 +36,9 @@ PARTITIONS = 4
 
 
 class Endpoints:
+    def is_revoked(self, name: str, owner: str) -> bool:
+        return False
+
     def endpoint_id(self, name: str, owner: str) -> str | None:
         return {"local": "e1", "polaris": "e2"}.get(name)
 

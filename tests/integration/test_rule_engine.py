@@ -34,6 +34,9 @@ from oncue.rules.engine import MAX_DEPTH, Engine
 class Endpoints:
     """A directory of two endpoints, for one owner."""
 
+    def is_revoked(self, name: str, owner: str) -> bool:
+        return False
+
     def endpoint_id(self, name: str, owner: str) -> str | None:
         return {"local": "e1", "polaris": "e2"}.get(name) if owner == "ann" else None
 

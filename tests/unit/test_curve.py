@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from oncue import curve
 from oncue.errors import Conflict, Invalid
@@ -87,6 +88,7 @@ def test_an_unknown_key_is_refused_before_any_message_is_read(
     assert server.receive(until_refused=1) is None
     assert server.gate.refused == 1
     assert monitor.poll(5_000), "the agent is told that its key was refused"
+    assert int(recv_monitor_message(monitor)["value"]) == curve.UNKNOWN
     with pytest.raises(zmq.Again):
         server.socket.recv_multipart(zmq.NOBLOCK)
     socket.disable_monitor()
@@ -103,10 +105,21 @@ def test_a_forbidden_key_cannot_dial_again(server: Server, context: zmq.Context[
     server.gate.forbid(keys.public)
     first.close(0)
     again = dial(context, server, keys)
+    monitor = again.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
     again.send(b"2")
     assert server.receive(until_refused=1) is None
     assert server.gate.refused == 1
+    assert monitor.poll(5_000)
+    assert int(recv_monitor_message(monitor)["value"]) == curve.REVOKED  # not only that it is unknown
+    again.disable_monitor()
+    monitor.close(0)
     again.close(0)
+    # The server's word is the newest: a key that is allowed again gets in.
+    server.gate.allow(keys.public, "ep_1")
+    back = dial(context, server, keys)
+    back.send(b"3")
+    assert server.receive() is not None
+    back.close(0)
 
 
 def test_no_other_mechanism_gets_in(server: Server, context: zmq.Context[zmq.Socket[bytes]]) -> None:
