@@ -1,6 +1,6 @@
 """`python -m bench [names] [--quick] [--json FILE] [--peers]`: one table, and a JSON file in bench/results/.
 
-    names      system, agent, crowd, pool, view, rules, log (default: all)
+    names      system, agent, crowd, pool, view, rules, log (default: all of these), kafka
     --quick    less of everything, about a minute; the figures are rougher
     --peers    Parsl, Dask and Celery as well, in a venv of their own (see bench/peers.py)
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import agent, crowd, log, machine, peers, pool, probe, rules, system, tables, view
+from bench import agent, crowd, kafka, log, machine, peers, pool, probe, rules, system, tables, view
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
@@ -31,7 +31,9 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "view": lambda quick: dict(view.run(20_000) if quick else view.run()),
     "rules": lambda quick: rules.run(1) if quick else rules.run(),
     "log": lambda quick: log.run(2.0) if quick else log.run(),
+    "kafka": lambda quick: kafka.run(quick),
 }
+DEFAULT = [name for name in PARTS if name != "kafka"]  # which needs Java
 
 
 def main() -> int:
@@ -41,7 +43,7 @@ def main() -> int:
     report: dict[str, Any] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "quick": given.quick}
     report["machine"] = machine.describe()
     before = probe.run()
-    results = _measure(given.names or list(PARTS), given.quick, console)
+    results = _measure(given.names or DEFAULT, given.quick, console)
     report["results"] = results
     if before is not None:
         after = probe.run()
@@ -60,7 +62,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="oncue's figures, beside its goals.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(PARTS)} (default: all but kafka)")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: bench/results/)")
     parser.add_argument("--peers", action="store_true", help="Parsl, Dask and Celery as well, in a venv of their own")

@@ -40,6 +40,8 @@ GOALS = (
     Goal("one agent, 100,000 workers, 1,000,000 tasks: its memory, late / early", "crowd.agent_growth", "", 1.2, False),
     Goal("events matched, 10 rules", "rules.rules_10_events_per_s", "events/s", 100_000),
     Goal("events matched, 10,000 rules", "rules.rules_10000_events_per_s", "events/s", 50_000),
+    Goal("through Kafka: bursts of 20,000, batched", "kafka.kafka.throughput.burst_per_s", "tasks/s", 20_000),
+    Goal("through Kafka: one task at a time, p50", "kafka.kafka.latency.p50_ms", "ms", 5, False),
 )
 
 #: Figures without a goal of their own that belong beside them.
@@ -61,6 +63,10 @@ ALSO = (
     ("log, one durable append, p50", "log.append_awaited_p50_ms", "ms"),
     ("log, the same commit by SQLite alone, p50", "log.raw_commit_p50_ms", "ms"),
     ("log, tasks in frames of 1,024", "log.frames_tasks_per_s", "tasks/s"),
+    ("through Kafka: sustained, view caught up", "kafka.kafka.sustained.per_s", "tasks/s"),
+    ("through Kafka: file closed until the function starts, p50", "kafka.kafka.file.p50_ms", "ms"),
+    ("through Kafka: bursts, against the embedded log in the same run", "kafka.ratio.burst", "of the rate"),
+    ("through Kafka: one task at a time, against the embedded log in the same run", "kafka.ratio.latency", "times"),
 )
 
 

@@ -48,8 +48,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(workers: int = 2, folder: str | None = None) -> Iterator[Running]:
-    """`oncue up` on free ports and a folder of its own, until its endpoint is connected."""
+def running(workers: int = 2, folder: str | None = None, log_url: str = "") -> Iterator[Running]:
+    """`oncue up` on free ports and a folder of its own, until its endpoint is connected. `log_url`: "" is the embedded log."""
     with tempfile.TemporaryDirectory(
         dir=folder or os.environ.get("ONCUE_BENCH_DIR", "/var/tmp"), prefix="oncue-bench-"
     ) as made:
@@ -57,7 +57,7 @@ def running(workers: int = 2, folder: str | None = None) -> Iterator[Running]:
         log = (Path(made) / "log").open("wb")
         began = time.monotonic()
         command = [sys.executable, "-m", "oncue", "up", "--data", str(data), "--port", "0", "--workers", str(workers)]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen([*command, "--log", log_url] if log_url else command, stdout=log, stderr=log)
         try:
             local = _await(lambda: json.loads((data / "local.json").read_text()), process, 30)
             with Client(url=local["url"], token=local["token"]) as client:

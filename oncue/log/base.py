@@ -123,10 +123,15 @@ class Log(ABC):
         (partitions that it does not name: earliest). An offset that is truncated already moves to the first kept."""
 
     @abstractmethod
-    async def commit(self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = ()) -> list[Position]:
+    async def commit(
+        self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = (), *, repeatable: bool = False
+    ) -> list[Position]:
         """Atomically: the group has done these batches (of one call of `next`), and these records are appended. With neither
         it waits until all that was handed over before is durable. Raises NotOwner when another process has the partition
-        by now: it does these batches again."""
+        by now: it does these batches again.
+
+        `repeatable`: appending the same again does no harm (their ids repeat, say). Where atomicity is dear, the records are
+        durable first then, and the group's place follows soon: after a crash in between, the batches come again."""
 
     @abstractmethod
     def watch(

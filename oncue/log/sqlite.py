@@ -169,7 +169,9 @@ class SqliteLog(Log):
         except TypeError as e:
             raise explain(e, self._path) from e
 
-    async def commit(self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = ()) -> list[Position]:
+    async def commit(
+        self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = (), *, repeatable: bool = False
+    ) -> list[Position]:
         self._check()
         offsets: dict[Partition, tuple[TopicState, int]] = {}
         for batch in batches:

@@ -96,7 +96,7 @@ class Engine:
         if self._offload is not None:
             await work.frames.offload(self._offload)
         try:
-            await commit(self._log, self._group, batches, work.appends())
+            await commit(self._log, self._group, batches, work.appends(), repeatable=work.repeatable)
         except NotOwner as e:
             _log.info("left to another server: %s", e.message)
             return
@@ -231,6 +231,12 @@ class _Work:
                 kept_headers(record.headers),
             )
         )
+
+    @property
+    def repeatable(self) -> bool:
+        """Tasks of rules have the same ids when their event comes again; matches would be counted twice, and dead letters
+        listed twice."""
+        return not self._matches and not self.frames.dead
 
     def appends(self) -> list[Append]:
         matches = [Append(MATCHES, self._matches)] if self._matches else []

@@ -124,12 +124,15 @@ def _frames(tasks: list[Task]) -> Iterable[list[Task]]:
         yield part
 
 
-async def commit(log: Log, group: str, batches: Sequence[Batch], appends: Sequence[Append]) -> None:
-    """All or nothing; a full disk is waited out. Raises LogError after some tries, NotOwner at once."""
+async def commit(
+    log: Log, group: str, batches: Sequence[Batch], appends: Sequence[Append], *, repeatable: bool = False
+) -> None:
+    """All or nothing, or (`repeatable`, see Log.commit) at least once; a full disk is waited out. Raises LogError after some
+    tries, NotOwner at once."""
     pause, tries = 0.1, 0
     while True:
         try:
-            await log.commit(group, batches, appends)
+            await log.commit(group, batches, appends, repeatable=repeatable)
             return
         except NotOwner:
             raise

@@ -3,6 +3,7 @@
 python log_child.py BACKEND FOLDER append FIRST     records FIRST, FIRST + 1 ... to the topic "a"; prints the last of each
 python log_child.py BACKEND FOLDER sweep FIRST      number n to "r" with one of five keys, and housekeeping all the time
 python log_child.py BACKEND FOLDER commit 0         for each record of "in" one to "out", as the group "g"
+python log_child.py BACKEND FOLDER repeat 0         the same, where what is appended may be appended again
 """
 
 from __future__ import annotations
@@ -56,19 +57,23 @@ async def sweep(log: Log, first: int) -> None:
     tidying.result()
 
 
-async def commit(log: Log, _: int) -> None:
+async def commit(log: Log, _: int, repeatable: bool = False) -> None:
     reader = log.read(["in"], group="g")
     while True:
         batches = await reader.next(max_batches=2)
         found = [r for b in batches for r in b.records]
-        await log.commit("g", batches, [Append("out", found)])
+        await log.commit("g", batches, [Append("out", found)], repeatable=repeatable)
         os.write(1, found[-1].value + b"\n")
+
+
+async def repeat(log: Log, _: int) -> None:
+    await commit(log, _, repeatable=True)
 
 
 async def main() -> None:
     backend, folder, what, first = sys.argv[1:]
     log = await BACKENDS[backend].open(Path(folder))
-    await {"append": append, "commit": commit, "sweep": sweep}[what](log, int(first))
+    await {"append": append, "commit": commit, "repeat": repeat, "sweep": sweep}[what](log, int(first))
 
 
 asyncio.run(main())

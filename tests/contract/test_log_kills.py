@@ -101,6 +101,37 @@ def test_offsets_and_what_they_caused_become_durable_together(open_it: Open, bac
         asyncio.run(check(last))
 
 
+def test_what_may_be_repeated_is_never_missing(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+    """What the group counts as done has had its effect: once, or more than once."""
+    chance = random.Random(4)
+
+    async def fill() -> None:
+        log = await open_it()
+        for n in range(4_000):  # each awaited, so that each is a batch
+            await log.append("in", records(str(n)))
+        await log.close()
+
+    async def check(acknowledged: int) -> None:
+        log = await open_it()
+        done = max((await log.committed("g")).get(("in", 0), 0), acknowledged + 1)
+        end = (await log.end_offsets(["out"]))[("out", 0)]
+        found: list[int] = []
+        reader = log.read(["out"])
+        reached = 0
+        while reached < end:
+            for batch in await reader.next():
+                found += [int(r.value) for r in batch.records]
+                reached = batch.next_offset
+        assert set(range(done)) <= set(found)
+        assert list(dict.fromkeys(found)) == sorted(set(found)), "in order, but for what came again"
+        await log.close()
+
+    asyncio.run(fill())
+    for _ in range(6):
+        last = _run_and_kill(backend, tmp_path / "log", "repeat", 0, chance.randint(1, 80), chance.random() * 0.03)
+        asyncio.run(check(last))
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_housekeeping_is_cut_off(open_it: Open, backend: Backend, tmp_path: Path) -> None:
     """Both topics get number n at offset n; what is newest of a key is never lost, and no offset is given twice."""

@@ -57,13 +57,15 @@ def test_groups_are_independent_and_go_on_behind_what_they_committed(open_it: Op
     asyncio.run(main())
 
 
-def test_commit_appends_in_the_same_step(open_it: Open) -> None:
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_commit_appends_in_the_same_step(open_it: Open, repeatable: bool) -> None:
     async def main() -> None:
         log = await open_it()
         await _numbers(log, "in", 3)
         outs = log.read(["out", "more"])
         batches = await log.read(["in"], group="g").next()
-        positions = await log.commit("g", batches, [Append("out", records("a", "b")), Append("more", records("c"))])
+        appends = [Append("out", records("a", "b")), Append("more", records("c"))]
+        positions = await log.commit("g", batches, appends, repeatable=repeatable)
         assert [(p.topic, p.first, p.count) for p in positions] == [("out", 0, 2), ("more", 0, 1)]
         assert sorted(values(await take(outs, 3))) == [b"a", b"b", b"c"]
         assert await log.lag("g", ["in"]) == {("in", 0): 0}
@@ -72,7 +74,8 @@ def test_commit_appends_in_the_same_step(open_it: Open) -> None:
     asyncio.run(main())
 
 
-def test_what_one_call_of_a_groups_reader_gives_can_be_committed_at_once(open_it: Open) -> None:
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_what_one_call_of_a_groups_reader_gives_can_be_committed_at_once(open_it: Open, repeatable: bool) -> None:
     """Whatever partitions it is of."""
 
     async def main() -> None:
@@ -86,9 +89,10 @@ def test_what_one_call_of_a_groups_reader_gives_can_be_committed_at_once(open_it
             while len(done) < 60:
                 batches = await reader.next(max_batches=3)
                 found = [r for b in batches for r in b.records]
-                await log.commit("g", batches, [Append("out", found)])
+                await log.commit("g", batches, [Append("out", found)], repeatable=repeatable)
                 done += [r.value for r in found]
         assert sorted(done) == sorted(r.value for r in sent)
+        assert await log.committed("g") == await log.end_offsets(["in"])
         assert sorted(values(await take(log.read(["out"]), 60))) == sorted(done)
         assert set((await log.lag("g", ["in"])).values()) == {0}
         await log.close()

@@ -243,11 +243,11 @@ def test_a_commit_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.
     async def body(log: Log) -> None:
         real, failures = log.commit, [LogError("a hiccup"), LogError("another")]
 
-        async def commit(group: str, batches: Any, appends: Any = ()) -> list[Position]:
+        async def commit(group: str, batches: Any, appends: Any = (), *, repeatable: bool = False) -> list[Position]:
             if failures:
                 raise failures.pop()
             assert all(isinstance(a, Append) for a in appends)
-            return await real(group, batches, appends)
+            return await real(group, batches, appends, repeatable=repeatable)
 
         monkeypatch.setattr(log, "commit", commit)
         engine = Engine(log, Endpoints())

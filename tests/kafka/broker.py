@@ -43,13 +43,16 @@ class Broker:
         listeners: Mapping[str, str] | None = None,
         format_flags: Iterable[str] = (),
         heap_mb: int = 256,
+        lasting: bool = False,
     ) -> None:
+        """`lasting`: with the compiler and the collector of a broker that is to stay, not of one that starts soon."""
         self.folder, self.node = folder, node
         self.port = free_port()
         self.ports = {name: free_port() for name in listeners or {}}
         self._protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | dict(listeners or {})
         self._voters = dict(voters or {node: free_port()})
         self._settings, self._format_flags, self._heap_mb = dict(settings or {}), list(format_flags), heap_mb
+        self._lasting = lasting
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
 
@@ -145,7 +148,8 @@ class Broker:
 
     def _java(self) -> list[str]:
         # One small collector and no second compiler: ready sooner, and less memory, than a broker that stays.
-        flags = [f"-Xmx{self._heap_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
+        soon = [] if self._lasting else ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        flags = [f"-Xmx{self._heap_mb}m", *soon, "-Xshare:auto"]
         logging = f"-Dlog4j2.configurationFile={self.folder}/log4j2.properties"
         return [java(), *flags, logging, "-cp", f"{jars()}/*"]
 

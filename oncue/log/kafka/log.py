@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import errors as k
@@ -150,7 +151,9 @@ class KafkaLog(Log):
             if not future.done():
                 self._hand_over(topic, records, partition, future)
 
-    async def commit(self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = ()) -> list[Position]:
+    async def commit(
+        self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = (), *, repeatable: bool = False
+    ) -> list[Position]:
         self._check()
         if not batches and not any(a.records for a in appends):
             await self._flush()
@@ -161,9 +164,13 @@ class KafkaLog(Log):
                 f"a commit for the group {group!r} has batches of {len(ends)} partitions",
                 remedy="commit what one call of the group's reader gave: that is of one partition",
             )
-        place = next(iter(ends), None)
+        place, owner = next(iter(ends), None), None
         if place is not None:
-            self._check_owner(group, place, min(b.offsets[0] if b.offsets else b.end for b in batches))
+            owner = self._owner(group, place, min(b.offsets[0] if b.offsets else b.end for b in batches))
+            if owner is not None:
+                if repeatable:
+                    return await self._append_then_mark(owner, place, ends[place], appends)
+                await owner.settle()  # a place that is told late must not come behind a later one
         found: list[tuple[Known, Places]] = []
         for append in appends:
             if append.records:
@@ -172,18 +179,30 @@ class KafkaLog(Log):
         offsets = {TopicPartition(self._topics.full(t), p): (end, "") for (t, p), end in ends.items()}
         positions = await self._transactions.commit(group, place, offsets, found)
         self._offsets.note(group, ends)
-        for reader in self._readers:
-            if reader.group == group and place in reader.done and place is not None:
-                reader.done[place] = ends[place]
+        if place is not None and owner is not None:
+            owner.did(place, ends[place])
         for topic, spread in found:
             for _, records in spread:
                 self._publish(topic, records)
         return positions
 
-    def _check_owner(self, group: str, place: Partition, first: int) -> None:
+    def _owner(self, group: str, place: Partition, first: int) -> KafkaReader | None:
+        """The reader that the group has given this to; None: the group has no reader here. Raises NotOwner."""
         members = [r for r in self._readers if r.group == group]
-        if members and not any(r.owns(place, first) for r in members):
+        found = next((r for r in members if r.owns(place, first)), None)
+        if members and found is None:
             raise NotOwner(f"the group {group!r} has given {place[0]}/{place[1]} to another server")
+        return found
+
+    async def _append_then_mark(
+        self, owner: KafkaReader, place: Partition, end: int, appends: Sequence[Append]
+    ) -> list[Position]:
+        """A transaction takes ten times as long as an append."""
+        wanted = [self.append(a.topic, a.records, a.partition) for a in appends if a.records]
+        positions = [p for found in await asyncio.gather(*wanted) for p in found]
+        owner.did(place, end)
+        owner.mark(place, end)
+        return positions
 
     async def _flush(self) -> None:
         while self._late:
@@ -206,7 +225,8 @@ class KafkaLog(Log):
         self._readers.add(reader)
         if group is not None and start == "committed":
             gained, lost = group_reader(reader, group, self._offsets, self._transactions)
-            membership = Membership(self._address, self._topics, group, gained, lost, reader.fail)
+            told = partial(self._offsets.note, group)
+            membership = Membership(self._address, self._topics, group, gained, lost, reader.fail, told)
             reader.begin_in_group(group, membership)
         else:
             reader.begin_at(start, group)
@@ -238,6 +258,7 @@ class KafkaLog(Log):
 
     async def committed(self, group: str) -> dict[Partition, int]:
         self._check()
+        await asyncio.gather(*[r.settle() for r in self._readers if r.group == group])
         return await self._offsets.committed(group)
 
     async def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:

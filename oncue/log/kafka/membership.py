@@ -8,6 +8,7 @@ that went is let go.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 Gained = Callable[[Partition], Awaitable[None]]
 Lost = Callable[[Partition], Awaitable[None]]
 PAUSE_S = 1.0
+MARK_S = 0.05  # between two words of how far it is
 NO_LIMIT_MS = 2**31 - 1
 
 
@@ -38,11 +40,15 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         gained: Gained,
         lost: Lost,
         failed: Callable[[OncueError], None],
+        told: Callable[[dict[Partition, int]], None],
     ) -> None:
         self._address, self._topics, self._group = address, topics, group
-        self._gained, self._lost, self._failed = gained, lost, failed
+        self._gained, self._lost, self._failed, self._told = gained, lost, failed, told
         self.owned: set[Partition] = set()
         self._consumer: AIOKafkaConsumer | None = None
+        self._marks: dict[Partition, int] = {}  # that the group has not been told
+        self._marking: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     async def join(self, names: Iterable[str]) -> None:
         """Raises LogError."""
@@ -77,6 +83,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         now = {(name, tp.partition) for tp in assigned if (name := self._topics.short(tp.topic)) is not None}
         for place in self.owned - now:
             self.owned.discard(place)
+            self._marks.pop(place, None)
             await self._lost(place)
         for place in sorted(now):
             while True:
@@ -88,8 +95,43 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                     await asyncio.sleep(PAUSE_S)
             self.owned.add(place)
 
+    # ------------------------------------------------------------ how far it is
+
+    def mark(self, place: Partition, end: int) -> None:
+        """The group's place is here, soon. Who is not a member any more cannot tell: the next one does the work again."""
+        if place in self.owned:
+            self._marks[place] = end
+            if self._marking is None or self._marking.done():
+                self._marking = asyncio.create_task(self._mark_all(), name=f"kafka marks of {self._group}")
+
+    async def _mark_all(self) -> None:
+        while self._marks and self._consumer is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), MARK_S)
+            marks, self._marks = self._marks, {}
+            try:
+                await self._consumer.commit(
+                    {TopicPartition(self._topics.full(t), p): end for (t, p), end in marks.items()}
+                )
+                self._told(marks)
+            except (k.KafkaError, OSError) as e:  # the group decides anew, or its coordinator moves
+                logger.info("the group %s could not be told how far its member is: %s", self._group, e)
+                self._marks = {p: end for p, end in marks.items() if p in self.owned} | self._marks
+                await asyncio.sleep(PAUSE_S)
+
+    async def settle(self) -> None:
+        """Until all marks are told; not for long while the group decides anew."""
+        if self._marking is not None and not self._marking.done():
+            self._hurry.set()
+            await asyncio.wait([self._marking], timeout=PAUSE_S)
+            self._hurry.clear()
+
     async def leave(self) -> None:
         """At once, so that others need not wait for the end of the session."""
+        await self.settle()
+        if self._marking is not None:
+            self._marking.cancel()
+            await asyncio.gather(self._marking, return_exceptions=True)
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return

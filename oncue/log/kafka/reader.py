@@ -106,6 +106,21 @@ class KafkaReader(Reader):
         """Whether a batch that begins there is this process's to commit."""
         return self._membership is not None and place in self._membership.owned and first >= self.done.get(place, 0)
 
+    def did(self, place: Partition, end: int) -> None:
+        """All before this offset is done, and what it caused is durable."""
+        if place in self.done:
+            self.done[place] = end
+
+    def mark(self, place: Partition, end: int) -> None:
+        """Tell the group, soon."""
+        if self._membership is not None:
+            self._membership.mark(place, end)
+
+    async def settle(self) -> None:
+        """Until the group has been told, or is deciding anew."""
+        if self._membership is not None:
+            await self._membership.settle()
+
     def let_go(self, place: Partition) -> None:
         """The group gave it to another: what was fetched of it is the other's."""
         self.done.pop(place, None)
@@ -201,8 +216,9 @@ def group_reader(reader: KafkaReader, group: str, offsets: Offsets, transactions
         fenced = transactions.fenced(group, place)
         await transactions.claim(group, place)
         at = (await offsets.committed(group)).get(place, 0)
-        # Where another had it meanwhile, what is in flight here was done there.
-        if fenced or reader.done.get(place) != at:
+        # Where another had it meanwhile, what is in flight here was done there. (The group may not have been told yet how
+        # far this one is.)
+        if fenced or reader.done.get(place, -1) < at:
             reader.let_go(place)
             reader.done[place] = at
             reader.follow(place, at)

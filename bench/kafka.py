@@ -1,0 +1,63 @@
+"""The whole system with its log on Apache Kafka, beside the embedded log in the same run: a real broker, on these cores too.
+
+python -m bench kafka      needs Java 17 and Maven, as the tests do; ONCUE_BENCH_KAFKA=host:port names a broker that runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench import log, system
+from tests.kafka.broker import Broker
+
+
+@contextlib.contextmanager
+def broker() -> Iterator[str]:
+    """Its address."""
+    if given := os.environ.get("ONCUE_BENCH_KAFKA"):
+        yield given
+        return
+    with tempfile.TemporaryDirectory(
+        dir=os.environ.get("ONCUE_BENCH_DIR", "/var/tmp"), prefix="oncue-bench-kafka-"
+    ) as folder:
+        found = Broker(Path(folder), heap_mb=1024, lasting=True).start()
+        try:
+            yield found.address
+        finally:
+            found.kill()
+
+
+def run(quick: bool = False) -> dict[str, Any]:
+    """Kafka's figures under `kafka`, the embedded log's under `embedded`, what the first are of the second under `ratio`."""
+    with broker() as address:
+        found: dict[str, Any] = {}
+        for name, url in (("embedded", ""), ("kafka", f"kafka://{address}?prefix=bench{os.getpid()}.")):
+            with system.running(log_url=url) as r:
+                part: dict[str, Any] = {"start_s": round(r.start_s, 2)}
+                part["latency"] = system.latency(r, 100 if quick else 300)
+                part["file"] = system.file_latency(r, 30 if quick else 100)
+                part["throughput"] = system.throughput(r, repeats=3 if quick else 7)
+                part["sustained"] = system.sustained(r, 100_000 if quick else 500_000)
+                found[name] = part
+        found["log"] = log.compare(2.0 if quick else 5.0, f"kafka://{address}?prefix=benchlog{os.getpid()}.")
+    found["ratio"] = {
+        "burst": _ratio(found, "throughput", "burst_per_s"),
+        "sustained": _ratio(found, "sustained", "per_s"),
+        "latency": _ratio(found, "latency", "p50_ms"),
+        "file": _ratio(found, "file", "p50_ms"),
+    }
+    return found
+
+
+def _ratio(found: dict[str, Any], part: str, figure: str) -> float:
+    return round(float(found["kafka"][part][figure]) / float(found["embedded"][part][figure]), 2)
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))
