@@ -236,12 +236,13 @@ def status(name: str, folder: str | None, json_: bool) -> None:
       oncue endpoint status polaris
     """
     from oncue.cli.local_agent import running_agent
-    from oncue.endpoint.settings import load, register_again
+    from oncue.endpoint.settings import is_held, load, register_again
 
     place = _folder(folder, name)
     settings = load(place)
     pid = running_agent(place)
     found = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}
+    found["held"] = is_held(place)
     now = _status(place)
     if not pid and (now or {}).get("state") != "refused" and _revoked(settings.id):
         # It was away then, and has not been told.
@@ -251,7 +252,9 @@ def status(name: str, folder: str | None, json_: bool) -> None:
         as_json(found)
         return
     found.pop("status")
+    held = found.pop("held")
     facts([(k, "no" if v is False else v) for k, v in found.items()])
+    facts([("held", held and f"stopped by hand, until: oncue endpoint start {name}")])
     if isinstance(now, dict):
         facts([(k, v) for k, v in now.items() if k not in found])
 

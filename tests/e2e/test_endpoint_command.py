@@ -92,6 +92,8 @@ def test_the_local_endpoint_stays_stopped_until_it_is_started(stopped: System) -
     )
     assert not stopped.server.children()
     stopped.oncue("endpoint", "stop", "local")  # again is harmless
+    assert stopped.json("endpoint", "status", "local")["held"] is True
+    assert "held:" in stopped.oncue("endpoint", "status", "local").stdout
     stopped.down()
     said = stopped.oncue("up", "--detach", "--port", "0", "--workers", "1").stdout
     stopped.note()
@@ -100,6 +102,8 @@ def test_the_local_endpoint_stays_stopped_until_it_is_started(stopped: System) -
     stopped.oncue("endpoint", "start", "local", "--detach")
     stopped.await_connected()
     (pid,) = [int(w) for w in (stopped.data / "endpoints" / "local" / "lock").read_text().split()]
+    assert stopped.json("endpoint", "status", "local")["held"] is False
+    assert "held:" not in stopped.oncue("endpoint", "status", "local").stdout
     own = psutil.Process(pid)
     own.kill()  # now it is kept again
     stopped.await_true(lambda: stopped.server.children(), "the server starts it again")
