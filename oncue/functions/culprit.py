@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from oncue.pickles import dumps
+from oncue.pickles.code import names_used
 
 _DEPTH = 6
 
@@ -34,15 +35,6 @@ def _fits(value: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def names_used(code: types.CodeType) -> set[str]:
-    """Global names (and attributes) that the code and the functions inside it mention."""
-    names = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names |= names_used(const)
-    return names
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from oncue.functions.signature import parameters_of
 from oncue.functions.source import Files, gather, local_files, part_for, text_of
 from oncue.messages import FUNCTION_BYTES, VERSION, encode
 from oncue.pickles import PYTHON, dumps, short_name
+from oncue.pickles.code import names_used
 
 _managers: tuple[Any, ...] = (contextlib.contextmanager, contextlib.asynccontextmanager)
 _CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # of what they put in the place of a function
@@ -173,7 +174,7 @@ def _files(under: Any, module: str, source: str, named: set[str]) -> tuple[Files
         names.discard("__main__")
     text = source or ""
     if module == "__main__" and text_of(module):
-        roots = culprit.names_used(under.__code__) if isinstance(under, types.FunctionType) else set()
+        roots = names_used(under.__code__) if isinstance(under, types.FunctionType) else set()
         text = part_for(text_of(module), roots | {getattr(under, "__qualname__", "").split(".")[0]})
     files, requires = gather(names, text)
     return files, requires
@@ -186,5 +187,5 @@ def _used_modules(under: Any) -> set[str]:
 
 def culprit_modules(under: types.FunctionType, code: types.CodeType) -> set[str]:
     """Names of the modules that the function reaches by a global variable."""
-    found = (under.__globals__.get(n) for n in culprit.names_used(code))
+    found = (under.__globals__.get(n) for n in names_used(code))
     return {m.__name__ for m in found if isinstance(m, types.ModuleType)}

@@ -9,6 +9,7 @@ what it lacks for a service whose two ends are other processes, of other days, a
 from oncue.pickles.code import PYTHON, short_name
 from oncue.pickles.homes import HOMES
 from oncue.pickles.pickler import Pickler, dumps
+from oncue.pickles.reach import Reach
 from oncue.pickles.reader import loads
 
-__all__ = ["HOMES", "PYTHON", "Pickler", "dumps", "loads", "short_name"]
+__all__ = ["HOMES", "PYTHON", "Pickler", "Reach", "dumps", "loads", "short_name"]

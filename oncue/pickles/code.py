@@ -48,6 +48,15 @@ def made(python: str, *fields: Any) -> types.CodeType:
     return types.CodeType(*fields)
 
 
+def names_used(code: types.CodeType) -> set[str]:
+    """Global names (and attributes) that the code and the functions inside it mention."""
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= names_used(const)
+    return names
+
+
 def short_name(filename: str) -> str:
     """A code's file without the folder it happened to be in. Of a notebook's cell the hash of its text, without the process or
     the number of the run that IPython names it by as well: /tmp/ipykernel_PID/HASH.py, <ipython-input-NUMBER-HASH>."""

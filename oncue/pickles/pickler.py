@@ -23,8 +23,11 @@ from cloudpickle import cloudpickle as cp
 
 from oncue.pickles import caches, code, dispatches, homes
 from oncue.pickles.code import Ordered
+from oncue.pickles.reach import Reach
 
 _tracking = threading.Lock()
+_ids: dict[int, tuple[Reach, str]] = {}  # by id(): each Reach keeps its class alive
+_MOST_IDS = 256
 _NAMELESS = (type(None), type(...), type(NotImplemented))
 
 
@@ -102,8 +105,10 @@ def _nameless(cls: type) -> bool:
 
 
 def _with_its_name(cls: type, reduced: Any) -> Any:
-    """With the name of the class it is in, which cloudpickle does not keep; what it has as sets in order."""
+    """With the name of the class it is in, which cloudpickle does not keep; what it has as sets in order; without what copyreg
+    notes in it when an instance is pickled."""
     make, given, state, *rest = reduced
+    state[0].pop("__slotnames__", None)
     _order(state[0])
     if make is cp._make_skeleton_class and cls.__qualname__ != cls.__name__:
         given = (*given[:-1], {"qualname": cls.__qualname__})
@@ -118,7 +123,22 @@ def _put_back(by_class: Any, cls: type, before: str | None) -> None:
 
 
 def content_id(cls: type) -> str:
-    """The hash of the class's own pickle, with all that it reaches; of classes in it, numbers stand for the ids."""
+    """The hash of the class's own pickle, with all that it reaches. Made anew only when that may have changed."""
+    known = _ids.get(id(cls))
+    if known is not None and known[0].same():
+        return known[1]
+    reach = Reach(cls)  # before the pickle: what changes in between is seen the next time
+    key = _hash(cls)
+    _ids.pop(id(cls), None)
+    if reach.fixed:
+        _ids[id(cls)] = reach, key
+        while len(_ids) > _MOST_IDS:
+            _ids.pop(next(iter(_ids)), None)
+    return key
+
+
+def _hash(cls: type) -> str:
+    """Of classes in it, numbers stand for the ids."""
     buffer = io.BytesIO()
     Pickler(buffer, Ids.NUMBERS).dump(cls)
     return hashlib.sha256(buffer.getvalue()).hexdigest()[:32]
