@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from oncue.errors import OncueError, TaskCancelled, TaskFailed
 from oncue.handles import Task
+from oncue.limit import FOREVER
 
 if TYPE_CHECKING:
     from oncue.client import Bound
@@ -57,6 +58,23 @@ class TaskFuture(Future[R]):
                 self._begun = True
                 return self.set_running_or_notify_cancel()
             return not self.cancelled()
+
+    def result(self, timeout: float | None = None) -> R:
+        try:
+            return super().result(timeout)
+        finally:
+            self._told()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        try:
+            return super().exception(timeout)
+        finally:
+            self._told()
+
+    def _told(self) -> None:
+        """What the server said against the call is known to the future's holder now."""
+        if self.done():
+            self.task._told()
 
     def cancel(self) -> bool:
         """Take the call back if it has not been sent to its endpoint. False when it runs there (it is left alone), has
@@ -221,7 +239,7 @@ def settle(future: TaskFuture[Any]) -> None:
     if future.done():  # cancelled, or given up
         return
     try:
-        value = future.task.result()
+        value = future.task._result(FOREVER, tells=False)
     except TaskCancelled as e:
         if Future.cancel(future):  # unless it is known to run
             future._begin()

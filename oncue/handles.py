@@ -70,7 +70,7 @@ class Task(Generic[R]):
         UntrustedResult, UnreadableResult; the error with which the server refused the task; TimeoutError."""
         return self._result(FOREVER if timeout is None else Limit(timeout))
 
-    def _result(self, limit: Limit) -> R:
+    def _result(self, limit: Limit, tells: bool = True) -> R:
         if self._value is not _UNKNOWN:
             return cast(R, self._value)
         ended = self._batch.ended[self._index]
@@ -79,7 +79,7 @@ class Task(Generic[R]):
             return cast(R, self._value)
         client = self._client
         self._value = verdicts.value(
-            self._outcome(limit),
+            self._outcome(limit, tells),
             self._batch.id(self._index),
             self.name,
             self.endpoint,
@@ -131,13 +131,17 @@ class Task(Generic[R]):
         while (ended := batch.ended[self._index]) is None:
             if batch.error is not None:
                 if tells:
-                    courier.untold.told(batch)
+                    self._told()
                 raise batch.error
             if courier.gone is not None:
                 raise courier.gone
             if not batch.wait(self._index, limit.deadline) and limit.past:
                 raise TimeoutError(self._late(limit))
         return ended
+
+    def _told(self) -> None:
+        """The caller knows what the server said against it; the client's end need not say that."""
+        self._client.courier.untold.told(self._batch)
 
     def _late(self, limit: Limit) -> str:
         if self._batch.accepted:
@@ -178,7 +182,7 @@ class Task(Generic[R]):
                 raise courier.gone
             batch.wait(ACCEPTED, time.monotonic() + 60)
         if batch.error is not None:
-            courier.untold.told(batch)
+            self._told()
             raise batch.error
         return self.id
 

@@ -367,6 +367,23 @@ def test_callbacks_run_off_the_outcome_thread(executor: OncueExecutor) -> None:
     assert names[0] != "oncue-outcomes"
 
 
+def test_what_was_refused_and_no_future_was_asked_for_is_told_by_the_client(
+    executor: OncueExecutor, server: Server
+) -> None:
+    client = executor._bound.client
+    server.world.refuse = errors.NotFound("there is no endpoint 'moon'", remedy="look")
+    seen, unseen = executor.submit(double, 1), executor.submit(double, 2)
+    cf.wait([seen, unseen], 10)
+    with pytest.raises(errors.NotFound, match="2 submitted tasks were not accepted"):
+        client.flush()
+    seen = executor.submit(double, 1)
+    assert isinstance(seen.exception(10), errors.NotFound)
+    client.flush()
+    with pytest.raises(errors.NotFound):
+        executor.submit(double, 1).result(10)
+    client.flush()
+
+
 def test_refused(executor: OncueExecutor, server: Server) -> None:
     server.world.refuse = errors.Forbidden("not yours", remedy="ask")
     with pytest.raises(errors.Forbidden):
