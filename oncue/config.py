@@ -71,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     disk_stop_percent: float = 90.0  # accepting stops above this
     uvloop: bool = True
     open_metrics: bool = False  # GET /metrics without a token
+    admin_token_file: str = ""  # holds a token that is an admin's from the first start on
     # Whether oncue may send webhooks' callbacks ... to private addresses is decided where a trigger is configured.
 
     @property

@@ -38,6 +38,7 @@ from oncue.dispatcher.dead_desk import DeadDesk
 from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.feeder import Feeder
+from oncue.dispatcher.given_token import accept_given_token
 from oncue.dispatcher.housekeeper import AGAIN, Housekeeper
 from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.metrics import Metrics
@@ -99,6 +100,8 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         self._run(self.feeder.run(), vital=True)
         await self.view.wait_for(await self.log.end_offsets(names), REBUILD_S)
         await self.reload()
+        if self.settings.admin_token_file:
+            await accept_given_token(self, self.settings.admin_token_file)
         self._open_bridge()
         for endpoint in self.revoked_endpoints():
             self.bridge.revoke(endpoint.id, endpoint.public_key)

@@ -175,3 +175,26 @@ def test_a_revoked_endpoint_is_cut_and_its_name_can_be_taken_again(shared: Syste
         _, err = signalled(agent, signal.SIGINT)
         shared.oncue("endpoints", "revoke", "laptop", "--yes")
     assert "Traceback" not in err
+
+
+def test_a_token_that_was_made_before_the_server(stopped: System) -> None:
+    file = stopped.write("secret", "not a token")
+    stopped.env["ONCUE_ADMIN_TOKEN_FILE"] = str(file)
+    said = stopped.oncue("up", "--detach", "--port", "0", "--no-endpoint", code=1)
+    assert "token_urlsafe" in said.stderr
+    given = "oncue_" + "g" * 43
+    file.write_text(given + "\n")
+    stopped.up("--no-endpoint")
+    who = stopped.http("GET", "/v1/me", token=given)
+    assert who.status == 200
+    assert "admin" in who.json["scopes"]
+    known = [t for t in stopped.http("GET", "/v1/tokens", token=given).json if t["name"] == "given"]
+    stopped.down()
+    stopped.up("--no-endpoint")
+    again = [t for t in stopped.http("GET", "/v1/tokens", token=given).json if t["name"] == "given"]
+    assert again == known
+    assert len(known) == 1
+    stopped.oncue("tokens", "revoke", known[0]["id"])
+    stopped.down()
+    stopped.up("--no-endpoint")
+    assert stopped.http("GET", "/v1/me", token=given).status == 401, "a start does not make it good again"
