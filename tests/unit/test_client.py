@@ -244,10 +244,10 @@ def test_what_the_server_has_not_accepted_does_not_go_on() -> None:
 
 
 def test_a_task_that_nobody_knows_is_not_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "YOUNG_S", 0.3)
     unknown = "0192f0c1e5a07c3e8a1b2c3d4e5f0000"
     with pytest.raises(TimeoutError, match=f"knows no task {unknown} after 0.05 s"):
         client.task(unknown).result(0.05)
+    monkeypatch.setattr(asking, "YOUNG_S", 0.3)
     with pytest.raises(errors.NotFound, match=unknown) as caught:
         client.task(unknown).result()
     assert "oncue tasks list" in caught.value.remedy
@@ -554,6 +554,7 @@ def test_an_error_in_the_block_is_not_hidden_by_closing() -> None:
         client.submit(double, 1).result(10)
     with pytest.raises(KeyError, match="mine") as caught, client:  # noqa: PT012
         lost = client.submit(double, 2)
+        struggling(client)
         raise KeyError("mine")
     (note,) = caught.value.__notes__
     assert (
@@ -575,6 +576,14 @@ def alone() -> Iterator[tuple[Client, int]]:
     client.close(flush=False)
 
 
+def struggling(client: Client) -> None:
+    """Until what is sent has met that nothing listens."""
+    deadline = time.monotonic() + 20
+    while client.courier.trouble is None:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.002)
+
+
 def test_flush_waits_for_acceptance(client: Client, server: Server) -> None:
     client.flush()
     server.world.hold.clear()
@@ -587,6 +596,7 @@ def test_flush_waits_for_acceptance(client: Client, server: Server) -> None:
 def test_flush_tells_what_is_not_accepted_and_it_is_sent_on(alone: tuple[Client, int]) -> None:
     client, port = alone
     tasks = [*client.map(double, range(5)), client.submit(double, 5)]
+    struggling(client)
     for timeout in (0.01, None):
         with pytest.raises(errors.Unreachable, match=r"^6 submitted tasks not accepted yet: nothing answers") as caught:
             client.flush(timeout)
@@ -606,6 +616,7 @@ def test_flush_tells_what_is_not_accepted_and_it_is_sent_on(alone: tuple[Client,
 def test_close_tells_what_was_not_accepted(alone: tuple[Client, int]) -> None:
     client, _ = alone
     tasks = client.map(double, range(2))
+    struggling(client)
     with pytest.raises(
         errors.Unreachable, match=r"^2 submitted tasks were not accepted: .*; nothing answers"
     ) as caught:
