@@ -1,5 +1,5 @@
-"""Functions under functools.singledispatch, where a worker cannot import them: they travel as what was registered with them.
-The weak references and the cache that they hold are made anew."""
+"""Functions under functools.singledispatch, and methods under singledispatchmethod, where a worker cannot import them: they
+travel as what was registered with them. The weak references and caches that they hold are made anew."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def fill(made: Any, given: tuple[dict[type, Callable[..., Any]], Callable[..., A
     for kind, function in registry.items():
         made.register(kind, function)
     functools.update_wrapper(made, wrapped)
+
+
+def reduced_method(method: functools.singledispatchmethod[Any]) -> Any:
+    """From Python 3.13 on it has a cache with weak references of its own."""
+    return method_of, (method.dispatcher,)
+
+
+def method_of(dispatcher: Any) -> functools.singledispatchmethod[Any]:
+    made = functools.singledispatchmethod(dispatcher.__wrapped__)
+    made.dispatcher = dispatcher
+    return made
 
 
 def _unfilled(*_args: Any, **_kwargs: Any) -> Any:

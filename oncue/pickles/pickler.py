@@ -76,6 +76,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _of_functools(self, obj: Any) -> Any:
         if isinstance(obj, functools._lru_cache_wrapper):
             return None if caches.importable(obj) else caches.reduced(obj)
+        if type(obj) is functools.singledispatchmethod:
+            return dispatches.reduced_method(obj)
         return caches.reduced_property(obj) if type(obj) is functools.cached_property else None
 
     def _class(self, cls: type) -> Any:

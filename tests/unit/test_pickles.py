@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 import subprocess
 import sys
 import threading
@@ -224,7 +223,7 @@ def _result(packed: bytes) -> Any:
     return verdicts.value(ended, b"\x01" * 16, "f", "lab", lambda ref: b"", lambda: True)
 
 
-GONE = PICKLE + pickle.dumps(Path, 0).replace(b"pathlib", b"nowhere_at_all")
+GONE = PICKLE + b"cnowhere_at_all\nThing\n."  # a global of a module
 
 
 @pytest.mark.parametrize(
@@ -266,6 +265,12 @@ class Lazy:
     def kind(self, v): return "any"
     @kind.register
     def _(self, v: int): return "int"
+    @functools.singledispatchmethod
+    @classmethod
+    def make(cls, v): return cls.__name__
+    @make.register
+    @classmethod
+    def _(cls, v: int): return v
     @functools.lru_cache
     def plus(self, y): return self.x + y
     more = functools.partialmethod(plus, 1)
@@ -279,7 +284,7 @@ def _(v: int): return "int"
 def _(v): return [show(x) for x in v]
 def lazy():
     l = Lazy(3)
-    return l.twice, l.twice is l.twice, Lazy(4).twice, l.kind(1), l.kind(""), l.plus(2), l.more()
+    return l.twice, l.twice is l.twice, Lazy(4).twice, l.kind(1), l.kind(""), l.plus(2), l.more(), l.make(""), l.make(3)
 def given(l): return l.twice
 def shown(): return show([1, "x", [2]]), show.__name__, show.__doc__, show.dispatch(bool)(True)
 """
@@ -288,7 +293,7 @@ def shown(): return show([1, "x", [2]]), show.__name__, show.__doc__, show.dispa
 def test_what_functools_makes_travels(tmp_path: Path) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(MADE, space)
-    assert called(tmp_path, space["lazy"]) == ([6], True, [8], "int", "any", 5, 4)
+    assert called(tmp_path, space["lazy"]) == ([6], True, [8], "int", "any", 5, 4, "Lazy", 3)
     assert called(tmp_path, space["shown"]) == (["int", "any", ["int"]], "show", "Show it.", "int")
     assert called(tmp_path, space["show"], [1, "x"]) == ["int", "any"]
     assert called(tmp_path, space["given"], space["Lazy"](5)) == [10]
