@@ -29,6 +29,7 @@ from oncue.rules.matches import Batch, Closed, Dedupe, Held, Match, MatchesRecor
 WINDOW_EVENTS = 10_000  # a window that holds so many, or so many bytes, closes early
 WINDOW_BYTES = 1_000_000  # so that a window fits into one record (a dead letter)
 TICK_WINDOWS = 64  # closed by one tick: bounds the memory
+MARGIN_MS = 3_600_000  # a host keeps a state for so long after it tells nothing any more
 
 
 class Where(NamedTuple):

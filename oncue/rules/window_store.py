@@ -15,20 +15,21 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from oncue.errors import LogError, OncueError
-from oncue.log.base import Batch, Record
+from oncue.log.base import Batch
 from oncue.log.database import explain
 from oncue.messages import decode, encode
-from oncue.rules.matches import Closed, Held, Match, MatchesRecord, Tick, spec_hash
-from oncue.rules.window import DedupeState, State, Where, due_ms, fold, forget_ms, held
+from oncue.rules.matches import Held, Match, spec_hash
+from oncue.rules.window import MARGIN_MS, State, Where, due_ms, forget_ms, held
+from oncue.rules.window_group import Group, Place, Summary
+from oncue.rules.window_overlay import Overlay, event_key
 
 APPLICATION_ID = 0x6F6E6377  # "oncw"
-SCHEMA = 1
-MARGIN_MS = 3_600_000  # a state is kept for so long after it tells nothing any more
+SCHEMA = 2
 FORGET_ROWS = 2_000  # in one transaction
 ASKED = 500  # keys in one query
 
@@ -57,39 +58,6 @@ FORGET = """DELETE FROM state WHERE id IN
  (SELECT id FROM state WHERE part = ? AND forget_ms > 0 AND forget_ms < ? LIMIT ?)"""
 
 
-class Summary(NamedTuple):
-    """Of a rule's open windows."""
-
-    windows: int
-    events: int
-    due_ms: int  # of the next that closes by time; 0: none does
-
-
-class Bad(NamedTuple):
-    """A record that cannot be folded."""
-
-    batch: Batch
-    offset: int
-    record: Record
-    why: str
-
-
-class Group:
-    """What a group of batches changes, before it is stored."""
-
-    def __init__(self) -> None:
-        self.closed: list[tuple[Batch, int, Closed]] = []  # with the record that closed it
-        self.bad: list[Bad] = []
-        self.suppressed: dict[str, int] = {}  # rule -> events
-        self.next: dict[int, tuple[int, int]] = {}  # partition -> (next offset, newest time)
-        self.parts: dict[int, PartStates] = {}
-        self.retiring = False  # a tick has closed windows of operators that are gone, not necessarily all
-
-    def opened(self) -> set[tuple[str, str]]:
-        """(rule, spec) of the windows that are open and have new events."""
-        return {where[:2] for states in self.parts.values() for where in states.opened()}
-
-
 class WindowStore:
     """Used by one thread at a time. Raises LogError or DiskFull."""
 
@@ -101,7 +69,7 @@ class WindowStore:
             rows = self._db.execute("SELECT part, next, newest_ms FROM part").fetchall()
         except sqlite3.Error as e:
             raise self._explained(e) from e
-        self.parts: dict[int, tuple[int, int]] = {part: (following, newest) for part, following, newest in rows}
+        self.parts: dict[int, Place] = {part: Place(*rest) for part, *rest in rows}
 
     def _prepare(self) -> None:
         db = self._db
@@ -114,6 +82,23 @@ class WindowStore:
             db.executescript(f"BEGIN IMMEDIATE; {TABLES} {marks} COMMIT;")
         elif owner != APPLICATION_ID or version > SCHEMA:
             raise LogError(f"{self._path} is not of this oncue", remedy="upgrade oncue, or move the file away")
+        elif version < SCHEMA:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """In the first version a key had one id in all partitions."""
+        db = self._db
+        rows = db.execute("SELECT id, part, rule, spec, key FROM state").fetchall()
+        ids = [(_id(part, Where(*where)), old) for old, part, *where in rows]
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany("UPDATE state SET id = ? WHERE id = ?", ids)
+            db.executemany("UPDATE item SET id = ? WHERE id = ?", ids)
+            db.execute(f"PRAGMA user_version={SCHEMA}")
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
 
     def _explained(self, e: Exception) -> OncueError:
         if "malformed" in str(e) or "not a database" in str(e):
@@ -130,45 +115,19 @@ class WindowStore:
 
     def fold_batches(self, batches: Sequence[Batch]) -> Group:
         """Nothing is changed yet: what fires has to be durable first."""
-        group = Group()
+        group = StoredGroup()
         try:
             for batch in batches:
-                self._fold_batch(batch, group)
+                part = batch.partition
+                states = group.parts.setdefault(part, PartStates(self._db, part))
+                group.add(batch, states, self.parts.get(part, Place()), states.prefetch)
         except sqlite3.Error as e:
             raise self._explained(e) from e
         return group
 
-    def _fold_batch(self, batch: Batch, group: Group) -> None:
-        part = batch.partition
-        following, newest = group.next.get(part) or self.parts.get(part, (0, 0))
-        states = group.parts.setdefault(part, PartStates(self._db, part))
-        found: list[tuple[int, Record, MatchesRecord]] = []
-        for offset, record in zip(batch.offsets, batch.records, strict=True):
-            if offset < following:
-                continue
-            try:
-                found.append((offset, record, decode(MatchesRecord, record.value)))  # type: ignore[arg-type]
-            except OncueError as e:
-                group.bad.append(Bad(batch, offset, record, e.message))
-        states.prefetch(content for _, _, content in found if isinstance(content, Match))
-        for offset, record, content in found:
-            try:
-                fired = fold(states, content, part, offset)
-            except sqlite3.Error:
-                raise
-            except Exception as e:
-                group.bad.append(Bad(batch, offset, record, f"{type(e).__name__}: {e}"))
-                continue
-            group.closed += [(batch, offset, closed) for closed in fired]
-            if isinstance(content, Match | Tick):
-                newest = max(newest, content.at_ms)
-                group.retiring |= isinstance(content, Tick) and bool(content.retired)
-        for rule, count in states.take_suppressed().items():
-            group.suppressed[rule] = group.suppressed.get(rule, 0) + count
-        group.next[part] = (max(following, batch.next_offset), newest)
-
     def store(self, group: Group) -> None:
         """All of it, and the offsets, or nothing."""
+        assert isinstance(group, StoredGroup)
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -221,23 +180,26 @@ class WindowStore:
         )
         return {rule: Summary(*rest) for rule, *rest in rows}
 
-    def look(self, wheres: Sequence[Where], source: str, id: str) -> list[tuple[State | None, bool]]:
-        """The state of each key, and whether its open window has this event."""
-        states = PartStates(self._db, 0)
+    def look(self, part: int, wheres: Sequence[Where], source: str, id: str) -> list[tuple[State | None, bool]]:
+        """The state of each key of a partition, and whether its open window has this event."""
+        states = PartStates(self._db, part)
         return [(states.get(where), states.holds(where, source, id)) for where in wheres]
 
 
-class PartStates:
-    """`States` of one partition: what is in the file, under what the group has changed."""
+class StoredGroup(Group):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[int, PartStates] = {}
+
+
+class PartStates(Overlay):
+    """What is in the file, and the queries for it."""
 
     def __init__(self, db: sqlite3.Connection, part: int) -> None:
+        super().__init__()
         self._db, self._part = db, part
         self._read: dict[Where, State | None] = {}
-        self._changed: dict[Where, State] = {}
         self._known: dict[tuple[str, str], bool] = {}  # (id, event): whether it is in the file
-        self._released: set[Where] = set()
-        self._fresh: dict[Where, dict[str, Held]] = {}
-        self._suppressed: dict[str, int] = {}
 
     def prefetch(self, matches: Iterable[Match]) -> None:
         """What the matches will touch, in a few queries."""
@@ -247,7 +209,7 @@ class PartStates:
             for stage in match.stages:
                 where = Where(match.rule, spec_hash(stage.spec, match.needs), stage.key)
                 wheres[where] = None
-                events[self._id(where), _event(match.event.source, match.event.id)] = None
+                events[self._id(where), event_key(match.event.source, match.event.id)] = None
         new = {self._id(w): w for w in wheres if w not in self._read}
         for part in _parts(list(new)):
             self._read |= dict.fromkeys(new[id] for id in part)
@@ -257,77 +219,44 @@ class PartStates:
             self._known |= dict.fromkeys(pairs, False)
             self._known |= dict.fromkeys(self._db.execute(HAVE, (msgspec.json.encode(pairs).decode(),)), True)
 
-    # ------------------------------------------------------------ States
+    # ------------------------------------------------------------ what is stored
 
-    def get(self, where: Where) -> State | None:
-        if where in self._changed:
-            return self._changed[where]
+    def stored(self, where: Where) -> State | None:
         if where not in self._read:
             row = self._db.execute("SELECT state FROM state WHERE id = ?", (self._id(where),)).fetchone()
             self._read[where] = decode(State, row[0]) if row else None  # type: ignore[arg-type]
         return self._read[where]
 
-    def put(self, where: Where, state: State) -> None:
-        before = self.get(where)
-        if isinstance(state, DedupeState) and state.suppressed:
-            more = state.suppressed - (before.suppressed if isinstance(before, DedupeState) else 0)
-            self._suppressed[where.rule] = self._suppressed.get(where.rule, 0) + more
-        self._changed[where] = state
-
-    def holds(self, where: Where, source: str, id: str) -> bool:
-        event = _event(source, id)
-        if event in self._fresh.get(where, ()):
-            return True
-        if where in self._released:
-            return False
+    def stored_event(self, where: Where, event: str) -> bool:
         pair = (self._id(where), event)
         if pair not in self._known:
             row = self._db.execute("SELECT 1 FROM item WHERE id = ? AND event = ?", pair).fetchone()
             self._known[pair] = row is not None
         return self._known[pair]
 
-    def hold(self, where: Where, held: Held) -> None:
-        self._fresh.setdefault(where, {})[_event(held.source, held.id)] = held
+    def stored_held(self, where: Where) -> list[Held]:
+        rows = self._db.execute("SELECT held FROM item WHERE id = ? ORDER BY place", (self._id(where),))
+        return [decode(Held, row[0]) for row in rows]
 
-    def release(self, where: Where) -> list[Held]:
-        found: list[Held] = []
-        if where not in self._released:
-            rows = self._db.execute("SELECT held FROM item WHERE id = ? ORDER BY place", (self._id(where),))
-            found = [decode(Held, row[0]) for row in rows]
-            self._released.add(where)
-        return found + sorted(self._fresh.pop(where, {}).values(), key=lambda h: h.place)
+    def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, Where]]:
+        rows = self._db.execute(DUE, (self._part, at_ms, before, most))
+        return [(due, Where(*key)) for due, *key in rows]
 
-    def due(self, at_ms: int, before: int, most: int) -> list[Where]:
-        rows = self._db.execute(DUE, (self._part, at_ms, before, most + len(self._changed)))
-        found = [(due, Where(*key)) for due, *key in rows]
-        found = [(due, where) for due, where in found if where not in self._changed]
-        found += [(d, w) for w, s in self._changed.items() if 0 < (d := due_ms(s)) <= at_ms and s.applied < before]
-        return [where for _, where in sorted(found)[:most]]
-
-    def open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
-        rows = self._db.execute(OPEN, (self._part, rule, spec, before, most + len(self._changed)))
-        found = [where for row in rows if (where := Where(rule, spec, row[0])) not in self._changed]
-        found += [w for w, s in self._changed.items() if w[:2] == (rule, spec) and held(s) and s.applied < before]
-        return sorted(found)[:most]
+    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+        rows = self._db.execute(OPEN, (self._part, rule, spec, before, most))
+        return [Where(rule, spec, row[0]) for row in rows]
 
     # ------------------------------------------------------------ the end of a group
 
-    def take_suppressed(self) -> dict[str, int]:
-        taken, self._suppressed = self._suppressed, {}
-        return taken
-
-    def opened(self) -> Iterator[Where]:
-        return (where for where, state in self._changed.items() if held(state))
-
     def write(self) -> None:
         """Into the transaction that is open."""
-        gone = [(self._id(where),) for where in self._released]
+        gone = [(self._id(where),) for where in self.released]
         self._db.executemany("DELETE FROM item WHERE id = ?", gone)
         self._db.executemany("INSERT OR REPLACE INTO item VALUES (?,?,?,?)", self._items())
-        self._db.executemany(PUT, (self._row(where, state) for where, state in self._changed.items()))
+        self._db.executemany(PUT, (self._row(where, state) for where, state in self.changed.items()))
 
     def _items(self) -> Iterator[tuple[Any, ...]]:
-        for where, events in self._fresh.items():
+        for where, events in self.fresh.items():
             id = self._id(where)
             for event, kept in events.items():
                 yield id, event, kept.place, encode(kept)
@@ -337,11 +266,12 @@ class PartStates:
         return (self._id(where), self._part, *where, *facts)
 
     def _id(self, where: Where) -> str:
-        return blake2b("\0".join(where).encode(), digest_size=16).hexdigest()
+        return _id(self._part, where)
 
 
-def _event(source: str, id: str) -> str:
-    return blake2b(f"{source}\0{id}".encode(), digest_size=16).hexdigest()
+def _id(part: int, where: Where) -> str:
+    """Other operators in a rule may move its matches to other partitions, where offsets are others: there a key starts anew."""
+    return blake2b("\0".join((str(part), *where)).encode(), digest_size=16).hexdigest()
 
 
 def _parts(keys: list[Any]) -> Iterator[list[Any]]:

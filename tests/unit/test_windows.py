@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -202,9 +205,9 @@ def test_windows_of_an_operator_that_is_gone_fire_as_they_are() -> None:
     )  # fmt: skip
 
 
-def grouped(store: WindowStore, first: int, *records: MatchesRecord) -> list[Closed]:
+def grouped(store: WindowStore, first: int, *records: MatchesRecord, part: int = 0) -> list[Closed]:
     """Fold and store one group; what fires."""
-    batch = LogBatch("oncue.matches", 0, range(first, first + len(records)), [Record(encode(r)) for r in records])
+    batch = LogBatch("oncue.matches", part, range(first, first + len(records)), [Record(encode(r)) for r in records])
     group = store.fold_batches([batch])
     assert not group.bad
     store.store(group)
@@ -238,4 +241,33 @@ def test_what_tells_nothing_any_more_is_forgotten(tmp_path: Path) -> None:
     grouped(store, 5, Tick(VERSION, 100 + 3 * hour + 1))
     assert store.forget() == 1
     assert sum(s.events for s in store.summary().values()) == 1
+    store.close()
+
+
+def test_a_key_starts_anew_in_another_partition_whose_offsets_are_others(tmp_path: Path) -> None:
+    """Where a rule gets another operator, its matches may go to another partition."""
+    store, once, three = WindowStore(tmp_path / "windows.db"), (Dedupe("${k}", 25),), (Batch("${k}", count=3),)
+    assert len(grouped(store, 1_000, match(once, 1, 1_000, ["a"]), match(three, 2, 1_000, ["a"]))) == 1
+    assert len(grouped(store, 0, match(once, 3, 1_010, ["a"]), part=1)) == 1
+    grouped(store, 1, match(three, 4, 1_010, ["a"]), match(three, 5, 1_010, ["a"]), part=1)
+    (closed,) = grouped(store, 3, match(three, 6, 1_010, ["a"]), part=1)
+    assert [h.id for h in closed.events] == ["4", "5", "6"]
+    where = Where("r", spec_hash(three[0], ()), "a")
+    assert [known for part in (0, 1) for _, known in store.look(part, [where], "/s", "2")] == [True, False]
+    store.close()
+
+
+def test_a_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "windows.db"
+    store, spec = WindowStore(path), (Batch("${k}", count=3),)
+    grouped(store, 0, match(spec, 1, 0, ["a"]), match(spec, 2, 0, ["a"]), part=2)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as db, db:  # as it was then
+        old = blake2b("\0".join(Where("r", spec_hash(spec[0], ()), "a")).encode(), digest_size=16).hexdigest()
+        for table in ("state", "item"):
+            db.execute(f"UPDATE {table} SET id = ?", (old,))
+        db.execute("PRAGMA user_version=1")
+    store = WindowStore(path)
+    (closed,) = grouped(store, 2, match(spec, 3, 0, ["a"]), part=2)
+    assert [h.id for h in closed.events] == ["1", "2", "3"]
     store.close()

@@ -50,17 +50,17 @@ class KafkaReader(Reader):
     def begin_at(self, start: Start, group: str | None) -> None:
         """All partitions."""
         self._start = start
-        self._begin(self._place_all(start, group))
+        self._begin(lambda: self._place_all(start, group))
 
     def begin_in_group(self, group: str, membership: Membership) -> None:
         """Those that the group gives it."""
         self.group, self._membership = group, membership
-        self._begin(self._join(membership))
+        self._begin(lambda: self._join(membership))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def begin() -> None:
             try:
-                await work
+                await work()
             except OncueError as e:
                 self.fail(e)
             finally:
