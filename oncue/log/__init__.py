@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from oncue.config import Settings
 from oncue.errors import Invalid, MissingExtra
-from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Start, Topic
+from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
 from oncue.log.finding import Finding
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Position",
     "Reader",
     "Record",
+    "Share",
     "Start",
     "Topic",
     "examine_log",

@@ -96,11 +96,33 @@ class Reader(ABC):
     async def close(self) -> None: ...
 
 
+class Share(ABC):
+    """A member of a group that divides the partitions of a topic among its members."""
+
+    @abstractmethod
+    async def next(self) -> frozenset[int]:
+        """The partitions that are this member's: at first once the group has decided, then each time it has decided anew,
+        also when they are the same. A member that was silent for too long has lost them meanwhile, and may not know it.
+        Raises LogError when the log or the share is closed, or what keeps it from taking part; ask again then."""
+
+    @abstractmethod
+    def sure(self) -> bool:
+        """Whether nobody else can have been given what `next` gave last: the group has heard of this member recently enough,
+        and is not deciding anew."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Leave the group: others get the partitions at once."""
+
+
 class Log(ABC):
     """See the module. Errors: LogError; DiskFull when the disk is full (the log goes on when there is space again)."""
 
     #: Appends become durable in the order in which they were handed over. Only then may a watcher be `early`.
     fifo: bool = False
+
+    #: Whether other processes append to it at the same time.
+    shared: bool = False
 
     #: Which log this is: offsets of one mean nothing in another.
     identity: str = ""
@@ -139,6 +161,15 @@ class Log(ABC):
     ) -> Callable[[], None]:
         """Call back, on the loop, for each append of this process from now on to a topic whose name starts with the prefix;
         early: as soon as it is ordered, before it is durable (only where `fifo`). Returns the function that ends the watch."""
+
+    def told(self, record: Record) -> bool:
+        """Whether this record, as a reader brings it, was appended by this process: then its watchers were told."""
+        return not self.shared
+
+    @abstractmethod
+    def share(self, topic: str, group: str) -> Share:
+        """Take part in dividing this topic's partitions; the topic is there already. Where nobody else appends to the log,
+        all of them are this member's at once, for ever."""
 
     @abstractmethod
     async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:

@@ -20,12 +20,13 @@ import msgspec
 
 from oncue.errors import LogError, NetworkMount, OncueError
 from oncue.log.ballast import Ballast
-from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Start, Topic
+from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
 from oncue.log.database import explain, open_writer
 from oncue.log.folder_lock import FolderLock
 from oncue.log.housekeeping import Housekeeping
 from oncue.log.mounts import network_mount
 from oncue.log.reader import SqliteReader
+from oncue.log.sole import Sole
 from oncue.log.state import Callback, Loaded, Part, TopicState, load
 from oncue.log.store import Damaged, Store
 from oncue.log.writer import Call, Chunk, Counters, Write, Writer, store_topic
@@ -49,6 +50,7 @@ class SqliteLog(Log):
         self._watches: list[tuple[str, Callback, bool]] = []
         self._readers: dict[SqliteReader, frozenset[str]] = {}
         self._buried: set[tuple[Partition, int]] = set()
+        self._shares: set[Sole] = set()
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._store = Store(path)
@@ -291,6 +293,13 @@ class SqliteLog(Log):
         topic.early = tuple(c for c, early in found if early)
         topic.late = tuple(c for c, early in found if not early)
 
+    def share(self, topic: str, group: str) -> Share:
+        """The folder is this process's alone."""
+        self._check()
+        share = Sole(frozenset(part.number for part in self._topic(topic).parts))
+        self._shares.add(share)
+        return share
+
     # ------------------------------------------------------------ offsets
 
     def _parts(self, topics: Iterable[str]) -> Iterable[Part]:
@@ -341,6 +350,8 @@ class SqliteLog(Log):
         for reader in list(self._readers):
             reader.end("the log is closed")
         self._readers.clear()
+        for share in self._shares:
+            await share.close()
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:

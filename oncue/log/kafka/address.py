@@ -30,7 +30,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefix: str = ""  # of topics', groups' and transactions' names: several installations can share a cluster
     replication: int = -1  # of topics that oncue makes; -1: the cluster's default
     record_mb: int = RECORD_MB  # the largest record (and append to one partition)
-    session_s: float = 10.0  # a server that is silent for so long loses its partitions to others
+    session_s: float = 6.0  # a server that is silent for so long loses its partitions to others
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from aiokafka import errors as k
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.client import AIOKafkaClient
@@ -16,7 +18,7 @@ from aiokafka.structs import TopicPartition
 
 from oncue.config import Settings
 from oncue.errors import LogError, NotOwner, OncueError
-from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Start, Topic
+from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
 from oncue.log.kafka.address import Address, parse
 from oncue.log.kafka.burial import Burial
 from oncue.log.kafka.failures import explain, quiet
@@ -24,18 +26,21 @@ from oncue.log.kafka.fetcher import Fetcher
 from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
 from oncue.log.kafka.reader import KafkaReader, group_reader
+from oncue.log.kafka.share import KafkaShare
 from oncue.log.kafka.topics import Known, Topics
 from oncue.log.kafka.transactions import Transactions
 from oncue.log.kafka.writer import Counters, Places, Writer, places
 
 logger = logging.getLogger(__name__)
 
+BY = "oncue-by"  # header: which process appended it
 Callback = Callable[[str, Sequence[Record]], None]
 
 
 class KafkaLog(Log):
     # Each partition keeps the order of its appends, but one partition's may be durable before an earlier one of another.
     fifo = False
+    shared = True
 
     def __init__(self, address: Address, client: AIOKafkaClient, admin: AIOKafkaAdminClient) -> None:
         """Use `open`."""
@@ -49,6 +54,8 @@ class KafkaLog(Log):
         self._fetcher = Fetcher(client, self._offsets, address, self._burial.bury)
         self._watches: list[tuple[str, Callback]] = []
         self._readers: set[KafkaReader] = set()
+        self._shares: set[KafkaShare] = set()
+        self._mark = ((BY, secrets.token_bytes(8)),)
         self._late: dict[str, list[tuple[Sequence[Record], int | None, asyncio.Future[list[Position]]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -135,6 +142,8 @@ class KafkaLog(Log):
 
     def _place(self, topic: Known, records: Sequence[Record], partition: int | None) -> Places:
         try:
+            if any(topic.name.startswith(prefix) for prefix, _ in self._watches):
+                records = [msgspec.structs.replace(r, headers=(*r.headers, *self._mark)) for r in records]
             return places(topic, records, partition, self._address.record_bytes)
         except (TypeError, AttributeError) as e:
             raise LogError(f"a record for {topic.name!r} is not bytes: {e}") from e
@@ -246,6 +255,16 @@ class KafkaLog(Log):
 
         return end
 
+    def told(self, record: Record) -> bool:
+        """By a header that appends to watched topics have."""
+        return self._mark[0] in record.headers
+
+    def share(self, topic: str, group: str) -> Share:
+        self._check()
+        share = KafkaShare(self._address, self._topics, topic, group, self._shares.discard)
+        self._shares.add(share)
+        return share
+
     # ------------------------------------------------------------ offsets
 
     async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
@@ -313,7 +332,8 @@ class KafkaLog(Log):
         readers = list(self._readers)
         for reader in readers:
             reader.end("the log is closed")
-        await asyncio.gather(*[r.close() for r in readers], return_exceptions=True)
+        shares = list(self._shares)
+        await asyncio.gather(*[r.close() for r in readers], *[s.close() for s in shares], return_exceptions=True)
         await self._burial.close()
         await self._fetcher.close()
         await self._transactions.close()

@@ -11,9 +11,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import errors as k
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.structs import TopicPartition
 
 from oncue.errors import OncueError
@@ -45,6 +48,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._address, self._topics, self._group = address, topics, group
         self._gained, self._lost, self._failed, self._told = gained, lost, failed, told
         self.owned: set[Partition] = set()
+        self.assignors: tuple[type[AbstractPartitionAssignor], ...] = (RoundRobinPartitionAssignor,)
         self._consumer: AIOKafkaConsumer | None = None
         self._marks: dict[Partition, int] = {}  # that the group has not been told
         self._marking: asyncio.Task[None] | None = None
@@ -60,6 +64,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            partition_assignment_strategy=self.assignors,
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(100, session_ms // 5),
             rebalance_timeout_ms=max(session_ms, 10_000),
@@ -74,12 +79,22 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             raise explain(e, str(self._address), f"take a member of the group {self._group!r}") from e
         consumer.subscribe([self._topics.full(name) for name in names], listener=self)
 
+    @property
+    def coordinator(self) -> Any:
+        """aiokafka's. Only of a member that has joined."""
+        assert self._consumer is not None
+        return self._consumer._coordinator
+
+    def pause(self, places: Iterable[TopicPartition]) -> None:
+        """Nothing of these is fetched."""
+        assert self._consumer is not None
+        self._consumer.pause(*places)
+
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Until the group has a new order nobody else has them: work goes on."""
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        assert self._consumer is not None
-        self._consumer.pause(*assigned)
+        self.pause(assigned)
         now = {(name, tp.partition) for tp in assigned if (name := self._topics.short(tp.topic)) is not None}
         for place in self.owned - now:
             self.owned.discard(place)
