@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: int = 8765  # HTTP; 0: any free one
     bridge_host: str = ""  # "": as host
+    advertise_host: str = ""  # the name under which agents and other servers reach this one; "": bridge_host
     bridge_port: int = 0  # ZeroMQ; 0: any free one, remembered in the data folder
+    blobs_folder: str = ""  # large payloads and functions; "": in the data folder. Servers of one log must share it
     workers: int = 0  # of the local endpoint; 0: one a core
     max_body_bytes: int = 64 * 1024 * 1024  # one request; larger payloads go to the blob store in a stream
     max_batch: int = 65_536  # tasks in one request
@@ -77,6 +80,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def data_path(self) -> Path:
         return Path(self.data).expanduser().absolute() if self.data else default_data().absolute()
+
+    @property
+    def advertised_host(self) -> str:
+        host = self.advertise_host or self.bridge_host or self.host
+        return socket.gethostname() if host in ("", "0.0.0.0", "::") else host
+
+    @property
+    def shared_log(self) -> bool:
+        """Whether other servers may have the same log."""
+        return self.log_url.startswith("kafka://")
 
     @property
     def log_url(self) -> str:

@@ -108,6 +108,19 @@ class ResultFrame(Stored, frozen=True):
     endpoint: str  # whose key the frame came with; "" when the server itself ended them (cancel, expiry, lost)
     accepted_us: int  # of their TaskFrame; 0: not known
     ended: list[Ended]
+    epoch: int = 0  # of the owner that ended them itself; 0: an agent's word, which counts whoever passes it on
+
+
+class Fence(Stored, tag="fence", frozen=True):
+    """In oncue.results: behind this record, ends that an owner with a lower epoch made up itself do not count. They come
+    from a server that has lost its partitions and does not know it yet. All servers read this in the same place of the
+    same partition, and so leave out the same ends."""
+
+    v: int
+    server: str
+    partitions: int  # of oncue.control
+    epochs: tuple[tuple[int, int], ...]  # (partition of oncue.control, epoch)
+    at_us: int = 0
 
 
 class Failure(Stored, frozen=True):
@@ -123,12 +136,16 @@ class Failure(Stored, frozen=True):
 
 
 class Claim(Stored, tag="claim", frozen=True):
-    """This server acts for these endpoints from here on; the record's offset is the epoch."""
+    """This server acts for the endpoints of this record's partition from here on; its offset + 1 is the epoch."""
 
     v: int
     server: str
-    endpoints: tuple[str, ...]
+    endpoints: tuple[str, ...] = ()  # named by servers of before the partitions were divided
     at_us: int = 0
+    bridge: str = ""  # where agents reach it: tcp://host:port
+    server_key: str = ""  # its CURVE public key, Z85
+    url: str = ""  # of its API
+    blobs: str = ""  # which folder of blobs it has
 
 
 class Cancel(Stored, tag="cancel", frozen=True):
@@ -349,6 +366,9 @@ class Settled(Stored, tag="settled", frozen=True):
 
 EVENTS, RESULTS, CONTROL, REPORTS = "oncue.events", "oncue.results", "oncue.control", "oncue.reports"
 MATCHES, REGISTRY, DEAD, TASKS_PREFIX = "oncue.matches", "oncue.registry", "oncue.dead", "oncue.tasks."
+
+
+SHARED_CONTROL_PARTITIONS = 64  # of oncue.control, where several servers can divide it
 
 
 def tasks_topic(endpoint: str) -> str:

@@ -353,7 +353,8 @@ class TriggerInfo(Resource, frozen=True):
     name: str
     kind: str
     label: str
-    state: str  # running; starting; looking (through what was there before); waiting (for its folder); failed
+    state: str  # running; starting; looking (through what was there before); waiting (for its folder); failed;
+    # elsewhere (on another server)
     detail: str = ""
     looked: bool = True  # whether it has told what was there before from what comes
     existing: int = 0  # files that were there before the trigger was, and fire only when they change

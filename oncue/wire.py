@@ -2,13 +2,13 @@
 
     agent (DEALER, dials out)                                bridge (ROUTER)
       Hello, Inventory...            ──────────────►
-                                     ◄──────────────         Welcome(epoch)  or  Refuse
+                                     ◄──────────────         Welcome(epoch), Redirect  or  Refuse
       Credit, Results, Want, ...     ──────────────►
                                      ◄──────────────         Dispatch, Ack, Part, CancelTasks ...
       Beat                           ◄─────────────►         Beat
 
 A ZeroMQ message has one to three parts: the envelope, then raw bodies that nobody on the way needs to look into.
-Each side numbers its messages of a session from 0 (Hello and Welcome are number 0; a Reset has no number: -1). A number
+Each side numbers its messages of a session from 0 (Hello and Welcome are number 0; Reset and Redirect have none: -1). A number
 seen before is a double and is dropped; a gap means that something was lost: the agent says Hello again, the bridge sends
 Reset to ask for it. A message of another session is stale and is dropped. So a session is exact, and the inventory at its
 start makes the two sides agree on who holds which task.
@@ -26,7 +26,7 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.messages import Call, Stored
 
-PROTOCOL = 1  # both must speak the same; a difference is refused with a remedy
+PROTOCOL = 2  # both must speak the same; a difference is refused with a remedy
 BEAT_MS = 2_000  # each side says something at least this often
 SILENCE_MS = 8_000  # after this long without a word the other side is taken as gone
 ID_BYTES = 16
@@ -105,6 +105,15 @@ class Welcome(Stored, tag="welcome", frozen=True):
     server: str
     server_version: str
     durable_seq: int = -1  # spool entries up to here are known to be durable
+    servers: tuple[tuple[str, str], ...] = ()  # (address, CURVE key) of all that an agent may dial
+
+
+class Redirect(Stored, tag="redirect", frozen=True):
+    """Another server acts for this endpoint: dial that one. Without an address: nobody does yet; ask again soon."""
+
+    bridge: str = ""
+    server_key: str = ""
+    why: str = ""
 
 
 class Refuse(Stored, tag="refuse", frozen=True):
@@ -161,7 +170,7 @@ class Beat(Stored, tag="beat", frozen=True):
 
 
 FromAgent = Hello | Inventory | Results | Credit | Want | Put | ReportFrame | Bye | Beat
-FromBridge = Welcome | Refuse | Dispatch | Part | PutAck | Ack | CancelTasks | Reset | Beat
+FromBridge = Welcome | Redirect | Refuse | Dispatch | Part | PutAck | Ack | CancelTasks | Reset | Beat
 
 
 class AgentEnvelope(Stored, frozen=True):

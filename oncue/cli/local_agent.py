@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from typing import Any
 import msgspec
 
 from oncue.endpoint.settings import is_held
-from oncue.errors import OncueError
+from oncue.errors import Conflict, OncueError
 
 log = logging.getLogger("oncue.up")
 GRACE_S = 10.0
@@ -83,9 +84,21 @@ def start_agent(folder: Path, *, by_hand: bool, **options: Any) -> subprocess.Po
     return subprocess.Popen(agent_command(folder, by_hand=by_hand), **options)
 
 
+def registered_name(folder: Path) -> str:
+    """Of the endpoint in this folder; "": it was not registered yet."""
+    from oncue.endpoint.settings import load
+
+    try:
+        return load(folder).name
+    except OncueError:
+        return ""
+
+
 class LocalAgent:
-    def __init__(self, data: Path, workers: int) -> None:
-        self.data, self.workers = data, workers
+    """`shared`: other servers have local endpoints, too. Then one whose name is taken gets a name with this host's in it."""
+
+    def __init__(self, data: Path, workers: int, name: str = "", shared: bool = False) -> None:
+        self.data, self.workers, self.name, self.shared = data, workers, name, shared
         self.folder = local_folder(data)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -100,7 +113,7 @@ class LocalAgent:
         fails = 0
         while not self._stop.is_set():
             try:
-                register(self.data, self.folder, "local", self.workers, local)
+                self._register(local)
                 break
             except OncueError as e:
                 log.error("the local endpoint could not be registered: %s", e)
@@ -126,6 +139,18 @@ class LocalAgent:
         log.warning("the local endpoint was stopped by hand, and stays so until: oncue endpoint start local")
         while not self._stop.wait(HELD_S) and is_held(self.folder):
             pass
+
+    def _register(self, local: dict[str, Any]) -> None:
+        host = socket.gethostname().partition(".")[0]
+        names = [self.name or registered_name(self.folder) or "local"]
+        if self.shared and not self.name:
+            names += [f"local-{host}", *(f"local-{host}-{n}" for n in range(2, 100))]
+        for name in names[:-1]:
+            try:
+                return register(self.data, self.folder, name, self.workers, local)
+            except Conflict as e:
+                log.info("the local endpoint gets another name: %s", e.message)
+        register(self.data, self.folder, names[-1], self.workers, local)
 
     def _one_life(self) -> str:
         pid = running_agent(self.folder)

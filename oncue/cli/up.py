@@ -30,6 +30,9 @@ HELD = "  its endpoint `local` was stopped by hand, and stays so until: oncue en
 @click.option("--workers", type=click.IntRange(0), help="Workers of the local endpoint; 0: one a core.")
 @click.option("--log", "log_url", help="URL of the log (default: SQLite in the data folder).")
 @click.option("--no-endpoint", is_flag=True, help="No endpoint on this machine.")
+@click.option(
+    "--endpoint-name", help="Name of the endpoint on this machine (default: local; if another has that: local-HOST)."
+)
 @click.option("--detach", is_flag=True, help="Go on in the background; returns when the server is ready.")
 def up(
     data: str | None,
@@ -38,6 +41,7 @@ def up(
     workers: int | None,
     log_url: str | None,
     no_endpoint: bool,
+    endpoint_name: str | None,
     detach: bool,
 ) -> None:
     """Start a server here, with an endpoint for this machine.
@@ -58,18 +62,25 @@ def up(
             remedy="use it, or stop it with `oncue down`; another one needs another --data",
         )
     if detach:
-        _detach(folder, [a for a in sys.argv[1:] if a != "--detach"] if _own_argv() else _argv(flags, no_endpoint))
+        _detach(
+            folder,
+            [a for a in sys.argv[1:] if a != "--detach"] if _own_argv() else _argv(flags, no_endpoint, endpoint_name),
+        )
     else:
-        _serve(settings, no_endpoint)
+        _serve(settings, no_endpoint, endpoint_name)
 
 
-def _serve(settings: Settings, no_endpoint: bool) -> None:
+def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> None:
     from oncue.cli.local_agent import LocalAgent
     from oncue.dispatcher.service import serve
     from oncue.endpoint.settings import is_held
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    agent = None if no_endpoint else LocalAgent(settings.data_path, settings.workers)
+    agent = (
+        None
+        if no_endpoint
+        else LocalAgent(settings.data_path, settings.workers, endpoint_name or "", settings.shared_log)
+    )
 
     def ready(local: dict[str, Any]) -> None:
         click.echo(f"oncue is up at {local['url']} (pid {os.getpid()}), data in {settings.data_path}")
@@ -93,9 +104,17 @@ def _own_argv() -> bool:
     return len(sys.argv) > 1 and sys.argv[1] == "up"
 
 
-def _argv(flags: dict[str, Any], no_endpoint: bool) -> list[str]:
+def _argv(flags: dict[str, Any], no_endpoint: bool, endpoint_name: str | None) -> list[str]:
     given = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    given += ["--endpoint-name", endpoint_name] if endpoint_name else []
     return ["up", *given, *(["--no-endpoint"] if no_endpoint else [])]
+
+
+def _registered(data: Path, found: dict[str, Any]) -> bool:
+    from oncue.cli.local_agent import registered_name
+
+    name = registered_name(data / "endpoints" / "local")
+    return bool(name) and answers(found["url"], f"/v1/endpoints/{name}", token=found["token"])
 
 
 def _detach(folder: Path, arguments: list[str]) -> None:
@@ -125,7 +144,7 @@ def _detach(folder: Path, arguments: list[str]) -> None:
     if done and process.poll() is None and "--no-endpoint" not in arguments:
         # Its endpoint is registered a moment later, on Kafka perhaps a second: whoever calls next finds it there.
         found = local_server(folder) or {"url": "", "token": ""}
-        await_true(lambda: answers(found["url"], "/v1/endpoints/local", token=found["token"]), REGISTERED_S)
+        await_true(lambda: _registered(folder, found), REGISTERED_S)
     if process.poll() is not None or not done:
         if process.poll() is None:
             process.terminate()

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import zmq
 
-from oncue import curve
+from oncue import curve, wire
 from oncue.dispatcher.effects import Effect, Send
 from oncue.dispatcher.lane import Lane
 from oncue.errors import Undecodable
@@ -31,6 +31,10 @@ class Courier(Protocol):
     """Carries out what lanes want of the rest of the server."""
 
     def carry(self, lane: Lane, effect: Effect) -> None: ...
+
+    def elsewhere(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+        """What an agent is told whose endpoint has no lane here; None: nothing."""
+        ...
 
 
 class Bridge:
@@ -51,10 +55,20 @@ class Bridge:
 
     # ------------------------------------------------------------ endpoints
 
-    def admit(self, lane: Lane, public_key: bytes) -> None:
+    def admit(self, endpoint: str, public_key: bytes) -> None:
         """From now on this key may connect, as this endpoint."""
+        self._gate.allow(public_key, endpoint)
+
+    def open(self, lane: Lane) -> None:
+        """This server acts for the endpoint."""
         self.lanes[lane.endpoint] = lane
-        self._gate.allow(public_key, lane.endpoint)
+
+    def shut(self, endpoint: str, epoch: int, to: wire.Redirect) -> None:
+        """Another server acts for it, by a claim of this epoch: its agent is sent there."""
+        lane = self.lanes.pop(endpoint, None)
+        if lane is not None:
+            lane.hand_over(epoch, to)
+            self.act(lane)
 
     def revoke(self, endpoint: str, public_key: bytes) -> None:
         """The key is refused from now on, and its live link is cut: nothing more of it is read. Again is harmless."""
@@ -87,7 +101,10 @@ class Bridge:
         except zmq.ZMQError:  # not through ZAP: cannot be
             return
         lane = self.lanes.get(endpoint)
-        if lane is None:  # revoked, with frames still under way
+        if lane is None:  # another server's; or revoked, with frames still under way
+            answer = self._courier.elsewhere(endpoint, [f.bytes for f in frames[1:]])
+            if answer is not None:
+                self._send(frames[0].bytes, answer)
             return
         self._routes[endpoint] = frames[0].bytes
         try:

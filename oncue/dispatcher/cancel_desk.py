@@ -51,10 +51,15 @@ class CancelDesk(TaskDesk):
         else:
             await self._record(who, wanted)
         await self.barrier((CONTROL,))
-        why = f"cancelled by {who.subject}"
-        for endpoint, ids in _by_endpoint(wanted).items():
-            self.bridge.with_lane(endpoint, partial(Lane.cancel, ids=ids, why=why))
+        if not self.log.shared:
+            for endpoint, ids in _by_endpoint(wanted).items():
+                self.cancel_here(Cancel(VERSION, endpoint, tuple(ids), who.subject))
         return [i.hex() for i in (*told, *(s.id for s in wanted))]
+
+    def cancel_here(self, wish: Cancel) -> None:
+        """The view has it: where this server acts for the endpoint, it happens. (A log that is shared brings it back.)"""
+        why = f"cancelled by {wish.by}"
+        self.bridge.with_lane(wish.endpoint, partial(Lane.cancel, ids=wish.tasks, why=why))
 
     async def _record(self, who: Who, states: Sequence[TaskState]) -> None:
         """The wish becomes durable."""

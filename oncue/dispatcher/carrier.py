@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from oncue.errors import OncueError, Undecodable
 from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
 from oncue.log import Position, Record
-from oncue.messages import REPORTS, RESULTS, Report, Started, Task, Usage, decode, encode, tasks_topic
+from oncue.messages import REGISTRY, REPORTS, RESULTS, Ended, Report, Started, Task, Usage, decode, encode, tasks_topic
 
 log = logging.getLogger("oncue.carrier")
 STORE_AGAIN_S = 1.0
@@ -69,6 +69,13 @@ class Carrier:
             self._changed(lane, effect)
         elif isinstance(effect, Send):
             raise TypeError("frames are sent by the bridge")
+
+    def elsewhere(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+        try:
+            return self._core.owners.answer(endpoint, parts)
+        except Undecodable as e:
+            log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
+            return None
 
     def _job(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -104,20 +111,34 @@ class Carrier:
                 asyncio.get_running_loop().call_later(STORE_AGAIN_S, self._store, endpoint, effect)
             return
         if effect.closing:
-            self._core.board.tell(effect.call, effect.closing)
-            self._core.metrics.outcomes(_by_state(effect))
+            self._tell(endpoint, effect, future.result())
         # After the turn of the streams that were told: people wait for those, and the agent for nothing.
         asyncio.get_running_loop().call_soon(
             self._core.bridge.with_lane, endpoint, lambda lane: lane.durable(effect.token)
         )
 
+    def _tell(self, endpoint: str, effect: Store, positions: list[Position]) -> None:
+        if self._core.owners.sure(endpoint):
+            self._core.board.tell(effect.call, effect.closing)
+            self._core.metrics.outcomes(_by_state(effect.closing))
+        else:
+            self._job(self._tell_by_view([e.id for e in effect.closing], positions))
+
+    async def _tell_by_view(self, ids: list[bytes], positions: list[Position]) -> None:
+        """Another server may act for the endpoint by now, and have ended something itself: the log's order says what counts."""
+        await self._core.seen(positions)
+        found = await self._core.view.outcomes(ids)
+        for closing in found:
+            self._core.board.tell(closing.call, [closing.ended])
+        self._core.metrics.outcomes(_by_state([c.ended for c in found]))
+
     # ------------------------------------------------------------ what the view knows
 
     async def _load(self, endpoint: str, effect: Load) -> None:
         await self._core.barrier((tasks_topic(endpoint), RESULTS))
-        rows = await self._core.view.open_tasks(endpoint, effect.after, effect.limit)
+        rows, reached = await self._core.view.open_page(endpoint, effect.after, effect.limit)
         pages = [OpenTask(*row) for row in rows]
-        self._core.bridge.with_lane(endpoint, lambda lane: lane.page(effect.token, pages))
+        self._core.bridge.with_lane(endpoint, lambda lane: lane.page(effect.token, pages, reached))
 
     async def _check(self, endpoint: str, effect: Check) -> None:
         await self._core.barrier((tasks_topic(endpoint), RESULTS))
@@ -154,6 +175,9 @@ class Carrier:
         size, body, why = 0, b"", ""
         try:
             record = await self._core.view.function(sha)
+            if record is None and self._core.log.shared:  # registered through another server a moment ago, perhaps
+                await self._core.barrier((REGISTRY,))
+                record = await self._core.view.function(sha)
             if record is not None and record.body:
                 size, body = len(record.body), record.body[offset : offset + wire.PART_BYTES]
             else:
@@ -236,9 +260,9 @@ def task_of(state: TaskState) -> Task:
     return Task(state.id, state.args, state.event, state.retry_of, state.mark_us)
 
 
-def _by_state(effect: Store) -> dict[str, int]:
+def _by_state(closing: Sequence[Ended]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for e in effect.closing:
+    for e in closing:
         word = STATE_WORDS[e.status]
         counts[word] = counts.get(word, 0) + 1
     return counts

@@ -18,6 +18,7 @@ from oncue.dispatcher.board import Board
 from oncue.dispatcher.bridge import Bridge
 from oncue.dispatcher.feeder import Feeder
 from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.owners import Owners
 from oncue.errors import DiskFull, Forbidden, NotFound, NotReady
 from oncue.ids import now_us
 from oncue.log import Log, Position, Record
@@ -35,6 +36,7 @@ class Core:
     view: View
     bridge: Bridge
     feeder: Feeder
+    owners: Owners
 
     def __init__(self, settings: Settings, blobs: Blobs, metrics: Metrics) -> None:
         self.settings, self.blobs, self.metrics = settings, blobs, metrics
@@ -80,6 +82,11 @@ class Core:
         await self.seen(positions)
         await self.reload()
         return position_text(positions)
+
+    async def registry_caught_up(self) -> None:
+        """What was registered by now, through whatever server, is in force here."""
+        await self.view.wait_for(await self.log.end_offsets((REGISTRY,)), CATCH_UP_S)
+        await self.reload()
 
     async def seen(self, positions: Iterable[Position]) -> None:
         """Wait until the view has what was appended there."""
@@ -128,8 +135,9 @@ class Core:
         """For rules: why there is no endpoint_id."""
         return self._revoked(name, owner) is not None
 
-    def revoked_endpoints(self) -> list[EndpointRecord]:
-        return [e for e in self._endpoints.values() if e.revoked]
+    def all_endpoints(self) -> list[EndpointRecord]:
+        """Also revoked ones."""
+        return list(self._endpoints.values())
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
         """For rules: the endpoint that this owner means."""

@@ -1,7 +1,8 @@
 """Log → view → board: the one reader that keeps this server's view, and tells what the view alone could decide.
 
 topics ──readers──► a group of batches ──► view.apply (one transaction) ──► closings ──► board
-                                                   └──► the registry changed ──► reload
+                                                   ├──► the registry changed ──► reload
+                                                   └──► claims, cancels, tasks that other servers wrote ──► owners, lanes
 """
 
 from __future__ import annotations
@@ -31,9 +32,16 @@ LINGER_S = 0.003  # little waits for company for so long, unless somebody waits 
 
 class Feeder:
     def __init__(
-        self, durable: Log, view: View, board: Board, server: str, on_registry: Callable[[], Awaitable[None]]
+        self,
+        durable: Log,
+        view: View,
+        board: Board,
+        server: str,
+        on_registry: Callable[[], Awaitable[None]],
+        on_batch: Callable[[Batch], None],
     ) -> None:
         self._log, self._view, self._board, self._on_registry = durable, view, board, on_registry
+        self._on_batch = on_batch
         self._told_mark = server.encode()
         self._queue: asyncio.Queue[list[Batch]] = asyncio.Queue(GROUP)
         self._readers: dict[str, Reader] = {}
@@ -83,6 +91,8 @@ class Feeder:
             while len(batches) < GROUP and not self._queue.empty():
                 batches += self._queue.get_nowait()
             await self._apply(batches)
+            for batch in batches:
+                self._on_batch(batch)
 
     async def _apply(self, batches: list[Batch]) -> None:
         applied = await self._view.apply(batches, self._told(batches))

@@ -40,6 +40,7 @@ from oncue.resources import TriggerInfo
 log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0
 PAGE = 1_000
+BLOBS = "blobs"  # whoever acts for this sweeps a folder that several servers have
 AGAIN = (("oncue-again", b"1"),)  # header of a task that is appended again: its lane knows it already
 
 
@@ -98,8 +99,12 @@ class Housekeeper:
     async def end_revoked(self) -> None:
         """Nobody will run the open tasks of a revoked endpoint: they end. (When it is revoked; and now and then, for those
         that this server, or the one that died then, did not come to.)"""
-        for endpoint in self._core.revoked_endpoints():
-            if await self._core.view.oldest_open_seq(endpoint.id) is not None:
+        for endpoint in self._core.all_endpoints():
+            if (
+                endpoint.revoked
+                and self._core.owners.acts(endpoint.id)
+                and await self._core.view.oldest_open_seq(endpoint.id) is not None
+            ):
                 await end_all(self._core, endpoint)
 
     # ------------------------------------------------------------ the triggers
@@ -144,13 +149,15 @@ class Housekeeper:
     async def sweep_blobs(self) -> None:
         """Blobs older than all records that could name them; the bodies of large functions are kept."""
         core = self._core
+        if core.settings.blobs_folder and not core.owners.acts(BLOBS):
+            return
         kept: set[str] = set()
         cursor: str | None = ""
         while cursor is not None:
             rows, cursor = await core.view.functions(cursor, PAGE)
             kept.update(f.id for f in rows if f.size_bytes > INLINE_BYTES)
-        for lane in core.bridge.lanes:
-            kept |= await self._open_refs(lane)
+        for endpoint in core.all_endpoints():
+            kept |= await self._open_refs(endpoint.id)
         horizon_s = time.time() - core.settings.results_retention_days * 86_400
         await asyncio.to_thread(core.blobs.sweep, kept, horizon_s)
 
@@ -176,7 +183,8 @@ class Housekeeper:
         due = [m for m in marks if m.at_s <= horizon]
         if due:
             for topic, end in due[-1].ends.items():
-                await self._cut(topic, end)
+                if core.owners.acts(topic[len(TASKS_PREFIX) :]):
+                    await self._cut(topic, end)
         self._marks_file.write_bytes(msgspec.json.encode([m for m in marks if m.at_s > horizon]))
 
     def _load_marks(self) -> list[Mark]:

@@ -4,9 +4,10 @@
     page(rows) ──the view──┤►  queue ──► take(count)
     put_off(due, task) ────┴►  later (a heap of retries) ──due──► queue
 
-Fresh tasks come by memory. When the memory's budget is passed, or the agent was away, the intake *loads*: it pages through
-the view's open tasks until it has caught up, and only then takes fresh ones from memory again. What it loads may be at the
-agent already (`busy` says so) or have just ended (`ended` was told): neither is taken again.
+Fresh tasks come by memory, and those that other servers took by a reader of the log. When the memory's budget is passed, or
+the agent was away, the intake *loads*: it pages through the view's open tasks until it has caught up, and only then takes
+fresh ones again. What it loads may be at the agent already (`busy` says so) or have just ended (`ended` was told): neither is
+taken again.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Intake:
         self._asked = False
         self._cursor = -1
         self._reload_us = 0  # then retries are due that memory had no room for; 0: none
-        self._meanwhile: list[TaskFrame] = []  # fresh since the page was asked for
+        self._horizon = 0  # offset up to which the pages were of all that there was
+        self._meanwhile: list[tuple[TaskFrame, int]] = []  # fresh since the page was asked for
         self._meanwhile_bytes = 0
         self._ended: set[bytes] = set()  # since the page was asked for
 
@@ -72,7 +74,7 @@ class Intake:
         self.queue.clear()
         self.later.clear()
         self.tasks = self.bytes = 0
-        self.loading, self._asked, self._cursor, self._reload_us = True, False, -1, 0
+        self.loading, self._asked, self._cursor, self._reload_us, self._horizon = True, False, -1, 0, 0
         self._token += 1
         self._forget_meanwhile()
 
@@ -83,8 +85,11 @@ class Intake:
 
     # ------------------------------------------------------------ in
 
-    def fresh(self, frame: TaskFrame, size_bytes: int) -> None:
-        """Tasks that were appended just now (perhaps not durable yet)."""
+    def fresh(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
+        """Tasks that were appended just now (perhaps not durable yet). `offset`: of their record, where a reader brought
+        it behind the view: the pages may have had it already."""
+        if 0 <= offset < self._horizon:
+            return
         if not self.loading and self.bytes + size_bytes <= self._budget:
             self._add(Group(frame.call, encode(frame.call), 1, frame.accepted_us, frame.tasks, size_bytes))
             return
@@ -92,7 +97,7 @@ class Intake:
         if self._asked:
             self._meanwhile_bytes += size_bytes
             if self._meanwhile_bytes <= self._budget:
-                self._meanwhile.append(frame)
+                self._meanwhile.append((frame, offset))
 
     def _add(self, group: Group) -> None:
         self.queue.append(group)
@@ -129,8 +134,8 @@ class Intake:
         self._token += 1
         return self._token, self._cursor
 
-    def page(self, token: int, rows: Sequence[OpenTask]) -> None:
-        """The answer to the page asked for with this token."""
+    def page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
+        """The answer to the page asked for with this token; the view had all records below `reached`."""
         if not self._asked or token != self._token:
             return
         self._asked = False
@@ -142,7 +147,7 @@ class Intake:
             if not self._busy(task_id) and task_id not in self._ended and task_id not in queued:
                 self._take_row(row)
         if len(rows) < PAGE:
-            self._catch_up({row.task.id for row in rows})
+            self._catch_up({row.task.id for row in rows}, reached)
         self._forget_meanwhile()
 
     def _take_row(self, row: OpenTask) -> None:
@@ -164,13 +169,16 @@ class Intake:
         else:
             self._add(Group(row.call, call_raw, row.attempt, row.accepted_us, _Rows([row.task]), size))
 
-    def _catch_up(self, seen: set[bytes]) -> None:
+    def _catch_up(self, seen: set[bytes], reached: int) -> None:
         """The view had no more: go on with what came by memory since it was asked, unless that was too much to keep."""
         if self._meanwhile_bytes > self._budget:
             self._cursor = -1
             return
         self.loading = False
-        for frame in self._meanwhile:
+        self._horizon = reached
+        for frame, offset in self._meanwhile:
+            if 0 <= offset < reached:
+                continue
             tasks = [t for t in frame.tasks if t.id not in seen and not self._busy(t.id)]
             if tasks:
                 size = sum(len(t.args) for t in tasks)

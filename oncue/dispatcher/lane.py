@@ -46,6 +46,7 @@ class Lane:
     ) -> None:
         self.endpoint, self.epoch, self.server, self.version = endpoint, epoch, server, version
         self.lost_after_ms = lost_after_ms
+        self.servers: tuple[tuple[str, str], ...] = ()  # that an agent may dial: (address, key)
         self.now_us = 0
         self._out: list[Effect] = []
         # the agent
@@ -80,15 +81,15 @@ class Lane:
 
     # ------------------------------------------------------------ tasks in and out
 
-    def fresh(self, frame: TaskFrame, size_bytes: int) -> None:
-        """Tasks that were appended just now (perhaps not durable yet)."""
-        self.intake.fresh(frame, size_bytes)
+    def fresh(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
+        """Tasks that were appended just now (perhaps not durable yet; `offset`: see Intake)."""
+        self.intake.fresh(frame, size_bytes, offset)
         self.pump()
 
-    def page(self, token: int, rows: Sequence[OpenTask]) -> None:
-        """The answer to Load."""
+    def page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
+        """The answer to Load; the view had all records of tasks below the offset `reached`."""
         self._ending = {e.id for ends in self._unstored.values() for e in ends}
-        self.intake.page(token, rows)
+        self.intake.page(token, rows, reached)
         self._ending = set()
         self.pump()
 
@@ -130,7 +131,7 @@ class Lane:
         """The server's own ends."""
         self._token += 1
         self._unstored[self._token] = ends
-        record = encode((VERSION, group.call, "", group.accepted_us, ends))
+        record = encode((VERSION, group.call, "", group.accepted_us, ends, self.epoch))
         self._out.append(Store(record, self._token, group.call, closing, told, True))
 
     # ------------------------------------------------------------ cancel and expiry from outside
@@ -217,12 +218,8 @@ class Lane:
         self.session, self._expect, self._next = session, 1, 0
         self._heard_us = self.now_us
         if hello.protocol != wire.PROTOCOL:
-            self.refuse(
-                "version",
-                f"the agent (oncue {hello.agent_version}) speaks protocol {hello.protocol}, this server "
-                f"(oncue {self.version}) speaks {wire.PROTOCOL}",
-                f"install the same version where the agent runs: pip install 'oncue=={self.version}'",
-            )
+            why = wrong_protocol(hello, self.version)
+            self.refuse(why.code, why.message, why.remedy)
             return
         if hello.epoch > self.epoch:
             self.refuse("stale-epoch", "another server acts for this endpoint now", "")
@@ -256,7 +253,7 @@ class Lane:
                 self.held.setdefault(task_id, set()).add(attempt)
         self.intake.restart()  # what was put off while it was away, the view has too
         self.phase, self.since_us = Phase.READY, self.now_us
-        self._send(wire.Welcome(self.epoch, self.server, self.version, self._durable_seq))
+        self._send(wire.Welcome(self.epoch, self.server, self.version, self._durable_seq, self.servers))
         self._out.append(Changed(self.phase, f"agent {hello.host}:{hello.pid}"))
         self.wished &= {task_id for task_id, _ in self._named}
         if self.wished:
@@ -423,9 +420,12 @@ class Lane:
         self._send(wire.Refuse(code, message, remedy))
         self._away(message)
 
-    def disconnect(self, why: str) -> None:
-        """The rim's word that the link must not be used any more."""
-        self._away(why)
+    def hand_over(self, epoch: int, to: wire.Redirect) -> None:
+        """Another server acts for the endpoint now, by a claim of this epoch (0: not known yet): the agent is sent there.
+        Nothing ends: what it holds it will name there, and what waits the other has in its view."""
+        if self.phase is not Phase.AWAY:
+            self._out.append(Send([wire.encode(wire.BridgeEnvelope(self.session, -1, max(epoch, self.epoch), to))]))
+        self._away(to.why)
 
     def _away(self, why: str) -> None:
         if self.phase is Phase.AWAY:
@@ -451,6 +451,15 @@ class Lane:
         """The effects since the last call."""
         out, self._out = self._out, []
         return out
+
+
+def wrong_protocol(hello: wire.Hello, version: str) -> wire.Refuse:
+    return wire.Refuse(
+        "version",
+        f"the agent (oncue {hello.agent_version}) speaks protocol {hello.protocol}, this server (oncue {version}) speaks"
+        f" {wire.PROTOCOL}",
+        f"install the same version where the agent runs: pip install 'oncue=={version}'",
+    )
 
 
 def ended(task: Task, attempt: int, status: int, at_us: int, failure: bytes) -> Ended:

@@ -18,27 +18,25 @@ from oncue.dispatcher.backend import Who
 from oncue.dispatcher.carrier import Carrier
 from oncue.dispatcher.core import Core
 from oncue.dispatcher.effects import Phase
-from oncue.dispatcher.lane import Lane
 from oncue.dispatcher.revoked import end_all
 from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
 from oncue.ids import now_us
-from oncue.log import Record, Topic
+from oncue.log import Topic
 from oncue.messages import (
-    CONTROL,
     FUNCTION_BYTES,
     INLINE_BYTES,
     NAME_CHARS,
     VERSION,
-    Claim,
     EndpointRecord,
     FunctionRecord,
     Parameter,
     TokenRecord,
-    encode,
+    Usage,
     tasks_topic,
 )
 
 T = TypeVar("T")
+REPORT_US = 15_000_000  # agents report every 5 s: one that has not for so long is away
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -149,9 +147,7 @@ class RegistryDesk(Core):
         if record != known:
             await self.log.ensure({tasks_topic(record.id): Topic()})
             await self.record([(f"endpoint:{record.id}", record)])
-            if (lane := self.bridge.lanes.get(record.id)) is not None:
-                lane.lost_after_ms = record.lost_after_ms
-        await self.own([record])
+        self.owners.sync()
         return r.Registered(
             id=record.id,
             name=record.name,
@@ -159,38 +155,26 @@ class RegistryDesk(Core):
             bridge=f"tcp://{self.settings.bridge_host or self.settings.host}:{self.bridge.port}",
         )
 
-    async def own(self, endpoints: list[EndpointRecord]) -> None:
-        """Act for these endpoints from here on: the claim's offset is the epoch that their agents obey."""
-        fresh = [e for e in endpoints if not e.revoked and e.id not in self.bridge.lanes]
-        if not fresh:
-            return
-        claim = Claim(VERSION, self.server_id, tuple(e.id for e in fresh), now_us())
-        positions = await self.log.append(CONTROL, [Record(encode(claim), key=self.server_id.encode())])
-        for e in fresh:
-            if e.id in self.bridge.lanes:
-                continue
-            lane = Lane(
-                e.id,
-                positions[0].first + 1,
-                self.server_id,
-                self.version,
-                lost_after_ms=e.lost_after_ms,
-                budget_bytes=self.settings.queue_bytes,
-            )
-            self.bridge.admit(lane, e.public_key)
-            self.feeder.follow([tasks_topic(e.id)], e.id)
-
     async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
-        counts = await self.view.open_counts()
+        counts, reports = await self.view.open_counts(), await self._reports()
         mine = [e for e in self._endpoints.values() if who.sees(e.owner)]
-        return [self._endpoint_info(e, counts.get(e.id, 0)) for e in sorted(mine, key=lambda e: e.name)]
+        return [
+            self._endpoint_info(e, counts.get(e.id, 0), reports.get(e.id)) for e in sorted(mine, key=lambda e: e.name)
+        ]
 
     async def endpoint(self, who: Who, name: str) -> r.EndpointInfo:
         found = self.find_endpoint(who, name)
-        return self._endpoint_info(found, (await self.view.open_counts()).get(found.id, 0))
+        counts, reports = await self.view.open_counts(), await self._reports()
+        return self._endpoint_info(found, counts.get(found.id, 0), reports.get(found.id))
 
-    def _endpoint_info(self, e: EndpointRecord, waiting: int) -> r.EndpointInfo:
+    async def _reports(self) -> dict[str, Usage]:
+        """What the agents of endpoints for which other servers act said last."""
+        return await self.view.usage() if self.log.shared else {}
+
+    def _endpoint_info(self, e: EndpointRecord, waiting: int, report: Usage | None) -> r.EndpointInfo:
         lane = self.bridge.lanes.get(e.id)
+        if lane is None and not e.revoked:
+            return self._info_elsewhere(e, waiting, report)
         usage = self.carrier.usage.get(e.id)
         state, since, hello = "revoked", 0, None
         if lane is not None and not e.revoked:
@@ -216,12 +200,39 @@ class RegistryDesk(Core):
             lost_after_ms=e.lost_after_ms,
         )
 
+    def _info_elsewhere(self, e: EndpointRecord, waiting: int, report: Usage | None) -> r.EndpointInfo:
+        """Of an endpoint for which another server acts: by what its agent reported, through the log."""
+        here = report is not None and now_us() - report.at_us < REPORT_US
+        place = self.owners.place(e.id)
+        info = r.EndpointInfo(
+            id=e.id,
+            name=e.name,
+            owner=e.owner,
+            state="connected" if here else "away" if report else "never",
+            since_us=report.at_us if report and not here else 0,
+            waiting=waiting,
+            labels=e.labels,
+            why=f"the server {place} acts for it" if place else "no server acts for it yet",
+        )
+        if report is None:
+            return info
+        return msgspec.structs.replace(
+            info,
+            workers=report.workers if here else 0,
+            busy=report.busy if here else 0,
+            queued=report.queued if here else 0,
+            host=report.host,
+            agent_version=report.agent_version,
+            python=report.python,
+        )
+
     async def revoke_endpoint(self, who: Who, name: str) -> None:
         found = self.find_endpoint(who, name)
         gone = msgspec.structs.replace(found, revoked=True)
         await self.record([(f"endpoint:{found.id}", gone)])
-        self.bridge.revoke(found.id, found.public_key)
-        await end_all(self, gone)
+        self.owners.sync()
+        if self.owners.acts(found.id):  # else its owner ends them, when it has read of it
+            await end_all(self, gone)
 
     # ------------------------------------------------------------ tokens
 

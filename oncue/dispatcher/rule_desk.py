@@ -18,11 +18,11 @@ from oncue import triggers
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.bindings import function_changes, users
 from oncue.dispatcher.origins import check_origins, same_origin
-from oncue.dispatcher.trigger_host import TriggerHost, Wanted
+from oncue.dispatcher.trigger_host import TriggerHost, Wanted, several_may
 from oncue.dispatcher.window_desk import WindowDesk
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
-from oncue.messages import VERSION, Deployment, Event, FunctionRecord, RuleSwitch
+from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch
 from oncue.rules.arguments import check_arguments
 from oncue.rules.check import diff
 from oncue.rules.document import Problems
@@ -30,6 +30,7 @@ from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
 
 log = logging.getLogger("oncue.rules")
+GAP_US = 60_000_000  # before a server took over a trigger: for so long, at most, nobody may have run it
 LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
 
 
@@ -44,6 +45,8 @@ class RuleDesk(WindowDesk):
         self._deployments: dict[str, Deployment] = {}
         self._sets: dict[str, RuleSet] = {}
         self._reloading = asyncio.Lock()
+        self._rules_of = -1  # the offset in the registry up to which they are in force
+        self._answering: set[str] = set()  # labels of deploys that are being answered here
         self._changing = asyncio.Lock()  # what a deploy compares itself with stays as it is until it is in force
         await self.reload_rules()
         self.triggers_host.acknowledge()  # the deploys of an earlier process are nobody's any more
@@ -71,6 +74,7 @@ class RuleDesk(WindowDesk):
         if not hasattr(self, "engine"):
             return  # the registry is read before rules start
         async with self._reloading:
+            position = self._registry_position()
             deployments = {d.label: d for d in await self.view.deployments()}
             switches = await self.view.switches()
             # Reading YAML takes about 1 ms a rule: not on the loop.
@@ -84,7 +88,8 @@ class RuleDesk(WindowDesk):
             await asyncio.to_thread(self.engine.update, list(deployments.values()), switches)
             if hasattr(self, "windows"):
                 self.windows.wake()
-            self.triggers_host.update(self._wanted())
+            self._update_triggers()
+            self._rules_of = position
 
     def _read(self, d: Deployment) -> RuleSet:
         try:
@@ -92,6 +97,36 @@ class RuleDesk(WindowDesk):
         except OncueError as e:  # deployed by another version, whose rules this one does not know
             log.error("the deployed rule file %s cannot be read: %s", d.label, e)
             return RuleSet(d.label, d.text, (), ())
+
+    def on_owners(self) -> None:
+        """Other servers' triggers may be this one's now, and the other way round."""
+        if hasattr(self, "triggers_host"):
+            self._update_triggers()
+
+    def _update_triggers(self) -> None:
+        wanted = self._wanted()
+        here = {n: w for n, w in wanted.items() if several_may(w.kind) or self.owners.acts(n)}
+        elsewhere = {n: (w, self.owners.place(n)) for n, w in wanted.items() if n not in here}
+        self.triggers_host.update({n: self._taken_over(w) for n, w in here.items()}, elsewhere)
+        if self.log.shared:  # deployed through another server, whose answer does not wait for this one
+            self.triggers_host.acknowledge([n for n, w in here.items() if w.label not in self._answering])
+
+    def _taken_over(self, want: Wanted) -> Wanted:
+        """A server that has no memory of the trigger tells what is new by the times from then on."""
+        row = self.owners.owner(want.name)
+        if not self.log.shared or row is None:
+            return want
+        return msgspec.structs.replace(want, deployed_us=max(want.deployed_us, row.claim.at_us - GAP_US))
+
+    def _registry_position(self) -> int:
+        return self.view.positions().get((REGISTRY, 0), 0)
+
+    async def _registry_caught_up(self) -> None:
+        """A deploy that was acknowledged, by whatever server, is in force for later events."""
+        await super()._registry_caught_up()
+        if self._rules_of < self._registry_position():
+            await self.reload()
+            await self.reload_rules()
 
     def _wanted(self) -> dict[str, Wanted]:
         found: dict[str, Wanted] = {}
@@ -183,6 +218,7 @@ class RuleDesk(WindowDesk):
     async def _put_in_force(self, entries: list[tuple[str, Deployment]]) -> None:
         """The newest of each label is under its own key; each version also under one of its own, for the history."""
         both = [(f"{key}@{d.version}", d) for key, d in entries]
+        self._answering.update(d.label for _, d in entries)
         if both:
             await self.record(both)
             await self.reload_rules()
@@ -196,6 +232,7 @@ class RuleDesk(WindowDesk):
             await self.triggers_host.first_look(every, LOOK_S)
         finally:
             self.triggers_host.acknowledge(every)
+            self._answering.difference_update(a.label for a in answers)
         return [msgspec.structs.replace(a, triggers=self.triggers_host.infos(names.get(a.label, ()))) for a in answers]
 
     def _check_owner(self, who: Who, label: str) -> None:
@@ -237,7 +274,7 @@ class RuleDesk(WindowDesk):
     # ------------------------------------------------------------ looking
 
     async def rules(self, who: Who) -> list[r.RuleInfo]:
-        broken = {t.name: t for t in self.triggers_host.infos() if t.state != "running"}
+        broken = {t.name: t for t in self.triggers_host.infos() if t.state not in ("running", "elsewhere")}
         mine = [_with_cause(info, broken) for info in self.engine.rules() if self._sees(who, info.label)]
         return await self.with_windows(mine)
 

@@ -10,19 +10,22 @@ Start: open the log, bring the view up to its end, claim the endpoints, bind the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import getpass
+import hashlib
 import json
 import logging
 import os
 import shutil
 import signal
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from oncue import curve
 from oncue import resources as r
@@ -39,14 +42,15 @@ from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.event_desk import EventDesk
 from oncue.dispatcher.feeder import Feeder
 from oncue.dispatcher.given_token import accept_given_token
-from oncue.dispatcher.housekeeper import AGAIN, Housekeeper
-from oncue.dispatcher.lane import Lane
+from oncue.dispatcher.housekeeper import Housekeeper
+from oncue.dispatcher.incoming import Incoming
 from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.owners import Owners
 from oncue.dispatcher.registry_desk import RegistryDesk
 from oncue.dispatcher.rule_desk import RuleDesk
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
-from oncue.log import Record, Topic, open_log
+from oncue.log import Batch, Topic, open_log
 from oncue.log.folder_lock import FolderLock
 from oncue.messages import (
     CONTROL,
@@ -56,10 +60,11 @@ from oncue.messages import (
     REGISTRY,
     REPORTS,
     RESULTS,
+    SHARED_CONTROL_PARTITIONS,
     TASKS_PREFIX,
     VERSION,
-    Task,
-    TaskFrame,
+    Claim,
+    Control,
     TokenRecord,
     decode,
 )
@@ -67,7 +72,6 @@ from oncue.view import View
 
 log = logging.getLogger("oncue.server")
 DAY_MS = 86_400_000
-KNOWN_RULE_TASKS = 200_000
 REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take its time
 
 
@@ -75,10 +79,9 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data_path
         make_data_folder(self.folder)
-        super().__init__(settings, open_blobs(str(self.folder / "blobs")), Metrics())
-        self._rule_tasks: OrderedDict[bytes, None] = OrderedDict()
-        self._rule_tasks_from_ms = self.started_us // 1000 + 1  # all that came with a later time in its id is in there
+        super().__init__(settings, open_blobs(settings.blobs_folder or str(self.folder / "blobs")), Metrics())
         self._jobs: set[asyncio.Task[Any]] = set()
+        self._live = False  # whether what the log brings concerns lanes, rules, triggers
 
     # ------------------------------------------------------------ start and stop
 
@@ -89,7 +92,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         await self.ensure_matches(int(self.settings.events_retention_days * DAY_MS))
         self._forget_other_log()
         self.view = View.open(self.folder / "view.db")
-        self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry)
+        self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry, self._on_batch)
         names = [t for t in await self.log.topics() if t != MATCHES]  # that is none of the view's
         await self.view.skip_to(await self.log.begin_offsets(names))  # what retention took is not waited for
         await self.feeder.catch_up(names, await self.log.end_offsets(names))
@@ -97,16 +100,17 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         for topic in names:
             if topic.startswith(TASKS_PREFIX):
                 self.feeder.follow([topic], topic[len(TASKS_PREFIX) :])
+        self._open_bridge()
+        self.incoming = Incoming(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
+        self.owners = Owners(self, self._claim(), self.on_owners)
+        self._unwatch = self.log.watch(TASKS_PREFIX, self.incoming.appended, early=self.log.fifo)
         self._run(self.feeder.run(), vital=True)
         await self.view.wait_for(await self.log.end_offsets(names), REBUILD_S)
         await self.reload()
         if self.settings.admin_token_file:
             await accept_given_token(self, self.settings.admin_token_file)
-        self._open_bridge()
-        for endpoint in self.revoked_endpoints():
-            self.bridge.revoke(endpoint.id, endpoint.public_key)
-        await self.own(list(self._endpoints.values()))
-        self._unwatch = self.log.watch(TASKS_PREFIX, self._on_tasks, early=self.log.fifo)
+        await self.owners.start()
+        self._live = True
         await self.start_rules(self.folder / "triggers")
         self.housekeeper = Housekeeper(self, self.folder, self.triggers_host.infos)
         self.housekeeper.start()
@@ -135,7 +139,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         return {
             EVENTS: Topic(partitions=s.events_partitions, retention_ms=int(s.events_retention_days * DAY_MS)),
             RESULTS: results,
-            CONTROL: results,
+            CONTROL: msgspec.structs.replace(results, partitions=SHARED_CONTROL_PARTITIONS if s.shared_log else 1),
             REPORTS: Topic(retention_ms=int(s.reports_retention_days * DAY_MS)),
             REGISTRY: Topic(compact=True),
             DEAD: Topic(retention_ms=int(s.events_retention_days * DAY_MS)),
@@ -158,6 +162,15 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
             self.bridge = Bridge(keys, host, 0, self.carrier)
         remembered.write_text(str(self.bridge.port))
 
+    def _claim(self) -> Claim:
+        """What others need to know of this server."""
+        return Claim(
+            VERSION,
+            self.server_id,
+            bridge=f"tcp://{self.settings.advertised_host}:{self.bridge.port}",
+            server_key=self.server_key,
+        )
+
     def _run(self, coroutine: Any, *, vital: bool = False) -> None:
         task = asyncio.create_task(coroutine)
         self._jobs.add(task)
@@ -178,6 +191,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         await self.housekeeper.close()
         await self.stop_rules()
         self._unwatch()
+        await self.owners.close()
         await self.carrier.close()
         self.bridge.close()
         for task in list(self._jobs):
@@ -188,63 +202,31 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         await self.log.close()
         self._lock.release()
 
-    # ------------------------------------------------------------ fresh tasks
+    # ------------------------------------------------------------ what the log brings
 
-    def _on_tasks(self, topic: str, records: Sequence[Record]) -> None:
-        endpoint = topic[len(TASKS_PREFIX) :]
-        for record in records:
-            if record.headers == AGAIN:
-                continue
-            try:
-                frame = decode(TaskFrame, record.value)
-            except Undecodable as e:  # the view's reader buries it
-                log.error("a task record of %s cannot be read: %s", endpoint, e.message)
-                continue
-            if not frame.call.rule or self._surely_new(frame.tasks):
-                self.bridge.with_lane(endpoint, partial(Lane.fresh, frame=frame, size_bytes=len(record.value)))
-            else:
-                self._run(self._fresh_of_rule(endpoint, frame, len(record.value)))
+    def _made_before(self, rule: str, count: int) -> None:
+        self.engine.made_before(rule, count)
 
-    def _surely_new(self, tasks: Sequence[Task]) -> bool:
-        """An event that is told twice makes the same tasks twice (the same ids): the second time nothing shall run.
-        Whether the first time was before this server started, only the view knows; but an id with a time since then was
-        made since then, unless its time comes from a hash (ids.py): one in a million falls into a day."""
-        known, until_ms = self._rule_tasks, now_us() // 1000 + 1_000
-        for task in tasks:
-            if task.id in known or not self._rule_tasks_from_ms <= int.from_bytes(task.id[:6], "big") <= until_ms:
-                return False
-        if len(tasks) > 1 and len({task.id for task in tasks}) < len(tasks):
-            return False  # told twice in one batch
-        for task in tasks:
-            self._remember(task.id)
-        return True
-
-    def _remember(self, task_id: bytes) -> None:
-        known = self._rule_tasks
-        known[task_id] = None
-        if len(known) > KNOWN_RULE_TASKS:
-            ms = int.from_bytes(known.popitem(last=False)[0][:6], "big")
-            if ms * 1000 <= now_us():
-                self._rule_tasks_from_ms = max(self._rule_tasks_from_ms, ms + 1)
-
-    async def _fresh_of_rule(self, endpoint: str, frame: TaskFrame, size: int) -> None:
-        """Those of a rule's tasks that are not known from before."""
-        unseen = {t.id: t for t in frame.tasks if t.id not in self._rule_tasks}
-        for task_id in unseen:
-            self._remember(task_id)
-        # The view may have this very record already: what it has from an earlier one was told before.
-        before = await self.view.accepted(list(unseen)) if unseen else {}
-        tasks = [t for t in unseen.values() if before.get(t.id, frame.accepted_us) >= frame.accepted_us]
-        self.engine.made_before(frame.call.rule, len(frame.tasks) - len(tasks))
-        if tasks:
-            fresh = TaskFrame(frame.v, frame.call, frame.accepted_us, tasks)
-            self.bridge.with_lane(endpoint, partial(Lane.fresh, frame=fresh, size_bytes=size))
+    def _on_batch(self, batch: Batch) -> None:
+        """The view has it. What concerns the lanes here, and was not told them by this process itself."""
+        if batch.topic.startswith(TASKS_PREFIX):
+            self.incoming.read(batch)
+        elif batch.topic == CONTROL and self.log.shared:
+            for offset, record in zip(batch.offsets, batch.records, strict=True):
+                with contextlib.suppress(Undecodable):  # the view has buried it
+                    entry: Control = decode(Control, record.value)  # type: ignore[arg-type]
+                    if isinstance(entry, Claim):
+                        self.owners.read(batch.partition, offset, entry)
+                    else:
+                        self.cancel_here(entry)
 
     # ------------------------------------------------------------ the server itself
 
     async def on_registry(self) -> None:
         await self.reload()
-        await self.reload_rules()
+        if self._live:
+            self.owners.sync()
+            await self.reload_rules()
 
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         self.accepting()
@@ -282,8 +264,11 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
             pass
         token, hashed = new_token()
         person = getpass.getuser()
-        record = TokenRecord(VERSION, "tok_local", hashed, person, ("admin",), 0, False, now_us(), "local")
-        await self.record([("token:tok_local", record)])
+        token_id = "tok_local"
+        if self.log.shared:  # each server's own
+            token_id += "_" + hashlib.sha256(self.server_key.encode()).hexdigest()[:12]
+        record = TokenRecord(VERSION, token_id, hashed, person, ("admin",), 0, False, now_us(), "local")
+        await self.record([(f"token:{token_id}", record)])
         return token
 
 

@@ -152,8 +152,15 @@ class TaskDesk(Core):
         return await self.view.task(task_id)
 
     async def _call(self, who: Who, request: r.TaskRequest | r.BatchRequest) -> Call:
-        endpoint = self.find_endpoint(who, request.endpoint)
-        function = await self._function(who, request.function)
+        try:
+            endpoint = self.find_endpoint(who, request.endpoint)
+            function = await self._function(who, request.function)
+        except NotFound:
+            if not self.log.shared:
+                raise
+            await self.registry_caught_up()  # registered through another server a moment ago, perhaps
+            endpoint = self.find_endpoint(who, request.endpoint)
+            function = await self._function(who, request.function)
         return Call(
             VERSION,
             function.id,
@@ -234,10 +241,13 @@ class TaskDesk(Core):
             return ""
         lane = self.bridge.lanes.get(state.call.endpoint)
         name = self.endpoint_name(state.call.endpoint)
-        if lane is None:
+        endpoint = self._endpoints.get(state.call.endpoint)
+        if endpoint is None or endpoint.revoked:
             return f"endpoint {name!r} was revoked"
         if state.due_us > now_us():
             return f"attempt {state.attempt} is due in {(state.due_us - now_us()) / 1e6:.1f} s"
+        if lane is None:
+            return self._why_elsewhere(state, name)
         if lane.refused:
             return f"endpoint {name!r} is refused: {lane.refused}"
         if lane.phase.value == "away":
@@ -248,6 +258,16 @@ class TaskDesk(Core):
         if lane.busy(state.id):
             return f"it is at endpoint {name!r}, for a free worker or running"
         return f"endpoint {name!r} has no free worker; {lane.intake.tasks:,} tasks wait here"
+
+    def _why_elsewhere(self, state: TaskState, name: str) -> str:
+        """By a server that does not act for its endpoint."""
+        assert state.call is not None
+        if state.running[0] == state.attempt:
+            return "it runs"
+        place = self.owners.place(state.call.endpoint)
+        if not place:
+            return f"no server acts for endpoint {name!r} yet"
+        return f"the server {place} acts for endpoint {name!r}: that one can say more"
 
     async def tasks(self, who: Who, query: TaskQuery) -> r.Page:
         endpoint = query.endpoint
@@ -332,7 +352,8 @@ class TaskDesk(Core):
                 f"the arguments of task {task_id} are not in the log any more",
                 remedy="submit it again with its arguments",
             )
-        if state.call.endpoint not in self.bridge.lanes:
+        endpoint = self._endpoints.get(state.call.endpoint)
+        if endpoint is None or endpoint.revoked:
             raise Forbidden("its endpoint was revoked", remedy="submit it to another endpoint")
         key = task_ids.new_uuid7()
         new_id = task_ids.batch_ids(who.subject, key, 1)[0]

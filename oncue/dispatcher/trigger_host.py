@@ -42,6 +42,11 @@ class Wanted(msgspec.Struct, frozen=True):
         return other is not None and self == msgspec.structs.replace(other, deployed_us=self.deployed_us)
 
 
+def several_may(kind: str) -> bool:
+    """Whether each server runs triggers of this kind: who calls a webhook may call any of them."""
+    return issubclass(kinds()[kind], HttpTrigger)
+
+
 class Running(msgspec.Struct):
     wanted: Wanted
     task: asyncio.Task[None] | None = None
@@ -63,10 +68,12 @@ class TriggerHost:
         self._running: dict[str, Running] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._starting = True
+        self._elsewhere: dict[str, tuple[Wanted, str]] = {}
 
-    def update(self, wanted: Mapping[str, Wanted]) -> None:
+    def update(self, wanted: Mapping[str, Wanted], elsewhere: Mapping[str, tuple[Wanted, str]] | None = None) -> None:
         """Stop what is not wanted any more, start what is new. Neither is waited for: a folder on a file server that does
-        not answer holds up its own trigger only."""
+        not answer holds up its own trigger only. `elsewhere`: what other servers run, and where."""
+        self._elsewhere = dict(elsewhere or {})
         for name in [n for n, run in self._running.items() if not run.wanted.same(wanted.get(n))]:
             self._end(self._running.pop(name))
         for name, want in wanted.items():
@@ -149,17 +156,25 @@ class TriggerHost:
 
     def infos(self, names: Iterable[str] | None = None) -> list[r.TriggerInfo]:
         """How these (None: all) are, by name."""
-        wanted = None if names is None else set(names)
-        return [_info(run) for name, run in sorted(self._running.items()) if wanted is None or name in wanted]
+        found = {name: _info(run) for name, run in self._running.items()}
+        found |= {name: _elsewhere(*there) for name, there in self._elsewhere.items()}
+        wanted = found.keys() if names is None else set(names)
+        return [info for name, info in sorted(found.items()) if name in wanted]
 
     def decisions(self, name: str) -> list[r.TriggerDecision]:
         """What became of the last files of a trigger that is there."""
-        trigger = self._running[name].trigger
+        run = self._running.get(name)
+        trigger = run.trigger if run is not None else None
         found = trigger.decisions() if trigger is not None else ()
         return [r.TriggerDecision(path=d.path, fired=d.fired, why=d.why, at_us=d.at_us) for d in found]
 
     async def explain(self, name: str, path: str) -> r.TriggerFile:
         """Why a file fired, or did not, by a trigger that is there. Raises TriggerFailed; Invalid when it has no files."""
+        if name in self._elsewhere:
+            place = self._elsewhere[name][1]
+            raise TriggerFailed(
+                f"trigger {name} runs on the server {place}", remedy="ask that server: --url, ONCUE_URL"
+            )
         run = self._running[name]
         if run.trigger is None:
             why = run.failed or "it is starting"
@@ -180,6 +195,13 @@ class TriggerHost:
             run.task.cancel()
             self._ending.add(run.task)
             run.task.add_done_callback(self._ending.discard)
+
+
+def _elsewhere(wanted: Wanted, place: str) -> r.TriggerInfo:
+    detail = f"it runs on the server {place}" if place else "no server runs it yet"
+    return r.TriggerInfo(
+        name=wanted.name, kind=wanted.kind, label=wanted.label, state="elsewhere", detail=detail, looked=False
+    )
 
 
 def _info(run: Running) -> r.TriggerInfo:

@@ -18,6 +18,7 @@ from oncue.rules.engine import Engine
 from oncue.rules.window_host import WindowHost
 
 log = logging.getLogger("oncue.windows")
+WINDOWS = "windows"  # whoever acts for this runs rules with memory
 
 
 class WindowDesk(EventDesk):
@@ -48,9 +49,10 @@ class WindowDesk(EventDesk):
         self._windows_task = asyncio.create_task(self._keep_windows(), name="windows")
 
     async def _keep_windows(self) -> None:
+        """On one of the servers: the others have no part in it."""
         while True:
             try:
-                await self.windows.run()
+                await self.owners.while_acting(WINDOWS, self.windows.run)
             except OncueError as e:
                 log.error("rules with memory wait, and are tried again: %s", e)
             except Exception:

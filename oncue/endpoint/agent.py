@@ -18,7 +18,7 @@ import msgspec
 
 from oncue import wire
 from oncue.endpoint import spool
-from oncue.endpoint.effects import Dial, Effect
+from oncue.endpoint.effects import Dial, Effect, Learn
 from oncue.endpoint.fetching import Cabinet
 from oncue.endpoint.holdings import Holdings
 from oncue.endpoint.session import SILENCE_US, Phase, Session
@@ -68,6 +68,7 @@ class Agent(Holdings):
         self.link = Session(rng, journal.recovered.epoch, now_us)
         self.refused: Refused | None = None
         self.server = ""
+        self._target = Dial()  # where it dials next
         # credit, of this session
         self.received = self.granted = 0
         self._output_allowance, self._output_us = float(OUTPUT_RATE), now_us
@@ -87,6 +88,8 @@ class Agent(Holdings):
         message = envelope.message
         if isinstance(message, wire.Reset):
             return self._hello()
+        if isinstance(message, wire.Redirect):
+            return self._on_redirect(message)
         if isinstance(message, wire.Refuse):
             return self._on_refuse(message)
         if envelope.n < link.expect:
@@ -119,6 +122,8 @@ class Agent(Holdings):
             self._journal.epoch(epoch)
         self.link.welcomed()
         self.server = welcome.server
+        if welcome.servers:
+            self._out.append(Learn(welcome.servers))
         named = len(self.outbox.spool)
         self.outbox.new_session(welcome.durable_seq)
         self._fetching.new_session()
@@ -127,6 +132,11 @@ class Agent(Holdings):
             # again: a retry of one would never be sent. So say what is held once more.
             return self._hello()
         self._say(f"connected to {welcome.server} (oncue {welcome.server_version})")
+
+    def _on_redirect(self, redirect: wire.Redirect) -> None:
+        self.link.redirected(self.now_us, bool(redirect.bridge))
+        self._target = Dial(redirect.bridge, redirect.server_key)
+        self._away(redirect.why)
 
     def _on_refuse(self, refuse: wire.Refuse) -> None:
         if refuse.code == "stale-epoch":
@@ -243,7 +253,8 @@ class Agent(Holdings):
         link = self.link
         if link.phase is Phase.AWAY:
             if self.now_us >= link.dial_us and not self.stopping:
-                self._out.append(Dial())
+                self._out.append(self._target)
+                self._target = Dial()
                 self._hello()
         elif link.silent(self.now_us):
             self._redial(f"not a word from the server for {wire.SILENCE_MS / 1000:g} s")

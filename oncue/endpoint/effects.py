@@ -8,7 +8,16 @@ from oncue.messages import Task
 
 
 class Dial(msgspec.Struct, frozen=True):
-    """Close the link, if there is one, and open another."""
+    """Close the link, if there is one, and open another: to this server, or ("") to the next of those that are known."""
+
+    bridge: str = ""  # tcp://host:port
+    server_key: str = ""  # CURVE, Z85
+
+
+class Learn(msgspec.Struct, frozen=True):
+    """All servers that the agent may dial, (address, key) each: to be remembered."""
+
+    servers: tuple[tuple[str, str], ...]
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -37,4 +46,4 @@ class Say(msgspec.Struct, frozen=True):
     text: str
 
 
-Effect = Dial | Send | Run | CancelRun | Say
+Effect = Dial | Learn | Send | Run | CancelRun | Say

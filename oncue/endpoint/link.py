@@ -5,12 +5,30 @@ ZeroMQ's file descriptor is edge-triggered: after it was readable, and after eac
 
 from __future__ import annotations
 
+from enum import Enum
+
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from oncue import curve
 
 READ_AT_ONCE = 256
+EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+
+
+class Trouble(Enum):
+    """What the socket tells of its connection."""
+
+    KEY = "the server does not know our key"
+    CLOSED = "the server closed the connection"
+    NOBODY = "nobody answers there"  # it is tried again, also without a new dial
+
+
+_TROUBLES = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: Trouble.KEY,
+    zmq.EVENT_DISCONNECTED: Trouble.CLOSED,
+    zmq.EVENT_CONNECT_RETRIED: Trouble.NOBODY,
+}
 
 
 class Link:
@@ -20,13 +38,15 @@ class Link:
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self.lost = 0  # frames that could not be sent
+        self.dials = 0
 
     def dial(self, address: str, server_key: bytes) -> None:
         """Raises Invalid when the key or the address is none."""
         self.hang_up()
         socket = curve.dealer(self._context, server_key, self._keys)
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._monitor = socket.get_monitor_socket(EVENTS)
         self._socket = socket
+        self.dials += 1
         curve.connect(socket, address)
 
     def hang_up(self, linger_ms: int = 0) -> None:
@@ -37,9 +57,9 @@ class Link:
             self._monitor.close(0)
         self._socket = self._monitor = None
 
-    def fileno(self) -> int:
-        """To watch for reading; -1 without a link."""
-        return -1 if self._socket is None else int(self._socket.getsockopt(zmq.FD))
+    def filenos(self) -> list[int]:
+        """To watch for reading: of the messages, and of what is told of the connection. None without a link."""
+        return [int(s.getsockopt(zmq.FD)) for s in (self._socket, self._monitor) if s is not None]
 
     def receive(self) -> list[list[bytes]]:
         """Messages that are there, some at most: when it is full, ask again. (To ask whether there is one costs a third
@@ -65,12 +85,15 @@ class Link:
         except zmq.ZMQError:
             self.lost += 1
 
-    def key_refused(self) -> int:
-        """curve.UNKNOWN or curve.REVOKED, where the server has said so of our key since the last call; else 0."""
-        status = 0
+    def troubles(self) -> dict[Trouble, int]:
+        """Since the last call. With KEY: curve.UNKNOWN or curve.REVOKED, as the server said."""
+        found: dict[Trouble, int] = {}
         while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            status = int(recv_monitor_message(self._monitor, zmq.NOBLOCK)["value"])
-        return status
+            message = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            trouble = _TROUBLES.get(zmq.Event(message["event"]))
+            if trouble is not None:
+                found[trouble] = int(message["value"])
+        return found
 
     def close(self) -> None:
         self.hang_up(500)  # a Bye on its way

@@ -30,10 +30,11 @@ import oncue
 from oncue import curve
 from oncue.endpoint import settings as folder_settings
 from oncue.endpoint.agent import Agent, Identity
-from oncue.endpoint.effects import CancelRun, Dial, Effect, Run, Say, Send
+from oncue.endpoint.effects import CancelRun, Dial, Effect, Learn, Run, Say, Send
 from oncue.endpoint.folder_cabinet import FolderCabinet
-from oncue.endpoint.link import Link
+from oncue.endpoint.link import Link, Trouble
 from oncue.endpoint.pool import Pool
+from oncue.endpoint.servers import Servers
 from oncue.endpoint.session import Phase
 from oncue.endpoint.settings import Settings
 from oncue.endpoint.spool import DiskFile, Journal
@@ -73,12 +74,13 @@ class AgentProcess:
             now_us(),
             budget_bytes=settings.spool_bytes,
         )
+        self._servers = Servers(folder, settings)
         self._link = Link(curve.load_or_make_keys(folder / "agent.key"))
         self.pool = make_pool(workers, folder, blobs=folder / "blobs")
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
-        self._pool_fds = -1
-        self._link_fd = -1
+        self._watching = (-1, -1)  # the pool's workers and the link's dial whose descriptors are watched
+        self._link_fds: set[int] = set()
         self._me = psutil.Process()
         self._usage_us = self._status_us = 0
         self._status = b""
@@ -121,28 +123,30 @@ class AgentProcess:
         for key, _ in self._selector.select(timeout_s):
             if key.fd == wake_fd:
                 os.read(wake_fd, 4096)
-            elif key.fd != self._link_fd:
+            elif key.fd not in self._link_fds:
                 self.pool.on_readable(key.fd)
         at = now_us()
         if self.pool.next_wake_us is not None and at >= self.pool.next_wake_us:
             self.pool.tick(at)
         self._read_link(at)
+        self._look_at_link(at)
         self._tell_agent()
         self.carry(self.agent.turn(at, self.pool.room(), self.pool.chunk_size))
         self._now_and_then(at)
         return self._tell_agent() or self._link.readable
 
     def _watch(self) -> None:
-        """The pipes of the workers that there are, and the link's descriptor."""
-        link_fd = self._link.fileno()
-        if self._pool_fds == self.pool.fds_version and self._link_fd == link_fd:
+        """The pipes of the workers that there are, and the link's descriptors."""
+        now = (self.pool.fds_version, self._link.dials)
+        if self._watching == now:
             return
-        wanted = set(self.pool.fds()) | ({link_fd} if link_fd >= 0 else set())
+        self._link_fds = set(self._link.filenos())
+        wanted = set(self.pool.fds()) | self._link_fds
         for fd in self._watched:
             self._selector.unregister(fd)  # also where the number is another file's now
         for fd in wanted:
             self._selector.register(fd, selectors.EVENT_READ)
-        self._watched, self._pool_fds, self._link_fd = wanted, self.pool.fds_version, link_fd
+        self._watched, self._watching = wanted, now
 
     def _read_link(self, at: int) -> None:
         for parts in self._link.receive():
@@ -180,11 +184,14 @@ class AgentProcess:
             elif isinstance(effect, Say):
                 log.info("%s", effect.text)
             elif isinstance(effect, Dial):
-                self._dial()
+                self._dial(effect)
+            elif isinstance(effect, Learn):
+                self._servers.learn(effect.servers)
 
-    def _dial(self) -> None:
+    def _dial(self, to: Dial) -> None:
         try:
-            self._link.dial(*folder_settings.server_of(self.settings))
+            server = self._servers.pick(to.bridge, to.server_key)
+            self._link.dial(server.bridge, server.key.encode())
         except OncueError as e:
             log.warning("%s", e)
             self.agent.cut(e.message, now_us())
@@ -195,7 +202,6 @@ class AgentProcess:
         if at - self._status_us < STATUS_US:
             return
         self._status_us = at
-        self._look_at_key(at)
         if self.pool.trouble != self._trouble:
             self._trouble = self.pool.trouble
             log.log(logging.ERROR if self._trouble else logging.INFO, "%s", self._trouble or "workers start again")
@@ -205,18 +211,25 @@ class AgentProcess:
             self.agent.usage(self.pool.busy, os.getloadavg()[0], memory)
         self.write_status()
 
-    def _look_at_key(self, at: int) -> None:
-        if self.agent.phase is Phase.READY:
+    def _look_at_link(self, at: int) -> None:
+        if self.agent.phase is Phase.READY and self._key_refused_us:
             self._key_refused_us, self._why = 0, ""
-        elif status := self._link.key_refused():
+        troubles = self._link.troubles()
+        if not troubles:
+            return
+        if Trouble.KEY in troubles:
             self._key_refused_us = self._key_refused_us or at
-            revoked = status == curve.REVOKED
+            revoked = troubles[Trouble.KEY] == curve.REVOKED
             why = self._why = (
                 REVOKED if revoked else "the server does not know this endpoint's key: is it another server's?"
             )
             if revoked or at - self._key_refused_us > KEY_REFUSED_US:
                 self.agent.refused = Refused(why, remedy=self._again)
             self.agent.cut(why, at)
+        elif Trouble.CLOSED in troubles:
+            self.agent.cut(Trouble.CLOSED.value, at)
+        elif self._servers.several():  # where there is but one, its socket goes on trying
+            self.agent.cut(Trouble.NOBODY.value, at)
 
     def given_up(self, refused: Refused) -> Refused:
         """The refusal as it is told: here is known how this endpoint is registered again."""

@@ -1,5 +1,6 @@
 """The agent's side of a link: its phase, the numbers of its messages, when to dial, beat and give up. Pure.
 
+AWAY ◄── Redirect ── (any)
 AWAY ──dial_us──► (Dial, Hello, Inventory) GREETING ──Welcome──► READY ──silence──► AWAY
                              ▲─────────── a gap, or Reset ─────────┘
 """
@@ -13,6 +14,8 @@ from oncue import wire
 from oncue.endpoint.effects import Send
 
 BACKOFF_US, BACKOFF_CAP_US = 250_000, 30_000_000
+WAIT_US = 500_000  # until somebody acts for the endpoint
+CIRCLE_US = 50_000  # before a second redirect in a row is followed; doubles each time
 BEAT_US, SILENCE_US = wire.BEAT_MS * 1000, wire.SILENCE_MS * 1000
 
 
@@ -33,6 +36,7 @@ class Session:
         self.number = 0  # of the session, higher each time
         self.expect = 0  # number of the bridge's next message
         self.failures = 0  # dials in a row that led nowhere
+        self._redirects = 0  # in a row
         self._next = 0
         self._heard_us = self._said_us = now_us
 
@@ -50,7 +54,7 @@ class Session:
         self._heard_us = now_us
 
     def welcomed(self) -> None:
-        self.phase, self.failures = Phase.READY, 0
+        self.phase, self.failures, self._redirects = Phase.READY, 0, 0
 
     def frame(self, message: wire.FromAgent, body: bytes, now_us: int) -> Send:
         """The next message, numbered."""
@@ -64,6 +68,13 @@ class Session:
         pause = min(BACKOFF_CAP_US, BACKOFF_US << min(self.failures, 20))
         self.failures += 1
         self.dial_us = now_us + pause // 2 + int(self._rng.random() * pause / 2)
+
+    def redirected(self, now_us: int, known: bool) -> None:
+        """Told whom to dial: at once, but not in circles, while the servers do not agree. Or nobody is known yet."""
+        pause = min(WAIT_US, CIRCLE_US << min(self._redirects, 10)) if self._redirects else 0
+        self._redirects += 1
+        self.failures = 0
+        self.dial_us = now_us + (pause if known else WAIT_US // 2 + int(self._rng.random() * WAIT_US / 2))
 
     def silent(self, now_us: int) -> bool:
         """Whether the other side is to be taken as gone."""

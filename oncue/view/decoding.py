@@ -17,6 +17,7 @@ from oncue.messages import (
     VERSION,
     Control,
     DeadLetter,
+    Fence,
     Registry,
     Report,
     ResultFrame,
@@ -37,6 +38,7 @@ _TAGS = {
     REPORTS: frozenset(("started", "output", "usage")),
     REGISTRY: frozenset(("function", "endpoint", "deployment", "switch", "token")),
     DEAD: frozenset(("settled",)),
+    RESULTS: frozenset(("fence",)),
 }
 
 
@@ -54,6 +56,8 @@ def read(topic: str, value: bytes) -> Any:
     try:
         return decode(kind, value)
     except Undecodable:
+        if topic == RESULTS and _tag(_fields(value)) == "fence":
+            return decode(Fence, value)
         newer = _newer(topic, value)
         if newer:
             raise UnknownKind(newer) from None

@@ -8,7 +8,8 @@ import msgspec
 
 from oncue import cloudevents
 from oncue.log import Record
-from oncue.messages import OUTPUT_BYTES, Claim, DeadLetter, Output, Settled, Usage, encode
+from oncue.log.base import partition_of
+from oncue.messages import OUTPUT_BYTES, Claim, DeadLetter, Fence, Output, ResultFrame, Settled, Usage, encode
 
 PARTITION_SHIFT = 40
 
@@ -50,15 +51,27 @@ def settled(db: sqlite3.Connection, record: Settled, partition: int) -> None:
     db.executemany("UPDATE dead SET settled = ? WHERE id = ?", numbers)
 
 
-def claim(db: sqlite3.Connection, record: Claim, offset: int) -> None:
-    """The epoch is the offset of the owner's claim; the newest counts."""
-    for endpoint in record.endpoints:
-        db.execute(
-            "INSERT INTO claim (endpoint, epoch, server, at_us) VALUES (?, ?, ?, ?) ON CONFLICT (endpoint) DO UPDATE SET"
-            " epoch = excluded.epoch, server = excluded.server, at_us = excluded.at_us"
-            " WHERE excluded.epoch > epoch",
-            (endpoint, offset, record.server, record.at_us),
-        )
+def claim(db: sqlite3.Connection, record: Claim, partition: int, offset: int) -> None:
+    """The newest counts."""
+    db.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (partition, offset + 1, encode(record)))
+
+
+def fence(db: sqlite3.Connection, record: Fence) -> None:
+    db.executemany(
+        "INSERT INTO fence VALUES (?, ?, ?) ON CONFLICT (partition) DO UPDATE SET partitions = excluded.partitions,"
+        " epoch = max(epoch, excluded.epoch)",
+        [(partition, record.partitions, epoch) for partition, epoch in record.epochs],
+    )
+
+
+def fenced(db: sqlite3.Connection, frame: ResultFrame) -> bool:
+    """Whether an owner ended these that another had taken the place of."""
+    if not frame.epoch:
+        return False
+    for partition, partitions, epoch in db.execute("SELECT partition, partitions, epoch FROM fence"):
+        if partition == partition_of(frame.call.endpoint.encode(), partitions):
+            return bool(frame.epoch < epoch)
+    return False
 
 
 def usage(db: sqlite3.Connection, report: Usage) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from oncue import cloudevents
 from oncue.errors import Invalid
 from oncue.messages import (
+    Claim,
     DeadLetter,
     Deployment,
     EndpointRecord,
@@ -52,12 +53,11 @@ class SkippedRow(msgspec.Struct, frozen=True):
 
 
 class ClaimRow(msgspec.Struct, frozen=True):
-    """Who acts for an endpoint."""
+    """Who acts for the endpoints of a partition of oncue.control."""
 
-    endpoint: str
+    partition: int
     epoch: int
-    server: str
-    at_us: int
+    claim: Claim
 
 
 def _top(cursor: str) -> int:
@@ -242,7 +242,7 @@ def usage(db: sqlite3.Connection) -> dict[str, Usage]:
     return {u.endpoint: u for u in _all(db, Usage, "SELECT record FROM usage")}
 
 
-def claims(db: sqlite3.Connection) -> dict[str, ClaimRow]:
-    """The newest claim of each endpoint."""
-    found = db.execute("SELECT endpoint, epoch, server, at_us FROM claim").fetchall()
-    return {row[0]: ClaimRow(*row) for row in found}
+def claims(db: sqlite3.Connection) -> list[ClaimRow]:
+    """The newest claim of each partition."""
+    found = db.execute("SELECT partition, epoch, record FROM claim ORDER BY partition").fetchall()
+    return [ClaimRow(partition, epoch, decode(Claim, record)) for partition, epoch, record in found]

@@ -29,6 +29,7 @@ from oncue.messages import (
     Cancel,
     Claim,
     DeadLetter,
+    Fence,
     Output,
     ResultFrame,
     Settled,
@@ -200,6 +201,8 @@ class Projector:
             self._skip(topic, partition, offset, record, str(e))
             return []
         if isinstance(message, ResultFrame):
+            if message.epoch and facts.fenced(self._db, message):
+                return []
             return self._tasks.end(message, careful)
         if isinstance(message, TaskFrame):
             self._tasks.accept(message, offset)
@@ -213,7 +216,9 @@ class Projector:
         if isinstance(message, Cancel):
             self._tasks.cancel(message)
         elif isinstance(message, Claim):
-            facts.claim(self._db, message, offset)
+            facts.claim(self._db, message, partition, offset)
+        elif isinstance(message, Fence):
+            facts.fence(self._db, message)
         elif isinstance(message, Started):
             self._tasks.started(message)
         elif isinstance(message, Usage):

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from oncue.lifecycle import State, TaskState
-from oncue.messages import Call, Task
+from oncue.messages import Call, Task, tasks_topic
 from oncue.view import rows
 from oncue.view.calls import KnownCalls
 from oncue.view.chunks import fetch
@@ -36,6 +36,7 @@ OPEN_COUNTS = (
 OLDEST_OPEN = (
     "SELECT min(seq) FROM task WHERE state = 0 AND known = 1 AND endpoint = (SELECT id FROM word WHERE text = ?)"
 )
+REACHED = "SELECT next FROM position WHERE topic = ? AND partition = 0"
 ACCEPTED = "SELECT id, accepted_us FROM task WHERE id IN ({values}) AND known = 1"
 STATES = "SELECT task.id, state, text FROM task JOIN word ON word.id = task.endpoint WHERE task.id IN ({values})"
 CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 0"
@@ -69,6 +70,10 @@ class TaskQueries:
 
     def open_tasks(self, db: sqlite3.Connection, endpoint: str, after_seq: int, limit: int) -> list[OpenRow]:
         return self._open(db, OPEN, (after_seq, endpoint, limit))
+
+    def open_page(self, db: sqlite3.Connection, endpoint: str, after_seq: int, limit: int) -> tuple[list[OpenRow], int]:
+        row = db.execute(REACHED, (tasks_topic(endpoint),)).fetchone()  # of the same state: a question is a transaction
+        return self.open_tasks(db, endpoint, after_seq, limit), row[0] if row else 0
 
     def expired(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:
         return self._open(db, EXPIRED, (now_us, limit))

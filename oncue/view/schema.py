@@ -21,7 +21,7 @@ from oncue.errors import OncueError
 
 log = logging.getLogger("oncue.view")
 
-SCHEMA = 2  # another one: the view is rebuilt
+SCHEMA = 3  # another one: the view is rebuilt
 KINDS = 1  # raised when this version learns a kind of record that older ones skipped
 
 TABLES = """
@@ -89,8 +89,9 @@ CREATE INDEX span_rule ON span (rule) WHERE rule IS NOT NULL;
 CREATE TABLE output (id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, next INTEGER NOT NULL, at_ms INTEGER NOT NULL,
     text BLOB NOT NULL);
 CREATE TABLE usage (endpoint TEXT PRIMARY KEY, at_us INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE claim (endpoint TEXT PRIMARY KEY, epoch INTEGER NOT NULL, server TEXT NOT NULL, at_us INTEGER NOT NULL)
-    WITHOUT ROWID;
+-- by partition of oncue.control: the newest claim, and the epoch below which owners' own ends do not count
+CREATE TABLE claim (partition INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE TABLE fence (partition INTEGER PRIMARY KEY, partitions INTEGER NOT NULL, epoch INTEGER NOT NULL);
 
 CREATE TABLE event (
     n INTEGER PRIMARY KEY, place INTEGER NOT NULL UNIQUE, type TEXT NOT NULL, source TEXT NOT NULL, id TEXT NOT NULL,

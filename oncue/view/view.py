@@ -155,6 +155,10 @@ class View:
         """Open tasks of an endpoint (id) with seq > after_seq, in order of seq, whatever their attempt."""
         return await self._readers.ask(self._questions.open_tasks, endpoint, after_seq, limit)
 
+    async def open_page(self, endpoint: str, after_seq: int, limit: int) -> tuple[list[OpenRow], int]:
+        """As `open_tasks`; and the offset in the endpoint's topic up to which the view had all then."""
+        return await self._readers.ask(self._questions.open_page, endpoint, after_seq, limit)
+
     async def expired(self, now_us: int, limit: int) -> list[OpenRow]:
         """Open tasks past their expiry whose attempt is not known to run."""
         return await self._readers.ask(self._questions.expired, now_us, limit)
@@ -222,8 +226,8 @@ class View:
         """The newest report of each endpoint id."""
         return await self._readers.ask(lookups.usage)
 
-    async def claims(self) -> dict[str, ClaimRow]:
-        """The newest claim of each endpoint id."""
+    async def claims(self) -> list[ClaimRow]:
+        """The newest claim of each partition of oncue.control."""
         return await self._readers.ask(lookups.claims)
 
     # ------------------------------------------------------------ events and dead letters

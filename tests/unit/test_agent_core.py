@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from oncue import wire
 from oncue.endpoint.agent import Agent, Identity
-from oncue.endpoint.effects import Dial, Effect, Run, Send
+from oncue.endpoint.effects import Dial, Effect, Learn, Run, Send
 from oncue.endpoint.session import Phase
 from oncue.endpoint.spool import Journal
 from oncue.messages import ERROR, LOST, OK, VERSION, Call, Ended, Failure, Task, decode, encode
@@ -99,6 +99,56 @@ def ends(bench: Bench) -> list[Ended]:
     """Of one turn."""
     found = bench.frames(bench.agent.turn(bench.now_us, 0, lambda _: 64))
     return [e for env, body in found if isinstance(env.message, wire.Results) for e in decode(list[Ended], body)]
+
+
+def dials(bench: Bench, after_us: int) -> list[Dial]:
+    """Of the turn that comes so much later."""
+    bench.now_us += after_us
+    effects = bench.agent.turn(bench.now_us, 0, lambda _: 64)
+    bench.frames(effects)
+    return [e for e in effects if isinstance(e, Dial)]
+
+
+def test_a_redirected_agent_dials_the_other_server_at_once_and_keeps_its_tasks() -> None:
+    bench = Bench().connect()
+    bench.dispatch(task(1))
+    bench.turn()
+    bench.hear(wire.Redirect("tcp://other:1", "k" * 40, "another acts"), n=-1, epoch=6)
+    assert bench.agent.phase is Phase.AWAY
+    assert dials(bench, 0) == [Dial("tcp://other:1", "k" * 40)]
+    assert task(1).id in bench.agent.shelf.held
+    bench.hear(wire.Welcome(6, "other", "1"), n=0, epoch=6)
+    assert bench.agent.phase is Phase.READY
+    bench.hear(wire.CancelTasks("a zombie's"), task(1).id, n=1, epoch=5)
+    assert bench.agent.phase is Phase.AWAY, "a lower epoch is not obeyed"
+
+
+def test_servers_that_send_an_agent_in_circles_are_not_dialled_without_pause() -> None:
+    bench = Bench()
+    bench.turn()
+    count = 0
+    for _ in range(1_000):
+        bench.hear(wire.Redirect("tcp://other:1", "k" * 40), n=-1)
+        bench.now_us += 1_000
+        count += len(dials(bench, 0))
+    assert 1 <= count <= 10, "of a thousand within a second"
+
+
+def test_where_nobody_acts_yet_the_agent_asks_again_soon() -> None:
+    bench = Bench()
+    bench.turn()
+    for _ in range(20):
+        bench.hear(wire.Redirect(why="not yet"), n=-1)
+        assert dials(bench, 200_000) == []
+        assert dials(bench, 300_000) == [Dial()], "in half a second, and never later"
+
+
+def test_the_agent_learns_which_servers_there_are() -> None:
+    bench = Bench()
+    bench.turn()
+    servers = (("tcp://a:1", "a" * 40), ("tcp://b:1", "b" * 40))
+    bench.hear(wire.Welcome(5, "srv", "1", -1, servers), n=0)
+    assert Learn(servers) in bench.agent.turn(bench.now_us, 0, lambda _: 64)
 
 
 def test_another_version_is_refused_with_the_remedy_and_not_dialled_again() -> None:

@@ -192,9 +192,9 @@ def test_reports(tmp_path: Path) -> None:
 
 def test_claims_and_cancels(tmp_path: Path) -> None:
     async def work(feed: Feed) -> None:
-        await feed.put(CONTROL, Claim(VERSION, "s1", ("ep", "other")), Claim(VERSION, "s2", ("ep",)))
-        claims = await feed.view.claims()
-        assert {e: (c.epoch, c.server) for e, c in claims.items()} == {"ep": (1, "s2"), "other": (0, "s1")}
+        await feed.put(CONTROL, Claim(VERSION, "s1", ("ep", "other")), Claim(VERSION, "s2", url="http://s2"))
+        (claim,) = await feed.view.claims()
+        assert (claim.partition, claim.epoch, claim.claim.server, claim.claim.url) == (0, 2, "s2", "http://s2")
         await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [Task(ID, b"")]))
         await feed.put(CONTROL, Cancel(VERSION, "ep", (ID, b"?" * 16), "ann", 9))
         assert await feed.view.cancels(10) == [(ID, "ep")]

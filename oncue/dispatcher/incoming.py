@@ -1,0 +1,136 @@
+"""Fresh tasks on their way to the lanes.
+
+    this process appended them ──watch──► (early, where the log allows it) ──► lane
+    another server did, or they may be known from before ──feeder, behind the view──► lane
+
+An event or a request that is told twice makes the same tasks twice (the same ids): the second time nothing shall run. Whether
+the first time was before this server started, only the view knows; but an id with a time since then was made since then, and
+is remembered here, unless its time comes from a hash (ids.py): one in a million falls into a day.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from oncue.dispatcher.bridge import Bridge
+from oncue.dispatcher.housekeeper import AGAIN
+from oncue.dispatcher.lane import Lane
+from oncue.errors import Undecodable
+from oncue.ids import now_us
+from oncue.log import Batch, Log, Record
+from oncue.messages import TASKS_PREFIX, Task, TaskFrame, decode
+from oncue.view import View
+
+log = logging.getLogger("oncue.incoming")
+KNOWN_TASKS = 200_000
+AHEAD_MS = 1_000  # that clients' clocks may be
+
+
+class Incoming:
+    """`run` starts work beside; `made_before` is told how many tasks of a rule, that it made here, were known already."""
+
+    def __init__(
+        self,
+        durable: Log,
+        view: View,
+        bridge: Bridge,
+        started_us: int,
+        run: Callable[[Coroutine[Any, Any, None]], None],
+        made_before: Callable[[str, int], None],
+    ) -> None:
+        self._log, self._view, self._bridge, self._run = durable, view, bridge, run
+        self._made_before = made_before
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._from_ms = started_us // 1000 + 1  # all that came with a later time in its id is in there
+        self._left: set[bytes] = set()  # first ids of frames that are left to the reader
+
+    # ------------------------------------------------------------ in
+
+    def appended(self, topic: str, records: Sequence[Record]) -> None:
+        """By this process, perhaps not durable yet."""
+        for record in records:
+            frame = _frame(topic, record)
+            if frame is None:
+                continue
+            if self._direct(frame):
+                call = partial(Lane.fresh, frame=frame, size_bytes=len(record.value))
+                self._bridge.with_lane(topic[len(TASKS_PREFIX) :], call)
+            else:
+                self._left.add(frame.tasks[0].id)
+
+    def _direct(self, frame: TaskFrame) -> bool:
+        """Whether it surely is the first of its tasks. Where this server alone takes tasks, clients' requests are: it knows
+        their keys."""
+        return not frame.tasks or (not frame.call.rule and not self._log.shared) or self._surely_new(frame.tasks)
+
+    def read(self, batch: Batch) -> None:
+        """Of a topic of tasks, when the view has it."""
+        if not self._log.shared and not self._left:
+            return
+        endpoint = batch.topic[len(TASKS_PREFIX) :]
+        for offset, record in zip(batch.offsets, batch.records, strict=True):
+            if self._log.told(record) and not self._left:
+                continue
+            frame = _frame(batch.topic, record)
+            if frame is None or not frame.tasks:
+                continue
+            ours = self._log.told(record)
+            if ours:
+                if frame.tasks[0].id not in self._left:
+                    continue
+                self._left.discard(frame.tasks[0].id)
+            elif self._surely_new(frame.tasks):
+                self._hand_over(endpoint, frame, len(record.value), offset)
+                continue
+            self._run(self._ask(endpoint, frame, len(record.value), offset, ours))
+
+    def _hand_over(self, endpoint: str, frame: TaskFrame, size: int, offset: int) -> None:
+        self._bridge.with_lane(endpoint, partial(Lane.fresh, frame=frame, size_bytes=size, offset=offset))
+
+    async def _ask(self, endpoint: str, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
+        """Those of the tasks that are not known from an earlier record, which the view has, too."""
+        unseen = {t.id: t for t in frame.tasks if t.id not in self._known}
+        for task_id in unseen:
+            self._remember(task_id)
+        before = await self._view.accepted(list(unseen)) if unseen else {}
+        tasks = [t for t in unseen.values() if before.get(t.id, frame.accepted_us) >= frame.accepted_us]
+        if ours:
+            self._made_before(frame.call.rule, len(frame.tasks) - len(tasks))
+        if tasks:
+            self._hand_over(endpoint, TaskFrame(frame.v, frame.call, frame.accepted_us, tasks), size, offset)
+
+    # ------------------------------------------------------------ what is known
+
+    def _surely_new(self, tasks: Sequence[Task]) -> bool:
+        known, until_ms = self._known, now_us() // 1000 + AHEAD_MS
+        for task in tasks:
+            if task.id in known or not self._from_ms <= int.from_bytes(task.id[:6], "big") <= until_ms:
+                return False
+        if len(tasks) > 1 and len({task.id for task in tasks}) < len(tasks):
+            return False  # told twice in one batch
+        for task in tasks:
+            self._remember(task.id)
+        return True
+
+    def _remember(self, task_id: bytes) -> None:
+        known = self._known
+        known[task_id] = None
+        if len(known) > KNOWN_TASKS:
+            ms = int.from_bytes(known.popitem(last=False)[0][:6], "big")
+            if ms * 1000 <= now_us():
+                self._from_ms = max(self._from_ms, ms + 1)
+
+
+def _frame(topic: str, record: Record) -> TaskFrame | None:
+    """None: nothing that a lane would not know."""
+    if AGAIN[0] in record.headers:
+        return None
+    try:
+        return decode(TaskFrame, record.value)
+    except Undecodable as e:  # the view's reader buries it
+        log.error("a task record of %s cannot be read: %s", topic[len(TASKS_PREFIX) :], e.message)
+        return None

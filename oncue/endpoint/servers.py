@@ -1,0 +1,74 @@
+"""Where the agent dials: the server that it was registered with, and those that servers told it of (`servers.json`).
+
+Any server says who acts for the endpoint, so it is enough that one of them can be reached.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from oncue.endpoint.settings import Settings, server_of
+from oncue.errors import Invalid
+
+log = logging.getLogger("oncue.agent")
+
+
+class Server(msgspec.Struct, frozen=True):
+    bridge: str  # tcp://host:port
+    key: str  # CURVE, Z85
+
+
+class Servers:
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._path, self._settings = folder / "servers.json", settings
+        self._told = self._load()
+        self._at: Server | None = None  # dialled last
+
+    def _load(self) -> list[Server]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=list[Server])
+        except (OSError, msgspec.MsgspecError):
+            return []  # the one that it was registered with tells them again
+
+    def learn(self, servers: Iterable[tuple[str, str]]) -> None:
+        told = [Server(bridge, key) for bridge, key in servers]
+        if told == self._told:
+            return
+        self._told = told
+        try:
+            fresh = self._path.with_suffix(".new")
+            fresh.write_bytes(msgspec.json.encode(told))
+            fresh.replace(self._path)
+        except OSError as e:
+            log.warning("%s could not be written: %s", self._path, e.strerror)
+
+    def known(self) -> list[Server]:
+        """The one that it was registered with comes first. Raises Invalid when there is none at all."""
+        try:
+            bridge, key = server_of(self._settings)
+            home = [Server(bridge, key.decode())]
+        except Invalid:
+            if not self._told:
+                raise
+            home = []
+        return list(dict.fromkeys([*home, *self._told]))
+
+    def several(self) -> bool:
+        try:
+            return len(self.known()) > 1
+        except Invalid:
+            return False
+
+    def pick(self, bridge: str = "", key: str = "") -> Server:
+        """This one, or the next of those that are known. Raises Invalid when none is."""
+        if bridge:
+            self._at = Server(bridge, key)
+        else:
+            known = self.known()
+            place = known.index(self._at) + 1 if self._at in known else 0
+            self._at = known[place % len(known)]
+        return self._at

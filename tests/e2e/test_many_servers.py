@@ -1,0 +1,120 @@
+"""Several servers on one Kafka: each endpoint has one owner, and every server gives the same answers. Killed, stopped past
+their session and continued, added: nothing is lost, and each task has one outcome, the same everywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.many import Many, many_servers
+from tests.e2e.running import System
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def slow_double(x: int) -> int:
+    time.sleep(0.02)
+    return 2 * x
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.fixture
+def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
+    with many_servers(tmp_path, kafka[0], 2) as found:
+        yield found
+
+
+@pytest.fixture
+def three(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
+    with many_servers(tmp_path, kafka[0], 3) as found:
+        yield found
+
+
+def seen_by(server: System, task: str) -> None:
+    server.await_true(lambda: server.http("GET", f"/v1/tasks/{task}").status == 200, f"task {task} is known")
+
+
+def test_each_server_takes_and_answers_for_all(two: Many) -> None:
+    a, b = two.servers
+    two.endpoint("e1", a)
+    two.endpoint("e2", b)
+    with a.client() as at_a, b.client() as at_b:
+        for client in (at_a, at_b):
+            for endpoint in ("e1", "e2"):
+                assert client.submit(double, 21, endpoint=endpoint).result(60) == 42
+                tasks = client.map(double, range(500), endpoint=endpoint)
+                assert client.gather(tasks, 60) == [2 * n for n in range(500)]
+        # What one server took can be cancelled through the other, whoever acts for the endpoint.
+        for one, other in ((at_a, at_b), (at_b, at_a)):
+            long, waiting = one.submit(nap, 600.0, endpoint="e1"), one.submit(nap, 600.0, endpoint="e1")
+            other_server = a if other is at_a else b
+            for task in (waiting, long):
+                seen_by(other_server, task.id)
+                answer = other_server.http("POST", "/v1/tasks/cancel", {"tasks": [task.id]})
+                assert answer.status == 202, answer
+            for task in (waiting, long):
+                with pytest.raises(Exception, match="cancel"):
+                    task.result(60)
+    two.agree(4 * 501 + 4)
+
+
+def test_a_killed_server_is_taken_over(two: Many) -> None:
+    a, b = two.servers
+    for name in ("e1", "e2"):
+        two.endpoint(name, b)
+    with b.client() as client:
+        tasks = [t for name in ("e1", "e2") for t in client.map(slow_double, range(300), endpoint=name)]
+        assert tasks[0].result(60) == 0
+        a.server.kill()
+        more = [t for name in ("e1", "e2") for t in client.map(double, range(100), endpoint=name)]
+        assert client.gather(tasks, 120) == [2 * n for n in range(300)] * 2
+        assert client.gather(more, 60) == [2 * n for n in range(100)] * 2
+    a.up("--no-endpoint")
+    with a.client() as client:
+        assert client.submit(double, 1, endpoint="e1").result(60) == 2
+    two.agree(801)
+
+
+def test_a_server_stopped_past_its_session_does_no_harm(two: Many) -> None:
+    """A zombie: when it goes on, others have acted for its endpoints."""
+    a, b = two.servers
+    for name in ("e1", "e2"):
+        two.endpoint(name, b)
+    with b.client() as client:
+        tasks = [t for name in ("e1", "e2") for t in client.map(slow_double, range(300), endpoint=name)]
+        assert tasks[0].result(60) == 0
+        process = two.pause(a)
+        more = [t for name in ("e1", "e2") for t in client.map(double, range(100), endpoint=name)]
+        assert client.gather(tasks, 120) == [2 * n for n in range(300)] * 2
+        assert client.gather(more, 60) == [2 * n for n in range(100)] * 2
+        os.kill(process.pid, signal.SIGCONT)
+        last = [t for name in ("e1", "e2") for t in client.map(double, range(100), endpoint=name)]
+        assert client.gather(last, 60) == [2 * n for n in range(100)] * 2
+    with a.client() as client:
+        assert client.submit(double, 1, endpoint="e1").result(60) == 2
+    two.agree(1001)
+
+
+def test_a_server_is_added_under_load(two: Many) -> None:
+    a, b = two.servers
+    for name in ("e1", "e2"):
+        two.endpoint(name, b)
+    with a.client() as client:
+        tasks = [t for name in ("e1", "e2") for t in client.map(slow_double, range(300), endpoint=name)]
+        c = two.add()
+        with c.client() as at_c:
+            more = [t for name in ("e1", "e2") for t in at_c.map(double, range(100), endpoint=name)]
+            assert at_c.gather(more, 120) == [2 * n for n in range(100)] * 2
+        assert client.gather(tasks, 120) == [2 * n for n in range(300)] * 2
+    two.agree(800)
