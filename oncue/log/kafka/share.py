@@ -112,7 +112,7 @@ class _Member(Membership):
         unsettled: Callable[[], None],
         failed: Callable[[OncueError], None],
     ) -> None:
-        super().__init__(address, topics, group, _nothing, _nothing, failed)
+        super().__init__(address, topics, group, _nothing, _nothing, failed, lambda marks: None)
         self.assignors = (assignor,)
         self._settled, self._unsettled = settled, unsettled
 
