@@ -1,0 +1,15 @@
+"""`oncue` as it was before rules could be paused: without that kind of record in oncue.registry."""
+
+from __future__ import annotations
+
+import sys
+
+from oncue.cli import main
+from oncue.messages import REGISTRY, Deployment, EndpointRecord, FunctionRecord, TokenRecord
+from oncue.view import decoding, projector
+
+if __name__ == "__main__":
+    decoding._KINDS[REGISTRY] = FunctionRecord | EndpointRecord | Deployment | TokenRecord
+    decoding._TAGS[REGISTRY] -= {"switch"}
+    projector.KINDS -= 1
+    sys.exit(main())
