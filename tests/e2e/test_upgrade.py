@@ -1,4 +1,4 @@
-"""An older server on the log of a newer one: what it does not know it leaves, and remembers; after its upgrade it is in force."""
+"""An older server on the log of a newer one: it leaves and remembers what it does not know; the upgraded one takes it up."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def test_an_older_server_beside_a_newer_one_and_its_upgrade(system: System) -> N
         await_trigger(system, "files")
     else:
         of_a_newer_server(url, hashed)
-    system.await_true(lambda: system.http("GET", "/v1/me", token=token).status == 200, "the token with a field more is good")
+    system.await_true(
+        lambda: system.http("GET", "/v1/me", token=token).status == 200, "the token with a field more is good"
+    )
     renamed(folder, "a", 10)
     system.await_tasks(1, rule=RULE)  # the pause is of a kind that it does not know; all else goes on
     assert system.json("dead", "list") == []
