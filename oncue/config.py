@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     results_retention_days: float = 30.0
     events_retention_days: float = 30.0
     reports_retention_days: float = 2.0
+    rules_memory: Literal["server", "stream"] = "server"  # who runs dedupe and batch; stream: `oncue stream`
     matches_partitions: int = 8  # of the topic of rules with memory; fixed from the first start on
     results_retention_bytes: int = 0  # 0: by age only
     events_partitions: int = 1  # of oncue.events; can only be raised

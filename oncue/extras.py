@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -17,7 +18,10 @@ SERVER: Mapping[str, str] = {
     "prometheus-client": "prometheus_client",
 }
 SERVER_PIP = "pip install 'oncue[server]'"
-# Of these, the ones that hardly anything else brings: where one is, somebody wanted a server.
+# `oncue stream` needs these as well.
+STREAM: Mapping[str, str] = {"aiokafka": "aiokafka", "cramjam": "cramjam", "faust-streaming": "faust"}
+STREAM_PIP = "pip install 'oncue[server,kafka]'"
+# Of the server's, the ones that hardly anything else brings: where one is, somebody wanted a server.
 TELLING = ("google-re2", "cel-expr-python")
 
 
@@ -28,7 +32,7 @@ def missing(libraries: Mapping[str, str]) -> list[str]:
 
 def _there(module: str) -> bool:
     try:
-        return find_spec(module) is not None
+        return module in sys.modules or find_spec(module) is not None
     except ModuleNotFoundError:  # of "ruamel.yaml", ruamel
         return False
 

@@ -366,6 +366,9 @@ class Settled(Stored, tag="settled", frozen=True):
 
 EVENTS, RESULTS, CONTROL, REPORTS = "oncue.events", "oncue.results", "oncue.control", "oncue.reports"
 MATCHES, REGISTRY, DEAD, TASKS_PREFIX = "oncue.matches", "oncue.registry", "oncue.dead", "oncue.tasks."
+# Of rules with memory on Kafka: the changelog of their states, and what the stream workers say of themselves.
+WINDOWS, STREAM = "oncue.windows", "oncue.stream"
+UNVIEWED = frozenset((MATCHES, WINDOWS, STREAM))  # nothing of these is in the view
 
 
 SHARED_CONTROL_PARTITIONS = 64  # of oncue.control, where several servers can divide it

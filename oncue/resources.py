@@ -289,6 +289,7 @@ class Deployed(Resource, frozen=True):
     functions: list[FunctionChange] = []  # whose content is another than that in force
     replaces: str = ""  # where the file in force came from (host:path), if that is another place
     triggers: list[TriggerInfo] = []  # how they are now: those that have looked fire for whatever comes from now on
+    waits: str = ""  # why its rules with memory do not run yet
 
 
 class FunctionChange(Resource, frozen=True):

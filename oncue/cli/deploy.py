@@ -82,6 +82,8 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
             say(f"{d.label}@{d.version} is in force" if d.changed else f"{d.label}@{d.version} is as it was")
     for trigger in (t for d in done for t in d.triggers):
         show_trigger(trigger, quiet=json_)
+    for waits in dict.fromkeys(d.waits for d in done if d.waits):
+        say(waits, err=True)
 
 
 def show_trigger(t: TriggerInfo, quiet: bool = False) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from oncue.cli.output import as_json, json_option, safe
 from oncue.config import Settings, load_settings
@@ -24,7 +25,7 @@ from oncue.errors import OncueError
 from oncue.extras import SERVER, SERVER_PIP, TELLING, missing, need
 from oncue.log import Finding, Topic, examine_log
 from oncue.log.finding import SKEW_S
-from oncue.resources import EndpointInfo
+from oncue.resources import EndpointInfo, Health
 
 if TYPE_CHECKING:
     from oncue.client import Client
@@ -145,11 +146,13 @@ def log(settings: Settings) -> Iterator[Finding]:
     from oncue.dispatcher.service import Service
     from oncue.messages import EVENTS, MATCHES
     from oncue.rules.engine import GROUP as RULES
-    from oncue.rules.window_host import GROUP as WINDOWS
+    from oncue.rules.stream_host import GROUP as STREAM
 
     topics = Service.topics_of(settings)
     topics[MATCHES] = Topic(retention_ms=topics[EVENTS].retention_ms)  # its partitions stay as they are
-    groups = {RULES: [EVENTS], WINDOWS: [MATCHES]}
+    groups = {RULES: [EVENTS]}
+    if settings.rules_memory == "stream":  # a server keeps the place of its own in windows.db
+        groups[STREAM] = [MATCHES]
     yield from asyncio.run(examine_log(settings.log_url, settings, topics, groups))
 
 
@@ -200,6 +203,9 @@ def server(folder: Path) -> Iterator[Finding]:
         if date:
             skew = abs(parsedate_to_datetime(date).timestamp() - before)
             yield Finding("clock", skew < SKEW_S, f"differs by {skew:.0f} s from the server's", "set the clock by NTP")
+        health = msgspec.json.decode(client.http.request("GET", "/health/ready").body, type=Health)
+        memory = health.checks.get("rules with memory", "ok")
+        yield Finding("rules with memory", memory == "ok", memory, "docs/rules.md, On Kafka, says who runs them")
         here = endpoints_here(folder)
         for e in _settled(client):
             good = e.state == "connected" or (e.state == "revoked" and e.id not in here)

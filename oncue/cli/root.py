@@ -10,6 +10,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     # name: (module in oncue.cli, attribute, what it does)
     "up": ("up", "up", "Start a server here, with an endpoint for this machine."),
     "down": ("down", "down", "Stop the server that runs here."),
+    "stream": ("stream", "stream", "Run rules with memory beside the servers (log on Kafka)."),
     "demo": ("demo", "demo", "See it work: frames arrive, functions run."),
     "invoke": ("invoke", "invoke", "Run a function now."),
     "deploy": ("deploy", "deploy", "Put rule files in force."),

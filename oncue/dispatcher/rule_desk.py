@@ -51,7 +51,7 @@ class RuleDesk(WindowDesk):
         await self.reload_rules()
         self.triggers_host.acknowledge()  # the deploys of an earlier process are nobody's any more
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
-        self.start_windows(folder.parent / "windows.db")
+        await self.start_windows(folder.parent / "windows.db")
 
     async def _keep_engine(self) -> None:
         while True:
@@ -233,7 +233,16 @@ class RuleDesk(WindowDesk):
         finally:
             self.triggers_host.acknowledge(every)
             self._answering.difference_update(a.label for a in answers)
-        return [msgspec.structs.replace(a, triggers=self.triggers_host.infos(names.get(a.label, ()))) for a in answers]
+        trouble = self.memory_trouble()
+        remembering = {label for label, s in self._sets.items() if any(rule.memory for rule in s.rules)}
+        return [
+            msgspec.structs.replace(
+                a,
+                triggers=self.triggers_host.infos(names.get(a.label, ())),
+                waits=trouble if a.label in remembering else "",
+            )
+            for a in answers
+        ]
 
     def _check_owner(self, who: Who, label: str) -> None:
         old = self._deployments.get(label)

@@ -56,18 +56,19 @@ from oncue.messages import (
     CONTROL,
     DEAD,
     EVENTS,
-    MATCHES,
     REGISTRY,
     REPORTS,
     RESULTS,
     SHARED_CONTROL_PARTITIONS,
     TASKS_PREFIX,
+    UNVIEWED,
     VERSION,
     Claim,
     Control,
     TokenRecord,
     decode,
 )
+from oncue.rules.window_topics import ensure_matches
 from oncue.view import View
 
 log = logging.getLogger("oncue.server")
@@ -89,11 +90,11 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         self._lock = FolderLock(self.folder)  # a log that several servers share does not keep them apart
         self.log = await open_log(self.settings.log_url, self.settings)
         await self.log.ensure(self.topics_of(self.settings))
-        await self.ensure_matches(int(self.settings.events_retention_days * DAY_MS))
+        await ensure_matches(self.log, self.settings)
         self._forget_other_log()
         self.view = View.open(self.folder / "view.db")
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry, self._on_batch)
-        names = [t for t in await self.log.topics() if t != MATCHES]  # that is none of the view's
+        names = [t for t in await self.log.topics() if t not in UNVIEWED]
         await self.view.skip_to(await self.log.begin_offsets(names))  # what retention took is not waited for
         await self.feeder.catch_up(names, await self.log.end_offsets(names))
         self.feeder.follow(self.topics_of(self.settings), "all")
@@ -240,6 +241,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
             "view": "ok",
             "bridge": "ok",
             "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
+            "rules with memory": self.memory_trouble() or "ok",
         }
         status = "ok" if self.ready and not self.disk_full else ("degraded" if self.ready else "starting")
         return r.Health(status=status, version=self.version, checks=checks, triggers=idle)

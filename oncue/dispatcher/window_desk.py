@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -12,31 +14,55 @@ from oncue import payload
 from oncue import resources as r
 from oncue.dispatcher.event_desk import EventDesk
 from oncue.errors import Invalid, OncueError
-from oncue.log import Topic
-from oncue.messages import MATCHES, REGISTRY, Deployment, Event
+from oncue.messages import REGISTRY, Deployment, Event
+from oncue.rules.book import Entry
 from oncue.rules.engine import Engine
+from oncue.rules.outlook import Outlook
+from oncue.rules.stream_report import Workers
+from oncue.rules.stream_view import StreamWindows
+from oncue.rules.window_group import Summary
 from oncue.rules.window_host import WindowHost
+from oncue.rules.window_topics import ensure_stream
 
 log = logging.getLogger("oncue.windows")
-WINDOWS = "windows"  # whoever acts for this runs rules with memory
+ACTING = "windows"  # whoever acts for this runs rules with memory
+
+
+class Windows(Protocol):
+    """WindowHost, or StreamWindows where stream workers run the rules."""
+
+    async def run(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    async def outlook(self, entry: Entry, event: Event) -> Outlook: ...
+
+    async def summary(self) -> dict[str, Summary]: ...
 
 
 class WindowDesk(EventDesk):
     engine: Engine
-    windows: WindowHost
+    windows: Windows
 
-    async def ensure_matches(self, retention_ms: int) -> None:
-        """The partitions are fixed from the first start on: with their number the place of each key would change."""
-        there, wanted = (await self.log.topics()).get(MATCHES), self.settings.matches_partitions
-        partitions = there.partitions if there is not None else wanted
-        if partitions != wanted:
-            log.warning(
-                "%s keeps its %d partitions (the setting matches_partitions is %d)", MATCHES, partitions, wanted
-            )
-        await self.log.ensure({MATCHES: Topic(partitions=partitions, retention_ms=retention_ms)})
-
-    def start_windows(self, path: Path) -> None:
+    async def start_windows(self, path: Path) -> None:
+        """Raises Invalid: stream workers are wanted, on a log that they cannot work on."""
         self._told: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) that the metrics have
+        self._workers: Workers | None = None
+        on_kafka = self.settings.log_url.startswith("kafka://")
+        if on_kafka:
+            partitions = await ensure_stream(self.log, self.settings)
+            self._workers = Workers(self.log)
+        elif self.settings.rules_memory == "stream":
+            raise Invalid(
+                'rules_memory is "stream", and the log is not on Kafka: no stream worker can run its rules with memory',
+                remedy='set rules_memory to "server", or give a log on Kafka: oncue up --log kafka://host:port',
+            )
+        if self._workers is not None and self.settings.rules_memory == "stream":
+            self.windows = StreamWindows(self.log, self._workers, partitions)
+            self._windows_tasks = [self._kept(self.windows.run)]
+            return
         self.windows = WindowHost(
             self.log,
             self,
@@ -46,13 +72,19 @@ class WindowDesk(EventDesk):
             offload=self._offload,
             history=self._deployed_then,
         )
-        self._windows_task = asyncio.create_task(self._keep_windows(), name="windows")
+        host = self.windows
+        # On one of the servers: the others have no part in it.
+        self._windows_tasks = [self._kept(lambda: self.owners.while_acting(ACTING, host.run))]
+        if self._workers is not None:
+            self._windows_tasks.append(self._kept(self._workers.run))
 
-    async def _keep_windows(self) -> None:
-        """On one of the servers: the others have no part in it."""
+    def _kept(self, run: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+        return asyncio.create_task(self._keep(run), name="windows")
+
+    async def _keep(self, run: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
-                await self.owners.while_acting(WINDOWS, self.windows.run)
+                await run()
             except OncueError as e:
                 log.error("rules with memory wait, and are tried again: %s", e)
             except Exception:
@@ -60,9 +92,25 @@ class WindowDesk(EventDesk):
             await asyncio.sleep(1.0)
 
     async def stop_windows(self) -> None:
-        self._windows_task.cancel()
-        await asyncio.gather(self._windows_task, return_exceptions=True)
+        for task in self._windows_tasks:
+            task.cancel()
+        await asyncio.gather(*self._windows_tasks, return_exceptions=True)
         await self.windows.close()
+
+    def memory_trouble(self) -> str:
+        """What is wrong with who runs rules with memory; "": nothing, or there are none."""
+        if not any(entry.rule.memory for entry in self.engine.book.entries.values()):
+            return ""
+        if isinstance(self.windows, StreamWindows):
+            return self.windows.trouble(self.settings.log_url)
+        others = self._workers.alive() if self._workers is not None else []
+        if not others:
+            return ""
+        names = ", ".join(sorted(report.worker for report in others))
+        return (
+            f"rules with memory run twice, in the servers and in the stream workers {names}: each firing is the same tasks,"
+            ' and runs once; set rules_memory to "stream" for all servers, or end the workers'
+        )
 
     async def _registry_caught_up(self) -> None:
         """A deploy that was acknowledged is in force for later events."""
@@ -81,13 +129,17 @@ class WindowDesk(EventDesk):
     async def with_windows(self, infos: list[r.RuleInfo]) -> list[r.RuleInfo]:
         if not any(info.memory for info in infos):
             return infos
-        found = await self.windows.summary()
-        return [
-            msgspec.structs.replace(info, windows=w.windows, waiting=w.events, closes_us=w.due_ms * 1000)
-            if (w := found.get(info.name))
-            else info
-            for info in infos
-        ]
+        found, trouble = await self.windows.summary(), self.memory_trouble()
+        return [self._with_window(info, found.get(info.name), trouble) if info.memory else info for info in infos]
+
+    def _with_window(self, info: r.RuleInfo, w: Summary | None, trouble: str) -> r.RuleInfo:
+        if w is not None:
+            info = msgspec.structs.replace(info, windows=w.windows, waiting=w.events, closes_us=w.due_ms * 1000)
+        if isinstance(self.windows, StreamWindows) and (told := self.windows.workers.rules().get(info.name)):
+            info = msgspec.structs.replace(info, fired=told.fired, suppressed=told.suppressed)
+        if trouble and info.state == "active":
+            info = msgspec.structs.replace(info, why="; ".join(filter(None, (trouble, info.why))))
+        return info
 
     async def with_outlook(self, explained: r.Explanation, name: str, event: Event) -> r.Explanation:
         """Where all conditions hold: what the rule's memory would do with the event now."""
@@ -101,7 +153,7 @@ class WindowDesk(EventDesk):
         return msgspec.structs.replace(
             explained,
             fires=outlook.passes,
-            why=outlook.why or explained.why,
+            why="; ".join(filter(None, (outlook.why or explained.why, self.memory_trouble()))),
             steps=[*explained.steps, *outlook.steps],
             args=explained.args if outlook.passes else None,
         )
@@ -109,6 +161,8 @@ class WindowDesk(EventDesk):
     async def count_rules(self) -> None:
         """For /metrics."""
         now = {info.name: (info.fired, info.suppressed) for info in self.engine.rules()}
+        if isinstance(self.windows, StreamWindows):
+            now |= self.windows.workers.counted
         told = self._told
         more = {}
         for name, counts in now.items():

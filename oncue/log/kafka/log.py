@@ -195,6 +195,12 @@ class KafkaLog(Log):
                 self._publish(topic, records)
         return positions
 
+    async def claim(self, group: str, topic: str, partition: int) -> None:
+        """For a group whose partitions others give out: this process commits for the partition from now on, and who did before
+        is refused. What that one has under way is aborted. Raises LogError."""
+        self._check()
+        await self._transactions.claim(group, (topic, partition))
+
     def _owner(self, group: str, place: Partition, first: int) -> KafkaReader | None:
         """The reader that the group has given this to; None: the group has no reader here. Raises NotOwner."""
         members = [r for r in self._readers if r.group == group]

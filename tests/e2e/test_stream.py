@@ -1,0 +1,152 @@
+"""`oncue stream` beside a server on Kafka, as its users have it; and what both say when the other is missing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.running import System, on_kafka, signalled, system_in
+from tests.kafka.broker import free_port
+
+FUNCTION = "def stack(path, size):\n    return [size, sorted(path)]\n"
+RULES = """
+rules:
+  - name: stack
+    on: {type: layer.written}
+    dedupe: {key: "${data.path}", ttl: 10m}
+    batch: {key: "${data.scan}", count: 3, wait: 1h}
+    run: {function: tomo.py:stack, args: {path: "${each.data.path}", size: "${count}"}}
+"""
+
+
+@pytest.fixture
+def system(kafka: tuple[str, str], tmp_path: Path) -> Iterator[System]:
+    data = tmp_path / "data"
+    log = on_kafka(kafka[0], data)
+    with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=log, ONCUE_RULES_MEMORY="stream") as found:
+        found.await_connected()
+        found.write("tomo.py", FUNCTION)
+        yield found
+
+
+class Worker:
+    def __init__(self, system: System) -> None:
+        self.process = system.start("stream")
+        assert self.process.stdout is not None
+        self.first = self.process.stdout.readline()
+        assert "oncue stream is up" in self.first, self.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def start(system: System) -> Iterator[Any]:
+    workers: list[Worker] = []
+
+    def begin() -> Worker:
+        workers.append(Worker(system))
+        return workers[-1]
+
+    yield begin
+    for worker in workers:
+        worker.process.kill()
+        worker.process.communicate()
+
+
+def emit(system: System, scan: int, *numbers: int) -> None:
+    for n in numbers:
+        body = {"source": "/b", "type": "layer.written"}
+        answer = system.http("POST", "/v1/events", body | {"data": {"scan": scan, "path": f"/{scan}/{n}"}})
+        assert answer.status == 202, answer
+
+
+def rule(system: System) -> dict[str, Any]:
+    return dict(system.json("rules", "show", "stack"))
+
+
+@pytest.mark.timeout(240)
+def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, start: Any) -> None:
+    system.write("layers.yaml", RULES)
+    deployed = system.oncue("deploy", "--yes", "layers.yaml")
+    assert "no stream worker is heard of; start one: oncue stream --log 'kafka://" in deployed.stderr
+    assert "no stream worker is heard of" in rule(system)["why"]
+    doctor = {f["check"]: f for f in system.json("doctor", code=1)}
+    assert "oncue stream" in doctor["rules with memory"]["found"]
+    emit(system, 7, 1, 2, 2)  # they wait in the log
+    worker = start()
+    system.await_true(lambda: rule(system)["waiting"] == 2 and rule(system)["suppressed"] == 1, "the window is told of")
+    assert rule(system)["why"] == ""
+    event = {"specversion": "1.0", "id": "x", "source": "/b", "type": "layer.written"}
+    system.write("double.json", json.dumps(event | {"data": {"scan": 7, "path": "/7/2"}}))
+    explained = system.json("rules", "explain", "stack", "double.json")
+    assert not explained["fires"]
+    assert "the key /7/2 fired" in explained["why"]
+    system.write("third.json", json.dumps(event | {"data": {"scan": 7, "path": "/7/3"}}))
+    assert "2 of 3 events in the open window" in system.json("rules", "explain", "stack", "third.json")["why"]
+    emit(system, 7, 3)
+    (task,) = system.await_tasks(1, rule="stack")
+    assert task["state"] == "succeeded"
+    # Killed with an open window, which its successor closes.
+    emit(system, 8, 1, 2)
+    system.await_true(lambda: rule(system)["waiting"] == 2, "the next window is open")
+    worker.process.kill()
+    successor = start()
+    emit(system, 8, 3)
+    assert len(system.await_tasks(2, rule="stack")) == 2
+    out, err = signalled(successor.process, signal.SIGINT)
+    assert successor.process.returncode == 0, (out, err)
+    assert "Traceback" not in err
+    system.await_true(lambda: "no stream worker" in rule(system)["why"], "a worker that has stopped is not counted on")
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_runs_them_itself_says_that_a_worker_does_too(kafka: tuple[str, str], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=on_kafka(kafka[0], data)) as system:
+        system.await_connected()
+        system.write("tomo.py", FUNCTION)
+        system.write("layers.yaml", RULES)
+        system.oncue("deploy", "--yes", "layers.yaml")
+        assert rule(system)["why"] == ""
+        worker = Worker(system)
+        try:
+            system.await_true(lambda: "run twice" in rule(system)["why"], "the server hears of the worker")
+            emit(system, 7, 1, 2, 3)
+            assert system.await_tasks(1, rule="stack")[0]["state"] == "succeeded"
+        finally:
+            signalled(worker.process, signal.SIGTERM)
+        assert worker.process.returncode == 0
+        system.await_true(lambda: rule(system)["why"] == "", "the worker has said that it ends")
+        assert len(system.tasks(rule="stack")) == 1
+
+
+def test_on_another_log_it_says_that_nothing_more_is_needed(stopped: System) -> None:
+    done = stopped.oncue("stream", code=2)
+    assert "the server runs rules with memory itself" in done.stderr
+    done = stopped.oncue("up", "--port", "0", env={"ONCUE_RULES_MEMORY": "stream"}, code=2)
+    assert 'rules_memory is "stream", and the log is not on Kafka' in done.stderr
+    done = stopped.oncue("up", "--port", "0", env={"ONCUE_RULES_MEMORY": "servers"}, code=2)
+    assert "rules_memory is server or stream" in done.stderr
+
+
+def test_without_a_broker_it_says_so(stopped: System) -> None:
+    done = stopped.oncue("stream", "--log", f"kafka://127.0.0.1:{free_port()}", code=1)
+    assert "cannot be reached" in done.stderr or "could not be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_it_starts_ends_it(kafka: tuple[str, str], stopped: System) -> None:
+    process = stopped.start("stream", "--log", on_kafka(kafka[0], stopped.data))
+    threading.Event().wait(1.0)  # anywhere in its start
+    process.send_signal(signal.SIGINT)
+    try:
+        out, err = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode in (0, 130), (out, err)

@@ -1,0 +1,204 @@
+"""A log on Kafka with an engine of its own, and `oncue stream` as processes that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from oncue import payload
+from oncue.config import Settings
+from oncue.log import Log, Record, Topic, open_log
+from oncue.messages import (
+    DEAD,
+    EVENTS,
+    MATCHES,
+    REGISTRY,
+    VERSION,
+    WINDOWS,
+    DeadLetter,
+    EndpointRecord,
+    Task,
+    TaskFrame,
+    decode,
+    encode,
+    tasks_topic,
+)
+from oncue.rules.engine import Engine
+from oncue.rules.window_group import Summary
+from oncue.rules.window_table import WindowTable
+from oncue.rules.window_topics import ensure_stream
+from tests.integration.memory_site import all_of, deployed
+
+PATIENCE_S = 60.0
+PARTITIONS = 4
+
+
+class Worker:
+    """One `oncue stream`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, said: Path) -> None:
+        self.process, self._said = process, said
+
+    async def placed(self) -> list[int]:
+        """The partitions that it has, when it says so the next time."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            line = (await self.process.stdout.readline()).decode()
+        assert "is up" in line, line + self.said()
+        numbers = line.rpartition(": ")[2].split(",")
+        return [int(n) for n in numbers if n.strip().isdigit()]
+
+    def said(self) -> str:
+        return self._said.read_text(errors="replace")[-3000:]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.process.wait()
+
+
+class StreamSite:
+    def __init__(self, log: Log, url: str, folder: Path) -> None:
+        self.log, self.url, self.folder = log, url, folder
+        self.engine = Engine(log, self)
+        self.workers: list[Worker] = []
+
+    def is_revoked(self, name: str, owner: str) -> bool:
+        return False
+
+    def endpoint_id(self, name: str, owner: str) -> str | None:
+        return "e1"
+
+    async def deploy(self, *rules: dict[str, Any], version: int = 1) -> None:
+        """For the engine here, and for the workers in the registry."""
+        d = deployed(list(rules), version)
+        endpoint = EndpointRecord(VERSION, "e1", "local", d.owner, b"")
+        entries = [("endpoint:e1", endpoint), (f"deployment:{d.label}@{version}", d)]
+        await self.log.append(REGISTRY, [Record(encode(entry), key.encode()) for key, entry in entries])
+        self.engine.update([d])
+
+    async def start(self) -> Worker:
+        said = self.folder / f"worker{len(self.workers)}.err"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")}
+        with said.open("wb") as err:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "oncue", "stream", "--log", self.url, "--data", str(self.folder / "data"),
+                stdout=asyncio.subprocess.PIPE, stderr=err, stdin=asyncio.subprocess.DEVNULL, env=kept,
+            )  # fmt: skip
+        worker = Worker(process, said)
+        self.workers.append(worker)
+        return worker
+
+    async def emit(self, *records: Record) -> None:
+        await self.log.append(EVENTS, records)
+
+    async def until(self, done: Callable[[], Awaitable[Any]], what: str) -> Any:
+        """For what other processes do, which send no event."""
+        end = asyncio.get_running_loop().time() + PATIENCE_S
+        while not (found := await done()):
+            assert asyncio.get_running_loop().time() < end, f"{what}\n" + "\n".join(w.said() for w in self.workers)
+            await asyncio.sleep(0.05)
+        return found
+
+    async def settled(self) -> None:
+        """Everything that is in the log now was seen by engine and workers."""
+
+        async def matched() -> bool:
+            return not any((await self.log.lag("rules", [EVENTS])).values())
+
+        await self.until(matched, "the engine has seen all events")
+        ends = await self.log.end_offsets([MATCHES])
+
+        async def folded() -> bool:
+            # Behind a partition's last record there may be the mark of its transaction.
+            done = {number: table.place.next for number, table in (await self.tables()).items()}
+            last = await self._last(ends)
+            return all(done.get(number, 0) > offset for number, offset in last.items())
+
+        await self.until(folded, "the workers have seen all matches")
+
+    async def _last(self, ends: dict[tuple[str, int], int]) -> dict[int, int]:
+        """The offset of each partition's last record."""
+        left, found = {place: end for place, end in ends.items() if end}, {}
+        reader = self.log.read([MATCHES], start="earliest")
+        while left:
+            for batch in await reader.next():
+                for offset in batch.offsets:
+                    found[batch.partition] = offset
+                if batch.next_offset >= left.get((MATCHES, batch.partition), 0):
+                    left.pop((MATCHES, batch.partition), None)
+        await reader.close()
+        return found
+
+    async def tables(self) -> dict[int, WindowTable]:
+        """As the changelog has them."""
+        found: dict[int, WindowTable] = {}
+        left = {place: end for place, end in (await self.log.end_offsets([WINDOWS])).items() if end}
+        reader = self.log.read([WINDOWS], start="earliest")
+        while left:
+            for batch in await reader.next():
+                table = found.setdefault(batch.partition, WindowTable())
+                for record in batch.records:
+                    table.put(record.key, record.value)
+                if batch.next_offset >= left.get((WINDOWS, batch.partition), 0):
+                    left.pop((WINDOWS, batch.partition), None)
+        await reader.close()
+        return found
+
+    async def waiting(self) -> int:
+        """Events in open windows."""
+        summaries: list[Summary] = [s for t in (await self.tables()).values() for s in t.summary().values()]
+        return sum(s.events for s in summaries)
+
+    async def tasks(self) -> list[Task]:
+        frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, tasks_topic("e1"))]
+        return [task for frame in frames for task in frame.tasks]
+
+    async def fired(self) -> dict[bytes, Any]:
+        """Task id -> arguments. What was made twice has the same arguments."""
+        found: dict[bytes, Any] = {}
+        for task in await self.tasks():
+            args, kwargs = payload.unpack_args(task.args)
+            assert found.setdefault(task.id, args or kwargs) == (args or kwargs)
+        return found
+
+    async def dead(self) -> list[DeadLetter]:
+        return [decode(DeadLetter, r.value) for r in await all_of(self.log, DEAD)]
+
+
+@contextlib.asynccontextmanager
+async def stream_site(address: str, folder: Path) -> AsyncIterator[StreamSite]:
+    """With its engine running; no worker is left over."""
+    url = f"kafka://{address}?prefix=s{uuid.uuid4().hex[:10]}."
+    settings = Settings(matches_partitions=PARTITIONS)
+    log = await open_log(url, settings)
+    try:
+        await ensure_stream(log, settings)
+        # Here, because a client hears of topics that others make only half a minute later.
+        await log.ensure({tasks_topic("e1"): Topic(), DEAD: Topic(), REGISTRY: Topic(compact=True)})
+        site = StreamSite(log, url, folder)
+        engine = asyncio.create_task(site.engine.run())
+        try:
+            yield site
+        finally:
+            engine.cancel()
+            await asyncio.gather(engine, return_exceptions=True)
+            for worker in site.workers:
+                await worker.kill()
+    finally:
+        await log.close()

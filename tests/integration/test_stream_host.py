@@ -1,0 +1,175 @@
+"""The host of a stream worker, without Faust: partitions that come and go while commits fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from oncue.errors import LogError, NotOwner
+from oncue.log import Topic
+from oncue.messages import MATCHES, WINDOWS
+from oncue.rules.stream_host import StreamHost
+from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
+
+KEYS = 7
+
+
+class Fence:
+    def __init__(self) -> None:
+        self.claimed: list[int] = []
+
+    async def claim(self, group: str, topic: str, partition: int) -> None:
+        self.claimed.append(partition)
+
+
+class Worker:
+    """What Faust does, in a few lines."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.fence = site, Fence()
+        self.host = StreamHost(site.log, self.fence, Endpoints(), lambda: site.engine.book, "w")
+
+    async def place(self, *numbers: int) -> None:
+        await self.host.claim(numbers)
+        reader = self.site.log.read([WINDOWS], start="earliest")
+        left = {number for (_, number), end in (await self.site.log.end_offsets([WINDOWS])).items() if end}
+        while left & set(numbers):
+            for batch in await reader.next():
+                left.discard(batch.partition)
+                for r in batch.records:
+                    self.host.restore(batch.partition, r.key, r.value)
+        await reader.close()
+        self.host.ready()
+
+    async def feed(self) -> None:
+        """From where the tables say, until cancelled."""
+        start = {(MATCHES, number): offset for number, offset in self.host.positions().items()}
+        reader = self.site.log.read([MATCHES], start=start)
+        try:
+            async for batch in reader:
+                for offset, r in zip(batch.offsets, batch.records, strict=True):
+                    await self.host.take(batch.partition, offset, r)
+        finally:
+            await reader.close()
+
+    async def folded(self) -> bool:
+        if any((await self.site.log.lag("rules", ["oncue.events"])).values()):
+            return False
+        ends = await self.site.log.end_offsets([MATCHES])
+        return all(self.host.positions().get(n, 0) >= end for (_, n), end in ends.items())
+
+
+@contextlib.asynccontextmanager
+async def running(*parts: Awaitable[Any]) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def with_worker(folder: Path, body: Callable[[Site, Worker], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with site_in(folder) as site:
+            await site.log.ensure({WINDOWS: Topic(partitions=PARTITIONS, compact=True)})
+            worker = Worker(site)
+            async with running(site.engine.run(), worker.host.run()):
+                await body(site, worker)
+                await worker.host.close()
+
+    asyncio.run(run())
+
+
+async def counted_once(site: Site, worker: Worker, accepted: int) -> None:
+    counts = Counter(n for args in await site.arguments() for n in args["n"])
+    assert set(counts.values()) <= {1}
+    assert sum(counts.values()) + sum(s.events for s in worker.host.summary().values()) == accepted
+
+
+def test_a_commit_that_fails_is_made_again_and_one_that_is_refused_leaves_the_partition(tmp_path: Path) -> None:
+    async def body(site: Site, worker: Worker) -> None:
+        site.deploy(rule(batch={"key": "${data.k}", "count": 5}))
+        real, troubles = site.log.commit, [LogError("no leader"), LogError("no leader"), NotOwner("another has it")]
+
+        async def commit(group: str, *rest: Any, **more: Any) -> Any:
+            if group == "stream" and troubles:
+                raise troubles.pop(0)
+            return await real(group, *rest, **more)
+
+        site.log.commit = commit  # type: ignore[method-assign]
+        await worker.place(*range(PARTITIONS))
+        async with running(worker.feed()):
+            await site.emit(*(record(n, k=n % KEYS) for n in range(100)))
+
+            async def left() -> bool:
+                return not troubles and any(not part.ready for part in worker.host.parts.values())
+
+            await site.until(left)
+        await worker.place(*range(PARTITIONS))
+        async with running(worker.feed()):
+            await site.until(worker.folded)
+        await counted_once(site, worker, 100)
+        assert Counter(worker.fence.claimed) == dict.fromkeys(range(PARTITIONS), 2)
+
+    with_worker(tmp_path, body)
+
+
+def test_a_partition_that_goes_while_it_commits_is_right_when_it_comes_back(tmp_path: Path) -> None:
+    """The commit comes to its end behind the worker's back; the changelog tells of it."""
+
+    async def body(site: Site, worker: Worker) -> None:
+        site.deploy(rule(batch={"key": "${data.k}", "count": 5}))
+        real, begun, go_on = site.log.commit, asyncio.Event(), asyncio.Event()
+        left: list[asyncio.Task[Any]] = []
+
+        async def slowly(*given: Any, **more: Any) -> Any:
+            begun.set()
+            await go_on.wait()
+            return await real(*given, **more)
+
+        async def commit(group: str, *rest: Any, **more: Any) -> Any:
+            if group != "stream" or go_on.is_set():
+                return await real(group, *rest, **more)
+            left.append(asyncio.create_task(slowly(group, *rest, **more)))
+            return await asyncio.shield(left[-1])
+
+        site.log.commit = commit  # type: ignore[method-assign]
+        await worker.place(*range(PARTITIONS))
+        async with running(worker.feed()):
+            await site.emit(*(record(n, k=n % KEYS) for n in range(60)))
+            await begun.wait()
+            await worker.host.release(range(PARTITIONS))
+        go_on.set()
+        await asyncio.gather(*left)
+        await worker.place(*range(PARTITIONS))
+        async with running(worker.feed()):
+            await site.emit(*(record(n, k=n % KEYS) for n in range(60, 100)))
+            await site.until(worker.folded)
+        await counted_once(site, worker, 100)
+
+    with_worker(tmp_path, body)
+
+
+def test_a_tick_is_told_without_traffic_and_matches_wait_while_many_are_taken(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("oncue.rules.stream_host.WAITING", 3)
+    monkeypatch.setattr("oncue.rules.stream_host.STEP", 2)
+
+    async def body(site: Site, worker: Worker) -> None:
+        site.deploy(rule(batch={"count": 100, "wait": "200ms"}))
+        await worker.place(*range(PARTITIONS))
+        async with running(worker.feed()):
+            await site.emit(*(record(n) for n in range(20)))
+
+            async def fired() -> bool:
+                return sum(len(args["n"]) for args in await site.arguments()) == 20
+
+            await site.until(fired)
+        assert max(len(part.inbox) for part in worker.host.parts.values()) == 0
+
+    with_worker(tmp_path, body)

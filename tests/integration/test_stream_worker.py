@@ -1,0 +1,162 @@
+"""`oncue stream` on a real Kafka: killed, paused, shared; nothing is lost and nothing is counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.memory_site import record, rule
+from tests.integration.stream_site import PARTITIONS, StreamSite, stream_site
+
+Kafka = tuple[str, str]
+KEYS = 7
+
+
+def with_site(kafka: Kafka, folder: Path, body: Callable[[StreamSite], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with stream_site(kafka[0], folder) as site:
+            await body(site)
+
+    asyncio.run(run())
+
+
+def counted_once(fired: dict[bytes, Any], waiting: int, accepted: int) -> None:
+    counts = Counter(n for args in fired.values() for n in args["n"])
+    assert set(counts.values()) <= {1}, [n for n, c in counts.items() if c > 1]
+    assert len(counts) + waiting == accepted
+
+
+@pytest.mark.timeout(240)
+def test_kill_9_again_and_again_counts_each_event_once(kafka: Kafka, tmp_path: Path) -> None:
+    chance = random.Random(11)
+
+    async def body(site: StreamSite) -> None:
+        await site.deploy(rule(batch={"key": "${data.k}", "count": 5, "wait": "1h"}))
+        accepted = 0
+
+        async def burst(count: int) -> None:
+            nonlocal accepted
+            first, accepted = accepted, accepted + count
+            await site.emit(*(record(n, k=n % KEYS) for n in range(first, accepted)))
+
+        for _ in range(5):
+            worker = await site.start()
+            feeding = asyncio.create_task(worker.placed())
+            await burst(chance.randrange(1, 400))  # while it starts
+            await feeding
+            for _ in range(chance.randrange(1, 12)):
+                await burst(chance.randrange(1, 200))
+            await worker.kill()
+        await (await site.start()).placed()
+        await burst(50)
+        await site.settled()
+        fired = await site.fired()
+        counted_once(fired, await site.waiting(), accepted)
+        assert all(len(args["n"]) == 5 and len({n % KEYS for n in args["n"]}) == 1 for args in fired.values())
+        assert not await site.dead()
+
+    with_site(kafka, tmp_path, body)
+
+
+@pytest.mark.timeout(240)
+def test_workers_share_the_partitions_and_a_killed_ones_windows_go_on(kafka: Kafka, tmp_path: Path) -> None:
+    async def body(site: StreamSite) -> None:
+        await site.deploy(rule(batch={"key": "${data.k}", "count": 3}))
+        one = await site.start()
+        assert await one.placed() == list(range(PARTITIONS))
+        two = await site.start()
+        shared = [await two.placed(), await one.placed()]
+        assert sorted(chain(*shared)) == list(range(PARTITIONS))
+        assert all(shared)
+        await site.emit(*(record(n, k=n % KEYS) for n in range(2 * KEYS)))
+        await site.settled()
+        assert await site.waiting() == 2 * KEYS
+        await two.kill()
+        began = asyncio.get_running_loop().time()
+        assert await one.placed() == list(range(PARTITIONS))
+        took_s = asyncio.get_running_loop().time() - began
+        await site.emit(*(record(n, k=n % KEYS) for n in range(2 * KEYS, 3 * KEYS)))
+        await site.settled()
+        counted_once(await site.fired(), 0, 3 * KEYS)
+        assert len(await site.fired()) == KEYS
+        print(f"taken over {took_s:.1f} s after kill -9")
+        assert await one.stop() == 0
+
+    with_site(kafka, tmp_path, body)
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_that_was_paused_past_its_session_writes_nothing_any_more(kafka: Kafka, tmp_path: Path) -> None:
+    """It has matches in hand when it is paused; another takes over; what it still sends is refused."""
+
+    async def body(site: StreamSite) -> None:
+        await site.deploy(rule(batch={"key": "${data.k}", "count": 5}))
+        zombie = await site.start()
+        await zombie.placed()
+        accepted = 0
+        for _ in range(5):
+            await site.emit(*(record(n, k=n % KEYS) for n in range(accepted, accepted + 400)))
+            accepted += 400
+        zombie.signal(signal.SIGSTOP)
+        other = await site.start()
+        assert await other.placed() == list(range(PARTITIONS))
+        await site.emit(*(record(n, k=n % KEYS) for n in range(accepted, accepted + 400)))
+        accepted += 400
+        await site.settled()
+        zombie.signal(signal.SIGCONT)
+        shared = [await other.placed(), await zombie.placed()]
+        assert sorted(chain(*shared)) == list(range(PARTITIONS))
+        await site.emit(*(record(n, k=n % KEYS) for n in range(accepted, accepted + 400)))
+        accepted += 400
+        await site.settled()
+        counted_once(await site.fired(), await site.waiting(), accepted)
+
+    with_site(kafka, tmp_path, body)
+
+
+@pytest.mark.timeout(120)
+def test_a_window_closes_by_time_without_traffic_and_by_a_new_operator_at_once(kafka: Kafka, tmp_path: Path) -> None:
+    async def body(site: StreamSite) -> None:
+        slow, quick = rule("slow", batch={"count": 10}), rule("quick", batch={"count": 10, "wait": "1s"})
+        await site.deploy(slow, quick)
+        worker = await site.start()
+        await worker.placed()
+        await site.emit(*(record(n) for n in range(4)))
+
+        async def one() -> bool:
+            return len(await site.fired()) == 1
+
+        await site.until(one, "the window with a `wait` has fired")
+        await site.deploy(rule("slow", batch={"count": 9}), quick, version=2)
+
+        async def two() -> bool:
+            return len(await site.fired()) == 2
+
+        await site.until(two, "the window of the changed operator has fired")
+        assert [args["n"] for args in (await site.fired()).values()] == [[0, 1, 2, 3]] * 2
+        assert await worker.stop() == 0
+
+    with_site(kafka, tmp_path, body)
+
+
+@pytest.mark.timeout(120)
+def test_a_double_is_one_after_a_restart_too(kafka: Kafka, tmp_path: Path) -> None:
+    async def body(site: StreamSite) -> None:
+        await site.deploy(rule(args={"n": "${data.n}"}, dedupe={"key": "${data.k}", "ttl": "1h"}))
+        for round_ in range(2):
+            worker = await site.start()
+            await worker.placed()
+            await site.emit(*(record(10 * round_ + n, k=n % 3) for n in range(6)))
+            await site.settled()
+            assert sorted(args["n"] for args in (await site.fired()).values()) == [0, 1, 2]
+            assert await worker.stop() == 0
+
+    with_site(kafka, tmp_path, body)

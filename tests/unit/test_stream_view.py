@@ -1,0 +1,206 @@
+"""What a server knows of rules with memory that stream workers run; and what a worker knows of the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from oncue.errors import Invalid
+from oncue.log import Log, Record, Topic, open_log
+from oncue.log.base import Batch as LogBatch
+from oncue.log.base import partition_of
+from oncue.messages import (
+    MATCHES,
+    REGISTRY,
+    STREAM,
+    VERSION,
+    WINDOWS,
+    Deployment,
+    EndpointRecord,
+    Event,
+    RuleSwitch,
+    TokenRecord,
+    encode,
+)
+from oncue.rules.book import Library
+from oncue.rules.registry import Registry
+from oncue.rules.stream_report import SILENT_S, TOPIC, RuleReport, StreamReport, Workers, summed
+from oncue.rules.stream_view import StreamWindows
+from oncue.rules.window_group import Summary
+from oncue.rules.window_table import WindowTable, records
+
+PARTITIONS = 4
+
+
+def with_log(folder: Path, body: Callable[[Log], Awaitable[None]]) -> None:
+    async def run() -> None:
+        log = await open_log(f"sqlite://{folder / 'log'}")
+        try:
+            await log.ensure({WINDOWS: Topic(partitions=PARTITIONS, compact=True), STREAM: TOPIC})
+            await body(log)
+        finally:
+            await log.close()
+
+    asyncio.run(run())
+
+
+def report(worker: str, *partitions: int, rules: tuple[RuleReport, ...] = ()) -> bytes:
+    return encode(StreamReport(VERSION, worker, 1, "0", partitions, rules))
+
+
+def counts(rule: str, fired: int, windows: int = 0, due_ms: int = 0) -> RuleReport:
+    return RuleReport(rule, windows, 2 * windows, due_ms, fired, 0, 0)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        clock = Clock()
+        workers = Workers(log, clock)
+        windows = StreamWindows(log, workers, PARTITIONS)
+        url = "kafka://a:1?prefix=x.&session_s=2"
+        assert "start one: oncue stream --log 'kafka://a:1?prefix=x.&session_s=2'" in windows.trouble(url)
+        workers.take(b"one", report("one", 0, 1))
+        assert "2, 3 of oncue.matches" in windows.trouble(url)
+        workers.take(b"two", report("two", 2, 3))
+        assert windows.trouble(url) == ""
+        clock.now += SILENT_S - 1
+        workers.take(b"two", report("two", 2, 3))
+        clock.now += 2
+        assert [r.worker for r in workers.alive()] == ["two"]
+        workers.take(b"two", b"")
+        assert "no stream worker is heard of" in windows.trouble(url)
+        workers.take(b"three", b"\xff not a report")
+        assert not workers.alive()
+
+    with_log(tmp_path, body)
+
+
+def test_counts_are_those_since_this_process_listens(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        workers = Workers(log, Clock())
+        workers.take(b"one", report("one", 0, rules=(counts("r", 7),)), before=True)
+        assert workers.counted == {}
+        workers.take(b"one", report("one", 0, rules=(counts("r", 9, windows=1, due_ms=50),)))
+        workers.take(b"two", report("two", 1, rules=(counts("r", 1, windows=2, due_ms=40), counts("s", 0))))
+        assert workers.counted == {"r": (3, 0), "s": (0, 0)}
+        assert workers.rules()["r"] == RuleReport("r", 3, 6, 40, 10, 0, 0)
+        assert await StreamWindows(log, workers, PARTITIONS).summary() == {"r": Summary(3, 6, 40)}
+        assert summed([]) == {}
+
+    with_log(tmp_path, body)
+
+
+def test_reports_in_the_log_are_heard_and_old_ones_are_not(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        old = Record(report("old", 0), b"old", time_ms=1)
+        await log.append(STREAM, [old, Record(report("young", 1), b"young")])
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+        class Heard(Workers):
+            def take(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
+                super().take(key, value, before, fresh)
+                heard.put_nowait(key)
+
+        workers = Heard(log)
+        task = asyncio.create_task(workers.run())
+        async with asyncio.timeout(20):
+            assert [await heard.get() for _ in range(2)] == [b"old", b"young"]
+            assert workers.partitions() == {1}
+            await log.append(STREAM, [Record(report("fresh", 2), b"fresh")])
+            assert await heard.get() == b"fresh"
+        assert workers.partitions() == {1, 2}
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with_log(tmp_path, body)
+
+
+RULES = {
+    "rules": [
+        {
+            "name": "r",
+            "on": {"type": "t"},
+            "dedupe": {"key": "${data.p}", "ttl": "1h"},
+            "batch": {"key": "${data.k}", "count": 10},
+            "run": {"function": "f", "args": {"n": "${each.data.n}"}},
+        }
+    ]
+}
+DEPLOYED = Deployment(VERSION, "f", 1, "ann", json.dumps(RULES), {"f": "hash"})
+
+
+def event(n: int, **data: object) -> Event:
+    return Event(id=str(n), source="/s", type="t", data={"n": n, "p": f"p{n}", "k": "a"} | data)
+
+
+def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        entry = Library().book([DEPLOYED]).entries["r"]
+        memory = entry.rule.memory
+        assert memory is not None
+        windows = StreamWindows(log, Workers(log), PARTITIONS)
+        assert "no window is open" in (await windows.outlook(entry, event(1))).why
+        now_ms = 1_000_000_000_000_000  # far ahead, so that the key's ttl has not passed
+        matches = [memory.match("r", "f", 1, event(n), now_ms, 0) for n in (1, 2)]
+        part = partition_of(memory.place(matches[0]), PARTITIONS)
+        table = WindowTable()
+        found = [Record(encode(m)) for m in matches]
+        _, changes = table.fold([LogBatch(MATCHES, part, range(2), found)])
+        await log.append(WINDOWS, records(changes), part)
+        outlook = await windows.outlook(entry, event(3))
+        assert outlook.passes
+        assert "2 of 10 events in the open window" in outlook.why
+        double = await windows.outlook(entry, event(4, p="p1"))
+        assert not double.passes
+        assert "the key p1 fired" in double.why
+        with pytest.raises(Invalid):
+            await windows.outlook(entry, Event(id="5", source="/s", type="t", data={}))
+
+    with_log(tmp_path, body)
+
+
+def test_a_worker_reads_rules_and_endpoints_from_the_registry(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        changed = asyncio.Event()
+        registry = Registry(log, changed.set)
+        task = asyncio.create_task(registry.run())
+
+        async def put(*entries: tuple[str, object]) -> None:
+            await log.append(REGISTRY, [Record(encode(entry), key.encode()) for key, entry in entries])
+            async with asyncio.timeout(20):
+                await registry.caught_up()
+
+        token = TokenRecord(VERSION, "t", "h", "ann", ())
+        endpoint = EndpointRecord(VERSION, "e1", "local", "ann", b"")
+        await put(("token:t", token), ("endpoint:e1", endpoint), ("deployment:f@1", DEPLOYED))
+        assert changed.is_set()
+        assert list(registry.book.entries) == ["r"]
+        assert (registry.endpoint_id("local", "ann"), registry.endpoint_id("e1", "ann")) == ("e1", "e1")
+        assert registry.endpoint_id("local", "bob") is None
+        assert await registry.deployment("f", 1) == DEPLOYED
+        removed = Deployment(VERSION, "f", 2, "ann", "", {}, removed=True)
+        await put(("deployment:f@2", removed))
+        assert not registry.book.entries
+        assert await registry.deployment("f", 2) is None
+        third = Deployment(VERSION, "f", 3, "ann", json.dumps(RULES), {"f": "hash"})
+        await put(("deployment:f@3", third), ("switch:r", RuleSwitch(VERSION, "r", False, "ann")))
+        assert registry.book.entries["r"].asleep
+        await log.append(REGISTRY, [Record(b"", b"switch:r"), Record(b"\x01 damaged", b"deployment:g@1")])
+        async with asyncio.timeout(20):
+            await registry.caught_up()
+        assert not registry.book.entries["r"].asleep
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with_log(tmp_path, body)
