@@ -143,20 +143,22 @@ def test_the_file_gives_the_same_answers_however_often_it_dies(
     with tempfile.TemporaryDirectory() as folder:
         store = WindowStore(Path(folder) / "windows.db")
         found: list[Closed] = []
-        while (at := store.parts.get(0, (0, 0))[0]) < len(records):
-            first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
-            last = data.draw(st.integers(at, len(records) - 1))
-            part = [Record(encode(r)) for r in records[first : last + 1]]
-            group = store.fold_batches([LogBatch("oncue.matches", 0, range(first, last + 1), part)])
-            assert not group.bad
-            if data.draw(st.integers(0, 3)) == 3:  # killed before it was stored
-                store.close()
-                store = WindowStore(Path(folder) / "windows.db")
-                continue
-            store.store(group)
-            found += [c for _, _, c in group.closed]
+        try:
+            while (at := store.parts.get(0, (0, 0))[0]) < len(records):
+                first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
+                last = data.draw(st.integers(at, len(records) - 1))
+                part = [Record(encode(r)) for r in records[first : last + 1]]
+                group = store.fold_batches([LogBatch("oncue.matches", 0, range(first, last + 1), part)])
+                assert not group.bad
+                if data.draw(st.integers(0, 3)) == 3:  # killed before it was stored
+                    store.close()
+                    store = WindowStore(Path(folder) / "windows.db")
+                    continue
+                store.store(group)
+                found += [c for _, _, c in group.closed]
+        finally:
+            store.close()
         assert found == expected
-        store.close()
 
 
 def test_the_first_of_a_key_passes_and_the_time_counts_from_it() -> None:
