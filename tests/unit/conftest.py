@@ -1,0 +1,25 @@
+"""What unit tests open is closed behind them: Python 3.13 warns of a database that is not, in whatever test comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oncue.triggers.ledger import Ledger
+
+
+@pytest.fixture(autouse=True)
+def ledgers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    made: list[Ledger] = []
+    really = Ledger.__init__
+
+    def noted(self: Ledger, path: Path) -> None:
+        really(self, path)
+        made.append(self)
+
+    monkeypatch.setattr(Ledger, "__init__", noted)
+    yield
+    for ledger in made:
+        ledger.close()
