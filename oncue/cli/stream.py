@@ -56,10 +56,14 @@ def stream(log_url: str | None, data: str | None) -> None:
 
 
 def _told(settings: Settings) -> Callable[[list[int]], None]:
+    place = settings.data_path / "stream.partitions"  # there once this worker has its place: for health checks
+    place.unlink(missing_ok=True)
+
     def told(partitions: list[int]) -> None:
         which = ", ".join(map(str, partitions)) or "none, others have them all"
         click.echo(f"oncue stream is up on {settings.log_url}, partitions of {MATCHES}: {which}")
         sys.stdout.flush()
+        place.write_text(f"{which}\n")
 
     return told
 
