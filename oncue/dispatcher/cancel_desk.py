@@ -45,6 +45,8 @@ class CancelDesk(TaskDesk):
                 told += [i for i, state in closed.items() if state is State.CANCELLED]
                 wanted = [s for s in held if s.id not in closed]
                 await self._record(who, wanted)
+                # Where another server may act by now, it may have sent some before it read of the wish.
+                wanted = [s for s in wanted if s.call is not None and self.owners.sure(s.call.endpoint)]
             except BaseException:
                 self._release(held)
                 raise
@@ -75,8 +77,10 @@ class CancelDesk(TaskDesk):
             lane = self.bridge.lanes.get(state.call.endpoint) if state.call else None
             if lane is None or state.running[0] == state.attempt:
                 continue
-            if not lane.told and state.accepted_us < self.started_us:
+            if not lane.told and (self.log.shared or state.accepted_us < self.started_us):
                 continue  # the agent may have it from before this server's time
+            if not self.owners.sure(lane.endpoint):
+                continue
             if lane.hold_back(state.id):
                 held.append(state)
         return held

@@ -24,6 +24,7 @@ PAGE = 2_048  # tasks loaded from the view at once
 LOW = 512  # queued tasks below which the next page is loaded
 FRAME_TASKS = 256  # taken at once: large enough to carry a frame's cost, small enough to spread over workers
 FRAME_BYTES = 1 << 20
+KEEP_STOPPED_US = 10_000_000
 
 
 class Group(msgspec.Struct, gc=False):
@@ -59,6 +60,7 @@ class Intake:
         self.tasks = self.bytes = 0  # queued, and in `later` (bytes only)
         self.later: list[tuple[int, int, Group]] = []  # (due_us, tie-breaker, one task)
         self.stopped: set[bytes] = set()  # shall not start: cancelled or expired while waiting
+        self._stopped_us = 0  # when the last of them was
         self.loading = True  # fresh tasks are left to the view
         self._token = self._ties = 0
         self._asked = False
@@ -121,6 +123,11 @@ class Intake:
         """These ended; a page that was asked for before may still name them."""
         if self._asked:
             self._ended.update(ids)
+
+    def stop(self, ids: Iterable[bytes]) -> None:
+        """These shall not start."""
+        self.stopped.update(ids)
+        self._stopped_us = self.now_us
 
     # ------------------------------------------------------------ loading
 
@@ -192,7 +199,9 @@ class Intake:
             _, _, group = heapq.heappop(self.later)
             self.queue.append(group)
             self.tasks += 1  # its bytes are counted already
-        if not self.queue and not self.later and not self.loading:
+        idle = not self.queue and not self.later and not self.loading
+        # A reader may bring a record a little after the view had it, and those who ask the view.
+        if self.stopped and idle and self.now_us - self._stopped_us > KEEP_STOPPED_US:
             self.stopped.clear()
 
     def take(self, most: int) -> Group:

@@ -159,7 +159,7 @@ class Lane:
         """Whether it waits here; then it will not be sent. Not so what is at the agent, or has just ended."""
         if self.busy(task_id) or any(e.id == task_id for ends in self._unstored.values() for e in ends):
             return False
-        self.intake.stopped.add(task_id)
+        self._stop([task_id])
         return True
 
     def release(self, ids: Iterable[bytes]) -> None:
@@ -171,8 +171,12 @@ class Lane:
     def stop_waiting(self, ids: Iterable[bytes]) -> list[bytes]:
         """Those of the ids that are not at the agent; they will not be sent any more."""
         waiting = [i for i in ids if not self.busy(i)]
-        self.intake.stopped.update(waiting)
+        self._stop(waiting)
         return waiting
+
+    def _stop(self, ids: Iterable[bytes]) -> None:
+        self.intake.now_us = self.now_us
+        self.intake.stop(ids)
 
     # ------------------------------------------------------------ frames of the agent
 
@@ -323,7 +327,7 @@ class Lane:
                 closing.append(e)
             elif e.id in self.wished:
                 self.wished.discard(e.id)
-                self.intake.stopped.add(e.id)
+                self._stop([e.id])
                 self._out.append(EndWaiting([e.id]))
             else:
                 group = groups[e.id]

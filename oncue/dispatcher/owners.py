@@ -46,6 +46,7 @@ log = logging.getLogger("oncue.owners")
 GROUP = "oncue.owners"
 PAUSE_S = 1.0  # after what failed, and before a partition is claimed again that another has claimed
 RENEW_S = 86_400.0  # claims are said again, so that the log's retention does not forget them
+MANY = 100_000  # cancels that are under way
 PATIENCE_S = 24 * 3600.0  # with a view that is far behind
 
 
@@ -78,6 +79,9 @@ class Owners:
         self._changed = asyncio.Condition()
         self._admitted: set[str] = set()  # endpoints
         self._revoked: set[str] = set()
+        self._wishes: dict[
+            str, list[bytes]
+        ] = {}  # endpoint -> tasks that somebody has cancelled, while lanes are opened
         self._tasks: list[asyncio.Task[None]] = []
         self._share: Share | None = None
 
@@ -208,7 +212,11 @@ class Owners:
                 self._contested.set()
         if epochs:
             log.info("this server acts for %d of %d partitions", len(self._mine), self._partitions)
+        self._wishes = {}
+        for task_id, endpoint in await self._core.view.cancels(MANY):
+            self._wishes.setdefault(endpoint, []).append(task_id)
         self.sync()
+        self._wishes = {}
         await self._tell()
 
     async def _seen_to_the_end(self, topics: Iterable[str]) -> None:
@@ -295,6 +303,8 @@ class Owners:
         )
         lane.servers = self._servers()
         core.bridge.open(lane)
+        if wishes := self._wishes.get(e.id):  # before anything is sent
+            core.bridge.with_lane(e.id, lambda lane: lane.cancel(wishes, "cancelled"))
 
     def _endpoints(self, partitions: Iterable[int]) -> list[EndpointRecord]:
         wanted = set(partitions)

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds A:B [--jobs N]` runs seeds; `--seed N --trace` replays one."""
+"""`python -m tests.simulation --seeds A:B [--jobs N] [--many]` runs seeds; `--seed N --trace` replays one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import sys
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
+from tests.simulation.many import ManyWorld
 from tests.simulation.world import World
 
 
-def try_seed(seed: int) -> str:
+def try_seed(seed: int, world: type[World] = World) -> str:
     """ "" or what did not hold."""
     try:
-        World(seed).run()
+        world(seed).run()
     except Exception:
         return traceback.format_exc(limit=-3)
     return ""
@@ -26,17 +28,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--many", action="store_true", help="several servers on a log that they share")
     args = parser.parse_args()
+    world = ManyWorld if args.many else World
     if args.seed is not None:
-        World(args.seed, print if args.trace else None).run()
+        world(args.seed, print if args.trace else None).run()
         return 0
     first, last = map(int, args.seeds.split(":"))
     begun, failed = time.monotonic(), 0
     with ProcessPoolExecutor(args.jobs) as pool:
-        for seed, why in enumerate(pool.map(try_seed, range(first, last), chunksize=20), first):
+        for seed, why in enumerate(pool.map(partial(try_seed, world=world), range(first, last), chunksize=20), first):
             if why:
                 failed += 1
-                print(f"seed {seed} failed (replay: python -m tests.simulation --seed {seed} --trace)\n{why}")
+                how = f"{'--many ' if args.many else ''}--seed {seed} --trace"
+                print(f"seed {seed} failed (replay: python -m tests.simulation {how})\n{why}")
     took = time.monotonic() - begun
     print(f"{last - first} seeds, {failed} failed, {took:.1f} s, {(last - first) / took * 60:,.0f} a minute")
     return 1 if failed else 0

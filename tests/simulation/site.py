@@ -212,6 +212,7 @@ class Site:
         self.file, self.cabinet = MemoryFile(), MemoryCabinet()
         self.agent: Agent | None = None
         self.pool = SimPool(self, workers)
+        self.on_dial: Callable[[Site, Dial], None] | None = None
         self.link = 0  # number of the connection; each dial makes another
         self.crash_chance = 0.0  # at each effect
         self._wake_us = 0
@@ -283,7 +284,9 @@ class Site:
                 self.pool.cancel(effect.ids)
             elif isinstance(effect, Dial):
                 self.link += 1
-                self.clock.note(f"{self.name} dials, link {self.link}")
+                self.clock.note(f"{self.name} dials {effect.bridge}, link {self.link}")
+                if self.on_dial is not None:
+                    self.on_dial(self, effect)
         if self.agent is agent:
             self._sleep(agent)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from oncue import wire
 from oncue.dispatcher.lane import Lane
 from oncue.endpoint.agent import Agent
+from tests.simulation.many import ManyWorld
+from tests.simulation.member import Member
 from tests.simulation.world import World
 
 SEEDS, BUNCH = 1_500, 100
@@ -20,6 +24,18 @@ def test_seeds_hold(first: int) -> None:
             World(seed).run()
         except AssertionError as e:
             raise AssertionError(f"{e} (python -m tests.simulation --seed {seed} --trace)") from e
+
+
+MANY_SEEDS, MANY_BUNCH = 600, 50
+
+
+@pytest.mark.parametrize("first", range(0, MANY_SEEDS, MANY_BUNCH))
+def test_seeds_hold_with_several_servers(first: int) -> None:
+    for seed in range(first, first + MANY_BUNCH):
+        try:
+            ManyWorld(seed).run()
+        except AssertionError as e:
+            raise AssertionError(f"{e} (python -m tests.simulation --many --seed {seed} --trace)") from e
 
 
 def test_a_seed_repeats() -> None:
@@ -102,6 +118,32 @@ def test_a_bug_on_purpose_is_found(agent: type[Agent], lane: type[Lane]) -> None
     for seed in range(MUTANT_SEEDS):
         try:
             World(seed, agent_class=agent, lane_class=lane).run()
+        except Exception:
+            return
+    pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
+
+
+class NoFence(Lane):
+    """Its own ends count for ever."""
+
+    def _store(self, *args: Any, **kwargs: Any) -> None:
+        epoch, self.epoch = self.epoch, 0
+        super()._store(*args, **kwargs)
+        self.epoch = epoch
+
+
+class AlwaysSure(Member):
+    """Tells of what it stored, whoever may have ended it before."""
+
+    def sure(self, endpoint: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("lane", "member"), [(NoFence, Member), (Lane, AlwaysSure)])
+def test_a_bug_on_purpose_is_found_with_several_servers(lane: type[Lane], member: type[Member]) -> None:
+    for seed in range(MUTANT_SEEDS):
+        try:
+            ManyWorld(seed, lane_class=lane, member_class=member).run()
         except Exception:
             return
     pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")

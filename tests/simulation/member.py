@@ -1,0 +1,418 @@
+"""One of several servers: the real lanes, a view that lags behind the shared log, appends that are under way when it is
+stopped, and what dispatcher/owners.py does, step by step on virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from oncue import wire
+from oncue.dispatcher.effects import Changed, Check, EndWaiting, Load, Phase, Send, Store
+from oncue.dispatcher.intake import Group as Tasks
+from oncue.dispatcher.intake import OpenTask
+from oncue.dispatcher.lane import Lane, cancelled, ended
+from oncue.lifecycle import State, TaskState
+from oncue.messages import EXPIRED, Ended, Failure, ResultFrame, Task, TaskFrame, decode, encode
+from tests.simulation.clock import Clock
+from tests.simulation.group import HEARTBEAT_US, MARGIN, SESSION_US, Group
+from tests.simulation.server import Server
+from tests.simulation.topics import (
+    RESULTS,
+    Claimed,
+    Entry,
+    Fenced,
+    Fold,
+    Topics,
+    Wish,
+    Written,
+    control_of,
+    tasks_of,
+)
+
+LATE = encode(Failure("oncue.TaskExpired", "late"))
+EXPIRY_US = 1_000_000
+
+
+class Member(Server):
+    """`tell` is what clients are told: an end that closes its task."""
+
+    def __init__(
+        self,
+        name: str,
+        topics: Topics,
+        group: Group,
+        clock: Clock,
+        rng: random.Random,
+        endpoints: dict[str, int],
+        send: Callable[[str, str, int, list[bytes]], None],
+        tell: Callable[[str, Ended], None],
+        lane_class: type[Lane] = Lane,
+    ) -> None:
+        self.name, self.topics, self.group, self.clock, self.rng = name, topics, group, clock, rng
+        self.durable = topics  # type: ignore[assignment]  # its blobs and functions
+        self._endpoints, self._lane_class, self._tell = endpoints, lane_class, tell
+        self._send = lambda endpoint, link, parts: send(name, endpoint, link, parts)
+        self.alive, self.paused = True, False
+        self.lanes: dict[str, Lane] = {}
+        self.routes: dict[str, int] = {}
+        self.fold = Fold(topics)
+        self.crash_chance = self.store_fails = 0.0
+        self._uploads: dict[tuple[str, str], bytearray] = {}
+        self._frozen: deque[Callable[[], None]] = deque()
+        self._handed_over = 0  # appends
+        self._under_way: set[int] = set()  # their numbers
+        self._flushes: list[tuple[int, Callable[[], None]]] = []
+        self._last: dict[str, int] = {}  # partition -> when its last append arrives
+        self._waiting: list[tuple[dict[str, int], Callable[[], None]]] = []
+        # owners
+        self._given: frozenset[str] = frozenset()
+        self._mine: dict[str, int] = {}
+        self._settling = 0
+        self._rejoined = True
+        self._heard_us = 0
+        group.join(self)
+        self._heartbeat()
+        self._read()
+        self._tick()
+        self._expire()
+
+    # ------------------------------------------------------------ stopped and continued
+
+    def _later(self, pause_us: float, what: Callable[[], None]) -> None:
+        self.clock.after(pause_us, lambda: self.run(what))
+
+    def run(self, what: Callable[[], None]) -> None:
+        """Now; or, where it is stopped, as soon as it goes on; or never."""
+        if self.paused:
+            self._frozen.append(what)
+        elif self.alive:
+            what()
+
+    def pause(self) -> None:
+        self.clock.note(f"{self.name} is stopped")
+        self.paused = True
+
+    def go_on(self) -> None:
+        """All that had come meanwhile happens, before it hears of anything else."""
+        if not self.paused:
+            return
+        self.clock.note(f"{self.name} goes on")
+        self.paused = False
+        while self._frozen and self.alive and not self.paused:
+            self._frozen.popleft()()
+
+    def crash(self) -> None:
+        self.clock.note(f"{self.name} crashes")
+        self.alive = False
+        self._frozen.clear()
+
+    # ------------------------------------------------------------ the group
+
+    def _heartbeat(self) -> None:
+        sent = self.clock.now_us
+        if self.group.heartbeat(self):
+            self._heard_us = sent
+        else:
+            self._rejoined = True
+            self.group.join(self)
+        self._later(100_000 if self._rejoined else HEARTBEAT_US, self._heartbeat)
+
+    def rejoin(self) -> None:
+        self._rejoined = True
+
+    def sure(self, endpoint: str) -> bool:
+        fresh = self.clock.now_us - self._heard_us < MARGIN * SESSION_US
+        return endpoint in self._mine and not self._rejoined and fresh
+
+    def given(self, endpoints: frozenset[str]) -> None:
+        def hear() -> None:
+            self._rejoined, self._heard_us = False, 0
+            self._settle(endpoints)
+
+        self.run(hear)
+
+    # ------------------------------------------------------------ owners
+
+    def _settle(self, given: frozenset[str]) -> None:
+        self._given = given
+        self._settling += 1
+        turn = self._settling
+        for endpoint in [e for e in self._mine if e not in given]:
+            self._lose(endpoint)
+        self._when(self.topics.ends(control_of(e) for e in self._endpoints), lambda: self._claim(turn))
+
+    def _claim(self, turn: int) -> None:
+        if turn != self._settling:
+            return
+        wanted = [e for e in self._given if e not in self._mine]
+        epochs: dict[str, int] = {}
+
+        def claimed(endpoint: str, offset: int) -> None:
+            epochs[endpoint] = offset + 1
+            if len(epochs) == len(wanted):
+                self.append(RESULTS, Fenced(tuple(epochs.items())), lambda _: self._act(turn, epochs))
+
+        for endpoint in wanted:
+            self.append(control_of(endpoint), Claimed(self.name), lambda offset, e=endpoint: claimed(e, offset))
+
+    def _act(self, turn: int, epochs: dict[str, int]) -> None:
+        names = [RESULTS, *(control_of(e) for e in epochs), *(tasks_of(e) for e in epochs)]
+
+        def act() -> None:
+            if turn != self._settling:
+                return
+            for endpoint, epoch in epochs.items():
+                if self.fold.claims[endpoint][0] == epoch:
+                    self._mine[endpoint] = epoch
+                    self.clock.note(f"{self.name} acts for {endpoint}, epoch {epoch}")
+                    lost = self._endpoints[endpoint]
+                    self.lanes[endpoint] = self._lane_class(endpoint, epoch, self.name, "1", lost_after_ms=lost)
+                    wishes = [s.id for s in self.fold.open_of(endpoint) if s.cancel_us]
+                    self.with_lane(endpoint, lambda lane, w=wishes: lane.cancel(w, "cancelled"))
+                else:
+                    self._contest()
+
+        self._when(self.topics.ends(names), act)
+
+    def _contest(self) -> None:
+        self._later(1_000_000, lambda: self._settle(self._given))
+
+    def _lose(self, endpoint: str) -> None:
+        del self._mine[endpoint]
+        lane = self.lanes.pop(endpoint)
+        epoch, to = self._redirect(endpoint)
+        lane.hand_over(epoch, to)
+        for effect in lane.drain():
+            if isinstance(effect, Send) and endpoint in self.routes:
+                self._send(endpoint, self.routes[endpoint], effect.parts)
+
+    def _redirect(self, endpoint: str) -> tuple[int, wire.Redirect]:
+        epoch, server = self.fold.claims.get(endpoint, (0, ""))
+        if server in ("", self.name):
+            return epoch, wire.Redirect(why="not known yet")
+        return epoch, wire.Redirect(server, "k", "another acts")
+
+    # ------------------------------------------------------------ the log
+
+    def append(self, partition: str, entry: Entry, done: Callable[[int], None]) -> None:  # type: ignore[override]
+        """Leaves the process later, and arrives later still: in order. What has left arrives, whatever becomes of it."""
+
+        def leave() -> None:
+            at = max(self._last.get(partition, 0), self.clock.now_us + self.rng.randrange(100, 20_000))
+            self._last[partition] = at
+            self.clock.at(at, arrive)
+
+        def arrive() -> None:
+            log = self.topics.partitions[partition]
+            log.append(Written(entry, self.name))
+            offset = len(log) - 1
+            self._later(self.rng.randrange(100, 3_000), lambda: self._ack(number, lambda: done(offset)))
+
+        number = self._handed_over
+        self._handed_over += 1
+        self._under_way.add(number)
+        self._leave(partition, leave)
+
+    def _ack(self, number: int, done: Callable[[], None]) -> None:
+        self._under_way.discard(number)
+        done()
+        first = min(self._under_way, default=self._handed_over)
+        ready = [call for at, call in self._flushes if at <= first]
+        self._flushes = [(at, call) for at, call in self._flushes if at > first]
+        for call in ready:
+            self.run(call)
+
+    def _leave(self, partition: str, leave: Callable[[], None]) -> None:
+        key = "leave " + partition
+        at = max(self._last.get(key, 0), self.clock.now_us + self.rng.choice((0, 0, 2_000, 30_000)))
+        self._last[key] = at
+        self.clock.at(at, lambda: self.run(leave))
+
+    def _read(self) -> None:
+        names = list(self.topics.partitions)
+        self.rng.shuffle(names)
+        fresh: list[tuple[str, int, Written]] = []
+        for name in names:
+            end = len(self.topics.partitions[name])
+            if self.rng.random() < 0.8:
+                fresh += [(name, offset, w) for offset, w in self.fold.apply(name, end)]
+        ready = [call for ends, call in self._waiting if self.fold.has(ends)]
+        self._waiting = [(ends, call) for ends, call in self._waiting if not self.fold.has(ends)]
+        for call in ready:
+            self.run(call)
+        # The lanes hear a moment later, when the view is asked meanwhile, too.
+        self._later(self.rng.choice((0, 500)), lambda: self._feed(fresh))
+        self._later(self.rng.choice((1_000, 1_000, 10_000, 60_000)), self._read)
+
+    def _feed(self, fresh: list[tuple[str, int, Written]]) -> None:
+        for name, offset, written in fresh:
+            entry = written.entry
+            if not self.alive:
+                return
+            if isinstance(entry, TaskFrame) and written.by != self.name:
+                size = sum(len(t.args) for t in entry.tasks)
+                self.with_lane(entry.call.endpoint, lambda lane, e=entry, o=offset, s=size: lane.fresh(e, s, o))
+            elif isinstance(entry, Wish):
+                self.with_lane(name.partition(".")[2], lambda lane, e=entry: lane.cancel(e.ids, "cancelled"))
+            elif isinstance(entry, Claimed) and entry.server != self.name:
+                endpoint = name.partition(".")[2]
+                if self._mine.get(endpoint, offset + 1) < offset + 1:
+                    self._lose(endpoint)
+                    self._contest()
+
+    def _when(self, ends: dict[str, int], call: Callable[[], None]) -> None:
+        """Once the view has all below these offsets."""
+        if self.fold.has(ends):
+            self._later(self.rng.randrange(50, 2_000), call)
+        else:
+            self._waiting.append((ends, call))
+
+    def barrier(self, call: Callable[[], None], endpoint: str = "") -> None:
+        """All that was handed over before is durable, and the view has it."""
+
+        def flushed() -> None:
+            self._when(self.topics.ends((RESULTS, tasks_of(endpoint))), call)
+
+        if not self._under_way:
+            flushed()
+        else:
+            self._flushes.append((self._handed_over, flushed))
+
+    # ------------------------------------------------------------ in
+
+    def submit(self, endpoint: str, frame: TaskFrame, accepted: Callable[[], None]) -> None:
+        def done(_: int) -> None:
+            accepted()
+            size = sum(len(t.args) for t in frame.tasks)
+            self.with_lane(endpoint, lambda lane: lane.fresh(frame, size))
+
+        self.append(tasks_of(endpoint), frame, done)
+
+    def cancel(self, endpoint: str, ids: list[bytes], recorded: Callable[[], None] = lambda: None) -> None:
+        self.append(control_of(endpoint), Wish(tuple(ids), self.clock.now_us), lambda _: recorded())
+
+    def cancel_waiting(self, endpoint: str, task_id: bytes, promise: Callable[[], None]) -> None:
+        state, lane = self.fold.states.get(task_id), self.lanes.get(endpoint)
+        if state is None or state.state.closed or lane is None or not lane.told or not self.sure(endpoint):
+            return
+        if not lane.hold_back(task_id):
+            return
+
+        def look() -> None:
+            if not self.fold.states[task_id].state.closed:
+                self.cancel(endpoint, [task_id], lambda: promise() if self.sure(endpoint) else None)
+
+        self.barrier(look, endpoint)
+
+    def frame(self, endpoint: str, link: int, parts: list[bytes]) -> None:
+        def hear() -> None:
+            if endpoint in self.lanes:
+                super(Member, self).frame(endpoint, link, parts)
+                return
+            envelope, _ = wire.decode_from_agent(parts)
+            epoch, to = self._redirect(endpoint)
+            if epoch < envelope.epoch and to.bridge:
+                to = wire.Redirect(why="not known yet")
+            head = wire.BridgeEnvelope(envelope.session, -1, max(epoch, envelope.epoch), to)
+            self._send(endpoint, link, [wire.encode(head)])
+
+        self.run(hear)
+
+    def with_lane(self, endpoint: str, call: Callable[[Lane], object]) -> None:
+        if endpoint in self.lanes:
+            super().with_lane(endpoint, call)
+
+    def _expire(self) -> None:
+        """The housekeeper's duty, for endpoints whose agents are away, too."""
+        for endpoint in list(self.lanes):
+            for s in self.fold.open_of(endpoint):
+                if s.call is not None and s.call.expires_us and s.call.expires_us < self.clock.now_us:
+                    end = ended(_task(s), s.attempt, EXPIRED, self.clock.now_us, LATE)
+                    self.with_lane(endpoint, lambda lane, s=s, e=end: lane.end_waiting(_tasks(s), [e]))
+        self._later(EXPIRY_US, self._expire)
+
+    # ------------------------------------------------------------ what lanes want
+
+    def _carry(self, lane: Lane, effect: Any) -> None:
+        name = lane.endpoint
+        if isinstance(effect, Load):
+            self.barrier(lambda: self._load(name, effect), name)
+        elif isinstance(effect, Check):
+            self.barrier(lambda: self._check(name, effect), name)
+        elif isinstance(effect, EndWaiting):
+            self.barrier(lambda: self._end_waiting(name, effect.ids), name)
+        elif isinstance(effect, Changed):
+            self.clock.note(f"{self.name}: {name} is {effect.phase.value}: {effect.why}")
+            if effect.phase is Phase.READY:
+                wanted = [s.id for s in self.fold.open_of(name) if s.cancel_us]
+                if wanted:
+                    self._later(100, lambda: self.with_lane(name, lambda lane: lane.cancel(wanted, "cancelled")))
+        else:
+            super()._carry(lane, effect)
+
+    def _store(self, name: str, effect: Store) -> None:
+        if not effect.ours and self.store_fails and self.rng.random() < self.store_fails:
+            self._later(1_000, lambda: self.with_lane(name, lambda lane: lane.not_stored(effect.token)))
+            return
+
+        def done(offset: int) -> None:
+            if self.sure(name):
+                for e in effect.closing:
+                    self._tell(self.name, e)
+            else:
+                ids = [e.id for e in effect.closing]
+                self._when({RESULTS: offset + 1}, lambda: self._tell_by_view(ids))
+            self.with_lane(name, lambda lane: lane.durable(effect.token))
+
+        decode(ResultFrame, effect.record)
+        self.append(RESULTS, bytes(effect.record), done)
+
+    def _tell_by_view(self, ids: list[bytes]) -> None:
+        for task_id in ids:
+            closing = self.fold.closing(task_id)
+            if closing is not None:
+                self._tell(self.name, closing)
+
+    def _load(self, name: str, effect: Load) -> None:
+        rows = [
+            OpenTask(self.fold.seq[s.id], s.call, s.accepted_us, s.attempt, s.due_us, _task(s))
+            for s in self.fold.open_of(name)
+            if self.fold.seq[s.id] > effect.after and s.call is not None
+        ]
+        reached = self.fold.reached[tasks_of(name)]
+        # The answer is of the view as it is now, and comes later.
+        page = rows[: effect.limit]
+        self._later(
+            self.rng.choice((0, 300, 3_000)),
+            lambda: self.with_lane(name, lambda lane: lane.page(effect.token, page, reached)),
+        )
+
+    def _check(self, name: str, effect: Check) -> None:
+        known = {i for i in effect.ids if self.fold.place.get(i) == name}
+        self.with_lane(name, lambda lane: lane.checked(effect.token, known))
+
+    def _end_waiting(self, name: str, ids: list[bytes]) -> None:
+        for task_id in ids:
+            s = self.fold.states.get(task_id)
+            if s is None or s.call is None or s.state is not State.WAITING or name not in self.lanes:
+                continue
+            end = cancelled(_task(s), s.attempt, self.clock.now_us, s.cancel_by)
+
+            def finish(lane: Lane, s: TaskState = s, end: Ended = end) -> None:
+                if not lane.end_waiting(_tasks(s), [end]):
+                    lane.cancel([end.id], "cancelled")
+
+            self.with_lane(name, finish)
+            if self.alive and name in self.lanes and not self.lanes[name].busy(task_id):
+                self.barrier(lambda i=task_id: self._end_waiting(name, [i]), name)
+
+
+def _task(s: TaskState) -> Task:
+    return Task(s.id, s.args, s.event, s.retry_of, s.mark_us)
+
+
+def _tasks(s: TaskState) -> Tasks:
+    assert s.call is not None
+    return Tasks(s.call, encode(s.call), s.attempt, s.accepted_us, [_task(s)], 0)
