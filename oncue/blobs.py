@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -98,6 +99,22 @@ class Blobs:
         self._tmp = self.folder / "tmp"
         with _disk():
             self._tmp.mkdir(parents=True, exist_ok=True)
+
+    def identity(self) -> str:
+        """Which store this is: the same for all who see it. Raises DiskFull, Invalid."""
+        path = self.folder / "store.id"
+        if not path.exists():
+            with _disk():
+                fd, name = tempfile.mkstemp(dir=self._tmp)
+                os.write(fd, secrets.token_hex(8).encode())
+                os.close(fd)
+                with contextlib.suppress(FileExistsError):  # two that make it at once get the same
+                    os.link(name, path)
+                os.unlink(name)
+        try:
+            return path.read_text()
+        except OSError as e:
+            raise Invalid(f"{path} cannot be read: {e.strerror}", remedy="the server needs to read it") from None
 
     # ------------------------------------------------------------ in
 
@@ -259,6 +276,9 @@ class UrlBlobs(Blobs):
             return False
         self._store.rm_file(self._name(sha256))
         return True
+
+    def identity(self) -> str:
+        return str(self._root)
 
     def sweep(self, keep: Collection[str], older_than_s: float) -> int:
         gone = 0

@@ -118,7 +118,8 @@ class Carrier:
         )
 
     def _tell(self, endpoint: str, effect: Store, positions: list[Position]) -> None:
-        if self._core.owners.sure(endpoint):
+        fenced = effect.ours and self._core.log.shared  # by a later claim it may be: the log's order says
+        if self._core.owners.sure(endpoint) and not fenced:
             self._core.board.tell(effect.call, effect.closing)
             self._core.metrics.outcomes(_by_state(effect.closing))
         else:

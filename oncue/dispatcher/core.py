@@ -77,11 +77,15 @@ class Core:
 
     async def record(self, entries: Sequence[tuple[str, Registry]]) -> str:
         """Append (key, record) pairs to the registry, all or nothing; returns when they are in force here."""
+        return position_text(await self.record_at(entries))
+
+    async def record_at(self, entries: Sequence[tuple[str, Registry]]) -> list[Position]:
+        """The same, and where they are."""
         records = [Record(encode(entry), key=key.encode()) for key, entry in entries]
         positions = await self.log.append(REGISTRY, records)
         await self.seen(positions)
         await self.reload()
-        return position_text(positions)
+        return positions
 
     async def registry_caught_up(self) -> None:
         """What was registered by now, through whatever server, is in force here."""
@@ -96,7 +100,8 @@ class Core:
         """Take the registry from the view into memory."""
         endpoints = await self.view.endpoints()
         self._endpoints = {e.id: e for e in endpoints}
-        self._endpoint_names = {(e.owner, e.name): e.id for e in endpoints if not e.revoked}
+        # Of two that were registered at once, until one of them is taken back: the first.
+        self._endpoint_names = {(e.owner, e.name): e.id for e in reversed(endpoints) if not e.revoked}
         self._tokens = {t.hash: t for t in await self.view.tokens()}
 
     # ------------------------------------------------------------ people and endpoints

@@ -102,6 +102,13 @@ class Owners:
         """Who has claimed it last."""
         return self._claims.get(self.partition(key))
 
+    def other_stores(self) -> list[str]:
+        """The servers that keep their blobs elsewhere: what is large cannot be had through all."""
+        found = {
+            row.claim.url or row.claim.server for row in self._claims.values() if row.claim.blobs != self._me.blobs
+        }
+        return sorted(found) if self._core.log.shared else []
+
     def place(self, key: str) -> str:
         """Where that is, for people."""
         row = self.owner(key)
@@ -164,7 +171,8 @@ class Owners:
                         await self._settle(given)
                     else:
                         await asyncio.sleep(PAUSE_S)
-                        await self._settle(self._given)
+                        if share.sure():  # else the group has given them to the other, and this server will hear of it
+                            await self._settle(self._given)
                 except OncueError as e:
                     log.error("this server's part in the group of owners: %s", e)
                     if news.done() and not isinstance(news.exception(), LogError):
@@ -203,6 +211,10 @@ class Owners:
         endpoints = [tasks_topic(e.id) for e in self._endpoints(epochs)]
         await self._seen_to_the_end((CONTROL, RESULTS, REGISTRY, *endpoints))
         await self._core.reload()
+        # A claim that left this process late, when the group had given its partition to another, must not be acted on:
+        # so whoever acts has claimed before its successor has.
+        if self._share is None or not await self._share.until_sure():
+            return
         for row in await self._core.view.claims():
             self._learn(row)
         for partition, epoch in epochs.items():
@@ -246,7 +258,10 @@ class Owners:
         known = self._claims.get(row.partition)
         if known is not None and known.epoch >= row.epoch:
             return
+        before = self.other_stores()
         self._claims[row.partition] = row
+        for server in set(self.other_stores()) - set(before):
+            log.error("the server %s has another folder of blobs: set blobs_folder to one that all servers see", server)
         mine = self._mine.get(row.partition)
         if mine is not None and row.claim.server != self._me.server:
             self._lose(row.partition, "another server acts for this endpoint now")

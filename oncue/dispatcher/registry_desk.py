@@ -111,6 +111,8 @@ class RegistryDesk(Core):
                 f"{request.name!r} is not a name for an endpoint",
                 remedy="use letters, digits, dots, dashes, underscores",
             )
+        if self.log.shared:
+            await self.registry_caught_up()
         key = request.public_key.encode()
         try:
             curve.raw_key(key)
@@ -146,7 +148,9 @@ class RegistryDesk(Core):
         )
         if record != known:
             await self.log.ensure({tasks_topic(record.id): Topic()})
-            await self.record([(f"endpoint:{record.id}", record)])
+            (position,) = await self.record_at([(f"endpoint:{record.id}", record)])
+            if known is None and self.log.shared:
+                await self._first_of_its_name(record, position.first)
         self.owners.sync()
         return r.Registered(
             id=record.id,
@@ -154,6 +158,16 @@ class RegistryDesk(Core):
             server_key=self.server_key,
             bridge=f"tcp://{self.settings.bridge_host or self.settings.host}:{self.bridge.port}",
         )
+
+    async def _first_of_its_name(self, mine: EndpointRecord, offset: int) -> None:
+        """Two servers may have registered one name at once: all see the same one first, and that one stays."""
+        for place, other in await self.view.endpoint_places(mine.name):
+            if place < offset and other.owner == mine.owner and other.id != mine.id and not other.revoked:
+                await self.record([(f"endpoint:{mine.id}", msgspec.structs.replace(mine, revoked=True))])
+                raise Conflict(
+                    f"there is an endpoint {mine.name!r} with another key, registered through another server just now",
+                    remedy=f"use another name, or revoke the other one: oncue endpoints revoke {mine.name}",
+                )
 
     async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
         counts, reports = await self.view.open_counts(), await self._reports()

@@ -142,6 +142,7 @@ class RuleDesk(WindowDesk):
     async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         self.accepting()
         async with self._changing:
+            await self._registry_caught_up()
             answers = await self._deploy(who, request)
         return answers if request.dry_run else await self._with_triggers(answers)
 
@@ -219,9 +220,34 @@ class RuleDesk(WindowDesk):
         """The newest of each label is under its own key; each version also under one of its own, for the history."""
         both = [(f"{key}@{d.version}", d) for key, d in entries]
         self._answering.update(d.label for _, d in entries)
-        if both:
-            await self.record(both)
+        if not both:
+            return
+        try:
+            (position,) = await self.record_at(both)
             await self.reload_rules()
+            if self.log.shared:
+                await self._first_of_their_versions(entries, position.first)
+        except BaseException:
+            self._answering.difference_update(d.label for _, d in entries)
+            raise
+
+    async def _first_of_their_versions(self, entries: list[tuple[str, Deployment]], offset: int) -> None:
+        """Two servers may have deployed a label at once, both as its next version: all see the same one first, and that one is
+        put in force again, behind the other."""
+        lost: list[tuple[str, Deployment]] = []
+        for key, mine in entries:
+            places = await self.view.deployment_places(mine.label)
+            first = next((d for place, d in places if d.version == mine.version and place < offset), None)
+            if first is not None:
+                lost.append((f"{key}@{first.version}", first))
+        if lost:
+            await self.record(lost)
+            await self.reload_rules()
+            labels = ", ".join(d.label for _, d in lost)
+            raise Conflict(
+                f"{labels} was deployed through another server at the same moment, and that is in force",
+                remedy="look at the difference (oncue deploy --dry-run), then deploy again",
+            )
 
     async def _with_triggers(self, answers: list[r.Deployed]) -> list[r.Deployed]:
         """The answers, once the deployments' triggers have told what was there before from what comes; also where nothing
@@ -359,6 +385,7 @@ class RuleDesk(WindowDesk):
         """An old version becomes a new one: the history only grows. With dry_run: what it would change."""
         self.accepting()
         async with self._changing:
+            await self._registry_caught_up()
             done = await self._rollback(who, label, version, dry_run)
         return done if dry_run else (await self._with_triggers([done]))[0]
 
@@ -392,6 +419,7 @@ class RuleDesk(WindowDesk):
     async def remove_rules(self, who: Who, label: str) -> r.Deployed:
         self.accepting()
         async with self._changing:
+            await self._registry_caught_up()
             return await self._remove_rules(who, label)
 
     async def _remove_rules(self, who: Who, label: str) -> r.Deployed:

@@ -170,7 +170,15 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
             self.server_id,
             bridge=f"tcp://{self.settings.advertised_host}:{self.bridge.port}",
             server_key=self.server_key,
+            url=self._url(),
+            blobs=self.blobs.identity(),
         )
+
+    def _url(self) -> str:
+        """Of the API, which opens last: on the port of the settings, or on that of the last time; "": not known."""
+        remembered = self.folder / "http.port"
+        port = self.settings.port or (int(remembered.read_text()) if remembered.exists() else 0)
+        return f"http://{self.settings.advertised_host}:{port}" if port else ""
 
     def _run(self, coroutine: Any, *, vital: bool = False) -> None:
         task = asyncio.create_task(coroutine)
@@ -240,11 +248,16 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
             "log": self.disk_full or "ok",
             "view": "ok",
             "bridge": "ok",
+            "blobs": self._blobs_trouble() or "ok",
             "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
             "rules with memory": self.memory_trouble() or "ok",
         }
         status = "ok" if self.ready and not self.disk_full else ("degraded" if self.ready else "starting")
         return r.Health(status=status, version=self.version, checks=checks, triggers=idle)
+
+    def _blobs_trouble(self) -> str:
+        others = self.owners.other_stores() if self._live else []
+        return f"not the folder of {', '.join(others)}: set blobs_folder to one that all servers see" if others else ""
 
     async def collect(self) -> None:
         """Gauges for /metrics."""

@@ -127,7 +127,7 @@ class WindowDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def with_windows(self, infos: list[r.RuleInfo]) -> list[r.RuleInfo]:
-        if not any(info.memory for info in infos):
+        if not any(info.memory for info in infos) or not self.owners.acts(WINDOWS):
             return infos
         found, trouble = await self.windows.summary(), self.memory_trouble()
         return [self._with_window(info, found.get(info.name), trouble) if info.memory else info for info in infos]

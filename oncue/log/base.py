@@ -111,6 +111,10 @@ class Share(ABC):
         and is not deciding anew."""
 
     @abstractmethod
+    async def until_sure(self) -> bool:
+        """Wait until it is; False when the group has decided anew before, or is about to, and `next` is to be asked."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Leave the group: others get the partitions at once."""
 

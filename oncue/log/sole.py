@@ -24,5 +24,8 @@ class Sole(Share):
     def sure(self) -> bool:
         return not self._closed.is_set()
 
+    async def until_sure(self) -> bool:
+        return self.sure()
+
     async def close(self) -> None:
         self._closed.set()

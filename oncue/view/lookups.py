@@ -132,8 +132,8 @@ def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: An
 
 
 def endpoints(db: sqlite3.Connection) -> list[EndpointRecord]:
-    """All, also revoked ones, by name."""
-    return _all(db, EndpointRecord, "SELECT record FROM endpoint ORDER BY name, id")
+    """All, also revoked ones, in the registry's order."""
+    return _all(db, EndpointRecord, "SELECT record FROM endpoint ORDER BY pos")
 
 
 def endpoint(db: sqlite3.Connection, name: str) -> EndpointRecord | None:
@@ -143,6 +143,18 @@ def endpoint(db: sqlite3.Connection, name: str) -> EndpointRecord | None:
         return found
     named = _all(db, EndpointRecord, "SELECT record FROM endpoint WHERE name = ? ORDER BY pos DESC", name)
     return next((e for e in named if not e.revoked), named[0] if named else None)
+
+
+def endpoint_places(db: sqlite3.Connection, name: str) -> list[tuple[int, EndpointRecord]]:
+    """Those of this name, in the registry's order, and where they stand in it."""
+    found = db.execute("SELECT pos, record FROM endpoint WHERE name = ? ORDER BY pos", (name,)).fetchall()
+    return [(pos, decode(EndpointRecord, raw)) for pos, raw in found]
+
+
+def deployment_places(db: sqlite3.Connection, label: str) -> list[tuple[int, Deployment]]:
+    """All of a label, in the registry's order, and where they stand in it."""
+    found = db.execute("SELECT pos, record FROM deployment WHERE label = ? ORDER BY pos", (label,)).fetchall()
+    return [(pos, decode(Deployment, raw)) for pos, raw in found]
 
 
 def deployments(db: sqlite3.Connection) -> list[Deployment]:

@@ -203,6 +203,14 @@ class View:
         """By id or name."""
         return await self._readers.ask(lookups.endpoint, name)
 
+    async def endpoint_places(self, name: str) -> list[tuple[int, EndpointRecord]]:
+        """(offset, record) of the endpoints of this name, in the registry's order."""
+        return await self._readers.ask(lookups.endpoint_places, name)
+
+    async def deployment_places(self, label: str) -> list[tuple[int, Deployment]]:
+        """(offset, record) of all versions, in the registry's order."""
+        return await self._readers.ask(lookups.deployment_places, label)
+
     async def deployments(self) -> list[Deployment]:
         """What is in force: the newest of each label, unless it was removed."""
         return await self._readers.ask(lookups.deployments)

@@ -25,13 +25,13 @@ class Many:
 
     # ------------------------------------------------------------ servers
 
-    def add(self) -> System:
+    def add(self, *words: str) -> System:
         name = f"server{len(self.servers)}"
         where = self.folder / name
         where.mkdir()
         server = System(where, where / "data", ONCUE_LOG=self._log, ONCUE_BLOBS_FOLDER=str(self.folder / "blobs"))
         self.servers.append(server)
-        server.up("--no-endpoint")
+        server.up(*(words or ("--no-endpoint",)))
         return server
 
     def pause(self, server: System) -> psutil.Process:

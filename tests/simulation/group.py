@@ -19,7 +19,7 @@ class Member(Protocol):
 
     def rejoin(self) -> None: ...
 
-    def given(self, endpoints: frozenset[str]) -> None: ...
+    def given(self, endpoints: frozenset[str], turn: int) -> None: ...
 
 
 class Group:
@@ -29,6 +29,7 @@ class Group:
         self._members: dict[str, Member] = {}
         self._has: dict[str, frozenset[str]] = {}
         self._deciding = False
+        self._generation = 0
         self._joined: set[str] = set()
         self._look()
 
@@ -86,4 +87,6 @@ class Group:
         for name, endpoints in self._has.items():
             self._clock.note(f"group: {name} is given {sorted(endpoints)}")
             member = self._members[name]
-            self._clock.after(self._rng.randrange(100, 300_000), lambda m=member, e=endpoints: m.given(e))
+            self._generation += 1
+            pause, turn = self._rng.randrange(100, 300_000), self._generation
+            self._clock.after(pause, lambda m=member, e=endpoints, t=turn: m.given(e, t))

@@ -71,7 +71,7 @@ class Member(Server):
         self._mine: dict[str, int] = {}
         self._settling = 0
         self._rejoined = True
-        self._heard_us = 0
+        self._heard_us = self._turn = 0
         group.join(self)
         self._heartbeat()
         self._read()
@@ -119,17 +119,28 @@ class Member(Server):
             self.group.join(self)
         self._later(100_000 if self._rejoined else HEARTBEAT_US, self._heartbeat)
 
+    def _confirm(self) -> None:
+        sent = self.clock.now_us
+        if self.group.heartbeat(self):
+            self._heard_us = sent
+
     def rejoin(self) -> None:
         self._rejoined = True
 
     def sure(self, endpoint: str) -> bool:
-        fresh = self.clock.now_us - self._heard_us < MARGIN * SESSION_US
-        return endpoint in self._mine and not self._rejoined and fresh
+        return endpoint in self._mine and self._sure()
 
-    def given(self, endpoints: frozenset[str]) -> None:
+    def _sure(self) -> bool:
+        return not self._rejoined and self.clock.now_us - self._heard_us < MARGIN * SESSION_US
+
+    def given(self, endpoints: frozenset[str], turn: int) -> None:
         def hear() -> None:
+            if turn < self._turn:
+                return
+            self._turn = turn
             self._rejoined, self._heard_us = False, 0
             self._settle(endpoints)
+            self._later(self.rng.randrange(500, 50_000), self._confirm)
 
         self.run(hear)
 
@@ -163,6 +174,8 @@ class Member(Server):
         def act() -> None:
             if turn != self._settling:
                 return
+            if not self._sure():
+                return self._later(20_000, act)
             for endpoint, epoch in epochs.items():
                 if self.fold.claims[endpoint][0] == epoch:
                     self._mine[endpoint] = epoch
@@ -177,7 +190,7 @@ class Member(Server):
         self._when(self.topics.ends(names), act)
 
     def _contest(self) -> None:
-        self._later(1_000_000, lambda: self._settle(self._given))
+        self._later(1_000_000, lambda: self._settle(self._given) if self._sure() else self._contest())
 
     def _lose(self, endpoint: str) -> None:
         del self._mine[endpoint]
@@ -358,7 +371,7 @@ class Member(Server):
             return
 
         def done(offset: int) -> None:
-            if self.sure(name):
+            if self.sure(name) and not effect.ours:
                 for e in effect.closing:
                     self._tell(self.name, e)
             else:

@@ -185,6 +185,9 @@ class KafkaLog(Log):
             if append.records:
                 topic = await self._topics.need(append.topic)
                 found.append((topic, self._place(topic, append.records, append.partition)))
+        if place is not None and owner is None and self._transactions.fenced(group, place):
+            # No group says whose it is: the caller does, who has it again.
+            await self._transactions.claim(group, place)
         offsets = {TopicPartition(self._topics.full(t), p): (end, "") for (t, p), end in ends.items()}
         positions = await self._transactions.commit(group, place, offsets, found)
         self._offsets.note(group, ends)

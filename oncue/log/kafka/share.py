@@ -8,9 +8,11 @@ stands still while the process is stopped would lie: the monotonic one goes on.)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
+from aiokafka import errors as k
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.structs import TopicPartition
 
@@ -36,6 +38,8 @@ class KafkaShare(Share):
         self._deciding = True
         self._heard_s = 0.0  # when the last heartbeat that was answered was sent
         self._news = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._confirming: asyncio.Task[None] | None = None
         self._error: OncueError | None = None
         self._closed = False
         self._joining = asyncio.create_task(self._join(), name=f"share {group}")
@@ -57,6 +61,7 @@ class KafkaShare(Share):
             heard = await heartbeat()
             if heard:
                 self._heard_s = sent_s
+                self._heard.set()
             return heard
 
         coordinator._do_heartbeat = timed
@@ -65,10 +70,18 @@ class KafkaShare(Share):
         self._assignor.on_generation_assignment(self._member.coordinator.generation)
         # Sure from the next heartbeat on: this process may have been stopped before it came to read the group's answer.
         self._held, self._deciding, self._heard_s = places, False, 0.0
+        self._heard.clear()
         self._news.set()
+        self._confirming = asyncio.create_task(self._confirm(), name="share's first heartbeat")
+
+    async def _confirm(self) -> None:
+        """At once, not only when the next heartbeat is due."""
+        with contextlib.suppress(k.KafkaError, OSError):  # the next one tells
+            await self._member.coordinator._do_heartbeat()
 
     def _unsettled(self) -> None:
         self._deciding = True
+        self._heard.set()  # whoever waits to be sure looks again
 
     def _fail(self, error: OncueError) -> None:
         self._error = error
@@ -92,12 +105,25 @@ class KafkaShare(Share):
         silent_s = time.monotonic() - self._heard_s
         return not self._deciding and not self._closed and silent_s < MARGIN * self._address.options.session_s
 
+    async def until_sure(self) -> bool:
+        while not self.sure():
+            if self._deciding or self._closed or self._news.is_set():
+                return False
+            self._heard.clear()
+            news, heard = asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._heard.wait())
+            try:
+                await asyncio.wait((news, heard), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel(), heard.cancel()
+        return True
+
     async def close(self) -> None:
         self._closed = True
         self._news.set()
         self._forget(self)
-        self._joining.cancel()
-        await asyncio.gather(self._joining, return_exceptions=True)
+        for task in [t for t in (self._joining, self._confirming) if t is not None]:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await self._member.leave()
 
 

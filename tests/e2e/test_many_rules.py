@@ -1,0 +1,179 @@
+"""Rules, triggers, payloads and names where several servers share a log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from tests.e2e.many import Many, many_servers
+from tests.e2e.running import Answer, System
+from tests.e2e.test_files import WORK, renamed, rules
+from tests.e2e.test_memory import FUNCTION, knock, rule_file, rule_of
+
+
+@pytest.fixture
+def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
+    with many_servers(tmp_path, kafka[0], 2) as found:
+        found.endpoint("e1", found.servers[1])
+        yield found
+
+
+def trigger_of(server: System, name: str) -> dict[str, Any]:
+    return next(t for t in server.http("GET", "/v1/triggers").json if t["name"] == name)
+
+
+def runner(many: Many, name: str) -> System:
+    """The server that runs the trigger."""
+
+    def found() -> System | None:
+        return next((s for s in many.servers if trigger_of(s, name)["state"] == "running"), None)
+
+    server = many.servers[0].await_true(found, f"trigger {name} runs")
+    assert server is not None
+    return server
+
+
+def names(tasks: list[dict[str, Any]]) -> list[str]:
+    return sorted(Path(t["value"]["path"]).name for t in tasks)
+
+
+def test_a_file_trigger_runs_on_one_server_and_moves_when_that_is_killed(two: Many) -> None:
+    a, b = two.servers
+    folder = two.folder / "in"
+    text = rules("det", folder).replace("endpoint: local", "endpoint: e1")
+    a.write("work.py", WORK)
+    a.write("det.yaml", text)
+    a.oncue("deploy", "det.yaml", "--yes")
+    one = runner(two, "det")
+    other = b if one is a else a
+    there = trigger_of(other, "det")
+    assert (there["state"], there["looked"]) == ("elsewhere", False)
+    assert one.local["url"] in there["detail"] or "srv_" in there["detail"]
+    renamed(folder, "one", 10)
+    other.await_tasks(1, rule="det-measure")
+    one.server.kill()
+    renamed(folder, "two", 10)  # nobody watches
+    other.await_true(lambda: trigger_of(other, "det")["state"] == "running", "the other runs it")
+    renamed(folder, "three", 10)
+    assert names(other.await_tasks(3, rule="det-measure")) == ["one.raw", "three.raw", "two.raw"]
+    one.up("--no-endpoint")
+    renamed(folder, "four", 10)
+    for server in two.servers:
+        assert names(server.await_tasks(4, rule="det-measure")) == ["four.raw", "one.raw", "three.raw", "two.raw"]
+
+
+def test_a_deploy_is_in_force_for_what_any_server_takes_from_then_on(two: Many) -> None:
+    a, b = two.servers
+    a.write("collect.py", FUNCTION)
+    for n, (one, other) in enumerate(((a, b), (b, a), (a, b))):
+        text = rule_file("{count: 1}").replace("run: {", "run: {endpoint: e1, ").replace("collected", f"rule{n}")
+        one.write("collect.py", FUNCTION)
+        one.write("door.yaml", text)
+        one.oncue("deploy", "door.yaml", "--yes", "--replace")
+        knock(other, n)
+        other.await_tasks(1, rule=f"rule{n}")
+    assert len(two.agree(3)) == 3
+
+
+def test_a_batch_that_is_open_when_its_server_is_killed_fires_once(two: Many) -> None:
+    a, b = two.servers
+    a.write("collect.py", FUNCTION)
+    text = rule_file("{count: 6}", "dedupe: {ttl: 1h}").replace("run: {", "run: {endpoint: e1, ")
+    a.write("door.yaml", text)
+    a.oncue("deploy", "door.yaml", "--yes")
+    knock(a, 1, 2)
+    knock(b, 3, 2)
+
+    def waits() -> System | None:
+        return next((s for s in two.servers if rule_of(s)["waiting"] == 3), None)
+
+    host = a.await_true(waits, "three events wait")
+    assert host is not None
+    other = b if host is a else a
+    host.server.kill()
+    knock(other, 3, 4, 5)
+    other.await_true(lambda: rule_of(other)["waiting"] == 5, "five events wait, on the other")
+    knock(other, 6)
+    (task,) = other.await_tasks(1, rule="collected")
+    assert sorted(other.http("GET", f"/v1/tasks/{task['id']}").json["value"]["ns"]) == [1, 2, 3, 4, 5, 6]
+    host.up("--no-endpoint")
+    two.agree(1)
+
+
+def large(data: bytes) -> bytes:
+    return data + data
+
+
+def test_large_payloads_go_through_any_server(two: Many) -> None:
+    for server in two.servers:
+        with server.client() as client:
+            data = server.local["url"].encode() * 40_000
+            assert client.submit(large, data, endpoint="e1").result(60) == data + data
+    health = two.servers[0].http("GET", "/health/ready").json
+    assert health["checks"]["blobs"] == "ok", health
+
+
+def test_what_was_written_through_one_server_is_read_through_another(two: Many) -> None:
+    a, b = two.servers
+    for n in range(20):
+        one, other = (a, b) if n % 2 else (b, a)
+        answer = one.http("POST", "/v1/events", {"type": "t", "source": "s", "id": f"e{n}", "data": {}})
+        assert answer.status in (200, 202), answer
+        position = answer.headers["oncue-position"]
+        seen = other.http("GET", "/v1/events?limit=1", headers={"Oncue-Position": position}).json
+        assert seen["items"][0]["event"]["id"] == f"e{n}"
+
+
+def at_once(*calls: Callable[[], Answer]) -> list[Answer]:
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [f.result() for f in [pool.submit(c) for c in calls]]
+
+
+def test_one_name_given_twice_at_once_has_one_endpoint(two: Many) -> None:
+    for n in range(5):
+        bodies = [{"name": f"twin{n}", "public_key": zmq.curve_keypair()[0].decode()} for _ in two.servers]
+        answers = at_once(
+            *[partial(s.http, "POST", "/v1/endpoints", b) for s, b in zip(two.servers, bodies, strict=True)]
+        )
+        assert sorted(a.status for a in answers) in ([200, 409], [201, 409]), answers
+        won = next(a.json["id"] for a in answers if a.status < 300)
+        for server in two.servers:
+            assert server.http("GET", f"/v1/endpoints/twin{n}").json["id"] == won
+
+
+def test_one_label_deployed_twice_at_once_has_one_file_in_force(two: Many) -> None:
+    def file(n: int, k: int) -> dict[str, Any]:
+        text = f"triggers:\n  - {{name: door{n}, kind: webhook, verify: none, type: t{k}}}\nrules: []\n"
+        return {"files": [{"label": f"twin{n}", "text": text, "path": f"twin{n}.yaml"}], "functions": {}}
+
+    for n in range(5):
+        answers = at_once(*[partial(s.http, "POST", "/v1/rules", file(n, k)) for k, s in enumerate(two.servers)])
+        statuses = sorted(a.status for a in answers)
+        histories = [json.dumps(s.http("GET", f"/v1/deployments/twin{n}").json) for s in two.servers]
+        assert histories[0] == histories[1], "the same on both"
+        assert statuses in ([200, 200], [200, 409]), answers  # one after the other, or one of them
+
+
+def test_local_endpoints_of_several_servers_have_names_of_their_own(kafka: tuple[str, str], tmp_path: Path) -> None:
+    with many_servers(tmp_path, kafka[0], 0) as many:
+        for _ in range(2):
+            many.add("--workers", "1")
+        a, b = many.servers
+        found = [e["name"] for e in a.http("GET", "/v1/endpoints").json]
+        assert len(found) == 2
+        assert "local" in found
+        tokens = [t["id"] for t in a.http("GET", "/v1/tokens").json if t["name"] == "local"]
+        assert len(set(tokens)) == 2
+        for server in (a, b):
+            for name in found:
+                server.await_connected(name)
+            server.down()
+            server.up("--workers", "1")
+            assert sorted(e["name"] for e in server.http("GET", "/v1/endpoints").json) == sorted(found)
