@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import psutil
 from oncue.cli.local_agent import running_agent
 from tests.e2e.running import System, on_kafka
 
+SESSION_S = 2.0  # of a server with the others: see on_kafka
 FACTS = ("id", "state", "attempt", "endpoint", "owner", "accepted_us", "ended_us")
 
 
@@ -49,8 +51,12 @@ class Many:
         for server in self.servers:
             server.await_connected(name)
 
-    def agent_log(self, name: str) -> str:
-        return (self._agents[name] / "agent.log").read_text(errors="replace")
+    def agent(self, name: str) -> psutil.Process:
+        return psutil.Process(running_agent(self._agents[name]))
+
+    def pass_session(self, times: float) -> None:
+        """So many sessions of a server with the others: that is what is being waited for."""
+        threading.Event().wait(times * SESSION_S)
 
     # ------------------------------------------------------------ what holds
 

@@ -3,7 +3,9 @@ their session and continued, added: nothing is lost, and each task has one outco
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -118,3 +120,52 @@ def test_a_server_is_added_under_load(two: Many) -> None:
             assert at_c.gather(more, 120) == [2 * n for n in range(100)] * 2
         assert client.gather(tasks, 120) == [2 * n for n in range(300)] * 2
     two.agree(800)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_servers_killed_stopped_and_added_at_random(three: Many, seed: int) -> None:
+    """While clients of all of them have work done on two endpoints."""
+    rng = random.Random(seed)
+    for name in ("e1", "e2"):
+        three.endpoint(name, three.servers[0])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for server in three.servers]
+        waves = [
+            (n, client.map(slow_double, range(150), endpoint=name))
+            for n in range(2)
+            for client in clients
+            for name in ("e1", "e2")
+        ]
+        for what in rng.sample(["kill", "stop", "kill", "stop"], 4):
+            server = rng.choice(three.servers)
+            if what == "kill":
+                server.server.kill()
+                three.pass_session(rng.choice((0.0, 1.5)))
+                server.up("--no-endpoint")
+            else:
+                process = three.pause(server)
+                three.pass_session(rng.choice((0.5, 1.5)))
+                os.kill(process.pid, signal.SIGCONT)
+        three.add()
+        for _, tasks in waves:
+            assert clients[0].gather(tasks, 120) == [2 * n for n in range(150)]
+    three.agree(12 * 150)
+
+
+def test_an_agent_whose_link_is_cut_goes_on_at_whatever_server_acts_for_it(two: Many) -> None:
+    a, b = two.servers
+    two.endpoint("e1", a)
+    with a.client() as client:
+        assert client.submit(double, 1, endpoint="e1").result(60) == 2
+        agent = two.agent("e1")
+        agent.suspend()  # for longer than both sides wait for a word
+        tasks = client.map(double, range(100), endpoint="e1")
+        two.pass_session(5.0)
+        for server in two.servers:
+            server.down()
+            server.up("--no-endpoint")
+        agent.resume()
+        with b.client() as other:
+            assert other.submit(double, 4, endpoint="e1").result(90) == 8
+        assert client.gather(tasks, 90) == [2 * n for n in range(100)]
+    two.agree(102)

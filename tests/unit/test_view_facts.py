@@ -99,7 +99,7 @@ def test_endpoints_deployments_switches_tokens(tmp_path: Path) -> None:
         old = EndpointRecord(VERSION, "e1", "hpc", "ann", b"k", revoked=True)
         new = EndpointRecord(VERSION, "e2", "hpc", "ann", b"k2", labels={"site": "x"})
         await feed.put(REGISTRY, msgspec.structs.replace(old, revoked=False), new, old)
-        assert await view.endpoints() == [old, new]
+        assert await view.endpoints() == [new, old]
         assert await view.endpoint("hpc") == new
         assert await view.endpoint("e1") == old
         assert await view.endpoint("nowhere") is None
