@@ -127,7 +127,8 @@ class WindowDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def with_windows(self, infos: list[r.RuleInfo]) -> list[r.RuleInfo]:
-        if not any(info.memory for info in infos) or not self.owners.acts(WINDOWS):
+        elsewhere = isinstance(self.windows, WindowHost) and not self.owners.acts(ACTING)
+        if elsewhere or not any(info.memory for info in infos):
             return infos
         found, trouble = await self.windows.summary(), self.memory_trouble()
         return [self._with_window(info, found.get(info.name), trouble) if info.memory else info for info in infos]
