@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Batch, Record
-from oncue.messages import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, encode, tasks_topic
+from oncue.messages import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
 from oncue.view.projector import Projector
 from oncue.view.schema import open_writer
 
@@ -28,7 +28,7 @@ def run(tasks: int = 100_000, frame: int = 256) -> dict[str, float]:
         spent = {"tasks": 0.0, "outcomes": 0.0}
         for start in range(0, count + LAG, GROUP):
             for name, topic, records, at in (
-                ("tasks", tasks_topic("ep"), accepted, start),
+                ("tasks", TaskTopics().of("ep"), accepted, start),
                 ("outcomes", RESULTS, ended, start - LAG),
             ):
                 part = records[max(at, 0) : max(at + GROUP, 0)]

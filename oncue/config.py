@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rules_memory: Literal["server", "stream"] = "server"  # who runs dedupe and batch; stream: `oncue stream`
     matches_partitions: int = 8  # of the topic of rules with memory; fixed from the first start on
     results_retention_bytes: int = 0  # 0: by age only
+    task_topics: int = 0  # topics that all endpoints share; 0: one for each endpoint. Fixed from the first start on
     events_partitions: int = 1  # of oncue.events; can only be raised
     events_mode: Literal["structured", "binary"] = "structured"  # how events are written; both are read
     queue_bytes: int = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view

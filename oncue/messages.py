@@ -9,6 +9,7 @@ Times are unix microseconds (`_us`), sizes bytes (`_bytes`), durations milliseco
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -366,6 +367,7 @@ class Settled(Stored, tag="settled", frozen=True):
 
 EVENTS, RESULTS, CONTROL, REPORTS = "oncue.events", "oncue.results", "oncue.control", "oncue.reports"
 MATCHES, REGISTRY, DEAD, TASKS_PREFIX = "oncue.matches", "oncue.registry", "oncue.dead", "oncue.tasks."
+SHARED_TASKS = TASKS_PREFIX + "shared-"
 # Of rules with memory on Kafka: the changelog of their states, and what the stream workers say of themselves.
 WINDOWS, STREAM = "oncue.windows", "oncue.stream"
 UNVIEWED = frozenset((MATCHES, WINDOWS, STREAM))  # nothing of these is in the view
@@ -374,8 +376,20 @@ UNVIEWED = frozenset((MATCHES, WINDOWS, STREAM))  # nothing of these is in the v
 SHARED_CONTROL_PARTITIONS = 64  # of oncue.control, where several servers can divide it
 
 
-def tasks_topic(endpoint: str) -> str:
-    return TASKS_PREFIX + endpoint
+class TaskTopics(msgspec.Struct, frozen=True):
+    """Which topic an endpoint's tasks are in: its own, or one of a fixed number (`shared`), for clusters where topics cannot
+    be made, or thousands are too many. One partition each: what is told of an endpoint is in order."""
+
+    shared: int = 0
+
+    def of(self, endpoint: str) -> str:
+        return (
+            f"{SHARED_TASKS}{zlib.crc32(endpoint.encode()) % self.shared}" if self.shared else TASKS_PREFIX + endpoint
+        )
+
+    def names(self) -> list[str]:
+        """Those that are there whatever endpoints there are. The last comes first: when it is made, their number is known."""
+        return [f"{SHARED_TASKS}{n}" for n in reversed(range(self.shared))]
 
 
 # ---------------------------------------------------------------- coding

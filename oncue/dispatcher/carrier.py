@@ -35,7 +35,7 @@ from oncue.errors import OncueError, Undecodable
 from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
 from oncue.log import Position, Record
-from oncue.messages import REGISTRY, REPORTS, RESULTS, Ended, Report, Started, Task, Usage, decode, encode, tasks_topic
+from oncue.messages import REGISTRY, REPORTS, RESULTS, Ended, Report, Started, Task, Usage, decode, encode
 
 log = logging.getLogger("oncue.carrier")
 STORE_AGAIN_S = 1.0
@@ -136,13 +136,15 @@ class Carrier:
     # ------------------------------------------------------------ what the view knows
 
     async def _load(self, endpoint: str, effect: Load) -> None:
-        await self._core.barrier((tasks_topic(endpoint), RESULTS))
-        rows, reached = await self._core.view.open_page(endpoint, effect.after, effect.limit)
+        await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
+        rows, reached = await self._core.view.open_page(
+            endpoint, self._core.tasks_topic(endpoint), effect.after, effect.limit
+        )
         pages = [OpenTask(*row) for row in rows]
         self._core.bridge.with_lane(endpoint, lambda lane: lane.page(effect.token, pages, reached))
 
     async def _check(self, endpoint: str, effect: Check) -> None:
-        await self._core.barrier((tasks_topic(endpoint), RESULTS))
+        await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
         states = await self._core.view.states(effect.ids)
         known = {task_id for task_id, (_, where) in states.items() if where == endpoint}
         if len(known) < len(effect.ids):
@@ -152,7 +154,7 @@ class Carrier:
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
         """Until each is closed or at the agent: an attempt that ended in the same moment may have come first."""
         while ids:
-            await self._core.barrier((tasks_topic(endpoint), RESULTS))
+            await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
             states = [await self._core.view.task(task_id) for task_id in ids]
             ids = [s.id for s in states if s is not None and self._end_one(endpoint, s)]
 

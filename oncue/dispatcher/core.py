@@ -22,7 +22,7 @@ from oncue.dispatcher.owners import Owners
 from oncue.errors import DiskFull, Forbidden, NotFound, NotReady
 from oncue.ids import now_us
 from oncue.log import Log, Position, Record
-from oncue.messages import REGISTRY, EndpointRecord, Registry, TokenRecord, encode
+from oncue.messages import REGISTRY, EndpointRecord, Registry, TaskTopics, TokenRecord, encode
 from oncue.view import View
 
 CATCH_UP_S = 30.0
@@ -40,6 +40,7 @@ class Core:
 
     def __init__(self, settings: Settings, blobs: Blobs, metrics: Metrics) -> None:
         self.settings, self.blobs, self.metrics = settings, blobs, metrics
+        self.task_topics = TaskTopics(settings.task_topics)
         self.server_id = "srv_" + random_secrets.token_hex(6)
         self.version = oncue.__version__
         self.started_us = now_us()
@@ -135,6 +136,9 @@ class Core:
         """By name or id: one that this owner had."""
         mine = (e for e in self._endpoints.values() if e.revoked and e.owner == owner)
         return next((e for e in mine if name in (e.name, e.id)), None)
+
+    def tasks_topic(self, endpoint: str) -> str:
+        return self.task_topics.of(endpoint)
 
     def is_revoked(self, name: str, owner: str) -> bool:
         """For rules: why there is no endpoint_id."""

@@ -56,6 +56,9 @@ class Feeder:
         self._readers[name] = reader
         self._pumps[name] = asyncio.create_task(self._pump(reader), name=f"feeder {name}")
 
+    def follow_tasks(self, topic: str) -> None:
+        self.follow([topic], topic)
+
     async def catch_up(self, topics: Iterable[str], ends: Mapping[Partition, int]) -> None:
         """Bring the view to these end offsets, in the order in which the records came: the topics are merged by the times
         of their records. A view that is built anew has its lists in the order of the old one."""

@@ -33,7 +33,6 @@ from oncue.messages import (
     Task,
     TaskFrame,
     encode,
-    tasks_topic,
 )
 from oncue.resources import TriggerInfo
 
@@ -183,7 +182,7 @@ class Housekeeper:
         due = [m for m in marks if m.at_s <= horizon]
         if due:
             for topic, end in due[-1].ends.items():
-                if core.owners.acts(topic[len(TASKS_PREFIX) :]):
+                if core.owners.acts(topic.removeprefix(TASKS_PREFIX)):  # for a topic that endpoints share: by its name
                     await self._cut(topic, end)
         self._marks_file.write_bytes(msgspec.json.encode([m for m in marks if m.at_s > horizon]))
 
@@ -195,7 +194,12 @@ class Housekeeper:
 
     async def _cut(self, topic: str, before: int) -> None:
         """Append again what is open below this offset, then truncate."""
-        endpoint, after = topic[len(TASKS_PREFIX) :], -1
+        for endpoint in [e.id for e in self._core.all_endpoints() if self._core.tasks_topic(e.id) == topic]:
+            await self._append_again(endpoint, topic, before)
+        await self._core.log.truncate(topic, 0, before)
+
+    async def _append_again(self, endpoint: str, topic: str, before: int) -> None:
+        after = -1
         while True:
             rows = [OpenTask(*row) for row in await self._core.view.open_tasks(endpoint, after, PAGE)]
             old = [row for row in rows if row.seq < before << 16]
@@ -207,8 +211,7 @@ class Housekeeper:
                 for (call, accepted_us), tasks in groups.items()
             ]
             if records:
-                await self._core.log.append(tasks_topic(endpoint), records, 0)
+                await self._core.log.append(topic, records, 0)
             if len(old) < PAGE:
-                break
+                return
             after = old[-1].seq
-        await self._core.log.truncate(topic, 0, before)

@@ -22,7 +22,7 @@ from oncue.dispatcher.lane import Lane
 from oncue.errors import Undecodable
 from oncue.ids import now_us
 from oncue.log import Batch, Log, Record
-from oncue.messages import TASKS_PREFIX, Task, TaskFrame, decode
+from oncue.messages import Task, TaskFrame, decode
 from oncue.view import View
 
 log = logging.getLogger("oncue.incoming")
@@ -58,7 +58,7 @@ class Incoming:
                 continue
             if self._direct(frame):
                 call = partial(Lane.fresh, frame=frame, size_bytes=len(record.value))
-                self._bridge.with_lane(topic[len(TASKS_PREFIX) :], call)
+                self._bridge.with_lane(frame.call.endpoint, call)
             else:
                 self._left.add(frame.tasks[0].id)
 
@@ -71,7 +71,6 @@ class Incoming:
         """Of a topic of tasks, when the view has it."""
         if not self._log.shared and not self._left:
             return
-        endpoint = batch.topic[len(TASKS_PREFIX) :]
         for offset, record in zip(batch.offsets, batch.records, strict=True):
             if self._log.told(record) and not self._left:
                 continue
@@ -84,14 +83,14 @@ class Incoming:
                     continue
                 self._left.discard(frame.tasks[0].id)
             elif self._surely_new(frame.tasks):
-                self._hand_over(endpoint, frame, len(record.value), offset)
+                self._hand_over(frame, len(record.value), offset)
                 continue
-            self._run(self._ask(endpoint, frame, len(record.value), offset, ours))
+            self._run(self._ask(frame, len(record.value), offset, ours))
 
-    def _hand_over(self, endpoint: str, frame: TaskFrame, size: int, offset: int) -> None:
-        self._bridge.with_lane(endpoint, partial(Lane.fresh, frame=frame, size_bytes=size, offset=offset))
+    def _hand_over(self, frame: TaskFrame, size: int, offset: int) -> None:
+        self._bridge.with_lane(frame.call.endpoint, partial(Lane.fresh, frame=frame, size_bytes=size, offset=offset))
 
-    async def _ask(self, endpoint: str, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
+    async def _ask(self, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
         """Those of the tasks that are not known from an earlier record, which the view has, too."""
         unseen = {t.id: t for t in frame.tasks if t.id not in self._known}
         for task_id in unseen:
@@ -101,7 +100,7 @@ class Incoming:
         if ours:
             self._made_before(frame.call.rule, len(frame.tasks) - len(tasks))
         if tasks:
-            self._hand_over(endpoint, TaskFrame(frame.v, frame.call, frame.accepted_us, tasks), size, offset)
+            self._hand_over(TaskFrame(frame.v, frame.call, frame.accepted_us, tasks), size, offset)
 
     # ------------------------------------------------------------ what is known
 
@@ -132,5 +131,5 @@ def _frame(topic: str, record: Record) -> TaskFrame | None:
     try:
         return decode(TaskFrame, record.value)
     except Undecodable as e:  # the view's reader buries it
-        log.error("a task record of %s cannot be read: %s", topic[len(TASKS_PREFIX) :], e.message)
+        log.error("a task record in %s cannot be read: %s", topic, e.message)
         return None

@@ -38,7 +38,6 @@ from oncue.messages import (
     EndpointRecord,
     Fence,
     encode,
-    tasks_topic,
 )
 from oncue.view import ClaimRow, View
 
@@ -62,6 +61,8 @@ class Server(Protocol):
     version: str
 
     def all_endpoints(self) -> Sequence[EndpointRecord]: ...
+
+    def tasks_topic(self, endpoint: str) -> str: ...
 
     async def reload(self) -> None: ...
 
@@ -208,7 +209,7 @@ class Owners:
         for row in await self._core.view.claims():
             self._learn(row)
         epochs = await self._claim([p for p in given if p not in self._mine])
-        endpoints = [tasks_topic(e.id) for e in self._endpoints(epochs)]
+        endpoints = {self._core.tasks_topic(e.id) for e in self._endpoints(epochs)}
         await self._seen_to_the_end((CONTROL, RESULTS, REGISTRY, *endpoints))
         await self._core.reload()
         # A claim that left this process late, when the group had given its partition to another, must not be acted on:
@@ -297,7 +298,7 @@ class Owners:
             if e.id not in self._admitted:
                 self._admitted.add(e.id)
                 core.bridge.admit(e.id, e.public_key)
-                core.feeder.follow([tasks_topic(e.id)], e.id)
+                core.feeder.follow_tasks(core.tasks_topic(e.id))
             epoch = self._mine.get(self.partition(e.id))
             if epoch is None:
                 continue

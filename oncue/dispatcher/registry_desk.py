@@ -32,7 +32,6 @@ from oncue.messages import (
     Parameter,
     TokenRecord,
     Usage,
-    tasks_topic,
 )
 
 T = TypeVar("T")
@@ -147,7 +146,7 @@ class RegistryDesk(Core):
             _given(request.labels, known.labels if known else {}),
         )
         if record != known:
-            await self.log.ensure({tasks_topic(record.id): Topic()})
+            await self.log.ensure({self.tasks_topic(record.id): Topic()})
             (position,) = await self.record_at([(f"endpoint:{record.id}", record)])
             if known is None and self.log.shared:
                 await self._first_of_its_name(record, position.first)

@@ -7,7 +7,7 @@ from oncue.dispatcher.intake import OpenTask
 from oncue.dispatcher.lane import ended
 from oncue.ids import now_us
 from oncue.log import Record
-from oncue.messages import REFUSED, RESULTS, VERSION, Call, Ended, EndpointRecord, Failure, encode, tasks_topic
+from oncue.messages import REFUSED, RESULTS, VERSION, Call, Ended, EndpointRecord, Failure, encode
 
 PAGE = 1_000
 
@@ -22,7 +22,7 @@ async def end_all(core: Core, endpoint: EndpointRecord) -> None:
     )
     why, after = encode(reason), -1
     while True:
-        await core.barrier((tasks_topic(endpoint.id), RESULTS))
+        await core.barrier((core.tasks_topic(endpoint.id), RESULTS))
         rows = [OpenTask(*row) for row in await core.view.open_tasks(endpoint.id, after, PAGE)]
         if not rows:
             return

@@ -48,9 +48,10 @@ from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.owners import Owners
 from oncue.dispatcher.registry_desk import RegistryDesk
 from oncue.dispatcher.rule_desk import RuleDesk
+from oncue.dispatcher.task_topics import check_task_topics
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
-from oncue.log import Batch, Topic, open_log
+from oncue.log import Batch, Log, Topic, open_log
 from oncue.log.folder_lock import FolderLock
 from oncue.messages import (
     CONTROL,
@@ -88,9 +89,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
 
     async def start(self) -> None:
         self._lock = FolderLock(self.folder)  # a log that several servers share does not keep them apart
-        self.log = await open_log(self.settings.log_url, self.settings)
-        await self.log.ensure(self.topics_of(self.settings))
-        await ensure_matches(self.log, self.settings)
+        self.log = await self._open_log()
         self._forget_other_log()
         self.view = View.open(self.folder / "view.db")
         self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry, self._on_batch)
@@ -100,7 +99,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         self.feeder.follow(self.topics_of(self.settings), "all")
         for topic in names:
             if topic.startswith(TASKS_PREFIX):
-                self.feeder.follow([topic], topic[len(TASKS_PREFIX) :])
+                self.feeder.follow_tasks(topic)
         self._open_bridge()
         self.incoming = Incoming(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
         self.owners = Owners(self, self._claim(), self.on_owners)
@@ -116,6 +115,17 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         self.housekeeper = Housekeeper(self, self.folder, self.triggers_host.infos)
         self.housekeeper.start()
         self.ready = True
+
+    async def _open_log(self) -> Log:
+        found = await open_log(self.settings.log_url, self.settings)
+        try:
+            check_task_topics(await found.topics(), self.task_topics)
+            await found.ensure({**self.topics_of(self.settings), **dict.fromkeys(self.task_topics.names(), Topic())})
+            await ensure_matches(found, self.settings)
+        except BaseException:
+            await found.close()
+            raise
+        return found
 
     def _forget_other_log(self) -> None:
         """What was derived from another log (`oncue up --log` was changed) would be taken for this one's by its offsets."""

@@ -38,7 +38,6 @@ from oncue.messages import (
     Task,
     TaskFrame,
     encode,
-    tasks_topic,
 )
 from oncue.view import TaskFilter
 
@@ -71,7 +70,7 @@ class TaskDesk(Core):
         tasks = [Task(i, p) for i, p in zip(ids, payloads, strict=True)]
         mark = (who.subject, key)
         if request.key and self._is_old(key) and self._repeats.find(mark, call, tasks) is None:
-            await self.barrier((tasks_topic(call.endpoint), RESULTS))
+            await self.barrier((self.tasks_topic(call.endpoint), RESULTS))
             if await self._known(call, tasks[0]):
                 return _accepted(ids, [])
         _check_payloads(payloads)
@@ -112,7 +111,7 @@ class TaskDesk(Core):
             return seen.accepted_us, await asyncio.shield(seen.durable)
         accepted = now_us()
         records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in _parts(tasks)]
-        future = self.log.append(tasks_topic(call.endpoint), records, 0)
+        future = self.log.append(self.tasks_topic(call.endpoint), records, 0)
         self._repeats.keep(mark, Seen(accepted, future, content_of(call, tasks)))
         try:
             positions = await asyncio.shield(future)
@@ -220,7 +219,7 @@ class TaskDesk(Core):
         return state
 
     async def _task_topics(self) -> list[str]:
-        return [tasks_topic(e) for e in self._endpoints] + [RESULTS]
+        return [*{self.tasks_topic(e) for e in self._endpoints}, RESULTS]
 
     def _info(self, state: TaskState) -> r.TaskInfo:
         lane = self.bridge.lanes.get(state.call.endpoint) if state.call else None

@@ -12,7 +12,7 @@ import msgspec
 
 from oncue.errors import DiskFull, LogError, NotOwner, OncueError
 from oncue.log.base import Append, Batch, Log, Record
-from oncue.messages import DEAD, VERSION, Call, DeadLetter, Task, TaskFrame, encode, tasks_topic
+from oncue.messages import DEAD, VERSION, Call, DeadLetter, Task, TaskFrame, encode
 from oncue.payload import needs_blob
 from oncue.rules.book import Cue, Entry
 
@@ -26,6 +26,10 @@ class Directory(Protocol):
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
         """The endpoint of this name (or id) that the owner may use."""
+        ...
+
+    def tasks_topic(self, endpoint: str) -> str:
+        """Where the tasks of the endpoint of this id go."""
         ...
 
     def is_revoked(self, name: str, owner: str) -> bool:
@@ -96,7 +100,7 @@ class Frames:
     def appends(self) -> list[Append]:
         by_topic: dict[str, list[Record]] = {}
         for cue, (endpoint, tasks) in self._tasks.items():
-            records = by_topic.setdefault(tasks_topic(endpoint), [])
+            records = by_topic.setdefault(self._directory.tasks_topic(endpoint), [])
             call = self._call(cue, endpoint)
             records += [
                 Record(encode(TaskFrame(VERSION, call, self.now_us, part)), endpoint.encode())

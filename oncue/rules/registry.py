@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from oncue.errors import Undecodable
 from oncue.log.base import Batch, Log, Record
-from oncue.messages import REGISTRY, Deployment, EndpointRecord, RuleSwitch, Stored, decode
+from oncue.messages import REGISTRY, Deployment, EndpointRecord, RuleSwitch, Stored, TaskTopics, decode
 from oncue.rules.book import Library, RuleBook
 
 Wanted = EndpointRecord | Deployment | RuleSwitch
@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 class Registry:
     """`run` until cancelled; `changed` is called when rules or endpoints are others."""
 
-    def __init__(self, log: Log, changed: Callable[[], None]) -> None:
-        self._log, self._changed = log, changed
+    def __init__(self, log: Log, changed: Callable[[], None], task_topics: TaskTopics) -> None:
+        self._log, self._changed, self._task_topics = log, changed, task_topics
         self._library = Library()
         self.book = RuleBook()
         self._newest: dict[bytes, Wanted] = {}
@@ -52,6 +52,9 @@ class Registry:
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
         return self._endpoints.get((owner, name))
+
+    def tasks_topic(self, endpoint: str) -> str:
+        return self._task_topics.of(endpoint)
 
     def is_revoked(self, name: str, owner: str) -> bool:
         return (owner, name) in self._revoked

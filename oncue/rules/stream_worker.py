@@ -21,7 +21,7 @@ from oncue.errors import LogError
 from oncue.ids import now_us
 from oncue.log import open_log
 from oncue.log.base import Log, Record
-from oncue.messages import STREAM, VERSION, encode
+from oncue.messages import STREAM, VERSION, TaskTopics, encode
 from oncue.rules.registry import Registry
 from oncue.rules.stream_host import StreamHost
 from oncue.rules.stream_report import REPORT_S, SOON_S, RuleReport, StreamReport
@@ -56,7 +56,7 @@ class Worker:
         self._log = log
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._blobs = open_blobs(settings.blobs_folder or str(settings.data_path / "blobs"))
-        self.registry = Registry(log, lambda: self.host.wake())
+        self.registry = Registry(log, lambda: self.host.wake(), TaskTopics(settings.task_topics))
         self.host = StreamHost(
             log,
             log,  # type: ignore[arg-type]  # the log on Kafka can claim

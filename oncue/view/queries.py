@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from oncue.lifecycle import State, TaskState
-from oncue.messages import Call, Task, tasks_topic
+from oncue.messages import Call, Task
 from oncue.view import rows
 from oncue.view.calls import KnownCalls
 from oncue.view.chunks import fetch
@@ -71,8 +71,10 @@ class TaskQueries:
     def open_tasks(self, db: sqlite3.Connection, endpoint: str, after_seq: int, limit: int) -> list[OpenRow]:
         return self._open(db, OPEN, (after_seq, endpoint, limit))
 
-    def open_page(self, db: sqlite3.Connection, endpoint: str, after_seq: int, limit: int) -> tuple[list[OpenRow], int]:
-        row = db.execute(REACHED, (tasks_topic(endpoint),)).fetchone()  # of the same state: a question is a transaction
+    def open_page(
+        self, db: sqlite3.Connection, endpoint: str, topic: str, after_seq: int, limit: int
+    ) -> tuple[list[OpenRow], int]:
+        row = db.execute(REACHED, (topic,)).fetchone()  # of the same state: a question is a transaction
         return self.open_tasks(db, endpoint, after_seq, limit), row[0] if row else 0
 
     def expired(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:

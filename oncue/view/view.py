@@ -155,9 +155,9 @@ class View:
         """Open tasks of an endpoint (id) with seq > after_seq, in order of seq, whatever their attempt."""
         return await self._readers.ask(self._questions.open_tasks, endpoint, after_seq, limit)
 
-    async def open_page(self, endpoint: str, after_seq: int, limit: int) -> tuple[list[OpenRow], int]:
-        """As `open_tasks`; and the offset in the endpoint's topic up to which the view had all then."""
-        return await self._readers.ask(self._questions.open_page, endpoint, after_seq, limit)
+    async def open_page(self, endpoint: str, topic: str, after_seq: int, limit: int) -> tuple[list[OpenRow], int]:
+        """As `open_tasks`; and the offset in the topic, which its tasks are in, up to which the view had all then."""
+        return await self._readers.ask(self._questions.open_page, endpoint, topic, after_seq, limit)
 
     async def expired(self, now_us: int, limit: int) -> list[OpenRow]:
         """Open tasks past their expiry whose attempt is not known to run."""

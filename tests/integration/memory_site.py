@@ -26,8 +26,8 @@ from oncue.messages import (
     RuleSwitch,
     Task,
     TaskFrame,
+    TaskTopics,
     decode,
-    tasks_topic,
 )
 from oncue.rules.engine import Engine
 from oncue.rules.window_host import WindowHost
@@ -38,6 +38,9 @@ PARTITIONS = 4
 class Endpoints:
     def is_revoked(self, name: str, owner: str) -> bool:
         return False
+
+    def tasks_topic(self, endpoint: str) -> str:
+        return TaskTopics().of(endpoint)
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
         return {"local": "e1", "polaris": "e2"}.get(name)
@@ -121,7 +124,7 @@ class Site:
         await self.until(done)
 
     async def tasks(self, endpoint: str = "e1") -> list[Task]:
-        frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, tasks_topic(endpoint))]
+        frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, TaskTopics().of(endpoint))]
         return [task for frame in frames for task in frame.tasks]
 
     async def arguments(self) -> list[Any]:

@@ -26,9 +26,9 @@ from oncue.messages import (
     EndpointRecord,
     Task,
     TaskFrame,
+    TaskTopics,
     decode,
     encode,
-    tasks_topic,
 )
 from oncue.rules.engine import Engine
 from oncue.rules.window_group import Summary
@@ -80,6 +80,9 @@ class StreamSite:
 
     def is_revoked(self, name: str, owner: str) -> bool:
         return False
+
+    def tasks_topic(self, endpoint: str) -> str:
+        return TaskTopics().of(endpoint)
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
         return "e1"
@@ -166,7 +169,7 @@ class StreamSite:
         return sum(s.events for s in summaries)
 
     async def tasks(self) -> list[Task]:
-        frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, tasks_topic("e1"))]
+        frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, TaskTopics().of("e1"))]
         return [task for frame in frames for task in frame.tasks]
 
     async def fired(self) -> dict[bytes, Any]:
@@ -190,7 +193,7 @@ async def stream_site(address: str, folder: Path) -> AsyncIterator[StreamSite]:
     try:
         await ensure_stream(log, settings)
         # Here, because a client hears of topics that others make only half a minute later.
-        await log.ensure({tasks_topic("e1"): Topic(), DEAD: Topic(), REGISTRY: Topic(compact=True)})
+        await log.ensure({TaskTopics().of("e1"): Topic(), DEAD: Topic(), REGISTRY: Topic(compact=True)})
         site = StreamSite(log, url, folder)
         engine = asyncio.create_task(site.engine.run())
         try:

@@ -25,8 +25,8 @@ from oncue.messages import (
     RuleSwitch,
     Task,
     TaskFrame,
+    TaskTopics,
     decode,
-    tasks_topic,
 )
 from oncue.rules.engine import MAX_DEPTH, Engine
 
@@ -36,6 +36,9 @@ class Endpoints:
 
     def is_revoked(self, name: str, owner: str) -> bool:
         return False
+
+    def tasks_topic(self, endpoint: str) -> str:
+        return TaskTopics().of(endpoint)
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
         return {"local": "e1", "polaris": "e2"}.get(name) if owner == "ann" else None
@@ -79,7 +82,7 @@ async def all_of(log: Log, topic: str) -> list[Record]:
 
 
 async def frames(log: Log, endpoint: str = "e1") -> list[TaskFrame]:
-    return [decode(TaskFrame, r.value) for r in await all_of(log, tasks_topic(endpoint))]
+    return [decode(TaskFrame, r.value) for r in await all_of(log, TaskTopics().of(endpoint))]
 
 
 async def tasks(log: Log, endpoint: str = "e1") -> list[Task]:

@@ -22,12 +22,12 @@ from oncue.messages import (
     Started,
     Task,
     TaskFrame,
-    tasks_topic,
+    TaskTopics,
 )
 
 ENDPOINT = "ep"
 ACCEPTED_US = 1_000
-TASKS = tasks_topic(ENDPOINT)
+TASKS = TaskTopics().of(ENDPOINT)
 PLAIN = Call(VERSION, "f" * 64, ENDPOINT, "ann", "plain")
 RETRIED = Call(VERSION, "e" * 64, ENDPOINT, "bob", "retried", rule="r", retry=Retry(2, on=("lost", "error", "timeout")))
 IDS = [bytes([i]) * 16 for i in range(1, 7)]

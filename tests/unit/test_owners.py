@@ -26,9 +26,9 @@ from oncue.messages import (
     ResultFrame,
     Task,
     TaskFrame,
+    TaskTopics,
     decode,
     encode,
-    tasks_topic,
 )
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")
@@ -140,7 +140,7 @@ def test_what_a_server_ends_that_has_lost_its_partition_does_not_count(tmp_path:
         return ResultFrame(VERSION, CALL, "", 5, [ended(task, 1, EXPIRED, 9, WHY)], epoch)
 
     async def work(feed: Feed) -> None:
-        await feed.put(tasks_topic("ep"), frame(*TASKS))
+        await feed.put(TaskTopics().of("ep"), frame(*TASKS))
         await feed.put(RESULTS, late(3, TASKS[0]))  # before the fence: it counts
         await feed.put(RESULTS, Fence(VERSION, "srv2", 64, ((mine, 8), ((mine + 1) % 64, 90))))
         await feed.put(RESULTS, late(3, TASKS[1]), late(8, TASKS[2]))
@@ -154,10 +154,10 @@ def test_what_a_server_ends_that_has_lost_its_partition_does_not_count(tmp_path:
 
 def test_a_page_says_how_far_the_view_was(tmp_path: Path) -> None:
     async def work(feed: Feed) -> None:
-        await feed.put(tasks_topic("ep"), frame(TASKS[0]), frame(TASKS[1]))
-        rows, reached = await feed.view.open_page("ep", -1, 10)
+        await feed.put(TaskTopics().of("ep"), frame(TASKS[0]), frame(TASKS[1]))
+        rows, reached = await feed.view.open_page("ep", TaskTopics().of("ep"), -1, 10)
         assert ([row[5].id for row in rows], reached) == ([TASKS[0].id, TASKS[1].id], 2)
-        assert await feed.view.open_page("none", -1, 10) == ([], 0)
+        assert await feed.view.open_page("none", TaskTopics().of("none"), -1, 10) == ([], 0)
 
     run(tmp_path, work)
 

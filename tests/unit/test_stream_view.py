@@ -23,6 +23,7 @@ from oncue.messages import (
     EndpointRecord,
     Event,
     RuleSwitch,
+    TaskTopics,
     TokenRecord,
     encode,
 )
@@ -173,7 +174,7 @@ def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
 def test_a_worker_reads_rules_and_endpoints_from_the_registry(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         changed = asyncio.Event()
-        registry = Registry(log, changed.set)
+        registry = Registry(log, changed.set, TaskTopics())
         task = asyncio.create_task(registry.run())
 
         async def put(*entries: tuple[str, object]) -> None:

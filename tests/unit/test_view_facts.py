@@ -39,15 +39,15 @@ from oncue.messages import (
     Started,
     Task,
     TaskFrame,
+    TaskTopics,
     TokenRecord,
     Usage,
     encode,
-    tasks_topic,
 )
 from oncue.view import DeadRow, TaskFilter, View, lists, queries
 from oncue.view.schema import KINDS, open_writer
 
-TASKS = tasks_topic("ep")
+TASKS = TaskTopics().of("ep")
 CALL = Call(VERSION, "a" * 64, "ep", "ann", "f")
 ID = b"\x07" * 16
 

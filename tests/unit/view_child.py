@@ -20,13 +20,13 @@ from oncue.messages import (
     Retry,
     Task,
     TaskFrame,
+    TaskTopics,
     encode,
-    tasks_topic,
 )
 from oncue.view import View
 
 ENDPOINT = "ep"
-TASKS = tasks_topic(ENDPOINT)
+TASKS = TaskTopics().of(ENDPOINT)
 PLAIN = Call(VERSION, "a" * 64, ENDPOINT, "ann", "plain")
 RETRIED = Call(VERSION, "b" * 64, ENDPOINT, "bob", "retried", retry=Retry(1))
 FRAMES, SIZE = 140, 40

@@ -1,0 +1,81 @@
+"""Cutting a topic of tasks at the horizon: what is open goes on, whichever endpoints share the topic."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from oncue.config import Settings
+from oncue.dispatcher.board import Board
+from oncue.dispatcher.core import Core
+from oncue.dispatcher.feeder import Feeder
+from oncue.dispatcher.housekeeper import Housekeeper, Mark
+from oncue.ids import batch_ids, new_uuid7
+from oncue.log import Log, Record, open_log
+from oncue.messages import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
+from oncue.view import View
+
+IDS = batch_ids("ann", new_uuid7(), 6)
+ENDPOINTS = ("ep1", "ep2", "ep3")
+
+
+async def viewed(log: Log, path: Path) -> View:
+    view = View.open(path)
+
+    async def changed() -> None:
+        pass
+
+    feeder = Feeder(log, view, Board(), "srv", changed, lambda batch: None)
+    names = list(await log.topics())
+    await view.skip_to(await log.begin_offsets(names))
+    await feeder.catch_up(names, await log.end_offsets(names))
+    await feeder.close()
+    return view
+
+
+async def open_ids(view: View) -> set[bytes]:
+    rows = [row for e in ENDPOINTS for row in await view.open_tasks(e, -1, 100)]
+    return {row[-1].id for row in rows}
+
+
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, shared: int) -> None:
+    async def main() -> None:
+        topics = TaskTopics(shared)
+        log = await open_log(f"sqlite://{tmp_path / 'log'}")
+        calls = [Call(VERSION, "f" * 64, ENDPOINTS[n % 3], "ann") for n in range(6)]
+        for task_id, call in zip(IDS, calls, strict=True):
+            frame = TaskFrame(VERSION, call, 1_000, [Task(task_id, b"m\x92\x90\x80")])
+            await log.append(topics.of(call.endpoint), [Record(encode(frame))])
+        for n in (0, 4):  # one of ep1, one of ep2
+            end = Ended(IDS[n], 1, OK, 1, 2, b"m\xc0")
+            await log.append(RESULTS, [Record(encode(ResultFrame(VERSION, calls[n], "ep", 1_000, [end])))])
+        still_open = {IDS[n] for n in (1, 2, 3, 5)}
+        names = {topics.of(e) for e in ENDPOINTS}
+        before = {t: end for (t, _), end in (await log.end_offsets(names)).items()}
+        (tmp_path / "marks.json").write_bytes(msgspec.json.encode([Mark(time.time() - 31 * 86_400, before)]))
+        view = await viewed(log, tmp_path / "view.db")
+        assert await open_ids(view) == still_open
+        core: Any = SimpleNamespace(
+            log=log,
+            view=view,
+            settings=Settings(),
+            tasks_topic=topics.of,
+            owners=SimpleNamespace(acts=lambda key: True),
+            all_endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS],
+        )
+        await Housekeeper(cast(Core, core), tmp_path, list).cut_task_topics()
+        begins = await log.begin_offsets(names)
+        assert {t: begin for (t, _), begin in begins.items()} == before
+        again = await viewed(log, tmp_path / "again.db")  # from what is left
+        assert await open_ids(again) == still_open
+        await asyncio.gather(view.close(), again.close())
+        await log.close()
+
+    asyncio.run(main())
