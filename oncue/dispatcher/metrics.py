@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -32,9 +32,10 @@ class Metrics:
         Gauge("oncue_info", "Version of the server.", ["version"], registry=registry).labels(__version__).set(1)
         self._accepted = Counter("oncue_tasks_accepted", "Tasks accepted: durable in the log.", registry=registry)
         self._outcomes = Counter("oncue_outcomes", "Tasks closed, by how.", ["state"], registry=registry)
-        self._retries = Counter("oncue_retries", "Attempts that ended badly and are retried.", registry=registry)
         self._events = Counter("oncue_events", "Events stored.", registry=registry)
-        self._dead = Counter("oncue_dead_letters", "What could not go on, by stage.", ["stage"], registry=registry)
+        self._dead = Gauge(
+            "oncue_dead_letters_open", "What could not go on, and nobody has dealt with.", registry=registry
+        )
         self._fired = Counter("oncue_rule_fired", "Firings of each rule.", ["rule"], registry=registry)
         self._suppressed = Counter(
             "oncue_rule_suppressed", "Events that a rule's dedupe did not let pass.", ["rule"], registry=registry
@@ -44,16 +45,7 @@ class Metrics:
         self._waiting = Gauge("oncue_rule_events_waiting", "Events in them.", ["rule"], registry=registry)
         self._queue = Gauge("oncue_queue_depth", "Open tasks of each endpoint.", ["endpoint"], registry=registry)
         self._connected = Gauge("oncue_endpoints_connected", "Endpoints whose agent is connected.", registry=registry)
-        self._commit = Histogram(
-            "oncue_log_commit_seconds", "Time of one durable commit.", registry=registry, buckets=_FAST
-        )
         self._view_lag = Gauge("oncue_view_lag_records", "Records of the log not yet in the view.", registry=registry)
-        self._latency = Histogram(
-            "oncue_task_seconds",
-            "From accepted to outcome, of the slowest task of each batch of outcomes.",
-            registry=registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600),
-        )
         self._disk = Gauge("oncue_disk_used_ratio", "Of the disk that holds the log, 0 to 1.", registry=registry)
         self._streams = Gauge("oncue_http_streams", "Streams and waiting requests that are open.", registry=registry)
         self._http = HttpCounts()
@@ -70,14 +62,11 @@ class Metrics:
         for state, count in by_state.items():
             self._outcomes.labels(state).inc(count)
 
-    def retries(self, count: int) -> None:
-        self._retries.inc(count)
-
     def events(self, count: int) -> None:
         self._events.inc(count)
 
-    def dead(self, stage: str, count: int = 1) -> None:
-        self._dead.labels(stage).inc(count)
+    def dead(self, letters: int) -> None:
+        self._dead.set(letters)
 
     def rules_fired(self, by_rule: Mapping[str, int]) -> None:
         self._add(self._fired, by_rule)
@@ -115,14 +104,8 @@ class Metrics:
     def connected(self, endpoints: int) -> None:
         self._connected.set(endpoints)
 
-    def log_commit(self, seconds: float) -> None:
-        self._commit.observe(seconds)
-
     def view_lag(self, records: int) -> None:
         self._view_lag.set(records)
-
-    def task_latency(self, seconds: float) -> None:
-        self._latency.observe(seconds)
 
     def disk(self, used_ratio: float) -> None:
         self._disk.set(used_ratio)

@@ -277,6 +277,10 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         usage = shutil.disk_usage(self.folder)
         self.metrics.disk(usage.used / (usage.used + usage.free))
         await self.count_rules()
+        reached = self.view.positions()
+        ends = await self.log.end_offsets({topic for topic, _ in reached})
+        self.metrics.view_lag(sum(max(0, end - reached.get(place, 0)) for place, end in ends.items()))
+        self.metrics.dead(await self.view.open_dead())
 
     async def local_token(self, path: Path) -> str:
         """The token of the person who started the server: the one in `path` as long as it is good, else a new one."""

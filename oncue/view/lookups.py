@@ -226,6 +226,11 @@ def dead_text(owner: str, settled: bool) -> str:
     return f"SELECT id, record, settled FROM dead {index} WHERE {where} ORDER BY id DESC LIMIT ?"
 
 
+def open_dead(db: sqlite3.Connection) -> int:
+    """How many are open."""
+    return int(db.execute("SELECT COUNT(*) FROM dead INDEXED BY dead_open WHERE settled IS NULL").fetchone()[0])
+
+
 def dead_letter(db: sqlite3.Connection, number: int) -> DeadRow | None:
     row = db.execute("SELECT id, record, settled FROM dead WHERE id = ?", (number,)).fetchone()
     return None if row is None else _dead_row(*row)

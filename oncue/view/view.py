@@ -255,6 +255,10 @@ class View:
         """Open letters (and settled ones, too), newest first, and the next cursor; an owner's, or all."""
         return await self._readers.ask(lookups.dead, cursor, limit, owner, settled)
 
+    async def open_dead(self) -> int:
+        """How many letters are open."""
+        return await self._readers.ask(lookups.open_dead)
+
     async def dead_letter(self, number: int) -> DeadRow | None:
         return await self._readers.ask(lookups.dead_letter, number)
 
