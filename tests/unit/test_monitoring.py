@@ -24,7 +24,7 @@ def names() -> set[str]:
 
 
 def test_the_alerts_are_on_metrics_that_there_are() -> None:
-    (block,) = re.findall(r"^```yaml\n# alerts\.yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```yml\n# alerts\.yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (group,) = YAML(typ="safe", pure=True).load(block)["groups"]
     used = {name for rule in group["rules"] for name in re.findall(r"\b(?:oncue|process)_\w+", rule["expr"])}
     assert len(used) >= 7
