@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from oncue.cli.local_agent import running_agent
-from tests.e2e.running import System, on_kafka
+from tests.e2e.running import PATIENCE_S, System, on_kafka
 
 SESSION_S = 2.0  # of a server with the others: see on_kafka
 FACTS = ("id", "state", "attempt", "endpoint", "owner", "accepted_us", "ended_us")
@@ -70,7 +70,7 @@ class Many:
             if not cursor:
                 return found
 
-    def agree(self, count: int) -> list[dict[str, Any]]:
+    def agree(self, count: int, within_s: float = PATIENCE_S) -> list[dict[str, Any]]:
         """So many tasks, all closed, and each server tells the same of each. They are returned."""
         first: list[dict[str, Any]] = []
 
@@ -83,7 +83,7 @@ class Many:
             first = told[0]
             return len(first) == count and all(t["state"] not in OPEN for t in first) and told.count(first) == len(told)
 
-        self.servers[0].await_true(same, f"{count} closed tasks, the same on {len(self.servers)} servers")
+        self.servers[0].await_true(same, f"{count} closed tasks, the same on {len(self.servers)} servers", within_s)
         return first
 
     def end(self) -> None:
