@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,29 @@ def test_an_agent_whose_link_is_cut_goes_on_at_whatever_server_acts_for_it(two: 
             assert other.submit(double, 4, endpoint="e1").result(90) == 8
         assert client.gather(tasks, 90) == [2 * n for n in range(100)]
     two.agree(102)
+
+
+def note(path: str, n: int) -> int:
+    with open(path, "a") as f:
+        f.write(f"{n}\n")
+    return n
+
+
+def test_a_request_that_is_repeated_at_another_server_runs_once(two: Many) -> None:
+    """A client that lost its server does not know whether its batch was taken."""
+    a = two.servers[0]
+    two.endpoint("e1", a)
+    path = two.folder / "noted"
+    with a.client() as client:
+        assert client.submit(note, str(path), -1, endpoint="e1").result(60) == -1
+    function = a.http("GET", "/v1/functions").json["items"][0]["id"]
+    tasks = []
+    for n in range(30):
+        body = {"function": function, "endpoint": "e1", "args": [str(path), n], "key": f"key-{n}"}
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda s, body=body: s.http("POST", "/v1/tasks", body), two.servers))
+        assert {x.status for x in answers} <= {200, 202}, answers
+        assert len({x.json["id"] for x in answers}) == 1
+        tasks.append(answers[0].json["id"])
+    two.agree(31)
+    assert sorted(path.read_text().split(), key=int) == [str(n) for n in range(-1, 30)]
