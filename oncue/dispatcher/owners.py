@@ -190,11 +190,7 @@ class Owners:
         while True:
             await asyncio.sleep(RENEW_S)
             with contextlib.suppress(OncueError):
-                for partition, epoch in (await self._claim(list(self._mine))).items():
-                    if partition in self._mine:
-                        self._mine[partition] = epoch
-                        for lane in self._lanes(partition):
-                            lane.epoch = epoch
+                await self._claim(list(self._mine))
 
     # ------------------------------------------------------------ partitions come and go
 
@@ -246,6 +242,11 @@ class Owners:
         epochs = {
             p: position.first + 1 for p, (position,) in zip(partitions, await asyncio.gather(*futures), strict=True)
         }
+        for partition, epoch in epochs.items():
+            if partition in self._mine:  # said again: what lanes end from here on may come behind the fence
+                self._mine[partition] = epoch
+                for lane in self._lanes(partition):
+                    lane.epoch = epoch
         if core.log.shared:
             fence = Fence(VERSION, self._me.server, self._partitions, tuple(epochs.items()), at)
             await core.log.append(RESULTS, [Record(encode(fence))], 0)
@@ -284,16 +285,19 @@ class Owners:
 
     # ------------------------------------------------------------ endpoints
 
-    def sync(self) -> None:
+    def sync(self) -> list[EndpointRecord]:
         """After the registry has changed: every registered key may connect, and the endpoints of this server's partitions
-        have lanes."""
+        have lanes. Returns those of this server's that have been revoked since the last time."""
         core = self._core
+        revoked: list[EndpointRecord] = []
         for e in core.all_endpoints():
             if e.revoked:
                 if e.id not in self._revoked:
                     self._revoked.add(e.id)
                     self._admitted.discard(e.id)
                     core.bridge.revoke(e.id, e.public_key)
+                    if self.acts(e.id):
+                        revoked.append(e)
                 continue
             if e.id not in self._admitted:
                 self._admitted.add(e.id)
@@ -306,6 +310,7 @@ class Owners:
                 self._open(e, epoch)
             else:
                 lane.lost_after_ms = e.lost_after_ms
+        return revoked
 
     def _open(self, e: EndpointRecord, epoch: int) -> None:
         core = self._core

@@ -47,6 +47,7 @@ from oncue.dispatcher.incoming import Incoming
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.owners import Owners
 from oncue.dispatcher.registry_desk import RegistryDesk
+from oncue.dispatcher.revoked import end_all
 from oncue.dispatcher.rule_desk import RuleDesk
 from oncue.dispatcher.task_topics import check_task_topics
 from oncue.errors import Conflict, Undecodable
@@ -244,7 +245,8 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
     async def on_registry(self) -> None:
         await self.reload()
         if self._live:
-            self.owners.sync()
+            for endpoint in self.owners.sync():  # through another server, perhaps
+                self._run(end_all(self, endpoint))
             await self.reload_rules()
 
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -131,6 +131,21 @@ def test_what_was_written_through_one_server_is_read_through_another(two: Many) 
         assert seen["items"][0]["event"]["id"] == f"e{n}"
 
 
+def test_an_endpoint_is_revoked_through_a_server_that_does_not_act_for_it(two: Many) -> None:
+    for n, server in enumerate(two.servers):  # one of the two does not
+        name = f"gone{n}"
+        body = {"name": name, "public_key": zmq.curve_keypair()[0].decode()}
+        assert server.http("POST", "/v1/endpoints", body).status < 300
+        with server.client() as client:
+            tasks = client.map(large, [b"x"] * 10, endpoint=name)
+            server.await_true(lambda s=server, t=tasks[9]: s.http("GET", f"/v1/tasks/{t.id}").status == 200, "taken")  # type: ignore[misc]
+            assert two.servers[0].http("DELETE", f"/v1/endpoints/{name}").status < 300
+            for task in tasks:
+                with pytest.raises(Exception, match="revoked"):
+                    task.result(30)
+    assert {t["state"] for t in two.agree(20)} == {"refused"}
+
+
 def at_once(*calls: Callable[[], Answer]) -> list[Answer]:
     with ThreadPoolExecutor(len(calls)) as pool:
         return [f.result() for f in [pool.submit(c) for c in calls]]
