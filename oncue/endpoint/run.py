@@ -205,7 +205,7 @@ class AgentProcess:
         if self.pool.trouble != self._trouble:
             self._trouble = self.pool.trouble
             log.log(logging.ERROR if self._trouble else logging.INFO, "%s", self._trouble or "workers start again")
-        if at - self._usage_us >= USAGE_US:
+        if self.agent.phase is Phase.READY and at - self._usage_us >= USAGE_US:
             self._usage_us = at
             memory = self._me.memory_info().rss
             self.agent.usage(self.pool.busy, os.getloadavg()[0], memory)
