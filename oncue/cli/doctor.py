@@ -144,15 +144,18 @@ def log(settings: Settings) -> Iterator[Finding]:
         return
     need("a check of the cluster")
     from oncue.dispatcher.service import Service
-    from oncue.messages import EVENTS, MATCHES
+    from oncue.messages import EVENTS, MATCHES, STREAM, WINDOWS, TaskTopics
     from oncue.rules.engine import GROUP as RULES
-    from oncue.rules.stream_host import GROUP as STREAM
+    from oncue.rules.stream_host import GROUP as STREAM_GROUP
+    from oncue.rules.stream_report import TOPIC as STREAM_TOPIC
 
     topics = Service.topics_of(settings)
-    topics[MATCHES] = Topic(retention_ms=topics[EVENTS].retention_ms)  # its partitions stay as they are
+    # Those of rules with memory keep the partitions that they were begun with.
+    topics |= {MATCHES: Topic(retention_ms=topics[EVENTS].retention_ms), WINDOWS: Topic(compact=True)}
+    topics |= {STREAM: STREAM_TOPIC, **dict.fromkeys(TaskTopics(settings.task_topics).names(), Topic())}
     groups = {RULES: [EVENTS]}
     if settings.rules_memory == "stream":  # a server keeps the place of its own in windows.db
-        groups[STREAM] = [MATCHES]
+        groups[STREAM_GROUP] = [MATCHES]
     yield from asyncio.run(examine_log(settings.log_url, settings, topics, groups))
 
 

@@ -70,7 +70,7 @@ def test_a_cluster_that_is_fit(kafka: tuple[str, str], prefix: str) -> None:
     assert not wrong(found)
     assert "Kafka 4." in found[f"kafka {kafka[0]}"].found
     assert found[f"topic {prefix}oncue.events"].found == "partitions: 2, copies: 1, kept 1 days"
-    assert found[f"topics {prefix}oncue.tasks.*"].found.startswith("1, ")
+    assert found[f"topics {prefix}oncue.tasks.*"].found == "1 of endpoints' tasks"
     assert found["kafka clock"].found.endswith("0 s from ours")
     assert found[f"group {prefix}rules"].found == "records to go: 0, members: 0"
 
@@ -205,11 +205,19 @@ def test_what_a_user_may_not_do(secured: tuple[Broker, Path]) -> None:
 
 
 def test_the_command(kafka: tuple[str, str], prefix: str, tmp_path: Path) -> None:
-    system = System(tmp_path, ONCUE_LOG="", ONCUE_PORT="0")
-    good, bad = f"kafka://{kafka[0]}?prefix={prefix}", f"kafka://127.0.0.1:{free_port()}"
-    found = {f["check"]: f for f in system.json("doctor", "--log", good, code=1)}  # no server runs
-    assert [c for c, f in found.items() if not f["ok"]] == ["server"]
+    system = System(tmp_path, ONCUE_LOG=f"kafka://{kafka[0]}?prefix={prefix}", ONCUE_PORT="0", ONCUE_TASK_TOPICS="2")
+    found = {f["check"]: f for f in system.json("doctor", code=1)}
+    assert [c for c, f in found.items() if not f["ok"]] == ["server"], "it does not run"
     assert found[f"kafka {kafka[0]}"]["ok"]
-    said = system.oncue("doctor", "--log", bad, code=1).stdout
+    try:
+        system.up("--workers", "1")
+        found = {f["check"]: f for f in system.json("doctor")}
+        for topic in ("events", "results", "control", "registry", "matches", "windows", "stream"):
+            assert found[f"topic {prefix}oncue.{topic}"]["ok"]
+        assert found[f"topics {prefix}oncue.tasks.*"]["found"] == "2 of endpoints' tasks"
+        assert found[f"group {prefix}rules"]["found"].endswith("members: 1")
+    finally:
+        system.end()
+    said = system.oncue("doctor", "--log", f"kafka://127.0.0.1:{free_port()}", code=1).stdout
     assert "WRONG kafka 127.0.0.1" in said
     assert "→ is the broker up" in said

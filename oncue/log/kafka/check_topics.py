@@ -53,7 +53,7 @@ async def check_topics(
         elif not problems and seen:
             found.append(Finding(f"topic {prefix}{name}", True, _summary(seen, topic)))
     if fine:
-        found.append(Finding(f"topics {prefix}{TASKS_PREFIX}*", True, f"{fine}, one for each endpoint"))
+        found.append(Finding(f"topics {prefix}{TASKS_PREFIX}*", True, f"{fine} of endpoints' tasks"))
     return found
 
 
