@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False),
     help="Folder of the settings, blobs and its own work (default: ~/.oncue).",
 )
-def stream(log_url: str | None, data: str | None) -> None:
+@click.option("--anew", is_flag=True, help="Begin at the log's end where no server can hand over what it had.")
+def stream(log_url: str | None, data: str | None, anew: bool) -> None:
     """Run rules with memory (dedupe, batch) beside the servers, until Ctrl-C. For a log on Kafka.
 
-    The servers leave them to stream workers where their setting rules_memory is "stream". Several workers share the
-    partitions of oncue.matches; when one is killed, the others go on with its windows within ten seconds.
+    Servers leave them to stream workers where their setting rules_memory is "stream", and hand over at their start what they
+    remember. Several workers share the partitions of oncue.matches; when one is killed, the others go on with its
+    windows within ten seconds.
 
     \b
     Example:
@@ -52,7 +54,7 @@ def stream(log_url: str | None, data: str | None) -> None:
     for name in ("faust", "mode", "oncue.rules.stream"):  # Faust tells of its own under our module's name, too
         logging.getLogger(name).setLevel(logging.ERROR)
     with asyncio.Runner() as runner:
-        runner.run(_serve(settings, _told(settings)))
+        runner.run(_serve(settings, _told(settings), anew))
 
 
 def _told(settings: Settings) -> Callable[[list[int]], None]:
@@ -68,7 +70,7 @@ def _told(settings: Settings) -> Callable[[list[int]], None]:
     return told
 
 
-async def _serve(settings: Settings, ready: Callable[[list[int]], None]) -> None:
+async def _serve(settings: Settings, ready: Callable[[list[int]], None], anew: bool) -> None:
     from oncue.rules.stream_worker import serve
 
     stopping = asyncio.Event()
@@ -85,7 +87,11 @@ async def _serve(settings: Settings, ready: Callable[[list[int]], None]) -> None
         cluster = Cluster(address.servers, address.client, address.options.prefix, address.options.session_s)
         return StreamApp(cluster, host, partitions, settings.data_path / "stream", placed)
 
-    await serve(settings, make, stopping, ready)
+    def say(text: str) -> None:
+        click.echo(text)
+        sys.stdout.flush()
+
+    await serve(settings, make, stopping, ready, say, anew)
 
 
 @contextmanager

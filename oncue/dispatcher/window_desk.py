@@ -17,6 +17,7 @@ from oncue.errors import Invalid, OncueError
 from oncue.messages import REGISTRY, Deployment, Event
 from oncue.rules.book import Entry
 from oncue.rules.engine import Engine
+from oncue.rules.handover import hand_over, take_back
 from oncue.rules.outlook import Outlook
 from oncue.rules.stream_report import Workers
 from oncue.rules.stream_view import StreamWindows
@@ -60,7 +61,8 @@ class WindowDesk(EventDesk):
                 remedy='set rules_memory to "server", or give a log on Kafka: oncue up --log kafka://host:port',
             )
         if self._workers is not None and self.settings.rules_memory == "stream":
-            self.windows = StreamWindows(self.log, self._workers, partitions)
+            left = await hand_over(self.log, self.log, path)  # type: ignore[arg-type]  # the log on Kafka can claim
+            self.windows = StreamWindows(self.log, self._workers, partitions, left)
             self._windows_tasks = [self._kept(self.windows.run)]
             return
         self.windows = WindowHost(
@@ -73,8 +75,14 @@ class WindowDesk(EventDesk):
             history=self._deployed_then,
         )
         host = self.windows
+
+        async def run() -> None:
+            if on_kafka and await take_back(self.log, self.log, path):  # type: ignore[arg-type]
+                await host.reopen()
+            await host.run()
+
         # On one of the servers: the others have no part in it.
-        self._windows_tasks = [self._kept(lambda: self.owners.while_acting(ACTING, host.run))]
+        self._windows_tasks = [self._kept(lambda: self.owners.while_acting(ACTING, run))]
         if self._workers is not None:
             self._windows_tasks.append(self._kept(self._workers.run))
 
@@ -108,8 +116,8 @@ class WindowDesk(EventDesk):
             return ""
         names = ", ".join(sorted(report.worker for report in others))
         return (
-            f"rules with memory run twice, in the servers and in the stream workers {names}: each firing is the same tasks,"
-            ' and runs once; set rules_memory to "stream" for all servers, or end the workers'
+            f"the servers run rules with memory themselves, and there are stream workers: {names};"
+            ' end these, or set rules_memory to "stream" for all servers'
         )
 
     async def _registry_caught_up(self) -> None:

@@ -152,10 +152,13 @@ class _Store(memory.Store[bytes, bytes]):
             self.trouble = e
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
-        if self.trouble is not None:
-            await self.app.crash(self.trouble)
-        else:
+        try:
+            if self.trouble is not None:
+                raise self.trouble
+            await self.windows.check()
             self.placed(self.windows.ready())
+        except Exception as e:
+            await self.app.crash(e)
 
 
 class _Consumer(driver.Consumer):
@@ -175,8 +178,8 @@ class _Consumer(driver.Consumer):
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """To where the tables say; of what is not read from them yet, Faust asks again."""
         app = cast(_App, self.app)
-        wanted = {TP(app.matches, number): offset for number, offset in app.windows.positions().items()}
         found = {**await super().seek_to_committed()}
+        wanted = {TP(app.matches, number): offset for number, offset in app.windows.positions().items()}
         here = {tp: offset for tp, offset in wanted.items() if tp in self.assignment()}
         await self.seek_wait(here)
         return {**found, **here}

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from oncue.errors import NotOwner, OncueError
+from oncue.errors import LogError, NotOwner, OncueError
 from oncue.ids import now_us
 from oncue.log.base import Append, Batch, Log, Record
 from oncue.messages import MATCHES, VERSION, WINDOWS, Deployment, encode
@@ -36,6 +36,7 @@ STEP = 2_000  # matches folded and stored together
 LINGER_S = 0.1  # from one step of a partition to the next: what comes meanwhile shares its transaction (10 to 30 ms)
 WAITING = 20_000  # matches taken of a partition and not folded yet: then taking waits
 AGAIN_S = 1.0
+REFUSED_S = 15.0
 _log = logging.getLogger(__name__)
 
 
@@ -82,12 +83,26 @@ class StreamHost:
         self._moved = asyncio.Event()  # the next window is due at another time
         self.events = 0  # matches folded, since the start
         self.news = asyncio.Event()  # something has fired
+        self.refused = asyncio.Event()  # another has claimed a partition; normally partitions are given out anew now
 
     def wake(self) -> None:
         """The rules have changed: windows of operators that are gone close."""
         self._ticks.woken.set()
 
     # ------------------------------------------------------------ partitions that come and go
+
+    async def stay(self) -> None:
+        """Ends with LogError when a partition was claimed by another for good, and not to give it out anew."""
+        while True:
+            await self.refused.wait()
+            self.refused.clear()
+            before = dict(self.parts)
+            await asyncio.sleep(REFUSED_S)
+            if any(not part.ready and before.get(n) is part for n, part in self.parts.items()):
+                raise LogError(
+                    "another process has claimed partitions of this worker and keeps them",
+                    remedy="start it again: it says then who has them",
+                )
 
     async def claim(self, numbers: Iterable[int]) -> None:
         """These, and no others, are this worker's from now on; their tables are to be restored. Raises LogError."""
@@ -120,8 +135,26 @@ class StreamHost:
         if part is not None and not part.ready:
             part.table.put(key, value)
 
+    async def check(self) -> None:
+        """Faust begins to read where the group is, which is where the tables are, by the same transactions. Raises LogError:
+        somebody has moved the group ahead; what is between would be lost."""
+        committed = await self._log.committed(GROUP)
+        places = {number: part.table.place.next for number, part in self.parts.items() if part.table.placed}
+        ahead = [n for n, following in places.items() if committed.get((MATCHES, n), 0) > following]
+        if ahead:
+            raise LogError(
+                f"the group {GROUP!r} is ahead of what is stored, in the partitions {', '.join(map(str, ahead))} of {MATCHES}",
+                remedy="stop the stream workers and delete the group: kafka-consumer-groups.sh --delete --group"
+                f" PREFIX{GROUP}; reading then goes on where the states are",
+            )
+
     def ready(self) -> list[int]:
-        """The tables are restored. The partitions that are at work."""
+        """The tables are restored. The partitions that are at work. Raises LogError: servers have taken some back."""
+        if taken := [part.number for part in self.parts.values() if not part.table.placed]:
+            raise LogError(
+                f"servers have taken back the partitions {', '.join(map(str, taken))}: they run rules with memory themselves",
+                remedy='set rules_memory to "stream" for all servers, or leave it to them',
+            )
         for part in self.parts.values():
             if not part.ready:
                 part.ready, part.taken = True, part.table.place.next
@@ -132,8 +165,8 @@ class StreamHost:
         return sorted(self.parts)
 
     def positions(self) -> dict[int, int]:
-        """Partition -> the offset from which its matches are wanted, of those that are at work."""
-        return {number: part.table.place.next for number, part in self.parts.items() if part.ready}
+        """Partition -> the offset from which its matches are wanted, of those that are restored."""
+        return {number: part.taken for number, part in self.parts.items() if part.ready}
 
     # ------------------------------------------------------------ matches
 
@@ -168,6 +201,7 @@ class StreamHost:
                 self._ticks.forget([part.number])
                 part.inbox.clear()
                 part.room.set()
+                self.refused.set()
                 return
             for _ in batch.offsets:
                 part.inbox.popleft()

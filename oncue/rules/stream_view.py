@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
+from collections.abc import Sequence
 
 from oncue.log.base import Log, partition_of
 from oncue.messages import MATCHES, WINDOWS, Event
@@ -24,8 +25,9 @@ LOOK_S = 5.0
 class StreamWindows:
     """In the place of a WindowHost, which runs them itself."""
 
-    def __init__(self, log: Log, workers: Workers, partitions: int) -> None:
-        self._log, self.workers, self._partitions = log, workers, partitions
+    def __init__(self, log: Log, workers: Workers, partitions: int, left: Sequence[int] = ()) -> None:
+        """`left`: partitions that this server could not hand over."""
+        self._log, self.workers, self._partitions, self._left = log, workers, partitions, left
 
     async def run(self) -> None:
         await self.workers.run()
@@ -42,11 +44,16 @@ class StreamWindows:
         missing = sorted(set(range(self._partitions)) - having)
         if not missing:
             return ""
+        if stuck := [number for number in missing if number in self._left]:
+            return (
+                f"rules with memory wait: the log has forgotten the first matches of the partitions {_list(stuck)}, and what a"
+                ' server remembered of them is not here; start the server that ran them with rules_memory = "stream", or begin'
+                f" anew: oncue stream --anew --log {shlex.quote(log_url)}"
+            )
         if not having:
             command = f"oncue stream --log {shlex.quote(log_url)}"
             return f"rules with memory do not run: no stream worker is heard of; start one: {command}"
-        which = ", ".join(map(str, missing))
-        return f"no stream worker has the partitions {which} of {MATCHES} yet: that takes some seconds"
+        return f"no stream worker has the partitions {_list(missing)} of {MATCHES} yet: that takes some seconds"
 
     async def summary(self) -> dict[str, Summary]:
         return self.workers.summary()
@@ -86,3 +93,7 @@ class StreamWindows:
                         return found
         finally:
             await reader.close()
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

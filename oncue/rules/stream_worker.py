@@ -22,8 +22,9 @@ from oncue.ids import now_us
 from oncue.log import open_log
 from oncue.log.base import Log, Record
 from oncue.messages import STREAM, VERSION, TaskTopics, encode
+from oncue.rules.handover import begin_anew, begun
 from oncue.rules.registry import Registry
-from oncue.rules.stream_host import StreamHost
+from oncue.rules.stream_host import Fence, StreamHost
 from oncue.rules.stream_report import REPORT_S, SOON_S, RuleReport, StreamReport
 from oncue.rules.window_topics import ensure_stream
 
@@ -40,15 +41,43 @@ class App(Protocol):
 MakeApp = Callable[[StreamHost, int, Callable[[list[int]], None]], App]  # host, partitions, placed -> the app
 
 
-async def serve(settings: Settings, make: MakeApp, stopping: asyncio.Event, ready: Callable[[list[int]], None]) -> None:
-    """Until `stopping`. `ready` is told which partitions this worker has, whenever they are others. Raises LogError."""
+async def serve(
+    settings: Settings,
+    make: MakeApp,
+    stopping: asyncio.Event,
+    ready: Callable[[list[int]], None],
+    say: Callable[[str], None],
+    anew: bool = False,
+) -> None:
+    """Until `stopping`. `ready` is told which partitions this worker has, whenever they are others. `anew`: begin at the log's
+    end where nobody has handed over. Raises LogError."""
     log = await open_log(settings.log_url, settings)
     try:
-        worker = Worker(log, settings)
-        await worker.run(make, await ensure_stream(log, settings), stopping, ready)
+        partitions = await ensure_stream(log, settings)
+        if anew and (numbers := await begin_anew(log, _fence(log))):
+            say(f"the partitions {', '.join(map(str, numbers))} begin anew: what was open there is not known")
+        if await _unless(stopping, begun(log, say)):
+            await Worker(log, settings).run(make, partitions, stopping, ready)
     finally:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(log.close(), CLOSE_S)
+
+
+def _fence(log: Log) -> Fence:
+    return log  # type: ignore[return-value]  # the log on Kafka can claim
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether the work came to its end before."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(stopping.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    ended = tasks[0].done()
+    for task in tasks:
+        task.cancel()
+    if ended:
+        tasks[0].result()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return ended
 
 
 class Worker:
@@ -59,7 +88,7 @@ class Worker:
         self.registry = Registry(log, lambda: self.host.wake(), TaskTopics(settings.task_topics))
         self.host = StreamHost(
             log,
-            log,  # type: ignore[arg-type]  # the log on Kafka can claim
+            _fence(log),
             self.registry,
             lambda: self.registry.book,
             self.name,
@@ -80,7 +109,9 @@ class Worker:
         try:
             await _within(self.registry.caught_up(), running, START_S)
             app = make(self.host, partitions, ready)
-            running += [asyncio.create_task(part) for part in (self.host.run(), self._reports(), app.run())]
+            running += [
+                asyncio.create_task(part) for part in (self.host.run(), self.host.stay(), self._reports(), app.run())
+            ]
             end = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([*running, end], return_when=asyncio.FIRST_COMPLETED)
             end.cancel()

@@ -75,11 +75,15 @@ class WindowHost:
         finally:
             await reader.close()
 
-    async def close(self) -> None:
-        """When `run` has ended."""
+    async def reopen(self) -> None:
+        """Its file has changed, while `run` was not running."""
         store, self._store = self._store, None
         if store is not None:
             await self._call(store.close)
+
+    async def close(self) -> None:
+        """When `run` has ended."""
+        await self.reopen()
         self._thread.shutdown(wait=False)
 
     async def _call(self, function: Callable[..., T], *values: object) -> T:

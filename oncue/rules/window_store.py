@@ -27,6 +27,7 @@ from oncue.rules.matches import Held, Match, spec_hash
 from oncue.rules.window import MARGIN_MS, State, Where, due_ms, forget_ms, held
 from oncue.rules.window_group import Group, Place, Summary
 from oncue.rules.window_overlay import Overlay, event_key
+from oncue.rules.window_table import ITEM, STATE, Change
 
 APPLICATION_ID = 0x6F6E6377  # "oncw"
 SCHEMA = 2
@@ -164,6 +165,29 @@ class WindowStore:
         )
         self.parts.pop(part, None)
         return lost
+
+    # ------------------------------------------------------------ to another host, and back (handover.py)
+
+    def entries(self, part: int) -> list[Change]:
+        """All that is known of a partition, as a changelog has it."""
+        states = self._db.execute("SELECT rule, spec, key, state FROM state WHERE part = ?", (part,))
+        items = self._db.execute(
+            "SELECT rule, spec, key, event, item.held FROM item JOIN state USING (id) WHERE part = ?", (part,)
+        )
+        found: list[Change] = [((ITEM, *key), value) for *key, value in items]
+        return found + [((STATE, *key), value) for *key, value in states]
+
+    def take_over(self, part: int, place: Place, entries: Sequence[Change]) -> None:
+        """In the place of what was known of the partition."""
+        self.drop(part)
+        states, group = PartStates(self._db, part), StoredGroup()
+        for (kind, *key), value in entries:
+            if kind == STATE:
+                states.put(Where(*key), decode(State, value))  # type: ignore[arg-type]
+            elif kind == ITEM:
+                states.hold(Where(*key[:3]), decode(Held, value))
+        group.parts[part], group.next[part] = states, place
+        self.store(group)
 
     # ------------------------------------------------------------ looking
 

@@ -40,7 +40,7 @@ class Claim(Stored, frozen=True):
 class WindowTable:
     def __init__(self, data: MutableMapping[bytes, bytes] | None = None) -> None:
         self._data: MutableMapping[bytes, bytes] = {} if data is None else data
-        self.place = Place()
+        self.place, self.placed = Place(), False  # placed: somebody has begun on the partition, or handed it over
         self._open: dict[Where, int] = {}  # -> due_ms, of open windows
         self._items: dict[Where, set[bytes]] = {}
         self._due: list[tuple[int, Where]] = []  # heaps; what is out of date in them is left out when it is met
@@ -68,8 +68,9 @@ class WindowTable:
                 self._items.setdefault(where, set()).add(key)
             elif where in self._items:
                 self._items[where].discard(key)
-        elif kind == PLACE[0] and value:
-            self.place = Place(*decode(tuple[int, int], value))
+        elif kind == PLACE[0]:
+            self.placed = bool(value)
+            self.place = Place(*decode(tuple[int, int], value)) if value else Place()
 
     def _index_state(self, where: Where, state: State | None) -> None:
         if state is None or not held(state):
@@ -134,6 +135,9 @@ class WindowTable:
         found = sorted(where for where in self._open if where[:2] == (rule, spec))
         return [w for w in found if (s := self.state(w)) is not None and s.applied < before][:most]
 
+    def open_windows(self) -> Iterable[Where]:
+        return self._open.keys()
+
     def open_specs(self) -> set[tuple[str, str]]:
         return {where[:2] for where in self._open}
 
@@ -145,6 +149,9 @@ class WindowTable:
             next_due = min(filter(None, (next_due, due)), default=0)
             found[where.rule] = Summary(windows + 1, events + len(self._items.get(where, ())), next_due)
         return found
+
+    def entries(self) -> Iterator[Change]:
+        return ((decode(Key, key), value) for key, value in self._data.items())
 
     def __len__(self) -> int:
         return len(self._data)

@@ -37,19 +37,23 @@ def system(kafka: tuple[str, str], tmp_path: Path) -> Iterator[System]:
 
 
 class Worker:
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, first: str = "oncue stream is up") -> None:
         self.process = system.start("stream")
+        self.expect(first)
+
+    def expect(self, said: str) -> None:
+        """The next line on its stdout."""
         assert self.process.stdout is not None
-        self.first = self.process.stdout.readline()
-        assert "oncue stream is up" in self.first, self.process.communicate(timeout=30)
+        line = self.process.stdout.readline()
+        assert said in line, (line, self.process.communicate(timeout=30) if not line else "")
 
 
 @pytest.fixture
-def start(system: System) -> Iterator[Any]:
+def start(request: pytest.FixtureRequest) -> Iterator[Any]:
     workers: list[Worker] = []
 
-    def begin() -> Worker:
-        workers.append(Worker(system))
+    def begin(system: System, *said: str) -> Worker:
+        workers.append(Worker(system, *said))
         return workers[-1]
 
     yield begin
@@ -78,7 +82,7 @@ def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, st
     doctor = {f["check"]: f for f in system.json("doctor", code=1)}
     assert "oncue stream" in doctor["rules with memory"]["found"]
     emit(system, 7, 1, 2, 2)  # they wait in the log
-    worker = start()
+    worker = start(system)
     system.await_true(lambda: rule(system)["waiting"] == 2 and rule(system)["suppressed"] == 1, "the window is told of")
     assert rule(system)["why"] == ""
     event = {"specversion": "1.0", "id": "x", "source": "/b", "type": "layer.written"}
@@ -95,7 +99,7 @@ def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, st
     emit(system, 8, 1, 2)
     system.await_true(lambda: rule(system)["waiting"] == 2, "the next window is open")
     worker.process.kill()
-    successor = start()
+    successor = start(system)
     emit(system, 8, 3)
     assert len(system.await_tasks(2, rule="stack")) == 2
     out, err = signalled(successor.process, signal.SIGINT)
@@ -104,8 +108,10 @@ def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, st
     system.await_true(lambda: "no stream worker" in rule(system)["why"], "a worker that has stopped is not counted on")
 
 
-@pytest.mark.timeout(120)
-def test_a_server_that_runs_them_itself_says_that_a_worker_does_too(kafka: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+def test_windows_go_along_from_a_server_to_a_worker_and_back(
+    kafka: tuple[str, str], tmp_path: Path, start: Any
+) -> None:
     data = tmp_path / "data"
     with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=on_kafka(kafka[0], data)) as system:
         system.await_connected()
@@ -113,16 +119,35 @@ def test_a_server_that_runs_them_itself_says_that_a_worker_does_too(kafka: tuple
         system.write("layers.yaml", RULES)
         system.oncue("deploy", "--yes", "layers.yaml")
         assert rule(system)["why"] == ""
-        worker = Worker(system)
-        try:
-            system.await_true(lambda: "run twice" in rule(system)["why"], "the server hears of the worker")
-            emit(system, 7, 1, 2, 3)
-            assert system.await_tasks(1, rule="stack")[0]["state"] == "succeeded"
-        finally:
-            signalled(worker.process, signal.SIGTERM)
-        assert worker.process.returncode == 0
-        system.await_true(lambda: rule(system)["why"] == "", "the worker has said that it ends")
-        assert len(system.tasks(rule="stack")) == 1
+        emit(system, 7, 1, 2)
+        system.await_true(lambda: rule(system)["waiting"] == 2, "the server holds the window")
+        # A worker beside such a server waits.
+        worker = start(system, "waiting until a server hands over the partitions 0, 1")
+        system.down()
+        system.env["ONCUE_RULES_MEMORY"] = "stream"
+        system.up("--workers", "1")
+        worker.expect("oncue stream is up")
+        system.await_true(lambda: rule(system)["waiting"] == 2, "the worker holds the window")
+        emit(system, 7, 2, 3)  # one is a double still
+        assert results(system, 1) == [[3, ["/7/1", "/7/2", "/7/3"]]]
+        emit(system, 8, 1, 2)
+        system.await_true(lambda: rule(system)["waiting"] == 2, "the next window is open")
+        system.down()
+        system.env["ONCUE_RULES_MEMORY"] = "server"
+        system.up("--workers", "1")
+        system.await_true(lambda: rule(system)["waiting"] == 2, "the server holds the window again")
+        assert "there are stream workers" in rule(system)["why"]
+        emit(system, 8, 2, 3)
+        assert results(system, 2) == [[3, ["/7/1", "/7/2", "/7/3"]], [3, ["/8/1", "/8/2", "/8/3"]]]
+        _, err = worker.process.communicate(timeout=60)  # its next match was refused
+        assert worker.process.returncode == 1, err
+        assert "another process has claimed partitions of this worker" in err
+        assert len(system.tasks(rule="stack")) == 2
+
+
+def results(system: System, count: int) -> list[Any]:
+    with system.client() as client:
+        return sorted(client.task(task["id"]).result(30) for task in system.await_tasks(count, rule="stack"))
 
 
 def test_on_another_log_it_says_that_nothing_more_is_needed(stopped: System) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from oncue.messages import (
     MATCHES,
     REGISTRY,
     VERSION,
-    WINDOWS,
     DeadLetter,
     EndpointRecord,
     Task,
@@ -31,7 +31,8 @@ from oncue.messages import (
     encode,
 )
 from oncue.rules.engine import Engine
-from oncue.rules.window_group import Summary
+from oncue.rules.handover import hand_over, tables
+from oncue.rules.matches import Match, MatchesRecord
 from oncue.rules.window_table import WindowTable
 from oncue.rules.window_topics import ensure_stream
 from tests.integration.memory_site import all_of, deployed
@@ -150,23 +151,36 @@ class StreamSite:
 
     async def tables(self) -> dict[int, WindowTable]:
         """As the changelog has them."""
-        found: dict[int, WindowTable] = {}
-        left = {place: end for place, end in (await self.log.end_offsets([WINDOWS])).items() if end}
-        reader = self.log.read([WINDOWS], start="earliest")
-        while left:
+        return await tables(self.log)
+
+    async def waiting(self) -> list[int]:
+        """The numbers of the events in open windows."""
+        found = [table.held(where) for table in (await self.tables()).values() for where in table.open_windows()]
+        return sorted(int(event.id) for window in found for event in window)
+
+    async def counted_once(self, accepted: int) -> None:
+        """Each of so many events is in one batch that has fired, or in an open one."""
+        waiting = await self.waiting()
+        numbers = Counter([n for args in (await self.fired()).values() for n in args["n"]] + waiting)
+        twice, missing = [n for n, count in numbers.items() if count > 1], set(range(accepted)) - set(numbers)
+        assert not twice, twice
+        assert not missing, (sorted(missing), waiting, await self._matches(missing), [w.said() for w in self.workers])
+        assert len(numbers) == accepted
+
+    async def _matches(self, numbers: set[int]) -> list[Any]:
+        """Where they are in the log, and how far each partition is."""
+        found: list[Any] = [(n, table.place) for n, table in (await self.tables()).items()]
+        reader, left = self.log.read([MATCHES], start="earliest"), await self.log.end_offsets([MATCHES])
+        while any(left.values()):
             for batch in await reader.next():
-                table = found.setdefault(batch.partition, WindowTable())
-                for record in batch.records:
-                    table.put(record.key, record.value)
-                if batch.next_offset >= left.get((WINDOWS, batch.partition), 0):
-                    left.pop((WINDOWS, batch.partition), None)
+                for offset, r in zip(batch.offsets, batch.records, strict=True):
+                    content = decode(MatchesRecord, r.value)  # type: ignore[arg-type]
+                    if isinstance(content, Match) and int(content.event.id) in numbers:
+                        found.append((batch.partition, offset, content.event.id, batch.offsets[0], batch.offsets[-1]))
+                if batch.next_offset >= left.get((MATCHES, batch.partition), 0):
+                    left[MATCHES, batch.partition] = 0
         await reader.close()
         return found
-
-    async def waiting(self) -> int:
-        """Events in open windows."""
-        summaries: list[Summary] = [s for t in (await self.tables()).values() for s in t.summary().values()]
-        return sum(s.events for s in summaries)
 
     async def tasks(self) -> list[Task]:
         frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, TaskTopics().of("e1"))]
@@ -194,6 +208,7 @@ async def stream_site(address: str, folder: Path) -> AsyncIterator[StreamSite]:
         await ensure_stream(log, settings)
         # Here, because a client hears of topics that others make only half a minute later.
         await log.ensure({TaskTopics().of("e1"): Topic(), DEAD: Topic(), REGISTRY: Topic(compact=True)})
+        assert await hand_over(log, log, folder / "windows.db") == []  # type: ignore[arg-type]
         site = StreamSite(log, url, folder)
         engine = asyncio.create_task(site.engine.run())
         try:

@@ -1,0 +1,140 @@
+"""Rules with memory go from a server's file to the workers' changelog and back; nothing is counted twice or forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oncue.errors import NotOwner
+from oncue.log import Log, Record, Topic, open_log
+from oncue.log.base import Batch as LogBatch
+from oncue.messages import MATCHES, WINDOWS, encode
+from oncue.rules.handover import begin_anew, hand_over, tables, take_back
+from oncue.rules.matches import Closed, MatchesRecord
+from oncue.rules.rehearsal import InMemory
+from oncue.rules.window_group import Place
+from oncue.rules.window_store import WindowStore
+from oncue.rules.window_table import records
+from tests.unit.test_windows import folded, streams
+
+PARTITIONS = 2
+
+
+class Fence:
+    """`refuse`: what another process does after the claim."""
+
+    def __init__(self, refuse: Callable[[], None] = lambda: None) -> None:
+        self.claimed: list[int] = []
+        self._refuse = refuse
+
+    async def claim(self, group: str, topic: str, partition: int) -> None:
+        self.claimed.append(partition)
+        self._refuse()
+
+
+def with_log(folder: Path, body: Callable[[Log], Awaitable[None]]) -> None:
+    async def run() -> None:
+        log = await open_log(f"sqlite://{folder / 'log'}")
+        try:
+            await log.ensure(
+                {MATCHES: Topic(partitions=PARTITIONS), WINDOWS: Topic(partitions=PARTITIONS, compact=True)}
+            )
+            await body(log)
+        finally:
+            await log.close()
+
+    asyncio.run(run())
+
+
+def batch(stream: list[MatchesRecord], first: int, last: int) -> LogBatch:
+    return LogBatch(MATCHES, 0, range(first, last + 1), [Record(encode(r)) for r in stream[first : last + 1]])
+
+
+@settings(max_examples=15, deadline=None)
+@given(stream=streams(), data=st.data())
+def test_windows_are_the_same_wherever_they_change_their_host(
+    stream: list[MatchesRecord], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("handover")
+    path = folder / "windows.db"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), min_size=1, max_size=3)))
+    found: list[Closed] = []
+
+    async def body(log: Log) -> None:
+        await log.append(MATCHES, [Record(encode(r)) for r in stream], 0)
+        embedded, at = True, 0
+        for cut in [*cuts, len(stream)]:
+            if at < cut and embedded:
+                store = WindowStore(path)
+                assert store.parts.get(0, Place()).next == at
+                group = store.fold_batches([batch(stream, at, cut - 1)])
+                store.store(group)
+                store.close()
+                found.extend(c for _, _, c in group.closed)
+            elif at < cut:
+                table = (await tables(log))[0]
+                assert table.place.next == at
+                group, changes = table.fold([batch(stream, at, cut - 1)])
+                await log.append(WINDOWS, records(changes), 0)
+                found.extend(c for _, _, c in group.closed)
+            at = cut
+            if embedded:
+                assert await hand_over(log, Fence(), path) == []
+                assert await hand_over(log, Fence(), path) == []  # once is enough
+            else:
+                assert await take_back(log, Fence(), path) == PARTITIONS
+                assert not any(len(table) for table in (await tables(log)).values())
+                assert await take_back(log, Fence(), path) == 0
+            embedded = not embedded
+
+    with_log(folder, body)
+    assert found == folded(InMemory(), enumerate(stream))
+
+
+def test_where_the_log_has_forgotten_the_first_matches_nobody_begins_by_chance(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        await log.append(MATCHES, [Record(b"x" * 100) for _ in range(10)], 0)
+        await log.truncate(MATCHES, 0, 10)
+        await log.append(MATCHES, [Record(b"x")], 0)
+        begins = await log.begin_offsets([MATCHES])
+        assert begins[MATCHES, 0] > 0
+        path = tmp_path / "windows.db"
+        assert await hand_over(log, Fence(), path) == [0]
+        old = WindowStore(path)  # of a server that has not run them for long
+        old.take_over(0, Place(begins[MATCHES, 0] - 1), [])
+        old.close()
+        assert await hand_over(log, Fence(), path) == [0]
+        assert await begin_anew(log, Fence()) == [0]
+        assert (await tables(log))[0].place == Place(11)
+        assert await hand_over(log, Fence(), path) == []
+        assert await begin_anew(log, Fence()) == []
+
+    with_log(tmp_path, body)
+
+
+def test_of_two_servers_one_hands_over(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        real, path = log.commit, tmp_path / "windows.db"
+
+        async def refused(*given: Any, **more: Any) -> Any:
+            raise NotOwner("another server has claimed it")
+
+        log.commit = refused  # type: ignore[method-assign]
+        assert await hand_over(log, Fence(), path) == []
+        assert not any(table.placed for table in (await tables(log)).values())
+        log.commit = real  # type: ignore[method-assign]
+        store = WindowStore(path)
+        store.take_over(0, Place(5, 7), [])
+        store.close()
+        assert await hand_over(log, Fence(), tmp_path / "none.db") == []
+        assert (await tables(log))[0].place == Place(0)
+        assert await hand_over(log, Fence(), path) == []
+        assert (await tables(log))[0].place == Place(0)  # the first one counts: what fires again has the same ids
+
+    with_log(tmp_path, body)
