@@ -39,9 +39,10 @@ class Feeder:
         server: str,
         on_registry: Callable[[], Awaitable[None]],
         on_batch: Callable[[Batch], None],
+        buries: Callable[[], bool],
     ) -> None:
         self._log, self._view, self._board, self._on_registry = durable, view, board, on_registry
-        self._on_batch = on_batch
+        self._on_batch, self._buries = on_batch, buries
         self._told_mark = server.encode()
         self._queue: asyncio.Queue[list[Batch]] = asyncio.Queue(GROUP)
         self._readers: dict[str, Reader] = {}
@@ -105,7 +106,7 @@ class Feeder:
             by_call.setdefault(id(c.call), (c.call, []))[1].append(c.ended)
         for call, ends in by_call.values():
             self._board.tell(call, ends)
-        if applied.dead:
+        if applied.dead and self._buries():
             self._bury([Record(encode(letter)) for letter in applied.dead])
         if any(b.topic == REGISTRY for b in batches):
             await self._on_registry()

@@ -44,12 +44,14 @@ from oncue.dispatcher.feeder import Feeder
 from oncue.dispatcher.given_token import accept_given_token
 from oncue.dispatcher.housekeeper import Housekeeper
 from oncue.dispatcher.incoming import Incoming
+from oncue.dispatcher.joining import copy_view
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.owners import Owners
 from oncue.dispatcher.registry_desk import RegistryDesk
 from oncue.dispatcher.revoked import end_all
 from oncue.dispatcher.rule_desk import RuleDesk
 from oncue.dispatcher.task_topics import check_task_topics
+from oncue.dispatcher.view_desk import ViewDesk
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
 from oncue.log import Batch, Log, Topic, open_log
@@ -74,11 +76,12 @@ from oncue.rules.window_topics import ensure_matches
 from oncue.view import View
 
 log = logging.getLogger("oncue.server")
+BURIAL = "dead"  # whoever acts for this tells of records that cannot be read
 DAY_MS = 86_400_000
 REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take its time
 
 
-class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
+class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data_path
         make_data_folder(self.folder)
@@ -92,8 +95,13 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         self._lock = FolderLock(self.folder)  # a log that several servers share does not keep them apart
         self.log = await self._open_log()
         self._forget_other_log()
-        self.view = View.open(self.folder / "view.db")
-        self.feeder = Feeder(self.log, self.view, self.board, self.server_id, self.on_registry, self._on_batch)
+        path = self.folder / "view.db"
+        if self.log.shared and not path.exists():
+            await copy_view(self.log, path, self.server_id)
+        self.view = View.open(path)
+        self.feeder = Feeder(
+            self.log, self.view, self.board, self.server_id, self.on_registry, self._on_batch, self._buries
+        )
         names = [t for t in await self.log.topics() if t not in UNVIEWED]
         await self.view.skip_to(await self.log.begin_offsets(names))  # what retention took is not waited for
         await self.feeder.catch_up(names, await self.log.end_offsets(names))
@@ -223,6 +231,10 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk):
         self._lock.release()
 
     # ------------------------------------------------------------ what the log brings
+
+    def _buries(self) -> bool:
+        """Each server's view finds the records that cannot be read: one of them tells."""
+        return not self.log.shared or (self._live and self.owners.acts(BURIAL))
 
     def _made_before(self, rule: str, count: int) -> None:
         self.engine.made_before(rule, count)

@@ -21,7 +21,7 @@ FACTS = ("id", "state", "attempt", "endpoint", "owner", "accepted_us", "ended_us
 
 class Many:
     def __init__(self, folder: Path, address: str) -> None:
-        self.folder, self._log = folder, on_kafka(address, folder)
+        self.folder, self.log = folder, on_kafka(address, folder)
         self.servers: list[System] = []
         self._agents: dict[str, Path] = {}
 
@@ -31,7 +31,7 @@ class Many:
         name = f"server{len(self.servers)}"
         where = self.folder / name
         where.mkdir()
-        server = System(where, where / "data", ONCUE_LOG=self._log, ONCUE_BLOBS_FOLDER=str(self.folder / "blobs"))
+        server = System(where, where / "data", ONCUE_LOG=self.log, ONCUE_BLOBS_FOLDER=str(self.folder / "blobs"))
         self.servers.append(server)
         server.up(*(words or ("--no-endpoint",)))
         return server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import zmq
 
+from oncue.log import Record, open_log
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import Answer, System
 from tests.e2e.test_files import WORK, renamed, rules
@@ -192,3 +194,41 @@ def test_local_endpoints_of_several_servers_have_names_of_their_own(kafka: tuple
             server.down()
             server.up("--workers", "1")
             assert sorted(e["name"] for e in server.http("GET", "/v1/endpoints").json) == sorted(found)
+
+
+def test_a_server_that_joins_copies_anothers_view(two: Many) -> None:
+    a = two.servers[0]
+    events = [{"type": "t", "source": "s", "id": f"e{n}", "data": {"n": n}, "specversion": "1.0"} for n in range(1_200)]
+    for n in range(0, len(events), 400):
+        headers = {"Content-Type": "application/cloudevents-batch+json"}
+        answer = a.http("POST", "/v1/events", json.dumps(events[n : n + 400]).encode(), headers)
+        assert answer.status in (200, 202), answer
+    with a.client() as client:
+        assert client.submit(large, b"x", endpoint="e1").result(60) == b"xx"
+    # On what port its API is, a server knows from its second start on.
+    for server in two.servers:
+        server.down()
+        server.up("--no-endpoint")
+    c = two.add()
+    assert "was copied" in c.said()
+    assert [t["id"] for t in c.http("GET", "/v1/tokens").json] == [t["id"] for t in a.http("GET", "/v1/tokens").json]
+    pages = [s.http("GET", "/v1/events?limit=1000").json["items"] for s in (a, c)]
+    assert len(pages[0]) == 1_000
+    assert pages[0] == pages[1]
+    two.agree(1)
+    assert not list((a.data).glob("*.copy")) + list((c.data).glob("view.joining*"))
+
+
+def test_a_record_that_nobody_can_read_is_told_once(two: Many) -> None:
+    async def damage() -> None:
+        log = await open_log(two.log)
+        await log.append("oncue.results", [Record(b"\xc1")])
+        await log.close()
+
+    asyncio.run(damage())
+    for server in two.servers:
+        server.await_true(lambda s=server: s.http("GET", "/v1/dead").json["items"], "a letter")  # type: ignore[misc]
+    with two.servers[0].client() as client:
+        assert client.submit(large, b"x", endpoint="e1").result(60) == b"xx"  # what comes behind it is read
+    two.agree(1)
+    assert [len(s.http("GET", "/v1/dead").json["items"]) for s in two.servers] == [1, 1]

@@ -159,6 +159,12 @@ class MemoryBackend:
 
         return len(content), parts()
 
+    async def view_snapshot(self, who: Who) -> tuple[int, AsyncIterator[bytes]]:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"SQLite format 3"
+
+        return 15, parts()
+
     # functions, endpoints
 
     async def register_function(self, who: Who, request: r.FunctionRequest) -> r.FunctionInfo:

@@ -95,7 +95,13 @@ MORE = {
     "/v1/rules/{name}/explain": {"offset": 1},
 }
 #: Things that must exist first, or hash right: refused, but as their handler refuses, not as a wrong request.
-ELSE = {"/v1/blobs/{sha256}": {410, 422}, "/hooks/{trigger}": {404}, "/page/{file}": {404}, "/metrics": {401}}
+ELSE = {
+    "/v1/blobs/{sha256}": {410, 422},
+    "/v1/view": {403},
+    "/hooks/{trigger}": {404},
+    "/page/{file}": {404},
+    "/metrics": {401},
+}
 
 
 def test_a_request_that_follows_it_is_accepted() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from oncue.dispatcher.http import blobs, dead, events, registry, rules, server, tasks
+from oncue.dispatcher.http import blobs, dead, events, registry, rules, server, tasks, view
 from oncue.dispatcher.http.route import Route
 from oncue.errors import MethodNotAllowed, NotFound, OncueError
 
@@ -15,6 +15,7 @@ ROUTES: tuple[Route, ...] = (
     *rules.ROUTES,
     *registry.ROUTES,
     *blobs.ROUTES,
+    *view.ROUTES,
     *server.ROUTES,
 )
 _PATTERNS = [(route.pattern, route) for route in ROUTES]

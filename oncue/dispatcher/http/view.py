@@ -1,0 +1,32 @@
+"""The server's view as a file: for a server that joins."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from oncue.dispatcher.http.route import OCTETS, Ask, Route
+from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.errors import DiskFull
+
+
+async def get(ask: Ask) -> web.StreamResponse:
+    size, parts = await ask.backend.view_snapshot(ask.who)
+    headers = {"Content-Type": OCTETS, "Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
+    response = web.StreamResponse(headers=headers | {"Content-Disposition": "attachment"})
+    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/view",
+        get,
+        summary="This server's view, with the log's offsets up to which it goes, as a SQLite file: for a server that joins.",
+        scope="admin",
+        gives=bytes,
+        writes=(OCTETS,),
+        streamed=True,
+        errors=(DiskFull,),
+    ),
+)
