@@ -57,7 +57,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How calls are to be run. `timeout` and `expires` in seconds: the longest run, and the latest start from now; without
-    them there is no limit. Raises Invalid for a limit that is not above 0."""
+    them there is no limit. Raises Invalid for a limit that is not above 0, and for retries below 0."""
 
     endpoint: str = "local"
     retry: Retry | int | None = None  # a number: so many retries, with the usual pauses
@@ -69,6 +69,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             _check_limit("timeout", self.timeout)
         if self.expires is not None:
             _check_limit("expires", self.expires)
+        most = self.retry.max if isinstance(self.retry, Retry) else self.retry
+        if most is not None and most < 0:
+            raise Invalid(
+                f"retry is {most}; it is how often to try again: 0 or more", remedy="leave retry out for no retries"
+            )
 
     def policy(self) -> RetryPolicy | None:
         if self.retry is None:

@@ -37,7 +37,7 @@ from oncue.cloudevents import time_text
 from oncue.config import default_data
 from oncue.connection import Http
 from oncue.courier import Courier
-from oncue.errors import Forbidden, Invalid, NotFound, OncueError, TaskError
+from oncue.errors import Forbidden, Invalid, NotFound, NotReady, OncueError, RateLimited, TaskError, Unreachable
 from oncue.found import FoundTask
 from oncue.gathering import as_completed, gather
 from oncue.handles import Task
@@ -247,7 +247,7 @@ class Client:
         from oncue.functions import Watch, pack_function  # imports much that an emit does not need
 
         packed, watch = pack_function(fn), Watch(fn)
-        self.register(packed)
+        self._register_soon(packed)
         with self._lock:
             self._functions[id(fn)] = (fn, packed.id, packed.name, watch)  # the reference keeps id(fn) its own
             while len(self._functions) > KNOWN_FUNCTIONS:
@@ -257,17 +257,19 @@ class Client:
     def register(self, packed: Packed) -> str:
         """Register what pack_function or pack_file gave. Returns its hash. Raises Unreachable, TooLarge."""
         if packed.id not in self._registered:
-            request = FunctionRequest(
-                name=packed.name,
-                body=packed.body,
-                signature=packed.signature,
-                doc=packed.doc,
-                file=packed.file,
-                parameters=parameter_infos(packed.parameters),
-            )
-            self.functions.register(request)
+            self.functions.register(_request(packed))
             self._registered.add(packed.id)
         return packed.id
+
+    def _register_soon(self, packed: Packed) -> None:
+        """As register; while the server is away the courier does it, before the first batch that needs it. Raises Unreachable
+        before anything is known of the server."""
+        try:
+            self.register(packed)
+        except (Unreachable, NotReady, RateLimited):
+            if not self.courier.met:
+                raise
+            self.courier.unregistered[packed.id] = _request(packed)
 
     # ------------------------------------------------------------ results
 
@@ -352,6 +354,17 @@ class Client:
     def live(self, *kinds: str) -> Iterator[tuple[str, Any]]:
         """What happens, as it happens; see nouns.Tasks.live."""
         return self.tasks.live(*kinds)
+
+
+def _request(packed: Packed) -> FunctionRequest:
+    return FunctionRequest(
+        name=packed.name,
+        body=packed.body,
+        signature=packed.signature,
+        doc=packed.doc,
+        file=packed.file,
+        parameters=parameter_infos(packed.parameters),
+    )
 
 
 def _packed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

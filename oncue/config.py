@@ -12,7 +12,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -40,6 +40,13 @@ def make_data_folder(folder: Path) -> None:
     )
 
 
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Partitions = Annotated[int, msgspec.Meta(ge=1, le=10_000)]  # a broker takes some thousands
+Days = Annotated[float, msgspec.Meta(gt=0, le=36_500)]
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: str = ""  # folder of log, view, blobs, keys; "": default_data()
     log: str = ""  # URL of the log: kafka://host:port,...; "": sqlite in the data folder
@@ -54,26 +61,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kafka_token_file: str = ""  # OAUTHBEARER: read at each connection
     kafka_token_command: str = ""  # OAUTHBEARER: prints the token; run at each connection, without a shell
     host: str = "127.0.0.1"
-    port: int = 8765  # HTTP; 0: any free one
+    port: Port = 8765  # HTTP; 0: any free one
     bridge_host: str = ""  # "": as host
     advertise_host: str = ""  # the name under which agents and other servers reach this one; "": bridge_host
-    bridge_port: int = 0  # ZeroMQ; 0: any free one, remembered in the data folder
+    bridge_port: Port = 0  # ZeroMQ; 0: any free one, remembered in the data folder
     blobs_folder: str = ""  # large payloads and functions; "": in the data folder. Servers of one log must share it
-    workers: int = 0  # of the local endpoint; 0: one a core
-    max_body_bytes: int = 64 * 1024 * 1024  # one request; larger payloads go to the blob store in a stream
-    max_batch: int = 65_536  # tasks in one request
-    rate_per_s: float = 0.0  # requests a second for each token; 0: no limit
-    results_retention_days: float = 30.0
-    events_retention_days: float = 30.0
-    reports_retention_days: float = 2.0
+    workers: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0  # of the local endpoint; 0: one a core
+    max_body_bytes: Positive = 64 * 1024 * 1024  # one request; larger payloads go to the blob store in a stream
+    max_batch: Positive = 65_536  # tasks in one request
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0  # requests a second for each token; 0: no limit
+    results_retention_days: Days = 30.0
+    events_retention_days: Days = 30.0
+    reports_retention_days: Days = 2.0
     rules_memory: Literal["server", "stream"] = "server"  # who runs dedupe and batch; stream: `oncue stream`
-    matches_partitions: int = 8  # of the topic of rules with memory; fixed from the first start on
-    results_retention_bytes: int = 0  # 0: by age only
-    task_topics: int = 0  # topics that all endpoints share; 0: one for each endpoint. Fixed from the first start on
-    events_partitions: int = 1  # of oncue.events; can only be raised
+    matches_partitions: Partitions = 8  # of the topic of rules with memory; fixed from the first start on
+    results_retention_bytes: Natural = 0  # 0: by age only
+    task_topics: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = (
+        0  # topics that all endpoints share; 0: one for each endpoint. Fixed from the first start on
+    )
+    events_partitions: Partitions = 1  # of oncue.events; can only be raised
     events_mode: Literal["structured", "binary"] = "structured"  # how events are written; both are read
-    queue_bytes: int = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view
-    disk_stop_percent: float = 90.0  # accepting stops above this
+    queue_bytes: Positive = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view
+    disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0  # accepting stops above this
     uvloop: bool = True
     open_metrics: bool = False  # GET /metrics without a token
     admin_token_file: str = ""  # holds a token that is an admin's from the first start on
@@ -98,6 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.log or f"sqlite://{self.data_path / 'log'}"
 
 
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 FIELDS = {f.name: f for f in msgspec.structs.fields(Settings)}
 # Variables of other parts: where the client's server is, where the file is; a worker's folder of large arguments.
 OTHERS = ("ONCUE_URL", "ONCUE_TOKEN", "ONCUE_CONFIG", "ONCUE_DEBUG", "ONCUE_BLOBS")
@@ -165,5 +175,15 @@ def _convert(name: str, value: Any, place: str) -> Any:
     try:
         return msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as e:
-        words = " or ".join(get_args(field.type)) or field.type.__name__
-        raise Invalid(f"{place}: {e}", remedy=f"{name} is {words}") from None
+        raise Invalid(f"{place}: {e}", remedy=f"{name} is {_wanted(field.type)}") from None
+
+
+def _wanted(kind: Any) -> str:
+    """What a setting may be, in words: "a whole number, at least 0, at most 65,535"."""
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if get_origin(kind) is not Annotated:
+        return _KINDS[kind]
+    plain, meta = get_args(kind)
+    least = f"more than {meta.gt}" if meta.gt is not None else f"at least {meta.ge}"
+    return f"{_KINDS[plain]}, {least}" + (f", at most {meta.le:,g}" if meta.le is not None else "")

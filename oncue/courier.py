@@ -27,7 +27,7 @@ from oncue.connection import Answer, Broken, Connection, Http, problem
 from oncue.errors import Invalid, NotReady, OncueError, RateLimited, Unreachable
 from oncue.limit import FOREVER, Limit
 from oncue.outcome_stream import messages
-from oncue.resources import Accepted, BatchRequest, Me
+from oncue.resources import Accepted, BatchRequest, FunctionRequest, Me
 from oncue.untold import AGAIN, Untold, refusal, summary
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Courier:
         self.patience_s, self.linger_s = patience_s, linger_s
         self.closed = False
         self._me: Me | None = None
+        self.unregistered: dict[str, FunctionRequest] = {}  # by hash: given while the server was away
         self._fresh()
 
     def _fresh(self) -> None:
@@ -76,6 +77,11 @@ class Courier:
         if self._me is None:
             self._me = msgspec.json.decode(self.http.request("GET", "/v1/me").body, type=Me)
         return self._me
+
+    @property
+    def met(self) -> bool:
+        """Whether the server has said whose tasks these are, so that calls can be queued without it."""
+        return self._me is not None
 
     # ------------------------------------------------------------ out
 
@@ -167,6 +173,8 @@ class Courier:
         since, pause, again, self.trouble = time.monotonic(), 0.02, False, None
         while True:
             try:
+                if self.unregistered:
+                    self._register(batch.function)
                 answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=False)
                 break
             except (Unreachable, NotReady, RateLimited) as e:
@@ -192,6 +200,12 @@ class Courier:
         batch.wake(ACCEPTED)
         if again:  # a first request may have been done, and its outcomes told to a stream that is dead
             self.ask_batch(batch)
+
+    def _register(self, function: str) -> None:
+        """By content: again is harmless."""
+        if (request := self.unregistered.get(function)) is not None:
+            self.http.request("POST", "/v1/functions", msgspec.json.encode(request), repeat=True)
+            self.unregistered.pop(function, None)
 
     # ------------------------------------------------------------ in
 

@@ -230,5 +230,6 @@ def raw_key(public_key: bytes) -> bytes:
     except Exception as e:  # KeyError, ValueError, struct.error: by what is wrong with it
         raise Invalid(f"not a CURVE public key: {e}", remedy="a key is 40 characters of Z85") from None
     if len(raw) != 32:
-        raise Invalid(f"not a CURVE public key: {len(raw)} bytes instead of 32", remedy="a key is 40 characters of Z85")
+        what = f"not a CURVE public key: {len(public_key)} characters instead of 40"
+        raise Invalid(what, remedy="a key is 40 characters of Z85")
     return raw

@@ -75,7 +75,7 @@ class Noun:
 
 def _query(values: Mapping[str, Any]) -> str:
     given = {k: v for k, v in values.items() if v not in ("", None)}
-    return "?" + urlencode(given) if given else ""
+    return "?" + urlencode(given, errors="surrogateescape") if given else ""
 
 
 def _event_json(event: Mapping[str, Any]) -> bytes:
@@ -89,7 +89,7 @@ def _event_json(event: Mapping[str, Any]) -> bytes:
 
 
 def _name(text: str) -> str:
-    return quote(text, safe="")
+    return quote(text, safe="", errors="surrogateescape")
 
 
 class Tasks(Noun):
@@ -262,7 +262,14 @@ class Triggers(Noun):
 
     def explain(self, name: str, path: str) -> r.TriggerFile:
         """Why this file fired, or did not: absolute, or relative to the watched folder. Raises NotFound, TriggerFailed;
-        Invalid for a trigger of another kind."""
+        Invalid for a trigger of another kind, and for a path that is no UTF-8."""
+        try:
+            path.encode()
+        except UnicodeEncodeError:  # Python holds such bytes as surrogates; JSON has no place for them
+            raise Invalid(
+                f"the path {path!r} is not UTF-8, which events cannot hold: no trigger fires for it",
+                remedy="rename the file",
+            ) from None
         return self._get(r.TriggerFile, f"/v1/triggers/{_name(name)}/file{_query({'path': path})}")
 
 

@@ -99,15 +99,18 @@ def check_packed(sets: Sequence[RuleSet], packed: Mapping[str, Packed]) -> None:
 
 def check_offline(sets: Sequence[RuleSet]) -> None:
     """The same for functions that are not packed: of a file that cannot be imported here its text says what it can, and
-    registered names are left to the deploy. Raises RuleFileError, CannotPack."""
+    registered names are left to the deploy. Raises RuleFileError."""
     from oncue.cli.output import say
     from oncue.functions import parameters_in_file
     from oncue.rules.arguments import check_arguments
 
     known: dict[tuple[str, str], Sequence[Parameter] | None] = {}
     for ruleset, function, path, name in _own_functions(sets):
-        with _printing_aside():
-            known[ruleset.file, function], why = parameters_in_file(path, name)
+        try:
+            with _printing_aside():
+                known[ruleset.file, function], why = parameters_in_file(path, name)
+        except OncueError as e:
+            raise _at(ruleset, function, f"{function}: {e.message}", e.remedy) from None
         if why:
             say(f"{why}; its text was read instead", err=True)
     for ruleset in sets:

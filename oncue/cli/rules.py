@@ -88,10 +88,10 @@ def test(files: tuple[str, ...], json_: bool) -> None:
     tests = run_tests(sets)
     if json_:
         as_json(tests)
-    if not tests:
-        say("no tests in these files: a rule's go under `tests:`", err=True)
     show_tests(tests)
     check_offline(sets)
+    if not tests:
+        say("no tests in these files: a rule's go under `tests:`", err=True)
 
 
 @rules.command()

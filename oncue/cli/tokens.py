@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from oncue.cli import completing
 from oncue.cli.connect import connected, seconds
 from oncue.cli.output import as_json, json_option, listing, say, when
+from oncue.errors import Invalid
 from oncue.resources import TokenInfo, TokenRequest
 
 
@@ -53,8 +56,13 @@ def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str
     Example:
       oncue tokens create daq --scope emit --expires 30d
     """
+    if not name.strip():
+        raise Invalid("a token has a name", remedy="for example oncue tokens create laptop")
+    expires_s = seconds(expires)
+    if expires_s is not None and expires_s < 1:
+        raise Invalid(f"--expires {expires} is less than a second", remedy="leave --expires out for no end")
     request = TokenRequest(
-        name=name, scopes=list(scopes) or ["user"], expires_s=round(seconds(expires) or 0), subject=subject
+        name=name, scopes=list(scopes) or ["user"], expires_s=math.ceil(expires_s or 0), subject=subject
     )
     with connected() as client:
         made = client.tokens.create(request)

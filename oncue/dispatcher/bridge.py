@@ -93,6 +93,8 @@ class Bridge:
         self._loop.call_soon(self._on_readable)
 
     def _readable(self) -> bool:
+        if self._socket.closed:  # a look that was due when the bridge closed
+            return False
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
@@ -164,6 +166,8 @@ class Bridge:
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
 
     def close(self) -> None:
+        """What is called later (a lane's append that is durable by then ...) finds no lane, and does nothing."""
+        self.lanes.clear()
         self._tick_timer.cancel()
         self._loop.remove_reader(self._fd)
         self._loop.remove_reader(self._gate.fileno())

@@ -17,7 +17,7 @@ from typing import Any
 from oncue.errors import CannotImport, CannotPack
 from oncue.functions.body import Packed
 from oncue.functions.pack import pack_function
-from oncue.functions.signature import names_in_text, parameters_in_text, parameters_of
+from oncue.functions.signature import names_in_text, parameters_in_text
 from oncue.functions.source import local_files
 from oncue.messages import Parameter
 
@@ -42,7 +42,7 @@ def parameters_in_file(path: Path | str, name: str) -> tuple[tuple[Parameter, ..
     path = _file(path)
     try:
         with _imported(path) as module:
-            return parameters_of(_named(module, name, path)), ""
+            return pack_function(_named(module, name, path)).parameters, ""
     except CannotImport as e:
         if isinstance(e.__cause__, SyntaxError):
             raise

@@ -43,6 +43,7 @@ RULE_KEYS = (
 RUN_KEYS = ("function", "endpoint", "args", "timeout")
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
 RETRY_ON = ("lost", "error", "timeout")
+NO_LIMIT = "none"
 MAX_RUNS = 100
 MAX_RETRIES = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -195,11 +196,11 @@ def _rule(
         conditions += parse_match(node.value["match"], problems)
         check_relative(node.value["match"], on, relative, problems)
     when = _when(get("when"), problems)
-    timeout_ms = _duration(get("timeout"), "timeout", problems)
+    timeout_ms = _limit(get("timeout"), "timeout", problems)
     memory = parse_memory(node, problems)
     runs = _runs(run, timeout_ms, problems, memory.needs.refer if memory else None) if run else ()
     retry = _retry(get("retry"), problems)
-    expires_ms = _duration(get("expires"), "expires", problems)
+    expires_ms = _limit(get("expires"), "expires", problems)
     enabled = _typed(get("enabled"), bool, "enabled", True, problems)
     description = _typed(get("description"), str, "description", "", problems)
     tests = _tests(get("tests"), problems)
@@ -256,7 +257,7 @@ def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -
         problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
     template = compile_args(args, problems, refer=refer)
     if "timeout" in node.value:
-        timeout_ms = _duration(node.value["timeout"], "timeout", problems)
+        timeout_ms = _limit(node.value["timeout"], "timeout", problems)
     return Run(function, endpoint, template, timeout_ms, _given(args, place, node.value.get("endpoint", node)))
 
 
@@ -381,6 +382,17 @@ def _duration(node: Node | None, key: str, problems: Problems, default: int = 0)
     except ValueError as e:
         problems.add(node, f"{key}: {e}")
         return default
+
+
+def _limit(node: Node | None, key: str, problems: Problems) -> int:
+    """A duration above 0; 0 where there is none, which a run says by `none` against its rule's."""
+    if node is None or node.value == NO_LIMIT:
+        return 0
+    before = len(problems.found)
+    limit = _duration(node, key, problems)
+    if limit == 0 and len(problems.found) == before:
+        problems.add(node, f"{key}: a limit is more than 0", f"for no limit write {key}: {NO_LIMIT}")
+    return limit
 
 
 def _list_of(root: Node, key: str, problems: Problems) -> list[Node]:

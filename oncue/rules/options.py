@@ -16,6 +16,9 @@ from oncue.quantities import DURATION, duration_ms, size_bytes
 from oncue.rules.document import Node, Problems, nearest
 
 _PATH = re.compile(r" - at `\$([^`]*)`$")
+_TYPE = re.compile(r"Expected `([^`]*)`, got `[^`]*`")
+_NAMES = {"object": "a mapping", "array": "a list", "str": "a text", "int": "a whole number", "float": "a number"}
+_NAMES |= {"bool": "true or false", "null": "nothing"}
 _OWN = re.compile(r"([a-z_][\w.-]*): ")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
@@ -35,6 +38,10 @@ def convert(node: Node, skip: set[str], kind: type[msgspec.Struct], problems: Pr
         found = _PATH.search(text)
         message = _PATH.sub("", text)
         place = _locate(body, found[1]) if found else body
+        if wrong := _TYPE.fullmatch(message):
+            where = what + (found[1] if found else "")
+            problems.add(place, f"{where} is {_in_words(wrong[1])}, not {place.kind()}")
+            return None
         if own := _OWN.match(message):  # a Struct's __post_init__ that names the key it means
             place = _locate(place, "." + own[1])
         problems.add(place, f"{what}: {message[:1].lower()}{message[1:]}", getattr(e, "remedy", ""))
@@ -48,9 +55,10 @@ def _info(kind: type[msgspec.Struct]) -> inspect.Type:
 
 def _prepare(node: Node, info: inspect.Type, problems: Problems, what: str) -> Any:
     """Plain values, with quantities as numbers and unknown keys named."""
-    quantity = None
+    quantity, remedy = None, ""
     while isinstance(info, inspect.Metadata):
         quantity = (info.extra or {}).get("quantity", quantity)
+        remedy = (info.extra or {}).get("remedy", remedy)
         info = info.type
     if quantity is not None and node.value is not None:
         try:
@@ -60,7 +68,7 @@ def _prepare(node: Node, info: inspect.Type, problems: Problems, what: str) -> A
             return 0
     words = _words(info)
     if words and isinstance(node.value, str) and node.value not in words:
-        problems.add(node, f"{what} cannot be {node.value[:60]!r}", nearest(node.value, words))
+        problems.add(node, f"{what} cannot be {node.value[:60]!r}", remedy or nearest(node.value, words))
         return None
     if isinstance(info, inspect.UnionType):
         return _prepare(node, _branch(node, info), problems, what)
@@ -118,6 +126,13 @@ def _branch(node: Node, info: inspect.UnionType) -> inspect.Type:
         if fits:
             return member
     return inspect.AnyType()
+
+
+def _in_words(types: str) -> str:
+    """msgspec's `object | null` as people say it; that a key may be left out is no news."""
+    names = types.split(" | ")
+    told = [n for n in names if n != "null"] or names
+    return " or ".join(dict.fromkeys(_NAMES.get(n, n) for n in told))
 
 
 def _locate(node: Node, path: str) -> Node:

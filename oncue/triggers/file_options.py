@@ -91,6 +91,11 @@ def read_options(name: str, options: FileOptions) -> Spec:
     if not (required or anyone or stable_s):
         raise Invalid(f"{place}ready names no condition", remedy="write ready: {any: [close_write, rename]}")
     _check_relative(place + "glob", options.glob, options.path)
+    if not options.glob or options.glob.endswith("/"):
+        raise Invalid(
+            f"{place}glob: {options.glob!r} never matches: no file's path is so",
+            remedy='leave it out for all files, or write glob: "**/*.h5"',
+        )
     for glob in options.ignore:
         _check_relative(place + "ignore", glob, options.path)
     try:

@@ -19,7 +19,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -37,9 +37,8 @@ from oncue.triggers.diary import Diary
 _REFERENCE = re.compile(r"\$\{(secret|env):([^{}]+)\}")
 _ID_HEADERS = ("webhook-id", "x-github-delivery", "idempotency-key")
 _ANSWER = {"content-type": "application/json"}
-_REMEDY = (
-    'write verify: {standard-webhooks: "${secret:NAME}"}, {github: ...} or {bearer: ...}; or, openly, verify: none'
-)
+_NAMES = {"secret": re.compile(r"[A-Za-z0-9._-]+"), "env": re.compile(r"[A-Za-z_][A-Za-z0-9_]*")}
+_REMEDY = 'write verify: {bearer: "${secret:NAME}"}, or github or standard-webhooks there; or, openly, verify: none'
 
 Secret = str | tuple[str, ...]
 
@@ -62,7 +61,7 @@ class Verify(
 class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`kind: webhook`. Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}"."""
 
-    verify: Verify | Literal["none"] | None = None
+    verify: Annotated[Verify | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
     type: str = ""  # of the events that wrap what is no CloudEvent
     identity: Literal["request", "body"] = "request"  # where no header names the request
 
@@ -228,6 +227,7 @@ def read_verify(verify: Verify | str | None, place: str) -> tuple[str, tuple[str
     for secret in secrets:
         if not secret.strip():
             raise Invalid(f"{place}: an empty secret fits everybody", remedy=_REMEDY)
+        _check_reference(secret, place)
         if way == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
             try:
                 signatures.standard_key(secret)
@@ -238,6 +238,16 @@ def read_verify(verify: Verify | str | None, place: str) -> tuple[str, tuple[str
     except ValueError as e:
         raise Invalid(f"{place}.tolerance: {e}", remedy="write 5m") from None
     return way, tuple(secrets), tolerance_s
+
+
+def _check_reference(secret: str, place: str) -> None:
+    """Raises Invalid for what is meant as a reference, and can name nothing: it would be taken for the secret itself."""
+    found = _REFERENCE.fullmatch(secret)
+    if found is None and secret.startswith("${"):
+        raise Invalid(f"{place}: {secret!r} is no reference", remedy='write "${secret:NAME}" or "${env:NAME}"')
+    if found is not None and not _NAMES[found[1]].fullmatch(found[2]):
+        what = "a secret: letters, digits, _ . -" if found[1] == "secret" else "a variable: letters, digits, _"
+        raise Invalid(f"{place}: {found[2]!r} names no {what[2:].partition(':')[0]}", remedy=f"name {what}")
 
 
 def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:

@@ -128,6 +128,19 @@ def test_decorated_functions_and_functions_that_take_anything(system: System) ->
     assert "did you mean 'path'?" in system.oncue("deploy", "doubled.yaml", "--yes", code=2).stderr
 
 
+def test_what_is_no_function_is_told_offline(system: System) -> None:
+    system.write("odd.py", "x = 5\ndef steps(path):\n    yield path\ndef size(path): pass\n")
+    for function, why in (("x", "5 is a int, not something that can be called"), ("steps", "a generator function")):
+        rules(system, "odd", f"odd.py:{function}", "{path: 1}")
+        for words in (["rules", "test"], ["deploy", "--yes"]):
+            said = system.oncue(*words, "odd.yaml", code=2).stderr
+            assert "odd.yaml:5:21: odd.py:" in said
+            assert why in said
+            assert "no tests" not in said
+    rules(system, "odd", "odd.py:size", "{path: 1}")
+    assert "no tests in these files" in system.oncue("rules", "test", "odd.yaml").stderr
+
+
 def test_a_file_that_cannot_be_imported_here(system: System) -> None:
     """`rules test` reads it, and says so; what has to be shipped has to be imported."""
     system.write("heavy.py", "import nowhere_to_be_found\ndef solve(path): pass\n")

@@ -57,6 +57,10 @@ def double(x: int) -> int:
     return 2 * x
 
 
+def shout(text: str) -> str:
+    return text.upper()
+
+
 def fail(kind: str) -> None:
     raise {"value": ValueError, "key": KeyError}.get(kind, RuntimeError)(kind)
 
@@ -608,6 +612,20 @@ def test_flush_tells_what_is_not_accepted_and_it_is_sent_on(alone: tuple[Client,
     try:
         client.flush()
         assert len(second.world.tasks) == 6
+    finally:
+        client.close(flush=False)
+        second.stop()
+
+
+def test_a_function_that_is_new_while_the_server_is_away(alone: tuple[Client, int]) -> None:
+    client, port = alone
+    task = client.submit(shout, "a")
+    many = client.map(shout, ["b", "c"])
+    struggling(client)
+    second = Server(World(), port)
+    try:
+        assert [t.result(20) for t in (task, *many)] == ["A", "B", "C"]
+        assert [f.name for f in second.world.functions.values()] == ["shout"]
     finally:
         client.close(flush=False)
         second.stop()

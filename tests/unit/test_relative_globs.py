@@ -45,6 +45,8 @@ def test_a_glob_that_may_be_relative(glob: str) -> None:
     [
         (', glob: "/raw/*.h5"', 54, "glob: '/raw/*.h5' never matches", "leave out what is before 'raw/*.h5'"),
         (', glob: "/data/2bm/*.h5"', 54, "glob: '/data/2bm/*.h5' never matches", "leave out what is before '*.h5'"),
+        (', glob: ""', 54, "glob: '' never matches", 'write glob: "**/*.h5"'),
+        (', glob: "raw/"', 54, "glob: 'raw/' never matches", 'write glob: "**/*.h5"'),
         (', glob: "./*.h5"', 54, "glob: './*.h5' never matches", "'*.h5'"),
         (', ignore: ["*.tmp", "/raw/*"]', 56, "ignore: '/raw/*' never matches", "'raw/*'"),
     ],

@@ -127,7 +127,11 @@ BAD = [
     ("triggers:\n  - {name: a, kind: file, path: /y, refire: nevr}\n", 2, 45, "trigger a.refire cannot be 'nevr'"),
     ("triggers:\n  - {name: a, kind: file}\n", 2, 5, "trigger a lacks the key 'path'"),
     ("triggers:\n  - {name: a, kind: file, pth: /x, path: /y}\n", 2, 27, "trigger a has no key 'pth'"),
-    ("triggers:\n  - {name: a, kind: file, path: 5}\n", 2, 33, "trigger a: expected `str`, got `int`"),
+    ("triggers:\n  - {name: a, kind: file, path: 5}\n", 2, 33, "trigger a.path is a text, not a whole number"),
+    ("triggers:\n  - {name: a, kind: file, path: /y, ready: close_write}\n", 2, 44, "trigger a.ready is a mapping, not a text"),
+    (rule("timeout: 0s"), 5, 14, "timeout: a limit is more than 0"),
+    (rule("expires: 0"), 5, 14, "expires: a limit is more than 0"),
+    (rule(run="{function: f, timeout: 0}"), 4, 33, "timeout: a limit is more than 0"),
     ("triggers:\n  - {name: a, kind: file, path: /y, largest: 1XB}\n", 2, 46, "trigger a.largest: 'XB' is not a unit of size; there are B, kB, MB, GB, TB, PB, KiB, MiB, GiB, TiB, PiB"),
     (rule("dedupe: 5m"), 5, 13, "`dedupe` is a mapping, not a text"),
     (rule("dedupe: {key: x}"), 5, 13, "`dedupe` lacks the key 'ttl'"),
@@ -165,11 +169,21 @@ def test_the_exact_error(text: str | bytes, line: int, column: int, message: str
 
 
 @pytest.mark.parametrize(
+    ("line", "timeout_ms"),
+    [("{function: f}", 5_000), ("{function: f, timeout: none}", 0), ("{function: f, timeout: 1s}", 1_000)],
+)
+def test_a_limit_that_is_none_is_a_word(line: str, timeout_ms: int) -> None:
+    (found,) = read(rule("timeout: 5s", run=line)).rules
+    assert found.runs[0].timeout_ms == timeout_ms
+
+
+@pytest.mark.parametrize(
     ("line", "remedy"),
     [
         ("wehn: x", "did you mean 'when'?"),
         ("match: {data.size: {gtt: 1}}", "did you mean 'gt'?"),
         ("retry: {bse: 1s}", "did you mean 'base'?"),
+        ("timeout: 0", "for no limit write timeout: none"),
         ('match: {data.path: {regex: "(?=a)"}}', "it is RE2 syntax: no backreferences, no lookaround"),
     ],
 )

@@ -43,3 +43,48 @@ def test_a_misspelt_line_of_the_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="prot") as caught:
         load_settings({}, {"ONCUE_DATA": str(tmp_path)})
     assert "port" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("workers", "-3"),
+        ("workers", "1000000"),
+        ("port", "-1"),
+        ("port", "65536"),
+        ("bridge_port", "70000"),
+        ("max_body_bytes", "0"),
+        ("max_batch", "0"),
+        ("rate_per_s", "-0.5"),
+        ("rate_per_s", "nan"),
+        ("results_retention_days", "0"),
+        ("events_retention_days", "-1"),
+        ("reports_retention_days", "inf"),
+        ("results_retention_bytes", "-1"),
+        ("matches_partitions", "0"),
+        ("events_partitions", "0"),
+        ("task_topics", "-1"),
+        ("queue_bytes", "0"),
+        ("disk_stop_percent", "0"),
+        ("disk_stop_percent", "100.5"),
+    ],
+)
+def test_a_number_that_nothing_can_run_with_is_an_error(tmp_path: Path, name: str, value: str) -> None:
+    variable = f"ONCUE_{name.upper()}"
+    with pytest.raises(Invalid, match=variable) as caught:
+        load_settings({}, {"ONCUE_DATA": str(tmp_path), variable: value})
+    assert name in caught.value.remedy
+    with pytest.raises(Invalid, match=f"--{name.replace('_', '-')}"):
+        load_settings({name: float(value) if "days" in name else value}, {"ONCUE_DATA": str(tmp_path)})
+    (tmp_path / "oncue.toml").write_text(f"{name} = {value}\n")
+    with pytest.raises(Invalid, match=rf"oncue\.toml: {name}"):
+        load_settings({}, {"ONCUE_DATA": str(tmp_path)})
+
+
+def test_the_error_says_what_a_setting_may_be(tmp_path: Path) -> None:
+    with pytest.raises(Invalid) as caught:
+        load_settings({"port": 65_536}, {"ONCUE_DATA": str(tmp_path)})
+    assert caught.value.remedy == "port is a whole number, at least 0, at most 65,535"
+    with pytest.raises(Invalid) as caught:
+        load_settings({"events_mode": "text"}, {"ONCUE_DATA": str(tmp_path)})
+    assert caught.value.remedy == "events_mode is structured or binary"
