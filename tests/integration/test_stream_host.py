@@ -63,7 +63,8 @@ class Worker:
         if any((await self.site.log.lag("rules", ["oncue.events"])).values()):
             return False
         ends = await self.site.log.end_offsets([MATCHES])
-        return all(self.host.positions().get(n, 0) >= end for (_, n), end in ends.items())
+        done = {number: part.table.place.next for number, part in self.host.parts.items()}
+        return all(done.get(n, 0) >= end for (_, n), end in ends.items())
 
 
 @contextlib.asynccontextmanager
