@@ -8,10 +8,15 @@ import signal
 from collections.abc import Awaitable, Callable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from tests.integration.memory_site import record, rule
+from oncue.log import Record
+from oncue.messages import MATCHES, VERSION, encode
+from oncue.rules.matches import Batch, Dedupe, Held, Match, MatchesRecord, Spec, Stage, Tick
+from tests.integration.memory_site import Site, record, rule, site_in
 from tests.integration.stream_site import PARTITIONS, StreamSite, stream_site
 
 Kafka = tuple[str, str]
@@ -150,5 +155,73 @@ def test_a_double_is_one_after_a_restart_too(kafka: Kafka, tmp_path: Path) -> No
             await site.settled()
             assert sorted(args["n"] for args in (await site.fired()).values()) == [0, 1, 2]
             assert await worker.stop() == 0
+
+    with_site(kafka, tmp_path, body)
+
+
+SPECS: dict[str, tuple[Spec, ...]] = {
+    "count": (Batch("${data.k}", count=3),),
+    "bytes": (Batch("${data.k}", size_bytes=60),),
+    "wait": (Batch("${data.k}", wait_ms=20),),
+    "both": (Dedupe("${data.k}", 25), Batch("", count=3, wait_ms=50)),
+}
+
+
+def matches_and_ticks(chance: random.Random, rule_name: str, at_ms: int) -> list[MatchesRecord]:
+    found: list[MatchesRecord] = []
+    for n in range(60):
+        at_ms += chance.choice([0, 0, 1, 5, 12, 40])
+        if chance.random() < 0.15:
+            found.append(Tick(VERSION, at_ms + chance.randrange(60)))
+            continue
+        specs = SPECS[rule_name]
+        stages = tuple(Stage(s, chance.choice("abc") if s.key else "") for s in specs)
+        row = msgspec.msgpack.encode([n])
+        held = Held(-1, "/s", f"{rule_name}-{chance.randrange(n + 1)}", row, chance.randrange(30))
+        found.append(Match(VERSION, rule_name, "f", 1, at_ms, stages, ("data.n",), held))
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_both_hosts_make_the_same_tasks_of_the_same_matches_and_ticks(kafka: Kafka, tmp_path: Path) -> None:
+    """A partition for each rule; far ahead in time, so that neither host adds a tick of its own; workers are killed between."""
+    chance = random.Random(5)
+    rules = [
+        rule("count", batch={"key": "${data.k}", "count": 3}),
+        rule("bytes", batch={"key": "${data.k}", "bytes": 60}),
+        rule("wait", batch={"key": "${data.k}", "wait": "20ms"}),
+        rule("both", dedupe={"key": "${data.k}", "ttl": "25ms"}, batch={"count": 3, "wait": "50ms"}),
+    ]
+    streams = [matches_and_ticks(chance, name, 5_000_000_000_000) for name in SPECS]
+    embedded: dict[bytes, Any] = {}
+
+    async def on_sqlite(site: Site) -> None:
+        site.deploy(*rules)
+        for part, stream in enumerate(streams):
+            await site.log.append(MATCHES, [Record(encode(r)) for r in stream], part)
+        async with site.running():
+            await site.settled()
+        for task, args in zip(await site.tasks(), await site.arguments(), strict=True):
+            embedded[task.id] = args
+
+    async def first() -> None:
+        async with site_in(tmp_path / "embedded") as site:
+            await on_sqlite(site)
+
+    (tmp_path / "embedded").mkdir()
+    asyncio.run(first())
+
+    async def body(site: StreamSite) -> None:
+        await site.deploy(*rules)
+        for cut in (20, 40, 60):
+            worker = await site.start()
+            await worker.placed()
+            for part, stream in enumerate(streams):
+                await site.log.append(MATCHES, [Record(encode(r)) for r in stream[cut - 20 : cut]], part)
+            if cut == 60:
+                await site.settled()
+            await worker.kill()
+        assert await site.fired() == embedded
+        assert len(embedded) > 20
 
     with_site(kafka, tmp_path, body)
