@@ -1,4 +1,6 @@
-"""One running system a test process, for the tests that do not stop it: they keep out of each other's way by names."""
+"""One running system a test process and log, for the tests that do not stop it: they keep out of each other's way by names.
+
+Each test that uses one is run on the embedded log and on Kafka, but for those marked `embedded`."""
 
 from __future__ import annotations
 
@@ -7,20 +9,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import System, system_in
+from tests.e2e.running import System, on_kafka, system_in
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "log_kind" in metafunc.fixturenames:
+        embedded = metafunc.definition.get_closest_marker("embedded") is not None
+        metafunc.parametrize("log_kind", ["sqlite"] if embedded else ["sqlite", "kafka"], scope="session")
+
+
+def _log(kind: str, data: Path, request: pytest.FixtureRequest) -> dict[str, str]:
+    return {"ONCUE_LOG": on_kafka(request.getfixturevalue("kafka")[0], data)} if kind == "kafka" else {}
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with system_in(tmp_path_factory.mktemp("shared"), "--workers", "2") as system:
+def shared(tmp_path_factory: pytest.TempPathFactory, log_kind: str, request: pytest.FixtureRequest) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("shared")
+    data = folder / "data"
+    with system_in(folder, "--workers", "2", data=data, **_log(log_kind, data, request)) as system:
         system.await_connected()
         yield system
 
 
 @pytest.fixture
-def stopped(tmp_path: Path) -> Iterator[System]:
+def stopped(tmp_path: Path, log_kind: str, request: pytest.FixtureRequest) -> Iterator[System]:
     """One of its own, not started yet."""
-    system = System(tmp_path)
+    data = tmp_path / "data"
+    system = System(tmp_path, data, **_log(log_kind, data, request))
     try:
         yield system
     finally:

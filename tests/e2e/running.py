@@ -48,8 +48,6 @@ class System:
         self.data = data or folder / "data"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")}
         self.env = kept | {"ONCUE_DATA": str(self.data)} | settings
-        if os.environ.get("ONCUE_TEST_LOG") == "kafka":  # the same tests on the other log: ONCUE_TEST_KAFKA says where
-            self.env.setdefault("ONCUE_LOG", on_kafka(os.environ["ONCUE_TEST_KAFKA"], self.data))
         self._seen: dict[int, psutil.Process] = {}  # what it has started, so that nothing is left over
 
     # ------------------------------------------------------------ commands

@@ -170,6 +170,7 @@ def test_other_peoples_letters_are_not_there(system: System) -> None:
     assert [d["id"] for d in letters(system, token=alice)] == [hers]
 
 
+@pytest.mark.embedded
 def test_letters_of_nobody_are_for_admins(stopped: System) -> None:
     """A record that cannot be read: nobody knows whose it is."""
     system = stopped
@@ -229,6 +230,7 @@ def test_events_are_everybodys_and_what_they_made_run_is_its_owners(system: Syst
     assert (found(dora)["fired"], found(dora)["tasks"]) == ([], [])
 
 
+@pytest.mark.embedded
 def test_a_retried_letter_is_the_record_with_its_headers(stopped: System) -> None:
     """An event that a foreign client wrote in binary mode: without its headers it is no event."""
     system = stopped

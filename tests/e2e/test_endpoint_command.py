@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from oncue.resources import EndpointRequest
 from tests.e2e.running import System
@@ -121,6 +122,7 @@ def test_down_ends_the_agent_that_a_killed_server_left(stopped: System) -> None:
     assert "no server runs" in stopped.oncue("down", code=4).stderr
 
 
+@pytest.mark.embedded
 def test_doctor_looks_at_no_port_where_only_endpoints_live(shared: System, tmp_path: Path) -> None:
     home = {
         "ONCUE_DATA": str(tmp_path / "home"),

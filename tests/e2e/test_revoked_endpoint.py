@@ -89,6 +89,7 @@ def test_the_tasks_of_a_revoked_endpoint_end(stopped: System, tmp_path: Path) ->
     stopped.await_true(lambda: not stopped.json(*status)["running"], "its agent has ended: it is refused")
 
 
+@pytest.mark.embedded
 def test_a_server_that_died_while_it_ended_them_ends_the_rest(stopped: System, tmp_path: Path) -> None:
     stopped.up("--no-endpoint")
     stopped.oncue("endpoint", "register", "away", "--dir", str(tmp_path / "away"), "--workers", "1")

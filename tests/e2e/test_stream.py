@@ -150,6 +150,7 @@ def results(system: System, count: int) -> list[Any]:
         return sorted(client.task(task["id"]).result(30) for task in system.await_tasks(count, rule="stack"))
 
 
+@pytest.mark.embedded
 def test_on_another_log_it_says_that_nothing_more_is_needed(stopped: System) -> None:
     done = stopped.oncue("stream", code=2)
     assert "the server runs rules with memory itself" in done.stderr
