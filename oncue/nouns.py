@@ -263,6 +263,8 @@ class Triggers(Noun):
     def explain(self, name: str, path: str) -> r.TriggerFile:
         """Why this file fired, or did not: absolute, or relative to the watched folder. Raises NotFound, TriggerFailed;
         Invalid for a trigger of another kind, and for a path that is no UTF-8."""
+        if not path:
+            raise Invalid("no file is named", remedy="give its path: absolute, or relative to the watched folder")
         try:
             path.encode()
         except UnicodeEncodeError:  # Python holds such bytes as surrogates; JSON has no place for them

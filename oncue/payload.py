@@ -102,7 +102,17 @@ def _pickled(value: Any, ids: Ids) -> bytes:
 
 def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """What a call gets. Raises CannotPack."""
-    return pack([list(args), kwargs], ids=Ids.CONTENT)
+    try:
+        return pack([list(args), kwargs], ids=Ids.CONTENT)
+    except CannotPack as e:
+        named = {f"argument {n}": value for n, value in enumerate(args, 1)}
+        named |= {f"argument {name}": value for name, value in kwargs.items()}
+        for name, value in named.items():
+            try:
+                pack(value, ids=Ids.CONTENT)
+            except CannotPack as own:
+                raise CannotPack(f"{name}: {own.message}", remedy=own.remedy) from own.__cause__
+        raise e
 
 
 def needs_blob(payload: bytes) -> bool:

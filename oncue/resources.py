@@ -363,6 +363,7 @@ class TriggerInfo(Resource, frozen=True):
     skipped: int = 0
     last_us: int = 0
     last_skip: str = ""
+    last_skip_us: int = 0
 
 
 class TriggerShown(TriggerInfo, frozen=True):

@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ from oncue.errors import OncueError
 from oncue.extras import SERVER, SERVER_PIP, TELLING, missing, need
 from oncue.log import Finding, Topic, examine_log
 from oncue.log.finding import SKEW_S
-from oncue.resources import EndpointInfo, Health
+from oncue.resources import EndpointInfo, Health, TriggerInfo
 
 if TYPE_CHECKING:
     from oncue.client import Client
@@ -210,17 +210,31 @@ def server(folder: Path) -> Iterator[Finding]:
         memory = health.checks.get("rules with memory", "ok")
         yield Finding("rules with memory", memory == "ok", memory, "docs/rules.md, On Kafka, says who runs them")
         here = endpoints_here(folder)
-        for e in _settled(client):
+        yield from triggers(client.triggers.list())
+        for e in _settled(client, here):
             good = e.state == "connected" or (e.state == "revoked" and e.id not in here)
             text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "")
-            yield Finding(f"endpoint {e.name}", good, text, endpoint_remedy(e.name, e.state, folder, here.get(e.id)))
+            name = e.name if e.owner == me.subject else f"{e.name} of {e.owner}"
+            yield Finding(f"endpoint {name}", good, text, endpoint_remedy(e.name, e.state, folder, here.get(e.id)))
 
 
-def _settled(client: Client) -> list[EndpointInfo]:
-    """The endpoints; one that is just starting gets some seconds to come."""
+def triggers(found: list[TriggerInfo]) -> Iterator[Finding]:
+    """One that does not run, whoever deployed it: what it would see is nobody's event."""
+    idle = [t for t in found if t.state in ("failed", "waiting")]
+    for t in idle:
+        mend = "make what it waits for" if t.state == "waiting" else "mend that"
+        remedy = f"{mend}, or change its rule file and deploy it again; `oncue triggers show {t.name}` says more"
+        yield Finding(f"trigger {t.name}", False, f"{t.state}: {t.detail}" if t.detail else t.state, remedy)
+    if found and not idle:
+        yield Finding("triggers", True, f"all {len(found)} run")
+
+
+def _settled(client: Client, here: Mapping[str, Path]) -> list[EndpointInfo]:
+    """One's own endpoints, and those of this machine; one that is just starting gets some seconds to come. An admin sees
+    those of others as well, which are not this machine's matter."""
     deadline = time.monotonic() + 5
     while True:
-        found = list(client.endpoints.list())
+        found = [e for e in client.endpoints.list() if e.owner == client.me.subject or e.id in here]
         if time.monotonic() > deadline or all(e.state in ("connected", "revoked") for e in found):
             return found
         time.sleep(0.1)

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from oncue.cli import completing
-from oncue.cli.output import as_json, facts, json_option, say
+from oncue.cli.output import as_json, facts, json_option, say, when
 from oncue.config import default_data
 from oncue.errors import Conflict, Invalid, NotFound, OncueError, Refused
 
@@ -244,6 +244,9 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     found = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}
     found["held"] = is_held(place)
     now = _status(place)
+    if now is not None:  # it is written when something changes; an agent that was killed leaves what it wrote last
+        now["current"] = bool(pid) and now.get("pid") == pid
+        now["written_us"] = (place / "status.json").stat().st_mtime_ns // 1000
     if not pid and (now or {}).get("state") != "refused" and _revoked(settings.id):
         # It was away then, and has not been told.
         now = (now or {}) | {"state": "revoked", "remedy": register_again(name, place)}
@@ -256,6 +259,9 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     facts([(k, "no" if v is False else v) for k, v in found.items()])
     facts([("held", held and f"stopped by hand, until: oncue endpoint start {name}")])
     if isinstance(now, dict):
+        written = when(now.pop("written_us", 0))
+        if not now.pop("current", True):
+            say(f"the agent that wrote this, last at {written}, does not run any more:", err=True)
         facts([(k, v) for k, v in now.items() if k not in found])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -14,7 +16,26 @@ from oncue.cli.connect import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
 from oncue.cli.values import shown
 from oncue.cli.waiting import await_end
+from oncue.errors import Invalid
 from oncue.handles import Task
+
+
+@contextlib.contextmanager
+def _beside(file: str) -> Iterator[None]:
+    """Where a value of a class of this file is made again: the file is found by its name, last of all, and what it prints is
+    not the command's answer."""
+    if not file:
+        yield
+        return
+    from oncue.functions import import_root
+
+    root = str(import_root(file))
+    sys.path.append(root)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path.remove(root)
 
 
 @click.command()
@@ -55,7 +76,12 @@ def invoke(
         if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
             from oncue.functions import pack_file
 
-            name = pack_file(match[1], match[2])
+            with contextlib.redirect_stdout(sys.stderr):
+                name = pack_file(match[1], match[2])
+        elif function.endswith(".py"):
+            raise Invalid(
+                f"{function} names a file, and not which function of it", remedy=f"add :NAME, as in {function}:NAME"
+            )
         bound = client.with_options(
             endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
         )
@@ -69,7 +95,8 @@ def invoke(
             return
         error = await_end(client, task)
         info = task.info()
-        value = shown(task, info)
+        with _beside(match[1] if match else ""):
+            value = shown(task, info)
         if json_:
             as_json(msgspec.structs.replace(info, value=value.json))
         elif info.output:

@@ -15,6 +15,7 @@ from oncue.errors import OncueError
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+CELL_CHARS = 70  # of a table's cell in a terminal; a function's hash has 64
 STATES = {
     "succeeded": "green",
     "running": "cyan",
@@ -31,6 +32,12 @@ def safe(value: Any, *, lines: bool = False) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or (lines and c in "\n\t") else _escaped(c) for c in text)
+
+
+def _shortened(text: str) -> str:
+    """The ends of a path tell more than its middle."""
+    half = CELL_CHARS // 2
+    return text if len(text) <= CELL_CHARS else f"{text[:half]}…{text[1 - half :]}"
 
 
 def _escaped(c: str) -> str:
@@ -54,8 +61,11 @@ def json_line(value: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> None:
-    """Columns by their widest cell; nothing is cut off. The last column is not padded."""
+    """Columns by their widest cell. In a terminal the middle of long cells is left out (`--json` and `show` have all of it);
+    the last column is neither cut nor padded."""
     cells = [[safe(c) for c in row] for row in rows]
+    if sys.stdout.isatty():
+        cells = [[*map(_shortened, row[:-1]), *row[-1:]] for row in cells]
     if not cells:
         say(nothing, err=True)
         return
@@ -122,7 +132,7 @@ def show_error(e: OncueError) -> None:
     message = e.message if e.message.startswith(where) else where + e.message
     click.secho("error: " + safe(message, lines=True), err=True, fg="red")
     sentence = " ".join((type(e).__doc__ or "").split()).split(". ")[0].rstrip(".")
-    if sentence:
+    if sentence and type(e) is not OncueError:  # the root of the tree explains nothing
         click.echo(f"  {sentence}.", err=True)
     if e.remedy:
         click.echo(safe("  → " + e.remedy, lines=True), err=True)

@@ -172,7 +172,7 @@ def history(label: str, json_: bool) -> None:
     Example:
       oncue rules history beamline
     """
-    head = ("VERSION", "AT", "BY", "", "FROM", "NOTE")
+    head = ("VERSION", "AT", "BY", "STATE", "FROM", "NOTE")
     with connected() as client:
         listing(client.rules.history(label), json_, head, _version_row, f"{label} was never deployed")
 
@@ -182,7 +182,7 @@ def _version_row(d: dict[str, Any]) -> tuple[str, ...]:
         f"{d.get('label')}@{d.get('version')}",
         when(d.get("at_us", 0)),
         d.get("owner", ""),
-        "removed" if d.get("removed") else "",
+        "removed" if d.get("removed") else "deployed",
         origin(d.get("host", ""), d.get("path", "")),
         d.get("note", ""),
     )

@@ -36,7 +36,8 @@ def list_(json_: bool) -> None:
 
 
 def _row(t: TriggerInfo) -> tuple[Any, ...]:
-    return (t.name, t.kind, t.state, t.emitted, t.skipped, t.existing, when(t.last_us), t.detail or t.last_skip)
+    why = t.detail or (f"{when(t.last_skip_us)}: {t.last_skip}" if t.last_skip else "")
+    return (t.name, t.kind, t.state, t.emitted, t.skipped, t.existing, when(t.last_us), why)
 
 
 @triggers.command()

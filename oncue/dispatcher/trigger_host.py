@@ -221,4 +221,5 @@ def _info(run: Running) -> r.TriggerInfo:
         skipped=status.skipped,
         last_us=status.last_us,
         last_skip=status.last_skip,
+        last_skip_us=status.last_skip_us,
     )

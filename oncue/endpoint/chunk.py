@@ -16,6 +16,7 @@ import msgspec
 from oncue.messages import Ended, Stored, Task
 
 LENGTH = struct.Struct(">I")
+CUT = 113  # a worker's exit code when it finds its descriptors closed by the function
 #: Shared memory of a worker: number of the chunk, index in it of the task that runs (-1: none), when it started (unix µs).
 MARK = struct.Struct("=qqq")
 

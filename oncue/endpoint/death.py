@@ -6,6 +6,7 @@ import contextlib
 import signal
 from pathlib import Path
 
+from oncue.endpoint.chunk import CUT
 from oncue.messages import CANCELLED, LOST, TIMEOUT, Failure
 
 
@@ -53,6 +54,8 @@ def lost(code: int, oom: bool) -> Failure:
             f"the worker died of {name} while it ran this task",
             remedy="a crash in compiled code; the task's output shows where each Python thread was",
         )
+    if code == CUT:
+        return cut()
     if code == 128 + signal.SIGTERM:  # how a worker ends by it, after the function's `finally` blocks
         return Failure(
             "oncue.TaskLost",
@@ -82,15 +85,25 @@ def closed() -> Failure:
     return Failure("oncue.TaskLost", "the endpoint was stopped while it ran this task", remedy="retry it")
 
 
+def cut() -> Failure:
+    return Failure(
+        "oncue.TaskLost",
+        "the function closed the worker's descriptors, by which it talks with the endpoint; the worker was ended",
+        remedy="close only what the function has opened itself: os.closerange and the like take the worker's with them",
+    )
+
+
 def verdict(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
     """(status, why) of the task that a worker was at when it ended with this code. `ending`: why it was told to end (timeout,
-    cancel, close); "" when nobody told it to. `oom`: the kernel killed processes meanwhile."""
+    cancel, close), or why it was ended (pipe); "" when nobody told it to. `oom`: the kernel killed processes meanwhile."""
     if ending == "timeout":
         return TIMEOUT, timed_out(timeout_ms)
     if ending == "cancel":
         return CANCELLED, cancelled()
     if ending == "close":
         return LOST, closed()
+    if ending == "pipe":
+        return LOST, cut()
     return LOST, lost(code, oom)
 
 

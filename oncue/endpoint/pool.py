@@ -269,6 +269,7 @@ class Pool:
                 self._bury(w, now)
                 return
             if now - (w.gone_us or w.spawned_us) > 200_000:  # it closed its pipe, or hangs in its start
+                w.ending = w.ending or ("pipe" if w.gone_us else "")
                 w.signal(signal.SIGKILL)
             self._wake(now + 5_000)
             return
@@ -363,7 +364,7 @@ class Pool:
     def _end_running(self, w: WorkerProcess, flight: Flight, index: int, started: int, code: int) -> int:
         """The task that it was at. Gives the index from which on tasks have not started."""
         task = flight.tasks[index]
-        if w.ending and w.ending != "close" and task.id != w.target:
+        if w.ending in ("timeout", "cancel") and task.id != w.target:
             return index  # the one that was meant ended in time, and this one was hit instead: not its fault
         oom = not w.ending and self._oom.struck()
         status, failure = verdict(w.ending, flight.timeout_us // 1000, code, oom)

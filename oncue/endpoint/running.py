@@ -47,7 +47,7 @@ class WorkerProcess:
         self.count = 0  # chunks sent
         self.stop: int | None = None  # asked to stop before this place
         self.stop_us = 0
-        self.ending = ""  # why it was told to end: timeout, cancel, close
+        self.ending = ""  # why it was made to end: timeout, cancel, close; pipe: it was closed
         self.target = b""  # the task because of which
         self.term_us = 0
         self.gone_us = 0  # its pipe ended

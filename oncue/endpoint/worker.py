@@ -9,6 +9,7 @@ results. A worker ends when its pool's process ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import gc
 import os
@@ -23,7 +24,7 @@ import msgspec
 
 from oncue.endpoint.board import FIRST, HEAD_BYTES, INDEX, KEPT_BYTES, STARTED, STOP, USED, Board, place
 from oncue.endpoint.capture import Capture
-from oncue.endpoint.chunk import LENGTH, Chunk, Load, Ready, decode_to_worker, pack
+from oncue.endpoint.chunk import CUT, LENGTH, Chunk, Load, Ready, decode_to_worker, pack
 from oncue.endpoint.failure import failure
 from oncue.endpoint.tidy import Tidy
 from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
@@ -336,6 +337,10 @@ def main() -> None:
         pass
     except BrokenPipeError:  # the pool is gone
         os._exit(0)
+    except OSError as e:  # of its own: what a function raises ends the task only
+        if e.errno == errno.EBADF:
+            os._exit(CUT)
+        raise
     os._exit(128 + signal.SIGTERM)
 
 

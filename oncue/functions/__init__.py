@@ -16,7 +16,7 @@ How a function travels:
 """
 
 from oncue.functions.body import FunctionBody, Packed, describe
-from oncue.functions.files import pack_file, parameters_in_file
+from oncue.functions.files import import_root, pack_file, parameters_in_file
 from oncue.functions.load import Loaded, load, load_function
 from oncue.functions.pack import pack_function
 from oncue.functions.watch import Watch
@@ -27,6 +27,7 @@ __all__ = [
     "Packed",
     "Watch",
     "describe",
+    "import_root",
     "load",
     "load_function",
     "pack_file",

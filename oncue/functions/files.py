@@ -53,6 +53,14 @@ def parameters_in_file(path: Path | str, name: str) -> tuple[tuple[Parameter, ..
         return parameters_in_text(text, name), e.message
 
 
+def import_root(path: Path | str) -> Path:
+    """The folder from which the file is imported: its own, or the one that holds its package."""
+    root = Path(path).absolute().parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    return root
+
+
 def _file(path: Path | str) -> Path:
     path = Path(path).absolute()
     if not path.is_file():
@@ -80,9 +88,8 @@ def _no_such(path: Path, name: str, own: list[str]) -> CannotPack:
 
 @contextlib.contextmanager
 def _imported(path: Path) -> Iterator[types.ModuleType]:
-    root, dotted = path.parent, path.stem
-    while (root / "__init__.py").is_file():
-        root, dotted = root.parent, f"{root.name}.{dotted}"
+    root = import_root(path)
+    dotted = ".".join(path.relative_to(root).with_suffix("").parts)
     with _loading:
         before, old_path = dict(sys.modules), list(sys.path)
         _set_aside(root, dotted)

@@ -16,13 +16,14 @@ from oncue.rules.model import Rule, RuleSet, Run, parse
 class Counters:
     """Of one rule since the server started; they outlive redeploys."""
 
-    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "suppressed")
+    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
         self.doubles = 0  # of the tasks made, those that had been made before: of events that are told again
         self.suppressed = 0  # events that matched, and were doubles
-        self.last_reason = ""  # of the newest dead letter
+        self.last_reason = ""  # of the newest dead letter by the version in force
+        self.of = ("", 0)  # that version: label, number
 
 
 class Cue:
@@ -127,6 +128,8 @@ class Library:
 
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> Entry:
         counters = self._counters.setdefault(rule.name, Counters())
+        if counters.of != (d.label, d.version):  # its cause may be mended
+            counters.of, counters.last_reason = (d.label, d.version), ""
         asleep = "" if rule.enabled else "`enabled: false` in its file"
         if switch is not None:
             why = f": {switch.why}" if switch.why else ""

@@ -41,6 +41,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     last_us: int = 0
     last_skip: str = ""  # what was skipped last, and why
+    last_skip_us: int = 0  # and when
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ class Diary:
         self.existing = 0  # files that were there before
         self.trouble = ""  # of another part: what keeps events from being stored
         self.emitted = self.skipped = self.last_us = 0
-        self.last_skip = ""
+        self.last_skip, self.last_skip_us = "", 0
         self._ring: deque[Decision] = deque(maxlen=KEPT)
 
     def decisions(self) -> list[Decision]:
@@ -31,8 +31,8 @@ class Diary:
         """The trigger will not fire for this, as it is."""
         path = path.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 must not break JSON
         self.skipped += 1
-        self.last_skip = f"{path}: {why}"
-        self._ring.append(Decision(path, False, why, ids.now_us()))
+        self.last_skip, self.last_skip_us = f"{path}: {why}", ids.now_us()
+        self._ring.append(Decision(path, False, why, self.last_skip_us))
 
     def waits(self, path: str, why: str) -> None:
         """Not yet."""
@@ -50,4 +50,5 @@ class Diary:
             skipped=self.skipped,
             last_us=self.last_us,
             last_skip=self.last_skip,
+            last_skip_us=self.last_skip_us,
         )

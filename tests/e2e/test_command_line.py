@@ -165,6 +165,19 @@ def test_doctor_and_endpoint(shell: Shell) -> None:
     assert checks["endpoint local"]
 
 
+def test_a_value_of_a_class_of_the_file(shell: Shell) -> None:
+    (shell.folder / "shapes.py").write_text(
+        "print('imported')\n"
+        "class Scan:\n"
+        "    def __init__(self, n): self.n = n\n"
+        "    def __repr__(self): return f'Scan({self.n})'\n"
+        "def scan(n): return Scan(n)\n"
+    )
+    done = shell("invoke", "shapes.py:scan", "--arg", "n:=3")
+    assert done.stdout == "Scan(3)\n"
+    assert "does not have" not in done.stderr
+
+
 def test_a_dead_agent_is_started_again(shell: Shell) -> None:
     pid = json.loads(shell("endpoint", "status", "--json").stdout)["pid"]
     os.kill(pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from oncue import curve
 from oncue.resources import EndpointRequest
 from tests.e2e.running import System
 
@@ -63,6 +64,39 @@ def test_to_register_again_changes_what_is_given_only(shared: System, tmp_path: 
         client.endpoints.register(EndpointRequest(name="again", public_key=key, labels={}, lost_after_ms=0))
         assert now()[1:3] == ({}, 0)
     shared.oncue("endpoints", "revoke", "again", "--yes")
+
+
+def test_what_a_killed_agent_wrote_last_is_not_told_as_now(shared: System, tmp_path: Path) -> None:
+    place = ("brief", "--dir", str(tmp_path / "brief"))
+    shared.oncue("endpoint", "register", *place, "--workers", "1")
+    shared.oncue("endpoint", "start", *place, "--detach")
+    shared.await_connected("brief")
+    status = shared.json("endpoint", "status", *place)["status"]
+    assert (status["state"], status["current"]) == ("connected", True)
+    assert "does not run" not in shared.oncue("endpoint", "status", *place).stderr
+    agent = psutil.Process(int((tmp_path / "brief" / "lock").read_text()))
+    for process in (*agent.children(recursive=True), agent):
+        process.kill()
+    psutil.wait_procs([agent], 10)
+    shared.await_true(lambda: not shared.json("endpoint", "status", *place)["running"], "it is gone")
+    status = shared.json("endpoint", "status", *place)["status"]
+    assert (status["state"], status["current"]) == ("connected", False)
+    assert status["written_us"] > 0
+    assert "does not run any more:" in shared.oncue("endpoint", "status", *place).stderr
+    shared.oncue("endpoints", "revoke", "brief", "--yes")
+
+
+def test_doctor_looks_at_ones_own_endpoints(shared: System) -> None:
+    """An admin sees those of others, too."""
+    made = shared.json("tokens", "create", "ann", "--subject", "ann")
+    key = curve.make_keys().public.decode()
+    answer = shared.http("POST", "/v1/endpoints", {"name": "anns", "public_key": key}, token=made["token"])
+    assert answer.status < 300
+    assert "anns" in [e["name"] for e in shared.json("endpoints", "list")]
+    done = shared.oncue("doctor", "--json")
+    assert not [c for c in json.loads(done.stdout) if "anns" in c["check"]]
+    assert shared.http("DELETE", "/v1/endpoints/anns", token=made["token"]).status < 300
+    shared.oncue("tokens", "revoke", made["id"])
 
 
 def test_a_new_lost_after_is_in_force_at_once(shared: System, tmp_path: Path) -> None:

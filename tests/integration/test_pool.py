@@ -450,6 +450,8 @@ DEATHS = {
     "abort": ("import os; os.abort()", "SIGABRT"),
     "term": ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "ended by SIGTERM"),
     "kill": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+    "cut": ("import os, time; os.closerange(3, 50); time.sleep(600)", "closed the worker's descriptors"),
+    "cut and return": ("import os; os.closerange(3, 50)", "closed the worker's descriptors"),
 }
 
 

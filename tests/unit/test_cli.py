@@ -11,13 +11,14 @@ from rich.console import Console
 
 from oncue.cli import main
 from oncue.cli.connect import arguments, seconds
+from oncue.cli.doctor import triggers
 from oncue.cli.local_agent import running_agent
 from oncue.cli.local_server import local_server
-from oncue.cli.output import safe, took
+from oncue.cli.output import safe, show_error, table, took
 from oncue.cli.watching import view
 from oncue.endpoint.settings import Lock
-from oncue.errors import Invalid
-from oncue.resources import TaskInfo
+from oncue.errors import Invalid, OncueError
+from oncue.resources import TaskInfo, TriggerInfo
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,38 @@ def test_hostile_strings(text: str, shown: str) -> None:
 
 def test_lines_stay_where_they_are_wanted() -> None:
     assert safe("a\nb\r\x07", lines=True) == "a\nb\\x0d\\x07"
+
+
+def test_the_root_of_the_errors_explains_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    show_error(OncueError("127.0.0.1:80 is in use", remedy="choose another port"))
+    assert capsys.readouterr().err == "error: 127.0.0.1:80 is in use\n  → choose another port\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_cells_are_cut_in_terminals_only(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "/data/" + "x" * 250 + "_scan.h5"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    table(("NAME", "STATE", "WHY"), [(name, "ok", name)], "nothing")
+    (_, row) = capsys.readouterr().out.splitlines()
+    shown, state, why = row.split()
+    assert (state, why) == ("ok", name)
+    assert shown == name if not terminal else len(shown) == 70 and shown[:6] == "/data/" and shown[-8:] == "_scan.h5"
+
+
+def test_doctor_tells_of_triggers_that_do_not_run() -> None:
+    good = TriggerInfo(name="a", kind="file", label="x", state="running")
+    assert [(f.check, f.ok) for f in triggers([good])] == [("triggers", True)]
+    assert list(triggers([])) == []
+    waits = TriggerInfo(name="b", kind="file", label="x", state="waiting", detail="there is no folder /data/b")
+    fails = TriggerInfo(name="c", kind="webhook", label="x", state="failed", detail="there is no secret 'daq'")
+    found = list(triggers([good, waits, fails]))
+    assert [(f.check, f.ok, f.found) for f in found] == [
+        ("trigger b", False, "waiting: there is no folder /data/b"),
+        ("trigger c", False, "failed: there is no secret 'daq'"),
+    ]
+    assert all("oncue triggers show" in f.remedy for f in found)
 
 
 def test_arguments() -> None:

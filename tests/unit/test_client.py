@@ -631,6 +631,12 @@ def test_a_function_that_is_new_while_the_server_is_away(alone: tuple[Client, in
         second.stop()
 
 
+@pytest.mark.parametrize("retry", [-1, Retry(max=-1)])
+def test_retries_below_none_are_refused(client: Client, retry: Any) -> None:
+    with pytest.raises(errors.Invalid, match="retry is -1; it is how often to try again: 0 or more"):
+        client.with_options(retry=retry)
+
+
 def test_close_tells_what_was_not_accepted(alone: tuple[Client, int]) -> None:
     client, _ = alone
     tasks = client.map(double, range(2))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from oncue.client import _packed
+from oncue.errors import CannotPack
 from oncue.payload import MSGPACK, PICKLE, pack, pack_args, plain, plain_types, unpack, unpack_args
 
 PLAIN: dict[str, Any] = {
@@ -69,6 +71,14 @@ def test_too_deep_for_msgpack_is_a_pickle() -> None:
     for _ in range(200):
         deep = [deep]
     assert unpack(pack(deep)) == deep
+
+
+@pytest.mark.parametrize("packer", [pack_args, _packed])
+def test_the_argument_that_cannot_be_shipped_is_named(packer: Any) -> None:
+    with pytest.raises(CannotPack, match=r"^argument 2: a value of type lock cannot be shipped: TypeError"):
+        packer((1, threading.Lock()), {"x": 3})
+    with pytest.raises(CannotPack, match=r"^argument x: a value of type list cannot be shipped"):
+        packer((1,), {"x": [threading.Lock()]})
 
 
 @pytest.mark.parametrize("packer", [pack_args, _packed])

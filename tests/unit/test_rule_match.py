@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oncue.errors import RuleFileError
 from oncue.globs import compiled
 from oncue.messages import VERSION, Deployment, Event, RuleSwitch
-from oncue.rules.book import Library, RuleBook
+from oncue.rules.book import Counters, Library, RuleBook
 from oncue.rules.check import diff, run_tests
 from oncue.rules.conditions import STRIKES, compile_cel
 from oncue.rules.explain import decide, explain
@@ -301,6 +301,19 @@ def test_differences() -> None:
     assert (found.added, found.changed, found.removed) == (("c",), ("b",), ("a",))
     assert "-  - {name: a, on: {type: x}, run: {function: f}}" in found.text
     assert diff(None, parse(text(("a", "x")), "f")).added == ("a",)
+
+
+def test_a_reason_is_of_the_version_in_force() -> None:
+    body = json.dumps({"rules": [{"name": "r", "on": {"type": "t"}, "run": {"function": "f"}}]})
+    library = Library()
+
+    def counters(version: int) -> Counters:
+        return library.book([Deployment(VERSION, "x", version, "me", body, {"f": "0"})]).entries["r"].counters
+
+    counters(1).last_reason = "the event has no data.path"
+    counters(1).failed = 3
+    assert counters(1).last_reason == "the event has no data.path"
+    assert (counters(2).last_reason, counters(2).failed) == ("", 3)
 
 
 def test_books_take_the_newest_version_and_switches() -> None:

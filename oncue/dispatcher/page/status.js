@@ -25,16 +25,16 @@ const state = (word) => ({ text: word, className: "state-" + String(word).replac
 
 const TABLES = {
   endpoints: ["/v1/endpoints", [
-    ["name", (e) => e.name], ["state", (e) => state(e.state)], ["workers", (e) => e.workers], ["busy", (e) => e.busy],
+    ["name", (e) => e.name], ["owner", (e) => e.owner], ["state", (e) => state(e.state)], ["workers", (e) => e.workers], ["busy", (e) => e.busy],
     ["waiting", (e) => e.waiting], ["host", (e) => e.host], ["why", (e) => e.why],
   ], "No endpoints yet: oncue endpoint register"],
   rules: ["/v1/rules", [
     ["name", (r) => r.name], ["file", (r) => `${r.label}@${r.version}`], ["state", (r) => state(r.state)],
-    ["runs", (r) => r.runs.join(", ")], ["on", (r) => r.endpoint], ["fired since start", (r) => r.fired], ["why", (r) => r.why],
+    ["runs", (r) => r.runs.join(", ")], ["on", (r) => plain(r.on)], ["endpoint", (r) => r.endpoint], ["fired since start", (r) => r.fired], ["why", (r) => r.why],
   ], "No rules yet: oncue deploy FILE"],
   triggers: ["/v1/triggers", [
     ["name", (t) => t.name], ["kind", (t) => t.kind], ["state", (t) => state(t.state)], ["emitted since start", (t) => t.emitted],
-    ["skipped", (t) => t.skipped], ["old files", (t) => t.existing], ["last", (t) => when(t.last_us)], ["detail", (t) => t.detail || t.last_skip],
+    ["skipped", (t) => t.skipped], ["old files", (t) => t.existing], ["last", (t) => when(t.last_us)], ["detail", (t) => t.detail || (t.last_skip && `${when(t.last_skip_us)}: ${t.last_skip}`)],
   ], "No triggers yet"],
   tasks: ["/v1/tasks?limit=25", [
     ["task", (t) => t.id], ["state", (t) => state(t.state)], ["function", (t) => t.name || t.function.slice(0, 12)],
