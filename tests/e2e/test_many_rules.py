@@ -173,8 +173,12 @@ def test_one_label_deployed_twice_at_once_has_one_file_in_force(two: Many) -> No
     for n in range(5):
         answers = at_once(*[partial(s.http, "POST", "/v1/rules", file(n, k)) for k, s in enumerate(two.servers)])
         statuses = sorted(a.status for a in answers)
-        histories = [json.dumps(s.http("GET", f"/v1/deployments/twin{n}").json) for s in two.servers]
-        assert histories[0] == histories[1], "the same on both"
+
+        def same(label: str = f"twin{n}") -> bool:
+            found = [s.http("GET", f"/v1/deployments/{label}").json for s in two.servers]
+            return bool(found[0] == found[1])
+
+        two.servers[0].await_true(same, "the same history on both")
         assert statuses in ([200, 200], [200, 409]), answers  # one after the other, or one of them
 
 
