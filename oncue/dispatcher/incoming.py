@@ -11,7 +11,7 @@ is remembered here, unless its time comes from a hash (ids.py): one in a million
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -46,7 +46,8 @@ class Incoming:
         self._made_before = made_before
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._from_ms = started_us // 1000 + 1  # all that came with a later time in its id is in there
-        self._left: set[bytes] = set()  # first ids of frames that are left to the reader
+        # Records that are left to the reader: by their bytes, for what is told twice may begin with the same task.
+        self._left: Counter[bytes] = Counter()
 
     # ------------------------------------------------------------ in
 
@@ -60,7 +61,7 @@ class Incoming:
                 call = partial(Lane.fresh, frame=frame, size_bytes=len(record.value))
                 self._bridge.with_lane(frame.call.endpoint, call)
             else:
-                self._left.add(frame.tasks[0].id)
+                self._left[record.value] += 1
 
     def _direct(self, frame: TaskFrame) -> bool:
         """Whether it surely is the first of its tasks. Where this server alone takes tasks, clients' requests are: it knows
@@ -72,20 +73,24 @@ class Incoming:
         if not self._log.shared and not self._left:
             return
         for offset, record in zip(batch.offsets, batch.records, strict=True):
-            if self._log.told(record) and not self._left:
+            ours = self._log.told(record)
+            if ours and not self._was_left(record):
                 continue
             frame = _frame(batch.topic, record)
             if frame is None or not frame.tasks:
                 continue
-            ours = self._log.told(record)
-            if ours:
-                if frame.tasks[0].id not in self._left:
-                    continue
-                self._left.discard(frame.tasks[0].id)
-            elif self._surely_new(frame.tasks):
+            if not ours and self._surely_new(frame.tasks):
                 self._hand_over(frame, len(record.value), offset)
-                continue
-            self._run(self._ask(frame, len(record.value), offset, ours))
+            else:
+                self._run(self._ask(frame, len(record.value), offset, ours))
+
+    def _was_left(self, record: Record) -> bool:
+        count = self._left.get(record.value, 0) if self._left else 0
+        if count > 1:
+            self._left[record.value] -= 1
+        elif count:
+            del self._left[record.value]
+        return count > 0
 
     def _hand_over(self, frame: TaskFrame, size: int, offset: int) -> None:
         self._bridge.with_lane(frame.call.endpoint, partial(Lane.fresh, frame=frame, size_bytes=size, offset=offset))

@@ -31,7 +31,7 @@ async def viewed(log: Log, path: Path) -> View:
     async def changed() -> None:
         pass
 
-    feeder = Feeder(log, view, Board(), "srv", changed, lambda batch: None)
+    feeder = Feeder(log, view, Board(), "srv", changed, lambda batch: None, lambda: True)
     names = list(await log.topics())
     await view.skip_to(await log.begin_offsets(names))
     await feeder.catch_up(names, await log.end_offsets(names))
