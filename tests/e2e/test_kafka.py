@@ -61,25 +61,33 @@ def test_endpoints_that_share_a_few_topics(kafka: tuple[str, str], tmp_path: Pat
     data = tmp_path / "data"
     url = on_kafka(kafka[0], data)
     with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=url, ONCUE_TASK_TOPICS="2") as system:
-        system.await_connected()
-        for name in ("one", "two", "three"):
-            system.oncue("endpoint", "register", name, "--workers", "1")
-        system.oncue("endpoint", "start", "two", "--detach")
-        system.await_connected("two")
-        with system.client() as client:
-            waiting = [client.submit(double, n, endpoint=name) for n, name in enumerate(("one", "three"))]
-            handles = [client.submit(double, n, endpoint=name) for n in range(200) for name in ("local", "two")]
-            assert client.gather(handles, timeout=60) == [2 * n for n in range(200) for _ in range(2)]
-            client.flush(30)
-        system.note()
-        system.server.kill()
-        (data / "view.db").unlink()
-        system.up("--workers", "1")
-        for name in ("one", "three"):
-            system.oncue("endpoint", "start", name, "--detach")
-        with system.client() as client:
-            assert [client.task(t.id).result(60) for t in waiting] == [0, 2]
-        system.oncue("down")
-        done = system.oncue("up", "--no-endpoint", "--detach", code=1, env={"ONCUE_TASK_TOPICS": "0"})
-        assert "set task_topics = 2" in done.stderr + done.stdout
-        system.up("--workers", "1")
+        try:
+            _work_on_shared_topics(system)
+        finally:
+            for name in ("one", "two", "three"):
+                system.oncue("endpoint", "stop", name)
+
+
+def _work_on_shared_topics(system: System) -> None:
+    system.await_connected()
+    for name in ("one", "two", "three"):
+        system.oncue("endpoint", "register", name, "--workers", "1")
+    system.oncue("endpoint", "start", "two", "--detach")
+    system.await_connected("two")
+    with system.client() as client:
+        waiting = [client.submit(double, n, endpoint=name) for n, name in enumerate(("one", "three"))]
+        handles = [client.submit(double, n, endpoint=name) for n in range(200) for name in ("local", "two")]
+        assert client.gather(handles, timeout=60) == [2 * n for n in range(200) for _ in range(2)]
+        client.flush(30)
+    system.note()
+    system.server.kill()
+    (system.data / "view.db").unlink()
+    system.up("--workers", "1")
+    for name in ("one", "three"):
+        system.oncue("endpoint", "start", name, "--detach")
+    with system.client() as client:
+        assert [client.task(t.id).result(60) for t in waiting] == [0, 2]
+    system.oncue("down")
+    done = system.oncue("up", "--no-endpoint", "--detach", code=1, env={"ONCUE_TASK_TOPICS": "0"})
+    assert "set task_topics = 2" in done.stderr + done.stdout
+    system.up("--workers", "1")
