@@ -388,7 +388,11 @@ class Lane:
 
     def not_stored(self, token: int) -> None:
         """The log could not take it (a full disk): the agent keeps it and sends it again after its next hello."""
-        self._unstored.pop(token, None)
+        ends = self._unstored.pop(token, ())
+        again = {e.id for others in self._unstored.values() for e in others}  # it has sent them again already
+        for e in ends:
+            if e.id not in again:
+                self.held.setdefault(e.id, set()).add(e.attempt)
         if token in self._storing:
             self._away("results could not be stored")
             self._reset(self.session, "results could not be stored; say hello again")

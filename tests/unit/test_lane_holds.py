@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oncue import ids, wire
-from oncue.dispatcher.effects import Load, Send
+from oncue.dispatcher.effects import Load, Send, Store
 from oncue.dispatcher.intake import OpenTask
 from oncue.dispatcher.lane import Lane
 from oncue.messages import OK, VERSION, Call, Ended, Task, decode, encode
@@ -19,6 +19,7 @@ class Site:
     def __init__(self) -> None:
         self.lane, self.n, self.loads = Lane("ep", 1, "srv", "0"), 0, 0
         self.sent: list[bytes] = []
+        self.stores: list[Store] = []
         self.says(wire.Hello(wire.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
 
     def says(self, message: wire.FromAgent, body: bytes = b"") -> None:
@@ -26,6 +27,11 @@ class Site:
         self.n += 1
         self.lane.frame([head, body] if body else [head], 1_000_000 + self.n)
         self.look()
+
+    def tells(self, end: Ended) -> Store:
+        """Of an end; what the lane wants stored."""
+        self.says(wire.Results(1, 1, encode(CALL), 1, 1), encode([end]))
+        return self.stores[-1]
 
     def look(self) -> None:
         """Carry out what the lane wants: tasks that are sent, and pages of the open ones."""
@@ -35,6 +41,8 @@ class Site:
                     envelope, body = wire.decode_from_bridge(effect.parts)
                     if isinstance(envelope.message, wire.Dispatch):
                         self.sent += [t.id for t in decode(list[Task], body)]
+                elif isinstance(effect, Store):
+                    self.stores.append(effect)
                 elif isinstance(effect, Load):
                     self.loads += 1
                     rows = [r for r in ROWS if r.seq > effect.after and r.task.id not in self.sent]
@@ -66,3 +74,13 @@ def test_what_is_released_is_sent_after_all() -> None:
     site.lane.release([TASKS[1].id])
     site.look()
     assert sorted(site.sent) == sorted(t.id for t in TASKS)
+
+
+def test_what_could_not_be_stored_is_at_the_agent_still() -> None:
+    """A full disk: the agent has run it, and tells its end again after its next hello."""
+    site = Site()
+    site.says(wire.Credit(1))
+    end = Ended(TASKS[0].id, 1, OK, 1, 2, b"m\xc0")
+    store = site.tells(end)
+    site.lane.not_stored(store.token)
+    assert not site.lane.hold_back(TASKS[0].id)
