@@ -24,7 +24,7 @@ from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
 from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch
 from oncue.rules.arguments import check_arguments
-from oncue.rules.check import diff
+from oncue.rules.check import Difference, diff
 from oncue.rules.document import Problems
 from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
@@ -196,7 +196,7 @@ class RuleDesk(WindowDesk):
             version=version,
             changed=changed,
             added=list(found.added),
-            changed_rules=sorted({*found.changed, *users(ruleset, changes)} - {*found.added}),
+            changed_rules=_changed_rules(found, ruleset, changes),
             removed=list(found.removed),
             diff=found.text,
             functions=changes,
@@ -410,7 +410,7 @@ class RuleDesk(WindowDesk):
             version=number,
             changed=True,
             added=list(found.added),
-            changed_rules=sorted({*found.changed, *users(ruleset, changes)} - {*found.added}),
+            changed_rules=_changed_rules(found, ruleset, changes),
             removed=list(found.removed),
             diff=found.text,
             functions=changes,
@@ -448,6 +448,11 @@ class RuleDesk(WindowDesk):
     async def explain_file(self, who: Who, name: str, path: str) -> r.TriggerFile:
         await self.trigger(who, name)
         return await self.triggers_host.explain(name, path)
+
+
+def _changed_rules(found: Difference, ruleset: RuleSet, changes: list[r.FunctionChange]) -> list[str]:
+    """Those whose text is another, or whose functions are; new ones are told as added."""
+    return sorted({*found.changed, *users(ruleset, changes)} - {*found.added})
 
 
 def _option_kinds() -> dict[str, Any]:
