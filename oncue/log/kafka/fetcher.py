@@ -6,7 +6,10 @@
 A broker answers one request of a connection after another, and a request that waits for records blocks its connection. So
 there are some lines a broker, and each request covers the cursors that no other covers: a new cursor waits half a second at
 most. Partitions that had nothing for a while share a request that may wait long: 2,000 quiet topics cost one
-request each few seconds, and nothing on the way of the busy ones.
+request each few seconds, and nothing on the way of the busy ones. A broker that has a request at hand answers it for each
+single record, and that work stands in the way of the next append: so a line rests for a moment after a small answer. What
+comes after a pause is told at once all the same. (The line rests, not its cursors one by one: those would go apart, each on
+a line of its own, until no line is free.)
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ ANSWER_BYTES, PARTITION_BYTES = 4 * 1024 * 1024, 1024 * 1024  # one batch always
 WAIT_MS, QUIET_WAIT_MS = 500, 5_000
 QUIET_S = 5.0
 PAUSE_S = 0.1
+COMPANY_S, LITTLE_BYTES = 0.003, 64 * 1024  # after so little, the line rests: what comes meanwhile is one answer
 READ_COMMITTED = 1
 LATE_S = 10.0  # then the log says that it cannot read
 
@@ -187,12 +191,16 @@ class Fetcher:
             request = FetchRequest(wait_ms, 1, ANSWER_BYTES, READ_COMMITTED, list(topics.items()))
             await self._connect(node, FIRST_LINE + line)
             response = await self._client.send(node, request, group=FIRST_LINE + line)
+            nbytes = 0
             for full, entries in response.topics:
                 for entry in entries:
                     aborted = entry[-2] if len(entry) < 8 else entry[-3]
+                    nbytes += len(entry[-1] or b"")
                     for cursor, turn in asked[full, entry[0]]:
                         if turn == cursor.turn and cursor in self._cursors:
                             self._answered(cursor, entry[1], entry[-1], aborted)
+            if 0 < nbytes < LITTLE_BYTES:
+                await asyncio.sleep(COMPANY_S)
         except (k.KafkaError, OSError, TimeoutError) as e:
             self._failed([c for sharing in asked.values() for c, _ in sharing], e)
         except Exception as e:
