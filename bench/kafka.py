@@ -40,11 +40,11 @@ def run(quick: bool = False) -> dict[str, Any]:
         for name, url in (("embedded", ""), ("kafka", f"kafka://{address}?prefix=bench{os.getpid()}.")):
             with system.running(log_url=url) as r:
                 part: dict[str, Any] = {"start_s": round(r.start_s, 2)}
-                # Loads first: a broker that has just started runs Java that is not compiled yet, which doubles each append.
+                # Bursts first: a broker that has just started runs Java that is not compiled yet, which doubles each append.
                 part["throughput"] = system.throughput(r, repeats=3 if quick else 7)
-                part["sustained"] = system.sustained(r, 100_000 if quick else 500_000)
                 part["latency"] = system.latency(r, 300)
                 part["file"] = system.file_latency(r, 30 if quick else 100)
+                part["sustained"] = system.sustained(r, 100_000 if quick else 500_000)
                 found[name] = part
         found["log"] = log.compare(2.0 if quick else 5.0, f"kafka://{address}?prefix=benchlog{os.getpid()}.")
     found["ratio"] = {
