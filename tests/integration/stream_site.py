@@ -9,7 +9,7 @@ import signal
 import sys
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ class Worker:
 
 
 class StreamSite:
-    def __init__(self, log: Log, url: str, folder: Path) -> None:
-        self.log, self.url, self.folder = log, url, folder
+    def __init__(self, log: Log, url: str, folder: Path, environ: Mapping[str, str]) -> None:
+        self.log, self.url, self.folder, self._environ = log, url, folder, environ
         self.engine = Engine(log, self)
         self.workers: list[Worker] = []
 
@@ -98,7 +98,7 @@ class StreamSite:
 
     async def start(self) -> Worker:
         said = self.folder / f"worker{len(self.workers)}.err"
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")} | self._environ
         with said.open("wb") as err:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "oncue", "stream", "--log", self.url, "--data", str(self.folder / "data"),
@@ -199,17 +199,17 @@ class StreamSite:
 
 
 @contextlib.asynccontextmanager
-async def stream_site(address: str, folder: Path) -> AsyncIterator[StreamSite]:
-    """With its engine running; no worker is left over."""
+async def stream_site(address: str, folder: Path, **kafka: str) -> AsyncIterator[StreamSite]:
+    """With its engine running; no worker is left over. `kafka`: settings, of the workers as of the log here."""
     url = f"kafka://{address}?prefix=s{uuid.uuid4().hex[:10]}."
-    settings = Settings(matches_partitions=PARTITIONS)
+    settings = Settings(matches_partitions=PARTITIONS, **kafka)  # type: ignore[arg-type]
     log = await open_log(url, settings)
     try:
         await ensure_stream(log, settings)
         # Here, because a client hears of topics that others make only half a minute later.
         await log.ensure({TaskTopics().of("e1"): Topic(), DEAD: Topic(), REGISTRY: Topic(compact=True)})
         assert await hand_over(log, log, folder / "windows.db") == []  # type: ignore[arg-type]
-        site = StreamSite(log, url, folder)
+        site = StreamSite(log, url, folder, {f"ONCUE_{name.upper()}": value for name, value in kafka.items()})
         engine = asyncio.create_task(site.engine.run())
         try:
             yield site

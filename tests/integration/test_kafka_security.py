@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,20 +13,13 @@ from oncue.errors import Invalid, LogError
 from oncue.log import Record, Topic, open_log
 from tests.conftest import or_skipped
 from tests.kafka.broker import Broker
-from tests.kafka.secured import PASSWORD, secured_broker
+from tests.kafka.secured import PASSWORD, secured_broker, token
 
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Path]]:
     with or_skipped(), secured_broker(tmp_path_factory.mktemp("secured")) as found:
         yield found
-
-
-def _token(subject: str) -> str:
-    """A token that a broker without an identity provider takes: unsigned."""
-    now = int(time.time())
-    parts = [{"alg": "none"}, {"sub": subject, "iat": now - 10, "exp": now + 3_600}]
-    return ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts) + "."
 
 
 async def _works(url: str, settings: Settings) -> None:
@@ -47,7 +37,7 @@ async def _works(url: str, settings: Settings) -> None:
 def test_each_mechanism(secured: tuple[Broker, Path], mechanism: str, tmp_path: Path) -> None:
     broker, folder = secured
     base: dict[str, str] = {"kafka_ca_file": str(folder / "cert.pem")}
-    (tmp_path / "secret").write_text(_token("oncue") if "token" in mechanism else PASSWORD + "\n")
+    (tmp_path / "secret").write_text(token("oncue") if "token" in mechanism else PASSWORD + "\n")
     if mechanism == "token file":
         base |= {"kafka_sasl": "oauthbearer", "kafka_token_file": str(tmp_path / "secret")}
     elif mechanism == "token command":

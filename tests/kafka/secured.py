@@ -1,9 +1,13 @@
-"""A broker with a TLS listener that knows the users `oncue` and `weak` (who may do nothing), by all mechanisms."""
+"""A broker that knows the users `oncue` and `weak` (who may do nothing): by all mechanisms at its listener SAFE, with TLS; by
+PLAIN without TLS at BARE; at TLS there is no user, but TLS."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +19,7 @@ PASSWORD = "s3cret"
 
 @contextlib.contextmanager
 def secured_broker(folder: Path) -> Iterator[tuple[Broker, Path]]:
-    """(broker, folder with cert.pem); its listener is SAFE. Raises Missing."""
+    """(broker, folder with cert.pem). Raises Missing."""
     request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
     subprocess.run(
         ["openssl", *request.split(), "-keyout", "key.pem", "-out", "cert.pem"],
@@ -24,12 +28,14 @@ def secured_broker(folder: Path) -> Iterator[tuple[Broker, Path]]:
         check=True,
     )
     (folder / "store.pem").write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
+    plain = f'{LOGIN}.plain.PlainLoginModule required user_oncue="{PASSWORD}" user_weak="{PASSWORD}";'
     settings = {
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(folder / "store.pem"),
         "listener.name.safe.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
-        "listener.name.safe.plain.sasl.jaas.config": f"{LOGIN}.plain.PlainLoginModule required"
-        f' user_oncue="{PASSWORD}" user_weak="{PASSWORD}";',
+        "listener.name.safe.plain.sasl.jaas.config": plain,
+        "listener.name.bare.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.bare.plain.sasl.jaas.config": plain,
         "listener.name.safe.scram-sha-256.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
         "listener.name.safe.scram-sha-512.sasl.jaas.config": f"{LOGIN}.scram.ScramLoginModule required;",
         "listener.name.safe.oauthbearer.sasl.jaas.config": f"{LOGIN}.oauthbearer.OAuthBearerLoginModule required"
@@ -38,9 +44,17 @@ def secured_broker(folder: Path) -> Iterator[tuple[Broker, Path]]:
         "super.users": "User:oncue;User:ANONYMOUS",
     }
     flags = [f"--add-scram=SCRAM-SHA-{n}=[name=oncue,password={PASSWORD}]" for n in (256, 512)]
-    broker = Broker(folder / "broker", settings=settings, listeners={"SAFE": "SASL_SSL"}, format_flags=flags)
+    listeners = {"SAFE": "SASL_SSL", "BARE": "SASL_PLAINTEXT", "TLS": "SSL"}
+    broker = Broker(folder / "broker", settings=settings, listeners=listeners, format_flags=flags)
     try:
         broker.start()
         yield broker, folder
     finally:
         broker.kill()
+
+
+def token(subject: str) -> str:
+    """A token that a broker without an identity provider takes: unsigned."""
+    now = int(time.time())
+    parts = [{"alg": "none"}, {"sub": subject, "iat": now - 10, "exp": now + 3_600}]
+    return ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts) + "."
