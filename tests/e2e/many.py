@@ -27,11 +27,13 @@ class Many:
 
     # ------------------------------------------------------------ servers
 
-    def add(self, *words: str) -> System:
+    def add(self, *words: str, **settings: str) -> System:
         name = f"server{len(self.servers)}"
         where = self.folder / name
         where.mkdir()
-        server = System(where, where / "data", ONCUE_LOG=self.log, ONCUE_BLOBS_FOLDER=str(self.folder / "blobs"))
+        server = System(
+            where, where / "data", ONCUE_LOG=self.log, ONCUE_BLOBS_FOLDER=str(self.folder / "blobs"), **settings
+        )
         self.servers.append(server)
         server.up(*(words or ("--no-endpoint",)))
         return server
