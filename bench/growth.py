@@ -43,7 +43,7 @@ def _with_endpoints(r: system.Running, have: int, want: int) -> None:
 
 
 @contextlib.contextmanager
-def _log(name: str) -> Iterator[str]:
+def log_at(name: str) -> Iterator[str]:
     if name == "sqlite":
         yield ""
         return
@@ -61,7 +61,7 @@ def run(log: str = "sqlite", tasks: int = 5_000_000) -> list[dict[str, Any]]:
         found.append(line)
         print(json.dumps(line), file=sys.stderr, flush=True)
 
-    with _log(log) as url, system.running(log_url=url) as r:
+    with log_at(log) as url, system.running(log_url=url) as r:
         stored = 0
         system.burst(r, 20_000)
         for have, want in zip((1, *ENDPOINTS), ENDPOINTS, strict=False):
