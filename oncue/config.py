@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Port = 8765  # HTTP; 0: any free one
     bridge_host: str = ""  # "": as host
     advertise_host: str = ""  # the name under which agents and other servers reach this one; "": bridge_host
+    advertise_url: str = ""  # of the API, for other servers; "": http://, advertise_host and port
     bridge_port: Port = 0  # ZeroMQ; 0: any free one, remembered in the data folder
     blobs_folder: str = ""  # large payloads and functions; "": in the data folder. Servers of one log must share it
     workers: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0  # of the local endpoint; 0: one a core

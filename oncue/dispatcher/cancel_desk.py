@@ -2,6 +2,7 @@
 
     cancel           ──Cancel record──► durable ──► lane: asks the agent, or ends what waits
     cancel (waiting) ──lane holds back──► still open? ──► as above, for those alone
+                     └─another server acts for them──► asked, once a server (across.py)
 
 An executor's future may be cancelled unless its call runs (concurrent.futures): so the question whether a task waits and the
 word that it shall not be sent are one step of its lane.
@@ -9,13 +10,15 @@ word that it shall not be sent are one step of its lane.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
 from oncue import resources as r
 from oncue.dispatcher.backend import Who
+from oncue.dispatcher.core import READ_OWN_WRITES_S
 from oncue.dispatcher.lane import Lane
-from oncue.dispatcher.task_desk import TaskDesk
+from oncue.dispatcher.task_desk import TaskDesk, parse_id
 from oncue.errors import TooLarge
 from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
@@ -26,7 +29,7 @@ MAX_CANCEL = 10_000
 
 
 class CancelDesk(TaskDesk):
-    async def cancel(self, who: Who, request: r.CancelRequest) -> list[str]:
+    async def cancel(self, who: Who, request: r.CancelRequest, bearer: str = "") -> list[str]:
         """Asks for a cancel of those of the tasks that are open; the first closing record decides. Returns their ids.
 
         `waiting`: only of those that have not been sent to their endpoint. Returns the ids of those that will not run
@@ -35,10 +38,11 @@ class CancelDesk(TaskDesk):
             raise TooLarge(
                 f"{len(request.tasks):,} tasks are too many for one request", remedy=f"ask for {MAX_CANCEL:,}"
             )
-        states = [await self._mine(who, text) for text in request.tasks]
+        states = await self._all_mine(who, request.tasks)
         told = [s.id for s in states if request.waiting and s.state is State.CANCELLED]
         wanted = [s for s in states if not s.state.closed and s.call is not None]
         if request.waiting:
+            elsewhere = self._by_server(wanted)
             held = self._hold_back(wanted)
             try:
                 closed = await self._closed_meanwhile([s.id for s in held])
@@ -50,6 +54,8 @@ class CancelDesk(TaskDesk):
             except BaseException:
                 self._release(held)
                 raise
+            asked = [self.across.cancel_waiting(url, ids, bearer) for url, ids in elsewhere.items()]
+            told += [i for ids in await asyncio.gather(*asked) for i in ids]
         else:
             await self._record(who, wanted)
         await self.barrier((CONTROL,))
@@ -62,6 +68,25 @@ class CancelDesk(TaskDesk):
         """The view has it: where this server acts for the endpoint, it happens. (A log that is shared brings it back.)"""
         why = f"cancelled by {wish.by}"
         self.bridge.with_lane(wish.endpoint, partial(Lane.cancel, ids=wish.tasks, why=why))
+
+    async def _all_mine(self, who: Who, texts: Sequence[str]) -> list[TaskState]:
+        """As `_mine`, but with one look for all of them."""
+        ids = [parse_id(text) for text in texts]
+        found = await self.view.tasks_of(ids)
+        if any(i not in found for i in ids):
+            await self.barrier(await self._task_topics())
+        elif any(not s.state.closed for s in found.values()):
+            await self.view.wait_for(await self.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
+        found |= await self.view.tasks_of([i for i in ids if i not in found or not found[i].state.closed])
+        return [self._owned(who, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
+
+    def _by_server(self, states: Sequence[TaskState]) -> dict[str, list[bytes]]:
+        """Those of endpoints for which another server acts, by its API."""
+        found: dict[str, list[bytes]] = {}
+        for endpoint, ids in _by_endpoint(states).items():
+            if url := self.owners.elsewhere(endpoint):
+                found.setdefault(url, []).extend(ids)
+        return found
 
     async def _record(self, who: Who, states: Sequence[TaskState]) -> None:
         """The wish becomes durable."""

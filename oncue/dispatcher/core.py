@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import oncue
 from oncue.blobs import Blobs
 from oncue.config import Settings
+from oncue.dispatcher.across import Across
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.board import Board
 from oncue.dispatcher.bridge import Bridge
@@ -45,6 +46,7 @@ class Core:
         self.version = oncue.__version__
         self.started_us = now_us()
         self.board = Board()
+        self.across = Across()
         self.ready = False
         self.disk_full = ""  # why nothing new is accepted; "": it is
         self._endpoints: dict[str, EndpointRecord] = {}

@@ -76,7 +76,7 @@ class Owners:
         self._claims: dict[int, ClaimRow] = {}  # the newest
         self._mine: dict[int, int] = {}  # partition -> epoch, where this server acts
         self._given: frozenset[int] = frozenset()  # by the group
-        self._contested = asyncio.Event()  # another has claimed what the group gave to this server
+        self._contested = asyncio.Event()  # another has claimed what the group gave to this server, or claims are old
         self._changed = asyncio.Condition()
         self._admitted: set[str] = set()  # endpoints
         self._revoked: set[str] = set()
@@ -114,6 +114,19 @@ class Owners:
         """Where that is, for people."""
         row = self.owner(key)
         return (row.claim.url or row.claim.server) if row is not None else ""
+
+    def elsewhere(self, key: str) -> str:
+        """The API of the server that acts for it; "": this one does, or it is not known."""
+        row = self.owner(key)
+        if row is None or self.acts(key) or row.claim.server == self._me.server or row.claim.url == self._me.url:
+            return ""
+        return row.claim.url
+
+    def advertise(self, url: str) -> None:
+        """Where the API is, once it listens: what was claimed with another address is claimed again."""
+        if url != self._me.url and self._core.log.shared:
+            self._me = msgspec.structs.replace(self._me, url=url)
+            self._contested.set()
 
     async def until(self, key: str, acts: bool) -> None:
         """Wait until this server acts for it; or does not."""
@@ -204,7 +217,9 @@ class Owners:
         await self._seen_to_the_end((CONTROL,))
         for row in await self._core.view.claims():
             self._learn(row)
-        epochs = await self._claim([p for p in given if p not in self._mine])
+        epochs = await self._claim(
+            [p for p in given if p not in self._mine or self._claims[p].claim.url != self._me.url]
+        )
         endpoints = {self._core.tasks_topic(e.id) for e in self._endpoints(epochs)}
         await self._seen_to_the_end((CONTROL, RESULTS, REGISTRY, *endpoints))
         await self._core.reload()

@@ -175,10 +175,11 @@ class RegistryDesk(Core):
             self._endpoint_info(e, counts.get(e.id, 0), reports.get(e.id)) for e in sorted(mine, key=lambda e: e.name)
         ]
 
-    async def endpoint(self, who: Who, name: str) -> r.EndpointInfo:
+    async def endpoint(self, who: Who, name: str, bearer: str = "") -> r.EndpointInfo:
         found = self.find_endpoint(who, name)
         counts, reports = await self.view.open_counts(), await self._reports()
-        return self._endpoint_info(found, counts.get(found.id, 0), reports.get(found.id))
+        info = self._endpoint_info(found, counts.get(found.id, 0), reports.get(found.id))
+        return info if found.revoked else await self.across.endpoint(self.owners.elsewhere(found.id), info, bearer)
 
     async def _reports(self) -> dict[str, Usage]:
         """What the agents of endpoints for which other servers act said last."""

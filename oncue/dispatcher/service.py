@@ -189,15 +189,19 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
             self.server_id,
             bridge=f"tcp://{self.settings.advertised_host}:{self.bridge.port}",
             server_key=self.server_key,
-            url=self._url(),
+            url=self.url(),
             blobs=self.blobs.identity(),
         )
 
-    def _url(self) -> str:
-        """Of the API, which opens last: on the port of the settings, or on that of the last time; "": not known."""
+    def url(self) -> str:
+        """Of the API, for other servers. It opens last: on the port of the settings, or on that of the last time; "": not
+        known yet."""
+        if self.settings.advertise_url:
+            return self.settings.advertise_url.rstrip("/")
         remembered = self.folder / "http.port"
         port = self.settings.port or (int(remembered.read_text()) if remembered.exists() else 0)
-        return f"http://{self.settings.advertised_host}:{port}" if port else ""
+        host = self.settings.advertised_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}" if port else ""
 
     def _run(self, coroutine: Any, *, vital: bool = False) -> None:
         task = asyncio.create_task(coroutine)
@@ -217,6 +221,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         self.ready = False
         self.board.close()
         await self.housekeeper.close()
+        await self.across.close()
         await self.stop_rules()
         self._unwatch()
         await self.owners.close()
@@ -367,6 +372,7 @@ async def _open_http(service: Service) -> Serving:
     last = int(remembered.read_text()) if remembered.exists() else 0
     serving = await serve_api(make_app(service, service.settings), service.settings, last)
     remembered.write_text(str(serving.port))
+    service.owners.advertise(service.url())
     return serving
 
 

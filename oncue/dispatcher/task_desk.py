@@ -190,7 +190,7 @@ class TaskDesk(Core):
 
     # ------------------------------------------------------------ looked up and waited for
 
-    async def task(self, who: Who, task_id: str, wait_ms: int = 0) -> r.TaskInfo:
+    async def task(self, who: Who, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
         state = await self._mine(who, task_id)
         if wait_ms and not state.state.closed:
             waiter = self.board.wait(state.id)
@@ -203,10 +203,13 @@ class TaskDesk(Core):
                     state = await self._mine(who, task_id)
             finally:
                 self.board.forget(state.id, waiter)
-        return self._info(state)
+        info = self._info(state)
+        if state.state.closed or state.call is None:
+            return info
+        return await self.across.task(self.owners.elsewhere(state.call.endpoint), info, bearer)
 
     async def _mine(self, who: Who, text: str) -> TaskState:
-        task_id = _parse(text)
+        task_id = parse_id(text)
         state = await self._state(task_id)
         if state is None:  # accepted a moment ago, perhaps
             await self.barrier(await self._task_topics())
@@ -214,6 +217,9 @@ class TaskDesk(Core):
         elif not state.state.closed:  # its outcome may have been told already: streams are ahead of the view
             await self.view.wait_for(await self.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
             state = await self._state(task_id)
+        return self._owned(who, state, text)
+
+    def _owned(self, who: Who, state: TaskState | None, text: str) -> TaskState:
         if state is None or state.call is None or not who.sees(state.call.owner):
             raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
         return state
@@ -375,7 +381,7 @@ def _batch_key(text: str) -> bytes:
         raise Invalid(f"key: {e}", remedy="a batch key is a UUIDv7, as 32 hex digits") from None
 
 
-def _parse(text: str) -> bytes:
+def parse_id(text: str) -> bytes:
     try:
         return task_ids.parse(text)
     except ValueError:

@@ -53,6 +53,10 @@ class TaskQueries:
         found = rows.load(db, [task_id], lambda n: self.calls.get(db, n)).get(task_id)
         return found[1] if found else None
 
+    def tasks(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, TaskState]:
+        found = rows.load(db, ids, lambda n: self.calls.get(db, n))
+        return {task_id: state for task_id, (_, state) in found.items()}
+
     def states(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         return {task_id: (State(state), endpoint) for task_id, state, endpoint in fetch(db, STATES, ids)}
 

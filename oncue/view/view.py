@@ -135,6 +135,10 @@ class View:
         """With all its attempts."""
         return await self._readers.ask(self._questions.task, task_id)
 
+    async def tasks_of(self, ids: Sequence[bytes]) -> dict[bytes, TaskState]:
+        """Those of the tasks that are known, with all their attempts."""
+        return await self._readers.ask(self._questions.tasks, ids)
+
     async def states(self, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         """State and endpoint id of those of the tasks that are known."""
         return await self._readers.ask(self._questions.states, ids)

@@ -81,7 +81,7 @@ class MemoryBackend:
         key = ids.parse(request.key) if request.key else ids.new_uuid7()
         return r.Accepted(first=ids.text(ids.batch_ids(who.subject, key, count)[0]), count=count, position="tasks:9")
 
-    async def task(self, who: Who, task_id: str, wait_ms: int = 0) -> r.TaskInfo:
+    async def task(self, who: Who, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
         if wait_ms:
             self.subscribed.set()
             await asyncio.sleep(wait_ms / 1000)
@@ -121,7 +121,7 @@ class MemoryBackend:
             self.feeds.remove(feed)
             self.finished_streams += 1
 
-    async def cancel(self, who: Who, request: r.CancelRequest) -> list[str]:
+    async def cancel(self, who: Who, request: r.CancelRequest, bearer: str = "") -> list[str]:
         return request.tasks
 
     async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
@@ -185,7 +185,7 @@ class MemoryBackend:
     async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
         return [await self.endpoint(who, "laptop")]
 
-    async def endpoint(self, who: Who, name: str) -> r.EndpointInfo:
+    async def endpoint(self, who: Who, name: str, bearer: str = "") -> r.EndpointInfo:
         return r.EndpointInfo(id="e1", name=name, owner="ada", state="connected")
 
     async def revoke_endpoint(self, who: Who, name: str) -> None:

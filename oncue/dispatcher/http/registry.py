@@ -64,7 +64,7 @@ async def endpoints(ask: Ask) -> list[EndpointInfo]:
 
 
 async def endpoint(ask: Ask) -> EndpointInfo:
-    return await ask.backend.endpoint(ask.who, ask.path("name"))
+    return await ask.backend.endpoint(ask.who, ask.path("name"), ask.bearer)
 
 
 async def revoke_endpoint(ask: Ask) -> None:

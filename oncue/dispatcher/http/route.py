@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from oncue.config import Settings
+from oncue.dispatcher.across import HANDED_ON
 from oncue.dispatcher.auth import Scope
 from oncue.dispatcher.backend import Backend, Who
 from oncue.dispatcher.http.streams import Streams
@@ -38,6 +39,12 @@ class Ask:
     @property
     def backend(self) -> Backend:
         return self.api.backend
+
+    @property
+    def bearer(self) -> str:
+        """With which another server may be asked for the caller; "": none may, since one has asked this server so."""
+        headers = self.request.headers
+        return "" if HANDED_ON in headers else headers.get("Authorization", "")
 
     def path(self, name: str) -> str:
         return self.request.match_info[name]

@@ -157,7 +157,7 @@ def task_id(ask: Ask) -> str:
 
 
 async def show(ask: Ask) -> TaskInfo:
-    return await ask.backend.task(ask.who, task_id(ask), min(ask.query.wait_ms, MAX_WAIT_MS))
+    return await ask.backend.task(ask.who, task_id(ask), min(ask.query.wait_ms, MAX_WAIT_MS), ask.bearer)
 
 
 async def find(ask: Ask) -> Page:
@@ -247,7 +247,8 @@ def _framed(message: bytes) -> bytes:
 async def cancel(ask: Ask) -> Cancelling:
     request: CancelRequest = ask.body
     wanted = [ids.text(parse_id(text, f"$.tasks[{i}]")) for i, text in enumerate(request.tasks)]
-    return _cancelling(await ask.backend.cancel(ask.who, CancelRequest(tasks=wanted, waiting=request.waiting)))
+    wish = CancelRequest(tasks=wanted, waiting=request.waiting)
+    return _cancelling(await ask.backend.cancel(ask.who, wish, ask.bearer))
 
 
 async def cancel_one(ask: Ask) -> Cancelling:

@@ -1,0 +1,129 @@
+"""A question that only the server can answer that acts for the endpoint, asked at another."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oncue.dispatcher.across import HANDED_ON
+from tests.e2e.many import Many, many_servers
+from tests.e2e.running import System
+
+ALONE = {HANDED_ON: "1"}  # what a server knows by itself
+NAMES = ("e1", "e2", "e3")  # of three endpoints, one of two servers acts for two at least
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.fixture
+def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
+    with many_servers(tmp_path, kafka[0], 2) as found:
+        for name in NAMES:
+            found.endpoint(name, found.servers[0])
+        yield found
+
+
+def acts(server: System, endpoint: str) -> bool:
+    why = server.http("GET", f"/v1/endpoints/{endpoint}", headers=ALONE).json["why"]
+    return not why.startswith(("the server http", "no server acts"))
+
+
+def sides(two: Many) -> tuple[System, System, list[str]]:
+    """The server that acts for most of them, the other, and which those are."""
+    two.servers[0].await_true(
+        lambda: all([acts(s, n) for s in two.servers].count(True) == 1 for n in NAMES), "one acts for each"
+    )
+    a, b = two.servers
+    owner = a if sum(acts(a, n) for n in NAMES) >= 2 else b
+    return owner, b if owner is a else a, [n for n in NAMES if acts(owner, n)]
+
+
+def asked(server: System, route: str) -> int:
+    """How often, so far."""
+    text = server.http("GET", "/metrics").body.decode()
+    found = re.findall(rf'oncue_http_requests_total{{route="{re.escape(route)}",status="\d+"}} (\d+)', text)
+    return sum(map(int, found))
+
+
+def show(server: System, task: str, **headers: str) -> dict[str, object]:
+    return dict(server.http("GET", f"/v1/tasks/{task}", headers=headers).json)
+
+
+def test_a_cancel_of_what_waits_through_another_server(two: Many) -> None:
+    owner, other, names = sides(two)
+    first, second = names[:2]
+    route = "POST /v1/tasks/cancel"
+    with other.client() as client:
+        tasks = {name: client.map(nap, [600.0] * 40, endpoint=name) for name in (first, second)}
+        client.flush()
+        mine = [t.id for name in (first, second) for t in tasks[name]]
+        for name in (first, second):  # until the agents have what they want, and the rest waits
+            owner.await_true(
+                lambda name=name: any(show(owner, t.id)["why"] == "it runs" for t in tasks[name]), f"{name} is busy"
+            )
+        last = [tasks[name][-1].id for name in (first, second)]
+        # The answer to a question is the owner's.
+        for task in last:
+            assert "no free worker" in str(show(other, task)["why"])
+            assert "acts for" in str(show(other, task, **ALONE)["why"])
+        sent = [t for t in mine if show(owner, t)["sent"]]
+        assert sent
+        assert [t for t in mine if show(other, t)["sent"]] == sent
+        at = other.http("GET", f"/v1/endpoints/{first}").json
+        assert (at["state"], at["queued"]) == ("connected", sum(t in sent for t in [t.id for t in tasks[first]]))
+        # By itself the other cannot know; and a request that was handed on is not handed on again.
+        before = asked(owner, route)
+        alone = other.http("POST", "/v1/tasks/cancel", {"tasks": mine, "waiting": True}, headers=ALONE)
+        assert (alone.status, alone.json["tasks"], asked(owner, route)) == (202, [], before)
+        # For two endpoints of one server, that is asked once.
+        answer = other.http("POST", "/v1/tasks/cancel", {"tasks": mine, "waiting": True})
+        assert answer.status == 202
+        assert sorted(answer.json["tasks"]) == sorted(set(mine) - set(sent))
+        assert asked(owner, route) == before + 1
+        other.await_true(
+            lambda: all(show(other, t)["state"] == "cancelled" for t in answer.json["tasks"]), "they are cancelled"
+        )
+        assert {show(other, t)["state"] for t in sent} <= {"waiting", "running"}
+        other.http("POST", "/v1/tasks/cancel", {"tasks": sent})
+    two.agree(80)
+
+
+def test_futures_of_calls_that_wait_are_cancelled_through_any_server(two: Many) -> None:
+    owner, other, names = sides(two)
+    with other.client() as client:
+        executor = client.executor(names[0])
+        futures = [executor.submit(nap, 600.0) for _ in range(40)]
+        try:
+            owner.await_true(lambda: futures[0].running(), "the first runs")
+            assert not futures[0].cancel()
+            assert futures[-1].cancel()
+            executor.shutdown(wait=False, cancel_futures=True)
+            assert 0 < sum(f.cancelled() for f in futures) < 40
+        finally:
+            running = [f.task.id for f in futures if not f.cancelled()]
+            other.http("POST", "/v1/tasks/cancel", {"tasks": running})
+    two.agree(40)
+
+
+def test_without_the_server_that_acts_the_answer_is_what_is_known(two: Many) -> None:
+    owner, other, names = sides(two)
+    with other.client() as client:
+        task = client.submit(nap, 600.0, endpoint=names[0])
+        client.flush()
+        owner.await_true(lambda: show(owner, task.id)["state"] == "running", "it runs")
+        waits = client.submit(nap, 600.0, endpoint=names[0])
+        client.flush()
+        owner.server.kill()
+        answer = other.http("POST", "/v1/tasks/cancel", {"tasks": [waits.id], "waiting": True})
+        assert (answer.status, answer.json["tasks"]) == (202, [])
+        assert show(other, waits.id)["state"] == "waiting"
+        other.http("POST", "/v1/tasks/cancel", {"tasks": [task.id, waits.id]})
+    owner.up("--no-endpoint")
+    two.agree(2)
