@@ -154,7 +154,7 @@ def log(settings: Settings) -> Iterator[Finding]:
     topics |= {MATCHES: Topic(retention_ms=topics[EVENTS].retention_ms), WINDOWS: Topic(compact=True)}
     topics |= {STREAM: STREAM_TOPIC, **dict.fromkeys(TaskTopics(settings.task_topics).names(), Topic())}
     groups = {RULES: [EVENTS]}
-    if settings.rules_memory == "stream":  # a server keeps the place of its own in windows.db
+    if settings.rules_memory == "stream":  # a server is no member: it says itself what is wrong
         groups[STREAM_GROUP] = [MATCHES]
     yield from asyncio.run(examine_log(settings.log_url, settings, topics, groups))
 

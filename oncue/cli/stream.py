@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def stream(log_url: str | None, data: str | None, anew: bool) -> None:
     """Run rules with memory (dedupe, batch) beside the servers, until Ctrl-C. For a log on Kafka.
 
-    Servers leave them to stream workers where their setting rules_memory is "stream", and hand over at their start what they
-    remember. Several workers share the partitions of oncue.matches; when one is killed, the others go on with its
+    Servers leave them to stream workers where their setting rules_memory is "stream". What is remembered is in the log, so it
+    goes along. Several workers share the partitions of oncue.matches; when one is killed, the others go on with its
     windows within ten seconds.
 
     \b

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,12 +17,14 @@ from oncue.errors import Invalid, OncueError
 from oncue.messages import REGISTRY, Deployment, Event
 from oncue.rules.book import Entry
 from oncue.rules.engine import Engine
-from oncue.rules.handover import hand_over, take_back
+from oncue.rules.handover import hand_over
 from oncue.rules.outlook import Outlook
+from oncue.rules.stream_host import Fence
 from oncue.rules.stream_report import Workers
 from oncue.rules.stream_view import StreamWindows
 from oncue.rules.window_group import Summary
 from oncue.rules.window_host import WindowHost
+from oncue.rules.window_share import SharedWindowHost
 from oncue.rules.window_topics import ensure_stream
 
 log = logging.getLogger("oncue.windows")
@@ -30,7 +32,8 @@ ACTING = "windows"  # whoever acts for this runs rules with memory
 
 
 class Windows(Protocol):
-    """WindowHost, or StreamWindows where stream workers run the rules."""
+    """WindowHost where the log is this server's alone, else SharedWindowHost; or StreamWindows where stream workers run the
+    rules."""
 
     async def run(self) -> None: ...
 
@@ -51,40 +54,47 @@ class WindowDesk(EventDesk):
         """Raises Invalid: stream workers are wanted, on a log that they cannot work on."""
         self._told: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) that the metrics have
         self._workers: Workers | None = None
-        on_kafka = self.settings.log_url.startswith("kafka://")
-        if on_kafka:
-            partitions = await ensure_stream(self.log, self.settings)
-            self._workers = Workers(self.log)
-        elif self.settings.rules_memory == "stream":
+        if self.settings.shared_log:
+            await self._start_shared(path)
+            return
+        if self.settings.rules_memory == "stream":
             raise Invalid(
                 'rules_memory is "stream", and the log is not on Kafka: no stream worker can run its rules with memory',
                 remedy='set rules_memory to "server", or give a log on Kafka: oncue up --log kafka://host:port',
             )
-        if self._workers is not None and self.settings.rules_memory == "stream":
-            left = await hand_over(self.log, self.log, path)  # type: ignore[arg-type]  # the log on Kafka can claim
+        self.windows = WindowHost(self.log, self, path, **self._parts_of_host())
+        self._windows_tasks = [self._kept(lambda: self.owners.while_acting(ACTING, self.windows.run))]
+
+    async def _start_shared(self, path: Path) -> None:
+        partitions = await ensure_stream(self.log, self.settings)
+        self._workers = Workers(self.log)
+        fence: Fence = self.log  # type: ignore[assignment]  # the log on Kafka can claim
+        to_workers = self.settings.rules_memory == "stream"
+        left: list[int] = []
+        if to_workers or path.exists():
+            left = await hand_over(self.log, fence, path, to_workers=to_workers)
+            if not left:  # the log has all of it
+                for file in path.parent.glob(path.name + "*"):
+                    file.unlink()
+        if to_workers:
             self.windows = StreamWindows(self.log, self._workers, partitions, left)
             self._windows_tasks = [self._kept(self.windows.run)]
             return
-        self.windows = WindowHost(
-            self.log,
-            self,
-            path,
-            lambda: self.engine.book,
-            before_batch=self._registry_caught_up,
-            offload=self._offload,
-            history=self._deployed_then,
+        self.windows = SharedWindowHost(
+            self.log, fence, self, self.server_id, partitions, self.settings.log_url, **self._parts_of_host()
         )
-        host = self.windows
+        self._windows_tasks = [
+            self._kept(lambda: self.owners.while_acting(ACTING, self.windows.run)),
+            self._kept(self._workers.run),
+        ]
 
-        async def run() -> None:
-            if on_kafka and await take_back(self.log, self.log, path):  # type: ignore[arg-type]
-                await host.reopen()
-            await host.run()
-
-        # On one of the servers: the others have no part in it.
-        self._windows_tasks = [self._kept(lambda: self.owners.while_acting(ACTING, run))]
-        if self._workers is not None:
-            self._windows_tasks.append(self._kept(self._workers.run))
+    def _parts_of_host(self) -> dict[str, Any]:
+        return {
+            "book": lambda: self.engine.book,
+            "before_batch": self._registry_caught_up,
+            "offload": self._offload,
+            "history": self._deployed_then,
+        }
 
     def _kept(self, run: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
         return asyncio.create_task(self._keep(run), name="windows")
@@ -111,6 +121,8 @@ class WindowDesk(EventDesk):
             return ""
         if isinstance(self.windows, StreamWindows):
             return self.windows.trouble(self.settings.log_url)
+        if isinstance(self.windows, SharedWindowHost) and self.windows.trouble:
+            return self.windows.trouble
         others = self._workers.alive() if self._workers is not None else []
         if not others:
             return ""
@@ -135,7 +147,7 @@ class WindowDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def with_windows(self, infos: list[r.RuleInfo]) -> list[r.RuleInfo]:
-        elsewhere = isinstance(self.windows, WindowHost) and not self.owners.acts(ACTING)
+        elsewhere = not isinstance(self.windows, StreamWindows) and not self.owners.acts(ACTING)
         if elsewhere or not any(info.memory for info in infos):
             return infos
         found, trouble = await self.windows.summary(), self.memory_trouble()

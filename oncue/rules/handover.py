@@ -1,9 +1,12 @@
-"""From one host of rules with memory to the other: their states go along, so that each event is counted once.
+"""Who begins on a partition of rules with memory where the log is shared, and from where: their states are in `oncue.windows`,
+so whoever runs them next goes on with all of them, and each event is counted once.
 
-    windows.db of a server ──hand_over──► oncue.windows ──► stream workers (they begin where all partitions have a Place)
-    windows.db of a server ◄──take_back── oncue.windows     (its records are deleted: workers that are left end)
+    servers: the one that acts takes all partitions, and marks them as kept (window_share.py)
+    stream workers: they begin where all partitions have a Place and none is kept
+    hand_over: a server that leaves them to workers takes the mark away; what is in a windows.db of before goes into the log
 
-Who moves a partition claims it first, so that of several servers and workers one does it, whole or not at all.
+Who changes a partition's mark or place claims it first, so that of several servers and workers one does it, whole or not at
+all.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from oncue.rules.firing import commit
 from oncue.rules.stream_host import GROUP, Fence
 from oncue.rules.window_group import Place
 from oncue.rules.window_store import WindowStore
-from oncue.rules.window_table import CLAIM, PLACE, Change, WindowTable, records
+from oncue.rules.window_table import KEPT, PLACE, Change, WindowTable, records
 
 LOOK_S = 1.0
 _log = logging.getLogger(__name__)
@@ -49,19 +52,21 @@ async def tables(log: Log, numbers: Iterable[int] | None = None) -> dict[int, Wi
     return found
 
 
-async def hand_over(log: Log, fence: Fence, path: Path) -> list[int]:
-    """Give the workers what this server's file (if it is there) has of each partition that they do not have. The partitions
-    that nobody can begin on so far: the log has forgotten their first matches, and the file is not here. Raises LogError."""
+async def hand_over(log: Log, fence: Fence, path: Path, *, to_workers: bool = True) -> list[int]:
+    """Let workers begin (`to_workers`; else servers): where the log has the states, or with this server's file of before, if it
+    is there. The partitions that nobody can begin on so far: the log has forgotten their first matches, and the file is not
+    here. Raises LogError."""
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([MATCHES])).items()}
-    missing = [number for number, table in (await tables(log)).items() if not table.placed]
-    if not missing:
-        return []
+    found = await tables(log)
     store = await asyncio.to_thread(WindowStore, path) if path.exists() else None
     left: list[int] = []
     try:
-        for number in missing:
+        for number, table in found.items():
             place = store.parts.get(number) if store is not None else None
-            if store is not None and place is not None and place.next >= begins.get(number, 0):
+            if table.placed:
+                if table.kept and to_workers:
+                    await _let_go(log, fence, number)
+            elif store is not None and place is not None and place.next >= begins.get(number, 0):
                 await _give(log, fence, number, place, await asyncio.to_thread(store.entries, number))
             elif begins.get(number, 0) == 0:
                 await _give(log, fence, number, Place(), [])  # what fires again has the same ids
@@ -71,6 +76,16 @@ async def hand_over(log: Log, fence: Fence, path: Path) -> list[int]:
         if store is not None:
             await asyncio.to_thread(store.close)
     return left
+
+
+async def keep(log: Log, number: int, table: WindowTable) -> None:
+    """This server, which has claimed the partition, runs it: workers that are left with it end. Raises LogError, NotOwner."""
+    changes: list[Change] = [(KEPT, encode(True))]
+    if not table.placed:
+        changes.append((PLACE, encode(tuple(table.place))))
+    if not table.kept or not table.placed:
+        await commit(log, GROUP, _at(number, table.place), [Append(WINDOWS, records(changes), number)])
+        table.apply(changes)
 
 
 async def begin_anew(log: Log, fence: Fence) -> list[int]:
@@ -83,9 +98,9 @@ async def begin_anew(log: Log, fence: Fence) -> list[int]:
 
 
 async def begun(log: Log, say: Callable[[str], None]) -> None:
-    """Until all partitions have been handed over. Raises LogError."""
+    """Until all partitions are the workers'. Raises LogError."""
     told = False
-    while missing := sorted(number for number, table in (await tables(log)).items() if not table.placed):
+    while missing := sorted(n for n, table in (await tables(log)).items() if table.kept or not table.placed):
         if not told:
             which = ", ".join(map(str, missing))
             say(f"waiting until a server hands over the partitions {which} of {MATCHES}: see rules_memory")
@@ -103,29 +118,17 @@ async def _give(log: Log, fence: Fence, number: int, place: Place, entries: list
     except NotOwner as e:
         _log.info("partition %d is handed over by another server: %s", number, e.message)
         return
-    _log.info("partition %d is the stream workers' from offset %d on, with %d states", number, place.next, len(entries))
+    _log.info("partition %d begins at offset %d, with %d states", number, place.next, len(entries))
 
 
-async def take_back(log: Log, fence: Fence, path: Path) -> int:
-    """Put what the workers had into this server's file; they have nothing of it any more. How many partitions. Raises LogError,
-    NotOwner."""
-    wanted = [number for number, table in (await tables(log)).items() if table.placed]
-    if not wanted:
-        return 0
-    store = await asyncio.to_thread(WindowStore, path)
-    try:
-        for number in wanted:
-            await fence.claim(GROUP, MATCHES, number)
-            table = (await tables(log, [number]))[number]
-            if not table.placed:
-                continue
-            await asyncio.to_thread(store.take_over, number, table.place, list(table.entries()))
-            gone = [Record(b"", encode(key)) for key, _ in table.entries() if key != CLAIM]
-            await commit(log, GROUP, _at(number, table.place), [Append(WINDOWS, gone, number)])
-            _log.info("partition %d is this server's from offset %d on", number, table.place.next)
-    finally:
-        await asyncio.to_thread(store.close)
-    return len(wanted)
+async def _let_go(log: Log, fence: Fence, number: int) -> None:
+    await fence.claim(GROUP, MATCHES, number)
+    table = (await tables(log, [number]))[number]
+    if table.kept:
+        try:
+            await commit(log, GROUP, _at(number, table.place), [Append(WINDOWS, [Record(b"", encode(KEPT))], number)])
+        except NotOwner as e:
+            _log.info("partition %d is let go by another server: %s", number, e.message)
 
 
 def _at(number: int, place: Place) -> list[Batch]:

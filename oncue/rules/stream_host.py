@@ -1,13 +1,14 @@
-"""The host of rules with memory in a stream worker: window.py says what is asked of it. Without Faust: stream.py has that.
+"""The host of rules with memory where the log has their states: window.py says what is asked of it. In a stream worker
+(stream.py: Faust gives the matches), and in a server whose log others share (window_share.py).
 
-    oncue.matches ──Faust──► take ──► fold (a partition at a time) ──► closed windows ──► TaskFrames, dead letters ─┐
+    oncue.matches ─────────► take ──► fold (a partition at a time) ──► closed windows ──► TaskFrames, dead letters ─┐
           ▲                                  │ changes of the table ──► oncue.windows, the same partition ──────────┤
           └── Tick ◄── due, or gone          ▼                                                                      ▼
                                         the table, once the rest is durable ◄──────────────── one transaction of the partition
 
-A worker claims a partition before it reads the changelog: from then on the brokers refuse what another worker, that was paused
+Whoever runs it claims a partition before it reads the changelog: from then on the brokers refuse what another, that was paused
 or cut off, still writes there. So firings, states and the place in `oncue.matches` change together or not at all, and by one
-worker at a time. Faust's own way, changelog records that nobody waits for, would lose that: events were counted twice
+process at a time. Faust's own way, changelog records that nobody waits for, would lose that: events were counted twice
 after kills.
 """
 
@@ -74,8 +75,12 @@ class StreamHost:
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        keeps: bool = False,
+        step: int = STEP,
     ) -> None:
+        """`keeps`: it is a server's, and the partitions are marked so."""
         self._log, self._fence, self._book, self._worker = log, fence, book, worker
+        self._keeps, self._step = keeps, step
         self._before_batch, self._clock_ms = before_batch, clock_ms
         self.firer = Firer(directory, book, offload, history)
         self.parts: dict[int, Part] = {}
@@ -135,6 +140,12 @@ class StreamHost:
         if part is not None and not part.ready:
             part.table.put(key, value)
 
+    def restored(self, number: int, table: WindowTable) -> None:
+        """The whole of the changelog."""
+        part = self.parts.get(number)
+        if part is not None and not part.ready:
+            part.table = table
+
     async def check(self) -> None:
         """Faust begins to read where the group is, which is where the tables are, by the same transactions. Raises LogError:
         somebody has moved the group ahead; what is between would be lost."""
@@ -149,10 +160,11 @@ class StreamHost:
             )
 
     def ready(self) -> list[int]:
-        """The tables are restored. The partitions that are at work. Raises LogError: servers have taken some back."""
-        if taken := [part.number for part in self.parts.values() if not part.table.placed]:
+        """The tables are restored. The partitions that are at work. Raises LogError: servers have some."""
+        tables = [(part.number, part.table) for part in self.parts.values()]
+        if taken := [number for number, table in tables if not table.placed or table.kept is not self._keeps]:
             raise LogError(
-                f"servers have taken back the partitions {', '.join(map(str, taken))}: they run rules with memory themselves",
+                f"servers have the partitions {', '.join(map(str, taken))}: they run rules with memory themselves",
                 remedy='set rules_memory to "stream" for all servers, or leave it to them',
             )
         for part in self.parts.values():
@@ -189,14 +201,14 @@ class StreamHost:
             if not part.inbox:
                 part.fresh.clear()
                 await part.fresh.wait()
-            if (early_s := stepped + LINGER_S - loop.time()) > 0 and len(part.inbox) < STEP:
+            if (early_s := stepped + LINGER_S - loop.time()) > 0 and len(part.inbox) < self._step:
                 await asyncio.sleep(early_s)
             stepped = loop.time()
-            batch = _batch(part)
+            batch = _batch(part, self._step)
             try:
                 await self._again_until_done(part, [batch])
             except NotOwner as e:
-                _log.warning("partition %d is left to another worker: %s", part.number, e.message)
+                _log.warning("partition %d is left to another: %s", part.number, e.message)
                 part.ready = False
                 self._ticks.forget([part.number])
                 part.inbox.clear()
@@ -294,7 +306,7 @@ class StreamHost:
         await self.release(set(self.parts))
 
 
-def _batch(part: Part) -> Batch:
+def _batch(part: Part, most: int) -> Batch:
     """What waits, so much as is folded in one step."""
-    some = [part.inbox[n] for n in range(min(len(part.inbox), STEP))]
+    some = [part.inbox[n] for n in range(min(len(part.inbox), most))]
     return Batch(MATCHES, part.number, [offset for offset, _ in some], [record for _, record in some])

@@ -75,15 +75,11 @@ class WindowHost:
         finally:
             await reader.close()
 
-    async def reopen(self) -> None:
-        """Its file has changed, while `run` was not running."""
+    async def close(self) -> None:
+        """When `run` has ended."""
         store, self._store = self._store, None
         if store is not None:
             await self._call(store.close)
-
-    async def close(self) -> None:
-        """When `run` has ended."""
-        await self.reopen()
         self._thread.shutdown(wait=False)
 
     async def _call(self, function: Callable[..., T], *values: object) -> T:

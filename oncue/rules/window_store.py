@@ -166,7 +166,7 @@ class WindowStore:
         self.parts.pop(part, None)
         return lost
 
-    # ------------------------------------------------------------ to another host, and back (handover.py)
+    # ------------------------------------------------------------ to another host (handover.py)
 
     def entries(self, part: int) -> list[Change]:
         """All that is known of a partition, as a changelog has it."""
@@ -176,18 +176,6 @@ class WindowStore:
         )
         found: list[Change] = [((ITEM, *key), value) for *key, value in items]
         return found + [((STATE, *key), value) for *key, value in states]
-
-    def take_over(self, part: int, place: Place, entries: Sequence[Change]) -> None:
-        """In the place of what was known of the partition."""
-        self.drop(part)
-        states, group = PartStates(self._db, part), StoredGroup()
-        for (kind, *key), value in entries:
-            if kind == STATE:
-                states.put(Where(*key), decode(State, value))  # type: ignore[arg-type]
-            elif kind == ITEM:
-                states.hold(Where(*key[:3]), decode(Held, value))
-        group.parts[part], group.next[part] = states, place
-        self.store(group)
 
     # ------------------------------------------------------------ looking
 

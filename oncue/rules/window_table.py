@@ -4,6 +4,7 @@ partition of `oncue.windows`. A Faust table is such a mapping; so is a dict.
 key                                    value
 ("p",)                                 Place: how far the partition is applied, and the newest time in it
 ("c",)                                 Claim: who had the partition last (for people)
+("h",)                                 there: servers run the rules themselves, and stream workers leave the partition to them
 ("s", rule, spec, key)                 a state of window.py
 ("i", rule, spec, key, event)          one event of an open window
 
@@ -24,13 +25,13 @@ from oncue.rules.window_overlay import Overlay
 
 Key = tuple[str, ...]
 Change = tuple[Key, bytes]  # empty: the key is deleted
-PLACE, CLAIM = ("p",), ("c",)
+PLACE, CLAIM, KEPT = ("p",), ("c",), ("h",)
 STATE, ITEM = "s", "i"
 FORGET = 2_000  # in one step
 
 
 class Claim(Stored, frozen=True):
-    """A worker has taken the partition: from this record on no other writes here."""
+    """A worker, or a server, has taken the partition: from this record on no other writes here."""
 
     v: int
     worker: str
@@ -41,6 +42,7 @@ class WindowTable:
     def __init__(self, data: MutableMapping[bytes, bytes] | None = None) -> None:
         self._data: MutableMapping[bytes, bytes] = {} if data is None else data
         self.place, self.placed = Place(), False  # placed: somebody has begun on the partition, or handed it over
+        self.kept = False  # by servers
         self._open: dict[Where, int] = {}  # -> due_ms, of open windows
         self._items: dict[Where, set[bytes]] = {}
         self._due: list[tuple[int, Where]] = []  # heaps; what is out of date in them is left out when it is met
@@ -71,6 +73,8 @@ class WindowTable:
         elif kind == PLACE[0]:
             self.placed = bool(value)
             self.place = Place(*decode(tuple[int, int], value)) if value else Place()
+        elif kind == KEPT[0]:
+            self.kept = bool(value)
 
     def _index_state(self, where: Where, state: State | None) -> None:
         if state is None or not held(state):

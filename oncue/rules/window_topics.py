@@ -33,7 +33,7 @@ async def ensure_stream(log: Log, settings: Settings) -> int:
     if there is not None and there.partitions != count:
         raise LogError(
             f"{WINDOWS} has {there.partitions} partitions and {MATCHES} has {count}: they have to have the same number",
-            remedy=f"stop the stream workers and delete the topic {WINDOWS}: it is made again from {MATCHES}"
+            remedy=f"stop servers and stream workers and delete the topic {WINDOWS}: it is made again from {MATCHES}"
             " (docs/rules.md, On Kafka)",
         )
     await log.ensure({WINDOWS: Topic(partitions=count, compact=True), STREAM: TOPIC})

@@ -1,4 +1,5 @@
-"""Rules with memory go from a server's file to the workers' changelog and back; nothing is counted twice or forgotten."""
+"""Rules with memory go from a server's file to the changelog, and from servers to workers and back; nothing is counted twice
+or forgotten."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from oncue.errors import NotOwner
 from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import Batch as LogBatch
 from oncue.messages import MATCHES, WINDOWS, encode
-from oncue.rules.handover import begin_anew, hand_over, tables, take_back
+from oncue.rules.handover import begin_anew, hand_over, keep, tables
 from oncue.rules.matches import Closed, MatchesRecord
 from oncue.rules.rehearsal import InMemory
 from oncue.rules.window_group import Place
-from oncue.rules.window_store import WindowStore
+from oncue.rules.window_store import StoredGroup, WindowStore
 from oncue.rules.window_table import records
 from tests.unit.test_windows import folded, streams
 
@@ -52,6 +53,14 @@ def with_log(folder: Path, body: Callable[[Log], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+def stored(path: Path, place: Place) -> None:
+    """A file that is so far in the first partition."""
+    store, group = WindowStore(path), StoredGroup()
+    group.next[0] = place
+    store.store(group)
+    store.close()
+
+
 def batch(stream: list[MatchesRecord], first: int, last: int) -> LogBatch:
     return LogBatch(MATCHES, 0, range(first, last + 1), [Record(encode(r)) for r in stream[first : last + 1]])
 
@@ -68,9 +77,9 @@ def test_windows_are_the_same_wherever_they_change_their_host(
 
     async def body(log: Log) -> None:
         await log.append(MATCHES, [Record(encode(r)) for r in stream], 0)
-        embedded, at = True, 0
+        at, host = 0, "file"
         for cut in [*cuts, len(stream)]:
-            if at < cut and embedded:
+            if at < cut and host == "file":
                 store = WindowStore(path)
                 assert store.parts.get(0, Place()).next == at
                 group = store.fold_batches([batch(stream, at, cut - 1)])
@@ -84,14 +93,19 @@ def test_windows_are_the_same_wherever_they_change_their_host(
                 await log.append(WINDOWS, records(changes), 0)
                 found.extend(c for _, _, c in group.closed)
             at = cut
-            if embedded:
-                assert await hand_over(log, Fence(), path) == []
-                assert await hand_over(log, Fence(), path) == []  # once is enough
-            else:
-                assert await take_back(log, Fence(), path) == PARTITIONS
-                assert not any(len(table) for table in (await tables(log)).values())
-                assert await take_back(log, Fence(), path) == 0
-            embedded = not embedded
+            host = await change(log, host)
+
+    async def change(log: Log, host: str) -> str:
+        if host == "workers":
+            for number, table in (await tables(log)).items():
+                await keep(log, number, table)
+            assert await hand_over(log, Fence(), path, to_workers=False) == []  # another server begins: no change
+            assert [table.kept for table in (await tables(log)).values()] == [True] * PARTITIONS
+            return "servers"
+        assert await hand_over(log, Fence(), path) == []
+        assert await hand_over(log, Fence(), path) == []  # once is enough
+        assert not any(table.kept for table in (await tables(log)).values())
+        return "workers"
 
     with_log(folder, body)
     assert found == folded(InMemory(), enumerate(stream))
@@ -106,9 +120,7 @@ def test_where_the_log_has_forgotten_the_first_matches_nobody_begins_by_chance(t
         assert begins[MATCHES, 0] > 0
         path = tmp_path / "windows.db"
         assert await hand_over(log, Fence(), path) == [0]
-        old = WindowStore(path)  # of a server that has not run them for long
-        old.take_over(0, Place(begins[MATCHES, 0] - 1), [])
-        old.close()
+        stored(path, Place(begins[MATCHES, 0] - 1))  # of a server that has not run them for long
         assert await hand_over(log, Fence(), path) == [0]
         assert await begin_anew(log, Fence()) == [0]
         assert (await tables(log))[0].place == Place(11)
@@ -129,9 +141,7 @@ def test_of_two_servers_one_hands_over(tmp_path: Path) -> None:
         assert await hand_over(log, Fence(), path) == []
         assert not any(table.placed for table in (await tables(log)).values())
         log.commit = real  # type: ignore[method-assign]
-        store = WindowStore(path)
-        store.take_over(0, Place(5, 7), [])
-        store.close()
+        stored(path, Place(5, 7))
         assert await hand_over(log, Fence(), tmp_path / "none.db") == []
         assert (await tables(log))[0].place == Place(0)
         assert await hand_over(log, Fence(), path) == []

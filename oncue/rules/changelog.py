@@ -1,0 +1,59 @@
+"""What `oncue.windows` says of an event's keys, whoever runs the rules with memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from oncue.log.base import Log, partition_of
+from oncue.messages import WINDOWS, Event
+from oncue.resources import ExplainStep
+from oncue.rules.book import Entry
+from oncue.rules.matches import spec_hash
+from oncue.rules.outlook import Outlook, outlook
+from oncue.rules.window import Where
+from oncue.rules.window_overlay import event_key
+from oncue.rules.window_table import looked_up, wanted_keys
+
+LOOK_S = 5.0
+
+
+class Changelog:
+    def __init__(self, log: Log, partitions: int) -> None:
+        self._log, self._partitions = log, partitions
+
+    async def outlook(self, entry: Entry, event: Event) -> Outlook:
+        """What dedupe and batch would do with this event now. Raises Invalid: the event lacks a field."""
+        rule, memory = entry.rule, entry.rule.memory
+        if memory is None:
+            return Outlook(True, "", ())
+        match = memory.match(rule.name, "", 0, event, time.time_ns() // 1_000_000, 0)
+        wheres = [Where(rule.name, spec_hash(stage.spec, match.needs), stage.key) for stage in match.stages]
+        key = event_key(event.source, event.id)
+        part = partition_of(memory.place(match), self._partitions)
+        try:
+            async with asyncio.timeout(LOOK_S):
+                said = await self._newest(part, wanted_keys(wheres, key))
+        except TimeoutError:
+            why = f"the changelog of its windows could not be read in {LOOK_S:.0f} s"
+            return Outlook(True, why, (ExplainStep(condition=memory.text(), holds=True, found=why, wanted="to know"),))
+        return outlook(memory, match, looked_up(said, wheres, key))
+
+    async def _newest(self, part: int, wanted: set[bytes]) -> dict[bytes, bytes]:
+        """What the changelog says last of these keys: it is read from its beginning, which compaction keeps short."""
+        ends = await self._log.end_offsets([WINDOWS])
+        found: dict[bytes, bytes] = {}
+        end = ends.get((WINDOWS, part), 0)
+        if (await self._log.begin_offsets([WINDOWS])).get((WINDOWS, part), 0) >= end:
+            return found
+        reader = self._log.read([WINDOWS], start={place: at for place, at in ends.items() if place[1] != part})
+        try:
+            while True:
+                for batch in await reader.next():
+                    if batch.partition != part:
+                        continue
+                    found |= {r.key: r.value for r in batch.records if r.key in wanted}
+                    if batch.next_offset >= end:
+                        return found
+        finally:
+            await reader.close()

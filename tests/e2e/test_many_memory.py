@@ -1,0 +1,143 @@
+"""Rules with memory on several servers of one Kafka: whichever runs them, each event is in one batch and in one only, also
+when the log has forgotten the matches of long ago."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue.config import Settings
+from oncue.log import open_log
+from oncue.messages import MATCHES
+from tests.e2e.many import Many, many_servers
+from tests.e2e.running import System
+
+RULES = """
+rules:
+  - name: gathered
+    on: {type: layer.written}
+    dedupe: {key: "${data.n}", ttl: 1h}
+    batch: {count: 4}
+    run: {function: gather.py:gather, endpoint: e1, args: {ns: "${each.data.n}"}}
+"""
+
+
+@pytest.fixture
+def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
+    with many_servers(tmp_path, kafka[0], 2) as found:
+        found.endpoint("e1", found.servers[0])
+        first = found.servers[0]
+        first.write("gather.py", "def gather(ns):\n    return ns\n")
+        first.write("rules.yaml", RULES)
+        first.oncue("deploy", "rules.yaml", "--yes")
+        yield found
+
+
+def emit(server: System, *numbers: int) -> None:
+    for n in numbers:
+        body = {"source": "/b", "type": "layer.written", "data": {"n": n}}
+        answer = server.http("POST", "/v1/events", body)
+        assert answer.status == 202, answer
+
+
+def waiting(server: System) -> int:
+    answer = server.http("GET", "/v1/rules/gathered")
+    return int(answer.json["waiting"]) if answer.status == 200 else -1
+
+
+def acting(servers: list[System], count: int) -> System:
+    """The one that has an open window with so many events."""
+
+    def found() -> System | None:
+        return next((server for server in servers if waiting(server) == count), None)
+
+    one = servers[0].await_true(found, f"{count} events wait")
+    assert one is not None
+    return one
+
+
+def ends(log_url: str, cut: dict[int, int] | None = None) -> dict[int, int]:
+    """Of each partition; `cut`: what is before these places is forgotten."""
+
+    async def main() -> dict[int, int]:
+        log = await open_log(log_url, Settings())
+        try:
+            for number, before in (cut or {}).items():
+                await log.truncate(MATCHES, number, before)
+            if cut:
+                begins = await log.begin_offsets([MATCHES])
+                assert any(begins.values()), begins
+            return {number: end for (_, number), end in (await log.end_offsets([MATCHES])).items()}
+        finally:
+            await log.close()
+
+    return asyncio.run(main())
+
+
+def batches(server: System, count: int) -> list[Any]:
+    tasks = server.await_tasks(count, rule="gathered")
+    assert len(tasks) == count, tasks
+    with server.client() as client:
+        return sorted(client.task(task["id"]).result(60) for task in tasks)
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_servers_open_batch_goes_on_when_the_log_has_forgotten_its_beginning(two: Many) -> None:
+    emit(two.servers[0], 1, 2)
+    acting(two.servers, 2)
+    middle = ends(two.log)
+    emit(two.servers[0], 3, 4, 5, 6)
+    first = acting(two.servers, 2)
+    other = next(server for server in two.servers if server is not first)
+    # Half of a batch that has fired is gone from the log: read again, its other half would open a batch.
+    ends(two.log, cut=middle)
+    first.server.kill()
+    emit(other, 6, 7, 3)  # 6 and 3 are doubles
+    acting([other], 3)
+    emit(other, 8)
+    assert batches(other, 2) == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    # And back.
+    emit(other, 9, 10)
+    acting([other], 2)
+    middle = ends(two.log)
+    first.up("--no-endpoint")
+    ends(two.log, cut=middle)
+    other.server.kill()
+    emit(first, 10, 11, 12, 13)
+    acting([first], 1)
+    assert batches(first, 3) == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    assert not first.http("GET", "/v1/dead").json["items"]
+
+
+@pytest.mark.timeout(240)
+def test_a_server_stopped_past_its_session_counts_nothing_twice(two: Many) -> None:
+    emit(two.servers[0], 1, 2)
+    first = acting(two.servers, 2)
+    other = next(server for server in two.servers if server is not first)
+    process = two.pause(first)
+    emit(other, 3, 4, 5)
+    acting([other], 1)
+    assert batches(other, 1) == [[1, 2, 3, 4]]
+    os.kill(process.pid, signal.SIGCONT)
+    emit(other, 6, 7, 8, 9, 10)
+    acting(two.servers, 2)
+    assert batches(other, 2) == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert not other.http("GET", "/v1/dead").json["items"]
+
+
+@pytest.mark.timeout(240)
+def test_any_server_says_what_would_become_of_an_event(two: Many) -> None:
+    emit(two.servers[0], 1, 2)
+    acting(two.servers, 2)
+    event = '{"specversion": "1.0", "id": "x", "source": "/b", "type": "layer.written", "data": {"n": %d}}'
+    for server in two.servers:
+        server.write("double.json", event % 2)
+        server.write("new.json", event % 3)
+        assert "the key 2 fired" in server.json("rules", "explain", "gathered", "double.json")["why"]
+        assert "2 of 4 events in the open window" in server.json("rules", "explain", "gathered", "new.json")["why"]

@@ -1,0 +1,134 @@
+"""Rules with memory in a server of several: where it begins, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from oncue.errors import LogError, NotOwner
+from oncue.log import Topic
+from oncue.messages import EVENTS, MATCHES, WINDOWS, encode
+from oncue.rules.handover import begin_anew, hand_over, tables
+from oncue.rules.window_group import Place
+from oncue.rules.window_share import SharedWindowHost
+from oncue.rules.window_table import KEPT, PLACE, records
+from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
+from tests.integration.test_stream_host import Fence, running
+
+
+def host_of(site: Site) -> SharedWindowHost:
+    fence = Fence(site.log)
+    return SharedWindowHost(
+        site.log, fence, Endpoints(), "srv", PARTITIONS, "kafka://b:1", book=lambda: site.engine.book
+    )
+
+
+def with_site(folder: Path, body: Callable[[Site], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with site_in(folder) as site:
+            await site.log.ensure({WINDOWS: Topic(partitions=PARTITIONS, compact=True)})
+            site.deploy(rule(batch={"count": 3}))
+            await body(site)
+
+    asyncio.run(run())
+
+
+async def folded(site: Site) -> bool:
+    if any((await site.log.lag("rules", [EVENTS])).values()):
+        return False
+    done = await tables(site.log)
+    return all(done[n].place.next >= end for (_, n), end in (await site.log.end_offsets([MATCHES])).items())
+
+
+def test_it_goes_on_with_what_the_server_had_in_a_file(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        async with site.running():
+            await site.emit(*(record(n) for n in range(4)))
+            await site.settled()
+        assert await hand_over(site.log, Fence(site.log), tmp_path / "windows.db", to_workers=False) == []
+        host = host_of(site)
+        async with running(site.engine.run(), host.run()):
+            await site.emit(*(record(n) for n in range(4, 7)))
+            await site.until(lambda: folded(site))
+            summary = await host.summary()
+        assert await site.arguments() == [{"n": [0, 1, 2]}, {"n": [3, 4, 5]}]
+        assert summary["r"].events == 1
+        assert all(table.kept for table in (await tables(site.log)).values())
+        assert await host.summary() == {}  # another's, by now
+
+    with_site(tmp_path, body)
+
+
+def test_where_the_log_has_forgotten_the_first_matches_it_waits_and_says_so(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        async with running(site.engine.run()):
+            await site.emit(*(record(n) for n in range(5)))
+            await site.until(lambda: _matched(site))
+        ends = {number: end for (_, number), end in (await site.log.end_offsets([MATCHES])).items() if end}
+        for number, end in ends.items():
+            await site.log.truncate(MATCHES, number, end)
+        host = host_of(site)
+        with pytest.raises(LogError, match="has forgotten the first matches"):
+            await host.run()
+        assert "oncue stream --anew --log kafka://b:1" in host.trouble
+        # Meanwhile it claims nothing, so whoever mends it is not refused.
+        claims = len(await _claims(site))
+        with pytest.raises(LogError):
+            await host.run()
+        assert len(await _claims(site)) == claims
+        assert await begin_anew(site.log, Fence(site.log))
+        async with running(site.engine.run(), host.run()):
+            await site.emit(*(record(n) for n in range(5, 8)))
+            await site.until(lambda: folded(site))
+        assert await site.arguments() == [{"n": [5, 6, 7]}]
+        assert host.trouble == ""
+
+    with_site(tmp_path, body)
+
+
+async def _matched(site: Site) -> bool:
+    return not any((await site.log.lag("rules", [EVENTS])).values()) and any(
+        (await site.log.end_offsets([MATCHES])).values()
+    )
+
+
+async def _claims(site: Site) -> list[int]:
+    return [end for end in (await site.log.end_offsets([WINDOWS])).values() for _ in range(end)]
+
+
+def test_states_of_other_matches_are_not_gone_on_with(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        await site.log.append(WINDOWS, records([(PLACE, encode(tuple(Place(7, 1)))), (KEPT, encode(True))]), 0)
+        host = host_of(site)
+        with pytest.raises(LogError, match=r"are of another oncue\.matches"):
+            await host.run()
+        assert "delete the topic oncue.windows" in host.trouble
+
+    with_site(tmp_path, body)
+
+
+def test_refused_it_ends_and_goes_on_from_what_is_stored(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        real, troubles = site.log.commit, [NotOwner("another server has it")]
+
+        async def commit(group: str, *rest: object, **more: object) -> object:
+            if group == "stream" and rest[0] and troubles:
+                raise troubles.pop(0)
+            return await real(group, *rest, **more)  # type: ignore[arg-type]
+
+        site.log.commit = commit  # type: ignore[method-assign, assignment]
+        host = host_of(site)
+        async with running(site.engine.run()):
+            await site.emit(*(record(n) for n in range(4)))
+            with pytest.raises(LogError, match="another process has claimed"):
+                async with asyncio.timeout(30):
+                    await host.run()
+            assert not troubles
+            async with running(host.run()):
+                await site.until(lambda: folded(site))
+        assert await site.arguments() == [{"n": [0, 1, 2]}]
+
+    with_site(tmp_path, body)
