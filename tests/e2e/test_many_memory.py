@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,3 +142,39 @@ def test_any_server_says_what_would_become_of_an_event(two: Many) -> None:
         server.write("new.json", event % 3)
         assert "the key 2 fired" in server.json("rules", "explain", "gathered", "double.json")["why"]
         assert "2 of 4 events in the open window" in server.json("rules", "explain", "gathered", "new.json")["why"]
+
+
+@pytest.mark.timeout(300)
+def test_killed_and_stopped_again_and_again_in_a_stream_of_events(two: Many) -> None:
+    """Each event is told by its number, which dedupe knows: whoever does not know whether it was heard tells it again."""
+    chance = random.Random(7)
+    told = 0
+
+    def tell(server: System, count: int) -> None:
+        nonlocal told
+        body = [
+            {"specversion": "1.0", "source": "/b", "type": "layer.written", "id": str(n), "data": {"n": n}}
+            for n in range(told, told + count)
+        ]
+        media = {"Content-Type": "application/cloudevents-batch+json"}
+        server.await_true(lambda: server.http("POST", "/v1/events", body, media).status == 202, "the events are taken")
+        told += count
+
+    for round_ in range(4):
+        first, other = chance.sample(two.servers, 2)
+        for _ in range(5):
+            tell(other, chance.randrange(1, 60))
+        if round_ % 2:
+            process = two.pause(first)
+        else:
+            first.server.kill()
+        for _ in range(5):
+            tell(other, chance.randrange(1, 60))
+        two.pass_session(chance.choice((0.3, 2.0)))
+        if round_ % 2:
+            os.kill(process.pid, signal.SIGCONT)
+        else:
+            first.up("--no-endpoint")
+    tell(two.servers[0], 4 - told % 4 or 4)
+    found = [n for batch in batches(two.servers[0], told // 4) for n in batch]
+    assert sorted(found) == list(range(told))
