@@ -4,11 +4,11 @@
       Hello, Inventory...            ──────────────►
                                      ◄──────────────         Welcome(epoch), Redirect  or  Refuse
       Credit, Results, Want, ...     ──────────────►
-                                     ◄──────────────         Dispatch, Ack, Part, CancelTasks ...
+                                     ◄──────────────         Dispatch, Ack, Part, CancelTasks, Welcome (other servers) ...
       Beat                           ◄─────────────►         Beat
 
 A ZeroMQ message has one to three parts: the envelope, then raw bodies that nobody on the way needs to look into.
-Each side numbers its messages of a session from 0 (Hello and Welcome are number 0; Reset and Redirect have none: -1). A number
+Each side numbers its messages of a session from 0 (Hello and the first Welcome; Reset and Redirect have none: -1). A number
 seen before is a double and is dropped; a gap means that something was lost: the agent says Hello again, the bridge sends
 Reset to ask for it. A message of another session is stale and is dropped. So a session is exact, and the inventory at its
 start makes the two sides agree on who holds which task.
@@ -101,6 +101,9 @@ class Bye(Stored, tag="bye", frozen=True):
 
 
 class Welcome(Stored, tag="welcome", frozen=True):
+    """The answer to Hello. Said again in the session when `servers` change, which is all that counts of it then; agents
+    of before that was so take no notice."""
+
     epoch: int
     server: str
     server_version: str

@@ -47,6 +47,7 @@ class Lane:
         self.endpoint, self.epoch, self.server, self.version = endpoint, epoch, server, version
         self.lost_after_ms = lost_after_ms
         self.servers: tuple[tuple[str, str], ...] = ()  # that an agent may dial: (address, key)
+        self._servers_told = self.servers
         self.now_us = 0
         self._out: list[Effect] = []
         # the agent
@@ -257,12 +258,16 @@ class Lane:
                 self.held.setdefault(task_id, set()).add(attempt)
         self.intake.restart()  # what was put off while it was away, the view has too
         self.phase, self.since_us = Phase.READY, self.now_us
-        self._send(wire.Welcome(self.epoch, self.server, self.version, self._durable_seq, self.servers))
+        self._say_welcome()
         self._out.append(Changed(self.phase, f"agent {hello.host}:{hello.pid}"))
         self.wished &= {task_id for task_id, _ in self._named}
         if self.wished:
             self._send(wire.CancelTasks("cancelled"), b"".join(self.wished))
         self.pump()
+
+    def _say_welcome(self) -> None:
+        self._servers_told = self.servers
+        self._send(wire.Welcome(self.epoch, self.server, self.version, self._durable_seq, self.servers))
 
     def _recover(self, missing: list[bytes], amnesia: bool) -> None:
         """Tasks that were sent but that the agent does not hold. It never got them (a frame was cut off): they go out
@@ -418,6 +423,8 @@ class Lane:
         elif self.now_us - self._heard_us > wire.SILENCE_MS * 1000:
             self._away(f"not a word for {wire.SILENCE_MS / 1000:g} s")
         elif self.phase is Phase.READY:
+            if self.servers != self._servers_told:  # one has come, gone, or has another key
+                self._say_welcome()
             if self.now_us - self._said_us >= wire.BEAT_MS * 1000:
                 self._send(wire.Beat(self.now_us))
             self.pump()

@@ -115,6 +115,8 @@ class Agent(Holdings):
             self._fetching.part(message, body, self.now_us)
         elif isinstance(message, wire.PutAck):
             self.outbox.put_ack(message)
+        elif isinstance(message, wire.Welcome):
+            self._learn(message)
 
     def _on_welcome(self, epoch: int, welcome: wire.Welcome) -> None:
         if epoch > self.link.epoch:
@@ -122,8 +124,7 @@ class Agent(Holdings):
             self._journal.epoch(epoch)
         self.link.welcomed()
         self.server = welcome.server
-        if welcome.servers:
-            self._out.append(Learn(welcome.servers))
+        self._learn(welcome)
         named = len(self.outbox.spool)
         self.outbox.new_session(welcome.durable_seq)
         self._fetching.new_session()
@@ -132,6 +133,10 @@ class Agent(Holdings):
             # again: a retry of one would never be sent. So say what is held once more.
             return self._hello()
         self._say(f"connected to {welcome.server} (oncue {welcome.server_version})")
+
+    def _learn(self, welcome: wire.Welcome) -> None:
+        if welcome.servers:
+            self._out.append(Learn(welcome.servers))
 
     def _on_redirect(self, redirect: wire.Redirect) -> None:
         self.link.redirected(self.now_us, bool(redirect.bridge))

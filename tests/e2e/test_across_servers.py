@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ def nap(seconds: float) -> float:
 def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
     with many_servers(tmp_path, kafka[0], 2) as found:
         for name in NAMES:
-            found.endpoint(name, found.servers[0])
+            found.endpoint(name, found.servers[1])
         yield found
 
 
@@ -127,3 +129,27 @@ def test_without_the_server_that_acts_the_answer_is_what_is_known(two: Many) -> 
         other.http("POST", "/v1/tasks/cancel", {"tasks": [task.id, waits.id]})
     owner.up("--no-endpoint")
     two.agree(2)
+
+
+def test_agents_learn_the_new_key_of_a_server_that_lost_its_own(two: Many) -> None:
+    """Also those that stay connected to another: with that one gone, they come to the server by its new key."""
+    a, b = two.servers
+    agents = [two.agent(name) for name in NAMES]
+    a.server.kill()
+    shutil.rmtree(a.data)
+    a.up("--no-endpoint")
+    true = sorted([s.local["bridge"], s.local["server_key"]] for s in two.servers)
+
+    def known(name: str) -> bool:
+        told = json.loads((b.data / "endpoints" / name / "servers.json").read_text())
+        return sorted([s["bridge"], s["key"]] for s in told) == true
+
+    for name in NAMES:
+        a.await_true(lambda name=name: known(name), f"the agent of {name} knows both")
+    assert all(agent.is_running() for agent in agents)
+    b.server.kill()
+    with a.client() as client:
+        for name in NAMES:
+            assert client.submit(nap, 0.0, endpoint=name).result(60) == 0.0
+    b.up("--no-endpoint")
+    two.agree(3)

@@ -172,7 +172,12 @@ class ManyWorld(World):
 
     def _quiet(self) -> bool:
         acting = [e for m in self.members if m.alive for e in m.lanes]
-        return sorted(acting) == sorted(self.sites) and super()._quiet()
+        return sorted(acting) == sorted(self.sites) and super()._quiet() and not self._untaught()
+
+    def _untaught(self) -> list[str]:
+        """Sites whose agents know other servers than there are."""
+        servers = Fold(self.topics).apply_all().servers()
+        return [name for name, site in self.sites.items() if site.servers != servers]
 
     def check(self) -> None:
         fold = Fold(self.topics).apply_all()
@@ -180,6 +185,7 @@ class ManyWorld(World):
         super().check()
         acting = [e for m in self.members if m.alive for e in m.lanes]
         assert sorted(acting) == sorted(self.sites), f"each endpoint has one owner, but there are {sorted(acting)}"
+        assert not self._untaught(), f"the agents of {self._untaught()} do not know which servers there are"
         for member in self.members:
             if member.alive:
                 member.fold.apply_all()

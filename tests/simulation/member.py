@@ -182,6 +182,7 @@ class Member(Server):
                     self.clock.note(f"{self.name} acts for {endpoint}, epoch {epoch}")
                     lost = self._endpoints[endpoint]
                     self.lanes[endpoint] = self._lane_class(endpoint, epoch, self.name, "1", lost_after_ms=lost)
+                    self.lanes[endpoint].servers = self.fold.servers()
                     wishes = [s.id for s in self.fold.open_of(endpoint) if s.cancel_us]
                     self.with_lane(endpoint, lambda lane, w=wishes: lane.cancel(w, "cancelled"))
                 else:
@@ -269,8 +270,12 @@ class Member(Server):
                 self.with_lane(entry.call.endpoint, lambda lane, e=entry, o=offset, s=size: lane.fresh(e, s, o))
             elif isinstance(entry, Wish):
                 self.with_lane(name.partition(".")[2], lambda lane, e=entry: lane.cancel(e.ids, "cancelled"))
-            elif isinstance(entry, Claimed) and entry.server != self.name:
+            elif isinstance(entry, Claimed):
+                for lane in self.lanes.values():
+                    lane.servers = self.fold.servers()
                 endpoint = name.partition(".")[2]
+                if entry.server == self.name:
+                    continue
                 if self._mine.get(endpoint, offset + 1) < offset + 1:
                     self._lose(endpoint)
                     self._contest()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from oncue.endpoint.agent import Agent, Identity
-from oncue.endpoint.effects import CancelRun, Dial, Run, Send
+from oncue.endpoint.effects import CancelRun, Dial, Learn, Run, Send
 from oncue.endpoint.spool import Journal
 from oncue.messages import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, Task, encode
 from oncue.payload import Ref, pack_ref
@@ -220,6 +220,7 @@ class Site:
         #: Attempts whose end the agent was told: whatever dies, they are never run again (unless a disk was full).
         self.finished: set[tuple[bytes, int]] = set()
         self.was_full = False
+        self.servers: tuple[tuple[str, str], ...] = ()  # that the agent was told of last
         self._inbox: list[Callable[[Agent], None]] = []
         self._turning = False
 
@@ -282,6 +283,8 @@ class Site:
                 self.pool.run(effect)
             elif isinstance(effect, CancelRun):
                 self.pool.cancel(effect.ids)
+            elif isinstance(effect, Learn):
+                self.servers = effect.servers
             elif isinstance(effect, Dial):
                 self.link += 1
                 self.clock.note(f"{self.name} dials {effect.bridge}, link {self.link}")

@@ -81,6 +81,10 @@ class Fold:
             self.apply(name, len(self._topics.partitions[name]))
         return self
 
+    def servers(self) -> tuple[tuple[str, str], ...]:
+        """That act for something, as lanes have them."""
+        return tuple(sorted({(server, server) for _, server in self.claims.values()}))
+
     def has(self, ends: dict[str, int]) -> bool:
         return all(self.reached[name] >= end for name, end in ends.items())
 

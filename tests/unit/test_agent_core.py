@@ -149,6 +149,13 @@ def test_the_agent_learns_which_servers_there_are() -> None:
     servers = (("tcp://a:1", "a" * 40), ("tcp://b:1", "b" * 40))
     bench.hear(wire.Welcome(5, "srv", "1", -1, servers), n=0)
     assert Learn(servers) in bench.agent.turn(bench.now_us, 0, lambda _: 64)
+    other = (("tcp://a:1", "k" * 40), servers[1])  # it came back with another key
+    bench.hear(wire.Welcome(5, "srv", "1", 7, other), n=1)
+    said = bench.agent.turn(bench.now_us, 0, lambda _: 64)
+    assert Learn(other) in said
+    assert not any(isinstance(e, Send) for e in said), "the session goes on as it was"
+    bench.hear(wire.Welcome(5, "srv", "1", 7, servers), n=1)  # a double
+    assert not any(isinstance(e, Learn) for e in bench.agent.turn(bench.now_us, 0, lambda _: 64))
 
 
 def test_another_version_is_refused_with_the_remedy_and_not_dialled_again() -> None:

@@ -115,6 +115,32 @@ def test_a_lane_that_is_handed_over_sends_its_agent_there_and_ends_nothing() -> 
     assert site.lane.phase is Phase.AWAY
 
 
+def test_an_agent_is_told_when_the_servers_change() -> None:
+    site = Site()
+    site.connect()
+    first = site.lane.servers
+    site.lane.servers = (("tcp://a:1", "k" * 40), ("tcp://b:1", "b" * 40))
+    at = site.lane.now_us
+    for passed in (1, 2, 3):
+        site.lane.tick(at + passed)
+        site.look()
+    told = [e for e in site.said if isinstance(e.message, wire.Welcome)]
+    assert [(e.n, e.message.servers) for e in told] == [(0, first), (told[1].n, site.lane.servers)]
+    assert [e.n for e in site.said] == list(range(len(site.said))), "a message as any other: one that is lost is a gap"
+
+
+def test_an_agent_that_is_away_is_told_when_it_comes() -> None:
+    site = Site()
+    site.lane.servers = (("tcp://b:1", "b" * 40),)
+    site.lane.tick(5)
+    site.look()
+    assert site.said == []
+    site.connect()
+    site.lane.tick(site.lane.now_us + 1)
+    site.look()
+    assert [e.message.servers for e in site.said if isinstance(e.message, wire.Welcome)] == [site.lane.servers]
+
+
 def test_an_agent_of_the_first_protocol_is_refused_with_the_remedy() -> None:
     site = Site()
     site.says(wire.Hello(1, "0.0.9", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
