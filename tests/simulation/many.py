@@ -29,6 +29,7 @@ class ManyWorld(World):
     ) -> None:
         super().__init__(seed, trace, agent_class, lane_class)
         self.topics = Topics()
+        self.topics.servers_told = seed % 2 == 1  # in the others no frame of that comes between what else happens
         self.topics.functions = self.durable.functions
         self.topics.blobs = self.durable.blobs
         self.group = Group(self.clock, self.rng, list(self.sites))

@@ -50,6 +50,7 @@ class Topics:
         self.partitions: dict[str, list[Written]] = defaultdict(list)
         self.blobs: dict[str, bytes] = {}
         self.functions: dict[str, bytes] = {}
+        self.servers_told = True  # whether agents hear of the servers
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         return {name: len(self.partitions[name]) for name in names}
@@ -83,6 +84,8 @@ class Fold:
 
     def servers(self) -> tuple[tuple[str, str], ...]:
         """That act for something, as lanes have them."""
+        if not self._topics.servers_told:
+            return ()
         return tuple(sorted({(server, server) for _, server in self.claims.values()}))
 
     def has(self, ends: dict[str, int]) -> bool:
