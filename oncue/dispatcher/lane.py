@@ -47,7 +47,7 @@ class Lane:
         self.endpoint, self.epoch, self.server, self.version = endpoint, epoch, server, version
         self.lost_after_ms = lost_after_ms
         self.servers: tuple[tuple[str, str], ...] = ()  # that an agent may dial: (address, key)
-        self._servers_told = self.servers
+        self._servers_told: tuple[tuple[str, str], ...] = ()
         self.now_us = 0
         self._out: list[Effect] = []
         # the agent
