@@ -42,6 +42,7 @@ WAIT_MS, QUIET_WAIT_MS = 500, 5_000
 QUIET_S = 5.0
 PAUSE_S = 0.1
 COMPANY_S, LITTLE_BYTES = 0.003, 64 * 1024  # after so little, the line rests: what comes meanwhile is one answer
+CURSOR_S = 20e-6  # and longer with many cursors: each takes its time in each request, here and at the broker
 READ_COMMITTED = 1
 LATE_S = 10.0  # then the log says that it cannot read
 
@@ -200,7 +201,7 @@ class Fetcher:
                         if turn == cursor.turn and cursor in self._cursors:
                             self._answered(cursor, entry[1], entry[-1], aborted)
             if 0 < nbytes < LITTLE_BYTES:
-                await asyncio.sleep(COMPANY_S)
+                await asyncio.sleep(max(COMPANY_S, CURSOR_S * len(cursors)))
         except (k.KafkaError, OSError, TimeoutError) as e:
             self._failed([c for sharing in asked.values() for c, _ in sharing], e)
         except Exception as e:

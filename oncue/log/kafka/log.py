@@ -25,6 +25,7 @@ from oncue.log.kafka.failures import explain, quiet
 from oncue.log.kafka.fetcher import Fetcher
 from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
+from oncue.log.kafka.producer_ids import ProducerIds
 from oncue.log.kafka.reader import KafkaReader, group_reader
 from oncue.log.kafka.share import KafkaShare
 from oncue.log.kafka.topics import Known, Topics
@@ -48,7 +49,7 @@ class KafkaLog(Log):
         self._topics = Topics(client, admin, address)
         self._topics.grown = self._grown
         self._offsets = Offsets(client, admin, self._topics, address)
-        self._transactions = Transactions(address)
+        self._transactions = Transactions(address, ProducerIds(client))
         self._writer = Writer(address, self._publish)
         self._burial = Burial(self._topics, self._offsets, self._transactions, self._place)
         self._fetcher = Fetcher(client, self._offsets, address, self._burial.bury)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -27,7 +27,7 @@ from oncue.log.kafka.topics import Topics
 
 logger = logging.getLogger(__name__)
 
-Gained = Callable[[Partition], Awaitable[None]]
+Gained = Callable[[Sequence[Partition]], Awaitable[None]]
 Lost = Callable[[Partition], Awaitable[None]]
 PAUSE_S = 1.0
 MARK_S = 0.05  # between two words of how far it is
@@ -100,15 +100,14 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             self.owned.discard(place)
             self._marks.pop(place, None)
             await self._lost(place)
-        for place in sorted(now):
-            while True:
-                try:
-                    await self._gained(place)
-                    break
-                except OncueError as e:
-                    self._failed(e)
-                    await asyncio.sleep(PAUSE_S)
-            self.owned.add(place)
+        while True:
+            try:
+                await self._gained(sorted(now))
+                break
+            except OncueError as e:
+                self._failed(e)
+                await asyncio.sleep(PAUSE_S)
+        self.owned |= now
 
     # ------------------------------------------------------------ how far it is
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -212,16 +212,18 @@ class KafkaReader(Reader):
 def group_reader(reader: KafkaReader, group: str, offsets: Offsets, transactions: Transactions) -> tuple[Any, Any]:
     """What a Membership calls: (gained, lost)."""
 
-    async def gained(place: Partition) -> None:
-        fenced = transactions.fenced(group, place)
-        await transactions.claim(group, place)
-        at = (await offsets.committed(group)).get(place, 0)
-        # Where another had it meanwhile, what is in flight here was done there. (The group may not have been told yet how
-        # far this one is.)
-        if fenced or reader.done.get(place, -1) < at:
-            reader.let_go(place)
-            reader.done[place] = at
-            reader.follow(place, at)
+    async def gained(places: Sequence[Partition]) -> None:
+        fenced = {place for place in places if transactions.fenced(group, place)}
+        await asyncio.gather(*[transactions.claim(group, place) for place in places])
+        committed = await offsets.committed(group)  # not before all claims: who had them may have committed until then
+        for place in places:
+            at = committed.get(place, 0)
+            # Where another had it meanwhile, what is in flight here was done there. (The group may not have been told yet
+            # how far this one is.)
+            if place in fenced or reader.done.get(place, -1) < at:
+                reader.let_go(place)
+                reader.done[place] = at
+                reader.follow(place, at)
 
     async def lost(place: Partition) -> None:
         reader.let_go(place)

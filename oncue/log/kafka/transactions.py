@@ -22,6 +22,7 @@ from oncue.errors import NotOwner
 from oncue.log.base import Partition, Position, Record
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.failures import explain
+from oncue.log.kafka.producer_ids import ProducerId, ProducerIds, give
 from oncue.log.kafka.topics import Known
 from oncue.log.kafka.writer import BATCH_BYTES, Places, fill, seen, size
 
@@ -50,10 +51,12 @@ class Channel:
 
     Two of them take turns: the brokers refuse a producer's next transaction until the marks of its last one are written,
     and aiokafka then waits 20 ms, or 100. What is committed is committed in order all the same: the second begins when the
-    first is durable, and of a group's offsets the one that was written later stays."""
+    first is durable, and of a group's offsets the one that was written later stays. A producer is made when there is
+    something to commit: many partitions never have a transaction."""
 
-    def __init__(self, address: Address, name: str) -> None:
-        self._address, self._name = address, name
+    def __init__(self, address: Address, ids: ProducerIds, name: str) -> None:
+        self._address, self._ids, self._name = address, ids, name
+        self._claimed: list[ProducerId | None] = [None, None]
         self._producers: list[AIOKafkaProducer | None] = [None, None]
         self._turn = 0
         self.fenced = (
@@ -65,8 +68,15 @@ class Channel:
         """Fence whoever had these ids. Raises LogError."""
         async with self.lock:
             await self._close()
-            await asyncio.gather(*[self._open(turn) for turn in range(len(self._producers))])
+            names = [self._called(turn) for turn in range(len(self._producers))]
+            try:
+                self._claimed = list(await asyncio.gather(*[self._ids.claim(name, TIMEOUT_MS) for name in names]))
+            except (k.KafkaError, OSError) as e:
+                raise explain(e, str(self._address), "take a transaction's producer") from e
             self.fenced = False
+
+    def _called(self, turn: int) -> str:
+        return f"{self._name}/{turn}"
 
     async def _open(self, turn: int) -> AIOKafkaProducer:
         producer = self._producers[turn]
@@ -74,19 +84,21 @@ class Channel:
             producer = AIOKafkaProducer(
                 **self._address.client,
                 client_id="oncue",
-                transactional_id=f"{self._name}/{turn}",
+                transactional_id=self._called(turn),
                 transaction_timeout_ms=TIMEOUT_MS,
                 compression_type="lz4",
                 max_batch_size=2 * self._address.record_bytes + BATCH_BYTES,
                 max_request_size=2 * self._address.record_bytes,
                 metadata_max_age_ms=30_000,
             )
+            if (found := self._claimed[turn]) is not None:
+                give(producer, found)
             try:
                 await producer.start()
             except (k.KafkaError, OSError) as e:
                 await _stopped(producer)
                 raise explain(e, str(self._address), "take a transaction's producer") from e
-            self._producers[turn] = producer
+            self._producers[turn], self._claimed[turn] = producer, None
         return producer
 
     async def run(
@@ -159,7 +171,7 @@ class Channel:
             _look(waiter)
 
     async def _close(self) -> None:
-        producers, self._producers = self._producers, [None, None]
+        producers, self._producers, self._claimed = self._producers, [None, None], [None, None]
         await asyncio.gather(*[_stopped(p) for p in producers if p is not None])
 
     async def close(self) -> None:
@@ -168,8 +180,8 @@ class Channel:
 
 
 class Transactions:
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, address: Address, ids: ProducerIds) -> None:
+        self._address, self._ids = address, ids
         self._channels: dict[str, Channel] = {}
         self._mine = secrets.token_hex(6)  # for commits without an input partition, which nobody takes over
 
@@ -178,7 +190,7 @@ class Transactions:
         name = f"{self._address.options.prefix}oncue/{group}/{where}"
         found = self._channels.get(name)
         if found is None:
-            found = self._channels[name] = Channel(self._address, name)
+            found = self._channels[name] = Channel(self._address, self._ids, name)
         return found
 
     async def claim(self, group: str, place: Partition) -> None:
