@@ -3,6 +3,9 @@
     this process appended them ──watch──► (early, where the log allows it) ──► lane
     another server did, or they may be known from before ──feeder, behind the view──► lane
 
+On Kafka the feeder may have a record of this process before the process is told that it is durable: whichever comes first hands
+the tasks over, and the other finds it done.
+
 An event or a request that is told twice makes the same tasks twice (the same ids): the second time nothing shall run. Whether
 the first time was before this server started, only the view knows; but an id with a time since then was made since then, and
 is remembered here, unless its time comes from a hash (ids.py): one in a million falls into a day.
@@ -14,6 +17,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from oncue.dispatcher.bridge import Bridge
@@ -46,8 +50,11 @@ class Incoming:
         self._made_before = made_before
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._from_ms = started_us // 1000 + 1  # all that came with a later time in its id is in there
-        # Records that are left to the reader: by their bytes, for what is told twice may begin with the same task.
-        self._left: Counter[bytes] = Counter()
+        # This process's records that have been told, or read, and not the other: by their bytes, for what is told twice may
+        # begin with the same task. Where the log tells them first (fifo), those that are handed over need no entry.
+        self._left: Counter[bytes] = Counter()  # told; they are left to the reader
+        self._over: Counter[bytes] = Counter()  # told, and handed over
+        self._ahead: Counter[bytes] = Counter()  # read
 
     # ------------------------------------------------------------ in
 
@@ -57,11 +64,14 @@ class Incoming:
             frame = _frame(topic, record)
             if frame is None:
                 continue
-            if self._direct(frame):
-                call = partial(Lane.fresh, frame=frame, size_bytes=len(record.value))
-                self._bridge.with_lane(frame.call.endpoint, call)
-            else:
-                self._left[record.value] += 1
+            if self._ahead and frame.tasks and _take(self._ahead, _key(record)):
+                continue
+            if not self._direct(frame):
+                self._left[_key(record)] += 1
+                continue
+            self._bridge.with_lane(frame.call.endpoint, partial(Lane.fresh, frame=frame, size_bytes=len(record.value)))
+            if frame.tasks and not self._log.fifo:
+                self._over[_key(record)] += 1
 
     def _direct(self, frame: TaskFrame) -> bool:
         """Whether it surely is the first of its tasks. Where this server alone takes tasks, clients' requests are: it knows
@@ -73,24 +83,23 @@ class Incoming:
         if not self._log.shared and not self._left:
             return
         for offset, record in zip(batch.offsets, batch.records, strict=True):
-            ours = self._log.told(record)
-            if ours and not self._was_left(record):
+            if AGAIN[0] in record.headers:
                 continue
+            left = False
+            if ours := self._log.told(record):
+                key = _key(record) if self._left or not self._log.fifo else b""
+                left = _take(self._left, key)
+                if not left and (self._log.fifo or _take(self._over, key)):
+                    continue
             frame = _frame(batch.topic, record)
             if frame is None or not frame.tasks:
                 continue
-            if not ours and self._surely_new(frame.tasks):
+            if ours and not left:
+                self._ahead[key] += 1
+            if not left and self._surely_new(frame.tasks):
                 self._hand_over(frame, len(record.value), offset)
             else:
                 self._run(self._ask(frame, len(record.value), offset, ours))
-
-    def _was_left(self, record: Record) -> bool:
-        count = self._left.get(record.value, 0) if self._left else 0
-        if count > 1:
-            self._left[record.value] -= 1
-        elif count:
-            del self._left[record.value]
-        return count > 0
 
     def _hand_over(self, frame: TaskFrame, size: int, offset: int) -> None:
         self._bridge.with_lane(frame.call.endpoint, partial(Lane.fresh, frame=frame, size_bytes=size, offset=offset))
@@ -127,6 +136,20 @@ class Incoming:
             ms = int.from_bytes(known.popitem(last=False)[0][:6], "big")
             if ms * 1000 <= now_us():
                 self._from_ms = max(self._from_ms, ms + 1)
+
+
+def _key(record: Record) -> bytes:
+    return blake2b(record.value, digest_size=16).digest()
+
+
+def _take(counts: Counter[bytes], key: bytes) -> bool:
+    """One of them, if there is one."""
+    count = counts.get(key, 0)
+    if count > 1:
+        counts[key] = count - 1
+    elif count:
+        del counts[key]
+    return count > 0
 
 
 def _frame(topic: str, record: Record) -> TaskFrame | None:
