@@ -37,6 +37,7 @@ from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
 from oncue.dispatcher.cancel_desk import CancelDesk
 from oncue.dispatcher.carrier import Carrier
+from oncue.dispatcher.catch_up import CatchUp
 from oncue.dispatcher.dead_desk import DeadDesk
 from oncue.dispatcher.effects import Phase
 from oncue.dispatcher.event_desk import EventDesk
@@ -76,6 +77,7 @@ from oncue.rules.window_topics import ensure_matches
 from oncue.view import View
 
 log = logging.getLogger("oncue.server")
+FIRST_S = 2.0  # for a webhook to begin, that another server deployed a moment ago
 BURIAL = "dead"  # whoever acts for this tells of records that cannot be read
 DAY_MS = 86_400_000
 REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take its time
@@ -112,6 +114,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         self._open_bridge()
         self.incoming = Incoming(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
         self.owners = Owners(self, self._claim(), self.on_owners)
+        self._catch_up = CatchUp(self.log, self.view, self.on_registry)
         self._unwatch = self.log.watch(TASKS_PREFIX, self.incoming.appended, early=self.log.fifo)
         self._run(self.feeder.run(), vital=True)
         await self.view.wait_for(await self.log.end_offsets(names), REBUILD_S)
@@ -222,6 +225,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         self.board.close()
         await self.housekeeper.close()
         await self.across.close()
+        await self._catch_up.close()
         await self.stop_rules()
         self._unwatch()
         await self.owners.close()
@@ -268,7 +272,12 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
 
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         self.accepting()
+        if not self.triggers_host.receives(trigger) and await self.catch_up():
+            await self.triggers_host.first_look([trigger], FIRST_S)
         return await self.triggers_host.receive(trigger, headers, body)
+
+    async def catch_up(self) -> bool:
+        return self._live and await self._catch_up()
 
     async def health(self) -> r.Health:
         infos = self.triggers_host.infos()

@@ -143,6 +143,10 @@ class TriggerHost:
             )
         return value
 
+    def receives(self, name: str) -> bool:
+        run = self._running.get(name)
+        return run is not None and run.begun.is_set()
+
     async def receive(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         run = self._running.get(name)
         if run is None or not issubclass(kinds()[run.wanted.kind], HttpTrigger):

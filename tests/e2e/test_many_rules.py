@@ -88,6 +88,25 @@ def test_a_deploy_is_in_force_for_what_any_server_takes_from_then_on(two: Many) 
     assert len(two.agree(3)) == 3
 
 
+def test_what_one_server_was_given_is_good_on_the_others_at_once(two: Many) -> None:
+    """A token, and a webhook: whoever has the answer may use them on any server."""
+    a, b = two.servers
+    for n in range(30):
+        one, other = (a, b) if n % 2 else (b, a)
+        made = one.http("POST", "/v1/tokens", {"name": f"t{n}"})
+        assert made.status == 201, made
+        assert other.http("GET", "/v1/tasks", token=made.json["token"]).status == 200
+    assert other.http("GET", "/v1/tasks", token=made.json["token"][:-4] + "AAAA").status == 401
+    one.write("collect.py", FUNCTION)
+    for n in range(5):
+        text = rule_file("{count: 1}").replace("run: {", "run: {endpoint: e1, ").replace("collected", f"rule{n}")
+        text = text.replace("door", f"door{n}")
+        one.write(f"door{n}.yaml", text)
+        one.oncue("deploy", f"door{n}.yaml", "--yes")
+        assert other.http("POST", f"/hooks/door{n}", {"n": n}, token=None).status == 202
+    assert other.http("POST", "/hooks/never", {}, token=None).status == 404
+
+
 def test_a_batch_that_is_open_when_its_server_is_killed_fires_once(two: Many) -> None:
     a, b = two.servers
     a.write("collect.py", FUNCTION)

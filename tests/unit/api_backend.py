@@ -231,6 +231,9 @@ class MemoryBackend:
     async def explain_file(self, who: Who, name: str, path: str) -> r.TriggerFile:
         return r.TriggerFile(path=path, state="fired", why="it fired", at_us=1)
 
+    async def catch_up(self) -> bool:
+        return False
+
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         if trigger != "daq":
             raise NotFound(f"there is no webhook {trigger!r}", remedy="deploy a rule file that has it")

@@ -11,13 +11,14 @@ import msgspec
 from aiohttp import web
 
 from oncue.dispatcher.auth import Authenticator, require
+from oncue.dispatcher.backend import Who
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.answers import encode_json
 from oncue.dispatcher.http.body import BodyDecoder, coding_of, decode_query, read_body
 from oncue.dispatcher.http.limits import RateLimit
 from oncue.dispatcher.http.route import JSON, MSGPACK, NOBODY, Api, Ask, NoQuery, Route
 from oncue.dispatcher.http.streams import hold
-from oncue.errors import Invalid, OncueError
+from oncue.errors import Invalid, OncueError, Unauthorized
 
 POSITION = "Oncue-Position"
 _msgpack = msgspec.msgpack.Encoder().encode
@@ -59,7 +60,7 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
         headers = request.headers
         ask = Ask(api, request, NOBODY)
         if route.scope:
-            ask.who = who = authenticator.who(headers.get("Authorization"))
+            ask.who = who = await _who(api, authenticator, headers.get("Authorization"))
             require(who, route.scope)
             limit.take(who.token_id)
         ask.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
@@ -79,6 +80,15 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
         return result if isinstance(result, web.StreamResponse) else answer(result, route.status, ask.coding)
 
     return exchange
+
+
+async def _who(api: Api, authenticator: Authenticator, header: str | None) -> Who:
+    try:
+        return authenticator.who(header)
+    except Unauthorized:
+        if header is None or not await api.backend.catch_up():  # another server may have made the token a moment ago
+            raise
+    return authenticator.who(header)
 
 
 async def _wait_for(api: Api, position: str) -> None:
