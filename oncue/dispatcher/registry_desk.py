@@ -151,11 +151,12 @@ class RegistryDesk(Core):
             if known is None and self.log.shared:
                 await self._first_of_its_name(record, position.first)
         self.owners.sync()
+        s = self.settings
         return r.Registered(
             id=record.id,
             name=record.name,
             server_key=self.server_key,
-            bridge=f"tcp://{self.settings.bridge_host or self.settings.host}:{self.bridge.port}",
+            bridge=f"tcp://{s.advertise_host or s.bridge_host or s.host}:{self.bridge.port}",
         )
 
     async def _first_of_its_name(self, mine: EndpointRecord, offset: int) -> None:
