@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import errors as k
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 OURS = "oncue."  # without a prefix, topics whose names begin so are ours, and no others
 CHUNK = 100  # topics in one request
 READY_S = 30.0
+SEEN_S, PAUSE_S = 10.0, 0.05  # until each broker has heard of a topic that is new; between two questions
 HOUR_MS, WEEK_MS = 3_600_000, 7 * 86_400_000
 NAMES = ("retention.ms", "retention.bytes", "cleanup.policy", "max.message.bytes", "min.insync.replicas")
 LATEST = -1  # to ask for a partition's end
@@ -111,16 +112,28 @@ class Topics:
         """topic -> setting -> (value, source)."""
         found: dict[str, dict[str, tuple[str, int]]] = {}
         names = list(fulls)
+        end = asyncio.get_running_loop().time() + SEEN_S
         for start in range(0, len(names), CHUNK):
-            resources = [
-                ConfigResource(ConfigResourceType.TOPIC, full, dict.fromkeys(NAMES))
-                for full in names[start : start + CHUNK]
-            ]
-            for response in await self._admin.describe_configs(resources):
-                for code, message, _, full, entries in response.resources:
-                    if code:
-                        raise k.for_code(code)(message or full)
-                    found[full] = {e[0]: (e[1], e[3]) for e in entries}
+            chunk = names[start : start + CHUNK]
+            while True:
+                try:
+                    found |= await self._describe(chunk)
+                    break
+                except k.UnknownTopicOrPartitionError:
+                    # It was made by way of one broker; the one that was asked has not heard of it yet.
+                    if asyncio.get_running_loop().time() > end:
+                        raise
+                await asyncio.sleep(PAUSE_S)
+        return found
+
+    async def _describe(self, fulls: Sequence[str]) -> dict[str, dict[str, tuple[str, int]]]:
+        found: dict[str, dict[str, tuple[str, int]]] = {}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, full, dict.fromkeys(NAMES)) for full in fulls]
+        for response in await self._admin.describe_configs(resources):
+            for code, message, _, full, entries in response.resources:
+                if code:
+                    raise k.for_code(code)(message or full)
+                found[full] = {e[0]: (e[1], e[3]) for e in entries}
         return found
 
     # ------------------------------------------------------------ made where missing
