@@ -76,7 +76,8 @@ def running_agent(folder: Path) -> int:
 
 def agent_command(folder: Path, *, by_hand: bool) -> list[str]:
     """`by_hand`: also where it was stopped by hand."""
-    command = [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(folder)]
+    # -P: files of the folder where the command is given (queue.py, say) are nobody's modules.
+    command = [sys.executable, "-P", "-m", "oncue.endpoint.run", "--dir", str(folder)]
     return [*command, "--by-hand"] if by_hand else command
 
 

@@ -72,7 +72,7 @@ def up(
 
 def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> None:
     from oncue.cli.local_agent import LocalAgent
-    from oncue.dispatcher.service import serve
+    from oncue.dispatcher.serve import serve
     from oncue.endpoint.settings import is_held
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -127,7 +127,7 @@ def _detach(folder: Path, arguments: list[str]) -> None:
     with path.open("ab") as out:
         start = out.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "oncue", *arguments],
+            [sys.executable, "-P", "-m", "oncue", *arguments],  # -P: no file of this folder is a module of the server's
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

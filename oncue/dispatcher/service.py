@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import getpass
 import hashlib
 import json
@@ -19,8 +18,7 @@ import logging
 import os
 import shutil
 import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,6 @@ from oncue import curve
 from oncue import resources as r
 from oncue.blobs import open_blobs
 from oncue.config import Settings, make_data_folder
-from oncue.dispatcher.api import Serving, make_app
-from oncue.dispatcher.api import serve as serve_api
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
 from oncue.dispatcher.cancel_desk import CancelDesk
@@ -143,7 +139,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         """What was derived from another log (`oncue up --log` was changed) would be taken for this one's by its offsets."""
         note = self.folder / "log.id"
         before = note.read_text() if note.exists() else "sqlite"
-        if before != self.log.identity:
+        if before != self.log.identity and (note.exists() or (self.folder / "view.db").exists()):
             log.warning(
                 "the log is another one (%s, before %s): the view, and what rules remember, are built anew",
                 self.log.identity,
@@ -281,16 +277,19 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
 
     async def health(self) -> r.Health:
         infos = self.triggers_host.infos()
+        trouble = self.log.trouble()
         idle = {info.name: info.detail or info.state for info in infos if info.state in ("failed", "waiting")}
         checks = {
-            "log": self.disk_full or "ok",
+            "log": self.disk_full or trouble or "ok",
             "view": "ok",
             "bridge": "ok",
             "blobs": self._blobs_trouble() or "ok",
             "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
             "rules with memory": self.memory_trouble() or "ok",
         }
-        status = "ok" if self.ready and not self.disk_full else ("degraded" if self.ready else "starting")
+        status = (
+            "ok" if self.ready and not self.disk_full and not trouble else ("degraded" if self.ready else "starting")
+        )
         return r.Health(status=status, version=self.version, checks=checks, triggers=idle)
 
     def _blobs_trouble(self) -> str:
@@ -327,80 +326,3 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         record = TokenRecord(VERSION, token_id, hashed, person, ("admin",), 0, False, now_us(), "local")
         await self.record([(f"token:{token_id}", record)])
         return token
-
-
-# ---------------------------------------------------------------- as a process
-
-
-def serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Run a server until SIGTERM or SIGINT; `ready` is called with what `local.json` says: url, token, pid, bridge ...
-
-    Raises LogLocked, NetworkMount, Conflict (port in use) ... when it cannot start."""
-    # The view's thread works beside the loop: short turns (measured: 1.4 times faster than with the default 5 ms).
-    sys.setswitchinterval(0.0005)
-    factory = None
-    if settings.uvloop:
-        try:
-            import uvloop
-
-            factory = uvloop.new_event_loop
-        except ImportError:
-            pass
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(settings, ready))
-
-
-async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | None) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    service = Service(settings)
-    await service.start()
-    try:
-        serving = await _open_http(service)
-        try:
-            local = await _write_local(service, serving.port)
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 50, 50)
-            if ready is not None:
-                ready(local)
-            await stopping.wait()
-            service.ready = False
-            service.board.close()
-        finally:
-            await serving.close()
-    finally:
-        await service.stop()
-
-
-async def _open_http(service: Service) -> Serving:
-    """With port 0 on the port of the last time, if it is free."""
-    remembered = service.folder / "http.port"
-    last = int(remembered.read_text()) if remembered.exists() else 0
-    serving = await serve_api(make_app(service, service.settings), service.settings, last)
-    remembered.write_text(str(serving.port))
-    service.owners.advertise(service.url())
-    return serving
-
-
-async def _write_local(service: Service, port: int) -> dict[str, Any]:
-    """`local.json`: how the CLI and the client of the same person find this server. Mode 600: it holds a token."""
-    path = service.folder / "local.json"
-    token = await service.local_token(path)
-    host = service.settings.host
-    url_host = "127.0.0.1" if host in ("0.0.0.0", "") else host
-    local = {
-        "url": f"http://{url_host}:{port}",
-        "token": token,
-        "pid": os.getpid(),
-        "bridge": f"tcp://{url_host}:{service.bridge.port}",
-        "server_key": service.server_key,
-        "version": service.version,
-    }
-    fresh = path.with_suffix(".new")
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(local))
-    fresh.replace(path)
-    return local

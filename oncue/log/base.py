@@ -166,6 +166,10 @@ class Log(ABC):
         """Call back, on the loop, for each append of this process from now on to a topic whose name starts with the prefix;
         early: as soon as it is ordered, before it is durable (only where `fifo`). Returns the function that ends the watch."""
 
+    def trouble(self) -> str:
+        """Why what is handed over waits, or nothing can be read, if it does so for longer than usual; "": it does not."""
+        return ""
+
     def told(self, record: Record) -> bool:
         """Whether this record, as a reader brings it, was appended by this process: then its watchers were told."""
         return not self.shared

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.running import System, on_kafka, system_in
 from tests.e2e.test_files import await_trigger, deploy, renamed, rules
+from tests.kafka.broker import Broker
 
 
 def double(x: int) -> int:
@@ -54,6 +55,28 @@ def test_a_killed_server_goes_on_where_it_was(system: System) -> None:
     assert all(t["state"] == "succeeded" for t in found)
     with system.client() as client:
         assert client.submit(double, 4).result(30) == 8
+
+
+def test_a_server_whose_kafka_is_gone_says_so_and_ends(own: Callable[..., Broker], tmp_path: Path) -> None:
+    broker = own()
+    data = tmp_path / "data"
+    with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=on_kafka(broker.address, data)) as system:
+        system.await_connected()
+        broker.kill()
+
+        def degraded() -> bool:
+            health = system.http("GET", "/health/ready").json
+            return bool(health["status"] == "degraded" and "has not answered" in health["checks"]["log"])
+
+        system.await_true(degraded, "the server says that Kafka is gone")
+        system.down()
+        assert not system.left()
+        broker.start()
+        system.up("--workers", "1")
+        system.await_connected()
+        with system.client() as client:
+            assert client.submit(double, 4).result(30) == 8
+        assert system.http("GET", "/health/ready").json["status"] == "ok"
 
 
 def test_endpoints_that_share_a_few_topics(kafka: tuple[str, str], tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class Cursor:
         "covered",
         "failing_since",
         "fetch_at",
+        "late_at",
         "not_before",
         "partition",
         "target",
@@ -76,7 +77,7 @@ class Cursor:
         self.target, self.topic, self.partition = target, topic, partition
         self.turn = 0  # of seeks: what was asked before one is stale
         self.covered = False
-        self.not_before = self.failing_since = 0.0
+        self.not_before = self.failing_since = self.late_at = 0.0
         self.place(at)
 
     def place(self, at: int) -> None:
@@ -113,6 +114,11 @@ class Fetcher:
     def wake(self) -> None:
         """Some cursor was placed, or its reader has room again."""
         self._wake.set()
+
+    def late_s(self) -> float:
+        """For how long nothing could be read of the partition that has failed longest."""
+        failing = [cursor.failing_since for cursor in self._cursors if cursor.failing_since]
+        return time.monotonic() - min(failing) if failing else 0.0
 
     async def close(self) -> None:
         self._cursors.clear()
@@ -264,9 +270,9 @@ class Fetcher:
         now = time.monotonic()
         cursor.not_before = now + PAUSE_S
         if not cursor.failing_since:
-            cursor.failing_since = now
-        elif now - cursor.failing_since > LATE_S:
-            cursor.failing_since = now
+            cursor.failing_since, cursor.late_at = now, now + LATE_S
+        elif now > cursor.late_at:
+            cursor.late_at = now + LATE_S
             what = f"read {cursor.topic.full}/{cursor.partition}"
             logger.warning("%s", explain(error, str(self._address), what).message)
 

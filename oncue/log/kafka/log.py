@@ -34,6 +34,7 @@ from oncue.log.kafka.writer import Counters, Places, Writer, places
 
 logger = logging.getLogger(__name__)
 
+TROUBLE_S = 3.0  # a cluster that changes its leaders is not in trouble
 BY = "oncue-by"  # header: which process appended it
 Callback = Callable[[str, Sequence[Record]], None]
 
@@ -264,6 +265,10 @@ class KafkaLog(Log):
                 self._watches.remove(entry)
 
         return end
+
+    def trouble(self) -> str:
+        late_s = max(self._writer.late_s(), self._fetcher.late_s())
+        return f"Kafka at {self._address} has not answered for {late_s:.0f} s" if late_s > TROUBLE_S else ""
 
     def told(self, record: Record) -> bool:
         """By a header that appends to watched topics have."""

@@ -215,6 +215,7 @@ class Transactions:
         batches, count = _batches(appends, self._address.record_bytes)
         full = self._address.options.prefix + group
         running = asyncio.create_task(self.channel(group, place).run(full, found, batches, count))
+        running.add_done_callback(_look)
         # A caller that stops waiting does not leave half a transaction behind.
         return await asyncio.shield(running)
 

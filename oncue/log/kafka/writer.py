@@ -75,12 +75,13 @@ class Part:
 class Lane:
     """One partition's parts, in order."""
 
-    __slots__ = ("partition", "queue", "topic", "working")
+    __slots__ = ("partition", "queue", "since", "topic", "working")
 
     def __init__(self, topic: Known, partition: int) -> None:
         self.topic, self.partition = topic, partition
         self.queue: deque[Part] = deque()
         self.working: asyncio.Task[None] | None = None
+        self.since = 0.0  # when the batch that is under way began to be
 
 
 class Writer:
@@ -119,6 +120,11 @@ class Writer:
     def depth(self) -> int:
         return sum(len(lane.queue) for lane in self._lanes.values())
 
+    def late_s(self) -> float:
+        """For how long the batch has been under way that waits longest."""
+        waiting = [lane.since for lane in self._lanes.values() if lane.working is not None and lane.since]
+        return time.monotonic() - min(waiting) if waiting else 0.0
+
     # ------------------------------------------------------------ handed over
 
     def put(self, topic: Known, places: Places, future: asyncio.Future[list[Position]]) -> None:
@@ -142,7 +148,7 @@ class Writer:
     async def _work(self, lane: Lane) -> None:
         try:
             while lane.queue:
-                parts = _fitting(lane.queue)
+                parts, lane.since = _fitting(lane.queue), time.monotonic()
                 await self._send(lane, parts)
                 for _ in parts:
                     lane.queue.popleft()
