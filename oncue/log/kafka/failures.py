@@ -41,6 +41,10 @@ def explain(error: BaseException, place: str, doing: str) -> OncueError:
         return LogError(what, remedy=remedy + "Create, Describe, Alter, Delete, DescribeConfigs, AlterConfigs")
     if isinstance(error, k.AuthenticationFailedError | k.SaslAuthenticationFailed | k.UnsupportedSaslMechanismError):
         return LogError(what, remedy="check kafka_sasl, kafka_user and the password or token")
+    if isinstance(error, k.UnknownTopicOrPartitionError):
+        return LogError(
+            what, remedy="was the topic deleted? `oncue down` and `oncue up` make what is missing; what it held is lost"
+        )
     if isinstance(error, k.InvalidReplicationFactorError | k.NotEnoughReplicasError):
         return LogError(
             what, remedy="there are fewer brokers than copies wanted: start them, or lower ?replication= in the URL"

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 1024 * 1024
 OVERHEAD = 32  # of a record in a batch, at most, without headers
 LATE_S = 10.0  # then the log says that it waits
+SEEN_S = 15.0  # until a broker shows a partition that is there
 CLOSE_S = 30.0  # for what was handed over, at the end
 Places = list[tuple[int, Sequence[Record]]]  # partition, its records
 
@@ -249,12 +250,16 @@ async def _stopped(producer: AIOKafkaProducer, timeout_s: float = CLOSE_S) -> No
 
 
 async def seen(producer: AIOKafkaProducer, full: str, partition: int) -> None:
-    """Until the producer, whose metadata is its own, knows the partition: it may be new.
+    """Until the producer, whose metadata is its own, knows the partition: it may be new. Raises UnknownTopicOrPartitionError
+    when the brokers do not show it in SEEN_S.
 
     The topic is named to it in any case: aiokafka knows all topics at first, and at the first that it is asked for by name
     it forgets the others, whose batches then have no leader."""
     await producer.client.add_topic(full)
+    end = time.monotonic() + SEEN_S
     while partition not in (producer.client.cluster.partitions_for_topic(full) or ()):
+        if time.monotonic() > end:
+            raise k.UnknownTopicOrPartitionError(f"{full}/{partition}")
         await producer.client.force_metadata_update()
         await asyncio.sleep(0.02)
 
