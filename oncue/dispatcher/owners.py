@@ -153,6 +153,7 @@ class Owners:
         """Where the log is this process's alone, it acts for all when this returns."""
         self._partitions = (await self._core.log.topics())[CONTROL].partitions
         self._claims = {row.partition: row for row in await self._core.view.claims()}
+        self._tell_of_stores(self.other_stores())
         self.sync()
         self._share = self._core.log.share(CONTROL, GROUP)
         if not self._core.log.shared:
@@ -277,13 +278,17 @@ class Owners:
             return
         before = self.other_stores()
         self._claims[row.partition] = row
-        for server in set(self.other_stores()) - set(before):
-            log.error("the server %s has another folder of blobs: set blobs_folder to one that all servers see", server)
+        self._tell_of_stores(set(self.other_stores()) - set(before))
         mine = self._mine.get(row.partition)
         if mine is not None and row.claim.server != self._me.server:
             self._lose(row.partition, "another server acts for this endpoint now")
             self._contested.set()
         self._tell_lanes()
+
+    @staticmethod
+    def _tell_of_stores(servers: Iterable[str]) -> None:
+        for server in servers:
+            log.error("the server %s has another folder of blobs: set blobs_folder to one that all servers see", server)
 
     def _lose(self, partition: int, why: str) -> None:
         lanes = self._lanes(partition)
