@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -199,6 +200,10 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
             return self.settings.advertise_url.rstrip("/")
         remembered = self.folder / "http.port"
         port = self.settings.port or (int(remembered.read_text()) if remembered.exists() else 0)
+        if not port and self.log.shared:  # chosen before it is claimed, so that nothing need be claimed again
+            with socket.create_server((self.settings.host, 0)) as chosen:
+                port = chosen.getsockname()[1]
+            remembered.write_text(str(port))
         host = self.settings.advertised_host
         return f"http://{f'[{host}]' if ':' in host else host}:{port}" if port else ""
 
