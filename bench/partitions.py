@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 import urllib.request
@@ -32,10 +31,7 @@ def _deploy(r: system.Running) -> None:
     (r.folder / "cue.py").write_text("def take(n):\n    return n\n")
     rules = r.folder / "cue.yaml"
     rules.write_text(RULE)
-    env = {**os.environ, "ONCUE_DATA": str(r.folder / "data")}
-    subprocess.run(
-        [sys.executable, "-m", "oncue", "deploy", str(rules), "--yes"], env=env, check=True, capture_output=True
-    )
+    system.deploy(r, rules)
 
 
 def _events(r: system.Running, wave: int) -> float:

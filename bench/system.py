@@ -154,6 +154,13 @@ rules:
 """
 
 
+def deploy(r: Running, rules: Path) -> None:
+    env = {**os.environ, "ONCUE_DATA": str(r.folder / "data")}
+    subprocess.run(
+        [sys.executable, "-m", "oncue", "deploy", str(rules), "--yes"], env=env, check=True, capture_output=True
+    )
+
+
 def file_latency(r: Running, files: int = 100) -> dict[str, float]:
     """A file is closed until its function starts, in ms, by the outcomes' own times."""
     watched = r.folder / "watched"
@@ -161,10 +168,7 @@ def file_latency(r: Running, files: int = 100) -> dict[str, float]:
     (r.folder / "bench_task.py").write_text("def touch(path):\n    return path\n")
     rules = r.folder / "bench.yaml"
     rules.write_text(RULES.format(folder=json.dumps(str(watched))))
-    env = {**os.environ, "ONCUE_DATA": str(r.folder / "data")}
-    subprocess.run(
-        [sys.executable, "-m", "oncue", "deploy", str(rules), "--yes"], env=env, check=True, capture_output=True
-    )
+    deploy(r, rules)
     _await_trigger(r)
     closed: dict[str, float] = {}
     for i in range(files):

@@ -207,14 +207,13 @@ def server(folder: Path) -> Iterator[Finding]:
             skew = abs(parsedate_to_datetime(date).timestamp() - before)
             yield Finding("clock", skew < SKEW_S, f"differs by {skew:.0f} s from the server's", "set the clock by NTP")
         health = msgspec.json.decode(client.http.request("GET", "/health/ready").body, type=Health)
-        for name, remedy in (
-            ("log", "see the server's log"),
-            ("blobs", "set blobs_folder to one that all servers see"),
+        for title, check, remedy in (
+            ("server's log", "log", "see the server's log"),
+            ("server's blobs", "blobs", "set blobs_folder to one that all servers see"),
+            ("rules with memory", "rules with memory", "docs/rules.md, On Kafka, says who runs them"),
         ):
-            told = health.checks.get(name, "ok")
-            yield Finding(f"server's {name}", told == "ok", told, remedy)
-        memory = health.checks.get("rules with memory", "ok")
-        yield Finding("rules with memory", memory == "ok", memory, "docs/rules.md, On Kafka, says who runs them")
+            told = health.checks.get(check, "ok")
+            yield Finding(title, told == "ok", told, remedy)
         here = endpoints_here(folder)
         yield from triggers(client.triggers.list())
         for e in _settled(client, here):

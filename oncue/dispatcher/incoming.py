@@ -83,8 +83,6 @@ class Incoming:
         if not self._log.shared and not self._left:
             return
         for offset, record in zip(batch.offsets, batch.records, strict=True):
-            if AGAIN[0] in record.headers:
-                continue
             left = False
             if ours := self._log.told(record):
                 key = _key(record) if self._left or not self._log.fifo else b""

@@ -210,7 +210,7 @@ class Owners:
 
     async def _settle(self, given: frozenset[int]) -> None:
         """Act for what the group gave, and for nothing else. Raises LogError."""
-        self._given, before = given, set(self._mine)
+        self._given = given
         self._contested.clear()
         for partition in [p for p in self._mine if p not in given]:
             self._lose(partition, "the servers have divided the endpoints anew")
@@ -242,8 +242,7 @@ class Owners:
             self._wishes.setdefault(endpoint, []).append(task_id)
         self.sync()
         self._wishes = {}
-        if before != self._mine.keys():  # claimed again with another address, they neither came nor went
-            await self._tell()
+        await self._tell()
 
     async def _seen_to_the_end(self, topics: Iterable[str]) -> None:
         ends = await self._core.log.end_offsets(topics)

@@ -18,10 +18,8 @@ from oncue.dispatcher.api import serve as serve_api
 from oncue.dispatcher.service import Service
 
 log = logging.getLogger("oncue.server")
-STOP_S, LEAVE_S = (
-    15.0,
-    10.0,
-)  # with a log that does not answer; then for what does not even end. `oncue down` waits for 30
+STOP_S = 15.0  # with a log that does not answer
+LEAVE_S = 10.0  # then, for what does not even end: `oncue down` waits for 30
 
 
 def serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -77,10 +75,8 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
 
 async def _open_http(service: Service) -> Serving:
     """With port 0 on the port of the last time, if it is free."""
-    remembered = service.folder / "http.port"
-    last = int(remembered.read_text()) if remembered.exists() else 0
-    serving = await serve_api(make_app(service, service.settings), service.settings, last)
-    remembered.write_text(str(serving.port))
+    serving = await serve_api(make_app(service, service.settings), service.settings, service.last_port())
+    service.port_file.write_text(str(serving.port))
     service.owners.advertise(service.url())
     return serving
 

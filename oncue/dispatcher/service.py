@@ -109,9 +109,10 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
             if topic.startswith(TASKS_PREFIX):
                 self.feeder.follow_tasks(topic)
         self._open_bridge()
+        self._choose_port()
         self.incoming = Incoming(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
         self.owners = Owners(self, self._claim(), self.on_owners)
-        self._catch_up = CatchUp(self.log, self.view, self.on_registry)
+        self._catch_up = CatchUp(self._latest_registry)
         self._unwatch = self.log.watch(TASKS_PREFIX, self.incoming.appended, early=self.log.fifo)
         self._run(self.feeder.run(), vital=True)
         await self.view.wait_for(await self.log.end_offsets(names), REBUILD_S)
@@ -182,6 +183,23 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
             self.bridge = Bridge(keys, host, 0, self.carrier)
         remembered.write_text(str(self.bridge.port))
 
+    def _choose_port(self) -> None:
+        """Of the API, where any will do: before it is claimed, so that nothing need be claimed again when it opens."""
+        host = self.settings.host
+        if self.settings.port or self.last_port() or not self.log.shared:
+            return
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with contextlib.suppress(OSError), socket.create_server((host, 0), family=family) as chosen:
+            self.port_file.write_text(str(chosen.getsockname()[1]))
+
+    @property
+    def port_file(self) -> Path:
+        return self.folder / "http.port"
+
+    def last_port(self) -> int:
+        """0: none yet."""
+        return int(self.port_file.read_text()) if self.port_file.exists() else 0
+
     def _claim(self) -> Claim:
         """What others need to know of this server."""
         return Claim(
@@ -198,12 +216,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         known yet."""
         if self.settings.advertise_url:
             return self.settings.advertise_url.rstrip("/")
-        remembered = self.folder / "http.port"
-        port = self.settings.port or (int(remembered.read_text()) if remembered.exists() else 0)
-        if not port and self.log.shared:  # chosen before it is claimed, so that nothing need be claimed again
-            with socket.create_server((self.settings.host, 0)) as chosen:
-                port = chosen.getsockname()[1]
-            remembered.write_text(str(port))
+        port = self.settings.port or self.last_port()
         host = self.settings.advertised_host
         return f"http://{f'[{host}]' if ':' in host else host}:{port}" if port else ""
 
@@ -278,7 +291,11 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         return await self.triggers_host.receive(trigger, headers, body)
 
     async def catch_up(self) -> bool:
-        return self._live and await self._catch_up()
+        return self._live and self.log.shared and await self._catch_up()
+
+    async def _latest_registry(self) -> None:
+        await self._registry_caught_up()
+        await self.reload()
 
     async def health(self) -> r.Health:
         infos = self.triggers_host.infos()

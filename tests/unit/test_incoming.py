@@ -64,6 +64,12 @@ class Site:
         while self.beside:
             asyncio.run(self.beside.pop(0))
 
+    def step(self, step: str, record: Record, frame: TaskFrame) -> None:
+        if step == "told":
+            self.incoming.appended(TOPIC, [record])
+        else:
+            self.read(record, frame)
+
     def left_over(self) -> int:
         return sum(len(c) for c in (self.incoming._left, self.incoming._over, self.incoming._ahead))
 
@@ -79,10 +85,7 @@ def frame_of(task_id: bytes, at_us: int) -> tuple[TaskFrame, Record, Record]:
 def test_a_record_of_this_process(task_id: bytes, order: str) -> None:
     site, (frame, ours, _) = Site(), frame_of(task_id, 5)
     for step in order.split(", "):
-        if step == "told":
-            site.incoming.appended(TOPIC, [ours])
-        else:
-            site.read(ours, frame)
+        site.step(step, ours, frame)
     assert site.handed == [task_id]
     assert site.left_over() == 0
 
@@ -95,12 +98,10 @@ def test_a_request_that_two_servers_took(task_id: bytes, order: tuple[str, ...])
     mine, ours, _ = frame_of(task_id, 5)
     other, _, theirs = frame_of(task_id, 6)
     for step in order:
-        if step == "told":
-            site.incoming.appended(TOPIC, [ours])
-        elif step == "read":
-            site.read(ours, mine)
-        else:
+        if step == "another":
             site.read(theirs, other)
+        else:
+            site.step(step, ours, mine)
     assert site.handed == [task_id]
     assert site.left_over() == 0
 
@@ -109,10 +110,7 @@ def test_a_request_that_two_servers_took(task_id: bytes, order: tuple[str, ...])
 def test_the_same_record_twice(order: tuple[str, ...]) -> None:
     site, (frame, ours, _) = Site(), frame_of(HASHED, 5)
     for step in order:
-        if step == "told":
-            site.incoming.appended(TOPIC, [ours])
-        else:
-            site.read(ours, frame)
+        site.step(step, ours, frame)
     assert site.handed == [HASHED]
     assert site.left_over() == 0
 
