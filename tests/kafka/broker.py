@@ -102,13 +102,18 @@ class Broker:
         return self
 
     def wait_ready(self) -> None:
-        """Until it answers on its port: the listener opens when the broker has caught up with the cluster's metadata."""
+        """Until it answers on all its ports: a listener opens when the broker has caught up with the cluster's metadata, one
+        after the other."""
+        closed = [self.port, *self.ports.values()]
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             assert self._process is not None
             assert self._process.poll() is None, f"the broker did not start: {self.words()}"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", closed[0]), 1):
+                del closed[0]
+                if not closed:
+                    return
+                continue
             time.sleep(0.05)
         raise AssertionError(f"the broker was not ready in {START_S:.0f} s: {self.words()}")
 
