@@ -71,11 +71,13 @@ class KafkaLog(Log):
         quiet()
         options = {**address.client, "client_id": "oncue", "metadata_max_age_ms": 30_000}
         client, admin = AIOKafkaClient(**options), AIOKafkaAdminClient(**options)
-        try:
-            await asyncio.gather(client.bootstrap(), admin.start())
-        except (k.KafkaError, OSError) as e:
+        # Both to their end: one that is closed while it connects leaves its connection open.
+        started = await asyncio.gather(client.bootstrap(), admin.start(), return_exceptions=True)
+        if (error := next((e for e in started if e is not None), None)) is not None:
             await asyncio.gather(client.close(), admin.close(), return_exceptions=True)
-            raise explain(e, str(address), "be reached") from e
+            if isinstance(error, k.KafkaError | OSError):
+                raise explain(error, str(address), "be reached") from error
+            raise error
         log = cls(address, client, admin)
         try:
             cluster = (await admin.describe_cluster()).get("cluster_id")
