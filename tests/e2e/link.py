@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.ports import free_port
+
 #: Servers listen at the first address and tell agents the second, at the same port.
 SERVER, OUTSIDE = "127.0.0.1", "127.0.0.2"
-
-
-def free_port() -> int:
-    """One that is free at both addresses."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind((SERVER, 0))
-            with contextlib.suppress(OSError):
-                other.bind((OUTSIDE, one.getsockname()[1]))
-                return int(one.getsockname()[1])
 
 
 class Link:
@@ -107,7 +98,7 @@ class Link:
 
 @contextlib.contextmanager
 def links(count: int) -> Iterator[list[Link]]:
-    found = [Link(free_port()) for _ in range(count)]
+    found = [Link(free_port(SERVER, OUTSIDE)) for _ in range(count)]
     try:
         yield found
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.running import System, on_kafka, signalled, system_in
-from tests.kafka.broker import free_port
+from tests.ports import free_port
 
 FUNCTION = "def stack(path, size):\n    return [size, sorted(path)]\n"
 RULES = """

@@ -17,8 +17,9 @@ from oncue.log import Finding, Record, Topic, open_log
 from oncue.log.kafka.checkup import examine
 from tests.conftest import or_skipped
 from tests.e2e.running import System
-from tests.kafka.broker import Broker, Cluster, free_port
+from tests.kafka.broker import Broker, Cluster
 from tests.kafka.secured import PASSWORD, secured_broker
+from tests.ports import free_port
 
 TOPICS = {"oncue.events": Topic(partitions=2, retention_ms=86_400_000), "oncue.registry": Topic(compact=True)}
 GROUPS = {"rules": ["oncue.events"]}

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.kafka.jars import jars, java
+from tests.ports import free_port
 
 CLUSTER_ID = "b25jdWUtdGVzdHMtMDAwMQ"
 START_S = 60.0
@@ -219,10 +220,3 @@ class Cluster:
     def kill(self) -> None:
         for node in self.nodes:
             node.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
