@@ -313,10 +313,10 @@ class RuleInfo(Resource, frozen=True):
     endpoint: str
     state: str = "active"  # active, disabled, paused
     why: str = ""
-    fired: int = 0  # tasks, since the server started; an event that is told again makes none
+    fired: int = 0  # tasks, since the servers started; an event that is told again makes none
     text: str = ""
     memory: str = ""  # "dedupe for 10m, batch of 100 events or 30s"; "": one event at a time
-    suppressed: int = 0  # events that dedupe did not let pass, since the server started
+    suppressed: int = 0  # events that dedupe did not let pass, since the servers started
     windows: int = 0  # that are open
     waiting: int = 0  # events in them
     closes_us: int = 0  # when the next of them closes at the latest; 0: none does by time
@@ -364,6 +364,7 @@ class TriggerInfo(Resource, frozen=True):
     last_us: int = 0
     last_skip: str = ""
     last_skip_us: int = 0
+    server: str = ""  # the API of the server that runs it, where that is another than the one that was asked
 
 
 class TriggerShown(TriggerInfo, frozen=True):

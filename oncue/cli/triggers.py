@@ -37,6 +37,8 @@ def list_(json_: bool) -> None:
 
 def _row(t: TriggerInfo) -> tuple[Any, ...]:
     why = t.detail or (f"{when(t.last_skip_us)}: {t.last_skip}" if t.last_skip else "")
+    if t.server:
+        why = f"on {t.server}" + (f": {why}" if why else "")
     return (t.name, t.kind, t.state, t.emitted, t.skipped, t.existing, when(t.last_us), why)
 
 
@@ -55,7 +57,8 @@ def show(name: str, json_: bool) -> None:
     if json_:
         as_json(t)
         return
-    facts([("name", t.name), ("kind", t.kind), ("deployment", t.label), ("state", t.state), ("detail", t.detail)])
+    facts([("name", t.name), ("kind", t.kind), ("deployment", t.label), ("server", t.server)])
+    facts([("state", t.state), ("detail", t.detail)])
     looked = "" if t.looked else "no: what comes is told from what was before by its times"
     facts([("looked", looked), ("old files", t.existing), ("emitted since start", t.emitted), ("skipped", t.skipped)])
     if t.decisions:

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -83,6 +84,21 @@ class Across:
         told = set(there.tasks) if there is not None else set()
         return [i for i in ids if i.hex() in told]
 
+    async def rules(self, url: str, bearer: str) -> list[r.RuleInfo]:
+        """With what that server has counted."""
+        return await self._ask(url, bearer, "GET", "/v1/rules", list[r.RuleInfo]) or []
+
+    async def triggers(self, url: str, bearer: str) -> list[r.TriggerInfo]:
+        """All that there are, as that server sees them."""
+        return await self._ask(url, bearer, "GET", "/v1/triggers", list[r.TriggerInfo]) or []
+
+    async def trigger(self, url: str, name: str, bearer: str) -> r.TriggerShown | None:
+        return await self._ask(url, bearer, "GET", f"/v1/triggers/{quote(name, safe='')}", r.TriggerShown)
+
+    async def trigger_file(self, url: str, name: str, path: str, bearer: str) -> r.TriggerFile | None:
+        there = f"/v1/triggers/{quote(name, safe='')}/file?path={quote(path, safe='')}"
+        return await self._ask(url, bearer, "GET", there, r.TriggerFile)
+
     async def _ask(self, url: str, bearer: str, method: str, path: str, kind: type[T], body: Any = None) -> T | None:
         if not url or not bearer or self._resting.get(url, 0.0) > time.monotonic():
             return None
@@ -104,7 +120,7 @@ class Across:
                 return msgspec.json.decode(await answer.read(), type=kind)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError) as e:
             self._resting[url] = time.monotonic() + REST_S
-            log.warning("the server %s acts for an endpoint, and gave no answer: %s", url, e or type(e).__name__)
+            log.warning("the server %s acts for what was asked, and gave no answer: %s", url, e or type(e).__name__)
             return None
 
     async def close(self) -> None:

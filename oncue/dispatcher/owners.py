@@ -122,6 +122,11 @@ class Owners:
             return ""
         return row.claim.url
 
+    def others(self) -> list[str]:
+        """The APIs of the other servers that act for anything."""
+        urls = {row.claim.url for row in self._claims.values() if row.claim.server != self._me.server}
+        return sorted(urls - {"", self._me.url}) if self._core.log.shared else []
+
     def advertise(self, url: str) -> None:
         """Where the API is, once it listens: what was claimed with another address is claimed again."""
         if url != self._me.url and self._core.log.shared:
@@ -185,8 +190,9 @@ class Owners:
                         news = asyncio.ensure_future(share.next())
                         await self._settle(given)
                     else:
-                        await asyncio.sleep(PAUSE_S)
-                        if share.sure():  # else the group has given them to the other, and this server will hear of it
+                        await asyncio.wait((news,), timeout=PAUSE_S)
+                        # Else the group has given them to the other, and this server will hear of it.
+                        if not news.done() and share.sure():
                             await self._settle(self._given)
                 except OncueError as e:
                     log.error("this server's part in the group of owners: %s", e)

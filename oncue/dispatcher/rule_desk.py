@@ -18,8 +18,8 @@ from oncue import triggers
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.bindings import function_changes, users
 from oncue.dispatcher.origins import check_origins, same_origin
-from oncue.dispatcher.trigger_host import TriggerHost, Wanted, several_may
-from oncue.dispatcher.window_desk import WindowDesk
+from oncue.dispatcher.trigger_desk import TriggerDesk
+from oncue.dispatcher.trigger_host import TriggerHost
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
 from oncue.messages import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch
@@ -30,23 +30,18 @@ from oncue.rules.engine import Engine
 from oncue.rules.model import RuleSet, check_unique, parse
 
 log = logging.getLogger("oncue.rules")
-GAP_US = 60_000_000  # before a server took over a trigger: for so long, at most, nobody may have run it
-LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
 
 
-class RuleDesk(WindowDesk):
-    triggers_host: TriggerHost
-
+class RuleDesk(TriggerDesk):
     # ------------------------------------------------------------ running
 
     async def start_rules(self, folder: Path) -> None:
         self.engine = Engine(self.log, self, before_batch=self._registry_caught_up, offload=self._offload)
         self.triggers_host = TriggerHost(self.emit_from_trigger, folder)
-        self._deployments: dict[str, Deployment] = {}
-        self._sets: dict[str, RuleSet] = {}
+        self._deployments, self._sets = {}, {}
         self._reloading = asyncio.Lock()
         self._rules_of = -1  # the offset in the registry up to which they are in force
-        self._answering: set[str] = set()  # labels of deploys that are being answered here
+        self._answering = set()
         self._changing = asyncio.Lock()  # what a deploy compares itself with stays as it is until it is in force
         await self.reload_rules()
         self.triggers_host.acknowledge()  # the deploys of an earlier process are nobody's any more
@@ -98,26 +93,6 @@ class RuleDesk(WindowDesk):
             log.error("the deployed rule file %s cannot be read: %s", d.label, e)
             return RuleSet(d.label, d.text, (), ())
 
-    def on_owners(self) -> None:
-        """Other servers' triggers may be this one's now, and the other way round."""
-        if hasattr(self, "triggers_host"):
-            self._update_triggers()
-
-    def _update_triggers(self) -> None:
-        wanted = self._wanted()
-        here = {n: w for n, w in wanted.items() if several_may(w.kind) or self.owners.acts(n)}
-        elsewhere = {n: (w, self.owners.place(n)) for n, w in wanted.items() if n not in here}
-        self.triggers_host.update({n: self._taken_over(w) for n, w in here.items()}, elsewhere)
-        if self.log.shared:  # deployed through another server, whose answer does not wait for this one
-            self.triggers_host.acknowledge([n for n, w in here.items() if w.label not in self._answering])
-
-    def _taken_over(self, want: Wanted) -> Wanted:
-        """A server that has no memory of the trigger tells what is new by the times from then on."""
-        row = self.owners.owner(want.name)
-        if not self.log.shared or row is None:
-            return want
-        return msgspec.structs.replace(want, deployed_us=max(want.deployed_us, row.claim.at_us - GAP_US))
-
     def _registry_position(self) -> int:
         return self.view.positions().get((REGISTRY, 0), 0)
 
@@ -128,23 +103,14 @@ class RuleDesk(WindowDesk):
             await self.reload()
             await self.reload_rules()
 
-    def _wanted(self) -> dict[str, Wanted]:
-        found: dict[str, Wanted] = {}
-        for label, ruleset in self._sets.items():
-            for spec in ruleset.triggers:
-                options = _resolve(spec.options, self._deployments[label].path)
-                at_us = self._deployments[label].at_us
-                found[spec.name] = Wanted(spec.name, spec.kind, options, label, at_us)
-        return found
-
     # ------------------------------------------------------------ deploying
 
-    async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
+    async def deploy(self, who: Who, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
         self.accepting()
         async with self._changing:
             await self._registry_caught_up()
             answers = await self._deploy(who, request)
-        return answers if request.dry_run else await self._with_triggers(answers)
+        return answers if request.dry_run else await self._with_triggers(answers, bearer)
 
     async def _deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
         if not request.files:
@@ -249,13 +215,13 @@ class RuleDesk(WindowDesk):
                 remedy="look at the difference (oncue deploy --dry-run), then deploy again",
             )
 
-    async def _with_triggers(self, answers: list[r.Deployed]) -> list[r.Deployed]:
+    async def _with_triggers(self, answers: list[r.Deployed], bearer: str) -> list[r.Deployed]:
         """The answers, once the deployments' triggers have told what was there before from what comes; also where nothing
         has changed: an earlier answer may have been lost."""
         names = {a.label: [t.name for t in self._sets[a.label].triggers] for a in answers if a.label in self._sets}
         every = [name for some in names.values() for name in some]
         try:
-            await self.triggers_host.first_look(every, LOOK_S)
+            told = {info.name: info for info in await self.first_looks(every, bearer)}
         finally:
             self.triggers_host.acknowledge(every)
             self._answering.difference_update(a.label for a in answers)
@@ -264,7 +230,7 @@ class RuleDesk(WindowDesk):
         return [
             msgspec.structs.replace(
                 a,
-                triggers=self.triggers_host.infos(names.get(a.label, ())),
+                triggers=[told[n] for n in sorted(names.get(a.label, ())) if n in told],
                 waits=trouble if a.label in remembering else "",
             )
             for a in answers
@@ -308,21 +274,18 @@ class RuleDesk(WindowDesk):
 
     # ------------------------------------------------------------ looking
 
-    async def rules(self, who: Who) -> list[r.RuleInfo]:
+    async def rules(self, who: Who, bearer: str = "") -> list[r.RuleInfo]:
         broken = {t.name: t for t in self.triggers_host.infos() if t.state not in ("running", "elsewhere")}
         mine = [_with_cause(info, broken) for info in self.engine.rules() if self._sees(who, info.label)]
-        return await self.with_windows(mine)
+        return await self.with_others(await self.with_windows(mine), bearer)
 
-    async def rule(self, who: Who, name: str) -> r.RuleInfo:
-        mine = await self.rules(who)
+    async def rule(self, who: Who, name: str, bearer: str = "") -> r.RuleInfo:
+        mine = await self.rules(who, bearer)
         found = next((info for info in mine if info.name == name), None)
         if found is None:
             names = ", ".join(sorted(info.name for info in mine)[:20])
             raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
         return found
-
-    def _sees(self, who: Who, label: str) -> bool:
-        return who.sees(self._deployments[label].owner)
 
     async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
         self.accepting()
@@ -381,13 +344,13 @@ class RuleDesk(WindowDesk):
             for d in await self._history(who, label)
         ]
 
-    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False) -> r.Deployed:
+    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False, bearer: str = "") -> r.Deployed:
         """An old version becomes a new one: the history only grows. With dry_run: what it would change."""
         self.accepting()
         async with self._changing:
             await self._registry_caught_up()
             done = await self._rollback(who, label, version, dry_run)
-        return done if dry_run else (await self._with_triggers([done]))[0]
+        return done if dry_run else (await self._with_triggers([done], bearer))[0]
 
     async def _rollback(self, who: Who, label: str, version: int, dry_run: bool) -> r.Deployed:
         self._check_owner(who, label)
@@ -433,22 +396,6 @@ class RuleDesk(WindowDesk):
         await self._put_in_force([(f"deployment:{label}", gone)])
         return r.Deployed(label=label, version=number, changed=True, removed=names)
 
-    async def triggers(self, who: Who) -> list[r.TriggerInfo]:
-        return [info for info in self.triggers_host.infos() if info.label in self._sets and self._sees(who, info.label)]
-
-    async def trigger(self, who: Who, name: str) -> r.TriggerShown:
-        mine = await self.triggers(who)
-        found = next((info for info in mine if info.name == name), None)
-        if found is None:
-            names = ", ".join(info.name for info in mine[:20])
-            remedy = f"there are: {names}" if names else "oncue deploy FILE"
-            raise NotFound(f"there is no trigger {name!r}", remedy=remedy)
-        return r.TriggerShown(**msgspec.structs.asdict(found), decisions=self.triggers_host.decisions(name))
-
-    async def explain_file(self, who: Who, name: str, path: str) -> r.TriggerFile:
-        await self.trigger(who, name)
-        return await self.triggers_host.explain(name, path)
-
 
 def _changed_rules(found: Difference, ruleset: RuleSet, changes: list[r.FunctionChange]) -> list[str]:
     """Those whose text is another, or whose functions are; new ones are told as added."""
@@ -475,11 +422,3 @@ def _with_cause(info: r.RuleInfo, broken: Mapping[str, r.TriggerInfo]) -> r.Rule
         return info
     why = "; ".join(f"its trigger {t.name} is {t.state}" + (f": {t.detail}" if t.detail else "") for t in found)
     return msgspec.structs.replace(info, why="; ".join(filter(None, (why, info.why))))
-
-
-def _resolve(options: Any, rule_file: str) -> Any:
-    """A relative path of a trigger is relative to its rule file."""
-    path = getattr(options, "path", None)
-    if rule_file and isinstance(path, str) and not Path(path).expanduser().is_absolute():
-        return msgspec.structs.replace(options, path=str(Path(rule_file).parent / path))
-    return options

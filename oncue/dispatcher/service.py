@@ -18,7 +18,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -109,7 +108,6 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
             if topic.startswith(TASKS_PREFIX):
                 self.feeder.follow_tasks(topic)
         self._open_bridge()
-        self._choose_port()
         self.incoming = Incoming(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
         self.owners = Owners(self, self._claim(), self.on_owners)
         self._catch_up = CatchUp(self._latest_registry)
@@ -182,15 +180,6 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
                 raise
             self.bridge = Bridge(keys, host, 0, self.carrier)
         remembered.write_text(str(self.bridge.port))
-
-    def _choose_port(self) -> None:
-        """Of the API, where any will do: before it is claimed, so that nothing need be claimed again when it opens."""
-        host = self.settings.host
-        if self.settings.port or self.last_port() or not self.log.shared:
-            return
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with contextlib.suppress(OSError), socket.create_server((host, 0), family=family) as chosen:
-            self.port_file.write_text(str(chosen.getsockname()[1]))
 
     @property
     def port_file(self) -> Path:

@@ -83,6 +83,10 @@ class TriggerHost:
                 run = self._running[name] = Running(want, acknowledged=self._starting, after=after)
                 run.task = asyncio.create_task(self._keep_running(run), name=title)
 
+    def running(self, names: Iterable[str]) -> set[str]:
+        """Those of them that are here."""
+        return {n for n in names if n in self._running}
+
     async def first_look(self, names: Iterable[str], seconds: float) -> None:
         """Returns when these have told what was there before from what comes, or cannot for now, or after so long."""
         looks = [asyncio.create_task(self._running[n].first_look()) for n in names if n in self._running]

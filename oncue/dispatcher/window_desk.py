@@ -162,6 +162,16 @@ class WindowDesk(EventDesk):
             info = msgspec.structs.replace(info, why="; ".join(filter(None, (trouble, info.why))))
         return info
 
+    async def with_others(self, infos: list[r.RuleInfo], bearer: str) -> list[r.RuleInfo]:
+        """With what the other servers have counted, and the open windows of the one that has them."""
+        urls = self.owners.others() if infos and bearer else []
+        there: dict[str, list[r.RuleInfo]] = {}
+        for answer in await asyncio.gather(*(self.across.rules(url, bearer) for url in urls)):
+            for info in answer:
+                there.setdefault(info.name, []).append(info)
+        streamed = isinstance(self.windows, StreamWindows)  # then each server has the workers' counts
+        return [i if i.memory and streamed else _summed([i, *there.get(i.name, ())]) for i in infos]
+
     async def with_outlook(self, explained: r.Explanation, name: str, event: Event) -> r.Explanation:
         """Where all conditions hold: what the rule's memory would do with the event now."""
         entry = self.engine.book.entries.get(name)
@@ -195,3 +205,19 @@ class WindowDesk(EventDesk):
         self.metrics.rules_suppressed({name: count for name, (_, count) in more.items() if count > 0})
         found = await self.windows.summary()
         self.metrics.windows({rule: (w.windows, w.events) for rule, w in found.items()})
+
+
+def _summed(infos: list[r.RuleInfo]) -> r.RuleInfo:
+    """One rule, as several servers tell of it: the first, with the counts of all, and what keeps it from firing anywhere."""
+    acting = max(infos, key=lambda info: info.windows)
+    ill = next((info for info in infos if info.state != "active"), None) or next((i for i in infos if i.why), infos[0])
+    return msgspec.structs.replace(
+        infos[0],
+        state=ill.state,
+        why=ill.why,
+        fired=sum(info.fired for info in infos),
+        suppressed=sum(info.suppressed for info in infos),
+        windows=acting.windows,
+        waiting=acting.waiting,
+        closes_us=acting.closes_us,
+    )

@@ -193,13 +193,13 @@ class MemoryBackend:
 
     # rules
 
-    async def deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
+    async def deploy(self, who: Who, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
         return [r.Deployed(label=f.label, version=1, changed=True) for f in request.files]
 
-    async def rules(self, who: Who) -> list[r.RuleInfo]:
+    async def rules(self, who: Who, bearer: str = "") -> list[r.RuleInfo]:
         return [await self.rule(who, "reconstruct")]
 
-    async def rule(self, who: Who, name: str) -> r.RuleInfo:
+    async def rule(self, who: Who, name: str, bearer: str = "") -> r.RuleInfo:
         return r.RuleInfo(name=name, label="b", version=1, enabled=True, on="detector", runs=["f"], endpoint="local")
 
     async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
@@ -209,7 +209,7 @@ class MemoryBackend:
     async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
         return [{"label": label, "version": 2, "owner": "ada"}]
 
-    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False) -> r.Deployed:
+    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False, bearer: str = "") -> r.Deployed:
         return r.Deployed(label=label, version=version + 1, changed=True)
 
     async def remove_rules(self, who: Who, label: str) -> r.Deployed:
@@ -219,16 +219,16 @@ class MemoryBackend:
         self.explained.append((event, offset))
         return r.Explanation(rule=name, event=event.id if event else str(offset), fires=True, why="all holds")
 
-    async def triggers(self, who: Who) -> list[r.TriggerInfo]:
+    async def triggers(self, who: Who, bearer: str = "") -> list[r.TriggerInfo]:
         if self.fail is not None:
             raise self.fail
         return [r.TriggerInfo(name="detector", kind="file", label="b", state="running")]
 
-    async def trigger(self, who: Who, name: str) -> r.TriggerShown:
+    async def trigger(self, who: Who, name: str, bearer: str = "") -> r.TriggerShown:
         seen = [r.TriggerDecision(path="a.h5", fired=True, why="close_write", at_us=1)]
         return r.TriggerShown(name=name, kind="file", label="b", state="running", decisions=seen)
 
-    async def explain_file(self, who: Who, name: str, path: str) -> r.TriggerFile:
+    async def explain_file(self, who: Who, name: str, path: str, bearer: str = "") -> r.TriggerFile:
         return r.TriggerFile(path=path, state="fired", why="it fired", at_us=1)
 
     async def catch_up(self) -> bool:

@@ -85,15 +85,15 @@ async def event(ask: Ask) -> EventInfo:
 
 
 async def triggers(ask: Ask) -> list[TriggerInfo]:
-    return await ask.backend.triggers(ask.who)
+    return await ask.backend.triggers(ask.who, ask.bearer)
 
 
 async def trigger(ask: Ask) -> TriggerShown:
-    return await ask.backend.trigger(ask.who, ask.path("name"))
+    return await ask.backend.trigger(ask.who, ask.path("name"), ask.bearer)
 
 
 async def trigger_file(ask: Ask) -> TriggerFile:
-    return await ask.backend.explain_file(ask.who, ask.path("name"), ask.query.path)
+    return await ask.backend.explain_file(ask.who, ask.path("name"), ask.query.path, ask.bearer)
 
 
 async def live(ask: Ask) -> web.StreamResponse:

@@ -17,15 +17,15 @@ async def deploy(ask: Ask) -> list[Deployed]:
     request: DeployRequest = ask.body
     if not request.files:
         raise Invalid("the body: there are no files - at `$.files`", remedy="give at least one", path="$.files")
-    return await ask.backend.deploy(ask.who, request)
+    return await ask.backend.deploy(ask.who, request, ask.bearer)
 
 
 async def rules(ask: Ask) -> list[RuleInfo]:
-    return await ask.backend.rules(ask.who)
+    return await ask.backend.rules(ask.who, ask.bearer)
 
 
 async def rule(ask: Ask) -> RuleInfo:
-    return await ask.backend.rule(ask.who, ask.path("name"))
+    return await ask.backend.rule(ask.who, ask.path("name"), ask.bearer)
 
 
 async def enable(ask: Ask) -> RuleInfo:
@@ -58,7 +58,7 @@ async def history(ask: Ask) -> list[DeploymentInfo]:
 
 
 async def rollback(ask: Ask) -> Deployed:
-    return await ask.backend.rollback(ask.who, ask.path("label"), ask.body.version, ask.body.dry_run)
+    return await ask.backend.rollback(ask.who, ask.path("label"), ask.body.version, ask.body.dry_run, ask.bearer)
 
 
 async def remove(ask: Ask) -> Deployed:

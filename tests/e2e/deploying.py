@@ -1,0 +1,61 @@
+"""Rule files with file triggers, deployed by the API, and which of the files fired."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from oncue.resources import Deployed, DeployRequest, RuleFile
+from tests.e2e.running import System
+
+WORK = """
+def name_of(path):
+    return path.rsplit("/", 1)[1]
+"""
+TRIGGER = "  - {{name: {name}, kind: file, path: {folder}, glob: {glob}}}\n"
+RULE = """\
+  - name: {name}-name
+    on: {name}
+    run: {{function: name_of, endpoint: local, args: {{path: "${{data.path}}"}}}}
+"""
+
+
+def registered(system: System) -> None:
+    system.write("work.py", WORK)
+    system.oncue("functions", "register", "work.py:name_of")
+
+
+def rules(*triggers: tuple[str, Path], glob: str = '"**/*.raw"') -> str:
+    heads = "".join(TRIGGER.format(name=name, folder=folder, glob=glob) for name, folder in triggers)
+    return f"triggers:\n{heads}rules:\n" + "".join(RULE.format(name=name) for name, _ in triggers)
+
+
+def deploy(system: System, label: str, text: str) -> Deployed:
+    """By the API, from this process: nothing lies between the answer and what the caller does next."""
+    with system.client() as client:
+        (done,) = client.rules.deploy(DeployRequest(files=[RuleFile(label=label, text=text)]))
+    return done
+
+
+def fired(system: System, name: str, folder: Path, count: int) -> list[str]:
+    """The names of the files for which the rule has run, which are so many: a last file comes after all that was."""
+    fence = folder / f"fence{count}.raw"
+    fence.write_bytes(b"last")
+    tasks: list[dict[str, Any]] = []
+
+    def all_there() -> bool:
+        tasks[:] = system.tasks(rule=f"{name}-name")
+        values = [t["value"] for t in tasks if t["state"] == "succeeded"]
+        return fence.name in values and len(values) > count
+
+    system.await_true(all_there, f"{count} tasks of {name}")
+    return sorted(t["value"] for t in tasks if not str(t["value"]).startswith("fence"))
+
+
+def place(system: System, name: str, files: int = 3) -> Path:
+    """A folder with files that were there before."""
+    folder = system.folder / name
+    (folder / "deep").mkdir(parents=True)
+    for i in range(files):
+        (folder / "deep" / f"old{i}.raw").write_bytes(b"old")
+    return folder

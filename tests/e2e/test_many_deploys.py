@@ -1,0 +1,111 @@
+"""Deploys through any of several servers: the answer is true of a trigger wherever it runs, and each server tells the same."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue.resources import TriggerInfo
+from oncue.triggers.baseline import TICK_S
+from tests.e2e.deploying import deploy, fired, place, registered, rules
+from tests.e2e.many import Many, many_servers
+from tests.e2e.running import System
+
+
+@pytest.fixture
+def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
+    with many_servers(tmp_path, kafka[0], 2) as found:
+        found.endpoint("local", found.servers[1])
+        registered(found.servers[0])
+        yield found
+
+
+def deployed_and_moved_in(server: System, name: str, old: int) -> tuple[TriggerInfo, Path]:
+    """A tree whose files are old by their times is moved in right after the answer."""
+    folder = place(server, name, files=old)
+    tree = server.folder / f"{name}-staged"
+    tree.mkdir()
+    (tree / "tree.raw").write_bytes(b"1")
+    os.utime(tree / "tree.raw", (1, 1))
+    threading.Event().wait(2 * TICK_S)  # on another server the files' times tell what was before; in doubt it fires
+    (trigger,) = deploy(server, name, rules((name, folder))).triggers
+    tree.rename(folder / "run_1")
+    return trigger, folder
+
+
+def test_a_deploy_waits_for_the_first_look_on_whichever_server_it_is(two: Many) -> None:
+    a, b = two.servers
+    found = {f"there-{n}": deployed_and_moved_in(a, f"there-{n}", 1 + 300 * n) for n in range(6)}
+    assert {(t.state, t.looked) for t, _ in found.values()} == {("running", True)}
+    assert {t.server for t, _ in found.values()} == {"", b.local["url"]}
+    for name, (_, folder) in found.items():
+        assert fired(a, name, folder, 1) == ["tree.raw"]
+
+    # Each server tells the same.
+    def told(server: System, *words: str) -> list[dict[str, Any]]:
+        answer = server.json(*words)
+        items = answer if isinstance(answer, list) else [answer]
+        return [i | {"server": i["server"] or server.local["url"]} if "server" in i else i for i in items]
+
+    for words in (
+        ("triggers", "list"),
+        ("rules", "list"),
+        *(("triggers", "show", name) for name in found),
+        *(("triggers", "explain", name, "run_1/tree.raw") for name in found),
+    ):
+        assert told(a, *words) == told(b, *words), words
+    assert {r["fired"] for r in told(a, "rules", "list")} == {2}
+    assert {i["state"] for name in found for i in told(b, "triggers", "explain", name, "run_1/tree.raw")} == {"fired"}
+    away = next(t for t, _ in found.values() if t.server)
+    assert f"on {b.local['url']}" in a.oncue("triggers", "list").stdout
+    assert b.local["url"] in a.oncue("triggers", "show", away.name).stdout
+
+    # Without the server that runs it, the answer is what is known.
+    b.server.kill()
+    (row,) = [t for t in a.json("triggers", "list") if t["name"] == away.name]
+    assert row["state"] in ("elsewhere", "running", "looking", "starting")
+
+
+BATCH = """
+rules:
+  - name: many
+    on: {type: frame}
+    batch: {count: 100}
+    run: {function: name_of, endpoint: local, args: {path: a/b}}
+"""
+
+
+def test_open_windows_and_what_keeps_a_rule_from_firing_are_told_by_each_server(two: Many) -> None:
+    a, b = two.servers
+    deploy(a, "batch", BATCH)
+    with b.client() as client:
+        for n in range(3):
+            client.emit(type="frame", source="/test", data={"n": n})
+    names = [f"no-folder-{n}" for n in range(6)]
+    no_folder = a.write("a-file", "not a folder")
+    for name in names:
+        deploy(a, name, rules((name, no_folder)))
+
+    def told(server: System) -> tuple[int, int, list[bool]]:
+        infos = {rule["name"]: rule for rule in server.json("rules", "list")}
+        ill = ["not a folder" in infos[f"{name}-name"]["why"] for name in names]
+        return infos["many"]["windows"], infos["many"]["waiting"], ill
+
+    for server in two.servers:
+        server.await_true(lambda server=server: told(server) == (1, 3, [True] * 6), "it tells of all")
+
+
+def test_a_deploy_before_any_server_runs_the_trigger(two: Many) -> None:
+    """The one that did was killed, and the others do not know yet."""
+    a, b = two.servers
+    b.server.kill()
+    a.server.kill()
+    a.up("--no-endpoint")
+    trigger, folder = deployed_and_moved_in(a, "early", 3)
+    assert (trigger.state, trigger.looked, trigger.server) == ("running", True, "")
+    assert fired(a, "early", folder, 1) == ["tree.raw"]
