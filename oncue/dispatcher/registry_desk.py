@@ -156,7 +156,7 @@ class RegistryDesk(Core):
             id=record.id,
             name=record.name,
             server_key=self.server_key,
-            bridge=f"tcp://{s.advertise_host or s.bridge_host or s.host}:{self.bridge.port}",
+            bridge=curve.address(s.advertise_host or s.bridge_host or s.host, self.bridge.port),
         )
 
     async def _first_of_its_name(self, mine: EndpointRecord, offset: int) -> None:

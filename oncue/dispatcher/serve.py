@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from oncue import curve
 from oncue.config import Settings
 from oncue.dispatcher.api import Serving, make_app
 from oncue.dispatcher.api import serve as serve_api
@@ -86,12 +87,12 @@ async def _write_local(service: Service, port: int) -> dict[str, Any]:
     path = service.folder / "local.json"
     token = await service.local_token(path)
     host = service.settings.host
-    url_host = "127.0.0.1" if host in ("0.0.0.0", "") else host
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     local = {
-        "url": f"http://{url_host}:{port}",
+        "url": f"http://{f'[{here}]' if ':' in here else here}:{port}",
         "token": token,
         "pid": os.getpid(),
-        "bridge": f"tcp://{url_host}:{service.bridge.port}",
+        "bridge": curve.address(here, service.bridge.port),
         "server_key": service.server_key,
         "version": service.version,
     }

@@ -194,7 +194,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         return Claim(
             VERSION,
             self.server_id,
-            bridge=f"tcp://{self.settings.advertised_host}:{self.bridge.port}",
+            bridge=curve.address(self.settings.advertised_host, self.bridge.port),
             server_key=self.server_key,
             url=self.url(),
             blobs=self.blobs.identity(),

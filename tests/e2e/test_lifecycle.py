@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -63,6 +64,25 @@ def test_a_port_in_use_is_named(stopped: System) -> None:
     assert str(port) in done.stderr
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def ipv6_here() -> bool:
+    with socket.socket(socket.AF_INET6) as s, contextlib.suppress(OSError):
+        s.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not ipv6_here(), reason="this machine has no ::1: enable IPv6 on its loopback")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_on_ipv6(stopped: System, host: str) -> None:
+    stopped.up("--workers", "1", "--host", host)
+    assert stopped.local["url"].startswith("http://[::1]:")
+    with stopped.client() as client:
+        assert client.submit(pow, 2, 5).result(PATIENCE_S) == 32
+    stopped.oncue("endpoint", "register", "other")  # is told where to dial
+    stopped.oncue("endpoint", "start", "other", "--detach")
+    stopped.await_connected("other")
 
 
 def test_a_detached_start_that_fails_says_why(stopped: System) -> None:
