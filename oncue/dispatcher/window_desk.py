@@ -13,7 +13,7 @@ import msgspec
 from oncue import payload
 from oncue import resources as r
 from oncue.dispatcher.event_desk import EventDesk
-from oncue.errors import Invalid, OncueError
+from oncue.errors import Invalid, NotOwner, OncueError
 from oncue.messages import REGISTRY, Deployment, Event
 from oncue.rules.book import Entry
 from oncue.rules.engine import Engine
@@ -103,6 +103,8 @@ class WindowDesk(EventDesk):
         while True:
             try:
                 await run()
+            except NotOwner as e:  # after it was paused, say
+                log.warning("rules with memory go on where they are run now: %s", e)
             except OncueError as e:
                 log.error("rules with memory wait, and are tried again: %s", e)
             except Exception:

@@ -51,7 +51,8 @@ def explain(error: BaseException, place: str, doing: str) -> OncueError:
         )
     if isinstance(error, k.KafkaConnectionError | k.NodeNotReadyError | k.KafkaTimeoutError | k.RequestTimedOutError):
         return LogError(
-            what, remedy="is the cluster up, and do its advertised.listeners reach this machine? Is TLS right?"
+            what,
+            remedy="is the cluster up, and do its advertised.listeners reach this machine? Are TLS and SASL as they want it?",
         )
     return LogError(what, remedy="the broker's own log (server.log) may say more")
 
