@@ -85,7 +85,7 @@ class TriggerDesk(WindowDesk):
                         await asyncio.sleep(ASK_S)
         except TimeoutError:
             pass
-        return [told.get(info.name, info) for info in self.triggers_host.infos(names)]
+        return [_known(info, told) for info in self.triggers_host.infos(names)]
 
     async def _told_elsewhere(self, names: Iterable[str], bearer: str) -> dict[str, r.TriggerInfo]:
         """What their servers say of these; each is asked once."""
@@ -106,7 +106,7 @@ class TriggerDesk(WindowDesk):
             await self._registry_caught_up()
         mine = [info for info in self.triggers_host.infos() if info.label in self._sets and self._sees(who, info.label)]
         told = await self._told_elsewhere([info.name for info in mine if info.state == "elsewhere"], bearer)
-        return [told.get(info.name, info) for info in mine]
+        return [_known(info, told) for info in mine]
 
     async def trigger(self, who: Who, name: str, bearer: str = "") -> r.TriggerShown:
         info = self._one(who, name)
@@ -132,6 +132,11 @@ class TriggerDesk(WindowDesk):
 
     def _sees(self, who: Who, label: str) -> bool:
         return who.sees(self._deployments[label].owner)
+
+
+def _known(info: r.TriggerInfo, told: dict[str, r.TriggerInfo]) -> r.TriggerInfo:
+    """As its own server tells, where it runs on another."""
+    return told.get(info.name, info) if info.state == "elsewhere" else info
 
 
 def _may_look(info: r.TriggerInfo) -> bool:
