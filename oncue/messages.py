@@ -370,7 +370,8 @@ MATCHES, REGISTRY, DEAD, TASKS_PREFIX = "oncue.matches", "oncue.registry", "oncu
 SHARED_TASKS = TASKS_PREFIX + "shared-"
 # Of rules with memory on Kafka: the changelog of their states, and what the stream workers say of themselves.
 WINDOWS, STREAM = "oncue.windows", "oncue.stream"
-UNVIEWED = frozenset((MATCHES, WINDOWS, STREAM))  # nothing of these is in the view
+FILES = "oncue.files"  # what triggers remember; empty where the log is one server's alone
+UNVIEWED = frozenset((MATCHES, WINDOWS, STREAM, FILES))  # nothing of these is in the view
 
 
 SHARED_CONTROL_PARTITIONS = 64  # of oncue.control, where several servers can divide it

@@ -37,7 +37,7 @@ class RuleDesk(TriggerDesk):
 
     async def start_rules(self, folder: Path) -> None:
         self.engine = Engine(self.log, self, before_batch=self._registry_caught_up, offload=self._offload)
-        self.triggers_host = TriggerHost(self.emit_from_trigger, folder)
+        self.triggers_host = TriggerHost(self.emit_from_trigger, folder, self.trigger_memory)
         self._deployments, self._sets = {}, {}
         self._reloading = asyncio.Lock()
         self._rules_of = -1  # the offset in the registry up to which they are in force

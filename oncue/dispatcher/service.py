@@ -48,6 +48,7 @@ from oncue.dispatcher.registry_desk import RegistryDesk
 from oncue.dispatcher.revoked import end_all
 from oncue.dispatcher.rule_desk import RuleDesk
 from oncue.dispatcher.task_topics import check_task_topics
+from oncue.dispatcher.trigger_memory import PARTITIONS
 from oncue.dispatcher.view_desk import ViewDesk
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
@@ -57,6 +58,7 @@ from oncue.messages import (
     CONTROL,
     DEAD,
     EVENTS,
+    FILES,
     REGISTRY,
     REPORTS,
     RESULTS,
@@ -155,7 +157,8 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
     def topics_of(s: Settings) -> dict[str, Topic]:
         """Those that every server needs."""
         results = Topic(retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes)
-        return {
+        shared = {FILES: Topic(partitions=PARTITIONS, compact=True)} if s.shared_log else {}
+        return shared | {
             EVENTS: Topic(partitions=s.events_partitions, retention_ms=int(s.events_retention_days * DAY_MS)),
             RESULTS: results,
             CONTROL: msgspec.structs.replace(results, partitions=SHARED_CONTROL_PARTITIONS if s.shared_log else 1),

@@ -17,12 +17,12 @@ import msgspec
 from oncue import resources as r
 from oncue.dispatcher.backend import Who
 from oncue.dispatcher.trigger_host import TriggerHost, Wanted, several_may
+from oncue.dispatcher.trigger_memory import TriggerMemory
 from oncue.dispatcher.window_desk import WindowDesk
 from oncue.errors import NotFound
 from oncue.messages import Deployment
 from oncue.rules.model import RuleSet
 
-GAP_US = 60_000_000  # before a server took over a trigger: for so long, at most, nobody may have run it
 LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
 ASK_S = 0.1  # between two looks at how a trigger is that does not run here
 NOT_YET = ("elsewhere", "starting", "looking")  # states in which a trigger may look yet
@@ -45,16 +45,12 @@ class TriggerDesk(WindowDesk):
         wanted = self._wanted()
         here = {n: w for n, w in wanted.items() if several_may(w.kind) or self.owners.acts(n)}
         elsewhere = {n: (w, self.owners.place(n)) for n, w in wanted.items() if n not in here}
-        self.triggers_host.update({n: self._taken_over(w) for n, w in here.items()}, elsewhere)
+        self.triggers_host.update(here, elsewhere)
         if self.log.shared:  # deployed through another server, whose answer may have given up waiting for this one
             self.triggers_host.acknowledge([n for n, w in here.items() if w.label not in self._answering])
 
-    def _taken_over(self, want: Wanted) -> Wanted:
-        """A server that has no memory of the trigger tells what is new by the times from then on."""
-        row = self.owners.owner(want.name)
-        if not self.log.shared or row is None:
-            return want
-        return msgspec.structs.replace(want, deployed_us=max(want.deployed_us, row.claim.at_us - GAP_US))
+    def trigger_memory(self, name: str) -> TriggerMemory | None:
+        return TriggerMemory(self.log, name) if self.log.shared else None
 
     def _wanted(self) -> dict[str, Wanted]:
         found: dict[str, Wanted] = {}

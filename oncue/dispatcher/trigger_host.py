@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import msgspec
 from oncue import resources as r
 from oncue.errors import NotFound, OncueError, TriggerFailed
 from oncue.triggers import kinds
-from oncue.triggers.base import Emit, HttpTrigger, Status, Trigger, TriggerContext
+from oncue.triggers.base import Emit, HttpTrigger, Memory, Status, Trigger, TriggerContext
 
 log = logging.getLogger("oncue.triggers")
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -63,8 +63,9 @@ class Running(msgspec.Struct):
 
 
 class TriggerHost:
-    def __init__(self, emit: Emit, folder: Path) -> None:
-        self._emit, self._folder = emit, folder
+    def __init__(self, emit: Emit, folder: Path, memory: Callable[[str], Memory | None] = lambda name: None) -> None:
+        """`memory`: what a trigger of this name keeps for other servers."""
+        self._emit, self._folder, self._memory = emit, folder, memory
         self._running: dict[str, Running] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._starting = True
@@ -131,7 +132,7 @@ class TriggerHost:
     def _make(self, want: Wanted) -> Trigger:
         folder = self._folder / re.sub(r"[^A-Za-z0-9._-]", "_", want.name)
         folder.mkdir(parents=True, exist_ok=True)
-        context = TriggerContext(self._emit, folder, self._secret, want.deployed_us)
+        context = TriggerContext(self._emit, folder, self._secret, want.deployed_us, self._memory(want.name))
         return kinds()[want.kind](want.name, want.options, context)
 
     def _secret(self, name: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from oncue.log.base import Log, partition_of
+from oncue.log.partition import read_partition
 from oncue.messages import WINDOWS, Event
 from oncue.resources import ExplainStep
 from oncue.rules.book import Entry
@@ -41,19 +43,8 @@ class Changelog:
 
     async def _newest(self, part: int, wanted: set[bytes]) -> dict[bytes, bytes]:
         """What the changelog says last of these keys: it is read from its beginning, which compaction keeps short."""
-        ends = await self._log.end_offsets([WINDOWS])
         found: dict[bytes, bytes] = {}
-        end = ends.get((WINDOWS, part), 0)
-        if (await self._log.begin_offsets([WINDOWS])).get((WINDOWS, part), 0) >= end:
-            return found
-        reader = self._log.read([WINDOWS], start={place: at for place, at in ends.items() if place[1] != part})
-        try:
-            while True:
-                for batch in await reader.next():
-                    if batch.partition != part:
-                        continue
-                    found |= {r.key: r.value for r in batch.records if r.key in wanted}
-                    if batch.next_offset >= end:
-                        return found
-        finally:
-            await reader.close()
+        async with contextlib.aclosing(read_partition(self._log, WINDOWS, part)) as batches:
+            async for batch in batches:
+                found |= {r.key: r.value for r in batch.records if r.key in wanted}
+        return found

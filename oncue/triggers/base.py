@@ -9,9 +9,9 @@ An emit that raised did not happen: the trigger tries again, with the same event
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -22,6 +22,26 @@ Emit = Callable[[Sequence[Event]], Awaitable[None]]
 Secrets = Callable[[str], str]  # name -> value; raises NotFound
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A part of what a trigger has kept: (key, value), in the order in which it was; an empty value takes the key away."""
+
+    entries: Sequence[tuple[bytes, bytes]]
+    position: str  # all before it has been read
+    whole: bool  # whether reading began where it all begins
+
+
+class Memory(Protocol):
+    """What a trigger keeps here, it finds again on whichever server it runs next."""
+
+    def load(self, position: str) -> AsyncIterator[Kept]:
+        """All since that position (one that is not good any more, "": all), at least one. Raises LogError."""
+        ...
+
+    async def keep(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Durable when this returns. Raises LogError."""
+        ...
+
+
 class TriggerContext(msgspec.Struct, frozen=True):
     """What a trigger is given."""
 
@@ -29,6 +49,7 @@ class TriggerContext(msgspec.Struct, frozen=True):
     folder: Path  # its own, for ledgers; kept between starts
     secrets: Secrets
     deployed_us: int = 0  # when its deployment was recorded; 0: now
+    memory: Memory | None = None  # None: it runs nowhere else
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """`kind: file`: a watched folder. An event for each file that is complete.
 
     kernel ──► lookout (a thread: watch, ledger, walks) ──batches──► loop: emit ──► done ──► lookout
+                                          └──► copy (ledger_copy.py), where another server may run it next
 
 What fires: each state of each file once (see ledger.py), in batches, in the order in which the files became ready.
 """
@@ -8,6 +9,7 @@ What fires: each state of each file once (see ledger.py), in batches, in the ord
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -16,12 +18,15 @@ import threading
 from collections.abc import Sequence
 from typing import ClassVar
 
+import msgspec
+
 from oncue import ids
 from oncue.errors import Invalid, OncueError, TooLarge, TriggerFailed
 from oncue.messages import Event
 from oncue.triggers.base import Decision, Finding, Status, Trigger, TriggerContext
 from oncue.triggers.diary import Diary
 from oncue.triggers.file_options import FileOptions, read_options
+from oncue.triggers.ledger_copy import LedgerCopy
 from oncue.triggers.lookout import Batch, Lookout
 
 log = logging.getLogger(__name__)
@@ -46,7 +51,8 @@ class FileTrigger(Trigger):
         self._lookout: Lookout | None = None
 
     def status(self) -> Status:
-        return self._diary.status()
+        status = self._diary.status()
+        return status if self._look.is_set() else msgspec.structs.replace(status, looked=False)
 
     def decisions(self) -> list[Decision]:
         """What became of the last 100 files, oldest first, and why."""
@@ -80,25 +86,40 @@ class FileTrigger(Trigger):
             loop.call_soon_threadsafe(batches.put_nowait, batch)
 
         def on_look() -> None:
-            loop.call_soon_threadsafe(self._look.set)
+            loop.call_soon_threadsafe(looked.set)
 
+        looked = asyncio.Event()
         folder = hashlib.blake2b(os.fsencode(self.spec.root), digest_size=8).hexdigest()
         ledger = self.context.folder / f"files-{folder}.db"
-        lookout = self._lookout = Lookout(
-            self.name, self.spec, ledger, self._diary, publish, on_look, self.context.deployed_us
-        )
-        if self._acknowledged:
-            lookout.acknowledge()
-        thread = threading.Thread(target=lookout.run, name=f"oncue-file-{self.name}", daemon=True)
-        thread.start()
-        try:
-            while True:
-                batch = await batches.get()
-                lookout.done(batch.number, await self._emit(batch.events))
-        finally:
-            self._look.set()
-            lookout.stop()
-            await asyncio.shield(asyncio.to_thread(thread.join, 30))
+        copy = LedgerCopy(self.context.memory, folder) if self.context.memory is not None else None
+        async with contextlib.AsyncExitStack() as ending:
+            ending.callback(self._look.set)
+            if copy is not None:
+                await copy.restore(ledger)
+                ending.push_async_callback(copy.close, asyncio.create_task(copy.run()))
+            lookout = self._lookout = Lookout(
+                self.name, self.spec, ledger, self._diary, publish, on_look, self.context.deployed_us, copy
+            )
+            if self._acknowledged:
+                lookout.acknowledge()
+            thread = threading.Thread(target=lookout.run, name=f"oncue-file-{self.name}", daemon=True)
+            thread.start()
+            looking = asyncio.create_task(self._look_ends(looked, copy))
+            try:
+                while True:
+                    batch = await batches.get()
+                    lookout.done(batch.number, await self._emit(batch.events))
+            finally:
+                looking.cancel()
+                lookout.stop()
+                await asyncio.shield(asyncio.to_thread(thread.join, 30))
+
+    async def _look_ends(self, looked: asyncio.Event, copy: LedgerCopy | None) -> None:
+        """Which files were there before has to be kept wherever it is kept."""
+        await looked.wait()
+        if copy is not None:
+            await copy.flushed()
+        self._look.set()
 
     async def _emit(self, events: Sequence[Event]) -> frozenset[int]:
         """Returns when they are durable, with the indexes of those that nobody will ever take."""

@@ -72,7 +72,7 @@ def _of_file(
         return Finding(relative, "waits", why, waiting.at_us)
     if key in arrivals.noticed:
         return Finding(relative, "waits", "it was noticed and is looked at next", arrivals.noticed[key].at_us)
-    if known is not None and known.seen == seen and not (known.state == KNOWN and spec.existing):
+    if known is not None and known.same(seen) and not (known.state == KNOWN and spec.existing):
         state = "fired" if known.state == FIRED else "old" if known.state == KNOWN else "passed over"
         return Finding(relative, state, _remembered(known, spec), known.at_us)
     if known is not None and known.state == FIRED and spec.never:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -26,7 +26,9 @@ from oncue.messages import Event
 from oncue.triggers.settle import Key, Print
 
 FIRED, KNOWN, PASSED = range(3)  # published; was there before the trigger; not wanted, for a reason that was told
+PART = 2_000  # rows at once
 KEEP_GONE = 1_000_000  # files that are gone and still remembered, at most
+ANY_INODE = 0  # another machine has seen the file, which may know it by another number
 KEEP_GONE_US = 30 * 86_400 * 1_000_000
 
 _SCHEMA = """
@@ -53,7 +55,8 @@ _STORE = (
     + """UPDATE SET state = excluded.state, ino = excluded.ino, size = excluded.size, mtime_ns = excluded.mtime_ns,
        at_us = excluded.at_us, gone_us = 0"""
 )
-_STORE_UNKNOWN = _ADD + "NOTHING"
+_STORE_UNKNOWN = _ADD + "NOTHING RETURNING folder, name"
+_STORE_NEWER = _STORE + " WHERE excluded.at_us > files.at_us"
 _FIND = "SELECT state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ? AND name = ?"
 _FIND_MANY = """
 SELECT f.folder, f.name, f.state, f.ino, f.size, f.mtime_ns, f.at_us, f.gone_us FROM json_each(?) AS wanted
@@ -81,6 +84,20 @@ class Found(NamedTuple):
     at_us: int
     gone_us: int
 
+    def same(self, seen: Print) -> bool:
+        """Whether this is the state that is remembered."""
+        return self.seen == seen or (self.seen.ino == ANY_INODE and self.seen[1:] == seen[1:])
+
+
+class Listener(Protocol):
+    """Hears of what is remembered and forgotten, in order, in the ledger's thread."""
+
+    def rows(self, rows: Sequence[Row]) -> None: ...
+
+    def forgotten(self, keys: Sequence[Key]) -> None: ...
+
+    def meta(self, values: Mapping[str, str]) -> None: ...
+
 
 class Pending(msgspec.Struct, frozen=True, array_like=True):
     """A batch on its way."""
@@ -97,9 +114,9 @@ _json = msgspec.json.Encoder().encode
 class Ledger:
     """Errors of SQLite (full disk ...) come as sqlite3.Error; nothing of the failed call is stored then."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, listener: Listener | None = None) -> None:
         """Raises Conflict when another process has it open, LogError when the file is damaged."""
-        self._path = path
+        self._path, self._listener = path, listener
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
         try:
@@ -135,6 +152,8 @@ class Ledger:
         with self._transaction():
             self._db.execute("DELETE FROM pending WHERE batch = ?", (batch,))
             self._db.execute(_STORE, (_text(rows),))
+        if self._listener:
+            self._listener.rows(rows)
 
     def pending(self) -> list[tuple[int, Pending]]:
         """What an earlier process left on its way, oldest first."""
@@ -146,10 +165,15 @@ class Ledger:
     def store(self, rows: Sequence[Row]) -> None:
         if rows:
             self._db.execute(_STORE, (_text(rows),))
+            if self._listener:
+                self._listener.rows(rows)
 
     def store_unknown(self, rows: Sequence[Row]) -> int:
         """Those of which nothing is remembered yet; gives how many they were."""
-        return self._db.execute(_STORE_UNKNOWN, (_text(rows),)).rowcount if rows else 0
+        stored = set(self._db.execute(_STORE_UNKNOWN, (_text(rows),)).fetchall()) if rows else set()
+        if stored and self._listener:
+            self._listener.rows([row for row in rows if row[:2] in stored])
+        return len(stored)
 
     def find(self, keys: Sequence[Key]) -> dict[Key, Found]:
         """What is remembered of these; the unknown are not in the answer."""
@@ -193,12 +217,35 @@ class Ledger:
             "SELECT gone_us FROM files WHERE gone_us > 0 ORDER BY gone_us DESC LIMIT 1 OFFSET ?", (keep,)
         ).fetchone()
         before = max(now_us - KEEP_GONE_US, limit[0] if limit else 0)
-        self._db.execute("DELETE FROM files WHERE gone_us > 0 AND gone_us <= ?", (before,))
+        keys = self._db.execute(
+            "DELETE FROM files WHERE gone_us > 0 AND gone_us <= ? RETURNING folder, name", (before,)
+        ).fetchall()
+        if keys and self._listener:
+            self._listener.forgotten(keys)
 
     def count(self, state: int | None = None) -> int:
         """How many files are remembered (in this state)."""
         which = "" if state is None else "WHERE state = ?"
         return int(self._db.execute(f"SELECT count(*) FROM files {which}", (state,) * bool(which)).fetchone()[0])
+
+    # ------------------------------------------------------------ as other servers remember it
+
+    def take_over(self, rows: Sequence[Row], forgotten: Sequence[Key], meta: Mapping[str, str]) -> None:
+        """What is newer than what is remembered here; nobody hears of it. `meta` has to be the newest."""
+        with self._transaction():
+            self._db.execute(_STORE_NEWER, (_text(rows),))
+            self._db.execute(
+                "DELETE FROM files WHERE (folder, name) IN"
+                " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
+                (_text(forgotten),),
+            )
+            self._set_meta(meta)
+
+    def everything(self) -> Iterator[list[Row]]:
+        """In parts."""
+        found = self._db.execute("SELECT folder, name, state, ino, size, mtime_ns, at_us FROM files")
+        while part := found.fetchmany(PART):
+            yield [Row(*row) for row in part]
 
     # ------------------------------------------------------------ meta
 
@@ -207,6 +254,11 @@ class Ledger:
         return str(found[0]) if found else ""
 
     def set_meta(self, **values: str) -> None:
+        self._set_meta(values)
+        if self._listener:
+            self._listener.meta(values)
+
+    def _set_meta(self, values: Mapping[str, str]) -> None:
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
     def settle(self, **values: str) -> None:

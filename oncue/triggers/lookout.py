@@ -33,7 +33,7 @@ from oncue.triggers.diary import Diary
 from oncue.triggers.file_event import EventMaker
 from oncue.triggers.file_options import Spec
 from oncue.triggers.inquiry import inquire
-from oncue.triggers.ledger import FIRED, KNOWN, PASSED, Ledger, Pending, Row
+from oncue.triggers.ledger import FIRED, KNOWN, PASSED, Ledger, Listener, Pending, Row
 from oncue.triggers.rounds import Rounds
 from oncue.triggers.settle import Print
 from oncue.triggers.sieve import Sieve
@@ -63,11 +63,12 @@ class Lookout:
         publish: Callable[[Batch], None],
         on_look: Callable[[], None] = lambda: None,
         deployed_us: int = 0,
+        listener: Listener | None = None,
     ) -> None:
         """Both are called in the thread: `publish` with each batch, which `done` answers; `on_look` when the first look has
         ended, or cannot be taken for now."""
         self._spec, self._file, self._diary, self._publish = spec, file, diary, publish
-        self._on_look, self._deployed_us = on_look, deployed_us
+        self._on_look, self._deployed_us, self._listener = on_look, deployed_us, listener
         self._make = EventMaker(name, spec).make
         self._root = os.fspath(spec.root)
         self._sieve = Sieve(spec, diary)
@@ -113,7 +114,7 @@ class Lookout:
         """The thread's body: until `stop`."""
         while not self._stop.is_set():
             try:
-                self._ledger = Ledger(self._file)
+                self._ledger = Ledger(self._file, self._listener)
                 self._ledger_open = True
                 try:
                     self._with_ledger()

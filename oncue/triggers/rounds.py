@@ -95,7 +95,7 @@ class Rounds:
             return
         key, seen = (folder, name), fingerprint(st)
         if known is not None and not (self._spec.existing and known.state == KNOWN):
-            if known.seen == seen or (known.state == FIRED and self._spec.never):
+            if known.same(seen) or (known.state == FIRED and self._spec.never):
                 return
         elif (
             not self._arrivals.known(key)  # what was noticed has come since

@@ -112,10 +112,10 @@ class Sieve:
         if known.state == FIRED:
             if self._spec.never:
                 return "it has fired before (refire: never)"
-            if known.seen != seen:
+            if not known.same(seen):
                 return None
             return "" if bits & FOUND else "it is unchanged since it fired"
-        if known.seen != seen or bits & RENAMED or self._spec.existing:
+        if not known.same(seen) or bits & RENAMED or self._spec.existing:
             return None
         return "" if bits & FOUND else "it is unchanged since the trigger was deployed"
 

@@ -109,3 +109,76 @@ def test_a_deploy_before_any_server_runs_the_trigger(two: Many) -> None:
     trigger, folder = deployed_and_moved_in(a, "early", 3)
     assert (trigger.state, trigger.looked, trigger.server) == ("running", True, "")
     assert fired(a, "early", folder, 1) == ["tree.raw"]
+
+
+def placed(two: Many, count: int = 6) -> dict[str, tuple[System, Path]]:
+    """Triggers by name, deployed through the first server: the server that runs it, and its folder, in which an old file is."""
+    a, b = two.servers
+    found = {}
+    for n in range(count):
+        name = f"mine-{n}"
+        folder = place(a, name, files=1)
+        threading.Event().wait(2 * TICK_S)
+        (trigger,) = deploy(a, name, rules((name, folder))).triggers
+        found[name] = (b if trigger.server else a, folder)
+    return found
+
+
+def staged(server: System, name: str) -> Path:
+    """A tree of which all times are older than the trigger."""
+    tree = server.folder / f"{name}-staged"
+    tree.mkdir()
+    (tree / "tree.raw").write_bytes(b"1")
+    return tree
+
+
+def test_what_comes_while_a_trigger_changes_its_server_fires_once_and_what_is_old_stays_old(two: Many) -> None:
+    """The other server has never run them; what it needs to know is in the log."""
+    a, b = two.servers
+    trees = {f"mine-{n}": staged(a, f"mine-{n}") for n in range(6)}
+    triggers = placed(two)
+    away = {name: folder for name, (server, folder) in triggers.items() if server is b}
+    assert away
+    for name, folder in away.items():
+        (folder / "before.raw").write_bytes(b"1")
+        a.await_true(lambda name=name: a.tasks(rule=f"{name}-name"), f"{name} fired")
+    b.server.kill()
+    for name, folder in away.items():
+        trees[name].rename(folder / "run_1")
+        (folder / "meanwhile.raw").write_bytes(b"1")
+    for name, folder in away.items():
+        assert fired(a, name, folder, 3) == ["before.raw", "meanwhile.raw", "tree.raw"]
+        explained = {
+            path: a.json("triggers", "explain", name, path)["state"]
+            for path in ("deep/old0.raw", "before.raw", "meanwhile.raw", "run_1/tree.raw")
+        }
+        assert explained == {
+            "deep/old0.raw": "old", "before.raw": "fired", "meanwhile.raw": "fired", "run_1/tree.raw": "fired",
+        }  # fmt: skip
+    shown = {t["name"]: t["existing"] for t in a.json("triggers", "list")}
+    assert {shown[name] for name in away} == {1}
+
+    # And back: what this one saw, that one knows.
+    endpoints = {t["id"] for name in away for t in a.tasks(rule=f"{name}-name")}
+    a.server.kill()
+    for folder in away.values():
+        (folder / "again.raw").write_bytes(b"1")
+    b.up("--no-endpoint")
+    for name, folder in away.items():
+        assert fired(b, name, folder, 5) == ["again.raw", "before.raw", "meanwhile.raw", "tree.raw"]
+        assert b.json("triggers", "explain", name, "meanwhile.raw")["state"] == "fired"
+        assert b.json("triggers", "explain", name, "deep/old0.raw")["state"] == "old"
+    assert endpoints <= {t["id"] for name in away for t in b.tasks(rule=f"{name}-name")}
+
+
+def test_all_servers_down_and_another_one_starts_first(two: Many) -> None:
+    a, b = two.servers
+    tree = staged(a, "mine-0")
+    triggers = placed(two, 4)
+    for server in two.servers:
+        server.server.kill()
+    name, (server, folder) = next((n, t) for n, t in triggers.items() if t[0] is b)
+    tree.rename(folder / "run_1")
+    (folder / "meanwhile.raw").write_bytes(b"1")
+    a.up("--no-endpoint")
+    assert fired(a, name, folder, 2) == ["meanwhile.raw", "tree.raw"]

@@ -14,7 +14,7 @@ import msgspec
 from oncue.errors import NotFound
 from oncue.ids import now_us
 from oncue.messages import Event
-from oncue.triggers.base import TriggerContext
+from oncue.triggers.base import Memory, TriggerContext
 from oncue.triggers.baseline import TICK_S
 from oncue.triggers.files import FileOptions, FileTrigger
 
@@ -34,7 +34,8 @@ class Watched:
         self.data = tmp / "data"
         self.data.mkdir(exist_ok=True)
         self.tmp, self.options = tmp, options
-        self.deployed_us = 0
+        self.deployed_us, self.server = 0, "state"  # the folder of the server that runs it
+        self.memory: Memory | None = None
         self.events: list[Event] = []
         self.fails: list[Exception] = []  # raised by the next emits
         self._changed = asyncio.Event()
@@ -45,7 +46,7 @@ class Watched:
             raise NotFound(name)
 
         options = msgspec.convert({"path": str(self.data), **self.options}, FileOptions)
-        context = TriggerContext(self._emit, self.tmp / "state", secrets, self.deployed_us)
+        context = TriggerContext(self._emit, self.tmp / self.server, secrets, self.deployed_us, self.memory)
         return FileTrigger("detector", options, context)
 
     async def _emit(self, events: Sequence[Event]) -> None:
