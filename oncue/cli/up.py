@@ -117,6 +117,12 @@ def _registered(data: Path, found: dict[str, Any]) -> bool:
     return bool(name) and answers(found["url"], f"/v1/endpoints/{name}", token=found["token"])
 
 
+def _last(path: Path, start: int, word: str) -> str:
+    """What the server's log said last behind this word, from an offset on."""
+    lines = path.read_bytes()[start:].decode("utf-8", "replace").splitlines()
+    return next((line.partition(word)[2] for line in reversed(lines) if word in line), "")
+
+
 def _detach(folder: Path, arguments: list[str]) -> None:
     """A process of its own session that holds nothing of this terminal; wait until it answers or ends."""
     from oncue.cli.local_agent import local_folder
@@ -140,11 +146,13 @@ def _detach(folder: Path, arguments: list[str]) -> None:
         local = local_server(folder)
         return local is not None and local["pid"] == process.pid and answers(local["url"], "/health/ready")
 
+    waits = ""  # why its endpoint is not registered
     done = await_true(ready, START_S)
     if done and process.poll() is None and "--no-endpoint" not in arguments:
         # Its endpoint is registered a moment later, on Kafka perhaps a second: whoever calls next finds it there.
         found = local_server(folder) or {"url": "", "token": ""}
-        await_true(lambda: _registered(folder, found), REGISTERED_S)
+        if not await_true(lambda: _registered(folder, found), REGISTERED_S):
+            waits = _last(path, start, "could not be registered: ") or f"not yet; {path} says more"
     if process.poll() is not None or not done:
         if process.poll() is None:
             process.terminate()
@@ -157,4 +165,6 @@ def _detach(folder: Path, arguments: list[str]) -> None:
     click.echo("  stop it: oncue down")
     if "--no-endpoint" not in arguments and is_held(local_folder(folder)):
         click.echo(HELD)
+    if waits:
+        click.echo(f"  its endpoint is not registered, which is tried again and again: {waits}", err=True)
     process.returncode = 0  # it goes on; nothing here waits for it

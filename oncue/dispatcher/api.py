@@ -103,6 +103,17 @@ async def serve(app: web.Application, settings: Settings, last_port: int = 0) ->
     return Serving(runner, settings.host, int(runner.addresses[0][1]))
 
 
+async def check_address(settings: Settings) -> None:
+    """Whether `serve` could listen: asked before a server begins what others see. Raises Conflict, Invalid."""
+    loop = asyncio.get_running_loop()
+    try:
+        asked = await loop.create_server(asyncio.Protocol, settings.host or None, settings.port, start_serving=False)
+    except OSError as e:
+        raise _explained(e, f"{settings.host}:{settings.port}") from None
+    asked.close()
+    await asked.wait_closed()
+
+
 async def _listens(runner: web.AppRunner, host: str, port: int) -> bool:
     try:
         await web.TCPSite(runner, host, port, backlog=BACKLOG).start()

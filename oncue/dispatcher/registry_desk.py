@@ -189,7 +189,12 @@ class RegistryDesk(Core):
     def _endpoint_info(self, e: EndpointRecord, waiting: int, report: Usage | None) -> r.EndpointInfo:
         lane = self.bridge.lanes.get(e.id)
         if lane is None and not e.revoked:
-            return self._info_elsewhere(e, waiting, report)
+            place = self.owners.place(e.id)
+            why = f"the server {place} acts for it" if place else "no server acts for it yet"
+            return self._info_by_report(e, waiting, report, why)
+        if lane is not None and lane.hello is None and report is not None and not e.revoked:
+            why = self.carrier.why.get(e.id) or "its agent has not come to this server yet, which acts for it now"
+            return self._info_by_report(e, waiting, report, why)
         usage = self.carrier.usage.get(e.id)
         state, since, hello = "revoked", 0, None
         if lane is not None and not e.revoked:
@@ -215,10 +220,10 @@ class RegistryDesk(Core):
             lost_after_ms=e.lost_after_ms,
         )
 
-    def _info_elsewhere(self, e: EndpointRecord, waiting: int, report: Usage | None) -> r.EndpointInfo:
-        """Of an endpoint for which another server acts: by what its agent reported, through the log."""
+    @staticmethod
+    def _info_by_report(e: EndpointRecord, waiting: int, report: Usage | None, why: str) -> r.EndpointInfo:
+        """Of an endpoint whose agent is not at this server: by what it reported through the log, by way of another."""
         here = report is not None and now_us() - report.at_us < REPORT_US
-        place = self.owners.place(e.id)
         info = r.EndpointInfo(
             id=e.id,
             name=e.name,
@@ -227,7 +232,7 @@ class RegistryDesk(Core):
             since_us=report.at_us if report and not here else 0,
             waiting=waiting,
             labels=e.labels,
-            why=f"the server {place} acts for it" if place else "no server acts for it yet",
+            why=why,
         )
         if report is None:
             return info

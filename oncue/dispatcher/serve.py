@@ -14,7 +14,7 @@ from typing import Any
 
 from oncue import curve
 from oncue.config import Settings
-from oncue.dispatcher.api import Serving, make_app
+from oncue.dispatcher.api import Serving, check_address, make_app
 from oncue.dispatcher.api import serve as serve_api
 from oncue.dispatcher.service import Service
 
@@ -47,6 +47,7 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     service = Service(settings)
+    await check_address(settings)
     await service.start()
     try:
         serving = await _open_http(service)

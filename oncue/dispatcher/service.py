@@ -94,6 +94,13 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
     async def start(self) -> None:
         self._lock = FolderLock(self.folder)  # a log that several servers share does not keep them apart
         self.log = await self._open_log()
+        try:
+            await self._start_on_log()
+        except BaseException:
+            await self.log.close()
+            raise
+
+    async def _start_on_log(self) -> None:
         self._forget_other_log()
         path = self.folder / "view.db"
         if self.log.shared and not path.exists():

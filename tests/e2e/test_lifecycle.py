@@ -64,6 +64,14 @@ def test_a_port_in_use_is_named(stopped: System) -> None:
     assert str(port) in done.stderr
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (stopped.data / "log").exists()  # it has begun nothing
+
+
+def test_an_address_that_is_not_ours(stopped: System) -> None:
+    for host in ("10.99.99.99", "nosuch.invalid"):
+        done = stopped.oncue("up", "--host", host, "--port", "0", "--no-endpoint", code=2)
+        assert f"cannot listen on {host}" in done.stderr
+        assert "Unclosed" not in done.stderr
 
 
 def ipv6_here() -> bool:
@@ -83,6 +91,15 @@ def test_on_ipv6(stopped: System, host: str) -> None:
     stopped.oncue("endpoint", "register", "other")  # is told where to dial
     stopped.oncue("endpoint", "start", "other", "--detach")
     stopped.await_connected("other")
+
+
+def test_a_name_that_the_local_endpoint_cannot_have_is_told(stopped: System) -> None:
+    stopped.up("--no-endpoint")
+    stopped.oncue("endpoint", "register", "mine")  # with a key of its own
+    stopped.down()
+    done = stopped.oncue("up", "--detach", "--port", "0", "--endpoint-name", "mine")
+    assert "its endpoint is not registered" in done.stderr
+    assert "there is an endpoint 'mine' with another key" in done.stderr
 
 
 def test_a_detached_start_that_fails_says_why(stopped: System) -> None:

@@ -81,6 +81,15 @@ def test_a_killed_server_is_taken_over(two: Many) -> None:
         assert tasks[0].result(60) == 0
         a.server.kill()
         more = [t for name in ("e1", "e2") for t in client.map(double, range(100), endpoint=name)]
+        states: set[str] = set()
+
+        def taken_over() -> bool:
+            found = b.http("GET", "/v1/endpoints").json
+            states.update(e["state"] for e in found)
+            return not any("acts for it" in e["why"] for e in found)
+
+        b.await_true(taken_over, "b acts for both, and their agents are there")
+        assert "never" not in states
         assert client.gather(tasks, 120) == [2 * n for n in range(300)] * 2
         assert client.gather(more, 60) == [2 * n for n in range(100)] * 2
     a.up("--no-endpoint")
