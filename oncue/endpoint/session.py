@@ -13,7 +13,7 @@ from enum import Enum
 from oncue import wire
 from oncue.endpoint.effects import Send
 
-BACKOFF_US, BACKOFF_CAP_US = 250_000, 30_000_000
+BACKOFF_US, BACKOFF_CAP_US = 250_000, 10_000_000
 WAIT_US = 500_000  # until somebody acts for the endpoint
 CIRCLE_US = 50_000  # before a second redirect in a row is followed; doubles each time
 BEAT_US, SILENCE_US = wire.BEAT_MS * 1000, wire.SILENCE_MS * 1000
