@@ -29,6 +29,7 @@ import msgspec
 from oncue import errors
 from oncue.errors import OncueError, Unreachable
 from oncue.resources import Problem
+from oncue.structs import prepare
 
 CONNECT_S = 5.0
 Body = bytes | bytearray | memoryview
@@ -357,3 +358,6 @@ def problem(answer: Answer) -> OncueError:
         details.setdefault("retry_after_s", retry_after)
     error = error_classes().get(found.code, OncueError)(found.detail, remedy=found.remedy, **details)
     return error
+
+
+prepare(globals())

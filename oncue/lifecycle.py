@@ -19,6 +19,7 @@ from enum import IntEnum
 import msgspec
 
 from oncue.messages import CANCELLED, ERROR, EXPIRED, LOST, OK, REFUSED, STATUS_NAMES, TIMEOUT, Call, Ended, Retry, Task
+from oncue.structs import prepare
 
 
 class State(IntEnum):
@@ -181,3 +182,6 @@ def phase(state: State, attempt: int, running_attempt: int, cancel_us: int) -> s
     if running_attempt == attempt:
         return "running"
     return "retrying" if attempt > 1 else "waiting"
+
+
+prepare(globals())

@@ -9,12 +9,14 @@ Times are unix microseconds (`_us`), sizes bytes (`_bytes`), durations milliseco
 
 from __future__ import annotations
 
+import threading
 import zlib
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from oncue.errors import Undecodable
+from oncue.structs import prepare
 
 VERSION = 1
 
@@ -398,14 +400,19 @@ class TaskTopics(msgspec.Struct, frozen=True):
 encode = msgspec.msgpack.Encoder().encode
 T = TypeVar("T")
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_learning = threading.Lock()
 
 
 def decode(kind: type[T], data: bytes | memoryview) -> T:
     """Raises Undecodable, with what is wrong and where."""
     decoder = _decoders.get(kind)
     if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+        with _learning:  # see structs.py
+            decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
         return decoder.decode(data)  # type: ignore[no-any-return]
     except msgspec.MsgspecError as e:
         raise Undecodable(f"not a {getattr(kind, '__name__', kind)}: {e}") from None
+
+
+prepare(globals())

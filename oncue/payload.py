@@ -19,6 +19,7 @@ from oncue.errors import CannotPack, Undecodable
 from oncue.messages import INLINE_BYTES, Stored
 from oncue.pickles import Pickler, loads
 from oncue.pickles.pickler import Ids
+from oncue.structs import prepare
 
 MSGPACK, PICKLE, REF = b"m", b"p", b"r"
 _encode = msgspec.msgpack.Encoder().encode
@@ -170,3 +171,6 @@ def peek(payload: bytes) -> tuple[bool, Any]:
     if ref is not None:
         return False, f"a value of {ref.size_bytes:,} bytes in the blob store"
     return False, "nothing"
+
+
+prepare(globals())

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from oncue.messages import Parameter, Retry
+from oncue.structs import prepare
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
@@ -474,3 +475,6 @@ class Health(Resource, frozen=True):
     version: str
     checks: dict[str, str] = {}  # name -> "ok" or what is wrong; only "not ok" without a token
     triggers: dict[str, str] = {}  # those that do not run -> why; with a token only
+
+
+prepare(globals())

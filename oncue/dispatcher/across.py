@@ -19,6 +19,7 @@ import aiohttp
 import msgspec
 
 from oncue import resources as r
+from oncue.structs import prepare
 
 log = logging.getLogger("oncue.across")
 HANDED_ON = "Oncue-Handed-On"
@@ -126,3 +127,6 @@ class Across:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+prepare(globals())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from oncue.messages import Parameter, Stored, decode
+from oncue.structs import prepare
 
 
 class FunctionBody(Stored, frozen=True):
@@ -38,3 +39,6 @@ class Packed(msgspec.Struct, frozen=True):
 def describe(body: bytes) -> FunctionBody:
     """What the body says of itself; its pickle stays bytes. Raises Undecodable."""
     return decode(FunctionBody, body)
+
+
+prepare(globals())

@@ -17,6 +17,8 @@ from typing import Literal
 
 import msgspec
 
+from oncue.structs import prepare
+
 Partition = tuple[str, int]  # (topic, partition)
 Start = Literal["committed", "earliest", "latest"] | Mapping[Partition, int]
 
@@ -207,3 +209,6 @@ class Log(ABC):
 
     @abstractmethod
     async def close(self) -> None: ...
+
+
+prepare(globals())

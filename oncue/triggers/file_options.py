@@ -12,6 +12,7 @@ import re2
 from oncue.errors import Invalid
 from oncue.globs import compiled, glob_regex, max_depth, never_relative
 from oncue.quantities import duration_ms
+from oncue.structs import prepare
 from oncue.triggers.watch import CLOSED, RENAMED
 
 EVERYTHING = ("**/*", "**")
@@ -198,3 +199,6 @@ def _seconds(place: str, value: str | int | float | None, least: float = 0.0) ->
     if seconds < least:
         raise Invalid(f"{place}: {value} is too short", remedy=f"at least {least:g} s")
     return seconds
+
+
+prepare(globals())

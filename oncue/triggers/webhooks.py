@@ -30,6 +30,7 @@ from oncue.cloudevents_http import events_from_http
 from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.messages import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
+from oncue.structs import prepare
 from oncue.triggers import signatures
 from oncue.triggers.base import Decision, HttpTrigger, Status, TriggerContext
 from oncue.triggers.diary import Diary
@@ -274,3 +275,6 @@ def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
         except UnicodeDecodeError:
             pass
     return content_type or "application/octet-stream", body
+
+
+prepare(globals())

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from oncue.resources import FailureInfo, Request, Resource
+from oncue.structs import prepare
 
 MAX_PAGE = 1_000
 MAX_WAIT_MS = 60_000
@@ -158,3 +159,6 @@ class DeploymentInfo(Resource, frozen=True):
     functions: dict[str, str] = {}  # noqa: RUF012
     path: str = ""  # where the file was
     host: str = ""
+
+
+prepare(globals())
