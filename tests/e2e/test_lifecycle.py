@@ -90,7 +90,10 @@ def test_on_ipv6(stopped: System, host: str) -> None:
         assert client.submit(pow, 2, 5).result(PATIENCE_S) == 32
     stopped.oncue("endpoint", "register", "other")  # is told where to dial
     stopped.oncue("endpoint", "start", "other", "--detach")
-    stopped.await_connected("other")
+    try:
+        stopped.await_connected("other")
+    finally:
+        stopped.oncue("endpoint", "stop", "other")
 
 
 def test_a_name_that_the_local_endpoint_cannot_have_is_told(stopped: System) -> None:
