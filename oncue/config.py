@@ -108,6 +108,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.log or f"sqlite://{self.data_path / 'log'}"
 
 
+def http_url(host: str, port: int) -> str:
+    """http://host:port, with brackets where an IPv6 address needs them."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 FIELDS = {f.name: f for f in msgspec.structs.fields(Settings)}
 # Variables of other parts: where the client's server is, where the file is; a worker's folder of large arguments.

@@ -19,7 +19,6 @@ import aiohttp
 import msgspec
 
 from oncue import resources as r
-from oncue.structs import prepare
 
 log = logging.getLogger("oncue.across")
 HANDED_ON = "Oncue-Handed-On"
@@ -127,6 +126,3 @@ class Across:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
-
-
-prepare(globals())

@@ -15,7 +15,7 @@ import errno
 
 from aiohttp import web
 
-from oncue.config import Settings
+from oncue.config import Settings, http_url
 from oncue.dispatcher.auth import Authenticator
 from oncue.dispatcher.backend import Backend
 from oncue.dispatcher.http import problems
@@ -76,8 +76,7 @@ class Serving:
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return http_url(self.host, self.port)
 
     async def close(self) -> None:
         """No new connections; streams end; requests under way have SHUTDOWN_S."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oncue import curve
-from oncue.config import Settings
+from oncue.config import Settings, http_url
 from oncue.dispatcher.api import Serving, check_address, make_app
 from oncue.dispatcher.api import serve as serve_api
 from oncue.dispatcher.service import Service
@@ -90,7 +90,7 @@ async def _write_local(service: Service, port: int) -> dict[str, Any]:
     host = service.settings.host
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     local = {
-        "url": f"http://{f'[{here}]' if ':' in here else here}:{port}",
+        "url": http_url(here, port),
         "token": token,
         "pid": os.getpid(),
         "bridge": curve.address(here, service.bridge.port),

@@ -28,7 +28,7 @@ import msgspec
 from oncue import curve
 from oncue import resources as r
 from oncue.blobs import open_blobs
-from oncue.config import Settings, make_data_folder
+from oncue.config import Settings, http_url, make_data_folder
 from oncue.dispatcher.auth import hash_token, new_token
 from oncue.dispatcher.bridge import Bridge
 from oncue.dispatcher.cancel_desk import CancelDesk
@@ -216,8 +216,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         if self.settings.advertise_url:
             return self.settings.advertise_url.rstrip("/")
         port = self.settings.port or self.last_port()
-        host = self.settings.advertised_host
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}" if port else ""
+        return http_url(self.settings.advertised_host, port) if port else ""
 
     def _run(self, coroutine: Any, *, vital: bool = False) -> None:
         task = asyncio.create_task(coroutine)

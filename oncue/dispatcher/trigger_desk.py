@@ -100,25 +100,32 @@ class TriggerDesk(WindowDesk):
     async def triggers(self, who: Who, bearer: str = "") -> list[r.TriggerInfo]:
         if not bearer and self.log.shared:  # another server asks, which may have deployed one a moment ago
             await self._registry_caught_up()
-        mine = [info for info in self.triggers_host.infos() if info.label in self._sets and self._sees(who, info.label)]
+        mine = self._visible(who)
         told = await self._told_elsewhere([info.name for info in mine if info.state == "elsewhere"], bearer)
         return [_known(info, told) for info in mine]
 
     async def trigger(self, who: Who, name: str, bearer: str = "") -> r.TriggerShown:
         info = self._one(who, name)
-        url = self.owners.elsewhere(name) if info.state == "elsewhere" else ""
+        url = self._runs_at(info)
         if (told := await self.across.trigger(url, name, bearer)) is not None:
             return msgspec.structs.replace(told, server=url)
         return r.TriggerShown(**msgspec.structs.asdict(info), decisions=self.triggers_host.decisions(name))
 
     async def explain_file(self, who: Who, name: str, path: str, bearer: str = "") -> r.TriggerFile:
         info = self._one(who, name)
-        url = self.owners.elsewhere(name) if info.state == "elsewhere" else ""
+        url = self._runs_at(info)
         told = await self.across.trigger_file(url, name, path, bearer)
         return told if told is not None else await self.triggers_host.explain(name, path)
 
+    def _visible(self, who: Who) -> list[r.TriggerInfo]:
+        return [i for i in self.triggers_host.infos() if i.label in self._sets and self._sees(who, i.label)]
+
+    def _runs_at(self, info: r.TriggerInfo) -> str:
+        """The API of the server that runs it, where that is another; "": it runs here, or it is not known where."""
+        return self.owners.elsewhere(info.name) if info.state == "elsewhere" else ""
+
     def _one(self, who: Who, name: str) -> r.TriggerInfo:
-        mine = [i for i in self.triggers_host.infos() if i.label in self._sets and self._sees(who, i.label)]
+        mine = self._visible(who)
         found = next((info for info in mine if info.name == name), None)
         if found is None:
             names = ", ".join(info.name for info in mine[:20])

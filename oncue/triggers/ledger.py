@@ -57,6 +57,8 @@ _STORE = (
 )
 _STORE_UNKNOWN = _ADD + "NOTHING RETURNING folder, name"
 _STORE_NEWER = _STORE + " WHERE excluded.at_us > files.at_us"
+_THESE = """(folder, name) IN
+(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"""
 _FIND = "SELECT state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ? AND name = ?"
 _FIND_MANY = """
 SELECT f.folder, f.name, f.state, f.ino, f.size, f.mtime_ns, f.at_us, f.gone_us FROM json_each(?) AS wanted
@@ -194,22 +196,14 @@ class Ledger:
 
     def gone(self, keys: Iterable[Key], at_us: int) -> None:
         """A scan missed these. They are kept for a while: an unmounted disk comes back with the same files."""
-        self._db.execute(
-            "UPDATE files SET gone_us = ? WHERE gone_us = 0 AND (folder, name) IN"
-            " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
-            (at_us, _text(list(keys))),
-        )
+        self._db.execute(f"UPDATE files SET gone_us = ? WHERE gone_us = 0 AND {_THESE}", (at_us, _text(list(keys))))
 
     def folder_gone(self, folder: str, at_us: int) -> None:
         self._db.execute("UPDATE files SET gone_us = ? WHERE folder = ? AND gone_us = 0", (at_us, folder))
 
     def back(self, keys: Iterable[Key]) -> None:
         """These are there again, unchanged."""
-        self._db.execute(
-            "UPDATE files SET gone_us = 0 WHERE (folder, name) IN"
-            " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
-            (_text(list(keys)),),
-        )
+        self._db.execute(f"UPDATE files SET gone_us = 0 WHERE {_THESE}", (_text(list(keys)),))
 
     def forget(self, now_us: int, keep: int = KEEP_GONE) -> None:
         """Drop what is gone for long, and the oldest of too many."""
@@ -234,11 +228,7 @@ class Ledger:
         """What is newer than what is remembered here; nobody hears of it. `meta` has to be the newest."""
         with self._transaction():
             self._db.execute(_STORE_NEWER, (_text(rows),))
-            self._db.execute(
-                "DELETE FROM files WHERE (folder, name) IN"
-                " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
-                (_text(forgotten),),
-            )
+            self._db.execute(f"DELETE FROM files WHERE {_THESE}", (_text(forgotten),))
             self._set_meta(meta)
 
     def everything(self) -> Iterator[list[Row]]:

@@ -34,9 +34,8 @@ from oncue.log.kafka.writer import Counters, Places, Writer, places
 
 logger = logging.getLogger(__name__)
 
-TROUBLE_S = (
-    8.0  # a quiet partition that is well again says so after 5 s; a cluster that changes its leaders is not in trouble
-)
+# A quiet partition that is well again says so after 5 s; a cluster that changes its leaders is not in trouble.
+TROUBLE_S = 8.0
 BY = "oncue-by"  # header: which process appended it
 Callback = Callable[[str, Sequence[Record]], None]
 
