@@ -20,11 +20,12 @@ from typing import Any
 
 import zmq
 
-from oncue import curve, wire
+from oncue import curve
 from oncue.endpoint.settings import Settings, save
 from oncue.functions import pack_function
-from oncue.messages import VERSION, Call, Task, encode
-from oncue.payload import pack_args
+from oncue.protocol import bridge
+from oncue.protocol.payload import pack_args
+from oncue.protocol.records import VERSION, Call, Task, encode
 
 
 def noop() -> None:
@@ -51,8 +52,8 @@ class Server:
         self.route, self.session, self.n = b"", 0, 0
         self.granted = self.sent = self.done = 0
 
-    def send(self, message: wire.FromBridge, body: bytes = b"") -> None:
-        head = wire.encode(wire.BridgeEnvelope(self.session, self.n, 1, message))
+    def send(self, message: bridge.FromBridge, body: bytes = b"") -> None:
+        head = bridge.encode(bridge.BridgeEnvelope(self.session, self.n, 1, message))
         self.n += 1
         self.socket.send_multipart([self.route, head, body] if body else [self.route, head])
 
@@ -71,27 +72,27 @@ class Server:
             except zmq.Again:
                 break
             found = True
-            envelope, _ = wire.decode_from_agent(parts)
+            envelope, _ = bridge.decode_from_agent(parts)
             message = envelope.message
-            if isinstance(message, wire.Hello):
+            if isinstance(message, bridge.Hello):
                 self.route, self.session, self.n, self.granted, self.sent = route, envelope.session, 0, 0, 0
-                self.send(wire.Welcome(1, "bench", "0"))
-            elif isinstance(message, wire.Results):
+                self.send(bridge.Welcome(1, "bench", "0"))
+            elif isinstance(message, bridge.Results):
                 self.done += message.count
                 self.granted = max(self.granted, message.granted)
                 seq = message.seq
-            elif isinstance(message, wire.Credit):
+            elif isinstance(message, bridge.Credit):
                 self.granted = max(self.granted, message.granted)
-            elif isinstance(message, wire.Want):
+            elif isinstance(message, bridge.Want):
                 body = self.function.body
-                self.send(wire.Part(message.sha256, message.offset_bytes, len(body)), body)
+                self.send(bridge.Part(message.sha256, message.offset_bytes, len(body)), body)
         if seq >= 0:
-            self.send(wire.Ack(seq))
+            self.send(bridge.Ack(seq))
         return found
 
     def dispatch(self, tasks: list[Task]) -> None:
         self.sent += len(tasks)
-        self.send(wire.Dispatch(self.call, 1, len(tasks), time.time_ns() // 1000), encode(tasks))
+        self.send(bridge.Dispatch(self.call, 1, len(tasks), time.time_ns() // 1000), encode(tasks))
 
     def close(self) -> None:
         self.socket.close(0)

@@ -24,13 +24,13 @@ import msgspec
 import psutil
 
 from bench.system import noop, running
-from oncue.cli.enrolment import enrol
+from oncue.cli.registration import enrol
 from oncue.client import Client
 from oncue.endpoint import run as endpoint_run
-from oncue.endpoint.pool import STARTED_US, Events, Pool
+from oncue.endpoint.pool.pool import STARTED_US, Events, Pool
 from oncue.endpoint.settings import Settings, save
-from oncue.messages import OK, Ended, Task
-from oncue.payload import MSGPACK, unpack_args
+from oncue.protocol.payload import MSGPACK, unpack_args
+from oncue.protocol.records import OK, Ended, Task
 
 TASK_S = 2.0
 PATIENCE_S = 300.0
@@ -39,7 +39,7 @@ PARTS = 20
 
 
 class SimulatedPool:
-    """What the agent's loop needs of a pool (endpoint/pool.py), with workers that only wait."""
+    """What the agent's loop needs of a pool (endpoint/pool/pool.py), with workers that only wait."""
 
     def __init__(self, workers: int, _folder: Path, *, blobs: Path | None = None, task_s: float = TASK_S) -> None:
         self.size = self.ready = workers

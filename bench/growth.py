@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import kafka, system
 from oncue import curve
-from oncue.resources import EndpointRequest
+from oncue.protocol.api import EndpointRequest
 
 ENDPOINTS = (1, 200, 2_000)
 STEPS = 4  # on the way to all tasks

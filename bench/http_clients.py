@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from oncue.connection import Http
+from oncue.client.http import Http
 
 BODY = b"x" * 100
 
@@ -66,7 +66,7 @@ def run(count: int = 3_000) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, float]] = {}
 
     ours = Http(lambda: (f"http://127.0.0.1:{port}", "t"))
-    results["oncue.connection"] = _measure(lambda: ours.request("POST", "/v1/x", BODY), count)
+    results["oncue.client.http"] = _measure(lambda: ours.request("POST", "/v1/x", BODY), count)
     ours.close()
 
     theirs = http.client.HTTPConnection("127.0.0.1", port)

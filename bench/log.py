@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from oncue.log import Append, Batch, Log, Record, open_log
-from oncue.log.database import open_writer
-from oncue.log.sqlite import SqliteLog
-from oncue.log.writer import INSERT
+from oncue.log.sqlite.database import open_writer
+from oncue.log.sqlite.log import SqliteLog
+from oncue.log.sqlite.writer import INSERT
 
 SMALL = Record(b"x" * 100)
 FRAME_TASKS = 1_024

@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 
-from oncue.endpoint.pool import Pool
+from oncue.endpoint.pool.pool import Pool
 from oncue.functions import pack_function
-from oncue.messages import OK, Task
-from oncue.payload import pack_args
+from oncue.protocol.payload import pack_args
+from oncue.protocol.records import OK, Task
 
 
 def noop(x: int) -> int:

@@ -10,8 +10,8 @@ import json
 import time
 from typing import Any
 
-from oncue.messages import VERSION, Deployment, Event
-from oncue.rules.book import Library, RuleBook
+from oncue.protocol.records import VERSION, Deployment, Event
+from oncue.rules.active_rules import Library, RuleBook
 
 TRIGGERS = 10
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Batch, Record
-from oncue.messages import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
+from oncue.protocol.records import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
 from oncue.view.projector import Projector
 from oncue.view.schema import open_writer
 

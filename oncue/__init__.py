@@ -9,9 +9,9 @@ __all__ = ["Client", "OncueExecutor", "__version__", "as_completed"]
 
 if TYPE_CHECKING:
     from oncue.client import Client, as_completed
-    from oncue.executor import OncueExecutor
+    from oncue.client.executor import OncueExecutor
 
-_HOMES = {"Client": "oncue.client", "as_completed": "oncue.client", "OncueExecutor": "oncue.executor"}
+_HOMES = {"Client": "oncue.client", "as_completed": "oncue.client", "OncueExecutor": "oncue.client.executor"}
 
 
 def __getattr__(name: str) -> Any:

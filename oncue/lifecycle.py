@@ -18,8 +18,21 @@ from enum import IntEnum
 
 import msgspec
 
-from oncue.messages import CANCELLED, ERROR, EXPIRED, LOST, OK, REFUSED, STATUS_NAMES, TIMEOUT, Call, Ended, Retry, Task
-from oncue.structs import prepare
+from oncue.protocol.codec import prepare
+from oncue.protocol.records import (
+    CANCELLED,
+    ERROR,
+    EXPIRED,
+    LOST,
+    OK,
+    REFUSED,
+    STATUS_NAMES,
+    TIMEOUT,
+    Call,
+    Ended,
+    Retry,
+    Task,
+)
 
 
 class State(IntEnum):

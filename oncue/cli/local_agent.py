@@ -36,7 +36,7 @@ STEADY_S = 30.0  # an agent that ran for so long starts again without a pause
 
 def register(data: Path, folder: Path, name: str, workers: int, local: dict[str, Any]) -> None:
     """Make the keys, tell the server, write agent.json. Again is harmless; an endpoint that was revoked gets new keys."""
-    from oncue.cli.enrolment import enrol
+    from oncue.cli.registration import enrol
     from oncue.client import Client
     from oncue.endpoint.settings import load_or_new, save
 

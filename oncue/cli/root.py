@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    # name: (module in oncue.cli, attribute, what it does)
+    # name: (module in oncue.cli.commands, attribute, what it does)
     "up": ("up", "up", "Start a server here, with an endpoint for this machine."),
     "down": ("down", "down", "Stop the server that runs here."),
     "stream": ("stream", "stream", "Run rules with memory beside the servers (log on Kafka)."),
@@ -36,7 +36,7 @@ class Lazy(click.Group):
         if name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[name]
-        command: click.Command = getattr(import_module(f"oncue.cli.{module}"), attribute)
+        command: click.Command = getattr(import_module(f"oncue.cli.commands.{module}"), attribute)
         return command
 
     def resolve_command(

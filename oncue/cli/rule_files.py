@@ -13,12 +13,12 @@ import msgspec
 
 from oncue.errors import Invalid, NotFound, OncueError, RuleFileError
 from oncue.extras import need
-from oncue.resources import Explanation
+from oncue.protocol.api import Explanation
 
 if TYPE_CHECKING:
     from oncue.functions import Packed
-    from oncue.messages import Parameter
-    from oncue.rules.model import RuleSet
+    from oncue.protocol.records import Parameter
+    from oncue.rules.parsing.rule_file import RuleSet
 
 
 class Tested(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ class Tested(msgspec.Struct, frozen=True):
 def read(paths: Sequence[str]) -> list[RuleSet]:
     """Parse the files as one deployment. Raises RuleFileError; Invalid when one cannot be read; MissingExtra."""
     need("reading rule files")
-    from oncue.rules.model import check_unique, parse
+    from oncue.rules.parsing.rule_file import check_unique, parse
     from oncue.triggers import kinds
 
     options = {name: kind.options for name, kind in kinds().items()}
@@ -91,7 +91,7 @@ def _printing_aside() -> contextlib.AbstractContextManager[Any]:
 
 def check_packed(sets: Sequence[RuleSet], packed: Mapping[str, Packed]) -> None:
     """Whether the rules' arguments fit, before anything is sent. Raises RuleFileError."""
-    from oncue.rules.arguments import check_arguments
+    from oncue.rules.parsing.argument_check import check_arguments
 
     for ruleset in sets:
         check_arguments(ruleset, {function: p.parameters for function, p in packed.items()})
@@ -102,7 +102,7 @@ def check_offline(sets: Sequence[RuleSet]) -> None:
     registered names are left to the deploy. Raises RuleFileError."""
     from oncue.cli.output import say
     from oncue.functions import parameters_in_file
-    from oncue.rules.arguments import check_arguments
+    from oncue.rules.parsing.argument_check import check_arguments
 
     known: dict[tuple[str, str], Sequence[Parameter] | None] = {}
     for ruleset, function, path, name in _own_functions(sets):
@@ -119,20 +119,20 @@ def check_offline(sets: Sequence[RuleSet]) -> None:
 
 def run_tests(sets: Sequence[RuleSet]) -> list[Tested]:
     """The `tests:` of all rules, offline."""
-    from oncue.rules import check
+    from oncue.rules.testing import runner
 
     return [
         Tested(t.rule, ruleset.file, t.line, t.passed, t.why)
         for ruleset in sets
-        for t in check.run_tests(ruleset, Path(ruleset.file).parent)
+        for t in runner.run_tests(ruleset, Path(ruleset.file).parent)
     ]
 
 
 def explain_offline(name: str, event: Any, path: str) -> Explanation:
     """By a rule file, without a server. `event`: its JSON. Raises NotFound, RuleFileError, Invalid, MissingExtra."""
     need("reading rule files")
-    from oncue.rules.check import read_event
     from oncue.rules.explain import explain
+    from oncue.rules.testing.runner import read_event
 
     (ruleset,) = read([path])
     for rule in ruleset.rules:

@@ -16,25 +16,15 @@ from pathlib import Path
 
 import msgspec
 
-from oncue import payload
-from oncue.dispatcher.core import Core
-from oncue.dispatcher.intake import Group, OpenTask
-from oncue.dispatcher.lane import Lane, ended
-from oncue.dispatcher.revoked import end_all
+from oncue.dispatcher.bridge.channel import Lane, ended
+from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.dispatcher.context import Core
+from oncue.dispatcher.services.revoked import end_all
 from oncue.ids import now_us
 from oncue.log import Record
-from oncue.messages import (
-    EXPIRED,
-    INLINE_BYTES,
-    TASKS_PREFIX,
-    VERSION,
-    Call,
-    Failure,
-    Task,
-    TaskFrame,
-    encode,
-)
-from oncue.resources import TriggerInfo
+from oncue.protocol import payload
+from oncue.protocol.api import TriggerInfo
+from oncue.protocol.records import EXPIRED, INLINE_BYTES, TASKS_PREFIX, VERSION, Call, Failure, Task, TaskFrame, encode
 
 log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0

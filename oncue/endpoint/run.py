@@ -29,15 +29,15 @@ import psutil
 import oncue
 from oncue import curve
 from oncue.endpoint import settings as folder_settings
-from oncue.endpoint.agent import Agent, Identity
-from oncue.endpoint.effects import CancelRun, Dial, Effect, Learn, Run, Say, Send
-from oncue.endpoint.folder_cabinet import FolderCabinet
-from oncue.endpoint.link import Link, Trouble
-from oncue.endpoint.pool import Pool
-from oncue.endpoint.servers import Servers
-from oncue.endpoint.session import Phase
+from oncue.endpoint.agent.agent import Agent, Identity
+from oncue.endpoint.agent.blob_cache import FolderCabinet
+from oncue.endpoint.agent.effects import CancelRun, Dial, Effect, Learn, Run, Say, Send
+from oncue.endpoint.agent.journal import DiskFile, Journal
+from oncue.endpoint.agent.servers import Servers
+from oncue.endpoint.agent.session import Phase
+from oncue.endpoint.agent.socket import Link, Trouble
+from oncue.endpoint.pool.pool import Pool
 from oncue.endpoint.settings import Settings
-from oncue.endpoint.spool import DiskFile, Journal
 from oncue.errors import OncueError, Refused, Undecodable
 from oncue.ids import now_us
 

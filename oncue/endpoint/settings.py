@@ -2,7 +2,7 @@
 
 agent.json    Settings          agent.key    its CURVE keys, mode 600          lock    held while an agent runs
 held          stopped by hand: it does not start by itself
-journal       spool.py          functions/   blobs/    work/                   status.json    what it does now
+journal       journal.py          functions/   blobs/    work/                   status.json    what it does now
 servers.json  servers.py: the other servers that it may dial
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from oncue.messages import Parameter, Stored, decode
-from oncue.structs import prepare
+from oncue.protocol.codec import prepare
+from oncue.protocol.records import Parameter, Stored, decode
 
 
 class FunctionBody(Stored, frozen=True):

@@ -19,7 +19,7 @@ from oncue.functions.body import Packed
 from oncue.functions.pack import pack_function
 from oncue.functions.signature import names_in_text, parameters_in_text
 from oncue.functions.source import local_files
-from oncue.messages import Parameter
+from oncue.protocol.records import Parameter
 
 _loading = threading.RLock()  # sys.path and sys.modules are lent
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from oncue.functions.source import bound_names, parsed
-from oncue.messages import Parameter
+from oncue.protocol.records import Parameter
 
 MOST = 1_000  # parameters
 _WORDS = ("positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from oncue.config import Settings
 from oncue.errors import Invalid, MissingExtra
 from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
-from oncue.log.finding import Finding
+from oncue.log.kafka.doctor.finding import Finding
 
 __all__ = [
     "Append",
@@ -31,7 +31,7 @@ async def open_log(url: str, settings: Settings | None = None) -> Log:
     MissingExtra, and what the backend raises on opening."""
     kind, _, rest = url.partition("://")
     if kind == "sqlite":
-        from oncue.log.sqlite import SqliteLog
+        from oncue.log.sqlite.log import SqliteLog
 
         return await SqliteLog.open(rest)
     if kind == "kafka":
@@ -52,7 +52,7 @@ async def examine_log(
     if kind != "kafka":
         return []
     try:
-        from oncue.log.kafka.checkup import examine
+        from oncue.log.kafka.doctor.run import examine
     except ModuleNotFoundError as e:
         raise _extra(e) from None
     return await examine(rest, settings, topics, groups)

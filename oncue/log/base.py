@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from oncue.structs import prepare
+from oncue.protocol.codec import prepare
 
 Partition = tuple[str, int]  # (topic, partition)
 Start = Literal["committed", "earliest", "latest"] | Mapping[Partition, int]

@@ -2,7 +2,7 @@
 
     oncue.events ──batches──► decode ─► index ─► decide ─► arguments ─► TaskFrames, one an endpoint and cue
                                  │                 │          │
-                                 │   rules with memory ─► Match ─► oncue.matches (window_host.py goes on)
+                                 │   rules with memory ─► Match ─► oncue.matches (embedded_runner.py goes on)
                                  └── oncue.dead (reason) ◄────┘        commit("rules", batches, appends): all or nothing
 
 If the process dies before the commit, the batches come again and make the same tasks: their ids follow from rule and event.
@@ -16,11 +16,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from oncue import cloudevents
 from oncue.errors import Invalid, NotFound, NotOwner, OncueError
 from oncue.ids import now_us, rule_task_ids
 from oncue.log.base import Append, Batch, Log, Record
-from oncue.messages import (
+from oncue.protocol import cloudevents
+from oncue.protocol.api import Explanation, RuleInfo
+from oncue.protocol.records import (
     EVENT_BYTES,
     EVENTS,
     MATCHES,
@@ -32,11 +33,10 @@ from oncue.messages import (
     encode,
     kept_headers,
 )
-from oncue.resources import Explanation, RuleInfo
-from oncue.rules.book import Entry, Library, RuleBook
+from oncue.rules.active_rules import Entry, Library, RuleBook
 from oncue.rules.explain import decide, explain
-from oncue.rules.firing import Directory, Frames, Refusal, commit
-from oncue.rules.memory import Memory
+from oncue.rules.operators.chain import Memory
+from oncue.rules.task_frames import Directory, Frames, Refusal, commit
 
 GROUP = "rules"
 MAX_DEPTH = 16  # an event caused by an event caused by ...: a loop

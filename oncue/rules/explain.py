@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Invalid
-from oncue.messages import Event
-from oncue.resources import ExplainStep, Explanation
-from oncue.rules.model import Rule
+from oncue.protocol.api import ExplainStep, Explanation
+from oncue.protocol.records import Event
+from oncue.rules.parsing.rule_file import Rule
 
 
 class NotFired(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from oncue.triggers.base import Trigger
 
-_HOMES = {"file": "oncue.triggers.files:FileTrigger", "webhook": "oncue.triggers.webhooks:WebhookTrigger"}
+_HOMES = {"file": "oncue.triggers.file.trigger:FileTrigger", "webhook": "oncue.triggers.webhook.trigger:WebhookTrigger"}
 
 
 def kinds() -> dict[str, type[Trigger]]:

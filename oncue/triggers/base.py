@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from oncue.errors import Invalid
-from oncue.messages import Event
+from oncue.protocol.records import Event
 
 Emit = Callable[[Sequence[Event]], Awaitable[None]]
 Secrets = Callable[[str], str]  # name -> value; raises NotFound

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Undecodable
-from oncue.messages import (
+from oncue.protocol.records import (
     CONTROL,
     DEAD,
     REGISTRY,

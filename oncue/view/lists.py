@@ -16,7 +16,7 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.lifecycle import State, TaskState
 from oncue.view import rows
-from oncue.view.calls import KnownCalls
+from oncue.view.interning import KnownCalls
 
 MOST = 1_000  # rows a page
 SORTED = 50_000  # open tasks up to which sorting them is quicker than looking for them

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from oncue import cloudevents
 from oncue.errors import Invalid
-from oncue.messages import (
+from oncue.protocol import cloudevents
+from oncue.protocol.records import (
     Claim,
     DeadLetter,
     Deployment,

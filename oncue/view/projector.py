@@ -20,7 +20,7 @@ import msgspec
 from oncue.errors import OncueError
 from oncue.ids import now_us
 from oncue.log import Batch, Partition, Record
-from oncue.messages import (
+from oncue.protocol.records import (
     DEAD,
     EVENT_BYTES,
     EVENTS,
@@ -40,10 +40,10 @@ from oncue.messages import (
     encode,
     kept_headers,
 )
-from oncue.view import facts, registry_rows
-from oncue.view.calls import Calls
-from oncue.view.chunks import run
+from oncue.view import record_rows, registry_rows
+from oncue.view.bulk_sql import run
 from oncue.view.decoding import UnknownKind, read
+from oncue.view.interning import Calls
 from oncue.view.schema import KINDS
 from oncue.view.tasks import Closing, Mixed, TaskRows
 
@@ -190,7 +190,7 @@ class Projector:
     def _record(self, topic: str, partition: int, offset: int, record: Record, careful: bool) -> list[Closing]:
         """Apply one record; the tasks that it closed."""
         if topic == EVENTS:
-            facts.event(self._db, record, partition, offset)
+            record_rows.event(self._db, record, partition, offset)
             return []
         if topic == REGISTRY and not record.value:
             registry_rows.remove(self._db, record.key)
@@ -201,13 +201,13 @@ class Projector:
             self._skip(topic, partition, offset, record, str(e))
             return []
         if isinstance(message, ResultFrame):
-            if message.epoch and facts.fenced(self._db, message):
+            if message.epoch and record_rows.fenced(self._db, message):
                 return []
             return self._tasks.end(message, careful)
         if isinstance(message, TaskFrame):
             self._tasks.accept(message, offset)
         elif topic == REGISTRY:
-            registry_rows.put(self._db, message, record.key, facts.place(partition, offset))
+            registry_rows.put(self._db, message, record.key, record_rows.place(partition, offset))
         else:
             self._other(message, partition, offset, record)
         return []
@@ -216,19 +216,19 @@ class Projector:
         if isinstance(message, Cancel):
             self._tasks.cancel(message)
         elif isinstance(message, Claim):
-            facts.claim(self._db, message, partition, offset)
+            record_rows.claim(self._db, message, partition, offset)
         elif isinstance(message, Fence):
-            facts.fence(self._db, message)
+            record_rows.fence(self._db, message)
         elif isinstance(message, Started):
             self._tasks.started(message)
         elif isinstance(message, Usage):
-            facts.usage(self._db, message)
+            record_rows.usage(self._db, message)
         elif isinstance(message, Output):
-            facts.output(self._db, message, record.time_ms)
+            record_rows.output(self._db, message, record.time_ms)
         elif isinstance(message, DeadLetter):
-            facts.dead(self._db, message, partition, offset)
+            record_rows.dead(self._db, message, partition, offset)
         elif isinstance(message, Settled):
-            facts.settled(self._db, message, partition)
+            record_rows.settled(self._db, message, partition)
 
     def _skip(self, topic: str, partition: int, offset: int, record: Record, kind: str) -> None:
         log.warning(

@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Sequence
 
 from oncue.lifecycle import State, TaskState
-from oncue.messages import Call, Task
+from oncue.protocol.records import Call, Task
 from oncue.view import rows
-from oncue.view.calls import KnownCalls
-from oncue.view.chunks import fetch
+from oncue.view.bulk_sql import fetch
+from oncue.view.interning import KnownCalls
 from oncue.view.rows import ended_of, event_of
 from oncue.view.tasks import Closing
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from oncue.messages import Deployment, EndpointRecord, FunctionRecord, Registry, RuleSwitch, encode
+from oncue.protocol.records import Deployment, EndpointRecord, FunctionRecord, Registry, RuleSwitch, encode
 
 _TABLES = ("function", "endpoint", "deployment", "switch", "token")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from oncue.lifecycle import Attempt, State, TaskState
-from oncue.messages import Call, Ended
-from oncue.view.chunks import fetch
+from oncue.protocol.records import Call, Ended
+from oncue.view.bulk_sql import fetch
 
 COLUMNS = (
     "id, call, known, state, attempt, due_us, accepted_us, started_us, ended_us, mark_us, cancel_us, cancel_by,"

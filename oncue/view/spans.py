@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from oncue.view.calls import CallRef
+from oncue.view.interning import CallRef
 
 _INSERT = (
     "INSERT INTO span (first, last, accepted_us, call, endpoint, function, name, owner, rule)"

@@ -17,10 +17,10 @@ import msgspec
 
 from oncue import lifecycle
 from oncue.lifecycle import CLOSED_AS, State, TaskState
-from oncue.messages import OK, Call, Cancel, Ended, ResultFrame, Started, Task, TaskFrame, decode
+from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, Task, TaskFrame, decode
 from oncue.view import rows
-from oncue.view.calls import CallRef, Calls
-from oncue.view.chunks import chunks, fetch, run, statement
+from oncue.view.bulk_sql import chunks, fetch, run, statement
+from oncue.view.interning import CallRef, Calls
 from oncue.view.spans import Spans
 
 FRAME_BITS = 16  # a frame has at most 65,536 tasks

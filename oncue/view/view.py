@@ -17,8 +17,8 @@ from pathlib import Path
 
 from oncue.lifecycle import State, TaskState
 from oncue.log import Batch, Partition
-from oncue.messages import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
-from oncue.view import forgetting, lists, lookups, queries, snapshots
+from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
+from oncue.view import lists, lookups, queries, retention, snapshots
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
 from oncue.view.projector import Applied, Projector, Told
@@ -278,11 +278,11 @@ class View:
         gone, started = 0, time.monotonic()
         at: int | None = 0
         while at is not None and time.monotonic() - started < budget_s:
-            at, count = await self._writer.do(partial(forgetting.bite, self._db, at, before_ms))
+            at, count = await self._writer.do(partial(retention.bite, self._db, at, before_ms))
             gone += count
-        await self._writer.do(partial(forgetting.finished_output, self._db))
+        await self._writer.do(partial(retention.finished_output, self._db))
         while time.monotonic() - started < budget_s:
-            count = await self._writer.do(partial(forgetting.bite_others, self._db, before_ms))
+            count = await self._writer.do(partial(retention.bite_others, self._db, before_ms))
             gone += count
             if not count:
                 break

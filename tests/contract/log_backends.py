@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oncue.log import Batch, Log, Reader, Record, open_log
-from oncue.log.sqlite import SqliteLog
+from oncue.log.sqlite.log import SqliteLog
 
 Seen = tuple[str, int, int, bytes]  # topic, partition, offset, value
 

@@ -11,7 +11,7 @@ from log_backends import Backend, flat, quiet, records, take, values
 
 from oncue.errors import LogError
 from oncue.log import Append, Batch, Log, Record, Topic
-from oncue.messages import DEAD, DeadLetter, decode
+from oncue.protocol.records import DEAD, DeadLetter, decode
 
 Open = Callable[[], Awaitable[Log]]
 

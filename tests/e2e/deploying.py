@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from oncue.resources import Deployed, DeployRequest, RuleFile
+from oncue.protocol.api import Deployed, DeployRequest, RuleFile
 from tests.e2e.running import System
 
 WORK = """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oncue.dispatcher.across import HANDED_ON
+from oncue.dispatcher.cluster.peers import HANDED_ON
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System
 

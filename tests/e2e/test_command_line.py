@@ -102,7 +102,7 @@ def test_a_failure_is_told_without_markup_or_escapes(shell: Shell) -> None:
     assert "no [/scan] \\x1b[31m" in done.stderr
     assert "\x1b" not in done.stderr
     assert 'work.py", line 7, in bad' in done.stderr
-    assert "oncue/client.py" not in done.stderr
+    assert "oncue/client/client.py" not in done.stderr
     assert "no [/scan] \\x1b[31m" in shell("tasks", "list", "--state", "failed").stdout
 
 

@@ -13,8 +13,8 @@ import pytest
 from oncue.client import Client
 from oncue.errors import Forbidden, Invalid, NotFound
 from oncue.log import Record, open_log
-from oncue.messages import EVENTS
-from oncue.resources import EndpointRequest
+from oncue.protocol.api import EndpointRequest
+from oncue.protocol.records import EVENTS
 from tests.e2e.running import System, system_in
 
 RULES = """

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from oncue.functions import pack_file
-from oncue.resources import FunctionRequest
+from oncue.protocol.api import FunctionRequest
 from tests.e2e.running import System, system_in
 
 RULES = """

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from oncue.rules.model import parse
+from oncue.rules.parsing.rule_file import parse
 from oncue.triggers import kinds
 from tests.e2e.running import System
 

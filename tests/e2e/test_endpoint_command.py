@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from oncue import curve
-from oncue.resources import EndpointRequest
+from oncue.protocol.api import EndpointRequest
 from tests.e2e.running import System
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from oncue.resources import TriggerInfo
-from oncue.triggers.baseline import TICK_S
+from oncue.protocol.api import TriggerInfo
+from oncue.triggers.file.baseline import TICK_S
 from tests.e2e.deploying import deploy, fired, place, registered, rules
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System

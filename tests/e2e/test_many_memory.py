@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from oncue import payload
 from oncue.config import Settings
 from oncue.log import open_log
-from oncue.messages import MATCHES, TaskFrame, TaskTopics, decode
+from oncue.protocol import payload
+from oncue.protocol.records import MATCHES, TaskFrame, TaskTopics, decode
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System
 from tests.integration.memory_site import all_of

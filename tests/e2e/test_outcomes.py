@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from oncue import asking
-from oncue.client import Client, Retry
+from oncue.client import Client, Retry, polling
 from oncue.errors import NotFound, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TaskTimedOut, UnreadableResult
 from tests.e2e.running import PATIENCE_S, System
 
@@ -310,7 +309,7 @@ def test_timeouts_cancels_and_expiry_are_their_own_errors(shared: System, client
 
 
 def test_a_task_that_nobody_knows(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "YOUNG_S", 0.2)
+    monkeypatch.setattr(polling, "YOUNG_S", 0.2)
     with pytest.raises(NotFound, match="0192f0c1e5a07c3e8a1b2c3d4e5f0000"):
         client.task("0192f0c1e5a07c3e8a1b2c3d4e5f0000").result()
     mine = client.submit(divmod, 7, 2)

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from oncue.config import Settings
-from oncue.dispatcher.auth import new_token
+from oncue.dispatcher.auth.tokens import new_token
 from oncue.log import Record, open_log
-from oncue.messages import REGISTRY, RESULTS, VERSION, RuleSwitch, TokenRecord, encode
+from oncue.protocol.records import REGISTRY, RESULTS, VERSION, RuleSwitch, TokenRecord, encode
 from tests.e2e.running import PATIENCE_S, System, on_kafka
 from tests.e2e.test_files import await_trigger, deploy, renamed, rules
 

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from oncue import cloudevents, payload
 from oncue.log import Log, Record, Topic, open_log
-from oncue.messages import (
+from oncue.protocol import cloudevents, payload
+from oncue.protocol.records import (
     DEAD,
     EVENTS,
     MATCHES,
@@ -30,7 +30,7 @@ from oncue.messages import (
     decode,
 )
 from oncue.rules.engine import Engine
-from oncue.rules.window_host import WindowHost
+from oncue.rules.stateful.embedded_runner import WindowHost
 
 PARTITIONS = 4
 

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oncue import payload
 from oncue.config import Settings
 from oncue.log import Log, Record, Topic, open_log
-from oncue.messages import (
+from oncue.protocol import payload
+from oncue.protocol.records import (
     DEAD,
     EVENTS,
     MATCHES,
@@ -31,10 +31,10 @@ from oncue.messages import (
     encode,
 )
 from oncue.rules.engine import Engine
-from oncue.rules.handover import hand_over, tables
-from oncue.rules.matches import Match, MatchesRecord
-from oncue.rules.window_table import WindowTable
-from oncue.rules.window_topics import ensure_stream
+from oncue.rules.operators.records import Match, MatchesRecord
+from oncue.rules.stateful.changelog_states import WindowTable
+from oncue.rules.stateful.handover import hand_over, tables
+from oncue.rules.stateful.topics import ensure_stream
 from tests.integration.memory_site import all_of, deployed
 
 PATIENCE_S = 60.0

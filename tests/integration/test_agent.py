@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from oncue import curve, wire
+from oncue import curve
 from oncue.endpoint.settings import Settings, save
 from oncue.functions import pack_function
-from oncue.messages import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, Task, decode, encode
-from oncue.payload import pack_args, unpack
+from oncue.protocol import bridge as wire
+from oncue.protocol.payload import pack_args, unpack
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, Task, decode, encode
 
 ENDPOINT = "ep_1"
 

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any, cast
 
 from oncue import curve
-from oncue.dispatcher.bridge import Bridge
-from oncue.dispatcher.effects import Effect, Send
-from oncue.dispatcher.lane import Lane
+from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.effects import Effect, Send
+from oncue.dispatcher.bridge.socket import Bridge
 
 
 class Lanes:

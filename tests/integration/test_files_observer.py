@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from watched import Watched
 
-from oncue.triggers import lookout
-from oncue.triggers.watch import ENTERED, HINT, RENAMED, open_watch
+from oncue.triggers.file import watcher
+from oncue.triggers.file.watch.base import ENTERED, HINT, RENAMED, open_watch
 
 
 def test_what_it_notices(tmp_path: Path) -> None:
@@ -40,9 +40,9 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_have_to_keep_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookout, "open_watch", lambda root: open_watch(root, "darwin"))
+    monkeypatch.setattr(watcher, "open_watch", lambda root: open_watch(root, "darwin"))
     w = Watched(tmp_path, ready={"any": ["close_write", "rename"], "stable": "300ms"})
-    monkeypatch.setattr("oncue.triggers.ready.FALLBACK_S", 0.3)
+    monkeypatch.setattr("oncue.triggers.file.readiness.FALLBACK_S", 0.3)
 
     async def main() -> None:
         async with w.running():

@@ -17,7 +17,7 @@ import pytest
 from watched import Watched
 
 from oncue.errors import Invalid, LogError, TooLarge
-from oncue.triggers.diary import Decision
+from oncue.triggers.activity import Decision
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who writes, or its kernel for its limits")
 
@@ -477,7 +477,7 @@ def nobody(*owned: Path) -> Iterator[None]:
 
     import concurrent.futures.thread  # noqa: F401
 
-    import oncue.triggers.inotify  # noqa: F401
+    import oncue.triggers.file.watch.inotify  # noqa: F401
 
     for path in owned:
         os.chown(path, 65534, 65534)
@@ -514,7 +514,7 @@ def test_a_folder_that_may_not_be_read() -> None:
 
 @linux
 def test_folders_beyond_the_kernels_limit_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from oncue.triggers.inotify import InotifyWatch
+    from oncue.triggers.file.watch.inotify import InotifyWatch
 
     real = InotifyWatch.add
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from oncue.errors import NotOwner
 from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import Batch as LogBatch
-from oncue.messages import MATCHES, WINDOWS, encode
-from oncue.rules.handover import begin_anew, hand_over, keep, tables
-from oncue.rules.matches import Closed, MatchesRecord
-from oncue.rules.rehearsal import InMemory
-from oncue.rules.window_group import Place
-from oncue.rules.window_store import StoredGroup, WindowStore
-from oncue.rules.window_table import records
+from oncue.protocol.records import MATCHES, WINDOWS, encode
+from oncue.rules.operators.records import Closed, MatchesRecord
+from oncue.rules.stateful.changelog_states import records
+from oncue.rules.stateful.handover import begin_anew, hand_over, keep, tables
+from oncue.rules.stateful.record_group import Place
+from oncue.rules.stateful.sqlite_states import StoredGroup, WindowStore
+from oncue.rules.testing.simulation import InMemory
 from tests.unit.test_windows import folded, streams
 
 PARTITIONS = 2

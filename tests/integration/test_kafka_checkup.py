@@ -14,7 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from oncue.config import Settings
 from oncue.log import Finding, Record, Topic, open_log
-from oncue.log.kafka.checkup import examine
+from oncue.log.kafka.doctor.run import examine
 from tests.conftest import or_skipped
 from tests.e2e.running import System
 from tests.kafka.broker import Broker, Cluster

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from watched import Watched, aged
 
-from oncue.dispatcher.trigger_memory import PARTITIONS, TriggerMemory
+from oncue.dispatcher.trigger_state import PARTITIONS, TriggerMemory
 from oncue.errors import LogError
 from oncue.log import open_log
 from oncue.log.base import Log, Topic
-from oncue.messages import FILES
+from oncue.protocol.records import FILES
 from oncue.triggers.base import Kept
-from oncue.triggers.ledger import KNOWN, Ledger
+from oncue.triggers.file.ledger import KNOWN, Ledger
 
 
 class Counted(TriggerMemory):
@@ -188,7 +188,7 @@ def test_a_restart_reads_what_is_new_and_what_is_forgotten_is_forgotten_everywhe
             assert copied.count(KNOWN) == 100  # for a disk that is mounted again
             copied.close()
             monkey = pytest.MonkeyPatch()
-            monkey.setattr("oncue.triggers.ledger.KEEP_GONE_US", 0)
+            monkey.setattr("oncue.triggers.file.ledger.KEEP_GONE_US", 0)
             try:
                 async with on(w, "s1", memory).running():
                     await w.quiet()

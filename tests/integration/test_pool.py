@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 from oncue.blobs import Blobs
-from oncue.endpoint.pool import Events, Pool
+from oncue.endpoint.pool.pool import Events, Pool
 from oncue.functions import Packed, pack_file, pack_function
 from oncue.ids import new_uuid7
-from oncue.messages import (
+from oncue.protocol.payload import Ref, pack, pack_args, pack_ref, ref_of, unpack
+from oncue.protocol.records import (
     CANCELLED,
     ERROR,
     INLINE_BYTES,
@@ -35,7 +36,6 @@ from oncue.messages import (
     Task,
     decode,
 )
-from oncue.payload import Ref, pack, pack_args, pack_ref, ref_of, unpack
 
 LIMIT_S = 15.0
 
@@ -131,7 +131,7 @@ def two(tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is given back because the task before it takes long, as any may on a busy machine."""
-    monkeypatch.setattr("oncue.endpoint.pool.LONG_US", 600_000_000)
+    monkeypatch.setattr("oncue.endpoint.pool.pool.LONG_US", 600_000_000)
 
 
 def _rig(folder: Path, workers: int) -> Iterator[Rig]:
@@ -517,7 +517,7 @@ def test_workers_end_when_their_pools_process_is_killed(tmp_path: Path) -> None:
     import subprocess
 
     code = (
-        "import sys,select,time\nfrom pathlib import Path\nfrom oncue.endpoint.pool import Pool\n"
+        "import sys,select,time\nfrom pathlib import Path\nfrom oncue.endpoint.pool.pool import Pool\n"
         "p=Pool(2,Path(sys.argv[1]))\n"
         "while p.ready<2:\n for fd in select.select(p.fds(),[],[],1)[0]: p.on_readable(fd)\n"
         "print(*p.pids,flush=True)\nsys.stdin.read()\n"
@@ -550,7 +550,7 @@ def test_a_timeout_ends_the_task_only(rig: Rig) -> None:
 
 
 def test_finally_runs_and_stubborn_ones_are_killed(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncue.endpoint.pool.GRACE_US", 200_000)
+    monkeypatch.setattr("oncue.endpoint.pool.pool.GRACE_US", 200_000)
     note = tmp_path / "finally"
 
     def f(note: str) -> None:
@@ -686,7 +686,7 @@ def test_without_room_a_chunk_comes_back(rig: Rig, tmp_path: Path) -> None:
 def test_workers_that_cannot_start_are_told_and_tried_more_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oncue.endpoint.pool.QUICK_DEATHS", 2)
+    monkeypatch.setattr("oncue.endpoint.pool.pool.QUICK_DEATHS", 2)
     pool = Pool(1, tmp_path, env={"PYTHONHOME": "/nowhere", "PATH": "/bin"})
     rig = Rig(pool, tmp_path)
     try:
@@ -754,7 +754,7 @@ def test_idle_workers_are_small(rig: Rig) -> None:
 
 
 def test_many_functions_in_one_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncue.endpoint.running.FUNCTIONS", 3)
+    monkeypatch.setattr("oncue.endpoint.pool.worker_process.FUNCTIONS", 3)
     packed = [pack_function(script(f"def f(): return {i}")) for i in range(8)]
     for _ in range(2):
         for i, p in enumerate(packed):

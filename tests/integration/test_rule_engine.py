@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from oncue import cloudevents, payload
 from oncue.errors import LogError, NotFound
 from oncue.ids import rule_task_ids
 from oncue.log import open_log
 from oncue.log.base import Append, Batch, Log, Position, Record
-from oncue.messages import (
+from oncue.protocol import cloudevents, payload
+from oncue.protocol.records import (
     DEAD,
     EVENTS,
     VERSION,

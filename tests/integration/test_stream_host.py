@@ -11,9 +11,9 @@ from typing import Any
 
 from oncue.errors import LogError, NotOwner
 from oncue.log import Log, Topic
-from oncue.messages import MATCHES, WINDOWS, encode
-from oncue.rules.handover import hand_over, tables
-from oncue.rules.stream_host import StreamHost
+from oncue.protocol.records import MATCHES, WINDOWS, encode
+from oncue.rules.stateful.handover import hand_over, tables
+from oncue.rules.stateful.kafka_runner import StreamHost
 from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
 
 KEYS = 7
@@ -161,8 +161,8 @@ def test_a_partition_that_goes_while_it_commits_is_right_when_it_comes_back(tmp_
 
 
 def test_a_tick_is_told_without_traffic_and_matches_wait_while_many_are_taken(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("oncue.rules.stream_host.WAITING", 3)
-    monkeypatch.setattr("oncue.rules.stream_host.STEP", 2)
+    monkeypatch.setattr("oncue.rules.stateful.kafka_runner.WAITING", 3)
+    monkeypatch.setattr("oncue.rules.stateful.kafka_runner.STEP", 2)
 
     async def body(site: Site, worker: Worker) -> None:
         site.deploy(rule(batch={"count": 100, "wait": "200ms"}))

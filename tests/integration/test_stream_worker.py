@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from oncue.log import Record
-from oncue.messages import MATCHES, VERSION, encode
-from oncue.rules.matches import Batch, Dedupe, Held, Match, MatchesRecord, Spec, Stage, Tick
+from oncue.protocol.records import MATCHES, VERSION, encode
+from oncue.rules.operators.records import Batch, Dedupe, Held, Match, MatchesRecord, Spec, Stage, Tick
 from tests.integration.memory_site import Site, record, rule, site_in
 from tests.integration.stream_site import PARTITIONS, StreamSite, stream_site
 

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from oncue.config import Settings
-from oncue.dispatcher.board import Board
-from oncue.dispatcher.core import Core
-from oncue.dispatcher.feeder import Feeder
+from oncue.dispatcher.context import Core
 from oncue.dispatcher.housekeeper import Housekeeper, Mark
+from oncue.dispatcher.notifier import Board
+from oncue.dispatcher.view_consumer import Feeder
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Log, Record, open_log
-from oncue.messages import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
+from oncue.protocol.records import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
 from oncue.view import View
 
 IDS = batch_ids("ann", new_uuid7(), 6)

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 from watched import aged
 
-from oncue.dispatcher.trigger_host import TriggerHost, Wanted
-from oncue.messages import Event
-from oncue.triggers import kinds, lookout
+from oncue.dispatcher.trigger_supervisor import TriggerHost, Wanted
+from oncue.protocol.records import Event
+from oncue.triggers import kinds
+from oncue.triggers.file import watcher
 
 PATIENCE_S = 30.0
 
@@ -68,14 +69,14 @@ def play(tmp: Path, part: Callable[[Site], Awaitable[None]]) -> None:
 def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The file server of `stuck` answers when this is set."""
     found = threading.Event()
-    stat = lookout.os.stat
+    stat = watcher.os.stat
 
     def slow(path: Any, *args: Any, **kwargs: Any) -> Any:
         if path == str(tmp_path / "stuck"):
             found.wait(PATIENCE_S)
         return stat(path, *args, **kwargs)
 
-    monkeypatch.setattr(lookout.os, "stat", slow)
+    monkeypatch.setattr(watcher.os, "stat", slow)
     try:
         yield found
     finally:

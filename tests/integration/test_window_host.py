@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from oncue import cloudevents
 from oncue.errors import DiskFull, LogError
 from oncue.log import Record, Topic, open_log
-from oncue.messages import MATCHES, decode
-from oncue.rules.matches import MatchesRecord, Tick
-from oncue.rules.window import TICK_WINDOWS
-from oncue.rules.window_store import WindowStore
+from oncue.protocol import cloudevents
+from oncue.protocol.records import MATCHES, decode
+from oncue.rules.operators.records import MatchesRecord, Tick
+from oncue.rules.stateful.fold import TICK_WINDOWS
+from oncue.rules.stateful.sqlite_states import WindowStore
 from tests.integration.memory_site import PARTITIONS, Site, all_of, record, rule, site_in
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ import pytest
 
 from oncue.errors import LogError, NotOwner
 from oncue.log import Topic
-from oncue.messages import EVENTS, MATCHES, WINDOWS, encode
-from oncue.rules.handover import begin_anew, hand_over, tables
-from oncue.rules.window_group import Place
-from oncue.rules.window_share import SharedWindowHost
-from oncue.rules.window_table import KEPT, PLACE, records
+from oncue.protocol.records import EVENTS, MATCHES, WINDOWS, encode
+from oncue.rules.stateful.changelog_states import KEPT, PLACE, records
+from oncue.rules.stateful.handover import begin_anew, hand_over, tables
+from oncue.rules.stateful.record_group import Place
+from oncue.rules.stateful.server_runner import SharedWindowHost
 from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
 from tests.integration.test_stream_host import Fence, running
 

@@ -13,10 +13,10 @@ import msgspec
 
 from oncue.errors import NotFound
 from oncue.ids import now_us
-from oncue.messages import Event
+from oncue.protocol.records import Event
 from oncue.triggers.base import Memory, TriggerContext
-from oncue.triggers.baseline import TICK_S
-from oncue.triggers.files import FileOptions, FileTrigger
+from oncue.triggers.file.baseline import TICK_S
+from oncue.triggers.file.trigger import FileOptions, FileTrigger
 
 PATIENCE_S = 30.0
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from tests.simulation.clock import Clock
 
 SESSION_US, HEARTBEAT_US = 6_000_000, 2_000_000
-MARGIN = 0.85  # oncue.log.kafka.share
+MARGIN = 0.85  # oncue.log.kafka.assignment
 
 
 class Member(Protocol):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oncue import wire
-from oncue.dispatcher.lane import Lane
-from oncue.endpoint.agent import Agent
-from oncue.endpoint.effects import Dial
-from oncue.messages import Ended
+from oncue.dispatcher.bridge.channel import Lane
+from oncue.endpoint.agent.agent import Agent
+from oncue.endpoint.agent.effects import Dial
+from oncue.protocol import bridge
+from oncue.protocol.records import Ended
 from tests.simulation.group import Group
 from tests.simulation.member import Member
 from tests.simulation.site import Site
@@ -90,13 +90,13 @@ class ManyWorld(World):
     def _to_server(self, site: Site, parts: list[bytes]) -> None:
         link = site.link
         member = self._member(self._target.get((site.name, link), ""))
-        self._note_frame(f"{site.name} {link} -> {member.name if member else '?'}", wire.decode_from_agent, parts)
+        self._note_frame(f"{site.name} {link} -> {member.name if member else '?'}", bridge.decode_from_agent, parts)
         if member is not None:
             self._post(site, link, True, lambda: member.frame(site.name, link, parts) if member.alive else None)
 
     def _to_agent(self, server: str, name: str, link: int, parts: list[bytes]) -> None:
         site = self.sites[name]
-        self._note_frame(f"   {server} -> {name} {link}", wire.decode_from_bridge, parts)
+        self._note_frame(f"   {server} -> {name} {link}", bridge.decode_from_bridge, parts)
         if self._target.get((name, link)) == server:
             self._post(site, link, False, lambda: site.frame(link, parts))
 

@@ -1,5 +1,5 @@
 """One of several servers: the real lanes, a view that lags behind the shared log, appends that are under way when it is
-stopped, and what dispatcher/owners.py does, step by step on virtual time."""
+stopped, and what dispatcher/cluster/ownership.py does, step by step on virtual time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from oncue import wire
-from oncue.dispatcher.effects import Changed, Check, EndWaiting, Load, Phase, Send, Store
-from oncue.dispatcher.intake import Group as Tasks
-from oncue.dispatcher.intake import OpenTask
-from oncue.dispatcher.lane import Lane, cancelled, ended
+from oncue.dispatcher.bridge.channel import Lane, cancelled, ended
+from oncue.dispatcher.bridge.effects import Changed, Check, EndWaiting, Load, Phase, Send, Store
+from oncue.dispatcher.bridge.pending_tasks import Group as Tasks
+from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.lifecycle import State, TaskState
-from oncue.messages import EXPIRED, Ended, Failure, ResultFrame, Task, TaskFrame, decode, encode
+from oncue.protocol import bridge
+from oncue.protocol.records import EXPIRED, Ended, Failure, ResultFrame, Task, TaskFrame, decode, encode
 from tests.simulation.clock import Clock
 from tests.simulation.group import HEARTBEAT_US, MARGIN, SESSION_US, Group
 from tests.simulation.server import Server
@@ -202,11 +202,11 @@ class Member(Server):
             if isinstance(effect, Send) and endpoint in self.routes:
                 self._send(endpoint, self.routes[endpoint], effect.parts)
 
-    def _redirect(self, endpoint: str) -> tuple[int, wire.Redirect]:
+    def _redirect(self, endpoint: str) -> tuple[int, bridge.Redirect]:
         epoch, server = self.fold.claims.get(endpoint, (0, ""))
         if server in ("", self.name):
-            return epoch, wire.Redirect(why="not known yet")
-        return epoch, wire.Redirect(server, "k", "another acts")
+            return epoch, bridge.Redirect(why="not known yet")
+        return epoch, bridge.Redirect(server, "k", "another acts")
 
     # ------------------------------------------------------------ the log
 
@@ -329,12 +329,12 @@ class Member(Server):
             if endpoint in self.lanes:
                 super(Member, self).frame(endpoint, link, parts)
                 return
-            envelope, _ = wire.decode_from_agent(parts)
+            envelope, _ = bridge.decode_from_agent(parts)
             epoch, to = self._redirect(endpoint)
             if epoch < envelope.epoch and to.bridge:
-                to = wire.Redirect(why="not known yet")
-            head = wire.BridgeEnvelope(envelope.session, -1, max(epoch, envelope.epoch), to)
-            self._send(endpoint, link, [wire.encode(head)])
+                to = bridge.Redirect(why="not known yet")
+            head = bridge.BridgeEnvelope(envelope.session, -1, max(epoch, envelope.epoch), to)
+            self._send(endpoint, link, [bridge.encode(head)])
 
         self.run(hear)
 

@@ -7,22 +7,12 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from oncue import lifecycle, wire
-from oncue.dispatcher.effects import (
-    Changed,
-    Check,
-    Effect,
-    EndWaiting,
-    Fetch,
-    Load,
-    Phase,
-    PutPart,
-    Send,
-    Store,
-)
-from oncue.dispatcher.intake import Group, OpenTask
-from oncue.dispatcher.lane import Lane, cancelled
-from oncue.messages import Ended, ResultFrame, Task, TaskFrame, decode, encode
+from oncue import lifecycle
+from oncue.dispatcher.bridge.channel import Lane, cancelled
+from oncue.dispatcher.bridge.effects import Changed, Check, Effect, EndWaiting, Fetch, Load, Phase, PutPart, Send, Store
+from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.protocol import bridge
+from oncue.protocol.records import Ended, ResultFrame, Task, TaskFrame, decode, encode
 from tests.simulation.clock import Clock
 
 TICK_US = 500_000
@@ -268,7 +258,7 @@ class Server:
         if content is None:
             self.with_lane(name, lambda lane: lane.part(effect.sha256, effect.offset_bytes, 0, b"", "no such blob"))
             return
-        body = content[effect.offset_bytes : effect.offset_bytes + wire.PART_BYTES]
+        body = content[effect.offset_bytes : effect.offset_bytes + bridge.PART_BYTES]
         self.with_lane(name, lambda lane: lane.part(effect.sha256, effect.offset_bytes, len(content), body))
 
     def _put(self, name: str, effect: PutPart) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from oncue.endpoint.agent import Agent, Identity
-from oncue.endpoint.effects import CancelRun, Dial, Learn, Run, Send
-from oncue.endpoint.spool import Journal
-from oncue.messages import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, Task, encode
-from oncue.payload import Ref, pack_ref
+from oncue.endpoint.agent.agent import Agent, Identity
+from oncue.endpoint.agent.effects import CancelRun, Dial, Learn, Run, Send
+from oncue.endpoint.agent.journal import Journal
+from oncue.protocol.payload import Ref, pack_ref
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, Task, encode
 from tests.simulation.clock import Clock
 
 WHY = encode(Failure("E", "why"))

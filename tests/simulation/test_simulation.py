@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from oncue import wire
-from oncue.dispatcher.lane import Lane
-from oncue.endpoint.agent import Agent
+from oncue.dispatcher.bridge.channel import Lane
+from oncue.endpoint.agent.agent import Agent
+from oncue.protocol import bridge
 from tests.simulation.many import ManyWorld
 from tests.simulation.member import Member
 from tests.simulation.world import World
@@ -64,7 +64,7 @@ class TakesDoubles(Agent):
     """Does not look at the numbers of messages."""
 
     def frame(self, parts: list[bytes], now_us: int) -> None:
-        envelope, _ = wire.decode_from_bridge(parts)
+        envelope, _ = bridge.decode_from_bridge(parts)
         if envelope.n >= 0:
             self.link.expect = min(self.link.expect, envelope.n)
         super().frame(parts, now_us)
@@ -74,7 +74,7 @@ class IgnoresGaps(Agent):
     """Goes on after a lost message."""
 
     def frame(self, parts: list[bytes], now_us: int) -> None:
-        envelope, _ = wire.decode_from_bridge(parts)
+        envelope, _ = bridge.decode_from_bridge(parts)
         if envelope.session == self.link.number:
             self.link.expect = max(self.link.expect, envelope.n)
         super().frame(parts, now_us)
@@ -83,17 +83,17 @@ class IgnoresGaps(Agent):
 class NoInventory(Lane):
     """Sends out again what it had sent, without looking at what the agent holds."""
 
-    def _on_inventory(self, message: wire.Inventory, body: bytes) -> None:
+    def _on_inventory(self, message: bridge.Inventory, body: bytes) -> None:
         super()._on_inventory(message, b"")
 
 
 class TellsTooEarly(Lane):
     """Acks results as soon as they came, before they are durable."""
 
-    def _on_results(self, message: wire.Results, body: bytes) -> None:
+    def _on_results(self, message: bridge.Results, body: bytes) -> None:
         super()._on_results(message, body)
         self._durable_seq = max(self._durable_seq, message.seq)
-        self._send(wire.Ack(message.seq))
+        self._send(bridge.Ack(message.seq))
 
 
 class HoldsNothingBack(Lane):

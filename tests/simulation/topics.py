@@ -9,7 +9,7 @@ import msgspec
 
 from oncue import lifecycle
 from oncue.lifecycle import TaskState
-from oncue.messages import Ended, ResultFrame, TaskFrame, decode
+from oncue.protocol.records import Ended, ResultFrame, TaskFrame, decode
 
 RESULTS = "results"
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from oncue import wire
-from oncue.dispatcher.lane import Lane
-from oncue.endpoint.agent import Agent
+from oncue.dispatcher.bridge.channel import Lane
+from oncue.endpoint.agent.agent import Agent
 from oncue.ids import derived_ids
 from oncue.lifecycle import State
-from oncue.messages import OK, VERSION, Call, Ended, Retry, Task, TaskFrame, decode
-from oncue.payload import Ref, pack_ref, ref_of
+from oncue.protocol import bridge
+from oncue.protocol.payload import Ref, pack_ref, ref_of
+from oncue.protocol.records import OK, VERSION, Call, Ended, Retry, Task, TaskFrame, decode
 from tests.simulation.clock import Clock
 from tests.simulation.server import Durable, Server
 from tests.simulation.site import Site, behaviour, content_of
@@ -81,7 +81,7 @@ class World:
 
     def _to_server(self, site: Site, parts: list[bytes]) -> None:
         link = site.link
-        self._note_frame(f"{site.name} {link} ->", wire.decode_from_agent, parts)
+        self._note_frame(f"{site.name} {link} ->", bridge.decode_from_agent, parts)
 
         def deliver() -> None:
             if self.server is not None and self.server.alive:
@@ -91,7 +91,7 @@ class World:
 
     def _to_site(self, name: str, link: int, parts: list[bytes]) -> None:
         site = self.sites[name]
-        self._note_frame(f"   -> {name} {link}", wire.decode_from_bridge, parts)
+        self._note_frame(f"   -> {name} {link}", bridge.decode_from_bridge, parts)
         self._post(site, link, False, lambda: site.frame(link, parts))
 
     def _note_frame(self, where: str, decoder: Callable[[list[bytes]], Any], parts: list[bytes]) -> None:
@@ -99,14 +99,14 @@ class World:
             return
         envelope, body = decoder(parts)
         message, ids = envelope.message, ""
-        if isinstance(message, wire.Beat):
+        if isinstance(message, bridge.Beat):
             return
-        if isinstance(message, wire.Dispatch):
+        if isinstance(message, bridge.Dispatch):
             ids = " ".join(t.id.hex()[-16:] for t in decode(list[Task], body))
-        elif isinstance(message, wire.Results):
+        elif isinstance(message, bridge.Results):
             ids = " ".join(f"{e.id.hex()[-16:]}/{e.attempt}:{e.status}" for e in decode(list[Ended], body))
-        elif isinstance(message, wire.Inventory):
-            ids = " ".join(f"{i.hex()[-16:]}/{n}" for i, n in wire.unpack_held(body))
+        elif isinstance(message, bridge.Inventory):
+            ids = " ".join(f"{i.hex()[-16:]}/{n}" for i, n in bridge.unpack_held(body))
         facts = {
             k: getattr(message, k)
             for k in ("seq", "attempt", "granted", "durable_seq", "why", "held")

@@ -13,16 +13,17 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from oncue import ids, payload
-from oncue import resources as r
+from oncue import ids
 from oncue.config import Settings
-from oncue.dispatcher.api import Serving, make_app, serve
-from oncue.dispatcher.auth import hash_token
-from oncue.dispatcher.backend import Outcome, TaskQuery, Who
+from oncue.dispatcher.auth.tokens import hash_token
+from oncue.dispatcher.http.app import Serving, make_app, serve
+from oncue.dispatcher.http.backend import Outcome, TaskQuery, Who
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
-from oncue.messages import OK, Ended, Event, TokenRecord
+from oncue.protocol import api as r
+from oncue.protocol import payload
+from oncue.protocol.records import OK, Ended, Event, TokenRecord
 
 TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "read")}
 

@@ -17,10 +17,11 @@ import cloudpickle
 import msgspec
 from aiohttp import web
 
-from oncue import ids, payload
+from oncue import ids
 from oncue.errors import NotFound, OncueError, Unauthorized
-from oncue.messages import CANCELLED, ERROR, OK, Ended, Failure
-from oncue.resources import Accepted, BatchRequest, EndpointInfo, FunctionInfo, FunctionRequest, Problem, TaskInfo
+from oncue.protocol import payload
+from oncue.protocol.api import Accepted, BatchRequest, EndpointInfo, FunctionInfo, FunctionRequest, Problem, TaskInfo
+from oncue.protocol.records import CANCELLED, ERROR, OK, Ended, Failure
 
 SUBJECT = "ada"
 _encode = msgspec.msgpack.Encoder().encode

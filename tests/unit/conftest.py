@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oncue.triggers.ledger import Ledger
+from oncue.triggers.file.ledger import Ledger
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def packed_by(folder: Path, source: str, expression: str, seed: str = "0", name:
 CALL = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from oncue import payload
+from oncue.protocol import payload
 from oncue.functions import load_function
 f = load_function(open("body", "rb").read())
 args, kwargs = payload.unpack_args(open("args", "rb").read())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oncue import lifecycle
 from oncue.lifecycle import TaskState
-from oncue.messages import (
+from oncue.protocol.records import (
     CONTROL,
     REPORTS,
     RESULTS,

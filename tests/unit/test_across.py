@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from api_backend import Client, with_server
 
-from oncue import resources as r
-from oncue.dispatcher import across
-from oncue.dispatcher.across import HANDED_ON, Across
+from oncue.dispatcher.cluster import peers
+from oncue.dispatcher.cluster.peers import HANDED_ON, Across
+from oncue.protocol import api as r
 
 TASK = r.TaskInfo(id="0" * 32, state="waiting", function="f", name="f", endpoint="e", owner="ada", attempt=1, why="?")
 ENDPOINT = r.EndpointInfo(id="e1", name="laptop", owner="ada", state="never", labels={"a": "b"})
@@ -121,7 +121,7 @@ def test_one_that_hangs_is_waited_for_once_and_then_left_alone_for_a_moment() ->
         there.answer = hang
         began = time.monotonic()
         assert await asking.task(url, TASK, BEARER) is TASK
-        assert across.ANSWER_S * 0.9 < time.monotonic() - began < across.ANSWER_S + 2
+        assert peers.ANSWER_S * 0.9 < time.monotonic() - began < peers.ANSWER_S + 2
         assert await asking.cancel_waiting(url, IDS, BEARER) == []
         assert len(there.asked) == 1
         for_ever.set()

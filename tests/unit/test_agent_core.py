@@ -6,13 +6,13 @@ import hashlib
 import random
 from collections.abc import Sequence
 
-from oncue import wire
-from oncue.endpoint.agent import Agent, Identity
-from oncue.endpoint.effects import Dial, Effect, Learn, Run, Send
-from oncue.endpoint.session import Phase
-from oncue.endpoint.spool import Journal
-from oncue.messages import ERROR, LOST, OK, VERSION, Call, Ended, Failure, Task, decode, encode
-from oncue.payload import pack_args
+from oncue.endpoint.agent.agent import Agent, Identity
+from oncue.endpoint.agent.effects import Dial, Effect, Learn, Run, Send
+from oncue.endpoint.agent.journal import Journal
+from oncue.endpoint.agent.session import Phase
+from oncue.protocol import bridge
+from oncue.protocol.payload import pack_args
+from oncue.protocol.records import ERROR, LOST, OK, VERSION, Call, Ended, Failure, Task, decode, encode
 from tests.simulation.site import MemoryCabinet, MemoryFile
 
 BODY = b"the body"
@@ -41,64 +41,64 @@ class Bench:
         self.epoch = 5
         self.runs: list[Run] = []
 
-    def turn(self, room: int = 0) -> list[wire.FromAgent]:
+    def turn(self, room: int = 0) -> list[bridge.FromAgent]:
         """What was said in it; chunks go to `runs`."""
-        said: list[wire.FromAgent] = []
+        said: list[bridge.FromAgent] = []
         for envelope, _ in self.frames(self.agent.turn(self.now_us, room, lambda _: 64)):
             said.append(envelope.message)
         return said
 
-    def frames(self, effects: Sequence[Effect]) -> list[tuple[wire.AgentEnvelope, bytes]]:
+    def frames(self, effects: Sequence[Effect]) -> list[tuple[bridge.AgentEnvelope, bytes]]:
         out = []
         for effect in effects:
             if isinstance(effect, Send):
-                envelope, body = wire.decode_from_agent(effect.parts)
+                envelope, body = bridge.decode_from_agent(effect.parts)
                 self.session = envelope.session
                 out.append((envelope, body))
             elif isinstance(effect, Run):
                 self.runs.append(effect)
         return out
 
-    def held(self) -> tuple[wire.Hello, list[tuple[bytes, int]]]:
+    def held(self) -> tuple[bridge.Hello, list[tuple[bytes, int]]]:
         """The greeting of this turn."""
         found = self.frames(self.agent.turn(self.now_us, 0, lambda _: 64))
-        hellos = [e.message for e, _ in found if isinstance(e.message, wire.Hello)]
-        named = [h for e, body in found if isinstance(e.message, wire.Inventory) for h in wire.unpack_held(body)]
+        hellos = [e.message for e, _ in found if isinstance(e.message, bridge.Hello)]
+        named = [h for e, body in found if isinstance(e.message, bridge.Inventory) for h in bridge.unpack_held(body)]
         (hello,) = hellos
         self.n = 0
         return hello, named
 
-    def hear(self, message: wire.FromBridge, body: bytes = b"", *, n: int | None = None, epoch: int = 0) -> None:
+    def hear(self, message: bridge.FromBridge, body: bytes = b"", *, n: int | None = None, epoch: int = 0) -> None:
         """A message of the bridge: with the right number, unless another is given."""
         number = self.n if n is None else n
         if n is None:
             self.n += 1
-        head = wire.encode(wire.BridgeEnvelope(self.session, number, epoch or self.epoch, message))
+        head = bridge.encode(bridge.BridgeEnvelope(self.session, number, epoch or self.epoch, message))
         self.agent.frame([head, body] if body else [head], self.now_us)
 
     def connect(self) -> Bench:
         self.turn()
         self.n = 0
-        self.hear(wire.Welcome(self.epoch, "srv", "1"))
+        self.hear(bridge.Welcome(self.epoch, "srv", "1"))
         self.turn()
         assert self.agent.phase is Phase.READY
         return self
 
     def dispatch(self, *tasks: Task, n: int | None = None) -> None:
-        self.hear(wire.Dispatch(CALL, 1, len(tasks), 3), encode(list(tasks)), n=n)
+        self.hear(bridge.Dispatch(CALL, 1, len(tasks), 3), encode(list(tasks)), n=n)
 
     def finish(self, *tasks: Task) -> None:
         self.agent.ended([Ended(t.id, 1, OK, self.now_us, self.now_us + 1, b"mv") for t in tasks])
 
 
-def results(said: Sequence[wire.FromAgent]) -> list[int]:
-    return [m.seq for m in said if isinstance(m, wire.Results)]
+def results(said: Sequence[bridge.FromAgent]) -> list[int]:
+    return [m.seq for m in said if isinstance(m, bridge.Results)]
 
 
 def ends(bench: Bench) -> list[Ended]:
     """Of one turn."""
     found = bench.frames(bench.agent.turn(bench.now_us, 0, lambda _: 64))
-    return [e for env, body in found if isinstance(env.message, wire.Results) for e in decode(list[Ended], body)]
+    return [e for env, body in found if isinstance(env.message, bridge.Results) for e in decode(list[Ended], body)]
 
 
 def dials(bench: Bench, after_us: int) -> list[Dial]:
@@ -113,13 +113,13 @@ def test_a_redirected_agent_dials_the_other_server_at_once_and_keeps_its_tasks()
     bench = Bench().connect()
     bench.dispatch(task(1))
     bench.turn()
-    bench.hear(wire.Redirect("tcp://other:1", "k" * 40, "another acts"), n=-1, epoch=6)
+    bench.hear(bridge.Redirect("tcp://other:1", "k" * 40, "another acts"), n=-1, epoch=6)
     assert bench.agent.phase is Phase.AWAY
     assert dials(bench, 0) == [Dial("tcp://other:1", "k" * 40)]
     assert task(1).id in bench.agent.shelf.held
-    bench.hear(wire.Welcome(6, "other", "1"), n=0, epoch=6)
+    bench.hear(bridge.Welcome(6, "other", "1"), n=0, epoch=6)
     assert bench.agent.phase is Phase.READY
-    bench.hear(wire.CancelTasks("a zombie's"), task(1).id, n=1, epoch=5)
+    bench.hear(bridge.CancelTasks("a zombie's"), task(1).id, n=1, epoch=5)
     assert bench.agent.phase is Phase.AWAY, "a lower epoch is not obeyed"
 
 
@@ -128,7 +128,7 @@ def test_servers_that_send_an_agent_in_circles_are_not_dialled_without_pause() -
     bench.turn()
     count = 0
     for _ in range(1_000):
-        bench.hear(wire.Redirect("tcp://other:1", "k" * 40), n=-1)
+        bench.hear(bridge.Redirect("tcp://other:1", "k" * 40), n=-1)
         bench.now_us += 1_000
         count += len(dials(bench, 0))
     assert 1 <= count <= 10, "of a thousand within a second"
@@ -138,7 +138,7 @@ def test_where_nobody_acts_yet_the_agent_asks_again_soon() -> None:
     bench = Bench()
     bench.turn()
     for _ in range(20):
-        bench.hear(wire.Redirect(why="not yet"), n=-1)
+        bench.hear(bridge.Redirect(why="not yet"), n=-1)
         assert dials(bench, 200_000) == []
         assert dials(bench, 300_000) == [Dial()], "in half a second, and never later"
 
@@ -147,21 +147,21 @@ def test_the_agent_learns_which_servers_there_are() -> None:
     bench = Bench()
     bench.turn()
     servers = (("tcp://a:1", "a" * 40), ("tcp://b:1", "b" * 40))
-    bench.hear(wire.Welcome(5, "srv", "1", -1, servers), n=0)
+    bench.hear(bridge.Welcome(5, "srv", "1", -1, servers), n=0)
     assert Learn(servers) in bench.agent.turn(bench.now_us, 0, lambda _: 64)
     other = (("tcp://a:1", "k" * 40), servers[1])  # it came back with another key
-    bench.hear(wire.Welcome(5, "srv", "1", 7, other), n=1)
+    bench.hear(bridge.Welcome(5, "srv", "1", 7, other), n=1)
     said = bench.agent.turn(bench.now_us, 0, lambda _: 64)
     assert Learn(other) in said
     assert not any(isinstance(e, Send) for e in said), "the session goes on as it was"
-    bench.hear(wire.Welcome(5, "srv", "1", 7, servers), n=1)  # a double
+    bench.hear(bridge.Welcome(5, "srv", "1", 7, servers), n=1)  # a double
     assert not any(isinstance(e, Learn) for e in bench.agent.turn(bench.now_us, 0, lambda _: 64))
 
 
 def test_another_version_is_refused_with_the_remedy_and_not_dialled_again() -> None:
     bench = Bench()
     bench.turn()
-    bench.hear(wire.Refuse("version", "too old", "upgrade oncue"), n=0)
+    bench.hear(bridge.Refuse("version", "too old", "upgrade oncue"), n=0)
     assert bench.agent.refused is not None
     assert bench.agent.refused.remedy == "upgrade oncue"
     bench.now_us += 3_600_000_000
@@ -170,7 +170,7 @@ def test_another_version_is_refused_with_the_remedy_and_not_dialled_again() -> N
 
 def test_an_older_claim_is_not_obeyed() -> None:
     bench = Bench().connect()
-    bench.hear(wire.Dispatch(CALL, 1, 1, 3), encode([task(1)]), epoch=4)
+    bench.hear(bridge.Dispatch(CALL, 1, 1, 3), encode([task(1)]), epoch=4)
     assert not bench.agent.shelf.held
     assert bench.agent.phase is Phase.AWAY
     assert bench.agent.next_wake_us() > bench.now_us  # another is dialled after a pause
@@ -182,7 +182,7 @@ def test_the_highest_epoch_survives_a_restart() -> None:
     again = Bench(bench.file)
     hello, _ = again.held()
     assert hello.epoch == 5
-    again.hear(wire.Welcome(4, "old owner", "1"), epoch=4)
+    again.hear(bridge.Welcome(4, "old owner", "1"), epoch=4)
     assert again.agent.phase is Phase.AWAY
 
 
@@ -222,13 +222,13 @@ def test_a_gap_greets_anew_and_names_all_that_is_held() -> None:
     bench.finish(task(1))  # spooled and not acked: it is held too
     bench.turn()
     before = bench.session
-    bench.hear(wire.Ack(99), n=7)
+    bench.hear(bridge.Ack(99), n=7)
     hello, named = bench.held()
     assert bench.agent.phase is Phase.GREETING
     assert bench.session > before
     assert hello.held == 3
     assert sorted(named) == [(task(i).id, 1) for i in (1, 2, 3)]
-    bench.hear(wire.Welcome(5, "srv", "1"))
+    bench.hear(bridge.Welcome(5, "srv", "1"))
     assert len(results(bench.turn())) == 1  # sent again
 
 
@@ -239,7 +239,7 @@ def test_results_stay_until_the_server_has_them() -> None:
     bench.finish(task(1))
     (seq,) = results(bench.turn())
     assert list(bench.agent.outbox.spool) == [seq]
-    bench.hear(wire.Ack(seq))
+    bench.hear(bridge.Ack(seq))
     assert not bench.agent.outbox.spool
     assert not bench.agent.shelf.held
 
@@ -253,7 +253,7 @@ def test_a_result_is_in_the_journal_before_it_is_sent() -> None:
     again = Bench(bench.file)  # the process died right after
     _, named = again.held()
     assert named == [(task(1).id, 1)]
-    again.hear(wire.Welcome(5, "srv", "1"))
+    again.hear(bridge.Welcome(5, "srv", "1"))
     assert [e.status for e in ends(again)] == [OK]
 
 
@@ -266,7 +266,7 @@ def test_what_was_handed_over_before_a_kill_is_lost_and_the_rest_goes_on() -> No
     again = Bench(bench.file)
     again.turn()
     again.n = 0
-    again.hear(wire.Welcome(5, "srv", "1"))
+    again.hear(bridge.Welcome(5, "srv", "1"))
     assert [(e.id, e.status) for e in ends(again)] == [(task(1).id, LOST)]
     again.turn(room=1)
     assert [t.id for run in again.runs for t in run.tasks] == [task(2).id]
@@ -303,7 +303,7 @@ def test_the_total_granted_is_never_lowered() -> None:
         if n % 3 == 0:  # a long one: fewer are wanted from here on
             bench.agent.ended([Ended(task(n).id, 1, OK, 1, 1 + (10 if n < 30 else 5_000_000), b"mv")])
         said = bench.turn()
-        seen += [m.granted for m in said if isinstance(m, wire.Credit | wire.Results)]
+        seen += [m.granted for m in said if isinstance(m, bridge.Credit | bridge.Results)]
         bench.now_us += 2_000
     assert len(seen) > 3
     assert seen == sorted(seen)
@@ -318,15 +318,15 @@ def test_who_stops_grants_nothing_more() -> None:
     bench.finish(task(1), task(2))
     said = bench.turn(room=2)
     assert results(said)
-    assert {m.granted for m in said if isinstance(m, wire.Results | wire.Credit)} == {granted}
+    assert {m.granted for m in said if isinstance(m, bridge.Results | bridge.Credit)} == {granted}
 
 
 def test_tasks_whose_function_is_missing_end_with_the_reason() -> None:
     bench = Bench(body=False).connect()
     bench.dispatch(task(1), task(2))
-    wants = [m for m in bench.turn(room=2) if isinstance(m, wire.Want)]
+    wants = [m for m in bench.turn(room=2) if isinstance(m, bridge.Want)]
     assert [w.sha256 for w in wants] == [FUNCTION]
-    bench.hear(wire.Part(FUNCTION, 0, 0, "no such function"))
+    bench.hear(bridge.Part(FUNCTION, 0, 0, "no such function"))
     ended = ends(bench)
     assert [e.status for e in ended] == [ERROR, ERROR]
     why = decode(Failure, ended[0].value)
@@ -339,7 +339,7 @@ def test_a_body_that_comes_is_kept_and_its_tasks_run() -> None:
     bench = Bench(body=False).connect()
     bench.dispatch(task(1))
     bench.turn(room=2)
-    bench.hear(wire.Part(FUNCTION, 0, len(BODY)), BODY)
+    bench.hear(bridge.Part(FUNCTION, 0, len(BODY)), BODY)
     bench.turn(room=2)
     assert [(run.body, [t.id for t in run.tasks]) for run in bench.runs] == [(BODY, [task(1).id])]
     assert bench.cabinet.bodies == {FUNCTION: BODY}
@@ -349,7 +349,7 @@ def test_a_body_with_another_hash_is_not_run() -> None:
     bench = Bench(body=False).connect()
     bench.dispatch(task(1))
     bench.turn(room=2)
-    bench.hear(wire.Part(FUNCTION, 0, 4), b"evil")
+    bench.hear(bridge.Part(FUNCTION, 0, 4), b"evil")
     assert [e.status for e in ends(bench)] == [ERROR]
     assert not bench.runs
     assert not bench.cabinet.bodies
@@ -367,7 +367,7 @@ def test_an_agent_without_its_journal_says_so() -> None:
 
 def test_silence_is_noticed() -> None:
     bench = Bench().connect()
-    bench.now_us += wire.SILENCE_MS * 1000 + 1
+    bench.now_us += bridge.SILENCE_MS * 1000 + 1
     bench.turn()
     assert bench.agent.phase is Phase.AWAY
     bench.now_us = bench.agent.next_wake_us()

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oncue.config import Settings
-from oncue.dispatcher.api import make_app, serve
-from oncue.dispatcher.http.table import ROUTES
+from oncue.dispatcher.http.app import make_app, serve
+from oncue.dispatcher.http.routes.table import ROUTES
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 ROUTES_WITH_BODY = [r for r in ROUTES if r.takes is not None or r.raw]

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from api_backend import Client, with_server
 
-from oncue.dispatcher.http.server import CSP, FILES, page_file
-from oncue.dispatcher.http.table import ROUTES
-from oncue.dispatcher.openapi import document, document_json
+from oncue.dispatcher.http.openapi import document, document_json
+from oncue.dispatcher.http.routes.server import CSP, FILES, page_file
+from oncue.dispatcher.http.routes.table import ROUTES
 
 SPEC = document()
 ID = "0" * 32
@@ -197,7 +197,7 @@ def test_commands_that_are_recommended_exist() -> None:
     from oncue.cli.root import COMMANDS
 
     home = Path(oncue.dispatcher.__file__).parent
-    files = [*(home / "http").glob("*.py"), *(home / "page").glob("*"), home / "auth.py", home / "openapi.py"]
+    files = [*(home / "http").rglob("*.py"), *(home / "web").glob("*"), *(home / "auth").glob("*.py")]
     named = {word for f in files for word in re.findall(r"(?:`|>|: )oncue ([a-z]+) ", f.read_text())}
     assert len(named) >= 3
     assert named <= set(COMMANDS)

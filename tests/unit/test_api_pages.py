@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from api_backend import TOKENS, Client, with_server
 
-from oncue import resources as r
+from oncue.protocol import api as r
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<img src=x onerror='document.title=\"owned\"'><script>document.title='owned'</script>[/scan]\u202egpj"

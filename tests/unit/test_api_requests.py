@@ -12,13 +12,13 @@ from api_backend import TOKENS, Client, packed, with_server
 
 from oncue import ids
 from oncue.config import Settings
-from oncue.dispatcher.api import make_app, serve
-from oncue.dispatcher.auth import Authenticator, hash_token, may_make, new_token
-from oncue.dispatcher.backend import Who
-from oncue.dispatcher.http.limits import RateLimit
+from oncue.dispatcher.auth.tokens import Authenticator, hash_token, may_make, new_token
+from oncue.dispatcher.http.app import make_app, serve
+from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.errors import Conflict, Invalid, RateLimited
-from oncue.messages import ERROR, Failure, TokenRecord, encode
-from oncue.resources import TokenRequest
+from oncue.protocol.api import TokenRequest
+from oncue.protocol.records import ERROR, Failure, TokenRecord, encode
 
 M = {"Content-Type": "application/msgpack"}
 ID = "0" * 32

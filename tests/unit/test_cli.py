@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 
 from oncue.cli import main
-from oncue.cli.connect import arguments, seconds
-from oncue.cli.doctor import triggers
+from oncue.cli.client import arguments, seconds
+from oncue.cli.commands.doctor import triggers
+from oncue.cli.live_view import view
 from oncue.cli.local_agent import running_agent
 from oncue.cli.local_server import local_server
 from oncue.cli.output import safe, show_error, table, took
-from oncue.cli.watching import view
 from oncue.endpoint.settings import Lock
 from oncue.errors import Invalid, OncueError
-from oncue.resources import TaskInfo, TriggerInfo
+from oncue.protocol.api import TaskInfo, TriggerInfo
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_an_agent_dials_a_host_that_leads_to_the_server(bridge: str, url: str, dialled: str) -> None:
-    from oncue.cli.endpoint import _reachable
+    from oncue.cli.commands.endpoint import _reachable
 
     assert _reachable(bridge, url) == dialled
 

@@ -17,9 +17,9 @@ import pytest
 from client_server import serving
 from test_client import Bomb, packing  # noqa: F401  (a fixture)
 
-from oncue.cli.values import TEXT_CHARS, json_of, shown, text_of
+from oncue.cli.value_output import TEXT_CHARS, json_of, shown, text_of
 from oncue.client import Client
-from oncue.resources import TaskInfo
+from oncue.protocol.api import TaskInfo
 
 
 class Colour(enum.Enum):

@@ -21,11 +21,12 @@ import cloudpickle
 import pytest
 from client_server import Server, World, serving
 
-from oncue import asking, errors, payload, untold
-from oncue.batches import Batch
-from oncue.client import Client, Options, Retry, as_completed
+from oncue import errors
+from oncue.client import Client, Options, Retry, as_completed, polling, unaccepted
+from oncue.client.batch import Batch
 from oncue.functions import Watch
 from oncue.functions.body import Packed
+from oncue.protocol import payload
 
 
 def shipped(fn: Any) -> Packed:
@@ -251,7 +252,7 @@ def test_a_task_that_nobody_knows_is_not_waited_for(client: Client, monkeypatch:
     unknown = "0192f0c1e5a07c3e8a1b2c3d4e5f0000"
     with pytest.raises(TimeoutError, match=f"knows no task {unknown} after 0.05 s"):
         client.task(unknown).result(0.05)
-    monkeypatch.setattr(asking, "YOUNG_S", 0.3)
+    monkeypatch.setattr(polling, "YOUNG_S", 0.3)
     with pytest.raises(errors.NotFound, match=unknown) as caught:
         client.task(unknown).result()
     assert "oncue tasks list" in caught.value.remedy
@@ -418,7 +419,7 @@ def test_local_server_file(server: Server, tmp_path: Any, monkeypatch: pytest.Mo
 
 
 def test_the_local_token_is_not_told_to_others(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from oncue.target import find_server
+    from oncue.client.discovery import find_server
 
     monkeypatch.delenv("ONCUE_URL", raising=False)
     monkeypatch.delenv("ONCUE_TOKEN", raising=False)
@@ -673,7 +674,7 @@ def test_what_the_server_refused_is_told_by_whoever_comes_first(client: Client, 
 def test_many_refusals_are_counted_and_not_kept(
     client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(untold, "KEPT", 2)
+    monkeypatch.setattr(unaccepted, "KEPT", 2)
     server.world.refuse = errors.DiskFull("the disk is full", remedy="make room")
     tasks = [client.submit(double, i, endpoint=f"e{i}") for i in range(5)]  # a batch each
     assert all(t.wait(10) for t in tasks[:-1])

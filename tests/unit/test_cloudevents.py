@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncue import cloudevents
 from oncue.errors import Invalid, TooLarge
-from oncue.messages import EVENT_BYTES, Event
+from oncue.protocol import cloudevents
+from oncue.protocol.records import EVENT_BYTES, Event
 
 _text = st.text(
     st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=[chr(c) for c in range(0x7F, 0xA0)]),

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from oncue.cli.rule_files import pack_functions, read, run_tests
-from oncue.rules.model import parse
+from oncue.rules.parsing.rule_file import parse
 from oncue.triggers import kinds
 
 ROOT = Path(__file__).parents[2]

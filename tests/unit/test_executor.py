@@ -17,7 +17,7 @@ from test_client import double, fail, packing, shipped  # noqa: F401  (a fixture
 
 from oncue import errors
 from oncue.client import Client
-from oncue.executor import OncueExecutor
+from oncue.client.executor import OncueExecutor
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 
 from oncue.ids import now_us
-from oncue.triggers.baseline import SKEW_S, TICK_S, Baseline
-from oncue.triggers.file_options import FileOptions, Spec, read_options
-from oncue.triggers.ledger import KNOWN, Ledger, Row
+from oncue.triggers.file.baseline import SKEW_S, TICK_S, Baseline
+from oncue.triggers.file.ledger import KNOWN, Ledger, Row
+from oncue.triggers.file.options import FileOptions, Spec, read_options
 
 HOUR_US = 3_600_000_000
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from oncue.errors import Conflict, LogError
-from oncue.messages import Event
-from oncue.triggers.ledger import FIRED, KEEP_GONE_US, KNOWN, Ledger, Pending, Row
-from oncue.triggers.settle import Print
+from oncue.protocol.records import Event
+from oncue.triggers.file.ledger import FIRED, KEEP_GONE_US, KNOWN, Ledger, Pending, Row
+from oncue.triggers.file.stability import Print
 
 
 def row(name: str, folder: str = "", state: int = FIRED, size: int = 1, ino: int = 7) -> Row:

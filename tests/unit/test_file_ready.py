@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oncue.triggers.file_event import EventMaker
-from oncue.triggers.file_options import FileOptions, Spec, read_options
-from oncue.triggers.ready import BUSY, FALLBACK_S, PASSED_OVER, READY, STILL, judge
-from oncue.triggers.settle import Print, Settling, Waiting, fingerprint, open_for_writing
-from oncue.triggers.watch import CLOSED, FOUND, HINT, RENAMED, network_mount
+from oncue.triggers.file.event import EventMaker
+from oncue.triggers.file.options import FileOptions, Spec, read_options
+from oncue.triggers.file.readiness import BUSY, FALLBACK_S, PASSED_OVER, READY, STILL, judge
+from oncue.triggers.file.stability import Print, Settling, Waiting, fingerprint, open_for_writing
+from oncue.triggers.file.watch.base import CLOSED, FOUND, HINT, RENAMED, network_mount
 
 
 def spec(**options: object) -> Spec:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from oncue.functions.watch import Watch
-from oncue.payload import pack_args
 from oncue.pickles import Reach
 from oncue.pickles.pickler import content_id
+from oncue.protocol.payload import pack_args
 
 SPACE = """
 import math

@@ -22,8 +22,8 @@ from other_process import packed_by, there
 from oncue.errors import CannotLoad, CannotPack, Undecodable
 from oncue.functions import FunctionBody, Packed, describe, load_function, pack_file, pack_function
 from oncue.functions.source import imported, part_for
-from oncue.messages import encode
-from oncue.payload import pack_args, unpack
+from oncue.protocol.payload import pack_args, unpack
+from oncue.protocol.records import encode
 
 CALL = """
 import asyncio, inspect, sys
@@ -476,7 +476,7 @@ def test_cached_functions_travel(tmp_path: Path) -> None:
 
 
 FAILING = """
-from oncue.endpoint.failure import own_lines
+from oncue.endpoint.worker.failure import own_lines
 from oncue.functions import load_function
 f = load_function(open("body", "rb").read())
 try:
@@ -537,7 +537,7 @@ def test_each_function_of_a_worker_has_its_own_lines(tmp_path: Path) -> None:
         source = f"{gap}def g(x):\n    raise ValueError(x)  # version {n}\ndef f(x):\n    g(x)\n"
         (tmp_path / f"body{n}").write_bytes(packed_by(tmp_path, source, "lambda x: f(x)"))
     code = (
-        "from oncue.endpoint.failure import own_lines\nfrom oncue.functions import describe, load\n"
+        "from oncue.endpoint.worker.failure import own_lines\nfrom oncue.functions import describe, load\n"
         "both = [load(describe(open(f'body{n}', 'rb').read())) for n in range(2)]\n"
         "for loaded in (*both, *both):\n"
         "    loaded.activate()\n"
@@ -597,7 +597,7 @@ def test_a_class_of_the_script_comes_back_from_another_python(another: str, tmp_
         unpack(value)
     assert "return plain data" in caught.value.remedy
     (tmp_path / "reader.py").write_text(
-        source + "from oncue.payload import unpack\nprint(unpack(open('value', 'rb').read()) == [P(4), P])\n"
+        source + "from oncue.protocol.payload import unpack\nprint(unpack(open('value', 'rb').read()) == [P(4), P])\n"
     )
     done = subprocess.run([sys.executable, "reader.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"

@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 
 from oncue import ids
-from oncue.dispatcher.bridge import Bridge
-from oncue.dispatcher.incoming import Incoming
+from oncue.dispatcher.bridge.socket import Bridge
+from oncue.dispatcher.bridge.task_router import Incoming
 from oncue.log import Batch, Log, Record
-from oncue.messages import VERSION, Call, Task, TaskFrame, encode
+from oncue.protocol.records import VERSION, Call, Task, TaskFrame, encode
 from oncue.view import View
 
 TOPIC = "oncue.tasks.ep_1"

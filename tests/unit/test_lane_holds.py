@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from oncue import ids, wire
-from oncue.dispatcher.effects import Load, Send, Store
-from oncue.dispatcher.intake import OpenTask
-from oncue.dispatcher.lane import Lane
-from oncue.messages import OK, VERSION, Call, Ended, Task, decode, encode
+from oncue import ids
+from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.effects import Load, Send, Store
+from oncue.dispatcher.bridge.pending_tasks import OpenTask
+from oncue.protocol import bridge
+from oncue.protocol.records import OK, VERSION, Call, Ended, Task, decode, encode
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")
 TASKS = [Task(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
@@ -20,17 +21,17 @@ class Site:
         self.lane, self.n, self.loads = Lane("ep", 1, "srv", "0"), 0, 0
         self.sent: list[bytes] = []
         self.stores: list[Store] = []
-        self.says(wire.Hello(wire.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
+        self.says(bridge.Hello(bridge.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
 
-    def says(self, message: wire.FromAgent, body: bytes = b"") -> None:
-        head = wire.encode(wire.AgentEnvelope(7, self.n, 0, message))
+    def says(self, message: bridge.FromAgent, body: bytes = b"") -> None:
+        head = bridge.encode(bridge.AgentEnvelope(7, self.n, 0, message))
         self.n += 1
         self.lane.frame([head, body] if body else [head], 1_000_000 + self.n)
         self.look()
 
     def tells(self, end: Ended) -> Store:
         """Of an end; what the lane wants stored."""
-        self.says(wire.Results(1, 1, encode(CALL), 1, 1), encode([end]))
+        self.says(bridge.Results(1, 1, encode(CALL), 1, 1), encode([end]))
         return self.stores[-1]
 
     def look(self) -> None:
@@ -38,8 +39,8 @@ class Site:
         while effects := self.lane.drain():
             for effect in effects:
                 if isinstance(effect, Send):
-                    envelope, body = wire.decode_from_bridge(effect.parts)
-                    if isinstance(envelope.message, wire.Dispatch):
+                    envelope, body = bridge.decode_from_bridge(effect.parts)
+                    if isinstance(envelope.message, bridge.Dispatch):
                         self.sent += [t.id for t in decode(list[Task], body)]
                 elif isinstance(effect, Store):
                     self.stores.append(effect)
@@ -52,17 +53,17 @@ class Site:
 def test_what_is_held_back_is_not_sent() -> None:
     site = Site()
     assert site.lane.hold_back(TASKS[1].id)
-    site.says(wire.Credit(10))
+    site.says(bridge.Credit(10))
     assert site.sent == [TASKS[0].id, TASKS[2].id, TASKS[3].id]
 
 
 def test_what_is_at_the_agent_or_has_ended_is_not_held_back() -> None:
     site = Site()
-    site.says(wire.Credit(1))
+    site.says(bridge.Credit(1))
     assert site.sent == [TASKS[0].id]
     assert not site.lane.hold_back(TASKS[0].id)
     end = Ended(TASKS[0].id, 1, OK, 1, 2, b"m\xc0")
-    site.says(wire.Results(1, 1, encode(CALL), 1, 1), encode([end]))
+    site.says(bridge.Results(1, 1, encode(CALL), 1, 1), encode([end]))
     assert not site.lane.busy(TASKS[0].id)
     assert not site.lane.hold_back(TASKS[0].id)  # its end is on the way into the log
 
@@ -70,7 +71,7 @@ def test_what_is_at_the_agent_or_has_ended_is_not_held_back() -> None:
 def test_what_is_released_is_sent_after_all() -> None:
     site = Site()
     assert site.lane.hold_back(TASKS[1].id)
-    site.says(wire.Credit(10))  # now it has been dropped from the queue
+    site.says(bridge.Credit(10))  # now it has been dropped from the queue
     site.lane.release([TASKS[1].id])
     site.look()
     assert sorted(site.sent) == sorted(t.id for t in TASKS)
@@ -79,7 +80,7 @@ def test_what_is_released_is_sent_after_all() -> None:
 def test_what_could_not_be_stored_is_at_the_agent_still() -> None:
     """A full disk: the agent has run it, and tells its end again after its next hello."""
     site = Site()
-    site.says(wire.Credit(1))
+    site.says(bridge.Credit(1))
     end = Ended(TASKS[0].id, 1, OK, 1, 2, b"m\xc0")
     store = site.tells(end)
     site.lane.not_stored(store.token)

@@ -12,7 +12,7 @@ from task_histories import ACCEPTED_US, PLAIN, RETRIED, fold, histories, interle
 
 from oncue import lifecycle
 from oncue.lifecycle import CLOSED_AS, State, TaskState
-from oncue.messages import (
+from oncue.protocol.records import (
     CANCELLED,
     ERROR,
     EXPIRED,

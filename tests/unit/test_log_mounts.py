@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from oncue.log.mounts import _unescape, network_mount
+from oncue.log.sqlite.mounts import _unescape, network_mount
 
 TABLE = [
     ("/", "ext4"),

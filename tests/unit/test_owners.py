@@ -6,15 +6,16 @@ from pathlib import Path
 
 from view_feed import Feed, run
 
-from oncue import ids, wire
-from oncue.dispatcher.effects import Load, Phase, Send, Store
-from oncue.dispatcher.intake import Group, OpenTask
-from oncue.dispatcher.lane import Lane, ended
-from oncue.endpoint.servers import Server, Servers
+from oncue import ids
+from oncue.dispatcher.bridge.channel import Lane, ended
+from oncue.dispatcher.bridge.effects import Load, Phase, Send, Store
+from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.endpoint.agent.servers import Server, Servers
 from oncue.endpoint.settings import Settings
 from oncue.lifecycle import State
 from oncue.log.base import partition_of
-from oncue.messages import (
+from oncue.protocol import bridge
+from oncue.protocol.records import (
     EXPIRED,
     OK,
     RESULTS,
@@ -42,12 +43,12 @@ class Site:
     def __init__(self) -> None:
         self.lane, self.n = Lane("ep", 7, "srv", "0"), 0
         self.lane.servers = (("tcp://a:1", "a" * 40),)
-        self.said: list[wire.BridgeEnvelope] = []
+        self.said: list[bridge.BridgeEnvelope] = []
         self.loads: list[Load] = []
         self.sent: list[bytes] = []
 
-    def says(self, message: wire.FromAgent, body: bytes = b"") -> None:
-        head = wire.encode(wire.AgentEnvelope(9, self.n, 0, message))
+    def says(self, message: bridge.FromAgent, body: bytes = b"") -> None:
+        head = bridge.encode(bridge.AgentEnvelope(9, self.n, 0, message))
         self.n += 1
         self.lane.frame([head, body] if body else [head], 1_000_000 + self.n)
         self.look()
@@ -55,16 +56,16 @@ class Site:
     def look(self) -> None:
         for effect in self.lane.drain():
             if isinstance(effect, Send):
-                envelope, body = wire.decode_from_bridge(effect.parts)
+                envelope, body = bridge.decode_from_bridge(effect.parts)
                 self.said.append(envelope)
-                if isinstance(envelope.message, wire.Dispatch):
+                if isinstance(envelope.message, bridge.Dispatch):
                     self.sent += [t.id for t in decode(list[Task], body)]
             elif isinstance(effect, Load):
                 self.loads.append(effect)
 
     def connect(self) -> None:
-        self.says(wire.Hello(wire.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
-        self.says(wire.Credit(10))
+        self.says(bridge.Hello(bridge.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
+        self.says(bridge.Credit(10))
 
 
 def frame(*tasks: Task) -> TaskFrame:
@@ -102,15 +103,15 @@ def test_a_lane_that_is_handed_over_sends_its_agent_there_and_ends_nothing() -> 
     site.lane.page(site.loads[0].token, [OpenTask(0, CALL, 5, 1, 0, TASKS[0])], 1)
     site.look()
     assert site.lane.flight
-    site.lane.hand_over(9, wire.Redirect("tcp://b:1", "b" * 40, "another acts"))
+    site.lane.hand_over(9, bridge.Redirect("tcp://b:1", "b" * 40, "another acts"))
     effects = site.lane.drain()
     assert not [e for e in effects if isinstance(e, Store)]
     (send,) = [e for e in effects if isinstance(e, Send)]
-    envelope, _ = wire.decode_from_bridge(send.parts)
+    envelope, _ = bridge.decode_from_bridge(send.parts)
     assert (envelope.n, envelope.epoch, envelope.message) == (
         -1,
         9,
-        wire.Redirect("tcp://b:1", "b" * 40, "another acts"),
+        bridge.Redirect("tcp://b:1", "b" * 40, "another acts"),
     )
     assert site.lane.phase is Phase.AWAY
 
@@ -124,7 +125,7 @@ def test_an_agent_is_told_when_the_servers_change() -> None:
     for passed in (1, 2, 3):
         site.lane.tick(at + passed)
         site.look()
-    told = [e for e in site.said if isinstance(e.message, wire.Welcome)]
+    told = [e for e in site.said if isinstance(e.message, bridge.Welcome)]
     assert [(e.n, e.message.servers) for e in told] == [(0, first), (told[1].n, site.lane.servers)]
     assert [e.n for e in site.said] == list(range(len(site.said))), "a message as any other: one that is lost is a gap"
 
@@ -138,13 +139,13 @@ def test_an_agent_that_is_away_is_told_when_it_comes() -> None:
     site.connect()
     site.lane.tick(site.lane.now_us + 1)
     site.look()
-    assert [e.message.servers for e in site.said if isinstance(e.message, wire.Welcome)] == [site.lane.servers]
+    assert [e.message.servers for e in site.said if isinstance(e.message, bridge.Welcome)] == [site.lane.servers]
 
 
 def test_an_agent_of_the_first_protocol_is_refused_with_the_remedy() -> None:
     site = Site()
-    site.says(wire.Hello(1, "0.0.9", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
-    (refusal,) = [e.message for e in site.said if isinstance(e.message, wire.Refuse)]
+    site.says(bridge.Hello(1, "0.0.9", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
+    (refusal,) = [e.message for e in site.said if isinstance(e.message, bridge.Refuse)]
     assert refusal.code == "version"
     assert "protocol 1" in refusal.message
     assert "pip install" in refusal.remedy

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from oncue.client import _packed
+from oncue.client.client import _packed
 from oncue.errors import CannotPack
-from oncue.payload import MSGPACK, PICKLE, pack, pack_args, plain, plain_types, unpack, unpack_args
+from oncue.protocol.payload import MSGPACK, PICKLE, pack, pack_args, plain, plain_types, unpack, unpack_args
 
 PLAIN: dict[str, Any] = {
     "scalars": [None, True, 1, -1.5, "x", b"x"],

@@ -13,11 +13,11 @@ import pytest
 from other_process import packed_by, there
 from test_functions import another  # noqa: F401 - a fixture
 
-from oncue import verdicts
+from oncue.client import results
 from oncue.errors import CannotLoad, OtherPython, UnreadableResult
 from oncue.functions import pack_function
-from oncue.messages import OK, Ended
-from oncue.payload import PICKLE, pack, pack_args, unpack, unpack_args
+from oncue.protocol.payload import PICKLE, pack, pack_args, unpack, unpack_args
+from oncue.protocol.records import OK, Ended
 
 SOURCE = """
 import dataclasses, enum
@@ -92,7 +92,7 @@ def test_an_argument_has_its_class_as_it_is_now(cell: dict[str, Any]) -> None:
     cls.factor = 3
     new = pack_args((cls(),), {})
     code = (
-        "import sys\nfrom oncue.payload import unpack_args\n"
+        "import sys\nfrom oncue.protocol.payload import unpack_args\n"
         "read = [unpack_args(bytes.fromhex(h))[0][0] for h in sys.argv[1:]]\n"
         "print([o.scaled(10) for o in read])"
     )
@@ -104,7 +104,7 @@ def test_an_argument_has_its_class_as_it_is_now(cell: dict[str, Any]) -> None:
 
 READER = """
 import sys
-from oncue.payload import unpack
+from oncue.protocol.payload import unpack
 if __name__ == "__main__":
     value = unpack(open("value", "rb").read())
     print(type(value) is Plain, value.x, Plain.seen)
@@ -124,7 +124,7 @@ def test_a_worker_does_not_take_its_own_main_for_the_users(tmp_path: Path) -> No
     exec("class Worker:\n    mine = 1\ndef f(w): return w.mine\n", space)
     packed = pack_args((space["Worker"](),), {})
     code = (
-        "import sys\nfrom oncue.payload import unpack_args\nclass Worker: pass\n"
+        "import sys\nfrom oncue.protocol.payload import unpack_args\nclass Worker: pass\n"
         "print(unpack_args(bytes.fromhex(sys.argv[1]))[0][0].mine)"
     )
     done = subprocess.run([sys.executable, "-c", code, packed.hex()], capture_output=True, text=True, check=True)
@@ -175,7 +175,7 @@ def test_bytecode_of_another_python_is_told_before_it_is_made(of_2_7: bytes) -> 
 
 
 def test_a_worker_says_what_to_do_about_it(of_2_7: bytes) -> None:
-    from oncue.endpoint.worker import arguments
+    from oncue.endpoint.worker.__main__ import arguments
 
     with pytest.raises(CannotLoad, match=r"bytecode of Python 2\.7") as caught:
         arguments(of_2_7)
@@ -194,7 +194,7 @@ def test_really_bytecode_of_another_python(another: str, tmp_path: Path) -> None
     """It may crash where it is run, and the worker with it."""
     root = str(Path(__file__).parents[2])
     code = (
-        f"import sys\nsys.path.insert(0, {root!r})\nfrom oncue.payload import pack_args\n"
+        f"import sys\nsys.path.insert(0, {root!r})\nfrom oncue.protocol.payload import pack_args\n"
         "class P:\n    def f(self): return [x for x in range(3)]\n"
         "if __name__ == '__main__': sys.stdout.buffer.write(pack_args((P(),), {}))"
     )
@@ -220,7 +220,7 @@ class Leaves:
 
 def _result(packed: bytes) -> Any:
     ended = Ended(b"i" * 16, 1, OK, 0, 0, packed)
-    return verdicts.value(ended, b"\x01" * 16, "f", "lab", lambda ref: b"", lambda: True)
+    return results.value(ended, b"\x01" * 16, "f", "lab", lambda ref: b"", lambda: True)
 
 
 GONE = PICKLE + b"cnowhere_at_all\nThing\n."  # a global of a module

@@ -6,7 +6,7 @@ import pytest
 
 from oncue.errors import RuleFileError
 from oncue.globs import compiled, never_relative
-from oncue.rules.model import parse
+from oncue.rules.parsing.rule_file import parse
 from oncue.triggers import kinds
 
 OPTIONS = {name: kind.options for name, kind in kinds().items()}

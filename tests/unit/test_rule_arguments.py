@@ -14,9 +14,9 @@ from oncue.cli.rule_files import check_offline, check_packed, pack_functions, re
 from oncue.errors import CannotImport, CannotPack, RuleFileError
 from oncue.functions import pack_file, pack_function, parameters_in_file
 from oncue.functions.signature import parameters_in_text, parameters_of
-from oncue.messages import VERSION, FunctionRecord, Parameter, decode, encode
-from oncue.rules.arguments import check_arguments
-from oncue.rules.model import parse
+from oncue.protocol.records import VERSION, FunctionRecord, Parameter, decode, encode
+from oncue.rules.parsing.argument_check import check_arguments
+from oncue.rules.parsing.rule_file import parse
 
 # ---------------------------------------------------------------- what a caller must give
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from oncue.errors import RuleFileError
 from oncue.quantities import Duration, Size, duration_ms, duration_text, size_bytes
-from oncue.rules.document import MAX_BYTES, MAX_DEPTH
-from oncue.rules.model import RuleSet, check_unique, parse
+from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
+from oncue.rules.yaml_document import MAX_BYTES, MAX_DEPTH
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

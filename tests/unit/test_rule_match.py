@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from oncue.errors import RuleFileError
 from oncue.globs import compiled
-from oncue.messages import VERSION, Deployment, Event, RuleSwitch
-from oncue.rules.book import Counters, Library, RuleBook
-from oncue.rules.check import diff, run_tests
-from oncue.rules.conditions import STRIKES, compile_cel
+from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
+from oncue.rules.active_rules import Counters, Library, RuleBook
 from oncue.rules.explain import decide, explain
-from oncue.rules.match import glob, regex
-from oncue.rules.model import Rule, parse
-from oncue.rules.template import whole
+from oncue.rules.matching.cel import STRIKES, compile_cel
+from oncue.rules.matching.conditions import glob, regex
+from oncue.rules.matching.template import whole
+from oncue.rules.parsing.rule_file import Rule, parse
+from oncue.rules.testing.runner import diff, run_tests
 
 
 def event(data: Any = None, **attributes: Any) -> Event:
@@ -218,7 +218,7 @@ def test_cel_is_capped_and_a_rule_over_budget_is_paused(monkeypatch: pytest.Monk
     answer = compile_cel(loops).test(event({"l": list(range(200))}))
     assert "budget" in str(answer).lower()
     assert time.process_time() - start < 5
-    monkeypatch.setattr("oncue.rules.conditions.BUDGET_S", 1e-7)
+    monkeypatch.setattr("oncue.rules.matching.cel.BUDGET_S", 1e-7)
     rule = one(when="data.n == 1")
     for _ in range(STRIKES + 1):
         decide(rule, event(DATA))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from oncue.rules.check import TestResult, run_tests
-from oncue.rules.model import parse
+from oncue.rules.parsing.rule_file import parse
+from oncue.rules.testing.runner import TestResult, run_tests
 
 
 def outcome(folder: Path, test: dict[str, Any], args: Any = None, **more: Any) -> TestResult:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oncue.endpoint.spool import ENDED, HEAD, DiskFile, Journal, pack, scan
-from oncue.messages import OK, VERSION, Call, Ended, Task, encode
+from oncue.endpoint.agent.journal import ENDED, HEAD, DiskFile, Journal, pack, scan
+from oncue.protocol.records import OK, VERSION, Call, Ended, Task, encode
 
 CALL = encode(Call(VERSION, "ab" * 32, "ep", "me"))
 IDS = [bytes([i]) * 16 for i in range(6)]

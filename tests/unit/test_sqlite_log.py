@@ -16,10 +16,10 @@ import uvloop
 
 from oncue.errors import LogError, LogLocked, NetworkMount
 from oncue.log import Append, Batch, Record, Topic, open_log
-from oncue.log import reader as reader_module
-from oncue.log import store as store_module
-from oncue.log.database import WAL_BYTES
-from oncue.log.sqlite import SqliteLog
+from oncue.log.sqlite import reader as reader_module
+from oncue.log.sqlite import store as store_module
+from oncue.log.sqlite.database import WAL_BYTES
+from oncue.log.sqlite.log import SqliteLog
 
 
 def _values(batches: list[Batch]) -> list[bytes]:
@@ -29,7 +29,7 @@ def _values(batches: list[Batch]) -> list[bytes]:
 def test_a_second_opener_is_told_who_has_it(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys\n"
-        "from oncue.log.sqlite import SqliteLog\n"
+        "from oncue.log.sqlite.log import SqliteLog\n"
         "async def main():\n"
         "    log = await SqliteLog.open(sys.argv[1])\n"
         "    print('open', flush=True)\n"
@@ -61,7 +61,7 @@ def test_a_second_opener_is_told_who_has_it(tmp_path: Path) -> None:
 
 
 def test_a_network_mount_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncue.log.sqlite.network_mount", lambda path: "nfs4")
+    monkeypatch.setattr("oncue.log.sqlite.log.network_mount", lambda path: "nfs4")
     with pytest.raises(NetworkMount, match="nfs4") as caught:
         asyncio.run(SqliteLog.open(tmp_path / "log"))
     assert "local disk" in caught.value.remedy

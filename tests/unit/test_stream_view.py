@@ -13,7 +13,7 @@ from oncue.errors import Invalid
 from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import Batch as LogBatch
 from oncue.log.base import partition_of
-from oncue.messages import (
+from oncue.protocol.records import (
     MATCHES,
     REGISTRY,
     STREAM,
@@ -27,12 +27,12 @@ from oncue.messages import (
     TokenRecord,
     encode,
 )
-from oncue.rules.book import Library
-from oncue.rules.registry import Registry
-from oncue.rules.stream_report import SILENT_S, TOPIC, RuleReport, StreamReport, Workers, summed
-from oncue.rules.stream_view import StreamWindows
-from oncue.rules.window_group import Summary
-from oncue.rules.window_table import WindowTable, records
+from oncue.rules.active_rules import Library
+from oncue.rules.registry_reader import Registry
+from oncue.rules.stateful.changelog_states import WindowTable, records
+from oncue.rules.stateful.record_group import Summary
+from oncue.rules.stateful.remote import StreamWindows
+from oncue.rules.stateful.worker_reports import SILENT_S, TOPIC, RuleReport, StreamReport, Workers, summed
 
 PARTITIONS = 4
 

@@ -12,13 +12,16 @@ from typing import Any
 import msgspec
 sys.setswitchinterval(1e-6)
 import oncue
-from oncue import connection, lifecycle, messages, resources
-from oncue.dispatcher.http import shapes
+from oncue import lifecycle
+from oncue.client import http
+from oncue.dispatcher.http import schemas
 from oncue.functions import body
 from oncue.log import base
-from oncue.triggers import file_options, webhooks
+from oncue.protocol import api, records
+from oncue.triggers.file import options
+from oncue.triggers.webhook import trigger
 
-modules = (connection, lifecycle, messages, resources, shapes, body, base, file_options, webhooks)
+modules = (http, lifecycle, records, api, schemas, body, base, options, trigger)
 kinds = [k for m in modules for k in vars(m).values() if isinstance(k, type) and issubclass(k, msgspec.Struct)]
 assert len(kinds) > 60, len(kinds)
 failed = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from oncue.dispatcher.task_topics import check_task_topics
+from oncue.dispatcher.topics import check_task_topics
 from oncue.errors import Invalid
-from oncue.messages import EVENTS, TaskTopics
+from oncue.protocol.records import EVENTS, TaskTopics
 
 
 def test_each_endpoint_has_its_own_or_one_of_the_shared() -> None:

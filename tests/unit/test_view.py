@@ -29,7 +29,7 @@ from task_histories import (
 
 from oncue.lifecycle import State, TaskState
 from oncue.log import Batch, Record
-from oncue.messages import ERROR, OK, RESULTS, VERSION, Ended, ResultFrame, TaskFrame, encode
+from oncue.protocol.records import ERROR, OK, RESULTS, VERSION, Ended, ResultFrame, TaskFrame, encode
 from oncue.view import Closing, TaskFilter, View, lists, queries
 from oncue.view.projector import Applied, Projector
 from oncue.view.queries import TaskQueries

@@ -8,10 +8,10 @@ import pytest
 from view_feed import Feed, run
 
 from oncue.log import Record
-from oncue.messages import DEAD, VERSION, DeadLetter, Settled, encode
+from oncue.protocol.records import DEAD, VERSION, DeadLetter, Settled, encode
 from oncue.view import View
-from oncue.view.facts import partition_and_offset, place
 from oncue.view.lookups import dead_text
+from oncue.view.record_rows import partition_and_offset, place
 from oncue.view.schema import open_writer
 
 

@@ -14,18 +14,7 @@ from view_child import ENDPOINT, FRAMES, PLAIN, RETRIED, SIZE, TASKS, ids_of, se
 
 from oncue.errors import Invalid, NotReady
 from oncue.log import Batch, Record, open_log
-from oncue.messages import (
-    CONTROL,
-    OK,
-    RESULTS,
-    VERSION,
-    Cancel,
-    Ended,
-    ResultFrame,
-    Task,
-    TaskFrame,
-    encode,
-)
+from oncue.protocol.records import CONTROL, OK, RESULTS, VERSION, Cancel, Ended, ResultFrame, Task, TaskFrame, encode
 from oncue.view import TaskFilter, View, ViewError
 from oncue.view.schema import mark_damaged, open_writer
 

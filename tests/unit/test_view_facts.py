@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from view_feed import Feed, run
 
-from oncue import cloudevents
 from oncue.errors import Invalid
 from oncue.log import Batch, Record
-from oncue.messages import (
+from oncue.protocol import cloudevents
+from oncue.protocol.records import (
     CONTROL,
     DEAD,
     EVENTS,

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from oncue.errors import Invalid, NotFound, NotReady, OncueError, TooLarge, TriggerFailed, Unauthorized
-from oncue.messages import EVENT_BYTES, Event
-from oncue.triggers import signatures
+from oncue.protocol.records import EVENT_BYTES, Event
 from oncue.triggers.base import TriggerContext
-from oncue.triggers.webhooks import WebhookOptions, WebhookTrigger
+from oncue.triggers.webhook import signatures
+from oncue.triggers.webhook.trigger import WebhookOptions, WebhookTrigger
 
 # The example of the Standard Webhooks specification and its reference libraries.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from oncue.log.base import Batch as LogBatch
 from oncue.log.base import Record
-from oncue.messages import MATCHES, VERSION, encode
-from oncue.rules.matches import Batch, Closed, Dedupe, MatchesRecord, Tick, spec_hash
-from oncue.rules.rehearsal import InMemory
-from oncue.rules.window import MARGIN_MS, TICK_WINDOWS, Where, window_id_seed
-from oncue.rules.window_overlay import event_key
-from oncue.rules.window_store import WindowStore
-from oncue.rules.window_table import WindowTable, looked_up, records, wanted_keys
+from oncue.protocol.records import MATCHES, VERSION, encode
+from oncue.rules.operators.records import Batch, Closed, Dedupe, MatchesRecord, Tick, spec_hash
+from oncue.rules.stateful.changelog_states import WindowTable, looked_up, records, wanted_keys
+from oncue.rules.stateful.fold import MARGIN_MS, TICK_WINDOWS, Where, window_id_seed
+from oncue.rules.stateful.pending_changes import event_key
+from oncue.rules.stateful.sqlite_states import WindowStore
+from oncue.rules.testing.simulation import InMemory
 from tests.unit.test_windows import folded, match, streams
 
 

@@ -16,11 +16,22 @@ from hypothesis import strategies as st
 
 from oncue.log.base import Batch as LogBatch
 from oncue.log.base import Record
-from oncue.messages import VERSION, encode
-from oncue.rules.matches import Batch, Closed, Dedupe, Held, Match, MatchesRecord, Spec, Stage, Tick, spec_hash
-from oncue.rules.rehearsal import InMemory
-from oncue.rules.window import WINDOW_BYTES, WINDOW_EVENTS, BatchState, Where, fold, window_id_seed
-from oncue.rules.window_store import WindowStore
+from oncue.protocol.records import VERSION, encode
+from oncue.rules.operators.records import (
+    Batch,
+    Closed,
+    Dedupe,
+    Held,
+    Match,
+    MatchesRecord,
+    Spec,
+    Stage,
+    Tick,
+    spec_hash,
+)
+from oncue.rules.stateful.fold import WINDOW_BYTES, WINDOW_EVENTS, BatchState, Where, fold, window_id_seed
+from oncue.rules.stateful.sqlite_states import WindowStore
+from oncue.rules.testing.simulation import InMemory
 
 SPECS: list[tuple[Spec, ...]] = [
     (Batch("${k}", count=3),),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from oncue.ids import derived_ids
 from oncue.log import Batch, Record
-from oncue.messages import (
+from oncue.protocol.records import (
     ERROR,
     LOST,
     OK,

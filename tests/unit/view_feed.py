@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oncue.log import Batch, Record
-from oncue.messages import encode
+from oncue.protocol.records import encode
 from oncue.view import View
 
 

@@ -12,10 +12,10 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from oncue.dispatcher.auth import challenge
+from oncue.dispatcher.auth.tokens import challenge
 from oncue.dispatcher.http.route import PROBLEM
 from oncue.errors import Forbidden, NotReady, OncueError, TriggerFailed, Unauthorized
-from oncue.resources import Problem
+from oncue.protocol.api import Problem
 
 log = logging.getLogger("oncue.api")
 _encode = msgspec.json.Encoder(enc_hook=str).encode

@@ -11,9 +11,9 @@ import msgspec
 from aiohttp import web
 
 from oncue.config import Settings
-from oncue.dispatcher.across import HANDED_ON
-from oncue.dispatcher.auth import Scope
-from oncue.dispatcher.backend import Backend, Who
+from oncue.dispatcher.auth.tokens import Scope
+from oncue.dispatcher.cluster.peers import HANDED_ON
+from oncue.dispatcher.http.backend import Backend, Who
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import Invalid, OncueError

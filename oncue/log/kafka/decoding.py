@@ -11,7 +11,7 @@ from aiokafka import errors as k
 from aiokafka.record.memory_records import MemoryRecords
 
 from oncue.log.base import Batch, Record
-from oncue.messages import EVENT_BYTES
+from oncue.protocol.records import EVENT_BYTES
 
 HEAD = struct.Struct(
     ">qiibIhi"

@@ -20,14 +20,14 @@ from oncue.config import Settings
 from oncue.errors import LogError, NotOwner, OncueError
 from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
 from oncue.log.kafka.address import Address, parse
-from oncue.log.kafka.burial import Burial
+from oncue.log.kafka.assignment import KafkaShare
+from oncue.log.kafka.dead_letters import Burial
 from oncue.log.kafka.failures import explain, quiet
 from oncue.log.kafka.fetcher import Fetcher
 from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
 from oncue.log.kafka.producer_ids import ProducerIds
 from oncue.log.kafka.reader import KafkaReader, group_reader
-from oncue.log.kafka.share import KafkaShare
 from oncue.log.kafka.topics import Known, Topics
 from oncue.log.kafka.transactions import Transactions
 from oncue.log.kafka.writer import Counters, Places, Writer, places

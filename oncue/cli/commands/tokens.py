@@ -1,0 +1,84 @@
+"""`oncue tokens`."""
+
+from __future__ import annotations
+
+import math
+
+import click
+
+from oncue.cli import completers
+from oncue.cli.client import connected, seconds
+from oncue.cli.output import as_json, json_option, listing, say, when
+from oncue.errors import Invalid
+from oncue.protocol.api import TokenInfo, TokenRequest
+
+
+@click.group()
+def tokens() -> None:
+    """Make, list and revoke tokens.
+
+    \b
+    Example:
+      oncue tokens create laptop
+    """
+
+
+@tokens.command("list")
+@json_option
+def list_(json_: bool) -> None:
+    """Your tokens; never their secrets.
+
+    \b
+    Example:
+      oncue tokens list
+    """
+    head = ("ID", "NAME", "SUBJECT", "SCOPES", "EXPIRES", "")
+    with connected() as client:
+        listing(client.tokens.list(), json_, head, _row, "no tokens")
+
+
+def _row(t: TokenInfo) -> tuple[str, ...]:
+    return (t.id, t.name, t.subject, ",".join(t.scopes), when(t.expires_us), "revoked" if t.revoked else "")
+
+
+@tokens.command()
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", multiple=True, type=click.Choice(["admin", "user", "emit", "read"]), help="Default: user."
+)
+@click.option("--expires", metavar="DURATION", help="For example 30d.")
+@click.option("--subject", default="", help="For whom; default: yourself.")
+@json_option
+def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str, json_: bool) -> None:
+    """Make a token. It is shown this once, on stdout.
+
+    \b
+    Example:
+      oncue tokens create daq --scope emit --expires 30d
+    """
+    if not name.strip():
+        raise Invalid("a token has a name", remedy="for example oncue tokens create laptop")
+    expires_s = seconds(expires)
+    if expires_s is not None and expires_s < 1:
+        raise Invalid(f"--expires {expires} is less than a second", remedy="leave --expires out for no end")
+    request = TokenRequest(
+        name=name, scopes=list(scopes) or ["user"], expires_s=math.ceil(expires_s or 0), subject=subject
+    )
+    with connected() as client:
+        made = client.tokens.create(request)
+    as_json(made) if json_ else say(made.token)
+
+
+@tokens.command()
+@click.argument("token_id", shell_complete=completers.tokens)
+@json_option
+def revoke(token_id: str, json_: bool) -> None:
+    """Make a token worthless, at once.
+
+    \b
+    Example:
+      oncue tokens revoke 3f2a
+    """
+    with connected() as client:
+        client.tokens.revoke(token_id)
+    as_json({"id": token_id, "revoked": True}) if json_ else say(f"token {token_id} is revoked")

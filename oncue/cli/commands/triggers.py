@@ -1,0 +1,86 @@
+"""`oncue triggers`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from oncue.cli.client import connected
+from oncue.cli.output import as_json, facts, json_option, listing, say, table, when
+from oncue.protocol.api import TriggerInfo
+
+
+@click.group()
+def triggers() -> None:
+    """Look at the sources of events, and why a file fired or did not.
+
+    \b
+    Example:
+      oncue triggers list
+    """
+
+
+@triggers.command("list")
+@json_option
+def list_(json_: bool) -> None:
+    """The triggers: whether they run, what they emitted and skipped, and why. Old files were there before the trigger.
+
+    \b
+    Example:
+      oncue triggers list --json
+    """
+    head = ("NAME", "KIND", "STATE", "EMITTED SINCE START", "SKIPPED", "OLD FILES", "LAST", "WHY")
+    with connected() as client:
+        listing(client.triggers.list(), json_, head, _row, "no triggers")
+
+
+def _row(t: TriggerInfo) -> tuple[Any, ...]:
+    why = t.detail or (f"{when(t.last_skip_us)}: {t.last_skip}" if t.last_skip else "")
+    if t.server:
+        why = f"on {t.server}" + (f": {why}" if why else "")
+    return (t.name, t.kind, t.state, t.emitted, t.skipped, t.existing, when(t.last_us), why)
+
+
+@triggers.command()
+@click.argument("name")
+@json_option
+def show(name: str, json_: bool) -> None:
+    """One trigger, and what became of the last files.
+
+    \b
+    Example:
+      oncue triggers show frames
+    """
+    with connected() as client:
+        t = client.triggers.get(name)
+    if json_:
+        as_json(t)
+        return
+    facts([("name", t.name), ("kind", t.kind), ("deployment", t.label), ("server", t.server)])
+    facts([("state", t.state), ("detail", t.detail)])
+    looked = "" if t.looked else "no: what comes is told from what was before by its times"
+    facts([("looked", looked), ("old files", t.existing), ("emitted since start", t.emitted), ("skipped", t.skipped)])
+    if t.decisions:
+        say()
+        rows = ((when(d.at_us), "fired" if d.fired else "", d.path, d.why) for d in t.decisions)
+        table(("AT", "", "FILE", "WHY"), rows, "nothing yet")
+
+
+@triggers.command()
+@click.argument("name")
+@click.argument("file")
+@json_option
+def explain(name: str, file: str, json_: bool) -> None:
+    """Why FILE made the trigger NAME fire, or why not. FILE is absolute, or relative to the watched folder.
+
+    \b
+    Example:
+      oncue triggers explain frames /data/2bm/scan_1.h5
+    """
+    with connected() as client:
+        found = client.triggers.explain(name, file)
+    if json_:
+        as_json(found)
+        return
+    say(f"{found.path}: {found.state}: {found.why}" + (f" ({when(found.at_us)})" if found.at_us else ""))

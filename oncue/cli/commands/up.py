@@ -1,0 +1,170 @@
+"""`oncue up`: the server in this process, the local endpoint's agent as its child."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from oncue.cli.local_server import answers, await_true, local_server
+from oncue.config import Settings, load_settings, make_data_folder
+from oncue.errors import Conflict, OncueError
+from oncue.extras import need
+
+START_S = 60.0
+REGISTERED_S = 10.0
+HELD = "  its endpoint `local` was stopped by hand, and stays so until: oncue endpoint start local --detach"
+
+
+@click.command()
+@click.option(
+    "--data", type=click.Path(file_okay=False), help="Folder of log, view, blobs and keys (default: ~/.oncue)."
+)
+@click.option("--host", help="Address to listen on (default: 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the API and the page; 0: any free one.")
+@click.option("--workers", type=click.IntRange(0), help="Workers of the local endpoint; 0: one a core.")
+@click.option("--log", "log_url", help="URL of the log (default: SQLite in the data folder).")
+@click.option("--no-endpoint", is_flag=True, help="No endpoint on this machine.")
+@click.option(
+    "--endpoint-name", help="Name of the endpoint on this machine (default: local; if another has that: local-HOST)."
+)
+@click.option("--detach", is_flag=True, help="Go on in the background; returns when the server is ready.")
+def up(
+    data: str | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    log_url: str | None,
+    no_endpoint: bool,
+    endpoint_name: str | None,
+    detach: bool,
+) -> None:
+    """Start a server here, with an endpoint for this machine.
+
+    \b
+    Example:
+      oncue up --port 8765 --workers 4
+      oncue up --detach && oncue doctor
+    """
+    need("a server")
+    flags = {"data": data, "host": host, "port": port, "workers": workers, "log": log_url}
+    settings = load_settings(flags)
+    folder = settings.data_path
+    running = local_server(folder)
+    if running is not None:
+        raise Conflict(
+            f"a server runs already in {folder}: {running['url']} (pid {running['pid']})",
+            remedy="use it, or stop it with `oncue down`; another one needs another --data",
+        )
+    if detach:
+        _detach(
+            folder,
+            [a for a in sys.argv[1:] if a != "--detach"] if _own_argv() else _argv(flags, no_endpoint, endpoint_name),
+        )
+    else:
+        _serve(settings, no_endpoint, endpoint_name)
+
+
+def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> None:
+    from oncue.cli.local_agent import LocalAgent
+    from oncue.dispatcher.process import serve
+    from oncue.endpoint.settings import is_held
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    agent = (
+        None
+        if no_endpoint
+        else LocalAgent(settings.data_path, settings.workers, endpoint_name or "", settings.shared_log)
+    )
+
+    def ready(local: dict[str, Any]) -> None:
+        click.echo(f"oncue is up at {local['url']} (pid {os.getpid()}), data in {settings.data_path}")
+        click.echo("  run a function:  oncue invoke file.py:function --arg name=value")
+        click.echo("  stop:            Ctrl-C, or `oncue down`")
+        sys.stdout.flush()
+        if agent is not None:
+            if is_held(agent.folder):
+                click.echo(HELD)
+            agent.start(local)
+
+    try:
+        serve(settings, ready)
+    finally:
+        if agent is not None:
+            agent.stop()
+
+
+def _own_argv() -> bool:
+    """Whether this process is `oncue up ...` itself, not a program that calls the command."""
+    return len(sys.argv) > 1 and sys.argv[1] == "up"
+
+
+def _argv(flags: dict[str, Any], no_endpoint: bool, endpoint_name: str | None) -> list[str]:
+    given = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    given += ["--endpoint-name", endpoint_name] if endpoint_name else []
+    return ["up", *given, *(["--no-endpoint"] if no_endpoint else [])]
+
+
+def _registered(data: Path, found: dict[str, Any]) -> bool:
+    from oncue.cli.local_agent import registered_name
+
+    name = registered_name(data / "endpoints" / "local")
+    return bool(name) and answers(found["url"], f"/v1/endpoints/{name}", token=found["token"])
+
+
+def _last(path: Path, start: int, word: str) -> str:
+    """What the server's log said last behind this word, from an offset on."""
+    lines = path.read_bytes()[start:].decode("utf-8", "replace").splitlines()
+    return next((line.partition(word)[2] for line in reversed(lines) if word in line), "")
+
+
+def _detach(folder: Path, arguments: list[str]) -> None:
+    """A process of its own session that holds nothing of this terminal; wait until it answers or ends."""
+    from oncue.cli.local_agent import local_folder
+    from oncue.endpoint.settings import is_held
+
+    make_data_folder(folder)
+    path = folder / "server.log"
+    with path.open("ab") as out:
+        start = out.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "oncue", *arguments],  # -P: no file of this folder is a module of the server's
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            return True
+        local = local_server(folder)
+        return local is not None and local["pid"] == process.pid and answers(local["url"], "/health/ready")
+
+    waits = ""  # why its endpoint is not registered
+    done = await_true(ready, START_S)
+    if done and process.poll() is None and "--no-endpoint" not in arguments:
+        # Its endpoint is registered a moment later, on Kafka perhaps a second: whoever calls next finds it there.
+        found = local_server(folder) or {"url": "", "token": ""}
+        if not await_true(lambda: _registered(folder, found), REGISTERED_S):
+            waits = _last(path, start, "could not be registered: ") or f"not yet; {path} says more"
+    if process.poll() is not None or not done:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(10)
+        said = path.read_bytes()[start:][-2000:].decode("utf-8", "replace").strip()
+        raise OncueError(f"the server did not start:\n{said}", remedy=f"all that it said is in {path}")
+    local = local_server(folder)
+    url = local["url"] if local else "?"
+    click.echo(f"oncue is up at {url} (pid {process.pid}); it writes to {path}")
+    click.echo("  stop it: oncue down")
+    if "--no-endpoint" not in arguments and is_held(local_folder(folder)):
+        click.echo(HELD)
+    if waits:
+        click.echo(f"  its endpoint is not registered, which is tried again and again: {waits}", err=True)
+    process.returncode = 0  # it goes on; nothing here waits for it

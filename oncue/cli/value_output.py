@@ -1,0 +1,128 @@
+"""A task's value as commands show it: for people, and as JSON.
+
+What is no plain data is a pickle, and unpickling runs code: it is done where the client does it, for endpoints of one's own,
+and for no others."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import pathlib
+import uuid
+from typing import Any, NamedTuple
+
+import msgspec
+
+from oncue.cli.output import plain
+from oncue.client.deadline import Limit
+from oncue.client.task import Task
+from oncue.errors import Forbidden, OncueError, Unreachable, UntrustedResult
+from oncue.protocol import payload
+from oncue.protocol.api import TaskInfo
+
+FETCH_BYTES = 1 << 20  # of a value in the blob store; what is larger is not fetched to be shown
+TEXT_CHARS = 10_000
+ITEMS = 10_000  # of an array that becomes a list
+DEEPEST = 64
+WAIT_S = 30.0
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
+
+
+class Shown(NamedTuple):
+    text: str  # for people; not escaped yet
+    json: Any  # what JSON can hold
+    why_not: str = ""  # why it could not be unpacked: text and json are a note then
+
+
+def shown(task: Task[Any], info: TaskInfo) -> Shown:
+    """Its value, if it has one. Raises Unreachable."""
+    if not info.has_value:
+        return Shown("", None)
+    try:
+        ref = payload.ref_of(task._outcome(Limit(WAIT_S)).value)
+    except Forbidden:  # a token that only reads gets what the server shows
+        return Shown(text_of(info.value), info.value)
+    note = str(info.value)
+    if ref is not None and ref.size_bytes > FETCH_BYTES:
+        return Shown(note, note, f"it is large; Client().task({info.id!r}).result() fetches it")
+    try:
+        value = task.result(WAIT_S)
+    except UntrustedResult:
+        return Shown(note, note, f"it would run code of whoever owns the endpoint {info.endpoint!r}")
+    except Unreachable:
+        raise
+    except OncueError as e:
+        return Shown(note, note, e.message)
+    return Shown(text_of(value), json_of(value))
+
+
+def text_of(value: Any) -> str:
+    """Text as it is, plain data as JSON, all else by its repr, up to TEXT_CHARS."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if payload.plain_types(value):
+        made = json_of(value)
+        if made == value:  # not so with bytes, or nan
+            return plain(made)
+    return _repr(value)
+
+
+def json_of(value: Any, depth: int = DEEPEST) -> Any:
+    """The JSON form: a tuple or set is a list, an array's scalar a number ...; {"repr": ..., "type": ...} for what has
+    none."""
+    try:
+        return _json(value, depth)
+    except Exception:  # a value's own methods may do anything
+        return _opaque(value)
+
+
+def _json(value: Any, depth: int) -> Any:
+    if depth == 0:
+        return _opaque(value)
+    kind = type(value)
+    if value is None or kind in (bool, str):
+        return value
+    if kind is int:
+        return value if _INT_MIN <= value <= _INT_MAX else _opaque(value)
+    if kind is float:
+        return value if value - value == 0 else str(value)  # JSON has no nan and no infinity; the server writes them so
+    if kind is dict:
+        if all(isinstance(k, str | int) for k in value) and len({str(k) for k in value}) == len(value):
+            return {str(k): json_of(v, depth - 1) for k, v in value.items()}
+        return _opaque(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [json_of(v, depth - 1) for v in value]
+    if isinstance(value, str | pathlib.PurePath | uuid.UUID):
+        return str(value)
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return json_of(value.value, depth - 1)
+    if isinstance(value, int | float) and not hasattr(value, "dtype"):
+        return json_of(int(value) if isinstance(value, int) else float(value), depth - 1)
+    if dataclasses.is_dataclass(kind):
+        return {f.name: json_of(getattr(value, f.name), depth - 1) for f in dataclasses.fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return {name: json_of(getattr(value, name), depth - 1) for name in value.__struct_fields__}
+    if (
+        hasattr(value, "dtype") and hasattr(value, "tolist") and getattr(value, "size", 0) <= ITEMS
+    ):  # numpy's, and its like
+        made = value.tolist()
+        return _opaque(value) if type(made) is kind else json_of(made, depth - 1)
+    return _opaque(value)
+
+
+def _opaque(value: Any) -> dict[str, str]:
+    kind = type(value)
+    return {"repr": _repr(value), "type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")}
+
+
+def _repr(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception as e:
+        return f"<{type(value).__qualname__} whose repr raised {type(e).__name__}>"
+    return text if len(text) <= TEXT_CHARS else text[:TEXT_CHARS] + f"… ({len(text):,} characters in all)"

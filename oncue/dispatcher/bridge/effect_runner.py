@@ -1,0 +1,276 @@
+"""Carries out what lanes want of the log, the view and the blobs (effects.py); the sockets' part is the bridge's.
+
+An outcome is told to people when, and only when, its record is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from oncue.dispatcher.bridge.channel import Lane, cancelled
+from oncue.dispatcher.bridge.effects import (
+    Changed,
+    Check,
+    Effect,
+    EndWaiting,
+    Fetch,
+    Load,
+    Phase,
+    PutPart,
+    Reported,
+    Send,
+    Store,
+)
+from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.dispatcher.context import Core
+from oncue.dispatcher.live_feed import about
+from oncue.dispatcher.notifier import STATE_WORDS
+from oncue.dispatcher.view_consumer import TOLD
+from oncue.errors import OncueError, Undecodable
+from oncue.ids import now_us
+from oncue.lifecycle import State, TaskState
+from oncue.log import Position, Record
+from oncue.protocol import bridge
+from oncue.protocol.records import REGISTRY, REPORTS, RESULTS, Ended, Report, Started, Task, Usage, decode, encode
+
+log = logging.getLogger("oncue.carrier")
+STORE_AGAIN_S = 1.0
+
+
+class Carrier:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._mark = ((TOLD, core.server_id.encode()),)
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._uploads: dict[tuple[str, str], Any] = {}
+        self.usage: dict[str, Usage] = {}  # endpoint -> the newest
+        self.why: dict[str, str] = {}  # endpoint -> why its phase is what it is
+
+    def carry(self, lane: Lane, effect: Effect) -> None:
+        if isinstance(effect, Store):
+            self._store(lane.endpoint, effect)
+        elif isinstance(effect, Load):
+            self._job(self._load(lane.endpoint, effect))
+        elif isinstance(effect, Check):
+            self._job(self._check(lane.endpoint, effect))
+        elif isinstance(effect, EndWaiting):
+            self._job(self._end_waiting(lane.endpoint, effect.ids))
+        elif isinstance(effect, Fetch):
+            self._job(self._fetch(lane.endpoint, effect))
+        elif isinstance(effect, PutPart):
+            self._job(self._put_part(lane.endpoint, effect))
+        elif isinstance(effect, Reported):
+            self._report(lane, effect.body)
+        elif isinstance(effect, Changed):
+            self._changed(lane, effect)
+        elif isinstance(effect, Send):
+            raise TypeError("frames are sent by the bridge")
+
+    def elsewhere(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+        try:
+            return self._core.owners.answer(endpoint, parts)
+        except Undecodable as e:
+            log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
+            return None
+
+    def _job(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._jobs.add(task)
+        task.add_done_callback(self._job_done)
+
+    def _job_done(self, task: asyncio.Task[None]) -> None:
+        self._jobs.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("work for an endpoint failed", exc_info=task.exception())
+
+    async def close(self) -> None:
+        for task in list(self._jobs):
+            task.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    # ------------------------------------------------------------ results
+
+    def _store(self, endpoint: str, effect: Store) -> None:
+        headers = self._mark if effect.told else ()
+        future = self._core.log.append(RESULTS, [Record(effect.record, headers=headers)])
+        future.add_done_callback(partial(self._stored, endpoint, effect))
+
+    def _stored(self, endpoint: str, effect: Store, future: asyncio.Future[list[Position]]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is not None:
+            log.error("outcomes of endpoint %s could not be stored: %s", endpoint, error)
+            if not effect.ours:
+                self._core.bridge.with_lane(endpoint, lambda lane: lane.not_stored(effect.token))
+            else:
+                asyncio.get_running_loop().call_later(STORE_AGAIN_S, self._store, endpoint, effect)
+            return
+        if effect.closing:
+            self._tell(endpoint, effect, future.result())
+        # After the turn of the streams that were told: people wait for those, and the agent for nothing.
+        asyncio.get_running_loop().call_soon(
+            self._core.bridge.with_lane, endpoint, lambda lane: lane.durable(effect.token)
+        )
+
+    def _tell(self, endpoint: str, effect: Store, positions: list[Position]) -> None:
+        fenced = effect.ours and self._core.log.shared  # by a later claim it may be: the log's order says
+        if self._core.owners.sure(endpoint) and not fenced:
+            self._core.board.tell(effect.call, effect.closing)
+            self._core.metrics.outcomes(_by_state(effect.closing))
+        else:
+            self._job(self._tell_by_view([e.id for e in effect.closing], positions))
+
+    async def _tell_by_view(self, ids: list[bytes], positions: list[Position]) -> None:
+        """Another server may act for the endpoint by now, and have ended something itself: the log's order says what counts."""
+        await self._core.seen(positions)
+        found = await self._core.view.outcomes(ids)
+        for closing in found:
+            self._core.board.tell(closing.call, [closing.ended])
+        self._core.metrics.outcomes(_by_state([c.ended for c in found]))
+
+    # ------------------------------------------------------------ what the view knows
+
+    async def _load(self, endpoint: str, effect: Load) -> None:
+        await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
+        rows, reached = await self._core.view.open_page(
+            endpoint, self._core.tasks_topic(endpoint), effect.after, effect.limit
+        )
+        pages = [OpenTask(*row) for row in rows]
+        self._core.bridge.with_lane(endpoint, lambda lane: lane.page(effect.token, pages, reached))
+
+    async def _check(self, endpoint: str, effect: Check) -> None:
+        await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
+        states = await self._core.view.states(effect.ids)
+        known = {task_id for task_id, (_, where) in states.items() if where == endpoint}
+        if len(known) < len(effect.ids):
+            log.warning("endpoint %s ended %d tasks that nobody had asked for", endpoint, len(effect.ids) - len(known))
+        self._core.bridge.with_lane(endpoint, lambda lane: lane.checked(effect.token, known))
+
+    async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
+        """Until each is closed or at the agent: an attempt that ended in the same moment may have come first."""
+        while ids:
+            await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
+            states = [await self._core.view.task(task_id) for task_id in ids]
+            ids = [s.id for s in states if s is not None and self._end_one(endpoint, s)]
+
+    def _end_one(self, endpoint: str, state: TaskState) -> bool:
+        """Append the end of a task that waits; False when there was nothing to append."""
+        lane = self._core.bridge.lanes.get(endpoint)
+        if lane is None or state.call is None or state.state is not State.WAITING:
+            return False
+        task = task_of(state)
+        group = Group(state.call, encode(state.call), state.attempt, state.accepted_us, [task], 0)
+        end = cancelled(task, state.attempt, now_us(), state.cancel_by)
+        if not lane.end_waiting(group, [end]):
+            lane.cancel([state.id], "cancelled")
+        self._core.bridge.act(lane)
+        return not lane.busy(state.id)
+
+    # ------------------------------------------------------------ blobs and function bodies
+
+    async def _fetch(self, endpoint: str, effect: Fetch) -> None:
+        sha, offset = effect.sha256, effect.offset_bytes
+        size, body, why = 0, b"", ""
+        try:
+            record = await self._core.view.function(sha)
+            if record is None and self._core.log.shared:  # registered through another server a moment ago, perhaps
+                await self._core.barrier((REGISTRY,))
+                record = await self._core.view.function(sha)
+            if record is not None and record.body:
+                size, body = len(record.body), record.body[offset : offset + bridge.PART_BYTES]
+            else:
+                size = await asyncio.to_thread(self._core.blobs.size, sha)
+                body = await asyncio.to_thread(self._core.blobs.part, sha, offset, bridge.PART_BYTES)
+        except OncueError as e:
+            why = e.message
+        self._core.bridge.with_lane(endpoint, lambda lane: lane.part(sha, offset, size, body, why))
+
+    async def _put_part(self, endpoint: str, effect: PutPart) -> None:
+        key = (endpoint, effect.sha256)
+        why, at = "", effect.offset_bytes
+        try:
+            if await asyncio.to_thread(self._core.blobs.has, effect.sha256):
+                at = effect.size_bytes
+            else:
+                upload = self._uploads.get(key)
+                if upload is None or effect.offset_bytes == 0:
+                    if upload is not None:
+                        upload.abort()
+                    upload = self._uploads[key] = self._core.blobs.upload(effect.sha256, effect.size_bytes)
+                at = await asyncio.to_thread(upload.write, effect.offset_bytes, effect.body)
+                if at >= effect.size_bytes:
+                    await asyncio.to_thread(upload.finish)
+                    del self._uploads[key]
+        except OncueError as e:
+            why = e.message
+            self._uploads.pop(key, None)
+        self._core.bridge.with_lane(endpoint, lambda lane: lane.put_ack(effect.sha256, at, why))
+
+    # ------------------------------------------------------------ reports and phases
+
+    def _report(self, lane: Lane, body: bytes) -> None:
+        endpoint = lane.endpoint
+        try:
+            report: Report = decode(Report, body)  # type: ignore[arg-type]
+        except Undecodable as e:
+            log.warning("endpoint %s sent a report that cannot be read: %s", endpoint, e.message)
+            return
+        if report.endpoint != endpoint:
+            return
+        if isinstance(report, Usage):
+            self.usage[endpoint] = report
+        elif self._core.board.watched and isinstance(report, Started):
+            self._show_started(lane, report)
+        # Reports may be lost: nobody waits for this one.
+        self._core.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_look)
+
+    def _show_started(self, lane: Lane, report: Started) -> None:
+        for task_id, attempt, started_us in report.tasks:
+            group = lane.flight.get(task_id)
+            if group is not None:
+                item = {
+                    "id": task_id.hex(),
+                    "state": "running",
+                    "attempt": attempt,
+                    "started_us": started_us,
+                    **about(group.call),
+                }
+                self._core.board.show("task", item)
+
+    def _changed(self, lane: Lane, effect: Changed) -> None:
+        name = self._core.endpoint_name(lane.endpoint)
+        self.why[lane.endpoint] = effect.why
+        log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
+        self._core.board.show("endpoint", {"name": name, "state": effect.phase.value, "why": effect.why})
+        if effect.phase is Phase.READY:
+            self._job(self._repeat_cancels(lane.endpoint))
+
+    async def _repeat_cancels(self, endpoint: str) -> None:
+        """Cancels that were asked for before this server, or this link, was there."""
+        wanted = await self._core.view.cancels(10_000)
+        ids = [task_id for task_id, where in wanted if where == endpoint]
+        if ids:
+            self._core.bridge.with_lane(endpoint, lambda lane: lane.cancel(ids, "cancelled"))
+
+
+def task_of(state: TaskState) -> Task:
+    """The task as it was accepted, from what the view knows of it."""
+    return Task(state.id, state.args, state.event, state.retry_of, state.mark_us)
+
+
+def _by_state(closing: Sequence[Ended]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for e in closing:
+        word = STATE_WORDS[e.status]
+        counts[word] = counts.get(word, 0) + 1
+    return counts
+
+
+def _look(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,386 @@
+"""Which endpoints this server acts for, and who acts for the others.
+
+    group of oncue.control ──partitions──► Claim in each (its offset + 1: the epoch) ──► Fence in oncue.results
+                                             ──► the view has all from before ──► lanes open; triggers, windows of these keys
+    a newer claim of another server, read from the log, or the group's word ──► lanes close, agents are sent there
+
+An endpoint belongs to the partition of oncue.control that its id's hash says, and so does whatever else one server must do
+alone (a file trigger, by its name). Two servers may both think for a moment that they act for one: the agent obeys the higher
+epoch, and ends that the other made up itself stand behind the fence and do not count. Where the log is one process's alone
+there is one partition, claimed at the start and never lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from oncue.config import Settings
+from oncue.dispatcher.bridge.channel import Lane, wrong_protocol
+from oncue.dispatcher.bridge.socket import Bridge
+from oncue.dispatcher.view_consumer import Feeder
+from oncue.errors import LogError, OncueError
+from oncue.ids import now_us
+from oncue.log import Log, Record, Share
+from oncue.log.base import partition_of
+from oncue.protocol import bridge
+from oncue.protocol.records import CONTROL, REGISTRY, RESULTS, VERSION, Claim, EndpointRecord, Fence, encode
+from oncue.view import ClaimRow, View
+
+log = logging.getLogger("oncue.owners")
+GROUP = "oncue.owners"
+PAUSE_S = 1.0  # after what failed, and before a partition is claimed again that another has claimed
+RENEW_S = 86_400.0  # claims are said again, so that the log's retention does not forget them
+MANY = 100_000  # cancels that are under way
+PATIENCE_S = 24 * 3600.0  # with a view that is far behind
+
+
+class Server(Protocol):
+    """What owners ask of the rest of the server."""
+
+    log: Log
+    view: View
+    bridge: Bridge
+    feeder: Feeder
+    settings: Settings
+    server_id: str
+    version: str
+
+    def all_endpoints(self) -> Sequence[EndpointRecord]: ...
+
+    def tasks_topic(self, endpoint: str) -> str: ...
+
+    async def reload(self) -> None: ...
+
+
+class Owners:
+    """`start`, then `close`. `on_change` is called after partitions came or went."""
+
+    def __init__(self, core: Server, me: Claim, on_change: Callable[[], None]) -> None:
+        self._core, self._me, self._on_change = core, me, on_change
+        self._partitions = 1
+        self._claims: dict[int, ClaimRow] = {}  # the newest
+        self._mine: dict[int, int] = {}  # partition -> epoch, where this server acts
+        self._given: frozenset[int] = frozenset()  # by the group
+        self._contested = asyncio.Event()  # another has claimed what the group gave to this server, or claims are old
+        self._changed = asyncio.Condition()
+        self._admitted: set[str] = set()  # endpoints
+        self._revoked: set[str] = set()
+        self._wishes: dict[
+            str, list[bytes]
+        ] = {}  # endpoint -> tasks that somebody has cancelled, while lanes are opened
+        self._tasks: list[asyncio.Task[None]] = []
+        self._share: Share | None = None
+
+    # ------------------------------------------------------------ asked
+
+    def partition(self, key: str) -> int:
+        return partition_of(key.encode(), self._partitions)
+
+    def acts(self, key: str) -> bool:
+        """Whether this server acts for this endpoint (id), trigger (name) ..."""
+        return self.partition(key) in self._mine
+
+    def sure(self, key: str) -> bool:
+        """Whether it surely is the only one that does, now: what is durable now came before whatever another may do."""
+        return self.acts(key) and self._share is not None and self._share.sure()
+
+    def owner(self, key: str) -> ClaimRow | None:
+        """Who has claimed it last."""
+        return self._claims.get(self.partition(key))
+
+    def other_stores(self) -> list[str]:
+        """The servers that keep their blobs elsewhere: what is large cannot be had through all."""
+        found = {
+            row.claim.url or row.claim.server for row in self._claims.values() if row.claim.blobs != self._me.blobs
+        }
+        return sorted(found) if self._core.log.shared else []
+
+    def place(self, key: str) -> str:
+        """Where that is, for people."""
+        row = self.owner(key)
+        return (row.claim.url or row.claim.server) if row is not None else ""
+
+    def elsewhere(self, key: str) -> str:
+        """The API of the server that acts for it; "": this one does, or it is not known."""
+        row = self.owner(key)
+        if row is None or self.acts(key) or row.claim.server == self._me.server or row.claim.url == self._me.url:
+            return ""
+        return row.claim.url
+
+    def others(self) -> list[str]:
+        """The APIs of the other servers that act for anything."""
+        urls = {row.claim.url for row in self._claims.values() if row.claim.server != self._me.server}
+        return sorted(urls - {"", self._me.url}) if self._core.log.shared else []
+
+    def advertise(self, url: str) -> None:
+        """Where the API is, once it listens: what was claimed with another address is claimed again."""
+        if url != self._me.url and self._core.log.shared:
+            self._me = msgspec.structs.replace(self._me, url=url)
+            self._contested.set()
+
+    async def until(self, key: str, acts: bool) -> None:
+        """Wait until this server acts for it; or does not."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.acts(key) is acts)
+
+    async def while_acting(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it for as long as this server acts for the key; then it is cancelled. Raises what it raises."""
+        await self.until(key, True)
+        working = asyncio.ensure_future(work())
+        lost = asyncio.ensure_future(self.until(key, False))
+        try:
+            await asyncio.wait((working, lost), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+        finally:
+            for task in (working, lost):
+                task.cancel()
+            await asyncio.gather(working, lost, return_exceptions=True)
+
+    # ------------------------------------------------------------ start and stop
+
+    async def start(self) -> None:
+        """Where the log is this process's alone, it acts for all when this returns."""
+        self._partitions = (await self._core.log.topics())[CONTROL].partitions
+        self._claims = {row.partition: row for row in await self._core.view.claims()}
+        self._tell_of_stores(self.other_stores())
+        self.sync()
+        self._share = self._core.log.share(CONTROL, GROUP)
+        if not self._core.log.shared:
+            await self._settle(await self._share.next())
+        self._tasks = [
+            asyncio.create_task(self._follow(self._share), name="owners"),
+            asyncio.create_task(self._renew(), name="claims"),
+        ]
+
+    async def close(self) -> None:
+        """Others get the partitions at once, where the log can be reached. The lanes are the bridge's to close."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._mine.clear()
+        if self._share is not None:
+            await self._share.close()
+
+    async def _follow(self, share: Share) -> None:
+        news = asyncio.ensure_future(share.next())
+        try:
+            while True:
+                again = asyncio.ensure_future(self._contested.wait())
+                await asyncio.wait((news, again), return_when=asyncio.FIRST_COMPLETED)
+                again.cancel()
+                try:
+                    if news.done():
+                        given = news.result()
+                        news = asyncio.ensure_future(share.next())
+                        await self._settle(given)
+                    else:
+                        await asyncio.wait((news,), timeout=PAUSE_S)
+                        # Else the group has given them to the other, and this server will hear of it.
+                        if not news.done() and share.sure():
+                            await self._settle(self._given)
+                except OncueError as e:
+                    log.error("this server's part in the group of owners: %s", e)
+                    if news.done() and not isinstance(news.exception(), LogError):
+                        raise
+                    if news.done():
+                        news = asyncio.ensure_future(share.next())
+                    self._contested.set()  # what the group gave is claimed when the log can be written again
+                    await asyncio.sleep(PAUSE_S)
+        finally:
+            news.cancel()
+            await asyncio.gather(news, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with contextlib.suppress(OncueError):
+                await self._claim(list(self._mine))
+
+    # ------------------------------------------------------------ partitions come and go
+
+    async def _settle(self, given: frozenset[int]) -> None:
+        """Act for what the group gave, and for nothing else. Raises LogError."""
+        self._given = given
+        self._contested.clear()
+        for partition in [p for p in self._mine if p not in given]:
+            self._lose(partition, "the servers have divided the endpoints anew")
+        # Whoever had one before may have claimed it since.
+        await self._seen_to_the_end((CONTROL,))
+        for row in await self._core.view.claims():
+            self._learn(row)
+        epochs = await self._claim(
+            [p for p in given if p not in self._mine or self._claims[p].claim.url != self._me.url]
+        )
+        endpoints = {self._core.tasks_topic(e.id) for e in self._endpoints(epochs)}
+        await self._seen_to_the_end((CONTROL, RESULTS, REGISTRY, *endpoints))
+        await self._core.reload()
+        # A claim that left this process late, when the group had given its partition to another, must not be acted on:
+        # so whoever acts has claimed before its successor has.
+        if self._share is None or not await self._share.until_sure():
+            return
+        for row in await self._core.view.claims():
+            self._learn(row)
+        for partition, epoch in epochs.items():
+            if self._claims[partition].epoch == epoch:
+                self._mine[partition] = epoch
+            else:
+                self._contested.set()
+        if epochs:
+            log.info("this server acts for %d of %d partitions", len(self._mine), self._partitions)
+        self._wishes = {}
+        for task_id, endpoint in await self._core.view.cancels(MANY):
+            self._wishes.setdefault(endpoint, []).append(task_id)
+        self.sync()
+        self._wishes = {}
+        await self._tell()
+
+    async def _seen_to_the_end(self, topics: Iterable[str]) -> None:
+        ends = await self._core.log.end_offsets(topics)
+        await self._core.view.wait_for(ends, PATIENCE_S)
+
+    async def _claim(self, partitions: list[int]) -> dict[int, int]:
+        """partition -> epoch; durable, and fenced."""
+        if not partitions:
+            return {}
+        core, at = self._core, now_us()
+        record = [Record(encode(msgspec.structs.replace(self._me, at_us=at)), key=self._me.server.encode())]
+        futures = [core.log.append(CONTROL, record, p) for p in partitions]
+        epochs = {
+            p: position.first + 1 for p, (position,) in zip(partitions, await asyncio.gather(*futures), strict=True)
+        }
+        for partition, epoch in epochs.items():
+            if partition in self._mine:  # said again: what lanes end from here on may come behind the fence
+                self._mine[partition] = epoch
+                for lane in self._lanes(partition):
+                    lane.epoch = epoch
+        if core.log.shared:
+            fence = Fence(VERSION, self._me.server, self._partitions, tuple(epochs.items()), at)
+            await core.log.append(RESULTS, [Record(encode(fence))], 0)
+        return epochs
+
+    def read(self, partition: int, offset: int, claim: Claim) -> None:
+        """A claim that the view has now."""
+        self._learn(ClaimRow(partition, offset + 1, claim))
+
+    def _learn(self, row: ClaimRow) -> None:
+        known = self._claims.get(row.partition)
+        if known is not None and known.epoch >= row.epoch:
+            return
+        before = self.other_stores()
+        self._claims[row.partition] = row
+        self._tell_of_stores(set(self.other_stores()) - set(before))
+        mine = self._mine.get(row.partition)
+        if mine is not None and row.claim.server != self._me.server:
+            self._lose(row.partition, "another server acts for this endpoint now")
+            self._contested.set()
+        self._tell_lanes()
+
+    @staticmethod
+    def _tell_of_stores(servers: Iterable[str]) -> None:
+        for server in servers:
+            log.error("the server %s has another folder of blobs: set blobs_folder to one that all servers see", server)
+
+    def _lose(self, partition: int, why: str) -> None:
+        lanes = self._lanes(partition)
+        del self._mine[partition]
+        for lane in lanes:
+            self._core.bridge.shut(lane.endpoint, *self._redirect(lane.endpoint, why))
+        if self._tasks:  # not while the first of all is settled
+            self._telling = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        self._on_change()
+        async with self._changed:
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------ endpoints
+
+    def sync(self) -> list[EndpointRecord]:
+        """After the registry has changed: every registered key may connect, and the endpoints of this server's partitions
+        have lanes. Returns those of this server's that have been revoked since the last time."""
+        core = self._core
+        revoked: list[EndpointRecord] = []
+        for e in core.all_endpoints():
+            if e.revoked:
+                if e.id not in self._revoked:
+                    self._revoked.add(e.id)
+                    self._admitted.discard(e.id)
+                    core.bridge.revoke(e.id, e.public_key)
+                    if self.acts(e.id):
+                        revoked.append(e)
+                continue
+            if e.id not in self._admitted:
+                self._admitted.add(e.id)
+                core.bridge.admit(e.id, e.public_key)
+                core.feeder.follow_tasks(core.tasks_topic(e.id))
+            epoch = self._mine.get(self.partition(e.id))
+            if epoch is None:
+                continue
+            if (lane := core.bridge.lanes.get(e.id)) is None:
+                self._open(e, epoch)
+            else:
+                lane.lost_after_ms = e.lost_after_ms
+        return revoked
+
+    def _open(self, e: EndpointRecord, epoch: int) -> None:
+        core = self._core
+        lane = Lane(
+            e.id,
+            epoch,
+            core.server_id,
+            core.version,
+            lost_after_ms=e.lost_after_ms,
+            budget_bytes=core.settings.queue_bytes,
+        )
+        lane.servers = self._servers()
+        core.bridge.open(lane)
+        if wishes := self._wishes.get(e.id):  # before anything is sent
+            core.bridge.with_lane(e.id, lambda lane: lane.cancel(wishes, "cancelled"))
+
+    def _endpoints(self, partitions: Iterable[int]) -> list[EndpointRecord]:
+        wanted = set(partitions)
+        return [e for e in self._core.all_endpoints() if self.partition(e.id) in wanted]
+
+    def _lanes(self, partition: int) -> list[Lane]:
+        return [lane for lane in self._core.bridge.lanes.values() if self.partition(lane.endpoint) == partition]
+
+    # ------------------------------------------------------------ agents of others
+
+    def _servers(self) -> tuple[tuple[str, str], ...]:
+        """All that act for something; none where there can be but one."""
+        if not self._core.log.shared:
+            return ()
+        claims = [row.claim for row in self._claims.values()]
+        return tuple(sorted({(c.bridge, c.server_key) for c in claims if c.bridge}))
+
+    def _tell_lanes(self) -> None:
+        servers = self._servers()
+        for lane in self._core.bridge.lanes.values():
+            lane.servers = servers
+
+    def _redirect(self, endpoint: str, why: str) -> tuple[int, bridge.Redirect]:
+        row = self.owner(endpoint)
+        if row is None or row.claim.server == self._me.server or not row.claim.bridge:
+            return (row.epoch if row else 0), bridge.Redirect(why=f"{why}; it is not known yet who acts for it")
+        return row.epoch, bridge.Redirect(row.claim.bridge, row.claim.server_key, why)
+
+    def answer(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+        """What an agent is told whose endpoint has no lane here; None: nothing. Raises Undecodable."""
+        if endpoint not in self._admitted:
+            return None
+        envelope, _ = bridge.decode_from_agent(parts)
+        message = envelope.message
+        answer: bridge.FromBridge
+        epoch, answer = self._redirect(endpoint, "another server acts for this endpoint")
+        if isinstance(message, bridge.Hello) and message.protocol != bridge.PROTOCOL:
+            answer = wrong_protocol(message, self._core.version)
+        elif epoch < envelope.epoch and answer.bridge:
+            answer = bridge.Redirect(why="this server does not know yet who acts for this endpoint")
+        return [bridge.encode(bridge.BridgeEnvelope(envelope.session, -1, max(epoch, envelope.epoch), answer))]

@@ -1,0 +1,133 @@
+"""The HTTP API of a server.
+
+    app = make_app(backend, settings, metrics)
+    serving = await serve(app, settings)          # listens; serving.port
+    await serving.close()                         # streams end cleanly, requests under way are answered
+
+Everything comes from one table (routes/table.py): the routes, the scopes they need, how bodies and queries are
+decoded, and the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+from aiohttp import web
+
+from oncue.config import Settings, http_url
+from oncue.dispatcher.auth.tokens import Authenticator
+from oncue.dispatcher.http import problems
+from oncue.dispatcher.http.backend import Backend
+from oncue.dispatcher.http.handler import bind
+from oncue.dispatcher.http.rate_limit import RateLimit
+from oncue.dispatcher.http.route import Api
+from oncue.dispatcher.http.routes.table import ROUTES, heads, no_route
+from oncue.dispatcher.http.streams import Streams
+from oncue.dispatcher.metrics import Metrics
+from oncue.errors import Conflict, Invalid, OncueError
+
+API = web.AppKey("oncue_api", Api)
+BACKLOG = 1_024
+SHUTDOWN_S = 2.0  # for requests under way when the server stops
+
+
+def make_app(
+    backend: Backend, settings: Settings, metrics: Metrics | None = None, streams: Streams | None = None
+) -> web.Application:
+    """The application. `metrics` is what the service counts in (by default the backend's own attribute `metrics`, where
+    it has one), `streams` has the limits of open streams."""
+    own = getattr(backend, "metrics", None)
+    metrics = metrics or (own if isinstance(own, Metrics) else Metrics())
+    # (an empty Streams is false: it has a length)
+    api = Api(backend, settings, metrics, Streams() if streams is None else streams)
+    authenticator, limit = Authenticator(backend.token), RateLimit(settings.rate_per_s)
+    api.streams.welcome = lambda request: authenticator.knows(request.headers.get("Authorization"))
+    # Bodies are read by http/body.py with a limit a route; aiohttp's own limit would answer in its own words.
+    app = web.Application(client_max_size=0)
+    app[API] = api
+    problems.quiet_aiohttp()
+    for route in ROUTES:
+        handler = bind(api, route, authenticator, limit)
+        app.router.add_route(route.method, route.path, handler)
+        if heads(route):
+            app.router.add_route("HEAD", route.path, handler)
+    count = api.metrics.http_route("(none)", timed=False)
+
+    async def refuse(request: web.Request) -> web.Response:
+        response = problems.response(no_route(request.method, request.path), request)
+        count(response.status, 0.0)
+        return response
+
+    app.router.add_route("*", "/{anything:.*}", refuse)
+
+    async def stop(_: web.Application) -> None:
+        api.streams.close()
+
+    app.on_shutdown.append(stop)
+    return app
+
+
+class Serving:
+    """A listening API."""
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
+        self.runner, self.host, self.port = runner, host, port
+
+    @property
+    def url(self) -> str:
+        return http_url(self.host, self.port)
+
+    async def close(self) -> None:
+        """No new connections; streams end; requests under way have SHUTDOWN_S."""
+        await self.runner.cleanup()
+
+
+async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> Serving:
+    """Listen on settings.host and port (0: `last_port` if it is free, since clients may know it, or else any free one).
+    No access log, no signal handlers.
+
+    Raises Conflict when the port is taken, Invalid when it is not ours to take or the address is not this machine's."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    try:
+        if settings.port or not (last_port and await _listens(runner, settings.host, last_port)):
+            await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
+    except OSError as e:
+        await runner.cleanup()
+        raise _explained(e, f"{settings.host}:{settings.port}") from None
+    except asyncio.CancelledError:
+        await runner.cleanup()
+        raise
+    return Serving(runner, settings.host, int(runner.addresses[0][1]))
+
+
+async def check_address(settings: Settings) -> None:
+    """Whether `serve` could listen: asked before a server begins what others see. Raises Conflict, Invalid."""
+    loop = asyncio.get_running_loop()
+    try:
+        asked = await loop.create_server(asyncio.Protocol, settings.host or None, settings.port, start_serving=False)
+    except OSError as e:
+        raise _explained(e, f"{settings.host}:{settings.port}") from None
+    asked.close()
+    await asked.wait_closed()
+
+
+async def _listens(runner: web.AppRunner, host: str, port: int) -> bool:
+    try:
+        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+    except OSError:
+        return False
+    return True
+
+
+def _explained(e: OSError, where: str) -> OncueError:
+    if e.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"{where} is in use by another program",
+            remedy="stop it, or choose another port: `oncue up --port 0` takes any free one",
+        )
+    return Invalid(
+        f"cannot listen on {where}: {e.strerror or e}",
+        remedy="set host to an address of this machine, and port to one above 1023",
+    )

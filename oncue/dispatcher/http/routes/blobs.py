@@ -1,0 +1,92 @@
+"""Large payloads, as streams: named by the SHA-256 of their content, never whole in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from oncue.dispatcher.http.route import OCTETS, Ask, Route
+from oncue.dispatcher.http.schemas import BlobInfo
+from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.errors import BlobMissing, DiskFull, Invalid, Malformed, UnsupportedType
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def _hash(ask: Ask) -> str:
+    text = ask.path("sha256")
+    if not _SHA256.match(text):
+        raise Invalid(
+            f"{text[:100]!r} is not a SHA-256 - at the path", remedy="a blob is named by 64 hex digits", path="sha256"
+        )
+    return text
+
+
+async def put(ask: Ask) -> BlobInfo:
+    sha256, size = _hash(ask), ask.request.content_length
+    if size is None:
+        raise Malformed("there is no Content-Length", remedy="say how many bytes come; a blob is not sent in chunks")
+    if ask.request.headers.get("Content-Encoding", "identity") != "identity":
+        raise UnsupportedType("the blob is compressed on its way", remedy="send the bytes as they are")
+    await ask.backend.put_blob(ask.who, sha256, size, _parts(ask.request, size))
+    return BlobInfo(sha256=sha256, size_bytes=size)
+
+
+async def _parts(request: web.Request, size: int) -> AsyncIterator[bytes]:
+    """The body as it comes; raises Malformed when it ends before its length."""
+    seen = 0
+    try:
+        async for part in request.content.iter_any():
+            seen += len(part)
+            yield part
+    except (HttpProcessingError, web.RequestPayloadError, ConnectionError) as e:
+        raise Malformed(f"the upload broke off after {seen:,} of {size:,} bytes", remedy="send it again") from e
+    if seen != size:
+        raise Malformed(f"the upload ended after {seen:,} of {size:,} bytes", remedy="send it again")
+
+
+async def get(ask: Ask) -> web.StreamResponse:
+    sha256 = _hash(ask)
+    size, parts = await ask.backend.get_blob(ask.who, sha256)
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": OCTETS,
+            "Content-Length": str(size),
+            "ETag": f'"{sha256}"',
+            "X-Content-Type-Options": "nosniff",
+            "Content-Disposition": "attachment",
+        }
+    )
+    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
+
+
+ROUTES = (
+    Route(
+        "PUT",
+        "/v1/blobs/{sha256}",
+        put,
+        summary="Store a large payload under the SHA-256 of its content. 201: it is durable.",
+        scope="user",
+        reads=(OCTETS,),
+        takes_doc=bytes,
+        gives=BlobInfo,
+        status=201,
+        streamed=True,
+        errors=(Malformed, DiskFull),
+    ),
+    Route(
+        "GET",
+        "/v1/blobs/{sha256}",
+        get,
+        summary="A large payload.",
+        scope="read",
+        gives=bytes,
+        writes=(OCTETS,),
+        streamed=True,
+        errors=(BlobMissing,),
+    ),
+)

@@ -1,0 +1,66 @@
+"""Dead letters: look, try again, dismiss."""
+
+from __future__ import annotations
+
+from oncue.dispatcher.http.route import Ask, Route
+from oncue.dispatcher.http.schemas import DeadQuery
+from oncue.errors import Conflict, DiskFull, NotFound
+from oncue.protocol.api import DeadInfo, Dismissed, DismissRequest, Page
+
+
+async def dead(ask: Ask) -> Page:
+    return await ask.backend.dead(ask.who, ask.query.cursor, ask.query.limit, ask.query.all)
+
+
+async def dead_letter(ask: Ask) -> DeadInfo:
+    return await ask.backend.dead_letter(ask.who, ask.number("id"))
+
+
+async def retry(ask: Ask) -> None:
+    await ask.backend.retry_dead(ask.who, ask.number("id"))
+
+
+async def dismiss(ask: Ask) -> Dismissed:
+    return await ask.backend.dismiss_dead(ask.who, ask.body)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/dead",
+        dead,
+        summary="What could not go on, with the reason, newest first: of your rules, and of everything for an admin.",
+        scope="read",
+        query=DeadQuery,
+        gives=Page,
+        items=DeadInfo,
+    ),
+    Route(
+        "GET",
+        "/v1/dead/{id}",
+        dead_letter,
+        summary="One dead letter, and what was done about it.",
+        scope="read",
+        gives=DeadInfo,
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/dead/{id}/retry",
+        retry,
+        summary="Try a dead letter again.",
+        scope="user",
+        status=204,
+        errors=(NotFound, Conflict, DiskFull),
+    ),
+    Route(
+        "POST",
+        "/v1/dead/dismiss",
+        dismiss,
+        summary="Dismiss dead letters: nothing is to be done about them. They can still be looked at, and retried.",
+        scope="user",
+        takes=DismissRequest,
+        gives=Dismissed,
+        errors=(NotFound, DiskFull),
+    ),
+)

@@ -1,0 +1,212 @@
+"""Events in and out, triggers, and what happens right now as server-sent events."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from oncue import ids
+from oncue.dispatcher.http import problems
+from oncue.dispatcher.http.body import BodyDecoder, coding_of
+from oncue.dispatcher.http.json_encoding import encode_json
+from oncue.dispatcher.http.route import EVENT_STREAM, JSON, Ask, Route
+from oncue.dispatcher.http.routes.tasks import idempotency_key
+from oncue.dispatcher.http.schemas import EmitRequest, EventsQuery, FileQuery, LiveQuery
+from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
+from oncue.protocol import cloudevents
+from oncue.protocol.api import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
+from oncue.protocol.cloudevents_http import events_from_http
+from oncue.protocol.records import EVENT_BYTES, Event
+
+STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
+KINDS = ("task", "outcome", "event", "rule", "endpoint", "trigger", "dead")
+RETRY_MS = 2_000
+_encode = msgspec.json.Encoder().encode
+
+
+async def emit(ask: Ask) -> Emitted:
+    events = _events(ask)
+    if len(events) > ask.api.settings.max_batch:
+        most = ask.api.settings.max_batch
+        raise TooLarge(f"{len(events):,} events are over the limit of {most:,}", remedy="send fewer", limit=most)
+    return await ask.backend.emit(ask.who, events)
+
+
+def _events(ask: Ask) -> Sequence[Event]:
+    """From a CloudEvents request (binary, structured, batch), or from plain JSON. Raises Invalid, UnsupportedType ..."""
+    headers = {name.lower(): value for name, value in ask.request.headers.items()}
+    events = events_from_http(headers, ask.raw)
+    if events is not None:
+        if not events:
+            raise Invalid("the batch has no events", remedy="send at least one")
+        return events
+    coding_of(ask.request, PLAIN)
+    if len(ask.raw) > EVENT_BYTES:
+        raise TooLarge(
+            f"the event has {len(ask.raw):,} bytes; at most {EVENT_BYTES:,}",
+            remedy="put the data where the function can read it, and its place into the event",
+            limit_bytes=EVENT_BYTES,
+            size_bytes=len(ask.raw),
+        )
+    request: EmitRequest = _plain.decode(ask.raw, JSON)
+    event = Event(
+        id=request.id or _minted(ask, idempotency_key(ask.request, "")),
+        source=request.source,
+        type=request.type,
+        subject=request.subject,
+        time=request.time,
+        data=request.data,
+        datacontenttype=JSON if request.data is not None else None,
+    )
+    cloudevents.check(event)
+    return [event]
+
+
+def _minted(ask: Ask, key: str) -> str:
+    """An event's id that repeats with the caller's key, so that a request repeated after a time-out is the same event."""
+    if not key:
+        return ids.new_uuid7().hex()
+    return hashlib.blake2b(f"{ask.who.subject}\0{key}".encode(), digest_size=16).hexdigest()
+
+
+async def events(ask: Ask) -> Page:
+    q: EventsQuery = ask.query
+    return await ask.backend.events(ask.who, type=q.type, source=q.source, cursor=q.cursor, limit=q.limit)
+
+
+async def event(ask: Ask) -> EventInfo:
+    return await ask.backend.event(ask.who, ask.number("offset"))
+
+
+async def triggers(ask: Ask) -> list[TriggerInfo]:
+    return await ask.backend.triggers(ask.who, ask.bearer)
+
+
+async def trigger(ask: Ask) -> TriggerShown:
+    return await ask.backend.trigger(ask.who, ask.path("name"), ask.bearer)
+
+
+async def trigger_file(ask: Ask) -> TriggerFile:
+    return await ask.backend.explain_file(ask.who, ask.path("name"), ask.query.path, ask.bearer)
+
+
+async def live(ask: Ask) -> web.StreamResponse:
+    kinds = frozenset(k for k in ask.query.kinds.split(",") if k) or frozenset(KINDS)
+    for kind in sorted(kinds.difference(KINDS)):
+        near = difflib.get_close_matches(kind[:100], KINDS, n=1)
+        raise Invalid(
+            f"there is no kind {kind[:100]!r} - at the query's kinds",
+            remedy=f"did you mean {near[0]}?" if near else f"the kinds are {', '.join(KINDS)}",
+            path="kinds",
+        )
+    response = web.StreamResponse(
+        headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
+    counter = itertools.count(1)
+    boot = ids.new_uuid7().hex()[:12]  # ids of another connection are not ours
+    resumed = "Last-Event-ID" in ask.request.headers
+
+    def head() -> bytes:
+        # What happened while the reader was away is not repeated here: it should read its lists again.
+        text = f"retry: {RETRY_MS}\n" + (f"id: {boot}-0\nevent: reset\ndata: {{}}\n\n" if resumed else "\n")
+        return text.encode()
+
+    def frame(item: tuple[str, Any]) -> bytes:
+        kind, data = item
+        if not kind:
+            return b":\n\n"
+        return b"id: %s-%d\nevent: %s\ndata: %s\n\n" % (boot.encode(), next(counter), kind.encode(), encode_json(data))
+
+    def last_word(error: Exception) -> bytes:
+        known = error if isinstance(error, OncueError) else problems.unexpected(error, "GET /v1/live")
+        return b"event: problem\ndata: %s\n\n" % problems.problem_json(known)
+
+    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    source = ask.backend.live(ask.who, kinds)
+    return await serve_stream(held, response, source, frame, head=head(), on_error=last_word)
+
+
+PLAIN = Route(
+    "POST",
+    "/v1/events",
+    emit,
+    summary="Tell that something happened. CloudEvents 1.0 over HTTP (binary: ce- headers; structured; batch), or plain "
+    "JSON with type, source and data. 202: the events are durable.",
+    scope="emit",
+    raw=True,
+    takes_doc=EmitRequest,
+    reads=(JSON, STRUCTURED, BATCHED),
+    gives=Emitted,
+    status=202,
+    errors=(DiskFull,),
+)
+_plain = BodyDecoder(EmitRequest)
+
+ROUTES = (
+    PLAIN,
+    Route(
+        "GET",
+        "/v1/events",
+        events,
+        summary="Stored events, newest first.",
+        scope="read",
+        query=EventsQuery,
+        gives=Page,
+        items=EventInfo,
+    ),
+    Route(
+        "GET",
+        "/v1/events/{offset}",
+        event,
+        summary="One event, and what it caused.",
+        scope="read",
+        gives=EventInfo,
+        errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/triggers",
+        triggers,
+        summary="The sources of events, and how they are.",
+        scope="read",
+        gives=list[TriggerInfo],
+    ),
+    Route(
+        "GET",
+        "/v1/triggers/{name}",
+        trigger,
+        summary="One source of events, and what became of the last files.",
+        scope="read",
+        gives=TriggerShown,
+        errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/triggers/{name}/file",
+        trigger_file,
+        summary="Why a file fired, or did not.",
+        scope="read",
+        query=FileQuery,
+        gives=TriggerFile,
+        errors=(NotFound, TriggerFailed),
+    ),
+    Route(
+        "GET",
+        "/v1/live",
+        live,
+        summary="What happens, as server-sent events (event: the kind, data: JSON). `reset` after a reconnection: read lists "
+        "again. `problem`: the stream ends.",
+        scope="read",
+        query=LiveQuery,
+        gives=str,
+        writes=(EVENT_STREAM,),
+        streamed=True,
+    ),
+)

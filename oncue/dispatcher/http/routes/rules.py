@@ -1,0 +1,141 @@
+"""Rule files and their rules: deploy, look, switch, explain, roll back, remove."""
+
+from __future__ import annotations
+
+import msgspec
+
+from oncue.dispatcher.http.json_encoding import encode_json
+from oncue.dispatcher.http.route import Ask, Route
+from oncue.dispatcher.http.schemas import DeploymentInfo, ExplainRequest, RollbackRequest, WhyRequest
+from oncue.errors import Conflict, DiskFull, Invalid, NotFound, RuleFileError
+from oncue.protocol import cloudevents
+from oncue.protocol.api import Deployed, DeployRequest, Explanation, RuleInfo
+from oncue.protocol.records import Event
+
+
+async def deploy(ask: Ask) -> list[Deployed]:
+    request: DeployRequest = ask.body
+    if not request.files:
+        raise Invalid("the body: there are no files - at `$.files`", remedy="give at least one", path="$.files")
+    return await ask.backend.deploy(ask.who, request, ask.bearer)
+
+
+async def rules(ask: Ask) -> list[RuleInfo]:
+    return await ask.backend.rules(ask.who, ask.bearer)
+
+
+async def rule(ask: Ask) -> RuleInfo:
+    return await ask.backend.rule(ask.who, ask.path("name"), ask.bearer)
+
+
+async def enable(ask: Ask) -> RuleInfo:
+    return await ask.backend.switch_rule(ask.who, ask.path("name"), True, ask.body.why)
+
+
+async def disable(ask: Ask) -> RuleInfo:
+    return await ask.backend.switch_rule(ask.who, ask.path("name"), False, ask.body.why)
+
+
+async def explain(ask: Ask) -> Explanation:
+    request: ExplainRequest = ask.body
+    if (request.event is None) == (request.offset is None):
+        raise Invalid(
+            f"the body: {'neither' if request.event is None else 'both'} `event` and `offset`",
+            remedy="give one of them: a stored event's offset, or an event in CloudEvents' JSON",
+            path="$",
+        )
+    event: Event | None = None
+    if request.event is not None:
+        # A draft needs no id, time or version: it is only looked at.
+        draft = {"specversion": "1.0", "id": "draft", "source": "/draft"} | request.event
+        event = cloudevents.from_json(encode_json(draft))
+    return await ask.backend.explain(ask.who, ask.path("name"), event, request.offset)
+
+
+async def history(ask: Ask) -> list[DeploymentInfo]:
+    found = await ask.backend.rule_history(ask.who, ask.path("label"))
+    return [msgspec.convert(item, DeploymentInfo) for item in found]
+
+
+async def rollback(ask: Ask) -> Deployed:
+    return await ask.backend.rollback(ask.who, ask.path("label"), ask.body.version, ask.body.dry_run, ask.bearer)
+
+
+async def remove(ask: Ask) -> Deployed:
+    return await ask.backend.remove_rules(ask.who, ask.path("label"))
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/rules",
+        deploy,
+        summary="Deploy rule files: all or nothing. With dry_run: only say what would change.",
+        scope="user",
+        takes=DeployRequest,
+        gives=list[Deployed],
+        errors=(RuleFileError, Conflict, DiskFull),
+    ),
+    Route("GET", "/v1/rules", rules, summary="All rules, and how they are.", scope="read", gives=list[RuleInfo]),
+    Route("GET", "/v1/rules/{name}", rule, summary="One rule.", scope="read", gives=RuleInfo, errors=(NotFound,)),
+    Route(
+        "POST",
+        "/v1/rules/{name}/enable",
+        enable,
+        summary="Let a rule fire (again).",
+        scope="user",
+        takes=WhyRequest,
+        optional=True,
+        gives=RuleInfo,
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/rules/{name}/disable",
+        disable,
+        summary="Keep a rule from firing, and say why.",
+        scope="user",
+        takes=WhyRequest,
+        optional=True,
+        gives=RuleInfo,
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/rules/{name}/explain",
+        explain,
+        summary="Why the rule fires for an event, or does not: each condition in turn.",
+        scope="user",
+        takes=ExplainRequest,
+        gives=Explanation,
+        errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/deployments/{label}",
+        history,
+        summary="The versions of a rule file, newest first.",
+        scope="read",
+        gives=list[DeploymentInfo],
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/deployments/{label}/rollback",
+        rollback,
+        summary="Deploy an earlier version again, as a new version. With dry_run: only say what would change.",
+        scope="user",
+        takes=RollbackRequest,
+        gives=Deployed,
+        errors=(NotFound, Conflict),
+    ),
+    Route(
+        "DELETE",
+        "/v1/deployments/{label}",
+        remove,
+        summary="Remove a rule file's rules and triggers.",
+        scope="user",
+        gives=Deployed,
+        errors=(NotFound,),
+    ),
+)

@@ -1,0 +1,160 @@
+"""What is about the server itself, outside of /v1: webhooks, health, metrics, the OpenAPI document and the pages."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from oncue import __version__
+from oncue.dispatcher.auth.tokens import OPENS, Authenticator
+from oncue.dispatcher.http.route import HTML, TEXT, Ask, Route
+from oncue.dispatcher.metrics import CONTENT_TYPE
+from oncue.errors import Forbidden, NotFound, NotReady, OncueError, TriggerFailed, Unauthorized
+from oncue.protocol.api import Health
+from oncue.protocol.records import EVENT_BYTES
+
+#: Scripts, styles and requests from this server only; nothing inline, nothing framed, no form leaves.
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE_HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_TYPES = {"html": HTML, "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+FILES = ("index.html", "status.js", "docs.html", "docs.js", "page.js", "style.css", "icon.svg")
+
+
+async def hook(ask: Ask) -> web.Response:
+    """No bearer token: the trigger verifies the caller in its own way (a signature), before it takes anything."""
+    headers = {name.lower(): value for name, value in ask.request.headers.items()}
+    status, answered, body = await ask.backend.receive(ask.path("trigger"), headers, ask.raw)
+    response = web.Response(status=status, body=body, headers=answered)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+async def alive(ask: Ask) -> Health:
+    return Health(status="ok", version=__version__)
+
+
+async def ready(ask: Ask) -> web.Response:
+    """503 while the server starts or stops. What the checks found in detail is told to callers with a token only."""
+    if ask.api.streams.closing:
+        health = Health(status="stopping", version=__version__)
+    else:
+        health = await ask.backend.health()
+    if not _reader(ask):
+        brief = {name: _brief(found) for name, found in health.checks.items()}
+        health = msgspec.structs.replace(health, checks=brief, triggers={})
+    status = 503 if health.status in ("starting", "stopping") else 200
+    return web.json_response(body=msgspec.json.encode(health), status=status, headers={"Cache-Control": "no-store"})
+
+
+def _brief(found: str) -> str:
+    """No names, no paths: what is no "ok", nor a count that says "not ok: 1 of 3 ..."."""
+    return found if found == "ok" or found.startswith("not ok: ") else "not ok"
+
+
+def _reader(ask: Ask) -> bool:
+    try:
+        who = Authenticator(ask.backend.token).who(ask.request.headers.get("Authorization"))
+    except OncueError:
+        return False
+    return not who.scopes.isdisjoint(OPENS["read"])
+
+
+async def metrics(ask: Ask) -> web.Response:
+    """Needs a token that may read, unless the setting open_metrics is true: names of rules and endpoints are in it."""
+    if not ask.api.settings.open_metrics and not _reader(ask):
+        if "Authorization" in ask.request.headers:
+            raise Forbidden("these metrics need a good token that may read", remedy="use a token with the scope read")
+        raise Unauthorized(
+            "the metrics need a token",
+            remedy="let Prometheus send one with the scope read (authorization.credentials_file), or set open_metrics = true",
+        )
+    await ask.backend.collect()
+    ask.api.metrics.streams(len(ask.api.streams))
+    return web.Response(body=ask.api.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def openapi(ask: Ask) -> web.Response:
+    from oncue.dispatcher.http.openapi import document_json
+
+    return web.Response(body=document_json(), headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
+
+
+@cache
+def page_file(name: str) -> tuple[bytes, str]:
+    """(content, content type) of a file of the page. Raises NotFound."""
+    if name not in FILES:
+        raise NotFound(f"there is no page file {name[:100]!r}", remedy="the pages are / and /docs")
+    content = (resources.files("oncue.dispatcher") / "web" / name).read_bytes()
+    return content, _TYPES[name.rpartition(".")[2]] + ("" if name.endswith(".svg") else "; charset=utf-8")
+
+
+def _page(name: str) -> web.Response:
+    content, kind = page_file(name)
+    return web.Response(body=content, headers=_PAGE_HEADERS | {"Content-Type": kind})
+
+
+async def index(ask: Ask) -> web.Response:
+    return _page("index.html")
+
+
+async def docs(ask: Ask) -> web.Response:
+    return _page("docs.html")
+
+
+async def file(ask: Ask) -> web.Response:
+    return _page(ask.path("file"))
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/hooks/{trigger}",
+        hook,
+        summary="A webhook trigger. Verified as its rule file says; the event is durable before the 2xx.",
+        scope="",
+        raw=True,
+        takes_doc=bytes,
+        reads=("*/*",),
+        gives=Any,
+        errors=(Unauthorized, NotFound, TriggerFailed, NotReady),
+        max_bytes=4 * EVENT_BYTES,
+    ),
+    Route("GET", "/health/live", alive, summary="The process answers.", scope="", gives=Health),
+    Route("GET", "/health/ready", ready, summary="503 while the server starts or stops.", scope="", gives=Health),
+    Route(
+        "GET",
+        "/metrics",
+        metrics,
+        summary="For Prometheus. Needs a token with the scope read, unless the setting open_metrics is true.",
+        scope="",
+        gives=str,
+        writes=(TEXT,),
+        errors=(Unauthorized, Forbidden),
+    ),
+    Route("GET", "/openapi.json", openapi, summary="This document.", scope="", gives=dict[str, Any]),
+    Route("GET", "/docs", docs, summary="This document, to read.", scope="", gives=str, writes=(HTML,)),
+    Route("GET", "/", index, summary="The status page.", scope="", gives=str, writes=(HTML,)),
+    Route(
+        "GET",
+        "/page/{file}",
+        file,
+        summary="Files of the pages.",
+        scope="",
+        gives=bytes,
+        writes=("*/*",),
+        errors=(NotFound,),
+    ),
+)

@@ -1,0 +1,44 @@
+"""The one table of routes; and the answer to what is not in it."""
+
+from __future__ import annotations
+
+import difflib
+
+from oncue.dispatcher.http.route import Route
+from oncue.dispatcher.http.routes import blobs, dead_letters, events, registry, rules, server, tasks, view_snapshot
+from oncue.errors import MethodNotAllowed, NotFound, OncueError
+
+ROUTES: tuple[Route, ...] = (
+    *tasks.ROUTES,
+    *events.ROUTES,
+    *dead_letters.ROUTES,
+    *rules.ROUTES,
+    *registry.ROUTES,
+    *blobs.ROUTES,
+    *view_snapshot.ROUTES,
+    *server.ROUTES,
+)
+_PATTERNS = [(route.pattern, route) for route in ROUTES]
+
+
+def heads(route: Route) -> bool:
+    """Whether HEAD is answered as well: for what has an end."""
+    return route.method == "GET" and not route.streamed
+
+
+def no_route(method: str, path: str) -> OncueError:
+    """Why no route took a request: there is none at this path (the nearest is named), or none for this method."""
+    here = [route for pattern, route in _PATTERNS if pattern.match(path)]
+    if here:
+        allow = {route.method for route in here} | {"HEAD" for route in here if heads(route)}
+        return MethodNotAllowed(
+            f"{method[:20]} is not for {here[0].template}",
+            remedy=f"it takes {' or '.join(sorted(allow))}",
+            allow=sorted(allow),
+        )
+    shown = path[:200]
+    near = difflib.get_close_matches(shown, {route.template for route in ROUTES}, n=1)
+    return NotFound(
+        f"there is nothing at {shown}",
+        remedy=f"did you mean {near[0]}?" if near else "GET /docs lists what there is",
+    )

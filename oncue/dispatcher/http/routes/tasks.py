@@ -1,0 +1,393 @@
+"""Tasks: submit, look, wait, cancel, retry. The batch is the hot path: nothing here is done for each of its tasks but what C
+does in one call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from oncue import ids
+from oncue.dispatcher.http.backend import Outcome, TaskQuery
+from oncue.dispatcher.http.handler import answer
+from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, Ask, Route
+from oncue.dispatcher.http.schemas import (
+    LONGEST_MS,
+    MAX_WAIT_MS,
+    Cancelling,
+    LogsQuery,
+    OutcomeInfo,
+    OutcomesQuery,
+    OutcomesRequest,
+    StreamQuery,
+    TasksQuery,
+    TaskWaitQuery,
+)
+from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.errors import Conflict, DiskFull, Invalid, NotFound, TooLarge, Undecodable
+from oncue.protocol import payload
+from oncue.protocol.api import (
+    Accepted,
+    BatchRequest,
+    CancelRequest,
+    FailureInfo,
+    Page,
+    TaskInfo,
+    TaskRequest,
+    TimelineEntry,
+)
+from oncue.protocol.records import INLINE_BYTES, OK, Failure
+
+_KEY_CHARS = 255
+
+
+async def submit(ask: Ask) -> TaskInfo:
+    request: TaskRequest = ask.body
+    key = idempotency_key(ask.request, request.key)
+    if key != request.key or request.wait_ms > MAX_WAIT_MS:
+        request = msgspec.structs.replace(request, key=key, wait_ms=min(request.wait_ms, MAX_WAIT_MS))
+    _check_times(request)
+    return await ask.backend.submit(ask.who, request)
+
+
+async def submit_batch(ask: Ask) -> Accepted:
+    request: BatchRequest = ask.body
+    key = idempotency_key(ask.request, request.key)
+    if key != request.key:
+        request = msgspec.structs.replace(request, key=key)
+    if key:
+        parse_id(key, "$.key", "a batch's key is a UUIDv7 in hex (32 digits)")
+    check_batch(request, ask.api.settings.max_batch)
+    return await ask.backend.submit_batch(ask.who, request)
+
+
+def check_batch(request: BatchRequest, most: int) -> None:
+    """Raises Invalid or TooLarge."""
+    count = len(request.payloads) + len(request.calls)
+    if not count or (request.payloads and request.calls):
+        raise Invalid(
+            f"the body: {'both `payloads` and `calls`' if count else 'neither `payloads` nor `calls`'}",
+            remedy="give one of them: `payloads` (bytes) or `calls` ([args, kwargs] of JSON values)",
+            path="$",
+        )
+    if count > min(most, ids.MAX_BATCH):
+        most = min(most, ids.MAX_BATCH)
+        raise TooLarge(
+            f"a batch of {count:,} tasks is over the limit of {most:,}",
+            remedy=f"send it in batches of at most {most:,}; 1,024 is a good size",
+            limit=most,
+            count=count,
+        )
+    if request.payloads:
+        sizes = list(map(len, request.payloads))
+        if max(sizes) > INLINE_BYTES:
+            index = sizes.index(max(sizes))
+            raise TooLarge(
+                f"the payload at `$.payloads[{index}]` has {sizes[index]:,} bytes; {INLINE_BYTES:,} travel inline",
+                remedy="PUT /v1/blobs/{sha256} first, then send a reference to it",
+                limit_bytes=INLINE_BYTES,
+                size_bytes=sizes[index],
+            )
+        if not min(sizes):
+            raise Invalid(
+                f"the payload at `$.payloads[{sizes.index(0)}]` is empty",
+                remedy="a payload is one letter and then the content; see oncue.protocol.payload",
+                path=f"$.payloads[{sizes.index(0)}]",
+            )
+    _check_times(request)
+
+
+def _check_times(request: TaskRequest | BatchRequest) -> None:
+    """Durations are at most ten years, limits above 0, retries too few to matter to a number's size. Raises Invalid."""
+    check_ms(request, "wait_ms")
+    for name in ("timeout_ms", "expires_ms"):
+        if getattr(request, name) is not None:
+            check_ms(request, name, least=1)
+    if request.retry is not None:
+        check_ms(request.retry, "max", "base_ms", "cap_ms", path="$.retry")
+
+
+def check_ms(of: Any, *names: str, path: str = "$", least: int = 0) -> None:
+    """Raises Invalid for the first of these fields that is below `least` (1: a limit that may be left out) or above
+    LONGEST_MS."""
+    for name in names:
+        value = getattr(of, name, 0)
+        if not least <= value <= LONGEST_MS:
+            wrong = "too large" if value > 0 else "0" if value == 0 else "below 0"
+            raise Invalid(
+                f"the body: {name} is {wrong} - at `{path}.{name}`",
+                remedy=f"give a number from {least} to {LONGEST_MS}"
+                + (", or leave it out for no limit" if least else ""),
+                path=f"{path}.{name}",
+            )
+
+
+def idempotency_key(request: web.Request, in_body: str) -> str:
+    """The key of the body or of the header Idempotency-Key (with or without quotes). Raises Invalid."""
+    header = request.headers.get("Idempotency-Key")
+    if header is None:
+        key = in_body
+    else:
+        key = header.strip()
+        if len(key) >= 2 and key[0] == key[-1] == '"':
+            key = key[1:-1]
+        if in_body and in_body != key:
+            raise Invalid("the header Idempotency-Key and the body's `key` differ", remedy="give one of them")
+    if len(key) > _KEY_CHARS:
+        raise Invalid(f"the key has {len(key)} characters; at most {_KEY_CHARS}", remedy="a UUID is enough")
+    if header is not None and not (key.isascii() and key.isprintable()):
+        raise Invalid("the header Idempotency-Key is not printable ASCII", remedy="a UUID is enough")
+    return key
+
+
+def parse_id(text: str, where: str, what: str = "a task's id has 32 hex digits") -> bytes:
+    """Raises Invalid."""
+    with contextlib.suppress(ValueError):
+        if text.isascii() and len(text) <= 40:
+            return ids.parse(text)
+    place = f" (at `{where}`)" if where.startswith("$") else ""
+    raise Invalid(f"{text[:100]!r} is not an id{place}", remedy=what, path=where)
+
+
+def task_id(ask: Ask) -> str:
+    """The path's id in its usual form. Raises Invalid."""
+    return ids.text(parse_id(ask.path("id"), "the path"))
+
+
+async def show(ask: Ask) -> TaskInfo:
+    return await ask.backend.task(ask.who, task_id(ask), min(ask.query.wait_ms, MAX_WAIT_MS), ask.bearer)
+
+
+async def find(ask: Ask) -> Page:
+    q: TasksQuery = ask.query
+    if bool(q.event_source) != bool(q.event_id):
+        raise Invalid("the query: an event is named by event_source and event_id together", remedy="give both")
+    return await ask.backend.tasks(
+        ask.who,
+        TaskQuery(
+            state=q.state,
+            endpoint=q.endpoint,
+            function=q.function,
+            rule=q.rule,
+            event=(q.event_source, q.event_id) if q.event_id else None,
+            owner=q.owner,
+            since_us=q.since_us,
+            cursor=q.cursor,
+            limit=q.limit,
+        ),
+    )
+
+
+async def timeline(ask: Ask) -> list[TimelineEntry]:
+    return await ask.backend.timeline(ask.who, task_id(ask))
+
+
+async def logs(ask: Ask) -> web.StreamResponse:
+    source = ask.backend.logs(ask.who, task_id(ask), ask.query.follow)
+    response = web.StreamResponse(
+        headers={"Content-Type": TEXT + "; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+    )
+    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    return await serve_stream(held, response, source, bytes, grace_s=1.0)
+
+
+async def outcomes(ask: Ask) -> Any:
+    body: OutcomesRequest | OutcomesQuery = ask.body
+    most = ids.MAX_BATCH
+    if len(body.ids) > most:
+        raise TooLarge(f"{len(body.ids):,} ids are over the limit of {most:,}", remedy="ask for fewer", limit=most)
+    if isinstance(body, OutcomesQuery):
+        wanted: Sequence[bytes] = body.ids
+    else:
+        wanted = [parse_id(text, f"$.ids[{i}]") for i, text in enumerate(body.ids)]
+    found = await ask.backend.outcomes(ask.who, wanted, min(body.wait_ms, MAX_WAIT_MS))
+    return answer(found, coding=MSGPACK) if ask.coding == MSGPACK else [shown(o) for o in found]
+
+
+def shown(outcome: Outcome) -> OutcomeInfo:
+    """For people and JSON, without running anybody's code."""
+    e = outcome.ended
+    value, plain, error = None, False, None
+    try:
+        if e.status == OK:
+            plain, value = payload.peek(e.value)
+        else:
+            failure = msgspec.msgpack.decode(e.value, type=Failure)
+            error = FailureInfo(
+                type=failure.type, message=failure.message, traceback=failure.traceback, remedy=failure.remedy
+            )
+    except (msgspec.MsgspecError, Undecodable, ValueError, RecursionError):
+        value = f"{len(e.value):,} bytes that cannot be read"
+    return OutcomeInfo(
+        id=ids.text(outcome.id),
+        state=outcome.state,
+        attempt=e.attempt,
+        started_us=e.started_us,
+        ended_us=e.ended_us,
+        value=value,
+        has_value=plain,
+        error=error,
+        output=e.output.decode("utf-8", "replace"),
+    )
+
+
+async def outcome_stream(ask: Ask) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": OCTETS, "X-Content-Type-Options": "nosniff"})
+    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    return await serve_stream(held, response, ask.backend.stream(ask.who, ask.query.stream), _framed)
+
+
+def _framed(message: bytes) -> bytes:
+    """Length (4 bytes, big endian) and message; length 0 is a sign of life."""
+    return len(message).to_bytes(4, "big") + message
+
+
+async def cancel(ask: Ask) -> Cancelling:
+    request: CancelRequest = ask.body
+    wanted = [ids.text(parse_id(text, f"$.tasks[{i}]")) for i, text in enumerate(request.tasks)]
+    wish = CancelRequest(tasks=wanted, waiting=request.waiting)
+    return _cancelling(await ask.backend.cancel(ask.who, wish, ask.bearer))
+
+
+async def cancel_one(ask: Ask) -> Cancelling:
+    return _cancelling(await ask.backend.cancel(ask.who, CancelRequest(tasks=[task_id(ask)])))
+
+
+def _cancelling(tasks: list[str]) -> Cancelling:
+    return Cancelling(count=len(tasks), tasks=tasks)
+
+
+async def retry(ask: Ask) -> TaskInfo:
+    return await ask.backend.retry(ask.who, task_id(ask))
+
+
+_ACCEPT = (NotFound, Conflict, DiskFull)
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/tasks",
+        submit,
+        summary="Run a function once. 202: the task is durable. With the header Idempotency-Key, again is the same task.",
+        scope="user",
+        takes=TaskRequest,
+        gives=TaskInfo,
+        status=202,
+        errors=_ACCEPT,
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/batch",
+        submit_batch,
+        summary="Run a function many times. 202: all tasks are durable, or none is. The answer is in the body's coding.",
+        scope="user",
+        takes=BatchRequest,
+        reads=(JSON, MSGPACK),
+        gives=Accepted,
+        writes=(JSON, MSGPACK),
+        status=202,
+        errors=_ACCEPT,
+    ),
+    Route(
+        "GET",
+        "/v1/tasks",
+        find,
+        summary="Tasks that you may see, newest first.",
+        scope="read",
+        query=TasksQuery,
+        gives=Page,
+        items=TaskInfo,
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/outcomes",
+        outcomes,
+        summary="How tasks closed: of the ids given, those that are closed; waits up to wait_ms for all of them.",
+        scope="user",
+        takes=OutcomesRequest,
+        takes_msgpack=OutcomesQuery,
+        reads=(JSON, MSGPACK),
+        gives=list[OutcomeInfo],
+        gives_msgpack=list[Outcome],
+        writes=(JSON, MSGPACK),
+        waits=True,
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/cancel",
+        cancel,
+        summary="Ask for tasks to be cancelled; the first closing record of each decides.",
+        scope="user",
+        takes=CancelRequest,
+        gives=Cancelling,
+        status=202,
+        errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/tasks/{id}",
+        show,
+        summary="One task.",
+        scope="read",
+        query=TaskWaitQuery,
+        gives=TaskInfo,
+        errors=(NotFound,),
+        waits=True,
+    ),
+    Route(
+        "GET",
+        "/v1/tasks/{id}/timeline",
+        timeline,
+        summary="What happened to a task, in order.",
+        scope="read",
+        gives=list[TimelineEntry],
+        errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/tasks/{id}/logs",
+        logs,
+        summary="What a task printed, as text.",
+        scope="read",
+        query=LogsQuery,
+        gives=str,
+        writes=(TEXT,),
+        streamed=True,
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/{id}/cancel",
+        cancel_one,
+        summary="Ask for one task to be cancelled.",
+        scope="user",
+        gives=Cancelling,
+        status=202,
+        errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/tasks/{id}/retry",
+        retry,
+        summary="Run a closed task's call again: a new task that names the old one.",
+        scope="user",
+        gives=TaskInfo,
+        status=202,
+        errors=(NotFound, Conflict, DiskFull),
+    ),
+    Route(
+        "GET",
+        "/v1/outcomes",
+        outcome_stream,
+        summary="A stream of outcomes as they happen: for each message a length of 4 bytes (big endian) and a msgpack list "
+        "of Outcome; length 0 is a sign of life. Read from the answer's headers on, no outcome of a task is missed.",
+        scope="read",
+        query=StreamQuery,
+        gives=bytes,
+        writes=(OCTETS,),
+        streamed=True,
+    ),
+)

@@ -1,0 +1,164 @@
+"""Requests and answers that only the HTTP API has; the rest is in oncue.protocol.api."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from oncue.protocol.api import FailureInfo, Request, Resource
+from oncue.protocol.codec import prepare
+
+MAX_PAGE = 1_000
+MAX_WAIT_MS = 60_000
+LONGEST_MS = 10 * 366 * 86_400_000  # ten years: what lasts longer is a mistake, and numbers stay within 64 bits
+_FAR = 1 << 62
+
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="At most so many items.")]
+WaitMs = Annotated[
+    int, Meta(ge=0, description=f"Wait so long for it to close; more than {MAX_WAIT_MS} is taken as that.")
+]
+Cursor = Annotated[str, Meta(description="`next` of the page before.")]
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of query parameters: a misspelt one is an error, not silence."""
+
+
+class PageQuery(Query, frozen=True):
+    cursor: Cursor = ""
+    limit: Limit = 50
+
+
+class FileQuery(Query, frozen=True):
+    path: Annotated[str, Meta(min_length=1, description="Absolute, or relative to the watched folder.")]
+
+
+class TasksQuery(PageQuery, frozen=True):
+    state: Annotated[str, Meta(description="A state, or open, or closed.")] = ""
+    endpoint: str = ""
+    function: str = ""
+    rule: str = ""
+    event_source: Annotated[str, Meta(description="With event_id: tasks that this event caused.")] = ""
+    event_id: str = ""
+    owner: str = ""
+    since_us: Annotated[int, Meta(ge=0, le=_FAR, description="Accepted at or after this unix time in µs.")] = 0
+
+
+class TaskWaitQuery(Query, frozen=True):
+    wait_ms: WaitMs = 0
+
+
+class LogsQuery(Query, frozen=True):
+    follow: Annotated[bool, Meta(description="1: go on until the task has closed.")] = False
+
+
+class StreamQuery(Query, frozen=True):
+    stream: Annotated[str, Meta(min_length=1, max_length=200, description="The name that the client's tasks carry.")]
+
+
+class EventsQuery(PageQuery, frozen=True):
+    type: str = ""
+    source: str = ""
+
+
+class DeadQuery(PageQuery, frozen=True):
+    all: Annotated[bool, Meta(description="1: also letters that were retried or dismissed.")] = False
+
+
+class LiveQuery(Query, frozen=True):
+    kinds: Annotated[str, Meta(description="Of: task, outcome, event, rule, endpoint, trigger, dead; with commas.")] = (
+        ""
+    )
+
+
+class OutcomesRequest(Request, frozen=True):
+    """POST /v1/tasks/outcomes in JSON."""
+
+    ids: list[str]  # hex
+    wait_ms: WaitMs = 0
+
+
+class OutcomesQuery(Request, frozen=True):
+    """POST /v1/tasks/outcomes in msgpack."""
+
+    ids: list[Annotated[bytes, Meta(min_length=16, max_length=16)]]
+    wait_ms: WaitMs = 0
+
+
+class OutcomeInfo(Resource, frozen=True):
+    """How a task closed, in JSON."""
+
+    id: str
+    state: str
+    attempt: int
+    started_us: int
+    ended_us: int
+    value: Any = None  # where it is plain data; else a note
+    has_value: bool = False  # whether `value` is the value itself
+    error: FailureInfo | None = None
+    output: str = ""
+
+
+class Cancelling(Resource, frozen=True):
+    """202: the wish is durable; the first closing record of each task decides.
+
+    `tasks`: those that were open and are asked to end. With `waiting` in the request: those that will not run (any more),
+    since they had not been sent to their endpoint; the others are left as they are."""
+
+    count: int
+    tasks: list[str]
+
+
+class WhyRequest(Request, frozen=True):
+    """POST /v1/rules/{name}/enable and disable."""
+
+    why: str = ""
+
+
+class ExplainRequest(Request, frozen=True):
+    """POST /v1/rules/{name}/explain: a stored event by its offset, or any event in CloudEvents' JSON."""
+
+    event: dict[str, Any] | None = None
+    offset: Annotated[int, Meta(ge=0, le=_FAR)] | None = None
+
+
+class RollbackRequest(Request, frozen=True):
+    version: Annotated[int, Meta(ge=1, le=_FAR)]
+    dry_run: bool = False
+
+
+class EmitRequest(Request, frozen=True):
+    """POST /v1/events with application/json: an event as people write it. Without an id it gets one: a new one, or, with
+    the header Idempotency-Key, one that follows from the caller and that key."""
+
+    type: Annotated[str, Meta(min_length=1)]
+    source: Annotated[str, Meta(min_length=1)]
+    data: Any = None
+    subject: str | None = None
+    id: str = ""
+    time: str | None = None  # RFC 3339
+
+
+class BlobInfo(Resource, frozen=True):
+    sha256: str
+    size_bytes: int
+
+
+class DeploymentInfo(Resource, frozen=True):
+    """One version of a rule file, newest first."""
+
+    label: str
+    version: int
+    owner: str = ""
+    at_us: int = 0
+    note: str = ""
+    removed: bool = False
+    text: str = ""
+    functions: dict[str, str] = {}  # noqa: RUF012
+    path: str = ""  # where the file was
+    host: str = ""
+
+
+prepare(globals())

@@ -1,0 +1,44 @@
+"""An admin's token that is there before the server is: made by whoever sets up a site, given to servers and endpoints as a
+file (a secret of compose, a credential of systemd). It is good from the server's first start on.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import re
+from pathlib import Path
+
+from oncue.dispatcher.auth.tokens import PREFIX, hash_token
+from oncue.dispatcher.context import Core
+from oncue.errors import Invalid
+from oncue.ids import now_us
+from oncue.protocol.records import VERSION, TokenRecord
+
+log = logging.getLogger("oncue.server")
+FORM = re.compile(PREFIX + r"[A-Za-z0-9_-]{43,190}")
+MAKE = "python3 -c 'import secrets; print(\"oncue_\" + secrets.token_urlsafe(32))'"
+
+
+def read_token(file: str) -> str:
+    """Raises Invalid."""
+    try:
+        token = Path(file).expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise Invalid(f"admin_token_file: {e}", remedy="name a file that the server can read, or unset it") from None
+    if not FORM.fullmatch(token):
+        raise Invalid(f"admin_token_file: what {file} holds is no token", remedy=f"make one: {MAKE} > {file}")
+    return token
+
+
+async def accept_given_token(core: Core, file: str) -> None:
+    """Idempotent, whichever server comes first. Raises Invalid."""
+    digest = hash_token(read_token(file))
+    known = core.token(digest)
+    if known is not None:
+        if known.revoked:
+            log.warning("the token of admin_token_file was revoked (%s): put another into %s", known.id, file)
+        return
+    token_id = f"tok_given_{digest[:12]}"
+    record = TokenRecord(VERSION, token_id, digest, getpass.getuser(), ("admin",), 0, False, now_us(), "given")
+    await core.record([(f"token:{token_id}", record)])

@@ -1,0 +1,123 @@
+"""From what the view has to what people get: pure, and without running anybody's code (a pickle stays a note)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from oncue.errors import Undecodable
+from oncue.lifecycle import Attempt, State, TaskState, phase
+from oncue.protocol import api as r
+from oncue.protocol import payload
+from oncue.protocol.records import OK, STATUS_NAMES, Failure, decode
+
+SHOWN_BYTES = 64 * 1024  # of a value in a list or a page; the rest is had by its own request
+
+
+def failure_info(value: bytes) -> r.FailureInfo | None:
+    """None when there is nothing to tell."""
+    if not value:
+        return None
+    try:
+        f = decode(Failure, value)
+    except Undecodable as e:
+        return r.FailureInfo(type="oncue.Undecodable", message=e.message)
+    return r.FailureInfo(type=f.type, message=f.message, traceback=f.traceback, remedy=f.remedy)
+
+
+def shown(value: bytes) -> Any:
+    """A payload for people: the value where it is plain and small, else a note of what it is."""
+    if len(value) > SHOWN_BYTES and value[:1] == payload.MSGPACK:
+        return f"a value of {len(value) - 1:,} bytes"
+    try:
+        return _jsonable(payload.peek(value)[1])
+    except Undecodable as e:
+        return f"cannot be shown: {e.message}"
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, list):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _jsonable(v) for k, v in value.items()}
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)  # JSON has no such numbers
+    return value
+
+
+def attempt_info(a: Attempt) -> r.AttemptInfo:
+    return r.AttemptInfo(
+        n=a.n,
+        status=STATUS_NAMES[a.status],
+        started_us=a.started_us,
+        ended_us=a.ended_us,
+        superseded=a.superseded,
+        error=None if a.status == OK else failure_info(a.value),
+    )
+
+
+def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = "", sent: bool = False) -> r.TaskInfo:
+    call = state.call
+    assert call is not None
+    closing = state.closing
+    last = closing or (state.attempts[-1] if state.attempts else None)
+    error = failure_info(last.value) if last is not None and last.status != OK else None
+    good = closing is not None and closing.status == OK
+    return r.TaskInfo(
+        id=state.id.hex(),
+        state=phase(state.state, state.attempt, state.running[0], state.cancel_us),
+        function=call.function,
+        name=call.name,
+        endpoint=endpoint_name(call.endpoint),
+        endpoint_id=call.endpoint,
+        owner=call.owner,
+        rule=call.rule,
+        rule_version=call.rule_version,
+        event=state.event,
+        retry_of=state.retry_of.hex(),
+        attempt=state.attempt,
+        accepted_us=state.accepted_us,
+        started_us=closing.started_us if closing else (state.running[1] if state.running[0] == state.attempt else 0),
+        ended_us=closing.ended_us if closing else 0,
+        due_us=state.due_us,
+        expires_us=call.expires_us,
+        timeout_ms=call.timeout_ms,
+        mark_us=state.mark_us,
+        sent=sent,
+        why=why or (error.line if error else ""),
+        value=shown(closing.value) if good and closing else None,
+        has_value=good,
+        error=error,
+        output=last.output.decode("utf-8", "replace") if last else "",
+        arguments=shown(state.args) if state.args else None,
+        attempts=[attempt_info(a) for a in state.attempts],
+    )
+
+
+def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.TimelineEntry]:
+    """What happened to a task, in the order of time."""
+    call = state.call
+    assert call is not None
+    entries: list[r.TimelineEntry] = []
+    if state.mark_us:
+        cause = f"event {state.event[1]} of {state.event[0]}" if state.event else ""
+        entries.append(r.TimelineEntry(at_us=state.mark_us, what="cue", detail=cause))
+    by = f"rule {call.rule} (version {call.rule_version})" if call.rule else call.owner
+    where = endpoint_name(call.endpoint)
+    entries.append(r.TimelineEntry(at_us=state.accepted_us, what="accepted", detail=f"by {by}, for endpoint {where}"))
+    if state.cancel_us:
+        entries.append(r.TimelineEntry(at_us=state.cancel_us, what="cancel asked for", detail=state.cancel_by))
+    for a in state.attempts:
+        if a.started_us:
+            entries.append(r.TimelineEntry(at_us=a.started_us, what="started", detail=f"attempt {a.n}"))
+        failure = None if a.status == OK else failure_info(a.value)
+        told = f"attempt {a.n}: {STATUS_NAMES[a.status]}" + (f": {failure.line}" if failure else "")
+        late = " (superseded: it came too late to count)" if a.superseded else ""
+        entries.append(r.TimelineEntry(at_us=a.ended_us, what="ended", detail=told + late))
+    if not state.state.closed and state.running[0] == state.attempt:
+        entries.append(r.TimelineEntry(at_us=state.running[1], what="started", detail=f"attempt {state.attempt}"))
+    if state.state is State.WAITING and state.due_us:
+        entries.append(r.TimelineEntry(at_us=state.due_us, what="retry due", detail=f"attempt {state.attempt}"))
+    return sorted(entries, key=lambda e: e.at_us)

@@ -1,0 +1,234 @@
+"""Runs the triggers of the rule files that are in force, and nothing else: one harms no other.
+
+A trigger is kept as long as its name, kind and options stay the same; a deploy that changes another one does not touch it.
+What breaks is shown as failed with its reason and started again with backoff.
+
+    deploy: update ──► first_look (of its triggers; not for ever) ──► acknowledge ──► the answer
+    start:  update ──► acknowledge
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncue.errors import NotFound, OncueError, TriggerFailed
+from oncue.protocol import api as r
+from oncue.triggers import kinds
+from oncue.triggers.base import Emit, HttpTrigger, Memory, Status, Trigger, TriggerContext
+
+log = logging.getLogger("oncue.triggers")
+BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A trigger as a rule file has it."""
+
+    name: str
+    kind: str
+    options: Any
+    label: str
+    deployed_us: int = 0  # by the deployment that is in force
+
+    def same(self, other: Wanted | None) -> bool:
+        """Whether one that runs as this need not be touched to run as the other."""
+        return other is not None and self == msgspec.structs.replace(other, deployed_us=self.deployed_us)
+
+
+def several_may(kind: str) -> bool:
+    """Whether each server runs triggers of this kind: who calls a webhook may call any of them."""
+    return issubclass(kinds()[kind], HttpTrigger)
+
+
+class Running(msgspec.Struct):
+    wanted: Wanted
+    task: asyncio.Task[None] | None = None
+    trigger: Trigger | None = None
+    failed: str = ""
+    acknowledged: bool = False  # whether who deployed it has been answered
+    after: list[asyncio.Task[None]] = []  # of its name, that are ending: they have its ledger
+    begun: asyncio.Event = msgspec.field(default_factory=asyncio.Event)  # it is made, or has failed, or is stopped
+
+    async def first_look(self) -> None:
+        await self.begun.wait()
+        if self.trigger is not None and not self.failed:
+            await self.trigger.first_look()
+
+
+class TriggerHost:
+    def __init__(self, emit: Emit, folder: Path, memory: Callable[[str], Memory | None] = lambda name: None) -> None:
+        """`memory`: what a trigger of this name keeps for other servers."""
+        self._emit, self._folder, self._memory = emit, folder, memory
+        self._running: dict[str, Running] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._starting = True
+        self._elsewhere: dict[str, tuple[Wanted, str]] = {}
+
+    def update(self, wanted: Mapping[str, Wanted], elsewhere: Mapping[str, tuple[Wanted, str]] | None = None) -> None:
+        """Stop what is not wanted any more, start what is new. Neither is waited for: a folder on a file server that does
+        not answer holds up its own trigger only. `elsewhere`: what other servers run, and where."""
+        self._elsewhere = dict(elsewhere or {})
+        for name in [n for n, run in self._running.items() if not run.wanted.same(wanted.get(n))]:
+            self._end(self._running.pop(name))
+        for name, want in wanted.items():
+            if name not in self._running:
+                title = f"trigger {name}"
+                after = [task for task in self._ending if task.get_name() == title]
+                run = self._running[name] = Running(want, acknowledged=self._starting, after=after)
+                run.task = asyncio.create_task(self._keep_running(run), name=title)
+
+    def running(self, names: Iterable[str]) -> set[str]:
+        """Those of them that are here."""
+        return {n for n in names if n in self._running}
+
+    async def first_look(self, names: Iterable[str], seconds: float) -> None:
+        """Returns when these have told what was there before from what comes, or cannot for now, or after so long."""
+        looks = [asyncio.create_task(self._running[n].first_look()) for n in names if n in self._running]
+        if looks:
+            try:
+                await asyncio.wait(looks, timeout=seconds)
+            finally:
+                for look in looks:
+                    look.cancel()
+
+    def acknowledge(self, names: Iterable[str] | None = None) -> None:
+        """Who deployed these is being answered. None: all that the server starts with were deployed by its forerunner."""
+        self._starting = False
+        for run in [self._running[n] for n in (self._running if names is None else names) if n in self._running]:
+            run.acknowledged = True
+            if run.trigger is not None:
+                run.trigger.acknowledge()
+
+    async def _keep_running(self, run: Running) -> None:
+        failures = 0
+        if run.after:
+            await asyncio.wait(run.after)
+        while True:
+            try:
+                run.trigger = self._make(run.wanted)
+                if run.acknowledged:
+                    run.trigger.acknowledge()
+                run.failed = ""
+                run.begun.set()
+                await run.trigger.run()
+                return
+            except asyncio.CancelledError:
+                raise
+            except Exception as e:
+                run.failed = str(e) or type(e).__name__
+                known = isinstance(e, OncueError)
+                log.error("trigger %s failed: %s", run.wanted.name, run.failed, exc_info=None if known else e)
+                run.begun.set()
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
+
+    def _make(self, want: Wanted) -> Trigger:
+        folder = self._folder / re.sub(r"[^A-Za-z0-9._-]", "_", want.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        context = TriggerContext(self._emit, folder, self._secret, want.deployed_us, self._memory(want.name))
+        return kinds()[want.kind](want.name, want.options, context)
+
+    def _secret(self, name: str) -> str:
+        """A secret that rule files name as ${secret:NAME}: a file in the data folder's `secrets`, or the environment."""
+        path = self._folder.parent / "secrets" / name
+        if re.fullmatch(r"[A-Za-z0-9._-]+", name) and path.is_file():
+            return path.read_text().strip()
+        value = os.environ.get("ONCUE_SECRET_" + name.upper().replace("-", "_").replace(".", "_"))
+        if value is None:
+            raise NotFound(
+                f"there is no secret {name!r}",
+                remedy=f"write it to {path} (mode 600), or set ONCUE_SECRET_{name.upper().replace('-', '_')} for the server",
+            )
+        return value
+
+    def receives(self, name: str) -> bool:
+        run = self._running.get(name)
+        return run is not None and run.begun.is_set()
+
+    async def receive(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        run = self._running.get(name)
+        if run is None or not issubclass(kinds()[run.wanted.kind], HttpTrigger):
+            raise NotFound(f"there is no webhook {name!r}", remedy="deploy a rule file with a trigger of kind webhook")
+        if not isinstance(run.trigger, HttpTrigger):
+            raise TriggerFailed(
+                f"webhook {name!r} does not run: {run.failed or 'it is starting'}",
+                remedy="mend its options in the rule file, and deploy that" if run.failed else "try again in a moment",
+            )
+        return await run.trigger.receive(headers, body)
+
+    def infos(self, names: Iterable[str] | None = None) -> list[r.TriggerInfo]:
+        """How these (None: all) are, by name."""
+        found = {name: _info(run) for name, run in self._running.items()}
+        found |= {name: _elsewhere(*there) for name, there in self._elsewhere.items()}
+        wanted = found.keys() if names is None else set(names)
+        return [info for name, info in sorted(found.items()) if name in wanted]
+
+    def decisions(self, name: str) -> list[r.TriggerDecision]:
+        """What became of the last files of a trigger that is there."""
+        run = self._running.get(name)
+        trigger = run.trigger if run is not None else None
+        found = trigger.decisions() if trigger is not None else ()
+        return [r.TriggerDecision(path=d.path, fired=d.fired, why=d.why, at_us=d.at_us) for d in found]
+
+    async def explain(self, name: str, path: str) -> r.TriggerFile:
+        """Why a file fired, or did not, by a trigger that is there. Raises TriggerFailed; Invalid when it has no files."""
+        if name in self._elsewhere:
+            place = self._elsewhere[name][1]
+            raise TriggerFailed(
+                f"trigger {name} runs on the server {place}", remedy="ask that server: --url, ONCUE_URL"
+            )
+        run = self._running[name]
+        if run.trigger is None:
+            why = run.failed or "it is starting"
+            raise TriggerFailed(f"trigger {name} does not run: {why}", remedy="`oncue triggers list` shows how it is")
+        found = await run.trigger.explain(path)
+        return r.TriggerFile(path=found.path, state=found.state, why=found.why, at_us=found.at_us)
+
+    async def close(self) -> None:
+        for run in self._running.values():
+            self._end(run)
+        self._running.clear()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _end(self, run: Running) -> None:
+        """It emits nothing more; its thread may take a moment."""
+        run.begun.set()
+        if run.task is not None:
+            run.task.cancel()
+            self._ending.add(run.task)
+            run.task.add_done_callback(self._ending.discard)
+
+
+def _elsewhere(wanted: Wanted, place: str) -> r.TriggerInfo:
+    detail = f"it runs on the server {place}" if place else "no server runs it yet"
+    return r.TriggerInfo(
+        name=wanted.name, kind=wanted.kind, label=wanted.label, state="elsewhere", detail=detail, looked=False
+    )
+
+
+def _info(run: Running) -> r.TriggerInfo:
+    past = not issubclass(kinds()[run.wanted.kind], HttpTrigger)
+    status = run.trigger.status() if run.trigger is not None else Status(looked=not past)
+    if run.failed:
+        status = msgspec.structs.replace(status, state="failed", detail=run.failed)
+    return r.TriggerInfo(
+        name=run.wanted.name,
+        kind=run.wanted.kind,
+        label=run.wanted.label,
+        state=status.state,
+        detail=status.detail,
+        looked=status.looked,
+        existing=status.existing,
+        emitted=status.emitted,
+        skipped=status.skipped,
+        last_us=status.last_us,
+        last_skip=status.last_skip,
+        last_skip_us=status.last_skip_us,
+    )

@@ -1,0 +1,97 @@
+"""Large arguments at an agent: which tasks need which blob, which wait for one, and when a blob can go. Pure but for the
+cabinet, which is handed in.
+
+need ──here──► the task may run                 release (its task ended) ──nobody needs it──► lingers ──► dropped
+  └──not here──► waits ──arrived──► the task may run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from oncue.endpoint.agent.fetcher import Cabinet
+from oncue.endpoint.agent.task_queue import Group
+from oncue.protocol.records import Task
+
+LINGER_US = 60_000_000  # that a blob which nobody needs stays
+
+Waiting = list[tuple[Group, Task]]
+
+
+class Arguments:
+    def __init__(self, cabinet: Cabinet) -> None:
+        self._cabinet = cabinet
+        self.users: dict[str, set[bytes]] = {}  # blob -> tasks that need it
+        self._blob_of: dict[bytes, str] = {}
+        self._waits: dict[str, Waiting] = {}
+        self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
+
+    def need(self, group: Group, task: Task, sha256: str) -> bool:
+        """Whether the task must wait for the blob."""
+        self.users.setdefault(sha256, set()).add(task.id)
+        self._blob_of[task.id] = sha256
+        if self._cabinet.has_blob(sha256):
+            return False
+        self._waits.setdefault(sha256, []).append((group, task))
+        return True
+
+    def arrived(self, sha256: str) -> Waiting:
+        """What waited for it, or for its failure: it waits here no longer."""
+        return self._waits.pop(sha256, [])
+
+    def remove(self, ids: set[bytes]) -> tuple[Waiting, list[str]]:
+        """Take those of the ids out that wait here: (they, the blobs that nobody waits for any more)."""
+        out: Waiting = []
+        idle: list[str] = []
+        for sha256, waits in list(self._waits.items()):
+            out += [w for w in waits if w[1].id in ids]
+            waits[:] = [w for w in waits if w[1].id not in ids]
+            if not waits:
+                del self._waits[sha256]
+                idle.append(sha256)
+        return out, idle
+
+    def expired(self, now_us: int) -> tuple[set[bytes], int]:
+        """(ids of what waits here past its expiry, when the next of the others expires; 0: none does)."""
+        due: set[bytes] = set()
+        following = 0
+        for waits in self._waits.values():
+            for group, task in waits:
+                at = group.call.expires_us
+                if at and at < now_us:
+                    due.add(task.id)
+                elif at:
+                    following = min(following or at, at)
+        return due, following
+
+    def waiting(self) -> set[bytes]:
+        return {t.id for waits in self._waits.values() for _, t in waits}
+
+    # ------------------------------------------------------------ blobs that can go
+
+    def release(self, ids: Iterable[bytes], now_us: int) -> None:
+        """These tasks have ended."""
+        if not self._blob_of:
+            return
+        for task_id in ids:
+            sha256 = self._blob_of.pop(task_id, None)
+            if sha256 is None:
+                continue
+            users = self.users[sha256]
+            users.discard(task_id)
+            if not users:
+                del self.users[sha256]
+                self._unneeded[sha256] = now_us
+
+    def unneeded(self, sha256: str, now_us: int) -> None:
+        """A blob that was here for another reason."""
+        self._unneeded[sha256] = now_us
+
+    def drop(self, now_us: int, uploads: Container[str]) -> None:
+        """Not at once: a worker may have found it there, and its result that names it is still on its way here."""
+        for sha256, since_us in list(self._unneeded.items()):
+            if sha256 in self.users or sha256 in uploads:
+                del self._unneeded[sha256]
+            elif now_us - since_us > LINGER_US:
+                del self._unneeded[sha256]
+                self._cabinet.drop_blob(sha256)

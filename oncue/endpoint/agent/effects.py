@@ -1,0 +1,49 @@
+"""What the agent's state machine wants done, in order: the only way in which it touches sockets and workers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from oncue.protocol.records import Task
+
+
+class Dial(msgspec.Struct, frozen=True):
+    """Close the link, if there is one, and open another: to this server, or ("") to the next of those that are known."""
+
+    bridge: str = ""  # tcp://host:port
+    server_key: str = ""  # CURVE, Z85
+
+
+class Learn(msgspec.Struct, frozen=True):
+    """All servers that the agent may dial, (address, key) each: to be remembered."""
+
+    servers: tuple[tuple[str, str], ...]
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    parts: list[bytes]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A chunk for a worker: one attempt of tasks of one call."""
+
+    function: str  # content hash
+    body: bytes
+    timeout_ms: int
+    attempt: int
+    tasks: list[Task]
+
+
+class CancelRun(msgspec.Struct, frozen=True):
+    """Tasks that were handed over with Run and shall end."""
+
+    ids: frozenset[bytes]
+
+
+class Say(msgspec.Struct, frozen=True):
+    """A change of state: one line for the log."""
+
+    text: str
+
+
+Effect = Dial | Learn | Send | Run | CancelRun | Say

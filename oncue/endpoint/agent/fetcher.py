@@ -1,0 +1,150 @@
+"""What an agent asks the server for by hash, in parts: function bodies and large arguments. Pure.
+
+want ──► Want, Want ... (a window) ──Part──► sink.write in order ──all, and the hash is right──► arrived
+                                                └── why, or a wrong hash ──► failed
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol
+
+from oncue.protocol import bridge
+from oncue.protocol.records import FUNCTION_BYTES
+
+WINDOW = 4  # parts of one fetch under way
+AT_ONCE = 2  # fetches under way; the others wait their turn
+AGAIN_US = 30_000_000  # without an answer for so long a part is asked for again
+
+
+class Cabinet(Protocol):
+    """Where bodies and blobs are kept by hash: a folder, or memory in simulations. All raise OSError."""
+
+    def body(self, sha256: str) -> bytes | None:
+        """A function's body, if it is here."""
+        ...
+
+    def keep_body(self, sha256: str, body: bytes) -> None: ...
+
+    def has_blob(self, sha256: str) -> bool: ...
+
+    def blob_size(self, sha256: str) -> int: ...
+
+    def read_blob(self, sha256: str, offset: int, size: int) -> bytes: ...
+
+    def write_blob(self, sha256: str, offset: int, data: bytes) -> None:
+        """A part, in order; what is at the offset and behind it is overwritten. Not seen as a blob before it is finished."""
+        ...
+
+    def finish_blob(self, sha256: str) -> None: ...
+
+    def drop_blob(self, sha256: str) -> None: ...
+
+    def blobs(self) -> list[str]: ...
+
+
+class Fetch:
+    """One body or blob."""
+
+    def __init__(self, sha256: str, blob: bool) -> None:
+        self.sha256, self.blob = sha256, blob
+        self.restart()
+
+    def restart(self) -> None:
+        self.size = -1  # not known
+        self.got = self.asked = 0  # bytes, in order
+        self.hash = hashlib.sha256()
+        self.parts: list[bytes] = []  # of a body
+        self.early: dict[int, bytes] = {}  # came before their turn
+
+
+class Fetching:
+    def __init__(
+        self,
+        cabinet: Cabinet,
+        arrived: Callable[[Fetch, bytes], None],
+        failed: Callable[[Fetch, str], None],
+    ) -> None:
+        self._cabinet, self._arrived, self._failed = cabinet, arrived, failed
+        self._fetches: dict[str, Fetch] = {}
+        self._heard_us = 0
+
+    def want(self, sha256: str, *, blob: bool) -> None:
+        if sha256 not in self._fetches:
+            self._fetches[sha256] = Fetch(sha256, blob)
+
+    def forget(self, sha256: str) -> None:
+        """Nobody waits for it any more."""
+        self._fetches.pop(sha256, None)
+
+    def new_session(self) -> None:
+        """What was asked for in the last session may never be answered."""
+        for fetch in self._fetches.values():
+            fetch.asked = fetch.got
+            fetch.early.clear()
+
+    def asks(self, now_us: int) -> list[bridge.Want]:
+        """What to ask for now."""
+        if not self._fetches:
+            self._heard_us = now_us
+            return []
+        if now_us - self._heard_us > AGAIN_US:
+            self._heard_us = now_us
+            self.new_session()
+        wants: list[bridge.Want] = []
+        for fetch in list(self._fetches.values())[:AT_ONCE]:
+            # Until the first part has come the size is not known: one is asked for.
+            limit = bridge.PART_BYTES if fetch.size < 0 else min(fetch.size, fetch.got + WINDOW * bridge.PART_BYTES)
+            while fetch.asked < limit:
+                wants.append(bridge.Want(fetch.sha256, fetch.asked))
+                fetch.asked += bridge.PART_BYTES
+        return wants
+
+    def part(self, part: bridge.Part, body: bytes, now_us: int) -> None:
+        self._heard_us = now_us
+        fetch = self._fetches.get(part.sha256)
+        if fetch is None:
+            return
+        if part.why:
+            return self._fail(fetch, part.why)
+        if not fetch.blob and part.size_bytes > FUNCTION_BYTES:
+            return self._fail(fetch, f"a function of {part.size_bytes:,} bytes is over the limit of {FUNCTION_BYTES:,}")
+        fetch.size = part.size_bytes
+        if part.offset_bytes >= fetch.got and (body or not fetch.size):
+            fetch.early[part.offset_bytes] = body
+        try:
+            self._in_order(fetch)
+        except OSError as e:
+            return self._fail(fetch, f"the endpoint cannot keep it: {e.strerror or e}")
+        if fetch.got >= fetch.size:
+            self._whole(fetch)
+
+    def _in_order(self, fetch: Fetch) -> None:
+        while fetch.got in fetch.early:
+            data = fetch.early.pop(fetch.got)
+            if not data:
+                break
+            if fetch.blob:
+                self._cabinet.write_blob(fetch.sha256, fetch.got, data)
+            else:
+                fetch.parts.append(data)
+            fetch.hash.update(data)
+            fetch.got += len(data)
+            fetch.asked = max(fetch.asked, fetch.got)
+
+    def _whole(self, fetch: Fetch) -> None:
+        if fetch.hash.hexdigest() != fetch.sha256:
+            return self._fail(fetch, "what the server sent does not have the hash that it should have")
+        body = b"".join(fetch.parts)
+        try:
+            if fetch.blob:
+                self._cabinet.finish_blob(fetch.sha256)
+        except OSError as e:
+            return self._fail(fetch, f"the endpoint cannot keep it: {e.strerror or e}")
+        del self._fetches[fetch.sha256]
+        self._arrived(fetch, body)
+
+    def _fail(self, fetch: Fetch, why: str) -> None:
+        del self._fetches[fetch.sha256]
+        self._failed(fetch, why)

@@ -1,0 +1,325 @@
+"""The agent's journal: one checksummed append-only file of what it holds, so that kill -9 loses nothing.
+
+    received ──► started ──► ended (seq) ──► acked          requeued: undoes started
+                     └─────► kept (its large result is still to be uploaded) ──► ended (seq)
+
+A record is MARK, kind, length, CRC-32 of kind and content, content. Records of a turn are gathered and written at once, before
+anything that follows from them leaves the process; the page cache survives the process, so there is no fsync. No SQLite:
+its WAL fails on NFS, where login nodes keep their homes.
+
+Reading: a torn tail is cut; a damaged record in the middle is skipped up to the next mark with a right checksum, and
+reported. Writing: what a full disk did not take stays in memory, in order, and is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from struct import Struct
+from typing import Protocol
+
+import msgspec
+
+from oncue.errors import Undecodable
+from oncue.protocol.records import Ended, Stored, Task, decode, encode
+
+HEAD = Struct(">2sBII")
+MARK = b"\xc9\x0c"
+IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, KEPT, ACKED, EPOCH = range(1, 9)
+ID_BYTES = 16
+REWRITE_BYTES = 32 << 20  # a smaller file is not worth writing anew
+#: Numbers that a full disk kept out of the journal may have been used: each start leaps over them.
+SEQ_LEAP = 1 << 20
+
+
+class Received(Stored, frozen=True):
+    """Tasks as they came."""
+
+    call: bytes  # msgpack of Call
+    attempt: int
+    accepted_us: int
+    tasks: list[Task]
+
+
+class Started(Stored, frozen=True):
+    """Handed to a worker, or taken back: ids, 16 bytes each."""
+
+    attempt: int
+    ids: bytes
+
+
+class EndedFrame(Stored, frozen=True):
+    """Attempts of one call that ended. `seq` is the spool number (-1 in KEPT)."""
+
+    seq: int
+    call: bytes
+    accepted_us: int
+    body: msgspec.Raw  # list[Ended]
+
+
+class Acked(Stored, frozen=True):
+    seq: int
+
+
+class JournalFile(Protocol):
+    """Where the bytes are: a file, or memory in simulations. All raise OSError."""
+
+    def read(self) -> bytes: ...
+
+    def append(self, data: bytes | bytearray) -> int:
+        """How many bytes were taken."""
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def replace(self, data: bytes) -> None:
+        """All of the content, atomically."""
+        ...
+
+
+class DiskFile:
+    """A journal's file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def read(self) -> bytes:
+        return self._path.read_bytes()
+
+    def append(self, data: bytes | bytearray) -> int:
+        return os.write(self._fd, data)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def replace(self, data: bytes) -> None:
+        fresh = self._path.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)  # the rename must not overtake the content
+            os.replace(fresh, self._path)
+        except OSError:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+        os.close(self._fd)
+        self._fd = fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Held(msgspec.Struct):
+    """What the journal knew of received tasks."""
+
+    call: bytes
+    attempt: int
+    accepted_us: int
+    tasks: list[Task]
+    started: set[bytes]  # ids of those that were handed to a worker
+
+
+class Recovered(msgspec.Struct):
+    """The journal's content after a start, in order."""
+
+    identity: bytes = b""
+    held: list[Held] = []
+    kept: list[EndedFrame] = []
+    spooled: list[EndedFrame] = []
+    next_seq: int = 0
+    epoch: int = 0  # the highest obeyed
+    problems: list[str] = []
+
+
+class Journal:
+    """`identity` is the journal's 8 bytes: new when there was none. Raises OSError when the file cannot be read or made."""
+
+    def __init__(self, file: JournalFile, new_identity: bytes) -> None:
+        self._file = file
+        self._pending = bytearray()
+        self.problem = ""  # why the last write failed; "": it did not
+        content = file.read()
+        records, good, problems = scan(content)
+        self.recovered = fold(records)
+        self.recovered.problems += problems
+        self.size = good
+        if good < len(content):
+            file.truncate(good)
+        self.identity = self.recovered.identity
+        if not self.identity:
+            self.identity = new_identity
+            self._pending += pack(IDENTITY, new_identity)
+            self.write()
+
+    def received(self, call: bytes, attempt: int, accepted_us: int, body: bytes) -> None:
+        self._pending += pack(RECEIVED, encode((call, attempt, accepted_us, msgspec.Raw(body))))
+
+    def started(self, attempt: int, ids: bytes) -> None:
+        self._pending += pack(STARTED, encode((attempt, ids)))
+
+    def requeued(self, attempt: int, ids: bytes) -> None:
+        self._pending += pack(REQUEUED, encode((attempt, ids)))
+
+    def ended(self, seq: int, call: bytes, accepted_us: int, body: bytes) -> None:
+        self._pending += pack(ENDED, encode((seq, call, accepted_us, msgspec.Raw(body))))
+
+    def kept(self, call: bytes, accepted_us: int, body: bytes) -> None:
+        self._pending += pack(KEPT, encode((-1, call, accepted_us, msgspec.Raw(body))))
+
+    def acked(self, seq: int) -> None:
+        self._pending += pack(ACKED, encode((seq,)))
+
+    def epoch(self, epoch: int) -> None:
+        self._pending += pack(EPOCH, epoch.to_bytes(8, "big"))
+
+    @property
+    def unwritten(self) -> int:
+        return len(self._pending)
+
+    def write(self) -> bool:
+        """Write what was gathered. False: the disk did not take it all; `problem` says why, and it is kept."""
+        try:
+            while self._pending:
+                taken = self._file.append(self._pending)
+                self.size += taken
+                del self._pending[:taken]
+        except OSError as e:
+            self.problem = e.strerror or str(e)
+            return False
+        self.problem = ""
+        return True
+
+    def wants_rewrite(self, live_bytes: int) -> bool:
+        """Whether the file is mostly dead."""
+        return self.size > REWRITE_BYTES and self.size > 4 * live_bytes
+
+    def rewrite(self, records: Iterable[bytes]) -> bool:
+        """Replace the file by these records (made by `pack`): all that is still needed, whatever was gathered included."""
+        data = pack(IDENTITY, self.identity) + b"".join(records)
+        try:
+            self._file.replace(data)
+        except OSError as e:
+            self.problem = e.strerror or str(e)
+            return False
+        self._pending.clear()
+        self.size = len(data)
+        return True
+
+
+def pack(kind: int, content: bytes) -> bytes:
+    """A record."""
+    return HEAD.pack(MARK, kind, len(content), zlib.crc32(content, kind)) + content
+
+
+def scan(data: bytes) -> tuple[list[tuple[int, memoryview]], int, list[str]]:
+    """The good records, up to where the file is good (what is behind is a torn tail), and what was skipped."""
+    records: list[tuple[int, memoryview]] = []
+    problems: list[str] = []
+    view = memoryview(data)
+    at = good = 0
+    while at < len(data):
+        end = _record_end(data, view, at)
+        if end:
+            if at > good:
+                problems.append(f"{at - good:,} damaged bytes at {good:,} were skipped")
+            records.append((data[at + 2], view[at + HEAD.size : end]))
+            at = good = end
+        else:
+            at = data.find(MARK, at + 1)
+            if at < 0:
+                break
+    if good < len(data):
+        problems.append(f"a torn end of {len(data) - good:,} bytes was cut")
+    return records, good, problems
+
+
+def _record_end(data: bytes, view: memoryview, at: int) -> int:
+    """Where the record that starts here ends; 0 when there is none."""
+    if at + HEAD.size > len(data):
+        return 0
+    mark, kind, length, crc = HEAD.unpack_from(data, at)
+    end: int = at + HEAD.size + length
+    if mark != MARK or end > len(data) or zlib.crc32(view[at + HEAD.size : end], kind) != crc:
+        return 0
+    return end
+
+
+def fold(records: Iterable[tuple[int, memoryview]]) -> Recovered:
+    """What the records amount to."""
+    folded = _Fold()
+    for kind, content in records:
+        try:
+            folded.take(kind, content)
+        except Undecodable as e:
+            folded.out.problems.append(f"a record of kind {kind} was skipped: {e.message}")
+    return folded.finish()
+
+
+class _Fold:
+    def __init__(self) -> None:
+        self.out = Recovered()
+        self.holders: dict[tuple[bytes, int], Held] = {}  # (id, attempt)
+        self.done: set[tuple[bytes, int]] = set()
+        self.kept: dict[tuple[bytes, int], EndedFrame] = {}
+        self.spooled: dict[int, EndedFrame] = {}
+        self.highest = -1
+
+    def take(self, kind: int, content: memoryview) -> None:
+        if kind == IDENTITY:
+            self.out.identity = bytes(content)
+        elif kind == RECEIVED:
+            r = decode(Received, content)
+            held = Held(r.call, r.attempt, r.accepted_us, r.tasks, set())
+            self.out.held.append(held)
+            keys = [(t.id, r.attempt) for t in r.tasks]
+            self.holders.update(dict.fromkeys(keys, held))
+            self.done.difference_update(keys)
+        elif kind in (STARTED, REQUEUED):
+            s = decode(Started, content)
+            for i in range(0, len(s.ids), ID_BYTES):
+                task_id = s.ids[i : i + ID_BYTES]
+                holder = self.holders.get((task_id, s.attempt))
+                if holder is not None:
+                    (holder.started.add if kind == STARTED else holder.started.discard)(task_id)
+        elif kind in (ENDED, KEPT):
+            self._ended(kind, decode(EndedFrame, content))
+        elif kind == ACKED:
+            seq = decode(Acked, content).seq
+            self.highest = max(self.highest, seq)
+            while self.spooled and next(iter(self.spooled)) <= seq:
+                del self.spooled[next(iter(self.spooled))]
+        elif kind == EPOCH:
+            self.out.epoch = max(self.out.epoch, int.from_bytes(content, "big"))
+
+    def _ended(self, kind: int, frame: EndedFrame) -> None:
+        frame = msgspec.structs.replace(frame, body=msgspec.Raw(bytes(frame.body)))
+        keys = [(e.id, e.attempt) for e in decode(list[Ended], frame.body)]
+        self.done.update(keys)
+        if kind == KEPT:
+            self.kept.update(dict.fromkeys(keys, frame))
+            return
+        for key in keys:
+            self.kept.pop(key, None)
+        self.spooled[frame.seq] = frame
+        self.highest = max(self.highest, frame.seq)
+
+    def finish(self) -> Recovered:
+        out = self.out
+        for held in out.held:  # a task that came twice is held once: as it came last
+            held.tasks = [
+                t
+                for t in held.tasks
+                if (t.id, held.attempt) not in self.done and self.holders[t.id, held.attempt] is held
+            ]
+        out.held = [h for h in out.held if h.tasks]
+        out.kept, out.spooled = list(self.kept.values()), list(self.spooled.values())
+        out.next_seq = self.highest + 1 + SEQ_LEAP if out.identity else 0
+        return out

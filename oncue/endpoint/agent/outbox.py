@@ -1,0 +1,246 @@
+"""Attempts that ended, on their way to the server: pure but for journal and cabinet, which are handed in.
+
+ended ──► gathered by call ──flush──► a spool entry (journal) ──► Results(seq) ──Ack──► forgotten
+   └── its result is a blob ──► kept (journal) ──Put, PutAck ... all──► gathered
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from oncue.endpoint.agent.fetcher import Cabinet
+from oncue.endpoint.agent.journal import EndedFrame, Journal
+from oncue.errors import Undecodable
+from oncue.protocol import bridge
+from oncue.protocol.payload import REF, ref_of
+from oncue.protocol.records import ERROR, Ended, Failure, Stored, decode, encode
+
+FRAME_TASKS = 256
+FRAME_BYTES = 4 << 20
+FLUSH_US = 1_000  # after a frame, the next one waits so long for company
+UNACKED_BYTES = 32 << 20  # sent and not acked; the rest of the spool waits
+PUT_AGAIN_US = 30_000_000
+
+Key = tuple[bytes, int]  # (call, accepted_us)
+
+
+class Entry(msgspec.Struct):
+    """A frame of results, spooled."""
+
+    seq: int
+    call: bytes
+    accepted_us: int
+    count: int
+    body: bytes
+
+
+class Name(Stored, frozen=True):
+    """The first fields of an Ended: which attempt it is."""
+
+    id: bytes
+    attempt: int
+
+
+class Upload(msgspec.Struct):
+    """A large result: parts go one after the other, each when the one before was acked."""
+
+    sha256: str
+    size: int
+    ends: list[tuple[Key, Ended]]
+    at: int = 0
+    asked: bool = False  # a part is under way
+    asked_us: int = 0
+
+
+class Outbox:
+    def __init__(self, journal: Journal, cabinet: Cabinet, uploaded: Callable[[str], None]) -> None:
+        self._journal, self._cabinet, self._uploaded = journal, cabinet, uploaded
+        self._gathered: dict[Key, list[Ended]] = {}
+        self.gathered = 0
+        self._last_flush_us = 0
+        self.spool: OrderedDict[int, Entry] = OrderedDict()
+        self.uploads: OrderedDict[str, Upload] = OrderedDict()
+        self.bytes = 0  # of the spool
+        self.next_seq = journal.recovered.next_seq
+        self._sent_seq = -1
+        self.acked_seq = -1
+        self._unacked = 0  # bytes
+        for frame in journal.recovered.spooled:
+            ends = decode(list[Ended], frame.body)
+            self._add(Entry(frame.seq, frame.call, frame.accepted_us, len(ends), bytes(frame.body)))
+        for frame in journal.recovered.kept:
+            for e in decode(list[Ended], frame.body):
+                self._upload((frame.call, frame.accepted_us), e)
+
+    # ------------------------------------------------------------ in
+
+    def add(self, key: Key, ends: list[Ended]) -> None:
+        """Attempts of one call that ended."""
+        for e in ends:
+            if e.value[:1] == REF and e.status == 0:
+                ends = [e for e in ends if not self._keep(key, e)]
+                break
+        if ends:
+            self._gathered.setdefault(key, []).extend(ends)
+            self.gathered += len(ends)
+
+    def _keep(self, key: Key, e: Ended) -> bool:
+        """Whether its result must be uploaded first."""
+        if e.value[:1] != REF or e.status != 0:
+            return False
+        self._journal.kept(key[0], key[1], encode([e]))
+        self._upload(key, e)
+        return True
+
+    def _upload(self, key: Key, e: Ended) -> None:
+        try:
+            ref = ref_of(e.value)
+            assert ref is not None
+            size = self._cabinet.blob_size(ref.sha256)
+            if size != ref.size_bytes:
+                raise OSError(f"the file has {size:,} bytes instead of {ref.size_bytes:,}")
+        except (OSError, Undecodable) as why:
+            self._gathered.setdefault(key, []).append(spoiled(e, f"its large result is not there any more: {why}"))
+            self.gathered += 1
+            return
+        upload = self.uploads.get(ref.sha256)
+        if upload is None:
+            upload = self.uploads[ref.sha256] = Upload(ref.sha256, size, [])
+        upload.ends.append((key, e))
+
+    # ------------------------------------------------------------ out
+
+    def due_us(self) -> int | None:
+        """When to flush what was gathered."""
+        return self._last_flush_us + FLUSH_US if self.gathered else None
+
+    def flush(self, now_us: int, *, force: bool = False) -> None:
+        """Make spool entries of what was gathered. The first after a pause goes at once, the next ones in company."""
+        if not self.gathered:
+            return
+        if not force and self.gathered < FRAME_TASKS and 0 <= now_us - self._last_flush_us < FLUSH_US:
+            return
+        self._last_flush_us = now_us
+        gathered, self._gathered, self.gathered = self._gathered, {}, 0
+        for key, ends in gathered.items():
+            for i in range(0, len(ends), FRAME_TASKS):
+                self._spool(key, ends[i : i + FRAME_TASKS])
+
+    def _spool(self, key: Key, ends: list[Ended]) -> None:
+        body = encode(ends)
+        if len(body) > FRAME_BYTES and len(ends) > 1:
+            half = len(ends) // 2
+            self._spool(key, ends[:half])
+            self._spool(key, ends[half:])
+            return
+        seq, self.next_seq = self.next_seq, self.next_seq + 1
+        self._journal.ended(seq, key[0], key[1], body)
+        self._add(Entry(seq, key[0], key[1], len(ends), body))
+
+    def _add(self, entry: Entry) -> None:
+        self.spool[entry.seq] = entry
+        self.bytes += len(entry.body)
+
+    def unsent(self) -> list[Entry]:
+        """Entries to send now, in order; they count as sent."""
+        out: list[Entry] = []
+        if not self.spool or next(reversed(self.spool)) <= self._sent_seq:
+            return out
+        for entry in _after(self.spool, self._sent_seq):
+            if self._unacked > UNACKED_BYTES:
+                break
+            self._unacked += len(entry.body)
+            self._sent_seq = entry.seq
+            out.append(entry)
+        return out
+
+    def puts(self, now_us: int) -> list[tuple[bridge.Put, bytes]]:
+        """The next part of the first upload."""
+        out: list[tuple[bridge.Put, bytes]] = []
+        while self.uploads and not out:
+            upload = next(iter(self.uploads.values()))
+            if upload.asked and now_us - upload.asked_us < PUT_AGAIN_US:
+                break
+            try:
+                body = self._cabinet.read_blob(upload.sha256, upload.at, bridge.PART_BYTES)
+            except OSError as e:
+                self._done(upload, f"its large result is not there any more: {e}")
+                continue
+            upload.asked, upload.asked_us = True, now_us
+            out.append((bridge.Put(upload.sha256, upload.at, upload.size), body))
+        return out
+
+    # ------------------------------------------------------------ the server's answers
+
+    def put_ack(self, ack: bridge.PutAck) -> None:
+        upload = self.uploads.get(ack.sha256)
+        if upload is None:
+            return
+        if ack.why:
+            self._done(upload, f"the server did not take its large result: {ack.why}")
+        elif ack.offset_bytes >= upload.size:
+            self._done(upload, "")
+        else:
+            upload.at, upload.asked = ack.offset_bytes, False
+
+    def _done(self, upload: Upload, why: str) -> None:
+        del self.uploads[upload.sha256]
+        for key, e in upload.ends:
+            self._gathered.setdefault(key, []).append(spoiled(e, why) if why else e)
+        self.gathered += len(upload.ends)
+        self._uploaded(upload.sha256)
+
+    def ack(self, seq: int) -> None:
+        """All up to seq is durable."""
+        if not self.spool or next(iter(self.spool)) > seq:
+            return
+        while self.spool and next(iter(self.spool)) <= seq:
+            _, entry = self.spool.popitem(last=False)
+            self.bytes -= len(entry.body)
+            if entry.seq <= self._sent_seq:
+                self._unacked -= len(entry.body)
+        self.acked_seq = max(self.acked_seq, seq)
+        self._journal.acked(seq)
+
+    def new_session(self, durable_seq: int) -> None:
+        """Everything that is not durable is to be sent again."""
+        self.next_seq = max(self.next_seq, durable_seq + 1)
+        self.ack(durable_seq)
+        self._sent_seq, self._unacked = -1, 0
+        for upload in self.uploads.values():
+            upload.at, upload.asked = 0, False
+
+    # ------------------------------------------------------------ for inventory and journal
+
+    def held(self) -> list[tuple[bytes, int]]:
+        """(id, attempt) of all that ended and is not acked."""
+        out = [(e.id, e.attempt) for entry in self.spool.values() for e in decode(list[Name], entry.body)]
+        out += [(e.id, e.attempt) for ends in self._gathered.values() for e in ends]
+        out += [(e.id, e.attempt) for u in self.uploads.values() for _, e in u.ends]
+        return out
+
+    def frames(self) -> list[tuple[bool, EndedFrame]]:
+        """(spooled or kept, frame) of all that must stay in the journal; what was gathered must be flushed before."""
+        out = [(True, EndedFrame(n.seq, n.call, n.accepted_us, msgspec.Raw(n.body))) for n in self.spool.values()]
+        for upload in self.uploads.values():
+            out += [(False, EndedFrame(-1, *key, msgspec.Raw(encode([e])))) for key, e in upload.ends]
+        return out
+
+
+def _after(spool: OrderedDict[int, Entry], seq: int) -> list[Entry]:
+    """The entries behind seq: read from the end, where what is new is."""
+    out: list[Entry] = []
+    for entry in reversed(spool.values()):
+        if entry.seq <= seq:
+            break
+        out.append(entry)
+    out.reverse()
+    return out
+
+
+def spoiled(e: Ended, why: str) -> Ended:
+    """The same end as an error."""
+    return msgspec.structs.replace(e, status=ERROR, value=encode(Failure("oncue.BlobMissing", why)))

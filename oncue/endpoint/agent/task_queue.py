@@ -1,0 +1,158 @@
+"""The tasks that an agent holds: pure.
+
+    put ──► queue of its function ──take (function by function in turn)──► a worker
+                 ▲    └── or set aside until its body, or a task's large arguments, are here
+                 └── give_back (never started)
+
+What the tasks of one frame share is a Group; a dictionary from id to Group is all that a single task costs here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+import msgspec
+
+from oncue.protocol.records import Call, Task
+
+COST_OF_TASK = 64  # bytes that a task costs beside its arguments
+
+
+class Group(msgspec.Struct, eq=False, weakref=False):
+    """Tasks that came together: one attempt of one call."""
+
+    call_raw: bytes
+    call: Call
+    attempt: int
+    accepted_us: int
+    tasks: list[Task]
+    size_bytes: int
+    live: int = 0  # how many of them have not ended
+
+
+class Lot(msgspec.Struct, eq=False):
+    """Tasks of a group that wait, from index `at` on."""
+
+    group: Group
+    tasks: list[Task]
+    at: int = 0
+
+
+class Shelf:
+    def __init__(self) -> None:
+        self.held: dict[bytes, Group] = {}  # all that were received and have not ended
+        self.live_bytes = 0
+        self.queued = 0  # in queues of functions that are here
+        self._queues: OrderedDict[str, deque[Lot]] = OrderedDict()  # in turn
+        self.aside: dict[str, deque[Lot]] = {}  # function -> tasks that wait for its body
+
+    # ------------------------------------------------------------ in
+
+    def receive(self, group: Group) -> None:
+        group.live = len(group.tasks)
+        self.held.update(dict.fromkeys([t.id for t in group.tasks], group))
+        self.live_bytes += group.size_bytes
+
+    def put(self, group: Group, tasks: list[Task], *, here: bool, first: bool = False) -> None:
+        """Tasks that may run; `here`: their function's body is here."""
+        function = group.call.function
+        if here:
+            self.queued += len(tasks)
+            queue = self._queues.get(function)
+            if queue is None:
+                queue = self._queues[function] = deque()
+        else:
+            queue = self.aside.setdefault(function, deque())
+        (queue.appendleft if first else queue.append)(Lot(group, tasks))
+
+    def arrived(self, function: str) -> None:
+        """The function's body is here."""
+        lots = self.aside.pop(function, None)
+        if lots:
+            self.queued += sum(len(lot.tasks) - lot.at for lot in lots)
+            self._queues.setdefault(function, deque()).extend(lots)
+
+    def fail(self, function: str) -> list[tuple[Group, list[Task]]]:
+        """The function's body cannot be had: what waited for it is taken out."""
+        return [(lot.group, lot.tasks[lot.at :]) for lot in self.aside.pop(function, ())]
+
+    # ------------------------------------------------------------ out
+
+    def next_function(self) -> str | None:
+        """Whose turn it is."""
+        return next(iter(self._queues), None)
+
+    def take(self, function: str, most: int) -> tuple[Group, list[Task]]:
+        """Up to `most` tasks of one group of this function; then it is the next function's turn."""
+        queue = self._queues[function]
+        lot = queue[0]
+        tasks = lot.tasks[lot.at : lot.at + most]
+        lot.at += len(tasks)
+        if lot.at >= len(lot.tasks):
+            queue.popleft()
+        if queue:
+            self._queues.move_to_end(function)
+        else:
+            del self._queues[function]
+        self.queued -= len(tasks)
+        return lot.group, tasks
+
+    def ended(self, task_id: bytes) -> Group | None:
+        """The task's group, and it is held no more; None when it was not held."""
+        group = self.held.pop(task_id, None)
+        if group is not None:
+            group.live -= 1
+            if not group.live:
+                self.live_bytes -= group.size_bytes
+        return group
+
+    def remove(self, ids: set[bytes]) -> list[tuple[Group, Task]]:
+        """Take those of the ids out that wait here (not those at workers)."""
+        found: list[tuple[Group, Task]] = []
+        for queues, counted in ((self._queues, True), (self.aside, False)):
+            for function, queue in list(queues.items()):
+                out = [(lot.group, t) for lot in queue for t in lot.tasks[lot.at :] if t.id in ids]
+                if not out:
+                    continue
+                found += out
+                for lot in queue:
+                    lot.tasks, lot.at = [t for t in lot.tasks[lot.at :] if t.id not in ids], 0
+                left = deque(lot for lot in queue if lot.tasks)
+                if counted:
+                    self.queued -= len(out)
+                if left:
+                    queues[function] = left
+                else:
+                    del queues[function]
+        return found
+
+    def expired(self, now_us: int) -> tuple[set[bytes], int]:
+        """(ids of what waits here past its expiry, when the next of the others expires; 0: none does)."""
+        due: set[bytes] = set()
+        following = 0
+        for queues in (self._queues, self.aside):
+            for queue in queues.values():
+                for lot in queue:
+                    at = lot.group.call.expires_us
+                    if at and at < now_us:
+                        due.update([t.id for t in lot.tasks[lot.at :]])
+                    elif at:
+                        following = min(following or at, at)
+        return due, following
+
+    # ------------------------------------------------------------ for the journal
+
+    def waiting(self) -> set[bytes]:
+        """Ids of those in queues."""
+        return {
+            t.id
+            for queues in (self._queues, self.aside)
+            for queue in queues.values()
+            for lot in queue
+            for t in lot.tasks[lot.at :]
+        }
+
+    def groups(self) -> Iterable[Group]:
+        """Each group of which something is held, once."""
+        return {id(g): g for g in self.held.values()}.values()

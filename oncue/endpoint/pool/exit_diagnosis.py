@@ -1,0 +1,115 @@
+"""Why a worker died, as far as that can be known."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+
+from oncue.endpoint.pool.protocol import CUT
+from oncue.protocol.records import CANCELLED, LOST, TIMEOUT, Failure
+
+
+class OomWatch:
+    """The kernel counts the processes that it killed for want of memory (also those of a cgroup with a limit)."""
+
+    def __init__(self, vmstat: Path = Path("/proc/vmstat")) -> None:
+        self._vmstat = vmstat
+        self._seen = self._count()
+
+    def _count(self) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._vmstat.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        return 0
+
+    def struck(self) -> bool:
+        """Whether it killed any since this was last asked."""
+        before, self._seen = self._seen, self._count()
+        return self._seen > before
+
+
+def lost(code: int, oom: bool) -> Failure:
+    """Of the task that a worker was at when it ended with this code (negative: the signal)."""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        if code == -signal.SIGKILL and oom:
+            return Failure(
+                "oncue.TaskLost",
+                f"the worker was killed ({name}): probably out of memory, the kernel killed processes at that time",
+                remedy="give the function less data at once, or run fewer workers on that machine",
+            )
+        if code == -signal.SIGKILL:
+            return Failure(
+                "oncue.TaskLost",
+                f"the worker was killed ({name}), not by oncue",
+                remedy="somebody's kill -9, the batch system's limit, or out of memory: see dmesg or the job's output there",
+            )
+        return Failure(
+            "oncue.TaskLost",
+            f"the worker died of {name} while it ran this task",
+            remedy="a crash in compiled code; the task's output shows where each Python thread was",
+        )
+    if code == CUT:
+        return cut()
+    if code == 128 + signal.SIGTERM:  # how a worker ends by it, after the function's `finally` blocks
+        return Failure(
+            "oncue.TaskLost",
+            "the worker was ended by SIGTERM while it ran this task, not by oncue",
+            remedy="the function sent it to its own process (os.kill), or somebody or the batch system ended the worker",
+        )
+    return Failure(
+        "oncue.TaskLost",
+        f"the worker's process exited with code {code} while it ran this task",
+        remedy="the function, or a library it calls, ended the process (os._exit, exit in C); raise an exception instead",
+    )
+
+
+def timed_out(timeout_ms: int) -> Failure:
+    return Failure(
+        "oncue.TaskTimedOut",
+        f"the function ran longer than its timeout of {timeout_ms / 1000:g} s and was stopped",
+        remedy="give it a longer timeout, or less to do",
+    )
+
+
+def cancelled() -> Failure:
+    return Failure("oncue.TaskCancelled", "the task was cancelled")
+
+
+def closed() -> Failure:
+    return Failure("oncue.TaskLost", "the endpoint was stopped while it ran this task", remedy="retry it")
+
+
+def cut() -> Failure:
+    return Failure(
+        "oncue.TaskLost",
+        "the function closed the worker's descriptors, by which it talks with the endpoint; the worker was ended",
+        remedy="close only what the function has opened itself: os.closerange and the like take the worker's with them",
+    )
+
+
+def verdict(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
+    """(status, why) of the task that a worker was at when it ended with this code. `ending`: why it was told to end (timeout,
+    cancel, close), or why it was ended (pipe); "" when nobody told it to. `oom`: the kernel killed processes meanwhile."""
+    if ending == "timeout":
+        return TIMEOUT, timed_out(timeout_ms)
+    if ending == "cancel":
+        return CANCELLED, cancelled()
+    if ending == "close":
+        return LOST, closed()
+    if ending == "pipe":
+        return LOST, cut()
+    return LOST, lost(code, oom)
+
+
+def why_no_start(python: str, code: int, output: bytes) -> str:
+    text = " | ".join(output.decode("utf-8", "replace").strip().splitlines()[-4:])
+    return (
+        f"workers end as soon as they start ({python}, exit code {code}): {text or 'they said nothing'}\n"
+        f"  try: {python} -c 'import oncue.endpoint.worker'"
+    )

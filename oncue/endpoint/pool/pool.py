@@ -1,0 +1,435 @@
+"""N worker processes of this machine, driven by the agent's loop: nothing here blocks, waits or starts a thread.
+
+    agent ──run(chunk)──► pool ══ pipe ══► worker        agent ◄──drain()── pool ◄══ pipe, board ══ worker
+
+- A worker that dies costs the task that it was at (`lost`). What it had finished is read from its board; the rest of its
+  chunks is given back, uncharged (`requeue`).
+- A task that runs long holds nobody up: what it has behind it in its worker is given back, what finished before it is told.
+- A task over its timeout, or cancelled while it runs: its worker gets SIGTERM (an exception in the function, so `finally`
+  blocks run), and SIGKILL when it has not ended after `GRACE_US`; another worker takes its place.
+- A worker that cannot even start (broken environment) is tried again, ever more slowly; `trouble` says why.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from oncue.endpoint.pool.chunk_size import Pace
+from oncue.endpoint.pool.exit_diagnosis import OomWatch, cancelled, verdict, why_no_start
+from oncue.endpoint.pool.protocol import Done, Ready
+from oncue.endpoint.pool.shared_progress import place
+from oncue.endpoint.pool.worker_process import Flight, WorkerProcess
+from oncue.endpoint.worker.capture import read_output
+from oncue.errors import FunctionError
+from oncue.protocol.records import CANCELLED, Ended, Failure, Task, encode
+
+GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
+LOADING_US = 60_000_000  # more than its timeout, while a task's function is imported
+LONG_US = 50_000  # a task that runs for so long keeps nobody waiting behind it
+SETTLE_US = 2_000  # after a stop was asked for, until it is surely seen
+STARTED_US = 1_000_000  # a task that runs for so long is reported as started
+QUICK_DEATHS = 5
+BODIES_BYTES = 256 << 20
+START_US = 30_000_000  # a worker that is not ready by then is started anew
+
+
+class Events(msgspec.Struct):
+    """What happened since the last drain."""
+
+    ended: list[tuple[str, int, list[Ended]]] = []
+    requeue: list[tuple[str, int, list[Task]]] = []
+    started: list[tuple[bytes, int, int, str]] = []
+    output: list[tuple[bytes, int, int, bytes]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.requeue or self.started or self.output)
+
+
+class Pool:
+    """`folder` holds the workers' working directory (`work`) and large values (`blobs`, unless `blobs` says where)."""
+
+    def __init__(
+        self,
+        workers: int,
+        folder: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        blobs: Path | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        self.size = workers
+        self.trouble = ""  # why workers cannot be started; "" when they can
+        self.next_wake_us: int | None = None  # when `tick` wants to be called; None: not before something happens
+        self.fds_version = 0  # changes when `fds` does
+        self._work, self._python = folder / "work", python
+        self._work.mkdir(parents=True, exist_ok=True)
+        self._env = clean_env(os.environ if env is None else env) | {"ONCUE_BLOBS": str(blobs or folder / "blobs")}
+        self._events = Events()
+        self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
+        self._spawn_due: list[int] = [0] * workers  # when each missing worker is to be started, unix µs
+        self._deaths = 0  # in a row, before they were ready
+        self._names = 0
+        self._pace = Pace()
+        self._bodies: OrderedDict[str, bytes] = OrderedDict()
+        self._oom = OomWatch()
+        self._closing = False
+        self.tick(_now_us())
+
+    # ------------------------------------------------------------ for the agent's loop
+
+    def fds(self) -> list[int]:
+        """To be watched for reading."""
+        return list(self._workers)
+
+    def write_fds(self) -> list[int]:
+        """To be watched for writing: workers whose pipe is full. (`tick` writes too.)"""
+        return [w.fd_in for w in self._workers.values() if w.backlog]
+
+    def on_writable(self, fd: int) -> None:
+        for w in self._workers.values():
+            if w.fd_in == fd:
+                w.write()
+
+    def drain(self) -> Events:
+        events, self._events = self._events, Events()
+        return events
+
+    @property
+    def ready(self) -> int:
+        """Workers that have started."""
+        return sum(w.ready for w in self._workers.values())
+
+    @property
+    def busy(self) -> int:
+        """Workers that have something to do."""
+        return sum(bool(w.flights) for w in self._workers.values())
+
+    @property
+    def queued(self) -> int:
+        """Tasks at the workers, running ones too."""
+        return sum(f.taken - f.done for w in self._workers.values() for f in w.flights)
+
+    @property
+    def pids(self) -> list[int]:
+        return [w.process.pid for w in self._workers.values()]
+
+    # ------------------------------------------------------------ work in
+
+    def chunk_size(self, function: str) -> int:
+        """Tasks that a chunk of this function should have: one or two ms of work; 1 while nothing is known of it."""
+        return self._pace.chunk_size(function)
+
+    def room(self) -> int:
+        """Chunks that can be taken now. Short chunks: two a worker; others: one."""
+        return sum(self._room_of(w) for w in self._workers.values())
+
+    def _room_of(self, w: WorkerProcess) -> int:
+        if not w.ready or w.stop is not None or w.ending or w.gone_us or self._closing or len(w.flights) > 1:
+            return 0
+        if not w.flights:
+            return 2 if w.functions and self._pace.short(next(reversed(w.functions))) else 1
+        return 1 if self._pace.short(w.flights[0].function, len(w.flights[0].tasks)) else 0
+
+    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[Task]) -> None:
+        """One chunk. `body` may be left out for a function that was given lately (FunctionError if it is not known).
+        Without room for it, it comes back as requeued."""
+        body = self._body(function, body)
+        fit = [w for w in self._workers.values() if self._room_of(w)]
+        if not fit:
+            self._events.requeue.append((function, attempt, tasks))
+            return
+        w = min(fit, key=lambda w: (len(w.flights), function not in w.functions))
+        w.send(function, body, attempt, timeout_ms, tasks)
+        self._wake(_now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
+
+    def _body(self, function: str, body: bytes | None) -> bytes:
+        if body is None:
+            if function not in self._bodies:
+                raise FunctionError(f"the pool does not have the function {function[:12]}…", remedy="give its body")
+            self._bodies.move_to_end(function)
+            return self._bodies[function]
+        if function not in self._bodies:
+            self._bodies[function] = body
+            while len(self._bodies) > 1 and sum(map(len, self._bodies.values())) > BODIES_BYTES:
+                self._bodies.popitem(last=False)
+        return body
+
+    # ------------------------------------------------------------ ends out
+
+    def on_readable(self, fd: int) -> None:
+        w = self._workers.get(fd)
+        if w is None:
+            return
+        messages, ended = w.read()
+        for message in messages:
+            if isinstance(message, Done):
+                self._done(w, message)
+            elif isinstance(message, Ready):
+                w.ready, self._deaths, self.trouble = True, 0, ""
+        if ended:
+            w.gone_us = w.gone_us or _now_us()
+            if w.exited():
+                self._bury(w, _now_us())
+            else:
+                self._wake(_now_us() + 1_000)
+
+    def _done(self, w: WorkerProcess, done: Done) -> None:
+        flight = w.flights[0]
+        self._tell(flight, flight.received, done.ended)
+        flight.received += len(done.ended)
+        if not done.last:
+            return
+        w.flights.popleft()
+        self._give_back(flight, flight.done)
+        if w.stop is not None and not w.flights:
+            w.resume()
+
+    def _tell(self, flight: Flight, first: int, ended: list[Ended]) -> None:
+        """Ends of the tasks from index `first` on; some may have been told already, from the board."""
+        fresh = ended[flight.done - first :] if flight.done > first else ended
+        if fresh:
+            flight.done += len(fresh)
+            self._events.ended.append((flight.function, flight.attempt, fresh))
+            self._pace.measured(flight.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
+
+    def _give_back(self, flight: Flight, first: int) -> None:
+        """The tasks from `first` on did not start: requeued, or ended if somebody cancelled them meanwhile."""
+        tasks = flight.tasks[first : flight.taken]
+        flight.taken = min(first, flight.taken)
+        if flight.cancelled:
+            out = [t for t in tasks if t.id in flight.cancelled]
+            tasks = [t for t in tasks if t.id not in flight.cancelled]
+            self._end(flight, [(t, CANCELLED, cancelled(), 0, b"") for t in out])
+        if tasks:
+            self._events.requeue.append((flight.function, flight.attempt, tasks))
+
+    def _end(self, flight: Flight, ends: list[tuple[Task, int, Failure, int, bytes]]) -> None:
+        now, attempt = _now_us(), flight.attempt
+        made = [
+            Ended(t.id, attempt, status, started, now, encode(why), output, t.event, t.retry_of, t.mark_us)
+            for t, status, why, started, output in ends
+        ]
+        if made:
+            self._events.ended.append((flight.function, attempt, made))
+
+    # ------------------------------------------------------------ cancel
+
+    def cancel(self, ids: set[bytes] | frozenset[bytes]) -> set[bytes]:
+        """End those of these tasks that are here; gives which. One that is just finishing may still end well."""
+        now, found = _now_us(), set()
+        for w in self._workers.values():
+            at = w.running()
+            for flight in w.flights:
+                mine = {t.id for t in flight.tasks[flight.done : flight.taken] if t.id in ids}
+                if not mine:
+                    continue
+                found |= mine
+                flight.cancelled |= mine
+                if w.stop is None:
+                    w.ask_stop(now)
+                if at is not None and at[0] is flight and flight.tasks[at[1]].id in mine:
+                    self._stop_worker(w, "cancel", flight.tasks[at[1]].id, now)
+        if found:
+            self._wake(now + SETTLE_US)
+        return found
+
+    def _stop_worker(self, w: WorkerProcess, why: str, task_id: bytes, now_us: int) -> None:
+        if w.ending:
+            return
+        w.ending, w.target, w.term_us = why, task_id, now_us
+        w.signal(signal.SIGTERM)
+        self._wake(now_us + GRACE_US)
+
+    # ------------------------------------------------------------ time
+
+    def tick(self, now_us: int) -> None:
+        """Timeouts, deaths, long tasks, refill. To be called at `next_wake_us`; more often does no harm."""
+        self.next_wake_us = None
+        for w in list(self._workers.values()):
+            self._look_at(w, now_us)
+        if not self._closing:
+            self._refill(now_us)
+
+    def _wake(self, at_us: int) -> None:
+        if self.next_wake_us is None or at_us < self.next_wake_us:
+            self.next_wake_us = at_us
+
+    def _look_at(self, w: WorkerProcess, now: int) -> None:
+        if w.gone_us or (not w.ready and now - w.spawned_us > START_US):
+            if w.exited():
+                self._bury(w, now)
+                return
+            if now - (w.gone_us or w.spawned_us) > 200_000:  # it closed its pipe, or hangs in its start
+                w.ending = w.ending or ("pipe" if w.gone_us else "")
+                w.signal(signal.SIGKILL)
+            self._wake(now + 5_000)
+            return
+        if w.backlog:
+            w.write()
+            if w.backlog:
+                self._wake(now + 1_000)
+        if w.ending:
+            if now - w.term_us >= GRACE_US:
+                w.signal(signal.SIGKILL)
+            self._wake(max(w.term_us + GRACE_US, now + 50_000))
+        if not w.ready:
+            self._wake(w.spawned_us + START_US + 1)
+        elif w.flights:
+            self._look_at_task(w, now)
+
+    def _look_at_task(self, w: WorkerProcess, now: int) -> None:
+        self._wake(now + LONG_US // 2)
+        if w.stop is not None and now - w.stop_us >= SETTLE_US and w.stopped():
+            for flight in w.flights:
+                first = max(w.stop - place(flight.n, 0), flight.done, 0)
+                if first < flight.taken:
+                    self._give_back(flight, first)
+        elif w.stop is not None:
+            self._wake(w.stop_us + SETTLE_US)
+        at = w.running()
+        if at is None:
+            return
+        flight, index, started = at
+        ran = now - started
+        if index > flight.done and ran > LONG_US // 2:
+            self._harvest(w, flight)
+        if w.stop is None and ran > LONG_US and (index + 1 < flight.taken or len(w.flights) > 1):
+            w.ask_stop(now)
+            self._wake(now + SETTLE_US)
+        if flight.timeout_us:
+            limit = started + flight.timeout_us + (LOADING_US if w.loading else 0)
+            if now >= limit:
+                self._stop_worker(w, "timeout", flight.tasks[index].id, now)
+            elif not w.ending:
+                self._wake(limit)
+        if ran > STARTED_US:
+            self._show(w, flight, index, started, now)
+
+    def _show(self, w: WorkerProcess, flight: Flight, index: int, started: int, now: int) -> None:
+        """Report a long task as started, and what it prints."""
+        task = flight.tasks[index]
+        if w.printed.began(place(flight.n, index)):
+            self._events.started.append((task.id, flight.attempt, started, w.name))
+        found = w.printed.look(now, lambda: w.running() == (flight, index, started))
+        if found is not None:
+            self._events.output.append((task.id, flight.attempt, *found))
+
+    def _harvest(self, w: WorkerProcess, flight: Flight) -> None:
+        """Tell what the board keeps of this chunk."""
+        first, ended = w.board.kept()
+        if w.chunk == flight.n and first <= flight.done < first + len(ended):
+            self._tell(flight, first, ended)
+
+    # ------------------------------------------------------------ deaths and births
+
+    def _bury(self, w: WorkerProcess, now: int) -> None:
+        """It has exited: read what it left, tell the ends, give the rest back."""
+        messages, _ = w.read()
+        for message in messages:
+            if isinstance(message, Done):
+                self._done(w, message)
+            else:
+                w.ready = True
+        code = w.reap()
+        if w.flights:
+            self._harvest(w, w.flights[0])
+        at = w.running()
+        for flight in list(w.flights):
+            first = flight.done
+            if at is not None and at[0] is flight and first <= at[1] < flight.taken:
+                first = self._end_running(w, flight, at[1], at[2], code)
+            self._give_back(flight, first)
+        w.flights.clear()
+        del self._workers[w.fd_out]
+        self.fds_version += 1
+        due = now
+        if not w.ready:
+            self._deaths += 1
+            due += min(100_000 << min(self._deaths - 1, 10), 30_000_000)
+            if self._deaths >= QUICK_DEATHS:
+                self.trouble = why_no_start(self._python, code, read_output(w.capture))
+        w.close()
+        self._spawn_due.append(due)
+        self._wake(due)
+
+    def _end_running(self, w: WorkerProcess, flight: Flight, index: int, started: int, code: int) -> int:
+        """The task that it was at. Gives the index from which on tasks have not started."""
+        task = flight.tasks[index]
+        if w.ending in ("timeout", "cancel") and task.id != w.target:
+            return index  # the one that was meant ended in time, and this one was hit instead: not its fault
+        oom = not w.ending and self._oom.struck()
+        status, failure = verdict(w.ending, flight.timeout_us // 1000, code, oom)
+        self._end(flight, [(task, status, failure, started, read_output(w.capture))])
+        return index + 1
+
+    def _refill(self, now: int) -> None:
+        later = []
+        for due in self._spawn_due:
+            if due > now:
+                later.append(due)
+                self._wake(due)
+                continue
+            self._names += 1
+            try:
+                w = WorkerProcess(f"w{self._names}", self._python, self._work, self._env, now)
+            except OSError as e:  # no memory, no processes, no such Python
+                self.trouble = f"a worker cannot be started: {e}"
+                later.append(now + 5_000_000)
+                self._wake(now + 5_000_000)
+                continue
+            self._workers[w.fd_out] = w
+            self.fds_version += 1
+            self._wake(now + START_US + 1)
+        self._spawn_due = later
+
+    # ------------------------------------------------------------ the end
+
+    def close(self, grace_s: float = 5.0) -> None:
+        """Takes back what has not started; waits `grace_s` for what runs (blocking), then ends it: lost. After it, `drain`
+        once more."""
+        self._closing = True
+        now = _now_us()
+        deadline = now + int(grace_s * 1e6)
+        for w in self._workers.values():
+            if w.flights and w.stop is None:
+                w.ask_stop(now)
+        self._turn_until(deadline, lambda: not self.busy)
+        for w in list(self._workers.values()):
+            if w.flights:
+                self._stop_worker(w, "close", b"", _now_us())
+            else:
+                w.signal(signal.SIGTERM)
+        self._turn_until(_now_us() + min(GRACE_US, 1_000_000), lambda: not self._workers)
+        for w in list(self._workers.values()):
+            w.signal(signal.SIGKILL)
+        self._turn_until(_now_us() + 5_000_000, lambda: not self._workers)
+        self._spawn_due = []
+
+    def _turn_until(self, deadline_us: int, over: object) -> None:
+        assert callable(over)
+        while not over() and (now := _now_us()) < deadline_us:
+            wake = min(self.next_wake_us or deadline_us, deadline_us, now + 50_000)
+            readable, _, _ = (
+                select.select(self.fds(), [], [], max(wake - now, 0) / 1e6) if self._workers else ([], [], [])
+            )
+            for fd in readable:
+                self.on_readable(fd)
+            self.tick(_now_us())
+
+
+def clean_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a worker sees of the agent's environment: nothing of oncue's own settings, tokens and keys."""
+    return {k: v for k, v in environ.items() if not k.startswith("ONCUE_")}
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,228 @@
+"""One worker process as its pool sees it: pipes that never block, the chunks in flight, the board, the capture file."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from oncue.endpoint.pool.live_output import Printing
+from oncue.endpoint.pool.protocol import LENGTH, Chunk, FromWorker, Load, decode_from_worker, pack
+from oncue.endpoint.pool.shared_progress import CHUNK, NEVER, STOP, Board, place
+from oncue.protocol.records import Task
+
+PIPE_BYTES = 1 << 20
+READ_BYTES = 1 << 20
+FUNCTIONS = 256  # kept loaded in one worker
+
+
+class Flight:
+    """A chunk at a worker."""
+
+    __slots__ = ("attempt", "cancelled", "done", "function", "n", "received", "taken", "tasks", "timeout_us")
+
+    def __init__(self, n: int, function: str, attempt: int, timeout_ms: int, tasks: list[Task]) -> None:
+        self.n, self.function, self.attempt, self.tasks = n, function, attempt, tasks
+        self.timeout_us = timeout_ms * 1000
+        self.done = 0  # tasks whose end was told, from the pipe or the board
+        self.received = 0  # tasks whose end came through the pipe
+        self.taken = len(tasks)  # those from here on were taken back
+        self.cancelled: set[bytes] = set()  # to be ended instead of requeued when they come back
+
+
+class WorkerProcess:
+    def __init__(self, name: str, python: str, folder: Path, env: Mapping[str, str], now_us: int) -> None:
+        self.name = name
+        self.ready = False
+        self.spawned_us = now_us
+        self.flights: deque[Flight] = deque()
+        self.functions: OrderedDict[str, None] = OrderedDict()
+        self.count = 0  # chunks sent
+        self.stop: int | None = None  # asked to stop before this place
+        self.stop_us = 0
+        self.ending = ""  # why it was made to end: timeout, cancel, close; pipe: it was closed
+        self.target = b""  # the task because of which
+        self.term_us = 0
+        self.gone_us = 0  # its pipe ended
+        self._in, self._out = bytearray(), bytearray()
+        self._spawn(python, folder, env)
+        self.printed = Printing(self.capture)  # by the task that runs
+
+    def _spawn(self, python: str, folder: Path, env: Mapping[str, str]) -> None:
+        mark, self.capture = _scratch(folder, "oncue-board"), _scratch(folder, "oncue-output")
+        fcntl.fcntl(self.capture, fcntl.F_SETFL, fcntl.fcntl(self.capture, fcntl.F_GETFL) | os.O_APPEND)
+        child_in, self.fd_in = os.pipe()
+        self.fd_out, child_out = os.pipe()
+        try:
+            self.board = Board.fresh(mark)
+            self.process = subprocess.Popen(
+                [python, "-P", "-m", "oncue.endpoint.worker", *map(str, (child_in, child_out, mark, os.getpid()))],
+                stdin=subprocess.DEVNULL,
+                stdout=self.capture,
+                stderr=self.capture,
+                pass_fds=(child_in, child_out, mark),
+                process_group=0,  # a Ctrl-C is for the agent; and its children can be ended with it
+                cwd=folder,
+                env=dict(env),
+            )
+        except BaseException:
+            for fd in (self.fd_in, self.fd_out, self.capture):
+                os.close(fd)
+            raise
+        finally:
+            for fd in (child_in, child_out, mark):
+                os.close(fd)
+        for fd in (self.fd_in, self.fd_out):
+            os.set_blocking(fd, False)
+            if sys.platform == "linux":
+                with contextlib.suppress(OSError):  # over the user's limit for pipes
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    # ------------------------------------------------------------ the pipes
+
+    def send(self, function: str, body: bytes, attempt: int, timeout_ms: int, tasks: list[Task]) -> None:
+        """Queue a chunk, after its function if the worker has not got that."""
+        if function in self.functions:
+            self.functions.move_to_end(function)
+        else:
+            self._out += pack(Load(function, body))
+            self.functions[function] = None
+            if len(self.functions) > FUNCTIONS:
+                self._out += pack(Load(self.functions.popitem(last=False)[0], b""))
+        self.count += 1
+        self._out += pack(Chunk(self.count, function, attempt, tasks))
+        self.flights.append(Flight(self.count, function, attempt, timeout_ms, tasks))
+        self.write()
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the pipe did not take yet."""
+        return len(self._out)
+
+    def write(self) -> None:
+        try:
+            while self._out:
+                with memoryview(self._out) as view, view[:PIPE_BYTES] as part:
+                    sent = os.write(self.fd_in, part)
+                del self._out[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:  # it is dead: reading will tell
+            self._out.clear()
+
+    def read(self) -> tuple[list[FromWorker], bool]:
+        """(messages, whether the pipe has ended)."""
+        ended = False
+        try:
+            while data := os.read(self.fd_out, READ_BYTES):
+                self._in += data
+                if len(data) < READ_BYTES // 16:
+                    break
+            else:
+                ended = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            ended = True
+        return self._messages(), ended
+
+    def _messages(self) -> list[FromWorker]:
+        found, at, buffer = [], 0, self._in
+        while len(buffer) - at >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(buffer, at)
+            end = at + LENGTH.size + size
+            if len(buffer) < end:
+                break
+            with memoryview(buffer) as view, view[at + LENGTH.size : end] as part:
+                found.append(decode_from_worker(part))
+            at = end
+        del buffer[:at]
+        return found
+
+    # ------------------------------------------------------------ where it is
+
+    def running(self) -> tuple[Flight, int, int] | None:
+        """(flight, index, started_us) of the task that it is at; loading a function counts for the first one."""
+        if not self.flights:
+            return None
+        chunk, index, started = self.board.where()
+        flight = self.flights[0]
+        if chunk != flight.n or index == -1:
+            return None
+        return flight, index if index >= 0 else 0, started
+
+    @property
+    def loading(self) -> bool:
+        return self.board.where()[1] <= -2
+
+    def ask_stop(self, now_us: int) -> None:
+        """Let it finish what it is at, and begin nothing more."""
+        first = place(self.flights[0].n, 0) if self.flights else place(self.count + 1, 0)
+        chunk, index, _ = self.board.where()
+        here = place(chunk, max(index, 0) + 1) if chunk and index != -1 else 0
+        self.stop = max(first, here)
+        self.stop_us = now_us
+        self.board.numbers[STOP] = self.stop
+
+    def stopped(self) -> bool:
+        """Some time after `ask_stop`: whether it surely begins nothing behind the stop. If it had just begun one, the stop
+        moves behind that one."""
+        assert self.stop is not None
+        chunk, index, _ = self.board.where()
+        if chunk and index >= 0 and place(chunk, index) >= self.stop:
+            self.stop = place(chunk, index + 1)
+            self.board.numbers[STOP] = self.stop
+            return False
+        return True
+
+    def resume(self) -> None:
+        self.stop = None
+        self.board.numbers[STOP] = NEVER
+
+    # ------------------------------------------------------------ its end
+
+    def signal(self, number: int) -> None:
+        """To it and to the processes that it started."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, number)
+
+    def exited(self) -> bool:
+        """Without reaping it: its process group keeps its number meanwhile."""
+        if self.process.returncode is not None:
+            return True
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return self.process.poll() is not None
+        try:
+            return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def reap(self) -> int:
+        """Ends what it left running, then takes its exit code (negative: the signal)."""
+        self.signal(signal.SIGKILL)
+        return self.process.wait()
+
+    def close(self) -> None:
+        for fd in (self.fd_in, self.fd_out, self.capture):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.board.close()
+
+    @property
+    def chunk(self) -> int:
+        return self.board.numbers[CHUNK]
+
+
+def _scratch(folder: Path, name: str) -> int:
+    """A file without a name, which no crash leaves behind."""
+    if hasattr(os, "memfd_create"):  # Linux
+        return os.memfd_create(name)
+    with tempfile.TemporaryFile(dir=folder) as f:
+        return os.dup(f.fileno())

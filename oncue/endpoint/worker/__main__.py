@@ -1,0 +1,348 @@
+"""A worker process: `python -m oncue.endpoint.worker FD_IN FD_OUT FD_MARK`. Started by a pool (pool.py), speaks protocol.py.
+
+    read a Chunk ─► for each task: note on the board (shared_progress.py) ─► unpack ─► call ─► pack ─► keep on the board ─► Done
+
+stdin is /dev/null; stdout and stderr are the capture file (capture.py). ONCUE_BLOBS names the folder of large arguments and
+results. A worker ends when its pool's process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any
+
+import msgspec
+
+from oncue.endpoint.pool.protocol import CUT, LENGTH, Chunk, Load, Ready, decode_to_worker, pack
+from oncue.endpoint.pool.shared_progress import FIRST, HEAD_BYTES, INDEX, KEPT_BYTES, STARTED, STOP, USED, Board, place
+from oncue.endpoint.worker.capture import Capture
+from oncue.endpoint.worker.cleanup import Tidy
+from oncue.endpoint.worker.failure import failure
+from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
+from oncue.functions.body import describe
+from oncue.functions.load import Loaded, load, pip_line
+from oncue.pickles import PYTHON
+from oncue.protocol.payload import MSGPACK, Ref, pack_ref, plain, unpack_args
+from oncue.protocol.payload import pack as pack_value
+from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, Task, encode
+
+FLUSH_US = 5_000  # a finished task is sent at the latest when its chunk has run for this long, at the end of a task
+RELOAD_US = (
+    5_000_000  # a function that could not be loaded is tried again after this: somebody may have installed something
+)
+
+_encode_value = msgspec.msgpack.Encoder().encode
+_decode_args = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]]).decode
+
+
+class Terminated(BaseException):
+    """The pool asked this worker to end: raised in the running function, so that its `finally` blocks run."""
+
+
+class _Sent(msgspec.Struct, array_like=True, tag="done"):
+    """chunk.Done, with tasks that are encoded already."""
+
+    n: int
+    ended: msgspec.Raw
+    last: bool
+
+
+class Worker:
+    def __init__(self, fd_in: int, fd_out: int, fd_mark: int) -> None:
+        self.fd_in, self.fd_out = fd_in, fd_out
+        self.board = Board(fd_mark)
+        self.capture = Capture()
+        self.tidy = Tidy(os.getcwd())
+        self.bodies: dict[str, bytes] = {}
+        self.loaded: dict[str, Loaded] = {}
+        self.broken: dict[str, tuple[int, Failure]] = {}
+        self.pieces: list[bytes] = []  # finished, encoded, not sent
+        self.used = 0
+        self.sent_us = 0
+        self.ending = False
+        self.child = False  # this process was forked by a user's function and came back out of it
+
+    # ------------------------------------------------------------ the pipe
+
+    def serve(self) -> None:
+        self._send(pack(Ready(os.getpid(), PYTHON)))
+        while not self.ending:
+            head = self._read(LENGTH.size)
+            message = decode_to_worker(self._read(LENGTH.unpack(head)[0]))
+            if isinstance(message, Chunk):
+                self.run(message)
+            elif message.body:
+                self._take_body(message)
+            else:
+                self._forget(message.function)
+
+    def _take_body(self, message: Load) -> None:
+        self._forget(message.function)
+        self.bodies[message.function] = message.body
+
+    def _forget(self, function: str) -> None:
+        for kept in (self.bodies, self.loaded, self.broken):
+            kept.pop(function, None)
+
+    def _read(self, n: int) -> bytes:
+        parts = []
+        while n:
+            part = os.read(self.fd_in, n)
+            if not part:  # the pool is gone, or wants no more
+                os._exit(0)
+            parts.append(part)
+            n -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.fd_out, view) :]
+
+    def flush(self, n: int, last: bool) -> None:
+        """Send what is finished. The board forgets it only after the pipe has it: the pool knows doubles by their index."""
+        head = b"\xdd" + len(self.pieces).to_bytes(4, "big")  # msgpack array32
+        body = _encode_value(_Sent(n, msgspec.Raw(head + b"".join(self.pieces)), last))
+        self._send(LENGTH.pack(len(body)) + body)
+        numbers = self.board.numbers
+        numbers[USED] = 0
+        numbers[FIRST] += len(self.pieces)
+        self.pieces.clear()
+        self.used = 0
+
+    # ------------------------------------------------------------ a chunk
+
+    def run(self, chunk: Chunk) -> None:
+        n, numbers, here = chunk.n, self.board.numbers, place(chunk.n, 0)
+        numbers[FIRST] = 0
+        numbers[0] = n
+        self.sent_us = now = time.time_ns() // 1000
+        if here >= numbers[STOP]:
+            self.flush(n, True)
+            return
+        numbers[STARTED] = now
+        numbers[INDEX] = -2
+        loaded, why = self._function(chunk.function)
+        now = time.time_ns() // 1000
+        for i, task in enumerate(chunk.tasks):
+            if here + i >= numbers[STOP]:
+                break
+            now = self._one(n, i, task, chunk.attempt, loaded, why, now)
+            if now - self.sent_us >= FLUSH_US and i + 1 < len(chunk.tasks):
+                self.flush(n, False)
+                self.sent_us = now = time.time_ns() // 1000
+        numbers[INDEX] = -1
+        if not self.capture.no_input():  # not after each task: it costs a seek, and few read it
+            self.capture.restore()
+        self.flush(n, True)
+
+    def _one(
+        self, n: int, i: int, task: Task, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
+    ) -> int:
+        """Run one task; its end is on the board when this returns. Gives the time (unix µs), when the next one starts."""
+        numbers, capture, tidy = self.board.numbers, self.capture, self.tidy
+        numbers[STARTED] = started
+        numbers[INDEX] = i
+        if loaded is not None:
+            status, value = self._call(loaded, task)
+        else:
+            status, value = ERROR, encode(why)
+        if self.child:
+            os._exit(0)
+        if self.ending:
+            os._exit(128 + signal.SIGTERM)
+        output = capture.settle()
+        if sys.stdout is not capture.out or sys.stderr is not capture.err:
+            capture.restore()
+        if tidy.dirty or sys.path != tidy.path:
+            tidy.restore()
+        now = time.time_ns() // 1000
+        ended = Ended(task.id, attempt, status, started, now, value, output, task.event, task.retry_of, task.mark_us)
+        piece = encode(ended)
+        size = len(piece)
+        if self.used + size + 4 > KEPT_BYTES:
+            self.flush(n, False)
+        at = HEAD_BYTES + self.used
+        self.board.map[at : at + 4 + size] = size.to_bytes(4, "little") + piece
+        self.used += size + 4
+        numbers[USED] = self.used
+        self.pieces.append(piece)
+        return now
+
+    def _call(self, loaded: Loaded, task: Task) -> tuple[int, bytes]:
+        """(status, value or Failure as bytes)."""
+        try:
+            payload = task.args
+            if payload[:1] == MSGPACK:
+                args, kwargs = _decode_args(payload[1:])
+            else:
+                args, kwargs = arguments(payload)  # type: ignore[assignment]
+            result = _run_async(loaded.call, args, kwargs) if loaded.is_async else loaded.call(*args, **kwargs)
+            if type(result) is CoroutineType:  # a partial or a lambda around an async function
+                result = _finish(result)
+        except Terminated:
+            os._exit(128 + signal.SIGTERM)
+        except BaseException as e:
+            return ERROR, encode(failure(e))
+        try:
+            packed = MSGPACK + _encode_value(result) if plain(result) else pack_value(result)
+            return OK, packed if len(packed) <= INLINE_BYTES else _to_blob(packed)
+        except Terminated:
+            os._exit(128 + signal.SIGTERM)
+        except UnicodeEncodeError:
+            return OK, pack_value(result)
+        except CannotPack as e:
+            return ERROR, encode(_unpackable(result, e))
+        except BaseException as e:
+            return ERROR, encode(failure(e, "the result could not be kept"))
+
+    # ------------------------------------------------------------ functions
+
+    def _function(self, function: str) -> tuple[Loaded | None, Failure | None]:
+        """Loaded as late as its first task, under whose name it happens: what dies in an import is that task."""
+        found = self.loaded.get(function)
+        if found is not None:
+            found.activate()
+            return found, None
+        now = time.time_ns() // 1000
+        if function in self.broken and now - self.broken[function][0] < RELOAD_US:
+            return None, self.broken[function][1]
+        try:
+            found = self.loaded[function] = load(describe(self.bodies[function]))
+        except Terminated:
+            os._exit(128 + signal.SIGTERM)
+        except BaseException as e:
+            self.broken[function] = (now, failure(e))
+            return None, self.broken[function][1]
+        self.bodies.pop(function, None)
+        self.broken.pop(function, None)
+        self.tidy.keep()
+        self.tidy.dirty = False
+        return found, None
+
+    # ------------------------------------------------------------ signals and forks
+
+    def on_term(self, _number: int, _frame: Any) -> None:
+        self.ending = True
+        raise Terminated
+
+    def after_fork(self) -> None:
+        """In a process that a user's function forked: it must not speak to the pool."""
+        self.child = True
+        with contextlib.suppress(OSError):
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, self.fd_in)
+            os.dup2(null, self.fd_out)
+
+
+def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Of a call. Raises CannotLoad, BlobMissing."""
+    here = f"the worker's Python {PYTHON} ({sys.executable})"
+    try:
+        return unpack_args(payload, _fetch)
+    except OtherPython as e:
+        theirs = e.details["python"]
+        raise CannotLoad(
+            f"an argument is of a class or function that travels as bytecode of Python {theirs}, which {here} cannot run",
+            remedy="define it in a .py file that the function imports, whose source travels; "
+            f"or run the endpoint with Python {theirs}",
+            python=theirs,
+        ) from None
+    except OncueError:
+        raise
+    except ModuleNotFoundError as e:
+        raise CannotLoad(
+            f"an argument needs the module {e.name}, which {here} does not have",
+            remedy=f"where it is a file of yours, import it in the function; else on the endpoint: {pip_line(e.name or '')}",
+        ) from e
+    except Exception as e:
+        raise CannotLoad(
+            f"an argument cannot be read by {here}: {type(e).__name__}: {e}",
+            remedy="versions of packages may differ; and what cannot be pickled and read again cannot travel",
+        ) from e
+
+
+def _run_async(call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    return _finish(call(*args, **kwargs))
+
+
+def _finish(coroutine: Any) -> Any:
+    import asyncio  # 15 ms and 6 MB, for those who use it
+
+    return asyncio.run(coroutine)
+
+
+def _unpackable(result: Any, error: CannotPack) -> Failure:
+    kind = type(result).__name__
+    remedy = (
+        "return list(...) of it" if hasattr(result, "__next__") else "return plain data: numbers, text, lists, arrays"
+    )
+    return Failure(
+        "oncue.CannotPack", f"the function returned a {kind}, which cannot travel: {error.message}", "", remedy
+    )
+
+
+def _blobs() -> Any:
+    from oncue.blobs import Blobs
+
+    return Blobs(os.environ["ONCUE_BLOBS"], durable=False)
+
+
+def _fetch(ref: Ref) -> bytes:
+    return bytes(_blobs().read(ref.sha256))
+
+
+def _to_blob(packed: bytes) -> bytes:
+    return pack_ref(Ref(_blobs().put(packed), len(packed)))
+
+
+def die_with_parent(parent: int) -> None:
+    """Linux: the kernel kills this process when the pool's process ends, also in the midst of a function. Elsewhere the end
+    of the pipe tells, at the end of the function."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(0)
+
+
+def main() -> None:
+    fd_in, fd_out, fd_mark, parent = (int(a) for a in sys.argv[1:5])
+    die_with_parent(parent)
+    for fd in (fd_in, fd_out, fd_mark):
+        os.set_inheritable(fd, False)
+    sys.argv[1:] = []
+    worker = Worker(fd_in, fd_out, fd_mark)
+    os.set_inheritable(worker.capture.fd, False)
+    worker.tidy._set_signal(signal.SIGTERM, worker.on_term)
+    os.register_at_fork(after_in_child=worker.after_fork)
+    with contextlib.suppress(OSError, ValueError):
+        faulthandler.enable(2)
+    gc.collect()
+    gc.freeze()
+    try:
+        worker.serve()
+    except Terminated:
+        pass
+    except BrokenPipeError:  # the pool is gone
+        os._exit(0)
+    except OSError as e:  # of its own: what a function raises ends the task only
+        if e.errno == errno.EBADF:
+            os._exit(CUT)
+        raise
+    os._exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The groups that read: how far they are behind, and whether anybody is there to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aiokafka import errors as k
+from aiokafka.conn import AIOKafkaConnection
+
+from oncue.log.kafka.address import Address
+from oncue.log.kafka.doctor.brokers import Brokers
+from oncue.log.kafka.doctor.cluster import NO_COORDINATOR
+from oncue.log.kafka.doctor.finding import Finding
+from oncue.log.kafka.offsets import BEGIN, END
+from oncue.log.kafka.requests import Map, committed, coordinator, edge, group_state
+
+Place = tuple[str, int]  # full name of a topic, partition
+
+
+async def check_groups(
+    conn: AIOKafkaConnection, brokers: Brokers, address: Address, there: Map, groups: Mapping[str, Sequence[str]]
+) -> list[Finding]:
+    """`groups`: name -> the topics that it reads. Raises KafkaError."""
+    prefix = address.options.prefix
+    found = []
+    for group, topics in groups.items():
+        ends = await _edges(brokers, there, [prefix + t for t in topics], END)
+        begins = await _edges(brokers, there, [prefix + t for t in topics], BEGIN)
+        if ends:
+            found.append(await _group(conn, brokers, prefix + group, begins, ends))
+    return found
+
+
+async def _edges(brokers: Brokers, there: Map, fulls: Sequence[str], which: int) -> dict[Place, int]:
+    """Of all partitions whose leader is within reach."""
+    found: dict[Place, int] = {}
+    for full in fulls:
+        led: dict[int, list[int]] = {}
+        for part in there.topics[full].partitions if full in there.topics else ():
+            led.setdefault(part.leader, []).append(part.number)
+        for node, partitions in led.items():
+            if (conn := brokers.node(node)) is not None:
+                offsets = await edge(conn, full, partitions, which)
+                found |= {(full, p): offset for p, offset in offsets.items()}
+    return found
+
+
+async def _group(
+    conn: AIOKafkaConnection, brokers: Brokers, group: str, begins: Mapping[Place, int], ends: Mapping[Place, int]
+) -> Finding:
+    check = f"group {group}"
+    try:
+        node = await coordinator(conn, group)
+        its = brokers.node(node)
+        if its is None:
+            return Finding(check, False, f"its coordinator, broker {node}, is out of reach", "is this broker up?")
+        done, state = await committed(its, group), await group_state(its, group)
+    except k.GroupAuthorizationFailedError:
+        return Finding(check, False, "we may not ask about it", "the finding about ACLs says what is missing")
+    except NO_COORDINATOR as e:
+        return Finding(
+            check, False, f"it has no coordinator: {e}", "is the topic __consumer_offsets there, with all brokers up?"
+        )
+    lag = sum(max(0, end - max(begins.get(place, 0), done.get(place, 0))) for place, end in ends.items())
+    remedy = "nobody reads: start a server (oncue up), or with it what runs the rules with memory (oncue stream)"
+    return Finding(check, not lag or state.members > 0, f"records to go: {lag:,}, members: {state.members}", remedy)

@@ -1,0 +1,54 @@
+"""Is the cluster fit for oncue? Nothing is changed: it is looked at, and each finding says what to do.
+
+checkup ──► check_brokers   each broker by itself: name, port, TLS, SASL, version
+        ──► check_cluster   the controller's clock, what we may do (ACLs)
+        ──► check_topics    settings, copies, leaders
+        └─► check_groups    how far the readers are behind, and whether anybody reads
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from aiokafka import errors as k
+
+from oncue.config import Settings
+from oncue.log.base import Topic
+from oncue.log.kafka.address import parse
+from oncue.log.kafka.doctor.brokers import Brokers
+from oncue.log.kafka.doctor.cluster import check_clock, check_rights
+from oncue.log.kafka.doctor.finding import Finding
+from oncue.log.kafka.doctor.groups import check_groups
+from oncue.log.kafka.doctor.topics import check_topics
+from oncue.log.kafka.failures import explain, quiet
+from oncue.log.kafka.requests import cluster_map
+
+
+async def examine(
+    rest: str,
+    settings: Settings,
+    topics: Mapping[str, Topic],
+    groups: Mapping[str, Sequence[str]],
+    now: Callable[[], float] = time.time,
+) -> list[Finding]:
+    """`rest` is what follows kafka:// in the URL; `topics` are those that a server keeps, `groups` maps each group to what
+    it reads. Raises Invalid for settings that cannot be used."""
+    address = parse(rest, settings)
+    quiet()
+    async with Brokers(address) as brokers:
+        found = await brokers.given()
+        conn = brokers.any()
+        if conn is None:
+            return found
+        try:
+            there = await cluster_map(conn)
+            found += await brokers.advertised(there)
+            found += await check_clock(conn, now)
+            found += await check_rights(conn, address, there, [*topics], [*groups])
+            found += await check_topics(conn, address, there, topics)
+            found += await check_groups(conn, brokers, address, there, groups)
+        except (k.KafkaError, OSError) as e:
+            why = explain(e, str(address), "be examined to the end")
+            found.append(Finding("kafka", False, why.message, why.remedy))
+    return found

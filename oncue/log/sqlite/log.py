@@ -1,0 +1,407 @@
+"""The embedded log: SQLite in one folder, for one server.
+
+    append ──► Writer (thread, group commit, fsync) ──► publish ──► futures, cursors of readers, watchers
+    readers that are behind ──► Store (threads, own connections) ──► the same queues
+
+Files: `log.db` with its `-wal` and `-shm`, `lock` and `ballast`. Backup: `VACUUM INTO`, or a copy while no server runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from oncue.errors import LogError, NetworkMount, OncueError
+from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
+from oncue.log.folder_lock import FolderLock
+from oncue.log.sqlite.ballast import Ballast
+from oncue.log.sqlite.database import explain, open_writer
+from oncue.log.sqlite.housekeeping import Housekeeping
+from oncue.log.sqlite.mounts import network_mount
+from oncue.log.sqlite.reader import SqliteReader
+from oncue.log.sqlite.single_owner import Sole
+from oncue.log.sqlite.state import Callback, Loaded, Part, TopicState, load
+from oncue.log.sqlite.store import Damaged, Store
+from oncue.log.sqlite.writer import Call, Chunk, Counters, Write, Writer, store_topic
+from oncue.protocol.records import DEAD, VERSION, DeadLetter, encode
+
+logger = logging.getLogger(__name__)
+
+
+class SqliteLog(Log):
+    fifo = True
+    identity = "sqlite"  # a copy of the folder is the same log
+
+    def __init__(self, path: Path, lock: FolderLock, db: sqlite3.Connection, loaded: Loaded) -> None:
+        """Use `open`."""
+        self._path = path
+        self._lock = lock
+        self._db = db
+        self._topics = loaded.topics
+        self._groups = loaded.groups
+        self._last_id = max((t.id for t in loaded.topics.values()), default=0)
+        self._watches: list[tuple[str, Callback, bool]] = []
+        self._readers: dict[SqliteReader, frozenset[str]] = {}
+        self._buried: set[tuple[Partition, int]] = set()
+        self._shares: set[Sole] = set()
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._store = Store(path)
+        self._writer = Writer(db, path, self._loop, self._publish)
+        self._housekeeping = Housekeeping(self._writer, self._store, Ballast(path.parent), self._loop)
+
+    @classmethod
+    async def open(cls, folder: str | Path) -> SqliteLog:
+        """Make or open the log in this folder. Raises LogLocked, NetworkMount, DiskFull, LogError."""
+        where = Path(folder).expanduser().absolute()
+        return cls(where / "log.db", *await asyncio.to_thread(_open, where, where / "log.db"))
+
+    # ------------------------------------------------------------ metrics
+
+    @property
+    def counters(self) -> Counters:
+        """Commits, records, bytes, failed appends, duration of the last commit, checkpoints; since opening."""
+        return self._writer.counters
+
+    @property
+    def queue_depth(self) -> int:
+        """Appends and other work that wait for the writer."""
+        return self._writer.depth
+
+    # ------------------------------------------------------------ topics
+
+    async def ensure(self, topics: Mapping[str, Topic]) -> None:
+        self._check()
+        changed: list[tuple[TopicState, Topic]] = []
+        for name, settings in topics.items():
+            topic = self._topics.get(name) or self._topic(name, settings)
+            if settings.partitions < len(topic.parts):
+                raise LogError(
+                    f"the topic {name!r} has {len(topic.parts)} partitions and cannot have {settings.partitions}",
+                    remedy="partitions can only be added; records would lose their place",
+                )
+            if topic.settings != settings or not topic.stored:
+                changed.append((topic, settings))
+        if not changed:
+            return
+
+        def store(db: sqlite3.Connection) -> None:
+            for topic, settings in changed:
+                store_topic(db, topic, settings)
+
+        def stored() -> None:
+            for topic, _ in changed:
+                topic.stored = True
+
+        await self._writer.call(store, stored)
+        # Only what is durable is in force: a partition without its row would be lost at the next start.
+        for topic, settings in changed:
+            topic.settings = settings
+            self._grow(topic, settings.partitions)
+
+    def _topic(self, name: str, settings: Topic | None = None) -> TopicState:
+        topic = self._topics.get(name)
+        if topic is None:
+            # It gets its row in the database with its first record, in the same transaction.
+            self._last_id += 1
+            topic = self._topics[name] = TopicState(self._last_id, name, settings or Topic(), stored=False)
+            self._apply_watches(topic)
+        return topic
+
+    def _grow(self, topic: TopicState, partitions: int) -> None:
+        for number in range(len(topic.parts), partitions):
+            part = Part(topic, number)
+            topic.parts.append(part)
+            for reader, names in self._readers.items():
+                if topic.name in names:
+                    reader.follow(part, 0)
+
+    async def topics(self) -> dict[str, Topic]:
+        return {name: topic.settings for name, topic in self._topics.items()}
+
+    # ------------------------------------------------------------ writing
+
+    def append(
+        self, topic: str, records: Sequence[Record], partition: int | None = None
+    ) -> asyncio.Future[list[Position]]:
+        future: asyncio.Future[list[Position]] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(LogError("the log is closed"))
+            return future
+        if not records:
+            future.set_result([])
+            return future
+        state = self._topics.get(topic) or self._topic(topic)
+        try:
+            chunks, stamped = self._chunks(state, records, partition)
+        except LogError as e:
+            future.set_exception(e)
+            return future
+        self._writer.put(Write(future, chunks))
+        # Behind the queue, so that what a watcher appends comes after what it was told of.
+        if state.early:
+            _tell(state.early, topic, stamped)
+        return future
+
+    def _chunks(
+        self, topic: TopicState, records: Sequence[Record], partition: int | None
+    ) -> tuple[list[Chunk], Sequence[Record]]:
+        now = time.time_ns() // 1_000_000
+        # A copy: the caller may go on with its list while the writer has not come to it.
+        stamped = tuple([r if r.time_ms else Record(r.value, r.key, r.headers, now) for r in records])
+        places: list[tuple[Part, Sequence[Record]]]
+        if partition is None:
+            places = list(topic.spread(stamped)) if len(topic.parts) > 1 else [(topic.parts[0], stamped)]
+        elif 0 <= partition < len(topic.parts):
+            places = [(topic.parts[partition], stamped)]
+        else:
+            raise LogError(
+                f"the topic {topic.name!r} has no partition {partition}: it has {len(topic.parts)}",
+                remedy="ensure() the topic with more partitions first",
+            )
+        try:
+            return [Chunk(part, found, _newest(found)) for part, found in places], stamped
+        except TypeError as e:
+            raise explain(e, self._path) from e
+
+    async def commit(
+        self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = (), *, repeatable: bool = False
+    ) -> list[Position]:
+        self._check()
+        offsets: dict[Partition, tuple[TopicState, int]] = {}
+        for batch in batches:
+            offsets[(batch.topic, batch.partition)] = (self._topic(batch.topic), batch.next_offset)
+        chunks: list[Chunk] = []
+        told: list[tuple[TopicState, Sequence[Record]]] = []
+        for append in appends:
+            if append.records:
+                topic = self._topic(append.topic)
+                found, stamped = self._chunks(topic, append.records, append.partition)
+                chunks += found
+                told.append((topic, stamped))
+        future: asyncio.Future[list[Position]] = self._loop.create_future()
+        self._writer.put(Write(future, chunks, group, offsets))
+        for topic, stamped in told:
+            if topic.early:
+                _tell(topic.early, topic.name, stamped)
+        return await future
+
+    def _publish(self, jobs: list[Write | Call]) -> None:
+        """On the loop, once a transaction: all that follows from what is durable now."""
+        for job in jobs:
+            future = job.future
+            if job.error is not None:
+                if not future.done():
+                    future.set_exception(job.error)
+            elif isinstance(job, Write):
+                positions = [self._published(chunk) for chunk in job.chunks]
+                if job.offsets is not None:
+                    places = self._groups.setdefault(job.group, {})
+                    places.update((key, place) for key, (_, place) in job.offsets.items())
+                if not future.done():
+                    future.set_result(positions)
+            elif not future.done():
+                future.set_result(job.result)
+
+    def _published(self, chunk: Chunk) -> Position:
+        part, count = chunk.part, len(chunk.records)
+        name = part.topic.name
+        part.end = chunk.first + count
+        if part.cursors:
+            batch = Batch(name, part.number, range(chunk.first, part.end), chunk.records)
+            for cursor in part.cursors:
+                cursor.feed(batch, chunk.nbytes)
+        if part.topic.late:
+            _tell(part.topic.late, name, chunk.records)
+        return Position(name, part.number, chunk.first, count)
+
+    # ------------------------------------------------------------ reading
+
+    def read(self, topics: Iterable[str], *, group: str | None = None, start: Start = "committed") -> Reader:
+        self._check()
+        names = dict.fromkeys(topics)
+        committed = self._groups.get(group, {}) if group is not None else {}
+
+        def begin(part: Part) -> int:
+            if start == "latest":
+                return part.end
+            if start == "earliest":
+                return 0
+            return (committed if start == "committed" else start).get(part.key, 0)
+
+        parts = [(part, begin(part)) for name in names for part in self._topic(name).parts]
+        reader = SqliteReader(self._store, self._loop, parts, self._bury, self._forget)
+        self._readers[reader] = frozenset(names)
+        return reader
+
+    def _forget(self, reader: SqliteReader) -> None:
+        self._readers.pop(reader, None)
+
+    def _bury(self, damaged: Damaged) -> None:
+        """Tell oncue.dead of a damaged row, and mark the row in the same transaction: once, also after a restart."""
+        want = damaged.want
+        place = ((want.name, want.partition), damaged.first)
+        if place in self._buried or self._closed:
+            return
+        self._buried.add(place)
+        logger.error("%s/%d at %d: %s", want.name, want.partition, damaged.first, damaged.reason)
+        letter = DeadLetter(
+            v=VERSION,
+            stage="decode",
+            reason=damaged.reason,
+            at_us=time.time_ns() // 1_000,
+            topic=want.name,
+            partition=want.partition,
+            offset=damaged.first,
+            record=damaged.record,
+            remedy="the disk may be failing: check it; a backup of the log may still have the record",
+        )
+        future: asyncio.Future[list[Position]] = self._loop.create_future()
+        chunks, stamped = self._chunks(self._topic(DEAD), [Record(encode(letter))], 0)
+        self._writer.put(Write(future, chunks, bury=(want.topic, want.partition, damaged.first)))
+        if early := self._topics[DEAD].early:
+            _tell(early, DEAD, stamped)
+
+    def watch(
+        self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
+    ) -> Callable[[], None]:
+        entry = (prefix, callback, early)
+        self._watches.append(entry)
+        self._watched()
+
+        def end() -> None:
+            if entry in self._watches:
+                self._watches.remove(entry)
+                self._watched()
+
+        return end
+
+    def _watched(self) -> None:
+        for topic in self._topics.values():
+            self._apply_watches(topic)
+
+    def _apply_watches(self, topic: TopicState) -> None:
+        """Each topic knows its watchers, so that an append looks for none."""
+        found = [(c, early) for prefix, c, early in self._watches if topic.name.startswith(prefix)]
+        topic.early = tuple(c for c, early in found if early)
+        topic.late = tuple(c for c, early in found if not early)
+
+    def share(self, topic: str, group: str) -> Share:
+        """The folder is this process's alone."""
+        self._check()
+        share = Sole(frozenset(part.number for part in self._topic(topic).parts))
+        self._shares.add(share)
+        return share
+
+    # ------------------------------------------------------------ offsets
+
+    def _parts(self, topics: Iterable[str]) -> Iterable[Part]:
+        return (part for name in topics if name in self._topics for part in self._topics[name].parts)
+
+    async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
+        return {part.key: part.end for part in self._parts(topics)}
+
+    async def begin_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
+        return {part.key: min(part.begin, part.end) for part in self._parts(topics)}
+
+    async def committed(self, group: str) -> dict[Partition, int]:
+        return dict(self._groups.get(group, {}))
+
+    async def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
+        """As in Log; offsets that compaction removed count as records."""
+        places = self._groups.get(group, {})
+        return {p.key: max(0, p.end - max(places.get(p.key, 0), p.begin)) for p in self._parts(topics)}
+
+    # ------------------------------------------------------------ room
+
+    async def truncate(self, topic: str, partition: int, before: int) -> None:
+        self._check()
+        state = self._topics.get(topic)
+        if state is None or not 0 <= partition < len(state.parts):
+            raise LogError(f"there is no partition {topic}/{partition}")
+        await self._housekeeping.truncate(state.parts[partition], before)
+
+    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
+        self._check()
+        now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        return await self._housekeeping.run([t for t in self._topics.values() if t.stored], now)
+
+    # ------------------------------------------------------------ the end
+
+    def _check(self) -> None:
+        if self._closed:
+            raise LogError("the log is closed")
+
+    async def close(self) -> None:
+        """Write what was handed over, then let the folder go. Again is harmless."""
+        if self._closed:
+            return
+        self._closed = self._writer.closing = True
+        await asyncio.to_thread(self._writer.stop)
+        # What the writer published last is on the loop already: one turn delivers it.
+        await asyncio.sleep(0)
+        for reader in list(self._readers):
+            reader.end("the log is closed")
+        self._readers.clear()
+        for share in self._shares:
+            await share.close()
+        await asyncio.to_thread(self._shut)
+
+    def _shut(self) -> None:
+        self._store.close()
+        try:
+            self._db.close()
+        except sqlite3.Error as e:
+            logger.warning("closing the log: %s", explain(e, self._path).message)
+        self._lock.release()
+
+
+def _open(folder: Path, path: Path) -> tuple[FolderLock, sqlite3.Connection, Loaded]:
+    kind = network_mount(folder)
+    if kind is not None:
+        raise NetworkMount(
+            f"{folder} is on a network mount ({kind})",
+            remedy="put the data folder on a local disk (ONCUE_DATA=/var/tmp/... or the machine's scratch disk)",
+            folder=str(folder),
+            kind=kind,
+        )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FolderLock(folder)
+    except OncueError:
+        raise
+    except OSError as e:
+        raise explain(e, path) from e
+    try:
+        db = open_writer(path)
+        try:
+            os.chmod(path, 0o600)
+            Ballast(folder).take()
+            return lock, db, load(db)
+        except BaseException:
+            db.close()
+            raise
+    except BaseException as e:
+        lock.release()
+        if isinstance(e, sqlite3.Error | msgspec.MsgspecError | OSError):
+            raise explain(e, path) from e
+        raise
+
+
+def _newest(records: Sequence[Record]) -> int:
+    return records[0].time_ms if len(records) == 1 else max([r.time_ms for r in records])
+
+
+def _tell(callbacks: Sequence[Callback], topic: str, records: Sequence[Record]) -> None:
+    for callback in callbacks:
+        try:
+            callback(topic, records)
+        except Exception:  # one watcher's fault is not another's
+            logger.exception("a watcher of %s failed", topic)

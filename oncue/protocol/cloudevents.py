@@ -1,0 +1,363 @@
+"""Events as bytes: CloudEvents 1.0 in JSON, and as Kafka records in structured or binary mode.
+
+    structured   value: the whole event as JSON      headers: content-type: application/cloudevents+json
+    binary       value: the data alone               headers: ce_id, ce_source ...; content-type: that of the data
+
+We write structured records (extensions keep their types); any Kafka client may write either. Sources: the CloudEvents
+specification 1.0.2, its JSON event format and its Kafka protocol binding.
+
+Reading is strict: what breaks the standard raises Invalid, naming the attribute. Attributes that the standard does not
+name become extensions.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from oncue.errors import Invalid, TooLarge
+from oncue.protocol.records import EVENT_BYTES, Event
+
+STRUCTURED = "application/cloudevents+json"
+JSON = "application/json"
+Headers = tuple[tuple[str, bytes], ...]
+
+_HEADERS: Headers = (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+_REQUIRED = ("id", "source", "type")
+_OPTIONAL = ("subject", "time", "datacontenttype", "dataschema")
+_BODY = frozenset(("specversion", "data", "data_base64"))
+_NAME = re.compile(r"[a-z0-9]+")
+# What the standard's String type excludes: control characters and unpaired surrogates.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_MEDIA = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+*-]+\s*(;.*)?", re.ASCII)
+_INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
+
+
+# ---------------------------------------------------------------- records
+
+
+def to_record(event: Event, *, binary: bool = False) -> tuple[bytes, Headers]:
+    """(value, headers) of a record. In binary mode extensions become text, and data that is no bytes and has no content
+    type is sent as application/json. Raises Invalid, and TooLarge over EVENT_BYTES."""
+    if binary:
+        return _to_binary(event)
+    return to_json(event), _HEADERS
+
+
+def from_record(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
+    """The event of a record in either mode; without headers it is taken as structured. Raises Invalid, and TooLarge
+    over EVENT_BYTES."""
+    if headers == _HEADERS:  # our own
+        return from_json(value)
+    named = {name.lower(): content for name, content in headers}
+    kind = named.get("content-type", b"").decode("utf-8", "replace").partition(";")[0].strip().lower()
+    if kind == STRUCTURED:
+        return from_json(value)
+    if kind.startswith("application/cloudevents"):
+        raise Invalid(
+            f"content-type: {kind!r} is not a form of events that oncue reads",
+            remedy=f"write one event a record, as {STRUCTURED} or in binary mode",
+        )
+    if any(name.startswith("ce_") for name in named):
+        return _from_binary(value, named)
+    if kind in ("", JSON):
+        return from_json(value)
+    raise Invalid(
+        f"the record is no CloudEvent: its content type is {kind!r} and it has no ce_ headers",
+        remedy=f"write it as {STRUCTURED}, or in binary mode with ce_ headers",
+    )
+
+
+def _to_binary(event: Event) -> tuple[bytes, Headers]:
+    check(event)
+    headers = [("ce_specversion", b"1.0")]
+    headers += [(f"ce_{name}", getattr(event, name).encode()) for name in _REQUIRED]
+    for name in ("subject", "time", "dataschema"):
+        text = getattr(event, name)
+        if text is not None:
+            headers.append((f"ce_{name}", text.encode()))
+    headers += [(f"ce_{name}", _as_text(value).encode()) for name, value in event.extensions.items()]
+    content_type, value = event.datacontenttype, b""
+    if event.data is not None:
+        content_type, value = _data_bytes(event.data, content_type)
+    if content_type is not None:
+        headers.append(("content-type", content_type.encode()))
+    return _bounded(value), tuple(headers)
+
+
+def _data_bytes(data: Any, content_type: str | None) -> tuple[str | None, bytes]:
+    if isinstance(data, bytes):
+        return content_type, data
+    if isinstance(data, str) and content_type is not None and not _is_json(content_type):
+        return content_type, data.encode()
+    return content_type or JSON, _data_json(data)
+
+
+def _from_binary(value: bytes, headers: Mapping[str, bytes]) -> Event:
+    _bounded(value)
+    fields: dict[str, Any] = {}
+    for header, content in headers.items():
+        if not header.startswith("ce_"):
+            continue
+        name = header[3:]
+        if name in ("data", "data_base64", "datacontenttype"):
+            raise Invalid(f"{name}: cannot be a header", remedy="the data is the record's value, its type content-type")
+        fields[name] = _header_text(name, content)
+    if "content-type" in headers:
+        fields["datacontenttype"] = _header_text("datacontenttype", headers["content-type"])
+    data = _data_of(value, fields.get("datacontenttype")) if value else None
+    return _event(fields, data)
+
+
+def _header_text(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise Invalid(f"{name}: its header is not UTF-8", remedy="headers of CloudEvents are UTF-8 text") from None
+
+
+def _data_of(value: bytes, content_type: str | None) -> Any:
+    if content_type is None:
+        return value
+    if _is_json(content_type):
+        try:
+            return _decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            raise Invalid(f"data: not the JSON that its content type says: {e}") from None
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind.startswith("text/") or kind.endswith(("/xml", "+xml")):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value  # another charset: its reader knows
+    return value
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind.endswith(("/json", "+json"))
+
+
+def _as_text(value: str | int | bool) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def to_builtins(event: Event) -> dict[str, Any]:
+    """The JSON object of an event, not checked. Bytes become `data_base64`."""
+    found: dict[str, Any] = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type}
+    for name in _OPTIONAL:
+        text = getattr(event, name)
+        if text is not None:
+            found[name] = text
+    found.update(event.extensions)
+    if isinstance(event.data, bytes):
+        found["data_base64"] = base64.b64encode(event.data).decode()
+    elif event.data is not None:
+        found["data"] = event.data
+    return found
+
+
+def to_json(event: Event) -> bytes:
+    """Raises Invalid, and TooLarge over EVENT_BYTES."""
+    check(event)
+    try:
+        return _bounded(_encode(to_builtins(event)))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as e:
+        raise _not_json(e) from None
+
+
+def from_json(value: bytes | str) -> Event:
+    """Raises Invalid, and TooLarge over EVENT_BYTES."""
+    if len(value) > EVENT_BYTES:
+        raise _too_large(len(value))
+    try:
+        found = _decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        raise Invalid(f"not JSON: {e}", remedy="an event is one JSON object, in UTF-8") from None
+    if not isinstance(found, dict):
+        raise Invalid(
+            f"an event is a JSON object, not {_kind(found)}", remedy="send one event, or a list where it is asked for"
+        )
+    return from_builtins(found)
+
+
+def from_builtins(found: Mapping[str, Any]) -> Event:
+    """The event of a JSON object that is decoded already. Attributes that are null count as absent. Raises Invalid."""
+    fields = {name: value for name, value in found.items() if name not in ("data", "data_base64") and value is not None}
+    data = found.get("data")
+    encoded = found.get("data_base64")
+    if encoded is not None:
+        if data is not None:
+            raise Invalid("data_base64: there is data as well", remedy="an event has one of data and data_base64")
+        data = _from_base64(encoded)
+    return _event(fields, data)
+
+
+def _from_base64(encoded: Any) -> bytes:
+    if not isinstance(encoded, str):
+        raise Invalid(f"data_base64: must be a string, not {_kind(encoded)}")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise Invalid(
+            f"data_base64: not Base64: {e}", remedy="use the standard alphabet with padding (RFC 4648)"
+        ) from None
+
+
+def _data_json(data: Any) -> bytes:
+    try:
+        return _encode(data)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as e:
+        raise _not_json(e) from None
+
+
+def check_data(data: Any, path: str = "data") -> None:
+    """Raises Invalid, naming the path, for what JSON has no form for: without a word it would become something else."""
+    kind = type(data)
+    if kind is str or kind is int or kind is bool or data is None:
+        return
+    if isinstance(data, float):
+        if not math.isfinite(data):
+            raise Invalid(f"{path}: {data} is no number of JSON", remedy="leave it out, or send None or a text instead")
+    elif isinstance(data, Mapping):
+        for name, value in data.items():
+            if not isinstance(name, str):
+                raise Invalid(
+                    f"{path}: the key {name!r:.100} is not a string", remedy="keys of JSON objects are strings"
+                )
+            check_data(value, f"{path}.{name}")
+    elif isinstance(data, list | tuple):
+        for n, value in enumerate(data):
+            check_data(value, f"{path}[{n}]")
+    elif isinstance(data, bytes | bytearray | memoryview):
+        raise Invalid(
+            f"{path}: {kind.__name__} cannot be a part of JSON",
+            remedy="encode it as a text (base64, hex), or give bytes alone as the data",
+        )
+    elif not isinstance(data, str | int):
+        raise Invalid(
+            f"{path}: {kind.__name__} cannot be written as JSON",
+            remedy="a list does for a set, a text for a time: str(value), list(value)",
+        )
+
+
+def _not_json(e: Exception) -> Invalid:
+    return Invalid(
+        f"data: cannot be written as JSON: {e}", remedy="give plain values (str, numbers, lists, dicts) or bytes"
+    )
+
+
+# ---------------------------------------------------------------- what the standard asks
+
+
+def check(event: Event) -> None:
+    """Raises Invalid when the event breaks the standard, naming the attribute."""
+    for name in _REQUIRED:
+        _check_text(name, getattr(event, name))
+    for name in _OPTIONAL:
+        text = getattr(event, name)
+        if text is not None:
+            _check_text(name, text)
+    if event.time is not None:
+        _check_time(event.time)
+    if event.datacontenttype is not None and not _MEDIA.fullmatch(event.datacontenttype):
+        raise Invalid(f"datacontenttype: {event.datacontenttype!r} is not a media type", remedy="like application/json")
+    for name, value in event.extensions.items():
+        _check_extension(name, value)
+
+
+def _event(fields: dict[str, Any], data: Any) -> Event:
+    version = fields.pop("specversion", None)
+    if version != "1.0":
+        raise Invalid(
+            "specversion: is missing" if version is None else f"specversion: {version!r} is not one that oncue reads",
+            remedy='write CloudEvents 1.0: "specversion": "1.0"',
+        )
+    for name in _REQUIRED:
+        if name not in fields:
+            raise Invalid(f"{name}: is missing", remedy="an event has at least id, source, type and specversion")
+    standard = {name: fields.pop(name) for name in (*_REQUIRED, *_OPTIONAL) if name in fields}
+    event = Event(**standard, data=data, extensions=fields)
+    check(event)
+    return event
+
+
+def _check_text(name: str, text: Any) -> None:
+    if type(text) is not str:
+        raise Invalid(f"{name}: must be a string, not {_kind(text)}")
+    if not text:
+        raise Invalid(f"{name}: must not be empty", remedy="leave it out" if name in _OPTIONAL else "")
+    if _FORBIDDEN.search(text):
+        raise Invalid(f"{name}: {text!r} has control characters", remedy="percent-encode them")
+
+
+def time_text(at: datetime | None = None) -> str:
+    """A time (now, where none is given; local where it has no zone) as CloudEvents write it: RFC 3339, UTC."""
+    at = datetime.now(UTC) if at is None else at.astimezone(UTC)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _check_time(text: str) -> None:
+    if _TIME.fullmatch(text):
+        try:
+            # A leap second is a time too, which datetime does not know.
+            datetime.fromisoformat(text.upper().replace(":60", ":59"))
+            return
+        except ValueError:
+            pass
+    raise Invalid(f"time: {text!r} is not a time", remedy="write it like 2026-11-23T20:59:29.5Z (RFC 3339)")
+
+
+def _check_extension(name: str, value: Any) -> None:
+    if name in _BODY or name in Event.STANDARD or not _NAME.fullmatch(name):
+        raise Invalid(
+            f"{name}: is no name of an extension",
+            remedy="names have lower-case letters a-z and digits; the rest is data",
+        )
+    kind = type(value)
+    if kind is str:
+        if _FORBIDDEN.search(value):
+            raise Invalid(f"{name}: {value!r} has control characters", remedy="percent-encode them")
+    elif kind is int:
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise Invalid(f"{name}: {value} does not fit into 32 bits", remedy="write it as a string")
+    elif kind is not bool:
+        raise Invalid(
+            f"{name}: an extension is a string, an integer or a boolean, not {_kind(value)}",
+            remedy="put structured values into data",
+        )
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def _bounded(value: bytes) -> bytes:
+    if len(value) > EVENT_BYTES:
+        raise _too_large(len(value))
+    return value
+
+
+def _too_large(size: int) -> TooLarge:
+    return TooLarge(
+        f"the event has {size:,} bytes; {EVENT_BYTES:,} are the most",
+        remedy="put the data elsewhere and name it in the event (dataref)",
+        limit_bytes=EVENT_BYTES,
+    )

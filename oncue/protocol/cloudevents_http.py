@@ -1,0 +1,67 @@
+"""CloudEvents over HTTP, as webhooks and POST /v1/events receive them.
+
+    structured   application/cloudevents+json         one event
+    batched      application/cloudevents-batch+json   a list of events
+    binary       ce-id, ce-source, ce-type ...        the body is the data, content-type its type
+
+Source: the CloudEvents HTTP protocol binding 1.0.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from oncue.errors import Invalid, TooLarge
+from oncue.protocol.cloudevents import STRUCTURED, from_json, from_record
+from oncue.protocol.records import Event
+
+BATCHED = "application/cloudevents-batch+json"
+_MARKS = ("ce-specversion", "ce-id", "ce-type", "ce-source")
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | None:
+    """The events of a request; None when it is not in any form of CloudEvents. `headers` have lower-case names.
+
+    Raises Invalid, naming the attribute (and in a batch the index), and TooLarge for an event over EVENT_BYTES."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == STRUCTURED:
+        return [from_json(body)]
+    if kind == BATCHED:
+        return _batch(body)
+    if kind.startswith("application/cloudevents"):
+        raise Invalid(f"content-type: {kind} is not a form of events that oncue reads", remedy=f"send {STRUCTURED}")
+    if any(mark in headers for mark in _MARKS):
+        return [_binary(headers, body)]
+    return None
+
+
+def _batch(body: bytes) -> list[Event]:
+    try:
+        items = _raw_list(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        raise Invalid(f"not a batch: {e}", remedy="a batch is a JSON list of events, in UTF-8") from None
+    events = []
+    for i, item in enumerate(items):
+        try:
+            events.append(from_json(bytes(item)))
+        except (Invalid, TooLarge) as e:
+            raise type(e)(f"event {i} of the batch: {e.message}", remedy=e.remedy, **e.details) from None
+    return events
+
+
+def _binary(headers: Mapping[str, str], body: bytes) -> Event:
+    found = [(f"ce_{name[3:]}", _value(text)) for name, text in headers.items() if name.startswith("ce-")]
+    if "content-type" in headers:
+        found.append(("content-type", headers["content-type"].encode("utf-8", "surrogateescape")))
+    return from_record(body, found)
+
+
+def _value(text: str) -> bytes:
+    """A header's value is percent-encoded UTF-8, and may be in double quotes (binding, section 3.1.3.2)."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    return unquote_to_bytes(text.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,176 @@
+"""Arguments and results as bytes: one letter, then the content.
+
+m  msgpack: exactly the types that come back as they were (None, bool, int of 64 bits, float, str, bytes, list, dict
+   with str keys; each list and dict in one place only). The server can show it to people without running anybody's code.
+p  pickle by cloudpickle, protocol 5: everything else, also a list that stands in two places. Only a worker, or a client that
+   trusts its origin, loads it.
+r  a Ref: the content (with its own letter) is a blob, too large to travel inline.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from oncue.errors import CannotPack, Undecodable
+from oncue.pickles import Pickler, loads
+from oncue.pickles.pickler import Ids
+from oncue.protocol.codec import prepare
+from oncue.protocol.records import INLINE_BYTES, Stored
+
+MSGPACK, PICKLE, REF = b"m", b"p", b"r"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+_SCALARS = frozenset((type(None), bool, float, str, bytes))
+_DEPTH = 64  # of lists and dicts in one another
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
+
+
+class Ref(Stored, frozen=True):
+    """A payload in the blob store."""
+
+    sha256: str  # hex, of the content
+    size_bytes: int
+    store: str = ""  # "": the server's own
+
+
+def plain(value: Any) -> bool:
+    """Whether msgpack gives back the same value: the same types, and no list or dict that is reached twice, by which the
+    other side would get two."""
+    kind = type(value)
+    if kind is list or kind is dict:
+        return _plain_inside(value, kind, _DEPTH, set())
+    return kind in _SCALARS or (kind is int and _INT_MIN <= value <= _INT_MAX)
+
+
+def plain_types(value: Any) -> bool:
+    """As `plain`, but one list in two places may become two equal ones."""
+    return _plain_inside([value], list, _DEPTH, None)
+
+
+def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> bool:
+    """`seen`: ids of the lists and dicts met before, all of which are alive as long as `value` is."""
+    if depth == 0:
+        return False
+    if seen is not None:
+        if id(value) in seen:
+            return False
+        seen.add(id(value))
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    for v in value:
+        kind = type(v)
+        if kind in _SCALARS:
+            continue
+        if kind is int:
+            if not _INT_MIN <= v <= _INT_MAX:
+                return False
+        elif not ((kind is list or kind is dict) and _plain_inside(v, kind, depth - 1, seen)):
+            return False
+    return True
+
+
+def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT) -> bytes:
+    """One value, inline whatever its size (see `needs_blob`). Raises CannotPack when it cannot be pickled.
+
+    `as_data`: it was read from JSON or the like, where a list in two places is two lists. `ids`: as for a result."""
+    if plain_types(value) if as_data else plain(value):
+        try:
+            return MSGPACK + _encode(value)
+        except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
+            pass
+    try:
+        return _pickled(value, ids)
+    except Exception as e:
+        raise CannotPack(
+            f"a value of type {type(value).__name__} cannot be shipped: {type(e).__name__}: {e}",
+            remedy="open files, sockets and locks where they are used, inside the function",
+        ) from e
+
+
+def _pickled(value: Any, ids: Ids) -> bytes:
+    buffer = io.BytesIO()
+    buffer.write(PICKLE)
+    Pickler(buffer, ids).dump(value)
+    return buffer.getvalue()
+
+
+def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """What a call gets. Raises CannotPack."""
+    try:
+        return pack([list(args), kwargs], ids=Ids.CONTENT)
+    except CannotPack as e:
+        named = {f"argument {n}": value for n, value in enumerate(args, 1)}
+        named |= {f"argument {name}": value for name, value in kwargs.items()}
+        for name, value in named.items():
+            try:
+                pack(value, ids=Ids.CONTENT)
+            except CannotPack as own:
+                raise CannotPack(f"{name}: {own.message}", remedy=own.remedy) from own.__cause__
+        raise e
+
+
+def needs_blob(payload: bytes) -> bool:
+    return len(payload) > INLINE_BYTES
+
+
+def pack_ref(ref: Ref) -> bytes:
+    return REF + _encode(ref)
+
+
+def ref_of(payload: bytes) -> Ref | None:
+    """The Ref that this payload is; None when it is inline. Raises Undecodable."""
+    if payload[:1] != REF:
+        return None
+    try:
+        return msgspec.msgpack.decode(payload[1:], type=Ref)
+    except msgspec.MsgspecError as e:
+        raise Undecodable(f"not a reference to a blob: {e}") from None
+
+
+def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_home: bool = True) -> Any:
+    """The value. **Runs code** for pickles: workers and trusting clients only. `at_home`: this is the program of the person
+    whose value it is (see oncue.pickles.reader).
+
+    Raises Undecodable when the bytes are no payload, or name a blob and there is no `fetch`; OtherPython; and what unpickling
+    raises."""
+    letter = payload[:1]
+    if letter == MSGPACK:
+        try:
+            return _decode(payload[1:])
+        except msgspec.MsgspecError as e:
+            raise Undecodable(f"not a msgpack payload: {e}") from None
+    if letter == PICKLE:
+        return loads(payload, 1, at_home=at_home)
+    ref = ref_of(payload)
+    if ref is None or fetch is None:
+        raise Undecodable(f"not a payload that can be read here (it starts with {letter!r})")
+    return unpack(fetch(ref), None, at_home=at_home)
+
+
+def unpack_args(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for a call, in a worker. **Runs code** for pickles. Raises as `unpack`."""
+    args, kwargs = unpack(payload, fetch, at_home=False)
+    return tuple(args), kwargs
+
+
+def peek(payload: bytes) -> tuple[bool, Any]:
+    """For showing to people without running code: (True, value) for msgpack, else (False, a note of what it is)."""
+    letter = payload[:1]
+    if letter == MSGPACK:
+        return True, unpack(payload)
+    if letter == PICKLE:
+        return False, f"a pickled value of {len(payload) - 1:,} bytes"
+    ref = ref_of(payload)
+    if ref is not None:
+        return False, f"a value of {ref.size_bytes:,} bytes in the blob store"
+    return False, "nothing"
+
+
+prepare(globals())

@@ -1,0 +1,148 @@
+"""All deployed rules, compiled: what the engine holds events against. A book never changes; a deploy makes a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from oncue.errors import OncueError
+from oncue.protocol import payload
+from oncue.protocol.records import VERSION, Call, Deployment, Event, RuleSwitch
+from oncue.rules.explain import decide
+from oncue.rules.matching.index import Index
+from oncue.rules.parsing.rule_file import Rule, RuleSet, Run, parse
+
+
+class Counters:
+    """Of one rule since the server started; they outlive redeploys."""
+
+    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
+
+    def __init__(self) -> None:
+        self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
+        self.doubles = 0  # of the tasks made, those that had been made before: of events that are told again
+        self.suppressed = 0  # events that matched, and were doubles
+        self.last_reason = ""  # of the newest dead letter by the version in force
+        self.of = ("", 0)  # that version: label, number
+
+
+class Cue:
+    """One function that one deployed rule runs: what its tasks share, and their arguments."""
+
+    __slots__ = ("_constant", "_run", "call", "endpoint", "expires_ms", "owner")
+
+    def __init__(self, rule: Rule, run: Run, deployment: Deployment) -> None:
+        self.endpoint, self.owner, self.expires_ms, self._run = run.endpoint, deployment.owner, rule.expires_ms, run
+        self.call = Call(
+            VERSION,
+            deployment.functions.get(run.function, ""),
+            "",
+            deployment.owner,
+            run.function.rpartition(":")[2],  # "tomo.py:reconstruct" is registered as "reconstruct"
+            rule.name,
+            deployment.version,
+            rule.retry,
+            run.timeout_ms,
+        )
+        self._constant = _packed(run.args.render(_NOTHING)) if run.args.constant else b""
+
+    def arguments(self, source: Any) -> bytes:
+        """The payload, of an event, or of Rows where the rule has memory. Raises Invalid where a field is missing."""
+        return self._constant or _packed(self._run.args.render(source))
+
+
+_NOTHING = Event(id="", source="", type="")
+
+
+def _packed(args: Any) -> bytes:
+    return payload.pack([[], args] if isinstance(args, dict) else [list(args), {}], as_data=True)
+
+
+class Entry:
+    """One deployed rule."""
+
+    __slots__ = ("asleep", "counters", "cues", "deployment", "rule")
+
+    def __init__(self, rule: Rule, deployment: Deployment, counters: Counters, asleep: str) -> None:
+        self.rule, self.deployment, self.counters, self.asleep = rule, deployment, counters, asleep
+        self.cues = tuple(Cue(rule, run, deployment) for run in rule.runs)
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """(active, disabled or paused; why)"""
+        if self.asleep:
+            return "disabled", self.asleep
+        if self.rule.when is not None and self.rule.when.paused:
+            return "paused", self.rule.when.paused
+        return "active", ""
+
+
+class RuleBook:
+    def __init__(self, entries: Iterable[Entry] = (), broken: Mapping[str, str] | None = None) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.broken = dict(broken or {})  # label -> why its text cannot be read by this version
+        for entry in entries:
+            if entry.rule.name in self.entries:
+                other = self.entries[entry.rule.name].deployment.label
+                self.broken[entry.deployment.label] = f"its rule {entry.rule.name!r} is in {other!r} already"
+            else:
+                self.entries[entry.rule.name] = entry
+        self._index = Index([(e, e.rule.conditions) for e in self.entries.values() if not e.asleep])
+
+    def candidates(self, event: Event) -> list[Entry]:
+        return self._index.candidates(event)
+
+    def matching(self, event: Event) -> list[Entry]:
+        """The rules that fire for the event, in the order of their deployment."""
+        return [entry for entry in self._index.candidates(event) if decide(entry.rule, event) is None]
+
+
+class Library:
+    """Makes books of deployments, and reads each text once."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, int, str], RuleSet | str] = {}
+        self._counters: dict[str, Counters] = {}
+        self._switched: dict[str, RuleSwitch] = {}
+
+    def book(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> RuleBook:
+        """Of the newest deployment of each label; the last switch of a rule wins over its `enabled`, and one that enables
+        it ends a pause."""
+        newest: dict[str, Deployment] = {}
+        for d in deployments:
+            if d.label not in newest or d.version >= newest[d.label].version:
+                newest[d.label] = d
+        live = [d for d in newest.values() if not d.removed]
+        self._read = {key: self._read.get(key) or _read(d) for d in live if (key := (d.label, d.version, d.text))}
+        by_rule = {s.rule: s for s in switches}
+        entries: list[Entry] = []
+        broken: dict[str, str] = {}
+        for d in live:
+            ruleset = self._read[d.label, d.version, d.text]
+            if isinstance(ruleset, str):
+                broken[d.label] = ruleset
+            else:
+                entries += [self._entry(rule, d, by_rule.get(rule.name)) for rule in ruleset.rules]
+        self._switched = by_rule
+        return RuleBook(entries, broken)
+
+    def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> Entry:
+        counters = self._counters.setdefault(rule.name, Counters())
+        if counters.of != (d.label, d.version):  # its cause may be mended
+            counters.of, counters.last_reason = (d.label, d.version), ""
+        asleep = "" if rule.enabled else "`enabled: false` in its file"
+        if switch is not None:
+            why = f": {switch.why}" if switch.why else ""
+            asleep = "" if switch.enabled else f"disabled by {switch.by or 'hand'}{why}"
+            if switch.enabled and switch != self._switched.get(rule.name) and rule.when is not None:
+                rule.when.resume()
+        return Entry(rule, d, counters, asleep)
+
+
+def _read(deployment: Deployment) -> RuleSet | str:
+    """The rules of a text that was checked when it was deployed; why not, where another version wrote it. The triggers
+    it names were checked then, with all files at hand."""
+    try:
+        return parse(deployment.text, deployment.label, triggers=None)
+    except OncueError as e:
+        return str(e)

@@ -1,0 +1,240 @@
+"""Conditions on an event, pure. `explain` walks the very objects that `matches` tests, so the two cannot disagree.
+
+    Leaf    one operator on one path          Group   any / all / not over others
+
+A path that the event does not have satisfies only `exists: false`, and whatever a `not` turns around. true is not 1;
+1 is 1.0. Texts are compared as they are; regex is searched anywhere (anchor it with ^ and $) by google-re2, in linear time.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from oncue.errors import Invalid
+from oncue.globs import compiled as compiled_glob
+from oncue.protocol.records import Event
+from oncue.quantities import size_bytes
+from oncue.rules.matching.fields import MISSING, Get
+
+MAX_REGEX_CHARS = 1_000
+SHOWN_CHARS = 200
+Check = Callable[[Any], bool]
+COMPARE = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+class Leaf:
+    """`equals` (one of these scalars) and `prefix` are necessary conditions that the index may go by."""
+
+    __slots__ = ("check", "equals", "get", "path", "prefix", "wanted")
+
+    def __init__(
+        self, path: str, get: Get, check: Check, wanted: str, equals: tuple[Any, ...] | None = None, prefix: str = ""
+    ) -> None:
+        self.path, self.get, self.check, self.wanted = path, get, check, wanted
+        self.equals, self.prefix = equals, prefix
+
+    def test(self, event: Event) -> bool:
+        return self.check(self.get(event))
+
+    def describe(self) -> str:
+        return f"{self.path} {self.wanted}"
+
+    def found(self, event: Event) -> str:
+        return show(self.get(event))
+
+
+class Group:
+    __slots__ = ("members", "mode", "test")
+
+    def __init__(self, mode: str, members: Sequence[Leaf | Group]) -> None:
+        self.mode, self.members = mode, tuple(members)
+        tests = [m.test for m in members]
+        if mode == "not":
+            self.test: Callable[[Event], bool] = lambda event: not all(t(event) for t in tests)
+        elif mode == "any":
+            self.test = lambda event: any(t(event) for t in tests)
+        else:
+            self.test = lambda event: all(t(event) for t in tests)
+
+    def describe(self) -> str:
+        inside = " , ".join(m.describe() for m in self.members)
+        return f"{self.mode}({inside})"
+
+    @property
+    def wanted(self) -> str:
+        return {"any": "at least one of them", "all": "all of them", "not": "that they do not all hold"}[self.mode]
+
+    def found(self, event: Event) -> str:
+        return "; ".join(f"{m.describe()}: {'yes' if m.test(event) else 'no'}" for m in self.members)
+
+
+Condition = Leaf | Group
+
+
+def show(value: Any) -> str:
+    """A value in one line for people."""
+    text = "nothing" if value is MISSING else repr(value)
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+
+
+# ---------------------------------------------------------------- operators: (value of the file) -> (check, wanted)
+
+
+def equal(wanted: Any) -> Check:
+    if isinstance(wanted, bool):
+        return lambda value: value is wanted
+    if isinstance(wanted, str):
+        return lambda value: type(value) is str and value == wanted
+    if isinstance(wanted, (list, dict)):
+        return lambda value: _same(value, wanted)
+    return lambda value: value == wanted and not isinstance(value, bool)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """JSON equality, in which true is not 1."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+    return bool(a == b)
+
+
+def one_of(wanted: list[Any]) -> Check:
+    texts = frozenset(w for w in wanted if type(w) is str)
+    checks = [equal(w) for w in wanted if type(w) is not str]
+
+    def check(value: Any) -> bool:
+        if type(value) is str:
+            return value in texts
+        return any(c(value) for c in checks)
+
+    return check
+
+
+def compare(op: str, wanted: Any) -> Check:
+    """Raises ValueError when the value is no number, size or RFC 3339 time."""
+    test = COMPARE[op]
+    if isinstance(wanted, str):
+        moment = parse_time(wanted)
+        if moment is not None:
+
+            def later(value: Any) -> bool:
+                found = parse_time(value) if isinstance(value, str) else None
+                return found is not None and test(found, moment)
+
+            return later
+        try:
+            wanted = size_bytes(wanted)
+        except ValueError as e:
+            raise ValueError(
+                f"{e}; `{op}` takes a number, a size like 1MB, or a time like 2026-01-31T12:00:00Z"
+            ) from None
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or math.isnan(wanted):
+        raise ValueError(f"`{op}` takes a number, a size like 1MB, or a time like 2026-01-31T12:00:00Z")
+    limit = wanted
+
+    def check(value: Any) -> bool:
+        kind = type(value)
+        return (kind is int or kind is float) and test(value, limit)
+
+    return check
+
+
+def parse_time(text: str) -> datetime | None:
+    """An RFC 3339 time or date as an aware datetime (UTC where it names no zone); None when it is none."""
+    if not (10 <= len(text) <= 40 and text[4] == "-" and text[:4].isdigit()):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def glob(pattern: str) -> Check:
+    """Raises Invalid."""
+    fullmatch = compiled_glob(pattern).fullmatch
+    prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
+    if pattern == f"{prefix}**/*{suffix}" and prefix[-1:] in ("", "/") and "/" not in suffix:
+        least = len(prefix) + len(suffix)  # the usual form needs no expression: any folders, any name with this ending
+        return lambda v: type(v) is str and len(v) >= least and v.startswith(prefix) and v.endswith(suffix)
+
+    if (ends := _named(pattern, prefix)) is not None:
+        return _below(prefix, *ends)
+
+    def check(value: Any) -> bool:
+        return type(value) is str and value.startswith(prefix) and value.endswith(suffix) and _safely(fullmatch, value)
+
+    return check
+
+
+def _named(pattern: str, prefix: str) -> tuple[str, str] | None:
+    """(a, b) of `prefix**/a*b`, in which nothing else is special."""
+    folders, name = pattern[len(prefix) : len(prefix) + 3], pattern[len(prefix) + 3 :]
+    a, star, b = name.partition("*")
+    plain = folders == "**/" and prefix[-1:] in ("", "/") and star and "/" not in name and not _MAGIC & set(a + b)
+    return (a, b) if plain else None
+
+
+def _below(prefix: str, a: str, b: str) -> Check:
+    """As the expression would, without one: each has tables of its own, which 10,000 of them push out of the cache."""
+    least = len(a) + len(b)
+
+    def check(value: Any) -> bool:
+        if type(value) is not str or not value.endswith(b) or not value.startswith(prefix):
+            return False
+        start = value.rfind("/") + 1
+        return start >= len(prefix) and len(value) - start >= least and value.startswith(a, start)
+
+    return check
+
+
+def regex(pattern: str) -> Check:
+    """Raises Invalid."""
+    import re2  # an endpoint does without it
+
+    if len(pattern) > MAX_REGEX_CHARS:
+        raise Invalid(f"the regex has {len(pattern)} characters", remedy=f"at most {MAX_REGEX_CHARS}")
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        search = re2.compile(pattern, options).search
+    except re2.error as e:
+        reason = e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else str(e)
+        raise Invalid(
+            f"the regex {pattern!r} cannot be used: {reason}",
+            remedy="it is RE2 syntax: no backreferences, no lookaround",
+        ) from None
+    return lambda value: type(value) is str and _safely(search, value)
+
+
+def _safely(test: Callable[[bytes], Any], value: str) -> bool:
+    """In bytes, since the library's positions of characters cost four times what the search does."""
+    try:
+        return test(value.encode()) is not None
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, so no pattern means it
+        return False
+
+
+_MAGIC = frozenset("*?[]{},\\")
+
+
+def literal_prefix(pattern: str) -> str:
+    """What every path that matches the glob begins with."""
+    end = next((i for i, char in enumerate(pattern) if char in _MAGIC), len(pattern))
+    return pattern[:end]
+
+
+def literal_suffix(pattern: str) -> str:
+    """What every path that matches the glob ends with; "" unless a star stands before it."""
+    start = next((i for i in range(len(pattern), 0, -1) if pattern[i - 1] in _MAGIC), 0)
+    starred = start and pattern[start - 1] == "*" and not _MAGIC & set(pattern[:start].replace("*", ""))
+    whole_folders = pattern[max(start - 2, 0) : start] == "**"  # `**/x` may stand for x alone
+    return pattern[start:] if starred and not whole_folders else ""

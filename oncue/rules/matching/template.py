@@ -1,0 +1,142 @@
+"""Arguments with `${path}` in them, compiled once to closures.
+
+"${data.size}"            the value, with its type        "${event}"                 the whole event as a mapping
+"${id}", "${event.id}"    an attribute of the event
+"scan ${data.n} of ${x}"  text; values as JSON would      "$${"                      the characters ${
+"${data.path | stem}"     filters: name, stem, suffix, parent of a path
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from oncue.errors import Invalid
+from oncue.protocol.records import Event
+from oncue.rules.matching.fields import MISSING, getter
+from oncue.rules.yaml_document import Node, Problems, nearest
+
+Render = Callable[[Any], Any]  # of an Event; in a rule with memory, of Rows (event_rows.py)
+Refer = Callable[[str, str], Render]  # (what stands in ${...}, place) -> its value. Raises ValueError
+FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
+    "name": lambda path: path.name,
+    "stem": lambda path: path.stem,
+    "suffix": lambda path: path.suffix,
+    "parent": lambda path: str(path.parent),
+}
+
+
+class Template:
+    """`render(event)` gives the value; `constant` when no event changes it. Raises Invalid, naming the argument."""
+
+    __slots__ = ("constant", "render")
+
+    def __init__(self, render: Render, constant: bool) -> None:
+        self.render, self.constant = render, constant
+
+
+def compile_args(node: Node, problems: Problems, place: str = "args", refer: Refer | None = None) -> Template:
+    """The template of a tree of arguments; what is wrong is added to the problems, with its position. `refer`: what
+    ${...} means (by default: a path into the event)."""
+    value = node.value
+    if isinstance(value, dict):
+        return _mapping({k: compile_args(v, problems, f"{place}.{k}", refer) for k, v in value.items()})
+    if isinstance(value, list):
+        return _list([compile_args(v, problems, f"{place}[{i}]", refer) for i, v in enumerate(value)])
+    if not isinstance(value, str) or "${" not in value:
+        return Template(lambda event: value, True)
+    try:
+        return _text(value, place, refer or reference)
+    except ValueError as e:
+        problems.add(node, f"{place}: {e}")
+        return Template(lambda event: value, True)
+
+
+def _mapping(parts: dict[str, Template]) -> Template:
+    items = [(key, part.render) for key, part in parts.items()]
+    return Template(lambda event: {k: r(event) for k, r in items}, all(p.constant for p in parts.values()))
+
+
+def _list(parts: list[Template]) -> Template:
+    renders = [part.render for part in parts]
+    return Template(lambda event: [r(event) for r in renders], all(p.constant for p in parts))
+
+
+def _text(text: str, place: str, refer: Refer) -> Template:
+    pieces = split(text)
+    renders = [piece if isinstance(piece, str) else refer(piece[0], place) for piece in pieces]
+    if len(renders) == 1:
+        only = renders[0]
+        return Template(lambda event: only, True) if isinstance(only, str) else Template(only, False)
+
+    def joined(event: Any) -> str:
+        return "".join([piece if isinstance(piece, str) else as_text(piece(event)) for piece in renders])
+
+    return Template(joined, False)
+
+
+def split(text: str) -> list[str | tuple[str]]:
+    """Literal texts, and references as tuples of one. Raises ValueError for a ${ that is not closed."""
+    pieces: list[str | tuple[str]] = []
+    literal, at = "", 0
+    while (start := text.find("${", at)) >= 0:
+        if start > at and text[start - 1] == "$":
+            literal += text[at : start - 1] + "${"
+            at = start + 2
+            continue
+        end = text.find("}", start)
+        if end < 0:
+            raise ValueError(f"`${{` is not closed in {text!r}; write $${{ for the characters themselves")
+        literal += text[at:start]
+        if literal:
+            pieces.append(literal)
+        literal = ""
+        pieces.append((text[start + 2 : end].strip(),))
+        at = end + 1
+    literal += text[at:]
+    return [*pieces, literal] if literal or not pieces else pieces
+
+
+def as_text(value: Any) -> str:
+    """A value inside a text: texts as they are, the rest as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def whole(event: Event) -> dict[str, Any]:
+    """The event as CloudEvents JSON would have it."""
+    out: dict[str, Any] = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type}
+    for name in ("subject", "time", "datacontenttype", "dataschema", "data"):
+        value = getattr(event, name)
+        if value is not None:
+            out[name] = value
+    return out | event.extensions
+
+
+def reference(text: str, place: str) -> Render:
+    """event -> value of a path, through its filters. Raises ValueError for what is no path."""
+    path, *filters = (part.strip() for part in text.split("|"))
+    if path.startswith("secret:"):
+        raise ValueError("secrets are for triggers; a function gets its own where it runs")
+    for name in filters:
+        if name not in FILTERS:
+            raise ValueError(f"there is no filter {name!r}: {nearest(name, FILTERS)}")
+    if path.startswith(("each.", "first.", "last.")):
+        raise ValueError(f"${{{text}}} is for rules with `batch`; of one event write ${{{path.partition('.')[2]}}}")
+    # As in CEL, the event's own attributes may be named through `event`.
+    path = path.removeprefix("event.")
+    get: Render = whole if path == "event" else getter(path)
+
+    def render(event: Event) -> Any:
+        value = get(event)
+        if value is MISSING:
+            raise Invalid(f"{place}: the event has no {path}", remedy=f"match on {path}: {{exists: true}}, or send it")
+        for name in filters:
+            if not isinstance(value, str):
+                raise Invalid(f"{place}: `{name}` is for a text, and {path} is {type(value).__name__}")
+            value = FILTERS[name](PurePosixPath(value))
+        return value
+
+    return render

@@ -1,0 +1,173 @@
+"""The `on` and `match` parts of a rule file -> Conditions; what is wrong is added to the Problems with its position."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from oncue.errors import Invalid
+from oncue.rules.matching.conditions import (
+    COMPARE,
+    SIGNS,
+    Condition,
+    Group,
+    Leaf,
+    compare,
+    equal,
+    glob,
+    literal_prefix,
+    one_of,
+    regex,
+    show,
+)
+from oncue.rules.matching.fields import ATTRIBUTES, MISSING, getter
+from oncue.rules.yaml_document import Node, Problems, nearest
+
+TRIGGER = "oncuetrigger"  # the extension by which our triggers sign their events
+GROUPS = ("any", "all", "not")
+OPERATORS = ("eq", "ne", "in", "not_in", "prefix", "suffix", "glob", "regex", *COMPARE, "exists")
+_MAGIC = frozenset("*?[{")
+
+
+def parse_on(node: Node, triggers: Collection[str] | None, problems: Problems) -> list[Condition]:
+    """A trigger's name, a list of names, or a mapping of patterns on attributes (a text may be a glob)."""
+    if isinstance(node.value, dict):
+        if not node.value:
+            problems.add(node, "`on` is empty", "name a trigger, or {type: ...}")
+        return [c for key, value in node.value.items() for c in _attribute(node, key, value, problems)]
+    names = node.value if isinstance(node.value, list) else [node]
+    if not names:
+        problems.add(node, "`on` is empty", "name a trigger, or {type: ...}")
+    good = []
+    for name in names:
+        if not isinstance(name.value, str):
+            problems.add(name, f"`on` is a trigger's name or a mapping like {{type: ...}}, not {name.kind()}")
+        elif triggers is not None and name.value not in triggers:
+            problems.add(name, f"there is no trigger {name.value!r}", nearest(name.value, triggers))
+        else:
+            good.append(name.value)
+    return [_equals(TRIGGER, good)] if good else []
+
+
+def _equals(path: str, values: list[Any]) -> Leaf:
+    wanted = f"= {show(values[0])}" if len(values) == 1 else f"in {show(values)}"
+    check = equal(values[0]) if len(values) == 1 else one_of(values)
+    scalars = all(v is None or isinstance(v, (str, int, float)) for v in values)
+    return Leaf(path, getter(path), check, wanted, equals=tuple(values) if scalars else None)
+
+
+def _attribute(parent: Node, key: str, node: Node, problems: Problems) -> list[Condition]:
+    place = parent.at_key(key)
+    if key.startswith("data") and key.partition(".")[0] == "data":
+        problems.add(place, f"`on` looks at attributes, not at {key}", "put it under `match`")
+        return []
+    if key in ("specversion", "data_base64"):
+        problems.add(place, f"`on` cannot look at {key}", nearest(key, ATTRIBUTES))
+        return []
+    if isinstance(node.value, str) and _MAGIC & set(node.value):
+        return _operator(key, place, "glob", node, problems)
+    return parse_field(key, place, node, problems)
+
+
+def parse_match(node: Node, problems: Problems) -> list[Condition]:
+    """{path: value | [one of] | {operator: value}}, and any / all / not over such mappings."""
+    if not isinstance(node.value, dict):
+        problems.add(node, f"`match` is a mapping of paths, not {node.kind()}", "match: {data.size: {gt: 1MB}}")
+        return []
+    out: list[Condition] = []
+    for key, value in node.value.items():
+        if key in GROUPS:
+            members = value.value if isinstance(value.value, list) else [value]
+            if not members:
+                problems.add(value, f"`{key}` is empty")
+            out.append(_grouped(key, [_all(parse_match(member, problems)) for member in members]))
+        else:
+            out += parse_field(key, node.at_key(key), value, problems)
+    return out
+
+
+def _all(conditions: list[Condition]) -> Condition:
+    return conditions[0] if len(conditions) == 1 else Group("all", conditions)
+
+
+def _grouped(mode: str, members: list[Condition]) -> Condition:
+    """`not` over a list means that none of them holds."""
+    if mode == "not" and len(members) > 1:
+        return Group("not", [Group("any", members)])
+    return Group(mode, members)
+
+
+def parse_field(path: str, place: tuple[int, int], node: Node, problems: Problems) -> list[Condition]:
+    """The conditions on one path."""
+    try:
+        getter(path)
+    except ValueError as e:
+        problems.add(place, str(e))
+        return []
+    if isinstance(node.value, list):
+        return _operator(path, place, "in", node, problems)
+    if not isinstance(node.value, dict):
+        return [_equals(path, [node.value])]
+    if not node.value:
+        problems.add(node, f"{path}: no operator", nearest("", OPERATORS))
+    out: list[Condition] = []
+    for op, value in node.value.items():
+        at = node.at_key(op)
+        if op in GROUPS:
+            members = value.value if isinstance(value.value, list) else [value]
+            if not members:
+                problems.add(value, f"{path}: `{op}` is empty")
+            out.append(_grouped(op, [_all(parse_field(path, place, member, problems)) for member in members]))
+        elif op in OPERATORS:
+            out += _operator(path, at, op, value, problems)
+        else:
+            problems.add(at, f"{path}: there is no operator {op!r}", nearest(op, [*OPERATORS, *GROUPS]))
+    return out
+
+
+def _operator(path: str, place: tuple[int, int], op: str, node: Node, problems: Problems) -> list[Condition]:
+    try:
+        return [_leaf(path, op, node)]
+    except Invalid as e:
+        problems.add(node, f"{path}: {e.message}", e.remedy)
+    except ValueError as e:
+        problems.add(node if op not in ("in", "not_in") else place, f"{path}: {e}")
+    return []
+
+
+def _leaf(path: str, op: str, node: Node) -> Leaf:
+    """Raises Invalid or ValueError for a value that the operator does not take."""
+    get, value = getter(path), node.plain()
+    if op == "eq":
+        return _equals(path, [value])
+    if op == "ne":
+        same = equal(value)
+        return Leaf(path, get, lambda found: found is not MISSING and not same(found), f"!= {show(value)}")
+    if op in ("in", "not_in"):
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"`{op}` takes a list with something in it, not {node.kind()}")
+        if op == "in":
+            return _equals(path, value)
+        among = one_of(value)
+        return Leaf(path, get, lambda found: found is not MISSING and not among(found), f"not in {show(value)}")
+    if op in COMPARE:
+        shown = value if isinstance(value, str) else show(value)
+        return Leaf(path, get, compare(op, value), f"{SIGNS[op]} {shown}")
+    if op == "exists":
+        if not isinstance(value, bool):
+            raise ValueError(f"`exists` takes true or false, not {node.kind()}")
+        return Leaf(path, get, lambda found: (found is not MISSING) is value, "exists" if value else "does not exist")
+    return _text_leaf(path, op, value, node)
+
+
+def _text_leaf(path: str, op: str, value: Any, node: Node) -> Leaf:
+    if not isinstance(value, str):
+        raise ValueError(f"`{op}` takes a text, not {node.kind()}")
+    get, wanted = getter(path), f"{op} {show(value)}"
+    if op == "prefix":
+        return Leaf(path, get, lambda found: type(found) is str and found.startswith(value), wanted, prefix=value)
+    if op == "suffix":
+        return Leaf(path, get, lambda found: type(found) is str and found.endswith(value), wanted)
+    if op == "glob":
+        return Leaf(path, get, glob(value), wanted, prefix=literal_prefix(value))
+    return Leaf(path, get, regex(value), wanted)

@@ -1,0 +1,427 @@
+"""A rule file, parsed strictly: text -> RuleSet of TriggerSpecs and Rules, or one RuleFileError that names all that is wrong.
+
+`on`, `match` and `when` become one list of steps, in the order in which they are tested; conditions.py and cel.py say what
+a step is. The form of the file is described in the design and, for users, in docs/rules.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from oncue.errors import Invalid, RuleFileError
+from oncue.protocol.records import NAME_CHARS, Retry
+from oncue.quantities import duration_ms
+from oncue.rules.matching.cel import Cel, compile_cel
+from oncue.rules.matching.conditions import Condition
+from oncue.rules.matching.template import Refer, Template, compile_args
+from oncue.rules.operators.chain import MEMORY_KEYS, Memory, parse_memory
+from oncue.rules.parsing.condition_parser import parse_match, parse_on
+from oncue.rules.parsing.path_check import check_relative, relative_paths
+from oncue.rules.parsing.test_section import fires, timed_events
+from oncue.rules.parsing.trigger_options import convert
+from oncue.rules.yaml_document import Node, Problems, nearest, read
+
+Kinds = Mapping[str, type[msgspec.Struct]]
+RULE_KEYS = (
+    "name",
+    "description",
+    "on",
+    "match",
+    "when",
+    *MEMORY_KEYS,
+    "run",
+    "retry",
+    "timeout",
+    "expires",
+    "enabled",
+    "tests",
+)
+RUN_KEYS = ("function", "endpoint", "args", "timeout")
+RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
+RETRY_ON = ("lost", "error", "timeout")
+NO_LIMIT = "none"
+MAX_RUNS = 100
+MAX_RETRIES = 1_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class TriggerSpec(msgspec.Struct, frozen=True):
+    name: str
+    kind: str
+    options: Any  # the option Struct of its kind; None where kinds were not given
+    line: int = 0
+
+
+class Given(msgspec.Struct, frozen=True):
+    """Where the parts of a run stand (line, column): its arguments, which argument_check.py holds against the parameters."""
+
+    place: tuple[int, int]  # of all of them; of the function, where there are none
+    items: tuple[tuple[int, int], ...] = ()  # positional ones
+    names: Mapping[str, tuple[int, int]] = {}  # keyword arguments
+    function: tuple[int, int] = (0, 0)  # and where the function stands,
+    endpoint: tuple[int, int] = (0, 0)  # and the endpoint, or the run that names none
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One function that a rule runs."""
+
+    function: str  # "tomo.py:reconstruct", or the name of a registered one
+    endpoint: str
+    args: Template  # of a mapping (keyword arguments) or a list (positional ones)
+    timeout_ms: int
+    given: Given
+
+
+class RuleTest(msgspec.Struct, frozen=True):
+    event: Any  # a file name beside the rule file, or the event as a mapping
+    fires: bool | int  # how often, where it is a number
+    args: Any = None  # of the run, or a list of those of all runs; None: not looked at
+    line: int = 0
+    events: tuple[
+        tuple[int, Any], ...
+    ] = ()  # (at_ms, event): several, on a virtual clock; then `args` has one entry a firing
+
+
+class Rule(msgspec.Struct, frozen=True):
+    name: str
+    on: Any  # as written
+    conditions: tuple[Condition, ...]  # of `on`, then `match`
+    when: Cel | None
+    runs: tuple[Run, ...]
+    retry: Retry | None = None
+    expires_ms: int = 0
+    enabled: bool = True
+    tests: tuple[RuleTest, ...] = ()
+    description: str = ""
+    line: int = 0
+    source: Any = None  # the rule as plain data, for comparing
+    memory: Memory | None = None  # dedupe, batch
+
+
+class RuleSet(msgspec.Struct, frozen=True):
+    file: str
+    text: str
+    triggers: tuple[TriggerSpec, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def functions(self) -> list[str]:
+        """All that the rules run, as written, without doubles."""
+        return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs))
+
+    def place_of(self, function: str) -> tuple[int, int]:
+        """Line and column of the first run of a function."""
+        return next(run.given.function for rule in self.rules for run in rule.runs if run.function == function)
+
+
+def parse(
+    text: str | bytes, file: str = "", kinds: Kinds | None = None, *, triggers: Collection[str] | None = ()
+) -> RuleSet:
+    """`kinds`: kind -> option Struct of all triggers known (None: their options are not looked at, as when a deployed
+    text is read again); `triggers`: names of triggers in other files that `on` may use (None: any).
+
+    Raises RuleFileError for all that is wrong (see document.Problems.check)."""
+    problems = Problems(file)
+    root = read(text, problems)
+    specs: list[TriggerSpec] = []
+    rules: list[Rule] = []
+    if root is not None:
+        if isinstance(root.value, dict):
+            _known(root, ("triggers", "rules"), "a rule file", problems)
+            specs = [s for n in _list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
+            names = None if triggers is None else {spec.name for spec in specs} | set(triggers) | _half_parsed(root)
+            relative = {s.name: relative_paths(s.options) for s in specs}
+            rules = [r for n in _list_of(root, "rules", problems) if (r := _rule(n, names, relative, problems))]
+            _unique(root, "triggers", problems)
+            _unique(root, "rules", problems)
+        else:
+            problems.add(root, f"a rule file is a mapping of `triggers:` and `rules:`, not {root.kind()}")
+    problems.check()
+    return RuleSet(file, text if isinstance(text, str) else text.decode("utf-8-sig"), tuple(specs), tuple(rules))
+
+
+def check_unique(sets: Iterable[RuleSet]) -> None:
+    """Rule and trigger names are unique over all files. Raises RuleFileError, naming both places."""
+    seen: dict[tuple[str, str], tuple[str, int]] = {}
+    for ruleset in sets:
+        for what, items in (("rule", ruleset.rules), ("trigger", ruleset.triggers)):
+            for item in items:
+                first = seen.setdefault((what, item.name), (ruleset.file, item.line))
+                if first != (ruleset.file, item.line):
+                    raise RuleFileError(
+                        f"the {what} {item.name!r} is in {first[0]}:{first[1]} already",
+                        remedy="names are unique over all deployed files: rename one",
+                        file=ruleset.file,
+                        line=item.line,
+                        column=1,
+                    )
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _trigger(node: Node, kinds: Kinds | None, problems: Problems) -> TriggerSpec | None:
+    if not _mapping(node, "a trigger", problems):
+        return None
+    name, kind = _name(node, "a trigger", problems), _required(node, "kind", "a trigger", problems)
+    if not name or kind is None:
+        return None
+    if not isinstance(kind.value, str):
+        problems.add(kind, f"`kind` is a text, not {kind.kind()}")
+        return None
+    if kinds is None:
+        return TriggerSpec(name, kind.value, None, node.line)
+    if kind.value not in kinds:
+        problems.add(kind, f"there is no trigger kind {kind.value!r}", nearest(kind.value, kinds))
+        return None
+    options = convert(node, {"name", "kind"}, kinds[kind.value], problems, f"trigger {name}")
+    return None if options is None else TriggerSpec(name, kind.value, options, node.line)
+
+
+def _rule(
+    node: Node, triggers: Collection[str] | None, relative: Mapping[str, frozenset[str]], problems: Problems
+) -> Rule | None:
+    if not _mapping(node, "a rule", problems):
+        return None
+    before = len(problems.found)
+    _known(node, RULE_KEYS, "a rule", problems)
+    name, get = _name(node, "a rule", problems), node.value.get
+    on, run = _required(node, "on", "a rule", problems), _required(node, "run", "a rule", problems)
+    conditions = parse_on(on, triggers, problems) if on else []
+    if "match" in node.value:
+        conditions += parse_match(node.value["match"], problems)
+        check_relative(node.value["match"], on, relative, problems)
+    when = _when(get("when"), problems)
+    timeout_ms = _limit(get("timeout"), "timeout", problems)
+    memory = parse_memory(node, problems)
+    runs = _runs(run, timeout_ms, problems, memory.needs.refer if memory else None) if run else ()
+    retry = _retry(get("retry"), problems)
+    expires_ms = _limit(get("expires"), "expires", problems)
+    enabled = _typed(get("enabled"), bool, "enabled", True, problems)
+    description = _typed(get("description"), str, "description", "", problems)
+    tests = _tests(get("tests"), problems)
+    if len(problems.found) > before or on is None:
+        return None
+    return Rule(
+        name,
+        on.plain(),
+        tuple(conditions),
+        when,
+        runs,
+        retry,
+        expires_ms,
+        enabled,
+        tests,
+        description,
+        node.line,
+        {k: v.plain() for k, v in node.value.items() if k not in ("tests", "description")},
+        memory,
+    )
+
+
+def _when(node: Node | None, problems: Problems) -> Cel | None:
+    text = _typed(node, str, "when", "", problems)
+    if node is None or not isinstance(node.value, str):
+        return None
+    try:
+        return compile_cel(text)
+    except Invalid as e:
+        problems.add(node, f"when: {e.message}", e.remedy)
+        return None
+
+
+def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> tuple[Run, ...]:
+    nodes = node.value if isinstance(node.value, list) else [node]
+    if not 0 < len(nodes) <= MAX_RUNS:
+        problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
+        return ()
+    return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems, refer)))
+
+
+def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> Run | None:
+    if not _mapping(node, "`run`", problems):
+        return None
+    _known(node, RUN_KEYS, "`run`", problems)
+    found = _required(node, "function", "`run`", problems)
+    function = _typed(found, str, "function", "", problems)
+    if found is not None and isinstance(found.value, str) and not function.strip():
+        problems.add(found, "`function` is empty", "file.py:name, or the name of a registered function")
+    endpoint = _typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
+    place = found or node
+    args = node.value.get("args") or Node({}, place.line, place.column)
+    if not isinstance(args.value, (dict, list)):
+        problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
+    template = compile_args(args, problems, refer=refer)
+    if "timeout" in node.value:
+        timeout_ms = _limit(node.value["timeout"], "timeout", problems)
+    return Run(function, endpoint, template, timeout_ms, _given(args, place, node.value.get("endpoint", node)))
+
+
+def _given(args: Node, function: Node, endpoint: Node) -> Given:
+    items = args.value if isinstance(args.value, list) else []
+    return Given(
+        (args.line, args.column),
+        tuple((n.line, n.column) for n in items),
+        dict(args.keys),
+        (function.line, function.column),
+        (endpoint.line, endpoint.column),
+    )
+
+
+def _retry(node: Node | None, problems: Problems) -> Retry | None:
+    if node is None or not _mapping(node, "`retry`", problems):
+        return None
+    _known(node, RETRY_KEYS, "`retry`", problems)
+    default, get = Retry(), node.value.get
+    most = _typed(get("max"), int, "max", 3, problems)
+    if not 0 <= most <= MAX_RETRIES:
+        problems.add(node.value["max"], f"`max` is {most}; it takes 0 to {MAX_RETRIES}")
+    backoff = _typed(get("backoff"), str, "backoff", default.backoff, problems)
+    if backoff not in ("exponential", "constant"):
+        problems.add(
+            node.value["backoff"], f"there is no backoff {backoff!r}", nearest(backoff, ("exponential", "constant"))
+        )
+    on = get("on")
+    words = [on] if on is not None and isinstance(on.value, str) else on.value if on is not None else []
+    if on is not None and not isinstance(on.value, (list, str)):
+        problems.add(on, f"retry's `on` is a list of {', '.join(RETRY_ON)}, not {on.kind()}")
+        words = []
+    for word in words:
+        if word.value not in RETRY_ON:
+            problems.add(word, f"there is no end {word.value!r} to retry", nearest(str(word.value), RETRY_ON))
+    base = _duration(get("base"), "base", problems, default.base_ms)
+    cap = _duration(get("cap"), "cap", problems, default.cap_ms)
+    ends = tuple(str(w.value) for w in words) if on is not None else default.on
+    return Retry(most, backoff, base, cap, ends)
+
+
+def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:
+    if node is None:
+        return ()
+    if not isinstance(node.value, list):
+        problems.add(node, f"`tests` is a list, not {node.kind()}")
+        return ()
+    return tuple(test for n in node.value if (test := _test(n, problems)))
+
+
+def _test(node: Node, problems: Problems) -> RuleTest | None:
+    if not _mapping(node, "a test", problems):
+        return None
+    _known(node, ("event", "events", "expect"), "a test", problems)
+    events = timed_events(node.value["events"], problems) if "events" in node.value else ()
+    several = "events" in node.value
+    event = node.value.get("event") if several else _required(node, "event", "a test", problems)
+    expect = _required(node, "expect", "a test", problems)
+    if several and event is not None:
+        problems.add(event, "a test has `event` or `events`, not both")
+    if (event is None and not events) or expect is None or not _mapping(expect, "`expect`", problems):
+        return None
+    if event is not None and not isinstance(event.value, (str, dict)):
+        problems.add(event, f"`event` is a file name or a mapping, not {event.kind()}")
+    _known(expect, ("fires", "args"), "`expect`", problems)
+    args = expect.value.get("args")
+    plain = event.plain() if event else None
+    return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events)
+
+
+# ---------------------------------------------------------------- forms
+
+
+def _mapping(node: Node, what: str, problems: Problems) -> bool:
+    if not isinstance(node.value, dict):
+        problems.add(node, f"{what} is a mapping, not {node.kind()}")
+    return isinstance(node.value, dict)
+
+
+def _known(node: Node, keys: Collection[str], what: str, problems: Problems) -> None:
+    for key in node.value:
+        if key not in keys:
+            problems.add(node.at_key(key), f"{what} has no key {key!r}", nearest(key, keys))
+
+
+def _required(node: Node, key: str, what: str, problems: Problems) -> Node | None:
+    found: Node | None = node.value.get(key)
+    if found is None:
+        problems.add(node, f"{what} lacks the key {key!r}")
+    return found
+
+
+def _name(node: Node, what: str, problems: Problems) -> str:
+    found = _required(node, "name", what, problems)
+    if found is None:
+        return ""
+    name = found.value
+    if not isinstance(name, str):
+        problems.add(found, f"`name` is a text, not {found.kind()}")
+        return ""
+    if not _NAME.fullmatch(name) or len(name) > NAME_CHARS:
+        problems.add(found, f"{name[:60]!r} is not a name", "letters, digits and . _ - ; a letter or digit first")
+        return ""
+    return name
+
+
+def _typed(node: Node | None, kind: type[Any], key: str, default: Any, problems: Problems) -> Any:
+    if node is None:
+        return default
+    if type(node.value) is not kind:
+        wanted = {bool: "true or false", str: "a text", int: "a whole number"}[kind]
+        problems.add(node, f"`{key}` is {wanted}, not {node.kind()}")
+        return default
+    return node.value
+
+
+def _duration(node: Node | None, key: str, problems: Problems, default: int = 0) -> int:
+    if node is None:
+        return default
+    try:
+        return duration_ms(node.value)
+    except ValueError as e:
+        problems.add(node, f"{key}: {e}")
+        return default
+
+
+def _limit(node: Node | None, key: str, problems: Problems) -> int:
+    """A duration above 0; 0 where there is none, which a run says by `none` against its rule's."""
+    if node is None or node.value == NO_LIMIT:
+        return 0
+    before = len(problems.found)
+    limit = _duration(node, key, problems)
+    if limit == 0 and len(problems.found) == before:
+        problems.add(node, f"{key}: a limit is more than 0", f"for no limit write {key}: {NO_LIMIT}")
+    return limit
+
+
+def _list_of(root: Node, key: str, problems: Problems) -> list[Node]:
+    node = root.value.get(key)
+    if node is None or node.value is None:
+        return []
+    if not isinstance(node.value, list):
+        problems.add(node, f"`{key}` is a list, not {node.kind()}", "begin each with `- name: ...`")
+        return []
+    return list(node.value)
+
+
+def _named(root: Node, key: str) -> list[Node]:
+    node = root.value.get(key)
+    items = node.value if node is not None and isinstance(node.value, list) else []
+    names = [item.value["name"] for item in items if isinstance(item.value, dict) and "name" in item.value]
+    return [name for name in names if isinstance(name.value, str)]
+
+
+def _half_parsed(root: Node) -> set[str]:
+    """Triggers whose own keys are wrong are still there: one mistake gives one message."""
+    return {name.value for name in _named(root, "triggers")}
+
+
+def _unique(root: Node, key: str, problems: Problems) -> None:
+    seen: dict[str, int] = {}
+    for name in _named(root, key):
+        if name.value in seen:
+            what = key.removesuffix("s")
+            problems.add(name, f"the {what} {name.value!r} is in line {seen[name.value]} already", "rename one")
+        else:
+            seen[name.value] = name.line

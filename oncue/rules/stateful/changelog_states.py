@@ -1,0 +1,227 @@
+"""The states of one partition of `oncue.matches` in a table of bytes, whose changes are records of a changelog: of the same
+partition of `oncue.windows`. A Faust table is such a mapping; so is a dict.
+
+key                                    value
+("p",)                                 Place: how far the partition is applied, and the newest time in it
+("c",)                                 Claim: who had the partition last (for people)
+("h",)                                 there: servers run the rules themselves, and stream workers leave the partition to them
+("s", rule, spec, key)                 a state of fold.py
+("i", rule, spec, key, event)          one event of an open window
+
+Beside it, in memory: which windows are open and when they are due, so that nothing has to be searched for.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+
+from oncue.log.base import Batch, Record
+from oncue.protocol.records import Stored, decode, encode
+from oncue.rules.operators.records import Held
+from oncue.rules.stateful.fold import MARGIN_MS, State, Where, due_ms, forget_ms, held
+from oncue.rules.stateful.pending_changes import Overlay
+from oncue.rules.stateful.record_group import Group, Place, Summary
+
+Key = tuple[str, ...]
+Change = tuple[Key, bytes]  # empty: the key is deleted
+PLACE, CLAIM, KEPT = ("p",), ("c",), ("h",)
+STATE, ITEM = "s", "i"
+FORGET = 2_000  # in one step
+
+
+class Claim(Stored, frozen=True):
+    """A worker, or a server, has taken the partition: from this record on no other writes here."""
+
+    v: int
+    worker: str
+    at_us: int
+
+
+class WindowTable:
+    def __init__(self, data: MutableMapping[bytes, bytes] | None = None) -> None:
+        self._data: MutableMapping[bytes, bytes] = {} if data is None else data
+        self.place, self.placed = Place(), False  # placed: somebody has begun on the partition, or handed it over
+        self.kept = False  # by servers
+        self._open: dict[Where, int] = {}  # -> due_ms, of open windows
+        self._items: dict[Where, set[bytes]] = {}
+        self._due: list[tuple[int, Where]] = []  # heaps; what is out of date in them is left out when it is met
+        self._forget: list[tuple[int, Where]] = []
+        for key, value in list(self._data.items()):
+            self._index(key, value)
+
+    # ------------------------------------------------------------ changes
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """A record of the changelog. Raises Undecodable."""
+        if value:
+            self._data[key] = value
+        else:
+            self._data.pop(key, None)
+        self._index(key, value)
+
+    def _index(self, key: bytes, value: bytes) -> None:
+        kind, *parts = decode(Key, key)
+        if kind == STATE:
+            self._index_state(Where(*parts), decode(State, value) if value else None)  # type: ignore[arg-type]
+        elif kind == ITEM:
+            where = Where(*parts[:3])
+            if value:
+                self._items.setdefault(where, set()).add(key)
+            elif where in self._items:
+                self._items[where].discard(key)
+        elif kind == PLACE[0]:
+            self.placed = bool(value)
+            self.place = Place(*decode(tuple[int, int], value)) if value else Place()
+        elif kind == KEPT[0]:
+            self.kept = bool(value)
+
+    def _index_state(self, where: Where, state: State | None) -> None:
+        if state is None or not held(state):
+            self._open.pop(where, None)
+            if not self._items.get(where):
+                self._items.pop(where, None)
+        else:
+            self._open[where] = due_ms(state)
+            if due := due_ms(state):
+                heapq.heappush(self._due, (due, where))
+        if state is not None and (at := forget_ms(state)):
+            heapq.heappush(self._forget, (at, where))
+
+    def forgotten(self, newest_ms: int) -> list[Change]:
+        """States that tell nothing any more, some at a time."""
+        gone: dict[Where, int] = {}
+        while self._forget and self._forget[0][0] < newest_ms - MARGIN_MS and len(gone) < FORGET:
+            at, where = heapq.heappop(self._forget)
+            state = self.state(where)
+            if state is not None and forget_ms(state) == at:
+                gone[where] = at
+        for where, at in gone.items():  # until it is gone indeed
+            heapq.heappush(self._forget, (at, where))
+        return [((STATE, *where), b"") for where in gone]
+
+    # ------------------------------------------------------------ looking
+
+    def state(self, where: Where) -> State | None:
+        value = self._data.get(encode((STATE, *where)))
+        return decode(State, value) if value else None  # type: ignore[arg-type]
+
+    def has(self, where: Where, event: str) -> bool:
+        return encode((ITEM, *where, event)) in self._data
+
+    def held(self, where: Where) -> list[Held]:
+        found = [decode(Held, self._data[key]) for key in self._items.get(where, ())]
+        return sorted(found, key=lambda h: h.place)
+
+    def item_keys(self, where: Where) -> Iterator[Key]:
+        return (decode(Key, key) for key in self._items.get(where, ()))
+
+    def due(self, at_ms: int, before: int, most: int) -> list[tuple[int, Where]]:
+        found: dict[tuple[int, Where], None] = {}
+        looked: list[tuple[int, Where]] = []
+        while self._due and self._due[0][0] <= at_ms and len(found) < most:
+            due, where = heapq.heappop(self._due)
+            if self._open.get(where) == due and (due, where) not in found:
+                looked.append((due, where))
+                state = self.state(where)
+                if state is not None and state.applied < before:
+                    found[due, where] = None
+        for item in dict.fromkeys(looked):
+            heapq.heappush(self._due, item)
+        return list(found)
+
+    def next_due_ms(self) -> int:
+        while self._due and self._open.get(self._due[0][1]) != self._due[0][0]:
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else 0
+
+    def open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+        found = sorted(where for where in self._open if where[:2] == (rule, spec))
+        return [w for w in found if (s := self.state(w)) is not None and s.applied < before][:most]
+
+    def open_windows(self) -> Iterable[Where]:
+        return self._open.keys()
+
+    def open_specs(self) -> set[tuple[str, str]]:
+        return {where[:2] for where in self._open}
+
+    def summary(self) -> dict[str, Summary]:
+        """Rule -> its open windows, of those that have any."""
+        found: dict[str, Summary] = {}
+        for where, due in self._open.items():
+            windows, events, next_due = found.get(where.rule, Summary(0, 0, 0))
+            next_due = min(filter(None, (next_due, due)), default=0)
+            found[where.rule] = Summary(windows + 1, events + len(self._items.get(where, ())), next_due)
+        return found
+
+    def entries(self) -> Iterator[Change]:
+        return ((decode(Key, key), value) for key, value in self._data.items())
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    # ------------------------------------------------------------ a group
+
+    def fold(self, batches: Iterable[Batch]) -> tuple[Group, list[Change]]:
+        """Of this partition, not empty. Nothing is changed yet: what fires, and then the changes, have to be durable first."""
+        group, states = Group(), TableStates(self)
+        part = -1
+        for batch in batches:
+            part = batch.partition
+            group.add(batch, states, self.place)
+        place = group.next[part]
+        return group, [*self.forgotten(place.newest_ms), *states.changes(), (PLACE, encode(tuple(place)))]
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        for key, value in changes:
+            self.put(encode(key), value)
+
+
+class TableStates(Overlay):
+    def __init__(self, table: WindowTable) -> None:
+        super().__init__()
+        self._table = table
+
+    def stored(self, where: Where) -> State | None:
+        return self._table.state(where)
+
+    def stored_event(self, where: Where, event: str) -> bool:
+        return self._table.has(where, event)
+
+    def stored_held(self, where: Where) -> list[Held]:
+        return self._table.held(where)
+
+    def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, Where]]:
+        return self._table.due(at_ms, before, most)
+
+    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+        return self._table.open(rule, spec, before, most)
+
+    def changes(self) -> Iterator[Change]:
+        """Events before the states that count them."""
+        for where in self.released:
+            again = self.fresh.get(where, {})
+            yield from ((key, b"") for key in self._table.item_keys(where) if key[-1] not in again)
+        for where, events in self.fresh.items():
+            yield from (((ITEM, *where, event), encode(kept)) for event, kept in events.items())
+        yield from (((STATE, *where), encode(state)) for where, state in self.changed.items())
+
+
+def records(changes: Iterable[Change]) -> list[Record]:
+    """As they stand in the changelog."""
+    return [Record(value, encode(key)) for key, value in changes]
+
+
+def looked_up(changelog: Mapping[bytes, bytes], wheres: Iterable[Where], event: str) -> list[tuple[State | None, bool]]:
+    """From what the changelog says last of these keys: the state of each, and whether its open window has the event."""
+    found: list[tuple[State | None, bool]] = []
+    for where in wheres:
+        value = changelog.get(encode((STATE, *where)))
+        state: State | None = decode(State, value) if value else None  # type: ignore[arg-type]
+        found.append((state, bool(changelog.get(encode((ITEM, *where, event))))))
+    return found
+
+
+def wanted_keys(wheres: Iterable[Where], event: str) -> set[bytes]:
+    """Of what `looked_up` looks at."""
+    return {key for where in wheres for key in (encode((STATE, *where)), encode((ITEM, *where, event)))}

@@ -1,0 +1,190 @@
+"""The host of rules with memory on the embedded log: fold.py says what is asked of it.
+
+    oncue.matches ──batches──► fold (store, in its thread) ──► closed windows ──► TaskFrames, dead letters ──► log.commit
+          ▲                                                                                                       │
+          └── Tick, when a window is due or its rule has changed                 states + offsets, one transaction ◄┘
+
+Killed before the log's commit: the batches come again, and fire. Killed after it: they come again, and the same tasks are
+made with the same ids, which the server knows. Killed after the states are stored: nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from oncue.log.base import Batch, Log, Reader, partition_of
+from oncue.protocol.records import MATCHES, Deployment, Event
+from oncue.rules.active_rules import Entry, RuleBook
+from oncue.rules.operators.preview import Outlook, outlook
+from oncue.rules.operators.records import spec_hash
+from oncue.rules.stateful.firing import Firer, in_force, retired
+from oncue.rules.stateful.fold import Where
+from oncue.rules.stateful.record_group import Group, Summary
+from oncue.rules.stateful.sqlite_states import WindowStore
+from oncue.rules.stateful.timers import Retired, Ticks
+from oncue.rules.task_frames import Directory, commit
+
+GROUP = "windows"
+MAX_BATCHES = 16  # folded and stored together
+FORGET_S = 60.0
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class WindowHost:
+    """`run` until cancelled; `wake` when the rules have changed. `history` finds an older deployment by label and version."""
+
+    def __init__(
+        self,
+        log: Log,
+        directory: Directory,
+        path: Path,
+        book: Callable[[], RuleBook],
+        *,
+        before_batch: Callable[[], Awaitable[None]] | None = None,
+        offload: Callable[[bytes], Awaitable[bytes]] | None = None,
+        history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._log, self._book, self._path = log, book, path
+        self._before_batch, self._clock_ms = before_batch, clock_ms
+        self._thread = ThreadPoolExecutor(1, "oncue-windows")
+        self._store: WindowStore | None = None
+        self._partitions = 1  # known once it runs
+        self._ticks = Ticks()
+        self.firer = Firer(directory, book, offload, history)
+        self._forget_at = 0.0
+
+    def wake(self) -> None:
+        """The rules have changed: windows of operators that are gone close."""
+        self._ticks.woken.set()
+
+    async def run(self) -> None:
+        """Raises LogError or DiskFull; run it again, it goes on where it was."""
+        await self._start()
+        reader = self._log.read([MATCHES], start=self._positions())
+        try:
+            self._ticks.woken.set()
+            await self._go_on(reader)
+        finally:
+            await reader.close()
+
+    async def close(self) -> None:
+        """When `run` has ended."""
+        store, self._store = self._store, None
+        if store is not None:
+            await self._call(store.close)
+        self._thread.shutdown(wait=False)
+
+    async def _call(self, function: Callable[..., T], *values: object) -> T:
+        """In the one thread that uses the store, to its end: also when the caller is cancelled."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *values)
+
+    # ------------------------------------------------------------ starting
+
+    async def _start(self) -> None:
+        if self._store is None:
+            self._store = await self._call(WindowStore, self._path)
+        store = self._store
+        begins, ends = await self._log.begin_offsets([MATCHES]), await self._log.end_offsets([MATCHES])
+        self._partitions = len(ends)
+        for part, (following, _) in list(store.parts.items()):
+            key = (MATCHES, part)
+            if following > ends.get(key, 0):
+                lost = await self._call(store.drop, part)
+                _log.error(
+                    "%s is not of this log: %d events in open windows of partition %d are dropped",
+                    self._path,
+                    lost,
+                    part,
+                )
+            elif following < begins.get(key, 0):
+                missed = begins[key] - following
+                _log.error("%d matches of partition %d were forgotten by the log before they were read", missed, part)
+        self._ticks.restart({part: await self._call(store.next_due_ms, part) for part in store.parts})
+
+    def _positions(self) -> dict[tuple[str, int], int]:
+        assert self._store is not None
+        return {(MATCHES, part): following for part, (following, _) in self._store.parts.items()}
+
+    # ------------------------------------------------------------ going on
+
+    async def _go_on(self, reader: Reader) -> None:
+        reading = asyncio.ensure_future(reader.next(max_batches=MAX_BATCHES))
+        try:
+            while True:
+                woken = asyncio.ensure_future(self._ticks.woken.wait())
+                try:
+                    patience_s = self._ticks.patience_s(self._clock_ms())
+                    await asyncio.wait({reading, woken}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    woken.cancel()
+                if reading.done():
+                    batches = reading.result()
+                    reading = asyncio.ensure_future(reader.next(max_batches=MAX_BATCHES))
+                    await self.step(batches)
+                await self.tick()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def tick(self) -> None:
+        """Say how late it is in the partitions where a window is due, or is of an operator that no rule has any more."""
+        now_ms = self._clock_ms()
+        await self._ticks.append(self._log, now_ms, await self._retired() if self._ticks.woken.is_set() else {})
+
+    async def _retired(self) -> Retired:
+        self._ticks.woken.clear()
+        if self._before_batch is not None:
+            await self._before_batch()
+        assert self._store is not None
+        return retired(self._book(), await self._call(self._store.open_specs))
+
+    async def step(self, batches: Sequence[Batch]) -> None:
+        """Fold, fire, store."""
+        if self._before_batch is not None:
+            await self._before_batch()
+        store = self._store
+        assert store is not None
+        group = await self._call(store.fold_batches, batches)
+        fired = await self.firer.fire(group)
+        if fired.appends:  # where they stand is kept with the states: the log keeps no place for this group
+            await commit(self._log, GROUP, (), fired.appends)
+        await self._call(store.store, group)
+        self.firer.count(group, fired)
+        await self._look_again(store, group)
+
+    async def _look_again(self, store: WindowStore, group: Group) -> None:
+        for part, (following, _) in group.next.items():
+            self._ticks.applied(part, following, await self._call(store.next_due_ms, part))
+        book = self._book()
+        if group.retiring or any(not in_force(book, rule, spec) for rule, spec in group.opened):
+            self._ticks.woken.set()
+        if time.monotonic() >= self._forget_at:
+            self._forget_at = time.monotonic() + FORGET_S
+            await self._call(store.forget)
+
+    # ------------------------------------------------------------ looking
+
+    async def outlook(self, entry: Entry, event: Event) -> Outlook:
+        """What dedupe and batch would do with this event now. Raises Invalid: it lacks a field."""
+        rule, store = entry.rule, self._store
+        memory = rule.memory
+        if memory is None or store is None:
+            return Outlook(True, "", ())
+        match = memory.match(rule.name, "", 0, event, self._clock_ms(), 0)
+        wheres = [Where(rule.name, spec_hash(stage.spec, match.needs), stage.key) for stage in match.stages]
+        part = partition_of(memory.place(match), self._partitions)
+        found = await self._call(store.look, part, wheres, event.source, event.id)
+        return outlook(memory, match, found)
+
+    async def summary(self) -> dict[str, Summary]:
+        """Rule -> its open windows, of those that have any."""
+        store = self._store
+        return {} if store is None else await self._call(store.summary)

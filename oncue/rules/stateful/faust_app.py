@@ -1,0 +1,215 @@
+"""Rules with memory in a Faust app (`oncue stream`). The only place that imports Faust, which is slow to import, and reads
+sys.argv while it is: only the process of that command does.
+
+Faust gives out the partitions (`oncue.matches` and its changelog `oncue.windows` together), reads the changelog into the table
+after each change of them, and then hands over matches. What a match does is kafka_runner.py's. Faust commits no offsets: where
+reading goes on is in the table, so that the two can never differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import faust
+from faust.stores import memory
+from faust.tables.manager import TableManager
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from oncue.errors import LogError
+from oncue.log.base import Record
+from oncue.protocol.records import MATCHES, WINDOWS
+from oncue.rules.stateful.kafka_runner import GROUP, StreamHost
+
+SESSION_S = 6.0  # of a worker that was killed: then others take over
+STOP_S = 10.0
+_RAW: dict[str, Any] = {
+    "key_type": bytes,
+    "value_type": bytes,
+    "key_serializer": "raw",
+    "value_serializer": "raw",
+}
+_log = logging.getLogger("oncue.stream")
+
+
+class Cluster(NamedTuple):
+    """Where Kafka is, as the log's address says."""
+
+    servers: tuple[str, ...]
+    client: Mapping[str, Any]  # arguments of aiokafka's clients: how to speak with the brokers
+    prefix: str  # of the topics' and groups' names
+    session_s: float
+
+
+class StreamApp:
+    """`run` until cancelled. `placed` is called with the partitions, whenever they are others and at work."""
+
+    def __init__(
+        self, cluster: Cluster, host: StreamHost, partitions: int, folder: Path, placed: Callable[[list[int]], None]
+    ) -> None:
+        self._app = _App(cluster, host, folder)
+        self._app.add_table(cluster.prefix + WINDOWS, partitions, placed)
+        self._app.topics.add(self._app.topic(self._app.matches, acks=False, **_RAW))
+
+    async def run(self) -> None:
+        """Raises LogError when Faust has given up."""
+        app = self._app
+        try:
+            await app.maybe_start()
+            await app.wait_until_stopped()
+            reason = app.crash_reason
+            raise LogError(
+                f"the stream worker ended: {reason or 'Faust has stopped'}", remedy="start it again"
+            ) from reason
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        try:
+            await asyncio.wait_for(self._app.stop(), STOP_S)
+        except Exception as e:
+            _log.warning("Faust did not stop in good order: %s: %s", type(e).__name__, e)
+
+
+class _App(faust.App):
+    def __init__(self, cluster: Cluster, host: StreamHost, folder: Path) -> None:
+        session_s = min(cluster.session_s, SESSION_S)
+        super().__init__(
+            cluster.prefix + GROUP,
+            broker=";".join(f"kafka://{server}" for server in cluster.servers),
+            broker_credentials=_credentials(cluster.client),
+            broker_client_id="oncue-stream",
+            broker_session_timeout=session_s,
+            broker_heartbeat_interval=session_s / 3,
+            consumer_auto_offset_reset="earliest",
+            key_serializer="raw",
+            value_serializer="raw",
+            datadir=str(folder),
+            store="memory://",
+            autodiscover=False,
+            web_enabled=False,
+            topic_allow_declare=False,  # they are made by the log, with its settings
+            topic_disable_leader=True,
+            table_standby_replicas=0,
+            stream_recovery_delay=0.0,
+        )
+        self.windows, self.matches = host, cluster.prefix + MATCHES
+
+    def add_table(self, changelog: str, partitions: int, placed: Callable[[list[int]], None]) -> None:
+        topic = self.topic(
+            changelog, partitions=partitions, compacting=True, acks=False, internal=True, allow_empty=True,
+            maxsize=131_072, **_RAW,
+        )  # fmt: skip
+        table = _Table(
+            self, name=WINDOWS, partitions=partitions, key_type=bytes, value_type=bytes, changelog_topic=topic
+        )
+        table.windows, table.placed = self.windows, placed
+        self.tables.add(table)
+
+    def _new_transport(self) -> Any:
+        return _Transport(self.conf.broker_consumer, self)
+
+
+class _Table(faust.Table[bytes, bytes]):
+    windows: StreamHost
+    placed: Callable[[list[int]], None]
+
+    def _new_store(self) -> Any:
+        store = _Store(self.app.conf.store, self.app, self, table_name=self.name, loop=self.loop)
+        store.windows, store.placed, store.changelog = self.windows, self.placed, self.changelog_topic_name
+        return store
+
+
+class _Store(memory.Store[bytes, bytes]):
+    """The table's storage is the host's: a WindowTable a partition."""
+
+    windows: StreamHost
+    placed: Callable[[list[int]], None]
+    changelog: str
+    trouble: Exception | None = None
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Whether another had a partition meanwhile cannot be known: each is claimed, and read from the changelog."""
+        mine = {tp for tp in assigned if tp.topic == self.changelog}
+        recovery = cast(TableManager, self.app.tables).recovery
+        for tp in mine:
+            recovery.revoke(tp)
+        await self.windows.claim(tp.partition for tp in mine)
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
+        """What goes wrong here Faust would log, and go on without the record."""
+        try:
+            for event in batch:
+                m = event.message
+                self.windows.restore(m.partition, m.key, m.value or b"")
+        except Exception as e:
+            self.trouble = e
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        try:
+            if self.trouble is not None:
+                raise self.trouble
+            await self.windows.check()
+            self.placed(self.windows.ready())
+        except Exception as e:
+            await self.app.crash(e)
+
+
+class _Consumer(driver.Consumer):
+    def _new_consumer_thread(self) -> Any:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        """Matches go to the host from here. Faust's streams would drop some: a queue that is cleared when flow resumes, after
+        it was filled from where reading goes on."""
+        app = cast(_App, self.app)
+        async for tp, m in super().getmany(timeout):
+            if tp.topic != app.matches:
+                yield tp, m
+            elif m.generation_id == app.consumer_generation_id:  # of the partitions as they are given out now
+                await app.windows.take(tp.partition, m.offset, Record(m.value or b"", m.key or b""))
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """To where the tables say; of what is not read from them yet, Faust asks again."""
+        app = cast(_App, self.app)
+        found = {**await super().seek_to_committed()}
+        wanted = {TP(app.matches, number): offset for number, offset in app.windows.positions().items()}
+        here = {tp: offset for tp, offset in wanted.items() if tp in self.assignment()}
+        await self.seek_wait(here)
+        return {**found, **here}
+
+
+class _Transport(driver.Transport):
+    Consumer = _Consumer
+
+
+class _Thread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        """As with transactions, which Faust does not make here: what was aborted is not read."""
+        self.consumer.in_transaction = True
+        try:
+            return super()._create_worker_consumer(transport)
+        finally:
+            self.consumer.in_transaction = False
+
+
+def _credentials(client: Mapping[str, Any]) -> Any:
+    context, protocol = client.get("ssl_context"), client["security_protocol"]
+    if protocol == "PLAINTEXT":
+        return None
+    if protocol == "SSL":
+        return faust.SSLCredentials(context)
+    if provider := client.get("sasl_oauth_token_provider"):
+        return faust.OAuthCredentials(oauth_cb=provider, ssl_context=context)
+    return faust.SASLCredentials(
+        username=client["sasl_plain_username"],
+        password=client["sasl_plain_password"],
+        mechanism=client["sasl_mechanism"],
+        ssl_context=context,
+    )

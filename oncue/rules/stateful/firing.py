@@ -1,0 +1,156 @@
+"""From closed windows to tasks and dead letters: what both hosts of rules with memory do with a group."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+from oncue.ids import now_us, window_task_ids
+from oncue.log.base import Append
+from oncue.protocol.records import EVENT_BYTES, MATCHES, VERSION, DeadLetter, Deployment, encode
+from oncue.rules.active_rules import Entry, Library, RuleBook
+from oncue.rules.operators.event_rows import Rows
+from oncue.rules.operators.records import Closed
+from oncue.rules.stateful.fold import window_id_seed
+from oncue.rules.stateful.record_group import Group
+from oncue.rules.task_frames import Directory, Frames, Refusal
+
+Counted = tuple[Entry | None, int, str]  # rule, tasks, reason for a dead letter
+
+
+class Fired(NamedTuple):
+    appends: list[Append]
+    counted: list[Counted]  # of each closed window
+    dead: int
+
+
+class Firer:
+    """`history` finds an older deployment by label and version; `offload` turns a payload that is too large to travel
+    inline into a reference to a blob that is durable."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        book: Callable[[], RuleBook],
+        offload: Callable[[bytes], Awaitable[bytes]] | None = None,
+        history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
+    ) -> None:
+        self._directory, self._book, self._offload, self._history = directory, book, offload, history
+        self._old: tuple[tuple[str, int], RuleBook] = (("", 0), RuleBook())  # the older deployment that was used last
+        self.fired = self.dead = 0  # windows and dead letters, since the start
+
+    async def fire(self, group: Group) -> Fired:
+        frames = Frames(self._directory, now_us())
+        counted = await self._all(group, frames)
+        if self._offload is not None:
+            await frames.offload(self._offload)
+        return Fired(frames.appends(), counted, len(frames.dead))
+
+    async def _all(self, group: Group, frames: Frames) -> list[Counted]:
+        counted: list[Counted] = []
+        for bad in group.bad:
+            letter = DeadLetter(
+                VERSION, "match", bad.why[:2_000], frames.now_us, MATCHES, bad.batch.partition, bad.offset,
+                record=bad.record.value[:EVENT_BYTES],
+            )  # fmt: skip
+            frames.dead.append(letter)
+        for batch, offset, closed in group.closed:
+            entry = self._book().entries.get(closed.rule)
+            try:
+                counted.append((entry, await self._one(entry, closed, frames), ""))
+            except Refusal as e:
+                counted.append((entry, 0, e.reason))
+                frames.dead.append(_letter(closed, entry, batch.partition, offset, e, frames.now_us))
+            except Exception as e:
+                counted.append((entry, 0, f"{type(e).__name__}: {e}"))
+                refusal = Refusal("window", f"{type(e).__name__}: {e}")
+                frames.dead.append(_letter(closed, entry, batch.partition, offset, refusal, frames.now_us))
+        return counted
+
+    async def _one(self, entry: Entry | None, closed: Closed, frames: Frames) -> int:
+        """By the rule in force; where its arguments need what the events were not held with, by the version that they
+        matched under."""
+        if entry is None:
+            raise Refusal(
+                "window", f"there is no rule {closed.rule!r} any more", "deploy it again, then `oncue dead retry N`"
+            )
+        if entry.asleep:
+            remedy = f"oncue rules enable {closed.rule}, then `oncue dead retry N` (N: this letter's number)"
+            raise Refusal("window", f"the rule is disabled: {entry.asleep}", remedy)
+        memory = entry.rule.memory
+        if memory is None or not set(memory.needs.names) <= set(closed.needs):
+            entry = await self._older(closed)
+        ready = frames.prepare(entry, Rows.of(closed))
+        task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
+        first, last = closed.events[0], closed.events[-1]
+        frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
+        return len(ready)
+
+    async def _older(self, closed: Closed) -> Entry:
+        wanted = (closed.label, closed.version)
+        if self._old[0] != wanted:
+            found = await self._history(*wanted) if self._history is not None else None
+            self._old = (wanted, Library().book([found] if found is not None else []))
+        entry = self._old[1].entries.get(closed.rule)
+        if entry is None:
+            raise Refusal(
+                "window",
+                f"the rule has changed, and {closed.label}@{closed.version}, under which the events matched, is not kept",
+                "deploy it with the arguments that it had, then `oncue dead retry N` (N: this letter's number)",
+            )
+        return entry
+
+    def count(self, group: Group, fired: Fired) -> None:
+        """Once all of it is durable."""
+        self.fired += sum(1 for _, tasks, _ in fired.counted if tasks)
+        self.dead += fired.dead
+        for entry, tasks, reason in fired.counted:
+            if entry is not None:
+                entry.counters.fired += tasks
+                entry.counters.failed += bool(reason)
+                entry.counters.last_reason = reason or entry.counters.last_reason
+        entries = self._book().entries
+        for rule, count in group.suppressed.items():
+            if rule in entries:
+                entries[rule].counters.suppressed += count
+
+
+def _letter(
+    closed: Closed, entry: Entry | None, partition: int, offset: int, refusal: Refusal, at_us: int
+) -> DeadLetter:
+    """Of a whole window: tried again, it is the same window."""
+    first, last = closed.events[0], closed.events[-1]
+    reason = refusal.reason
+    if len(closed.events) > 1:
+        reason = f"a batch of {len(closed.events):,} events, {first.id} ({first.source}) to {last.id}: {reason}"
+    return DeadLetter(
+        VERSION,
+        refusal.stage,
+        reason[:2_000],
+        at_us,
+        MATCHES,
+        partition,
+        offset,
+        closed.rule,
+        (first.source, first.id),
+        encode(closed),
+        refusal.remedy,
+        entry.deployment.owner if entry else "",
+    )
+
+
+def in_force(book: RuleBook, rule: str, spec: str) -> bool:
+    """Whether a rule has this operator (spec_hash)."""
+    entry = book.entries.get(rule)
+    if entry is None:
+        return bool(book.broken)  # it may be in a file that this version cannot read: then its windows wait
+    return entry.rule.memory is not None and spec in entry.rule.memory.hashes
+
+
+def retired(book: RuleBook, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
+    """Of (partition, rule, spec) of open windows: those that are of no operator in force, by partition."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for part, rule, spec in specs:
+        if not in_force(book, rule, spec):
+            found.setdefault(part, []).append((rule, spec))
+    return found

@@ -1,0 +1,137 @@
+"""Who begins on a partition of rules with memory where the log is shared, and from where: their states are in `oncue.windows`,
+so whoever runs them next goes on with all of them, and each event is counted once.
+
+    servers: the one that acts takes all partitions, and marks them as kept (server_runner.py)
+    stream workers: they begin where all partitions have a Place and none is kept
+    hand_over: a server that leaves them to workers takes the mark away; what is in a windows.db of before goes into the log
+
+Who changes a partition's mark or place claims it first, so that of several servers and workers one does it, whole or not at
+all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from oncue.errors import NotOwner
+from oncue.log.base import Append, Batch, Log, Record
+from oncue.protocol.records import MATCHES, WINDOWS, encode
+from oncue.rules.stateful.changelog_states import KEPT, PLACE, Change, WindowTable, records
+from oncue.rules.stateful.kafka_runner import GROUP, Fence
+from oncue.rules.stateful.record_group import Place
+from oncue.rules.stateful.sqlite_states import WindowStore
+from oncue.rules.task_frames import commit
+
+LOOK_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+async def tables(log: Log, numbers: Iterable[int] | None = None) -> dict[int, WindowTable]:
+    """Of these partitions (None: all), as the changelog has them now."""
+    ends = {number: end for (_, number), end in (await log.end_offsets([WINDOWS])).items()}
+    begins = {number: begin for (_, number), begin in (await log.begin_offsets([WINDOWS])).items()}
+    wanted = set(ends) if numbers is None else set(numbers)
+    found = {number: WindowTable() for number in wanted}
+    left = {number for number in wanted if ends.get(number, 0) > begins.get(number, 0)}
+    if not left:
+        return found
+    reader = log.read([WINDOWS], start={(WINDOWS, number): end for number, end in ends.items() if number not in left})
+    try:
+        while left:
+            for batch in await reader.next():
+                if batch.partition in left:
+                    for r in batch.records:
+                        found[batch.partition].put(r.key, r.value)
+                    if batch.next_offset >= ends[batch.partition]:
+                        left.discard(batch.partition)
+    finally:
+        await reader.close()
+    return found
+
+
+async def hand_over(log: Log, fence: Fence, path: Path, *, to_workers: bool = True) -> list[int]:
+    """Let workers begin (`to_workers`; else servers): where the log has the states, or with this server's file of before, if it
+    is there. The partitions that nobody can begin on so far: the log has forgotten their first matches, and the file is not
+    here. Raises LogError."""
+    begins = {number: begin for (_, number), begin in (await log.begin_offsets([MATCHES])).items()}
+    found = await tables(log)
+    store = await asyncio.to_thread(WindowStore, path) if path.exists() else None
+    left: list[int] = []
+    try:
+        for number, table in found.items():
+            place = store.parts.get(number) if store is not None else None
+            if table.placed:
+                if table.kept and to_workers:
+                    await _let_go(log, fence, number)
+            elif store is not None and place is not None and place.next >= begins.get(number, 0):
+                await _give(log, fence, number, place, await asyncio.to_thread(store.entries, number))
+            elif begins.get(number, 0) == 0:
+                await _give(log, fence, number, Place(), [])  # what fires again has the same ids
+            else:
+                left.append(number)
+    finally:
+        if store is not None:
+            await asyncio.to_thread(store.close)
+    return left
+
+
+async def keep(log: Log, number: int, table: WindowTable) -> None:
+    """This server, which has claimed the partition, runs it: workers that are left with it end. Raises LogError, NotOwner."""
+    changes: list[Change] = [(KEPT, encode(True))]
+    if not table.placed:
+        changes.append((PLACE, encode(tuple(table.place))))
+    if not table.kept or not table.placed:
+        await commit(log, GROUP, _at(number, table.place), [Append(WINDOWS, records(changes), number)])
+        table.apply(changes)
+
+
+async def begin_anew(log: Log, fence: Fence) -> list[int]:
+    """Let workers begin at the log's end where nobody has handed over. Which partitions. Raises LogError."""
+    ends = {number: end for (_, number), end in (await log.end_offsets([MATCHES])).items()}
+    missing = [number for number, table in (await tables(log)).items() if not table.placed]
+    for number in missing:
+        await _give(log, fence, number, Place(ends.get(number, 0)), [])
+    return missing
+
+
+async def begun(log: Log, say: Callable[[str], None]) -> None:
+    """Until all partitions are the workers'. Raises LogError."""
+    told = False
+    while missing := sorted(n for n, table in (await tables(log)).items() if table.kept or not table.placed):
+        if not told:
+            which = ", ".join(map(str, missing))
+            say(f"waiting until a server hands over the partitions {which} of {MATCHES}: see rules_memory")
+        told = True
+        await asyncio.sleep(LOOK_S)
+
+
+async def _give(log: Log, fence: Fence, number: int, place: Place, entries: list[Change]) -> None:
+    await fence.claim(GROUP, MATCHES, number)
+    if (await tables(log, [number]))[number].placed:
+        return
+    changes: list[Change] = [*entries, (PLACE, encode(tuple(place)))]
+    try:
+        await commit(log, GROUP, _at(number, place), [Append(WINDOWS, records(changes), number)])
+    except NotOwner as e:
+        _log.info("partition %d is handed over by another server: %s", number, e.message)
+        return
+    _log.info("partition %d begins at offset %d, with %d states", number, place.next, len(entries))
+
+
+async def _let_go(log: Log, fence: Fence, number: int) -> None:
+    await fence.claim(GROUP, MATCHES, number)
+    table = (await tables(log, [number]))[number]
+    if table.kept:
+        try:
+            await commit(log, GROUP, _at(number, table.place), [Append(WINDOWS, [Record(b"", encode(KEPT))], number)])
+        except NotOwner as e:
+            _log.info("partition %d is let go by another server: %s", number, e.message)
+
+
+def _at(number: int, place: Place) -> list[Batch]:
+    """So that the commit is the partition's, and refused when another has claimed it. At the very beginning there is nothing
+    to keep apart, and the group may not be ahead of the place."""
+    return [Batch(MATCHES, number, (), (), place.next)] if place.next else []

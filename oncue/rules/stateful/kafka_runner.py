@@ -1,0 +1,312 @@
+"""The host of rules with memory where the log has their states: fold.py says what is asked of it. In a stream worker
+(stream.py: Faust gives the matches), and in a server whose log others share (server_runner.py).
+
+    oncue.matches ─────────► take ──► fold (a partition at a time) ──► closed windows ──► TaskFrames, dead letters ─┐
+          ▲                                  │ changes of the table ──► oncue.windows, the same partition ──────────┤
+          └── Tick ◄── due, or gone          ▼                                                                      ▼
+                                        the table, once the rest is durable ◄──────────────── one transaction of the partition
+
+Whoever runs it claims a partition before it reads the changelog: from then on the brokers refuse what another, that was paused
+or cut off, still writes there. So firings, states and the place in `oncue.matches` change together or not at all, and by one
+process at a time. Faust's own way, changelog records that nobody waits for, would lose that: events were counted twice
+after kills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+from oncue.errors import LogError, NotOwner, OncueError
+from oncue.ids import now_us
+from oncue.log.base import Append, Batch, Log, Record
+from oncue.protocol.records import MATCHES, VERSION, WINDOWS, Deployment, encode
+from oncue.rules.active_rules import RuleBook
+from oncue.rules.stateful.changelog_states import CLAIM, Claim, WindowTable, records
+from oncue.rules.stateful.firing import Firer, in_force, retired
+from oncue.rules.stateful.record_group import Group, Summary
+from oncue.rules.stateful.timers import Ticks
+from oncue.rules.task_frames import Directory, commit
+
+GROUP = "stream"
+STEP = 2_000  # matches folded and stored together
+LINGER_S = 0.1  # from one step of a partition to the next: what comes meanwhile shares its transaction (10 to 30 ms)
+WAITING = 20_000  # matches taken of a partition and not folded yet: then taking waits
+AGAIN_S = 1.0
+REFUSED_S = 15.0
+_log = logging.getLogger(__name__)
+
+
+class Fence(Protocol):
+    """What a log can do beyond others that lets go of a partition for good (Kafka)."""
+
+    async def claim(self, group: str, topic: str, partition: int) -> None: ...
+
+
+class Part:
+    """A partition that this worker has."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.table = number, WindowTable()
+        self.ready = False  # the table is as the changelog says
+        self.inbox: deque[tuple[int, Record]] = deque()
+        self.taken = 0  # behind the last that went into it
+        self.fresh, self.room = asyncio.Event(), asyncio.Event()
+        self.room.set()
+        self.work: asyncio.Task[None] | None = None
+
+
+class StreamHost:
+    """`run` until cancelled. All is called from one event loop."""
+
+    def __init__(
+        self,
+        log: Log,
+        fence: Fence,
+        directory: Directory,
+        book: Callable[[], RuleBook],
+        worker: str,
+        *,
+        before_batch: Callable[[], Awaitable[None]] | None = None,
+        offload: Callable[[bytes], Awaitable[bytes]] | None = None,
+        history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        keeps: bool = False,
+        step: int = STEP,
+    ) -> None:
+        """`keeps`: it is a server's, and the partitions are marked so."""
+        self._log, self._fence, self._book, self._worker = log, fence, book, worker
+        self._keeps, self._step = keeps, step
+        self._before_batch, self._clock_ms = before_batch, clock_ms
+        self.firer = Firer(directory, book, offload, history)
+        self.parts: dict[int, Part] = {}
+        self._ticks = Ticks()
+        self._moved = asyncio.Event()  # the next window is due at another time
+        self.events = 0  # matches folded, since the start
+        self.news = asyncio.Event()  # something has fired
+        self.refused = asyncio.Event()  # another has claimed a partition; normally partitions are given out anew now
+
+    def wake(self) -> None:
+        """The rules have changed: windows of operators that are gone close."""
+        self._ticks.woken.set()
+
+    # ------------------------------------------------------------ partitions that come and go
+
+    async def stay(self) -> None:
+        """Ends with LogError when a partition was claimed by another for good, and not to give it out anew."""
+        while True:
+            await self.refused.wait()
+            self.refused.clear()
+            before = dict(self.parts)
+            await asyncio.sleep(REFUSED_S)
+            if any(not part.ready and before.get(n) is part for n, part in self.parts.items()):
+                raise LogError(
+                    "another process has claimed partitions of this worker and keeps them",
+                    remedy="start it again: it says then who has them",
+                )
+
+    async def claim(self, numbers: Iterable[int]) -> None:
+        """These, and no others, are this worker's from now on; their tables are to be restored. Raises LogError."""
+        wanted = set(numbers)
+        await self.release(set(self.parts))
+        parts = {number: Part(number) for number in wanted}
+        self.parts = parts
+        await asyncio.gather(*[self._claim(number) for number in wanted])
+
+    async def _claim(self, number: int) -> None:
+        await self._fence.claim(GROUP, MATCHES, number)
+        # Behind all that others wrote, and outside of any transaction, so that whoever restores the table sees its end.
+        record = Record(encode(Claim(VERSION, self._worker, now_us())), encode(CLAIM))
+        await self._log.append(WINDOWS, [record], number)
+
+    async def release(self, numbers: Iterable[int]) -> None:
+        """What is under way of them comes to its end, or is refused."""
+        gone = [part for number in numbers if (part := self.parts.pop(number, None)) is not None]
+        self._ticks.forget(part.number for part in gone)
+        for part in gone:
+            part.ready = False
+            part.room.set()
+            if part.work is not None:
+                part.work.cancel()
+        await asyncio.gather(*[part.work for part in gone if part.work is not None], return_exceptions=True)
+
+    def restore(self, number: int, key: bytes, value: bytes) -> None:
+        """A record of the changelog. Raises Undecodable: a newer version wrote it."""
+        part = self.parts.get(number)
+        if part is not None and not part.ready:
+            part.table.put(key, value)
+
+    def restored(self, number: int, table: WindowTable) -> None:
+        """The whole of the changelog."""
+        part = self.parts.get(number)
+        if part is not None and not part.ready:
+            part.table = table
+
+    async def check(self) -> None:
+        """Faust begins to read where the group is, which is where the tables are, by the same transactions. Raises LogError:
+        somebody has moved the group ahead; what is between would be lost."""
+        committed = await self._log.committed(GROUP)
+        places = {number: part.table.place.next for number, part in self.parts.items() if part.table.placed}
+        ahead = [n for n, following in places.items() if committed.get((MATCHES, n), 0) > following]
+        if ahead:
+            raise LogError(
+                f"the group {GROUP!r} is ahead of what is stored, in the partitions {', '.join(map(str, ahead))} of {MATCHES}",
+                remedy="stop the stream workers and delete the group: kafka-consumer-groups.sh --delete --group"
+                f" PREFIX{GROUP}; reading then goes on where the states are",
+            )
+
+    def ready(self) -> list[int]:
+        """The tables are restored. The partitions that are at work. Raises LogError: servers have some."""
+        tables = [(part.number, part.table) for part in self.parts.values()]
+        if taken := [number for number, table in tables if not table.placed or table.kept is not self._keeps]:
+            raise LogError(
+                f"servers have the partitions {', '.join(map(str, taken))}: they run rules with memory themselves",
+                remedy='set rules_memory to "stream" for all servers, or leave it to them',
+            )
+        for part in self.parts.values():
+            if not part.ready:
+                part.ready, part.taken = True, part.table.place.next
+                self._ticks.due_ms[part.number] = part.table.next_due_ms()
+                part.work = asyncio.create_task(self._work(part), name=f"windows {part.number}")
+        self._ticks.woken.set()
+        self._moved.set()
+        return sorted(self.parts)
+
+    def positions(self) -> dict[int, int]:
+        """Partition -> the offset from which its matches are wanted, of those that are restored."""
+        return {number: part.taken for number, part in self.parts.items() if part.ready}
+
+    # ------------------------------------------------------------ matches
+
+    async def take(self, number: int, offset: int, record: Record) -> None:
+        """A match of the partition, in order. Waits while many wait."""
+        part = self.parts.get(number)
+        if part is None or not part.ready or offset < part.taken:
+            return  # another's by now; or it comes again from where the table says; or it came before
+        part.taken = offset + 1
+        part.inbox.append((offset, record))
+        part.fresh.set()
+        if len(part.inbox) >= WAITING:
+            part.room.clear()
+            await part.room.wait()
+
+    async def _work(self, part: Part) -> None:
+        loop = asyncio.get_running_loop()
+        stepped = -LINGER_S
+        while True:
+            if not part.inbox:
+                part.fresh.clear()
+                await part.fresh.wait()
+            if (early_s := stepped + LINGER_S - loop.time()) > 0 and len(part.inbox) < self._step:
+                await asyncio.sleep(early_s)
+            stepped = loop.time()
+            batch = _batch(part, self._step)
+            try:
+                await self._again_until_done(part, [batch])
+            except NotOwner as e:
+                _log.warning("partition %d is left to another: %s", part.number, e.message)
+                part.ready = False
+                self._ticks.forget([part.number])
+                part.inbox.clear()
+                part.room.set()
+                self.refused.set()
+                return
+            for _ in batch.offsets:
+                part.inbox.popleft()
+            part.room.set()
+
+    async def _again_until_done(self, part: Part, batches: Sequence[Batch]) -> None:
+        """Raises NotOwner."""
+        while True:
+            try:
+                await self.step(part, batches)
+                return
+            except NotOwner:
+                raise
+            except OncueError as e:
+                _log.error("rules with memory wait, and are tried again: %s", e)
+            except Exception:
+                _log.exception("rules with memory failed; they go on from where they were stored")
+            await asyncio.sleep(AGAIN_S)
+
+    async def step(self, part: Part, batches: Sequence[Batch]) -> None:
+        """Fold, fire, and make all of it durable together; then change the table. Raises NotOwner, LogError."""
+        if self._before_batch is not None:
+            await self._before_batch()
+        table = part.table
+        group, changes = table.fold(batches)
+        fired = await self.firer.fire(group)
+        appends = [*fired.appends, Append(WINDOWS, records(changes), part.number)]
+        await commit(self._log, GROUP, batches, appends)  # cancelled, it goes on: whoever claims next waits for it
+        table.apply(changes)
+        self.firer.count(group, fired)
+        self.events += sum(len(b.offsets) for b in batches)
+        if fired.counted:
+            self.news.set()
+        if self.parts.get(part.number) is part:
+            self._look_again(part, group)
+
+    def _look_again(self, part: Part, group: Group) -> None:
+        before = self._ticks.due_ms.get(part.number, 0)
+        self._ticks.applied(part.number, part.table.place.next, part.table.next_due_ms())
+        book = self._book()
+        if group.retiring or any(not in_force(book, rule, spec) for rule, spec in group.opened):
+            self._ticks.woken.set()
+        if self._ticks.due_ms[part.number] != before:
+            self._moved.set()
+
+    # ------------------------------------------------------------ the time
+
+    async def run(self) -> None:
+        """Tell the partitions how late it is, where a window is due or its operator is gone."""
+        while True:
+            woken, moved = (asyncio.ensure_future(e.wait()) for e in (self._ticks.woken, self._moved))
+            patience_s = self._ticks.patience_s(self._clock_ms())
+            try:
+                await asyncio.wait({woken, moved}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                woken.cancel()
+                moved.cancel()
+            self._moved.clear()
+            try:
+                await self.tick()
+            except OncueError as e:
+                _log.error("the time cannot be told to the windows, and is tried again: %s", e)
+                self._ticks.woken.set()
+                await asyncio.sleep(AGAIN_S)
+
+    async def tick(self) -> None:
+        now_ms = self._clock_ms()
+        gone = {}
+        if self._ticks.woken.is_set():
+            self._ticks.woken.clear()
+            if self._before_batch is not None:
+                await self._before_batch()
+            specs = [(p.number, *spec) for p in self.parts.values() if p.ready for spec in p.table.open_specs()]
+            gone = retired(self._book(), specs)
+        await self._ticks.append(self._log, now_ms, gone)
+
+    # ------------------------------------------------------------ looking
+
+    def summary(self) -> dict[str, Summary]:
+        """Rule -> its open windows in this worker's partitions, of those that have any."""
+        found: dict[str, Summary] = {}
+        for part in self.parts.values():
+            for rule, more in part.table.summary().items():
+                one = found.get(rule, Summary(0, 0, 0))
+                due_ms = min(filter(None, (one.due_ms, more.due_ms)), default=0)
+                found[rule] = Summary(one.windows + more.windows, one.events + more.events, due_ms)
+        return found
+
+    async def close(self) -> None:
+        await self.release(set(self.parts))
+
+
+def _batch(part: Part, most: int) -> Batch:
+    """What waits, so much as is folded in one step."""
+    some = [part.inbox[n] for n in range(min(len(part.inbox), most))]
+    return Batch(MATCHES, part.number, [offset for offset, _ in some], [record for _, record in some])

@@ -1,0 +1,84 @@
+"""A few batches of `oncue.matches`, folded: what they change and what fires, before any of it is stored."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import NamedTuple
+
+from oncue.errors import OncueError
+from oncue.log.base import Batch, Record
+from oncue.protocol.records import decode
+from oncue.rules.operators.records import Closed, Match, MatchesRecord, Tick
+from oncue.rules.stateful.fold import fold
+from oncue.rules.stateful.pending_changes import Overlay
+
+
+class Place(NamedTuple):
+    """How far a partition is applied, and the newest time in it."""
+
+    next: int = 0
+    newest_ms: int = 0
+
+
+class Summary(NamedTuple):
+    """Of a rule's open windows."""
+
+    windows: int
+    events: int
+    due_ms: int  # of the next that closes by time; 0: none does
+
+
+class Bad(NamedTuple):
+    """A record that cannot be folded."""
+
+    batch: Batch
+    offset: int
+    record: Record
+    why: str
+
+
+class Group:
+    def __init__(self) -> None:
+        self.closed: list[tuple[Batch, int, Closed]] = []  # with the record that closed it
+        self.bad: list[Bad] = []
+        self.suppressed: dict[str, int] = {}  # rule -> events
+        self.next: dict[int, Place] = {}  # partition -> what it comes to
+        self.retiring = False  # a tick has closed windows of operators that are gone, not necessarily all
+        self.opened: set[tuple[str, str]] = set()  # (rule, spec) of the windows that are open and have new events
+
+    def add(
+        self, batch: Batch, states: Overlay, before: Place, prefetch: Callable[[list[Match]], None] | None = None
+    ) -> None:
+        """Fold a batch of the states' partition; what was applied before is left out."""
+        following, newest = self.next.get(batch.partition, before)
+        found = self._decoded(batch, following)
+        if prefetch is not None:
+            prefetch([content for _, _, content in found if isinstance(content, Match)])
+        for offset, record, content in found:
+            try:
+                fired = fold(states, content, batch.partition, offset)
+            except sqlite3.Error:
+                raise
+            except Exception as e:
+                self.bad.append(Bad(batch, offset, record, f"{type(e).__name__}: {e}"))
+                continue
+            self.closed += [(batch, offset, closed) for closed in fired]
+            if isinstance(content, Match | Tick):
+                newest = max(newest, content.at_ms)
+                self.retiring |= isinstance(content, Tick) and bool(content.retired)
+        for rule, count in states.take_suppressed().items():
+            self.suppressed[rule] = self.suppressed.get(rule, 0) + count
+        self.opened |= {where[:2] for where in states.opened()}
+        self.next[batch.partition] = Place(max(following, batch.next_offset), newest)
+
+    def _decoded(self, batch: Batch, following: int) -> list[tuple[int, Record, MatchesRecord]]:
+        found: list[tuple[int, Record, MatchesRecord]] = []
+        for offset, record in zip(batch.offsets, batch.records, strict=True):
+            if offset < following:
+                continue
+            try:
+                found.append((offset, record, decode(MatchesRecord, record.value)))  # type: ignore[arg-type]
+            except OncueError as e:
+                self.bad.append(Bad(batch, offset, record, e.message))
+        return found

@@ -1,0 +1,66 @@
+"""Rules with memory as a server sees them when stream workers run them: by their reports, and by their changelog."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from oncue.log.base import Log
+from oncue.protocol.records import MATCHES, Event
+from oncue.rules.active_rules import Entry
+from oncue.rules.operators.preview import Outlook
+from oncue.rules.stateful.changelog_reader import Changelog
+from oncue.rules.stateful.record_group import Summary
+from oncue.rules.stateful.worker_reports import Workers
+
+
+class StreamWindows:
+    """In the place of a WindowHost, which runs them itself."""
+
+    def __init__(self, log: Log, workers: Workers, partitions: int, left: Sequence[int] = ()) -> None:
+        """`left`: partitions that this server could not hand over."""
+        self.workers, self._partitions, self._left = workers, partitions, left
+        self._changelog = Changelog(log, partitions)
+
+    async def run(self) -> None:
+        await self.workers.run()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def wake(self) -> None:
+        """The workers read the registry themselves."""
+
+    def trouble(self, log_url: str) -> str:
+        """Why rules with memory do not run now; "": they do."""
+        having = self.workers.partitions()
+        missing = sorted(set(range(self._partitions)) - having)
+        if not missing:
+            return ""
+        if stuck := [number for number in missing if number in self._left]:
+            return (
+                f'rules with memory wait: {forgotten(stuck)}; start the server that ran them with rules_memory = "stream",'
+                f" or begin anew: oncue stream --anew --log {shlex.quote(log_url)}"
+            )
+        if not having:
+            command = f"oncue stream --log {shlex.quote(log_url)}"
+            return f"rules with memory do not run: no stream worker is heard of; start one: {command}"
+        return f"no stream worker has the partitions {_list(missing)} of {MATCHES} yet: that takes some seconds"
+
+    async def summary(self) -> dict[str, Summary]:
+        return self.workers.summary()
+
+    async def outlook(self, entry: Entry, event: Event) -> Outlook:
+        """By what the workers have stored. Raises Invalid: the event lacks a field."""
+        return await self._changelog.outlook(entry, event)
+
+
+def forgotten(numbers: Sequence[int]) -> str:
+    return (
+        f"the log has forgotten the first matches of the partitions {_list(numbers)}, and what a server remembered of them"
+        " is not here"
+    )
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,121 @@
+"""Rules with memory in a server whose log other servers have, too: one of them runs all partitions, for as long as it acts, and
+their states are in the log. So whoever acts next has all of them, killed or paused as the one before may be, and it does not
+matter how much of `oncue.matches` the log has forgotten.
+
+    oncue.matches ──reader──► StreamHost ──► tasks, dead letters, oncue.windows
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+from typing import Any
+
+from oncue.errors import LogError
+from oncue.log.base import Log, Reader
+from oncue.protocol.records import MATCHES, WINDOWS, Event
+from oncue.rules.active_rules import Entry
+from oncue.rules.operators.preview import Outlook
+from oncue.rules.stateful.changelog_reader import Changelog
+from oncue.rules.stateful.changelog_states import WindowTable
+from oncue.rules.stateful.handover import keep, tables
+from oncue.rules.stateful.kafka_runner import Fence, StreamHost
+from oncue.rules.stateful.record_group import Summary
+from oncue.rules.stateful.remote import forgotten
+from oncue.rules.task_frames import Directory
+
+STEP = 500  # matches: folding them takes the server's loop some 15 ms
+_log = logging.getLogger(__name__)
+
+
+class SharedWindowHost:
+    """`run` while this server acts for rules with memory. What it is made with is as a StreamHost's."""
+
+    def __init__(
+        self, log: Log, fence: Fence, directory: Directory, server: str, partitions: int, log_url: str, **more: Any
+    ) -> None:
+        self._log, self._fence, self._partitions, self._log_url = log, fence, partitions, log_url
+        self._host = StreamHost(log, fence, directory, worker=server, keeps=True, step=STEP, **more)
+        self._changelog = Changelog(log, partitions)
+        self.trouble = ""  # why it cannot run
+
+    def wake(self) -> None:
+        self._host.wake()
+
+    async def run(self) -> None:
+        """Until cancelled. Raises LogError, NotOwner: another has the partitions. Run it again, it goes on where they are."""
+        host = self._host
+        host.refused.clear()
+        try:
+            await self._take()
+            reader = self._log.read([MATCHES], start={(MATCHES, n): at for n, at in host.positions().items()})
+            parts = [asyncio.create_task(part) for part in (self._feed(reader), host.run(), self._refused())]
+            try:
+                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+                for part in parts:
+                    if part.done():
+                        part.result()
+            finally:
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
+                await reader.close()
+        finally:
+            await host.close()
+
+    async def _take(self) -> None:
+        host = self._host
+        if self.trouble:  # whoever mends it must not be refused
+            await self._check(await tables(self._log))
+        await host.claim(range(self._partitions))
+        found = await tables(self._log)
+        await self._check(found)
+        for number, table in found.items():
+            await keep(self._log, number, table)
+            host.restored(number, table)
+        await host.check()
+        _log.info("this server runs rules with memory, in %d partitions", len(host.ready()))
+
+    async def _check(self, found: dict[int, WindowTable]) -> None:
+        """Raises LogError: states and matches do not belong together."""
+        begins, ends = await self._log.begin_offsets([MATCHES]), await self._log.end_offsets([MATCHES])
+        self.trouble = ""
+        if left := [n for n, table in found.items() if not table.placed and begins.get((MATCHES, n), 0)]:
+            anew = (
+                f"start the server that ran them, or begin anew: oncue stream --anew --log {shlex.quote(self._log_url)}"
+            )
+            self.trouble = f"rules with memory wait: {forgotten(left)}; {anew}"
+            raise LogError(forgotten(left), remedy=anew)
+        for number, table in found.items():
+            end, begin = ends.get((MATCHES, number), 0), begins.get((MATCHES, number), 0)
+            if table.place.next > end:
+                why = f"the states of partition {number} are of another {MATCHES}: they are ahead of its end"
+                remedy = f"stop servers and stream workers, and delete the topic {WINDOWS}: it is made again"
+                self.trouble = f"rules with memory wait: {why}; {remedy}"
+                raise LogError(why, remedy=remedy)
+            missed = begin - table.place.next
+            if missed > 1:  # one: the mark of the last transaction
+                _log.error("%d matches of partition %d were forgotten by the log before they were read", missed, number)
+
+    async def _feed(self, reader: Reader) -> None:
+        async for batch in reader:
+            for offset, record in zip(batch.offsets, batch.records, strict=True):
+                await self._host.take(batch.partition, offset, record)
+
+    async def _refused(self) -> None:
+        await self._host.refused.wait()
+        raise LogError("another process has claimed partitions of rules with memory")
+
+    async def close(self) -> None:
+        """When `run` has ended."""
+
+    # ------------------------------------------------------------ looking
+
+    async def summary(self) -> dict[str, Summary]:
+        """Of nothing, while another server runs them."""
+        return self._host.summary()
+
+    async def outlook(self, entry: Entry, event: Event) -> Outlook:
+        """By what is stored, whichever server runs them. Raises Invalid: the event lacks a field."""
+        return await self._changelog.outlook(entry, event)

@@ -1,0 +1,291 @@
+"""The states of rules with memory in one SQLite file, `windows.db`: written together with the offsets that they stand for.
+
+part    how far each partition of `oncue.matches` is applied, and the newest time in it
+state   a row a key of an operator (fold.py says what is in it)
+item    the events of open windows, one a row: a large window is not written again for each event
+
+Nothing is kept in memory, so that a million keys cost disk only. A group of batches is folded over what it touches
+(`fold_batches`), and stored in one transaction once what fires is durable (`store`). A commit need not reach the disk at
+once: after a crash of the machine the file is at an older commit, with the offsets of then, and the log has the rest.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncue.errors import LogError, OncueError
+from oncue.log.base import Batch
+from oncue.log.sqlite.database import explain
+from oncue.protocol.records import decode, encode
+from oncue.rules.operators.records import Held, Match, spec_hash
+from oncue.rules.stateful.changelog_states import ITEM, STATE, Change
+from oncue.rules.stateful.fold import MARGIN_MS, State, Where, due_ms, forget_ms, held
+from oncue.rules.stateful.pending_changes import Overlay, event_key
+from oncue.rules.stateful.record_group import Group, Place, Summary
+
+APPLICATION_ID = 0x6F6E6377  # "oncw"
+SCHEMA = 2
+FORGET_ROWS = 2_000  # in one transaction
+ASKED = 500  # keys in one query
+
+TABLES = """
+CREATE TABLE part(part INTEGER PRIMARY KEY, next INTEGER NOT NULL, newest_ms INTEGER NOT NULL);
+CREATE TABLE state(
+  id TEXT PRIMARY KEY, part INTEGER NOT NULL, rule TEXT NOT NULL, spec TEXT NOT NULL, key TEXT NOT NULL,
+  applied INTEGER NOT NULL, held INTEGER NOT NULL, due_ms INTEGER NOT NULL, forget_ms INTEGER NOT NULL,
+  state BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX state_due ON state(part, due_ms) WHERE due_ms > 0;
+CREATE INDEX state_open ON state(part, rule, spec, key) WHERE held > 0;
+CREATE INDEX state_forget ON state(part, forget_ms) WHERE forget_ms > 0;
+CREATE TABLE item(
+  id TEXT NOT NULL, event TEXT NOT NULL, place INTEGER NOT NULL, held BLOB NOT NULL,
+  PRIMARY KEY(id, event)) WITHOUT ROWID;
+"""
+PUT = "INSERT OR REPLACE INTO state VALUES (?,?,?,?,?,?,?,?,?,?)"
+GET = "SELECT id, state FROM state WHERE id IN (SELECT value FROM json_each(?))"
+HAVE = """SELECT item.id, item.event FROM json_each(?) j JOIN item
+ ON item.id = json_extract(j.value, '$[0]') AND item.event = json_extract(j.value, '$[1]')"""
+DUE = """SELECT due_ms, rule, spec, key FROM state WHERE part = ? AND due_ms > 0 AND due_ms <= ? AND applied < ?
+ ORDER BY due_ms, rule, spec, key LIMIT ?"""
+OPEN = """SELECT key FROM state WHERE part = ? AND rule = ? AND spec = ? AND held > 0 AND applied < ? ORDER BY key LIMIT ?"""
+NEXT_DUE = "SELECT min(due_ms) FROM state WHERE part = ? AND due_ms > 0"
+FORGET = """DELETE FROM state WHERE id IN
+ (SELECT id FROM state WHERE part = ? AND forget_ms > 0 AND forget_ms < ? LIMIT ?)"""
+
+
+class WindowStore:
+    """Used by one thread at a time. Raises LogError or DiskFull."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            self._prepare()
+            rows = self._db.execute("SELECT part, next, newest_ms FROM part").fetchall()
+        except sqlite3.Error as e:
+            raise self._explained(e) from e
+        self.parts: dict[int, Place] = {part: Place(*rest) for part, *rest in rows}
+
+    def _prepare(self) -> None:
+        db = self._db
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA secure_delete=OFF")
+        owner, version = (db.execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version"))
+        if not owner and not version:
+            marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA};"
+            db.executescript(f"BEGIN IMMEDIATE; {TABLES} {marks} COMMIT;")
+        elif owner != APPLICATION_ID or version > SCHEMA:
+            raise LogError(f"{self._path} is not of this oncue", remedy="upgrade oncue, or move the file away")
+        elif version < SCHEMA:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """In the first version a key had one id in all partitions."""
+        db = self._db
+        rows = db.execute("SELECT id, part, rule, spec, key FROM state").fetchall()
+        ids = [(_id(part, Where(*where)), old) for old, part, *where in rows]
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany("UPDATE state SET id = ? WHERE id = ?", ids)
+            db.executemany("UPDATE item SET id = ? WHERE id = ?", ids)
+            db.execute(f"PRAGMA user_version={SCHEMA}")
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+
+    def _explained(self, e: Exception) -> OncueError:
+        if "malformed" in str(e) or "not a database" in str(e):
+            return LogError(
+                f"the windows of rules ({self._path}) are damaged: {e}",
+                remedy="stop oncue and move the file away: it is made again from the log (docs/rules.md, Memory)",
+            )
+        return explain(e, self._path)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # ------------------------------------------------------------ folding
+
+    def fold_batches(self, batches: Sequence[Batch]) -> Group:
+        """Nothing is changed yet: what fires has to be durable first."""
+        group = StoredGroup()
+        try:
+            for batch in batches:
+                part = batch.partition
+                states = group.parts.setdefault(part, PartStates(self._db, part))
+                group.add(batch, states, self.parts.get(part, Place()), states.prefetch)
+        except sqlite3.Error as e:
+            raise self._explained(e) from e
+        return group
+
+    def store(self, group: Group) -> None:
+        """All of it, and the offsets, or nothing."""
+        assert isinstance(group, StoredGroup)
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for states in group.parts.values():
+                    states.write()
+                rows = [(part, following, newest) for part, (following, newest) in group.next.items()]
+                db.executemany("INSERT OR REPLACE INTO part VALUES (?,?,?)", rows)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as e:
+            raise self._explained(e) from e
+        self.parts |= group.next
+
+    def forget(self) -> int:
+        """States that tell nothing any more, some at a time. How many."""
+        gone = 0
+        try:
+            for part, (_, newest_ms) in self.parts.items():
+                gone += self._db.execute(FORGET, (part, newest_ms - MARGIN_MS, FORGET_ROWS)).rowcount
+        except sqlite3.Error as e:
+            raise self._explained(e) from e
+        return gone
+
+    def drop(self, part: int) -> int:
+        """All states of a partition, whose records are not those of the log. How many events were held."""
+        lost: int = self._db.execute("SELECT coalesce(sum(held), 0) FROM state WHERE part = ?", (part,)).fetchone()[0]
+        self._db.executescript(
+            f"BEGIN; DELETE FROM item WHERE id IN (SELECT id FROM state WHERE part = {part:d});"
+            f" DELETE FROM state WHERE part = {part:d}; DELETE FROM part WHERE part = {part:d}; COMMIT;"
+        )
+        self.parts.pop(part, None)
+        return lost
+
+    # ------------------------------------------------------------ to another host (handover.py)
+
+    def entries(self, part: int) -> list[Change]:
+        """All that is known of a partition, as a changelog has it."""
+        states = self._db.execute("SELECT rule, spec, key, state FROM state WHERE part = ?", (part,))
+        items = self._db.execute(
+            "SELECT rule, spec, key, event, item.held FROM item JOIN state USING (id) WHERE part = ?", (part,)
+        )
+        found: list[Change] = [((ITEM, *key), value) for *key, value in items]
+        return found + [((STATE, *key), value) for *key, value in states]
+
+    # ------------------------------------------------------------ looking
+
+    def next_due_ms(self, part: int) -> int:
+        return int(self._db.execute(NEXT_DUE, (part,)).fetchone()[0] or 0)
+
+    def open_specs(self) -> set[tuple[int, str, str]]:
+        """(partition, rule, spec) of all open windows."""
+        return set(self._db.execute("SELECT DISTINCT part, rule, spec FROM state WHERE held > 0"))
+
+    def summary(self) -> dict[str, Summary]:
+        rows = self._db.execute(
+            "SELECT rule, count(*), sum(held), coalesce(min(nullif(due_ms, 0)), 0) FROM state WHERE held > 0 GROUP BY rule"
+        )
+        return {rule: Summary(*rest) for rule, *rest in rows}
+
+    def look(self, part: int, wheres: Sequence[Where], source: str, id: str) -> list[tuple[State | None, bool]]:
+        """The state of each key of a partition, and whether its open window has this event."""
+        states = PartStates(self._db, part)
+        return [(states.get(where), states.holds(where, source, id)) for where in wheres]
+
+
+class StoredGroup(Group):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[int, PartStates] = {}
+
+
+class PartStates(Overlay):
+    """What is in the file, and the queries for it."""
+
+    def __init__(self, db: sqlite3.Connection, part: int) -> None:
+        super().__init__()
+        self._db, self._part = db, part
+        self._read: dict[Where, State | None] = {}
+        self._known: dict[tuple[str, str], bool] = {}  # (id, event): whether it is in the file
+
+    def prefetch(self, matches: Iterable[Match]) -> None:
+        """What the matches will touch, in a few queries."""
+        wheres: dict[Where, None] = {}
+        events: dict[tuple[str, str], None] = {}
+        for match in matches:
+            for stage in match.stages:
+                where = Where(match.rule, spec_hash(stage.spec, match.needs), stage.key)
+                wheres[where] = None
+                events[self._id(where), event_key(match.event.source, match.event.id)] = None
+        new = {self._id(w): w for w in wheres if w not in self._read}
+        for part in _parts(list(new)):
+            self._read |= dict.fromkeys(new[id] for id in part)
+            for id, state in self._db.execute(GET, (msgspec.json.encode(part).decode(),)):
+                self._read[new[id]] = decode(State, state)  # type: ignore[arg-type]
+        for pairs in _parts([e for e in events if e not in self._known]):
+            self._known |= dict.fromkeys(pairs, False)
+            self._known |= dict.fromkeys(self._db.execute(HAVE, (msgspec.json.encode(pairs).decode(),)), True)
+
+    # ------------------------------------------------------------ what is stored
+
+    def stored(self, where: Where) -> State | None:
+        if where not in self._read:
+            row = self._db.execute("SELECT state FROM state WHERE id = ?", (self._id(where),)).fetchone()
+            self._read[where] = decode(State, row[0]) if row else None  # type: ignore[arg-type]
+        return self._read[where]
+
+    def stored_event(self, where: Where, event: str) -> bool:
+        pair = (self._id(where), event)
+        if pair not in self._known:
+            row = self._db.execute("SELECT 1 FROM item WHERE id = ? AND event = ?", pair).fetchone()
+            self._known[pair] = row is not None
+        return self._known[pair]
+
+    def stored_held(self, where: Where) -> list[Held]:
+        rows = self._db.execute("SELECT held FROM item WHERE id = ? ORDER BY place", (self._id(where),))
+        return [decode(Held, row[0]) for row in rows]
+
+    def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, Where]]:
+        rows = self._db.execute(DUE, (self._part, at_ms, before, most))
+        return [(due, Where(*key)) for due, *key in rows]
+
+    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+        rows = self._db.execute(OPEN, (self._part, rule, spec, before, most))
+        return [Where(rule, spec, row[0]) for row in rows]
+
+    # ------------------------------------------------------------ the end of a group
+
+    def write(self) -> None:
+        """Into the transaction that is open."""
+        gone = [(self._id(where),) for where in self.released]
+        self._db.executemany("DELETE FROM item WHERE id = ?", gone)
+        self._db.executemany("INSERT OR REPLACE INTO item VALUES (?,?,?,?)", self._items())
+        self._db.executemany(PUT, (self._row(where, state) for where, state in self.changed.items()))
+
+    def _items(self) -> Iterator[tuple[Any, ...]]:
+        for where, events in self.fresh.items():
+            id = self._id(where)
+            for event, kept in events.items():
+                yield id, event, kept.place, encode(kept)
+
+    def _row(self, where: Where, state: State) -> tuple[Any, ...]:
+        facts = (state.applied, held(state), due_ms(state), forget_ms(state), encode(state))
+        return (self._id(where), self._part, *where, *facts)
+
+    def _id(self, where: Where) -> str:
+        return _id(self._part, where)
+
+
+def _id(part: int, where: Where) -> str:
+    """Other operators in a rule may move its matches to other partitions, where offsets are others: there a key starts anew."""
+    return blake2b("\0".join((str(part), *where)).encode(), digest_size=16).hexdigest()
+
+
+def _parts(keys: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(keys), ASKED):
+        yield keys[start : start + ASKED]

@@ -1,0 +1,158 @@
+"""Puts a stream worker together: the log, what it needs of the registry, the host, and the reports of it.
+
+oncue.registry ──► Registry ──► rules, endpoints ──┐
+oncue.matches ──► Faust (given: `app`) ──► StreamHost ──► tasks, dead letters, oncue.windows
+                                           └──► a report every 2 s ──► oncue.stream
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from oncue import __version__
+from oncue.blobs import open_blobs
+from oncue.config import Settings
+from oncue.errors import LogError
+from oncue.ids import now_us
+from oncue.log import open_log
+from oncue.log.base import Log, Record
+from oncue.protocol import payload
+from oncue.protocol.records import STREAM, VERSION, TaskTopics, encode
+from oncue.rules.registry_reader import Registry
+from oncue.rules.stateful.handover import begin_anew, begun
+from oncue.rules.stateful.kafka_runner import Fence, StreamHost
+from oncue.rules.stateful.topics import ensure_stream
+from oncue.rules.stateful.worker_reports import REPORT_S, SOON_S, RuleReport, StreamReport
+
+START_S = 60.0
+CLOSE_S = 8.0
+
+
+class App(Protocol):
+    """StreamApp."""
+
+    async def run(self) -> None: ...
+
+
+MakeApp = Callable[[StreamHost, int, Callable[[list[int]], None]], App]  # host, partitions, placed -> the app
+
+
+async def serve(
+    settings: Settings,
+    make: MakeApp,
+    stopping: asyncio.Event,
+    ready: Callable[[list[int]], None],
+    say: Callable[[str], None],
+    anew: bool = False,
+) -> None:
+    """Until `stopping`. `ready` is told which partitions this worker has, whenever they are others. `anew`: begin at the log's
+    end where nobody has handed over. Raises LogError."""
+    log = await open_log(settings.log_url, settings)
+    try:
+        partitions = await ensure_stream(log, settings)
+        if anew and (numbers := await begin_anew(log, _fence(log))):
+            say(f"the partitions {', '.join(map(str, numbers))} begin anew: what was open there is not known")
+        if await _unless(stopping, begun(log, say)):
+            await Worker(log, settings).run(make, partitions, stopping, ready)
+    finally:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(log.close(), CLOSE_S)
+
+
+def _fence(log: Log) -> Fence:
+    return log  # type: ignore[return-value]  # the log on Kafka can claim
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether the work came to its end before."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(stopping.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    ended = tasks[0].done()
+    for task in tasks:
+        task.cancel()
+    if ended:
+        tasks[0].result()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return ended
+
+
+class Worker:
+    def __init__(self, log: Log, settings: Settings) -> None:
+        self._log = log
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._blobs = open_blobs(settings.blobs_folder or str(settings.data_path / "blobs"))
+        self.registry = Registry(log, lambda: self.host.wake(), TaskTopics(settings.task_topics))
+        self.host = StreamHost(
+            log,
+            _fence(log),
+            self.registry,
+            lambda: self.registry.book,
+            self.name,
+            before_batch=self.registry.caught_up,
+            offload=self._offload,
+            history=self.registry.deployment,
+        )
+
+    async def _offload(self, packed: bytes) -> bytes:
+        sha = await asyncio.to_thread(self._blobs.put, packed)
+        return payload.pack_ref(payload.Ref(sha, len(packed)))
+
+    async def run(
+        self, make: MakeApp, partitions: int, stopping: asyncio.Event, ready: Callable[[list[int]], None]
+    ) -> None:
+        parts: list[Coroutine[Any, Any, object]] = [self.registry.run()]
+        running = [asyncio.create_task(part) for part in parts]
+        try:
+            await _within(self.registry.caught_up(), running, START_S)
+            app = make(self.host, partitions, ready)
+            running += [
+                asyncio.create_task(part) for part in (self.host.run(), self.host.stay(), self._reports(), app.run())
+            ]
+            end = asyncio.create_task(stopping.wait())
+            done, _ = await asyncio.wait([*running, end], return_when=asyncio.FIRST_COMPLETED)
+            end.cancel()
+            for task in done - {end}:
+                task.result()  # none of them ends by itself, but by an error
+        finally:
+            for task in reversed(running):
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await self.host.close()
+            with contextlib.suppress(LogError, TimeoutError):
+                await asyncio.wait_for(self._log.append(STREAM, [Record(b"", self.name.encode())]), CLOSE_S)
+
+    async def _reports(self) -> None:
+        while True:
+            self.host.news.clear()
+            await self._log.append(STREAM, [Record(encode(self.report()), self.name.encode())])
+            await asyncio.sleep(SOON_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.host.news.wait(), REPORT_S - SOON_S)
+
+    def report(self) -> StreamReport:
+        windows = self.host.summary()
+        rules = []
+        for name, entry in self.registry.book.entries.items():
+            counts = entry.counters
+            if name in windows or counts.fired or counts.suppressed or counts.failed:
+                w = windows.get(name)
+                open_, events, due_ms = w if w else (0, 0, 0)
+                rules.append(RuleReport(name, open_, events, due_ms, counts.fired, counts.suppressed, counts.failed))
+        ready = tuple(sorted(n for n, part in self.host.parts.items() if part.ready))
+        return StreamReport(VERSION, self.name, now_us(), __version__, ready, tuple(rules))
+
+
+async def _within(work: Awaitable[None], running: list[asyncio.Task[object]], seconds: float) -> None:
+    """`work`, unless what it needs fails."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task, *running}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if not done:
+        task.cancel()
+        raise LogError(f"the registry could not be read in {seconds:.0f} s", remedy="look at Kafka: oncue doctor")
+    for ended in done:
+        ended.result()

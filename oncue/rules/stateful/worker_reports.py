@@ -1,0 +1,114 @@
+"""What stream workers say of themselves in `oncue.stream`, and what a server knows by it: whether rules with memory are at
+work, and what their windows hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from oncue.errors import Undecodable
+from oncue.log.base import Log, Topic
+from oncue.protocol.records import STREAM, Stored, decode
+from oncue.rules.stateful.record_group import Summary
+
+REPORT_S = 2.0
+SOON_S = 0.2  # after something has fired; and from one report to the next
+SILENT_S = 10.0  # then a worker is not counted on
+TOPIC = Topic(compact=True)
+
+
+class RuleReport(Stored, frozen=True):
+    """Of one rule in the partitions of one worker; what is counted is counted since the worker's start."""
+
+    rule: str
+    windows: int
+    events: int
+    due_ms: int  # of the next window that closes by time; 0: none does
+    fired: int
+    suppressed: int
+    failed: int
+
+
+class StreamReport(Stored, frozen=True):
+    v: int
+    worker: str  # host:pid, also the record's key
+    at_us: int
+    version: str
+    partitions: tuple[int, ...]  # of `oncue.matches` that it has
+    rules: tuple[RuleReport, ...]
+
+
+class Workers:
+    """`run` until cancelled: the newest report of each worker, by the server's own clock."""
+
+    def __init__(self, log: Log, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._clock_s = log, clock_s
+        self._reports: dict[bytes, tuple[float, StreamReport]] = {}
+        self.counted: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) since this process began to listen
+
+    async def run(self) -> None:
+        """Raises LogError."""
+        old = (await self._log.end_offsets([STREAM])).get((STREAM, 0), 0)
+        reader = self._log.read([STREAM], start="earliest")
+        try:
+            async for batch in reader:
+                for offset, record in zip(batch.offsets, batch.records, strict=True):
+                    self.take(record.key, record.value, offset < old, offset >= old or _young(record.time_ms))
+        finally:
+            await reader.close()
+
+    def take(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
+        """`before`: it was there when this process began. An old one tells nothing."""
+        if not value:  # it has stopped in good order
+            self._reports.pop(key, None)
+        elif fresh:
+            try:
+                report = decode(StreamReport, value)
+            except Undecodable:
+                return  # of another version
+            if not before:
+                self._count(self._reports.get(key), report)
+            self._reports[key] = (self._clock_s(), report)
+
+    def _count(self, last: tuple[float, StreamReport] | None, report: StreamReport) -> None:
+        old = {r.rule: r for r in last[1].rules} if last else {}
+        for r in report.rules:
+            was, (fired, suppressed) = old.get(r.rule), self.counted.get(r.rule, (0, 0))
+            more = (r.fired - was.fired, r.suppressed - was.suppressed) if was else (r.fired, r.suppressed)
+            self.counted[r.rule] = (fired + max(0, more[0]), suppressed + max(0, more[1]))
+
+    def alive(self) -> list[StreamReport]:
+        now = self._clock_s()
+        return [report for at, report in self._reports.values() if now - at < SILENT_S]
+
+    def partitions(self) -> set[int]:
+        """That some worker has."""
+        return {number for report in self.alive() for number in report.partitions}
+
+    def rules(self) -> dict[str, RuleReport]:
+        return summed(rule for report in self.alive() for rule in report.rules)
+
+    def summary(self) -> dict[str, Summary]:
+        return {r.rule: Summary(r.windows, r.events, r.due_ms) for r in self.rules().values() if r.windows}
+
+
+def summed(reports: Iterable[RuleReport]) -> dict[str, RuleReport]:
+    """Of several workers, by rule."""
+    found: dict[str, RuleReport] = {}
+    for r in reports:
+        one = found.get(r.rule, RuleReport(r.rule, 0, 0, 0, 0, 0, 0))
+        found[r.rule] = RuleReport(
+            r.rule,
+            one.windows + r.windows,
+            one.events + r.events,
+            min(filter(None, (one.due_ms, r.due_ms)), default=0),
+            one.fired + r.fired,
+            one.suppressed + r.suppressed,
+            one.failed + r.failed,
+        )
+    return found
+
+
+def _young(time_ms: int) -> bool:
+    """Of a report that was there before this process: by the clock of whoever wrote it."""
+    return abs(time.time() * 1000 - time_ms) < SILENT_S * 1000

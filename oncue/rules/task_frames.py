@@ -1,0 +1,151 @@
+"""From what fires to records: tasks in frames, one an endpoint and cue, and dead letters. The engine and the host of rules
+with memory both make them here, and commit them here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from oncue.errors import DiskFull, LogError, NotOwner, OncueError
+from oncue.log.base import Append, Batch, Log, Record
+from oncue.protocol.payload import needs_blob
+from oncue.protocol.records import DEAD, VERSION, Call, DeadLetter, Task, TaskFrame, encode
+from oncue.rules.active_rules import Cue, Entry
+
+FRAME_TASKS, FRAME_BYTES = 1_024, 1024 * 1024
+TRIES = 8  # of a commit, unless the disk is full: that is waited out
+_log = logging.getLogger(__name__)
+
+
+class Directory(Protocol):
+    """What the server knows of endpoints."""
+
+    def endpoint_id(self, name: str, owner: str) -> str | None:
+        """The endpoint of this name (or id) that the owner may use."""
+        ...
+
+    def tasks_topic(self, endpoint: str) -> str:
+        """Where the tasks of the endpoint of this id go."""
+        ...
+
+    def is_revoked(self, name: str, owner: str) -> bool:
+        """Whether the owner had one, and it was revoked."""
+        ...
+
+
+class Refusal(Exception):
+    """Why an event, or a rule's answer to it, goes to the dead letters."""
+
+    def __init__(self, stage: str, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.stage, self.reason, self.remedy = stage, reason, remedy
+
+
+class Frames:
+    """Tasks by cue, and dead letters, of a few batches."""
+
+    def __init__(self, directory: Directory, now_us: int) -> None:
+        self._directory, self.now_us = directory, now_us
+        self.dead: list[DeadLetter] = []
+        self._tasks: dict[Cue, tuple[str, list[Task]]] = {}  # cue -> (endpoint id, tasks)
+        self._endpoints: dict[tuple[str, str], str | None] = {}
+
+    def prepare(self, entry: Entry, source: Any) -> list[tuple[str, bytes]]:
+        """(endpoint id, payload) of each function of the rule. Raises Refusal: all of them, or none and a dead letter.
+        `source`: the event, or Rows."""
+        return [self._prepare(cue, source) for cue in entry.cues]
+
+    def _prepare(self, cue: Cue, source: Any) -> tuple[str, bytes]:
+        key = (cue.endpoint, cue.owner)
+        if key not in self._endpoints:
+            self._endpoints[key] = self._directory.endpoint_id(*key)
+        endpoint = self._endpoints[key]
+        if endpoint is None:
+            remedy = "register it or correct the rule, then `oncue dead retry N` (N: this letter's number)"
+            what = f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}"
+            if self._directory.is_revoked(*key):
+                what = f"the endpoint {cue.endpoint!r} was revoked"
+            raise Refusal("dispatch", what, remedy)
+        if not cue.call.function:
+            remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
+            raise Refusal("dispatch", f"the function {cue.call.name!r} is not registered", remedy)
+        try:
+            return endpoint, cue.arguments(source)
+        except OncueError as e:
+            raise Refusal("args", e.message, e.remedy) from None
+
+    def add(
+        self,
+        entry: Entry,
+        ready: Sequence[tuple[str, bytes]],
+        task_ids: Sequence[bytes],
+        cause: tuple[str, str] | None,
+        mark_us: int,
+    ) -> None:
+        for cue, (endpoint, args), task_id in zip(entry.cues, ready, task_ids, strict=True):
+            _, tasks = self._tasks.setdefault(cue, (endpoint, []))
+            tasks.append(Task(task_id, args, cause, b"", mark_us))
+
+    async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Large payloads become references; their blobs are durable before the tasks that name them."""
+        for _, tasks in self._tasks.values():
+            for at, task in enumerate(tasks):
+                if needs_blob(task.args):
+                    tasks[at] = msgspec.structs.replace(task, args=await store(task.args))
+
+    def appends(self) -> list[Append]:
+        by_topic: dict[str, list[Record]] = {}
+        for cue, (endpoint, tasks) in self._tasks.items():
+            records = by_topic.setdefault(self._directory.tasks_topic(endpoint), [])
+            call = self._call(cue, endpoint)
+            records += [
+                Record(encode(TaskFrame(VERSION, call, self.now_us, part)), endpoint.encode())
+                for part in _frames(tasks)
+            ]
+        if self.dead:
+            by_topic[DEAD] = [Record(encode(letter)) for letter in self.dead]
+        return [Append(topic, records) for topic, records in by_topic.items()]
+
+    def _call(self, cue: Cue, endpoint: str) -> Call:
+        expires_us = self.now_us + cue.expires_ms * 1_000 if cue.expires_ms else 0
+        return msgspec.structs.replace(cue.call, endpoint=endpoint, expires_us=expires_us)
+
+
+def _frames(tasks: list[Task]) -> Iterable[list[Task]]:
+    """Cut so that no frame is large."""
+    part, size = [], 0
+    for task in tasks:
+        part.append(task)
+        size += len(task.args) + 64
+        if len(part) >= FRAME_TASKS or size >= FRAME_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+async def commit(
+    log: Log, group: str, batches: Sequence[Batch], appends: Sequence[Append], *, repeatable: bool = False
+) -> None:
+    """All or nothing, or (`repeatable`, see Log.commit) at least once; a full disk is waited out. Raises LogError after some
+    tries, NotOwner at once."""
+    pause, tries = 0.1, 0
+    while True:
+        try:
+            await log.commit(group, batches, appends, repeatable=repeatable)
+            return
+        except NotOwner:
+            raise
+        except LogError as e:
+            tries += 1
+            if tries >= TRIES:
+                raise
+            _log.warning("the commit of %s failed, trying again in %.1f s: %s", group, pause, e.message)
+        except DiskFull as e:
+            _log.warning("the %s wait for space: %s", group, e.message)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 5.0)

@@ -1,0 +1,105 @@
+"""`tests:` of a rule file, run offline with the matcher of production, and what a deploy would change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncue.errors import Invalid, OncueError
+from oncue.protocol import cloudevents
+from oncue.protocol.api import Explanation
+from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.rules.explain import explain
+from oncue.rules.matching.conditions import equal, show
+from oncue.rules.parsing.condition_parser import TRIGGER
+from oncue.rules.parsing.rule_file import Rule, RuleSet, RuleTest
+from oncue.rules.testing.simulation import run_over_time
+
+
+class TestResult(msgspec.Struct, frozen=True):
+    __test__ = False  # not a test of pytest's
+
+    rule: str
+    line: int
+    passed: bool
+    why: str
+    explanation: Explanation | None = None
+
+
+def run_tests(rules: RuleSet, folder: Path) -> list[TestResult]:
+    """One result a test; files of events are looked for in `folder`, that of the rule file."""
+    return [_run(rule, test, folder) for rule in rules.rules for test in rule.tests]
+
+
+def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> Event:
+    """The event of a test or a command line: a JSON file's name, or a mapping. What a CloudEvent must have and the mapping
+    lacks is made up, and the trigger is the rule's own where `on` names one. Raises Invalid."""
+    if isinstance(given, str):
+        path = folder / given
+        try:
+            if path.stat().st_size > EVENT_BYTES:
+                raise Invalid(f"{path} is over {EVENT_BYTES:,} bytes", remedy="an event is smaller")
+            content = msgspec.json.decode(path.read_bytes())
+        except OSError as e:
+            raise Invalid(f"{path}: {e.strerror}", remedy="names are relative to the rule file") from None
+        except msgspec.MsgspecError as e:
+            raise Invalid(f"{path} is not JSON: {e}") from None
+        if not isinstance(content, dict):
+            raise Invalid(f"{path} is not an event: it is {type(content).__name__}", remedy="one CloudEvent as JSON")
+    else:
+        content = dict(given)
+    filled = {"specversion": "1.0", "id": "test", "source": "test", "type": "test"} | content
+    if isinstance(on, str):
+        filled.setdefault(TRIGGER, on)
+    try:
+        return cloudevents.from_json(msgspec.json.encode(filled))
+    except (TypeError, ValueError) as e:
+        raise Invalid(f"the event cannot be JSON: {e}") from None
+
+
+def _run(rule: Rule, test: RuleTest, folder: Path) -> TestResult:
+    if test.events or rule.memory is not None or type(test.fires) is int:
+        passed, why = run_over_time(rule, test, lambda given: read_event(given, folder, rule.on))
+        return TestResult(rule.name, test.line, passed, why)
+    try:
+        event = read_event(test.event, folder, rule.on)
+    except OncueError as e:
+        return TestResult(rule.name, test.line, False, str(e))
+    found = explain(rule, event)
+    if found.fires != test.fires:
+        verb = "fires" if found.fires else "does not fire"
+        return TestResult(rule.name, test.line, False, f"it {verb}: {found.why}", found)
+    if test.args is not None and found.fires and not equal(test.args)(found.args):
+        why = f"the arguments are {show(found.args)}, expected {show(test.args)}"
+        return TestResult(rule.name, test.line, False, why, found)
+    return TestResult(rule.name, test.line, True, found.why, found)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    text: str  # unified diff of the files
+
+
+def diff(old: RuleSet | None, new: RuleSet) -> Difference:
+    """What deploying `new` in the place of `old` changes; comments and tests of a rule do not change it."""
+    before = {rule.name: rule.source for rule in old.rules} if old else {}
+    after = {rule.name: rule.source for rule in new.rules}
+    lines = difflib.unified_diff(
+        old.text.splitlines() if old else [],
+        new.text.splitlines(),
+        f"{old.file if old else '/dev/null'} (deployed)",
+        new.file,
+        lineterm="",
+    )
+    return Difference(
+        tuple(name for name in after if name not in before),
+        tuple(name for name, source in after.items() if name in before and before[name] != source),
+        tuple(name for name in before if name not in after),
+        "\n".join(lines),
+    )

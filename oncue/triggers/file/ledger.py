@@ -1,0 +1,285 @@
+"""A file trigger's memory: which state of which file has fired, so that nothing is missed while oncue is down and
+nothing fires twice.
+
+    pend(batch) ──► emit (elsewhere) ──► done(batch)
+
+A batch's events are stored before they are published and are published again, word for word, when the process died in
+between. One SQLite file, one writer: the lookout's thread. The lock is exclusive and stays, so that a second oncue on
+the same folder is told, and the write-ahead log needs no shared memory. Writes are not forced to the disk one by one:
+they outlive the process at once, and after a power cut the files' own facts give the same event ids again. Only the end of
+the first look is forced: nothing else tells later which files were there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from oncue.errors import Conflict, LogError
+from oncue.protocol.records import Event
+from oncue.triggers.file.stability import Key, Print
+
+FIRED, KNOWN, PASSED = range(3)  # published; was there before the trigger; not wanted, for a reason that was told
+PART = 2_000  # rows at once
+KEEP_GONE = 1_000_000  # files that are gone and still remembered, at most
+ANY_INODE = 0  # another machine has seen the file, which may know it by another number
+KEEP_GONE_US = 30 * 86_400 * 1_000_000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (  -- the last state of each file that was dealt with
+    folder TEXT NOT NULL, name TEXT NOT NULL,
+    state INTEGER NOT NULL,          -- 0 fired, 1 known, 2 passed over
+    ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    at_us INTEGER NOT NULL,
+    gone_us INTEGER NOT NULL DEFAULT 0,  -- when a scan missed it first
+    PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS gone ON files (gone_us) WHERE gone_us > 0;
+CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, body BLOB NOT NULL);  -- msgpack: rows, events
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_ADD = """
+INSERT INTO files (folder, name, state, ino, size, mtime_ns, at_us)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+       json_extract(value, '$[6]') FROM json_each(?) WHERE true
+ON CONFLICT (folder, name) DO """
+_STORE = (
+    _ADD
+    + """UPDATE SET state = excluded.state, ino = excluded.ino, size = excluded.size, mtime_ns = excluded.mtime_ns,
+       at_us = excluded.at_us, gone_us = 0"""
+)
+_STORE_UNKNOWN = _ADD + "NOTHING RETURNING folder, name"
+_STORE_NEWER = _STORE + " WHERE excluded.at_us > files.at_us"
+_THESE = """(folder, name) IN
+(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"""
+_FIND = "SELECT state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ? AND name = ?"
+_FIND_MANY = """
+SELECT f.folder, f.name, f.state, f.ino, f.size, f.mtime_ns, f.at_us, f.gone_us FROM json_each(?) AS wanted
+JOIN files AS f ON f.folder = json_extract(wanted.value, '$[0]') AND f.name = json_extract(wanted.value, '$[1]')
+"""
+
+
+class Row(NamedTuple):
+    """What is stored of a file."""
+
+    folder: str
+    name: str
+    state: int
+    ino: int
+    size: int
+    mtime_ns: int
+    at_us: int
+
+
+class Found(NamedTuple):
+    """What is remembered of a file."""
+
+    state: int
+    seen: Print
+    at_us: int
+    gone_us: int
+
+    def same(self, seen: Print) -> bool:
+        """Whether this is the state that is remembered."""
+        return self.seen == seen or (self.seen.ino == ANY_INODE and self.seen[1:] == seen[1:])
+
+
+class Listener(Protocol):
+    """Hears of what is remembered and forgotten, in order, in the ledger's thread."""
+
+    def rows(self, rows: Sequence[Row]) -> None: ...
+
+    def forgotten(self, keys: Sequence[Key]) -> None: ...
+
+    def meta(self, values: Mapping[str, str]) -> None: ...
+
+
+class Pending(msgspec.Struct, frozen=True, array_like=True):
+    """A batch on its way."""
+
+    rows: list[Row]
+    events: list[Event]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Pending).decode
+_json = msgspec.json.Encoder().encode
+
+
+class Ledger:
+    """Errors of SQLite (full disk ...) come as sqlite3.Error; nothing of the failed call is stored then."""
+
+    def __init__(self, path: Path, listener: Listener | None = None) -> None:
+        """Raises Conflict when another process has it open, LogError when the file is damaged."""
+        self._path, self._listener = path, listener
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
+        try:
+            self._db.executescript(
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+                "PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY;" + _SCHEMA
+            )
+        except sqlite3.OperationalError as e:
+            self._db.close()
+            if "locked" not in str(e):
+                raise
+            raise Conflict(
+                f"the ledger {path} is in use by another process",
+                remedy="only one oncue at a time may watch with this data folder: stop the other one",
+            ) from None
+        except sqlite3.DatabaseError as e:
+            self._db.close()
+            raise LogError(
+                f"the ledger {path} is damaged: {e}",
+                remedy="move it away: the trigger then starts afresh, and takes what is in its folder as seen",
+            ) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    # ------------------------------------------------------------ batches
+
+    def pend(self, batch: int, pending: Pending) -> None:
+        self._db.execute("INSERT INTO pending VALUES (?, ?)", (batch, _encode(pending)))
+
+    def done(self, batch: int, rows: Sequence[Row]) -> None:
+        """The batch was published (`rows` may say of some that they were passed over after all)."""
+        with self._transaction():
+            self._db.execute("DELETE FROM pending WHERE batch = ?", (batch,))
+            self._db.execute(_STORE, (_text(rows),))
+        if self._listener:
+            self._listener.rows(rows)
+
+    def pending(self) -> list[tuple[int, Pending]]:
+        """What an earlier process left on its way, oldest first."""
+        rows = self._db.execute("SELECT batch, body FROM pending ORDER BY batch").fetchall()
+        return [(batch, _decode(body)) for batch, body in rows]
+
+    # ------------------------------------------------------------ files
+
+    def store(self, rows: Sequence[Row]) -> None:
+        if rows:
+            self._db.execute(_STORE, (_text(rows),))
+            if self._listener:
+                self._listener.rows(rows)
+
+    def store_unknown(self, rows: Sequence[Row]) -> int:
+        """Those of which nothing is remembered yet; gives how many they were."""
+        stored = set(self._db.execute(_STORE_UNKNOWN, (_text(rows),)).fetchall()) if rows else set()
+        if stored and self._listener:
+            self._listener.rows([row for row in rows if row[:2] in stored])
+        return len(stored)
+
+    def find(self, keys: Sequence[Key]) -> dict[Key, Found]:
+        """What is remembered of these; the unknown are not in the answer."""
+        if len(keys) == 1:
+            one = self._db.execute(_FIND, keys[0]).fetchone()
+            return {keys[0]: _found(*one)} if one else {}
+        return {(f, n): _found(*rest) for f, n, *rest in self._db.execute(_FIND_MANY, (_text(keys),)).fetchall()}
+
+    def listing(self, folder: str) -> dict[str, Found]:
+        """All that is remembered of one folder, by name."""
+        rows = self._db.execute(
+            "SELECT name, state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ?", (folder,)
+        ).fetchall()
+        return {name: _found(*rest) for name, *rest in rows}
+
+    def folders(self) -> list[str]:
+        return [f for (f,) in self._db.execute("SELECT DISTINCT folder FROM files WHERE gone_us = 0").fetchall()]
+
+    def gone(self, keys: Iterable[Key], at_us: int) -> None:
+        """A scan missed these. They are kept for a while: an unmounted disk comes back with the same files."""
+        self._db.execute(f"UPDATE files SET gone_us = ? WHERE gone_us = 0 AND {_THESE}", (at_us, _text(list(keys))))
+
+    def folder_gone(self, folder: str, at_us: int) -> None:
+        self._db.execute("UPDATE files SET gone_us = ? WHERE folder = ? AND gone_us = 0", (at_us, folder))
+
+    def back(self, keys: Iterable[Key]) -> None:
+        """These are there again, unchanged."""
+        self._db.execute(f"UPDATE files SET gone_us = 0 WHERE {_THESE}", (_text(list(keys)),))
+
+    def forget(self, now_us: int, keep: int = KEEP_GONE) -> None:
+        """Drop what is gone for long, and the oldest of too many."""
+        limit = self._db.execute(
+            "SELECT gone_us FROM files WHERE gone_us > 0 ORDER BY gone_us DESC LIMIT 1 OFFSET ?", (keep,)
+        ).fetchone()
+        before = max(now_us - KEEP_GONE_US, limit[0] if limit else 0)
+        keys = self._db.execute(
+            "DELETE FROM files WHERE gone_us > 0 AND gone_us <= ? RETURNING folder, name", (before,)
+        ).fetchall()
+        if keys and self._listener:
+            self._listener.forgotten(keys)
+
+    def count(self, state: int | None = None) -> int:
+        """How many files are remembered (in this state)."""
+        which = "" if state is None else "WHERE state = ?"
+        return int(self._db.execute(f"SELECT count(*) FROM files {which}", (state,) * bool(which)).fetchone()[0])
+
+    # ------------------------------------------------------------ as other servers remember it
+
+    def take_over(self, rows: Sequence[Row], forgotten: Sequence[Key], meta: Mapping[str, str]) -> None:
+        """What is newer than what is remembered here; nobody hears of it. `meta` has to be the newest."""
+        with self._transaction():
+            self._db.execute(_STORE_NEWER, (_text(rows),))
+            self._db.execute(f"DELETE FROM files WHERE {_THESE}", (_text(forgotten),))
+            self._set_meta(meta)
+
+    def everything(self) -> Iterator[list[Row]]:
+        """In parts."""
+        found = self._db.execute("SELECT folder, name, state, ino, size, mtime_ns, at_us FROM files")
+        while part := found.fetchmany(PART):
+            yield [Row(*row) for row in part]
+
+    # ------------------------------------------------------------ meta
+
+    def meta(self, key: str) -> str:
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(found[0]) if found else ""
+
+    def set_meta(self, **values: str) -> None:
+        self._set_meta(values)
+        if self._listener:
+            self._listener.meta(values)
+
+    def _set_meta(self, values: Mapping[str, str]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def settle(self, **values: str) -> None:
+        """Set these, and force all that was stored so far to the disk: it is there after a power cut."""
+        self._db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the whole log at the end of a transaction
+        try:
+            with self._transaction():
+                self.set_meta(**values)
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+        for folder in (self._path.parent, self._path.parent.parent):  # new ones, perhaps
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def _found(state: int, ino: int, size: int, mtime_ns: int, at_us: int, gone_us: int) -> Found:
+    return Found(state, Print(ino, size, mtime_ns), at_us, gone_us)
+
+
+def _text(rows: Sequence[object]) -> str:
+    return _json(rows).decode()

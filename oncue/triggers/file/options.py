@@ -1,0 +1,204 @@
+"""A file trigger's keys in a rule file, and what they mean once read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import msgspec
+import re2
+
+from oncue.errors import Invalid
+from oncue.globs import compiled, glob_regex, max_depth, never_relative
+from oncue.protocol.codec import prepare
+from oncue.quantities import duration_ms
+from oncue.triggers.file.watch.base import CLOSED, RENAMED
+
+EVERYTHING = ("**/*", "**")
+IGNORED = (".*", "*~", "*.tmp", "*.part", "*.partial", "*.crdownload", "*.swp")
+_BITS = {"close_write": CLOSED, "rename": RENAMED}
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a file is complete: all that is given must hold. `close_write`: its writer closed it. `rename`: it was
+    renamed (or linked) to its name. `any`: one of these is enough. `stable`: it has not changed for so long since."""
+
+    close_write: bool = False
+    rename: bool = False
+    any: tuple[Literal["close_write", "rename"], ...] = ()
+    stable: str | int | float | None = None  # "2s"; a number is seconds
+
+
+class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`kind: file`. Paths that globs see are relative to `path`; `ignore` globs without a slash go for the name of a
+    file or of a folder on the way to it."""
+
+    path: str  # the folder
+    glob: str = "**/*"
+    ignore: tuple[str, ...] = IGNORED
+    ready: Ready | None = None  # default: {any: [close_write, rename]}
+    refire: Literal["changed", "never"] = "changed"
+    existing: bool = False  # whether files fire that are there when the trigger is first deployed
+    #: Where an event has what is relative to the folder: it never begins with a slash.
+    RELATIVE: ClassVar[tuple[str, ...]] = ("subject", "data.relative", "data.name", "data.stem")
+
+    symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
+    rescan: str | int | float | None = None  # look for what nobody told of; default: 5m, on network mounts 10s
+
+    def __post_init__(self) -> None:
+        """So that a deploy refuses what no trigger could run with."""
+        try:
+            read_options("", self)
+        except Invalid as e:
+            raise ValueError(f"{e.message} ({e.remedy})") from None
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """The options, checked."""
+
+    root: Path
+    required: int  # bits of base.py
+    any: int
+    stable_s: float
+    never: bool  # refire: never
+    existing: bool
+    links: bool
+    rescan_s: float  # 0: by the filesystem
+    matches: Callable[[str, str], bool]  # (folder, name): is this file meant?
+    enter: Callable[[str], bool]  # may this folder hold files that are meant?
+    selects: str  # the globs as text: when it changes, other files are meant
+
+    @property
+    def wants(self) -> str:
+        """What `ready` asks for, in words."""
+        parts = [name for name, bit in _BITS.items() if self.required & bit]
+        if self.any:
+            parts.append(" or ".join(name for name, bit in _BITS.items() if self.any & bit))
+        if self.stable_s:
+            parts.append(f"stable for {self.stable_s:g} s")
+        return " and ".join(parts)
+
+
+def read_options(name: str, options: FileOptions) -> Spec:
+    """Raises Invalid, naming trigger and key."""
+    place = f"trigger {name!r}: " if name else ""
+    if not options.path or "\0" in options.path:
+        raise Invalid(f"{place}path is not the name of a folder", remedy="write path: /data/2bm")
+    ready = options.ready or Ready(any=("close_write", "rename"))
+    stable_s = _seconds(place + "ready.stable", ready.stable)
+    required = CLOSED * ready.close_write | RENAMED * ready.rename
+    anyone = sum({_BITS[a] for a in ready.any})
+    if not (required or anyone or stable_s):
+        raise Invalid(f"{place}ready names no condition", remedy="write ready: {any: [close_write, rename]}")
+    _check_relative(place + "glob", options.glob, options.path)
+    if not options.glob or options.glob.endswith("/"):
+        raise Invalid(
+            f"{place}glob: {options.glob!r} never matches: no file's path is so",
+            remedy='leave it out for all files, or write glob: "**/*.h5"',
+        )
+    for glob in options.ignore:
+        _check_relative(place + "ignore", glob, options.path)
+    try:
+        matches, enter = selection(options.glob, options.ignore)
+    except Invalid as e:
+        raise Invalid(place + e.message, remedy=e.remedy, **e.details) from None
+    return Spec(
+        root=Path(options.path).expanduser().absolute(),
+        required=required,
+        any=0 if anyone & required else anyone,
+        stable_s=stable_s,
+        never=options.refire == "never",
+        existing=options.existing,
+        links=options.symlinks == "files",
+        rescan_s=_seconds(place + "rescan", options.rescan, least=0.1),
+        matches=matches,
+        enter=enter,
+        selects=msgspec.json.encode((options.glob, options.ignore)).decode(),
+    )
+
+
+def _check_relative(place: str, glob: str, folder: str) -> None:
+    """Raises Invalid for a glob that no path in the folder can match."""
+    rest = never_relative(glob)
+    if rest is None:
+        return
+    inside = glob.removeprefix(folder.rstrip("/") + "/")
+    rest = rest if inside == glob else inside.lstrip("/")
+    raise Invalid(
+        f"{place}: {glob!r} never matches: it is relative to the trigger's `path`",
+        remedy=f"leave out what is before {rest!r}" if rest else "leave the slash out",
+    )
+
+
+def selection(glob: str, ignore: tuple[str, ...]) -> tuple[Callable[[str, str], bool], Callable[[str], bool]]:
+    """(matches(folder, name), enter(folder)). Raises Invalid."""
+    depth = max_depth(glob)
+    if glob in EVERYTHING:
+        by_name, by_path = None, None
+    elif glob.startswith("**/*") and _plain(glob[4:]):
+        by_name, by_path = _one([glob[3:]]), None
+    else:
+        by_name, by_path = None, compiled(glob).fullmatch
+    names = _one([i for i in ignore if "/" not in i])
+    paths = _one([i for i in ignore if "/" in i])
+
+    def matches(folder: str, name: str) -> bool:
+        if names(name) or (by_name is not None and not by_name(name)):
+            return False
+        if by_path is None and paths is _nothing:
+            return True
+        path = f"{folder}/{name}" if folder else name
+        return (by_path is None or by_path(path) is not None) and not paths(path)
+
+    def enter(folder: str) -> bool:
+        if depth is not None and folder.count("/") + 2 > depth:
+            return False
+        parts = folder.split("/")
+        if any(names(part) for part in parts):
+            return False
+        return not any(paths("/".join(parts[: i + 1])) for i in range(len(parts)))
+
+    return matches, enter
+
+
+def _one(globs: list[str]) -> Callable[[str], bool]:
+    """Whether a text matches any of the globs. `*.h5` and `.*` are plain comparisons: an expression costs microseconds,
+    for each file of a burst."""
+    if not globs:
+        return _nothing
+    for glob in globs:
+        compiled(glob)  # an error names the glob
+    ending = [g for g in globs if g[:1] == "*" and _plain(g[1:])]
+    starting = [g for g in globs if g[-1:] == "*" and _plain(g[:-1])]
+    ends, starts = tuple(g[1:] for g in ending), tuple(g[:-1] for g in starting)
+    rest = [g for g in globs if g not in ending and g not in starting]
+    match = re2.compile("|".join(f"(?:{glob_regex(g)})" for g in rest)).fullmatch if rest else None
+
+    def fits(text: str) -> bool:
+        return text.endswith(ends) or text.startswith(starts) or (match is not None and match(text) is not None)
+
+    return fits
+
+
+def _plain(text: str) -> bool:
+    return bool(text) and not any(c in "*?[]{}\\/" for c in text)
+
+
+def _nothing(text: str) -> bool:
+    return False
+
+
+def _seconds(place: str, value: str | int | float | None, least: float = 0.0) -> float:
+    if value is None:
+        return 0.0
+    try:
+        seconds = duration_ms(value) / 1000
+    except ValueError as e:
+        raise Invalid(f"{place}: {e}", remedy="write 2s, 500ms, 5m ...") from None
+    if seconds < least:
+        raise Invalid(f"{place}: {value} is too short", remedy=f"at least {least:g} s")
+    return seconds
+
+
+prepare(globals())

@@ -1,0 +1,107 @@
+"""Is a file complete? Its fingerprint, whether somebody still writes, and the files that have to keep still first."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+import signal
+import stat
+import sys
+from typing import NamedTuple
+
+Key = tuple[str, str]  # (folder relative to the watched one, name)
+
+
+class Print(NamedTuple):
+    """What tells one state of a file from another. The device is not in it: its number changes with each mount."""
+
+    ino: int
+    size: int
+    mtime_ns: int
+
+
+def fingerprint(st: os.stat_result) -> Print:
+    ino = st.st_ino if st.st_ino < 1 << 63 else st.st_ino - (1 << 64)  # SQLite's integers are signed
+    return Print(ino, st.st_size, st.st_mtime_ns)
+
+
+def open_for_writing(path: str) -> bool | None:
+    """Whether any process of this machine has the file open for writing; None where the kernel does not say.
+
+    Linux grants a read lease only on a file that nobody has open for writing (fcntl(2), F_SETLEASE), to the file's
+    owner or to root. The lease is given back at once; a writer that opens meanwhile waits those microseconds."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        # A broken lease sends SIGIO, which would end the process; SIGURG is ignored unless somebody asked for it.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    except OSError as e:
+        return True if e.errno == errno.EAGAIN else None
+    finally:
+        os.close(fd)
+
+
+class Waiting(NamedTuple):
+    """A file that is looked at again when due."""
+
+    bits: int  # what was noticed of it so far, see base.py
+    at_us: int  # when it was noticed first
+    seen: Print
+    due: float  # monotonic seconds
+    still: bool  # True: ready if it is unchanged when due; False: judged afresh then (somebody writes)
+
+
+class Settling:
+    """The waiting files, by when they are due."""
+
+    def __init__(self) -> None:
+        self._files: dict[Key, Waiting] = {}
+        self._heap: list[tuple[float, Key]] = []
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._files
+
+    def get(self, key: Key) -> Waiting | None:
+        return self._files.get(key)
+
+    def put(self, key: Key, waiting: Waiting) -> None:
+        self._files[key] = waiting
+        heapq.heappush(self._heap, (waiting.due, key))
+
+    def pop(self, key: Key) -> Waiting | None:
+        return self._files.pop(key, None)  # its entry in the heap is passed over when due
+
+    def next_due(self) -> float | None:
+        while self._heap:
+            due, key = self._heap[0]
+            waiting = self._files.get(key)
+            if waiting is not None and waiting.due == due:
+                return due
+            heapq.heappop(self._heap)
+        return None
+
+    def take_due(self, now: float, most: int) -> list[tuple[Key, Waiting]]:
+        """Those whose time has come, at most so many; they wait no more."""
+        out: list[tuple[Key, Waiting]] = []
+        while len(out) < most:
+            due = self.next_due()
+            if due is None or due > now:
+                break
+            _, key = heapq.heappop(self._heap)
+            out.append((key, self._files.pop(key)))
+        return out

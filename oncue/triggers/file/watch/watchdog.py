@@ -1,0 +1,70 @@
+"""macOS and others: watchdog's observer (FSEvents, kqueue). It tells that something changed, never that a writer has
+closed the file; so files have to keep still for a while before they count as ready."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from oncue.triggers.file.watch.base import ENTERED, HINT, LOST, OVERFLOW, RENAMED, Notice
+
+_MAX = 100_000  # notices held for the lookout; beyond, a scan is cheaper
+
+
+class ObserverWatch(FileSystemEventHandler):
+    tells_closes = False
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise NotADirectoryError(f"{root} is not a folder")
+        self._root = os.path.realpath(root)  # FSEvents gives real paths
+        self._notices: deque[Notice] = deque(maxlen=_MAX)
+        self._some = threading.Event()
+        self._observer = Observer()
+        self._observer.schedule(self, self._root, recursive=True)
+        self._observer.start()
+
+    def add(self, folder: str) -> None:
+        """Nothing to do: the observer is recursive."""
+
+    def read(self, timeout_s: float) -> list[Notice]:
+        if not self._notices:
+            self._some.wait(timeout_s)
+        self._some.clear()
+        if not self._observer.is_alive():
+            return [Notice(LOST, "", "", time.time_ns() // 1_000)]
+        full = len(self._notices) == _MAX
+        out: list[Notice] = []
+        while self._notices:
+            out.append(self._notices.popleft())
+        return [Notice(OVERFLOW, "", "", time.time_ns() // 1_000)] if full else out
+
+    def wake(self) -> None:
+        self._some.set()
+
+    def close(self) -> None:
+        self._observer.stop()
+        self._observer.join(5)
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Called by watchdog, in its thread."""
+        if event.event_type in ("opened", "closed_no_write", "deleted"):
+            return
+        moved = event.event_type == "moved"
+        path = os.fsdecode(event.dest_path if moved and event.dest_path else event.src_path)
+        folder, name = os.path.split(os.path.relpath(path, self._root))
+        at_us = time.time_ns() // 1_000
+        if folder.startswith(".."):
+            return
+        if event.is_directory:
+            if event.event_type != "modified" and name != ".":
+                self._notices.append(Notice(ENTERED, f"{folder}/{name}" if folder else name, "", at_us))
+        else:
+            self._notices.append(Notice(RENAMED if moved else HINT, folder, name, at_us))
+        self._some.set()

@@ -1,0 +1,360 @@
+"""The thread of a file trigger. It alone owns watch, ledger and waiting files, so nothing here needs a lock.
+
+    watch ──notices──► noticed ──► ready? ──► changed since the ledger? ──► pending in the ledger ──► publish(Batch)
+    walk  ──found────►    ▲           └─ not yet: settling ─┘ (due)                                       │
+                                                          ledger.done ◄── done(batch), from the loop ◄── emit
+
+All that is noticed while a batch is on its way goes into the next one. When the process dies anywhere here, the walk at
+the next start finds what is not in the ledger, and pending batches are published again as they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from oncue import ids
+from oncue.errors import OncueError, TriggerFailed
+from oncue.protocol.records import Event
+from oncue.triggers.activity import Diary
+from oncue.triggers.base import Finding
+from oncue.triggers.file.baseline import Baseline
+from oncue.triggers.file.evaluator import Sieve
+from oncue.triggers.file.event import EventMaker
+from oncue.triggers.file.explain import inquire
+from oncue.triggers.file.ledger import FIRED, KNOWN, PASSED, Ledger, Listener, Pending, Row
+from oncue.triggers.file.options import Spec
+from oncue.triggers.file.pending_files import BATCH, Arrivals, Gone
+from oncue.triggers.file.scanner import Rounds
+from oncue.triggers.file.stability import Print
+from oncue.triggers.file.watch.base import Watch, network_mount, open_watch
+
+ON_THEIR_WAY = 4  # batches
+LINGER_S = 0.002  # between small batches, while one is on its way
+CHECK_S = 1.0  # how often the watched folder itself is looked at
+BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+MISSING_S = 2.0  # how often a folder that does not exist is looked for, at least
+
+log = logging.getLogger(__name__)
+
+
+class Batch(NamedTuple):
+    number: int
+    events: Sequence[Event]
+
+
+class Lookout:
+    def __init__(
+        self,
+        name: str,
+        spec: Spec,
+        file: Path,
+        diary: Diary,
+        publish: Callable[[Batch], None],
+        on_look: Callable[[], None] = lambda: None,
+        deployed_us: int = 0,
+        listener: Listener | None = None,
+    ) -> None:
+        """Both are called in the thread: `publish` with each batch, which `done` answers; `on_look` when the first look has
+        ended, or cannot be taken for now."""
+        self._spec, self._file, self._diary, self._publish = spec, file, diary, publish
+        self._on_look, self._deployed_us, self._listener = on_look, deployed_us, listener
+        self._make = EventMaker(name, spec).make
+        self._root = os.fspath(spec.root)
+        self._sieve = Sieve(spec, diary)
+        self._arrivals = Arrivals(spec, self._sieve, diary)
+        self._on_way: dict[int, Pending] = {}
+        self._finished: deque[tuple[int, frozenset[int]]] = deque()
+        self._next_batch = 1
+        self._next_check = self._sent = 0.0
+        self._acknowledged = threading.Event()
+        self._stop = threading.Event()
+        self._waker = threading.Event()
+        self._watch: Watch | None = None
+        self._ledger: Ledger
+        self._opened = self._ledger_open = False  # ever, and now
+        self._questions: deque[tuple[str, Future[Finding]]] = deque()
+        self._rounds: Rounds | None = None  # of this session
+        self._identity = (0, 0)
+        self._failures = 0
+
+    # ------------------------------------------------------------ called from elsewhere
+
+    def acknowledge(self) -> None:
+        """The deploy is being answered: see `Trigger.acknowledge`."""
+        self._acknowledged.set()
+
+    def done(self, batch: int, refused: frozenset[int] = frozenset()) -> None:
+        """The batch is durable (but for the events at these indexes, which nobody will take)."""
+        self._finished.append((batch, refused))
+        self._wake()
+
+    def ask(self, path: str) -> Future[Finding]:
+        """Why this file fired, or did not. It is answered when the thread gets to it: never while it is stuck."""
+        future: Future[Finding] = Future()
+        self._questions.append((path, future))
+        self._wake()
+        return future
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._wake()
+
+    def run(self) -> None:
+        """The thread's body: until `stop`."""
+        while not self._stop.is_set():
+            try:
+                self._ledger = Ledger(self._file, self._listener)
+                self._ledger_open = True
+                try:
+                    self._with_ledger()
+                finally:
+                    self._ledger_open = False
+                    self._ledger.close()
+            except (OncueError, OSError, sqlite3.Error) as e:
+                self._fail(e)
+            except Exception as e:
+                if self._stop.is_set():  # the loop is closed
+                    return
+                log.exception("the lookout of %s", self._root)
+                self._fail(e)
+
+    # ------------------------------------------------------------ sessions
+
+    def _with_ledger(self) -> None:
+        baseline = Baseline(self._spec, self._ledger, self._deployed_us, self._acknowledged.is_set)
+        if baseline.resumed and not self._opened:  # the deploy that began this look was answered, perhaps
+            self._acknowledged.set()
+        self._opened = True
+        self._diary.existing = self._ledger.count(KNOWN)
+        self._diary.looked = not baseline.open
+        self._publish_left()
+        while not self._stop.is_set():
+            try:
+                self._session(baseline)
+            except (FileNotFoundError, Gone) as e:
+                self._missing(baseline, e)
+            except (OSError, sqlite3.Error) as e:
+                self._fail(e)
+        self._finish()
+
+    def _publish_left(self) -> None:
+        """What an earlier process did not get to the end of."""
+        for number, pending in self._ledger.pending():
+            self._next_batch = max(self._next_batch, number + 1)
+            if number not in self._on_way:
+                self._send(number, pending)
+
+    def _session(self, baseline: Baseline) -> None:
+        if self._diary.state == "starting":
+            self._diary.detail = f"{self._root}: no answer from its filesystem yet"
+        st = os.stat(self._root)
+        if not stat.S_ISDIR(st.st_mode):
+            raise NotADirectoryError(20, "not a folder", self._root)
+        self._identity = (st.st_dev, st.st_ino)
+        self._sieve.network = network_mount(self._spec.root)
+        baseline.network = bool(self._sieve.network)
+        baseline.there()
+        watch = self._watch = open_watch(self._spec.root)
+        try:
+            rounds = self._rounds = Rounds(self._spec, watch, self._ledger, baseline, self._arrivals, self._sieve)
+            self._describe(baseline, rounds)
+            before = self._diary.existing
+            while not self._stop.is_set():
+                for folder in self._arrivals.take(watch.read(self._timeout())):
+                    rounds.enter(folder)
+                self._finish()
+                self._answer()
+                self._arrivals.look_again(time.monotonic())
+                ended = rounds.step(time.monotonic())
+                self._diary.existing = before + rounds.existing
+                if ended:
+                    baseline.finished()
+                    self._describe(baseline, rounds)
+                self._turn()
+        finally:
+            self._watch = self._rounds = None
+            watch.close()
+
+    def _turn(self) -> None:
+        while self._arrivals.noticed and self._may_send():
+            self._batch()
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_S
+            self._check_root()
+            self._failures = 0
+
+    def _timeout(self) -> float:
+        noticed = bool(self._arrivals.noticed)
+        if self._finished or (noticed and self._may_send()):
+            return 0.0
+        now = time.monotonic()
+        waits = [self._next_check - now]
+        walk = self._rounds.due_s(now) if self._rounds is not None else None
+        if walk is not None:
+            if walk <= 0.0:
+                return 0.0
+            waits.append(walk)
+        again = self._arrivals.due_s(now)
+        if again is not None:
+            waits.append(again)
+        if noticed and len(self._on_way) < ON_THEIR_WAY:
+            waits.append(LINGER_S)
+        return max(0.002, min(waits))
+
+    def _may_send(self) -> bool:
+        """A batch goes at once when none is on its way; else it may wait a moment for company."""
+        if not self._on_way:
+            return True
+        full = len(self._arrivals.noticed) >= BATCH // 4 or time.monotonic() - self._sent >= LINGER_S
+        return full and len(self._on_way) < ON_THEIR_WAY
+
+    def _check_root(self) -> None:
+        st = os.stat(self._root)
+        if (st.st_dev, st.st_ino) != self._identity:
+            raise Gone(2, "another folder is at its place now", self._root)
+
+    # ------------------------------------------------------------ how it is
+
+    def _describe(self, baseline: Baseline, rounds: Rounds) -> None:
+        notes = []
+        if self._sieve.network:
+            notes.append(
+                f"on a network mount ({self._sieve.network}): what other machines write there is found by looking every"
+                f" {rounds.rescan_s:g} s, and is ready when unchanged for a while"
+            )
+        if self._watch is not None and not self._watch.tells_closes:
+            notes.append(
+                "this system does not tell when a writer closes a file: it is ready when unchanged for a while"
+            )
+        if rounds.unwatched:
+            notes.append(
+                f"{rounds.unwatched} folders are not watched, only looked at every {rounds.rescan_s:g} s:"
+                " raise the kernel's fs.inotify.max_user_watches"
+            )
+        self._diary.detail = "; ".join(notes)
+        self._diary.state = "looking" if baseline.open else "running"
+        if not baseline.open:
+            self._looked()
+
+    def _looked(self) -> None:
+        if not self._diary.looked:
+            self._diary.looked = True
+            self._diary.waits(
+                ".", f"{self._diary.existing:,} files were there before: they fire when they change (existing: false)"
+            )
+        self._on_look()
+
+    def _missing(self, baseline: Baseline, e: OSError) -> None:
+        """The watched folder is not there, or another one is at its place now."""
+        if os.path.exists(self._root):
+            self._fail(e)
+            return
+        baseline.nothing_there()
+        self._diary.state = "waiting"
+        self._diary.detail = f"{self._root} does not exist: it is looked for every {MISSING_S:g} s" + (
+            "" if baseline.open else ", and what is new in it fires then"
+        )
+        if not baseline.open:
+            self._diary.looked = True
+        self._on_look()
+        self._pause(MISSING_S)
+
+    def _fail(self, e: Exception) -> None:
+        self._diary.state = "failed"
+        what = e.strerror if isinstance(e, OSError) and e.strerror else e
+        place = e.filename if isinstance(e, OSError) and isinstance(e.filename, str) else self._root
+        self._diary.detail = f"{place}: {what}" if isinstance(e, OSError) else f"{what}"
+        self._on_look()
+        self._pause(BACKOFF_S[-1])
+
+    def _pause(self, longest_s: float) -> None:
+        pause = min(longest_s, BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)])
+        self._failures += 1
+        end = time.monotonic() + pause
+        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
+            self._waker.wait(left)
+            self._waker.clear()
+            self._answer()
+
+    def _wake(self) -> None:
+        self._waker.set()
+        watch = self._watch
+        if watch is not None:
+            watch.wake()
+
+    # ------------------------------------------------------------ deciding
+
+    def _batch(self) -> None:
+        noticed = self._arrivals.noticed
+        keys = list(islice(noticed, BATCH))
+        remembered = self._ledger.find(keys)
+        rows: list[Row] = []
+        events: list[Event] = []
+        now_us = ids.now_us()
+        for key in keys:
+            arrived = noticed.pop(key)
+            ready = self._sieve.decide(key, arrived, remembered.get(key))
+            if ready is None:
+                continue
+            st, seen, why = ready
+            events.append(self._make(key, st, seen, why, arrived.at_us, now_us))
+            rows.append(Row(*key, FIRED, *seen, now_us))
+            self._diary.fires(self._sieve.relative(key), why, now_us)
+        self._ledger.store(self._sieve.take_passed())
+        if events:
+            number, pending = self._next_batch, Pending(rows, events)
+            self._next_batch += 1
+            self._ledger.pend(number, pending)
+            self._send(number, pending)
+
+    def _send(self, number: int, pending: Pending) -> None:
+        self._on_way[number] = pending
+        for row in pending.rows:
+            self._sieve.on_way[row.folder, row.name] = Print(row.ino, row.size, row.mtime_ns)
+        self._sent = time.monotonic()
+        self._publish(Batch(number, pending.events))
+
+    # ------------------------------------------------------------ answers
+
+    def _answer(self) -> None:
+        """Questions of people."""
+        rescan_s = self._rounds.rescan_s if self._rounds is not None else 0.0
+        while self._questions:
+            path, future = self._questions.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            status = self._diary.status()
+            try:
+                if not self._ledger_open:
+                    raise TriggerFailed(status.detail, remedy="`oncue triggers list` shows how it is")
+                future.set_result(
+                    inquire(path, self._spec, status, self._ledger, self._sieve, self._arrivals, rescan_s)
+                )
+            except (OncueError, OSError, sqlite3.Error) as e:
+                future.set_exception(e)
+
+    def _finish(self) -> None:
+        while self._finished:
+            number, refused = self._finished[0]
+            pending = self._on_way.get(number)
+            if pending is not None:
+                rows = [r._replace(state=PASSED) if i in refused else r for i, r in enumerate(pending.rows)]
+                self._ledger.done(number, rows)  # when this fails, it is tried again
+                del self._on_way[number]
+                for row in rows:
+                    key = (row.folder, row.name)
+                    if self._sieve.on_way.get(key) == (row.ino, row.size, row.mtime_ns):
+                        del self._sieve.on_way[key]
+            self._finished.popleft()

@@ -1,0 +1,280 @@
+"""`kind: webhook`: requests to POST /hooks/<name> become events.
+
+    sender ──POST──► API ──receive──► verified? ──► CloudEvents, or wrapped into one ──emit (durable)──► 202
+
+CloudEvents (structured, batched, binary) keep their own id, source and type. Anything else becomes the data of an event:
+
+    type     `type` of the options, else github.<X-GitHub-Event>, else oncue.webhook.<name>
+    source   oncue:///hooks/<name>
+    id       webhook-id, X-GitHub-Delivery or Idempotency-Key: a request that is repeated is the same event. Without one,
+             each request is an event of its own, or by `identity: body` each different body
+    data     JSON, else text or bytes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
+
+import msgspec
+
+from oncue import ids
+from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
+from oncue.protocol.cloudevents import time_text
+from oncue.protocol.cloudevents_http import events_from_http
+from oncue.protocol.codec import prepare
+from oncue.protocol.records import EVENT_BYTES, NAME_CHARS, Event
+from oncue.quantities import duration_ms
+from oncue.triggers.activity import Diary
+from oncue.triggers.base import Decision, HttpTrigger, Status, TriggerContext
+from oncue.triggers.webhook import signatures
+
+_REFERENCE = re.compile(r"\$\{(secret|env):([^{}]+)\}")
+_ID_HEADERS = ("webhook-id", "x-github-delivery", "idempotency-key")
+_ANSWER = {"content-type": "application/json"}
+_NAMES = {"secret": re.compile(r"[A-Za-z0-9._-]+"), "env": re.compile(r"[A-Za-z_][A-Za-z0-9_]*")}
+_REMEDY = 'write verify: {bearer: "${secret:NAME}"}, or github or standard-webhooks there; or, openly, verify: none'
+
+Secret = str | tuple[str, ...]
+
+
+class Verify(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"standard_webhooks": "standard-webhooks"},
+):
+    """How senders prove who they are: one of these. A list holds the new and the old secret while they change."""
+
+    standard_webhooks: Secret = ()
+    github: Secret = ()
+    bearer: Secret = ()
+    tolerance: str | int | float = "5m"  # of the time in standard-webhooks
+
+
+class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`kind: webhook`. Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}"."""
+
+    verify: Annotated[Verify | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
+    type: str = ""  # of the events that wrap what is no CloudEvent
+    identity: Literal["request", "body"] = "request"  # where no header names the request
+
+    def __post_init__(self) -> None:
+        """So that a deploy refuses what no trigger could run with."""
+        try:
+            read_verify(self.verify, "verify")
+        except Invalid as e:
+            raise ValueError(f"{e.message} ({e.remedy})") from None
+
+
+class WebhookTrigger(HttpTrigger):
+    """Raises Invalid when the options are not right."""
+
+    kind: ClassVar[str] = "webhook"
+    options = WebhookOptions
+
+    def __init__(self, name: str, options: WebhookOptions, context: TriggerContext) -> None:
+        super().__init__(name, options, context)
+        self._options = options
+        self._place = f"trigger {name!r}: verify"
+        self._source = f"oncue:///hooks/{quote(name, safe='')}"
+        self._diary = Diary()
+        self._way, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
+
+    def status(self) -> Status:
+        return self._diary.status()
+
+    def decisions(self) -> list[Decision]:
+        """What became of the last 100 requests, oldest first, and why."""
+        return self._diary.decisions()
+
+    async def run(self) -> None:
+        self._diary.state = "running"
+        try:
+            if self._way != "none":
+                self._keys()
+        except OncueError as e:
+            self._diary.state, self._diary.detail = "failed", self._diary.detail or str(e)
+        await asyncio.Event().wait()  # the API calls `receive`
+
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """202 when the events are durable. Raises TooLarge, Unauthorized, Invalid; TriggerFailed when a secret is not there
+        (the sender is to try again), and what `emit` raises."""
+        try:
+            events = self._read(headers, body)
+        except OncueError as e:
+            self._diary.skips("a request", e.message)
+            raise
+        if events:
+            await self.context.emit(events)
+        self._diary.emitted += len(events)
+        self._diary.last_us = ids.now_us()
+        for event in events:
+            self._diary.fires(event.id, event.type, self._diary.last_us)
+        return 202, dict(_ANSWER), msgspec.json.encode({"accepted": len(events)})
+
+    # ------------------------------------------------------------ a request
+
+    def _read(self, headers: Mapping[str, str], body: bytes) -> list[Event]:
+        if len(body) > EVENT_BYTES:
+            raise TooLarge(
+                f"the request has {len(body):,} bytes; an event has at most {EVENT_BYTES:,}",
+                remedy="send where the data is, not the data",
+                limit_bytes=EVENT_BYTES,
+            )
+        self._verify(headers, body)
+        events = events_from_http(headers, body)
+        return [self._ours(event) for event in events] if events is not None else [self._wrapped(headers, body)]
+
+    def _ours(self, event: Event) -> Event:
+        """Attributes that begin with oncue are ours to set."""
+        extensions = {name: value for name, value in event.extensions.items() if not name.startswith("oncue")}
+        return msgspec.structs.replace(event, extensions=extensions | self._marks())
+
+    def _marks(self) -> dict[str, str | int | bool]:
+        return {"oncuetrigger": self.name, "oncuemarkus": str(ids.now_us())}
+
+    def _wrapped(self, headers: Mapping[str, str], body: bytes) -> Event:
+        kind, data = _data(headers.get("content-type", ""), body)
+        return Event(
+            id=self._id(headers, body),
+            source=self._source,
+            type=self._type(headers),
+            time=time_text(),
+            datacontenttype=kind,
+            data=data,
+            extensions=self._marks(),
+        )
+
+    def _type(self, headers: Mapping[str, str]) -> str:
+        if self._options.type:
+            return self._options.type
+        event = headers.get("x-github-event", "")[:NAME_CHARS]
+        return f"github.{event}" if event else f"oncue.webhook.{self.name}"
+
+    def _id(self, headers: Mapping[str, str], body: bytes) -> str:
+        for name in _ID_HEADERS:
+            if headers.get(name):
+                return headers[name]
+        if self._options.identity == "body":
+            return hashlib.blake2b(body, digest_size=16).hexdigest()
+        return ids.new_uuid7().hex()
+
+    # ------------------------------------------------------------ secrets
+
+    def _verify(self, headers: Mapping[str, str], body: bytes) -> None:
+        if self._way == "none":
+            return
+        keys = self._keys()
+        if self._way == "standard_webhooks":
+            signatures.standard_webhooks(headers, body, keys, time.time(), self._tolerance_s)
+        elif self._way == "github":
+            signatures.github(headers, body, keys)
+        else:
+            signatures.bearer(headers, keys)
+
+    def _keys(self) -> list[bytes]:
+        """Looked up for each request, so that a changed secret counts at once. Raises TriggerFailed."""
+        keys, missing, remedy = [], "", ""
+        for written in self._secrets:
+            try:
+                secret = self._resolve(written)
+                keys.append(signatures.standard_key(secret) if self._way == "standard_webhooks" else secret.encode())
+            except (NotFound, Invalid) as e:
+                missing = f"{written}: {e.message}" if _REFERENCE.fullmatch(written) else e.message
+                remedy = e.remedy
+        if missing and self._diary.state != "starting":  # the remedy names paths: for the owner, not for senders
+            self._diary.detail = f"{missing} ({remedy})" if remedy else missing
+        if not keys:
+            self._diary.state = "failed"
+            raise TriggerFailed(f"{self._place}: {missing}", remedy="store the secret on the server; senders try again")
+        self._diary.state = "running"
+        if not missing:
+            self._diary.detail = ""
+        return keys
+
+    def _resolve(self, written: str) -> str:
+        reference = _REFERENCE.fullmatch(written)
+        if reference is None:
+            return written
+        place, name = reference.groups()
+        secret = self.context.secrets(name) if place == "secret" else os.environ.get(name, "")
+        if not secret.strip():
+            what = "secret" if place == "secret" else "environment variable"
+            raise NotFound(f"there is no such {what}", remedy=f"set the {what} {name} for the server")
+        return secret
+
+
+def read_verify(verify: Verify | str | None, place: str) -> tuple[str, tuple[str, ...], float]:
+    """(way, secrets as written, tolerance in s). Raises Invalid, naming the place."""
+    if verify == "none":
+        return "none", (), 0.0
+    if not isinstance(verify, Verify):
+        raise Invalid(f"{place} is missing: anybody could send events", remedy=_REMEDY)
+    given: dict[str, Any] = {
+        way: getattr(verify, way) for way in ("standard_webhooks", "github", "bearer") if getattr(verify, way)
+    }
+    if len(given) != 1:
+        raise Invalid(f"{place} names {len(given)} ways; it takes one", remedy=_REMEDY)
+    ((way, secrets),) = given.items()
+    secrets = (secrets,) if isinstance(secrets, str) else secrets
+    for secret in secrets:
+        if not secret.strip():
+            raise Invalid(f"{place}: an empty secret fits everybody", remedy=_REMEDY)
+        _check_reference(secret, place)
+        if way == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
+            try:
+                signatures.standard_key(secret)
+            except Invalid as e:
+                raise Invalid(f"{place}: {e.message}", remedy=e.remedy) from None
+    try:
+        tolerance_s = duration_ms(verify.tolerance) / 1000
+    except ValueError as e:
+        raise Invalid(f"{place}.tolerance: {e}", remedy="write 5m") from None
+    return way, tuple(secrets), tolerance_s
+
+
+def _check_reference(secret: str, place: str) -> None:
+    """Raises Invalid for what is meant as a reference, and can name nothing: it would be taken for the secret itself."""
+    found = _REFERENCE.fullmatch(secret)
+    if found is None and secret.startswith("${"):
+        raise Invalid(f"{place}: {secret!r} is no reference", remedy='write "${secret:NAME}" or "${env:NAME}"')
+    if found is not None and not _NAMES[found[1]].fullmatch(found[2]):
+        what = "a secret: letters, digits, _ . -" if found[1] == "secret" else "a variable: letters, digits, _"
+        raise Invalid(f"{place}: {found[2]!r} names no {what[2:].partition(':')[0]}", remedy=f"name {what}")
+
+
+def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
+    """(content type, data). Raises Invalid for a body that is not the JSON that it says."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if not body:
+        return None, None
+    if kind.endswith(("/json", "+json")):
+        try:
+            return content_type, msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+            raise Invalid(
+                f"the body is not the JSON that its content type says: {e}", remedy="send JSON in UTF-8"
+            ) from e
+    textual = kind.startswith("text/") or kind in ("", "application/x-www-form-urlencoded")
+    if textual and body.lstrip()[:1] in (b"{", b"["):  # curl -d '{...}' says that it is a form
+        try:
+            return "application/json", msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+    if textual:
+        try:
+            return content_type or "text/plain", body.decode()
+        except UnicodeDecodeError:
+            pass
+    return content_type or "application/octet-stream", body
+
+
+prepare(globals())
