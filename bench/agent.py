@@ -21,11 +21,11 @@ from typing import Any
 import zmq
 
 from oncue import curve
-from oncue.endpoint.settings import Settings, save
+from oncue.endpoint.settings import EndpointSettings, save
 from oncue.functions import pack_function
 from oncue.protocol import bridge
 from oncue.protocol.payload import pack_args
-from oncue.protocol.records import VERSION, Call, Task, encode
+from oncue.protocol.records import VERSION, Call, TaskRecord, encode
 
 
 def noop() -> None:
@@ -45,7 +45,9 @@ class Server:
         address = curve.address("127.0.0.1", port)
         save(
             folder,
-            Settings(id="ep_bench", name="bench", bridge=address, server_key=keys.public.decode(), workers=workers),
+            EndpointSettings(
+                id="ep_bench", name="bench", bridge=address, server_key=keys.public.decode(), workers=workers
+            ),
         )
         self.function = pack_function(noop)
         self.call = encode(Call(VERSION, self.function.id, "ep_bench", "bench", "noop"))
@@ -90,7 +92,7 @@ class Server:
             self.send(bridge.Ack(seq))
         return found
 
-    def dispatch(self, tasks: list[Task]) -> None:
+    def dispatch(self, tasks: list[TaskRecord]) -> None:
         self.sent += len(tasks)
         self.send(bridge.Dispatch(self.call, 1, len(tasks), time.time_ns() // 1000), encode(tasks))
 
@@ -118,7 +120,7 @@ def _measure(server: Server, pid: int, tasks: int, singles: int) -> dict[str, An
     import psutil
 
     args = pack_args((), {})
-    made = [Task(i.to_bytes(16, "big"), args) for i in range(1, tasks + singles + 5_001)]
+    made = [TaskRecord(i.to_bytes(16, "big"), args) for i in range(1, tasks + singles + 5_001)]
     _all(server, made[:5_000])
     took: list[float] = []
     for task in made[5_000 : 5_000 + singles]:
@@ -140,7 +142,7 @@ def _measure(server: Server, pid: int, tasks: int, singles: int) -> dict[str, An
     }
 
 
-def _all(server: Server, tasks: list[Task]) -> None:
+def _all(server: Server, tasks: list[TaskRecord]) -> None:
     """Send them all, as far as credit goes, until all have ended."""
     goal, at = server.done + len(tasks), 0
     deadline = time.monotonic() + 120

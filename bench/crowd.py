@@ -27,10 +27,10 @@ from bench.system import noop, running
 from oncue.cli.registration import enrol
 from oncue.client import Client
 from oncue.endpoint import run as endpoint_run
-from oncue.endpoint.pool.pool import STARTED_US, Events, Pool
-from oncue.endpoint.settings import Settings, save
+from oncue.endpoint.pool.pool import STARTED_US, Pool, PoolEvents
+from oncue.endpoint.settings import EndpointSettings, save
 from oncue.protocol.payload import MSGPACK, unpack_args
-from oncue.protocol.records import OK, Ended, Task
+from oncue.protocol.records import OK, Ended, TaskRecord
 
 TASK_S = 2.0
 PATIENCE_S = 300.0
@@ -46,10 +46,12 @@ class SimulatedPool:
         self.trouble, self.fds_version = "", 0
         self.next_wake_us: int | None = None
         self._task_us = int(task_s * 1e6)
-        self._due: list[tuple[int, int, str, int, list[Task]]] = []  # (when, tie-breaker, function, attempt, tasks)
-        self._late: list[tuple[int, str, int, list[Task]]] = []  # to be reported as started
+        self._due: list[
+            tuple[int, int, str, int, list[TaskRecord]]
+        ] = []  # (when, tie-breaker, function, attempt, tasks)
+        self._late: list[tuple[int, str, int, list[TaskRecord]]] = []  # to be reported as started
         self._ties = 0
-        self._events = Events()
+        self._events = PoolEvents()
 
     @property
     def busy(self) -> int:
@@ -64,7 +66,7 @@ class SimulatedPool:
     def chunk_size(self, _function: str) -> int:
         return 1  # as for all that runs long
 
-    def run(self, function: str, _body: bytes | None, _timeout_ms: int, attempt: int, tasks: list[Task]) -> None:
+    def run(self, function: str, _body: bytes | None, _timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
         now = time.time_ns() // 1000
         self._ties += 1
         heapq.heappush(self._due, (now + self._task_us, self._ties, function, attempt, tasks))
@@ -88,8 +90,8 @@ class SimulatedPool:
         wakes = ([due[0][0]] if due else []) + ([self._late[0][0] + STARTED_US] if self._late else [])
         self.next_wake_us = min(wakes, default=None)
 
-    def drain(self) -> Events:
-        events, self._events = self._events, Events()
+    def drain(self) -> PoolEvents:
+        events, self._events = self._events, PoolEvents()
         return events
 
     def cancel(self, _ids: frozenset[bytes]) -> None: ...
@@ -97,7 +99,7 @@ class SimulatedPool:
     def close(self, _grace_s: float) -> None: ...
 
 
-def _ended(task: Task, attempt: int, started_us: int, now_us: int) -> Ended:
+def _ended(task: TaskRecord, attempt: int, started_us: int, now_us: int) -> Ended:
     """What `noop` gives: its argument."""
     args, _ = unpack_args(task.args, _no_blob)
     value = MSGPACK + msgspec.msgpack.encode(args[0])
@@ -117,7 +119,7 @@ def run(tasks: int = 1_000_000, workers: int = 100_000) -> dict[str, Any]:
         found = enrol(r.client, folder, NAME)
         save(
             folder,
-            Settings(
+            EndpointSettings(
                 id=found.id, name=NAME, bridge=found.bridge, server_key=found.server_key, workers=workers,
                 spool_bytes=1 << 30,
             ),

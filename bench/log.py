@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from oncue.log import Append, Batch, Log, Record, open_log
+from oncue.log import Append, Log, Record, RecordBatch, open_log
 from oncue.log.sqlite.database import open_writer
 from oncue.log.sqlite.log import SqliteLog
 from oncue.log.sqlite.writer import INSERT
@@ -74,7 +74,7 @@ async def _other(url: str, seconds: float) -> dict[str, Any]:
     log = await open_log(url)
     await asyncio.gather(*[log.append(topic, [SMALL]) for topic in ("one", "in", "out")])  # makes them
     for _ in range(4):  # the first of a cluster make the topics of its own transactions
-        await log.commit("bench", [Batch("in", 0, (0,), (SMALL,))], [Append("out", [SMALL])])
+        await log.commit("bench", [RecordBatch("in", 0, (0,), (SMALL,))], [Append("out", [SMALL])])
     try:
         return await _log(log, seconds)
     finally:
@@ -110,7 +110,7 @@ async def _commits(log: Log, seconds: float) -> dict[str, Any]:
         times: list[float] = []
         end = time.perf_counter() + seconds / 2
         while (started := time.perf_counter()) < end:
-            await log.commit("bench", [Batch("in", 0, (len(times),), (SMALL,))], appends)
+            await log.commit("bench", [RecordBatch("in", 0, (len(times),), (SMALL,))], appends)
             times.append(time.perf_counter() - started)
         found[name] = _ms(times)
     return found
@@ -161,7 +161,7 @@ async def _reads(log: Log, frames: int, seconds: float) -> dict[str, Any]:
     return disk | {"read_memory_batches_per_s": round(got / spent)}
 
 
-async def _drain(next_batches: Callable[[], Awaitable[list[Batch]]], count: int) -> int:
+async def _drain(next_batches: Callable[[], Awaitable[list[RecordBatch]]], count: int) -> int:
     found = 0
     while found < count:
         found += sum(len(b.records) for b in await next_batches())

@@ -17,7 +17,7 @@ import psutil
 from oncue.endpoint.pool.pool import Pool
 from oncue.functions import pack_function
 from oncue.protocol.payload import pack_args
-from oncue.protocol.records import OK, Task
+from oncue.protocol.records import OK, TaskRecord
 
 
 def noop(x: int) -> int:
@@ -35,7 +35,7 @@ def turn(pool: Pool, timeout_s: float = 1.0) -> None:
         pool.tick(now)
 
 
-def burst(pool: Pool, function: str, body: bytes, queue: deque[Task]) -> float:
+def burst(pool: Pool, function: str, body: bytes, queue: deque[TaskRecord]) -> float:
     """Seconds until all have ended well."""
     missing, start = len(queue), time.perf_counter()
     while missing:
@@ -54,7 +54,7 @@ def burst(pool: Pool, function: str, body: bytes, queue: deque[Task]) -> float:
 
 def run(tasks: int = 200_000, workers: int = 2) -> dict[str, Any]:
     packed = pack_function(noop)
-    made = [Task(i.to_bytes(16, "big"), pack_args((i,), {})) for i in range(tasks)]
+    made = [TaskRecord(i.to_bytes(16, "big"), pack_args((i,), {})) for i in range(tasks)]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         pool = Pool(workers, Path(folder))

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from oncue.protocol.records import VERSION, Deployment, Event
-from oncue.rules.active_rules import Library, RuleBook
+from oncue.rules.active_rules import ActiveRules, RuleCompiler
 
 TRIGGERS = 10
 
@@ -27,12 +27,12 @@ def text(rules: int) -> str:
     return "\n".join(out)
 
 
-def book(rules: int) -> RuleBook:
+def book(rules: int) -> ActiveRules:
     deployments = [
         Deployment(VERSION, f"f{k}", 1, "bench", part, {"tomo.py:reconstruct": "0" * 64})
         for k, part in enumerate(_parts(rules))
     ]
-    return Library().book(deployments)
+    return RuleCompiler().book(deployments)
 
 
 def _parts(rules: int, size: int = 1_000) -> list[str]:

@@ -9,8 +9,19 @@ import time
 from pathlib import Path
 
 from oncue.ids import batch_ids, new_uuid7
-from oncue.log import Batch, Record
-from oncue.protocol.records import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
+from oncue.log import Record, RecordBatch
+from oncue.protocol.records import (
+    OK,
+    RESULTS,
+    VERSION,
+    Call,
+    Ended,
+    ResultFrame,
+    TaskFrame,
+    TaskRecord,
+    TaskTopics,
+    encode,
+)
 from oncue.view.projector import Projector
 from oncue.view.schema import open_writer
 
@@ -34,7 +45,7 @@ def run(tasks: int = 100_000, frame: int = 256) -> dict[str, float]:
                 part = records[max(at, 0) : max(at + GROUP, 0)]
                 if part:
                     began = time.process_time()
-                    projector.apply([Batch(topic, 0, range(max(at, 0), max(at, 0) + len(part)), part)])
+                    projector.apply([RecordBatch(topic, 0, range(max(at, 0), max(at, 0) + len(part)), part)])
                     spent[name] += time.process_time() - began
         closed = db.execute("SELECT count(*) FROM task WHERE state = 1").fetchone()[0]
         db.close()
@@ -50,7 +61,7 @@ def _records(count: int, frame: int) -> tuple[list[Record], list[Record]]:
     accepted, ended = [], []
     for _ in range(count):
         ids = batch_ids("somebody", new_uuid7(), frame)
-        accepted.append(Record(encode(TaskFrame(VERSION, call, now, [Task(i, b"m\x92\x90\x80") for i in ids]))))
+        accepted.append(Record(encode(TaskFrame(VERSION, call, now, [TaskRecord(i, b"m\x92\x90\x80") for i in ids]))))
         ends = [Ended(i, 1, OK, now, now + 5, b"m\xc0") for i in ids]
         ended.append(Record(encode(ResultFrame(VERSION, call, "ep", now, ends))))
     return accepted, ended

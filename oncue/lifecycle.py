@@ -30,8 +30,8 @@ from oncue.protocol.records import (
     TIMEOUT,
     Call,
     Ended,
-    Retry,
-    Task,
+    RetryStrategy,
+    TaskRecord,
 )
 
 
@@ -114,7 +114,7 @@ def retry_due(call: Call, task_id: bytes, attempt: int, status: int, ended_us: i
     return ended_us + delay_us(policy, task_id, attempt)
 
 
-def delay_us(policy: Retry, task_id: bytes, attempt: int) -> int:
+def delay_us(policy: RetryStrategy, task_id: bytes, attempt: int) -> int:
     """The pause after the given attempt: base·2^(n−1) up to the cap, then between half and all of it ("equal jitter"),
     by a hash of task and attempt, so that every server computes the same."""
     grown = policy.base_ms << min(attempt - 1, 40) if policy.backoff == "exponential" else policy.base_ms
@@ -123,7 +123,7 @@ def delay_us(policy: Retry, task_id: bytes, attempt: int) -> int:
     return full // 2 + full // 2 * int.from_bytes(digest, "big") // 0xFFFFFFFF
 
 
-def accept(state: TaskState | None, call: Call, task: Task, accepted_us: int) -> TaskState:
+def accept(state: TaskState | None, call: Call, task: TaskRecord, accepted_us: int) -> TaskState:
     """The task's own record. Its owner may append it again (same id): that changes nothing."""
     state = state or TaskState(task.id)
     if state.known:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from oncue.cli.output import plain
-from oncue.client.deadline import Limit
+from oncue.client.deadline import Deadline
 from oncue.client.task import Task
 from oncue.errors import Forbidden, OncueError, Unreachable, UntrustedResult
 from oncue.protocol import payload
@@ -40,7 +40,7 @@ def shown(task: Task[Any], info: TaskInfo) -> Shown:
     if not info.has_value:
         return Shown("", None)
     try:
-        ref = payload.ref_of(task._outcome(Limit(WAIT_S)).value)
+        ref = payload.ref_of(task._outcome(Deadline(WAIT_S)).value)
     except Forbidden:  # a token that only reads gets what the server shows
         return Shown(text_of(info.value), info.value)
     note = str(info.value)

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Bound:
+class BoundClient:
     """What `client.with_options(...)` gives: the client's calls, with these options. `endpoint=` of a call goes before
     theirs; every other keyword goes to the function."""
 
     def __init__(self, client: Client, options: Options) -> None:
         self.client, self.options = client, options
 
-    def with_options(self, **changes: Any) -> Bound:
+    def with_options(self, **changes: Any) -> BoundClient:
         """These options changed; see Options."""
-        return Bound(self.client, changed(self.options, changes))
+        return BoundClient(self.client, changed(self.options, changes))
 
     def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str | None = None, **kwargs: Any) -> Task[R]:
         """As Client.submit."""
@@ -49,7 +49,7 @@ class Bound:
         """As Client.executor."""
         from oncue.client.executor import OncueExecutor
 
-        return OncueExecutor(Bound(self.client, self._at(endpoint)))
+        return OncueExecutor(BoundClient(self.client, self._at(endpoint)))
 
     def _at(self, endpoint: str | None) -> Options:
         return self.options if endpoint is None else changed(self.options, {"endpoint": endpoint})

@@ -32,7 +32,7 @@ import msgspec
 from oncue.client import resources
 from oncue.client.batch import BATCH_BYTES, BATCH_TASKS, Options, Retry
 from oncue.client.blobs import fetch_blob, put_blob
-from oncue.client.bound import Bound, changed
+from oncue.client.bound import BoundClient, changed
 from oncue.client.discovery import find_server
 from oncue.client.found import FoundTask
 from oncue.client.gather import as_completed, gather
@@ -55,7 +55,7 @@ R = TypeVar("R")
 KNOWN_FUNCTIONS = 1_024
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 _encode = msgspec.msgpack.Encoder().encode
-__all__ = ["Bound", "Client", "Options", "Retry", "Task", "as_completed"]
+__all__ = ["BoundClient", "Client", "Options", "Retry", "Task", "as_completed"]
 
 
 class Client:
@@ -167,10 +167,10 @@ class Client:
 
     # ------------------------------------------------------------ calls
 
-    def with_options(self, **options: Any) -> Bound:
+    def with_options(self, **options: Any) -> BoundClient:
         """endpoint, retry (a number or Retry), timeout and expires (seconds), for the calls made with what this returns.
         Raises Invalid for other names."""
-        return Bound(self, changed(Options(), options))
+        return BoundClient(self, changed(Options(), options))
 
     def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str = "local", **kwargs: Any) -> Task[R]:
         """Run fn(*args, **kwargs) on the endpoint. `fn` may be the name or hash of a registered function. Returns before the

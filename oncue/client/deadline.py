@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Limit:
+class Deadline:
     """So many `seconds` from now; None: for ever. One for all of a call, so that what it says of itself is what was asked
     for, and not what was left of it in the end."""
 
@@ -30,4 +30,4 @@ class Limit:
         return "no time" if self.seconds is None else f"{self.seconds:g} s"
 
 
-FOREVER = Limit(None)
+FOREVER = Deadline(None)

@@ -33,7 +33,7 @@ from oncue.client.task import Task
 from oncue.errors import OncueError, TaskCancelled, TaskFailed
 
 if TYPE_CHECKING:
-    from oncue.client.client import Bound
+    from oncue.client.client import BoundClient
 
 R = TypeVar("R")
 log = logging.getLogger("oncue.client")
@@ -93,7 +93,7 @@ class TaskFuture(Future[R]):
 class OncueExecutor(Executor):
     """Made by `client.executor(endpoint=...)` or `client.with_options(...).executor()`."""
 
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: BoundClient) -> None:
         self._bound = bound
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)

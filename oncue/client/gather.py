@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from oncue.client.batch import ALL, Batch
-from oncue.client.deadline import Limit
+from oncue.client.deadline import Deadline
 from oncue.client.polling import ask_now
 from oncue.client.task import Task
 from oncue.errors import TaskError
@@ -20,7 +20,7 @@ ASK_S = 0.2  # between questions for outcomes that no stream brings
 def as_completed(tasks: Iterable[Task[R]], timeout: float | None = None) -> Iterator[Task[R]]:
     """The tasks in the order in which they end, however they end. Raises TimeoutError when some are open after `timeout`
     seconds in all, Unreachable when the server stays away."""
-    limit = Limit(timeout)
+    limit = Deadline(timeout)
     wanted: dict[tuple[int, int], Task[R]] = {(id(t._batch), t._index): t for t in tasks}
     news: SimpleQueue[tuple[Batch, list[int]]] = SimpleQueue()
     batches = {id(t._batch): t._batch for t in wanted.values()}
@@ -42,7 +42,7 @@ def as_completed(tasks: Iterable[Task[R]], timeout: float | None = None) -> Iter
 
 
 def _news(
-    news: SimpleQueue[tuple[Batch, list[int]]], wanted: dict[tuple[int, int], Task[R]], limit: Limit
+    news: SimpleQueue[tuple[Batch, list[int]]], wanted: dict[tuple[int, int], Task[R]], limit: Deadline
 ) -> Iterator[Task[R]]:
     foreign = [t for t in wanted.values() if t._batch.pid != os.getpid()]
     if foreign:
@@ -64,13 +64,13 @@ def _news(
         raise gone
 
 
-def _late(tasks: Collection[Task[R]], limit: Limit) -> str:
+def _late(tasks: Collection[Task[R]], limit: Deadline) -> str:
     unsure = sum(not t._batch.accepted for t in tasks)
     others = f"; {unsure:,} of them the server has not accepted yet" if unsure else ""
     return f"{len(tasks):,} tasks have not ended in {limit}; they go on{others}"
 
 
-def _await_whole(tasks: list[Task[R]], limit: Limit) -> None:
+def _await_whole(tasks: list[Task[R]], limit: Deadline) -> None:
     """Wait for batches all of whose tasks are wanted: one wake-up a batch instead of one a task. What goes wrong is left
     for result() to raise."""
     counts: dict[int, int] = {}
@@ -94,7 +94,7 @@ def gather(
     """The results in the order of the tasks; waits for all. `each(done, of)` is called as they end.
 
     Raises the first error (in the order of the tasks) unless `return_exceptions`; TimeoutError."""
-    tasks, limit = list(tasks), Limit(timeout)
+    tasks, limit = list(tasks), Deadline(timeout)
     if each is not None:
         for done, _ in enumerate(as_completed(tasks, timeout), 1):
             each(done, len(tasks))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from oncue.client.deadline import Limit
+from oncue.client.deadline import Deadline
 from oncue.errors import NotFound, NotReady, RateLimited, Unreachable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ HELD_S = 10.0  # by the server, at most
 YOUNG_S = 5.0  # after the handle was made, a task that the server does not know may be on its way from its program
 
 
-def asked(task: Task[Any], limit: Limit) -> Ended:
+def asked(task: Task[Any], limit: Deadline) -> Ended:
     """Ask until it has ended. Raises TimeoutError; NotFound; Unreachable when the server is away for longer than the
     client's patience."""
     courier = task._client.courier
@@ -47,7 +47,7 @@ def asked(task: Task[Any], limit: Limit) -> Ended:
     raise task._batch.error
 
 
-def _held_ms(task: Task[Any], limit: Limit) -> int:
+def _held_ms(task: Task[Any], limit: Deadline) -> int:
     known = task._batch.accepted
     return round((limit.left(HELD_S if known else max(0.0, min(HELD_S, _young_s(task)))) or 0.0) * 1000)
 
@@ -78,7 +78,7 @@ def look_for(task: Task[Any]) -> None:
             )
 
 
-def _late(task: Task[Any], limit: Limit) -> str:
+def _late(task: Task[Any], limit: Deadline) -> str:
     if task._batch.accepted:
         return f"task {task.id} has not ended in {limit}; it goes on"
     return f"the server knows no task {task.id} after {limit}; if it was submitted, it has not been accepted yet"

@@ -27,7 +27,7 @@ T = TypeVar("T")
 PAGE = 200
 
 
-class Noun:
+class Resource:
     def __init__(self, client: Client) -> None:
         self._client = client  # which closes its connections when nobody holds it any more
         self._http = client.http
@@ -92,7 +92,7 @@ def _name(text: str) -> str:
     return quote(text, safe="", errors="surrogateescape")
 
 
-class Tasks(Noun):
+class Tasks(Resource):
     def list(
         self,
         *,
@@ -171,7 +171,7 @@ class Tasks(Noun):
                     yield "", None
 
 
-class Functions(Noun):
+class Functions(Resource):
     def list(self, limit: int | None = None) -> Iterator[r.FunctionInfo]:
         return self._pages(r.FunctionInfo, "/v1/functions", limit)
 
@@ -184,7 +184,7 @@ class Functions(Noun):
         return self._post(r.FunctionInfo, "/v1/functions", request, repeat=True)
 
 
-class Endpoints(Noun):
+class Endpoints(Resource):
     def list(self) -> builtins.list[r.EndpointInfo]:
         return self._get(builtins.list[r.EndpointInfo], "/v1/endpoints")
 
@@ -200,7 +200,7 @@ class Endpoints(Noun):
         self._delete(f"/v1/endpoints/{_name(name)}")
 
 
-class Rules(Noun):
+class Rules(Resource):
     def list(self) -> builtins.list[r.RuleInfo]:
         return self._get(builtins.list[r.RuleInfo], "/v1/rules")
 
@@ -235,7 +235,7 @@ class Rules(Noun):
         return msgspec.json.decode(self._delete(f"/v1/deployments/{_name(label)}"), type=r.Deployed)
 
 
-class Events(Noun):
+class Events(Resource):
     def list(self, *, type: str = "", source: str = "", limit: int | None = 50) -> Iterator[r.EventInfo]:
         """Newest first."""
         return self._pages(r.EventInfo, "/v1/events", limit, type=type, source=source)
@@ -252,7 +252,7 @@ class Events(Noun):
         return msgspec.structs.replace(found, id=str(event.get("id", found.id)))
 
 
-class Triggers(Noun):
+class Triggers(Resource):
     def list(self) -> builtins.list[r.TriggerInfo]:
         return self._get(builtins.list[r.TriggerInfo], "/v1/triggers")
 
@@ -275,7 +275,7 @@ class Triggers(Noun):
         return self._get(r.TriggerFile, f"/v1/triggers/{_name(name)}/file{_query({'path': path})}")
 
 
-class Dead(Noun):
+class Dead(Resource):
     def list(self, limit: int | None = 50, *, all: bool = False) -> Iterator[r.DeadInfo]:
         """Newest first. all: also those that were retried or dismissed."""
         return self._pages(r.DeadInfo, "/v1/dead", limit, all="1" if all else "")
@@ -300,7 +300,7 @@ class Dead(Noun):
         return self._post(r.Dismissed, "/v1/dead/dismiss", request, repeat=not request.all).count
 
 
-class Tokens(Noun):
+class Tokens(Resource):
     def list(self) -> builtins.list[r.TokenInfo]:
         return self._get(builtins.list[r.TokenInfo], "/v1/tokens")
 

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from oncue.client.batch import ACCEPTED, PREFIX, Batch, Options, Outcome
-from oncue.client.deadline import FOREVER, Limit
+from oncue.client.deadline import FOREVER, Deadline
 from oncue.client.http import Answer, Broken, Connection, Http, problem
 from oncue.client.outcome_stream import messages
-from oncue.client.unaccepted import AGAIN, Untold, refusal, summary
+from oncue.client.unaccepted import AGAIN, UnacceptedBatches, refusal, summary
 from oncue.errors import Invalid, NotReady, OncueError, RateLimited, Unreachable
 from oncue.protocol.api import Accepted, BatchRequest, FunctionRequest, Me
 
@@ -60,7 +60,7 @@ class Courier:
         self.gone: OncueError | None = None  # why nothing will come for now; those who wait raise it
         self.trouble: OncueError | None = None  # why the server does not take the batch that is its turn
         self.batches: dict[bytes, Batch] = {}
-        self.untold = Untold()
+        self.untold = UnacceptedBatches()
         self._stream = uuid.uuid4().hex
         self._lock = threading.Lock()  # open batches, threads
         self._store_lock = threading.Lock()
@@ -314,7 +314,7 @@ class Courier:
         something every `linger_s`. Raises what kept a batch from being accepted."""
         if self.pid != os.getpid():
             return
-        if not self._accepted(Limit(timeout_s), self.linger_s):
+        if not self._accepted(Deadline(timeout_s), self.linger_s):
             waiting = [b for b in list(self.batches.values()) if not b.accepted and b.error is None]
             why = self.trouble or Unreachable("the server has not answered in time")
             if waiting:
@@ -322,13 +322,13 @@ class Courier:
         if (error := self.untold.take()) is not None:
             raise error
 
-    def _accepted(self, limit: Limit, linger_s: float) -> bool:
+    def _accepted(self, limit: Deadline, linger_s: float) -> bool:
         """Wait for the batches of now, in the order in which they are sent. False: not all of them are accepted or
         refused."""
         if threading.current_thread() is self._sender:  # a callback: it would wait for itself
             return False
         for batch in [b for b in list(self.batches.values()) if not b.accepted]:
-            turn = Limit(linger_s if limit.seconds is None else limit.left())
+            turn = Deadline(linger_s if limit.seconds is None else limit.left())
             while not batch.ready(ACCEPTED):
                 if turn.past:
                     return False
@@ -345,7 +345,7 @@ class Courier:
             self.http.close()
             return
         try:
-            if flush and not self._accepted(Limit(min(SILENT_S, self.linger_s)), 0):
+            if flush and not self._accepted(Deadline(min(SILENT_S, self.linger_s)), 0):
                 log.warning(
                     "waiting for the server, which has %g s to accept something of what was submitted", self.linger_s
                 )

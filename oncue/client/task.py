@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from oncue.client import results
 from oncue.client.batch import ACCEPTED, Batch
-from oncue.client.deadline import FOREVER, Limit
+from oncue.client.deadline import FOREVER, Deadline
 from oncue.client.polling import asked
 from oncue.errors import OncueError
 from oncue.lifecycle import CLOSED_AS
@@ -69,9 +69,9 @@ class Task(Generic[R]):
     def result(self, timeout: float | None = None) -> R:
         """Wait for the value. Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
         UntrustedResult, UnreadableResult; the error with which the server refused the task; TimeoutError."""
-        return self._result(FOREVER if timeout is None else Limit(timeout))
+        return self._result(FOREVER if timeout is None else Deadline(timeout))
 
-    def _result(self, limit: Limit, tells: bool = True) -> R:
+    def _result(self, limit: Deadline, tells: bool = True) -> R:
         if self._value is not _UNKNOWN:
             return cast(R, self._value)
         ended = self._batch.ended[self._index]
@@ -95,7 +95,7 @@ class Task(Generic[R]):
     def exception(self, timeout: float | None = None) -> OncueError | None:
         """Wait; the error with which it ended, or None. Raises TimeoutError."""
         try:
-            ended = self._outcome(Limit(timeout))
+            ended = self._outcome(Deadline(timeout))
         except OncueError as e:
             if e is self._batch.error:
                 return e
@@ -109,7 +109,7 @@ class Task(Generic[R]):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end, however it is; False when the time was up."""
         try:
-            self._outcome(Limit(timeout), tells=False)
+            self._outcome(Deadline(timeout), tells=False)
         except TimeoutError:
             return False
         except OncueError as e:
@@ -120,7 +120,7 @@ class Task(Generic[R]):
     def _ended(self) -> Ended | None:
         return self._batch.ended[self._index]
 
-    def _outcome(self, limit: Limit, tells: bool = True) -> Ended:
+    def _outcome(self, limit: Deadline, tells: bool = True) -> Ended:
         """`tells`: the caller of the handle sees what is raised here."""
         batch = self._batch
         ended = batch.ended[self._index]
@@ -144,7 +144,7 @@ class Task(Generic[R]):
         """The caller knows what the server said against it; the client's end need not say that."""
         self._client.courier.untold.told(self._batch)
 
-    def _late(self, limit: Limit) -> str:
+    def _late(self, limit: Deadline) -> str:
         if self._batch.accepted:
             return f"task {self.id} has not ended in {limit}; it goes on"
         trouble = self._client.courier.trouble

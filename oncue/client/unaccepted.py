@@ -21,19 +21,19 @@ AGAIN = (
 ON_ITS_WAY = "they are sent on while this client is open; start the server (`oncue up`), then flush() again"
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Rejection(msgspec.Struct, frozen=True):
     count: int  # of tasks
     first: list[str]  # ids of the first NAMED
     error: OncueError
 
 
-class Untold:
+class UnacceptedBatches:
     """Batches that were refused, or given up, and whose error no handle has raised yet. They are kept without their tasks,
     so that a client that nobody holds can go."""
 
     def __init__(self) -> None:
-        self._refusals: dict[bytes, Refusal] = {}
-        self._older: Refusal | None = None  # of more than KEPT batches, together
+        self._refusals: dict[bytes, Rejection] = {}
+        self._older: Rejection | None = None  # of more than KEPT batches, together
 
     def add(self, batch: Batch, error: OncueError) -> None:
         self._refusals[batch.prefix] = refusal(batch, error)
@@ -55,12 +55,12 @@ class Untold:
         return summary(found) if found else None
 
 
-def refusal(batch: Batch, error: OncueError) -> Refusal:
+def refusal(batch: Batch, error: OncueError) -> Rejection:
     count = len(batch.ended)
-    return Refusal(count, [batch.id(i).hex() for i in range(min(NAMED, count))], error)
+    return Rejection(count, [batch.id(i).hex() for i in range(min(NAMED, count))], error)
 
 
-def summary(refusals: list[Refusal], *, given_up: bool = True) -> OncueError:
+def summary(refusals: list[Rejection], *, given_up: bool = True) -> OncueError:
     """How many tasks, which ones, why, and what to do. Unreachable when the server was away for some, else what it said
     of the first."""
     away = [r for r in refusals if isinstance(r.error, Unreachable | NotReady | RateLimited)]

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 import oncue
 from oncue.blobs import Blobs
 from oncue.config import Settings
-from oncue.dispatcher.bridge.socket import Bridge
-from oncue.dispatcher.cluster.ownership import Owners
-from oncue.dispatcher.cluster.peers import Across
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.cluster.ownership import PartitionOwnership
+from oncue.dispatcher.cluster.peers import PeerClient
+from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.metrics import Metrics
-from oncue.dispatcher.notifier import Board
-from oncue.dispatcher.view_consumer import Feeder
+from oncue.dispatcher.notifier import Notifier
+from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.errors import DiskFull, Forbidden, NotFound, NotReady
 from oncue.ids import now_us
 from oncue.log import Log, Position, Record
@@ -30,14 +30,14 @@ CATCH_UP_S = 30.0
 READ_OWN_WRITES_S = 2.0
 
 
-class Core:
+class ServerContext:
     """Shared by the desks (one a noun), which the service puts together."""
 
     log: Log
     view: View
-    bridge: Bridge
-    feeder: Feeder
-    owners: Owners
+    bridge: BridgeSocket
+    feeder: ViewConsumer
+    owners: PartitionOwnership
 
     def __init__(self, settings: Settings, blobs: Blobs, metrics: Metrics) -> None:
         self.settings, self.blobs, self.metrics = settings, blobs, metrics
@@ -45,8 +45,8 @@ class Core:
         self.server_id = "srv_" + random_secrets.token_hex(6)
         self.version = oncue.__version__
         self.started_us = now_us()
-        self.board = Board()
-        self.across = Across()
+        self.board = Notifier()
+        self.across = PeerClient()
         self.ready = False
         self.disk_full = ""  # why nothing new is accepted; "": it is
         self._endpoints: dict[str, EndpointRecord] = {}
@@ -112,7 +112,7 @@ class Core:
     def token(self, hash_hex: str) -> TokenRecord | None:
         return self._tokens.get(hash_hex)
 
-    def find_endpoint(self, who: Who, name: str) -> EndpointRecord:
+    def find_endpoint(self, who: Caller, name: str) -> EndpointRecord:
         """By name (one's own first) or id. Raises NotFound or Forbidden, with what there is instead."""
         endpoint_id = self._endpoint_names.get((who.subject, name))
         found = self._endpoints.get(endpoint_id or name)

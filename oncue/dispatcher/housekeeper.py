@@ -16,15 +16,25 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.dispatcher.bridge.channel import Lane, ended
+from oncue.dispatcher.bridge.channel import EndpointChannel, ended
 from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
-from oncue.dispatcher.context import Core
+from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.revoked import end_all
 from oncue.ids import now_us
 from oncue.log import Record
 from oncue.protocol import payload
 from oncue.protocol.api import TriggerInfo
-from oncue.protocol.records import EXPIRED, INLINE_BYTES, TASKS_PREFIX, VERSION, Call, Failure, Task, TaskFrame, encode
+from oncue.protocol.records import (
+    EXPIRED,
+    INLINE_BYTES,
+    TASKS_PREFIX,
+    VERSION,
+    Call,
+    Failure,
+    TaskFrame,
+    TaskRecord,
+    encode,
+)
 
 log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0
@@ -39,7 +49,7 @@ class Mark(msgspec.Struct):
 
 
 class Housekeeper:
-    def __init__(self, core: Core, folder: Path, triggers: Callable[[], list[TriggerInfo]]) -> None:
+    def __init__(self, core: ServerContext, folder: Path, triggers: Callable[[], list[TriggerInfo]]) -> None:
         self._core, self._folder, self._triggers_now = core, folder, triggers
         self._marks_file = folder / "marks.json"
         self._tasks: list[asyncio.Task[None]] = []
@@ -83,7 +93,9 @@ class Housekeeper:
             group = Group(open_task.call, encode(open_task.call), open_task.attempt, open_task.accepted_us, [], 0)
             end = ended(open_task.task, open_task.attempt, EXPIRED, at, why)
 
-            self._core.bridge.with_lane(open_task.call.endpoint, partial(Lane.end_waiting, group=group, ends=[end]))
+            self._core.bridge.with_lane(
+                open_task.call.endpoint, partial(EndpointChannel.end_waiting, group=group, ends=[end])
+            )
 
     async def end_revoked(self) -> None:
         """Nobody will run the open tasks of a revoked endpoint: they end. (When it is revoked; and now and then, for those
@@ -193,7 +205,7 @@ class Housekeeper:
         while True:
             rows = [OpenTask(*row) for row in await self._core.view.open_tasks(endpoint, after, PAGE)]
             old = [row for row in rows if row.seq < before << 16]
-            groups: dict[tuple[Call, int], list[Task]] = {}
+            groups: dict[tuple[Call, int], list[TaskRecord]] = {}
             for row in old:
                 groups.setdefault((row.call, row.accepted_us), []).append(row.task)
             records = [

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from oncue.errors import OncueError
-from oncue.log import Batch
+from oncue.log import RecordBatch
 from oncue.protocol.records import (
     DEAD,
     EVENTS,
@@ -30,7 +30,7 @@ MOST = 1_000  # of one batch
 News = Iterator[tuple[str, dict[str, Any]]]
 
 
-def of(batch: Batch) -> News:
+def of(batch: RecordBatch) -> News:
     """At most MOST of the batch. A record that cannot be read is no news: its reader buries it."""
     if batch.topic == EVENTS:
         yield from (("event", {"offset": offset}) for offset in islice(batch.offsets, MOST))
@@ -38,7 +38,7 @@ def of(batch: Batch) -> News:
         yield from islice(_each(batch), MOST)
 
 
-def _each(batch: Batch) -> News:
+def _each(batch: RecordBatch) -> News:
     for offset, record in zip(batch.offsets, batch.records, strict=True):
         try:
             if batch.topic == DEAD:

@@ -61,7 +61,7 @@ class Feed:
             self.skipped += 1
 
 
-class Board:
+class Notifier:
     def __init__(self) -> None:
         self._waiters: dict[bytes, list[asyncio.Future[Ended]]] = {}
         self._streams: dict[str, Stream] = {}

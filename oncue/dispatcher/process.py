@@ -16,7 +16,7 @@ from oncue import curve
 from oncue.config import Settings, http_url
 from oncue.dispatcher.http.app import Serving, check_address, make_app
 from oncue.dispatcher.http.app import serve as serve_api
-from oncue.dispatcher.server import Service
+from oncue.dispatcher.server import Server
 
 log = logging.getLogger("oncue.server")
 STOP_S = 15.0  # with a log that does not answer
@@ -46,7 +46,7 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    service = Service(settings)
+    service = Server(settings)
     await check_address(settings)
     await service.start()
     try:
@@ -75,7 +75,7 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
             )
 
 
-async def _open_http(service: Service) -> Serving:
+async def _open_http(service: Server) -> Serving:
     """With port 0 on the port of the last time, if it is free."""
     serving = await serve_api(make_app(service, service.settings), service.settings, service.last_port())
     service.port_file.write_text(str(serving.port))
@@ -83,7 +83,7 @@ async def _open_http(service: Service) -> Serving:
     return serving
 
 
-async def _write_local(service: Service, port: int) -> dict[str, Any]:
+async def _write_local(service: Server, port: int) -> dict[str, Any]:
     """`local.json`: how the CLI and the client of the same person find this server. Mode 600: it holds a token."""
     path = service.folder / "local.json"
     token = await service.local_token(path)

@@ -29,12 +29,12 @@ from oncue import curve
 from oncue.blobs import open_blobs
 from oncue.config import Settings, http_url, make_data_folder
 from oncue.dispatcher.auth.tokens import hash_token, new_token
-from oncue.dispatcher.bridge.effect_runner import Carrier
+from oncue.dispatcher.bridge.effect_runner import EffectRunner
 from oncue.dispatcher.bridge.effects import Phase
-from oncue.dispatcher.bridge.socket import Bridge
-from oncue.dispatcher.bridge.task_router import Incoming
-from oncue.dispatcher.cluster.ownership import Owners
-from oncue.dispatcher.cluster.registry_sync import CatchUp
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.bridge.task_router import TaskRouter
+from oncue.dispatcher.cluster.ownership import PartitionOwnership
+from oncue.dispatcher.cluster.registry_sync import RegistrySync
 from oncue.dispatcher.cluster.view_bootstrap import copy_view
 from oncue.dispatcher.housekeeper import Housekeeper
 from oncue.dispatcher.metrics import Metrics
@@ -48,10 +48,10 @@ from oncue.dispatcher.services.revoked import end_all
 from oncue.dispatcher.services.view_snapshot import ViewDesk
 from oncue.dispatcher.topics import check_task_topics
 from oncue.dispatcher.trigger_state import PARTITIONS
-from oncue.dispatcher.view_consumer import Feeder
+from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.errors import Conflict, Undecodable
 from oncue.ids import now_us
-from oncue.log import Batch, Log, Topic, open_log
+from oncue.log import Log, RecordBatch, Topic, open_log
 from oncue.log.folder_lock import FolderLock
 from oncue.protocol import api as r
 from oncue.protocol.records import (
@@ -81,7 +81,7 @@ DAY_MS = 86_400_000
 REBUILD_S = 24 * 3600.0  # a view that is built anew from a large log may take its time
 
 
-class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
+class Server(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data_path
         make_data_folder(self.folder)
@@ -106,7 +106,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
         if self.log.shared and not path.exists():
             await copy_view(self.log, path, self.server_id)
         self.view = View.open(path)
-        self.feeder = Feeder(
+        self.feeder = ViewConsumer(
             self.log, self.view, self.board, self.server_id, self.on_registry, self._on_batch, self._buries
         )
         names = [t for t in await self.log.topics() if t not in UNVIEWED]
@@ -117,9 +117,9 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
             if topic.startswith(TASKS_PREFIX):
                 self.feeder.follow_tasks(topic)
         self._open_bridge()
-        self.incoming = Incoming(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
-        self.owners = Owners(self, self._claim(), self.on_owners)
-        self._catch_up = CatchUp(self._latest_registry)
+        self.incoming = TaskRouter(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
+        self.owners = PartitionOwnership(self, self._claim(), self.on_owners)
+        self._catch_up = RegistrySync(self._latest_registry)
         self._unwatch = self.log.watch(TASKS_PREFIX, self.incoming.appended, early=self.log.fifo)
         self._run(self.feeder.run(), vital=True)
         await self.view.wait_for(await self.log.end_offsets(names), REBUILD_S)
@@ -177,18 +177,18 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
     def _open_bridge(self) -> None:
         keys = curve.load_or_make_keys(self.folder / "bridge.key")
         self.server_key = keys.public.decode()
-        self.carrier = Carrier(self)
+        self.carrier = EffectRunner(self)
         remembered = self.folder / "bridge.port"
         port = self.settings.bridge_port
         if not port and remembered.exists():  # agents know the old one
             port = int(remembered.read_text() or 0)
         host = self.settings.bridge_host or self.settings.host
         try:
-            self.bridge = Bridge(keys, host, port, self.carrier)
+            self.bridge = BridgeSocket(keys, host, port, self.carrier)
         except Conflict:
             if self.settings.bridge_port:
                 raise
-            self.bridge = Bridge(keys, host, 0, self.carrier)
+            self.bridge = BridgeSocket(keys, host, 0, self.carrier)
         remembered.write_text(str(self.bridge.port))
 
     @property
@@ -260,7 +260,7 @@ class Service(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk)
     def _made_before(self, rule: str, count: int) -> None:
         self.engine.made_before(rule, count)
 
-    def _on_batch(self, batch: Batch) -> None:
+    def _on_batch(self, batch: RecordBatch) -> None:
         """The view has it. What concerns the lanes here, and was not told them by this process itself."""
         if batch.topic.startswith(TASKS_PREFIX):
             self.incoming.read(batch)

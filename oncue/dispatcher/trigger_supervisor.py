@@ -22,7 +22,7 @@ import msgspec
 from oncue.errors import NotFound, OncueError, TriggerFailed
 from oncue.protocol import api as r
 from oncue.triggers import kinds
-from oncue.triggers.base import Emit, HttpTrigger, Memory, Status, Trigger, TriggerContext
+from oncue.triggers.base import Emit, HttpTrigger, ReplicatedState, Status, Trigger, TriggerContext
 
 log = logging.getLogger("oncue.triggers")
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -62,8 +62,10 @@ class Running(msgspec.Struct):
             await self.trigger.first_look()
 
 
-class TriggerHost:
-    def __init__(self, emit: Emit, folder: Path, memory: Callable[[str], Memory | None] = lambda name: None) -> None:
+class TriggerSupervisor:
+    def __init__(
+        self, emit: Emit, folder: Path, memory: Callable[[str], ReplicatedState | None] = lambda name: None
+    ) -> None:
         """`memory`: what a trigger of this name keeps for other servers."""
         self._emit, self._folder, self._memory = emit, folder, memory
         self._running: dict[str, Running] = {}

@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 import msgspec
 
 from oncue.dispatcher import live_feed
-from oncue.dispatcher.notifier import Board
+from oncue.dispatcher.notifier import Notifier
 from oncue.errors import OncueError, Undecodable
-from oncue.log import Batch, Log, Partition, Position, Reader, Record
+from oncue.log import Log, Partition, Position, Reader, Record, RecordBatch
 from oncue.protocol.records import DEAD, REGISTRY, RESULTS, TASKS_PREFIX, Call, Ended, Stored, decode, encode
 from oncue.view import View
 
@@ -30,21 +30,21 @@ SMALL_BYTES = 64 << 10
 LINGER_S = 0.003  # little waits for company for so long, unless somebody waits for the view
 
 
-class Feeder:
+class ViewConsumer:
     def __init__(
         self,
         durable: Log,
         view: View,
-        board: Board,
+        board: Notifier,
         server: str,
         on_registry: Callable[[], Awaitable[None]],
-        on_batch: Callable[[Batch], None],
+        on_batch: Callable[[RecordBatch], None],
         buries: Callable[[], bool],
     ) -> None:
         self._log, self._view, self._board, self._on_registry = durable, view, board, on_registry
         self._on_batch, self._buries = on_batch, buries
         self._told_mark = server.encode()
-        self._queue: asyncio.Queue[list[Batch]] = asyncio.Queue(GROUP)
+        self._queue: asyncio.Queue[list[RecordBatch]] = asyncio.Queue(GROUP)
         self._readers: dict[str, Reader] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
         self.applied = 0  # batches
@@ -69,7 +69,7 @@ class Feeder:
             for n, stream in enumerate(streams):
                 if (time_us := await stream.head(self._view.positions())) is not None:
                     heapq.heappush(heap, (time_us, n, stream))
-            group: list[Batch] = []
+            group: list[RecordBatch] = []
             while heap:
                 _, n, stream = heapq.heappop(heap)
                 group.append(stream.take())
@@ -99,7 +99,7 @@ class Feeder:
             for batch in batches:
                 self._on_batch(batch)
 
-    async def _apply(self, batches: list[Batch]) -> None:
+    async def _apply(self, batches: list[RecordBatch]) -> None:
         applied = await self._view.apply(batches, self._told(batches))
         self.applied += len(batches)
         by_call: dict[int, tuple[Call, list[Ended]]] = {}
@@ -116,7 +116,7 @@ class Feeder:
                 for kind, item in live_feed.of(b):
                     self._board.show(kind, item)
 
-    def _told(self, batches: list[Batch]) -> frozenset[tuple[str, int, int]]:
+    def _told(self, batches: list[RecordBatch]) -> frozenset[tuple[str, int, int]]:
         mark = ((TOLD, self._told_mark),)
         return frozenset(
             (b.topic, b.partition, offset)
@@ -143,7 +143,7 @@ class _Stream:
     def __init__(self, reader: Reader, topic: str, ends: Mapping[Partition, int]) -> None:
         self.reader = reader
         self._left = {place: end for place, end in ends.items() if place[0] == topic}
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[RecordBatch] = deque()
 
     async def head(self, have: Mapping[Partition, int]) -> int | None:
         """The time of the next batch (µs); None at the end. `have`: what need not be read."""
@@ -154,7 +154,7 @@ class _Stream:
             self._batches.extend(await self.reader.next(max_batches=GROUP))
         return _time_us(self._batches[0])
 
-    def take(self) -> Batch:
+    def take(self) -> RecordBatch:
         batch = self._batches.popleft()
         place = (batch.topic, batch.partition)
         if batch.next_offset >= self._left.get(place, 0):
@@ -170,7 +170,7 @@ class _Head(Stored, frozen=True):
     accepted_us: int
 
 
-def _time_us(batch: Batch) -> int:
+def _time_us(batch: RecordBatch) -> int:
     """When its first record came; of tasks to the microsecond, for many may come in one millisecond."""
     if not batch.records:
         return 0
@@ -181,7 +181,7 @@ def _time_us(batch: Batch) -> int:
     return record.time_ms * 1000
 
 
-def _bytes(batches: list[Batch]) -> int:
+def _bytes(batches: list[RecordBatch]) -> int:
     return sum(len(record.value) for b in batches for record in b.records)
 
 

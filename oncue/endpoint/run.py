@@ -30,14 +30,14 @@ import oncue
 from oncue import curve
 from oncue.endpoint import settings as folder_settings
 from oncue.endpoint.agent.agent import Agent, Identity
-from oncue.endpoint.agent.blob_cache import FolderCabinet
-from oncue.endpoint.agent.effects import CancelRun, Dial, Effect, Learn, Run, Say, Send
+from oncue.endpoint.agent.blob_cache import DiskCache
+from oncue.endpoint.agent.effects import CancelRun, Dial, Effect, LogLine, RememberServers, Run, Send
 from oncue.endpoint.agent.journal import DiskFile, Journal
 from oncue.endpoint.agent.servers import Servers
 from oncue.endpoint.agent.session import Phase
 from oncue.endpoint.agent.socket import Link, Trouble
 from oncue.endpoint.pool.pool import Pool
-from oncue.endpoint.settings import Settings
+from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
 from oncue.ids import now_us
 
@@ -50,7 +50,7 @@ KEY_REFUSED_US = 20_000_000  # a server that starts does not know its endpoints 
 class AgentProcess:
     """Raises Invalid (settings, keys), Conflict (an agent runs here already), OSError (the folder)."""
 
-    def __init__(self, folder: Path, settings: Settings, make_pool: Callable[..., Pool] = Pool) -> None:
+    def __init__(self, folder: Path, settings: EndpointSettings, make_pool: Callable[..., Pool] = Pool) -> None:
         self.folder, self.settings = folder, settings
         self._lock = folder_settings.Lock(folder)
         workers = settings.workers or os.cpu_count() or 1
@@ -64,7 +64,7 @@ class AgentProcess:
         )
         self._file = DiskFile(folder / "journal")
         journal = Journal(self._file, os.urandom(8))
-        cabinet = FolderCabinet(folder / "functions", folder / "blobs")
+        cabinet = DiskCache(folder / "functions", folder / "blobs")
         self.agent = Agent(
             self.identity,
             journal,
@@ -181,11 +181,11 @@ class AgentProcess:
                 self.pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
             elif isinstance(effect, CancelRun):
                 self.pool.cancel(effect.ids)
-            elif isinstance(effect, Say):
+            elif isinstance(effect, LogLine):
                 log.info("%s", effect.text)
             elif isinstance(effect, Dial):
                 self._dial(effect)
-            elif isinstance(effect, Learn):
+            elif isinstance(effect, RememberServers):
                 self._servers.learn(effect.servers)
 
     def _dial(self, to: Dial) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from oncue.errors import Conflict, Invalid
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`agent.json`. `bridge_file` names a server's `local.json` (its `bridge` and `server_key` are read before each dial,
     so a restarted local server with another port is found); else `bridge` and `server_key` say where to dial."""
 
@@ -34,11 +34,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     grace_s: float = 5.0  # that running tasks get when the agent stops
 
 
-def load(folder: Path) -> Settings:
+def load(folder: Path) -> EndpointSettings:
     """Raises Invalid, naming the file and what is wrong with it."""
     path = folder / "agent.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Settings)
+        return msgspec.json.decode(path.read_bytes(), type=EndpointSettings)
     except FileNotFoundError:
         why = "there is no such file"
     except (OSError, msgspec.MsgspecError) as e:
@@ -46,16 +46,16 @@ def load(folder: Path) -> Settings:
     raise Invalid(f"{path}: {why}", remedy="register the endpoint: oncue endpoint register NAME")
 
 
-def load_or_new(folder: Path, id: str, name: str) -> Settings:
+def load_or_new(folder: Path, id: str, name: str) -> EndpointSettings:
     """Those in the folder, for this id and name; the defaults where there are none, or none that can be read: to register
     again is their remedy."""
     try:
         return msgspec.structs.replace(load(folder), id=id, name=name)
     except Invalid:
-        return Settings(id=id, name=name)
+        return EndpointSettings(id=id, name=name)
 
 
-def save(folder: Path, settings: Settings) -> None:
+def save(folder: Path, settings: EndpointSettings) -> None:
     """Make the folder (mode 700) with these settings."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = folder / "agent.json.new"
@@ -81,7 +81,7 @@ def register_again(name: str, folder: Path) -> str:
     return f"register the endpoint again: oncue endpoint register {shlex.quote(name)} --dir {shlex.quote(str(folder))}"
 
 
-def server_of(settings: Settings) -> tuple[str, bytes]:
+def server_of(settings: EndpointSettings) -> tuple[str, bytes]:
     """(address, server's key) to dial now. Raises Invalid when they cannot be found."""
     address, key = settings.bridge, settings.server_key
     if settings.bridge_file:

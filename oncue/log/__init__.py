@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from oncue.config import Settings
 from oncue.errors import Invalid, MissingExtra
-from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
+from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
 from oncue.log.kafka.doctor.finding import Finding
 
 __all__ = [
     "Append",
-    "Batch",
+    "Assignment",
     "Finding",
     "Log",
     "Partition",
     "Position",
     "Reader",
     "Record",
-    "Share",
+    "RecordBatch",
     "Start",
     "Topic",
     "examine_log",

@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     time_ms: int = 0  # 0 at append: the log stamps it
 
 
-class Batch(msgspec.Struct, frozen=True):
+class RecordBatch(msgspec.Struct, frozen=True):
     """Consecutive records of one partition; compaction, truncation and the marks of transactions leave gaps between
     offsets. Where such a gap ends a partition, a batch may come without records: only its `end` tells something."""
 
@@ -77,13 +77,13 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 class Reader(ABC):
     """Batches of some topics. Each reader goes at its own pace: a slow one harms no other."""
 
-    async def __aiter__(self) -> AsyncIterator[Batch]:
+    async def __aiter__(self) -> AsyncIterator[RecordBatch]:
         while True:
             for batch in await self.next():
                 yield batch
 
     @abstractmethod
-    async def next(self, *, max_batches: int = 64) -> list[Batch]:
+    async def next(self, *, max_batches: int = 64) -> list[RecordBatch]:
         """Waits for at least one batch, and gives what is there up to max_batches: for consumers that work in groups.
 
         A record whose frame the log itself cannot decode (a damaged row) is appended to `oncue.dead` and skipped.
@@ -98,7 +98,7 @@ class Reader(ABC):
     async def close(self) -> None: ...
 
 
-class Share(ABC):
+class Assignment(ABC):
     """A member of a group that divides the partitions of a topic among its members."""
 
     @abstractmethod
@@ -152,7 +152,7 @@ class Log(ABC):
 
     @abstractmethod
     async def commit(
-        self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = (), *, repeatable: bool = False
+        self, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append] = (), *, repeatable: bool = False
     ) -> list[Position]:
         """Atomically: the group has done these batches (of one call of `next`), and these records are appended. With neither
         it waits until all that was handed over before is durable. Raises NotOwner when another process has the partition
@@ -177,7 +177,7 @@ class Log(ABC):
         return not self.shared
 
     @abstractmethod
-    def share(self, topic: str, group: str) -> Share:
+    def share(self, topic: str, group: str) -> Assignment:
         """Take part in dividing this topic's partitions; the topic is there already. Where nobody else appends to the log,
         all of them are this member's at once, for ever."""
 

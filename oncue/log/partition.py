@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from oncue.log.base import Batch, Log
+from oncue.log.base import Log, RecordBatch
 
 
-async def read_partition(log: Log, topic: str, number: int, begin: int = 0) -> AsyncGenerator[Batch]:
+async def read_partition(log: Log, topic: str, number: int, begin: int = 0) -> AsyncGenerator[RecordBatch]:
     """Batches up to the end that it has now; none where there is nothing. Raises LogError."""
     ends = await log.end_offsets([topic])
     end = ends.get((topic, number), 0)

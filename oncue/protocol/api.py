@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from oncue.protocol.codec import prepare
-from oncue.protocol.records import Parameter, Retry
+from oncue.protocol.records import Parameter, RetryStrategy
 
 
-class Resource(msgspec.Struct, frozen=True, kw_only=True):
+class Response(msgspec.Struct, frozen=True, kw_only=True):
     """Base: JSON objects, unknown fields ignored on reading by a client."""
 
 
@@ -21,14 +21,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of what callers send: a misspelt field is an error, not silence."""
 
 
-class Page(Resource, frozen=True):
+class Page(Response, frozen=True):
     """A page of a list: `items`, and the `next` cursor to give back for more (none at the end)."""
 
     items: list[Any]
     next: str | None = None
 
 
-class Problem(Resource, frozen=True):
+class Problem(Response, frozen=True):
     """RFC 9457 problem response (application/problem+json)."""
 
     type: str  # "urn:oncue:error:<code>"
@@ -52,7 +52,7 @@ class RetryPolicy(Request, frozen=True):
     cap_ms: int = 300_000
     on: list[str] = msgspec.field(default_factory=lambda: ["lost", "error"])
 
-    def stored(self) -> Retry:
+    def stored(self) -> RetryStrategy:
         return msgspec.convert(msgspec.to_builtins(self) | {"on": tuple(self.on)}, _RetryCheck).stored()
 
 
@@ -63,8 +63,8 @@ class _RetryCheck(msgspec.Struct, frozen=True):
     cap_ms: int
     on: tuple[str, ...]
 
-    def stored(self) -> Retry:
-        return Retry(self.max, self.backoff, self.base_ms, self.cap_ms, self.on)  # type: ignore[arg-type]
+    def stored(self) -> RetryStrategy:
+        return RetryStrategy(self.max, self.backoff, self.base_ms, self.cap_ms, self.on)  # type: ignore[arg-type]
 
 
 class TaskRequest(Request, frozen=True):
@@ -99,7 +99,7 @@ class BatchRequest(Request, frozen=True):
     stream: str = ""  # the client's outcome stream that wants these outcomes (GET /v1/outcomes?stream=...)
 
 
-class Accepted(Resource, frozen=True):
+class Accepted(Response, frozen=True):
     """202: durable. The tasks' ids are first, first + 1 ... (as 128-bit numbers), `count` of them."""
 
     first: str  # hex
@@ -107,7 +107,7 @@ class Accepted(Resource, frozen=True):
     position: str = ""  # for Oncue-Position
 
 
-class TaskInfo(Resource, frozen=True):
+class TaskInfo(Response, frozen=True):
     id: str
     state: (
         str  # waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out, cancelled, expired, refused
@@ -140,7 +140,7 @@ class TaskInfo(Resource, frozen=True):
     position: str = ""  # in the answer to POST: for Oncue-Position
 
 
-class AttemptInfo(Resource, frozen=True):
+class AttemptInfo(Response, frozen=True):
     n: int
     status: str
     started_us: int
@@ -149,7 +149,7 @@ class AttemptInfo(Resource, frozen=True):
     error: FailureInfo | None = None
 
 
-class FailureInfo(Resource, frozen=True):
+class FailureInfo(Response, frozen=True):
     type: str
     message: str
     traceback: str = ""
@@ -161,7 +161,7 @@ class FailureInfo(Resource, frozen=True):
         return f"{self.type}: {self.message}" if self.message else self.type
 
 
-class TimelineEntry(Resource, frozen=True):
+class TimelineEntry(Response, frozen=True):
     at_us: int
     what: str
     detail: str = ""
@@ -203,7 +203,7 @@ class FunctionRequest(Request, frozen=True):
     parameters: Annotated[list[ParameterInfo], msgspec.Meta(max_length=1_000)] | None = None
 
 
-class FunctionInfo(Resource, frozen=True):
+class FunctionInfo(Response, frozen=True):
     id: str
     name: str
     version: int
@@ -231,7 +231,7 @@ class EndpointRequest(Request, frozen=True):
     labels: dict[str, str] | None = None  # in the place of those it had; {}: none
 
 
-class EndpointInfo(Resource, frozen=True):
+class EndpointInfo(Response, frozen=True):
     id: str
     name: str
     owner: str
@@ -249,7 +249,7 @@ class EndpointInfo(Resource, frozen=True):
     lost_after_ms: int = 0  # away for longer, its running tasks are lost; 0: never
 
 
-class Registered(Resource, frozen=True):
+class Registered(Response, frozen=True):
     """What an agent needs to dial in."""
 
     id: str
@@ -279,7 +279,7 @@ class RuleFile(Request, frozen=True):
     host: str = ""  # the machine that the path is on
 
 
-class Deployed(Resource, frozen=True):
+class Deployed(Response, frozen=True):
     label: str
     version: int
     changed: bool
@@ -293,7 +293,7 @@ class Deployed(Resource, frozen=True):
     waits: str = ""  # why its rules with memory do not run yet
 
 
-class FunctionChange(Resource, frozen=True):
+class FunctionChange(Response, frozen=True):
     """What a rule file's function is bound to, before and after a deploy: content hashes, and versions of its name.
     "" and 0: it had none, has none any more, or is not registered yet."""
 
@@ -304,7 +304,7 @@ class FunctionChange(Resource, frozen=True):
     new_version: int = 0
 
 
-class RuleInfo(Resource, frozen=True):
+class RuleInfo(Response, frozen=True):
     name: str
     label: str
     version: int
@@ -323,7 +323,7 @@ class RuleInfo(Resource, frozen=True):
     closes_us: int = 0  # when the next of them closes at the latest; 0: none does by time
 
 
-class Explanation(Resource, frozen=True):
+class Explanation(Response, frozen=True):
     """Why a rule fires, or does not, for one event, as the rule is now: every condition in the order in which they are
     tested; and what it did when the event came."""
 
@@ -336,7 +336,7 @@ class Explanation(Resource, frozen=True):
     fired: list[Fired] = []  # the tasks that the event made; the rule may have been another one then
 
 
-class Fired(Resource, frozen=True):
+class Fired(Response, frozen=True):
     """A task that a rule made for an event."""
 
     task: str
@@ -344,14 +344,14 @@ class Fired(Resource, frozen=True):
     version: int  # of the deployment
 
 
-class ExplainStep(Resource, frozen=True):
+class ExplainStep(Response, frozen=True):
     condition: str
     holds: bool
     found: str
     wanted: str
 
 
-class TriggerInfo(Resource, frozen=True):
+class TriggerInfo(Response, frozen=True):
     name: str
     kind: str
     label: str
@@ -374,14 +374,14 @@ class TriggerShown(TriggerInfo, frozen=True):
     decisions: list[TriggerDecision] = []
 
 
-class TriggerDecision(Resource, frozen=True):
+class TriggerDecision(Response, frozen=True):
     path: str  # relative to the watched folder, ".": of all; for a webhook: the event's id
     fired: bool
     why: str
     at_us: int
 
 
-class TriggerFile(Resource, frozen=True):
+class TriggerFile(Response, frozen=True):
     """Why a file fired, or did not."""
 
     path: str  # relative to the watched folder
@@ -395,7 +395,7 @@ class TriggerFile(Resource, frozen=True):
 # ---------------------------------------------------------------- events, dead letters, tokens, health
 
 
-class EventInfo(Resource, frozen=True):
+class EventInfo(Response, frozen=True):
     offset: int
     event: dict[str, Any]  # CloudEvents JSON
     at_us: int
@@ -403,13 +403,13 @@ class EventInfo(Resource, frozen=True):
     tasks: list[str] = []
 
 
-class Emitted(Resource, frozen=True):
+class Emitted(Response, frozen=True):
     count: int
     id: str = ""  # the event's, where one was sent
     position: str = ""
 
 
-class DeadInfo(Resource, frozen=True):
+class DeadInfo(Response, frozen=True):
     """What could not go on. It is `open` until somebody retries or dismisses it."""
 
     id: int
@@ -439,7 +439,7 @@ class DismissRequest(Request, frozen=True):
     reason: str = ""
 
 
-class Dismissed(Resource, frozen=True):
+class Dismissed(Response, frozen=True):
     """How many were open until now."""
 
     count: int
@@ -453,7 +453,7 @@ class TokenRequest(Request, frozen=True):
     subject: str = ""  # "": your own
 
 
-class TokenInfo(Resource, frozen=True):
+class TokenInfo(Response, frozen=True):
     id: str
     name: str
     subject: str
@@ -463,14 +463,14 @@ class TokenInfo(Resource, frozen=True):
     token: str = ""  # only in the answer that made it
 
 
-class Me(Resource, frozen=True):
+class Me(Response, frozen=True):
     subject: str
     scopes: list[str]
     server: str  # version
     server_id: str
 
 
-class Health(Resource, frozen=True):
+class Health(Response, frozen=True):
     status: str  # ok, starting, degraded
     version: str
     checks: dict[str, str] = {}  # name -> "ok" or what is wrong; only "not ok" without a token

@@ -37,7 +37,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
 # ---------------------------------------------------------------- policies
 
 
-class Retry(Stored, frozen=True):
+class RetryStrategy(Stored, frozen=True):
     """When an attempt that ended badly is followed by another."""
 
     max: int = 0  # retries after the first attempt
@@ -57,7 +57,7 @@ class Call(Stored, frozen=True):
     name: str = ""  # the function's friendly name
     rule: str = ""
     rule_version: int = 0
-    retry: Retry | None = None
+    retry: RetryStrategy | None = None
     timeout_ms: int = 0  # 0: none
     expires_us: int = 0  # must start before; 0: never expires
     stream: str = ""  # the client's outcome stream that waits for these
@@ -66,7 +66,7 @@ class Call(Stored, frozen=True):
 # ---------------------------------------------------------------- tasks and their ends
 
 
-class Task(Stored, frozen=True):
+class TaskRecord(Stored, frozen=True):
     id: bytes
     args: bytes  # a payload, see payload.py: (args, kwargs)
     event: tuple[str, str] | None = None  # (source, id) of the event that caused it
@@ -80,7 +80,7 @@ class TaskFrame(Stored, frozen=True):
     v: int
     call: Call
     accepted_us: int
-    tasks: list[Task]
+    tasks: list[TaskRecord]
 
 
 # How an attempt ended.
@@ -353,7 +353,7 @@ class DeadLetter(Stored, frozen=True):
     headers: Headers = ()  # of the record, see kept_headers: an event in binary mode has its attributes there
 
 
-class Settled(Stored, tag="settled", frozen=True):
+class Resolution(Stored, tag="settled", frozen=True):
     """Somebody has dealt with dead letters. In oncue.dead too, behind the letters and in their partition: so it is
     forgotten after them, and a view that is made again meets them in this order. The last one of a letter counts."""
 

@@ -26,7 +26,7 @@ class Counters:
         self.of = ("", 0)  # that version: label, number
 
 
-class Cue:
+class Action:
     """One function that one deployed rule runs: what its tasks share, and their arguments."""
 
     __slots__ = ("_constant", "_run", "call", "endpoint", "expires_ms", "owner")
@@ -58,14 +58,14 @@ def _packed(args: Any) -> bytes:
     return payload.pack([[], args] if isinstance(args, dict) else [list(args), {}], as_data=True)
 
 
-class Entry:
+class ActiveRule:
     """One deployed rule."""
 
     __slots__ = ("asleep", "counters", "cues", "deployment", "rule")
 
     def __init__(self, rule: Rule, deployment: Deployment, counters: Counters, asleep: str) -> None:
         self.rule, self.deployment, self.counters, self.asleep = rule, deployment, counters, asleep
-        self.cues = tuple(Cue(rule, run, deployment) for run in rule.runs)
+        self.cues = tuple(Action(rule, run, deployment) for run in rule.runs)
 
     @property
     def state(self) -> tuple[str, str]:
@@ -77,9 +77,9 @@ class Entry:
         return "active", ""
 
 
-class RuleBook:
-    def __init__(self, entries: Iterable[Entry] = (), broken: Mapping[str, str] | None = None) -> None:
-        self.entries: dict[str, Entry] = {}
+class ActiveRules:
+    def __init__(self, entries: Iterable[ActiveRule] = (), broken: Mapping[str, str] | None = None) -> None:
+        self.entries: dict[str, ActiveRule] = {}
         self.broken = dict(broken or {})  # label -> why its text cannot be read by this version
         for entry in entries:
             if entry.rule.name in self.entries:
@@ -89,15 +89,15 @@ class RuleBook:
                 self.entries[entry.rule.name] = entry
         self._index = Index([(e, e.rule.conditions) for e in self.entries.values() if not e.asleep])
 
-    def candidates(self, event: Event) -> list[Entry]:
+    def candidates(self, event: Event) -> list[ActiveRule]:
         return self._index.candidates(event)
 
-    def matching(self, event: Event) -> list[Entry]:
+    def matching(self, event: Event) -> list[ActiveRule]:
         """The rules that fire for the event, in the order of their deployment."""
         return [entry for entry in self._index.candidates(event) if decide(entry.rule, event) is None]
 
 
-class Library:
+class RuleCompiler:
     """Makes books of deployments, and reads each text once."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Library:
         self._counters: dict[str, Counters] = {}
         self._switched: dict[str, RuleSwitch] = {}
 
-    def book(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> RuleBook:
+    def book(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
         """Of the newest deployment of each label; the last switch of a rule wins over its `enabled`, and one that enables
         it ends a pause."""
         newest: dict[str, Deployment] = {}
@@ -115,7 +115,7 @@ class Library:
         live = [d for d in newest.values() if not d.removed]
         self._read = {key: self._read.get(key) or _read(d) for d in live if (key := (d.label, d.version, d.text))}
         by_rule = {s.rule: s for s in switches}
-        entries: list[Entry] = []
+        entries: list[ActiveRule] = []
         broken: dict[str, str] = {}
         for d in live:
             ruleset = self._read[d.label, d.version, d.text]
@@ -124,9 +124,9 @@ class Library:
             else:
                 entries += [self._entry(rule, d, by_rule.get(rule.name)) for rule in ruleset.rules]
         self._switched = by_rule
-        return RuleBook(entries, broken)
+        return ActiveRules(entries, broken)
 
-    def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> Entry:
+    def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
         counters = self._counters.setdefault(rule.name, Counters())
         if counters.of != (d.label, d.version):  # its cause may be mended
             counters.of, counters.last_reason = (d.label, d.version), ""
@@ -136,7 +136,7 @@ class Library:
             asleep = "" if switch.enabled else f"disabled by {switch.by or 'hand'}{why}"
             if switch.enabled and switch != self._switched.get(rule.name) and rule.when is not None:
                 rule.when.resume()
-        return Entry(rule, d, counters, asleep)
+        return ActiveRule(rule, d, counters, asleep)
 
 
 def _read(deployment: Deployment) -> RuleSet | str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from oncue.errors import Invalid, NotFound, NotOwner, OncueError
 from oncue.ids import now_us, rule_task_ids
-from oncue.log.base import Append, Batch, Log, Record
+from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Explanation, RuleInfo
 from oncue.protocol.records import (
@@ -33,10 +33,10 @@ from oncue.protocol.records import (
     encode,
     kept_headers,
 )
-from oncue.rules.active_rules import Entry, Library, RuleBook
+from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.explain import decide, explain
-from oncue.rules.operators.chain import Memory
-from oncue.rules.task_frames import Directory, Frames, Refusal, commit
+from oncue.rules.operators.chain import OperatorChain
+from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames, commit
 
 GROUP = "rules"
 MAX_DEPTH = 16  # an event caused by an event caused by ...: a loop
@@ -53,7 +53,7 @@ class Engine:
     def __init__(
         self,
         log: Log,
-        directory: Directory,
+        directory: EndpointDirectory,
         *,
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
@@ -62,11 +62,11 @@ class Engine:
     ) -> None:
         self._log, self._directory, self._group, self._replay = log, directory, group, replay
         self._before_batch, self._offload = before_batch, offload
-        self._library = Library()
-        self.book = RuleBook()
+        self._library = RuleCompiler()
+        self.book = ActiveRules()
         self.events = self.dead = 0  # seen, and dead letters written, since the start
 
-    def update(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> RuleBook:
+    def update(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
         """Put these in force. A deployment that cannot be read is named in `book.broken`, and the others work."""
         self.book = self._library.book(deployments, switches)
         return self.book
@@ -80,7 +80,7 @@ class Engine:
         finally:
             await reader.close()
 
-    async def step(self, batches: Sequence[Batch]) -> None:
+    async def step(self, batches: Sequence[RecordBatch]) -> None:
         """What these batches cause, committed; where they are another server's by now, nothing."""
         if self._before_batch is not None:
             await self._before_batch()
@@ -121,7 +121,7 @@ class Engine:
         return [_info(entry) for entry in self.book.entries.values()]
 
 
-def _info(entry: Entry) -> RuleInfo:
+def _info(entry: ActiveRule) -> RuleInfo:
     state, why = entry.state
     return RuleInfo(
         name=entry.rule.name,
@@ -142,23 +142,23 @@ def _info(entry: Entry) -> RuleInfo:
 class _Work:
     """What a few batches cause: tasks, matches and dead letters; counted only when committed."""
 
-    def __init__(self, book: RuleBook, directory: Directory, replay: str) -> None:
+    def __init__(self, book: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
         self._book, self._replay = book, replay
-        self.frames = Frames(directory, now_us())
+        self.frames = TaskFrames(directory, now_us())
         self._matches: list[Record] = []
-        self._matched: dict[Entry, list[int]] = {}  # entry -> [matched, fired, failed]
-        self._reasons: dict[Entry, str] = {}
+        self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
+        self._reasons: dict[ActiveRule, str] = {}
 
-    def record(self, batch: Batch, offset: int, record: Record) -> None:
+    def record(self, batch: RecordBatch, offset: int, record: Record) -> None:
         event: Event | None = None
         try:
             event = _decoded(record)
             entries = self._book.candidates(event)
-        except Refusal as e:
+        except RuleError as e:
             self._bury(batch, offset, record, e, event)
             return
         except Exception as e:
-            self._bury(batch, offset, record, Refusal("match", f"{type(e).__name__}: {e}"), event)
+            self._bury(batch, offset, record, RuleError("match", f"{type(e).__name__}: {e}"), event)
             return
         for entry in entries:
             try:
@@ -168,13 +168,13 @@ class _Work:
                         self._fire(entry, event)
                     else:
                         self._remember(entry, memory, event, record.time_ms)
-            except Refusal as e:
+            except RuleError as e:
                 self._bury(batch, offset, record, e, event, entry)
             except Exception as e:
-                refusal = Refusal("match", f"{type(e).__name__}: {e}")
+                refusal = RuleError("match", f"{type(e).__name__}: {e}")
                 self._bury(batch, offset, record, refusal, event, entry)
 
-    def _fire(self, entry: Entry, event: Event) -> None:
+    def _fire(self, entry: ActiveRule, event: Event) -> None:
         """All of the rule's functions, or none and a dead letter."""
         counts = self._matched.setdefault(entry, [0, 0, 0])
         counts[0] += 1
@@ -192,24 +192,24 @@ class _Work:
         self.frames.add(entry, ready, task_ids, cause, mark_us)
         counts[1] += len(ready)
 
-    def _remember(self, entry: Entry, memory: Memory, event: Event, at_ms: int) -> None:
+    def _remember(self, entry: ActiveRule, memory: OperatorChain, event: Event, at_ms: int) -> None:
         self._matched.setdefault(entry, [0, 0, 0])[0] += 1
         mark_us = _number(event.extensions.get("oncuemarkus")) or 0
         deployment = entry.deployment
         try:
             match = memory.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
         except Invalid as e:
-            raise Refusal("args", e.message, e.remedy) from None
+            raise RuleError("args", e.message, e.remedy) from None
         self._matches.append(Record(encode(match), memory.place(match)))
 
     def _bury(
         self,
-        batch: Batch,
+        batch: RecordBatch,
         offset: int,
         record: Record,
-        refusal: Refusal,
+        refusal: RuleError,
         event: Event | None,
-        entry: Entry | None = None,
+        entry: ActiveRule | None = None,
     ) -> None:
         if entry is not None:
             self._matched.setdefault(entry, [0, 0, 0])[2] += 1
@@ -256,13 +256,13 @@ def _decoded(record: Record) -> Event:
     try:
         event = cloudevents.from_record(record.value, record.headers)
     except OncueError as e:
-        raise Refusal("decode", e.message, e.remedy) from None
+        raise RuleError("decode", e.message, e.remedy) from None
     except Exception as e:
-        raise Refusal("decode", f"{type(e).__name__}: {e}") from None
+        raise RuleError("decode", f"{type(e).__name__}: {e}") from None
     depth = _number(event.extensions.get("oncuedepth")) or 0
     if depth >= MAX_DEPTH:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
-        raise Refusal("match", reason, "is there a rule whose function makes the event that fires it?")
+        raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")
     return event
 
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 
 from oncue.errors import Undecodable
-from oncue.log.base import Batch, Log, Record
+from oncue.log.base import Log, Record, RecordBatch
 from oncue.protocol.records import REGISTRY, Deployment, EndpointRecord, RuleSwitch, Stored, TaskTopics, decode
-from oncue.rules.active_rules import Library, RuleBook
+from oncue.rules.active_rules import ActiveRules, RuleCompiler
 
 Wanted = EndpointRecord | Deployment | RuleSwitch
 _log = logging.getLogger(__name__)
@@ -20,8 +20,8 @@ class Registry:
 
     def __init__(self, log: Log, changed: Callable[[], None], task_topics: TaskTopics) -> None:
         self._log, self._changed, self._task_topics = log, changed, task_topics
-        self._library = Library()
-        self.book = RuleBook()
+        self._library = RuleCompiler()
+        self.book = ActiveRules()
         self._newest: dict[bytes, Wanted] = {}
         self._endpoints: dict[tuple[str, str], str] = {}  # (owner, name or id) -> id
         self._revoked: set[tuple[str, str]] = set()  # likewise
@@ -66,7 +66,7 @@ class Registry:
 
     # ------------------------------------------------------------ reading
 
-    def _take(self, batch: Batch) -> bool:
+    def _take(self, batch: RecordBatch) -> bool:
         news = False
         for record in batch.records:
             found = _wanted(record)

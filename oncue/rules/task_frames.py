@@ -11,17 +11,17 @@ from typing import Any, Protocol
 import msgspec
 
 from oncue.errors import DiskFull, LogError, NotOwner, OncueError
-from oncue.log.base import Append, Batch, Log, Record
+from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.payload import needs_blob
-from oncue.protocol.records import DEAD, VERSION, Call, DeadLetter, Task, TaskFrame, encode
-from oncue.rules.active_rules import Cue, Entry
+from oncue.protocol.records import DEAD, VERSION, Call, DeadLetter, TaskFrame, TaskRecord, encode
+from oncue.rules.active_rules import Action, ActiveRule
 
 FRAME_TASKS, FRAME_BYTES = 1_024, 1024 * 1024
 TRIES = 8  # of a commit, unless the disk is full: that is waited out
 _log = logging.getLogger(__name__)
 
 
-class Directory(Protocol):
+class EndpointDirectory(Protocol):
     """What the server knows of endpoints."""
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
@@ -37,7 +37,7 @@ class Directory(Protocol):
         ...
 
 
-class Refusal(Exception):
+class RuleError(Exception):
     """Why an event, or a rule's answer to it, goes to the dead letters."""
 
     def __init__(self, stage: str, reason: str, remedy: str = "") -> None:
@@ -45,21 +45,21 @@ class Refusal(Exception):
         self.stage, self.reason, self.remedy = stage, reason, remedy
 
 
-class Frames:
+class TaskFrames:
     """Tasks by cue, and dead letters, of a few batches."""
 
-    def __init__(self, directory: Directory, now_us: int) -> None:
+    def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
-        self._tasks: dict[Cue, tuple[str, list[Task]]] = {}  # cue -> (endpoint id, tasks)
+        self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # cue -> (endpoint id, tasks)
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
-    def prepare(self, entry: Entry, source: Any) -> list[tuple[str, bytes]]:
+    def prepare(self, entry: ActiveRule, source: Any) -> list[tuple[str, bytes]]:
         """(endpoint id, payload) of each function of the rule. Raises Refusal: all of them, or none and a dead letter.
         `source`: the event, or Rows."""
         return [self._prepare(cue, source) for cue in entry.cues]
 
-    def _prepare(self, cue: Cue, source: Any) -> tuple[str, bytes]:
+    def _prepare(self, cue: Action, source: Any) -> tuple[str, bytes]:
         key = (cue.endpoint, cue.owner)
         if key not in self._endpoints:
             self._endpoints[key] = self._directory.endpoint_id(*key)
@@ -69,18 +69,18 @@ class Frames:
             what = f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}"
             if self._directory.is_revoked(*key):
                 what = f"the endpoint {cue.endpoint!r} was revoked"
-            raise Refusal("dispatch", what, remedy)
+            raise RuleError("dispatch", what, remedy)
         if not cue.call.function:
             remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
-            raise Refusal("dispatch", f"the function {cue.call.name!r} is not registered", remedy)
+            raise RuleError("dispatch", f"the function {cue.call.name!r} is not registered", remedy)
         try:
             return endpoint, cue.arguments(source)
         except OncueError as e:
-            raise Refusal("args", e.message, e.remedy) from None
+            raise RuleError("args", e.message, e.remedy) from None
 
     def add(
         self,
-        entry: Entry,
+        entry: ActiveRule,
         ready: Sequence[tuple[str, bytes]],
         task_ids: Sequence[bytes],
         cause: tuple[str, str] | None,
@@ -88,7 +88,7 @@ class Frames:
     ) -> None:
         for cue, (endpoint, args), task_id in zip(entry.cues, ready, task_ids, strict=True):
             _, tasks = self._tasks.setdefault(cue, (endpoint, []))
-            tasks.append(Task(task_id, args, cause, b"", mark_us))
+            tasks.append(TaskRecord(task_id, args, cause, b"", mark_us))
 
     async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Large payloads become references; their blobs are durable before the tasks that name them."""
@@ -110,12 +110,12 @@ class Frames:
             by_topic[DEAD] = [Record(encode(letter)) for letter in self.dead]
         return [Append(topic, records) for topic, records in by_topic.items()]
 
-    def _call(self, cue: Cue, endpoint: str) -> Call:
+    def _call(self, cue: Action, endpoint: str) -> Call:
         expires_us = self.now_us + cue.expires_ms * 1_000 if cue.expires_ms else 0
         return msgspec.structs.replace(cue.call, endpoint=endpoint, expires_us=expires_us)
 
 
-def _frames(tasks: list[Task]) -> Iterable[list[Task]]:
+def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:
     """Cut so that no frame is large."""
     part, size = [], 0
     for task in tasks:
@@ -129,7 +129,7 @@ def _frames(tasks: list[Task]) -> Iterable[list[Task]]:
 
 
 async def commit(
-    log: Log, group: str, batches: Sequence[Batch], appends: Sequence[Append], *, repeatable: bool = False
+    log: Log, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append], *, repeatable: bool = False
 ) -> None:
     """All or nothing, or (`repeatable`, see Log.commit) at least once; a full disk is waited out. Raises LogError after some
     tries, NotOwner at once."""

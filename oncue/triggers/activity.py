@@ -10,7 +10,7 @@ from oncue.triggers.base import Decision, Status
 KEPT = 100
 
 
-class Diary:
+class ActivityLog:
     def __init__(self, looked: bool = True) -> None:
         self.state, self.detail = "starting", ""
         self.looked = looked  # whether the first look has ended; a source without a past has none

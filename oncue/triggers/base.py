@@ -22,7 +22,7 @@ Emit = Callable[[Sequence[Event]], Awaitable[None]]
 Secrets = Callable[[str], str]  # name -> value; raises NotFound
 
 
-class Kept(msgspec.Struct, frozen=True):
+class StateChunk(msgspec.Struct, frozen=True):
     """A part of what a trigger has kept: (key, value), in the order in which it was; an empty value takes the key away."""
 
     entries: Sequence[tuple[bytes, bytes]]
@@ -30,10 +30,10 @@ class Kept(msgspec.Struct, frozen=True):
     whole: bool  # whether reading began where it all begins
 
 
-class Memory(Protocol):
+class ReplicatedState(Protocol):
     """What a trigger keeps here, it finds again on whichever server it runs next."""
 
-    def load(self, position: str) -> AsyncIterator[Kept]:
+    def load(self, position: str) -> AsyncIterator[StateChunk]:
         """All since that position (one that is not good any more, "": all), at least one. Raises LogError."""
         ...
 
@@ -49,7 +49,7 @@ class TriggerContext(msgspec.Struct, frozen=True):
     folder: Path  # its own, for ledgers; kept between starts
     secrets: Secrets
     deployed_us: int = 0  # when its deployment was recorded; 0: now
-    memory: Memory | None = None  # None: it runs nowhere else
+    memory: ReplicatedState | None = None  # None: it runs nowhere else
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

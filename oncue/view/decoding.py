@@ -20,8 +20,8 @@ from oncue.protocol.records import (
     Fence,
     Registry,
     Report,
+    Resolution,
     ResultFrame,
-    Settled,
     TaskFrame,
     decode,
 )
@@ -52,7 +52,7 @@ def read(topic: str, value: bytes) -> Any:
     if kind is None:
         return None
     if topic == DEAD and _tag(_fields(value)):
-        kind = Settled
+        kind = Resolution
     try:
         return decode(kind, value)
     except Undecodable:

@@ -16,8 +16,8 @@ from oncue.protocol.records import (
     EndpointRecord,
     Event,
     FunctionRecord,
+    Resolution,
     RuleSwitch,
-    Settled,
     TokenRecord,
     Usage,
     decode,
@@ -40,7 +40,7 @@ class EventRow(msgspec.Struct, frozen=True):
 class DeadRow(msgspec.Struct, frozen=True):
     id: int
     letter: DeadLetter
-    settled: Settled | None = None  # None: nobody has dealt with it
+    settled: Resolution | None = None  # None: nobody has dealt with it
 
 
 class SkippedRow(msgspec.Struct, frozen=True):
@@ -237,7 +237,7 @@ def dead_letter(db: sqlite3.Connection, number: int) -> DeadRow | None:
 
 
 def _dead_row(number: int, letter: bytes, settled: bytes | None) -> DeadRow:
-    return DeadRow(number, decode(DeadLetter, letter), decode(Settled, settled) if settled else None)
+    return DeadRow(number, decode(DeadLetter, letter), decode(Resolution, settled) if settled else None)
 
 
 def skipped(db: sqlite3.Connection) -> list[SkippedRow]:

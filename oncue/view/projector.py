@@ -19,7 +19,7 @@ import msgspec
 
 from oncue.errors import OncueError
 from oncue.ids import now_us
-from oncue.log import Batch, Partition, Record
+from oncue.log import Partition, Record, RecordBatch
 from oncue.protocol.records import (
     DEAD,
     EVENT_BYTES,
@@ -31,8 +31,8 @@ from oncue.protocol.records import (
     DeadLetter,
     Fence,
     Output,
+    Resolution,
     ResultFrame,
-    Settled,
     Started,
     TaskFrame,
     Usage,
@@ -74,7 +74,7 @@ class Projector:
 
     # ------------------------------------------------------------ groups
 
-    def apply(self, batches: Sequence[Batch], told: Told = frozenset()) -> Applied:
+    def apply(self, batches: Sequence[RecordBatch], told: Told = frozenset()) -> Applied:
         """Raises sqlite3.Error when the database cannot; then nothing of the group is done."""
         applied = self._group([b for b in map(self._fresh, batches) if b is not None], told)
         if self._unburied:  # of the process before this one, which died before it could append them
@@ -84,7 +84,7 @@ class Projector:
     def replay_skipped(self) -> Applied:
         """Apply the records that an older version had to skip and this one knows."""
         rows = self._db.execute("SELECT * FROM skipped WHERE kinds < ? ORDER BY topic, partition, offset", (KINDS,))
-        batches = [Batch(t, p, (o,), (decode(Record, raw),)) for t, p, o, _, _, raw in rows.fetchall()]
+        batches = [RecordBatch(t, p, (o,), (decode(Record, raw),)) for t, p, o, _, _, raw in rows.fetchall()]
         if not batches:
             return Applied()
         self._db.execute("BEGIN")
@@ -97,7 +97,7 @@ class Projector:
             raise
         return applied
 
-    def _fresh(self, batch: Batch) -> Batch | None:
+    def _fresh(self, batch: RecordBatch) -> RecordBatch | None:
         """Without what was applied before. A batch without records may still tell that its partition is further."""
         known = self.positions.get((batch.topic, batch.partition), 0)
         if batch.offsets and batch.offsets[0] >= known:
@@ -105,9 +105,9 @@ class Projector:
         rest = [(o, r) for o, r in zip(batch.offsets, batch.records, strict=True) if o >= known]
         if not rest and batch.end <= known:
             return None
-        return Batch(batch.topic, batch.partition, [o for o, _ in rest], [r for _, r in rest], batch.end)
+        return RecordBatch(batch.topic, batch.partition, [o for o, _ in rest], [r for _, r in rest], batch.end)
 
-    def _group(self, batches: list[Batch], told: Told) -> Applied:
+    def _group(self, batches: list[RecordBatch], told: Told) -> Applied:
         if not batches:
             return Applied()
         if not self._careful:
@@ -120,7 +120,7 @@ class Projector:
         self._careful = self._tasks.stubs > 0
         return applied
 
-    def _transaction(self, batches: list[Batch], told: Told, careful: bool) -> Applied:
+    def _transaction(self, batches: list[RecordBatch], told: Told, careful: bool) -> Applied:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             applied = self._records(batches, told, careful)
@@ -153,7 +153,7 @@ class Projector:
 
     # ------------------------------------------------------------ records
 
-    def _records(self, batches: Sequence[Batch], told: Told, careful: bool) -> Applied:
+    def _records(self, batches: Sequence[RecordBatch], told: Told, careful: bool) -> Applied:
         applied = Applied()
         self._tasks.stubs = 0
         ordered = sorted(batches, key=lambda b: not b.topic.startswith(TASKS_PREFIX))
@@ -227,7 +227,7 @@ class Projector:
             record_rows.output(self._db, message, record.time_ms)
         elif isinstance(message, DeadLetter):
             record_rows.dead(self._db, message, partition, offset)
-        elif isinstance(message, Settled):
+        elif isinstance(message, Resolution):
             record_rows.settled(self._db, message, partition)
 
     def _skip(self, topic: str, partition: int, offset: int, record: Record, kind: str) -> None:
@@ -264,7 +264,7 @@ class Projector:
         applied.dead.append(letter)
 
 
-def _each(batches: Sequence[Batch]) -> Iterator[tuple[str, int, int, Record]]:
+def _each(batches: Sequence[RecordBatch]) -> Iterator[tuple[str, int, int, Record]]:
     for b in batches:
         for offset, record in zip(b.offsets, b.records, strict=True):
             yield b.topic, b.partition, offset, record

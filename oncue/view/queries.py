@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from oncue.lifecycle import State, TaskState
-from oncue.protocol.records import Call, Task
+from oncue.protocol.records import Call, TaskRecord
 from oncue.view import rows
 from oncue.view.bulk_sql import fetch
 from oncue.view.interning import KnownCalls
@@ -14,7 +14,7 @@ from oncue.view.rows import ended_of, event_of
 from oncue.view.tasks import Closing
 
 #: seq, call, accepted_us, attempt, due_us, task
-OpenRow = tuple[int, Call, int, int, int, Task]
+OpenRow = tuple[int, Call, int, int, int, TaskRecord]
 
 _OPEN_COLUMNS = "seq, call, accepted_us, attempt, due_us, id, args, event_source, event_id, retry_of, mark_us"
 OPEN = (
@@ -92,7 +92,7 @@ class TaskQueries:
                 accepted,
                 attempt,
                 due,
-                Task(task_id, args or b"", event_of(source, event), retry_of or b"", mark),
+                TaskRecord(task_id, args or b"", event_of(source, event), retry_of or b"", mark),
             )
             for seq, call, accepted, attempt, due, task_id, args, source, event, retry_of, mark in db.execute(
                 text, given

@@ -9,7 +9,17 @@ import msgspec
 from oncue.log import Record
 from oncue.log.base import partition_of
 from oncue.protocol import cloudevents
-from oncue.protocol.records import OUTPUT_BYTES, Claim, DeadLetter, Fence, Output, ResultFrame, Settled, Usage, encode
+from oncue.protocol.records import (
+    OUTPUT_BYTES,
+    Claim,
+    DeadLetter,
+    Fence,
+    Output,
+    Resolution,
+    ResultFrame,
+    Usage,
+    encode,
+)
 
 PARTITION_SHIFT = 40
 
@@ -44,7 +54,7 @@ def dead(db: sqlite3.Connection, letter: DeadLetter, partition: int, offset: int
     db.execute("DELETE FROM unburied WHERE (topic, partition, offset) = (?, ?, ?)", where)
 
 
-def settled(db: sqlite3.Connection, record: Settled, partition: int) -> None:
+def settled(db: sqlite3.Connection, record: Resolution, partition: int) -> None:
     """Letters that are forgotten already are passed over."""
     raw = encode(msgspec.structs.replace(record, letters=()))
     numbers = [(raw, place(partition, offset)) for offset in record.letters]

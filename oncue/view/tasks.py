@@ -17,7 +17,7 @@ import msgspec
 
 from oncue import lifecycle
 from oncue.lifecycle import CLOSED_AS, State, TaskState
-from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, Task, TaskFrame, decode
+from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, TaskFrame, TaskRecord, decode
 from oncue.view import rows
 from oncue.view.bulk_sql import chunks, fetch, run, statement
 from oncue.view.interning import CallRef, Calls
@@ -109,7 +109,7 @@ class TaskRows:
         if added < len(tasks):
             self._accept_again(frame, seq, shared, ref, len(tasks) - added)
 
-    def _add(self, tasks: Sequence[Task], seq: int, shared: tuple[int, int, int, int]) -> int:
+    def _add(self, tasks: Sequence[TaskRecord], seq: int, shared: tuple[int, int, int, int]) -> int:
         plain = all(t.event is None and not t.mark_us and not t.retry_of for t in tasks)
         template, width = (_ADD_PLAIN, 2) if plain else (_ADD_FULL, 6)
         added = 0
@@ -128,7 +128,7 @@ class TaskRows:
         self, frame: TaskFrame, seq: int, shared: tuple[int, int, int, int], ref: CallRef, refused: int
     ) -> None:
         """Tasks that have a row already."""
-        first: dict[bytes, tuple[int, Task]] = {}
+        first: dict[bytes, tuple[int, TaskRecord]] = {}
         for i, t in enumerate(frame.tasks):
             first.setdefault(t.id, (i, t))
         found = [(i, *_full(t)) for i, t in first.values()]
@@ -249,7 +249,7 @@ class TaskRows:
         run(self._db, _START, [(i, *at) for i, at in newest.items()])
 
 
-def _full(t: Task) -> tuple[Any, ...]:
+def _full(t: TaskRecord) -> tuple[Any, ...]:
     source, event_id = t.event or (None, None)
     return t.id, t.args, source, event_id, t.retry_of or None, t.mark_us
 

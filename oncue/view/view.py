@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from oncue.lifecycle import State, TaskState
-from oncue.log import Batch, Partition
+from oncue.log import Partition, RecordBatch
 from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
 from oncue.view import lists, lookups, queries, retention, snapshots
 from oncue.view.lists import TaskFilter
@@ -62,7 +62,7 @@ class View:
         """The next offset of each partition: for log.read(start=...)."""
         return dict(self._positions)
 
-    async def apply(self, batches: Sequence[Batch], told: Told = frozenset()) -> Applied:
+    async def apply(self, batches: Sequence[RecordBatch], told: Told = frozenset()) -> Applied:
         """Apply a group in one transaction, in the writer's thread. `told`: records (topic, partition, offset) whose
         closings need not be in the answer. Raises ViewError; then nothing of the group is done."""
 

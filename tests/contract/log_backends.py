@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from oncue.log import Batch, Log, Reader, Record, open_log
+from oncue.log import Log, Reader, Record, RecordBatch, open_log
 from oncue.log.sqlite.log import SqliteLog
 
 Seen = tuple[str, int, int, bytes]  # topic, partition, offset, value
@@ -78,7 +78,7 @@ def records(*values: bytes | str, key: bytes = b"", time_ms: int = 0) -> list[Re
     return [Record(v.encode() if isinstance(v, str) else v, key, (), time_ms) for v in values]
 
 
-def flat(batches: Iterable[Batch]) -> list[Seen]:
+def flat(batches: Iterable[RecordBatch]) -> list[Seen]:
     return [(b.topic, b.partition, o, r.value) for b in batches for o, r in zip(b.offsets, b.records, strict=True)]
 
 

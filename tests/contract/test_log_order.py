@@ -10,7 +10,7 @@ import pytest
 from log_backends import Backend, quiet, records, take, values
 
 from oncue.errors import LogError, TooLarge
-from oncue.log import Append, Batch, Log, Position, Reader, Record, Topic
+from oncue.log import Append, Log, Position, Reader, Record, RecordBatch, Topic
 
 Open = Callable[[], Awaitable[Log]]
 
@@ -35,8 +35,8 @@ def test_appends_are_in_the_order_of_their_calls(open_it: Open) -> None:
     asyncio.run(main())
 
 
-async def _batches(reader: Reader, count: int) -> list[Batch]:
-    found: list[Batch] = []
+async def _batches(reader: Reader, count: int) -> list[RecordBatch]:
+    found: list[RecordBatch] = []
     while len(found) < count:
         found += await reader.next()
     return found

@@ -10,7 +10,7 @@ import pytest
 from log_backends import Backend, flat, quiet, records, take, values
 
 from oncue.errors import LogError
-from oncue.log import Append, Batch, Log, Record, Topic
+from oncue.log import Append, Log, Record, RecordBatch, Topic
 from oncue.protocol.records import DEAD, DeadLetter, decode
 
 Open = Callable[[], Awaitable[Log]]
@@ -35,7 +35,7 @@ def test_groups_are_independent_and_go_on_behind_what_they_committed(open_it: Op
         log = await open_it()
         await _one_by_one(log, "a", 10)
         one, two = log.read(["a"], group="one"), log.read(["a"], group="two")
-        batches: list[Batch] = []
+        batches: list[RecordBatch] = []
         while len(batches) < 4:
             batches += await one.next(max_batches=4 - len(batches))
         assert values(flat(batches)) == _wanted(0, 4)

@@ -24,13 +24,13 @@ from oncue.protocol.records import (
     Deployment,
     Event,
     RuleSwitch,
-    Task,
     TaskFrame,
+    TaskRecord,
     TaskTopics,
     decode,
 )
 from oncue.rules.engine import Engine
-from oncue.rules.stateful.embedded_runner import WindowHost
+from oncue.rules.stateful.embedded_runner import EmbeddedRunner
 
 PARTITIONS = 4
 
@@ -69,9 +69,9 @@ class Site:
         self.engine = Engine(log, Endpoints())
         self.host = self.new_host()
 
-    def new_host(self) -> WindowHost:
+    def new_host(self) -> EmbeddedRunner:
         more = {"clock_ms": self.clock_ms} if self.clock_ms else {}
-        return WindowHost(
+        return EmbeddedRunner(
             self.log, Endpoints(), self.folder / "windows.db", lambda: self.engine.book,
             history=self._then, offload=self._offload, **more,
         )  # fmt: skip
@@ -123,7 +123,7 @@ class Site:
 
         await self.until(done)
 
-    async def tasks(self, endpoint: str = "e1") -> list[Task]:
+    async def tasks(self, endpoint: str = "e1") -> list[TaskRecord]:
         frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, TaskTopics().of(endpoint))]
         return [task for frame in frames for task in frame.tasks]
 

@@ -24,8 +24,8 @@ from oncue.protocol.records import (
     VERSION,
     DeadLetter,
     EndpointRecord,
-    Task,
     TaskFrame,
+    TaskRecord,
     TaskTopics,
     decode,
     encode,
@@ -182,12 +182,12 @@ class StreamSite:
         await reader.close()
         return found
 
-    async def tasks(self) -> list[Task]:
+    async def tasks(self) -> list[TaskRecord]:
         frames = [decode(TaskFrame, r.value) for r in await all_of(self.log, TaskTopics().of("e1"))]
         return [task for frame in frames for task in frame.tasks]
 
     async def fired(self) -> dict[bytes, Any]:
-        """Task id -> arguments. What was made twice has the same arguments."""
+        """TaskRecord id -> arguments. What was made twice has the same arguments."""
         found: dict[bytes, Any] = {}
         for task in await self.tasks():
             args, kwargs = payload.unpack_args(task.args)

@@ -15,11 +15,11 @@ import pytest
 import zmq
 
 from oncue import curve
-from oncue.endpoint.settings import Settings, save
+from oncue.endpoint.settings import EndpointSettings, save
 from oncue.functions import pack_function
 from oncue.protocol import bridge as wire
 from oncue.protocol.payload import pack_args, unpack
-from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, Task, decode, encode
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord, decode, encode
 
 ENDPOINT = "ep_1"
 
@@ -47,7 +47,7 @@ class Bridge:
         self.gate.allow(curve.load_or_make_keys(folder / "agent.key").public, ENDPOINT)
         where = curve.address("127.0.0.1", port)
         key = keys.public.decode()
-        save(folder, Settings(id=ENDPOINT, name="lab", bridge=where, server_key=key, workers=2, grace_s=1.0))
+        save(folder, EndpointSettings(id=ENDPOINT, name="lab", bridge=where, server_key=key, workers=2, grace_s=1.0))
         self.functions = {p.id: p for p in map(pack_function, (double, nap))}
         self.acks = True
         self.route, self.session, self.n = b"", 0, 0
@@ -102,7 +102,7 @@ class Bridge:
 
     def dispatch(self, name: str, calls: dict[int, tuple[object, ...]]) -> None:
         function = next((p.id for p in self.functions.values() if p.name == name), "ab" * 32)
-        tasks = [Task(n.to_bytes(16, "big"), pack_args(args, {})) for n, args in calls.items()]
+        tasks = [TaskRecord(n.to_bytes(16, "big"), pack_args(args, {})) for n, args in calls.items()]
         call = encode(Call(VERSION, function, ENDPOINT, "me", name))
         self.send(wire.Dispatch(call, 1, len(tasks), 1), encode(tasks))
 

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any, cast
 
 from oncue import curve
-from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import Effect, Send
-from oncue.dispatcher.bridge.socket import Bridge
+from oncue.dispatcher.bridge.socket import BridgeSocket
 
 
 class Lanes:
@@ -29,7 +29,7 @@ class Lanes:
     def drain(self) -> list[Effect]:
         return [Send([b"hello"])]
 
-    def carry(self, lane: Lane, effect: Effect) -> None:
+    def carry(self, lane: EndpointChannel, effect: Effect) -> None:
         raise AssertionError
 
     def elsewhere(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
@@ -42,8 +42,8 @@ def test_what_is_called_after_the_bridge_is_closed_does_nothing() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: failed.append(context))
         lanes = Lanes()
-        bridge = Bridge(curve.make_keys(), "127.0.0.1", 0, lanes)
-        lane = cast(Lane, lanes)
+        bridge = BridgeSocket(curve.make_keys(), "127.0.0.1", 0, lanes)
+        lane = cast(EndpointChannel, lanes)
         bridge.open(lane)
         bridge._routes[lane.endpoint] = b"route"
         bridge.with_lane(lane.endpoint, lambda found: cast(Lanes, found).durable())

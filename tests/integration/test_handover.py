@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from oncue.errors import NotOwner
 from oncue.log import Log, Record, Topic, open_log
-from oncue.log.base import Batch as LogBatch
+from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.records import MATCHES, WINDOWS, encode
 from oncue.rules.operators.records import Closed, MatchesRecord
 from oncue.rules.stateful.changelog_states import records
 from oncue.rules.stateful.handover import begin_anew, hand_over, keep, tables
-from oncue.rules.stateful.record_group import Place
+from oncue.rules.stateful.record_group import Progress
 from oncue.rules.stateful.sqlite_states import StoredGroup, WindowStore
 from oncue.rules.testing.simulation import InMemory
 from tests.unit.test_windows import folded, streams
@@ -53,7 +53,7 @@ def with_log(folder: Path, body: Callable[[Log], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def stored(path: Path, place: Place) -> None:
+def stored(path: Path, place: Progress) -> None:
     """A file that is so far in the first partition."""
     store, group = WindowStore(path), StoredGroup()
     group.next[0] = place
@@ -81,7 +81,7 @@ def test_windows_are_the_same_wherever_they_change_their_host(
         for cut in [*cuts, len(stream)]:
             if at < cut and host == "file":
                 store = WindowStore(path)
-                assert store.parts.get(0, Place()).next == at
+                assert store.parts.get(0, Progress()).next == at
                 group = store.fold_batches([batch(stream, at, cut - 1)])
                 store.store(group)
                 store.close()
@@ -120,10 +120,10 @@ def test_where_the_log_has_forgotten_the_first_matches_nobody_begins_by_chance(t
         assert begins[MATCHES, 0] > 0
         path = tmp_path / "windows.db"
         assert await hand_over(log, Fence(), path) == [0]
-        stored(path, Place(begins[MATCHES, 0] - 1))  # of a server that has not run them for long
+        stored(path, Progress(begins[MATCHES, 0] - 1))  # of a server that has not run them for long
         assert await hand_over(log, Fence(), path) == [0]
         assert await begin_anew(log, Fence()) == [0]
-        assert (await tables(log))[0].place == Place(11)
+        assert (await tables(log))[0].place == Progress(11)
         assert await hand_over(log, Fence(), path) == []
         assert await begin_anew(log, Fence()) == []
 
@@ -141,10 +141,10 @@ def test_of_two_servers_one_hands_over(tmp_path: Path) -> None:
         assert await hand_over(log, Fence(), path) == []
         assert not any(table.placed for table in (await tables(log)).values())
         log.commit = real  # type: ignore[method-assign]
-        stored(path, Place(5, 7))
+        stored(path, Progress(5, 7))
         assert await hand_over(log, Fence(), tmp_path / "none.db") == []
-        assert (await tables(log))[0].place == Place(0)
+        assert (await tables(log))[0].place == Progress(0)
         assert await hand_over(log, Fence(), path) == []
-        assert (await tables(log))[0].place == Place(0)  # the first one counts: what fires again has the same ids
+        assert (await tables(log))[0].place == Progress(0)  # the first one counts: what fires again has the same ids
 
     with_log(tmp_path, body)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oncue.errors import NotOwner
-from oncue.log import Append, Batch, Log, Record, Topic, open_log
+from oncue.log import Append, Log, Record, RecordBatch, Topic, open_log
 from tests.kafka.broker import Broker, Cluster
 
 CHILD = Path(__file__).with_name("kafka_child.py")
@@ -186,7 +186,7 @@ def test_a_server_that_was_taken_for_dead_commits_nothing_more(kafka: tuple[str,
         for _ in range(3):
             with pytest.raises(NotOwner):
                 await zombie.commit("g", batches, [Append("out", [Record(b"of the zombie")])])
-        await heir.commit("g", [Batch("in", 0, (0,), (Record(b"1"),))], [Append("out", [Record(b"of the heir")])])
+        await heir.commit("g", [RecordBatch("in", 0, (0,), (Record(b"1"),))], [Append("out", [Record(b"of the heir")])])
         assert await _all(heir, "out") == [b"of the heir"]
         await asyncio.gather(zombie.close(), heir.close())
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from oncue.log import Log, Share, Topic, open_log
+from oncue.log import Assignment, Log, Topic, open_log
 
 ALL = frozenset(range(16))
 MEMBER = """
@@ -31,7 +31,7 @@ asyncio.run(main())
 class Member:
     """What a share was given last."""
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: Assignment) -> None:
         self.share, self.held = share, frozenset[int]()
         self.changed = asyncio.Event()
         self._task = asyncio.create_task(self._follow())

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from watched import Watched, aged
 
-from oncue.dispatcher.trigger_state import PARTITIONS, TriggerMemory
+from oncue.dispatcher.trigger_state import PARTITIONS, LogReplicatedState
 from oncue.errors import LogError
 from oncue.log import open_log
 from oncue.log.base import Log, Topic
 from oncue.protocol.records import FILES
-from oncue.triggers.base import Kept
+from oncue.triggers.base import StateChunk
 from oncue.triggers.file.ledger import KNOWN, Ledger
 
 
-class Counted(TriggerMemory):
+class Counted(LogReplicatedState):
     """Counts what it brings, and keeps nothing while it is `away`."""
 
     def __init__(self, log: Log) -> None:
@@ -28,7 +28,7 @@ class Counted(TriggerMemory):
         self.loaded, self.away = 0, False
         self.tried = asyncio.Event()
 
-    async def load(self, position: str) -> AsyncIterator[Kept]:
+    async def load(self, position: str) -> AsyncIterator[StateChunk]:
         async for kept in super().load(position):
             self.loaded += len(kept.entries)
             yield kept

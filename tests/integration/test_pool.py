@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from oncue.blobs import Blobs
-from oncue.endpoint.pool.pool import Events, Pool
+from oncue.endpoint.pool.pool import Pool, PoolEvents
 from oncue.functions import Packed, pack_file, pack_function
 from oncue.ids import new_uuid7
 from oncue.protocol.payload import Ref, pack, pack_args, pack_ref, ref_of, unpack
@@ -33,7 +33,7 @@ from oncue.protocol.records import (
     TRACEBACK_BYTES,
     Ended,
     Failure,
-    Task,
+    TaskRecord,
     decode,
 )
 
@@ -46,8 +46,8 @@ class Rig:
     def __init__(self, pool: Pool, folder: Path) -> None:
         self.pool, self.folder = pool, folder
         self.ended: list[Ended] = []
-        self.requeued: list[Task] = []
-        self.events = Events()
+        self.requeued: list[TaskRecord] = []
+        self.events = PoolEvents()
         self.packed: dict[bytes, tuple[Packed, int]] = {}  # by task, what it was handed with
 
     def turn(self, wait_s: float = 0.5) -> None:
@@ -77,13 +77,13 @@ class Rig:
     def ready(self, n: int = 1) -> None:
         self.until(lambda: self.pool.ready >= n)
 
-    def run(self, packed: Packed, *calls: tuple[Any, ...], timeout_ms: int = 0) -> list[Task]:
+    def run(self, packed: Packed, *calls: tuple[Any, ...], timeout_ms: int = 0) -> list[TaskRecord]:
         """One chunk."""
-        tasks = [Task(new_uuid7(), pack_args(c, {})) for c in calls]
+        tasks = [TaskRecord(new_uuid7(), pack_args(c, {})) for c in calls]
         self.hand(packed, tasks, timeout_ms)
         return tasks
 
-    def hand(self, packed: Packed, tasks: list[Task], timeout_ms: int = 0, attempt: int = 1) -> None:
+    def hand(self, packed: Packed, tasks: list[TaskRecord], timeout_ms: int = 0, attempt: int = 1) -> None:
         self.packed |= dict.fromkeys([t.id for t in tasks], (packed, timeout_ms))
         self.until(self.pool.room)
         self.pool.run(packed.id, packed.body, timeout_ms, attempt, tasks)
@@ -92,7 +92,7 @@ class Rig:
         (task,) = self.run(pack_function(fn), args, timeout_ms=timeout_ms)
         return self.end_of(task)
 
-    def end_of(self, task: Task) -> Ended:
+    def end_of(self, task: TaskRecord) -> Ended:
         """Hands it in again, as an agent does, when the pool gives it back: on a busy machine any task may take so long
         that those behind it are not kept waiting."""
         while True:
@@ -173,7 +173,7 @@ def test_async_functions(rig: Rig) -> None:
 
 def test_what_an_outcome_carries(rig: Rig) -> None:
     packed = pack_function(lambda: 1)
-    task = Task(new_uuid7(), pack_args((), {}), ("src", "id"), b"r" * 16, 77)
+    task = TaskRecord(new_uuid7(), pack_args((), {}), ("src", "id"), b"r" * 16, 77)
     before = time.time_ns() // 1000
     rig.pool.run(packed.id, packed.body, 0, 3, [task])
     e = rig.end_of(task)
@@ -184,7 +184,7 @@ def test_what_an_outcome_carries(rig: Rig) -> None:
 def test_a_body_is_needed_once(rig: Rig) -> None:
     packed = pack_function(lambda: 5)
     rig.end_of(rig.run(packed, ())[0])
-    task = Task(new_uuid7(), pack_args((), {}))
+    task = TaskRecord(new_uuid7(), pack_args((), {}))
     rig.until(rig.pool.room)
     rig.pool.run(packed.id, None, 0, 1, [task])
     assert unpack(rig.end_of(task).value) == 5
@@ -197,13 +197,13 @@ def test_large_arguments_and_results_are_blobs(rig: Rig) -> None:
     data = os.urandom(INLINE_BYTES + 10)
     args = pack_args((data,), {})
     packed = pack_function(lambda d: d + b"!")
-    task = Task(new_uuid7(), pack_ref(Ref(blobs.put(args), len(args))))
+    task = TaskRecord(new_uuid7(), pack_ref(Ref(blobs.put(args), len(args))))
     rig.pool.run(packed.id, packed.body, 0, 1, [task])
     ended = rig.end_of(task)
     ref = ref_of(ended.value)
     assert ref is not None
     assert unpack(blobs.read(ref.sha256)) == data + b"!"
-    gone = Task(new_uuid7(), pack_ref(Ref("0" * 64, 1)))
+    gone = TaskRecord(new_uuid7(), pack_ref(Ref("0" * 64, 1)))
     rig.hand(packed, [gone])
     assert why(rig.end_of(gone)).type == "oncue.BlobMissing"
 
@@ -279,7 +279,7 @@ def test_a_function_that_cannot_be_loaded(rig: Rig) -> None:
     body = msgspec.msgpack.decode(pack_function(script("def f(): return 1")).body)
     body[4] = "3.9"
     raw = msgspec.msgpack.encode(body)
-    task = Task(new_uuid7(), pack_args((), {}))
+    task = TaskRecord(new_uuid7(), pack_args((), {}))
     rig.pool.run("f" * 64, raw, 0, 1, [task])
     found = why(rig.end_of(task))
     assert found.type == "oncue.CannotLoad"
@@ -673,7 +673,7 @@ def test_without_room_a_chunk_comes_back(rig: Rig, tmp_path: Path) -> None:
     packed = pack_function(f)
     rig.run(packed, (str(go),))
     assert rig.pool.room() == 0
-    task = Task(new_uuid7(), pack_args((str(go),), {}))
+    task = TaskRecord(new_uuid7(), pack_args((str(go),), {}))
     rig.pool.run(packed.id, packed.body, 0, 1, [task])
     rig.drain()
     assert [t.id for t in rig.requeued] == [task.id]
@@ -762,7 +762,7 @@ def test_many_functions_in_one_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_pickled_payloads(rig: Rig) -> None:
-    task = Task(new_uuid7(), pack([[{1, 2}], {}]))
+    task = TaskRecord(new_uuid7(), pack([[{1, 2}], {}]))
     packed = pack_function(lambda s: sorted(s))
     rig.pool.run(packed.id, packed.body, 0, 1, [task])
     assert unpack(rig.end_of(task).value) == [1, 2]
@@ -771,7 +771,7 @@ def test_pickled_payloads(rig: Rig) -> None:
 def test_one_list_given_twice_is_one_list(rig: Rig) -> None:
     f = script("def f(a, b, box):\n    a.append(1)\n    return b, a is b, box['again'] is a, [a, b, box]\n")
     packed, row = pack_function(f), [0]
-    task = Task(new_uuid7(), pack_args((row, row), {"box": {"again": row}}))
+    task = TaskRecord(new_uuid7(), pack_args((row, row), {"box": {"again": row}}))
     rig.hand(packed, [task])
     b, same, inside, result = unpack(rig.end_of(task).value)
     assert (b, same, inside) == ([0, 1], True, True)
@@ -788,7 +788,7 @@ def test_bytecode_of_another_python_costs_its_task_and_no_worker(rig: Rig, monke
         patched.setattr("oncue.pickles.code.PYTHON", "3.9")
         args = pack_args((space["Scan"](),), {})
     packed, pids = pack_function(lambda s: s.name()), rig.pool.pids
-    task = Task(new_uuid7(), args)
+    task = TaskRecord(new_uuid7(), args)
     rig.hand(packed, [task])
     told = why(rig.end_of(task))
     assert told.type == "oncue.CannotLoad"

@@ -13,7 +13,7 @@ import pytest
 from oncue.errors import LogError, NotFound
 from oncue.ids import rule_task_ids
 from oncue.log import open_log
-from oncue.log.base import Append, Batch, Log, Position, Record
+from oncue.log.base import Append, Log, Position, Record, RecordBatch
 from oncue.protocol import cloudevents, payload
 from oncue.protocol.records import (
     DEAD,
@@ -23,8 +23,8 @@ from oncue.protocol.records import (
     Deployment,
     Event,
     RuleSwitch,
-    Task,
     TaskFrame,
+    TaskRecord,
     TaskTopics,
     decode,
 )
@@ -85,7 +85,7 @@ async def frames(log: Log, endpoint: str = "e1") -> list[TaskFrame]:
     return [decode(TaskFrame, r.value) for r in await all_of(log, TaskTopics().of(endpoint))]
 
 
-async def tasks(log: Log, endpoint: str = "e1") -> list[Task]:
+async def tasks(log: Log, endpoint: str = "e1") -> list[TaskRecord]:
     return [task for frame in await frames(log, endpoint) for task in frame.tasks]
 
 
@@ -188,7 +188,7 @@ def test_work_repeated_after_a_crash_has_the_same_ids_and_a_redeploy_too(tmp_pat
         with pytest.raises(RuntimeError):
             await crashing.run()
         assert not await tasks(log)
-        batches: list[Batch] = await log.read([EVENTS], start="earliest").next()
+        batches: list[RecordBatch] = await log.read([EVENTS], start="earliest").next()
         for version, replay in ((1, ""), (2, ""), (2, "again")):
             engine = Engine(log, Endpoints(), replay=replay)
             engine.update([deployed([rule()], version)])

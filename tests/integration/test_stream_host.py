@@ -13,7 +13,7 @@ from oncue.errors import LogError, NotOwner
 from oncue.log import Log, Topic
 from oncue.protocol.records import MATCHES, WINDOWS, encode
 from oncue.rules.stateful.handover import hand_over, tables
-from oncue.rules.stateful.kafka_runner import StreamHost
+from oncue.rules.stateful.kafka_runner import KafkaRunner
 from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
 
 KEYS = 7
@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, site: Site) -> None:
         self.site, self.fence = site, Fence(site.log)
-        self.host = StreamHost(site.log, self.fence, Endpoints(), lambda: site.engine.book, "w")
+        self.host = KafkaRunner(site.log, self.fence, Endpoints(), lambda: site.engine.book, "w")
 
     async def place(self, *numbers: int) -> None:
         await hand_over(self.site.log, self.fence, self.site.folder / "windows.db")

@@ -15,7 +15,7 @@ import pytest
 
 from oncue.log import Record
 from oncue.protocol.records import MATCHES, VERSION, encode
-from oncue.rules.operators.records import Batch, Dedupe, Held, Match, MatchesRecord, Spec, Stage, Tick
+from oncue.rules.operators.records import BatchSpec, BufferedEvent, DedupeSpec, Match, MatchesRecord, Spec, Stage, Tick
 from tests.integration.memory_site import Site, record, rule, site_in
 from tests.integration.stream_site import PARTITIONS, StreamSite, stream_site
 
@@ -160,10 +160,10 @@ def test_a_double_is_one_after_a_restart_too(kafka: Kafka, tmp_path: Path) -> No
 
 
 SPECS: dict[str, tuple[Spec, ...]] = {
-    "count": (Batch("${data.k}", count=3),),
-    "bytes": (Batch("${data.k}", size_bytes=60),),
-    "wait": (Batch("${data.k}", wait_ms=20),),
-    "both": (Dedupe("${data.k}", 25), Batch("", count=3, wait_ms=50)),
+    "count": (BatchSpec("${data.k}", count=3),),
+    "bytes": (BatchSpec("${data.k}", size_bytes=60),),
+    "wait": (BatchSpec("${data.k}", wait_ms=20),),
+    "both": (DedupeSpec("${data.k}", 25), BatchSpec("", count=3, wait_ms=50)),
 }
 
 
@@ -177,7 +177,7 @@ def matches_and_ticks(chance: random.Random, rule_name: str, at_ms: int) -> list
         specs = SPECS[rule_name]
         stages = tuple(Stage(s, chance.choice("abc") if s.key else "") for s in specs)
         row = msgspec.msgpack.encode([n])
-        held = Held(-1, "/s", f"{rule_name}-{chance.randrange(n + 1)}", row, chance.randrange(30))
+        held = BufferedEvent(-1, "/s", f"{rule_name}-{chance.randrange(n + 1)}", row, chance.randrange(30))
         found.append(Match(VERSION, rule_name, "f", 1, at_ms, stages, ("data.n",), held))
     return found
 

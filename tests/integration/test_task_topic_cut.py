@@ -12,13 +12,24 @@ import msgspec
 import pytest
 
 from oncue.config import Settings
-from oncue.dispatcher.context import Core
+from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.housekeeper import Housekeeper, Mark
-from oncue.dispatcher.notifier import Board
-from oncue.dispatcher.view_consumer import Feeder
+from oncue.dispatcher.notifier import Notifier
+from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Log, Record, open_log
-from oncue.protocol.records import OK, RESULTS, VERSION, Call, Ended, ResultFrame, Task, TaskFrame, TaskTopics, encode
+from oncue.protocol.records import (
+    OK,
+    RESULTS,
+    VERSION,
+    Call,
+    Ended,
+    ResultFrame,
+    TaskFrame,
+    TaskRecord,
+    TaskTopics,
+    encode,
+)
 from oncue.view import View
 
 IDS = batch_ids("ann", new_uuid7(), 6)
@@ -31,7 +42,7 @@ async def viewed(log: Log, path: Path) -> View:
     async def changed() -> None:
         pass
 
-    feeder = Feeder(log, view, Board(), "srv", changed, lambda batch: None, lambda: True)
+    feeder = ViewConsumer(log, view, Notifier(), "srv", changed, lambda batch: None, lambda: True)
     names = list(await log.topics())
     await view.skip_to(await log.begin_offsets(names))
     await feeder.catch_up(names, await log.end_offsets(names))
@@ -51,7 +62,7 @@ def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, s
         log = await open_log(f"sqlite://{tmp_path / 'log'}")
         calls = [Call(VERSION, "f" * 64, ENDPOINTS[n % 3], "ann") for n in range(6)]
         for task_id, call in zip(IDS, calls, strict=True):
-            frame = TaskFrame(VERSION, call, 1_000, [Task(task_id, b"m\x92\x90\x80")])
+            frame = TaskFrame(VERSION, call, 1_000, [TaskRecord(task_id, b"m\x92\x90\x80")])
             await log.append(topics.of(call.endpoint), [Record(encode(frame))])
         for n in (0, 4):  # one of ep1, one of ep2
             end = Ended(IDS[n], 1, OK, 1, 2, b"m\xc0")
@@ -70,7 +81,7 @@ def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, s
             owners=SimpleNamespace(acts=lambda key: True),
             all_endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS],
         )
-        await Housekeeper(cast(Core, core), tmp_path, list).cut_task_topics()
+        await Housekeeper(cast(ServerContext, core), tmp_path, list).cut_task_topics()
         begins = await log.begin_offsets(names)
         assert {t: begin for (t, _), begin in begins.items()} == before
         again = await viewed(log, tmp_path / "again.db")  # from what is left

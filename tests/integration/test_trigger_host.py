@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from watched import aged
 
-from oncue.dispatcher.trigger_supervisor import TriggerHost, Wanted
+from oncue.dispatcher.trigger_supervisor import TriggerSupervisor, Wanted
 from oncue.protocol.records import Event
 from oncue.triggers import kinds
 from oncue.triggers.file import watcher
@@ -28,7 +28,7 @@ class Site:
         self.tmp = tmp
         self.events: list[Event] = []
         self.changed = asyncio.Event()
-        self.host = TriggerHost(self._emit, tmp / "triggers")
+        self.host = TriggerSupervisor(self._emit, tmp / "triggers")
         self.host.acknowledge()  # the server has started, with none
         for name in ("good", "stuck"):
             (tmp / name).mkdir()

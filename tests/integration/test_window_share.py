@@ -13,17 +13,15 @@ from oncue.log import Topic
 from oncue.protocol.records import EVENTS, MATCHES, WINDOWS, encode
 from oncue.rules.stateful.changelog_states import KEPT, PLACE, records
 from oncue.rules.stateful.handover import begin_anew, hand_over, tables
-from oncue.rules.stateful.record_group import Place
-from oncue.rules.stateful.server_runner import SharedWindowHost
+from oncue.rules.stateful.record_group import Progress
+from oncue.rules.stateful.server_runner import ServerRunner
 from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
 from tests.integration.test_stream_host import Fence, running
 
 
-def host_of(site: Site) -> SharedWindowHost:
+def host_of(site: Site) -> ServerRunner:
     fence = Fence(site.log)
-    return SharedWindowHost(
-        site.log, fence, Endpoints(), "srv", PARTITIONS, "kafka://b:1", book=lambda: site.engine.book
-    )
+    return ServerRunner(site.log, fence, Endpoints(), "srv", PARTITIONS, "kafka://b:1", book=lambda: site.engine.book)
 
 
 def with_site(folder: Path, body: Callable[[Site], Awaitable[None]]) -> None:
@@ -101,7 +99,7 @@ async def _claims(site: Site) -> list[int]:
 
 def test_states_of_other_matches_are_not_gone_on_with(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
-        await site.log.append(WINDOWS, records([(PLACE, encode(tuple(Place(7, 1)))), (KEPT, encode(True))]), 0)
+        await site.log.append(WINDOWS, records([(PLACE, encode(tuple(Progress(7, 1)))), (KEPT, encode(True))]), 0)
         host = host_of(site)
         with pytest.raises(LogError, match=r"are of another oncue\.matches"):
             await host.run()

@@ -14,7 +14,7 @@ import msgspec
 from oncue.errors import NotFound
 from oncue.ids import now_us
 from oncue.protocol.records import Event
-from oncue.triggers.base import Memory, TriggerContext
+from oncue.triggers.base import ReplicatedState, TriggerContext
 from oncue.triggers.file.baseline import TICK_S
 from oncue.triggers.file.trigger import FileOptions, FileTrigger
 
@@ -35,7 +35,7 @@ class Watched:
         self.data.mkdir(exist_ok=True)
         self.tmp, self.options = tmp, options
         self.deployed_us, self.server = 0, "state"  # the folder of the server that runs it
-        self.memory: Memory | None = None
+        self.memory: ReplicatedState | None = None
         self.events: list[Event] = []
         self.fails: list[Exception] = []  # raised by the next emits
         self._changed = asyncio.Event()

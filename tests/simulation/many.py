@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
 from oncue.endpoint.agent.effects import Dial
 from oncue.protocol import bridge
@@ -24,7 +24,7 @@ class ManyWorld(World):
         seed: int,
         trace: Callable[[str], None] | None = None,
         agent_class: type[Agent] = Agent,
-        lane_class: type[Lane] = Lane,
+        lane_class: type[EndpointChannel] = EndpointChannel,
         member_class: type[Member] = Member,
     ) -> None:
         super().__init__(seed, trace, agent_class, lane_class)

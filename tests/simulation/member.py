@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import Lane, cancelled, ended
+from oncue.dispatcher.bridge.channel import EndpointChannel, cancelled, ended
 from oncue.dispatcher.bridge.effects import Changed, Check, EndWaiting, Load, Phase, Send, Store
 from oncue.dispatcher.bridge.pending_tasks import Group as Tasks
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.lifecycle import State, TaskState
 from oncue.protocol import bridge
-from oncue.protocol.records import EXPIRED, Ended, Failure, ResultFrame, Task, TaskFrame, decode, encode
+from oncue.protocol.records import EXPIRED, Ended, Failure, ResultFrame, TaskFrame, TaskRecord, decode, encode
 from tests.simulation.clock import Clock
 from tests.simulation.group import HEARTBEAT_US, MARGIN, SESSION_US, Group
 from tests.simulation.server import Server
@@ -48,14 +48,14 @@ class Member(Server):
         endpoints: dict[str, int],
         send: Callable[[str, str, int, list[bytes]], None],
         tell: Callable[[str, Ended], None],
-        lane_class: type[Lane] = Lane,
+        lane_class: type[EndpointChannel] = EndpointChannel,
     ) -> None:
         self.name, self.topics, self.group, self.clock, self.rng = name, topics, group, clock, rng
         self.durable = topics  # type: ignore[assignment]  # its blobs and functions
         self._endpoints, self._lane_class, self._tell = endpoints, lane_class, tell
         self._send = lambda endpoint, link, parts: send(name, endpoint, link, parts)
         self.alive, self.paused = True, False
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, EndpointChannel] = {}
         self.routes: dict[str, int] = {}
         self.fold = Fold(topics)
         self.crash_chance = self.store_fails = 0.0
@@ -338,7 +338,7 @@ class Member(Server):
 
         self.run(hear)
 
-    def with_lane(self, endpoint: str, call: Callable[[Lane], object]) -> None:
+    def with_lane(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
         if endpoint in self.lanes:
             super().with_lane(endpoint, call)
 
@@ -353,7 +353,7 @@ class Member(Server):
 
     # ------------------------------------------------------------ what lanes want
 
-    def _carry(self, lane: Lane, effect: Any) -> None:
+    def _carry(self, lane: EndpointChannel, effect: Any) -> None:
         name = lane.endpoint
         if isinstance(effect, Load):
             self.barrier(lambda: self._load(name, effect), name)
@@ -418,7 +418,7 @@ class Member(Server):
                 continue
             end = cancelled(_task(s), s.attempt, self.clock.now_us, s.cancel_by)
 
-            def finish(lane: Lane, s: TaskState = s, end: Ended = end) -> None:
+            def finish(lane: EndpointChannel, s: TaskState = s, end: Ended = end) -> None:
                 if not lane.end_waiting(_tasks(s), [end]):
                     lane.cancel([end.id], "cancelled")
 
@@ -427,8 +427,8 @@ class Member(Server):
                 self.barrier(lambda i=task_id: self._end_waiting(name, [i]), name)
 
 
-def _task(s: TaskState) -> Task:
-    return Task(s.id, s.args, s.event, s.retry_of, s.mark_us)
+def _task(s: TaskState) -> TaskRecord:
+    return TaskRecord(s.id, s.args, s.event, s.retry_of, s.mark_us)
 
 
 def _tasks(s: TaskState) -> Tasks:

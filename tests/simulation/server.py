@@ -8,11 +8,11 @@ from collections.abc import Callable
 from functools import partial
 
 from oncue import lifecycle
-from oncue.dispatcher.bridge.channel import Lane, cancelled
+from oncue.dispatcher.bridge.channel import EndpointChannel, cancelled
 from oncue.dispatcher.bridge.effects import Changed, Check, Effect, EndWaiting, Fetch, Load, Phase, PutPart, Send, Store
 from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
 from oncue.protocol import bridge
-from oncue.protocol.records import Ended, ResultFrame, Task, TaskFrame, decode, encode
+from oncue.protocol.records import Ended, ResultFrame, TaskFrame, TaskRecord, decode, encode
 from tests.simulation.clock import Clock
 
 TICK_US = 500_000
@@ -53,7 +53,7 @@ class Server:
         rng: random.Random,
         endpoints: dict[str, int],
         send: Callable[[str, int, list[bytes]], None],
-        lane_class: type[Lane] = Lane,
+        lane_class: type[EndpointChannel] = EndpointChannel,
     ) -> None:
         self.durable, self.clock, self.rng, self._send = durable, clock, rng, send
         self.alive = True
@@ -158,7 +158,7 @@ class Server:
             self.with_lane(name, lambda lane: lane.tick(self.clock.now_us))
         self._later(TICK_US, self._tick)
 
-    def with_lane(self, endpoint: str, call: Callable[[Lane], object]) -> None:
+    def with_lane(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
         if not self.alive:
             return
         lane = self.lanes[endpoint]
@@ -174,7 +174,7 @@ class Server:
 
     # ------------------------------------------------------------ what lanes want
 
-    def _carry(self, lane: Lane, effect: Effect) -> None:
+    def _carry(self, lane: EndpointChannel, effect: Effect) -> None:
         name = lane.endpoint
         if isinstance(effect, Send):
             if name in self.routes:
@@ -228,7 +228,7 @@ class Server:
             s = self.durable.states[task_id]
             if seq > effect.after and self.durable.place[task_id] == name and not s.state.closed:
                 assert s.call is not None
-                task = Task(s.id, s.args, s.event, s.retry_of, s.mark_us)
+                task = TaskRecord(s.id, s.args, s.event, s.retry_of, s.mark_us)
                 rows.append(OpenTask(seq, s.call, s.accepted_us, s.attempt, s.due_us, task))
         self.with_lane(name, lambda lane: lane.page(effect.token, rows[: effect.limit]))
 
@@ -241,11 +241,11 @@ class Server:
             s = self.durable.states.get(task_id)
             if s is None or s.call is None or s.state.closed:
                 continue
-            task = Task(s.id, s.args, s.event, s.retry_of, s.mark_us)
+            task = TaskRecord(s.id, s.args, s.event, s.retry_of, s.mark_us)
             group = Group(s.call, encode(s.call), s.attempt, s.accepted_us, [task], 0)
             end = cancelled(task, s.attempt, self.clock.now_us, s.cancel_by)
 
-            def finish(lane: Lane, group: Group = group, end: Ended = end) -> None:
+            def finish(lane: EndpointChannel, group: Group = group, end: Ended = end) -> None:
                 if not lane.end_waiting(group, [end]):
                     lane.cancel([end.id], "cancelled")
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import msgspec
 
 from oncue.endpoint.agent.agent import Agent, Identity
-from oncue.endpoint.agent.effects import CancelRun, Dial, Learn, Run, Send
+from oncue.endpoint.agent.effects import CancelRun, Dial, RememberServers, Run, Send
 from oncue.endpoint.agent.journal import Journal
 from oncue.protocol.payload import Ref, pack_ref
-from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, Task, encode
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, TaskRecord, encode
 from tests.simulation.clock import Clock
 
 WHY = encode(Failure("E", "why"))
@@ -102,7 +102,7 @@ class Chunk(msgspec.Struct, eq=False):
     function: str
     timeout_us: int
     attempt: int
-    tasks: list[Task]
+    tasks: list[TaskRecord]
     at: int = 0
     started_us: int = 0
     ended: list[Ended] = []
@@ -204,7 +204,7 @@ class Site:
         rng: random.Random,
         workers: int,
         send: Callable[[Site, list[bytes]], None],
-        on_start: Callable[[Task, int], None],
+        on_start: Callable[[TaskRecord, int], None],
         agent_class: type[Agent] = Agent,
     ) -> None:
         self.name, self.clock, self.rng, self.workers = name, clock, rng, workers
@@ -283,7 +283,7 @@ class Site:
                 self.pool.run(effect)
             elif isinstance(effect, CancelRun):
                 self.pool.cancel(effect.ids)
-            elif isinstance(effect, Learn):
+            elif isinstance(effect, RememberServers):
                 self.servers = effect.servers
             elif isinstance(effect, Dial):
                 self.link += 1

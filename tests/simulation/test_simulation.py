@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
 from oncue.protocol import bridge
 from tests.simulation.many import ManyWorld
@@ -80,14 +80,14 @@ class IgnoresGaps(Agent):
         super().frame(parts, now_us)
 
 
-class NoInventory(Lane):
+class NoInventory(EndpointChannel):
     """Sends out again what it had sent, without looking at what the agent holds."""
 
     def _on_inventory(self, message: bridge.Inventory, body: bytes) -> None:
         super()._on_inventory(message, b"")
 
 
-class TellsTooEarly(Lane):
+class TellsTooEarly(EndpointChannel):
     """Acks results as soon as they came, before they are durable."""
 
     def _on_results(self, message: bridge.Results, body: bytes) -> None:
@@ -96,7 +96,7 @@ class TellsTooEarly(Lane):
         self._send(bridge.Ack(message.seq))
 
 
-class HoldsNothingBack(Lane):
+class HoldsNothingBack(EndpointChannel):
     """Says that a task waits and will not be sent, and sends it."""
 
     def hold_back(self, task_id: bytes) -> bool:
@@ -107,14 +107,14 @@ class HoldsNothingBack(Lane):
     ("agent", "lane"),
     [
         (Agent, HoldsNothingBack),
-        (ForgetsBeforeAck, Lane),
-        (TakesDoubles, Lane),
-        (IgnoresGaps, Lane),
+        (ForgetsBeforeAck, EndpointChannel),
+        (TakesDoubles, EndpointChannel),
+        (IgnoresGaps, EndpointChannel),
         (Agent, NoInventory),
         (Agent, TellsTooEarly),
     ],
 )
-def test_a_bug_on_purpose_is_found(agent: type[Agent], lane: type[Lane]) -> None:
+def test_a_bug_on_purpose_is_found(agent: type[Agent], lane: type[EndpointChannel]) -> None:
     for seed in range(MUTANT_SEEDS):
         try:
             World(seed, agent_class=agent, lane_class=lane).run()
@@ -123,7 +123,7 @@ def test_a_bug_on_purpose_is_found(agent: type[Agent], lane: type[Lane]) -> None
     pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
 
 
-class NoFence(Lane):
+class NoFence(EndpointChannel):
     """Its own ends count for ever."""
 
     def _store(self, *args: Any, **kwargs: Any) -> None:
@@ -142,9 +142,11 @@ class AlwaysSure(Member):
 # That a missing fence matters is rare, one seed of some 3,000: so it is looked for where it is.
 @pytest.mark.parametrize(
     ("lane", "member", "seeds"),
-    [(NoFence, Member, range(2_100, 2_200)), (Lane, AlwaysSure, range(MUTANT_SEEDS))],
+    [(NoFence, Member, range(2_100, 2_200)), (EndpointChannel, AlwaysSure, range(MUTANT_SEEDS))],
 )
-def test_a_bug_on_purpose_is_found_with_several_servers(lane: type[Lane], member: type[Member], seeds: range) -> None:
+def test_a_bug_on_purpose_is_found_with_several_servers(
+    lane: type[EndpointChannel], member: type[Member], seeds: range
+) -> None:
     for seed in seeds:
         try:
             ManyWorld(seed, lane_class=lane, member_class=member).run()

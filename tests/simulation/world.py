@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
 from oncue.ids import derived_ids
 from oncue.lifecycle import State
 from oncue.protocol import bridge
 from oncue.protocol.payload import Ref, pack_ref, ref_of
-from oncue.protocol.records import OK, VERSION, Call, Ended, Retry, Task, TaskFrame, decode
+from oncue.protocol.records import OK, VERSION, Call, Ended, RetryStrategy, TaskFrame, TaskRecord, decode
 from tests.simulation.clock import Clock
 from tests.simulation.server import Durable, Server
 from tests.simulation.site import Site, behaviour, content_of
@@ -31,7 +31,7 @@ class World:
         seed: int,
         trace: Callable[[str], None] | None = None,
         agent_class: type[Agent] = Agent,
-        lane_class: type[Lane] = Lane,
+        lane_class: type[EndpointChannel] = EndpointChannel,
     ) -> None:
         self.rng = rng = random.Random(seed)
         self.clock = Clock()
@@ -102,7 +102,7 @@ class World:
         if isinstance(message, bridge.Beat):
             return
         if isinstance(message, bridge.Dispatch):
-            ids = " ".join(t.id.hex()[-16:] for t in decode(list[Task], body))
+            ids = " ".join(t.id.hex()[-16:] for t in decode(list[TaskRecord], body))
         elif isinstance(message, bridge.Results):
             ids = " ".join(f"{e.id.hex()[-16:]}/{e.attempt}:{e.status}" for e in decode(list[Ended], body))
         elif isinstance(message, bridge.Inventory):
@@ -117,7 +117,7 @@ class World:
 
     # ------------------------------------------------------------ what happens
 
-    def _on_start(self, task: Task, attempt: int) -> None:
+    def _on_start(self, task: TaskRecord, attempt: int) -> None:
         assert task.id not in self.promised, f"{task.id.hex()} runs after the word that it will not"
         self.runs[task.id, attempt] += 1
         assert attempt >= 1
@@ -138,13 +138,13 @@ class World:
         retry = None
         if rng.random() < 0.5:
             on = rng.choice((("lost", "error"), ("lost",), ("lost", "error", "timeout")))
-            retry = Retry(rng.randrange(1, 4), "exponential", rng.randrange(50, 1_000), 2_000, on)
+            retry = RetryStrategy(rng.randrange(1, 4), "exponential", rng.randrange(50, 1_000), 2_000, on)
         call = Call(
             VERSION, function, name, "me", "f", retry=retry,
             timeout_ms=rng.choice((0, 0, 0, 5_000)), expires_us=rng.choice((0, 0, 0, now + 3_000_000)),
         )  # fmt: skip
         ids = derived_ids(now // 1000, self._submits.to_bytes(8, "big"), rng.choice((1, 1, 3, 12)))
-        frame = TaskFrame(VERSION, call, now, [Task(i, self._args(i), ("s", i.hex())) for i in ids])
+        frame = TaskFrame(VERSION, call, now, [TaskRecord(i, self._args(i), ("s", i.hex())) for i in ids])
         self.clock.note(f"submit {len(ids)} to {name}: {ids[0].hex()[-16:]}")
         self.server.submit(name, frame, lambda: self.accepted.update(ids))
         if rng.random() < 0.2:

@@ -17,7 +17,7 @@ from oncue import ids
 from oncue.config import Settings
 from oncue.dispatcher.auth.tokens import hash_token
 from oncue.dispatcher.http.app import Serving, make_app, serve
-from oncue.dispatcher.http.backend import Outcome, TaskQuery, Who
+from oncue.dispatcher.http.backend import Caller, Outcome, TaskQuery
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
@@ -54,7 +54,7 @@ class MemoryBackend:
 
     # tasks
 
-    async def submit(self, who: Who, request: r.TaskRequest) -> r.TaskInfo:
+    async def submit(self, who: Caller, request: r.TaskRequest) -> r.TaskInfo:
         if request.function == "missing":
             raise NotFound("there is no function 'missing'", remedy="register it")
         seed = bytes.fromhex(hashlib.md5(request.key.encode()).hexdigest()) if request.key else ids.new_uuid7()
@@ -71,7 +71,7 @@ class MemoryBackend:
         )
         return self.task_infos.setdefault(text, info)
 
-    async def submit_batch(self, who: Who, request: r.BatchRequest) -> r.Accepted:
+    async def submit_batch(self, who: Caller, request: r.BatchRequest) -> r.Accepted:
         if request.retry is not None:
             try:
                 request.retry.stored()
@@ -82,7 +82,7 @@ class MemoryBackend:
         key = ids.parse(request.key) if request.key else ids.new_uuid7()
         return r.Accepted(first=ids.text(ids.batch_ids(who.subject, key, count)[0]), count=count, position="tasks:9")
 
-    async def task(self, who: Who, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
+    async def task(self, who: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
         if wait_ms:
             self.subscribed.set()
             await asyncio.sleep(wait_ms / 1000)
@@ -90,19 +90,19 @@ class MemoryBackend:
             raise NotFound(f"there is no task {task_id}", remedy="oncue tasks lists yours")
         return self.task_infos[task_id]
 
-    async def tasks(self, who: Who, query: TaskQuery) -> r.Page:
+    async def tasks(self, who: Caller, query: TaskQuery) -> r.Page:
         if query.cursor not in ("", "c1"):
             raise Invalid(f"{query.cursor!r} is not a cursor", remedy="give back `next` of the page before")
         self.queries.append(query)
         return r.Page(items=list(self.task_infos.values())[: query.limit], next="c1")
 
-    async def timeline(self, who: Who, task_id: str) -> list[r.TimelineEntry]:
+    async def timeline(self, who: Caller, task_id: str) -> list[r.TimelineEntry]:
         return [r.TimelineEntry(at_us=1, what="accepted")]
 
-    async def outcomes(self, who: Who, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
+    async def outcomes(self, who: Caller, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
         return [self.ended[i] for i in wanted if i in self.ended]
 
-    async def stream(self, who: Who, stream: str) -> AsyncIterator[bytes]:
+    async def stream(self, who: Caller, stream: str) -> AsyncIterator[bytes]:
         async for item in self._feed():
             yield item
 
@@ -122,16 +122,16 @@ class MemoryBackend:
             self.feeds.remove(feed)
             self.finished_streams += 1
 
-    async def cancel(self, who: Who, request: r.CancelRequest, bearer: str = "") -> list[str]:
+    async def cancel(self, who: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
         return request.tasks
 
-    async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
+    async def retry(self, who: Caller, task_id: str) -> r.TaskInfo:
         info = await self.task(who, task_id)
         if info.state == "waiting":
             raise Conflict(f"the task {task_id} is still open", remedy="wait for it, or cancel it")
         return info
 
-    async def logs(self, who: Who, task_id: str, follow: bool) -> AsyncIterator[bytes]:
+    async def logs(self, who: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
         if task_id not in self.task_infos:
             raise NotFound(f"there is no task {task_id}", remedy="oncue tasks lists yours")
         yield b"one\n"
@@ -143,13 +143,13 @@ class MemoryBackend:
 
     # blobs
 
-    async def put_blob(self, who: Who, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
+    async def put_blob(self, who: Caller, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
         content = b"".join([part async for part in parts])
         if hashlib.sha256(content).hexdigest() != sha256:
             raise Invalid("the content has another hash", remedy="send it again")
         self.blobs[sha256] = content
 
-    async def get_blob(self, who: Who, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+    async def get_blob(self, who: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
         content = self.blobs.get(sha256)
         if content is None:
             raise BlobMissing("the blob is not here", remedy="run the task again")
@@ -160,7 +160,7 @@ class MemoryBackend:
 
         return len(content), parts()
 
-    async def view_snapshot(self, who: Who) -> tuple[int, AsyncIterator[bytes]]:
+    async def view_snapshot(self, who: Caller) -> tuple[int, AsyncIterator[bytes]]:
         async def parts() -> AsyncIterator[bytes]:
             yield b"SQLite format 3"
 
@@ -168,68 +168,70 @@ class MemoryBackend:
 
     # functions, endpoints
 
-    async def register_function(self, who: Who, request: r.FunctionRequest) -> r.FunctionInfo:
+    async def register_function(self, who: Caller, request: r.FunctionRequest) -> r.FunctionInfo:
         return self._function(request.name, len(request.body))
 
-    async def functions(self, who: Who, cursor: str, limit: int) -> r.Page:
+    async def functions(self, who: Caller, cursor: str, limit: int) -> r.Page:
         return r.Page(items=[self._function("f", 1)])
 
-    async def function(self, who: Who, name: str) -> r.FunctionInfo:
+    async def function(self, who: Caller, name: str) -> r.FunctionInfo:
         return self._function(name, 1)
 
     def _function(self, name: str, size: int) -> r.FunctionInfo:
         return r.FunctionInfo(id="ab" * 32, name=name, version=1, owner="ada", python="3.11", size_bytes=size)
 
-    async def register_endpoint(self, who: Who, request: r.EndpointRequest) -> r.Registered:
+    async def register_endpoint(self, who: Caller, request: r.EndpointRequest) -> r.Registered:
         return r.Registered(id="e1", name=request.name, server_key="k" * 40, bridge="tcp://127.0.0.1:1")
 
-    async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
+    async def endpoints(self, who: Caller) -> list[r.EndpointInfo]:
         return [await self.endpoint(who, "laptop")]
 
-    async def endpoint(self, who: Who, name: str, bearer: str = "") -> r.EndpointInfo:
+    async def endpoint(self, who: Caller, name: str, bearer: str = "") -> r.EndpointInfo:
         return r.EndpointInfo(id="e1", name=name, owner="ada", state="connected")
 
-    async def revoke_endpoint(self, who: Who, name: str) -> None:
+    async def revoke_endpoint(self, who: Caller, name: str) -> None:
         return None
 
     # rules
 
-    async def deploy(self, who: Who, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
+    async def deploy(self, who: Caller, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
         return [r.Deployed(label=f.label, version=1, changed=True) for f in request.files]
 
-    async def rules(self, who: Who, bearer: str = "") -> list[r.RuleInfo]:
+    async def rules(self, who: Caller, bearer: str = "") -> list[r.RuleInfo]:
         return [await self.rule(who, "reconstruct")]
 
-    async def rule(self, who: Who, name: str, bearer: str = "") -> r.RuleInfo:
+    async def rule(self, who: Caller, name: str, bearer: str = "") -> r.RuleInfo:
         return r.RuleInfo(name=name, label="b", version=1, enabled=True, on="detector", runs=["f"], endpoint="local")
 
-    async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
+    async def switch_rule(self, who: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo:
         self.switched.append((name, enabled, why))
         return await self.rule(who, name)
 
-    async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
+    async def rule_history(self, who: Caller, label: str) -> list[dict[str, Any]]:
         return [{"label": label, "version": 2, "owner": "ada"}]
 
-    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False, bearer: str = "") -> r.Deployed:
+    async def rollback(
+        self, who: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""
+    ) -> r.Deployed:
         return r.Deployed(label=label, version=version + 1, changed=True)
 
-    async def remove_rules(self, who: Who, label: str) -> r.Deployed:
+    async def remove_rules(self, who: Caller, label: str) -> r.Deployed:
         return r.Deployed(label=label, version=3, changed=True)
 
-    async def explain(self, who: Who, name: str, event: Event | None, offset: int | None) -> r.Explanation:
+    async def explain(self, who: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
         self.explained.append((event, offset))
         return r.Explanation(rule=name, event=event.id if event else str(offset), fires=True, why="all holds")
 
-    async def triggers(self, who: Who, bearer: str = "") -> list[r.TriggerInfo]:
+    async def triggers(self, who: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         if self.fail is not None:
             raise self.fail
         return [r.TriggerInfo(name="detector", kind="file", label="b", state="running")]
 
-    async def trigger(self, who: Who, name: str, bearer: str = "") -> r.TriggerShown:
+    async def trigger(self, who: Caller, name: str, bearer: str = "") -> r.TriggerShown:
         seen = [r.TriggerDecision(path="a.h5", fired=True, why="close_write", at_us=1)]
         return r.TriggerShown(name=name, kind="file", label="b", state="running", decisions=seen)
 
-    async def explain_file(self, who: Who, name: str, path: str, bearer: str = "") -> r.TriggerFile:
+    async def explain_file(self, who: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
         return r.TriggerFile(path=path, state="fired", why="it fired", at_us=1)
 
     async def catch_up(self) -> bool:
@@ -243,29 +245,31 @@ class MemoryBackend:
 
     # events
 
-    async def emit(self, who: Who, events: Sequence[Event]) -> r.Emitted:
+    async def emit(self, who: Caller, events: Sequence[Event]) -> r.Emitted:
         self.emitted.extend(events)
         return r.Emitted(count=len(events), position="events:3")
 
-    async def events(self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50) -> r.Page:
+    async def events(
+        self, who: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
+    ) -> r.Page:
         return r.Page(items=[await self.event(who, 0)])
 
-    async def event(self, who: Who, offset: int) -> r.EventInfo:
+    async def event(self, who: Caller, offset: int) -> r.EventInfo:
         return r.EventInfo(offset=offset, event={"id": "1"}, at_us=1)
 
-    async def dead(self, who: Who, cursor: str, limit: int, settled: bool = False) -> r.Page:
+    async def dead(self, who: Caller, cursor: str, limit: int, settled: bool = False) -> r.Page:
         return r.Page(items=[await self.dead_letter(who, 1 + settled)])
 
-    async def dead_letter(self, who: Who, letter: int) -> r.DeadInfo:
+    async def dead_letter(self, who: Caller, letter: int) -> r.DeadInfo:
         return r.DeadInfo(id=letter, stage="args", reason="no", at_us=1)
 
-    async def dismiss_dead(self, who: Who, request: r.DismissRequest) -> r.Dismissed:
+    async def dismiss_dead(self, who: Caller, request: r.DismissRequest) -> r.Dismissed:
         return r.Dismissed(count=len(request.letters), position="dead:5")
 
-    async def retry_dead(self, who: Who, letter: int) -> None:
+    async def retry_dead(self, who: Caller, letter: int) -> None:
         return None
 
-    async def live(self, who: Who, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
+    async def live(self, who: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
         async for item in self._feed():
             yield item
 
@@ -274,13 +278,13 @@ class MemoryBackend:
     def token(self, hash_hex: str) -> TokenRecord | None:
         return self.records.get(hash_hex)
 
-    async def make_token(self, who: Who, request: r.TokenRequest) -> r.TokenInfo:
+    async def make_token(self, who: Caller, request: r.TokenRequest) -> r.TokenInfo:
         return r.TokenInfo(id="t", name=request.name, subject=who.subject, scopes=request.scopes, token="oncue_x")
 
-    async def tokens(self, who: Who) -> list[r.TokenInfo]:
+    async def tokens(self, who: Caller) -> list[r.TokenInfo]:
         return [r.TokenInfo(id="t", name="n", subject="ada", scopes=["user"])]
 
-    async def revoke_token(self, who: Who, token_id: str) -> None:
+    async def revoke_token(self, who: Caller, token_id: str) -> None:
         return None
 
     async def health(self) -> r.Health:

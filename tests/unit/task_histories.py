@@ -18,10 +18,10 @@ from oncue.protocol.records import (
     Cancel,
     Ended,
     ResultFrame,
-    Retry,
+    RetryStrategy,
     Started,
-    Task,
     TaskFrame,
+    TaskRecord,
     TaskTopics,
 )
 
@@ -29,7 +29,9 @@ ENDPOINT = "ep"
 ACCEPTED_US = 1_000
 TASKS = TaskTopics().of(ENDPOINT)
 PLAIN = Call(VERSION, "f" * 64, ENDPOINT, "ann", "plain")
-RETRIED = Call(VERSION, "e" * 64, ENDPOINT, "bob", "retried", rule="r", retry=Retry(2, on=("lost", "error", "timeout")))
+RETRIED = Call(
+    VERSION, "e" * 64, ENDPOINT, "bob", "retried", rule="r", retry=RetryStrategy(2, on=("lost", "error", "timeout"))
+)
 IDS = [bytes([i]) * 16 for i in range(1, 7)]
 CALLS = {task_id: (PLAIN, RETRIED)[i % 2] for i, task_id in enumerate(IDS)}
 EVENTS = {task_id: ("src", f"e{i % 2}") if i % 3 == 0 else None for i, task_id in enumerate(IDS)}
@@ -37,8 +39,8 @@ EVENTS = {task_id: ("src", f"e{i % 2}") if i % 3 == 0 else None for i, task_id i
 Entry = tuple[str, Any]  # topic, message
 
 
-def task_of(task_id: bytes) -> Task:
-    return Task(task_id, b"args" + task_id[:1], EVENTS[task_id], b"", task_id[0] if EVENTS[task_id] else 0)
+def task_of(task_id: bytes) -> TaskRecord:
+    return TaskRecord(task_id, b"args" + task_id[:1], EVENTS[task_id], b"", task_id[0] if EVENTS[task_id] else 0)
 
 
 def _ids(call: Call) -> st.SearchStrategy[list[bytes]]:

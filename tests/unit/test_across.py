@@ -10,7 +10,7 @@ from aiohttp import web
 from api_backend import Client, with_server
 
 from oncue.dispatcher.cluster import peers
-from oncue.dispatcher.cluster.peers import HANDED_ON, Across
+from oncue.dispatcher.cluster.peers import HANDED_ON, PeerClient
 from oncue.protocol import api as r
 
 TASK = r.TaskInfo(id="0" * 32, state="waiting", function="f", name="f", endpoint="e", owner="ada", attempt=1, why="?")
@@ -36,9 +36,9 @@ class There:
         return await self.answer()
 
 
-def with_there(test: Callable[[There, str, Across], Awaitable[None]]) -> None:
+def with_there(test: Callable[[There, str, PeerClient], Awaitable[None]]) -> None:
     async def run() -> None:
-        there, asking = There(), Across()
+        there, asking = There(), PeerClient()
         app = web.Application()
         app.router.add_route("*", "/{any:.*}", there.handle)
         runner = web.AppRunner(app, shutdown_timeout=0)
@@ -54,7 +54,7 @@ def with_there(test: Callable[[There, str, Across], Awaitable[None]]) -> None:
 
 
 def test_it_is_asked_with_the_callers_token_and_what_it_says_counts() -> None:
-    async def work(there: There, url: str, asking: Across) -> None:
+    async def work(there: There, url: str, asking: PeerClient) -> None:
         there.body = {"state": "waiting", "attempt": 1, "why": "no free worker", "sent": True, "new": 1}
         told = await asking.task(url, TASK, BEARER)
         assert (told.why, told.sent, told.id) == ("no free worker", True, TASK.id)
@@ -74,7 +74,7 @@ def test_it_is_asked_with_the_callers_token_and_what_it_says_counts() -> None:
 
 
 def test_nobody_is_asked_without_a_token_or_a_place() -> None:
-    async def work(there: There, url: str, asking: Across) -> None:
+    async def work(there: There, url: str, asking: PeerClient) -> None:
         assert await asking.task(url, TASK, "") is TASK
         assert await asking.task("", TASK, BEARER) is TASK
         assert await asking.cancel_waiting(url, IDS, "") == []
@@ -84,7 +84,7 @@ def test_nobody_is_asked_without_a_token_or_a_place() -> None:
 
 
 def test_a_server_that_has_read_more_or_less_of_the_log_is_not_believed() -> None:
-    async def work(there: There, url: str, asking: Across) -> None:
+    async def work(there: There, url: str, asking: PeerClient) -> None:
         for body in ({"state": "failed", "attempt": 1, "why": "x"}, {"state": "waiting", "attempt": 2, "why": "x"}):
             there.body = body
             assert await asking.task(url, TASK, BEARER) is TASK
@@ -93,7 +93,7 @@ def test_a_server_that_has_read_more_or_less_of_the_log_is_not_believed() -> Non
 
 
 def test_a_refusal_or_an_answer_that_cannot_be_read_is_none() -> None:
-    async def work(there: There, url: str, asking: Across) -> None:
+    async def work(there: There, url: str, asking: PeerClient) -> None:
         async def refused() -> web.Response:
             return web.Response(status=401)
 
@@ -111,7 +111,7 @@ def test_a_refusal_or_an_answer_that_cannot_be_read_is_none() -> None:
 
 
 def test_one_that_hangs_is_waited_for_once_and_then_left_alone_for_a_moment() -> None:
-    async def work(there: There, url: str, asking: Across) -> None:
+    async def work(there: There, url: str, asking: PeerClient) -> None:
         for_ever = asyncio.Event()
 
         async def hang() -> web.Response:
@@ -130,7 +130,7 @@ def test_one_that_hangs_is_waited_for_once_and_then_left_alone_for_a_moment() ->
 
 
 def test_one_that_is_not_there_is_no_error() -> None:
-    async def work(there: There, url: str, asking: Across) -> None:
+    async def work(there: There, url: str, asking: PeerClient) -> None:
         for nowhere in ("http://127.0.0.1:1", "not a url"):
             assert await asking.cancel_waiting(nowhere, IDS, BEARER) == []
 

@@ -7,12 +7,12 @@ import random
 from collections.abc import Sequence
 
 from oncue.endpoint.agent.agent import Agent, Identity
-from oncue.endpoint.agent.effects import Dial, Effect, Learn, Run, Send
+from oncue.endpoint.agent.effects import Dial, Effect, RememberServers, Run, Send
 from oncue.endpoint.agent.journal import Journal
 from oncue.endpoint.agent.session import Phase
 from oncue.protocol import bridge
 from oncue.protocol.payload import pack_args
-from oncue.protocol.records import ERROR, LOST, OK, VERSION, Call, Ended, Failure, Task, decode, encode
+from oncue.protocol.records import ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord, decode, encode
 from tests.simulation.site import MemoryCabinet, MemoryFile
 
 BODY = b"the body"
@@ -21,8 +21,8 @@ CALL = encode(Call(VERSION, FUNCTION, "ep", "me"))
 WORKERS = 2
 
 
-def task(n: int) -> Task:
-    return Task(n.to_bytes(16, "big"), pack_args((), {}))
+def task(n: int) -> TaskRecord:
+    return TaskRecord(n.to_bytes(16, "big"), pack_args((), {}))
 
 
 class Bench:
@@ -84,10 +84,10 @@ class Bench:
         assert self.agent.phase is Phase.READY
         return self
 
-    def dispatch(self, *tasks: Task, n: int | None = None) -> None:
+    def dispatch(self, *tasks: TaskRecord, n: int | None = None) -> None:
         self.hear(bridge.Dispatch(CALL, 1, len(tasks), 3), encode(list(tasks)), n=n)
 
-    def finish(self, *tasks: Task) -> None:
+    def finish(self, *tasks: TaskRecord) -> None:
         self.agent.ended([Ended(t.id, 1, OK, self.now_us, self.now_us + 1, b"mv") for t in tasks])
 
 
@@ -148,14 +148,14 @@ def test_the_agent_learns_which_servers_there_are() -> None:
     bench.turn()
     servers = (("tcp://a:1", "a" * 40), ("tcp://b:1", "b" * 40))
     bench.hear(bridge.Welcome(5, "srv", "1", -1, servers), n=0)
-    assert Learn(servers) in bench.agent.turn(bench.now_us, 0, lambda _: 64)
+    assert RememberServers(servers) in bench.agent.turn(bench.now_us, 0, lambda _: 64)
     other = (("tcp://a:1", "k" * 40), servers[1])  # it came back with another key
     bench.hear(bridge.Welcome(5, "srv", "1", 7, other), n=1)
     said = bench.agent.turn(bench.now_us, 0, lambda _: 64)
-    assert Learn(other) in said
+    assert RememberServers(other) in said
     assert not any(isinstance(e, Send) for e in said), "the session goes on as it was"
     bench.hear(bridge.Welcome(5, "srv", "1", 7, servers), n=1)  # a double
-    assert not any(isinstance(e, Learn) for e in bench.agent.turn(bench.now_us, 0, lambda _: 64))
+    assert not any(isinstance(e, RememberServers) for e in bench.agent.turn(bench.now_us, 0, lambda _: 64))
 
 
 def test_another_version_is_refused_with_the_remedy_and_not_dialled_again() -> None:

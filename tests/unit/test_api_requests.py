@@ -14,7 +14,7 @@ from oncue import ids
 from oncue.config import Settings
 from oncue.dispatcher.auth.tokens import Authenticator, hash_token, may_make, new_token
 from oncue.dispatcher.http.app import make_app, serve
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.errors import Conflict, Invalid, RateLimited
 from oncue.protocol.api import TokenRequest
@@ -90,12 +90,12 @@ def test_tokens_are_long_and_kept_as_hashes() -> None:
     assert len({new_token()[0] for _ in range(100)}) == 100
     record = TokenRecord(1, "t", digest, "ada", ("user",))
     found = Authenticator({digest: record}.get)
-    assert found.who(f"bearer  {token}") == Who("ada", frozenset({"user"}), "t")
+    assert found.who(f"bearer  {token}") == Caller("ada", frozenset({"user"}), "t")
     assert found.who(f"Bearer {token}") is found.who(f"Bearer {token}")
 
 
 def test_nobody_makes_a_token_that_can_do_more() -> None:
-    admin, user = Who("root", frozenset({"admin"})), Who("ada", frozenset({"user"}))
+    admin, user = Caller("root", frozenset({"admin"})), Caller("ada", frozenset({"user"}))
     may_make(admin, TokenRequest(name="a", scopes=["admin"], subject="bob"))
     may_make(user, TokenRequest(name="a", scopes=["user", "emit", "read"], subject="ada"))
     for request in (TokenRequest(name="a", scopes=[]), TokenRequest(name="a", expires_s=-1)):

@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 
 from oncue import ids
-from oncue.dispatcher.bridge.socket import Bridge
-from oncue.dispatcher.bridge.task_router import Incoming
-from oncue.log import Batch, Log, Record
-from oncue.protocol.records import VERSION, Call, Task, TaskFrame, encode
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.bridge.task_router import TaskRouter
+from oncue.log import Log, Record, RecordBatch
+from oncue.protocol.records import VERSION, Call, TaskFrame, TaskRecord, encode
 from oncue.view import View
 
 TOPIC = "oncue.tasks.ep_1"
@@ -36,10 +36,10 @@ class Site:
         self.handed: list[bytes] = []
         self.offset = itertools.count()
         self.beside: list[Any] = []
-        self.incoming = Incoming(
+        self.incoming = TaskRouter(
             cast(Log, self),
             cast(View, self),
-            cast(Bridge, self),
+            cast(BridgeSocket, self),
             ids.now_us() - 1_000_000,
             self.beside.append,
             self.made,
@@ -60,7 +60,7 @@ class Site:
         """By the view, and then here; what is asked beside comes to its end."""
         for task in frame.tasks:
             self.first.setdefault(task.id, frame.accepted_us)
-        self.incoming.read(Batch(TOPIC, 0, [next(self.offset)], [record]))
+        self.incoming.read(RecordBatch(TOPIC, 0, [next(self.offset)], [record]))
         while self.beside:
             asyncio.run(self.beside.pop(0))
 
@@ -76,7 +76,9 @@ class Site:
 
 def frame_of(task_id: bytes, at_us: int) -> tuple[TaskFrame, Record, Record]:
     """As this process has it, and as another has."""
-    frame = TaskFrame(VERSION, Call(VERSION, "f" * 64, "ep_1", "somebody"), at_us, [Task(task_id, b"m\x92\x90\x80")])
+    frame = TaskFrame(
+        VERSION, Call(VERSION, "f" * 64, "ep_1", "somebody"), at_us, [TaskRecord(task_id, b"m\x92\x90\x80")]
+    )
     return frame, Record(encode(frame), headers=OURS), Record(encode(frame), headers=((b"by", b"another"),))
 
 

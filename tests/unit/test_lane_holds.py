@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from oncue import ids
-from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import Load, Send, Store
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.protocol import bridge
-from oncue.protocol.records import OK, VERSION, Call, Ended, Task, decode, encode
+from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord, decode, encode
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")
-TASKS = [Task(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
+TASKS = [TaskRecord(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
 ROWS = [OpenTask(n, CALL, 1, 1, 0, task) for n, task in enumerate(TASKS)]
 
 
@@ -18,7 +18,7 @@ class Site:
     """A lane with an agent that has said hello, and the four tasks in its queue, as the view has them."""
 
     def __init__(self) -> None:
-        self.lane, self.n, self.loads = Lane("ep", 1, "srv", "0"), 0, 0
+        self.lane, self.n, self.loads = EndpointChannel("ep", 1, "srv", "0"), 0, 0
         self.sent: list[bytes] = []
         self.stores: list[Store] = []
         self.says(bridge.Hello(bridge.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
@@ -41,7 +41,7 @@ class Site:
                 if isinstance(effect, Send):
                     envelope, body = bridge.decode_from_bridge(effect.parts)
                     if isinstance(envelope.message, bridge.Dispatch):
-                        self.sent += [t.id for t in decode(list[Task], body)]
+                        self.sent += [t.id for t in decode(list[TaskRecord], body)]
                 elif isinstance(effect, Store):
                     self.stores.append(effect)
                 elif isinstance(effect, Load):

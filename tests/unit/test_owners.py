@@ -7,11 +7,11 @@ from pathlib import Path
 from view_feed import Feed, run
 
 from oncue import ids
-from oncue.dispatcher.bridge.channel import Lane, ended
+from oncue.dispatcher.bridge.channel import EndpointChannel, ended
 from oncue.dispatcher.bridge.effects import Load, Phase, Send, Store
 from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
 from oncue.endpoint.agent.servers import Server, Servers
-from oncue.endpoint.settings import Settings
+from oncue.endpoint.settings import EndpointSettings
 from oncue.lifecycle import State
 from oncue.log.base import partition_of
 from oncue.protocol import bridge
@@ -25,15 +25,15 @@ from oncue.protocol.records import (
     Failure,
     Fence,
     ResultFrame,
-    Task,
     TaskFrame,
+    TaskRecord,
     TaskTopics,
     decode,
     encode,
 )
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")
-TASKS = [Task(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
+TASKS = [TaskRecord(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
 WHY = encode(Failure("oncue.TaskExpired", "late"))
 
 
@@ -41,7 +41,7 @@ class Site:
     """A lane, and what it says to an agent that grants it credit."""
 
     def __init__(self) -> None:
-        self.lane, self.n = Lane("ep", 7, "srv", "0"), 0
+        self.lane, self.n = EndpointChannel("ep", 7, "srv", "0"), 0
         self.lane.servers = (("tcp://a:1", "a" * 40),)
         self.said: list[bridge.BridgeEnvelope] = []
         self.loads: list[Load] = []
@@ -59,7 +59,7 @@ class Site:
                 envelope, body = bridge.decode_from_bridge(effect.parts)
                 self.said.append(envelope)
                 if isinstance(envelope.message, bridge.Dispatch):
-                    self.sent += [t.id for t in decode(list[Task], body)]
+                    self.sent += [t.id for t in decode(list[TaskRecord], body)]
             elif isinstance(effect, Load):
                 self.loads.append(effect)
 
@@ -68,7 +68,7 @@ class Site:
         self.says(bridge.Credit(10))
 
 
-def frame(*tasks: Task) -> TaskFrame:
+def frame(*tasks: TaskRecord) -> TaskFrame:
     return TaskFrame(VERSION, CALL, 5, list(tasks))
 
 
@@ -163,7 +163,7 @@ def test_what_a_server_ends_that_has_lost_its_partition_does_not_count(tmp_path:
     """Its record comes behind the fence of its successor: a zombie's."""
     mine = partition_of(b"ep", 64)
 
-    def late(epoch: int, task: Task) -> ResultFrame:
+    def late(epoch: int, task: TaskRecord) -> ResultFrame:
         return ResultFrame(VERSION, CALL, "", 5, [ended(task, 1, EXPIRED, 9, WHY)], epoch)
 
     async def work(feed: Feed) -> None:
@@ -190,7 +190,7 @@ def test_a_page_says_how_far_the_view_was(tmp_path: Path) -> None:
 
 
 def test_an_agent_remembers_the_servers_and_takes_them_in_turn(tmp_path: Path) -> None:
-    settings = Settings(id="ep", name="e", bridge="tcp://home:1", server_key="h" * 40)
+    settings = EndpointSettings(id="ep", name="e", bridge="tcp://home:1", server_key="h" * 40)
     servers = Servers(tmp_path, settings)
     home = Server("tcp://home:1", "h" * 40)
     a, b = Server("tcp://a:1", "a" * 40), Server("tcp://b:1", "b" * 40)

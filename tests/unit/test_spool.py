@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oncue.endpoint.agent.journal import ENDED, HEAD, DiskFile, Journal, pack, scan
-from oncue.protocol.records import OK, VERSION, Call, Ended, Task, encode
+from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord, encode
 
 CALL = encode(Call(VERSION, "ab" * 32, "ep", "me"))
 IDS = [bytes([i]) * 16 for i in range(6)]
@@ -15,7 +15,7 @@ IDS = [bytes([i]) * 16 for i in range(6)]
 
 def fill(journal: Journal) -> None:
     """Six received; 0 and 1 ended (spool 0 and 1), spool 0 acked; 2 started; 3 started and given back."""
-    journal.received(CALL, 1, 5, encode([Task(i, b"m") for i in IDS]))
+    journal.received(CALL, 1, 5, encode([TaskRecord(i, b"m") for i in IDS]))
     journal.started(1, IDS[0] + IDS[1] + IDS[2] + IDS[3])
     journal.requeued(1, IDS[3])
     journal.ended(0, CALL, 5, encode([Ended(IDS[0], 1, OK, 1, 2, b"m")]))
@@ -99,7 +99,7 @@ def test_what_a_full_disk_did_not_take_is_written_later(tmp_path: Path, room: in
     file = FullFile(tmp_path / "journal")
     journal = Journal(file, b"identity")
     file.room = room
-    journal.received(CALL, 1, 5, encode([Task(i, b"m" * 50) for i in IDS]))
+    journal.received(CALL, 1, 5, encode([TaskRecord(i, b"m" * 50) for i in IDS]))
     assert not journal.write()
     assert "space" in journal.problem
     journal.started(1, IDS[0])

@@ -15,14 +15,14 @@ import pytest
 import uvloop
 
 from oncue.errors import LogError, LogLocked, NetworkMount
-from oncue.log import Append, Batch, Record, Topic, open_log
+from oncue.log import Append, Record, RecordBatch, Topic, open_log
 from oncue.log.sqlite import reader as reader_module
 from oncue.log.sqlite import store as store_module
 from oncue.log.sqlite.database import WAL_BYTES
 from oncue.log.sqlite.log import SqliteLog
 
 
-def _values(batches: list[Batch]) -> list[bytes]:
+def _values(batches: list[RecordBatch]) -> list[bytes]:
     return [r.value for b in batches for r in b.records]
 
 

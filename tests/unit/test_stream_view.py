@@ -11,7 +11,7 @@ import pytest
 
 from oncue.errors import Invalid
 from oncue.log import Log, Record, Topic, open_log
-from oncue.log.base import Batch as LogBatch
+from oncue.log.base import RecordBatch as LogBatch
 from oncue.log.base import partition_of
 from oncue.protocol.records import (
     MATCHES,
@@ -27,12 +27,12 @@ from oncue.protocol.records import (
     TokenRecord,
     encode,
 )
-from oncue.rules.active_rules import Library
+from oncue.rules.active_rules import RuleCompiler
 from oncue.rules.registry_reader import Registry
 from oncue.rules.stateful.changelog_states import WindowTable, records
 from oncue.rules.stateful.record_group import Summary
-from oncue.rules.stateful.remote import StreamWindows
-from oncue.rules.stateful.worker_reports import SILENT_S, TOPIC, RuleReport, StreamReport, Workers, summed
+from oncue.rules.stateful.remote import RemoteRules
+from oncue.rules.stateful.worker_reports import SILENT_S, TOPIC, RuleReport, StreamReport, StreamWorkers, summed
 
 PARTITIONS = 4
 
@@ -67,8 +67,8 @@ class Clock:
 def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         clock = Clock()
-        workers = Workers(log, clock)
-        windows = StreamWindows(log, workers, PARTITIONS)
+        workers = StreamWorkers(log, clock)
+        windows = RemoteRules(log, workers, PARTITIONS)
         url = "kafka://a:1?prefix=x.&session_s=2"
         assert "start one: oncue stream --log 'kafka://a:1?prefix=x.&session_s=2'" in windows.trouble(url)
         workers.take(b"one", report("one", 0, 1))
@@ -89,14 +89,14 @@ def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
 
 def test_counts_are_those_since_this_process_listens(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
-        workers = Workers(log, Clock())
+        workers = StreamWorkers(log, Clock())
         workers.take(b"one", report("one", 0, rules=(counts("r", 7),)), before=True)
         assert workers.counted == {}
         workers.take(b"one", report("one", 0, rules=(counts("r", 9, windows=1, due_ms=50),)))
         workers.take(b"two", report("two", 1, rules=(counts("r", 1, windows=2, due_ms=40), counts("s", 0))))
         assert workers.counted == {"r": (3, 0), "s": (0, 0)}
         assert workers.rules()["r"] == RuleReport("r", 3, 6, 40, 10, 0, 0)
-        assert await StreamWindows(log, workers, PARTITIONS).summary() == {"r": Summary(3, 6, 40)}
+        assert await RemoteRules(log, workers, PARTITIONS).summary() == {"r": Summary(3, 6, 40)}
         assert summed([]) == {}
 
     with_log(tmp_path, body)
@@ -108,7 +108,7 @@ def test_reports_in_the_log_are_heard_and_old_ones_are_not(tmp_path: Path) -> No
         await log.append(STREAM, [old, Record(report("young", 1), b"young")])
         heard: asyncio.Queue[bytes] = asyncio.Queue()
 
-        class Heard(Workers):
+        class Heard(StreamWorkers):
             def take(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
                 super().take(key, value, before, fresh)
                 heard.put_nowait(key)
@@ -147,10 +147,10 @@ def event(n: int, **data: object) -> Event:
 
 def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
-        entry = Library().book([DEPLOYED]).entries["r"]
+        entry = RuleCompiler().book([DEPLOYED]).entries["r"]
         memory = entry.rule.memory
         assert memory is not None
-        windows = StreamWindows(log, Workers(log), PARTITIONS)
+        windows = RemoteRules(log, StreamWorkers(log), PARTITIONS)
         assert "no window is open" in (await windows.outlook(entry, event(1))).why
         now_ms = 1_000_000_000_000_000  # far ahead, so that the key's ttl has not passed
         matches = [memory.match("r", "f", 1, event(n), now_ms, 0) for n in (1, 2)]

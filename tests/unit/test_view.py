@@ -28,7 +28,7 @@ from task_histories import (
 )
 
 from oncue.lifecycle import State, TaskState
-from oncue.log import Batch, Record
+from oncue.log import Record, RecordBatch
 from oncue.protocol.records import ERROR, OK, RESULTS, VERSION, Ended, ResultFrame, TaskFrame, encode
 from oncue.view import Closing, TaskFilter, View, lists, queries
 from oncue.view.projector import Applied, Projector
@@ -45,7 +45,7 @@ class Bench:
         self.ask = TaskQueries()
         self.closed: list[Closing] = []
 
-    def apply(self, batches: Sequence[Batch]) -> Applied:
+    def apply(self, batches: Sequence[RecordBatch]) -> Applied:
         applied = self.projector.apply(batches)
         self.closed += applied.closed
         return applied
@@ -64,18 +64,18 @@ def bench() -> Iterator[Bench]:
             made.db.close()
 
 
-def batches_of(entries: Sequence[Entry]) -> list[Batch]:
+def batches_of(entries: Sequence[Entry]) -> list[RecordBatch]:
     """A batch a record, with the offsets of its topic."""
     ends: dict[str, int] = {}
     made = []
     for topic, message in entries:
         offset = ends.get(topic, 0)
         ends[topic] = offset + 1
-        made.append(Batch(topic, 0, (offset,), (Record(encode(message)),)))
+        made.append(RecordBatch(topic, 0, (offset,), (Record(encode(message)),)))
     return made
 
 
-def grouped(batches: Sequence[Batch], cuts: Sequence[int]) -> list[list[Batch]]:
+def grouped(batches: Sequence[RecordBatch], cuts: Sequence[int]) -> list[list[RecordBatch]]:
     edges = [0, *sorted(cuts), len(batches)]
     return [list(batches[a:b]) for a, b in pairwise(edges)]
 
@@ -201,7 +201,7 @@ def test_appended_again_an_open_task_moves_up() -> None:
     with bench() as made:
         made.apply(batches_of([(TASKS, frame(PLAIN, both)), (RESULTS, results(PLAIN, Ended(IDS[2], 1, ERROR)))]))
         assert queries.oldest_open_seq(made.db, ENDPOINT) == 0
-        made.apply([Batch(TASKS, 0, (7,), (Record(encode(frame(PLAIN, both, 2_000))),))])
+        made.apply([RecordBatch(TASKS, 0, (7,), (Record(encode(frame(PLAIN, both, 2_000))),))])
         assert queries.oldest_open_seq(made.db, ENDPOINT) == 7 << 16
         state = made.state(IDS[0])
         assert state is not None
@@ -230,7 +230,7 @@ def test_pages_have_no_gaps_and_no_doubles_while_rows_arrive(tmp_path: Path) -> 
         tasks = [msgspec.structs.replace(task_of(IDS[0]), id=i) for i in many(60)]
         for i in range(3):
             message = TaskFrame(VERSION, PLAIN, 10 + i, tasks[i * 20 : i * 20 + 20])
-            await view.apply([Batch(TASKS, 0, (i,), (Record(encode(message)),))])
+            await view.apply([RecordBatch(TASKS, 0, (i,), (Record(encode(message)),))])
         for filters in (TaskFilter(limit=7), TaskFilter(limit=7, owner="ann"), TaskFilter(limit=7, state="waiting")):
             seen: list[bytes] = []
             cursor: str | None = ""
@@ -242,7 +242,7 @@ def test_pages_have_no_gaps_and_no_doubles_while_rows_arrive(tmp_path: Path) -> 
                 offset = view.positions()[TASKS, 0]
                 new = msgspec.structs.replace(task_of(IDS[0]), id=(10_000 + offset).to_bytes(16, "big"))
                 late = TaskFrame(VERSION, PLAIN, 99, [new])
-                await view.apply([Batch(TASKS, 0, (offset,), (Record(encode(late)),))])
+                await view.apply([RecordBatch(TASKS, 0, (offset,), (Record(encode(late)),))])
             newest_first = [i for i in seen if i in {t.id for t in tasks}]
             assert newest_first == [t.id for t in reversed(tasks)]
             assert len(set(seen)) == len(seen)

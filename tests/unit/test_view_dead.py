@@ -8,7 +8,7 @@ import pytest
 from view_feed import Feed, run
 
 from oncue.log import Record
-from oncue.protocol.records import DEAD, VERSION, DeadLetter, Settled, encode
+from oncue.protocol.records import DEAD, VERSION, DeadLetter, Resolution, encode
 from oncue.view import View
 from oncue.view.lookups import dead_text
 from oncue.view.record_rows import partition_and_offset, place
@@ -30,8 +30,8 @@ async def numbers(view: View, owner: str = "", settled: bool = False) -> list[in
 
 
 def test_settled_letters_leave_the_list_and_the_last_word_counts(tmp_path: Path) -> None:
-    dismissed = Settled(VERSION, (0, 2, 99), "dismissed", "ann", "test shots", 7)
-    retried = Settled(VERSION, (2,), "retried", "bob", "", 8)
+    dismissed = Resolution(VERSION, (0, 2, 99), "dismissed", "ann", "test shots", 7)
+    retried = Resolution(VERSION, (2,), "retried", "bob", "", 8)
 
     async def work(feed: Feed) -> None:
         view = feed.view
@@ -61,7 +61,7 @@ def test_settled_letters_leave_the_list_and_the_last_word_counts(tmp_path: Path)
 def test_whose_they_are(tmp_path: Path) -> None:
     async def work(feed: Feed) -> None:
         await feed.put(DEAD, letter(0, "ann"), letter(1, "bob"), letter(2), letter(3, "ann"))
-        await feed.put(DEAD, Settled(VERSION, (0,), "dismissed", "ann"))
+        await feed.put(DEAD, Resolution(VERSION, (0,), "dismissed", "ann"))
         assert await numbers(feed.view, "ann") == [3]
         assert await numbers(feed.view, "ann", settled=True) == [3, 0]
         assert await numbers(feed.view, "bob") == [1]
@@ -74,7 +74,7 @@ def test_a_letter_is_named_by_its_place_in_its_partition(tmp_path: Path) -> None
     async def work(feed: Feed) -> None:
         await feed.put(DEAD, letter(0), letter(1))
         await feed.put(DEAD, letter(0), letter(1), partition=3)
-        await feed.put(DEAD, Settled(VERSION, (1,), "dismissed"), partition=3)
+        await feed.put(DEAD, Resolution(VERSION, (1,), "dismissed"), partition=3)
         assert await numbers(feed.view) == [place(3, 0), 1, 0]
 
     run(tmp_path, work)

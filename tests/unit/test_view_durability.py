@@ -13,8 +13,19 @@ import pytest
 from view_child import ENDPOINT, FRAMES, PLAIN, RETRIED, SIZE, TASKS, ids_of, series
 
 from oncue.errors import Invalid, NotReady
-from oncue.log import Batch, Record, open_log
-from oncue.protocol.records import CONTROL, OK, RESULTS, VERSION, Cancel, Ended, ResultFrame, Task, TaskFrame, encode
+from oncue.log import Record, RecordBatch, open_log
+from oncue.protocol.records import (
+    CONTROL,
+    OK,
+    RESULTS,
+    VERSION,
+    Cancel,
+    Ended,
+    ResultFrame,
+    TaskFrame,
+    TaskRecord,
+    encode,
+)
 from oncue.view import TaskFilter, View, ViewError
 from oncue.view.schema import mark_damaged, open_writer
 
@@ -35,7 +46,7 @@ def dump(path: Path) -> list[object]:
         db.close()
 
 
-async def apply_all(path: Path, groups: list[list[Batch]]) -> None:
+async def apply_all(path: Path, groups: list[list[RecordBatch]]) -> None:
     view = View.open(path)
     for group in groups:
         await view.apply(group)
@@ -125,11 +136,14 @@ def test_made_again_from_a_real_log(tmp_path: Path) -> None:
     assert len(grown) > 90 * SIZE
 
 
-def some(n: int) -> list[Batch]:
+def some(n: int) -> list[RecordBatch]:
     call = msgspec.structs.replace(PLAIN, name=f"f{n}")
-    tasks = TaskFrame(VERSION, call, n * 1_000, [Task(i, b"a") for i in ids_of(n)])
+    tasks = TaskFrame(VERSION, call, n * 1_000, [TaskRecord(i, b"a") for i in ids_of(n)])
     ends = ResultFrame(VERSION, call, ENDPOINT, 0, [Ended(i, 1, OK, 1, n * 1_000) for i in ids_of(n)[:-1]])
-    return [Batch(TASKS, 0, (n,), (Record(encode(tasks)),)), Batch(RESULTS, 0, (n,), (Record(encode(ends)),))]
+    return [
+        RecordBatch(TASKS, 0, (n,), (Record(encode(tasks)),)),
+        RecordBatch(RESULTS, 0, (n,), (Record(encode(ends)),)),
+    ]
 
 
 @pytest.mark.parametrize("harm", ["schema", "garbage", "header", "marked", "foreign"])
@@ -215,12 +229,12 @@ def test_forgetting(tmp_path: Path) -> None:
         view = View.open(tmp_path / "view.db")
         for n in range(1, 11):
             await view.apply(some(n))
-        retried = TaskFrame(VERSION, RETRIED, 0, [Task(b"r" * 16, b"")])
-        await view.apply([Batch(TASKS, 0, (11,), (Record(encode(retried)),))])
+        retried = TaskFrame(VERSION, RETRIED, 0, [TaskRecord(b"r" * 16, b"")])
+        await view.apply([RecordBatch(TASKS, 0, (11,), (Record(encode(retried)),))])
         ends = [Ended(b"r" * 16, 1, 2, 0, 5), Ended(b"r" * 16, 2, OK, 0, 6)]
         for offset, e in enumerate(ends, 11):
             frame = ResultFrame(VERSION, RETRIED, ENDPOINT, 0, [e])
-            await view.apply([Batch(RESULTS, 0, (offset,), (Record(encode(frame)),))])
+            await view.apply([RecordBatch(RESULTS, 0, (offset,), (Record(encode(frame)),))])
         assert len((await view.task(b"r" * 16)).attempts) == 2  # type: ignore[union-attr]
         assert await view.forget(6) == 5 * (SIZE - 1) + 1 + 1  # tasks, the retried one, and its call
         assert await view.task(b"r" * 16) is None

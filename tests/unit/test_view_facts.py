@@ -11,7 +11,7 @@ import pytest
 from view_feed import Feed, run
 
 from oncue.errors import Invalid
-from oncue.log import Batch, Record
+from oncue.log import Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.records import (
     CONTROL,
@@ -34,11 +34,11 @@ from oncue.protocol.records import (
     FunctionRecord,
     Output,
     ResultFrame,
-    Retry,
+    RetryStrategy,
     RuleSwitch,
     Started,
-    Task,
     TaskFrame,
+    TaskRecord,
     TaskTopics,
     TokenRecord,
     Usage,
@@ -164,7 +164,7 @@ def test_events(tmp_path: Path) -> None:
 def test_reports(tmp_path: Path) -> None:
     async def work(feed: Feed) -> None:
         view = feed.view
-        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [Task(ID, b"")]))
+        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
         late, early = (Usage(VERSION, "ep", at, 4, busy, 0, 0) for at, busy in ((20, 2), (10, 1)))
         await feed.put(REPORTS, late, early)
         assert await view.usage() == {"ep": late}
@@ -195,7 +195,7 @@ def test_claims_and_cancels(tmp_path: Path) -> None:
         await feed.put(CONTROL, Claim(VERSION, "s1", ("ep", "other")), Claim(VERSION, "s2", url="http://s2"))
         (claim,) = await feed.view.claims()
         assert (claim.partition, claim.epoch, claim.claim.server, claim.claim.url) == (0, 2, "s2", "http://s2")
-        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [Task(ID, b"")]))
+        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
         await feed.put(CONTROL, Cancel(VERSION, "ep", (ID, b"?" * 16), "ann", 9))
         assert await feed.view.cancels(10) == [(ID, "ep")]
         assert [s.cancel_by for s in (await feed.view.tasks(TaskFilter(state="cancelling")))[0]] == ["ann"]
@@ -210,7 +210,7 @@ POISON = [
     (TASKS, Record(b"\xc1")),
     (TASKS, Record(b"")),
     (TASKS, Record(encode([1, "not a call", 1, []]))),
-    (TASKS, Record(encode(TaskFrame(VERSION, CALL, 2**63, [Task(b"x" * 16, b"")])))),
+    (TASKS, Record(encode(TaskFrame(VERSION, CALL, 2**63, [TaskRecord(b"x" * 16, b"")])))),
     (RESULTS, Record(encode(ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, 99)])))),
     (RESULTS, Record(encode(ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 0, OK)])))),
     (RESULTS, Record(encode(ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, OK, 0, 2**64 - 1)])))),
@@ -219,7 +219,11 @@ POISON = [
         Record(
             encode(
                 ResultFrame(
-                    VERSION, msgspec.structs.replace(CALL, retry=Retry(2**40)), "ep", 1, [Ended(ID, 2**33, 1, 0, 1)]
+                    VERSION,
+                    msgspec.structs.replace(CALL, retry=RetryStrategy(2**40)),
+                    "ep",
+                    1,
+                    [Ended(ID, 2**33, 1, 0, 1)],
                 )
             )
         ),
@@ -234,13 +238,13 @@ POISON = [
 def test_one_poison_record_harms_only_itself(tmp_path: Path, topic: str, poison: Record) -> None:
     async def work(feed: Feed) -> None:
         view = feed.view
-        good = [Record(encode(TaskFrame(VERSION, CALL, 1, [Task(bytes([n]) * 16, b"")]))) for n in range(3)]
+        good = [Record(encode(TaskFrame(VERSION, CALL, 1, [TaskRecord(bytes([n]) * 16, b"")]))) for n in range(3)]
         ends = ResultFrame(VERSION, CALL, "ep", 1, [Ended(b"\x01" * 16, 1, OK)])
-        group = [Batch(TASKS, 0, range(3), good)]
+        group = [RecordBatch(TASKS, 0, range(3), good)]
         first = 3 if topic == TASKS else 0
-        group.append(Batch(topic, 0, (first,), (poison,)))
+        group.append(RecordBatch(topic, 0, (first,), (poison,)))
         last = 1 if topic == RESULTS else 0
-        group.append(Batch(RESULTS, 0, (last,), (Record(encode(ends)),)))
+        group.append(RecordBatch(RESULTS, 0, (last,), (Record(encode(ends)),)))
         applied = await view.apply(group)
         assert [(d.stage, d.topic, d.partition, d.offset) for d in applied.dead] == [("decode", topic, 0, first)]
         letter = applied.dead[0]
@@ -255,7 +259,7 @@ def test_one_poison_record_harms_only_itself(tmp_path: Path, topic: str, poison:
         again = View.open(tmp_path / "view.db")
         assert (await again.apply([])).dead == [letter]
         assert (await again.apply([])).dead == []
-        await again.apply([Batch(DEAD, 0, (0,), (Record(encode(letter)),))])
+        await again.apply([RecordBatch(DEAD, 0, (0,), (Record(encode(letter)),))])
         assert await again.dead_letter(0) == DeadRow(0, letter)
         await again.close()
         third = View.open(tmp_path / "view.db")
@@ -297,7 +301,7 @@ def test_kinds_of_a_newer_version_are_kept_for_it(tmp_path: Path) -> None:
     run(tmp_path, work)
     # An older version had skipped a task, which this one knows.
     db = open_writer(tmp_path / "view.db")
-    task = Record(encode(TaskFrame(VERSION, CALL, 1, [Task(ID, b"")])))
+    task = Record(encode(TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")])))
     db.execute("INSERT INTO skipped VALUES (?, 0, 5, 'frame', ?, ?)", (TASKS, KINDS - 1, encode(task)))
     db.close()
 
@@ -311,10 +315,10 @@ def test_kinds_of_a_newer_version_are_kept_for_it(tmp_path: Path) -> None:
 def test_a_full_disk_is_not_the_records_fault(tmp_path: Path) -> None:
     async def work(feed: Feed) -> None:
         view = feed.view
-        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [Task(ID, b"")]))
+        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
         pages = view._db.execute("PRAGMA page_count").fetchone()[0]
         view._db.execute(f"PRAGMA max_page_count = {pages + 2}")
-        big = TaskFrame(VERSION, CALL, 1, [Task(bytes([n]) * 16, bytes(100_000)) for n in range(9)])
+        big = TaskFrame(VERSION, CALL, 1, [TaskRecord(bytes([n]) * 16, bytes(100_000)) for n in range(9)])
         with pytest.raises(Exception, match="full") as e:
             await feed.put(TASKS, big)
         assert "free space" in e.value.remedy  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from oncue.log import Batch, Record
+from oncue.log import Record, RecordBatch
 from oncue.protocol.records import encode
 from oncue.view import View
 
@@ -21,7 +21,7 @@ class Feed:
     async def put(self, topic: str, *records: Any, key: bytes = b"", partition: int = 0) -> Any:
         first = self.view.positions().get((topic, partition), 0)
         made = [r if isinstance(r, Record) else Record(encode(r), key=key, time_ms=5) for r in records]
-        return await self.view.apply([Batch(topic, partition, range(first, first + len(made)), made)])
+        return await self.view.apply([RecordBatch(topic, partition, range(first, first + len(made)), made)])
 
 
 def run(path: Path, work: Callable[[Feed], Awaitable[None]]) -> None:

@@ -18,8 +18,8 @@ from oncue.extras import SERVER, STREAM, STREAM_PIP, need
 from oncue.protocol.records import MATCHES
 
 if TYPE_CHECKING:
-    from oncue.rules.stateful.faust_app import StreamApp
-    from oncue.rules.stateful.kafka_runner import StreamHost
+    from oncue.rules.stateful.faust_app import FaustApp
+    from oncue.rules.stateful.kafka_runner import KafkaRunner
 
 
 @click.command()
@@ -82,14 +82,14 @@ async def _serve(settings: Settings, ready: Callable[[list[int]], None], anew: b
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
 
-    def make(host: StreamHost, partitions: int, placed: Callable[[list[int]], None]) -> StreamApp:
+    def make(host: KafkaRunner, partitions: int, placed: Callable[[list[int]], None]) -> FaustApp:
         from oncue.log.kafka.address import parse
 
         with _no_arguments():
-            from oncue.rules.stateful.faust_app import Cluster, StreamApp
+            from oncue.rules.stateful.faust_app import FaustApp, KafkaCluster
         address = parse(settings.log_url.partition("://")[2], settings)
-        cluster = Cluster(address.servers, address.client, address.options.prefix, address.options.session_s)
-        return StreamApp(cluster, host, partitions, settings.data_path / "stream", placed)
+        cluster = KafkaCluster(address.servers, address.client, address.options.prefix, address.options.session_s)
+        return FaustApp(cluster, host, partitions, settings.data_path / "stream", placed)
 
     def say(text: str) -> None:
         click.echo(text)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.http.backend import Caller
 from oncue.errors import Forbidden, Invalid, Unauthorized
 from oncue.protocol.api import TokenRequest
 from oncue.protocol.records import TokenRecord
@@ -63,9 +63,9 @@ class Authenticator:
 
     def __init__(self, find: Callable[[str], TokenRecord | None]) -> None:
         self._find = find
-        self._known: dict[str, tuple[TokenRecord, Who, int]] = {}
+        self._known: dict[str, tuple[TokenRecord, Caller, int]] = {}
 
-    def who(self, header: str | None) -> Who:
+    def who(self, header: str | None) -> Caller:
         """Raises Unauthorized."""
         if header is None:
             raise Unauthorized("this needs a token", remedy=_REMEDY)
@@ -86,14 +86,14 @@ class Authenticator:
             return False
         return True
 
-    def _check(self, digest: str, record: TokenRecord | None) -> tuple[TokenRecord, Who, int]:
+    def _check(self, digest: str, record: TokenRecord | None) -> tuple[TokenRecord, Caller, int]:
         if record is None:
             raise Unauthorized("this token is not known here", remedy=_REMEDY)
         if record.revoked:
             raise Unauthorized("this token was revoked", remedy="make a new one: `oncue tokens create NAME`")
         if len(self._known) >= _CACHE:
             self._known.clear()
-        known = (record, Who(record.subject, frozenset(record.scopes), record.id), record.expires_us)
+        known = (record, Caller(record.subject, frozenset(record.scopes), record.id), record.expires_us)
         self._known[digest] = known
         return known
 
@@ -108,7 +108,7 @@ def _token_of(header: str) -> str:
     return token
 
 
-def require(who: Who, scope: Scope) -> None:
+def require(who: Caller, scope: Scope) -> None:
     """Raises Forbidden when none of the caller's scopes opens what needs `scope`."""
     if who.scopes.isdisjoint(OPENS[scope]):
         raise Forbidden(
@@ -118,7 +118,7 @@ def require(who: Who, scope: Scope) -> None:
         )
 
 
-def may_make(who: Who, request: TokenRequest) -> None:
+def may_make(who: Caller, request: TokenRequest) -> None:
     """Nobody makes a token that can do more than they can themselves.
 
     Raises Invalid for a scope that does not exist, Forbidden for one that the caller may not give away."""

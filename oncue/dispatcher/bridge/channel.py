@@ -27,7 +27,7 @@ from oncue.dispatcher.bridge.effects import (
     Send,
     Store,
 )
-from oncue.dispatcher.bridge.pending_tasks import PAGE, Group, Intake, OpenTask
+from oncue.dispatcher.bridge.pending_tasks import PAGE, Group, OpenTask, PendingTasks
 from oncue.lifecycle import retry_due
 from oncue.protocol import bridge
 from oncue.protocol.records import (
@@ -39,14 +39,14 @@ from oncue.protocol.records import (
     Call,
     Ended,
     Failure,
-    Task,
     TaskFrame,
+    TaskRecord,
     decode,
     encode,
 )
 
 
-class Lane:
+class EndpointChannel:
     def __init__(
         self,
         endpoint: str,
@@ -74,7 +74,7 @@ class Lane:
         self._named: list[tuple[bytes, int]] = []
         self.granted = self.sent = 0  # tasks, since the session's start
         # tasks
-        self.intake = Intake(lambda task_id: self.busy(task_id) or task_id in self._ending, budget_bytes)
+        self.intake = PendingTasks(lambda task_id: self.busy(task_id) or task_id in self._ending, budget_bytes)
         self.flight: dict[bytes, Group] = {}
         self.told = False  # whether an agent has said what it holds
         self.held: dict[bytes, set[int]] = {}  # attempts that the agent has from before our time
@@ -490,11 +490,11 @@ def wrong_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
     )
 
 
-def ended(task: Task, attempt: int, status: int, at_us: int, failure: bytes) -> Ended:
+def ended(task: TaskRecord, attempt: int, status: int, at_us: int, failure: bytes) -> Ended:
     """An attempt that the server ends without a word from the agent."""
     return Ended(task.id, attempt, status, 0, at_us, failure, b"", task.event, task.retry_of, task.mark_us)
 
 
-def cancelled(task: Task, attempt: int, at_us: int, by: str) -> Ended:
+def cancelled(task: TaskRecord, attempt: int, at_us: int, by: str) -> Ended:
     why = encode(Failure("oncue.TaskCancelled", f"cancelled by {by}" if by else "cancelled"))
     return ended(task, attempt, CANCELLED, at_us, why)

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import Lane, cancelled
+from oncue.dispatcher.bridge.channel import EndpointChannel, cancelled
 from oncue.dispatcher.bridge.effects import (
     Changed,
     Check,
@@ -26,7 +26,7 @@ from oncue.dispatcher.bridge.effects import (
     Store,
 )
 from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
-from oncue.dispatcher.context import Core
+from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
 from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.view_consumer import TOLD
@@ -35,14 +35,14 @@ from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
 from oncue.log import Position, Record
 from oncue.protocol import bridge
-from oncue.protocol.records import REGISTRY, REPORTS, RESULTS, Ended, Report, Started, Task, Usage, decode, encode
+from oncue.protocol.records import REGISTRY, REPORTS, RESULTS, Ended, Report, Started, TaskRecord, Usage, decode, encode
 
 log = logging.getLogger("oncue.carrier")
 STORE_AGAIN_S = 1.0
 
 
-class Carrier:
-    def __init__(self, core: Core) -> None:
+class EffectRunner:
+    def __init__(self, core: ServerContext) -> None:
         self._core = core
         self._mark = ((TOLD, core.server_id.encode()),)
         self._jobs: set[asyncio.Task[None]] = set()
@@ -50,7 +50,7 @@ class Carrier:
         self.usage: dict[str, Usage] = {}  # endpoint -> the newest
         self.why: dict[str, str] = {}  # endpoint -> why its phase is what it is
 
-    def carry(self, lane: Lane, effect: Effect) -> None:
+    def carry(self, lane: EndpointChannel, effect: Effect) -> None:
         if isinstance(effect, Store):
             self._store(lane.endpoint, effect)
         elif isinstance(effect, Load):
@@ -213,7 +213,7 @@ class Carrier:
 
     # ------------------------------------------------------------ reports and phases
 
-    def _report(self, lane: Lane, body: bytes) -> None:
+    def _report(self, lane: EndpointChannel, body: bytes) -> None:
         endpoint = lane.endpoint
         try:
             report: Report = decode(Report, body)  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ class Carrier:
         # Reports may be lost: nobody waits for this one.
         self._core.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_look)
 
-    def _show_started(self, lane: Lane, report: Started) -> None:
+    def _show_started(self, lane: EndpointChannel, report: Started) -> None:
         for task_id, attempt, started_us in report.tasks:
             group = lane.flight.get(task_id)
             if group is not None:
@@ -242,7 +242,7 @@ class Carrier:
                 }
                 self._core.board.show("task", item)
 
-    def _changed(self, lane: Lane, effect: Changed) -> None:
+    def _changed(self, lane: EndpointChannel, effect: Changed) -> None:
         name = self._core.endpoint_name(lane.endpoint)
         self.why[lane.endpoint] = effect.why
         log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
@@ -258,9 +258,9 @@ class Carrier:
             self._core.bridge.with_lane(endpoint, lambda lane: lane.cancel(ids, "cancelled"))
 
 
-def task_of(state: TaskState) -> Task:
+def task_of(state: TaskState) -> TaskRecord:
     """The task as it was accepted, from what the view knows of it."""
-    return Task(state.id, state.args, state.event, state.retry_of, state.mark_us)
+    return TaskRecord(state.id, state.args, state.event, state.retry_of, state.mark_us)
 
 
 def _by_state(closing: Sequence[Ended]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from oncue.protocol.records import Call, Task, TaskFrame, encode
+from oncue.protocol.records import Call, TaskFrame, TaskRecord, encode
 
 PAGE = 2_048  # tasks loaded from the view at once
 LOW = 512  # queued tasks below which the next page is loaded
@@ -34,10 +34,10 @@ class Group(msgspec.Struct, gc=False):
     call_raw: bytes
     attempt: int
     accepted_us: int
-    tasks: Sequence[Task]
+    tasks: Sequence[TaskRecord]
     size_bytes: int
 
-    def one(self, task_id: bytes) -> Task:
+    def one(self, task_id: bytes) -> TaskRecord:
         return next(t for t in self.tasks if t.id == task_id)
 
 
@@ -49,10 +49,10 @@ class OpenTask(msgspec.Struct, frozen=True, array_like=True):
     accepted_us: int
     attempt: int
     due_us: int
-    task: Task
+    task: TaskRecord
 
 
-class Intake:
+class PendingTasks:
     def __init__(self, busy: Callable[[bytes], bool], budget_bytes: int) -> None:
         self._busy, self._budget = busy, budget_bytes
         self.now_us = 0
@@ -225,11 +225,11 @@ class Intake:
         return Group(group.call, group.call_raw, group.attempt, group.accepted_us, tasks, size)
 
 
-class _Rows(list[Task]):
+class _Rows(list[TaskRecord]):
     """Tasks gathered from rows of the view: more rows of the same call may be added."""
 
 
-def _fitting(tasks: Sequence[Task], count: int) -> int:
+def _fitting(tasks: Sequence[TaskRecord], count: int) -> int:
     """How many of the first `count` fit into a frame; at least one."""
     total = 0
     for i in range(count):

@@ -17,7 +17,7 @@ from typing import Protocol
 import zmq
 
 from oncue import curve
-from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import Effect, Send
 from oncue.errors import Undecodable
 from oncue.ids import now_us
@@ -31,14 +31,14 @@ READ_AT_ONCE = 256  # messages, then other work gets its turn
 class Courier(Protocol):
     """Carries out what lanes want of the rest of the server."""
 
-    def carry(self, lane: Lane, effect: Effect) -> None: ...
+    def carry(self, lane: EndpointChannel, effect: Effect) -> None: ...
 
     def elsewhere(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
         """What an agent is told whose endpoint has no lane here; None: nothing."""
         ...
 
 
-class Bridge:
+class BridgeSocket:
     def __init__(self, keys: curve.Keys, host: str, port: int, courier: Courier) -> None:
         self._loop = asyncio.get_running_loop()
         self._courier = courier
@@ -46,7 +46,7 @@ class Bridge:
         self._gate = curve.Gate(self._context)
         self._socket = curve.router(self._context, keys)
         self.port = curve.bind(self._socket, host, port)
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, EndpointChannel] = {}
         self._routes: dict[str, bytes] = {}
         self._pumping = False
         self._loop.add_reader(self._gate.fileno(), self._gate.on_readable)
@@ -60,7 +60,7 @@ class Bridge:
         """From now on this key may connect, as this endpoint."""
         self._gate.allow(public_key, endpoint)
 
-    def open(self, lane: Lane) -> None:
+    def open(self, lane: EndpointChannel) -> None:
         """This server acts for the endpoint."""
         self.lanes[lane.endpoint] = lane
 
@@ -123,7 +123,7 @@ class Bridge:
 
     # ------------------------------------------------------------ out
 
-    def act(self, lane: Lane) -> None:
+    def act(self, lane: EndpointChannel) -> None:
         """Carry out what the lane wants, after any call to it."""
         effects = lane.drain()
         if not effects:
@@ -151,7 +151,7 @@ class Bridge:
         except zmq.ZMQError as e:  # gone, or it does not read: numbers show the gap, the session starts anew
             log.debug("a frame could not be sent: %s", e)
 
-    def with_lane(self, endpoint: str, call: Callable[[Lane], object]) -> None:
+    def with_lane(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
         """Call a lane and carry out what follows; nothing when the endpoint is not there (any more)."""
         lane = self.lanes.get(endpoint)
         if lane is not None:

@@ -20,13 +20,13 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import Lane
-from oncue.dispatcher.bridge.socket import Bridge
+from oncue.dispatcher.bridge.channel import EndpointChannel
+from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.housekeeper import AGAIN
 from oncue.errors import Undecodable
 from oncue.ids import now_us
-from oncue.log import Batch, Log, Record
-from oncue.protocol.records import Task, TaskFrame, decode
+from oncue.log import Log, Record, RecordBatch
+from oncue.protocol.records import TaskFrame, TaskRecord, decode
 from oncue.view import View
 
 log = logging.getLogger("oncue.incoming")
@@ -34,14 +34,14 @@ KNOWN_TASKS = 200_000
 AHEAD_MS = 1_000  # that clients' clocks may be
 
 
-class Incoming:
+class TaskRouter:
     """`run` starts work beside; `made_before` is told how many tasks of a rule, that it made here, were known already."""
 
     def __init__(
         self,
         durable: Log,
         view: View,
-        bridge: Bridge,
+        bridge: BridgeSocket,
         started_us: int,
         run: Callable[[Coroutine[Any, Any, None]], None],
         made_before: Callable[[str, int], None],
@@ -69,7 +69,9 @@ class Incoming:
             if not self._direct(frame):
                 self._left[_key(record)] += 1
                 continue
-            self._bridge.with_lane(frame.call.endpoint, partial(Lane.fresh, frame=frame, size_bytes=len(record.value)))
+            self._bridge.with_lane(
+                frame.call.endpoint, partial(EndpointChannel.fresh, frame=frame, size_bytes=len(record.value))
+            )
             if frame.tasks and not self._log.fifo:
                 self._over[_key(record)] += 1
 
@@ -78,7 +80,7 @@ class Incoming:
         their keys."""
         return not frame.tasks or (not frame.call.rule and not self._log.shared) or self._surely_new(frame.tasks)
 
-    def read(self, batch: Batch) -> None:
+    def read(self, batch: RecordBatch) -> None:
         """Of a topic of tasks, when the view has it."""
         if not self._log.shared and not self._left:
             return
@@ -100,7 +102,9 @@ class Incoming:
                 self._run(self._ask(frame, len(record.value), offset, ours))
 
     def _hand_over(self, frame: TaskFrame, size: int, offset: int) -> None:
-        self._bridge.with_lane(frame.call.endpoint, partial(Lane.fresh, frame=frame, size_bytes=size, offset=offset))
+        self._bridge.with_lane(
+            frame.call.endpoint, partial(EndpointChannel.fresh, frame=frame, size_bytes=size, offset=offset)
+        )
 
     async def _ask(self, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
         """Those of the tasks that are not known from an earlier record, which the view has, too."""
@@ -116,7 +120,7 @@ class Incoming:
 
     # ------------------------------------------------------------ what is known
 
-    def _surely_new(self, tasks: Sequence[Task]) -> bool:
+    def _surely_new(self, tasks: Sequence[TaskRecord]) -> bool:
         known, until_ms = self._known, now_us() // 1000 + AHEAD_MS
         for task in tasks:
             if task.id in known or not self._from_ms <= int.from_bytes(task.id[:6], "big") <= until_ms:

@@ -21,12 +21,12 @@ from typing import Protocol
 import msgspec
 
 from oncue.config import Settings
-from oncue.dispatcher.bridge.channel import Lane, wrong_protocol
-from oncue.dispatcher.bridge.socket import Bridge
-from oncue.dispatcher.view_consumer import Feeder
+from oncue.dispatcher.bridge.channel import EndpointChannel, wrong_protocol
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.errors import LogError, OncueError
 from oncue.ids import now_us
-from oncue.log import Log, Record, Share
+from oncue.log import Assignment, Log, Record
 from oncue.log.base import partition_of
 from oncue.protocol import bridge
 from oncue.protocol.records import CONTROL, REGISTRY, RESULTS, VERSION, Claim, EndpointRecord, Fence, encode
@@ -40,13 +40,13 @@ MANY = 100_000  # cancels that are under way
 PATIENCE_S = 24 * 3600.0  # with a view that is far behind
 
 
-class Server(Protocol):
+class PeerServer(Protocol):
     """What owners ask of the rest of the server."""
 
     log: Log
     view: View
-    bridge: Bridge
-    feeder: Feeder
+    bridge: BridgeSocket
+    feeder: ViewConsumer
     settings: Settings
     server_id: str
     version: str
@@ -58,10 +58,10 @@ class Server(Protocol):
     async def reload(self) -> None: ...
 
 
-class Owners:
+class PartitionOwnership:
     """`start`, then `close`. `on_change` is called after partitions came or went."""
 
-    def __init__(self, core: Server, me: Claim, on_change: Callable[[], None]) -> None:
+    def __init__(self, core: PeerServer, me: Claim, on_change: Callable[[], None]) -> None:
         self._core, self._me, self._on_change = core, me, on_change
         self._partitions = 1
         self._claims: dict[int, ClaimRow] = {}  # the newest
@@ -75,7 +75,7 @@ class Owners:
             str, list[bytes]
         ] = {}  # endpoint -> tasks that somebody has cancelled, while lanes are opened
         self._tasks: list[asyncio.Task[None]] = []
-        self._share: Share | None = None
+        self._share: Assignment | None = None
 
     # ------------------------------------------------------------ asked
 
@@ -168,7 +168,7 @@ class Owners:
         if self._share is not None:
             await self._share.close()
 
-    async def _follow(self, share: Share) -> None:
+    async def _follow(self, share: Assignment) -> None:
         news = asyncio.ensure_future(share.next())
         try:
             while True:
@@ -331,7 +331,7 @@ class Owners:
 
     def _open(self, e: EndpointRecord, epoch: int) -> None:
         core = self._core
-        lane = Lane(
+        lane = EndpointChannel(
             e.id,
             epoch,
             core.server_id,
@@ -348,7 +348,7 @@ class Owners:
         wanted = set(partitions)
         return [e for e in self._core.all_endpoints() if self.partition(e.id) in wanted]
 
-    def _lanes(self, partition: int) -> list[Lane]:
+    def _lanes(self, partition: int) -> list[EndpointChannel]:
         return [lane for lane in self._core.bridge.lanes.values() if self.partition(lane.endpoint) == partition]
 
     # ------------------------------------------------------------ agents of others

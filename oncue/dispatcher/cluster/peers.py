@@ -56,7 +56,7 @@ class CancelledThere(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 
 
-class Across:
+class PeerClient:
     """Each question takes the API of the server to ask, and the caller's Authorization header; where one of them is "",
     nobody is asked."""
 

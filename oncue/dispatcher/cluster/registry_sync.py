@@ -14,7 +14,7 @@ PATIENCE_S = 5.0
 REST_S = 0.1  # between two looks at the log's end, for whoever tries names or tokens at random
 
 
-class CatchUp:
+class RegistrySync:
     """`look`: until all that the registry had when it was called is in force. One look serves all who ask before it begins."""
 
     def __init__(self, look: Callable[[], Awaitable[None]]) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from oncue.dispatcher.auth.tokens import Authenticator, require
 from oncue.dispatcher.http import problems
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.http.body import BodyDecoder, coding_of, decode_query, read_body
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.rate_limit import RateLimit
@@ -82,7 +82,7 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
     return exchange
 
 
-async def _who(api: Api, authenticator: Authenticator, header: str | None) -> Who:
+async def _who(api: Api, authenticator: Authenticator, header: str | None) -> Caller:
     try:
         return authenticator.who(header)
     except Unauthorized:

@@ -13,7 +13,7 @@ from aiohttp import web
 from oncue.config import Settings
 from oncue.dispatcher.auth.tokens import Scope
 from oncue.dispatcher.cluster.peers import HANDED_ON
-from oncue.dispatcher.http.backend import Backend, Who
+from oncue.dispatcher.http.backend import Backend, Caller
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import Invalid, OncueError
@@ -21,7 +21,7 @@ from oncue.errors import Invalid, OncueError
 JSON, MSGPACK, PROBLEM = "application/json", "application/msgpack", "application/problem+json"
 OCTETS, EVENT_STREAM, TEXT, HTML = "application/octet-stream", "text/event-stream", "text/plain", "text/html"
 
-NOBODY = Who("", frozenset())
+NOBODY = Caller("", frozenset())
 
 
 class Ask:
@@ -29,7 +29,7 @@ class Ask:
 
     __slots__ = ("api", "body", "coding", "query", "raw", "request", "who")
 
-    def __init__(self, api: Api, request: web.Request, who: Who) -> None:
+    def __init__(self, api: Api, request: web.Request, who: Caller) -> None:
         self.api, self.request, self.who = api, request, who
         self.body: Any = None  # decoded as the route's `takes`
         self.raw = b""  # the body's bytes, where the route is `raw`

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from oncue.protocol.api import FailureInfo, Request, Resource
+from oncue.protocol.api import FailureInfo, Request, Response
 from oncue.protocol.codec import prepare
 
 MAX_PAGE = 1_000
@@ -87,7 +87,7 @@ class OutcomesQuery(Request, frozen=True):
     wait_ms: WaitMs = 0
 
 
-class OutcomeInfo(Resource, frozen=True):
+class OutcomeInfo(Response, frozen=True):
     """How a task closed, in JSON."""
 
     id: str
@@ -101,7 +101,7 @@ class OutcomeInfo(Resource, frozen=True):
     output: str = ""
 
 
-class Cancelling(Resource, frozen=True):
+class Cancelling(Response, frozen=True):
     """202: the wish is durable; the first closing record of each task decides.
 
     `tasks`: those that were open and are asked to end. With `waiting` in the request: those that will not run (any more),
@@ -141,12 +141,12 @@ class EmitRequest(Request, frozen=True):
     time: str | None = None  # RFC 3339
 
 
-class BlobInfo(Resource, frozen=True):
+class BlobInfo(Response, frozen=True):
     sha256: str
     size_bytes: int
 
 
-class DeploymentInfo(Resource, frozen=True):
+class DeploymentInfo(Response, frozen=True):
     """One version of a rule file, newest first."""
 
     label: str

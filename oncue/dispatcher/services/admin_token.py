@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from oncue.dispatcher.auth.tokens import PREFIX, hash_token
-from oncue.dispatcher.context import Core
+from oncue.dispatcher.context import ServerContext
 from oncue.errors import Invalid
 from oncue.ids import now_us
 from oncue.protocol.records import VERSION, TokenRecord
@@ -31,7 +31,7 @@ def read_token(file: str) -> str:
     return token
 
 
-async def accept_given_token(core: Core, file: str) -> None:
+async def accept_given_token(core: ServerContext, file: str) -> None:
     """Idempotent, whichever server comes first. Raises Invalid."""
     digest = hash_token(read_token(file))
     known = core.token(digest)

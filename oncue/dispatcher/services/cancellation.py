@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from oncue.dispatcher.bridge.channel import Lane
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.context import READ_OWN_WRITES_S
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.services.tasks import TaskDesk, parse_id
 from oncue.errors import TooLarge
 from oncue.ids import now_us
@@ -29,7 +29,7 @@ MAX_CANCEL = 10_000
 
 
 class CancelDesk(TaskDesk):
-    async def cancel(self, who: Who, request: r.CancelRequest, bearer: str = "") -> list[str]:
+    async def cancel(self, who: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
         """Asks for a cancel of those of the tasks that are open; the first closing record decides. Returns their ids.
 
         `waiting`: only of those that have not been sent to their endpoint. Returns the ids of those that will not run
@@ -67,9 +67,9 @@ class CancelDesk(TaskDesk):
     def cancel_here(self, wish: Cancel) -> None:
         """The view has it: where this server acts for the endpoint, it happens. (A log that is shared brings it back.)"""
         why = f"cancelled by {wish.by}"
-        self.bridge.with_lane(wish.endpoint, partial(Lane.cancel, ids=wish.tasks, why=why))
+        self.bridge.with_lane(wish.endpoint, partial(EndpointChannel.cancel, ids=wish.tasks, why=why))
 
-    async def _all_mine(self, who: Who, texts: Sequence[str]) -> list[TaskState]:
+    async def _all_mine(self, who: Caller, texts: Sequence[str]) -> list[TaskState]:
         """As `_mine`, but with one look for all of them."""
         ids = [parse_id(text) for text in texts]
         found = await self.view.tasks_of(ids)
@@ -88,7 +88,7 @@ class CancelDesk(TaskDesk):
                 found.setdefault(url, []).extend(ids)
         return found
 
-    async def _record(self, who: Who, states: Sequence[TaskState]) -> None:
+    async def _record(self, who: Caller, states: Sequence[TaskState]) -> None:
         """The wish becomes durable."""
         at = now_us()
         for endpoint, ids in _by_endpoint(states).items():
@@ -112,7 +112,7 @@ class CancelDesk(TaskDesk):
 
     def _release(self, states: Sequence[TaskState]) -> None:
         for endpoint, ids in _by_endpoint(states).items():
-            self.bridge.with_lane(endpoint, partial(Lane.release, ids=ids))
+            self.bridge.with_lane(endpoint, partial(EndpointChannel.release, ids=ids))
 
     async def _closed_meanwhile(self, ids: Sequence[bytes]) -> dict[bytes, State]:
         """What ended just before it was held back, perhaps told to streams before the view had it."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from oncue.dispatcher.context import Core, position_text
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.context import ServerContext, position_text
+from oncue.dispatcher.http.backend import Caller
 from oncue.errors import Conflict, Invalid, NotFound
 from oncue.ids import now_us
 from oncue.log import Append, Record
 from oncue.protocol import api as r
-from oncue.protocol.records import DEAD, REGISTRY, VERSION, Settled, encode
+from oncue.protocol.records import DEAD, REGISTRY, VERSION, Resolution, encode
 from oncue.view import DeadRow
 from oncue.view.record_rows import partition_and_offset
 
@@ -26,15 +26,15 @@ PAGE = 1_000
 RECORD_LETTERS = 5_000  # in one record
 
 
-class DeadDesk(Core):
-    async def dead(self, who: Who, cursor: str, limit: int, settled: bool = False) -> r.Page:
+class DeadDesk(ServerContext):
+    async def dead(self, who: Caller, cursor: str, limit: int, settled: bool = False) -> r.Page:
         rows, following = await self.view.dead(cursor, limit, who.only, settled)
         return r.Page(items=[_info(row) for row in rows], next=following)
 
-    async def dead_letter(self, who: Who, letter: int) -> r.DeadInfo:
+    async def dead_letter(self, who: Caller, letter: int) -> r.DeadInfo:
         return _info(await self._letter(who, letter))
 
-    async def _letter(self, who: Who, letter: int) -> DeadRow:
+    async def _letter(self, who: Caller, letter: int) -> DeadRow:
         found = await self.view.dead_letter(letter)
         if found is None:  # written a moment ago, perhaps
             await self.barrier((DEAD,))
@@ -43,7 +43,7 @@ class DeadDesk(Core):
             raise NotFound(f"there is no dead letter {letter}", remedy="oncue dead list --all shows what there is")
         return found
 
-    async def retry_dead(self, who: Who, letter: int) -> None:
+    async def retry_dead(self, who: Caller, letter: int) -> None:
         """Append the record again to the topic that it came from, where its rules see it as a new one; in the same
         commit the letter is marked as retried."""
         self.accepting()
@@ -54,7 +54,7 @@ class DeadDesk(Core):
         positions = await self.log.commit(GROUP, [], [again, *_settled([letter], "retried", who, "")])
         await self.seen(positions)
 
-    async def dismiss_dead(self, who: Who, request: r.DismissRequest) -> r.Dismissed:
+    async def dismiss_dead(self, who: Caller, request: r.DismissRequest) -> r.Dismissed:
         """All or none of the letters named, or all that are open now. Those that are settled already stay as they are."""
         self.accepting()
         if bool(request.letters) == request.all:
@@ -69,7 +69,7 @@ class DeadDesk(Core):
         await self.seen(positions)
         return r.Dismissed(count=len(open_letters), position=position_text(positions))
 
-    async def _open(self, who: Who) -> list[int]:
+    async def _open(self, who: Caller) -> list[int]:
         await self.barrier((DEAD,))
         found: list[int] = []
         cursor: str | None = ""
@@ -79,7 +79,7 @@ class DeadDesk(Core):
         return found
 
 
-def _settled(letters: Sequence[int], how: Literal["dismissed", "retried"], who: Who, reason: str) -> list[Append]:
+def _settled(letters: Sequence[int], how: Literal["dismissed", "retried"], who: Caller, reason: str) -> list[Append]:
     """In each partition that has some of the letters."""
     by_partition: dict[int, list[int]] = {}
     for number in letters:
@@ -88,7 +88,7 @@ def _settled(letters: Sequence[int], how: Literal["dismissed", "retried"], who: 
     at, appends = now_us(), []
     for partition, offsets in by_partition.items():
         parts = [tuple(offsets[i : i + RECORD_LETTERS]) for i in range(0, len(offsets), RECORD_LETTERS)]
-        records = [Record(encode(Settled(VERSION, part, how, who.subject, reason, at))) for part in parts]
+        records = [Record(encode(Resolution(VERSION, part, how, who.subject, reason, at))) for part in parts]
         appends.append(Append(DEAD, records, partition))
     return appends
 

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from oncue import triggers
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.services.bindings import function_changes, users
 from oncue.dispatcher.services.origins import check_origins, same_origin
 from oncue.dispatcher.services.triggers import TriggerDesk
-from oncue.dispatcher.trigger_supervisor import TriggerHost
+from oncue.dispatcher.trigger_supervisor import TriggerSupervisor
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
 from oncue.protocol import api as r
@@ -26,7 +26,7 @@ from oncue.protocol.records import REGISTRY, VERSION, Deployment, Event, Functio
 from oncue.rules.engine import Engine
 from oncue.rules.parsing.argument_check import check_arguments
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
-from oncue.rules.testing.runner import Difference, diff
+from oncue.rules.testing.runner import RuleDifference, diff
 from oncue.rules.yaml_document import Problems
 
 log = logging.getLogger("oncue.rules")
@@ -37,7 +37,7 @@ class RuleDesk(TriggerDesk):
 
     async def start_rules(self, folder: Path) -> None:
         self.engine = Engine(self.log, self, before_batch=self._registry_caught_up, offload=self._offload)
-        self.triggers_host = TriggerHost(self.emit_from_trigger, folder, self.trigger_memory)
+        self.triggers_host = TriggerSupervisor(self.emit_from_trigger, folder, self.trigger_memory)
         self._deployments, self._sets = {}, {}
         self._reloading = asyncio.Lock()
         self._rules_of = -1  # the offset in the registry up to which they are in force
@@ -105,14 +105,14 @@ class RuleDesk(TriggerDesk):
 
     # ------------------------------------------------------------ deploying
 
-    async def deploy(self, who: Who, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
+    async def deploy(self, who: Caller, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
         self.accepting()
         async with self._changing:
             await self._registry_caught_up()
             answers = await self._deploy(who, request)
         return answers if request.dry_run else await self._with_triggers(answers, bearer)
 
-    async def _deploy(self, who: Who, request: r.DeployRequest) -> list[r.Deployed]:
+    async def _deploy(self, who: Caller, request: r.DeployRequest) -> list[r.Deployed]:
         if not request.files:
             raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
         new = {f.label: f for f in request.files}
@@ -147,7 +147,7 @@ class RuleDesk(TriggerDesk):
         return answers
 
     async def _plan(
-        self, who: Who, file: r.RuleFile, ruleset: RuleSet, functions: dict[str, str], note: str
+        self, who: Caller, file: r.RuleFile, ruleset: RuleSet, functions: dict[str, str], note: str
     ) -> tuple[r.Deployed, Deployment | None]:
         """What deploying the file changes, and its record; None where it is in force as it is."""
         old = self._deployments.get(file.label)
@@ -236,7 +236,7 @@ class RuleDesk(TriggerDesk):
             for a in answers
         ]
 
-    def _check_owner(self, who: Who, label: str) -> None:
+    def _check_owner(self, who: Caller, label: str) -> None:
         old = self._deployments.get(label)
         if old is not None and not who.sees(old.owner):
             raise Forbidden(f"the rule file {label!r} is {old.owner}'s", remedy="deploy yours under another --label")
@@ -245,7 +245,7 @@ class RuleDesk(TriggerDesk):
         history = await self.view.deployment_history(label)
         return max((d.version for d in history), default=0) + 1
 
-    async def _bind(self, who: Who, ruleset: RuleSet, given: Mapping[str, str]) -> dict[str, FunctionRecord]:
+    async def _bind(self, who: Caller, ruleset: RuleSet, given: Mapping[str, str]) -> dict[str, FunctionRecord]:
         """What its functions are from now on. Raises RuleFileError for all functions and endpoints that are not there."""
         problems = Problems(ruleset.file)
         bound: dict[str, FunctionRecord] = {}
@@ -261,7 +261,7 @@ class RuleDesk(TriggerDesk):
         problems.check()
         return bound
 
-    async def _bound(self, who: Who, name: str, given: Mapping[str, str]) -> FunctionRecord:
+    async def _bound(self, who: Caller, name: str, given: Mapping[str, str]) -> FunctionRecord:
         """What a rule's function means from now on."""
         wanted = given.get(name, name)
         found = await self.view.function(wanted, owner=who.subject)
@@ -274,12 +274,12 @@ class RuleDesk(TriggerDesk):
 
     # ------------------------------------------------------------ looking
 
-    async def rules(self, who: Who, bearer: str = "") -> list[r.RuleInfo]:
+    async def rules(self, who: Caller, bearer: str = "") -> list[r.RuleInfo]:
         broken = {t.name: t for t in self.triggers_host.infos() if t.state not in ("running", "elsewhere")}
         mine = [_with_cause(info, broken) for info in self.engine.rules() if self._sees(who, info.label)]
         return await self.with_others(await self.with_windows(mine), bearer)
 
-    async def rule(self, who: Who, name: str, bearer: str = "") -> r.RuleInfo:
+    async def rule(self, who: Caller, name: str, bearer: str = "") -> r.RuleInfo:
         mine = await self.rules(who, bearer)
         found = next((info for info in mine if info.name == name), None)
         if found is None:
@@ -287,14 +287,14 @@ class RuleDesk(TriggerDesk):
             raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
         return found
 
-    async def switch_rule(self, who: Who, name: str, enabled: bool, why: str) -> r.RuleInfo:
+    async def switch_rule(self, who: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo:
         self.accepting()
         await self.rule(who, name)
         await self.record([(f"switch:{name}", RuleSwitch(VERSION, name, enabled, who.subject, why, now_us()))])
         await self.reload_rules()
         return await self.rule(who, name)
 
-    async def explain(self, who: Who, name: str, event: Event | None, offset: int | None) -> r.Explanation:
+    async def explain(self, who: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
         await self.rule(who, name)
         if event is None:
             found = await self.view.event(offset or 0)
@@ -304,7 +304,7 @@ class RuleDesk(TriggerDesk):
         explained = await self.with_outlook(self.engine.explain(name, event), name, event)
         return msgspec.structs.replace(explained, fired=await self._fired(who, name, event))
 
-    async def _fired(self, who: Who, rule: str, event: Event) -> list[r.Fired]:
+    async def _fired(self, who: Caller, rule: str, event: Event) -> list[r.Fired]:
         """The tasks that this rule made for the event."""
         caused = await self.view.fired(event.source, event.id)
         mine = {task_id: call.rule_version for call, task_id in caused if call.rule == rule and who.sees(call.owner)}
@@ -313,20 +313,20 @@ class RuleDesk(TriggerDesk):
 
     # ------------------------------------------------------------ history
 
-    async def _history(self, who: Who, label: str) -> list[Deployment]:
+    async def _history(self, who: Caller, label: str) -> list[Deployment]:
         """What the caller may see of it, newest first. Raises NotFound."""
         found = [d for d in await self.view.deployment_history(label) if who.sees(d.owner)]
         if not found:
             raise self._no_label(who, label)
         return found
 
-    def _no_label(self, who: Who, label: str) -> NotFound:
+    def _no_label(self, who: Caller, label: str) -> NotFound:
         mine = ", ".join(sorted(known for known in self._deployments if self._sees(who, known)))
         return NotFound(
             f"there is no rule file {label!r}", remedy=f"there are: {mine}" if mine else "oncue deploy FILE"
         )
 
-    async def rule_history(self, who: Who, label: str) -> list[dict[str, Any]]:
+    async def rule_history(self, who: Caller, label: str) -> list[dict[str, Any]]:
         """Newest first."""
         return [
             {
@@ -344,7 +344,9 @@ class RuleDesk(TriggerDesk):
             for d in await self._history(who, label)
         ]
 
-    async def rollback(self, who: Who, label: str, version: int, dry_run: bool = False, bearer: str = "") -> r.Deployed:
+    async def rollback(
+        self, who: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""
+    ) -> r.Deployed:
         """An old version becomes a new one: the history only grows. With dry_run: what it would change."""
         self.accepting()
         async with self._changing:
@@ -352,7 +354,7 @@ class RuleDesk(TriggerDesk):
             done = await self._rollback(who, label, version, dry_run)
         return done if dry_run else (await self._with_triggers([done], bearer))[0]
 
-    async def _rollback(self, who: Who, label: str, version: int, dry_run: bool) -> r.Deployed:
+    async def _rollback(self, who: Caller, label: str, version: int, dry_run: bool) -> r.Deployed:
         self._check_owner(who, label)
         old = next((d for d in await self._history(who, label) if d.version == version), None)
         if old is None or old.removed:
@@ -379,13 +381,13 @@ class RuleDesk(TriggerDesk):
             functions=changes,
         )
 
-    async def remove_rules(self, who: Who, label: str) -> r.Deployed:
+    async def remove_rules(self, who: Caller, label: str) -> r.Deployed:
         self.accepting()
         async with self._changing:
             await self._registry_caught_up()
             return await self._remove_rules(who, label)
 
-    async def _remove_rules(self, who: Who, label: str) -> r.Deployed:
+    async def _remove_rules(self, who: Caller, label: str) -> r.Deployed:
         self._check_owner(who, label)
         old = self._deployments.get(label)
         if old is None:
@@ -397,7 +399,7 @@ class RuleDesk(TriggerDesk):
         return r.Deployed(label=label, version=number, changed=True, removed=names)
 
 
-def _changed_rules(found: Difference, ruleset: RuleSet, changes: list[r.FunctionChange]) -> list[str]:
+def _changed_rules(found: RuleDifference, ruleset: RuleSet, changes: list[r.FunctionChange]) -> list[str]:
     """Those whose text is another, or whose functions are; new ones are told as added."""
     return sorted({*found.changed, *users(ruleset, changes)} - {*found.added})
 

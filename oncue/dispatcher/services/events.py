@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from oncue.dispatcher.context import Core, position_text
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.context import ServerContext, position_text
+from oncue.dispatcher.http.backend import Caller
 from oncue.errors import NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Position, Record
@@ -20,8 +20,8 @@ from oncue.protocol.records import EVENT_BYTES, EVENTS, Event
 from oncue.view import EventRow
 
 
-class EventDesk(Core):
-    async def emit(self, who: Who, events: Sequence[Event]) -> r.Emitted:
+class EventDesk(ServerContext):
+    async def emit(self, who: Caller, events: Sequence[Event]) -> r.Emitted:
         """A caller's own events; attributes that start with "oncue" are ours and are taken out."""
         clean = [_without_ours(e) for e in events]
         positions = await self.append_events(clean)
@@ -52,11 +52,13 @@ class EventDesk(Core):
     async def emit_from_trigger(self, events: Sequence[Event]) -> None:
         await self.append_events(events)
 
-    async def events(self, who: Who, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50) -> r.Page:
+    async def events(
+        self, who: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
+    ) -> r.Page:
         rows, following = await self.view.events(type=type, source=source, cursor=cursor, limit=limit)
         return r.Page(items=[await self._event_info(who, row) for row in rows], next=following)
 
-    async def event(self, who: Who, offset: int) -> r.EventInfo:
+    async def event(self, who: Caller, offset: int) -> r.EventInfo:
         found = await self.view.event(offset)
         if found is None:
             await self.barrier((EVENTS,))
@@ -65,7 +67,7 @@ class EventDesk(Core):
             raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
         return await self._event_info(who, found)
 
-    async def _event_info(self, who: Who, row: EventRow) -> r.EventInfo:
+    async def _event_info(self, who: Caller, row: EventRow) -> r.EventInfo:
         caused = await self.view.fired(row.event.source, row.event.id)
         fired = [(call.rule, task_id) for call, task_id in caused if who.sees(call.owner)]
         return r.EventInfo(
@@ -78,7 +80,7 @@ class EventDesk(Core):
 
     # ------------------------------------------------------------ live
 
-    async def live(self, who: Who, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
+    async def live(self, who: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
         """What has no owner (an event's offset, a sign of life) is for all."""
         async for kind, item in self.board.live(kinds):
             if not isinstance(item, dict) or who.sees(item.get("owner", who.subject)):

@@ -10,7 +10,7 @@ import msgspec
 
 from oncue.errors import Conflict
 from oncue.log import Position
-from oncue.protocol.records import Call, Task
+from oncue.protocol.records import Call, TaskRecord
 
 Mark = tuple[str, bytes]  # (owner, key)
 
@@ -21,7 +21,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     content: int  # of what was asked for: see content_of
 
 
-class Repeats:
+class IdempotencyCache:
     """The newest `most` requests of this process; what is older, or from before its start, only the view knows."""
 
     def __init__(self, most: int) -> None:
@@ -33,7 +33,7 @@ class Repeats:
         """Some have been forgotten."""
         return len(self._seen) >= self._most
 
-    def find(self, mark: Mark, call: Call, tasks: Sequence[Task]) -> Seen | None:
+    def find(self, mark: Mark, call: Call, tasks: Sequence[TaskRecord]) -> Seen | None:
         """Raises Conflict when the key was used for other calls."""
         seen = self._seen.get(mark)
         if seen is not None and seen.content != content_of(call, tasks):
@@ -49,7 +49,7 @@ class Repeats:
         self._seen.pop(mark, None)
 
 
-def content_of(call: Call, tasks: Sequence[Task]) -> int:
+def content_of(call: Call, tasks: Sequence[TaskRecord]) -> int:
     """The same in this process for the same function, endpoint and arguments."""
     return hash((call.function, call.endpoint, *[t.args for t in tasks]))
 

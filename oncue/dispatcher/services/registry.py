@@ -13,10 +13,10 @@ import msgspec
 
 from oncue import curve, functions
 from oncue.dispatcher.auth.tokens import may_make, new_token
-from oncue.dispatcher.bridge.effect_runner import Carrier
+from oncue.dispatcher.bridge.effect_runner import EffectRunner
 from oncue.dispatcher.bridge.effects import Phase
-from oncue.dispatcher.context import Core
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.services.revoked import end_all
 from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
 from oncue.ids import now_us
@@ -39,13 +39,13 @@ REPORT_US = 15_000_000  # agents report every 5 s: one that has not for so long 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
-class RegistryDesk(Core):
+class RegistryDesk(ServerContext):
     server_key: str  # CURVE public key, Z85
-    carrier: Carrier
+    carrier: EffectRunner
 
     # ------------------------------------------------------------ functions
 
-    async def register_function(self, who: Who, request: r.FunctionRequest) -> r.FunctionInfo:
+    async def register_function(self, who: Caller, request: r.FunctionRequest) -> r.FunctionInfo:
         self.accepting()
         if len(request.body) > FUNCTION_BYTES:
             raise TooLarge(
@@ -87,11 +87,11 @@ class RegistryDesk(Core):
             await self.record([(f"function:{who.subject}:{request.name}:{sha}", record)])
         return await self.function(who, sha)
 
-    async def functions(self, who: Who, cursor: str, limit: int) -> r.Page:
+    async def functions(self, who: Caller, cursor: str, limit: int) -> r.Page:
         rows, following = await self.view.functions(cursor, limit, who.only)
         return r.Page(items=[_function_info(f) for f in rows], next=following)
 
-    async def function(self, who: Who, name: str) -> r.FunctionInfo:
+    async def function(self, who: Caller, name: str) -> r.FunctionInfo:
         found = await self.view.function(name, owner=who.subject)
         if found is None:
             raise NotFound(f"there is no function {name!r}", remedy="oncue functions list shows what there is")
@@ -102,7 +102,7 @@ class RegistryDesk(Core):
 
     # ------------------------------------------------------------ endpoints
 
-    async def register_endpoint(self, who: Who, request: r.EndpointRequest) -> r.Registered:
+    async def register_endpoint(self, who: Caller, request: r.EndpointRequest) -> r.Registered:
         """Again with the same key is harmless. A name has one endpoint: another key for it is a conflict."""
         self.accepting()
         if not NAME.match(request.name) or len(request.name) > NAME_CHARS:
@@ -169,14 +169,14 @@ class RegistryDesk(Core):
                     remedy=f"use another name, or revoke the other one: oncue endpoints revoke {mine.name}",
                 )
 
-    async def endpoints(self, who: Who) -> list[r.EndpointInfo]:
+    async def endpoints(self, who: Caller) -> list[r.EndpointInfo]:
         counts, reports = await self.view.open_counts(), await self._reports()
         mine = [e for e in self._endpoints.values() if who.sees(e.owner)]
         return [
             self._endpoint_info(e, counts.get(e.id, 0), reports.get(e.id)) for e in sorted(mine, key=lambda e: e.name)
         ]
 
-    async def endpoint(self, who: Who, name: str, bearer: str = "") -> r.EndpointInfo:
+    async def endpoint(self, who: Caller, name: str, bearer: str = "") -> r.EndpointInfo:
         found = self.find_endpoint(who, name)
         counts, reports = await self.view.open_counts(), await self._reports()
         info = self._endpoint_info(found, counts.get(found.id, 0), reports.get(found.id))
@@ -246,7 +246,7 @@ class RegistryDesk(Core):
             python=report.python,
         )
 
-    async def revoke_endpoint(self, who: Who, name: str) -> None:
+    async def revoke_endpoint(self, who: Caller, name: str) -> None:
         found = self.find_endpoint(who, name)
         gone = msgspec.structs.replace(found, revoked=True)
         await self.record([(f"endpoint:{found.id}", gone)])
@@ -256,7 +256,7 @@ class RegistryDesk(Core):
 
     # ------------------------------------------------------------ tokens
 
-    async def make_token(self, who: Who, request: r.TokenRequest) -> r.TokenInfo:
+    async def make_token(self, who: Caller, request: r.TokenRequest) -> r.TokenInfo:
         """The token itself is in this answer and nowhere else."""
         may_make(who, request)
         token, hashed = new_token()
@@ -275,11 +275,11 @@ class RegistryDesk(Core):
         await self.record([(f"token:{record.id}", record)])
         return msgspec.structs.replace(_token_info(record), token=token)
 
-    async def tokens(self, who: Who) -> list[r.TokenInfo]:
+    async def tokens(self, who: Caller) -> list[r.TokenInfo]:
         mine = [t for t in self._tokens.values() if who.sees(t.subject)]
         return [_token_info(t) for t in sorted(mine, key=lambda t: t.at_us)]
 
-    async def revoke_token(self, who: Who, token_id: str) -> None:
+    async def revoke_token(self, who: Caller, token_id: str) -> None:
         found = next((t for t in self._tokens.values() if t.id == token_id), None)
         if found is None or not who.sees(found.subject):
             raise NotFound(f"there is no token {token_id!r}", remedy="oncue tokens list shows yours")
@@ -287,7 +287,7 @@ class RegistryDesk(Core):
 
     # ------------------------------------------------------------ blobs
 
-    async def put_blob(self, who: Who, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
+    async def put_blob(self, who: Caller, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
         """Durable when this returns. Raises Invalid when the content does not have that hash."""
         self.accepting()
         if await asyncio.to_thread(self.blobs.has, sha256):
@@ -304,7 +304,7 @@ class RegistryDesk(Core):
             upload.abort()
             raise
 
-    async def get_blob(self, who: Who, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+    async def get_blob(self, who: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
         """Whoever knows the hash of a blob may have it: the hash is of its content."""
         size = await asyncio.to_thread(self.blobs.size, sha256)
         return size, self._blob_parts(sha256, size)

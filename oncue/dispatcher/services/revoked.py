@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oncue.dispatcher.bridge.channel import ended
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
-from oncue.dispatcher.context import Core
+from oncue.dispatcher.context import ServerContext
 from oncue.ids import now_us
 from oncue.log import Record
 from oncue.protocol.records import REFUSED, RESULTS, VERSION, Call, Ended, EndpointRecord, Failure, encode
@@ -12,7 +12,7 @@ from oncue.protocol.records import REFUSED, RESULTS, VERSION, Call, Ended, Endpo
 PAGE = 1_000
 
 
-async def end_all(core: Core, endpoint: EndpointRecord) -> None:
+async def end_all(core: ServerContext, endpoint: EndpointRecord) -> None:
     """Close all open tasks of the endpoint as refused; durable when this returns. Again is harmless: what is closed is not
     open any more, and the first closing record decides. Raises LogError, DiskFull."""
     reason = Failure(

@@ -15,24 +15,24 @@ from oncue.errors import Invalid, NotOwner, OncueError
 from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.records import REGISTRY, Deployment, Event
-from oncue.rules.active_rules import Entry
+from oncue.rules.active_rules import ActiveRule
 from oncue.rules.engine import Engine
-from oncue.rules.operators.preview import Outlook
-from oncue.rules.stateful.embedded_runner import WindowHost
+from oncue.rules.operators.preview import OperatorPreview
+from oncue.rules.stateful.embedded_runner import EmbeddedRunner
 from oncue.rules.stateful.handover import hand_over
 from oncue.rules.stateful.kafka_runner import Fence
 from oncue.rules.stateful.record_group import Summary
-from oncue.rules.stateful.remote import StreamWindows
-from oncue.rules.stateful.server_runner import SharedWindowHost
+from oncue.rules.stateful.remote import RemoteRules
+from oncue.rules.stateful.server_runner import ServerRunner
 from oncue.rules.stateful.topics import ensure_stream
-from oncue.rules.stateful.worker_reports import Workers
+from oncue.rules.stateful.worker_reports import StreamWorkers
 
 log = logging.getLogger("oncue.windows")
 ACTING = "windows"  # whoever acts for this runs rules with memory
 
 
 class Windows(Protocol):
-    """WindowHost where the log is this server's alone, else SharedWindowHost; or StreamWindows where stream workers run the
+    """EmbeddedRunner where the log is this server's alone, else ServerRunner; or RemoteRules where stream workers run the
     rules."""
 
     async def run(self) -> None: ...
@@ -41,7 +41,7 @@ class Windows(Protocol):
 
     def wake(self) -> None: ...
 
-    async def outlook(self, entry: Entry, event: Event) -> Outlook: ...
+    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview: ...
 
     async def summary(self) -> dict[str, Summary]: ...
 
@@ -53,7 +53,7 @@ class WindowDesk(EventDesk):
     async def start_windows(self, path: Path) -> None:
         """Raises Invalid: stream workers are wanted, on a log that they cannot work on."""
         self._told: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) that the metrics have
-        self._workers: Workers | None = None
+        self._workers: StreamWorkers | None = None
         if self.settings.shared_log:
             await self._start_shared(path)
             return
@@ -62,12 +62,12 @@ class WindowDesk(EventDesk):
                 'rules_memory is "stream", and the log is not on Kafka: no stream worker can run its rules with memory',
                 remedy='set rules_memory to "server", or give a log on Kafka: oncue up --log kafka://host:port',
             )
-        self.windows = WindowHost(self.log, self, path, **self._parts_of_host())
+        self.windows = EmbeddedRunner(self.log, self, path, **self._parts_of_host())
         self._windows_tasks = [self._kept(lambda: self.owners.while_acting(ACTING, self.windows.run))]
 
     async def _start_shared(self, path: Path) -> None:
         partitions = await ensure_stream(self.log, self.settings)
-        self._workers = Workers(self.log)
+        self._workers = StreamWorkers(self.log)
         fence: Fence = self.log  # type: ignore[assignment]  # the log on Kafka can claim
         to_workers = self.settings.rules_memory == "stream"
         left: list[int] = []
@@ -77,10 +77,10 @@ class WindowDesk(EventDesk):
                 for file in path.parent.glob(path.name + "*"):
                     file.unlink()
         if to_workers:
-            self.windows = StreamWindows(self.log, self._workers, partitions, left)
+            self.windows = RemoteRules(self.log, self._workers, partitions, left)
             self._windows_tasks = [self._kept(self.windows.run)]
             return
-        self.windows = SharedWindowHost(
+        self.windows = ServerRunner(
             self.log, fence, self, self.server_id, partitions, self.settings.log_url, **self._parts_of_host()
         )
         self._windows_tasks = [
@@ -121,9 +121,9 @@ class WindowDesk(EventDesk):
         """What is wrong with who runs rules with memory; "": nothing, or there are none."""
         if not any(entry.rule.memory for entry in self.engine.book.entries.values()):
             return ""
-        if isinstance(self.windows, StreamWindows):
+        if isinstance(self.windows, RemoteRules):
             return self.windows.trouble(self.settings.log_url)
-        if isinstance(self.windows, SharedWindowHost) and self.windows.trouble:
+        if isinstance(self.windows, ServerRunner) and self.windows.trouble:
             return self.windows.trouble
         others = self._workers.alive() if self._workers is not None else []
         if not others:
@@ -149,7 +149,7 @@ class WindowDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def with_windows(self, infos: list[r.RuleInfo]) -> list[r.RuleInfo]:
-        elsewhere = not isinstance(self.windows, StreamWindows) and not self.owners.acts(ACTING)
+        elsewhere = not isinstance(self.windows, RemoteRules) and not self.owners.acts(ACTING)
         if elsewhere or not any(info.memory for info in infos):
             return infos
         found, trouble = await self.windows.summary(), self.memory_trouble()
@@ -158,7 +158,7 @@ class WindowDesk(EventDesk):
     def _with_window(self, info: r.RuleInfo, w: Summary | None, trouble: str) -> r.RuleInfo:
         if w is not None:
             info = msgspec.structs.replace(info, windows=w.windows, waiting=w.events, closes_us=w.due_ms * 1000)
-        if isinstance(self.windows, StreamWindows) and (told := self.windows.workers.rules().get(info.name)):
+        if isinstance(self.windows, RemoteRules) and (told := self.windows.workers.rules().get(info.name)):
             info = msgspec.structs.replace(info, fired=told.fired, suppressed=told.suppressed)
         if trouble and info.state == "active":
             info = msgspec.structs.replace(info, why="; ".join(filter(None, (trouble, info.why))))
@@ -171,7 +171,7 @@ class WindowDesk(EventDesk):
         for answer in await asyncio.gather(*(self.across.rules(url, bearer) for url in urls)):
             for info in answer:
                 there.setdefault(info.name, []).append(info)
-        streamed = isinstance(self.windows, StreamWindows)  # then each server has the workers' counts
+        streamed = isinstance(self.windows, RemoteRules)  # then each server has the workers' counts
         return [i if i.memory and streamed else _summed([i, *there.get(i.name, ())]) for i in infos]
 
     async def with_outlook(self, explained: r.Explanation, name: str, event: Event) -> r.Explanation:
@@ -194,7 +194,7 @@ class WindowDesk(EventDesk):
     async def count_rules(self) -> None:
         """For /metrics."""
         now = {info.name: (info.fired, info.suppressed) for info in self.engine.rules()}
-        if isinstance(self.windows, StreamWindows):
+        if isinstance(self.windows, RemoteRules):
             now |= self.windows.workers.counted
         told = self._told
         more = {}

@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from oncue import ids as task_ids
-from oncue.dispatcher.context import READ_OWN_WRITES_S, Core, position_text
-from oncue.dispatcher.http.backend import Outcome, TaskQuery, Who
+from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
+from oncue.dispatcher.http.backend import Caller, Outcome, TaskQuery
 from oncue.dispatcher.notifier import STATE_WORDS
-from oncue.dispatcher.services.idempotency import Mark, Repeats, Seen, content_of, reused
+from oncue.dispatcher.services.idempotency import IdempotencyCache, Mark, Seen, content_of, reused
 from oncue.dispatcher.services.task_info import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from oncue.ids import now_us
@@ -28,7 +28,17 @@ from oncue.lifecycle import TaskState, end
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import payload
-from oncue.protocol.records import INLINE_BYTES, RESULTS, VERSION, Call, Ended, FunctionRecord, Task, TaskFrame, encode
+from oncue.protocol.records import (
+    INLINE_BYTES,
+    RESULTS,
+    VERSION,
+    Call,
+    Ended,
+    FunctionRecord,
+    TaskFrame,
+    TaskRecord,
+    encode,
+)
 from oncue.view import TaskFilter
 
 RECORD_TASKS = 1_024  # tasks in one record of the log
@@ -36,15 +46,15 @@ RECORD_BYTES = 1 << 20
 RECENT = 100_000  # batch keys remembered, so that a repeated request costs nothing
 
 
-class TaskDesk(Core):
+class TaskDesk(ServerContext):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._repeats = Repeats(RECENT)
+        self._repeats = IdempotencyCache(RECENT)
         self._functions: OrderedDict[tuple[str, str], FunctionRecord] = OrderedDict()
 
     # ------------------------------------------------------------ in
 
-    async def submit_batch(self, who: Who, request: r.BatchRequest) -> r.Accepted:
+    async def submit_batch(self, who: Caller, request: r.BatchRequest) -> r.Accepted:
         self.accepting()
         payloads = request.payloads or [payload.pack_args(tuple(a), k) for a, k in request.calls]
         count = len(payloads)
@@ -57,7 +67,7 @@ class TaskDesk(Core):
         key = _batch_key(request.key)
         call = await self._call(who, request)
         ids = task_ids.batch_ids(who.subject, key, count)
-        tasks = [Task(i, p) for i, p in zip(ids, payloads, strict=True)]
+        tasks = [TaskRecord(i, p) for i, p in zip(ids, payloads, strict=True)]
         mark = (who.subject, key)
         if request.key and self._is_old(key) and self._repeats.find(mark, call, tasks) is None:
             await self.barrier((self.tasks_topic(call.endpoint), RESULTS))
@@ -66,7 +76,7 @@ class TaskDesk(Core):
         _check_payloads(payloads)
         return _accepted(ids, (await self._append(mark, call, tasks))[1])
 
-    async def submit(self, who: Who, request: r.TaskRequest) -> r.TaskInfo:
+    async def submit(self, who: Caller, request: r.TaskRequest) -> r.TaskInfo:
         self.accepting()
         packed = payload.pack_args(tuple(request.args), request.kwargs)
         _check_payloads([packed])
@@ -77,7 +87,7 @@ class TaskDesk(Core):
         else:
             seed = task_ids.new_uuid7()
             task_id = task_ids.batch_ids(who.subject, seed, 1)[0]
-        task = Task(task_id, packed)
+        task = TaskRecord(task_id, packed)
         if request.key and await self._is_repeated((who.subject, seed), call, task):
             return await self.task(who, task_id.hex(), request.wait_ms)
         waiter = self.board.wait(task_id) if request.wait_ms else None
@@ -93,7 +103,7 @@ class TaskDesk(Core):
             return self._ended_info(state, ended, position)
         return msgspec.structs.replace(self._info(state), position=position)
 
-    async def _append(self, mark: Mark, call: Call, tasks: list[Task]) -> tuple[int, list[Position]]:
+    async def _append(self, mark: Mark, call: Call, tasks: list[TaskRecord]) -> tuple[int, list[Position]]:
         """(when they were accepted, as their record says, unix µs; the record's positions). Again with the same key: as
         the first time. Raises Conflict when that was for other calls."""
         seen = self._repeats.find(mark, call, tasks)
@@ -116,7 +126,7 @@ class TaskDesk(Core):
         ms = int.from_bytes(key[:6], "big")
         return ms * 1000 < self.started_us or self._repeats.full
 
-    async def _is_repeated(self, mark: Mark, call: Call, task: Task) -> bool:
+    async def _is_repeated(self, mark: Mark, call: Call, task: TaskRecord) -> bool:
         """Whether this very request was accepted before; it is durable then. Raises Conflict."""
         seen = self._repeats.find(mark, call, [task])
         if seen is None:
@@ -124,7 +134,7 @@ class TaskDesk(Core):
         await asyncio.shield(seen.durable)
         return True
 
-    async def _known(self, call: Call, task: Task) -> bool:
+    async def _known(self, call: Call, task: TaskRecord) -> bool:
         """Whether the view has this task. Raises Conflict when its key was used for another call."""
         state = await self._state(task.id)
         if state is None or state.call is None:
@@ -140,7 +150,7 @@ class TaskDesk(Core):
     async def _state(self, task_id: bytes) -> TaskState | None:
         return await self.view.task(task_id)
 
-    async def _call(self, who: Who, request: r.TaskRequest | r.BatchRequest) -> Call:
+    async def _call(self, who: Caller, request: r.TaskRequest | r.BatchRequest) -> Call:
         try:
             endpoint = self.find_endpoint(who, request.endpoint)
             function = await self._function(who, request.function)
@@ -162,7 +172,7 @@ class TaskDesk(Core):
             stream=getattr(request, "stream", ""),
         )
 
-    async def _function(self, who: Who, name: str) -> FunctionRecord:
+    async def _function(self, who: Caller, name: str) -> FunctionRecord:
         known = self._functions.get((who.subject, name))
         if known is not None:
             return known
@@ -180,7 +190,7 @@ class TaskDesk(Core):
 
     # ------------------------------------------------------------ looked up and waited for
 
-    async def task(self, who: Who, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
+    async def task(self, who: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
         state = await self._mine(who, task_id)
         if wait_ms and not state.state.closed:
             waiter = self.board.wait(state.id)
@@ -198,7 +208,7 @@ class TaskDesk(Core):
             return info
         return await self.across.task(self.owners.elsewhere(state.call.endpoint), info, bearer)
 
-    async def _mine(self, who: Who, text: str) -> TaskState:
+    async def _mine(self, who: Caller, text: str) -> TaskState:
         task_id = parse_id(text)
         state = await self._state(task_id)
         if state is None:  # accepted a moment ago, perhaps
@@ -209,7 +219,7 @@ class TaskDesk(Core):
             state = await self._state(task_id)
         return self._owned(who, state, text)
 
-    def _owned(self, who: Who, state: TaskState | None, text: str) -> TaskState:
+    def _owned(self, who: Caller, state: TaskState | None, text: str) -> TaskState:
         if state is None or state.call is None or not who.sees(state.call.owner):
             raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
         return state
@@ -264,7 +274,7 @@ class TaskDesk(Core):
             return f"no server acts for endpoint {name!r} yet"
         return f"the server {place} acts for endpoint {name!r}: that one can say more"
 
-    async def tasks(self, who: Who, query: TaskQuery) -> r.Page:
+    async def tasks(self, who: Caller, query: TaskQuery) -> r.Page:
         endpoint = query.endpoint
         if endpoint:
             endpoint = self.find_endpoint(who, endpoint).id
@@ -282,10 +292,10 @@ class TaskDesk(Core):
         rows, cursor = await self.view.tasks(filters)
         return r.Page(items=[self._info(row) for row in rows], next=cursor)
 
-    async def timeline(self, who: Who, task_id: str) -> list[r.TimelineEntry]:
+    async def timeline(self, who: Caller, task_id: str) -> list[r.TimelineEntry]:
         return timeline(await self._mine(who, task_id), self.endpoint_name)
 
-    async def outcomes(self, who: Who, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
+    async def outcomes(self, who: Caller, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
         if len(ids) > self.settings.max_batch:
             raise TooLarge(
                 f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self.settings.max_batch:,}"
@@ -304,17 +314,17 @@ class TaskDesk(Core):
                 self.board.forget(i, waiter)
         return [Outcome(c.id, STATE_WORDS[c.ended.status], c.ended) for c in found.values() if who.sees(c.call.owner)]
 
-    def stream(self, who: Who, stream: str) -> AsyncIterator[bytes]:
+    def stream(self, who: Caller, stream: str) -> AsyncIterator[bytes]:
         return self.board.stream(stream, who.subject)
 
-    async def logs_once(self, who: Who, task_id: str) -> tuple[TaskState, bytes]:
+    async def logs_once(self, who: Caller, task_id: str) -> tuple[TaskState, bytes]:
         state = await self._mine(who, task_id)
         if state.state.closed:
             closing = state.closing
             return state, closing.output if closing else b""
         return state, await self.view.output(state.id)
 
-    async def logs(self, who: Who, task_id: str, follow: bool) -> AsyncIterator[bytes]:
+    async def logs(self, who: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
         """What the task printed; follow: as it comes, until it closes."""
         said = 0
         while True:
@@ -336,7 +346,7 @@ class TaskDesk(Core):
 
     # ------------------------------------------------------------ retried
 
-    async def retry(self, who: Who, task_id: str) -> r.TaskInfo:
+    async def retry(self, who: Caller, task_id: str) -> r.TaskInfo:
         """A new task with the same call and arguments, that names the old one."""
         self.accepting()
         state = await self._mine(who, task_id)
@@ -353,7 +363,7 @@ class TaskDesk(Core):
         key = task_ids.new_uuid7()
         new_id = task_ids.batch_ids(who.subject, key, 1)[0]
         call = msgspec.structs.replace(state.call, expires_us=0, stream="")
-        task = Task(new_id, state.args, state.event, state.id, state.mark_us)
+        task = TaskRecord(new_id, state.args, state.event, state.id, state.mark_us)
         accepted_us, _ = await self._append((who.subject, key), call, [task])
         fresh = TaskState(new_id, True, call, state.args, accepted_us, event=state.event, retry_of=state.id)
         return self._info(fresh)
@@ -400,12 +410,12 @@ def _check_payloads(payloads: Sequence[bytes]) -> None:
         )
 
 
-def _parts(tasks: list[Task]) -> list[list[Task]]:
+def _parts(tasks: list[TaskRecord]) -> list[list[TaskRecord]]:
     """Frames of at most RECORD_TASKS tasks and about RECORD_BYTES."""
     total = sum(len(t.args) for t in tasks)
     if len(tasks) <= RECORD_TASKS and total <= RECORD_BYTES:
         return [tasks]
-    parts: list[list[Task]] = [[]]
+    parts: list[list[TaskRecord]] = [[]]
     size = 0
     for t in tasks:
         if parts[-1] and (len(parts[-1]) >= RECORD_TASKS or size + len(t.args) > RECORD_BYTES):

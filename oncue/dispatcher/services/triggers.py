@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.services.stateful_rules import WindowDesk
-from oncue.dispatcher.trigger_state import TriggerMemory
-from oncue.dispatcher.trigger_supervisor import TriggerHost, Wanted, several_may
+from oncue.dispatcher.trigger_state import LogReplicatedState
+from oncue.dispatcher.trigger_supervisor import TriggerSupervisor, Wanted, several_may
 from oncue.errors import NotFound
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
@@ -29,7 +29,7 @@ NOT_YET = ("elsewhere", "starting", "looking")  # states in which a trigger may 
 
 
 class TriggerDesk(WindowDesk):
-    triggers_host: TriggerHost
+    triggers_host: TriggerSupervisor
     _deployments: dict[str, Deployment]
     _sets: dict[str, RuleSet]
     _answering: set[str]  # labels of deploys that are being answered here
@@ -49,8 +49,8 @@ class TriggerDesk(WindowDesk):
         if self.log.shared:  # deployed through another server, whose answer may have given up waiting for this one
             self.triggers_host.acknowledge([n for n, w in here.items() if w.label not in self._answering])
 
-    def trigger_memory(self, name: str) -> TriggerMemory | None:
-        return TriggerMemory(self.log, name) if self.log.shared else None
+    def trigger_memory(self, name: str) -> LogReplicatedState | None:
+        return LogReplicatedState(self.log, name) if self.log.shared else None
 
     def _wanted(self) -> dict[str, Wanted]:
         found: dict[str, Wanted] = {}
@@ -97,34 +97,34 @@ class TriggerDesk(WindowDesk):
 
     # ------------------------------------------------------------ looking
 
-    async def triggers(self, who: Who, bearer: str = "") -> list[r.TriggerInfo]:
+    async def triggers(self, who: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         if not bearer and self.log.shared:  # another server asks, which may have deployed one a moment ago
             await self._registry_caught_up()
         mine = self._visible(who)
         told = await self._told_elsewhere([info.name for info in mine if info.state == "elsewhere"], bearer)
         return [_known(info, told) for info in mine]
 
-    async def trigger(self, who: Who, name: str, bearer: str = "") -> r.TriggerShown:
+    async def trigger(self, who: Caller, name: str, bearer: str = "") -> r.TriggerShown:
         info = self._one(who, name)
         url = self._runs_at(info)
         if (told := await self.across.trigger(url, name, bearer)) is not None:
             return msgspec.structs.replace(told, server=url)
         return r.TriggerShown(**msgspec.structs.asdict(info), decisions=self.triggers_host.decisions(name))
 
-    async def explain_file(self, who: Who, name: str, path: str, bearer: str = "") -> r.TriggerFile:
+    async def explain_file(self, who: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
         info = self._one(who, name)
         url = self._runs_at(info)
         told = await self.across.trigger_file(url, name, path, bearer)
         return told if told is not None else await self.triggers_host.explain(name, path)
 
-    def _visible(self, who: Who) -> list[r.TriggerInfo]:
+    def _visible(self, who: Caller) -> list[r.TriggerInfo]:
         return [i for i in self.triggers_host.infos() if i.label in self._sets and self._sees(who, i.label)]
 
     def _runs_at(self, info: r.TriggerInfo) -> str:
         """The API of the server that runs it, where that is another; "": it runs here, or it is not known where."""
         return self.owners.elsewhere(info.name) if info.state == "elsewhere" else ""
 
-    def _one(self, who: Who, name: str) -> r.TriggerInfo:
+    def _one(self, who: Caller, name: str) -> r.TriggerInfo:
         mine = self._visible(who)
         found = next((info for info in mine if info.name == name), None)
         if found is None:
@@ -133,7 +133,7 @@ class TriggerDesk(WindowDesk):
             raise NotFound(f"there is no trigger {name!r}", remedy=remedy)
         return found
 
-    def _sees(self, who: Who, label: str) -> bool:
+    def _sees(self, who: Caller, label: str) -> bool:
         return who.sees(self._deployments[label].owner)
 
 

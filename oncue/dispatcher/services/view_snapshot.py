@@ -7,14 +7,14 @@ import secrets as random_secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from oncue.dispatcher.context import Core
-from oncue.dispatcher.http.backend import Who
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.http.backend import Caller
 
 PART_BYTES = 1 << 20
 
 
-class ViewDesk(Core):
-    async def view_snapshot(self, who: Who) -> tuple[int, AsyncIterator[bytes]]:
+class ViewDesk(ServerContext):
+    async def view_snapshot(self, who: Caller) -> tuple[int, AsyncIterator[bytes]]:
         """(size, parts). Everybody's data is in it: it is for admins. Raises ViewError, NotReady."""
         self.accepting()
         path = self.settings.data_path / f"view.{random_secrets.token_hex(6)}.copy"

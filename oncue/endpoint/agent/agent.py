@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from oncue.endpoint.agent import journal
-from oncue.endpoint.agent.effects import Dial, Effect, Learn
-from oncue.endpoint.agent.fetcher import Cabinet
-from oncue.endpoint.agent.held_tasks import Holdings
+from oncue.endpoint.agent.effects import Dial, Effect, RememberServers
+from oncue.endpoint.agent.fetcher import BlobCache
+from oncue.endpoint.agent.held_tasks import HeldTasks
 from oncue.endpoint.agent.session import SILENCE_US, Phase, Session
 from oncue.errors import Refused
 from oncue.protocol import bridge
-from oncue.protocol.records import VERSION, Output, Report, Started, Task, Usage, decode, encode
+from oncue.protocol.records import VERSION, Output, Report, Started, TaskRecord, Usage, decode, encode
 
 INVENTORY_TASKS = 50_000  # named in one message
 OUTPUT_RATE = 256 * 1024  # bytes a second of running tasks' output; what is more is in the outcome
@@ -40,12 +40,12 @@ class Identity(msgspec.Struct, frozen=True):
     boot: bytes  # 8 random bytes a start
 
 
-class Agent(Holdings):
+class Agent(HeldTasks):
     def __init__(
         self,
         identity: Identity,
         journal: journal.Journal,
-        cabinet: Cabinet,
+        cabinet: BlobCache,
         rng: random.Random,
         workers: int,
         now_us: int,
@@ -127,7 +127,7 @@ class Agent(Holdings):
 
     def _learn(self, welcome: bridge.Welcome) -> None:
         if welcome.servers:
-            self._out.append(Learn(welcome.servers))
+            self._out.append(RememberServers(welcome.servers))
 
     def _on_redirect(self, redirect: bridge.Redirect) -> None:
         self.link.redirected(self.now_us, bool(redirect.bridge))
@@ -143,7 +143,7 @@ class Agent(Holdings):
 
     def _on_dispatch(self, message: bridge.Dispatch, body: bytes) -> None:
         self.received += message.count
-        tasks = decode(list[Task], body)
+        tasks = decode(list[TaskRecord], body)
         if not self.shelf.held.keys().isdisjoint([t.id for t in tasks]):
             tasks = [t for t in tasks if t.id not in self.shelf.held]  # the bridge knows that we have them
             body = encode(tasks)

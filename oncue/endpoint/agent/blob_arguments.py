@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from oncue.endpoint.agent.fetcher import Cabinet
+from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.task_queue import Group
-from oncue.protocol.records import Task
+from oncue.protocol.records import TaskRecord
 
 LINGER_US = 60_000_000  # that a blob which nobody needs stays
 
-Waiting = list[tuple[Group, Task]]
+Waiting = list[tuple[Group, TaskRecord]]
 
 
 class Arguments:
-    def __init__(self, cabinet: Cabinet) -> None:
+    def __init__(self, cabinet: BlobCache) -> None:
         self._cabinet = cabinet
         self.users: dict[str, set[bytes]] = {}  # blob -> tasks that need it
         self._blob_of: dict[bytes, str] = {}
         self._waits: dict[str, Waiting] = {}
         self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
 
-    def need(self, group: Group, task: Task, sha256: str) -> bool:
+    def need(self, group: Group, task: TaskRecord, sha256: str) -> bool:
         """Whether the task must wait for the blob."""
         self.users.setdefault(sha256, set()).add(task.id)
         self._blob_of[task.id] = sha256

@@ -10,7 +10,7 @@ from oncue.blobs import Blobs, Upload
 from oncue.errors import OncueError
 
 
-class FolderCabinet:
+class DiskCache:
     """fetching.Cabinet in two folders. What can be had again from the server is not fsynced."""
 
     def __init__(self, functions: Path, blobs: Path) -> None:

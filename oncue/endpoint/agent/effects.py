@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from oncue.protocol.records import Task
+from oncue.protocol.records import TaskRecord
 
 
 class Dial(msgspec.Struct, frozen=True):
@@ -14,7 +14,7 @@ class Dial(msgspec.Struct, frozen=True):
     server_key: str = ""  # CURVE, Z85
 
 
-class Learn(msgspec.Struct, frozen=True):
+class RememberServers(msgspec.Struct, frozen=True):
     """All servers that the agent may dial, (address, key) each: to be remembered."""
 
     servers: tuple[tuple[str, str], ...]
@@ -31,7 +31,7 @@ class Run(msgspec.Struct, frozen=True):
     body: bytes
     timeout_ms: int
     attempt: int
-    tasks: list[Task]
+    tasks: list[TaskRecord]
 
 
 class CancelRun(msgspec.Struct, frozen=True):
@@ -40,10 +40,10 @@ class CancelRun(msgspec.Struct, frozen=True):
     ids: frozenset[bytes]
 
 
-class Say(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True):
     """A change of state: one line for the log."""
 
     text: str
 
 
-Effect = Dial | Learn | Send | Run | CancelRun | Say
+Effect = Dial | RememberServers | Send | Run | CancelRun | LogLine

@@ -18,7 +18,7 @@ AT_ONCE = 2  # fetches under way; the others wait their turn
 AGAIN_US = 30_000_000  # without an answer for so long a part is asked for again
 
 
-class Cabinet(Protocol):
+class BlobCache(Protocol):
     """Where bodies and blobs are kept by hash: a folder, or memory in simulations. All raise OSError."""
 
     def body(self, sha256: str) -> bytes | None:
@@ -62,7 +62,7 @@ class Fetch:
 class Fetching:
     def __init__(
         self,
-        cabinet: Cabinet,
+        cabinet: BlobCache,
         arrived: Callable[[Fetch, bytes], None],
         failed: Callable[[Fetch, str], None],
     ) -> None:

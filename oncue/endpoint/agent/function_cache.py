@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from oncue.endpoint.agent.fetcher import Cabinet
+from oncue.endpoint.agent.fetcher import BlobCache
 
 BODIES_BYTES = 64 << 20  # kept in memory
 
 
 class Bodies:
-    def __init__(self, cabinet: Cabinet) -> None:
+    def __init__(self, cabinet: BlobCache) -> None:
         self._cabinet = cabinet
         self._bodies: dict[str, bytes] = {}  # in order of use
         self._bytes = 0

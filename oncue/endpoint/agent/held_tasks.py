@@ -11,29 +11,29 @@ from collections.abc import Callable, Iterable, Sequence
 
 from oncue.endpoint.agent import journal
 from oncue.endpoint.agent.blob_arguments import Arguments
-from oncue.endpoint.agent.effects import CancelRun, Effect, Run, Say
-from oncue.endpoint.agent.fetcher import Cabinet, Fetch, Fetching
+from oncue.endpoint.agent.effects import CancelRun, Effect, LogLine, Run
+from oncue.endpoint.agent.fetcher import BlobCache, Fetch, Fetching
 from oncue.endpoint.agent.function_cache import Bodies
 from oncue.endpoint.agent.outbox import Outbox
-from oncue.endpoint.agent.prefetch import Appetite
+from oncue.endpoint.agent.prefetch import PrefetchLimit
 from oncue.endpoint.agent.task_queue import COST_OF_TASK, Group, Shelf
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.payload import REF, ref_of
-from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, Task, decode, encode
+from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, TaskRecord, decode, encode
 
 EXPIRY_STEP_US = 1_000_000  # between two looks at all that waits
 
 
-class Holdings:
+class HeldTasks:
     """What it wants done is gathered in `_out`, for the turn that follows."""
 
-    def __init__(self, journal: journal.Journal, cabinet: Cabinet, workers: int, now_us: int) -> None:
+    def __init__(self, journal: journal.Journal, cabinet: BlobCache, workers: int, now_us: int) -> None:
         self._journal, self._cabinet = journal, cabinet
         self.now_us = now_us
         self._out: list[Effect] = []
         self.stopping = False
-        self.appetite = Appetite(workers)
+        self.appetite = PrefetchLimit(workers)
         self.shelf = Shelf()
         self.outbox = Outbox(journal, cabinet, self._drop_blob_of_result)
         self._fetching = Fetching(cabinet, self._arrived, self._failed)
@@ -44,7 +44,7 @@ class Holdings:
         self._recover()
 
     def _say(self, text: str) -> None:
-        self._out.append(Say(text))
+        self._out.append(LogLine(text))
 
     # ------------------------------------------------------------ after a start
 
@@ -70,7 +70,7 @@ class Holdings:
 
     # ------------------------------------------------------------ what a task needs before it can run
 
-    def _take_in(self, message: bridge.Dispatch, tasks: list[Task], body: bytes) -> None:
+    def _take_in(self, message: bridge.Dispatch, tasks: list[TaskRecord], body: bytes) -> None:
         call = decode(Call, message.call)
         group = Group(
             message.call, call, message.attempt, message.accepted_us, tasks, len(body) + COST_OF_TASK * len(tasks)
@@ -79,7 +79,7 @@ class Holdings:
         self.shelf.receive(group)
         self._place(group, tasks)
 
-    def _place(self, group: Group, tasks: list[Task]) -> None:
+    def _place(self, group: Group, tasks: list[TaskRecord]) -> None:
         """Into the queue, or aside for its function's body or a large argument."""
         for t in tasks:
             if t.args[:1] == REF:
@@ -93,7 +93,7 @@ class Holdings:
             if not here:
                 self._fetching.want(function, blob=False)
 
-    def _needs_blob(self, group: Group, task: Task) -> bool:
+    def _needs_blob(self, group: Group, task: TaskRecord) -> bool:
         if task.args[:1] != REF:
             return False
         try:
@@ -182,9 +182,9 @@ class Holdings:
             self.outbox.add((current.call_raw, current.accepted_us), mine)
         self._arguments.release((e.id for e in ends), self.now_us)
 
-    def requeue(self, tasks: Iterable[Task]) -> None:
+    def requeue(self, tasks: Iterable[TaskRecord]) -> None:
         """Tasks that the workers give back: they never started, or nobody is to blame for them."""
-        by_group: dict[int, tuple[Group, list[Task]]] = {}
+        by_group: dict[int, tuple[Group, list[TaskRecord]]] = {}
         for t in tasks:
             group = self.shelf.held.get(t.id)
             if group is not None:
@@ -240,7 +240,7 @@ class Holdings:
                 due, EXPIRED, encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
             )
 
-    def _end(self, group: Group, tasks: list[Task], status: int, failure: bytes) -> None:
+    def _end(self, group: Group, tasks: list[TaskRecord], status: int, failure: bytes) -> None:
         """Attempts that end here, without a worker."""
         for t in tasks:
             self.shelf.ended(t.id)

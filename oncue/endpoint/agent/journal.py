@@ -24,7 +24,7 @@ from typing import Protocol
 import msgspec
 
 from oncue.errors import Undecodable
-from oncue.protocol.records import Ended, Stored, Task, decode, encode
+from oncue.protocol.records import Ended, Stored, TaskRecord, decode, encode
 
 HEAD = Struct(">2sBII")
 MARK = b"\xc9\x0c"
@@ -41,7 +41,7 @@ class Received(Stored, frozen=True):
     call: bytes  # msgpack of Call
     attempt: int
     accepted_us: int
-    tasks: list[Task]
+    tasks: list[TaskRecord]
 
 
 class Started(Stored, frozen=True):
@@ -123,7 +123,7 @@ class Held(msgspec.Struct):
     call: bytes
     attempt: int
     accepted_us: int
-    tasks: list[Task]
+    tasks: list[TaskRecord]
     started: set[bytes]  # ids of those that were handed to a worker
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from oncue.endpoint.agent.fetcher import Cabinet
+from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.journal import EndedFrame, Journal
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
@@ -56,7 +56,7 @@ class Upload(msgspec.Struct):
 
 
 class Outbox:
-    def __init__(self, journal: Journal, cabinet: Cabinet, uploaded: Callable[[str], None]) -> None:
+    def __init__(self, journal: Journal, cabinet: BlobCache, uploaded: Callable[[str], None]) -> None:
         self._journal, self._cabinet, self._uploaded = journal, cabinet, uploaded
         self._gathered: dict[Key, list[Ended]] = {}
         self.gathered = 0

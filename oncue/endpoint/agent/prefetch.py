@@ -8,7 +8,7 @@ WEIGHT = 0.25  # of a new measurement
 LONG_US = 1_000_000
 
 
-class Appetite:
+class PrefetchLimit:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._task_us = 0.0  # measured; 0: not yet

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.endpoint.settings import Settings, server_of
+from oncue.endpoint.settings import EndpointSettings, server_of
 from oncue.errors import Invalid
 
 log = logging.getLogger("oncue.agent")
@@ -23,7 +23,7 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Servers:
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: EndpointSettings) -> None:
         self._path, self._settings = folder / "servers.json", settings
         self._told = self._load()
         self._at: Server | None = None  # dialled last

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from oncue.protocol.records import Call, Task
+from oncue.protocol.records import Call, TaskRecord
 
 COST_OF_TASK = 64  # bytes that a task costs beside its arguments
 
@@ -26,7 +26,7 @@ class Group(msgspec.Struct, eq=False, weakref=False):
     call: Call
     attempt: int
     accepted_us: int
-    tasks: list[Task]
+    tasks: list[TaskRecord]
     size_bytes: int
     live: int = 0  # how many of them have not ended
 
@@ -35,7 +35,7 @@ class Lot(msgspec.Struct, eq=False):
     """Tasks of a group that wait, from index `at` on."""
 
     group: Group
-    tasks: list[Task]
+    tasks: list[TaskRecord]
     at: int = 0
 
 
@@ -54,7 +54,7 @@ class Shelf:
         self.held.update(dict.fromkeys([t.id for t in group.tasks], group))
         self.live_bytes += group.size_bytes
 
-    def put(self, group: Group, tasks: list[Task], *, here: bool, first: bool = False) -> None:
+    def put(self, group: Group, tasks: list[TaskRecord], *, here: bool, first: bool = False) -> None:
         """Tasks that may run; `here`: their function's body is here."""
         function = group.call.function
         if here:
@@ -73,7 +73,7 @@ class Shelf:
             self.queued += sum(len(lot.tasks) - lot.at for lot in lots)
             self._queues.setdefault(function, deque()).extend(lots)
 
-    def fail(self, function: str) -> list[tuple[Group, list[Task]]]:
+    def fail(self, function: str) -> list[tuple[Group, list[TaskRecord]]]:
         """The function's body cannot be had: what waited for it is taken out."""
         return [(lot.group, lot.tasks[lot.at :]) for lot in self.aside.pop(function, ())]
 
@@ -83,7 +83,7 @@ class Shelf:
         """Whose turn it is."""
         return next(iter(self._queues), None)
 
-    def take(self, function: str, most: int) -> tuple[Group, list[Task]]:
+    def take(self, function: str, most: int) -> tuple[Group, list[TaskRecord]]:
         """Up to `most` tasks of one group of this function; then it is the next function's turn."""
         queue = self._queues[function]
         lot = queue[0]
@@ -107,9 +107,9 @@ class Shelf:
                 self.live_bytes -= group.size_bytes
         return group
 
-    def remove(self, ids: set[bytes]) -> list[tuple[Group, Task]]:
+    def remove(self, ids: set[bytes]) -> list[tuple[Group, TaskRecord]]:
         """Take those of the ids out that wait here (not those at workers)."""
-        found: list[tuple[Group, Task]] = []
+        found: list[tuple[Group, TaskRecord]] = []
         for queues, counted in ((self._queues, True), (self.aside, False)):
             for function, queue in list(queues.items()):
                 out = [(lot.group, t) for lot in queue for t in lot.tasks[lot.at :] if t.id in ids]

@@ -30,7 +30,7 @@ from oncue.endpoint.pool.shared_progress import place
 from oncue.endpoint.pool.worker_process import Flight, WorkerProcess
 from oncue.endpoint.worker.capture import read_output
 from oncue.errors import FunctionError
-from oncue.protocol.records import CANCELLED, Ended, Failure, Task, encode
+from oncue.protocol.records import CANCELLED, Ended, Failure, TaskRecord, encode
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # more than its timeout, while a task's function is imported
@@ -42,11 +42,11 @@ BODIES_BYTES = 256 << 20
 START_US = 30_000_000  # a worker that is not ready by then is started anew
 
 
-class Events(msgspec.Struct):
+class PoolEvents(msgspec.Struct):
     """What happened since the last drain."""
 
     ended: list[tuple[str, int, list[Ended]]] = []
-    requeue: list[tuple[str, int, list[Task]]] = []
+    requeue: list[tuple[str, int, list[TaskRecord]]] = []
     started: list[tuple[bytes, int, int, str]] = []
     output: list[tuple[bytes, int, int, bytes]] = []
 
@@ -73,7 +73,7 @@ class Pool:
         self._work, self._python = folder / "work", python
         self._work.mkdir(parents=True, exist_ok=True)
         self._env = clean_env(os.environ if env is None else env) | {"ONCUE_BLOBS": str(blobs or folder / "blobs")}
-        self._events = Events()
+        self._events = PoolEvents()
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._spawn_due: list[int] = [0] * workers  # when each missing worker is to be started, unix µs
         self._deaths = 0  # in a row, before they were ready
@@ -99,8 +99,8 @@ class Pool:
             if w.fd_in == fd:
                 w.write()
 
-    def drain(self) -> Events:
-        events, self._events = self._events, Events()
+    def drain(self) -> PoolEvents:
+        events, self._events = self._events, PoolEvents()
         return events
 
     @property
@@ -139,7 +139,7 @@ class Pool:
             return 2 if w.functions and self._pace.short(next(reversed(w.functions))) else 1
         return 1 if self._pace.short(w.flights[0].function, len(w.flights[0].tasks)) else 0
 
-    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[Task]) -> None:
+    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
         """One chunk. `body` may be left out for a function that was given lately (FunctionError if it is not known).
         Without room for it, it comes back as requeued."""
         body = self._body(function, body)
@@ -212,7 +212,7 @@ class Pool:
         if tasks:
             self._events.requeue.append((flight.function, flight.attempt, tasks))
 
-    def _end(self, flight: Flight, ends: list[tuple[Task, int, Failure, int, bytes]]) -> None:
+    def _end(self, flight: Flight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
         now, attempt = _now_us(), flight.attempt
         made = [
             Ended(t.id, attempt, status, started, now, encode(why), output, t.event, t.retry_of, t.mark_us)

@@ -13,7 +13,7 @@ import struct
 
 import msgspec
 
-from oncue.protocol.records import Ended, Stored, Task
+from oncue.protocol.records import Ended, Stored, TaskRecord
 
 LENGTH = struct.Struct(">I")
 CUT = 113  # a worker's exit code when it finds its descriptors closed by the function
@@ -30,7 +30,7 @@ class Chunk(Stored, tag="chunk", frozen=True):
     n: int  # counts from 1 in each worker
     function: str  # content hash; a Load came before
     attempt: int
-    tasks: list[Task]
+    tasks: list[TaskRecord]
 
 
 ToWorker = Load | Chunk

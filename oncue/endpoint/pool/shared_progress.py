@@ -36,7 +36,7 @@ def place(chunk: int, index: int) -> int:
     return chunk * _CHUNK_STEP + index
 
 
-class Board:
+class SharedProgress:
     """Both sides map the same file. The lengths of the kept records are 4 bytes before each."""
 
     def __init__(self, fd: int) -> None:
@@ -44,7 +44,7 @@ class Board:
         self.numbers = memoryview(self.map)[:HEAD_BYTES].cast("q")
 
     @classmethod
-    def fresh(cls, fd: int) -> Board:
+    def fresh(cls, fd: int) -> SharedProgress:
         os.ftruncate(fd, SIZE_BYTES)
         board = cls(fd)
         board.numbers[INDEX], board.numbers[STOP] = -1, NEVER

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from oncue.endpoint.pool.live_output import Printing
 from oncue.endpoint.pool.protocol import LENGTH, Chunk, FromWorker, Load, decode_from_worker, pack
-from oncue.endpoint.pool.shared_progress import CHUNK, NEVER, STOP, Board, place
-from oncue.protocol.records import Task
+from oncue.endpoint.pool.shared_progress import CHUNK, NEVER, STOP, SharedProgress, place
+from oncue.protocol.records import TaskRecord
 
 PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
@@ -28,7 +28,7 @@ class Flight:
 
     __slots__ = ("attempt", "cancelled", "done", "function", "n", "received", "taken", "tasks", "timeout_us")
 
-    def __init__(self, n: int, function: str, attempt: int, timeout_ms: int, tasks: list[Task]) -> None:
+    def __init__(self, n: int, function: str, attempt: int, timeout_ms: int, tasks: list[TaskRecord]) -> None:
         self.n, self.function, self.attempt, self.tasks = n, function, attempt, tasks
         self.timeout_us = timeout_ms * 1000
         self.done = 0  # tasks whose end was told, from the pipe or the board
@@ -61,7 +61,7 @@ class WorkerProcess:
         child_in, self.fd_in = os.pipe()
         self.fd_out, child_out = os.pipe()
         try:
-            self.board = Board.fresh(mark)
+            self.board = SharedProgress.fresh(mark)
             self.process = subprocess.Popen(
                 [python, "-P", "-m", "oncue.endpoint.worker", *map(str, (child_in, child_out, mark, os.getpid()))],
                 stdin=subprocess.DEVNULL,
@@ -87,7 +87,7 @@ class WorkerProcess:
 
     # ------------------------------------------------------------ the pipes
 
-    def send(self, function: str, body: bytes, attempt: int, timeout_ms: int, tasks: list[Task]) -> None:
+    def send(self, function: str, body: bytes, attempt: int, timeout_ms: int, tasks: list[TaskRecord]) -> None:
         """Queue a chunk, after its function if the worker has not got that."""
         if function in self.functions:
             self.functions.move_to_end(function)

@@ -23,7 +23,17 @@ from typing import Any
 import msgspec
 
 from oncue.endpoint.pool.protocol import CUT, LENGTH, Chunk, Load, Ready, decode_to_worker, pack
-from oncue.endpoint.pool.shared_progress import FIRST, HEAD_BYTES, INDEX, KEPT_BYTES, STARTED, STOP, USED, Board, place
+from oncue.endpoint.pool.shared_progress import (
+    FIRST,
+    HEAD_BYTES,
+    INDEX,
+    KEPT_BYTES,
+    STARTED,
+    STOP,
+    USED,
+    SharedProgress,
+    place,
+)
 from oncue.endpoint.worker.capture import Capture
 from oncue.endpoint.worker.cleanup import Tidy
 from oncue.endpoint.worker.failure import failure
@@ -33,7 +43,7 @@ from oncue.functions.load import Loaded, load, pip_line
 from oncue.pickles import PYTHON
 from oncue.protocol.payload import MSGPACK, Ref, pack_ref, plain, unpack_args
 from oncue.protocol.payload import pack as pack_value
-from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, Task, encode
+from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord, encode
 
 FLUSH_US = 5_000  # a finished task is sent at the latest when its chunk has run for this long, at the end of a task
 RELOAD_US = (
@@ -59,7 +69,7 @@ class _Sent(msgspec.Struct, array_like=True, tag="done"):
 class Worker:
     def __init__(self, fd_in: int, fd_out: int, fd_mark: int) -> None:
         self.fd_in, self.fd_out = fd_in, fd_out
-        self.board = Board(fd_mark)
+        self.board = SharedProgress(fd_mark)
         self.capture = Capture()
         self.tidy = Tidy(os.getcwd())
         self.bodies: dict[str, bytes] = {}
@@ -146,7 +156,7 @@ class Worker:
         self.flush(n, True)
 
     def _one(
-        self, n: int, i: int, task: Task, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
+        self, n: int, i: int, task: TaskRecord, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
     ) -> int:
         """Run one task; its end is on the board when this returns. Gives the time (unix µs), when the next one starts."""
         numbers, capture, tidy = self.board.numbers, self.capture, self.tidy
@@ -178,7 +188,7 @@ class Worker:
         self.pieces.append(piece)
         return now
 
-    def _call(self, loaded: Loaded, task: Task) -> tuple[int, bytes]:
+    def _call(self, loaded: Loaded, task: TaskRecord) -> tuple[int, bytes]:
         """(status, value or Failure as bytes)."""
         try:
             payload = task.args

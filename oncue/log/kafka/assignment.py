@@ -17,7 +17,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.structs import TopicPartition
 
 from oncue.errors import LogError, OncueError
-from oncue.log.base import Share
+from oncue.log.base import Assignment
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.topics import Topics
@@ -26,7 +26,7 @@ MARGIN = 0.85  # of the session: clocks of two machines do not go at quite the s
 PAUSE_S = 1.0
 
 
-class KafkaShare(Share):
+class KafkaShare(Assignment):
     def __init__(
         self, address: Address, topics: Topics, topic: str, group: str, forget: Callable[[KafkaShare], None]
     ) -> None:

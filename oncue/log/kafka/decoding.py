@@ -10,7 +10,7 @@ import msgspec
 from aiokafka import errors as k
 from aiokafka.record.memory_records import MemoryRecords
 
-from oncue.log.base import Batch, Record
+from oncue.log.base import Record, RecordBatch
 from oncue.protocol.records import EVENT_BYTES
 
 HEAD = struct.Struct(
@@ -32,7 +32,7 @@ class Damaged(msgspec.Struct, frozen=True):
 class Decoded(msgspec.Struct):
     """Batches with their stored sizes, the damaged ones, and the offset up to which this tells all."""
 
-    batches: list[tuple[Batch, int]]
+    batches: list[tuple[RecordBatch, int]]
     damaged: list[Damaged]
     reached: int
 
@@ -66,7 +66,7 @@ def decode(
             elif not (magic >= 2 and attributes & TRANSACTIONAL and batch.producer_id in gone):
                 offsets, records = _records(batch, at)
                 if offsets:
-                    found.batches.append((Batch(topic, partition, offsets, records), len(blob)))
+                    found.batches.append((RecordBatch(topic, partition, offsets, records), len(blob)))
         except (k.KafkaError, ValueError, LookupError, TypeError, OverflowError, AssertionError, StopIteration) as e:
             why = f"{e} ({len(blob)} bytes)" if str(e) else f"{type(e).__name__} ({len(blob)} bytes)"
             found.damaged.append(Damaged(base, why, blob[:EVENT_BYTES]))
@@ -82,9 +82,9 @@ def _tell_end(found: Decoded, topic: str, partition: int, at: int, before: int) 
     if found.batches:
         last, nbytes = found.batches[-1]
         if last.next_offset < found.reached:
-            found.batches[-1] = (Batch(topic, partition, last.offsets, last.records, found.reached), nbytes)
+            found.batches[-1] = (RecordBatch(topic, partition, last.offsets, last.records, found.reached), nbytes)
     else:
-        found.batches.append((Batch(topic, partition, (), (), found.reached), 64))
+        found.batches.append((RecordBatch(topic, partition, (), (), found.reached), 64))
 
 
 def _records(batch: object, at: int) -> tuple[Sequence[int], list[Record]]:

@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition
 
 from oncue.config import Settings
 from oncue.errors import LogError, NotOwner, OncueError
-from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
+from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
 from oncue.log.kafka.address import Address, parse
 from oncue.log.kafka.assignment import KafkaShare
 from oncue.log.kafka.dead_letters import Burial
@@ -166,7 +166,7 @@ class KafkaLog(Log):
                 self._hand_over(topic, records, partition, future)
 
     async def commit(
-        self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = (), *, repeatable: bool = False
+        self, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append] = (), *, repeatable: bool = False
     ) -> list[Position]:
         self._check()
         if not batches and not any(a.records for a in appends):
@@ -277,7 +277,7 @@ class KafkaLog(Log):
         """By a header that appends to watched topics have."""
         return self._mark[0] in record.headers
 
-    def share(self, topic: str, group: str) -> Share:
+    def share(self, topic: str, group: str) -> Assignment:
         self._check()
         share = KafkaShare(self._address, self._topics, topic, group, self._shares.discard)
         self._shares.add(share)

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 from oncue.errors import LogError, OncueError
-from oncue.log.base import Batch, Partition, Reader, Start
+from oncue.log.base import Partition, Reader, RecordBatch, Start
 from oncue.log.kafka.decoding import Decoded
 from oncue.log.kafka.fetcher import Cursor, Fetcher
 from oncue.log.kafka.membership import Membership
@@ -33,7 +33,7 @@ class KafkaReader(Reader):
         self.group: str | None = None  # whose partitions it shares
         self.done: dict[Partition, int] = {}  # of those: behind what the group has committed, as far as is known here
         self._topics, self._fetcher, self._offsets, self._forget = topics, fetcher, offsets, forget
-        self._queue: deque[tuple[Cursor, Batch, int]] = deque()
+        self._queue: deque[tuple[Cursor, RecordBatch, int]] = deque()
         self._bytes = 0
         self._was_full = False
         self._fresh = asyncio.Event()
@@ -131,7 +131,7 @@ class KafkaReader(Reader):
 
     # ------------------------------------------------------------ for users
 
-    async def next(self, *, max_batches: int = 64) -> list[Batch]:
+    async def next(self, *, max_batches: int = 64) -> list[RecordBatch]:
         while True:
             if self._closed:
                 raise LogError(self._closed)
@@ -189,9 +189,9 @@ class KafkaReader(Reader):
 
     # ------------------------------------------------------------ the queue
 
-    def _pop(self, most: int) -> list[Batch]:
+    def _pop(self, most: int) -> list[RecordBatch]:
         queued = self._queue
-        found: list[Batch] = []
+        found: list[RecordBatch] = []
         if self._membership is not None:  # a transaction takes what is of one partition
             first = queued[0][0]
             most = min(most, sum(1 for _ in takewhile(lambda item: item[0] is first, queued)))

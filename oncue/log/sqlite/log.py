@@ -19,14 +19,14 @@ from pathlib import Path
 import msgspec
 
 from oncue.errors import LogError, NetworkMount, OncueError
-from oncue.log.base import Append, Batch, Log, Partition, Position, Reader, Record, Share, Start, Topic
+from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
 from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.ballast import Ballast
 from oncue.log.sqlite.database import explain, open_writer
 from oncue.log.sqlite.housekeeping import Housekeeping
 from oncue.log.sqlite.mounts import network_mount
 from oncue.log.sqlite.reader import SqliteReader
-from oncue.log.sqlite.single_owner import Sole
+from oncue.log.sqlite.single_owner import SingleOwner
 from oncue.log.sqlite.state import Callback, Loaded, Part, TopicState, load
 from oncue.log.sqlite.store import Damaged, Store
 from oncue.log.sqlite.writer import Call, Chunk, Counters, Write, Writer, store_topic
@@ -50,7 +50,7 @@ class SqliteLog(Log):
         self._watches: list[tuple[str, Callback, bool]] = []
         self._readers: dict[SqliteReader, frozenset[str]] = {}
         self._buried: set[tuple[Partition, int]] = set()
-        self._shares: set[Sole] = set()
+        self._shares: set[SingleOwner] = set()
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._store = Store(path)
@@ -172,7 +172,7 @@ class SqliteLog(Log):
             raise explain(e, self._path) from e
 
     async def commit(
-        self, group: str, batches: Sequence[Batch], appends: Sequence[Append] = (), *, repeatable: bool = False
+        self, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append] = (), *, repeatable: bool = False
     ) -> list[Position]:
         self._check()
         offsets: dict[Partition, tuple[TopicState, int]] = {}
@@ -215,7 +215,7 @@ class SqliteLog(Log):
         name = part.topic.name
         part.end = chunk.first + count
         if part.cursors:
-            batch = Batch(name, part.number, range(chunk.first, part.end), chunk.records)
+            batch = RecordBatch(name, part.number, range(chunk.first, part.end), chunk.records)
             for cursor in part.cursors:
                 cursor.feed(batch, chunk.nbytes)
         if part.topic.late:
@@ -293,10 +293,10 @@ class SqliteLog(Log):
         topic.early = tuple(c for c, early in found if early)
         topic.late = tuple(c for c, early in found if not early)
 
-    def share(self, topic: str, group: str) -> Share:
+    def share(self, topic: str, group: str) -> Assignment:
         """The folder is this process's alone."""
         self._check()
-        share = Sole(frozenset(part.number for part in self._topic(topic).parts))
+        share = SingleOwner(frozenset(part.number for part in self._topic(topic).parts))
         self._shares.add(share)
         return share
 

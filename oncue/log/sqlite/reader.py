@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from oncue.errors import LogError, OncueError
-from oncue.log.base import Batch, Partition, Reader
+from oncue.log.base import Partition, Reader, RecordBatch
 from oncue.log.sqlite import rows
 from oncue.log.sqlite.state import Part
 from oncue.log.sqlite.store import Damaged, Fetched, Store, Want
@@ -34,10 +34,10 @@ class Cursor:
         self.at = at
         self.live = True
         self.turn = 0  # of seeks: a read from before one is stale
-        self.aside: list[tuple[Batch, int]] | None = None
+        self.aside: list[tuple[RecordBatch, int]] | None = None
         self.aside_bytes = 0
 
-    def feed(self, batch: Batch, nbytes: int) -> None:
+    def feed(self, batch: RecordBatch, nbytes: int) -> None:
         """A fresh batch, the next of the partition."""
         if self.live:
             self._take(batch, nbytes)
@@ -47,7 +47,7 @@ class Cursor:
             if self.aside_bytes > QUEUE_BYTES:
                 self.aside, self.aside_bytes = None, 0
 
-    def _take(self, batch: Batch, nbytes: int) -> None:
+    def _take(self, batch: RecordBatch, nbytes: int) -> None:
         following = batch.next_offset
         if following <= self.at:  # the reader was sent to an offset that is not there yet
             return
@@ -69,7 +69,7 @@ class Cursor:
             told = batch.next_offset
         if fetched.reached > told:  # what is there is damaged: who waits for the end should know that it is passed
             part = self.part
-            self.reader.put(self, Batch(part.topic.name, part.number, (), (), fetched.reached), 0)
+            self.reader.put(self, RecordBatch(part.topic.name, part.number, (), (), fetched.reached), 0)
         self.at = max(self.at, fetched.reached)
         if self.at >= self.part.end or (aside and self.at >= aside[0][0].offsets[0]):
             self.reader.catch_up(self)
@@ -90,7 +90,7 @@ class SqliteReader(Reader):
         self._loop = loop
         self._bury = bury
         self._forget = forget
-        self._queue: deque[tuple[Cursor, Batch, int]] = deque()
+        self._queue: deque[tuple[Cursor, RecordBatch, int]] = deque()
         self._bytes = 0
         self._behind: dict[Cursor, None] = {}  # in the order of their turns
         self._fetching = False
@@ -103,7 +103,7 @@ class SqliteReader(Reader):
 
     # ------------------------------------------------------------ for users
 
-    async def next(self, *, max_batches: int = 64) -> list[Batch]:
+    async def next(self, *, max_batches: int = 64) -> list[RecordBatch]:
         while True:
             if self._closed:
                 raise LogError(self._closed)
@@ -154,7 +154,7 @@ class SqliteReader(Reader):
         queued = len(self._queue)
         return queued >= QUEUE_BATCHES or (queued > 0 and self._bytes + nbytes > QUEUE_BYTES)
 
-    def put(self, cursor: Cursor, batch: Batch, nbytes: int) -> None:
+    def put(self, cursor: Cursor, batch: RecordBatch, nbytes: int) -> None:
         self._queue.append((cursor, batch, nbytes))
         self._bytes += nbytes
         self._fresh.set()
@@ -177,7 +177,7 @@ class SqliteReader(Reader):
         else:
             self.fall_behind(cursor)
 
-    def _pop(self, most: int) -> list[Batch]:
+    def _pop(self, most: int) -> list[RecordBatch]:
         queued = self._queue
         if len(queued) <= most:
             found = [batch for _, batch, _ in queued]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from oncue.errors import Undecodable
-from oncue.log.base import Batch, Record
+from oncue.log.base import Record, RecordBatch
 
 BURIED = -1  # instead of a checksum: the row is damaged, and oncue.dead has been told
 
@@ -50,9 +50,9 @@ def end_of(first: int, count: int, offsets: bytes | None) -> int:
     return first + count if offsets is None else _decode_offsets(offsets)[-1] + 1
 
 
-def tail(batch: Batch, at: int) -> Batch:
+def tail(batch: RecordBatch, at: int) -> RecordBatch:
     """What of a batch is at this offset and behind it; the batch has such records."""
     if batch.offsets[0] >= at:
         return batch
     skip = bisect_left(batch.offsets, at)
-    return Batch(batch.topic, batch.partition, batch.offsets[skip:], batch.records[skip:])
+    return RecordBatch(batch.topic, batch.partition, batch.offsets[skip:], batch.records[skip:])

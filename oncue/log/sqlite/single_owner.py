@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from oncue.errors import LogError
-from oncue.log.base import Share
+from oncue.log.base import Assignment
 
 
-class Sole(Share):
+class SingleOwner(Assignment):
     def __init__(self, partitions: frozenset[int]) -> None:
         self._partitions = partitions
         self._told = False

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from oncue.errors import LogError, Undecodable
-from oncue.log.base import Batch
+from oncue.log.base import RecordBatch
 from oncue.log.sqlite import rows
 from oncue.log.sqlite.database import explain, open_reader
 from oncue.protocol.records import EVENT_BYTES
@@ -55,7 +55,7 @@ class Damaged(msgspec.Struct, frozen=True):
 class Fetched(msgspec.Struct, frozen=True):
     """`batches` with their size as stored, and how far they reach: `end` when there is no more before it."""
 
-    batches: list[tuple[Batch, int]]
+    batches: list[tuple[RecordBatch, int]]
     reached: int
     damaged: list[Damaged]
 
@@ -114,7 +114,7 @@ class Store:
 
 
 def _fetch(db: sqlite3.Connection, want: Want, budget: int) -> tuple[Fetched, int]:
-    batches: list[tuple[Batch, int]] = []
+    batches: list[tuple[RecordBatch, int]] = []
     damaged: list[Damaged] = []
     used, reached, taken = 0, want.at, 0
     cursor = db.execute(SELECT, (want.topic, want.partition, want.at, want.end))
@@ -134,7 +134,7 @@ def _fetch(db: sqlite3.Connection, want: Want, budget: int) -> tuple[Fetched, in
                 reached = max(reached, first + count)
                 continue
             if places[-1] >= want.at:
-                batches.append((rows.tail(Batch(want.name, want.partition, places, records), want.at), len(blob)))
+                batches.append((rows.tail(RecordBatch(want.name, want.partition, places, records), want.at), len(blob)))
                 reached = places[-1] + 1
     finally:
         cursor.close()  # ends the read: a statement left open would hold the write-ahead log

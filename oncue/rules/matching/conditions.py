@@ -48,10 +48,10 @@ class Leaf:
         return show(self.get(event))
 
 
-class Group:
+class ConditionGroup:
     __slots__ = ("members", "mode", "test")
 
-    def __init__(self, mode: str, members: Sequence[Leaf | Group]) -> None:
+    def __init__(self, mode: str, members: Sequence[Leaf | ConditionGroup]) -> None:
         self.mode, self.members = mode, tuple(members)
         tests = [m.test for m in members]
         if mode == "not":
@@ -73,7 +73,7 @@ class Group:
         return "; ".join(f"{m.describe()}: {'yes' if m.test(event) else 'no'}" for m in self.members)
 
 
-Condition = Leaf | Group
+Condition = Leaf | ConditionGroup
 
 
 def show(value: Any) -> str:

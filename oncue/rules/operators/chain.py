@@ -11,8 +11,8 @@ from oncue.protocol.records import VERSION, Event
 from oncue.quantities import duration_ms, duration_text, size_bytes, size_text
 from oncue.rules.matching.fields import getter
 from oncue.rules.matching.template import Template, as_text, compile_args
-from oncue.rules.operators.event_rows import Needs, Rows
-from oncue.rules.operators.records import Batch, Dedupe, Held, Match, Spec, Stage, spec_hash
+from oncue.rules.operators.event_rows import EventRows, RequiredFields
+from oncue.rules.operators.records import BatchSpec, BufferedEvent, DedupeSpec, Match, Spec, Stage, spec_hash
 from oncue.rules.stateful.fold import WINDOW_EVENTS
 from oncue.rules.yaml_document import Node, Problems, nearest
 
@@ -31,12 +31,12 @@ class Operator(msgspec.Struct, frozen=True):
 
     @property
     def default_key(self) -> str:
-        return "source and id" if isinstance(self.spec, Dedupe) else "all in one"
+        return "source and id" if isinstance(self.spec, DedupeSpec) else "all in one"
 
     def key_of(self, event: Event) -> str:
         """Raises Invalid: the event lacks a field, or the key is too long."""
         if self.key is None:
-            return as_text([event.source, event.id]) if isinstance(self.spec, Dedupe) else ""
+            return as_text([event.source, event.id]) if isinstance(self.spec, DedupeSpec) else ""
         key = as_text(self.key.render(event))
         if len(key) > KEY_CHARS:
             raise Invalid(f"the key has {len(key):,} characters", remedy=f"at most {KEY_CHARS:,}: choose a shorter one")
@@ -45,27 +45,27 @@ class Operator(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """As `oncue rules` shows it."""
         spec, by = self.spec, f" by {self.spec.key}" if self.spec.key else ""
-        if isinstance(spec, Dedupe):
+        if isinstance(spec, DedupeSpec):
             return f"dedupe{by} for {duration_text(spec.ttl_ms)}"
         return f"batch{by} of {limits(spec)}"
 
 
-def limits(spec: Batch) -> str:
+def limits(spec: BatchSpec) -> str:
     parts = [f"{spec.count:,} events"] if spec.count else []
     parts += [size_text(spec.size_bytes)] if spec.size_bytes else []
     parts += [duration_text(spec.wait_ms)] if spec.wait_ms else []
     return " or ".join(parts)
 
 
-class Memory(msgspec.Struct, frozen=True):
+class OperatorChain(msgspec.Struct, frozen=True):
     """Of one rule: its operators in their order, and what its arguments need of each event."""
 
     operators: tuple[Operator, ...]
-    needs: Needs
+    needs: RequiredFields
 
     @property
     def batches(self) -> bool:
-        return isinstance(self.operators[-1].spec, Batch)
+        return isinstance(self.operators[-1].spec, BatchSpec)
 
     @property
     def hashes(self) -> frozenset[str]:
@@ -75,16 +75,16 @@ class Memory(msgspec.Struct, frozen=True):
     def text(self) -> str:
         return ", ".join(o.text() for o in self.operators)
 
-    def rows(self, event: Event) -> Rows:
+    def rows(self, event: Event) -> EventRows:
         """As the arguments would see this event alone. Raises Invalid."""
-        return Rows(self.needs.names, [self.needs.row(event)], self.operators[-1].key_of(event))
+        return EventRows(self.needs.names, [self.needs.row(event)], self.operators[-1].key_of(event))
 
     def match(self, rule: str, label: str, version: int, event: Event, at_ms: int, mark_us: int) -> Match:
         """Raises Invalid: the event lacks a field that a key or the arguments need, or they are too large."""
         stages = tuple(Stage(o.spec, o.key_of(event)) for o in self.operators)
-        counted = any(isinstance(o.spec, Batch) and o.spec.size_bytes for o in self.operators)
+        counted = any(isinstance(o.spec, BatchSpec) and o.spec.size_bytes for o in self.operators)
         row = _packed(self.needs.row(event))
-        held = Held(-1, event.source, event.id, row, _bytes_of(event) if counted else 0, mark_us)
+        held = BufferedEvent(-1, event.source, event.id, row, _bytes_of(event) if counted else 0, mark_us)
         return Match(VERSION, rule, label, version, at_ms, stages, self.needs.names, held)
 
     def place(self, match: Match) -> bytes:
@@ -124,11 +124,11 @@ def _bytes_of(event: Event) -> int:
 # ---------------------------------------------------------------- parsing
 
 
-def parse_memory(rule: Node, problems: Problems) -> Memory | None:
+def parse_memory(rule: Node, problems: Problems) -> OperatorChain | None:
     """Of a rule that is a mapping. The needs are gathered afterwards, while its arguments are compiled."""
     found = {key: rule.value[key] for key in MEMORY_KEYS if key in rule.value}
     operators = [_operator(key, node, problems) for key, node in found.items() if _mapping(key, node, problems)]
-    return Memory(tuple(o for o in operators if o), Needs("batch" in found)) if found else None
+    return OperatorChain(tuple(o for o in operators if o), RequiredFields("batch" in found)) if found else None
 
 
 def _mapping(key: str, node: Node, problems: Problems) -> bool:
@@ -148,13 +148,13 @@ def _operator(name: str, node: Node, problems: Problems) -> Operator | None:
         if "ttl" not in node.value:
             problems.add(node, "`dedupe` lacks the key 'ttl'")
             return None
-        return Operator(Dedupe(text, _span(node.value["ttl"], "dedupe.ttl", problems)), key)
+        return Operator(DedupeSpec(text, _span(node.value["ttl"], "dedupe.ttl", problems)), key)
     if not any(k in node.value for k in BATCH_KEYS[1:]):
         problems.add(
             node, "`batch` needs at least one of `count`, `bytes` and `wait`", "batch: {count: 100, wait: 30s}"
         )
     count, nbytes, wait = (node.value.get(k) for k in BATCH_KEYS[1:])
-    spec = Batch(text, _count(count, problems), _bytes(nbytes, problems), _span(wait, "batch.wait", problems))
+    spec = BatchSpec(text, _count(count, problems), _bytes(nbytes, problems), _span(wait, "batch.wait", problems))
     return Operator(spec, key)
 
 

@@ -22,7 +22,7 @@ WORDS = "${each.data.path} (a list, one value an event), ${first.data.path}, ${l
 _row = msgspec.msgpack.Decoder(list[Any])
 
 
-class Rows:
+class EventRows:
     """The values of the events of one window: `needs` name the columns."""
 
     __slots__ = ("_at", "count", "key", "needs", "rows")
@@ -32,7 +32,7 @@ class Rows:
         self._at = {need: n for n, need in enumerate(needs)}
 
     @classmethod
-    def of(cls, closed: Closed) -> Rows:
+    def of(cls, closed: Closed) -> EventRows:
         return cls(closed.needs, [_row.decode(held.row) for held in closed.events], closed.key)
 
     def column(self, need: str) -> int:
@@ -43,7 +43,7 @@ class Rows:
         return at
 
 
-class Needs:
+class RequiredFields:
     """Gathers what a rule's arguments need of each event, while they are compiled."""
 
     def __init__(self, batch: bool) -> None:
@@ -69,30 +69,30 @@ class Needs:
             return self._of(path, place, _WHICH[word])
         raise ValueError(f"a rule with `batch` runs for many events, and ${{{text}}} is of one: it sees {WORDS}")
 
-    def _of(self, path: str, place: str, which: Callable[[Rows, int], Any]) -> Render:
+    def _of(self, path: str, place: str, which: Callable[[EventRows, int], Any]) -> Render:
         need = " | ".join(part.strip() for part in path.split("|"))
         self._found.setdefault(need, reference(path, place))
         return lambda rows: which(rows, rows.column(need))
 
 
-def _each(rows: Rows, column: int) -> Any:
+def _each(rows: EventRows, column: int) -> Any:
     return [row[column] for row in rows.rows]
 
 
-def _first(rows: Rows, column: int) -> Any:
+def _first(rows: EventRows, column: int) -> Any:
     return rows.rows[0][column]
 
 
-def _last(rows: Rows, column: int) -> Any:
+def _last(rows: EventRows, column: int) -> Any:
     return rows.rows[-1][column]
 
 
-def _count(rows: Rows) -> int:
+def _count(rows: EventRows) -> int:
     return rows.count
 
 
-def _key(rows: Rows) -> str:
+def _key(rows: EventRows) -> str:
     return rows.key
 
 
-_WHICH: dict[str, Callable[[Rows, int], Any]] = {"each": _each, "first": _first, "last": _last}
+_WHICH: dict[str, Callable[[EventRows, int], Any]] = {"each": _each, "first": _first, "last": _last}

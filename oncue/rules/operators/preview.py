@@ -7,24 +7,24 @@ from typing import NamedTuple
 
 from oncue.protocol.api import ExplainStep
 from oncue.quantities import duration_text, size_text
-from oncue.rules.operators.chain import Memory, limits
-from oncue.rules.operators.records import Batch, Match
+from oncue.rules.operators.chain import OperatorChain, limits
+from oncue.rules.operators.records import BatchSpec, Match
 from oncue.rules.stateful.fold import BatchState, DedupeState, State
 
 
-class Outlook(NamedTuple):
+class OperatorPreview(NamedTuple):
     passes: bool  # no double
     why: str
     steps: tuple[ExplainStep, ...]
 
 
-def outlook(memory: Memory, match: Match, found: Sequence[tuple[State | None, bool]]) -> Outlook:
+def outlook(memory: OperatorChain, match: Match, found: Sequence[tuple[State | None, bool]]) -> OperatorPreview:
     """`found`: the state of each operator, and whether its window has the event already."""
     steps: list[ExplainStep] = []
     why = ""
     for operator, stage, (state, known) in zip(memory.operators, match.stages, found, strict=True):
         spec, name = operator.spec, operator.text()
-        if isinstance(spec, Batch):
+        if isinstance(spec, BatchSpec):
             state = state if isinstance(state, BatchState) else None
             text = batch_text(spec, state, match.at_ms)
             why = f"it {'is in' if known else 'goes into'} a batch: {text}"
@@ -40,11 +40,11 @@ def outlook(memory: Memory, match: Match, found: Sequence[tuple[State | None, bo
         if state.suppressed:
             text += f", {state.suppressed:,} not let pass since"
         steps.append(ExplainStep(condition=name, holds=False, found=text, wanted=wanted))
-        return Outlook(False, f"{name}: {text}", tuple(steps))
-    return Outlook(True, why, tuple(steps))
+        return OperatorPreview(False, f"{name}: {text}", tuple(steps))
+    return OperatorPreview(True, why, tuple(steps))
 
 
-def batch_text(spec: Batch, state: BatchState | None, now_ms: int) -> str:
+def batch_text(spec: BatchSpec, state: BatchState | None, now_ms: int) -> str:
     if state is None or not state.count:
         return "no window is open: it would open one"
     parts = [f"{state.count:,} of {spec.count:,} events" if spec.count else f"{state.count:,} events"]

@@ -16,14 +16,14 @@ from hashlib import blake2b
 from oncue.protocol.records import Stored, encode
 
 
-class Dedupe(Stored, tag="dedupe", frozen=True):
+class DedupeSpec(Stored, tag="dedupe", frozen=True):
     """The first of a key passes; the others do not until `ttl_ms` after it."""
 
     key: str  # the template as written; "": source and id
     ttl_ms: int
 
 
-class Batch(Stored, tag="batch", frozen=True):
+class BatchSpec(Stored, tag="batch", frozen=True):
     """Events of a key are held until there are `count`, or `size_bytes` of data.size, or `wait_ms` after the first."""
 
     key: str  # the template as written; "": all in one
@@ -32,7 +32,7 @@ class Batch(Stored, tag="batch", frozen=True):
     wait_ms: int = 0  # 0: for ever
 
 
-Spec = Dedupe | Batch
+Spec = DedupeSpec | BatchSpec
 
 
 class Stage(Stored, frozen=True):
@@ -40,7 +40,7 @@ class Stage(Stored, frozen=True):
     key: str  # of this event
 
 
-class Held(Stored, frozen=True):
+class BufferedEvent(Stored, frozen=True):
     """One event, as far as the firing needs it."""
 
     place: int  # offset of its match; -1 while the log has not given it one
@@ -59,7 +59,7 @@ class Match(Stored, tag="match", frozen=True):
     at_ms: int  # when the event was accepted
     stages: tuple[Stage, ...]
     needs: tuple[str, ...]  # what the values in the row are: "data.path | stem" ...
-    event: Held
+    event: BufferedEvent
 
 
 class Tick(Stored, tag="tick", frozen=True):
@@ -83,7 +83,7 @@ class Closed(Stored, tag="closed", frozen=True):
     opening: int  # offset of its first match
     opened_ms: int
     why: str  # first, count, bytes, wait, full, changed
-    events: tuple[Held, ...]
+    events: tuple[BufferedEvent, ...]
 
 
 MatchesRecord = Match | Tick | Closed
@@ -93,5 +93,5 @@ MatchesRecord = Match | Tick | Closed
 def spec_hash(spec: Spec, needs: tuple[str, ...]) -> str:
     """By what a state is kept: an operator that was changed starts afresh. What is held (a batch) also depends on what
     values were asked for."""
-    held = encode(needs) if isinstance(spec, Batch) else b""
+    held = encode(needs) if isinstance(spec, BatchSpec) else b""
     return blake2b(encode(spec) + held, digest_size=8).hexdigest()

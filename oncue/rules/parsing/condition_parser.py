@@ -10,7 +10,7 @@ from oncue.rules.matching.conditions import (
     COMPARE,
     SIGNS,
     Condition,
-    Group,
+    ConditionGroup,
     Leaf,
     compare,
     equal,
@@ -87,14 +87,14 @@ def parse_match(node: Node, problems: Problems) -> list[Condition]:
 
 
 def _all(conditions: list[Condition]) -> Condition:
-    return conditions[0] if len(conditions) == 1 else Group("all", conditions)
+    return conditions[0] if len(conditions) == 1 else ConditionGroup("all", conditions)
 
 
 def _grouped(mode: str, members: list[Condition]) -> Condition:
     """`not` over a list means that none of them holds."""
     if mode == "not" and len(members) > 1:
-        return Group("not", [Group("any", members)])
-    return Group(mode, members)
+        return ConditionGroup("not", [ConditionGroup("any", members)])
+    return ConditionGroup(mode, members)
 
 
 def parse_field(path: str, place: tuple[int, int], node: Node, problems: Problems) -> list[Condition]:

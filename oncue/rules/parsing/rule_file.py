@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Invalid, RuleFileError
-from oncue.protocol.records import NAME_CHARS, Retry
+from oncue.protocol.records import NAME_CHARS, RetryStrategy
 from oncue.quantities import duration_ms
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.template import Refer, Template, compile_args
-from oncue.rules.operators.chain import MEMORY_KEYS, Memory, parse_memory
+from oncue.rules.operators.chain import MEMORY_KEYS, OperatorChain, parse_memory
 from oncue.rules.parsing.condition_parser import parse_match, parse_on
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
@@ -92,14 +92,14 @@ class Rule(msgspec.Struct, frozen=True):
     conditions: tuple[Condition, ...]  # of `on`, then `match`
     when: Cel | None
     runs: tuple[Run, ...]
-    retry: Retry | None = None
+    retry: RetryStrategy | None = None
     expires_ms: int = 0
     enabled: bool = True
     tests: tuple[RuleTest, ...] = ()
     description: str = ""
     line: int = 0
     source: Any = None  # the rule as plain data, for comparing
-    memory: Memory | None = None  # dedupe, batch
+    memory: OperatorChain | None = None  # dedupe, batch
 
 
 class RuleSet(msgspec.Struct, frozen=True):
@@ -272,11 +272,11 @@ def _given(args: Node, function: Node, endpoint: Node) -> Given:
     )
 
 
-def _retry(node: Node | None, problems: Problems) -> Retry | None:
+def _retry(node: Node | None, problems: Problems) -> RetryStrategy | None:
     if node is None or not _mapping(node, "`retry`", problems):
         return None
     _known(node, RETRY_KEYS, "`retry`", problems)
-    default, get = Retry(), node.value.get
+    default, get = RetryStrategy(), node.value.get
     most = _typed(get("max"), int, "max", 3, problems)
     if not 0 <= most <= MAX_RETRIES:
         problems.add(node.value["max"], f"`max` is {most}; it takes 0 to {MAX_RETRIES}")
@@ -296,7 +296,7 @@ def _retry(node: Node | None, problems: Problems) -> Retry | None:
     base = _duration(get("base"), "base", problems, default.base_ms)
     cap = _duration(get("cap"), "cap", problems, default.cap_ms)
     ends = tuple(str(w.value) for w in words) if on is not None else default.on
-    return Retry(most, backoff, base, cap, ends)
+    return RetryStrategy(most, backoff, base, cap, ends)
 
 
 def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:

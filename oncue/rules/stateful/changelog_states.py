@@ -16,12 +16,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
-from oncue.log.base import Batch, Record
+from oncue.log.base import Record, RecordBatch
 from oncue.protocol.records import Stored, decode, encode
-from oncue.rules.operators.records import Held
-from oncue.rules.stateful.fold import MARGIN_MS, State, Where, due_ms, forget_ms, held
-from oncue.rules.stateful.pending_changes import Overlay
-from oncue.rules.stateful.record_group import Group, Place, Summary
+from oncue.rules.operators.records import BufferedEvent
+from oncue.rules.stateful.fold import MARGIN_MS, State, StateKey, due_ms, forget_ms, held
+from oncue.rules.stateful.pending_changes import PendingChanges
+from oncue.rules.stateful.record_group import Progress, RecordGroup, Summary
 
 Key = tuple[str, ...]
 Change = tuple[Key, bytes]  # empty: the key is deleted
@@ -41,12 +41,12 @@ class Claim(Stored, frozen=True):
 class WindowTable:
     def __init__(self, data: MutableMapping[bytes, bytes] | None = None) -> None:
         self._data: MutableMapping[bytes, bytes] = {} if data is None else data
-        self.place, self.placed = Place(), False  # placed: somebody has begun on the partition, or handed it over
+        self.place, self.placed = Progress(), False  # placed: somebody has begun on the partition, or handed it over
         self.kept = False  # by servers
-        self._open: dict[Where, int] = {}  # -> due_ms, of open windows
-        self._items: dict[Where, set[bytes]] = {}
-        self._due: list[tuple[int, Where]] = []  # heaps; what is out of date in them is left out when it is met
-        self._forget: list[tuple[int, Where]] = []
+        self._open: dict[StateKey, int] = {}  # -> due_ms, of open windows
+        self._items: dict[StateKey, set[bytes]] = {}
+        self._due: list[tuple[int, StateKey]] = []  # heaps; what is out of date in them is left out when it is met
+        self._forget: list[tuple[int, StateKey]] = []
         for key, value in list(self._data.items()):
             self._index(key, value)
 
@@ -63,20 +63,20 @@ class WindowTable:
     def _index(self, key: bytes, value: bytes) -> None:
         kind, *parts = decode(Key, key)
         if kind == STATE:
-            self._index_state(Where(*parts), decode(State, value) if value else None)  # type: ignore[arg-type]
+            self._index_state(StateKey(*parts), decode(State, value) if value else None)  # type: ignore[arg-type]
         elif kind == ITEM:
-            where = Where(*parts[:3])
+            where = StateKey(*parts[:3])
             if value:
                 self._items.setdefault(where, set()).add(key)
             elif where in self._items:
                 self._items[where].discard(key)
         elif kind == PLACE[0]:
             self.placed = bool(value)
-            self.place = Place(*decode(tuple[int, int], value)) if value else Place()
+            self.place = Progress(*decode(tuple[int, int], value)) if value else Progress()
         elif kind == KEPT[0]:
             self.kept = bool(value)
 
-    def _index_state(self, where: Where, state: State | None) -> None:
+    def _index_state(self, where: StateKey, state: State | None) -> None:
         if state is None or not held(state):
             self._open.pop(where, None)
             if not self._items.get(where):
@@ -90,7 +90,7 @@ class WindowTable:
 
     def forgotten(self, newest_ms: int) -> list[Change]:
         """States that tell nothing any more, some at a time."""
-        gone: dict[Where, int] = {}
+        gone: dict[StateKey, int] = {}
         while self._forget and self._forget[0][0] < newest_ms - MARGIN_MS and len(gone) < FORGET:
             at, where = heapq.heappop(self._forget)
             state = self.state(where)
@@ -102,23 +102,23 @@ class WindowTable:
 
     # ------------------------------------------------------------ looking
 
-    def state(self, where: Where) -> State | None:
+    def state(self, where: StateKey) -> State | None:
         value = self._data.get(encode((STATE, *where)))
         return decode(State, value) if value else None  # type: ignore[arg-type]
 
-    def has(self, where: Where, event: str) -> bool:
+    def has(self, where: StateKey, event: str) -> bool:
         return encode((ITEM, *where, event)) in self._data
 
-    def held(self, where: Where) -> list[Held]:
-        found = [decode(Held, self._data[key]) for key in self._items.get(where, ())]
+    def held(self, where: StateKey) -> list[BufferedEvent]:
+        found = [decode(BufferedEvent, self._data[key]) for key in self._items.get(where, ())]
         return sorted(found, key=lambda h: h.place)
 
-    def item_keys(self, where: Where) -> Iterator[Key]:
+    def item_keys(self, where: StateKey) -> Iterator[Key]:
         return (decode(Key, key) for key in self._items.get(where, ()))
 
-    def due(self, at_ms: int, before: int, most: int) -> list[tuple[int, Where]]:
-        found: dict[tuple[int, Where], None] = {}
-        looked: list[tuple[int, Where]] = []
+    def due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
+        found: dict[tuple[int, StateKey], None] = {}
+        looked: list[tuple[int, StateKey]] = []
         while self._due and self._due[0][0] <= at_ms and len(found) < most:
             due, where = heapq.heappop(self._due)
             if self._open.get(where) == due and (due, where) not in found:
@@ -135,11 +135,11 @@ class WindowTable:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else 0
 
-    def open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+    def open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
         found = sorted(where for where in self._open if where[:2] == (rule, spec))
         return [w for w in found if (s := self.state(w)) is not None and s.applied < before][:most]
 
-    def open_windows(self) -> Iterable[Where]:
+    def open_windows(self) -> Iterable[StateKey]:
         return self._open.keys()
 
     def open_specs(self) -> set[tuple[str, str]]:
@@ -162,9 +162,9 @@ class WindowTable:
 
     # ------------------------------------------------------------ a group
 
-    def fold(self, batches: Iterable[Batch]) -> tuple[Group, list[Change]]:
+    def fold(self, batches: Iterable[RecordBatch]) -> tuple[RecordGroup, list[Change]]:
         """Of this partition, not empty. Nothing is changed yet: what fires, and then the changes, have to be durable first."""
-        group, states = Group(), TableStates(self)
+        group, states = RecordGroup(), TableStates(self)
         part = -1
         for batch in batches:
             part = batch.partition
@@ -177,24 +177,24 @@ class WindowTable:
             self.put(encode(key), value)
 
 
-class TableStates(Overlay):
+class TableStates(PendingChanges):
     def __init__(self, table: WindowTable) -> None:
         super().__init__()
         self._table = table
 
-    def stored(self, where: Where) -> State | None:
+    def stored(self, where: StateKey) -> State | None:
         return self._table.state(where)
 
-    def stored_event(self, where: Where, event: str) -> bool:
+    def stored_event(self, where: StateKey, event: str) -> bool:
         return self._table.has(where, event)
 
-    def stored_held(self, where: Where) -> list[Held]:
+    def stored_held(self, where: StateKey) -> list[BufferedEvent]:
         return self._table.held(where)
 
-    def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, Where]]:
+    def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
         return self._table.due(at_ms, before, most)
 
-    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
         return self._table.open(rule, spec, before, most)
 
     def changes(self) -> Iterator[Change]:
@@ -212,7 +212,9 @@ def records(changes: Iterable[Change]) -> list[Record]:
     return [Record(value, encode(key)) for key, value in changes]
 
 
-def looked_up(changelog: Mapping[bytes, bytes], wheres: Iterable[Where], event: str) -> list[tuple[State | None, bool]]:
+def looked_up(
+    changelog: Mapping[bytes, bytes], wheres: Iterable[StateKey], event: str
+) -> list[tuple[State | None, bool]]:
     """From what the changelog says last of these keys: the state of each, and whether its open window has the event."""
     found: list[tuple[State | None, bool]] = []
     for where in wheres:
@@ -222,6 +224,6 @@ def looked_up(changelog: Mapping[bytes, bytes], wheres: Iterable[Where], event: 
     return found
 
 
-def wanted_keys(wheres: Iterable[Where], event: str) -> set[bytes]:
+def wanted_keys(wheres: Iterable[StateKey], event: str) -> set[bytes]:
     """Of what `looked_up` looks at."""
     return {key for where in wheres for key in (encode((STATE, *where)), encode((ITEM, *where, event)))}

@@ -18,17 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from oncue.log.base import Batch, Log, Reader, partition_of
+from oncue.log.base import Log, Reader, RecordBatch, partition_of
 from oncue.protocol.records import MATCHES, Deployment, Event
-from oncue.rules.active_rules import Entry, RuleBook
-from oncue.rules.operators.preview import Outlook, outlook
+from oncue.rules.active_rules import ActiveRule, ActiveRules
+from oncue.rules.operators.preview import OperatorPreview, outlook
 from oncue.rules.operators.records import spec_hash
 from oncue.rules.stateful.firing import Firer, in_force, retired
-from oncue.rules.stateful.fold import Where
-from oncue.rules.stateful.record_group import Group, Summary
+from oncue.rules.stateful.fold import StateKey
+from oncue.rules.stateful.record_group import RecordGroup, Summary
 from oncue.rules.stateful.sqlite_states import WindowStore
-from oncue.rules.stateful.timers import Retired, Ticks
-from oncue.rules.task_frames import Directory, commit
+from oncue.rules.stateful.timers import Retired, Timers
+from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "windows"
 MAX_BATCHES = 16  # folded and stored together
@@ -37,15 +37,15 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class WindowHost:
+class EmbeddedRunner:
     """`run` until cancelled; `wake` when the rules have changed. `history` finds an older deployment by label and version."""
 
     def __init__(
         self,
         log: Log,
-        directory: Directory,
+        directory: EndpointDirectory,
         path: Path,
-        book: Callable[[], RuleBook],
+        book: Callable[[], ActiveRules],
         *,
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
@@ -57,7 +57,7 @@ class WindowHost:
         self._thread = ThreadPoolExecutor(1, "oncue-windows")
         self._store: WindowStore | None = None
         self._partitions = 1  # known once it runs
-        self._ticks = Ticks()
+        self._ticks = Timers()
         self.firer = Firer(directory, book, offload, history)
         self._forget_at = 0.0
 
@@ -146,7 +146,7 @@ class WindowHost:
         assert self._store is not None
         return retired(self._book(), await self._call(self._store.open_specs))
 
-    async def step(self, batches: Sequence[Batch]) -> None:
+    async def step(self, batches: Sequence[RecordBatch]) -> None:
         """Fold, fire, store."""
         if self._before_batch is not None:
             await self._before_batch()
@@ -160,7 +160,7 @@ class WindowHost:
         self.firer.count(group, fired)
         await self._look_again(store, group)
 
-    async def _look_again(self, store: WindowStore, group: Group) -> None:
+    async def _look_again(self, store: WindowStore, group: RecordGroup) -> None:
         for part, (following, _) in group.next.items():
             self._ticks.applied(part, following, await self._call(store.next_due_ms, part))
         book = self._book()
@@ -172,14 +172,14 @@ class WindowHost:
 
     # ------------------------------------------------------------ looking
 
-    async def outlook(self, entry: Entry, event: Event) -> Outlook:
+    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """What dedupe and batch would do with this event now. Raises Invalid: it lacks a field."""
         rule, store = entry.rule, self._store
         memory = rule.memory
         if memory is None or store is None:
-            return Outlook(True, "", ())
+            return OperatorPreview(True, "", ())
         match = memory.match(rule.name, "", 0, event, self._clock_ms(), 0)
-        wheres = [Where(rule.name, spec_hash(stage.spec, match.needs), stage.key) for stage in match.stages]
+        wheres = [StateKey(rule.name, spec_hash(stage.spec, match.needs), stage.key) for stage in match.stages]
         part = partition_of(memory.place(match), self._partitions)
         found = await self._call(store.look, part, wheres, event.source, event.id)
         return outlook(memory, match, found)

@@ -23,7 +23,7 @@ from faust.types import TP
 from oncue.errors import LogError
 from oncue.log.base import Record
 from oncue.protocol.records import MATCHES, WINDOWS
-from oncue.rules.stateful.kafka_runner import GROUP, StreamHost
+from oncue.rules.stateful.kafka_runner import GROUP, KafkaRunner
 
 SESSION_S = 6.0  # of a worker that was killed: then others take over
 STOP_S = 10.0
@@ -36,7 +36,7 @@ _RAW: dict[str, Any] = {
 _log = logging.getLogger("oncue.stream")
 
 
-class Cluster(NamedTuple):
+class KafkaCluster(NamedTuple):
     """Where Kafka is, as the log's address says."""
 
     servers: tuple[str, ...]
@@ -45,11 +45,16 @@ class Cluster(NamedTuple):
     session_s: float
 
 
-class StreamApp:
+class FaustApp:
     """`run` until cancelled. `placed` is called with the partitions, whenever they are others and at work."""
 
     def __init__(
-        self, cluster: Cluster, host: StreamHost, partitions: int, folder: Path, placed: Callable[[list[int]], None]
+        self,
+        cluster: KafkaCluster,
+        host: KafkaRunner,
+        partitions: int,
+        folder: Path,
+        placed: Callable[[list[int]], None],
     ) -> None:
         self._app = _App(cluster, host, folder)
         self._app.add_table(cluster.prefix + WINDOWS, partitions, placed)
@@ -76,7 +81,7 @@ class StreamApp:
 
 
 class _App(faust.App):
-    def __init__(self, cluster: Cluster, host: StreamHost, folder: Path) -> None:
+    def __init__(self, cluster: KafkaCluster, host: KafkaRunner, folder: Path) -> None:
         session_s = min(cluster.session_s, SESSION_S)
         super().__init__(
             cluster.prefix + GROUP,
@@ -115,7 +120,7 @@ class _App(faust.App):
 
 
 class _Table(faust.Table[bytes, bytes]):
-    windows: StreamHost
+    windows: KafkaRunner
     placed: Callable[[list[int]], None]
 
     def _new_store(self) -> Any:
@@ -127,7 +132,7 @@ class _Table(faust.Table[bytes, bytes]):
 class _Store(memory.Store[bytes, bytes]):
     """The table's storage is the host's: a WindowTable a partition."""
 
-    windows: StreamHost
+    windows: KafkaRunner
     placed: Callable[[list[int]], None]
     changelog: str
     trouble: Exception | None = None

@@ -8,14 +8,14 @@ from typing import NamedTuple
 from oncue.ids import now_us, window_task_ids
 from oncue.log.base import Append
 from oncue.protocol.records import EVENT_BYTES, MATCHES, VERSION, DeadLetter, Deployment, encode
-from oncue.rules.active_rules import Entry, Library, RuleBook
-from oncue.rules.operators.event_rows import Rows
+from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
+from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.records import Closed
 from oncue.rules.stateful.fold import window_id_seed
-from oncue.rules.stateful.record_group import Group
-from oncue.rules.task_frames import Directory, Frames, Refusal
+from oncue.rules.stateful.record_group import RecordGroup
+from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
-Counted = tuple[Entry | None, int, str]  # rule, tasks, reason for a dead letter
+Counted = tuple[ActiveRule | None, int, str]  # rule, tasks, reason for a dead letter
 
 
 class Fired(NamedTuple):
@@ -30,23 +30,26 @@ class Firer:
 
     def __init__(
         self,
-        directory: Directory,
-        book: Callable[[], RuleBook],
+        directory: EndpointDirectory,
+        book: Callable[[], ActiveRules],
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
     ) -> None:
         self._directory, self._book, self._offload, self._history = directory, book, offload, history
-        self._old: tuple[tuple[str, int], RuleBook] = (("", 0), RuleBook())  # the older deployment that was used last
+        self._old: tuple[tuple[str, int], ActiveRules] = (
+            ("", 0),
+            ActiveRules(),
+        )  # the older deployment that was used last
         self.fired = self.dead = 0  # windows and dead letters, since the start
 
-    async def fire(self, group: Group) -> Fired:
-        frames = Frames(self._directory, now_us())
+    async def fire(self, group: RecordGroup) -> Fired:
+        frames = TaskFrames(self._directory, now_us())
         counted = await self._all(group, frames)
         if self._offload is not None:
             await frames.offload(self._offload)
         return Fired(frames.appends(), counted, len(frames.dead))
 
-    async def _all(self, group: Group, frames: Frames) -> list[Counted]:
+    async def _all(self, group: RecordGroup, frames: TaskFrames) -> list[Counted]:
         counted: list[Counted] = []
         for bad in group.bad:
             letter = DeadLetter(
@@ -58,49 +61,49 @@ class Firer:
             entry = self._book().entries.get(closed.rule)
             try:
                 counted.append((entry, await self._one(entry, closed, frames), ""))
-            except Refusal as e:
+            except RuleError as e:
                 counted.append((entry, 0, e.reason))
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, e, frames.now_us))
             except Exception as e:
                 counted.append((entry, 0, f"{type(e).__name__}: {e}"))
-                refusal = Refusal("window", f"{type(e).__name__}: {e}")
+                refusal = RuleError("window", f"{type(e).__name__}: {e}")
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, refusal, frames.now_us))
         return counted
 
-    async def _one(self, entry: Entry | None, closed: Closed, frames: Frames) -> int:
+    async def _one(self, entry: ActiveRule | None, closed: Closed, frames: TaskFrames) -> int:
         """By the rule in force; where its arguments need what the events were not held with, by the version that they
         matched under."""
         if entry is None:
-            raise Refusal(
+            raise RuleError(
                 "window", f"there is no rule {closed.rule!r} any more", "deploy it again, then `oncue dead retry N`"
             )
         if entry.asleep:
             remedy = f"oncue rules enable {closed.rule}, then `oncue dead retry N` (N: this letter's number)"
-            raise Refusal("window", f"the rule is disabled: {entry.asleep}", remedy)
+            raise RuleError("window", f"the rule is disabled: {entry.asleep}", remedy)
         memory = entry.rule.memory
         if memory is None or not set(memory.needs.names) <= set(closed.needs):
             entry = await self._older(closed)
-        ready = frames.prepare(entry, Rows.of(closed))
+        ready = frames.prepare(entry, EventRows.of(closed))
         task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
         first, last = closed.events[0], closed.events[-1]
         frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
         return len(ready)
 
-    async def _older(self, closed: Closed) -> Entry:
+    async def _older(self, closed: Closed) -> ActiveRule:
         wanted = (closed.label, closed.version)
         if self._old[0] != wanted:
             found = await self._history(*wanted) if self._history is not None else None
-            self._old = (wanted, Library().book([found] if found is not None else []))
+            self._old = (wanted, RuleCompiler().book([found] if found is not None else []))
         entry = self._old[1].entries.get(closed.rule)
         if entry is None:
-            raise Refusal(
+            raise RuleError(
                 "window",
                 f"the rule has changed, and {closed.label}@{closed.version}, under which the events matched, is not kept",
                 "deploy it with the arguments that it had, then `oncue dead retry N` (N: this letter's number)",
             )
         return entry
 
-    def count(self, group: Group, fired: Fired) -> None:
+    def count(self, group: RecordGroup, fired: Fired) -> None:
         """Once all of it is durable."""
         self.fired += sum(1 for _, tasks, _ in fired.counted if tasks)
         self.dead += fired.dead
@@ -116,7 +119,7 @@ class Firer:
 
 
 def _letter(
-    closed: Closed, entry: Entry | None, partition: int, offset: int, refusal: Refusal, at_us: int
+    closed: Closed, entry: ActiveRule | None, partition: int, offset: int, refusal: RuleError, at_us: int
 ) -> DeadLetter:
     """Of a whole window: tried again, it is the same window."""
     first, last = closed.events[0], closed.events[-1]
@@ -139,7 +142,7 @@ def _letter(
     )
 
 
-def in_force(book: RuleBook, rule: str, spec: str) -> bool:
+def in_force(book: ActiveRules, rule: str, spec: str) -> bool:
     """Whether a rule has this operator (spec_hash)."""
     entry = book.entries.get(rule)
     if entry is None:
@@ -147,7 +150,7 @@ def in_force(book: RuleBook, rule: str, spec: str) -> bool:
     return entry.rule.memory is not None and spec in entry.rule.memory.hashes
 
 
-def retired(book: RuleBook, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
+def retired(book: ActiveRules, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
     """Of (partition, rule, spec) of open windows: those that are of no operator in force, by partition."""
     found: dict[int, list[tuple[str, str]]] = {}
     for part, rule, spec in specs:

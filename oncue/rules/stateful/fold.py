@@ -24,7 +24,17 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from oncue.protocol.records import VERSION, Stored, encode
-from oncue.rules.operators.records import Batch, Closed, Dedupe, Held, Match, MatchesRecord, Spec, Tick, spec_hash
+from oncue.rules.operators.records import (
+    BatchSpec,
+    BufferedEvent,
+    Closed,
+    DedupeSpec,
+    Match,
+    MatchesRecord,
+    Spec,
+    Tick,
+    spec_hash,
+)
 
 WINDOW_EVENTS = 10_000  # a window that holds so many, or so many bytes, closes early
 WINDOW_BYTES = 1_000_000  # so that a window fits into one record (a dead letter)
@@ -32,7 +42,7 @@ TICK_WINDOWS = 64  # closed by one tick: bounds the memory
 MARGIN_MS = 3_600_000  # a host keeps a state for so long after it tells nothing any more
 
 
-class Where(NamedTuple):
+class StateKey(NamedTuple):
     """The key of a state."""
 
     rule: str
@@ -70,25 +80,25 @@ S = TypeVar("S", DedupeState, BatchState)
 class States(Protocol):
     """Of one partition."""
 
-    def get(self, where: Where) -> State | None: ...
+    def get(self, where: StateKey) -> State | None: ...
 
-    def put(self, where: Where, state: State) -> None: ...
+    def put(self, where: StateKey, state: State) -> None: ...
 
-    def holds(self, where: Where, source: str, id: str) -> bool:
+    def holds(self, where: StateKey, source: str, id: str) -> bool:
         """Whether the open window has this event."""
         ...
 
-    def hold(self, where: Where, held: Held) -> None: ...
+    def hold(self, where: StateKey, held: BufferedEvent) -> None: ...
 
-    def release(self, where: Where) -> list[Held]:
+    def release(self, where: StateKey) -> list[BufferedEvent]:
         """All that is held, in the order of their places; it is held no longer."""
         ...
 
-    def due(self, at_ms: int, before: int, most: int) -> list[Where]:
+    def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
         """Open windows with 0 < due_ms <= at_ms and applied < before: the first by (due_ms, where)."""
         ...
 
-    def open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+    def open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
         """Open windows of a rule's operator with applied < before: the first by key."""
         ...
 
@@ -112,7 +122,7 @@ class Step(NamedTuple):
 class DedupeFold:
     @staticmethod
     def take(
-        spec: Dedupe, state: DedupeState | None, match: Match, offset: int, known: Callable[[], bool]
+        spec: DedupeSpec, state: DedupeState | None, match: Match, offset: int, known: Callable[[], bool]
     ) -> Step | None:
         if state is not None:
             if offset <= state.applied:
@@ -125,7 +135,7 @@ class DedupeFold:
 class BatchFold:
     @staticmethod
     def take(
-        spec: Batch, state: BatchState | None, match: Match, offset: int, known: Callable[[], bool]
+        spec: BatchSpec, state: BatchState | None, match: Match, offset: int, known: Callable[[], bool]
     ) -> Step | None:
         now = state or BatchState(-1)
         if offset <= now.applied:
@@ -156,7 +166,7 @@ class BatchFold:
         return Step(BatchState(offset, match.at_ms), before, holds=True, after=(Close(now, why),))
 
 
-def _enough(spec: Batch, state: BatchState) -> str:
+def _enough(spec: BatchSpec, state: BatchState) -> str:
     if spec.count and state.count >= spec.count:
         return "count"
     if spec.size_bytes and state.size_bytes >= spec.size_bytes:
@@ -164,7 +174,7 @@ def _enough(spec: Batch, state: BatchState) -> str:
     return "full" if state.count >= WINDOW_EVENTS else ""
 
 
-def held_bytes(held: Held) -> int:
+def held_bytes(held: BufferedEvent) -> int:
     """As stored, with the largest place."""
     return len(encode(held)) + 8
 
@@ -183,7 +193,7 @@ def _match(states: States, match: Match, partition: int, offset: int) -> list[Cl
     held = msgspec.structs.replace(match.event, place=offset)
     key = ""
     for stage in match.stages:
-        where, key = Where(match.rule, spec_hash(stage.spec, match.needs), stage.key), stage.key
+        where, key = StateKey(match.rule, spec_hash(stage.spec, match.needs), stage.key), stage.key
         step = _take(stage.spec, states, where, match, offset)
         if step is None:
             return closed
@@ -210,12 +220,12 @@ def _match(states: States, match: Match, partition: int, offset: int) -> list[Cl
     return [*closed, passed]
 
 
-def _take(spec: Spec, states: States, where: Where, match: Match, offset: int) -> Step | None:
+def _take(spec: Spec, states: States, where: StateKey, match: Match, offset: int) -> Step | None:
     def known() -> bool:
         return states.holds(where, match.event.source, match.event.id)
 
     state = states.get(where)
-    if isinstance(spec, Dedupe):
+    if isinstance(spec, DedupeSpec):
         return DedupeFold.take(spec, state if isinstance(state, DedupeState) else None, match, offset, known)
     return BatchFold.take(spec, state if isinstance(state, BatchState) else None, match, offset, known)
 
@@ -236,7 +246,7 @@ def _tick(states: States, tick: Tick, partition: int, offset: int) -> list[Close
     return closed
 
 
-def _closed(states: States, where: Where, close: Close, partition: int) -> Closed:
+def _closed(states: States, where: StateKey, close: Close, partition: int) -> Closed:
     w = close.window
     return Closed(
         VERSION,

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from oncue.errors import NotOwner
-from oncue.log.base import Append, Batch, Log, Record
+from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.records import MATCHES, WINDOWS, encode
 from oncue.rules.stateful.changelog_states import KEPT, PLACE, Change, WindowTable, records
 from oncue.rules.stateful.kafka_runner import GROUP, Fence
-from oncue.rules.stateful.record_group import Place
+from oncue.rules.stateful.record_group import Progress
 from oncue.rules.stateful.sqlite_states import WindowStore
 from oncue.rules.task_frames import commit
 
@@ -69,7 +69,7 @@ async def hand_over(log: Log, fence: Fence, path: Path, *, to_workers: bool = Tr
             elif store is not None and place is not None and place.next >= begins.get(number, 0):
                 await _give(log, fence, number, place, await asyncio.to_thread(store.entries, number))
             elif begins.get(number, 0) == 0:
-                await _give(log, fence, number, Place(), [])  # what fires again has the same ids
+                await _give(log, fence, number, Progress(), [])  # what fires again has the same ids
             else:
                 left.append(number)
     finally:
@@ -93,7 +93,7 @@ async def begin_anew(log: Log, fence: Fence) -> list[int]:
     ends = {number: end for (_, number), end in (await log.end_offsets([MATCHES])).items()}
     missing = [number for number, table in (await tables(log)).items() if not table.placed]
     for number in missing:
-        await _give(log, fence, number, Place(ends.get(number, 0)), [])
+        await _give(log, fence, number, Progress(ends.get(number, 0)), [])
     return missing
 
 
@@ -108,7 +108,7 @@ async def begun(log: Log, say: Callable[[str], None]) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _give(log: Log, fence: Fence, number: int, place: Place, entries: list[Change]) -> None:
+async def _give(log: Log, fence: Fence, number: int, place: Progress, entries: list[Change]) -> None:
     await fence.claim(GROUP, MATCHES, number)
     if (await tables(log, [number]))[number].placed:
         return
@@ -131,7 +131,7 @@ async def _let_go(log: Log, fence: Fence, number: int) -> None:
             _log.info("partition %d is let go by another server: %s", number, e.message)
 
 
-def _at(number: int, place: Place) -> list[Batch]:
+def _at(number: int, place: Progress) -> list[RecordBatch]:
     """So that the commit is the partition's, and refused when another has claimed it. At the very beginning there is nothing
     to keep apart, and the group may not be ahead of the place."""
-    return [Batch(MATCHES, number, (), (), place.next)] if place.next else []
+    return [RecordBatch(MATCHES, number, (), (), place.next)] if place.next else []

@@ -23,14 +23,14 @@ from typing import Protocol
 
 from oncue.errors import LogError, NotOwner, OncueError
 from oncue.ids import now_us
-from oncue.log.base import Append, Batch, Log, Record
+from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.records import MATCHES, VERSION, WINDOWS, Deployment, encode
-from oncue.rules.active_rules import RuleBook
+from oncue.rules.active_rules import ActiveRules
 from oncue.rules.stateful.changelog_states import CLAIM, Claim, WindowTable, records
 from oncue.rules.stateful.firing import Firer, in_force, retired
-from oncue.rules.stateful.record_group import Group, Summary
-from oncue.rules.stateful.timers import Ticks
-from oncue.rules.task_frames import Directory, commit
+from oncue.rules.stateful.record_group import RecordGroup, Summary
+from oncue.rules.stateful.timers import Timers
+from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "stream"
 STEP = 2_000  # matches folded and stored together
@@ -60,15 +60,15 @@ class Part:
         self.work: asyncio.Task[None] | None = None
 
 
-class StreamHost:
+class KafkaRunner:
     """`run` until cancelled. All is called from one event loop."""
 
     def __init__(
         self,
         log: Log,
         fence: Fence,
-        directory: Directory,
-        book: Callable[[], RuleBook],
+        directory: EndpointDirectory,
+        book: Callable[[], ActiveRules],
         worker: str,
         *,
         before_batch: Callable[[], Awaitable[None]] | None = None,
@@ -84,7 +84,7 @@ class StreamHost:
         self._before_batch, self._clock_ms = before_batch, clock_ms
         self.firer = Firer(directory, book, offload, history)
         self.parts: dict[int, Part] = {}
-        self._ticks = Ticks()
+        self._ticks = Timers()
         self._moved = asyncio.Event()  # the next window is due at another time
         self.events = 0  # matches folded, since the start
         self.news = asyncio.Event()  # something has fired
@@ -219,7 +219,7 @@ class StreamHost:
                 part.inbox.popleft()
             part.room.set()
 
-    async def _again_until_done(self, part: Part, batches: Sequence[Batch]) -> None:
+    async def _again_until_done(self, part: Part, batches: Sequence[RecordBatch]) -> None:
         """Raises NotOwner."""
         while True:
             try:
@@ -233,7 +233,7 @@ class StreamHost:
                 _log.exception("rules with memory failed; they go on from where they were stored")
             await asyncio.sleep(AGAIN_S)
 
-    async def step(self, part: Part, batches: Sequence[Batch]) -> None:
+    async def step(self, part: Part, batches: Sequence[RecordBatch]) -> None:
         """Fold, fire, and make all of it durable together; then change the table. Raises NotOwner, LogError."""
         if self._before_batch is not None:
             await self._before_batch()
@@ -250,7 +250,7 @@ class StreamHost:
         if self.parts.get(part.number) is part:
             self._look_again(part, group)
 
-    def _look_again(self, part: Part, group: Group) -> None:
+    def _look_again(self, part: Part, group: RecordGroup) -> None:
         before = self._ticks.due_ms.get(part.number, 0)
         self._ticks.applied(part.number, part.table.place.next, part.table.next_due_ms())
         book = self._book()
@@ -306,7 +306,7 @@ class StreamHost:
         await self.release(set(self.parts))
 
 
-def _batch(part: Part, most: int) -> Batch:
+def _batch(part: Part, most: int) -> RecordBatch:
     """What waits, so much as is folded in one step."""
     some = [part.inbox[n] for n in range(min(len(part.inbox), most))]
-    return Batch(MATCHES, part.number, [offset for offset, _ in some], [record for _, record in some])
+    return RecordBatch(MATCHES, part.number, [offset for offset, _ in some], [record for _, record in some])

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from oncue.errors import OncueError
-from oncue.log.base import Batch, Record
+from oncue.log.base import Record, RecordBatch
 from oncue.protocol.records import decode
 from oncue.rules.operators.records import Closed, Match, MatchesRecord, Tick
 from oncue.rules.stateful.fold import fold
-from oncue.rules.stateful.pending_changes import Overlay
+from oncue.rules.stateful.pending_changes import PendingChanges
 
 
-class Place(NamedTuple):
+class Progress(NamedTuple):
     """How far a partition is applied, and the newest time in it."""
 
     next: int = 0
@@ -32,23 +32,27 @@ class Summary(NamedTuple):
 class Bad(NamedTuple):
     """A record that cannot be folded."""
 
-    batch: Batch
+    batch: RecordBatch
     offset: int
     record: Record
     why: str
 
 
-class Group:
+class RecordGroup:
     def __init__(self) -> None:
-        self.closed: list[tuple[Batch, int, Closed]] = []  # with the record that closed it
+        self.closed: list[tuple[RecordBatch, int, Closed]] = []  # with the record that closed it
         self.bad: list[Bad] = []
         self.suppressed: dict[str, int] = {}  # rule -> events
-        self.next: dict[int, Place] = {}  # partition -> what it comes to
+        self.next: dict[int, Progress] = {}  # partition -> what it comes to
         self.retiring = False  # a tick has closed windows of operators that are gone, not necessarily all
         self.opened: set[tuple[str, str]] = set()  # (rule, spec) of the windows that are open and have new events
 
     def add(
-        self, batch: Batch, states: Overlay, before: Place, prefetch: Callable[[list[Match]], None] | None = None
+        self,
+        batch: RecordBatch,
+        states: PendingChanges,
+        before: Progress,
+        prefetch: Callable[[list[Match]], None] | None = None,
     ) -> None:
         """Fold a batch of the states' partition; what was applied before is left out."""
         following, newest = self.next.get(batch.partition, before)
@@ -70,9 +74,9 @@ class Group:
         for rule, count in states.take_suppressed().items():
             self.suppressed[rule] = self.suppressed.get(rule, 0) + count
         self.opened |= {where[:2] for where in states.opened()}
-        self.next[batch.partition] = Place(max(following, batch.next_offset), newest)
+        self.next[batch.partition] = Progress(max(following, batch.next_offset), newest)
 
-    def _decoded(self, batch: Batch, following: int) -> list[tuple[int, Record, MatchesRecord]]:
+    def _decoded(self, batch: RecordBatch, following: int) -> list[tuple[int, Record, MatchesRecord]]:
         found: list[tuple[int, Record, MatchesRecord]] = []
         for offset, record in zip(batch.offsets, batch.records, strict=True):
             if offset < following:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from oncue.log.base import Log
 from oncue.protocol.records import MATCHES, Event
-from oncue.rules.active_rules import Entry
-from oncue.rules.operators.preview import Outlook
+from oncue.rules.active_rules import ActiveRule
+from oncue.rules.operators.preview import OperatorPreview
 from oncue.rules.stateful.changelog_reader import Changelog
 from oncue.rules.stateful.record_group import Summary
-from oncue.rules.stateful.worker_reports import Workers
+from oncue.rules.stateful.worker_reports import StreamWorkers
 
 
-class StreamWindows:
+class RemoteRules:
     """In the place of a WindowHost, which runs them itself."""
 
-    def __init__(self, log: Log, workers: Workers, partitions: int, left: Sequence[int] = ()) -> None:
+    def __init__(self, log: Log, workers: StreamWorkers, partitions: int, left: Sequence[int] = ()) -> None:
         """`left`: partitions that this server could not hand over."""
         self.workers, self._partitions, self._left = workers, partitions, left
         self._changelog = Changelog(log, partitions)
@@ -50,7 +50,7 @@ class StreamWindows:
     async def summary(self) -> dict[str, Summary]:
         return self.workers.summary()
 
-    async def outlook(self, entry: Entry, event: Event) -> Outlook:
+    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """By what the workers have stored. Raises Invalid: the event lacks a field."""
         return await self._changelog.outlook(entry, event)
 

@@ -2,7 +2,7 @@
 their states are in the log. So whoever acts next has all of them, killed or paused as the one before may be, and it does not
 matter how much of `oncue.matches` the log has forgotten.
 
-    oncue.matches ──reader──► StreamHost ──► tasks, dead letters, oncue.windows
+    oncue.matches ──reader──► KafkaRunner ──► tasks, dead letters, oncue.windows
 """
 
 from __future__ import annotations
@@ -15,28 +15,35 @@ from typing import Any
 from oncue.errors import LogError
 from oncue.log.base import Log, Reader
 from oncue.protocol.records import MATCHES, WINDOWS, Event
-from oncue.rules.active_rules import Entry
-from oncue.rules.operators.preview import Outlook
+from oncue.rules.active_rules import ActiveRule
+from oncue.rules.operators.preview import OperatorPreview
 from oncue.rules.stateful.changelog_reader import Changelog
 from oncue.rules.stateful.changelog_states import WindowTable
 from oncue.rules.stateful.handover import keep, tables
-from oncue.rules.stateful.kafka_runner import Fence, StreamHost
+from oncue.rules.stateful.kafka_runner import Fence, KafkaRunner
 from oncue.rules.stateful.record_group import Summary
 from oncue.rules.stateful.remote import forgotten
-from oncue.rules.task_frames import Directory
+from oncue.rules.task_frames import EndpointDirectory
 
 STEP = 500  # matches: folding them takes the server's loop some 15 ms
 _log = logging.getLogger(__name__)
 
 
-class SharedWindowHost:
-    """`run` while this server acts for rules with memory. What it is made with is as a StreamHost's."""
+class ServerRunner:
+    """`run` while this server acts for rules with memory. What it is made with is as a KafkaRunner's."""
 
     def __init__(
-        self, log: Log, fence: Fence, directory: Directory, server: str, partitions: int, log_url: str, **more: Any
+        self,
+        log: Log,
+        fence: Fence,
+        directory: EndpointDirectory,
+        server: str,
+        partitions: int,
+        log_url: str,
+        **more: Any,
     ) -> None:
         self._log, self._fence, self._partitions, self._log_url = log, fence, partitions, log_url
-        self._host = StreamHost(log, fence, directory, worker=server, keeps=True, step=STEP, **more)
+        self._host = KafkaRunner(log, fence, directory, worker=server, keeps=True, step=STEP, **more)
         self._changelog = Changelog(log, partitions)
         self.trouble = ""  # why it cannot run
 
@@ -116,6 +123,6 @@ class SharedWindowHost:
         """Of nothing, while another server runs them."""
         return self._host.summary()
 
-    async def outlook(self, entry: Entry, event: Event) -> Outlook:
+    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """By what is stored, whichever server runs them. Raises Invalid: the event lacks a field."""
         return await self._changelog.outlook(entry, event)

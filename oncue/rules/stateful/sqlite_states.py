@@ -20,14 +20,14 @@ from typing import Any
 import msgspec
 
 from oncue.errors import LogError, OncueError
-from oncue.log.base import Batch
+from oncue.log.base import RecordBatch
 from oncue.log.sqlite.database import explain
 from oncue.protocol.records import decode, encode
-from oncue.rules.operators.records import Held, Match, spec_hash
+from oncue.rules.operators.records import BufferedEvent, Match, spec_hash
 from oncue.rules.stateful.changelog_states import ITEM, STATE, Change
-from oncue.rules.stateful.fold import MARGIN_MS, State, Where, due_ms, forget_ms, held
-from oncue.rules.stateful.pending_changes import Overlay, event_key
-from oncue.rules.stateful.record_group import Group, Place, Summary
+from oncue.rules.stateful.fold import MARGIN_MS, State, StateKey, due_ms, forget_ms, held
+from oncue.rules.stateful.pending_changes import PendingChanges, event_key
+from oncue.rules.stateful.record_group import Progress, RecordGroup, Summary
 
 APPLICATION_ID = 0x6F6E6377  # "oncw"
 SCHEMA = 2
@@ -70,7 +70,7 @@ class WindowStore:
             rows = self._db.execute("SELECT part, next, newest_ms FROM part").fetchall()
         except sqlite3.Error as e:
             raise self._explained(e) from e
-        self.parts: dict[int, Place] = {part: Place(*rest) for part, *rest in rows}
+        self.parts: dict[int, Progress] = {part: Progress(*rest) for part, *rest in rows}
 
     def _prepare(self) -> None:
         db = self._db
@@ -90,7 +90,7 @@ class WindowStore:
         """In the first version a key had one id in all partitions."""
         db = self._db
         rows = db.execute("SELECT id, part, rule, spec, key FROM state").fetchall()
-        ids = [(_id(part, Where(*where)), old) for old, part, *where in rows]
+        ids = [(_id(part, StateKey(*where)), old) for old, part, *where in rows]
         db.execute("BEGIN IMMEDIATE")
         try:
             db.executemany("UPDATE state SET id = ? WHERE id = ?", ids)
@@ -114,19 +114,19 @@ class WindowStore:
 
     # ------------------------------------------------------------ folding
 
-    def fold_batches(self, batches: Sequence[Batch]) -> Group:
+    def fold_batches(self, batches: Sequence[RecordBatch]) -> RecordGroup:
         """Nothing is changed yet: what fires has to be durable first."""
         group = StoredGroup()
         try:
             for batch in batches:
                 part = batch.partition
                 states = group.parts.setdefault(part, PartStates(self._db, part))
-                group.add(batch, states, self.parts.get(part, Place()), states.prefetch)
+                group.add(batch, states, self.parts.get(part, Progress()), states.prefetch)
         except sqlite3.Error as e:
             raise self._explained(e) from e
         return group
 
-    def store(self, group: Group) -> None:
+    def store(self, group: RecordGroup) -> None:
         """All of it, and the offsets, or nothing."""
         assert isinstance(group, StoredGroup)
         db = self._db
@@ -192,34 +192,34 @@ class WindowStore:
         )
         return {rule: Summary(*rest) for rule, *rest in rows}
 
-    def look(self, part: int, wheres: Sequence[Where], source: str, id: str) -> list[tuple[State | None, bool]]:
+    def look(self, part: int, wheres: Sequence[StateKey], source: str, id: str) -> list[tuple[State | None, bool]]:
         """The state of each key of a partition, and whether its open window has this event."""
         states = PartStates(self._db, part)
         return [(states.get(where), states.holds(where, source, id)) for where in wheres]
 
 
-class StoredGroup(Group):
+class StoredGroup(RecordGroup):
     def __init__(self) -> None:
         super().__init__()
         self.parts: dict[int, PartStates] = {}
 
 
-class PartStates(Overlay):
+class PartStates(PendingChanges):
     """What is in the file, and the queries for it."""
 
     def __init__(self, db: sqlite3.Connection, part: int) -> None:
         super().__init__()
         self._db, self._part = db, part
-        self._read: dict[Where, State | None] = {}
+        self._read: dict[StateKey, State | None] = {}
         self._known: dict[tuple[str, str], bool] = {}  # (id, event): whether it is in the file
 
     def prefetch(self, matches: Iterable[Match]) -> None:
         """What the matches will touch, in a few queries."""
-        wheres: dict[Where, None] = {}
+        wheres: dict[StateKey, None] = {}
         events: dict[tuple[str, str], None] = {}
         for match in matches:
             for stage in match.stages:
-                where = Where(match.rule, spec_hash(stage.spec, match.needs), stage.key)
+                where = StateKey(match.rule, spec_hash(stage.spec, match.needs), stage.key)
                 wheres[where] = None
                 events[self._id(where), event_key(match.event.source, match.event.id)] = None
         new = {self._id(w): w for w in wheres if w not in self._read}
@@ -233,30 +233,30 @@ class PartStates(Overlay):
 
     # ------------------------------------------------------------ what is stored
 
-    def stored(self, where: Where) -> State | None:
+    def stored(self, where: StateKey) -> State | None:
         if where not in self._read:
             row = self._db.execute("SELECT state FROM state WHERE id = ?", (self._id(where),)).fetchone()
             self._read[where] = decode(State, row[0]) if row else None  # type: ignore[arg-type]
         return self._read[where]
 
-    def stored_event(self, where: Where, event: str) -> bool:
+    def stored_event(self, where: StateKey, event: str) -> bool:
         pair = (self._id(where), event)
         if pair not in self._known:
             row = self._db.execute("SELECT 1 FROM item WHERE id = ? AND event = ?", pair).fetchone()
             self._known[pair] = row is not None
         return self._known[pair]
 
-    def stored_held(self, where: Where) -> list[Held]:
+    def stored_held(self, where: StateKey) -> list[BufferedEvent]:
         rows = self._db.execute("SELECT held FROM item WHERE id = ? ORDER BY place", (self._id(where),))
-        return [decode(Held, row[0]) for row in rows]
+        return [decode(BufferedEvent, row[0]) for row in rows]
 
-    def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, Where]]:
+    def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
         rows = self._db.execute(DUE, (self._part, at_ms, before, most))
-        return [(due, Where(*key)) for due, *key in rows]
+        return [(due, StateKey(*key)) for due, *key in rows]
 
-    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
         rows = self._db.execute(OPEN, (self._part, rule, spec, before, most))
-        return [Where(rule, spec, row[0]) for row in rows]
+        return [StateKey(rule, spec, row[0]) for row in rows]
 
     # ------------------------------------------------------------ the end of a group
 
@@ -273,15 +273,15 @@ class PartStates(Overlay):
             for event, kept in events.items():
                 yield id, event, kept.place, encode(kept)
 
-    def _row(self, where: Where, state: State) -> tuple[Any, ...]:
+    def _row(self, where: StateKey, state: State) -> tuple[Any, ...]:
         facts = (state.applied, held(state), due_ms(state), forget_ms(state), encode(state))
         return (self._id(where), self._part, *where, *facts)
 
-    def _id(self, where: Where) -> str:
+    def _id(self, where: StateKey) -> str:
         return _id(self._part, where)
 
 
-def _id(part: int, where: Where) -> str:
+def _id(part: int, where: StateKey) -> str:
     """Other operators in a rule may move its matches to other partitions, where offsets are others: there a key starts anew."""
     return blake2b("\0".join((str(part), *where)).encode(), digest_size=16).hexdigest()
 

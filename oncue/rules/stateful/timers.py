@@ -12,7 +12,7 @@ from oncue.rules.operators.records import Tick
 Retired = Mapping[int, Sequence[tuple[str, str]]]  # partition -> (rule, spec) that no rule has any more
 
 
-class Ticks:
+class Timers:
     """One tick is under way in a partition at a time: the next waits until it is applied."""
 
     def __init__(self) -> None:

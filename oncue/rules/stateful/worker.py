@@ -1,7 +1,7 @@
 """Puts a stream worker together: the log, what it needs of the registry, the host, and the reports of it.
 
 oncue.registry ──► Registry ──► rules, endpoints ──┐
-oncue.matches ──► Faust (given: `app`) ──► StreamHost ──► tasks, dead letters, oncue.windows
+oncue.matches ──► Faust (given: `app`) ──► KafkaRunner ──► tasks, dead letters, oncue.windows
                                            └──► a report every 2 s ──► oncue.stream
 """
 
@@ -25,7 +25,7 @@ from oncue.protocol import payload
 from oncue.protocol.records import STREAM, VERSION, TaskTopics, encode
 from oncue.rules.registry_reader import Registry
 from oncue.rules.stateful.handover import begin_anew, begun
-from oncue.rules.stateful.kafka_runner import Fence, StreamHost
+from oncue.rules.stateful.kafka_runner import Fence, KafkaRunner
 from oncue.rules.stateful.topics import ensure_stream
 from oncue.rules.stateful.worker_reports import REPORT_S, SOON_S, RuleReport, StreamReport
 
@@ -39,7 +39,7 @@ class App(Protocol):
     async def run(self) -> None: ...
 
 
-MakeApp = Callable[[StreamHost, int, Callable[[list[int]], None]], App]  # host, partitions, placed -> the app
+MakeApp = Callable[[KafkaRunner, int, Callable[[list[int]], None]], App]  # host, partitions, placed -> the app
 
 
 async def serve(
@@ -58,7 +58,7 @@ async def serve(
         if anew and (numbers := await begin_anew(log, _fence(log))):
             say(f"the partitions {', '.join(map(str, numbers))} begin anew: what was open there is not known")
         if await _unless(stopping, begun(log, say)):
-            await Worker(log, settings).run(make, partitions, stopping, ready)
+            await StreamWorker(log, settings).run(make, partitions, stopping, ready)
     finally:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(log.close(), CLOSE_S)
@@ -81,13 +81,13 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> b
     return ended
 
 
-class Worker:
+class StreamWorker:
     def __init__(self, log: Log, settings: Settings) -> None:
         self._log = log
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._blobs = open_blobs(settings.blobs_folder or str(settings.data_path / "blobs"))
         self.registry = Registry(log, lambda: self.host.wake(), TaskTopics(settings.task_topics))
-        self.host = StreamHost(
+        self.host = KafkaRunner(
             log,
             _fence(log),
             self.registry,

@@ -38,7 +38,7 @@ class StreamReport(Stored, frozen=True):
     rules: tuple[RuleReport, ...]
 
 
-class Workers:
+class StreamWorkers:
     """`run` until cancelled: the newest report of each worker, by the server's own clock."""
 
     def __init__(self, log: Log, clock_s: Callable[[], float] = time.monotonic) -> None:

@@ -79,14 +79,14 @@ def _run(rule: Rule, test: RuleTest, folder: Path) -> TestResult:
     return TestResult(rule.name, test.line, True, found.why, found)
 
 
-class Difference(msgspec.Struct, frozen=True):
+class RuleDifference(msgspec.Struct, frozen=True):
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     text: str  # unified diff of the files
 
 
-def diff(old: RuleSet | None, new: RuleSet) -> Difference:
+def diff(old: RuleSet | None, new: RuleSet) -> RuleDifference:
     """What deploying `new` in the place of `old` changes; comments and tests of a rule do not change it."""
     before = {rule.name: rule.source for rule in old.rules} if old else {}
     after = {rule.name: rule.source for rule in new.rules}
@@ -97,7 +97,7 @@ def diff(old: RuleSet | None, new: RuleSet) -> Difference:
         new.file,
         lineterm="",
     )
-    return Difference(
+    return RuleDifference(
         tuple(name for name in after if name not in before),
         tuple(name for name, source in after.items() if name in before and before[name] != source),
         tuple(name for name in before if name not in after),

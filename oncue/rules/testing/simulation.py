@@ -12,41 +12,41 @@ from oncue.protocol.records import VERSION, Event
 from oncue.quantities import duration_text
 from oncue.rules.explain import decide, explain, rendered
 from oncue.rules.matching.conditions import equal, show
-from oncue.rules.operators.event_rows import Rows
-from oncue.rules.operators.records import Closed, Held, Tick
+from oncue.rules.operators.event_rows import EventRows
+from oncue.rules.operators.records import BufferedEvent, Closed, Tick
 from oncue.rules.parsing.rule_file import Rule, RuleTest
-from oncue.rules.stateful.fold import BatchState, State, Where, due_ms, fold
+from oncue.rules.stateful.fold import BatchState, State, StateKey, due_ms, fold
 
 
 class InMemory:
     """The states of one partition, in a dict."""
 
     def __init__(self) -> None:
-        self.states: dict[Where, State] = {}
-        self.held: dict[Where, dict[tuple[str, str], Held]] = {}
+        self.states: dict[StateKey, State] = {}
+        self.held: dict[StateKey, dict[tuple[str, str], BufferedEvent]] = {}
 
-    def get(self, where: Where) -> State | None:
+    def get(self, where: StateKey) -> State | None:
         return self.states.get(where)
 
-    def put(self, where: Where, state: State) -> None:
+    def put(self, where: StateKey, state: State) -> None:
         self.states[where] = state
 
-    def holds(self, where: Where, source: str, id: str) -> bool:
+    def holds(self, where: StateKey, source: str, id: str) -> bool:
         return (source, id) in self.held.get(where, {})
 
-    def hold(self, where: Where, held: Held) -> None:
+    def hold(self, where: StateKey, held: BufferedEvent) -> None:
         self.held.setdefault(where, {})[held.source, held.id] = held
 
-    def release(self, where: Where) -> list[Held]:
+    def release(self, where: StateKey) -> list[BufferedEvent]:
         return sorted(self.held.pop(where, {}).values(), key=lambda h: h.place)
 
-    def due(self, at_ms: int, before: int, most: int) -> list[Where]:
+    def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
         found = [
             (due, where) for where, s in self.states.items() if 0 < (due := due_ms(s)) <= at_ms and s.applied < before
         ]
         return [where for _, where in sorted(found)[:most]]
 
-    def open(self, rule: str, spec: str, before: int, most: int) -> list[Where]:
+    def open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
         found = [w for w, s in self.states.items() if w[:2] == (rule, spec) and s.applied < before and _open(s)]
         return sorted(found)[:most]
 
@@ -106,7 +106,7 @@ def _of_event(rule: Rule, at_ms: int, event: Event) -> Fired:
 
 
 def _of_window(rule: Rule, at_ms: int, closed: Closed) -> Fired:
-    rows = Rows.of(closed)
+    rows = EventRows.of(closed)
     try:
         args = [run.args.render(rows) for run in rule.runs]
     except Invalid as e:

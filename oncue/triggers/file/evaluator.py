@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from oncue import ids
-from oncue.triggers.activity import Diary
+from oncue.triggers.activity import ActivityLog
 from oncue.triggers.file.ledger import FIRED, PASSED, Found, Row
 from oncue.triggers.file.options import Spec
 from oncue.triggers.file.readiness import BUSY, BUSY_WHY, PASSED_OVER, STILL, cause, judge
@@ -30,7 +30,7 @@ class Noticed(NamedTuple):
 class Sieve:
     """Used in the lookout's thread only."""
 
-    def __init__(self, spec: Spec, diary: Diary) -> None:
+    def __init__(self, spec: Spec, diary: ActivityLog) -> None:
         self.settling = Settling()
         self.on_way: dict[Key, Print] = {}  # published, not yet known to be durable
         self.network = ""  # the network filesystem that holds the folder

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from oncue.errors import OncueError
-from oncue.triggers.base import Memory
+from oncue.triggers.base import ReplicatedState
 from oncue.triggers.file.ledger import ANY_INODE, PART, Ledger, Row
 from oncue.triggers.file.stability import Key
 
@@ -33,7 +33,7 @@ _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int]).decode
 class LedgerCopy:
     """`restore`, then `run` as a task. `folder` names the watched folder: a trigger may have been given another."""
 
-    def __init__(self, memory: Memory, folder: str) -> None:
+    def __init__(self, memory: ReplicatedState, folder: str) -> None:
         self._memory, self._prefix = memory, folder.encode() + b"\0"
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[list[Entry]] = asyncio.Queue()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from oncue import ids
-from oncue.triggers.activity import Diary
+from oncue.triggers.activity import ActivityLog
 from oncue.triggers.file.evaluator import Noticed, Sieve
 from oncue.triggers.file.folder_scan import NOT_UTF8, is_utf8
 from oncue.triggers.file.options import Spec
@@ -33,7 +33,7 @@ class Gone(OSError):
 
 
 class Arrivals:
-    def __init__(self, spec: Spec, sieve: Sieve, diary: Diary) -> None:
+    def __init__(self, spec: Spec, sieve: Sieve, diary: ActivityLog) -> None:
         self.noticed: dict[Key, Noticed] = {}
         self.lost_notices = False  # everything has to be looked at
         self._created: dict[Key, float] = {}  # and when they are looked at, in monotonic seconds

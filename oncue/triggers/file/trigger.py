@@ -23,7 +23,7 @@ import msgspec
 from oncue import ids
 from oncue.errors import Invalid, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.records import Event
-from oncue.triggers.activity import Diary
+from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import Decision, Finding, Status, Trigger, TriggerContext
 from oncue.triggers.file.ledger_replica import LedgerCopy
 from oncue.triggers.file.options import FileOptions, read_options
@@ -45,7 +45,7 @@ class FileTrigger(Trigger):
     def __init__(self, name: str, options: FileOptions, context: TriggerContext) -> None:
         super().__init__(name, options, context)
         self.spec = read_options(name, options)
-        self._diary = Diary(looked=False)
+        self._diary = ActivityLog(looked=False)
         self._look = asyncio.Event()  # the first one has ended, or cannot be taken for now
         self._acknowledged = False
         self._lookout: Lookout | None = None

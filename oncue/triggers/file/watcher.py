@@ -26,7 +26,7 @@ from typing import NamedTuple
 from oncue import ids
 from oncue.errors import OncueError, TriggerFailed
 from oncue.protocol.records import Event
-from oncue.triggers.activity import Diary
+from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import Finding
 from oncue.triggers.file.baseline import Baseline
 from oncue.triggers.file.evaluator import Sieve
@@ -59,7 +59,7 @@ class Lookout:
         name: str,
         spec: Spec,
         file: Path,
-        diary: Diary,
+        diary: ActivityLog,
         publish: Callable[[Batch], None],
         on_look: Callable[[], None] = lambda: None,
         deployed_us: int = 0,

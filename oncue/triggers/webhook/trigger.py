@@ -31,7 +31,7 @@ from oncue.protocol.cloudevents_http import events_from_http
 from oncue.protocol.codec import prepare
 from oncue.protocol.records import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
-from oncue.triggers.activity import Diary
+from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import Decision, HttpTrigger, Status, TriggerContext
 from oncue.triggers.webhook import signatures
 
@@ -85,7 +85,7 @@ class WebhookTrigger(HttpTrigger):
         self._options = options
         self._place = f"trigger {name!r}: verify"
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
-        self._diary = Diary()
+        self._diary = ActivityLog()
         self._way, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
 
     def status(self) -> Status:
