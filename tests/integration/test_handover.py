@@ -22,7 +22,7 @@ from oncue.rules.stateful.handover import begin_anew, hand_over, keep, tables
 from oncue.rules.stateful.record_group import Progress
 from oncue.rules.stateful.sqlite_states import StoredGroup, WindowStore
 from oncue.rules.testing.simulation import InMemory
-from tests.unit.test_windows import folded, streams
+from tests.unit.rules.stateful.test_fold import folded, streams
 
 PARTITIONS = 2
 

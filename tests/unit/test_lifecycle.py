@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from task_histories import ACCEPTED_US, PLAIN, RETRIED, fold, histories, interleaved, task_of
 
 from oncue import lifecycle
 from oncue.lifecycle import CLOSED_AS, State, TaskState
@@ -26,6 +25,7 @@ from oncue.protocol.records import (
     ResultFrame,
     RetryStrategy,
 )
+from tests.unit.task_histories import ACCEPTED_US, PLAIN, RETRIED, fold, histories, interleaved, task_of
 
 ID = b"\x01" * 16
 

@@ -1,0 +1,205 @@
+"""What holds when two servers think that they act for one endpoint: lanes, fences, redirects; no sockets, no log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oncue import ids
+from oncue.dispatcher.bridge.channel import EndpointChannel, ended
+from oncue.dispatcher.bridge.effects import Load, Phase, Send, Store
+from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.endpoint.agent.servers import Server, Servers
+from oncue.endpoint.settings import EndpointSettings
+from oncue.lifecycle import State
+from oncue.log.base import partition_of
+from oncue.protocol import bridge
+from oncue.protocol.records import (
+    EXPIRED,
+    OK,
+    RESULTS,
+    VERSION,
+    Call,
+    Ended,
+    Failure,
+    Fence,
+    ResultFrame,
+    TaskFrame,
+    TaskRecord,
+    TaskTopics,
+    decode,
+    encode,
+)
+from tests.unit.view.view_feed import Feed, run
+
+CALL = Call(VERSION, "f" * 64, "ep", "ada")
+TASKS = [TaskRecord(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
+WHY = encode(Failure("oncue.TaskExpired", "late"))
+
+
+class Site:
+    """A lane, and what it says to an agent that grants it credit."""
+
+    def __init__(self) -> None:
+        self.lane, self.n = EndpointChannel("ep", 7, "srv", "0"), 0
+        self.lane.servers = (("tcp://a:1", "a" * 40),)
+        self.said: list[bridge.BridgeEnvelope] = []
+        self.loads: list[Load] = []
+        self.sent: list[bytes] = []
+
+    def says(self, message: bridge.FromAgent, body: bytes = b"") -> None:
+        head = bridge.encode(bridge.AgentEnvelope(9, self.n, 0, message))
+        self.n += 1
+        self.lane.frame([head, body] if body else [head], 1_000_000 + self.n)
+        self.look()
+
+    def look(self) -> None:
+        for effect in self.lane.drain():
+            if isinstance(effect, Send):
+                envelope, body = bridge.decode_from_bridge(effect.parts)
+                self.said.append(envelope)
+                if isinstance(envelope.message, bridge.Dispatch):
+                    self.sent += [t.id for t in decode(list[TaskRecord], body)]
+            elif isinstance(effect, Load):
+                self.loads.append(effect)
+
+    def connect(self) -> None:
+        self.says(bridge.Hello(bridge.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
+        self.says(bridge.Credit(10))
+
+
+def frame(*tasks: TaskRecord) -> TaskFrame:
+    return TaskFrame(VERSION, CALL, 5, list(tasks))
+
+
+def test_tasks_that_a_reader_brings_are_taken_once() -> None:
+    """Whether the page from the view had them, or not."""
+    site = Site()
+    site.connect()
+    (load,) = site.loads
+    site.lane.fresh(frame(TASKS[1]), 10, 5)  # while the page is asked for; the page has it
+    site.lane.fresh(frame(TASKS[2]), 10, 6)  # and this one it has not
+    site.lane.page(load.token, [OpenTask(n << 16, CALL, 5, 1, 0, TASKS[n]) for n in (0, 1)], 6)
+    site.look()
+    site.lane.fresh(frame(TASKS[1]), 10, 5)  # the reader was slower than the page
+    site.lane.fresh(frame(TASKS[3]), 10, 7)
+    site.look()
+    assert site.sent == [t.id for t in TASKS]
+
+
+def test_a_task_that_closed_before_the_lane_was_opened_is_not_sent_when_its_record_comes() -> None:
+    site = Site()
+    site.connect()
+    (load,) = site.loads
+    site.lane.page(load.token, [], 6)  # the view has the record at 5, and the task is closed
+    site.lane.fresh(frame(TASKS[0]), 10, 5)
+    site.look()
+    assert site.sent == []
+
+
+def test_a_lane_that_is_handed_over_sends_its_agent_there_and_ends_nothing() -> None:
+    site = Site()
+    site.connect()
+    site.lane.page(site.loads[0].token, [OpenTask(0, CALL, 5, 1, 0, TASKS[0])], 1)
+    site.look()
+    assert site.lane.flight
+    site.lane.hand_over(9, bridge.Redirect("tcp://b:1", "b" * 40, "another acts"))
+    effects = site.lane.drain()
+    assert not [e for e in effects if isinstance(e, Store)]
+    (send,) = [e for e in effects if isinstance(e, Send)]
+    envelope, _ = bridge.decode_from_bridge(send.parts)
+    assert (envelope.n, envelope.epoch, envelope.message) == (
+        -1,
+        9,
+        bridge.Redirect("tcp://b:1", "b" * 40, "another acts"),
+    )
+    assert site.lane.phase is Phase.AWAY
+
+
+def test_an_agent_is_told_when_the_servers_change() -> None:
+    site = Site()
+    site.connect()
+    first = site.lane.servers
+    site.lane.servers = (("tcp://a:1", "k" * 40), ("tcp://b:1", "b" * 40))
+    at = site.lane.now_us
+    for passed in (1, 2, 3):
+        site.lane.tick(at + passed)
+        site.look()
+    told = [e for e in site.said if isinstance(e.message, bridge.Welcome)]
+    assert [(e.n, e.message.servers) for e in told] == [(0, first), (told[1].n, site.lane.servers)]
+    assert [e.n for e in site.said] == list(range(len(site.said))), "a message as any other: one that is lost is a gap"
+
+
+def test_an_agent_that_is_away_is_told_when_it_comes() -> None:
+    site = Site()
+    site.lane.servers = (("tcp://b:1", "b" * 40),)
+    site.lane.tick(5)
+    site.look()
+    assert site.said == []
+    site.connect()
+    site.lane.tick(site.lane.now_us + 1)
+    site.look()
+    assert [e.message.servers for e in site.said if isinstance(e.message, bridge.Welcome)] == [site.lane.servers]
+
+
+def test_an_agent_of_the_first_protocol_is_refused_with_the_remedy() -> None:
+    site = Site()
+    site.says(bridge.Hello(1, "0.0.9", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
+    (refusal,) = [e.message for e in site.said if isinstance(e.message, bridge.Refuse)]
+    assert refusal.code == "version"
+    assert "protocol 1" in refusal.message
+    assert "pip install" in refusal.remedy
+
+
+def test_the_owners_own_ends_have_its_epoch() -> None:
+    site = Site()
+    group = Group(CALL, encode(CALL), 1, 5, [TASKS[0]], 0)
+    site.lane.end_waiting(group, [ended(TASKS[0], 1, EXPIRED, 9, WHY)])
+    (store,) = [e for e in site.lane.drain() if isinstance(e, Store)]
+    assert decode(ResultFrame, store.record).epoch == 7
+
+
+def test_what_a_server_ends_that_has_lost_its_partition_does_not_count(tmp_path: Path) -> None:
+    """Its record comes behind the fence of its successor: a zombie's."""
+    mine = partition_of(b"ep", 64)
+
+    def late(epoch: int, task: TaskRecord) -> ResultFrame:
+        return ResultFrame(VERSION, CALL, "", 5, [ended(task, 1, EXPIRED, 9, WHY)], epoch)
+
+    async def work(feed: Feed) -> None:
+        await feed.put(TaskTopics().of("ep"), frame(*TASKS))
+        await feed.put(RESULTS, late(3, TASKS[0]))  # before the fence: it counts
+        await feed.put(RESULTS, Fence(VERSION, "srv2", 64, ((mine, 8), ((mine + 1) % 64, 90))))
+        await feed.put(RESULTS, late(3, TASKS[1]), late(8, TASKS[2]))
+        # What an agent says counts, whoever passes it on.
+        await feed.put(RESULTS, ResultFrame(VERSION, CALL, "ep", 5, [Ended(TASKS[3].id, 1, OK, 1, 2, b"m\xc0")]))
+        states = {i: state for i, (state, _) in (await feed.view.states([t.id for t in TASKS])).items()}
+        assert [states[t.id] for t in TASKS] == [State.EXPIRED, State.WAITING, State.EXPIRED, State.SUCCEEDED]
+
+    run(tmp_path, work)
+
+
+def test_a_page_says_how_far_the_view_was(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        await feed.put(TaskTopics().of("ep"), frame(TASKS[0]), frame(TASKS[1]))
+        rows, reached = await feed.view.open_page("ep", TaskTopics().of("ep"), -1, 10)
+        assert ([row[5].id for row in rows], reached) == ([TASKS[0].id, TASKS[1].id], 2)
+        assert await feed.view.open_page("none", TaskTopics().of("none"), -1, 10) == ([], 0)
+
+    run(tmp_path, work)
+
+
+def test_an_agent_remembers_the_servers_and_takes_them_in_turn(tmp_path: Path) -> None:
+    settings = EndpointSettings(id="ep", name="e", bridge="tcp://home:1", server_key="h" * 40)
+    servers = Servers(tmp_path, settings)
+    home = Server("tcp://home:1", "h" * 40)
+    a, b = Server("tcp://a:1", "a" * 40), Server("tcp://b:1", "b" * 40)
+    assert [servers.pick(), servers.pick()] == [home, home]
+    assert not servers.several()
+    servers.learn([(a.bridge, a.key), (home.bridge, home.key), (b.bridge, b.key)])
+    again = Servers(tmp_path, settings)
+    assert again.several()
+    assert [again.pick() for _ in range(4)] == [home, a, b, home]
+    assert again.pick(b.bridge, b.key) == b
+    assert again.pick() == home
+    (tmp_path / "servers.json").write_text("not a list")
+    assert Servers(tmp_path, settings).pick() == home

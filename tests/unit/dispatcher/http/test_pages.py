@@ -1,0 +1,168 @@
+"""The pages in a real browser, where there is one: hostile names stay text, the policy is not in the way of the page's own
+scripts, and the live stream arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from oncue.protocol import api as r
+from tests.unit.dispatcher.http.api_backend import TOKENS, Client, with_server
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = "<img src=x onerror='document.title=\"owned\"'><script>document.title='owned'</script>[/scan]\u202egpj"
+
+
+@pytest.fixture(autouse=True)
+def needs_browser() -> None:
+    """Elsewhere the tests are skipped without one; in CI they fail."""
+    if BROWSER is None and os.environ.get("CI") == "true":
+        pytest.fail("there is no chromium here: run `make services`")
+    if BROWSER is None:
+        pytest.skip("no chromium here: `make services` installs it")
+
+
+class Tab:
+    """A page of the browser, over its DevTools protocol."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket, self.said = socket, []  # type: ignore[var-annotated]
+        self._ids = itertools.count(1)
+
+    async def call(self, method: str, **params: Any) -> Any:
+        number = next(self._ids)
+        await self.socket.send_json({"id": number, "method": method, "params": params})
+        while True:
+            message = await self.socket.receive_json()
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            if message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
+                self.said.append(json.dumps(message["params"]))
+
+    async def evaluate(self, expression: str) -> Any:
+        found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    async def until(self, expression: str) -> Any:
+        """Waits in the page until the expression is true."""
+        wait = (
+            f"new Promise((ok) => {{ const look = () => ({expression}) ? ok(true) : setTimeout(look, 20); look(); }})"
+        )
+        async with asyncio.timeout(20):
+            return await self.evaluate(wait)
+
+
+@asynccontextmanager
+async def browser(session: aiohttp.ClientSession) -> AsyncIterator[Tab]:
+    assert BROWSER is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        process = await asyncio.create_subprocess_exec(
+            BROWSER,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={folder}",
+            "about:blank",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            port = await _port(Path(folder) / "DevToolsActivePort")
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                pages = [p for p in await answer.json(content_type=None) if p["type"] == "page"]
+            async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                tab = Tab(socket)
+                for domain in ("Page", "Runtime", "Log"):
+                    await tab.call(f"{domain}.enable")
+                yield tab
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _port(file: Path) -> int:
+    async with asyncio.timeout(20):
+        while not (file.exists() and file.read_text().strip()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return int(file.read_text().split()[0])
+
+
+def test_status_page() -> None:
+    async def test(c: Client) -> None:
+        await c.ask("POST", "/v1/tasks", json={"function": "f", "endpoint": HOSTILE})
+        real = c.backend.endpoint
+
+        async def endpoint(who: Any, name: str) -> r.EndpointInfo:
+            return await real(who, HOSTILE)
+
+        c.backend.endpoint = endpoint  # type: ignore[method-assign]
+        async with browser(c.session) as tab:
+            await tab.call("Page.navigate", url=c.serving.url + "/")
+            await tab.until("document.getElementById('sign-in')?.hidden === false")
+            sign_in = "document.getElementById('token').value = '%s'; document.getElementById('use').click()"
+            await tab.evaluate(sign_in % "oncue_wrong")
+            await tab.until("document.getElementById('trouble').textContent.includes('not known')")
+            await tab.evaluate(sign_in % TOKENS["read"])
+            await tab.until("document.querySelectorAll('#endpoints tbody tr').length === 1")
+            await tab.until("document.querySelectorAll('#tasks tbody tr').length === 1")
+            shown = await tab.evaluate("document.querySelector('#endpoints tbody td').textContent")
+            assert shown == HOSTILE.replace("\u202e", "\\u202e")
+            await tab.until("document.getElementById('live-state').textContent === 'connected'")
+            c.backend.feeds[0].put_nowait(("task", {"name": HOSTILE}))
+            await tab.until("document.querySelectorAll('#live li').length === 1")
+            assert "onerror" in await tab.evaluate("document.querySelector('#live li').textContent")
+            assert await tab.evaluate("document.querySelectorAll('main img, main script').length") == 0
+            assert await tab.evaluate("document.title") == "oncue"
+            assert await tab.evaluate("sessionStorage.getItem('oncue-token')") == TOKENS["read"]
+            assert await tab.evaluate("localStorage.length + document.cookie.length") == 0
+            # What a script in the page's own text would try: the policy stops it.
+            await tab.evaluate(
+                "document.body.insertAdjacentHTML('beforeend', `<img src=x onerror=\"document.title='owned'\">`)"
+            )
+            await tab.evaluate("new Promise((ok) => setTimeout(ok, 100))")
+            assert await tab.evaluate("document.title") == "oncue"
+            blocked = [s for s in tab.said if "Content Security Policy" in s or "violates" in s]
+            others = [s for s in tab.said if s not in blocked and "401" not in s and "404" not in s]
+            others = [s for s in others if '"recommendation"' not in s]
+            assert blocked
+            assert not others, others
+            await tab.evaluate("document.getElementById('forget').click()")
+            assert await tab.evaluate("sessionStorage.getItem('oncue-token')") is None
+
+    with_server(test)
+
+
+def test_docs_page() -> None:
+    async def test(c: Client) -> None:
+        async with browser(c.session) as tab:
+            await tab.call("Page.navigate", url=c.serving.url + "/docs")
+            await tab.until("document.querySelectorAll('#schemas section').length > 30")
+            assert await tab.evaluate("document.querySelectorAll('#operations details').length") > 40
+            await tab.evaluate(
+                "document.getElementById('filter').value = 'batch';"
+                "document.getElementById('filter').dispatchEvent(new Event('input'))"
+            )
+            shown = await tab.evaluate(
+                "[...document.querySelectorAll('#operations details')].filter(d => !d.hidden).length"
+            )
+            assert 0 < shown < 10
+            links = "[...document.querySelectorAll('#operations a')].every(a => document.querySelector(a.getAttribute('href')))"
+            assert await tab.evaluate(links)
+            assert not tab.said, tab.said
+
+    with_server(test)

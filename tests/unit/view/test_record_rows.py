@@ -1,0 +1,399 @@
+"""What the view keeps beside tasks; records that cannot be read; and that questions use their indexes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from oncue.errors import Invalid
+from oncue.log import Record, RecordBatch
+from oncue.protocol import cloudevents
+from oncue.protocol.records import (
+    CONTROL,
+    DEAD,
+    EVENTS,
+    OK,
+    OUTPUT_BYTES,
+    REGISTRY,
+    REPORTS,
+    RESULTS,
+    VERSION,
+    Call,
+    Cancel,
+    Claim,
+    DeadLetter,
+    Deployment,
+    Ended,
+    EndpointRecord,
+    Event,
+    FunctionRecord,
+    Output,
+    ResultFrame,
+    RetryStrategy,
+    RuleSwitch,
+    Started,
+    TaskFrame,
+    TaskRecord,
+    TaskTopics,
+    TokenRecord,
+    Usage,
+    encode,
+)
+from oncue.view import DeadRow, TaskFilter, View, lists, queries
+from oncue.view.schema import KINDS, open_writer
+from tests.unit.view.view_feed import Feed, run
+
+TASKS = TaskTopics().of("ep")
+CALL = Call(VERSION, "a" * 64, "ep", "ann", "f")
+ID = b"\x07" * 16
+
+
+def function(name: str, content: str, owner: str = "ann", version: int = 0) -> FunctionRecord:
+    return FunctionRecord(VERSION, content * 64, name, owner, "3.11", 4, b"body" + content.encode(), version=version)
+
+
+def test_versions_of_functions(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        view = feed.view
+        await feed.put(REGISTRY, function("f", "a"), function("f", "b"), function("g", "a"), function("f", "c", "bob"))
+        await feed.put(REGISTRY, function("f", "a"))  # known already
+        listed, cursor = await view.functions()
+        assert [(f.name, f.owner, f.version, f.body) for f in listed] == [
+            ("f", "bob", 1, b""),
+            ("g", "ann", 1, b""),
+            ("f", "ann", 2, b""),
+            ("f", "ann", 1, b""),
+        ]
+        assert cursor is None
+        newest = await view.function("f", owner="ann")
+        assert newest is not None
+        assert (newest.id, newest.version, newest.body) == ("b" * 64, 2, b"bodyb")
+        first = await view.function("f@1", owner="ann")
+        assert first is not None
+        assert first.id == "a" * 64
+        assert (await view.function("a" * 64)) is not None
+        by_hash = await view.function("c" * 64, owner="ann")  # the same content, whoever registered it
+        assert by_hash is not None
+        assert by_hash.owner == "bob"
+        for wrong in ("f@3", "f@x", "nothing", "d" * 64, "", "@1"):
+            assert await view.function(wrong, owner="ann") is None
+        page, more = await view.functions(limit=3)
+        assert len(page) == 3
+        assert more is not None
+        rest, end = await view.functions(more, 3)
+        assert [(f.name, f.version) for f in rest] == [("f", 1)]
+        assert end is None
+        await feed.put(REGISTRY, function("f", "e", version=9), function("f", "d"))
+        assert [f.version for f in (await view.functions(limit=2))[0]] == [10, 9]
+
+    run(tmp_path, work)
+
+
+def test_endpoints_deployments_switches_tokens(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        view = feed.view
+        old = EndpointRecord(VERSION, "e1", "hpc", "ann", b"k", revoked=True)
+        new = EndpointRecord(VERSION, "e2", "hpc", "ann", b"k2", labels={"site": "x"})
+        await feed.put(REGISTRY, msgspec.structs.replace(old, revoked=False), new, old)
+        assert await view.endpoints() == [new, old]
+        assert await view.endpoint("hpc") == new
+        assert await view.endpoint("e1") == old
+        assert await view.endpoint("nowhere") is None
+        one = Deployment(VERSION, "scan", 1, "ann", "rules: []", {})
+        two = msgspec.structs.replace(one, version=2)
+        gone = msgspec.structs.replace(one, label="old", removed=True)
+        await feed.put(REGISTRY, one, msgspec.structs.replace(gone, removed=False), two, gone)
+        assert await view.deployments() == [two]
+        assert await view.deployment_history("scan") == [two, one]
+        off, on = RuleSwitch(VERSION, "r", False), RuleSwitch(VERSION, "r", True)
+        await feed.put(REGISTRY, off, on)
+        assert await view.switches() == [on]
+        token = TokenRecord(VERSION, "t1", "h" * 64, "ann", ("user",))
+        revoked = msgspec.structs.replace(token, revoked=True)
+        await feed.put(REGISTRY, token, revoked, key=b"token/t1")
+        assert await view.tokens() == [revoked]
+        assert await view.token_by_hash("h" * 64) == revoked
+        assert await view.token_by_hash("g" * 64) is None
+        await feed.put(REGISTRY, Record(b"", key=b"token/t1"))  # compaction's deletion
+        assert await view.tokens() == []
+
+    run(tmp_path, work)
+
+
+def test_events(tmp_path: Path) -> None:
+    def record(n: int, binary: bool = False) -> Record:
+        made = Event(
+            id=f"e{n}", source=f"/s{n % 2}", type=f"t{n % 3}", data={"n": n}, datacontenttype="application/json"
+        )
+        value, headers = cloudevents.to_record(made, binary=binary)
+        return Record(value, headers=headers, time_ms=100 + n)
+
+    async def work(feed: Feed) -> None:
+        view = feed.view
+        applied = await feed.put(EVENTS, *[record(n, n % 2 == 0) for n in range(12)], Record(b"rubbish"), record(12))
+        assert applied.dead == []  # the rules' engine buries it
+        row = await view.event(3)
+        assert row is not None
+        assert (row.offset, row.event.id, row.event.data, row.at_us) == (3, "e3", {"n": 3}, 103_000)
+        assert await view.event(12) is None
+        for given, wanted in (
+            ({}, [13, *range(11, -1, -1)]),
+            ({"type": "t1"}, [10, 7, 4, 1]),
+            ({"source": "/s1"}, [11, 9, 7, 5, 3, 1]),
+            ({"source": "/s1", "type": "t1"}, [7, 1]),
+            ({"type": "other"}, []),
+        ):
+            seen: list[int] = []
+            cursor: str | None = ""
+            while cursor is not None:
+                rows, cursor = await view.events(cursor=cursor, limit=2, **given)  # type: ignore[arg-type]
+                seen += [r.offset for r in rows]
+            assert seen == wanted
+        with pytest.raises(Invalid, match="cursor"):
+            await view.events(cursor="x")
+        assert await view.forget(106) == 6
+        assert await view.event(5) is None
+
+    run(tmp_path, work)
+
+
+def test_reports(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        view = feed.view
+        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
+        late, early = (Usage(VERSION, "ep", at, 4, busy, 0, 0) for at, busy in ((20, 2), (10, 1)))
+        await feed.put(REPORTS, late, early)
+        assert await view.usage() == {"ep": late}
+
+        def output(attempt: int, offset: int, text: bytes) -> Output:
+            return Output(VERSION, "ep", ID, attempt, offset, text)
+
+        await feed.put(REPORTS, output(1, 0, b"hello "), output(1, 6, b"world"), output(1, 0, b"hello "))
+        await feed.put(REPORTS, output(1, 9, b"ld!"))  # overlaps
+        assert await view.output(ID) == b"hello world!"
+        await feed.put(REPORTS, output(1, 20, b"more"))
+        assert await view.output(ID) == b"hello world!\n[8 bytes missing]\nmore"
+        await feed.put(REPORTS, output(2, 0, b"x" * (OUTPUT_BYTES + 5)), output(1, 24, b"late"))
+        assert await view.output(ID) == b"x" * OUTPUT_BYTES
+        await feed.put(REPORTS, Started(VERSION, "ep", ((ID, 1, 50),)))
+        running, _ = await view.tasks(TaskFilter(state="running"))
+        assert [s.id for s in running] == [ID]
+        assert await view.output(b"?" * 16) == b""
+        await feed.put(RESULTS, ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, OK, 1, 10**15)]))
+        await view.forget(0)
+        assert await view.output(ID) == b""  # its end has it
+
+    run(tmp_path, work)
+
+
+def test_claims_and_cancels(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        await feed.put(CONTROL, Claim(VERSION, "s1", ("ep", "other")), Claim(VERSION, "s2", url="http://s2"))
+        (claim,) = await feed.view.claims()
+        assert (claim.partition, claim.epoch, claim.claim.server, claim.claim.url) == (0, 2, "s2", "http://s2")
+        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
+        await feed.put(CONTROL, Cancel(VERSION, "ep", (ID, b"?" * 16), "ann", 9))
+        assert await feed.view.cancels(10) == [(ID, "ep")]
+        assert [s.cancel_by for s in (await feed.view.tasks(TaskFilter(state="cancelling")))[0]] == ["ann"]
+
+    run(tmp_path, work)
+
+
+# ---------------------------------------------------------------- records that cannot be applied
+
+
+POISON = [
+    (TASKS, Record(b"\xc1")),
+    (TASKS, Record(b"")),
+    (TASKS, Record(encode([1, "not a call", 1, []]))),
+    (TASKS, Record(encode(TaskFrame(VERSION, CALL, 2**63, [TaskRecord(b"x" * 16, b"")])))),
+    (RESULTS, Record(encode(ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, 99)])))),
+    (RESULTS, Record(encode(ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 0, OK)])))),
+    (RESULTS, Record(encode(ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, OK, 0, 2**64 - 1)])))),
+    (
+        RESULTS,
+        Record(
+            encode(
+                ResultFrame(
+                    VERSION,
+                    msgspec.structs.replace(CALL, retry=RetryStrategy(2**40)),
+                    "ep",
+                    1,
+                    [Ended(ID, 2**33, 1, 0, 1)],
+                )
+            )
+        ),
+    ),
+    (CONTROL, Record(encode(["cancel", 1]))),
+    (REGISTRY, Record(encode(["token"]))),
+    (REPORTS, Record(b"nonsense")),
+]
+
+
+@pytest.mark.parametrize(("topic", "poison"), POISON)
+def test_one_poison_record_harms_only_itself(tmp_path: Path, topic: str, poison: Record) -> None:
+    async def work(feed: Feed) -> None:
+        view = feed.view
+        good = [Record(encode(TaskFrame(VERSION, CALL, 1, [TaskRecord(bytes([n]) * 16, b"")]))) for n in range(3)]
+        ends = ResultFrame(VERSION, CALL, "ep", 1, [Ended(b"\x01" * 16, 1, OK)])
+        group = [RecordBatch(TASKS, 0, range(3), good)]
+        first = 3 if topic == TASKS else 0
+        group.append(RecordBatch(topic, 0, (first,), (poison,)))
+        last = 1 if topic == RESULTS else 0
+        group.append(RecordBatch(RESULTS, 0, (last,), (Record(encode(ends)),)))
+        applied = await view.apply(group)
+        assert [(d.stage, d.topic, d.partition, d.offset) for d in applied.dead] == [("decode", topic, 0, first)]
+        letter = applied.dead[0]
+        assert letter.reason
+        assert letter.remedy
+        assert letter.record == poison.value
+        assert [c.id for c in applied.closed] == [b"\x01" * 16]
+        assert len(await view.open_tasks("ep", -1, 10)) == 2
+        assert view.positions()[topic, 0] == first + (2 if topic == RESULTS else 1)
+        # Until it is seen in oncue.dead, the next process is told of it again.
+        await view.close()
+        again = View.open(tmp_path / "view.db")
+        assert (await again.apply([])).dead == [letter]
+        assert (await again.apply([])).dead == []
+        await again.apply([RecordBatch(DEAD, 0, (0,), (Record(encode(letter)),))])
+        assert await again.dead_letter(0) == DeadRow(0, letter)
+        await again.close()
+        third = View.open(tmp_path / "view.db")
+        assert (await third.apply([])).dead == []
+        await third.close()
+
+    run(tmp_path, work)
+
+
+def test_a_letter_that_cannot_be_read_causes_no_other(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        letters = [DeadLetter(VERSION, "match", f"why {n}", n) for n in range(5)]
+        applied = await feed.put(DEAD, Record(b"\xc1"), *letters)
+        assert applied.dead == []
+        rows, cursor = await feed.view.dead(limit=3)
+        assert [r.id for r in rows] == [5, 4, 3]
+        assert [r.letter for r in rows] == letters[:1:-1]
+        rest, end = await feed.view.dead(cursor or "", 3)
+        assert [r.id for r in rest] == [2, 1]
+        assert end is None
+        assert await feed.view.dead_letter(0) is None
+
+    run(tmp_path, work)
+
+
+def test_kinds_of_a_newer_version_are_kept_for_it(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        newer = Record(encode([VERSION + 1, {"another": "form"}]))
+        applied = await feed.put(REGISTRY, Record(encode(["secret", 1, "sealed"])), function("f", "a"))
+        assert applied.dead == []
+        assert (await feed.put(TASKS, newer)).dead == []
+        found = await feed.view.skipped()
+        assert [(s.topic, s.offset, s.kind) for s in found] == [
+            (REGISTRY, 0, "secret"),
+            (TASKS, 0, f"frame v{VERSION + 1}"),
+        ]
+        assert await feed.view.function("f") is not None
+
+    run(tmp_path, work)
+    # An older version had skipped a task, which this one knows.
+    db = open_writer(tmp_path / "view.db")
+    task = Record(encode(TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")])))
+    db.execute("INSERT INTO skipped VALUES (?, 0, 5, 'frame', ?, ?)", (TASKS, KINDS - 1, encode(task)))
+    db.close()
+
+    async def upgraded(feed: Feed) -> None:
+        assert [row[0] for row in await feed.view.open_tasks("ep", -1, 10)] == [5 << 16]
+        assert len(await feed.view.skipped()) == 2
+
+    run(tmp_path, upgraded)
+
+
+def test_a_full_disk_is_not_the_records_fault(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        view = feed.view
+        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
+        pages = view._db.execute("PRAGMA page_count").fetchone()[0]
+        view._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+        big = TaskFrame(VERSION, CALL, 1, [TaskRecord(bytes([n]) * 16, bytes(100_000)) for n in range(9)])
+        with pytest.raises(Exception, match="full") as e:
+            await feed.put(TASKS, big)
+        assert "free space" in e.value.remedy  # type: ignore[attr-defined]
+        assert view.positions() == {(TASKS, 0): 1}
+        view._db.execute("PRAGMA max_page_count = 1000000")
+        applied = await feed.put(TASKS, big)  # there is space again
+        assert applied.dead == []
+        assert len(await view.open_tasks("ep", -1, 100)) == 9 + (ID not in {t.id for t in big.tasks})
+
+    run(tmp_path, work)
+
+
+# ---------------------------------------------------------------- indexes
+
+
+def plan_of(db: sqlite3.Connection, text: str, given: Sequence[object]) -> str:
+    return " | ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}", given))
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "index"),
+    [
+        (queries.OPEN, (0, "ep", 9), "task_open"),
+        (queries.EXPIRED, (0, 9), "task_expiring"),
+        (queries.CANCELS, (9,), "task_cancelling"),
+        (queries.OPEN_COUNTS, (), "task_open"),
+        (queries.OLDEST_OPEN, ("ep",), "task_open"),
+        (queries.FIRED, ("s", "i"), "task_caused"),
+    ],
+)
+def test_questions_use_their_index(tmp_path: Path, text: str, given: tuple[object, ...], index: str) -> None:
+    db = open_writer(tmp_path / "view.db")
+    found = plan_of(db, text, given)
+    db.close()
+    assert f"task USING INDEX {index}" in found or f"task USING COVERING INDEX {index}" in found
+    if text is not queries.FIRED:
+        assert "TEMP B-TREE" not in found
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        (TaskFilter(), "SCAN task"),  # from the newest row down, until the page is full
+        (TaskFilter(cursor="5-x"), "SEARCH task USING INTEGER PRIMARY KEY (rowid<?)"),
+        (TaskFilter(owner="ann"), "SEARCH span USING INDEX span_owner"),
+        (TaskFilter(owner="ann", endpoint="ep", cursor="5-x"), "SEARCH span USING INDEX span_endpoint"),
+        (TaskFilter(function="f", owner="ann"), "SEARCH span USING INDEX span_name"),
+        (TaskFilter(function="a" * 64), "SEARCH span USING INDEX span_function"),
+        (TaskFilter(rule="r", state="succeeded"), "SEARCH span USING INDEX span_rule"),
+        (TaskFilter(state="failed"), "SEARCH task USING INDEX task_odd"),
+        (TaskFilter(state="failed", cursor="5-x"), "SEARCH task USING INDEX task_odd"),
+        (TaskFilter(state="lost", owner="ann"), "SEARCH task USING INDEX task_odd"),
+        (TaskFilter(event=("s", "i")), "SEARCH task USING INDEX task_caused"),
+        (TaskFilter(state="open"), "SCAN task USING INDEX task_open"),  # few are open: sorted
+    ],
+)
+def test_lists_use_their_index(tmp_path: Path, filters: TaskFilter, wanted: str) -> None:
+    db = open_writer(tmp_path / "view.db")
+    db.execute("INSERT INTO word (text) VALUES ('ann'), ('ep'), ('f'), ('r'), (?)", ("a" * 64,))
+    made = lists.plan(db, filters, "x")
+    assert made is not None
+    found = plan_of(db, made.text(), (*made.given, 9))
+    db.close()
+    assert wanted in found
+    if "span" in wanted:
+        assert "task USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in found
+    if "task_caused" not in wanted and "task_open" not in wanted:
+        assert "TEMP B-TREE" not in found
+
+
+def test_a_state_that_does_not_exist(tmp_path: Path) -> None:
+    async def work(feed: Feed) -> None:
+        for filters in (TaskFilter(state="happy"), TaskFilter(cursor="1"), TaskFilter(cursor="x-y")):
+            with pytest.raises(Invalid) as e:
+                await feed.view.tasks(filters)
+            assert e.value.remedy
+
+    run(tmp_path, work)
