@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from oncue.config import Settings
 from oncue.errors import Invalid, MissingExtra
 from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
-from oncue.log.kafka.doctor.finding import Finding
+from oncue.log.finding import Finding
 
 __all__ = [
     "Append",

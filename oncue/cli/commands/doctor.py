@@ -24,7 +24,7 @@ from oncue.config import Settings, load_settings
 from oncue.errors import OncueError
 from oncue.extras import SERVER, SERVER_PIP, TELLING, missing, need
 from oncue.log import Finding, Topic, examine_log
-from oncue.log.kafka.doctor.finding import SKEW_S
+from oncue.log.finding import SKEW_S
 from oncue.protocol.api import EndpointInfo, Health, TriggerInfo
 
 if TYPE_CHECKING:

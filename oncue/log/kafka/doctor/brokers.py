@@ -12,8 +12,8 @@ from aiokafka import errors as k
 from aiokafka.conn import AIOKafkaConnection
 
 from oncue.errors import OncueError
+from oncue.log.finding import Finding
 from oncue.log.kafka.address import Address
-from oncue.log.kafka.doctor.finding import Finding
 from oncue.log.kafka.requests import FEATURE, Map, cluster_map, levels, release
 
 PATIENCE_S = 5.0

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from aiokafka import errors as k
 from aiokafka.conn import AIOKafkaConnection
 
+from oncue.log.finding import SKEW_S, Finding
 from oncue.log.kafka.address import Address
-from oncue.log.kafka.doctor.finding import SKEW_S, Finding
 from oncue.log.kafka.requests import TRANSACTION, Map, cluster_map, cluster_time_s, coordinator, group_state
 
 NO_COORDINATOR = (k.GroupCoordinatorNotAvailableError, k.NotCoordinatorForGroupError, k.GroupLoadInProgressError)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from aiokafka import errors as k
 from aiokafka.conn import AIOKafkaConnection
 
+from oncue.log.finding import Finding
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.doctor.brokers import Brokers
 from oncue.log.kafka.doctor.cluster import NO_COORDINATOR
-from oncue.log.kafka.doctor.finding import Finding
 from oncue.log.kafka.offsets import BEGIN, END
 from oncue.log.kafka.requests import Map, committed, coordinator, edge, group_state
 

@@ -15,10 +15,10 @@ from aiokafka import errors as k
 
 from oncue.config import Settings
 from oncue.log.base import Topic
+from oncue.log.finding import Finding
 from oncue.log.kafka.address import parse
 from oncue.log.kafka.doctor.brokers import Brokers
 from oncue.log.kafka.doctor.cluster import check_clock, check_rights
-from oncue.log.kafka.doctor.finding import Finding
 from oncue.log.kafka.doctor.groups import check_groups
 from oncue.log.kafka.doctor.topics import check_topics
 from oncue.log.kafka.failures import explain, quiet

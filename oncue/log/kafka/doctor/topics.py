@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from aiokafka.conn import AIOKafkaConnection
 
 from oncue.log.base import Topic
+from oncue.log.finding import Finding
 from oncue.log.kafka.address import Address
-from oncue.log.kafka.doctor.finding import Finding
 from oncue.log.kafka.requests import Map, Seen, topic_configs
 from oncue.log.kafka.topics import CHUNK, configs_of, largest, same
 from oncue.protocol.records import TASKS_PREFIX
