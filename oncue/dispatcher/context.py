@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 import oncue
 from oncue.blobs import Blobs
 from oncue.config import Settings
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
-from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.view_consumer import ViewConsumer

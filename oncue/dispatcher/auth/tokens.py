@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
-from oncue.dispatcher.http.backend import Caller
+from oncue.dispatcher.auth.identity import Caller
 from oncue.errors import Forbidden, Invalid, Unauthorized
 from oncue.protocol.api import TokenRequest
 from oncue.protocol.records import TokenRecord

@@ -11,24 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from oncue.dispatcher.auth.identity import Caller
 from oncue.protocol import api as r
 from oncue.protocol.records import Ended, Event, TokenRecord
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """Caller calls."""
-
-    subject: str
-    scopes: frozenset[str]  # admin | user | emit | read; admin may all, user may all with what is their own
-    token_id: str = ""
-
-    @property
-    def only(self) -> str:
-        """Whose things a list may have; "": everybody's."""
-        return "" if "admin" in self.scopes else self.subject
-
-    def sees(self, owner: str) -> bool:
-        return owner == self.subject or "admin" in self.scopes
 
 
 class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import Authenticator, require
 from oncue.dispatcher.http import problems
-from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.http.body import BodyDecoder, coding_of, decode_query, read_body
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.rate_limit import RateLimit

@@ -11,9 +11,10 @@ import msgspec
 from aiohttp import web
 
 from oncue.config import Settings
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import Scope
 from oncue.dispatcher.cluster.peers import HANDED_ON
-from oncue.dispatcher.http.backend import Backend, Caller
+from oncue.dispatcher.http.backend import Backend
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import Invalid, OncueError

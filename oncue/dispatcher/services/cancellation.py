@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.context import READ_OWN_WRITES_S
-from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.services.tasks import TaskDesk, parse_id
 from oncue.errors import TooLarge
 from oncue.ids import now_us

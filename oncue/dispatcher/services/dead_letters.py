@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
-from oncue.dispatcher.http.backend import Caller
 from oncue.errors import Conflict, Invalid, NotFound
 from oncue.ids import now_us
 from oncue.log import Append, Record

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from oncue import triggers
-from oncue.dispatcher.http.backend import Caller
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.services.bindings import function_changes, users
 from oncue.dispatcher.services.origins import check_origins, same_origin
 from oncue.dispatcher.services.triggers import TriggerDesk

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
-from oncue.dispatcher.http.backend import Caller
 from oncue.errors import NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Position, Record

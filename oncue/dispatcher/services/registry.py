@@ -12,11 +12,11 @@ from typing import TypeVar
 import msgspec
 
 from oncue import curve, functions
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import may_make, new_token
 from oncue.dispatcher.bridge.effect_runner import EffectRunner
 from oncue.dispatcher.bridge.effects import Phase
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.services.revoked import end_all
 from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
 from oncue.ids import now_us

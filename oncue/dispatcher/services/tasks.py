@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from oncue import ids as task_ids
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
-from oncue.dispatcher.http.backend import Caller, Outcome, TaskQuery
+from oncue.dispatcher.http.backend import Outcome, TaskQuery
 from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.services.idempotency import IdempotencyCache, Mark, Seen, content_of, reused
 from oncue.dispatcher.services.task_info import task_info, timeline

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from oncue.dispatcher.http.backend import Caller
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.services.stateful_rules import WindowDesk
 from oncue.dispatcher.trigger_state import LogReplicatedState
 from oncue.dispatcher.trigger_supervisor import TriggerSupervisor, Wanted, several_may

@@ -7,8 +7,8 @@ import secrets as random_secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.http.backend import Caller
 
 PART_BYTES = 1 << 20
 

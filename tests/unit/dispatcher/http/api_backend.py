@@ -15,9 +15,10 @@ import msgspec
 
 from oncue import ids
 from oncue.config import Settings
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import hash_token
 from oncue.dispatcher.http.app import Serving, make_app, serve
-from oncue.dispatcher.http.backend import Caller, Outcome, TaskQuery
+from oncue.dispatcher.http.backend import Outcome, TaskQuery
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound

@@ -11,9 +11,9 @@ import pytest
 
 from oncue import ids
 from oncue.config import Settings
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import Authenticator, hash_token, may_make, new_token
 from oncue.dispatcher.http.app import make_app, serve
-from oncue.dispatcher.http.backend import Caller
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.errors import Conflict, Invalid, RateLimited
 from oncue.protocol.api import TokenRequest

@@ -1,0 +1,25 @@
+"""The authenticated caller of a request.
+
+A login (base.py) makes a Caller; HTTP routes and services receive one and know nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """An authenticated person or program, and its scopes."""
+
+    subject: str
+    scopes: frozenset[str]  # admin | user | emit | read
+    token_id: str = ""
+
+    @property
+    def only(self) -> str:
+        """The owner whose objects a list may show; "" for all owners."""
+        return "" if "admin" in self.scopes else self.subject
+
+    def sees(self, owner: str) -> bool:
+        """Return True if the caller may see what `owner` owns."""
+        return owner == self.subject or "admin" in self.scopes
