@@ -1,4 +1,4 @@
-"""Writes a scan as a detector would: `python make_scan.py incoming/scan_001.npy`."""
+"""Write a simulated scan: `python make_scan.py incoming/scan_001.npy`."""
 
 import os
 import sys

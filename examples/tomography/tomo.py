@@ -1,10 +1,13 @@
-"""Nothing of oncue in here: it runs by itself as well (`python -c "import tomo; tomo.normalise('scan.npy', 'p.pgm')"`)."""
+"""Normalise tomography scans. This file does not need oncue.
+
+Run it alone with `python -c "import tomo; tomo.normalise('scan.npy', 'p.pgm')"`.
+"""
 
 import numpy as np
 
 
 def normalise(path, preview, flats=4):
-    """Divide the projections by the mean of the first `flats` frames; write a preview of the middle one."""
+    """Divide the projections by the mean of the first `flats` frames and write a preview."""
     stack = np.load(path, mmap_mode="r")
     white = stack[:flats].mean(axis=0).clip(min=1)
     middle = -np.log((stack[flats + (len(stack) - flats) // 2] / white).clip(min=1e-3))

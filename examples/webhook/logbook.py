@@ -1,4 +1,4 @@
-"""A log book in a file: one line a run, once however often it is called with the same key."""
+"""A log book in a file. It has one line for each key, even if `add` is called twice."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""compose/: the file is one of its kind, keeps what it promises, and what it says works when it is run without an engine."""
+"""compose/: the file is valid and confined, and its services work when they run without a container engine."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def test_the_rehearsal() -> None:
         pytest.skip("no haproxy: make services")
     said = rehearse("run")
     assert "through the one port: hello first" in said
-    assert "a rule with memory: the sum of [1, 2] is 3" in said
+    assert "a stateful rule: the sum of [1, 2] is 3" in said
     assert re.search(r"^oncue doctor: \d+ checks, all of them ok$", said, re.MULTILINE)
     killed = re.search(r"^kill server-[ab]: code -9$", said, re.MULTILINE)
     assert killed
     assert killed.start() < said.index("after the kill: hello second")
-    assert "rehearsed: all that was started has ended" in said
-    assert "did not stop in its time" not in said
+    assert "rehearsed: all services have ended" in said
+    assert "did not stop in time" not in said
