@@ -1,10 +1,13 @@
-"""The durable log: topics of records in partitions. A backend is picked by a URL (`open_log`) and imported lazily.
+"""Interface of the durable log: topics of records in ordered partitions.
 
-    append ──► (ordered in its partition) ──► durable ──► future resolves ──► readers and watchers
-    read(topics, group or start) ──► Batch, Batch ... in order in a partition
-    commit(group, batches, appends): what the batches caused and their offsets become durable together
+    append ──► ordered in its partition ──► durable ──► future resolves ──► readers and watchers
+    read(topics, group or start) ──► RecordBatch, RecordBatch ... in order within a partition
+    commit(group, batches, appends): offsets and resulting records become durable atomically
 
-All methods are called from the event loop that opened the log.
+The terms are Kafka's. `oncue.log.open_log` picks the backend by URL: SQLite (embedded, one
+process) or Kafka. `tests/contract` runs the same tests over both.
+
+Call all methods on the event loop that opened the log.
 """
 
 from __future__ import annotations
@@ -24,40 +27,51 @@ Start = Literal["committed", "earliest", "latest"] | Mapping[Partition, int]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One record: value, key, headers and timestamp."""
+
     value: bytes
     key: bytes = b""
     headers: tuple[tuple[str, bytes], ...] = ()  # CloudEvents binary mode, content-type ...
-    time_ms: int = 0  # 0 at append: the log stamps it
+    time_ms: int = 0  # since 1970; 0 in an append: the log sets it
 
 
 class RecordBatch(msgspec.Struct, frozen=True):
-    """Consecutive records of one partition; compaction, truncation and the marks of transactions leave gaps between
-    offsets. Where such a gap ends a partition, a batch may come without records: only its `end` tells something."""
+    """Consecutive records of one partition.
+
+    Offsets have gaps where compaction, truncation or transaction markers took some. If a partition
+    ends with such a gap, a batch may have no records: it only moves the reader's position to `end`.
+    """
 
     topic: str
     partition: int
     offsets: Sequence[int]
     records: Sequence[Record]
-    end: int = 0  # the next offset, where it is further than behind the last record; 0: it is there
+    end: int = 0  # next offset, if there is a gap before it; 0: it follows the last record
 
     @property
     def next_offset(self) -> int:
+        """Offset to commit, or to read from, after this batch."""
         return self.end or self.offsets[-1] + 1
 
 
 def partition_of(key: bytes, count: int) -> int:
-    """Each record's partition is crc32(key) modulo the count; without a key it is 0."""
+    """Return the partition of a key: crc32 modulo `count`; 0 without a key."""
     return zlib.crc32(key) % count if key else 0
 
 
 class Append(msgspec.Struct, frozen=True):
+    """Records that `Log.commit` appends to one topic."""
+
     topic: str
     records: Sequence[Record]
     partition: int | None = None  # None: by each record's key
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where records went: offsets first ... first + count - 1. Another's record or mark may come between two appends."""
+    """Offsets that an append was given: first ... first + count - 1.
+
+    Records of other processes and transaction markers may lie between the offsets of two appends.
+    """
 
     topic: str
     partition: int
@@ -66,16 +80,16 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of a topic. With neither retention nor compaction it keeps everything until `truncate`."""
+    """Settings of a topic. By default it keeps everything until `truncate`."""
 
     partitions: int = 1
-    retention_ms: int = 0  # 0: not by age
-    retention_bytes: int = 0  # a partition; 0: not by size
-    compact: bool = False  # keep the newest record of each key; an empty value deletes the key
+    retention_ms: int = 0  # 0: unlimited age
+    retention_bytes: int = 0  # per partition; 0: unlimited size
+    compact: bool = False  # keep the latest record of each key; an empty value deletes the key
 
 
 class Reader(ABC):
-    """Batches of some topics. Each reader goes at its own pace: a slow one harms no other."""
+    """Consumer of some topics. A slow reader does not delay other readers."""
 
     async def __aiter__(self) -> AsyncIterator[RecordBatch]:
         while True:
@@ -84,131 +98,180 @@ class Reader(ABC):
 
     @abstractmethod
     async def next(self, *, max_batches: int = 64) -> list[RecordBatch]:
-        """Waits for at least one batch, and gives what is there up to max_batches: for consumers that work in groups.
+        """Wait for at least one batch; return up to `max_batches`.
 
-        A record whose frame the log itself cannot decode (a damaged row) is appended to `oncue.dead` and skipped.
-        A reader of a group gives what one `commit` can take: on Kafka, batches of one partition. Raises LogError when the
-        log is closed, or what keeps it from reading."""
+        A reader of a group returns batches that one `Log.commit` accepts: on Kafka, batches of one
+        partition. Stored data that cannot be decoded is skipped, and recorded once in `oncue.dead`.
+        Raises LogError if the log or the reader is closed, or reading fails.
+        """
 
     @abstractmethod
     async def seek(self, partition: Partition, offset: int) -> None:
-        """Go on from this offset: rewinding and skipping."""
+        """Continue at this offset, which may lie before or after the current one."""
 
     @abstractmethod
     async def close(self) -> None: ...
 
 
 class Assignment(ABC):
-    """A member of a group that divides the partitions of a topic among its members."""
+    """Partitions of a topic that a consumer group assigns to this process.
+
+    It reads nothing: the group only decides which process works on which partition.
+    """
 
     @abstractmethod
     async def next(self) -> frozenset[int]:
-        """The partitions that are this member's: at first once the group has decided, then each time it has decided anew,
-        also when they are the same. A member that was silent for too long has lost them meanwhile, and may not know it.
-        Raises LogError when the log or the share is closed, or what keeps it from taking part; ask again then."""
+        """Wait for the next assignment; return all partitions of this member.
+
+        The first call waits for the group's first assignment; each later call waits for another
+        one, which may have the same partitions. A member that was silent for longer than its
+        session has lost its partitions, perhaps without knowing it: see `is_exclusive`.
+        Raises LogError if the log or the assignment is closed (final), or the group cannot be
+        reached: then call again.
+        """
 
     @abstractmethod
-    def sure(self) -> bool:
-        """Whether nobody else can have been given what `next` gave last: the group has heard of this member recently enough,
-        and is not deciding anew."""
+    def is_exclusive(self) -> bool:
+        """True if no other member can own the last assigned partitions now.
+
+        The group got this member's heartbeat within the session, and no rebalance is under way.
+        """
 
     @abstractmethod
-    async def until_sure(self) -> bool:
-        """Wait until it is; False when the group has decided anew before, or is about to, and `next` is to be asked."""
+    async def wait_until_exclusive(self) -> bool:
+        """Wait for `is_exclusive`; False if a rebalance came first: call `next`."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Leave the group: others get the partitions at once."""
+        """Leave the group, so that other members get the partitions at once."""
 
 
 class Log(ABC):
-    """See the module. Errors: LogError; DiskFull when the disk is full (the log goes on when there is space again)."""
+    """The durable log. See the module's docstring.
 
-    #: Appends become durable in the order in which they were handed over. Only then may a watcher be `early`.
+    Methods raise LogError; DiskFull if the disk is full (appends work again once there is space).
+    """
+
+    #: Appends become durable in call order over all partitions. `early` watchers require it.
     fifo: bool = False
 
-    #: Whether other processes append to it at the same time.
+    #: Other processes may append to it, too.
     shared: bool = False
 
-    #: Which log this is: offsets of one mean nothing in another.
+    #: Identifies the log. Offsets stored for one log are invalid in another.
     identity: str = ""
+
+    # ------------------------------------------------------------ topics
 
     @abstractmethod
     async def ensure(self, topics: Mapping[str, Topic]) -> None:
-        """Create what is missing and put settings right. Idempotent."""
+        """Create missing topics and update settings that differ. Idempotent."""
+
+    @abstractmethod
+    async def topics(self) -> dict[str, Topic]:
+        """Return all topics with their current settings."""
+
+    # ------------------------------------------------------------ writing
 
     @abstractmethod
     def append(
         self, topic: str, records: Sequence[Record], partition: int | None = None
     ) -> asyncio.Future[list[Position]]:
-        """Hand over records; they are ordered from this call on. The future resolves when they are durable (one
-        Position a partition, in the order of first use), or raises. Not awaiting is fine; errors are then logged."""
+        """Enqueue records; the call fixes their order.
 
-    @abstractmethod
-    def read(self, topics: Iterable[str], *, group: str | None = None, start: Start = "committed") -> Reader:
-        """A reader of all partitions of the topics. With a group and "committed" it goes on behind what the group
-        committed (at first: earliest). Topics are made if missing. A mapping starts each partition at that offset
-        (partitions that it does not name: earliest). An offset that is truncated already moves to the first kept."""
+        The future resolves when they are durable, with one Position per partition in order of first
+        use, or raises. It need not be awaited.
+        """
 
     @abstractmethod
     async def commit(
         self, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append] = (), *, repeatable: bool = False
     ) -> list[Position]:
-        """Atomically: the group has done these batches (of one call of `next`), and these records are appended. With neither
-        it waits until all that was handed over before is durable. Raises NotOwner when another process has the partition
-        by now: it does these batches again.
+        """Commit batches for a group and append records, atomically.
 
-        `repeatable`: appending the same again does no harm (their ids repeat, say). Where atomicity is dear, the records are
-        durable first then, and the group's place follows soon: after a crash in between, the batches come again."""
+        `batches` come from one call of the group's `Reader.next`; their `next_offset`s become the
+        group's offsets. Without batches and records, wait until all earlier appends are durable.
+        Raises NotOwner if another process owns the partition now: that process repeats the batches.
+
+        `repeatable`: it is harmless to append these records twice (their ids repeat, say). Where
+        a transaction is slow, the log may then append first and commit the offset soon after. A
+        crash in between delivers the batches again: at least once instead of exactly once.
+        """
+
+    @abstractmethod
+    async def truncate(self, topic: str, partition: int, before: int) -> None:
+        """Delete records below this offset.
+
+        If only whole stored batches can be deleted, a few older records may stay.
+        """
+
+    @abstractmethod
+    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
+        """Apply retention and compaction; return the freed bytes of each topic.
+
+        Works in small steps that do not block appends. No-op where the service does it (Kafka).
+        """
+
+    # ------------------------------------------------------------ reading
+
+    @abstractmethod
+    def read(self, topics: Iterable[str], *, group: str | None = None, start: Start = "committed") -> Reader:
+        """Return a reader of all partitions of these topics, created if missing.
+
+        With a group and "committed" it starts at the group's committed offsets (if none: earliest).
+        A mapping gives the offset of each partition (partitions not in it: earliest). An offset
+        that is truncated already moves to the first one kept.
+        """
 
     @abstractmethod
     def watch(
         self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
     ) -> Callable[[], None]:
-        """Call back, on the loop, for each append of this process from now on to a topic whose name starts with the prefix;
-        early: as soon as it is ordered, before it is durable (only where `fifo`). Returns the function that ends the watch."""
+        """Call back with this process's appends to topics that start with `prefix`.
 
-    def trouble(self) -> str:
-        """Why what is handed over waits, or nothing can be read, if it does so for longer than usual; "": it does not."""
-        return ""
+        The callback runs on the loop once records are durable; with `early` as soon as they are
+        ordered (requires `fifo`). Returns the function that ends the watch.
+        """
 
-    def told(self, record: Record) -> bool:
-        """Whether this record, as a reader brings it, was appended by this process: then its watchers were told."""
+    def is_own(self, record: Record) -> bool:
+        """True if this process appended the record, so that its watchers have had it.
+
+        `record` comes from a reader; its topic is one that was watched when it was appended.
+        """
         return not self.shared
 
-    @abstractmethod
-    def share(self, topic: str, group: str) -> Assignment:
-        """Take part in dividing this topic's partitions; the topic is there already. Where nobody else appends to the log,
-        all of them are this member's at once, for ever."""
+    def trouble(self) -> str:
+        """Return why appends or reads have stalled for unusually long, else ""."""
+        return ""
+
+    # ------------------------------------------------------------ groups and offsets
 
     @abstractmethod
-    async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
-        """The offset behind the last durable record (or mark): a reader that has come so far has all."""
+    def join_group(self, topic: str, group: str) -> Assignment:
+        """Join a group that divides this topic's partitions; the topic must exist.
+
+        In a log that is not `shared`, this process gets all partitions at once.
+        """
 
     @abstractmethod
-    async def begin_offsets(self, topics: Iterable[str]) -> dict[Partition, int]: ...
-
-    @abstractmethod
-    async def committed(self, group: str) -> dict[Partition, int]: ...
+    async def committed(self, group: str) -> dict[Partition, int]:
+        """Return the group's committed offsets."""
 
     @abstractmethod
     async def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
-        """Records between what the group committed and the end."""
+        """Return the number of records after the group's committed offsets."""
 
     @abstractmethod
-    async def truncate(self, topic: str, partition: int, before: int) -> None:
-        """Forget records below this offset. Where whole stored batches go at once, a few older ones may stay."""
+    async def begin_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
+        """Return the first kept offset of each partition."""
 
     @abstractmethod
-    async def topics(self) -> dict[str, Topic]: ...
+    async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
+        """Return the offset after each partition's last durable record or marker."""
 
     @abstractmethod
-    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
-        """Retention by age and size, and compaction; in bites that do not hold up appends. Returns bytes freed a topic.
-        A log that a service keeps (Kafka) does that by itself, by its topics' settings: then this does nothing."""
-
-    @abstractmethod
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Write what was enqueued, then close. Idempotent."""
 
 
 prepare(globals())

@@ -86,7 +86,7 @@ class TaskRouter:
             return
         for offset, record in zip(batch.offsets, batch.records, strict=True):
             left = False
-            if ours := self._log.told(record):
+            if ours := self._log.is_own(record):
                 key = _key(record) if self._left or not self._log.fifo else b""
                 left = _take(self._left, key)
                 if not left and (self._log.fifo or _take(self._over, key)):

@@ -88,7 +88,7 @@ class PartitionOwnership:
 
     def sure(self, key: str) -> bool:
         """Whether it surely is the only one that does, now: what is durable now came before whatever another may do."""
-        return self.acts(key) and self._share is not None and self._share.sure()
+        return self.acts(key) and self._share is not None and self._share.is_exclusive()
 
     def owner(self, key: str) -> ClaimRow | None:
         """Who has claimed it last."""
@@ -151,7 +151,7 @@ class PartitionOwnership:
         self._claims = {row.partition: row for row in await self._core.view.claims()}
         self._tell_of_stores(self.other_stores())
         self.sync()
-        self._share = self._core.log.share(CONTROL, GROUP)
+        self._share = self._core.log.join_group(CONTROL, GROUP)
         if not self._core.log.shared:
             await self._settle(await self._share.next())
         self._tasks = [
@@ -183,7 +183,7 @@ class PartitionOwnership:
                     else:
                         await asyncio.wait((news,), timeout=PAUSE_S)
                         # Else the group has given them to the other, and this server will hear of it.
-                        if not news.done() and share.sure():
+                        if not news.done() and share.is_exclusive():
                             await self._settle(self._given)
                 except OncueError as e:
                     log.error("this server's part in the group of owners: %s", e)
@@ -223,7 +223,7 @@ class PartitionOwnership:
         await self._core.reload()
         # A claim that left this process late, when the group had given its partition to another, must not be acted on:
         # so whoever acts has claimed before its successor has.
-        if self._share is None or not await self._share.until_sure():
+        if self._share is None or not await self._share.wait_until_exclusive():
             return
         for row in await self._core.view.claims():
             self._learn(row)

@@ -20,7 +20,7 @@ from oncue.config import Settings
 from oncue.errors import LogError, NotOwner, OncueError
 from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
 from oncue.log.kafka.address import Address, parse
-from oncue.log.kafka.assignment import KafkaShare
+from oncue.log.kafka.assignment import KafkaAssignment
 from oncue.log.kafka.dead_letters import Burial
 from oncue.log.kafka.failures import explain, quiet
 from oncue.log.kafka.fetcher import Fetcher
@@ -57,7 +57,7 @@ class KafkaLog(Log):
         self._fetcher = Fetcher(client, self._offsets, address, self._burial.bury)
         self._watches: list[tuple[str, Callback]] = []
         self._readers: set[KafkaReader] = set()
-        self._shares: set[KafkaShare] = set()
+        self._assignments: set[KafkaAssignment] = set()
         self._mark = ((BY, secrets.token_bytes(8)),)
         self._late: dict[str, list[tuple[Sequence[Record], int | None, asyncio.Future[list[Position]]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -273,15 +273,15 @@ class KafkaLog(Log):
         late_s = max(self._writer.late_s(), self._fetcher.late_s())
         return f"Kafka at {self._address} has not answered for {late_s:.0f} s" if late_s > TROUBLE_S else ""
 
-    def told(self, record: Record) -> bool:
+    def is_own(self, record: Record) -> bool:
         """By a header that appends to watched topics have."""
         return self._mark[0] in record.headers
 
-    def share(self, topic: str, group: str) -> Assignment:
+    def join_group(self, topic: str, group: str) -> Assignment:
         self._check()
-        share = KafkaShare(self._address, self._topics, topic, group, self._shares.discard)
-        self._shares.add(share)
-        return share
+        assignment = KafkaAssignment(self._address, self._topics, topic, group, self._assignments.discard)
+        self._assignments.add(assignment)
+        return assignment
 
     # ------------------------------------------------------------ offsets
 
@@ -350,8 +350,8 @@ class KafkaLog(Log):
         readers = list(self._readers)
         for reader in readers:
             reader.end("the log is closed")
-        shares = list(self._shares)
-        await asyncio.gather(*[r.close() for r in readers], *[s.close() for s in shares], return_exceptions=True)
+        assignments = list(self._assignments)
+        await asyncio.gather(*[r.close() for r in readers], *[a.close() for a in assignments], return_exceptions=True)
         await self._burial.close()
         await self._fetcher.close()
         await self._transactions.close()

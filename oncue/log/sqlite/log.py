@@ -50,7 +50,7 @@ class SqliteLog(Log):
         self._watches: list[tuple[str, Callback, bool]] = []
         self._readers: dict[SqliteReader, frozenset[str]] = {}
         self._buried: set[tuple[Partition, int]] = set()
-        self._shares: set[SingleOwner] = set()
+        self._assignments: set[SingleOwner] = set()
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._store = Store(path)
@@ -293,12 +293,12 @@ class SqliteLog(Log):
         topic.early = tuple(c for c, early in found if early)
         topic.late = tuple(c for c, early in found if not early)
 
-    def share(self, topic: str, group: str) -> Assignment:
+    def join_group(self, topic: str, group: str) -> Assignment:
         """The folder is this process's alone."""
         self._check()
-        share = SingleOwner(frozenset(part.number for part in self._topic(topic).parts))
-        self._shares.add(share)
-        return share
+        assignment = SingleOwner(frozenset(part.number for part in self._topic(topic).parts))
+        self._assignments.add(assignment)
+        return assignment
 
     # ------------------------------------------------------------ offsets
 
@@ -350,8 +350,8 @@ class SqliteLog(Log):
         for reader in list(self._readers):
             reader.end("the log is closed")
         self._readers.clear()
-        for share in self._shares:
-            await share.close()
+        for assignment in self._assignments:
+            await assignment.close()
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:

@@ -1,4 +1,4 @@
-"""A group of one member: where the log is one process's alone."""
+"""Assignment in a log that belongs to one process: it has all partitions."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from oncue.log.base import Assignment
 
 
 class SingleOwner(Assignment):
+    """Assignment that never changes."""
+
     def __init__(self, partitions: frozenset[int]) -> None:
         self._partitions = partitions
-        self._told = False
+        self._returned = False
         self._closed = asyncio.Event()
 
     async def next(self) -> frozenset[int]:
-        if not self._told and not self._closed.is_set():
-            self._told = True
+        if not self._returned and not self._closed.is_set():
+            self._returned = True
             return self._partitions
         await self._closed.wait()
-        raise LogError("the share is closed")
+        raise LogError("this member has left its group")
 
-    def sure(self) -> bool:
+    def is_exclusive(self) -> bool:
         return not self._closed.is_set()
 
-    async def until_sure(self) -> bool:
-        return self.sure()
+    async def wait_until_exclusive(self) -> bool:
+        return self.is_exclusive()
 
     async def close(self) -> None:
         self._closed.set()

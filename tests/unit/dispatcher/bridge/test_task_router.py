@@ -47,7 +47,7 @@ class Site:
 
     def made(self, rule: str, count: int) -> None: ...
 
-    def told(self, record: Record) -> bool:
+    def is_own(self, record: Record) -> bool:
         return record.headers == OURS
 
     async def accepted(self, tasks: Sequence[bytes]) -> dict[bytes, int]:
