@@ -24,8 +24,9 @@ from oncue import curve
 from oncue.endpoint.settings import EndpointSettings, save
 from oncue.functions import pack_function
 from oncue.protocol import bridge
+from oncue.protocol.codec import encode
 from oncue.protocol.payload import pack_args
-from oncue.protocol.records import VERSION, Call, TaskRecord, encode
+from oncue.protocol.records import VERSION, Call, TaskRecord
 
 
 def noop() -> None:

@@ -10,18 +10,9 @@ from pathlib import Path
 
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Record, RecordBatch
-from oncue.protocol.records import (
-    OK,
-    RESULTS,
-    VERSION,
-    Call,
-    Ended,
-    ResultFrame,
-    TaskFrame,
-    TaskRecord,
-    TaskTopics,
-    encode,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import OK, VERSION, Call, Ended, ResultFrame, TaskFrame, TaskRecord
+from oncue.protocol.topics import RESULTS, TaskTopics
 from oncue.view.projector import Projector
 from oncue.view.schema import open_writer
 

@@ -18,7 +18,7 @@ from enum import IntEnum
 
 import msgspec
 
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import (
     CANCELLED,
     ERROR,
@@ -197,4 +197,4 @@ def phase(state: State, attempt: int, running_attempt: int, cancel_us: int) -> s
     return "retrying" if attempt > 1 else "waiting"
 
 
-prepare(globals())
+build_decoders(globals())

@@ -29,7 +29,7 @@ import msgspec
 from oncue import errors
 from oncue.errors import OncueError, Unreachable
 from oncue.protocol.api import Problem
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 
 CONNECT_S = 5.0
 Body = bytes | bytearray | memoryview
@@ -360,4 +360,4 @@ def problem(answer: Answer) -> OncueError:
     return error
 
 
-prepare(globals())
+build_decoders(globals())

@@ -23,7 +23,9 @@ from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.errors import DiskFull, Forbidden, NotFound, NotReady
 from oncue.ids import now_us
 from oncue.log import Log, Position, Record
-from oncue.protocol.records import REGISTRY, EndpointRecord, Registry, TaskTopics, TokenRecord, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import EndpointRecord, Registry, TokenRecord
+from oncue.protocol.topics import REGISTRY, TaskTopics
 from oncue.view import View
 
 CATCH_UP_S = 30.0

@@ -24,17 +24,9 @@ from oncue.ids import now_us
 from oncue.log import Record
 from oncue.protocol import payload
 from oncue.protocol.api import TriggerInfo
-from oncue.protocol.records import (
-    EXPIRED,
-    INLINE_BYTES,
-    TASKS_PREFIX,
-    VERSION,
-    Call,
-    Failure,
-    TaskFrame,
-    TaskRecord,
-    encode,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import EXPIRED, INLINE_BYTES, VERSION, Call, Failure, TaskFrame, TaskRecord
+from oncue.protocol.topics import TASKS_PREFIX
 
 log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0

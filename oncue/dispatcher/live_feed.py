@@ -12,19 +12,9 @@ from typing import Any
 
 from oncue.errors import OncueError
 from oncue.log import RecordBatch
-from oncue.protocol.records import (
-    DEAD,
-    EVENTS,
-    REGISTRY,
-    TASKS_PREFIX,
-    Call,
-    DeadLetter,
-    Deployment,
-    Registry,
-    RuleSwitch,
-    TaskFrame,
-    decode,
-)
+from oncue.protocol.codec import decode
+from oncue.protocol.records import Call, DeadLetter, Deployment, Registry, RuleSwitch, TaskFrame
+from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
 
 MOST = 1_000  # of one batch
 News = Iterator[tuple[str, dict[str, Any]]]

@@ -18,7 +18,8 @@ from oncue.dispatcher.http.backend import Outcome
 from oncue.dispatcher.live_feed import about
 from oncue.errors import Conflict
 from oncue.lifecycle import CLOSED_AS
-from oncue.protocol.records import Call, Ended, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import Call, Ended
 
 STREAM_BYTES = 256 << 20  # unread of one stream
 FEED_ITEMS = 1_000  # unread of one live feed

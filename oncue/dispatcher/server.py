@@ -54,7 +54,9 @@ from oncue.ids import now_us
 from oncue.log import Log, RecordBatch, Topic, open_log
 from oncue.log.folder_lock import FolderLock
 from oncue.protocol import api as r
-from oncue.protocol.records import (
+from oncue.protocol.codec import decode
+from oncue.protocol.records import VERSION, Claim, Control, TokenRecord
+from oncue.protocol.topics import (
     CONTROL,
     DEAD,
     EVENTS,
@@ -65,11 +67,6 @@ from oncue.protocol.records import (
     SHARED_CONTROL_PARTITIONS,
     TASKS_PREFIX,
     UNVIEWED,
-    VERSION,
-    Claim,
-    Control,
-    TokenRecord,
-    decode,
 )
 from oncue.rules.stateful.topics import ensure_matches
 from oncue.view import View

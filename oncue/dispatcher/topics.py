@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from oncue.errors import Invalid
-from oncue.protocol.records import SHARED_TASKS, TASKS_PREFIX, TaskTopics
+from oncue.protocol.topics import SHARED_TASKS, TASKS_PREFIX, TaskTopics
 
 
 def check_task_topics(names: Iterable[str], wanted: TaskTopics) -> None:

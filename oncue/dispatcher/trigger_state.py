@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from oncue.log import Log, Record
 from oncue.log.base import partition_of
 from oncue.log.partition import read_partition
-from oncue.protocol.records import FILES
+from oncue.protocol.topics import FILES
 from oncue.triggers.base import StateChunk
 
 PARTITIONS = 8  # fixed: with it the place of each trigger would change

@@ -20,7 +20,9 @@ from oncue.dispatcher import live_feed
 from oncue.dispatcher.notifier import Notifier
 from oncue.errors import OncueError, Undecodable
 from oncue.log import Log, Partition, Position, Reader, Record, RecordBatch
-from oncue.protocol.records import DEAD, REGISTRY, RESULTS, TASKS_PREFIX, Call, Ended, Stored, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import Call, Ended, Stored
+from oncue.protocol.topics import DEAD, REGISTRY, RESULTS, TASKS_PREFIX
 from oncue.view import View
 
 log = logging.getLogger("oncue.feeder")

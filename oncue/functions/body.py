@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from oncue.protocol.codec import prepare
-from oncue.protocol.records import Parameter, Stored, decode
+from oncue.protocol.codec import build_decoders, decode
+from oncue.protocol.records import Parameter, Stored
 
 
 class FunctionBody(Stored, frozen=True):
@@ -41,4 +41,4 @@ def describe(body: bytes) -> FunctionBody:
     return decode(FunctionBody, body)
 
 
-prepare(globals())
+build_decoders(globals())

@@ -20,7 +20,8 @@ from oncue.functions.signature import parameters_of
 from oncue.functions.source import Files, gather, local_files, part_for, text_of
 from oncue.pickles import PYTHON, dumps, short_name
 from oncue.pickles.code import names_used
-from oncue.protocol.records import FUNCTION_BYTES, VERSION, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import FUNCTION_BYTES, VERSION
 
 _managers: tuple[Any, ...] = (contextlib.contextmanager, contextlib.asynccontextmanager)
 _CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # of what they put in the place of a function

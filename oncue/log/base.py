@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 
 Partition = tuple[str, int]  # (topic, partition)
 Start = Literal["committed", "earliest", "latest"] | Mapping[Partition, int]
@@ -274,4 +274,4 @@ class Log(ABC):
         """Write what was enqueued, then close. Idempotent."""
 
 
-prepare(globals())
+build_decoders(globals())

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Parameter, RetryStrategy
 
 
@@ -477,4 +477,4 @@ class Health(Response, frozen=True):
     triggers: dict[str, str] = {}  # those that do not run -> why; with a token only
 
 
-prepare(globals())
+build_decoders(globals())

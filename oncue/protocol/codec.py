@@ -1,17 +1,42 @@
-"""msgspec learns how a Struct is decoded when one is decoded first. It is not made for two threads that do so at once: one
-reads types that the other has not filled in yet, and the process dies of a segmentation fault (seen with 0.22: one of some
-300 servers that started under load). So modules whose Structs several threads decode end with `prepare(globals())`: nobody
-else has them while they are imported."""
+"""msgpack encoding and decoding of records.
+
+msgspec builds the decoder of a Struct when it decodes one for the first time. That is not
+thread-safe: two threads that decode the same Struct for the first time at once read types that are
+half filled in, and the process crashes (seen with msgspec 0.22, in 1 of about 300 servers that
+started under load). A module whose Structs are decoded in several threads therefore ends with
+`build_decoders(globals())`: during its import, no other thread has its Structs yet.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from typing import Any, TypeVar
 
 import msgspec
 
+from oncue.errors import Undecodable
 
-def prepare(module: dict[str, Any]) -> None:
-    """Let msgspec learn all Structs that the module defines."""
-    for thing in list(module.values()):
-        if isinstance(thing, type) and issubclass(thing, msgspec.Struct) and thing.__module__ == module["__name__"]:
-            msgspec.msgpack.Decoder(thing)
+T = TypeVar("T")
+
+encode = msgspec.msgpack.Encoder().encode
+_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_building = threading.Lock()
+
+
+def decode(kind: type[T], data: bytes | memoryview) -> T:
+    """Decode msgpack. Raises Undecodable, which names the wrong field."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        with _building:  # not thread-safe in msgspec: see above
+            decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        return decoder.decode(data)  # type: ignore[no-any-return]
+    except msgspec.MsgspecError as e:
+        raise Undecodable(f"not a {getattr(kind, '__name__', kind)}: {e}") from None
+
+
+def build_decoders(module: dict[str, Any]) -> None:
+    """Build the decoders of all Structs that a module defines; call with `globals()`."""
+    for value in list(module.values()):
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == module["__name__"]:
+            msgspec.msgpack.Decoder(value)

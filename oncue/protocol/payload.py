@@ -18,7 +18,7 @@ import msgspec
 from oncue.errors import CannotPack, Undecodable
 from oncue.pickles import Pickler, loads
 from oncue.pickles.pickler import Ids
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
 
 MSGPACK, PICKLE, REF = b"m", b"p", b"r"
@@ -173,4 +173,4 @@ def peek(payload: bytes) -> tuple[bool, Any]:
     return False, "nothing"
 
 
-prepare(globals())
+build_decoders(globals())

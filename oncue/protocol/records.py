@@ -9,14 +9,11 @@ Times are unix microseconds (`_us`), sizes bytes (`_bytes`), durations milliseco
 
 from __future__ import annotations
 
-import threading
-import zlib
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from oncue.errors import Undecodable
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 
 VERSION = 1
 
@@ -365,54 +362,4 @@ class Resolution(Stored, tag="settled", frozen=True):
     at_us: int = 0
 
 
-# ---------------------------------------------------------------- topics
-
-EVENTS, RESULTS, CONTROL, REPORTS = "oncue.events", "oncue.results", "oncue.control", "oncue.reports"
-MATCHES, REGISTRY, DEAD, TASKS_PREFIX = "oncue.matches", "oncue.registry", "oncue.dead", "oncue.tasks."
-SHARED_TASKS = TASKS_PREFIX + "shared-"
-# Of rules with memory on Kafka: the changelog of their states, and what the stream workers say of themselves.
-WINDOWS, STREAM = "oncue.windows", "oncue.stream"
-FILES = "oncue.files"  # what triggers remember; empty where the log is one server's alone
-UNVIEWED = frozenset((MATCHES, WINDOWS, STREAM, FILES))  # nothing of these is in the view
-
-
-SHARED_CONTROL_PARTITIONS = 64  # of oncue.control, where several servers can divide it
-
-
-class TaskTopics(msgspec.Struct, frozen=True):
-    """Which topic an endpoint's tasks are in: its own, or one of a fixed number (`shared`), for clusters where topics cannot
-    be made, or thousands are too many. One partition each: what is told of an endpoint is in order."""
-
-    shared: int = 0
-
-    def of(self, endpoint: str) -> str:
-        return (
-            f"{SHARED_TASKS}{zlib.crc32(endpoint.encode()) % self.shared}" if self.shared else TASKS_PREFIX + endpoint
-        )
-
-    def names(self) -> list[str]:
-        """Those that are there whatever endpoints there are. The last comes first: when it is made, their number is known."""
-        return [f"{SHARED_TASKS}{n}" for n in reversed(range(self.shared))]
-
-
-# ---------------------------------------------------------------- coding
-
-encode = msgspec.msgpack.Encoder().encode
-T = TypeVar("T")
-_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
-_learning = threading.Lock()
-
-
-def decode(kind: type[T], data: bytes | memoryview) -> T:
-    """Raises Undecodable, with what is wrong and where."""
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        with _learning:  # see codec.py
-            decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    try:
-        return decoder.decode(data)  # type: ignore[no-any-return]
-    except msgspec.MsgspecError as e:
-        raise Undecodable(f"not a {getattr(kind, '__name__', kind)}: {e}") from None
-
-
-prepare(globals())
+build_decoders(globals())

@@ -21,18 +21,9 @@ from oncue.ids import now_us, rule_task_ids
 from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Explanation, RuleInfo
-from oncue.protocol.records import (
-    EVENT_BYTES,
-    EVENTS,
-    MATCHES,
-    VERSION,
-    DeadLetter,
-    Deployment,
-    Event,
-    RuleSwitch,
-    encode,
-    kept_headers,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment, Event, RuleSwitch, kept_headers
+from oncue.protocol.topics import EVENTS, MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.explain import decide, explain
 from oncue.rules.operators.chain import OperatorChain

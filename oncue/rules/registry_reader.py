@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from oncue.errors import Undecodable
 from oncue.log.base import Log, Record, RecordBatch
-from oncue.protocol.records import REGISTRY, Deployment, EndpointRecord, RuleSwitch, Stored, TaskTopics, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import Deployment, EndpointRecord, RuleSwitch, Stored
+from oncue.protocol.topics import REGISTRY, TaskTopics
 from oncue.rules.active_rules import ActiveRules, RuleCompiler
 
 Wanted = EndpointRecord | Deployment | RuleSwitch

@@ -12,8 +12,10 @@ import msgspec
 
 from oncue.errors import DiskFull, LogError, NotOwner, OncueError
 from oncue.log.base import Append, Log, Record, RecordBatch
+from oncue.protocol.codec import encode
 from oncue.protocol.payload import needs_blob
-from oncue.protocol.records import DEAD, VERSION, Call, DeadLetter, TaskFrame, TaskRecord, encode
+from oncue.protocol.records import VERSION, Call, DeadLetter, TaskFrame, TaskRecord
+from oncue.protocol.topics import DEAD
 from oncue.rules.active_rules import Action, ActiveRule
 
 FRAME_TASKS, FRAME_BYTES = 1_024, 1024 * 1024

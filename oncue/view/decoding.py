@@ -7,13 +7,8 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Undecodable
+from oncue.protocol.codec import decode
 from oncue.protocol.records import (
-    CONTROL,
-    DEAD,
-    REGISTRY,
-    REPORTS,
-    RESULTS,
-    TASKS_PREFIX,
     VERSION,
     Control,
     DeadLetter,
@@ -23,8 +18,8 @@ from oncue.protocol.records import (
     Resolution,
     ResultFrame,
     TaskFrame,
-    decode,
 )
+from oncue.protocol.topics import CONTROL, DEAD, REGISTRY, REPORTS, RESULTS, TASKS_PREFIX
 
 _KINDS: dict[str, Any] = {
     RESULTS: ResultFrame,

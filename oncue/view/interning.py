@@ -6,7 +6,8 @@ import sqlite3
 from collections import OrderedDict
 from typing import NamedTuple
 
-from oncue.protocol.records import Call, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import Call
 
 KEPT = 10_000
 

@@ -9,6 +9,7 @@ import msgspec
 
 from oncue.errors import Invalid
 from oncue.protocol import cloudevents
+from oncue.protocol.codec import decode
 from oncue.protocol.records import (
     Claim,
     DeadLetter,
@@ -20,7 +21,6 @@ from oncue.protocol.records import (
     RuleSwitch,
     TokenRecord,
     Usage,
-    decode,
 )
 
 T = TypeVar("T")

@@ -20,12 +20,9 @@ import msgspec
 from oncue.errors import OncueError
 from oncue.ids import now_us
 from oncue.log import Partition, Record, RecordBatch
+from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import (
-    DEAD,
     EVENT_BYTES,
-    EVENTS,
-    REGISTRY,
-    TASKS_PREFIX,
     Cancel,
     Claim,
     DeadLetter,
@@ -36,10 +33,9 @@ from oncue.protocol.records import (
     Started,
     TaskFrame,
     Usage,
-    decode,
-    encode,
     kept_headers,
 )
+from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
 from oncue.view import record_rows, registry_rows
 from oncue.view.bulk_sql import run
 from oncue.view.decoding import UnknownKind, read

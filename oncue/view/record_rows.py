@@ -9,17 +9,8 @@ import msgspec
 from oncue.log import Record
 from oncue.log.base import partition_of
 from oncue.protocol import cloudevents
-from oncue.protocol.records import (
-    OUTPUT_BYTES,
-    Claim,
-    DeadLetter,
-    Fence,
-    Output,
-    Resolution,
-    ResultFrame,
-    Usage,
-    encode,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import OUTPUT_BYTES, Claim, DeadLetter, Fence, Output, Resolution, ResultFrame, Usage
 
 PARTITION_SHIFT = 40
 

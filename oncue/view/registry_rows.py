@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from oncue.protocol.records import Deployment, EndpointRecord, FunctionRecord, Registry, RuleSwitch, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import Deployment, EndpointRecord, FunctionRecord, Registry, RuleSwitch
 
 _TABLES = ("function", "endpoint", "deployment", "switch", "token")
 

@@ -17,7 +17,8 @@ import msgspec
 
 from oncue import lifecycle
 from oncue.lifecycle import CLOSED_AS, State, TaskState
-from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, TaskFrame, TaskRecord, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, TaskFrame, TaskRecord
 from oncue.view import rows
 from oncue.view.bulk_sql import chunks, fetch, run, statement
 from oncue.view.interning import CallRef, Calls

@@ -11,7 +11,9 @@ from log_backends import Backend, flat, quiet, records, take, values
 
 from oncue.errors import LogError
 from oncue.log import Append, Log, Record, RecordBatch, Topic
-from oncue.protocol.records import DEAD, DeadLetter, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import DeadLetter
+from oncue.protocol.topics import DEAD
 
 Open = Callable[[], Awaitable[Log]]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from oncue.cli import main
-from oncue.protocol.records import REGISTRY, Deployment, EndpointRecord, FunctionRecord, TokenRecord
+from oncue.protocol.records import Deployment, EndpointRecord, FunctionRecord, TokenRecord
+from oncue.protocol.topics import REGISTRY
 from oncue.view import decoding, projector
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from oncue.client import Client
 from oncue.errors import Forbidden, Invalid, NotFound
 from oncue.log import Record, open_log
 from oncue.protocol.api import EndpointRequest
-from oncue.protocol.records import EVENTS
+from oncue.protocol.topics import EVENTS
 from tests.e2e.running import System, system_in
 
 RULES = """

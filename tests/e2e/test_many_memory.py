@@ -16,7 +16,9 @@ import pytest
 from oncue.config import Settings
 from oncue.log import open_log
 from oncue.protocol import payload
-from oncue.protocol.records import MATCHES, TaskFrame, TaskTopics, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import TaskFrame
+from oncue.protocol.topics import MATCHES, TaskTopics
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System
 from tests.integration.memory_site import all_of

@@ -15,7 +15,9 @@ import pytest
 from oncue.config import Settings
 from oncue.dispatcher.auth.tokens import new_token
 from oncue.log import Record, open_log
-from oncue.protocol.records import REGISTRY, RESULTS, VERSION, RuleSwitch, TokenRecord, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, RuleSwitch, TokenRecord
+from oncue.protocol.topics import REGISTRY, RESULTS
 from tests.e2e.running import PATIENCE_S, System, on_kafka
 from tests.e2e.test_files import await_trigger, deploy, renamed, rules
 

@@ -15,20 +15,9 @@ from typing import Any
 
 from oncue.log import Log, Record, Topic, open_log
 from oncue.protocol import cloudevents, payload
-from oncue.protocol.records import (
-    DEAD,
-    EVENTS,
-    MATCHES,
-    VERSION,
-    DeadLetter,
-    Deployment,
-    Event,
-    RuleSwitch,
-    TaskFrame,
-    TaskRecord,
-    TaskTopics,
-    decode,
-)
+from oncue.protocol.codec import decode
+from oncue.protocol.records import VERSION, DeadLetter, Deployment, Event, RuleSwitch, TaskFrame, TaskRecord
+from oncue.protocol.topics import DEAD, EVENTS, MATCHES, TaskTopics
 from oncue.rules.engine import Engine
 from oncue.rules.stateful.embedded_runner import EmbeddedRunner
 

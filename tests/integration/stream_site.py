@@ -16,20 +16,9 @@ from typing import Any
 from oncue.config import Settings
 from oncue.log import Log, Record, Topic, open_log
 from oncue.protocol import payload
-from oncue.protocol.records import (
-    DEAD,
-    EVENTS,
-    MATCHES,
-    REGISTRY,
-    VERSION,
-    DeadLetter,
-    EndpointRecord,
-    TaskFrame,
-    TaskRecord,
-    TaskTopics,
-    decode,
-    encode,
-)
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import VERSION, DeadLetter, EndpointRecord, TaskFrame, TaskRecord
+from oncue.protocol.topics import DEAD, EVENTS, MATCHES, REGISTRY, TaskTopics
 from oncue.rules.engine import Engine
 from oncue.rules.operators.records import Match, MatchesRecord
 from oncue.rules.stateful.changelog_states import WindowTable

@@ -18,8 +18,9 @@ from oncue import curve
 from oncue.endpoint.settings import EndpointSettings, save
 from oncue.functions import pack_function
 from oncue.protocol import bridge as wire
+from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args, unpack
-from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord, decode, encode
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord
 
 ENDPOINT = "ep_1"
 

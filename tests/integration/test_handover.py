@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from oncue.errors import NotOwner
 from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import RecordBatch as LogBatch
-from oncue.protocol.records import MATCHES, WINDOWS, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.operators.records import Closed, MatchesRecord
 from oncue.rules.stateful.changelog_states import records
 from oncue.rules.stateful.handover import begin_anew, hand_over, keep, tables

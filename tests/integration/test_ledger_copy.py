@@ -15,7 +15,7 @@ from oncue.dispatcher.trigger_state import PARTITIONS, LogReplicatedState
 from oncue.errors import LogError
 from oncue.log import open_log
 from oncue.log.base import Log, Topic
-from oncue.protocol.records import FILES
+from oncue.protocol.topics import FILES
 from oncue.triggers.base import StateChunk
 from oncue.triggers.file.ledger import KNOWN, Ledger
 

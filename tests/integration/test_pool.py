@@ -21,6 +21,7 @@ from oncue.blobs import Blobs
 from oncue.endpoint.pool.pool import Pool, PoolEvents
 from oncue.functions import Packed, pack_file, pack_function
 from oncue.ids import new_uuid7
+from oncue.protocol.codec import decode
 from oncue.protocol.payload import Ref, pack, pack_args, pack_ref, ref_of, unpack
 from oncue.protocol.records import (
     CANCELLED,
@@ -34,7 +35,6 @@ from oncue.protocol.records import (
     Ended,
     Failure,
     TaskRecord,
-    decode,
 )
 
 LIMIT_S = 15.0

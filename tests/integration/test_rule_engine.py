@@ -15,19 +15,9 @@ from oncue.ids import rule_task_ids
 from oncue.log import open_log
 from oncue.log.base import Append, Log, Position, Record, RecordBatch
 from oncue.protocol import cloudevents, payload
-from oncue.protocol.records import (
-    DEAD,
-    EVENTS,
-    VERSION,
-    DeadLetter,
-    Deployment,
-    Event,
-    RuleSwitch,
-    TaskFrame,
-    TaskRecord,
-    TaskTopics,
-    decode,
-)
+from oncue.protocol.codec import decode
+from oncue.protocol.records import VERSION, DeadLetter, Deployment, Event, RuleSwitch, TaskFrame, TaskRecord
+from oncue.protocol.topics import DEAD, EVENTS, TaskTopics
 from oncue.rules.engine import MAX_DEPTH, Engine
 
 

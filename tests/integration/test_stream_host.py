@@ -11,7 +11,8 @@ from typing import Any
 
 from oncue.errors import LogError, NotOwner
 from oncue.log import Log, Topic
-from oncue.protocol.records import MATCHES, WINDOWS, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.stateful.handover import hand_over, tables
 from oncue.rules.stateful.kafka_runner import KafkaRunner
 from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in

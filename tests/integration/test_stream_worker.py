@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 from oncue.log import Record
-from oncue.protocol.records import MATCHES, VERSION, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION
+from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import BatchSpec, BufferedEvent, DedupeSpec, Match, MatchesRecord, Spec, Stage, Tick
 from tests.integration.memory_site import Site, record, rule, site_in
 from tests.integration.stream_site import PARTITIONS, StreamSite, stream_site

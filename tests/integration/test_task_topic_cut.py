@@ -18,18 +18,9 @@ from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Log, Record, open_log
-from oncue.protocol.records import (
-    OK,
-    RESULTS,
-    VERSION,
-    Call,
-    Ended,
-    ResultFrame,
-    TaskFrame,
-    TaskRecord,
-    TaskTopics,
-    encode,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import OK, VERSION, Call, Ended, ResultFrame, TaskFrame, TaskRecord
+from oncue.protocol.topics import RESULTS, TaskTopics
 from oncue.view import View
 
 IDS = batch_ids("ann", new_uuid7(), 6)

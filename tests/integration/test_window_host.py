@@ -17,7 +17,8 @@ import pytest
 from oncue.errors import DiskFull, LogError
 from oncue.log import Record, Topic, open_log
 from oncue.protocol import cloudevents
-from oncue.protocol.records import MATCHES, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import MatchesRecord, Tick
 from oncue.rules.stateful.fold import TICK_WINDOWS
 from oncue.rules.stateful.sqlite_states import WindowStore

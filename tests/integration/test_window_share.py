@@ -10,7 +10,8 @@ import pytest
 
 from oncue.errors import LogError, NotOwner
 from oncue.log import Topic
-from oncue.protocol.records import EVENTS, MATCHES, WINDOWS, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.topics import EVENTS, MATCHES, WINDOWS
 from oncue.rules.stateful.changelog_states import KEPT, PLACE, records
 from oncue.rules.stateful.handover import begin_anew, hand_over, tables
 from oncue.rules.stateful.record_group import Progress

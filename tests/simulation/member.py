@@ -14,7 +14,8 @@ from oncue.dispatcher.bridge.pending_tasks import Group as Tasks
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.lifecycle import State, TaskState
 from oncue.protocol import bridge
-from oncue.protocol.records import EXPIRED, Ended, Failure, ResultFrame, TaskFrame, TaskRecord, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import EXPIRED, Ended, Failure, ResultFrame, TaskFrame, TaskRecord
 from tests.simulation.clock import Clock
 from tests.simulation.group import HEARTBEAT_US, MARGIN, SESSION_US, Group
 from tests.simulation.server import Server

@@ -12,7 +12,8 @@ from oncue.dispatcher.bridge.channel import EndpointChannel, cancelled
 from oncue.dispatcher.bridge.effects import Changed, Check, Effect, EndWaiting, Fetch, Load, Phase, PutPart, Send, Store
 from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
 from oncue.protocol import bridge
-from oncue.protocol.records import Ended, ResultFrame, TaskFrame, TaskRecord, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import Ended, ResultFrame, TaskFrame, TaskRecord
 from tests.simulation.clock import Clock
 
 TICK_US = 500_000

@@ -11,8 +11,9 @@ import msgspec
 from oncue.endpoint.agent.agent import Agent, Identity
 from oncue.endpoint.agent.effects import CancelRun, Dial, RememberServers, Run, Send
 from oncue.endpoint.agent.journal import Journal
+from oncue.protocol.codec import encode
 from oncue.protocol.payload import Ref, pack_ref
-from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, TaskRecord, encode
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, TaskRecord
 from tests.simulation.clock import Clock
 
 WHY = encode(Failure("E", "why"))

@@ -9,7 +9,8 @@ import msgspec
 
 from oncue import lifecycle
 from oncue.lifecycle import TaskState
-from oncue.protocol.records import Ended, ResultFrame, TaskFrame, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import Ended, ResultFrame, TaskFrame
 
 RESULTS = "results"
 

@@ -14,8 +14,9 @@ from oncue.endpoint.agent.agent import Agent
 from oncue.ids import derived_ids
 from oncue.lifecycle import State
 from oncue.protocol import bridge
+from oncue.protocol.codec import decode
 from oncue.protocol.payload import Ref, pack_ref, ref_of
-from oncue.protocol.records import OK, VERSION, Call, Ended, RetryStrategy, TaskFrame, TaskRecord, decode
+from oncue.protocol.records import OK, VERSION, Call, Ended, RetryStrategy, TaskFrame, TaskRecord
 from tests.simulation.clock import Clock
 from tests.simulation.server import Durable, Server
 from tests.simulation.site import Site, behaviour, content_of

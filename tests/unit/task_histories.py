@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 from oncue import lifecycle
 from oncue.lifecycle import TaskState
 from oncue.protocol.records import (
-    CONTROL,
-    REPORTS,
-    RESULTS,
     VERSION,
     Call,
     Cancel,
@@ -22,8 +19,8 @@ from oncue.protocol.records import (
     Started,
     TaskFrame,
     TaskRecord,
-    TaskTopics,
 )
+from oncue.protocol.topics import CONTROL, REPORTS, RESULTS, TaskTopics
 
 ENDPOINT = "ep"
 ACCEPTED_US = 1_000

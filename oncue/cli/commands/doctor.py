@@ -144,7 +144,7 @@ def log(settings: Settings) -> Iterator[Finding]:
         return
     need("a check of the cluster")
     from oncue.dispatcher.server import Server
-    from oncue.protocol.records import EVENTS, MATCHES, STREAM, WINDOWS, TaskTopics
+    from oncue.protocol.topics import EVENTS, MATCHES, STREAM, WINDOWS, TaskTopics
     from oncue.rules.engine import GROUP as RULES
     from oncue.rules.stateful.kafka_runner import GROUP as STREAM_GROUP
     from oncue.rules.stateful.worker_reports import TOPIC as STREAM_TOPIC

@@ -15,7 +15,7 @@ import click
 from oncue.config import Settings, load_settings, make_data_folder
 from oncue.errors import Invalid
 from oncue.extras import SERVER, STREAM, STREAM_PIP, need
-from oncue.protocol.records import MATCHES
+from oncue.protocol.topics import MATCHES
 
 if TYPE_CHECKING:
     from oncue.rules.stateful.faust_app import FaustApp

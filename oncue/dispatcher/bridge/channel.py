@@ -30,20 +30,8 @@ from oncue.dispatcher.bridge.effects import (
 from oncue.dispatcher.bridge.pending_tasks import PAGE, Group, OpenTask, PendingTasks
 from oncue.lifecycle import retry_due
 from oncue.protocol import bridge
-from oncue.protocol.records import (
-    CANCELLED,
-    EXPIRED,
-    LOST,
-    OK,
-    VERSION,
-    Call,
-    Ended,
-    Failure,
-    TaskFrame,
-    TaskRecord,
-    decode,
-    encode,
-)
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import CANCELLED, EXPIRED, LOST, OK, VERSION, Call, Ended, Failure, TaskFrame, TaskRecord
 
 
 class EndpointChannel:

@@ -35,7 +35,9 @@ from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
 from oncue.log import Position, Record
 from oncue.protocol import bridge
-from oncue.protocol.records import REGISTRY, REPORTS, RESULTS, Ended, Report, Started, TaskRecord, Usage, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import Ended, Report, Started, TaskRecord, Usage
+from oncue.protocol.topics import REGISTRY, REPORTS, RESULTS
 
 log = logging.getLogger("oncue.carrier")
 STORE_AGAIN_S = 1.0

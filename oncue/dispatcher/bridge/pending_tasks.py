@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from oncue.protocol.records import Call, TaskFrame, TaskRecord, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import Call, TaskFrame, TaskRecord
 
 PAGE = 2_048  # tasks loaded from the view at once
 LOW = 512  # queued tasks below which the next page is loaded

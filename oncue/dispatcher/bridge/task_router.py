@@ -26,7 +26,8 @@ from oncue.dispatcher.housekeeper import AGAIN
 from oncue.errors import Undecodable
 from oncue.ids import now_us
 from oncue.log import Log, Record, RecordBatch
-from oncue.protocol.records import TaskFrame, TaskRecord, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import TaskFrame, TaskRecord
 from oncue.view import View
 
 log = logging.getLogger("oncue.incoming")

@@ -29,7 +29,9 @@ from oncue.ids import now_us
 from oncue.log import Assignment, Log, Record
 from oncue.log.base import partition_of
 from oncue.protocol import bridge
-from oncue.protocol.records import CONTROL, REGISTRY, RESULTS, VERSION, Claim, EndpointRecord, Fence, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Claim, EndpointRecord, Fence
+from oncue.protocol.topics import CONTROL, REGISTRY, RESULTS
 from oncue.view import ClaimRow, View
 
 log = logging.getLogger("oncue.owners")

@@ -18,18 +18,9 @@ from oncue.dispatcher.auth.tokens import new_token
 from oncue.errors import OncueError, Undecodable
 from oncue.ids import now_us
 from oncue.log import Log, Record
-from oncue.protocol.records import (
-    CONTROL,
-    EVENTS,
-    REGISTRY,
-    RESULTS,
-    VERSION,
-    Claim,
-    Control,
-    TokenRecord,
-    decode,
-    encode,
-)
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import VERSION, Claim, Control, TokenRecord
+from oncue.protocol.topics import CONTROL, EVENTS, REGISTRY, RESULTS
 from oncue.view import snapshots
 
 log = logging.getLogger("oncue.joining")

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from oncue.protocol.api import FailureInfo, Request, Response
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 
 MAX_PAGE = 1_000
 MAX_WAIT_MS = 60_000
@@ -161,4 +161,4 @@ class DeploymentInfo(Response, frozen=True):
     host: str = ""
 
 
-prepare(globals())
+build_decoders(globals())

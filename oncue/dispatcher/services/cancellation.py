@@ -23,7 +23,9 @@ from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
 from oncue.log import Record
 from oncue.protocol import api as r
-from oncue.protocol.records import CONTROL, RESULTS, VERSION, Cancel, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Cancel
+from oncue.protocol.topics import CONTROL, RESULTS
 
 MAX_CANCEL = 10_000
 

@@ -16,7 +16,9 @@ from oncue.errors import Conflict, Invalid, NotFound
 from oncue.ids import now_us
 from oncue.log import Append, Record
 from oncue.protocol import api as r
-from oncue.protocol.records import DEAD, REGISTRY, VERSION, Resolution, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Resolution
+from oncue.protocol.topics import DEAD, REGISTRY
 from oncue.view import DeadRow
 from oncue.view.record_rows import partition_and_offset
 

@@ -22,7 +22,8 @@ from oncue.dispatcher.trigger_supervisor import TriggerSupervisor
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.ids import now_us
 from oncue.protocol import api as r
-from oncue.protocol.records import REGISTRY, VERSION, Deployment, Event, FunctionRecord, RuleSwitch
+from oncue.protocol.records import VERSION, Deployment, Event, FunctionRecord, RuleSwitch
+from oncue.protocol.topics import REGISTRY
 from oncue.rules.engine import Engine
 from oncue.rules.parsing.argument_check import check_arguments
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse

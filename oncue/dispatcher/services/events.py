@@ -16,7 +16,8 @@ from oncue.ids import now_us
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
-from oncue.protocol.records import EVENT_BYTES, EVENTS, Event
+from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.protocol.topics import EVENTS
 from oncue.view import EventRow
 
 

@@ -7,7 +7,9 @@ from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.dispatcher.context import ServerContext
 from oncue.ids import now_us
 from oncue.log import Record
-from oncue.protocol.records import REFUSED, RESULTS, VERSION, Call, Ended, EndpointRecord, Failure, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import REFUSED, VERSION, Call, Ended, EndpointRecord, Failure
+from oncue.protocol.topics import RESULTS
 
 PAGE = 1_000
 

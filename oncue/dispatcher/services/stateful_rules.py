@@ -14,7 +14,8 @@ from oncue.dispatcher.services.events import EventDesk
 from oncue.errors import Invalid, NotOwner, OncueError
 from oncue.protocol import api as r
 from oncue.protocol import payload
-from oncue.protocol.records import REGISTRY, Deployment, Event
+from oncue.protocol.records import Deployment, Event
+from oncue.protocol.topics import REGISTRY
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.engine import Engine
 from oncue.rules.operators.preview import OperatorPreview

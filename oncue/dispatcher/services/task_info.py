@@ -9,7 +9,8 @@ from oncue.errors import Undecodable
 from oncue.lifecycle import Attempt, State, TaskState, phase
 from oncue.protocol import api as r
 from oncue.protocol import payload
-from oncue.protocol.records import OK, STATUS_NAMES, Failure, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import OK, STATUS_NAMES, Failure
 
 SHOWN_BYTES = 64 * 1024  # of a value in a list or a page; the rest is had by its own request
 

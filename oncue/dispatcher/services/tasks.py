@@ -29,17 +29,9 @@ from oncue.lifecycle import TaskState, end
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import payload
-from oncue.protocol.records import (
-    INLINE_BYTES,
-    RESULTS,
-    VERSION,
-    Call,
-    Ended,
-    FunctionRecord,
-    TaskFrame,
-    TaskRecord,
-    encode,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import INLINE_BYTES, VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
+from oncue.protocol.topics import RESULTS
 from oncue.view import TaskFilter
 
 RECORD_TASKS = 1_024  # tasks in one record of the log

@@ -23,7 +23,8 @@ from oncue.endpoint.agent.held_tasks import HeldTasks
 from oncue.endpoint.agent.session import SILENCE_US, Phase, Session
 from oncue.errors import Refused
 from oncue.protocol import bridge
-from oncue.protocol.records import VERSION, Output, Report, Started, TaskRecord, Usage, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import VERSION, Output, Report, Started, TaskRecord, Usage
 
 INVENTORY_TASKS = 50_000  # named in one message
 OUTPUT_RATE = 256 * 1024  # bytes a second of running tasks' output; what is more is in the outcome

@@ -19,8 +19,9 @@ from oncue.endpoint.agent.prefetch import PrefetchLimit
 from oncue.endpoint.agent.task_queue import COST_OF_TASK, Group, Shelf
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
+from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import REF, ref_of
-from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, TaskRecord, decode, encode
+from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, TaskRecord
 
 EXPIRY_STEP_US = 1_000_000  # between two looks at all that waits
 

@@ -24,7 +24,8 @@ from typing import Protocol
 import msgspec
 
 from oncue.errors import Undecodable
-from oncue.protocol.records import Ended, Stored, TaskRecord, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import Ended, Stored, TaskRecord
 
 HEAD = Struct(">2sBII")
 MARK = b"\xc9\x0c"

@@ -15,8 +15,9 @@ from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.journal import EndedFrame, Journal
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
+from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import REF, ref_of
-from oncue.protocol.records import ERROR, Ended, Failure, Stored, decode, encode
+from oncue.protocol.records import ERROR, Ended, Failure, Stored
 
 FRAME_TASKS = 256
 FRAME_BYTES = 4 << 20

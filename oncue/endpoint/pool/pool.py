@@ -30,7 +30,8 @@ from oncue.endpoint.pool.shared_progress import place
 from oncue.endpoint.pool.worker_process import Flight, WorkerProcess
 from oncue.endpoint.worker.capture import read_output
 from oncue.errors import FunctionError
-from oncue.protocol.records import CANCELLED, Ended, Failure, TaskRecord, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import CANCELLED, Ended, Failure, TaskRecord
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # more than its timeout, while a task's function is imported

@@ -41,9 +41,10 @@ from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
 from oncue.functions.body import describe
 from oncue.functions.load import Loaded, load, pip_line
 from oncue.pickles import PYTHON
+from oncue.protocol.codec import encode
 from oncue.protocol.payload import MSGPACK, Ref, pack_ref, plain, unpack_args
 from oncue.protocol.payload import pack as pack_value
-from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord, encode
+from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord
 
 FLUSH_US = 5_000  # a finished task is sent at the latest when its chunk has run for this long, at the end of a task
 RELOAD_US = (

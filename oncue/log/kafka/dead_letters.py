@@ -20,7 +20,9 @@ from oncue.log.kafka.offsets import Offsets
 from oncue.log.kafka.topics import Known, Topics
 from oncue.log.kafka.transactions import Transactions
 from oncue.log.kafka.writer import Places
-from oncue.protocol.records import DEAD, VERSION, DeadLetter, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, DeadLetter
+from oncue.protocol.topics import DEAD
 
 logger = logging.getLogger(__name__)
 

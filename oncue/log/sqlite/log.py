@@ -30,7 +30,9 @@ from oncue.log.sqlite.single_owner import SingleOwner
 from oncue.log.sqlite.state import Callback, Loaded, Part, TopicState, load
 from oncue.log.sqlite.store import Damaged, Store
 from oncue.log.sqlite.writer import Call, Chunk, Counters, Write, Writer, store_topic
-from oncue.protocol.records import DEAD, VERSION, DeadLetter, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, DeadLetter
+from oncue.protocol.topics import DEAD
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 
-from oncue.protocol.records import Stored, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import Stored
 
 
 class DedupeSpec(Stored, tag="dedupe", frozen=True):

@@ -9,7 +9,8 @@ import time
 from oncue.log.base import Log, partition_of
 from oncue.log.partition import read_partition
 from oncue.protocol.api import ExplainStep
-from oncue.protocol.records import WINDOWS, Event
+from oncue.protocol.records import Event
+from oncue.protocol.topics import WINDOWS
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview, outlook
 from oncue.rules.operators.records import spec_hash

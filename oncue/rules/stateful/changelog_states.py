@@ -17,7 +17,8 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
 from oncue.log.base import Record, RecordBatch
-from oncue.protocol.records import Stored, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import Stored
 from oncue.rules.operators.records import BufferedEvent
 from oncue.rules.stateful.fold import MARGIN_MS, State, StateKey, due_ms, forget_ms, held
 from oncue.rules.stateful.pending_changes import PendingChanges

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from oncue.log.base import Log, Reader, RecordBatch, partition_of
-from oncue.protocol.records import MATCHES, Deployment, Event
+from oncue.protocol.records import Deployment, Event
+from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules
 from oncue.rules.operators.preview import OperatorPreview, outlook
 from oncue.rules.operators.records import spec_hash

@@ -22,7 +22,7 @@ from faust.types import TP
 
 from oncue.errors import LogError
 from oncue.log.base import Record
-from oncue.protocol.records import MATCHES, WINDOWS
+from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.stateful.kafka_runner import GROUP, KafkaRunner
 
 SESSION_S = 6.0  # of a worker that was killed: then others take over

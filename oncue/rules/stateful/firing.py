@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from oncue.ids import now_us, window_task_ids
 from oncue.log.base import Append
-from oncue.protocol.records import EVENT_BYTES, MATCHES, VERSION, DeadLetter, Deployment, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment
+from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.records import Closed

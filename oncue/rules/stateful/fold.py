@@ -23,7 +23,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from oncue.protocol.records import VERSION, Stored, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Stored
 from oncue.rules.operators.records import (
     BatchSpec,
     BufferedEvent,

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from oncue.errors import NotOwner
 from oncue.log.base import Append, Log, Record, RecordBatch
-from oncue.protocol.records import MATCHES, WINDOWS, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.stateful.changelog_states import KEPT, PLACE, Change, WindowTable, records
 from oncue.rules.stateful.kafka_runner import GROUP, Fence
 from oncue.rules.stateful.record_group import Progress

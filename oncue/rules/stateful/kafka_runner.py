@@ -24,7 +24,9 @@ from typing import Protocol
 from oncue.errors import LogError, NotOwner, OncueError
 from oncue.ids import now_us
 from oncue.log.base import Append, Log, Record, RecordBatch
-from oncue.protocol.records import MATCHES, VERSION, WINDOWS, Deployment, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Deployment
+from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.active_rules import ActiveRules
 from oncue.rules.stateful.changelog_states import CLAIM, Claim, WindowTable, records
 from oncue.rules.stateful.firing import Firer, in_force, retired

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from oncue.errors import OncueError
 from oncue.log.base import Record, RecordBatch
-from oncue.protocol.records import decode
+from oncue.protocol.codec import decode
 from oncue.rules.operators.records import Closed, Match, MatchesRecord, Tick
 from oncue.rules.stateful.fold import fold
 from oncue.rules.stateful.pending_changes import PendingChanges

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from oncue.log.base import Log
-from oncue.protocol.records import MATCHES, Event
+from oncue.protocol.records import Event
+from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
 from oncue.rules.stateful.changelog_reader import Changelog

@@ -14,7 +14,8 @@ from typing import Any
 
 from oncue.errors import LogError
 from oncue.log.base import Log, Reader
-from oncue.protocol.records import MATCHES, WINDOWS, Event
+from oncue.protocol.records import Event
+from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
 from oncue.rules.stateful.changelog_reader import Changelog

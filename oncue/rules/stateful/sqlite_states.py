@@ -22,7 +22,7 @@ import msgspec
 from oncue.errors import LogError, OncueError
 from oncue.log.base import RecordBatch
 from oncue.log.sqlite.database import explain
-from oncue.protocol.records import decode, encode
+from oncue.protocol.codec import decode, encode
 from oncue.rules.operators.records import BufferedEvent, Match, spec_hash
 from oncue.rules.stateful.changelog_states import ITEM, STATE, Change
 from oncue.rules.stateful.fold import MARGIN_MS, State, StateKey, due_ms, forget_ms, held

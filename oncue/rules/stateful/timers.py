@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from oncue.log.base import Log, Record
-from oncue.protocol.records import MATCHES, VERSION, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION
+from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import Tick
 
 Retired = Mapping[int, Sequence[tuple[str, str]]]  # partition -> (rule, spec) that no rule has any more

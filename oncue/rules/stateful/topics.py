@@ -8,7 +8,7 @@ import logging
 from oncue.config import Settings
 from oncue.errors import LogError
 from oncue.log.base import Log, Topic
-from oncue.protocol.records import MATCHES, STREAM, WINDOWS
+from oncue.protocol.topics import MATCHES, STREAM, WINDOWS
 from oncue.rules.stateful.worker_reports import TOPIC
 
 DAY_MS = 86_400_000

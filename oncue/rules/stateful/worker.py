@@ -22,7 +22,9 @@ from oncue.ids import now_us
 from oncue.log import open_log
 from oncue.log.base import Log, Record
 from oncue.protocol import payload
-from oncue.protocol.records import STREAM, VERSION, TaskTopics, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION
+from oncue.protocol.topics import STREAM, TaskTopics
 from oncue.rules.registry_reader import Registry
 from oncue.rules.stateful.handover import begin_anew, begun
 from oncue.rules.stateful.kafka_runner import Fence, KafkaRunner

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 
 from oncue.errors import Undecodable
 from oncue.log.base import Log, Topic
-from oncue.protocol.records import STREAM, Stored, decode
+from oncue.protocol.codec import decode
+from oncue.protocol.records import Stored
+from oncue.protocol.topics import STREAM
 from oncue.rules.stateful.record_group import Summary
 
 REPORT_S = 2.0

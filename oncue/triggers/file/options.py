@@ -11,7 +11,7 @@ import re2
 
 from oncue.errors import Invalid
 from oncue.globs import compiled, glob_regex, max_depth, never_relative
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 from oncue.quantities import duration_ms
 from oncue.triggers.file.watch.base import CLOSED, RENAMED
 
@@ -201,4 +201,4 @@ def _seconds(place: str, value: str | int | float | None, least: float = 0.0) ->
     return seconds
 
 
-prepare(globals())
+build_decoders(globals())

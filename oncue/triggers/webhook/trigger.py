@@ -28,7 +28,7 @@ from oncue import ids
 from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.cloudevents import time_text
 from oncue.protocol.cloudevents_http import events_from_http
-from oncue.protocol.codec import prepare
+from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
 from oncue.triggers.activity import ActivityLog
@@ -277,4 +277,4 @@ def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
     return content_type or "application/octet-stream", body
 
 
-prepare(globals())
+build_decoders(globals())

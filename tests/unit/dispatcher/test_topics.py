@@ -6,7 +6,7 @@ import pytest
 
 from oncue.dispatcher.topics import check_task_topics
 from oncue.errors import Invalid
-from oncue.protocol.records import EVENTS, TaskTopics
+from oncue.protocol.topics import EVENTS, TaskTopics
 
 
 def test_each_endpoint_has_its_own_or_one_of_the_shared() -> None:

@@ -21,8 +21,8 @@ import pytest
 from oncue.errors import CannotLoad, CannotPack, Undecodable
 from oncue.functions import FunctionBody, Packed, describe, load_function, pack_file, pack_function
 from oncue.functions.source import imported, part_for
+from oncue.protocol.codec import encode
 from oncue.protocol.payload import pack_args, unpack
-from oncue.protocol.records import encode
 from tests.unit.functions.other_process import packed_by, there
 
 CALL = """

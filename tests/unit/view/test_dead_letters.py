@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from oncue.log import Record
-from oncue.protocol.records import DEAD, VERSION, DeadLetter, Resolution, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, DeadLetter, Resolution
+from oncue.protocol.topics import DEAD
 from oncue.view import View
 from oncue.view.lookups import dead_text
 from oncue.view.record_rows import partition_and_offset, place

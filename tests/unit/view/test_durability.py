@@ -13,18 +13,9 @@ import pytest
 
 from oncue.errors import Invalid, NotReady
 from oncue.log import Record, RecordBatch, open_log
-from oncue.protocol.records import (
-    CONTROL,
-    OK,
-    RESULTS,
-    VERSION,
-    Cancel,
-    Ended,
-    ResultFrame,
-    TaskFrame,
-    TaskRecord,
-    encode,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import OK, VERSION, Cancel, Ended, ResultFrame, TaskFrame, TaskRecord
+from oncue.protocol.topics import CONTROL, RESULTS
 from oncue.view import TaskFilter, View, ViewError
 from oncue.view.schema import mark_damaged, open_writer
 from tests.unit.view.view_child import ENDPOINT, FRAMES, PLAIN, RETRIED, SIZE, TASKS, ids_of, series

@@ -12,15 +12,10 @@ import pytest
 from oncue.errors import Invalid
 from oncue.log import Record, RecordBatch
 from oncue.protocol import cloudevents
+from oncue.protocol.codec import encode
 from oncue.protocol.records import (
-    CONTROL,
-    DEAD,
-    EVENTS,
     OK,
     OUTPUT_BYTES,
-    REGISTRY,
-    REPORTS,
-    RESULTS,
     VERSION,
     Call,
     Cancel,
@@ -38,11 +33,10 @@ from oncue.protocol.records import (
     Started,
     TaskFrame,
     TaskRecord,
-    TaskTopics,
     TokenRecord,
     Usage,
-    encode,
 )
+from oncue.protocol.topics import CONTROL, DEAD, EVENTS, REGISTRY, REPORTS, RESULTS, TaskTopics
 from oncue.view import DeadRow, TaskFilter, View, lists, queries
 from oncue.view.schema import KINDS, open_writer
 from tests.unit.view.view_feed import Feed, run

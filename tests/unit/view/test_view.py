@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from oncue.lifecycle import State, TaskState
 from oncue.log import Record, RecordBatch
-from oncue.protocol.records import ERROR, OK, RESULTS, VERSION, Ended, ResultFrame, TaskFrame, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import ERROR, OK, VERSION, Ended, ResultFrame, TaskFrame
+from oncue.protocol.topics import RESULTS
 from oncue.view import Closing, TaskFilter, View, lists, queries
 from oncue.view.projector import Applied, Projector
 from oncue.view.queries import TaskQueries

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from oncue.ids import derived_ids
 from oncue.log import Record, RecordBatch
+from oncue.protocol.codec import encode
 from oncue.protocol.records import (
     ERROR,
     LOST,
     OK,
-    RESULTS,
     VERSION,
     Call,
     Ended,
@@ -20,9 +20,8 @@ from oncue.protocol.records import (
     RetryStrategy,
     TaskFrame,
     TaskRecord,
-    TaskTopics,
-    encode,
 )
+from oncue.protocol.topics import RESULTS, TaskTopics
 from oncue.view import View
 
 ENDPOINT = "ep"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oncue.log import Record, RecordBatch
-from oncue.protocol.records import encode
+from oncue.protocol.codec import encode
 from oncue.view import View
 
 

@@ -11,7 +11,7 @@ from oncue.log.finding import Finding
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.requests import Map, Seen, topic_configs
 from oncue.log.kafka.topics import CHUNK, configs_of, largest, same
-from oncue.protocol.records import TASKS_PREFIX
+from oncue.protocol.topics import TASKS_PREFIX
 
 DAY_MS = 86_400_000
 CHECKED = (

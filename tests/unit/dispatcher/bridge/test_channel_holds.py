@@ -7,7 +7,8 @@ from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import Load, Send, Store
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.protocol import bridge
-from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")
 TASKS = [TaskRecord(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]

@@ -14,7 +14,8 @@ from oncue import ids
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.bridge.task_router import TaskRouter
 from oncue.log import Log, Record, RecordBatch
-from oncue.protocol.records import VERSION, Call, TaskFrame, TaskRecord, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Call, TaskFrame, TaskRecord
 from oncue.view import View
 
 TOPIC = "oncue.tasks.ep_1"

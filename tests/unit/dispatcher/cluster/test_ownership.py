@@ -13,22 +13,9 @@ from oncue.endpoint.settings import EndpointSettings
 from oncue.lifecycle import State
 from oncue.log.base import partition_of
 from oncue.protocol import bridge
-from oncue.protocol.records import (
-    EXPIRED,
-    OK,
-    RESULTS,
-    VERSION,
-    Call,
-    Ended,
-    Failure,
-    Fence,
-    ResultFrame,
-    TaskFrame,
-    TaskRecord,
-    TaskTopics,
-    decode,
-    encode,
-)
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import EXPIRED, OK, VERSION, Call, Ended, Failure, Fence, ResultFrame, TaskFrame, TaskRecord
+from oncue.protocol.topics import RESULTS, TaskTopics
 from tests.unit.view.view_feed import Feed, run
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")

@@ -17,7 +17,8 @@ from oncue.dispatcher.http.app import make_app, serve
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.errors import Conflict, Invalid, RateLimited
 from oncue.protocol.api import TokenRequest
-from oncue.protocol.records import ERROR, Failure, TokenRecord, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import ERROR, Failure, TokenRecord
 from tests.unit.dispatcher.http.api_backend import TOKENS, Client, packed, with_server
 
 M = {"Content-Type": "application/msgpack"}

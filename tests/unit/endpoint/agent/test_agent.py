@@ -11,8 +11,9 @@ from oncue.endpoint.agent.effects import Dial, Effect, RememberServers, Run, Sen
 from oncue.endpoint.agent.journal import Journal
 from oncue.endpoint.agent.session import Phase
 from oncue.protocol import bridge
+from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args
-from oncue.protocol.records import ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord, decode, encode
+from oncue.protocol.records import ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord
 from tests.simulation.site import MemoryCabinet, MemoryFile
 
 BODY = b"the body"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from oncue.endpoint.agent.journal import ENDED, HEAD, DiskFile, Journal, pack, scan
-from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord
 
 CALL = encode(Call(VERSION, "ab" * 32, "ep", "me"))
 IDS = [bytes([i]) * 16 for i in range(6)]

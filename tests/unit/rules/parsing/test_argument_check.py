@@ -14,7 +14,8 @@ from oncue.cli.rule_files import check_offline, check_packed, pack_functions, re
 from oncue.errors import CannotImport, CannotPack, RuleFileError
 from oncue.functions import pack_file, pack_function, parameters_in_file
 from oncue.functions.signature import parameters_in_text, parameters_of
-from oncue.protocol.records import VERSION, FunctionRecord, Parameter, decode, encode
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import VERSION, FunctionRecord, Parameter
 from oncue.rules.parsing.argument_check import check_arguments
 from oncue.rules.parsing.rule_file import parse
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from oncue.log.base import Record
 from oncue.log.base import RecordBatch as LogBatch
-from oncue.protocol.records import MATCHES, VERSION, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION
+from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import BatchSpec, Closed, DedupeSpec, MatchesRecord, Tick, spec_hash
 from oncue.rules.stateful.changelog_states import WindowTable, looked_up, records, wanted_keys
 from oncue.rules.stateful.fold import MARGIN_MS, TICK_WINDOWS, StateKey, window_id_seed

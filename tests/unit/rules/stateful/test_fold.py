@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from oncue.log.base import Record
 from oncue.log.base import RecordBatch as LogBatch
-from oncue.protocol.records import VERSION, encode
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION
 from oncue.rules.operators.records import (
     BatchSpec,
     BufferedEvent,

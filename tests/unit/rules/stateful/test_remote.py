@@ -13,20 +13,9 @@ from oncue.errors import Invalid
 from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import RecordBatch as LogBatch
 from oncue.log.base import partition_of
-from oncue.protocol.records import (
-    MATCHES,
-    REGISTRY,
-    STREAM,
-    VERSION,
-    WINDOWS,
-    Deployment,
-    EndpointRecord,
-    Event,
-    RuleSwitch,
-    TaskTopics,
-    TokenRecord,
-    encode,
-)
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Deployment, EndpointRecord, Event, RuleSwitch, TokenRecord
+from oncue.protocol.topics import MATCHES, REGISTRY, STREAM, WINDOWS, TaskTopics
 from oncue.rules.active_rules import RuleCompiler
 from oncue.rules.registry_reader import Registry
 from oncue.rules.stateful.changelog_states import WindowTable, records
