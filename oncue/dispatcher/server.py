@@ -282,7 +282,7 @@ class Server(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         self.accepting()
         if not self.triggers_host.receives(trigger) and await self.catch_up():
-            await self.triggers_host.first_look([trigger], FIRST_S)
+            await self.triggers_host.initial_scan([trigger], FIRST_S)
         return await self.triggers_host.receive(trigger, headers, body)
 
     async def catch_up(self) -> bool:

@@ -37,6 +37,6 @@ class LogReplicatedState:
     def _kept(self, entries: Sequence[tuple[bytes, bytes]], offset: int, begin: int) -> StateChunk:
         return StateChunk(entries, f"{self._log.identity} {offset}", begin == 0)
 
-    async def keep(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+    async def persist(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         records = [Record(value, key=self._prefix + key) for key, value in entries]
         await self._log.append(FILES, records, self._partition)

@@ -3,8 +3,8 @@
 A trigger is kept as long as its name, kind and options stay the same; a deploy that changes another one does not touch it.
 What breaks is shown as failed with its reason and started again with backoff.
 
-    deploy: update ──► first_look (of its triggers; not for ever) ──► acknowledge ──► the answer
-    start:  update ──► acknowledge
+    deploy: update ──► initial_scan (of its triggers; not for ever) ──► on_deployed ──► the answer
+    start:  update ──► on_deployed
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("oncue.triggers")
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class DesiredTrigger(msgspec.Struct, frozen=True):
     """A trigger as a rule file has it."""
 
     name: str
@@ -37,7 +37,7 @@ class Wanted(msgspec.Struct, frozen=True):
     label: str
     deployed_us: int = 0  # by the deployment that is in force
 
-    def same(self, other: Wanted | None) -> bool:
+    def same(self, other: DesiredTrigger | None) -> bool:
         """Whether one that runs as this need not be touched to run as the other."""
         return other is not None and self == msgspec.structs.replace(other, deployed_us=self.deployed_us)
 
@@ -47,19 +47,19 @@ def several_may(kind: str) -> bool:
     return issubclass(kinds()[kind], HttpTrigger)
 
 
-class Running(msgspec.Struct):
-    wanted: Wanted
+class SupervisedTrigger(msgspec.Struct):
+    wanted: DesiredTrigger
     task: asyncio.Task[None] | None = None
     trigger: Trigger | None = None
     failed: str = ""
-    acknowledged: bool = False  # whether who deployed it has been answered
+    deploy_answered: bool = False  # whether who deployed it has been answered
     after: list[asyncio.Task[None]] = []  # of its name, that are ending: they have its ledger
     begun: asyncio.Event = msgspec.field(default_factory=asyncio.Event)  # it is made, or has failed, or is stopped
 
-    async def first_look(self) -> None:
+    async def initial_scan(self) -> None:
         await self.begun.wait()
         if self.trigger is not None and not self.failed:
-            await self.trigger.first_look()
+            await self.trigger.initial_scan()
 
 
 class TriggerSupervisor:
@@ -68,12 +68,14 @@ class TriggerSupervisor:
     ) -> None:
         """`memory`: what a trigger of this name keeps for other servers."""
         self._emit, self._folder, self._memory = emit, folder, memory
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, SupervisedTrigger] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._starting = True
-        self._elsewhere: dict[str, tuple[Wanted, str]] = {}
+        self._elsewhere: dict[str, tuple[DesiredTrigger, str]] = {}
 
-    def update(self, wanted: Mapping[str, Wanted], elsewhere: Mapping[str, tuple[Wanted, str]] | None = None) -> None:
+    def update(
+        self, wanted: Mapping[str, DesiredTrigger], elsewhere: Mapping[str, tuple[DesiredTrigger, str]] | None = None
+    ) -> None:
         """Stop what is not wanted any more, start what is new. Neither is waited for: a folder on a file server that does
         not answer holds up its own trigger only. `elsewhere`: what other servers run, and where."""
         self._elsewhere = dict(elsewhere or {})
@@ -83,16 +85,16 @@ class TriggerSupervisor:
             if name not in self._running:
                 title = f"trigger {name}"
                 after = [task for task in self._ending if task.get_name() == title]
-                run = self._running[name] = Running(want, acknowledged=self._starting, after=after)
+                run = self._running[name] = SupervisedTrigger(want, deploy_answered=self._starting, after=after)
                 run.task = asyncio.create_task(self._keep_running(run), name=title)
 
     def running(self, names: Iterable[str]) -> set[str]:
         """Those of them that are here."""
         return {n for n in names if n in self._running}
 
-    async def first_look(self, names: Iterable[str], seconds: float) -> None:
+    async def initial_scan(self, names: Iterable[str], seconds: float) -> None:
         """Returns when these have told what was there before from what comes, or cannot for now, or after so long."""
-        looks = [asyncio.create_task(self._running[n].first_look()) for n in names if n in self._running]
+        looks = [asyncio.create_task(self._running[n].initial_scan()) for n in names if n in self._running]
         if looks:
             try:
                 await asyncio.wait(looks, timeout=seconds)
@@ -100,23 +102,23 @@ class TriggerSupervisor:
                 for look in looks:
                     look.cancel()
 
-    def acknowledge(self, names: Iterable[str] | None = None) -> None:
+    def on_deployed(self, names: Iterable[str] | None = None) -> None:
         """Who deployed these is being answered. None: all that the server starts with were deployed by its forerunner."""
         self._starting = False
         for run in [self._running[n] for n in (self._running if names is None else names) if n in self._running]:
-            run.acknowledged = True
+            run.deploy_answered = True
             if run.trigger is not None:
-                run.trigger.acknowledge()
+                run.trigger.on_deployed()
 
-    async def _keep_running(self, run: Running) -> None:
+    async def _keep_running(self, run: SupervisedTrigger) -> None:
         failures = 0
         if run.after:
             await asyncio.wait(run.after)
         while True:
             try:
                 run.trigger = self._make(run.wanted)
-                if run.acknowledged:
-                    run.trigger.acknowledge()
+                if run.deploy_answered:
+                    run.trigger.on_deployed()
                 run.failed = ""
                 run.begun.set()
                 await run.trigger.run()
@@ -131,7 +133,7 @@ class TriggerSupervisor:
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
 
-    def _make(self, want: Wanted) -> Trigger:
+    def _make(self, want: DesiredTrigger) -> Trigger:
         folder = self._folder / re.sub(r"[^A-Za-z0-9._-]", "_", want.name)
         folder.mkdir(parents=True, exist_ok=True)
         context = TriggerContext(self._emit, folder, self._secret, want.deployed_us, self._memory(want.name))
@@ -199,7 +201,7 @@ class TriggerSupervisor:
         self._running.clear()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _end(self, run: Running) -> None:
+    def _end(self, run: SupervisedTrigger) -> None:
         """It emits nothing more; its thread may take a moment."""
         run.begun.set()
         if run.task is not None:
@@ -208,16 +210,16 @@ class TriggerSupervisor:
             run.task.add_done_callback(self._ending.discard)
 
 
-def _elsewhere(wanted: Wanted, place: str) -> r.TriggerInfo:
+def _elsewhere(wanted: DesiredTrigger, place: str) -> r.TriggerInfo:
     detail = f"it runs on the server {place}" if place else "no server runs it yet"
     return r.TriggerInfo(
         name=wanted.name, kind=wanted.kind, label=wanted.label, state="elsewhere", detail=detail, looked=False
     )
 
 
-def _info(run: Running) -> r.TriggerInfo:
+def _info(run: SupervisedTrigger) -> r.TriggerInfo:
     past = not issubclass(kinds()[run.wanted.kind], HttpTrigger)
-    status = run.trigger.status() if run.trigger is not None else Status(looked=not past)
+    status = run.trigger.status() if run.trigger is not None else Status(scanned=not past)
     if run.failed:
         status = msgspec.structs.replace(status, state="failed", detail=run.failed)
     return r.TriggerInfo(
@@ -226,7 +228,7 @@ def _info(run: Running) -> r.TriggerInfo:
         label=run.wanted.label,
         state=status.state,
         detail=status.detail,
-        looked=status.looked,
+        looked=status.scanned,
         existing=status.existing,
         emitted=status.emitted,
         skipped=status.skipped,

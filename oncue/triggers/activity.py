@@ -11,9 +11,9 @@ KEPT = 100
 
 
 class ActivityLog:
-    def __init__(self, looked: bool = True) -> None:
+    def __init__(self, scanned: bool = True) -> None:
         self.state, self.detail = "starting", ""
-        self.looked = looked  # whether the first look has ended; a source without a past has none
+        self.scanned = scanned  # whether the first look has ended; a source without a past has none
         self.existing = 0  # files that were there before
         self.trouble = ""  # of another part: what keeps events from being stored
         self.emitted = self.skipped = self.last_us = 0
@@ -24,17 +24,17 @@ class ActivityLog:
         """The last ones, oldest first."""
         return list(self._ring)
 
-    def fires(self, path: str, why: str, at_us: int) -> None:
+    def record_fired(self, path: str, why: str, at_us: int) -> None:
         self._ring.append(Decision(path, True, why, at_us))
 
-    def skips(self, path: str, why: str) -> None:
+    def record_skipped(self, path: str, why: str) -> None:
         """The trigger will not fire for this, as it is."""
         path = path.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 must not break JSON
         self.skipped += 1
         self.last_skip, self.last_skip_us = f"{path}: {why}", ids.now_us()
         self._ring.append(Decision(path, False, why, self.last_skip_us))
 
-    def waits(self, path: str, why: str) -> None:
+    def record_waiting(self, path: str, why: str) -> None:
         """Not yet."""
         self._ring.append(Decision(path, False, why, ids.now_us()))
 
@@ -44,7 +44,7 @@ class ActivityLog:
         return Status(
             state=state,
             detail="; ".join(filter(None, (so_far, self.detail, self.trouble))),
-            looked=self.looked,
+            scanned=self.scanned,
             existing=self.existing,
             emitted=self.emitted,
             skipped=self.skipped,

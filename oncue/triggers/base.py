@@ -27,7 +27,7 @@ class StateChunk(msgspec.Struct, frozen=True):
 
     entries: Sequence[tuple[bytes, bytes]]
     position: str  # all before it has been read
-    whole: bool  # whether reading began where it all begins
+    from_start: bool  # whether reading began where it all begins
 
 
 class ReplicatedState(Protocol):
@@ -37,7 +37,7 @@ class ReplicatedState(Protocol):
         """All since that position (one that is not good any more, "": all), at least one. Raises LogError."""
         ...
 
-    async def keep(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+    async def persist(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         """Durable when this returns. Raises LogError."""
         ...
 
@@ -49,14 +49,14 @@ class TriggerContext(msgspec.Struct, frozen=True):
     folder: Path  # its own, for ledgers; kept between starts
     secrets: Secrets
     deployed_us: int = 0  # when its deployment was recorded; 0: now
-    memory: ReplicatedState | None = None  # None: it runs nowhere else
+    state: ReplicatedState | None = None  # None: it runs nowhere else
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: starting; looking (through what was there before); running; waiting (for its folder to appear); failed
     state: str = "starting"
     detail: str = ""
-    looked: bool = True  # whether it has told what was there before from what comes
+    scanned: bool = True  # whether it has told what was there before from what comes
     existing: int = 0  # what was there before the trigger was, and does not fire for that
     emitted: int = 0
     skipped: int = 0
@@ -74,7 +74,7 @@ class Decision(msgspec.Struct, frozen=True):
     at_us: int
 
 
-class Finding(msgspec.Struct, frozen=True):
+class ItemExplanation(msgspec.Struct, frozen=True):
     """Why one file fired, or did not."""
 
     path: str  # relative to the watched folder
@@ -99,12 +99,12 @@ class Trigger(ABC):
     @abstractmethod
     async def run(self) -> None: ...
 
-    async def first_look(self) -> None:
+    async def initial_scan(self) -> None:
         """Returns when the trigger has told what was there before from what comes, or cannot for now: `status` says. Who
         deploys is answered then. A source without a past has nothing to look at."""
         return
 
-    def acknowledge(self) -> None:
+    def on_deployed(self) -> None:
         """Who deployed is being answered. What comes from now on is new, also where the first look has not got to yet."""
         return
 
@@ -115,7 +115,7 @@ class Trigger(ABC):
         """What became of the last files, oldest first, and why."""
         return ()
 
-    async def explain(self, path: str) -> Finding:
+    async def explain(self, path: str) -> ItemExplanation:
         """Why this file fired, or did not; absolute, or relative to the watched folder. Raises TriggerFailed."""
         raise Invalid(f"trigger {self.name} is of kind {self.kind}: it has no files", remedy="name one of kind file")
 

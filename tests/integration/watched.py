@@ -16,7 +16,8 @@ from oncue.ids import now_us
 from oncue.protocol.records import Event
 from oncue.triggers.base import ReplicatedState, TriggerContext
 from oncue.triggers.file.baseline import TICK_S
-from oncue.triggers.file.trigger import FileOptions, FileTrigger
+from oncue.triggers.file.options import FileOptions
+from oncue.triggers.file.trigger import FileTrigger
 
 PATIENCE_S = 30.0
 
@@ -60,7 +61,7 @@ class Watched:
     async def running(
         self, *, until: str = "running", hold: Callable[[Callable[[str, str], bool], str, str], bool] | None = None
     ) -> AsyncIterator[Watched]:
-        """`hold` is called, in the lookout's thread, for each path that is matched."""
+        """`hold` is called, in the watcher's thread, for each path that is matched."""
         self._changed = asyncio.Event()
         self.trigger = self._make()
         if hold is not None:

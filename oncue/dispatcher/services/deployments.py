@@ -45,7 +45,7 @@ class RuleDesk(TriggerDesk):
         self._answering = set()
         self._changing = asyncio.Lock()  # what a deploy compares itself with stays as it is until it is in force
         await self.reload_rules()
-        self.triggers_host.acknowledge()  # the deploys of an earlier process are nobody's any more
+        self.triggers_host.on_deployed()  # the deploys of an earlier process are nobody's any more
         self._engine_task = asyncio.create_task(self._keep_engine(), name="rules")
         await self.start_windows(folder.parent / "windows.db")
 
@@ -222,9 +222,9 @@ class RuleDesk(TriggerDesk):
         names = {a.label: [t.name for t in self._sets[a.label].triggers] for a in answers if a.label in self._sets}
         every = [name for some in names.values() for name in some]
         try:
-            told = {info.name: info for info in await self.first_looks(every, bearer)}
+            told = {info.name: info for info in await self.initial_scans(every, bearer)}
         finally:
-            self.triggers_host.acknowledge(every)
+            self.triggers_host.on_deployed(every)
             self._answering.difference_update(a.label for a in answers)
         trouble = self.memory_trouble()
         remembering = {label for label, s in self._sets.items() if any(rule.memory for rule in s.rules)}

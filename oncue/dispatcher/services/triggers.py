@@ -17,7 +17,7 @@ import msgspec
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.services.stateful_rules import WindowDesk
 from oncue.dispatcher.trigger_state import LogReplicatedState
-from oncue.dispatcher.trigger_supervisor import TriggerSupervisor, Wanted, several_may
+from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor, several_may
 from oncue.errors import NotFound
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
@@ -47,23 +47,23 @@ class TriggerDesk(WindowDesk):
         elsewhere = {n: (w, self.owners.place(n)) for n, w in wanted.items() if n not in here}
         self.triggers_host.update(here, elsewhere)
         if self.log.shared:  # deployed through another server, whose answer may have given up waiting for this one
-            self.triggers_host.acknowledge([n for n, w in here.items() if w.label not in self._answering])
+            self.triggers_host.on_deployed([n for n, w in here.items() if w.label not in self._answering])
 
     def trigger_memory(self, name: str) -> LogReplicatedState | None:
         return LogReplicatedState(self.log, name) if self.log.shared else None
 
-    def _wanted(self) -> dict[str, Wanted]:
-        found: dict[str, Wanted] = {}
+    def _wanted(self) -> dict[str, DesiredTrigger]:
+        found: dict[str, DesiredTrigger] = {}
         for label, ruleset in self._sets.items():
             for spec in ruleset.triggers:
                 options = _resolve(spec.options, self._deployments[label].path)
                 at_us = self._deployments[label].at_us
-                found[spec.name] = Wanted(spec.name, spec.kind, options, label, at_us)
+                found[spec.name] = DesiredTrigger(spec.name, spec.kind, options, label, at_us)
         return found
 
     # ------------------------------------------------------------ deployed
 
-    async def first_looks(self, names: Iterable[str], bearer: str) -> list[r.TriggerInfo]:
+    async def initial_scans(self, names: Iterable[str], bearer: str) -> list[r.TriggerInfo]:
         """How these are once they have told what was there before from what comes, whichever server runs them, or cannot for
         now; after LOOK_S all the same."""
         told: dict[str, r.TriggerInfo] = {}
@@ -72,7 +72,7 @@ class TriggerDesk(WindowDesk):
             async with asyncio.timeout(LOOK_S):
                 while left:
                     here = self.triggers_host.running(left)
-                    await self.triggers_host.first_look(here, LOOK_S)
+                    await self.triggers_host.initial_scan(here, LOOK_S)
                     left = left - self.triggers_host.running(here)  # but for those that another server runs since then
                     left = {info.name for info in self.triggers_host.infos(left)}
                     told |= await self._told_elsewhere(left, bearer)

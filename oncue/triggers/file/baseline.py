@@ -20,8 +20,8 @@ from collections.abc import Callable
 import msgspec
 
 from oncue import ids
-from oncue.triggers.file.ledger import KNOWN, Ledger
-from oncue.triggers.file.options import Spec, selection
+from oncue.triggers.file.ledger import EXISTING, Ledger
+from oncue.triggers.file.options import FileSpec, selection
 
 TICK_S = 0.02  # more than the steps in which file times go
 SKEW_S = 5.0  # how much a file server's clock may differ
@@ -29,7 +29,7 @@ _RECENT_US = 86_400 * 1_000_000  # only a file changed this shortly before may s
 _STALE_US = 86_400 * 1_000_000  # a deploy so long ago had its first look: its memory has been lost since
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True):
+class OpenScan(msgspec.Struct, frozen=True, array_like=True):
     """A look that has begun and not ended."""
 
     since_us: int
@@ -41,14 +41,14 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
         return selection(glob, ignore)[0]
 
 
-_decode = msgspec.json.Decoder(list[Span]).decode
+_decode = msgspec.json.Decoder(list[OpenScan]).decode
 
 
 class Baseline:
-    """Used in the lookout's thread only."""
+    """Used in the watcher's thread only."""
 
     def __init__(
-        self, spec: Spec, ledger: Ledger, deployed_us: int = 0, by_time: Callable[[], bool] = lambda: False
+        self, spec: FileSpec, ledger: Ledger, deployed_us: int = 0, by_time: Callable[[], bool] = lambda: False
     ) -> None:
         """`deployed_us`: when the deployment was recorded, in unix µs; 0: now. `by_time`: whether what is met from now on
         is judged by its times; it is asked for each file, after that was looked at."""
@@ -65,11 +65,11 @@ class Baseline:
                 ledger.set_meta(looking="")
             return
         if done:
-            self._seen_before = Span(0, done).means
+            self._seen_before = OpenScan(0, done).means
         if spans and spans[-1].selects == spec.selects:
-            self.resumed, self._there = True, ledger.count(KNOWN) > 0
+            self.resumed, self._there = True, ledger.count(EXISTING) > 0
         else:
-            spans.append(Span(_since(deployed_us), spec.selects))
+            spans.append(OpenScan(_since(deployed_us), spec.selects))
             ledger.set_meta(looking=msgspec.json.encode(spans).decode())
         self._spans = [(span.since_us, span.means) for span in spans]
 
@@ -78,7 +78,7 @@ class Baseline:
         """Whether the first look has not ended. With `existing: true` nothing depends on it."""
         return bool(self._spans) and not self._spec.existing
 
-    def was_there(self, folder: str, name: str, st: os.stat_result, writers: Callable[[], bool | None]) -> bool:
+    def existed(self, folder: str, name: str, st: os.stat_result, writers: Callable[[], bool | None]) -> bool:
         """Whether this file, not remembered yet and met by a walk, is from before the trigger and complete."""
         if not self.open or (self._seen_before is not None and self._seen_before(folder, name)):
             return False
@@ -93,16 +93,16 @@ class Baseline:
     def _doubt_us(self) -> int:
         return round((SKEW_S if self.network else TICK_S) * 1e6)
 
-    def there(self) -> None:
+    def folder_found(self) -> None:
         """The folder exists."""
         self._there = True
 
-    def nothing_there(self) -> None:
+    def folder_missing(self) -> None:
         """The folder does not exist. If it never has since the deploy, whatever will be in it has come later."""
         if self._seen_before is None and not self._by_time() and not self._there:
             self._end()
 
-    def finished(self) -> None:
+    def scan_finished(self) -> None:
         """All has been looked at."""
         if self._spans:
             # A file that is changed after the deploy was answered has another time than the one that was remembered.
@@ -111,7 +111,7 @@ class Baseline:
 
     def _end(self) -> None:
         if self._spans:
-            self._ledger.settle(selects=self._spec.selects, looking="")
+            self._ledger.commit_meta(selects=self._spec.selects, looking="")
             self._spans, self._seen_before = [], None
 
 

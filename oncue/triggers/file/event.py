@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from oncue.protocol.records import Event
-from oncue.triggers.file.options import Spec
-from oncue.triggers.file.stability import Key, Print
+from oncue.triggers.file.options import FileSpec
+from oncue.triggers.file.stability import FileKey, Fingerprint
 
 TYPE = "oncue.file.ready"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # a CloudEvents attribute may not hold these
@@ -33,13 +33,15 @@ class EventMaker:
     filesystem (ctime), so that it repeats as the id does; oncuemarkus, when the kernel told us. The last two are text,
     since integers of CloudEvents have 32 bits."""
 
-    def __init__(self, name: str, spec: Spec) -> None:
+    def __init__(self, name: str, spec: FileSpec) -> None:
         self._name, self._root = name, str(spec.root)
         self._source = "file://" + quote(self._root, errors="surrogateescape")
         self._host = socket.gethostname()
         self._seed = f"{name}\0{self._root}\0".encode("utf-8", "surrogateescape")
 
-    def make(self, key: Key, st: os.stat_result, seen: Print, cause: str, noticed_us: int, now_us: int) -> Event:
+    def make(
+        self, key: FileKey, st: os.stat_result, seen: Fingerprint, cause: str, noticed_us: int, now_us: int
+    ) -> Event:
         folder, name = key
         relative = f"{folder}/{name}" if folder else name
         state = f"{relative}\0{seen.ino}\0{seen.size}\0{seen.mtime_ns}".encode()

@@ -1,4 +1,4 @@
-"""Why did this file fire, or not? Asked of the lookout, in whose thread it is answered from what it knows right now."""
+"""Why did this file fire, or not? Asked of the watcher, in whose thread it is answered from what it knows right now."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from itertools import accumulate
 
 import msgspec
 
-from oncue.triggers.base import Finding, Status
-from oncue.triggers.file.evaluator import Sieve
-from oncue.triggers.file.ledger import FIRED, KNOWN, Found, Ledger
-from oncue.triggers.file.options import Spec, selection
-from oncue.triggers.file.pending_files import Arrivals
-from oncue.triggers.file.stability import Key, Print, fingerprint
+from oncue.triggers.base import ItemExplanation, Status
+from oncue.triggers.file.evaluator import FileEvaluator
+from oncue.triggers.file.ledger import EXISTING, FIRED, KnownFile, Ledger
+from oncue.triggers.file.options import FileSpec, selection
+from oncue.triggers.file.pending_files import PendingFiles
+from oncue.triggers.file.stability import FileKey, Fingerprint, fingerprint
 
 
-def key_of(root: str, path: str) -> Key | None:
+def key_of(root: str, path: str) -> FileKey | None:
     """The key of a path, absolute or relative to the watched folder; None: it is not below that."""
     full = os.path.normpath(os.path.join(root, path))
     inside = full.startswith(root.rstrip("/") + "/")
@@ -24,71 +24,83 @@ def key_of(root: str, path: str) -> Key | None:
     return (folder, name) if inside else None
 
 
-def inquire(
-    path: str, spec: Spec, status: Status, ledger: Ledger, sieve: Sieve, arrivals: Arrivals, rescan_s: float
-) -> Finding:
+def explain_file(
+    path: str,
+    spec: FileSpec,
+    status: Status,
+    ledger: Ledger,
+    evaluator: FileEvaluator,
+    pending_files: PendingFiles,
+    rescan_s: float,
+) -> ItemExplanation:
     """Raises sqlite3.Error, OSError."""
     key = key_of(os.fspath(spec.root), path)
     if key is None:
-        return Finding(path, "not meant", f"it is not below the watched folder {spec.root}")
-    relative = sieve.relative(key)
+        return ItemExplanation(path, "not meant", f"it is not below the watched folder {spec.root}")
+    relative = evaluator.relative(key)
     unwanted = not_meant(spec, key)
     if unwanted:
-        return Finding(relative, "not meant", unwanted)
+        return ItemExplanation(relative, "not meant", unwanted)
     known = ledger.find([key]).get(key)
     try:
-        st = os.lstat(sieve.path(key))
+        st = os.lstat(evaluator.path(key))
         if stat.S_ISLNK(st.st_mode) and not spec.links:
-            return Finding(relative, "not meant", "it is a symbolic link, which are not followed (symlinks: ignore)")
+            return ItemExplanation(
+                relative, "not meant", "it is a symbolic link, which are not followed (symlinks: ignore)"
+            )
         if stat.S_ISLNK(st.st_mode):
-            st = os.stat(sieve.path(key))
+            st = os.stat(evaluator.path(key))
     except (FileNotFoundError, NotADirectoryError):
         was = f"; before that, {_remembered(known, spec)}" if known is not None else ""
-        return Finding(relative, "missing", f"there is no such file now{was}", known.at_us if known else 0)
+        return ItemExplanation(relative, "missing", f"there is no such file now{was}", known.at_us if known else 0)
     if not stat.S_ISREG(st.st_mode):
-        return Finding(relative, "not meant", "it is not a regular file")
-    return _of_file(relative, key, fingerprint(st), known, spec, status, sieve, arrivals, rescan_s)
+        return ItemExplanation(relative, "not meant", "it is not a regular file")
+    return _of_file(relative, key, fingerprint(st), known, spec, status, evaluator, pending_files, rescan_s)
 
 
 def _of_file(
     relative: str,
-    key: Key,
-    seen: Print,
-    known: Found | None,
-    spec: Spec,
+    key: FileKey,
+    seen: Fingerprint,
+    known: KnownFile | None,
+    spec: FileSpec,
     status: Status,
-    sieve: Sieve,
-    arrivals: Arrivals,
+    evaluator: FileEvaluator,
+    pending_files: PendingFiles,
     rescan_s: float,
-) -> Finding:
-    if sieve.on_way.get(key) == seen:
+) -> ItemExplanation:
+    if evaluator.in_flight.get(key) == seen:
         trouble = f": {status.detail}" if status.detail else ""
-        return Finding(relative, "fires", f"its event is on the way to the log{trouble}")
-    waiting = sieve.settling.get(key)
+        return ItemExplanation(relative, "fires", f"its event is on the way to the log{trouble}")
+    waiting = evaluator.stability.get(key)
     if waiting is not None:
         why = (
             "it has to be unchanged for a while" if waiting.still else "somebody has it open for writing"
         ) + f" (ready: {spec.wants})"
-        return Finding(relative, "waits", why, waiting.at_us)
-    if key in arrivals.noticed:
-        return Finding(relative, "waits", "it was noticed and is looked at next", arrivals.noticed[key].at_us)
-    if known is not None and known.same(seen) and not (known.state == KNOWN and spec.existing):
-        state = "fired" if known.state == FIRED else "old" if known.state == KNOWN else "passed over"
-        return Finding(relative, state, _remembered(known, spec), known.at_us)
+        return ItemExplanation(relative, "waits", why, waiting.at_us)
+    if key in pending_files.noticed:
+        return ItemExplanation(
+            relative, "waits", "it was noticed and is looked at next", pending_files.noticed[key].at_us
+        )
+    if known is not None and known.is_same(seen) and not (known.state == EXISTING and spec.existing):
+        state = "fired" if known.state == FIRED else "old" if known.state == EXISTING else "passed over"
+        return ItemExplanation(relative, state, _remembered(known, spec), known.at_us)
     if known is not None and known.state == FIRED and spec.never:
-        return Finding(relative, "fired", "it has fired, and a change does not count (refire: never)", known.at_us)
-    return Finding(relative, "not seen", _when(known, spec, status, rescan_s))
+        return ItemExplanation(
+            relative, "fired", "it has fired, and a change does not count (refire: never)", known.at_us
+        )
+    return ItemExplanation(relative, "not seen", _when(known, spec, status, rescan_s))
 
 
-def _remembered(known: Found, spec: Spec) -> str:
+def _remembered(known: KnownFile, spec: FileSpec) -> str:
     if known.state == FIRED:
         return "it fired, and is as it was then"
-    if known.state == KNOWN:
+    if known.state == EXISTING:
         return "it was there before the trigger was (existing: false), and has not changed since"
     return f"it came in a way that ready does not ask for ({spec.wants}), or its event was refused"
 
 
-def _when(known: Found | None, spec: Spec, status: Status, rescan_s: float) -> str:
+def _when(known: KnownFile | None, spec: FileSpec, status: Status, rescan_s: float) -> str:
     """When it is going to be looked at."""
     what = "it has changed since it was looked at" if known is not None else "nobody has told of it yet"
     if status.state == "looking":
@@ -98,7 +110,7 @@ def _when(known: Found | None, spec: Spec, status: Status, rescan_s: float) -> s
     return f"{what}; the folder is looked through every {rescan_s:g} s"
 
 
-def not_meant(spec: Spec, key: Key) -> str:
+def not_meant(spec: FileSpec, key: FileKey) -> str:
     """Why the globs do not mean it; "": they do."""
     folder, name = key
     glob, ignore = msgspec.json.decode(spec.selects, type=tuple[str, tuple[str, ...]])

@@ -10,23 +10,23 @@ import os
 from collections.abc import Callable, Iterator
 
 from oncue import ids
-from oncue.triggers.file.ledger import Found, Ledger
-from oncue.triggers.file.options import Spec
-from oncue.triggers.file.stability import Key
+from oncue.triggers.file.ledger import KnownFile, Ledger
+from oncue.triggers.file.options import FileSpec
+from oncue.triggers.file.stability import FileKey
 from oncue.triggers.file.watch.base import Watch
 
 NOT_UTF8 = "its path is not UTF-8, which events cannot hold: rename it"
 STEP = 256  # entries looked at in one step
 
 #: (folder, name, stat, what is remembered) of a file that is meant.
-Met = Callable[[str, str, os.stat_result, Found | None], None]
-Skip = Callable[[str, str], None]  # (path, why)
+OnFile = Callable[[str, str, os.stat_result, KnownFile | None], None]
+OnSkip = Callable[[str, str], None]  # (path, why)
 
 
-class Walk:
+class FolderScan:
     """Iterating gives None after each step."""
 
-    def __init__(self, start: str, spec: Spec, watch: Watch, ledger: Ledger, met: Met, skip: Skip) -> None:
+    def __init__(self, start: str, spec: FileSpec, watch: Watch, ledger: Ledger, met: OnFile, skip: OnSkip) -> None:
         self.start, self.full = start, not start
         self.unwatched = 0  # folders that the kernel would not watch
         self._spec, self._watch, self._ledger, self._met, self._skip = spec, watch, ledger, met, skip
@@ -64,7 +64,7 @@ class Walk:
 
     def _list(self, folder: str) -> Iterator[None]:
         remembered = self._ledger.listing(folder)
-        back: list[Key] = []
+        back: list[FileKey] = []
         count = 0
         with os.scandir(self._spec.root / folder) as entries:
             for entry in entries:
@@ -90,10 +90,10 @@ class Walk:
                 self._met(folder, name, st, known)
         self._listed.add(folder)
         if back:
-            self._ledger.back(back)
+            self._ledger.mark_present(back)
         missing = [(folder, name) for name, found in remembered.items() if not found.gone_us]
         if missing:
-            self._ledger.gone(missing, ids.now_us())
+            self._ledger.mark_gone(missing, ids.now_us())
 
     def _forget(self) -> None:
         """Folders that are not there any more, and what has been gone for long."""
@@ -101,8 +101,8 @@ class Walk:
         unread = tuple(folder + "/" for folder in self._unread)
         for folder in self._ledger.folders():
             if folder not in self._listed and folder not in self._unread and not folder.startswith(unread):
-                self._ledger.folder_gone(folder, now_us)
-        self._ledger.forget(now_us)
+                self._ledger.mark_folder_gone(folder, now_us)
+        self._ledger.prune(now_us)
 
 
 def is_utf8(path: str) -> bool:

@@ -4,7 +4,7 @@ nothing fires twice.
     pend(batch) ──► emit (elsewhere) ──► done(batch)
 
 A batch's events are stored before they are published and are published again, word for word, when the process died in
-between. One SQLite file, one writer: the lookout's thread. The lock is exclusive and stays, so that a second oncue on
+between. One SQLite file, one writer: the watcher's thread. The lock is exclusive and stays, so that a second oncue on
 the same folder is told, and the write-ahead log needs no shared memory. Writes are not forced to the disk one by one:
 they outlive the process at once, and after a power cut the files' own facts give the same event ids again. Only the end of
 the first look is forced: nothing else tells later which files were there before.
@@ -23,9 +23,11 @@ import msgspec
 
 from oncue.errors import Conflict, LogError
 from oncue.protocol.records import Event
-from oncue.triggers.file.stability import Key, Print
+from oncue.triggers.file.stability import FileKey, Fingerprint
 
-FIRED, KNOWN, PASSED = range(3)  # published; was there before the trigger; not wanted, for a reason that was told
+FIRED, EXISTING, SKIPPED_FILE = range(
+    3
+)  # published; was there before the trigger; not wanted, for a reason that was told
 PART = 2_000  # rows at once
 KEEP_GONE = 1_000_000  # files that are gone and still remembered, at most
 ANY_INODE = 0  # another machine has seen the file, which may know it by another number
@@ -66,7 +68,7 @@ JOIN files AS f ON f.folder = json_extract(wanted.value, '$[0]') AND f.name = js
 """
 
 
-class Row(NamedTuple):
+class FileRow(NamedTuple):
     """What is stored of a file."""
 
     folder: str
@@ -78,45 +80,45 @@ class Row(NamedTuple):
     at_us: int
 
 
-class Found(NamedTuple):
+class KnownFile(NamedTuple):
     """What is remembered of a file."""
 
     state: int
-    seen: Print
+    seen: Fingerprint
     at_us: int
     gone_us: int
 
-    def same(self, seen: Print) -> bool:
+    def is_same(self, seen: Fingerprint) -> bool:
         """Whether this is the state that is remembered."""
         return self.seen == seen or (self.seen.ino == ANY_INODE and self.seen[1:] == seen[1:])
 
 
-class Listener(Protocol):
+class LedgerListener(Protocol):
     """Hears of what is remembered and forgotten, in order, in the ledger's thread."""
 
-    def rows(self, rows: Sequence[Row]) -> None: ...
+    def rows(self, rows: Sequence[FileRow]) -> None: ...
 
-    def forgotten(self, keys: Sequence[Key]) -> None: ...
+    def forgotten(self, keys: Sequence[FileKey]) -> None: ...
 
     def meta(self, values: Mapping[str, str]) -> None: ...
 
 
-class Pending(msgspec.Struct, frozen=True, array_like=True):
+class PendingBatch(msgspec.Struct, frozen=True, array_like=True):
     """A batch on its way."""
 
-    rows: list[Row]
+    rows: list[FileRow]
     events: list[Event]
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Pending).decode
+_decode = msgspec.msgpack.Decoder(PendingBatch).decode
 _json = msgspec.json.Encoder().encode
 
 
 class Ledger:
     """Errors of SQLite (full disk ...) come as sqlite3.Error; nothing of the failed call is stored then."""
 
-    def __init__(self, path: Path, listener: Listener | None = None) -> None:
+    def __init__(self, path: Path, listener: LedgerListener | None = None) -> None:
         """Raises Conflict when another process has it open, LogError when the file is damaged."""
         self._path, self._listener = path, listener
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,10 +148,10 @@ class Ledger:
 
     # ------------------------------------------------------------ batches
 
-    def pend(self, batch: int, pending: Pending) -> None:
+    def store_pending(self, batch: int, pending: PendingBatch) -> None:
         self._db.execute("INSERT INTO pending VALUES (?, ?)", (batch, _encode(pending)))
 
-    def done(self, batch: int, rows: Sequence[Row]) -> None:
+    def complete(self, batch: int, rows: Sequence[FileRow]) -> None:
         """The batch was published (`rows` may say of some that they were passed over after all)."""
         with self._transaction():
             self._db.execute("DELETE FROM pending WHERE batch = ?", (batch,))
@@ -157,34 +159,34 @@ class Ledger:
         if self._listener:
             self._listener.rows(rows)
 
-    def pending(self) -> list[tuple[int, Pending]]:
+    def pending(self) -> list[tuple[int, PendingBatch]]:
         """What an earlier process left on its way, oldest first."""
         rows = self._db.execute("SELECT batch, body FROM pending ORDER BY batch").fetchall()
         return [(batch, _decode(body)) for batch, body in rows]
 
     # ------------------------------------------------------------ files
 
-    def store(self, rows: Sequence[Row]) -> None:
+    def store(self, rows: Sequence[FileRow]) -> None:
         if rows:
             self._db.execute(_STORE, (_text(rows),))
             if self._listener:
                 self._listener.rows(rows)
 
-    def store_unknown(self, rows: Sequence[Row]) -> int:
+    def store_unknown(self, rows: Sequence[FileRow]) -> int:
         """Those of which nothing is remembered yet; gives how many they were."""
         stored = set(self._db.execute(_STORE_UNKNOWN, (_text(rows),)).fetchall()) if rows else set()
         if stored and self._listener:
             self._listener.rows([row for row in rows if row[:2] in stored])
         return len(stored)
 
-    def find(self, keys: Sequence[Key]) -> dict[Key, Found]:
+    def find(self, keys: Sequence[FileKey]) -> dict[FileKey, KnownFile]:
         """What is remembered of these; the unknown are not in the answer."""
         if len(keys) == 1:
             one = self._db.execute(_FIND, keys[0]).fetchone()
             return {keys[0]: _found(*one)} if one else {}
         return {(f, n): _found(*rest) for f, n, *rest in self._db.execute(_FIND_MANY, (_text(keys),)).fetchall()}
 
-    def listing(self, folder: str) -> dict[str, Found]:
+    def listing(self, folder: str) -> dict[str, KnownFile]:
         """All that is remembered of one folder, by name."""
         rows = self._db.execute(
             "SELECT name, state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ?", (folder,)
@@ -194,18 +196,18 @@ class Ledger:
     def folders(self) -> list[str]:
         return [f for (f,) in self._db.execute("SELECT DISTINCT folder FROM files WHERE gone_us = 0").fetchall()]
 
-    def gone(self, keys: Iterable[Key], at_us: int) -> None:
+    def mark_gone(self, keys: Iterable[FileKey], at_us: int) -> None:
         """A scan missed these. They are kept for a while: an unmounted disk comes back with the same files."""
         self._db.execute(f"UPDATE files SET gone_us = ? WHERE gone_us = 0 AND {_THESE}", (at_us, _text(list(keys))))
 
-    def folder_gone(self, folder: str, at_us: int) -> None:
+    def mark_folder_gone(self, folder: str, at_us: int) -> None:
         self._db.execute("UPDATE files SET gone_us = ? WHERE folder = ? AND gone_us = 0", (at_us, folder))
 
-    def back(self, keys: Iterable[Key]) -> None:
+    def mark_present(self, keys: Iterable[FileKey]) -> None:
         """These are there again, unchanged."""
         self._db.execute(f"UPDATE files SET gone_us = 0 WHERE {_THESE}", (_text(list(keys)),))
 
-    def forget(self, now_us: int, keep: int = KEEP_GONE) -> None:
+    def prune(self, now_us: int, keep: int = KEEP_GONE) -> None:
         """Drop what is gone for long, and the oldest of too many."""
         limit = self._db.execute(
             "SELECT gone_us FROM files WHERE gone_us > 0 ORDER BY gone_us DESC LIMIT 1 OFFSET ?", (keep,)
@@ -224,18 +226,18 @@ class Ledger:
 
     # ------------------------------------------------------------ as other servers remember it
 
-    def take_over(self, rows: Sequence[Row], forgotten: Sequence[Key], meta: Mapping[str, str]) -> None:
+    def merge(self, rows: Sequence[FileRow], forgotten: Sequence[FileKey], meta: Mapping[str, str]) -> None:
         """What is newer than what is remembered here; nobody hears of it. `meta` has to be the newest."""
         with self._transaction():
             self._db.execute(_STORE_NEWER, (_text(rows),))
             self._db.execute(f"DELETE FROM files WHERE {_THESE}", (_text(forgotten),))
             self._set_meta(meta)
 
-    def everything(self) -> Iterator[list[Row]]:
+    def all_rows(self) -> Iterator[list[FileRow]]:
         """In parts."""
         found = self._db.execute("SELECT folder, name, state, ino, size, mtime_ns, at_us FROM files")
         while part := found.fetchmany(PART):
-            yield [Row(*row) for row in part]
+            yield [FileRow(*row) for row in part]
 
     # ------------------------------------------------------------ meta
 
@@ -251,7 +253,7 @@ class Ledger:
     def _set_meta(self, values: Mapping[str, str]) -> None:
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
-    def settle(self, **values: str) -> None:
+    def commit_meta(self, **values: str) -> None:
         """Set these, and force all that was stored so far to the disk: it is there after a power cut."""
         self._db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the whole log at the end of a transaction
         try:
@@ -277,8 +279,8 @@ class Ledger:
         self._db.execute("COMMIT")
 
 
-def _found(state: int, ino: int, size: int, mtime_ns: int, at_us: int, gone_us: int) -> Found:
-    return Found(state, Print(ino, size, mtime_ns), at_us, gone_us)
+def _found(state: int, ino: int, size: int, mtime_ns: int, at_us: int, gone_us: int) -> KnownFile:
+    return KnownFile(state, Fingerprint(ino, size, mtime_ns), at_us, gone_us)
 
 
 def _text(rows: Sequence[object]) -> str:

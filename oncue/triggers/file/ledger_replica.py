@@ -1,10 +1,10 @@
 """A ledger's copy in the trigger's memory: the server that runs the trigger next goes on with it.
 
-    lookout's thread: ledger ──rows, meta──► queue ──parts──► Memory.keep
-    before the lookout starts: Memory.load ──what is newer──► ledger
+    watcher's thread: ledger ──rows, meta──► queue ──parts──► Memory.keep
+    before the watcher starts: Memory.load ──what is newer──► ledger
 
 The copy comes a little behind. What it lacks after a `kill -9` fires again with the same event ids; only the end of the first
-look is waited for (`flushed`), since nothing else tells which files were there before. Where the log knows nothing of a ledger
+look is waited for (`flush`), since nothing else tells which files were there before. Where the log knows nothing of a ledger
 that has memory, it is told all of it.
 """
 
@@ -19,8 +19,8 @@ import msgspec
 
 from oncue.errors import OncueError
 from oncue.triggers.base import ReplicatedState
-from oncue.triggers.file.ledger import ANY_INODE, PART, Ledger, Row
-from oncue.triggers.file.stability import Key
+from oncue.triggers.file.ledger import ANY_INODE, PART, FileRow, Ledger
+from oncue.triggers.file.stability import FileKey
 
 POSITION = "copied"  # meta: up to where the ledger has what the memory has
 RETRY_S, CLOSE_S = 1.0, 2.0
@@ -30,11 +30,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int]).decode
 
 
-class LedgerCopy:
+class LedgerReplica:
     """`restore`, then `run` as a task. `folder` names the watched folder: a trigger may have been given another."""
 
-    def __init__(self, memory: ReplicatedState, folder: str) -> None:
-        self._memory, self._prefix = memory, folder.encode() + b"\0"
+    def __init__(self, state: ReplicatedState, folder: str) -> None:
+        self._state, self._prefix = state, folder.encode() + b"\0"
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[list[Entry]] = asyncio.Queue()
 
@@ -42,61 +42,61 @@ class LedgerCopy:
         """Raises Conflict, LogError, sqlite3.Error."""
         ledger = await asyncio.to_thread(Ledger, path)
         try:
-            known = whole = False
+            known = from_start = False
             meta: dict[str, str] = {}
             position = ledger.meta(POSITION)
-            async for kept in self._memory.load(position):
-                rows, gone, more = self._read(kept.entries)
+            async for chunk in self._state.load(position):
+                rows, gone, more = self._read(chunk.entries)
                 meta |= more
-                known, whole, position = known or bool(rows or more), kept.whole, kept.position
+                known, from_start, position = known or bool(rows or more), chunk.from_start, chunk.position
                 if rows or gone:
-                    await asyncio.to_thread(ledger.take_over, rows, gone, {})
-            if whole and not known:
-                await self._tell_all(ledger)
-            await asyncio.to_thread(ledger.take_over, (), (), meta | {POSITION: position})
+                    await asyncio.to_thread(ledger.merge, rows, gone, {})
+            if from_start and not known:
+                await self._upload_all(ledger)
+            await asyncio.to_thread(ledger.merge, (), (), meta | {POSITION: position})
         finally:
             await asyncio.to_thread(ledger.close)
 
-    async def _tell_all(self, ledger: Ledger) -> None:
-        for part in ledger.everything():
-            await self._memory.keep(self._of_rows(part))
+    async def _upload_all(self, ledger: Ledger) -> None:
+        for part in ledger.all_rows():
+            await self._state.persist(self._of_rows(part))
         if meta := {key: text for key in ("selects", "looking") if (text := ledger.meta(key))}:
-            await self._memory.keep(self._of_meta(meta))
+            await self._state.persist(self._of_meta(meta))
 
     async def run(self) -> None:
         while True:
             parts = [await self._queue.get()]
             while not self._queue.empty() and sum(map(len, parts)) < PART:
                 parts.append(self._queue.get_nowait())
-            await self._keep([entry for part in parts for entry in part])
+            await self._persist([entry for part in parts for entry in part])
             for _ in parts:
                 self._queue.task_done()
 
-    async def _keep(self, entries: Sequence[Entry]) -> None:
+    async def _persist(self, entries: Sequence[Entry]) -> None:
         while True:
             try:
-                return await self._memory.keep(entries)
+                return await self._state.persist(entries)
             except (OncueError, OSError):  # events cannot be stored either, which is told
                 await asyncio.sleep(RETRY_S)
 
     async def close(self, running: asyncio.Task[None]) -> None:
-        """When the lookout has ended; what could not be kept in time fires again elsewhere, with the same ids."""
+        """When the watcher has ended; what could not be chunk in time fires again elsewhere, with the same ids."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                await self.flushed()
+                await self.flush()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    async def flushed(self) -> None:
+    async def flush(self) -> None:
         """What was told so far is in the memory."""
         await self._queue.join()
 
-    # ------------------------------------------------------------ a Listener, in the lookout's thread
+    # ------------------------------------------------------------ a Listener, in the watcher's thread
 
-    def rows(self, rows: Sequence[Row]) -> None:
+    def rows(self, rows: Sequence[FileRow]) -> None:
         self._put(self._of_rows(rows))
 
-    def forgotten(self, keys: Sequence[Key]) -> None:
+    def forgotten(self, keys: Sequence[FileKey]) -> None:
         self._put([(self._file(*key), b"") for key in keys])
 
     def meta(self, values: Mapping[str, str]) -> None:
@@ -107,7 +107,7 @@ class LedgerCopy:
 
     # ------------------------------------------------------------ entries
 
-    def _of_rows(self, rows: Sequence[Row]) -> list[Entry]:
+    def _of_rows(self, rows: Sequence[FileRow]) -> list[Entry]:
         return [(self._file(r.folder, r.name), _encode((r.state, r.size, r.mtime_ns, r.at_us))) for r in rows]
 
     def _of_meta(self, values: Mapping[str, str]) -> list[Entry]:
@@ -116,9 +116,9 @@ class LedgerCopy:
     def _file(self, folder: str, name: str) -> bytes:
         return self._prefix + _FILE + f"{folder}\0{name}".encode()
 
-    def _read(self, entries: Sequence[Entry]) -> tuple[list[Row], list[Key], dict[str, str]]:
+    def _read(self, entries: Sequence[Entry]) -> tuple[list[FileRow], list[FileKey], dict[str, str]]:
         """(rows, keys that are forgotten, meta): the newest of each; what belongs to other folders is left out."""
-        rows: dict[Key, Row | None] = {}
+        rows: dict[FileKey, FileRow | None] = {}
         meta: dict[str, str] = {}
         for key, value in entries:
             if not key.startswith(self._prefix):
@@ -129,5 +129,5 @@ class LedgerCopy:
             elif kind == _FILE:
                 folder, _, name = text.rpartition("\0")
                 state, size, mtime_ns, at_us = _decode(value) if value else (0, 0, 0, 0)
-                rows[folder, name] = Row(folder, name, state, ANY_INODE, size, mtime_ns, at_us) if value else None
+                rows[folder, name] = FileRow(folder, name, state, ANY_INODE, size, mtime_ns, at_us) if value else None
         return [row for row in rows.values() if row], [key for key, row in rows.items() if row is None], meta

@@ -20,7 +20,7 @@ IGNORED = (".*", "*~", "*.tmp", "*.part", "*.partial", "*.crdownload", "*.swp")
 _BITS = {"close_write": CLOSED, "rename": RENAMED}
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReadyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a file is complete: all that is given must hold. `close_write`: its writer closed it. `rename`: it was
     renamed (or linked) to its name. `any`: one of these is enough. `stable`: it has not changed for so long since."""
 
@@ -37,7 +37,7 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     path: str  # the folder
     glob: str = "**/*"
     ignore: tuple[str, ...] = IGNORED
-    ready: Ready | None = None  # default: {any: [close_write, rename]}
+    ready: ReadyOptions | None = None  # default: {any: [close_write, rename]}
     refire: Literal["changed", "never"] = "changed"
     existing: bool = False  # whether files fire that are there when the trigger is first deployed
     #: Where an event has what is relative to the folder: it never begins with a slash.
@@ -54,7 +54,7 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"{e.message} ({e.remedy})") from None
 
 
-class Spec(msgspec.Struct, frozen=True):
+class FileSpec(msgspec.Struct, frozen=True):
     """The options, checked."""
 
     root: Path
@@ -80,12 +80,12 @@ class Spec(msgspec.Struct, frozen=True):
         return " and ".join(parts)
 
 
-def read_options(name: str, options: FileOptions) -> Spec:
+def read_options(name: str, options: FileOptions) -> FileSpec:
     """Raises Invalid, naming trigger and key."""
     place = f"trigger {name!r}: " if name else ""
     if not options.path or "\0" in options.path:
         raise Invalid(f"{place}path is not the name of a folder", remedy="write path: /data/2bm")
-    ready = options.ready or Ready(any=("close_write", "rename"))
+    ready = options.ready or ReadyOptions(any=("close_write", "rename"))
     stable_s = _seconds(place + "ready.stable", ready.stable)
     required = CLOSED * ready.close_write | RENAMED * ready.rename
     anyone = sum({_BITS[a] for a in ready.any})
@@ -103,7 +103,7 @@ def read_options(name: str, options: FileOptions) -> Spec:
         matches, enter = selection(options.glob, options.ignore)
     except Invalid as e:
         raise Invalid(place + e.message, remedy=e.remedy, **e.details) from None
-    return Spec(
+    return FileSpec(
         root=Path(options.path).expanduser().absolute(),
         required=required,
         any=0 if anyone & required else anyone,

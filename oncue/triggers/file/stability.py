@@ -10,10 +10,10 @@ import stat
 import sys
 from typing import NamedTuple
 
-Key = tuple[str, str]  # (folder relative to the watched one, name)
+FileKey = tuple[str, str]  # (folder relative to the watched one, name)
 
 
-class Print(NamedTuple):
+class Fingerprint(NamedTuple):
     """What tells one state of a file from another. The device is not in it: its number changes with each mount."""
 
     ino: int
@@ -21,9 +21,9 @@ class Print(NamedTuple):
     mtime_ns: int
 
 
-def fingerprint(st: os.stat_result) -> Print:
+def fingerprint(st: os.stat_result) -> Fingerprint:
     ino = st.st_ino if st.st_ino < 1 << 63 else st.st_ino - (1 << 64)  # SQLite's integers are signed
-    return Print(ino, st.st_size, st.st_mtime_ns)
+    return Fingerprint(ino, st.st_size, st.st_mtime_ns)
 
 
 def open_for_writing(path: str) -> bool | None:
@@ -53,37 +53,37 @@ def open_for_writing(path: str) -> bool | None:
         os.close(fd)
 
 
-class Waiting(NamedTuple):
+class WaitingFile(NamedTuple):
     """A file that is looked at again when due."""
 
     bits: int  # what was noticed of it so far, see base.py
     at_us: int  # when it was noticed first
-    seen: Print
+    seen: Fingerprint
     due: float  # monotonic seconds
     still: bool  # True: ready if it is unchanged when due; False: judged afresh then (somebody writes)
 
 
-class Settling:
+class StabilityQueue:
     """The waiting files, by when they are due."""
 
     def __init__(self) -> None:
-        self._files: dict[Key, Waiting] = {}
-        self._heap: list[tuple[float, Key]] = []
+        self._files: dict[FileKey, WaitingFile] = {}
+        self._heap: list[tuple[float, FileKey]] = []
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: FileKey) -> bool:
         return key in self._files
 
-    def get(self, key: Key) -> Waiting | None:
+    def get(self, key: FileKey) -> WaitingFile | None:
         return self._files.get(key)
 
-    def put(self, key: Key, waiting: Waiting) -> None:
+    def put(self, key: FileKey, waiting: WaitingFile) -> None:
         self._files[key] = waiting
         heapq.heappush(self._heap, (waiting.due, key))
 
-    def pop(self, key: Key) -> Waiting | None:
+    def pop(self, key: FileKey) -> WaitingFile | None:
         return self._files.pop(key, None)  # its entry in the heap is passed over when due
 
     def next_due(self) -> float | None:
@@ -95,9 +95,9 @@ class Settling:
             heapq.heappop(self._heap)
         return None
 
-    def take_due(self, now: float, most: int) -> list[tuple[Key, Waiting]]:
+    def pop_due(self, now: float, most: int) -> list[tuple[FileKey, WaitingFile]]:
         """Those whose time has come, at most so many; they wait no more."""
-        out: list[tuple[Key, Waiting]] = []
+        out: list[tuple[FileKey, WaitingFile]] = []
         while len(out) < most:
             due = self.next_due()
             if due is None or due > now:

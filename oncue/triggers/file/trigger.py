@@ -1,6 +1,6 @@
 """`kind: file`: a watched folder. An event for each file that is complete.
 
-    kernel ──► lookout (a thread: watch, ledger, walks) ──batches──► loop: emit ──► done ──► lookout
+    kernel ──► watcher (a thread: watch, ledger, walks) ──batches──► loop: emit ──► done ──► watcher
                                           └──► copy (ledger_replica.py), where another server may run it next
 
 What fires: each state of each file once (see ledger.py), in batches, in the order in which the files became ready.
@@ -24,20 +24,20 @@ from oncue import ids
 from oncue.errors import Invalid, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
-from oncue.triggers.base import Decision, Finding, Status, Trigger, TriggerContext
-from oncue.triggers.file.ledger_replica import LedgerCopy
+from oncue.triggers.base import Decision, ItemExplanation, Status, Trigger, TriggerContext
+from oncue.triggers.file.ledger_replica import LedgerReplica
 from oncue.triggers.file.options import FileOptions, read_options
-from oncue.triggers.file.watcher import Batch, Lookout
+from oncue.triggers.file.watcher import EventBatch, FileWatcher
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 5.0  # how long a question about a file waits for the lookout
+ANSWER_S = 5.0  # how long a question about a file waits for the watcher
 RETRY_S = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
 
 
 class FileTrigger(Trigger):
     """Raises Invalid when the options are not right. A folder that is missing is no error: it is shown in `status`, and
-    looked for again."""
+    scanned for again."""
 
     kind: ClassVar[str] = "file"
     options = FileOptions
@@ -45,23 +45,23 @@ class FileTrigger(Trigger):
     def __init__(self, name: str, options: FileOptions, context: TriggerContext) -> None:
         super().__init__(name, options, context)
         self.spec = read_options(name, options)
-        self._diary = ActivityLog(looked=False)
-        self._look = asyncio.Event()  # the first one has ended, or cannot be taken for now
-        self._acknowledged = False
-        self._lookout: Lookout | None = None
+        self._activity = ActivityLog(scanned=False)
+        self._scanned = asyncio.Event()  # the first one has ended, or cannot be taken for now
+        self._deploy_answered = False
+        self._watcher: FileWatcher | None = None
 
     def status(self) -> Status:
-        status = self._diary.status()
-        return status if self._look.is_set() else msgspec.structs.replace(status, looked=False)
+        status = self._activity.status()
+        return status if self._scanned.is_set() else msgspec.structs.replace(status, scanned=False)
 
     def decisions(self) -> list[Decision]:
         """What became of the last 100 files, oldest first, and why."""
-        return self._diary.decisions()
+        return self._activity.decisions()
 
-    async def explain(self, path: str) -> Finding:
+    async def explain(self, path: str) -> ItemExplanation:
         try:
-            if self._lookout is not None:
-                return await asyncio.wait_for(asyncio.wrap_future(self._lookout.ask(path)), ANSWER_S)
+            if self._watcher is not None:
+                return await asyncio.wait_for(asyncio.wrap_future(self._watcher.explain(path)), ANSWER_S)
             why = "it is starting"
         except TimeoutError:
             why = self.status().detail or "its filesystem does not answer"
@@ -69,57 +69,57 @@ class FileTrigger(Trigger):
             why = str(e)
         raise TriggerFailed(f"trigger {self.name} cannot tell: {why}", remedy="`oncue triggers list` shows how it is")
 
-    async def first_look(self) -> None:
+    async def initial_scan(self) -> None:
         """Also returns when the trigger ends."""
-        await self._look.wait()
+        await self._scanned.wait()
 
-    def acknowledge(self) -> None:
-        self._acknowledged = True
-        if self._lookout is not None:
-            self._lookout.acknowledge()
+    def on_deployed(self) -> None:
+        self._deploy_answered = True
+        if self._watcher is not None:
+            self._watcher.on_deployed()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        batches: asyncio.Queue[Batch] = asyncio.Queue()
+        batches: asyncio.Queue[EventBatch] = asyncio.Queue()
 
-        def publish(batch: Batch) -> None:
+        def publish(batch: EventBatch) -> None:
             loop.call_soon_threadsafe(batches.put_nowait, batch)
 
-        def on_look() -> None:
-            loop.call_soon_threadsafe(looked.set)
+        def on_scanned() -> None:
+            loop.call_soon_threadsafe(scanned.set)
 
-        looked = asyncio.Event()
+        scanned = asyncio.Event()
         folder = hashlib.blake2b(os.fsencode(self.spec.root), digest_size=8).hexdigest()
         ledger = self.context.folder / f"files-{folder}.db"
-        copy = LedgerCopy(self.context.memory, folder) if self.context.memory is not None else None
+        copy = LedgerReplica(self.context.state, folder) if self.context.state is not None else None
         async with contextlib.AsyncExitStack() as ending:
-            ending.callback(self._look.set)
+            ending.callback(self._scanned.set)
             if copy is not None:
                 await copy.restore(ledger)
                 ending.push_async_callback(copy.close, asyncio.create_task(copy.run()))
-            lookout = self._lookout = Lookout(
-                self.name, self.spec, ledger, self._diary, publish, on_look, self.context.deployed_us, copy
+            watcher = self._watcher = FileWatcher(
+                self.name, self.spec, ledger, self._activity, publish, on_scanned, self.context.deployed_us, copy
             )
-            if self._acknowledged:
-                lookout.acknowledge()
-            thread = threading.Thread(target=lookout.run, name=f"oncue-file-{self.name}", daemon=True)
+            if self._deploy_answered:
+                watcher.on_deployed()
+            thread = threading.Thread(target=watcher.run, name=f"oncue-file-{self.name}", daemon=True)
             thread.start()
-            looking = asyncio.create_task(self._look_ends(looked, copy))
+            waiting = asyncio.create_task(self._report_scanned(scanned, copy))
             try:
                 while True:
                     batch = await batches.get()
-                    lookout.done(batch.number, await self._emit(batch.events))
+                    watcher.on_durable(batch.number, await self._emit(batch.events))
             finally:
-                looking.cancel()
-                lookout.stop()
+                waiting.cancel()
+                watcher.stop()
                 await asyncio.shield(asyncio.to_thread(thread.join, 30))
 
-    async def _look_ends(self, looked: asyncio.Event, copy: LedgerCopy | None) -> None:
+    async def _report_scanned(self, scanned: asyncio.Event, copy: LedgerReplica | None) -> None:
         """Which files were there before has to be kept wherever it is kept."""
-        await looked.wait()
+        await scanned.wait()
         if copy is not None:
-            await copy.flushed()
-        self._look.set()
+            await copy.flush()
+        self._scanned.set()
 
     async def _emit(self, events: Sequence[Event]) -> frozenset[int]:
         """Returns when they are durable, with the indexes of those that nobody will ever take."""
@@ -129,7 +129,7 @@ class FileTrigger(Trigger):
                 await self.context.emit(events)
             except (Invalid, TooLarge) as e:  # one of them is wrong: the others must not suffer
                 if len(events) == 1:
-                    self._diary.skips(str(events[0].subject), f"its event was refused: {e.message}")
+                    self._activity.record_skipped(str(events[0].subject), f"its event was refused: {e.message}")
                     return frozenset((0,))
                 half = len(events) // 2
                 first = await self._emit(events[:half])
@@ -137,11 +137,11 @@ class FileTrigger(Trigger):
             except Exception as e:
                 if not isinstance(e, OncueError | OSError) and not tries:
                     log.exception("trigger %s: emit failed", self.name)
-                self._diary.trouble = f"{len(events)} events wait, they could not be stored: {e}"
+                self._activity.trouble = f"{len(events)} events wait, they could not be stored: {e}"
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
             else:
-                self._diary.trouble = ""
-                self._diary.emitted += len(events)
-                self._diary.last_us = ids.now_us()
+                self._activity.trouble = ""
+                self._activity.emitted += len(events)
+                self._activity.last_us = ids.now_us()
                 return frozenset()

@@ -27,19 +27,20 @@ from oncue import ids
 from oncue.errors import OncueError, TriggerFailed
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
-from oncue.triggers.base import Finding
+from oncue.triggers.base import ItemExplanation
 from oncue.triggers.file.baseline import Baseline
-from oncue.triggers.file.evaluator import Sieve
+from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.event import EventMaker
-from oncue.triggers.file.explain import inquire
-from oncue.triggers.file.ledger import FIRED, KNOWN, PASSED, Ledger, Listener, Pending, Row
-from oncue.triggers.file.options import Spec
-from oncue.triggers.file.pending_files import BATCH, Arrivals, Gone
-from oncue.triggers.file.scanner import Rounds
-from oncue.triggers.file.stability import Print
-from oncue.triggers.file.watch.base import Watch, network_mount, open_watch
+from oncue.triggers.file.explain import explain_file
+from oncue.triggers.file.ledger import EXISTING, FIRED, SKIPPED_FILE, FileRow, Ledger, LedgerListener, PendingBatch
+from oncue.triggers.file.options import FileSpec
+from oncue.triggers.file.pending_files import BATCH, FolderGone, PendingFiles
+from oncue.triggers.file.scanner import Scanner
+from oncue.triggers.file.stability import Fingerprint
+from oncue.triggers.file.watch.base import Watch
+from oncue.triggers.file.watch.open import network_mount, open_watch
 
-ON_THEIR_WAY = 4  # batches
+MAX_IN_FLIGHT = 4  # batches
 LINGER_S = 0.002  # between small batches, while one is on its way
 CHECK_S = 1.0  # how often the watched folder itself is looked at
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -48,60 +49,60 @@ MISSING_S = 2.0  # how often a folder that does not exist is looked for, at leas
 log = logging.getLogger(__name__)
 
 
-class Batch(NamedTuple):
+class EventBatch(NamedTuple):
     number: int
     events: Sequence[Event]
 
 
-class Lookout:
+class FileWatcher:
     def __init__(
         self,
         name: str,
-        spec: Spec,
+        spec: FileSpec,
         file: Path,
-        diary: ActivityLog,
-        publish: Callable[[Batch], None],
-        on_look: Callable[[], None] = lambda: None,
+        activity: ActivityLog,
+        publish: Callable[[EventBatch], None],
+        on_scanned: Callable[[], None] = lambda: None,
         deployed_us: int = 0,
-        listener: Listener | None = None,
+        listener: LedgerListener | None = None,
     ) -> None:
-        """Both are called in the thread: `publish` with each batch, which `done` answers; `on_look` when the first look has
+        """Both are called in the thread: `publish` with each batch, which `done` answers; `on_scanned` when the first look has
         ended, or cannot be taken for now."""
-        self._spec, self._file, self._diary, self._publish = spec, file, diary, publish
-        self._on_look, self._deployed_us, self._listener = on_look, deployed_us, listener
+        self._spec, self._file, self._activity, self._publish = spec, file, activity, publish
+        self._on_scanned, self._deployed_us, self._listener = on_scanned, deployed_us, listener
         self._make = EventMaker(name, spec).make
         self._root = os.fspath(spec.root)
-        self._sieve = Sieve(spec, diary)
-        self._arrivals = Arrivals(spec, self._sieve, diary)
-        self._on_way: dict[int, Pending] = {}
+        self._evaluator = FileEvaluator(spec, activity)
+        self._pending_files = PendingFiles(spec, self._evaluator, activity)
+        self._in_flight: dict[int, PendingBatch] = {}
         self._finished: deque[tuple[int, frozenset[int]]] = deque()
         self._next_batch = 1
         self._next_check = self._sent = 0.0
-        self._acknowledged = threading.Event()
+        self._deploy_answered = threading.Event()
         self._stop = threading.Event()
         self._waker = threading.Event()
         self._watch: Watch | None = None
         self._ledger: Ledger
         self._opened = self._ledger_open = False  # ever, and now
-        self._questions: deque[tuple[str, Future[Finding]]] = deque()
-        self._rounds: Rounds | None = None  # of this session
+        self._questions: deque[tuple[str, Future[ItemExplanation]]] = deque()
+        self._scanner: Scanner | None = None  # of this session
         self._identity = (0, 0)
         self._failures = 0
 
     # ------------------------------------------------------------ called from elsewhere
 
-    def acknowledge(self) -> None:
-        """The deploy is being answered: see `Trigger.acknowledge`."""
-        self._acknowledged.set()
+    def on_deployed(self) -> None:
+        """The deploy is being answered: see `Trigger.on_deployed`."""
+        self._deploy_answered.set()
 
-    def done(self, batch: int, refused: frozenset[int] = frozenset()) -> None:
+    def on_durable(self, batch: int, refused: frozenset[int] = frozenset()) -> None:
         """The batch is durable (but for the events at these indexes, which nobody will take)."""
         self._finished.append((batch, refused))
         self._wake()
 
-    def ask(self, path: str) -> Future[Finding]:
+    def explain(self, path: str) -> Future[ItemExplanation]:
         """Why this file fired, or did not. It is answered when the thread gets to it: never while it is stuck."""
-        future: Future[Finding] = Future()
+        future: Future[ItemExplanation] = Future()
         self._questions.append((path, future))
         self._wake()
         return future
@@ -126,23 +127,23 @@ class Lookout:
             except Exception as e:
                 if self._stop.is_set():  # the loop is closed
                     return
-                log.exception("the lookout of %s", self._root)
+                log.exception("the watcher of %s", self._root)
                 self._fail(e)
 
     # ------------------------------------------------------------ sessions
 
     def _with_ledger(self) -> None:
-        baseline = Baseline(self._spec, self._ledger, self._deployed_us, self._acknowledged.is_set)
+        baseline = Baseline(self._spec, self._ledger, self._deployed_us, self._deploy_answered.is_set)
         if baseline.resumed and not self._opened:  # the deploy that began this look was answered, perhaps
-            self._acknowledged.set()
+            self._deploy_answered.set()
         self._opened = True
-        self._diary.existing = self._ledger.count(KNOWN)
-        self._diary.looked = not baseline.open
+        self._activity.existing = self._ledger.count(EXISTING)
+        self._activity.scanned = not baseline.open
         self._publish_left()
         while not self._stop.is_set():
             try:
                 self._session(baseline)
-            except (FileNotFoundError, Gone) as e:
+            except (FileNotFoundError, FolderGone) as e:
                 self._missing(baseline, e)
             except (OSError, sqlite3.Error) as e:
                 self._fail(e)
@@ -152,42 +153,44 @@ class Lookout:
         """What an earlier process did not get to the end of."""
         for number, pending in self._ledger.pending():
             self._next_batch = max(self._next_batch, number + 1)
-            if number not in self._on_way:
+            if number not in self._in_flight:
                 self._send(number, pending)
 
     def _session(self, baseline: Baseline) -> None:
-        if self._diary.state == "starting":
-            self._diary.detail = f"{self._root}: no answer from its filesystem yet"
+        if self._activity.state == "starting":
+            self._activity.detail = f"{self._root}: no answer from its filesystem yet"
         st = os.stat(self._root)
         if not stat.S_ISDIR(st.st_mode):
             raise NotADirectoryError(20, "not a folder", self._root)
         self._identity = (st.st_dev, st.st_ino)
-        self._sieve.network = network_mount(self._spec.root)
-        baseline.network = bool(self._sieve.network)
-        baseline.there()
+        self._evaluator.network = network_mount(self._spec.root)
+        baseline.network = bool(self._evaluator.network)
+        baseline.folder_found()
         watch = self._watch = open_watch(self._spec.root)
         try:
-            rounds = self._rounds = Rounds(self._spec, watch, self._ledger, baseline, self._arrivals, self._sieve)
-            self._describe(baseline, rounds)
-            before = self._diary.existing
+            scanner = self._scanner = Scanner(
+                self._spec, watch, self._ledger, baseline, self._pending_files, self._evaluator
+            )
+            self._describe(baseline, scanner)
+            before = self._activity.existing
             while not self._stop.is_set():
-                for folder in self._arrivals.take(watch.read(self._timeout())):
-                    rounds.enter(folder)
+                for folder in self._pending_files.apply(watch.read(self._timeout())):
+                    scanner.enter(folder)
                 self._finish()
                 self._answer()
-                self._arrivals.look_again(time.monotonic())
-                ended = rounds.step(time.monotonic())
-                self._diary.existing = before + rounds.existing
+                self._pending_files.requeue_due(time.monotonic())
+                ended = scanner.step(time.monotonic())
+                self._activity.existing = before + scanner.existing
                 if ended:
-                    baseline.finished()
-                    self._describe(baseline, rounds)
+                    baseline.scan_finished()
+                    self._describe(baseline, scanner)
                 self._turn()
         finally:
-            self._watch = self._rounds = None
+            self._watch = self._scanner = None
             watch.close()
 
     def _turn(self) -> None:
-        while self._arrivals.noticed and self._may_send():
+        while self._pending_files.noticed and self._may_send():
             self._batch()
         now = time.monotonic()
         if now >= self._next_check:
@@ -196,87 +199,88 @@ class Lookout:
             self._failures = 0
 
     def _timeout(self) -> float:
-        noticed = bool(self._arrivals.noticed)
+        noticed = bool(self._pending_files.noticed)
         if self._finished or (noticed and self._may_send()):
             return 0.0
         now = time.monotonic()
         waits = [self._next_check - now]
-        walk = self._rounds.due_s(now) if self._rounds is not None else None
+        walk = self._scanner.due_s(now) if self._scanner is not None else None
         if walk is not None:
             if walk <= 0.0:
                 return 0.0
             waits.append(walk)
-        again = self._arrivals.due_s(now)
+        again = self._pending_files.due_s(now)
         if again is not None:
             waits.append(again)
-        if noticed and len(self._on_way) < ON_THEIR_WAY:
+        if noticed and len(self._in_flight) < MAX_IN_FLIGHT:
             waits.append(LINGER_S)
         return max(0.002, min(waits))
 
     def _may_send(self) -> bool:
         """A batch goes at once when none is on its way; else it may wait a moment for company."""
-        if not self._on_way:
+        if not self._in_flight:
             return True
-        full = len(self._arrivals.noticed) >= BATCH // 4 or time.monotonic() - self._sent >= LINGER_S
-        return full and len(self._on_way) < ON_THEIR_WAY
+        full = len(self._pending_files.noticed) >= BATCH // 4 or time.monotonic() - self._sent >= LINGER_S
+        return full and len(self._in_flight) < MAX_IN_FLIGHT
 
     def _check_root(self) -> None:
         st = os.stat(self._root)
         if (st.st_dev, st.st_ino) != self._identity:
-            raise Gone(2, "another folder is at its place now", self._root)
+            raise FolderGone(2, "another folder is at its place now", self._root)
 
     # ------------------------------------------------------------ how it is
 
-    def _describe(self, baseline: Baseline, rounds: Rounds) -> None:
+    def _describe(self, baseline: Baseline, scanner: Scanner) -> None:
         notes = []
-        if self._sieve.network:
+        if self._evaluator.network:
             notes.append(
-                f"on a network mount ({self._sieve.network}): what other machines write there is found by looking every"
-                f" {rounds.rescan_s:g} s, and is ready when unchanged for a while"
+                f"on a network mount ({self._evaluator.network}): what other machines write there is found by looking every"
+                f" {scanner.rescan_s:g} s, and is ready when unchanged for a while"
             )
-        if self._watch is not None and not self._watch.tells_closes:
+        if self._watch is not None and not self._watch.reports_closes:
             notes.append(
                 "this system does not tell when a writer closes a file: it is ready when unchanged for a while"
             )
-        if rounds.unwatched:
+        if scanner.unwatched:
             notes.append(
-                f"{rounds.unwatched} folders are not watched, only looked at every {rounds.rescan_s:g} s:"
+                f"{scanner.unwatched} folders are not watched, only looked at every {scanner.rescan_s:g} s:"
                 " raise the kernel's fs.inotify.max_user_watches"
             )
-        self._diary.detail = "; ".join(notes)
-        self._diary.state = "looking" if baseline.open else "running"
+        self._activity.detail = "; ".join(notes)
+        self._activity.state = "looking" if baseline.open else "running"
         if not baseline.open:
-            self._looked()
+            self._on_scan_end()
 
-    def _looked(self) -> None:
-        if not self._diary.looked:
-            self._diary.looked = True
-            self._diary.waits(
-                ".", f"{self._diary.existing:,} files were there before: they fire when they change (existing: false)"
+    def _on_scan_end(self) -> None:
+        if not self._activity.scanned:
+            self._activity.scanned = True
+            self._activity.record_waiting(
+                ".",
+                f"{self._activity.existing:,} files were there before: they fire when they change (existing: false)",
             )
-        self._on_look()
+        self._on_scanned()
 
     def _missing(self, baseline: Baseline, e: OSError) -> None:
         """The watched folder is not there, or another one is at its place now."""
         if os.path.exists(self._root):
             self._fail(e)
             return
-        baseline.nothing_there()
-        self._diary.state = "waiting"
-        self._diary.detail = f"{self._root} does not exist: it is looked for every {MISSING_S:g} s" + (
+        baseline.folder_missing()
+        self._activity.state = "waiting"
+        self._activity.detail = f"{self._root} does not exist: it is looked for every {MISSING_S:g} s" + (
             "" if baseline.open else ", and what is new in it fires then"
         )
         if not baseline.open:
-            self._diary.looked = True
-        self._on_look()
+            self._activity.scanned = True
+        self._on_scanned()
         self._pause(MISSING_S)
 
     def _fail(self, e: Exception) -> None:
-        self._diary.state = "failed"
+        self._activity.state = "failed"
         what = e.strerror if isinstance(e, OSError) and e.strerror else e
         place = e.filename if isinstance(e, OSError) and isinstance(e.filename, str) else self._root
-        self._diary.detail = f"{place}: {what}" if isinstance(e, OSError) else f"{what}"
-        self._on_look()
+        self._activity.detail = f"{place}: {what}" if isinstance(e, OSError) else f"{what}"
+        self._on_scanned()
         self._pause(BACKOFF_S[-1])
 
     def _pause(self, longest_s: float) -> None:
@@ -297,50 +301,50 @@ class Lookout:
     # ------------------------------------------------------------ deciding
 
     def _batch(self) -> None:
-        noticed = self._arrivals.noticed
+        noticed = self._pending_files.noticed
         keys = list(islice(noticed, BATCH))
         remembered = self._ledger.find(keys)
-        rows: list[Row] = []
+        rows: list[FileRow] = []
         events: list[Event] = []
         now_us = ids.now_us()
         for key in keys:
             arrived = noticed.pop(key)
-            ready = self._sieve.decide(key, arrived, remembered.get(key))
+            ready = self._evaluator.decide(key, arrived, remembered.get(key))
             if ready is None:
                 continue
             st, seen, why = ready
             events.append(self._make(key, st, seen, why, arrived.at_us, now_us))
-            rows.append(Row(*key, FIRED, *seen, now_us))
-            self._diary.fires(self._sieve.relative(key), why, now_us)
-        self._ledger.store(self._sieve.take_passed())
+            rows.append(FileRow(*key, FIRED, *seen, now_us))
+            self._activity.record_fired(self._evaluator.relative(key), why, now_us)
+        self._ledger.store(self._evaluator.drain_skipped())
         if events:
-            number, pending = self._next_batch, Pending(rows, events)
+            number, pending = self._next_batch, PendingBatch(rows, events)
             self._next_batch += 1
-            self._ledger.pend(number, pending)
+            self._ledger.store_pending(number, pending)
             self._send(number, pending)
 
-    def _send(self, number: int, pending: Pending) -> None:
-        self._on_way[number] = pending
+    def _send(self, number: int, pending: PendingBatch) -> None:
+        self._in_flight[number] = pending
         for row in pending.rows:
-            self._sieve.on_way[row.folder, row.name] = Print(row.ino, row.size, row.mtime_ns)
+            self._evaluator.in_flight[row.folder, row.name] = Fingerprint(row.ino, row.size, row.mtime_ns)
         self._sent = time.monotonic()
-        self._publish(Batch(number, pending.events))
+        self._publish(EventBatch(number, pending.events))
 
     # ------------------------------------------------------------ answers
 
     def _answer(self) -> None:
         """Questions of people."""
-        rescan_s = self._rounds.rescan_s if self._rounds is not None else 0.0
+        rescan_s = self._scanner.rescan_s if self._scanner is not None else 0.0
         while self._questions:
             path, future = self._questions.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
-            status = self._diary.status()
+            status = self._activity.status()
             try:
                 if not self._ledger_open:
                     raise TriggerFailed(status.detail, remedy="`oncue triggers list` shows how it is")
                 future.set_result(
-                    inquire(path, self._spec, status, self._ledger, self._sieve, self._arrivals, rescan_s)
+                    explain_file(path, self._spec, status, self._ledger, self._evaluator, self._pending_files, rescan_s)
                 )
             except (OncueError, OSError, sqlite3.Error) as e:
                 future.set_exception(e)
@@ -348,13 +352,13 @@ class Lookout:
     def _finish(self) -> None:
         while self._finished:
             number, refused = self._finished[0]
-            pending = self._on_way.get(number)
+            pending = self._in_flight.get(number)
             if pending is not None:
-                rows = [r._replace(state=PASSED) if i in refused else r for i, r in enumerate(pending.rows)]
-                self._ledger.done(number, rows)  # when this fails, it is tried again
-                del self._on_way[number]
+                rows = [r._replace(state=SKIPPED_FILE) if i in refused else r for i, r in enumerate(pending.rows)]
+                self._ledger.complete(number, rows)  # when this fails, it is tried again
+                del self._in_flight[number]
                 for row in rows:
                     key = (row.folder, row.name)
-                    if self._sieve.on_way.get(key) == (row.ino, row.size, row.mtime_ns):
-                        del self._sieve.on_way[key]
+                    if self._evaluator.in_flight.get(key) == (row.ino, row.size, row.mtime_ns):
+                        del self._evaluator.in_flight[key]
             self._finished.popleft()

@@ -44,7 +44,7 @@ _REMEDY = 'write verify: {bearer: "${secret:NAME}"}, or github or standard-webho
 Secret = str | tuple[str, ...]
 
 
-class Verify(
+class VerifyOptions(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
@@ -62,7 +62,7 @@ class Verify(
 class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`kind: webhook`. Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}"."""
 
-    verify: Annotated[Verify | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
+    verify: Annotated[VerifyOptions | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
     type: str = ""  # of the events that wrap what is no CloudEvent
     identity: Literal["request", "body"] = "request"  # where no header names the request
 
@@ -85,23 +85,23 @@ class WebhookTrigger(HttpTrigger):
         self._options = options
         self._place = f"trigger {name!r}: verify"
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
-        self._diary = ActivityLog()
+        self._activity = ActivityLog()
         self._way, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
 
     def status(self) -> Status:
-        return self._diary.status()
+        return self._activity.status()
 
     def decisions(self) -> list[Decision]:
         """What became of the last 100 requests, oldest first, and why."""
-        return self._diary.decisions()
+        return self._activity.decisions()
 
     async def run(self) -> None:
-        self._diary.state = "running"
+        self._activity.state = "running"
         try:
             if self._way != "none":
                 self._keys()
         except OncueError as e:
-            self._diary.state, self._diary.detail = "failed", self._diary.detail or str(e)
+            self._activity.state, self._activity.detail = "failed", self._activity.detail or str(e)
         await asyncio.Event().wait()  # the API calls `receive`
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -110,14 +110,14 @@ class WebhookTrigger(HttpTrigger):
         try:
             events = self._read(headers, body)
         except OncueError as e:
-            self._diary.skips("a request", e.message)
+            self._activity.record_skipped("a request", e.message)
             raise
         if events:
             await self.context.emit(events)
-        self._diary.emitted += len(events)
-        self._diary.last_us = ids.now_us()
+        self._activity.emitted += len(events)
+        self._activity.last_us = ids.now_us()
         for event in events:
-            self._diary.fires(event.id, event.type, self._diary.last_us)
+            self._activity.record_fired(event.id, event.type, self._activity.last_us)
         return 202, dict(_ANSWER), msgspec.json.encode({"accepted": len(events)})
 
     # ------------------------------------------------------------ a request
@@ -190,14 +190,14 @@ class WebhookTrigger(HttpTrigger):
             except (NotFound, Invalid) as e:
                 missing = f"{written}: {e.message}" if _REFERENCE.fullmatch(written) else e.message
                 remedy = e.remedy
-        if missing and self._diary.state != "starting":  # the remedy names paths: for the owner, not for senders
-            self._diary.detail = f"{missing} ({remedy})" if remedy else missing
+        if missing and self._activity.state != "starting":  # the remedy names paths: for the owner, not for senders
+            self._activity.detail = f"{missing} ({remedy})" if remedy else missing
         if not keys:
-            self._diary.state = "failed"
+            self._activity.state = "failed"
             raise TriggerFailed(f"{self._place}: {missing}", remedy="store the secret on the server; senders try again")
-        self._diary.state = "running"
+        self._activity.state = "running"
         if not missing:
-            self._diary.detail = ""
+            self._activity.detail = ""
         return keys
 
     def _resolve(self, written: str) -> str:
@@ -212,11 +212,11 @@ class WebhookTrigger(HttpTrigger):
         return secret
 
 
-def read_verify(verify: Verify | str | None, place: str) -> tuple[str, tuple[str, ...], float]:
+def read_verify(verify: VerifyOptions | str | None, place: str) -> tuple[str, tuple[str, ...], float]:
     """(way, secrets as written, tolerance in s). Raises Invalid, naming the place."""
     if verify == "none":
         return "none", (), 0.0
-    if not isinstance(verify, Verify):
+    if not isinstance(verify, VerifyOptions):
         raise Invalid(f"{place} is missing: anybody could send events", remedy=_REMEDY)
     given: dict[str, Any] = {
         way: getattr(verify, way) for way in ("standard_webhooks", "github", "bearer") if getattr(verify, way)

@@ -1,83 +1,51 @@
-"""What tells a file trigger that something happened below its folder: the seam, and which one this machine has.
+"""Interface of the watches: sources of change notices below a folder.
 
-    kernel ──► Watch.read() ──► [Notice, ...] ──► lookout
+    kernel ──► Watch.read() ──► [Notice, ...] ──► FileWatcher
 
-Paths are (folder, name): the folder relative to the watched one with slashes ("" is the watched one itself), as
-`os.fsdecode` gives them.
+Paths are (folder, name). The folder is relative to the watched one, with slashes; "" is the watched
+folder itself. Both parts are texts as `os.fsdecode` returns them.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
-# What was noticed about a file: bits, so that several add up ...
+# Kinds of notices about a file. They are bits, so that several can be combined ...
 CLOSED = 1  # a writer closed it
 RENAMED = 2  # it was renamed, or linked, to this name
-FOUND = 4  # a scan met it: nobody knows how it came
-HINT = 8  # something changed, on a system that does not tell of closes
-CREATED = 128  # it has a name now: the start of a write, or a link to a file that is whole
+FOUND = 4  # a scan found it: how it came is unknown
+CHANGED = 8  # something changed, on a system that does not report closes
+CREATED = 128  # the name is new: the start of a write, or a link to a complete file
 # ... and about folders.
-ENTERED = 16  # a folder is new, or has a new name: scan it
-OVERFLOW = 32  # the kernel lost events: scan everything
-LOST = 64  # the watched folder itself went away
-
-NETWORK_TYPES = (
-    "nfs nfs4 cifs smb3 smbfs lustre gpfs beegfs ceph afs panfs pvfs2 orangefs glusterfs 9p virtiofs"
-    " fuse.sshfs fuse.glusterfs fuse.beegfs fuse.ceph fuse.juicefs fuse.s3fs fuse.rclone"
-)
+FOLDER_ADDED = 16  # a folder is new or has a new name: scan it
+OVERFLOW = 32  # the kernel lost notices: scan everything
+ROOT_GONE = 64  # the watched folder itself was moved, removed or unmounted
 
 
 class Notice(NamedTuple):
+    """One change that the system reported."""
+
     kind: int
     folder: str
     name: str
-    at_us: int  # when the kernel told us
+    at_us: int  # when the notice was read
 
 
 class Watch(Protocol):
-    tells_closes: bool
+    """Reports changes below one folder. `wake` may be called from any thread."""
+
+    reports_closes: bool  # False: files must stay unchanged for a while before they count as complete
 
     def add(self, folder: str) -> None:
-        """Watch this folder (not what is below it). Again is harmless. Raises OSError."""
+        """Watch this folder, without its subfolders. Idempotent. Raises OSError."""
         ...
 
     def read(self, timeout_s: float) -> list[Notice]:
-        """What happened since; waits for it, or until `wake`. Raises OSError."""
+        """Return the notices since the last call; wait for one, or for `wake`. Raises OSError."""
         ...
 
     def wake(self) -> None:
-        """End a `read`, from any thread."""
+        """End a running `read`."""
         ...
 
     def close(self) -> None: ...
-
-
-def open_watch(root: Path, system: str = sys.platform) -> Watch:
-    """The watch that this system has. Raises OSError (the folder is missing, no permission, kernel's limits)."""
-    if system == "linux":
-        from oncue.triggers.file.watch.inotify import InotifyWatch
-
-        return InotifyWatch(root)
-    from oncue.triggers.file.watch.watchdog import ObserverWatch
-
-    return ObserverWatch(root)
-
-
-def network_mount(root: Path) -> str:
-    """The type of the network filesystem that holds the folder (on Linux); "" for a local one.
-
-    The kernel tells only of what this machine does there: other nodes' writes are seen by scans."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in lines:  # proc(5): ... (5) mount point ... " - " type source options
-        left, _, right = line.partition(" - ")
-        point = left.split(" ")[4].replace("\\040", " ")
-        inside = str(root) == point or str(root).startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, right.split(" ")[0]
-    return kind if kind in NETWORK_TYPES.split() else ""

@@ -20,7 +20,7 @@ from pathlib import Path
 from watchdog.observers.inotify_c import InotifyConstants as K
 from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch, inotify_init, inotify_rm_watch
 
-from oncue.triggers.file.watch.base import CLOSED, CREATED, ENTERED, LOST, OVERFLOW, RENAMED, Notice
+from oncue.triggers.file.watch.base import CLOSED, CREATED, FOLDER_ADDED, OVERFLOW, RENAMED, ROOT_GONE, Notice
 
 _HEAD = struct.Struct("=iIII")  # inotify(7): wd, mask, cookie, length of the name that follows
 _READ_BYTES = 1 << 18
@@ -30,7 +30,7 @@ _GONE = K.IN_IGNORED | K.IN_UNMOUNT | K.IN_MOVE_SELF | K.IN_DELETE_SELF
 
 
 class InotifyWatch:
-    tells_closes = True
+    reports_closes = True
 
     def __init__(self, root: Path) -> None:
         self._root = os.fsencode(root)
@@ -111,7 +111,7 @@ class InotifyWatch:
                 if mask & K.IN_MOVED_FROM:
                     self._drop(below)
                 else:
-                    out.append(Notice(ENTERED, below, "", at_us))
+                    out.append(Notice(FOLDER_ADDED, below, "", at_us))
             elif mask & K.IN_CLOSE_WRITE:
                 out.append(Notice(CLOSED, folder, name, at_us))
             elif mask & K.IN_MOVED_TO:
@@ -121,7 +121,7 @@ class InotifyWatch:
 
     def _ended(self, wd: int, folder: str, at_us: int, out: list[Notice]) -> None:
         if not folder:
-            out.append(Notice(LOST, "", "", at_us))
+            out.append(Notice(ROOT_GONE, "", "", at_us))
             return
         del self._folders[wd]
         if self._watches.get(folder) == wd:

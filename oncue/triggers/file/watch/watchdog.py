@@ -12,13 +12,13 @@ from pathlib import Path
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from oncue.triggers.file.watch.base import ENTERED, HINT, LOST, OVERFLOW, RENAMED, Notice
+from oncue.triggers.file.watch.base import CHANGED, FOLDER_ADDED, OVERFLOW, RENAMED, ROOT_GONE, Notice
 
-_MAX = 100_000  # notices held for the lookout; beyond, a scan is cheaper
+_MAX = 100_000  # notices held for the watcher; beyond, a scan is cheaper
 
 
 class ObserverWatch(FileSystemEventHandler):
-    tells_closes = False
+    reports_closes = False
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -38,7 +38,7 @@ class ObserverWatch(FileSystemEventHandler):
             self._some.wait(timeout_s)
         self._some.clear()
         if not self._observer.is_alive():
-            return [Notice(LOST, "", "", time.time_ns() // 1_000)]
+            return [Notice(ROOT_GONE, "", "", time.time_ns() // 1_000)]
         full = len(self._notices) == _MAX
         out: list[Notice] = []
         while self._notices:
@@ -64,7 +64,7 @@ class ObserverWatch(FileSystemEventHandler):
             return
         if event.is_directory:
             if event.event_type != "modified" and name != ".":
-                self._notices.append(Notice(ENTERED, f"{folder}/{name}" if folder else name, "", at_us))
+                self._notices.append(Notice(FOLDER_ADDED, f"{folder}/{name}" if folder else name, "", at_us))
         else:
-            self._notices.append(Notice(RENAMED if moved else HINT, folder, name, at_us))
+            self._notices.append(Notice(RENAMED if moved else CHANGED, folder, name, at_us))
         self._some.set()

@@ -7,13 +7,13 @@ import msgspec
 
 from oncue.ids import now_us
 from oncue.triggers.file.baseline import SKEW_S, TICK_S, Baseline
-from oncue.triggers.file.ledger import KNOWN, Ledger, Row
-from oncue.triggers.file.options import FileOptions, Spec, read_options
+from oncue.triggers.file.ledger import EXISTING, FileRow, Ledger
+from oncue.triggers.file.options import FileOptions, FileSpec, read_options
 
 HOUR_US = 3_600_000_000
 
 
-def spec(tmp: Path, **options: object) -> Spec:
+def spec(tmp: Path, **options: object) -> FileSpec:
     return read_options("t", msgspec.convert({"path": str(tmp), **options}, FileOptions))
 
 
@@ -30,35 +30,35 @@ def test_the_first_look_asks_no_clock(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
     base = Baseline(spec(tmp_path), ledger, deployed_us=now_us())
     for at_us in (1, now_us(), now_us() + HOUR_US):  # the file server's clock is ahead
-        assert base.was_there("", "a", changed(at_us), nobody)
-    assert not base.was_there("", "a", changed(now_us()), lambda: True)  # somebody writes it
-    assert base.was_there("", "a", changed(1), lambda: True)  # not since yesterday
-    base.finished()
+        assert base.existed("", "a", changed(at_us), nobody)
+    assert not base.existed("", "a", changed(now_us()), lambda: True)  # somebody writes it
+    assert base.existed("", "a", changed(1), lambda: True)  # not since yesterday
+    base.scan_finished()
     assert not base.open
-    assert not base.was_there("", "a", changed(1), nobody)
+    assert not base.existed("", "a", changed(1), nobody)
     assert not Baseline(spec(tmp_path), ledger).open
 
 
 def test_by_time_what_is_in_doubt_is_new(tmp_path: Path) -> None:
     at_us = now_us() - HOUR_US
     base = Baseline(spec(tmp_path), Ledger(tmp_path / "l.db"), at_us, by_time=lambda: True)
-    assert base.was_there("", "a", changed(at_us - round(1.1e6 * TICK_S)), nobody)
-    assert not base.was_there("", "a", changed(at_us - round(0.9e6 * TICK_S)), nobody)
-    assert not base.was_there("", "a", changed(at_us), nobody)
+    assert base.existed("", "a", changed(at_us - round(1.1e6 * TICK_S)), nobody)
+    assert not base.existed("", "a", changed(at_us - round(0.9e6 * TICK_S)), nobody)
+    assert not base.existed("", "a", changed(at_us), nobody)
     base.network = True
-    assert base.was_there("", "a", changed(at_us - round(1.1e6 * SKEW_S)), nobody)
-    assert not base.was_there("", "a", changed(at_us - round(0.9e6 * SKEW_S)), nobody)
+    assert base.existed("", "a", changed(at_us - round(1.1e6 * SKEW_S)), nobody)
+    assert not base.existed("", "a", changed(at_us - round(0.9e6 * SKEW_S)), nobody)
 
 
 def test_a_deploy_of_long_ago_without_a_memory_has_lost_it(tmp_path: Path) -> None:
     """Not all that has come since the deploy shall fire again."""
     base = Baseline(spec(tmp_path), Ledger(tmp_path / "l.db"), now_us() - 48 * HOUR_US, by_time=lambda: True)
-    assert base.was_there("", "a", changed(now_us() - HOUR_US), nobody)
+    assert base.existed("", "a", changed(now_us() - HOUR_US), nobody)
 
 
 def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
     base = Baseline(spec(tmp_path), Ledger(tmp_path / "l.db"), now_us() + HOUR_US, by_time=lambda: True)
-    assert not base.was_there("", "a", changed(now_us()), nobody)
+    assert not base.existed("", "a", changed(now_us()), nobody)
 
 
 def test_a_look_that_was_cut_short_goes_on_with_its_own_time(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_a_look_that_was_cut_short_goes_on_with_its_own_time(tmp_path: Path) -> 
     assert not Baseline(spec(tmp_path), ledger, at_us).resumed
     again = Baseline(spec(tmp_path), ledger, now_us(), by_time=lambda: True)
     assert again.resumed
-    assert again.was_there("", "a", changed(at_us - HOUR_US), nobody)
-    assert not again.was_there("", "a", changed(at_us + 1), nobody)
+    assert again.existed("", "a", changed(at_us - HOUR_US), nobody)
+    assert not again.existed("", "a", changed(at_us + 1), nobody)
 
 
 def test_a_look_that_has_not_ended_when_the_globs_change(tmp_path: Path) -> None:
@@ -78,30 +78,30 @@ def test_a_look_that_has_not_ended_when_the_globs_change(tmp_path: Path) -> None
     Baseline(spec(tmp_path, glob="*.h5"), ledger, first_us)
     base = Baseline(spec(tmp_path, glob="*.{h5,tif}"), ledger, now_us())
     assert not base.resumed
-    assert not base.was_there("", "a.h5", changed(first_us + 1), nobody)
-    assert base.was_there("", "a.h5", changed(first_us - HOUR_US), nobody)
-    assert base.was_there("", "a.tif", changed(first_us + 1), nobody)
-    base.finished()
+    assert not base.existed("", "a.h5", changed(first_us + 1), nobody)
+    assert base.existed("", "a.h5", changed(first_us - HOUR_US), nobody)
+    assert base.existed("", "a.tif", changed(first_us + 1), nobody)
+    base.scan_finished()
     assert not Baseline(spec(tmp_path, glob="*.{h5,tif}"), ledger).open
     back = Baseline(spec(tmp_path, glob="*.h5"), ledger)
-    assert not back.was_there("", "a.h5", changed(1), nobody)
+    assert not back.existed("", "a.h5", changed(1), nobody)
 
 
 def test_going_back_to_globs_that_were_looked_at_ends_the_look_for_others(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
-    Baseline(spec(tmp_path, glob="*.h5"), ledger).finished()
+    Baseline(spec(tmp_path, glob="*.h5"), ledger).scan_finished()
     Baseline(spec(tmp_path, glob="*.tif"), ledger)
     assert not Baseline(spec(tmp_path, glob="*.h5"), ledger).open
     fresh = Baseline(spec(tmp_path, glob="*.tif"), ledger)
     assert not fresh.resumed
-    assert fresh.was_there("", "a.tif", changed(now_us()), nobody)
+    assert fresh.existed("", "a.tif", changed(now_us()), nobody)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
     base = Baseline(spec(tmp_path), ledger)
-    base.nothing_there()
-    assert not base.was_there("", "a", changed(1), nobody)  # it came later
+    base.folder_missing()
+    assert not base.existed("", "a", changed(1), nobody)  # it came later
     assert not base.open
 
 
@@ -109,23 +109,23 @@ def test_a_folder_that_goes_away_during_the_look(tmp_path: Path) -> None:
     """What is in it when it comes back was there before, as far as one can tell."""
     ledger = Ledger(tmp_path / "l.db")
     base = Baseline(spec(tmp_path), ledger)
-    base.there()
-    ledger.store([Row("", "a", KNOWN, 1, 1, 1, 1)])
-    base.nothing_there()
-    assert base.was_there("", "b", changed(1), nobody)
+    base.folder_found()
+    ledger.store([FileRow("", "a", EXISTING, 1, 1, 1, 1)])
+    base.folder_missing()
+    assert base.existed("", "b", changed(1), nobody)
     again = Baseline(spec(tmp_path), ledger)
-    again.nothing_there()
-    assert again.was_there("", "b", changed(1), nobody)
+    again.folder_missing()
+    assert again.existed("", "b", changed(1), nobody)
 
 
 def test_a_folder_that_is_missing_when_the_server_starts_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
     """The server died between the deploy's record and the first look; then a disk is mounted late."""
     base = Baseline(spec(tmp_path), Ledger(tmp_path / "l.db"), now_us() - 1, by_time=lambda: True)
-    base.nothing_there()
-    assert base.was_there("", "a", changed(1), nobody)
+    base.folder_missing()
+    assert base.existed("", "a", changed(1), nobody)
 
 
 def test_existing_true_has_nothing_to_look_for(tmp_path: Path) -> None:
     base = Baseline(spec(tmp_path, existing=True), Ledger(tmp_path / "l.db"))
     assert not base.open
-    assert not base.was_there("", "a", changed(1), nobody)
+    assert not base.existed("", "a", changed(1), nobody)

@@ -5,12 +5,12 @@ import pytest
 
 from oncue.errors import Conflict, LogError
 from oncue.protocol.records import Event
-from oncue.triggers.file.ledger import FIRED, KEEP_GONE_US, KNOWN, Ledger, Pending, Row
-from oncue.triggers.file.stability import Print
+from oncue.triggers.file.ledger import EXISTING, FIRED, KEEP_GONE_US, FileRow, Ledger, PendingBatch
+from oncue.triggers.file.stability import Fingerprint
 
 
-def row(name: str, folder: str = "", state: int = FIRED, size: int = 1, ino: int = 7) -> Row:
-    return Row(folder, name, state, ino, size, 1_700_000_000_000_000_000, 5)
+def row(name: str, folder: str = "", state: int = FIRED, size: int = 1, ino: int = 7) -> FileRow:
+    return FileRow(folder, name, state, ino, size, 1_700_000_000_000_000_000, 5)
 
 
 def event(name: str) -> Event:
@@ -24,41 +24,41 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def test_a_pending_batch_comes_back_word_for_word_until_it_is_done(tmp_path: Path) -> None:
     first = Ledger(tmp_path / "l.db")
-    pending = Pending([row("a"), row("b", "sub")], [event("a"), event("b")])
-    first.pend(3, pending)
+    pending = PendingBatch([row("a"), row("b", "sub")], [event("a"), event("b")])
+    first.store_pending(3, pending)
     assert first.find([("", "a")]) == {}
     first.close()
     second = Ledger(tmp_path / "l.db")
     assert second.pending() == [(3, pending)]
-    second.done(3, pending.rows)
+    second.complete(3, pending.rows)
     assert second.pending() == []
     assert set(second.find([("", "a"), ("sub", "b"), ("", "b")])) == {("", "a"), ("sub", "b")}
-    second.done(3, pending.rows)  # again: nothing changes
+    second.complete(3, pending.rows)  # again: nothing changes
     assert second.count() == 2
     second.close()
 
 
 def test_the_newest_state_counts(ledger: Ledger) -> None:
-    ledger.store([row("a", state=KNOWN)])
+    ledger.store([row("a", state=EXISTING)])
     ledger.store([row("a", size=2, ino=-(1 << 63))])
     (found,) = ledger.find([("", "a")]).values()
-    assert (found.state, found.seen) == (FIRED, Print(-(1 << 63), 2, 1_700_000_000_000_000_000))
+    assert (found.state, found.seen) == (FIRED, Fingerprint(-(1 << 63), 2, 1_700_000_000_000_000_000))
     assert ledger.listing("")["a"] == found
 
 
 def test_what_is_met_does_not_overwrite_what_is_remembered(ledger: Ledger) -> None:
     """A walk's listing is older than what was done meanwhile."""
     ledger.store([row("a")])
-    assert ledger.store_unknown([row("a", state=KNOWN), row("b", state=KNOWN)]) == 1
-    assert {name: found.state for name, found in ledger.listing("").items()} == {"a": FIRED, "b": KNOWN}
-    assert (ledger.count(), ledger.count(KNOWN)) == (2, 1)
+    assert ledger.store_unknown([row("a", state=EXISTING), row("b", state=EXISTING)]) == 1
+    assert {name: found.state for name, found in ledger.listing("").items()} == {"a": FIRED, "b": EXISTING}
+    assert (ledger.count(), ledger.count(EXISTING)) == (2, 1)
     assert ledger.store_unknown([]) == 0
 
 
 def test_the_end_of_the_first_look_is_remembered(tmp_path: Path) -> None:
     first = Ledger(tmp_path / "deep" / "l.db")
     first.set_meta(looking="x", selects="old")
-    first.settle(looking="", selects="new")
+    first.commit_meta(looking="", selects="new")
     first.close()
     second = Ledger(tmp_path / "deep" / "l.db")
     assert (second.meta("looking"), second.meta("selects"), second.meta("other")) == ("", "new", "")
@@ -74,12 +74,12 @@ def test_names_with_anything_in_them(ledger: Ledger) -> None:
 
 def test_gone_and_back_and_forgotten(ledger: Ledger) -> None:
     ledger.store([row("a"), row("b"), row("c", "sub")])
-    ledger.gone([("", "a"), ("", "b")], 100)
-    ledger.gone([("", "a")], 200)  # the first time counts
-    ledger.folder_gone("sub", 150)
+    ledger.mark_gone([("", "a"), ("", "b")], 100)
+    ledger.mark_gone([("", "a")], 200)  # the first time counts
+    ledger.mark_folder_gone("sub", 150)
     assert ledger.folders() == []
-    ledger.back([("", "b")])
-    ledger.forget(100 + KEEP_GONE_US)
+    ledger.mark_present([("", "b")])
+    ledger.prune(100 + KEEP_GONE_US)
     assert set(ledger.listing("")) == {"b"}
     assert set(ledger.listing("sub")) == {"c"}
     assert ledger.folders() == [""]
@@ -88,17 +88,17 @@ def test_gone_and_back_and_forgotten(ledger: Ledger) -> None:
 def test_what_is_gone_is_bounded(ledger: Ledger) -> None:
     ledger.store([row(str(i)) for i in range(20)])
     for i in range(10):
-        ledger.gone([("", str(i))], 100 + i)
-    ledger.forget(200, keep=4)
+        ledger.mark_gone([("", str(i))], 100 + i)
+    ledger.prune(200, keep=4)
     assert sorted(map(int, ledger.listing(""))) == [6, 7, 8, 9, *range(10, 20)]
 
 
 def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
-    ledger.pend(1, Pending([row("a")], [event("a")]))
+    ledger.store_pending(1, PendingBatch([row("a")], [event("a")]))
     with pytest.raises((TypeError, sqlite3.Error)):
-        ledger.done(1, [("", None, 0, 1, 1, 1, 1)])  # type: ignore[list-item]
+        ledger.complete(1, [("", None, 0, 1, 1, 1, 1)])  # type: ignore[list-item]
     assert len(ledger.pending()) == 1
-    ledger.done(1, [row("a")])
+    ledger.complete(1, [row("a")])
 
 
 def test_two_at_once_and_a_damaged_one(tmp_path: Path) -> None:

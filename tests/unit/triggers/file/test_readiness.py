@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from oncue.triggers.file.event import EventMaker
-from oncue.triggers.file.options import FileOptions, Spec, read_options
-from oncue.triggers.file.readiness import BUSY, FALLBACK_S, PASSED_OVER, READY, STILL, judge
-from oncue.triggers.file.stability import Print, Settling, Waiting, fingerprint, open_for_writing
-from oncue.triggers.file.watch.base import CLOSED, FOUND, HINT, RENAMED, network_mount
+from oncue.triggers.file.options import FileOptions, FileSpec, read_options
+from oncue.triggers.file.readiness import BUSY, FALLBACK_S, READY, SKIPPED, STABILIZING, check_readiness
+from oncue.triggers.file.stability import Fingerprint, StabilityQueue, WaitingFile, fingerprint, open_for_writing
+from oncue.triggers.file.watch.base import CHANGED, CLOSED, FOUND, RENAMED
+from oncue.triggers.file.watch.open import network_mount
 
 
-def spec(**options: object) -> Spec:
+def spec(**options: object) -> FileSpec:
     return read_options("detector", msgspec.convert({"path": "/data", **options}, FileOptions))
 
 
@@ -28,25 +29,25 @@ TABLE = [
     (None, RENAMED, True, READY, 0),
     (None, FOUND, False, READY, 0),
     (None, FOUND, True, BUSY, 0),
-    (None, FOUND, None, STILL, FALLBACK_S),
+    (None, FOUND, None, STABILIZING, FALLBACK_S),
     (None, FOUND | CLOSED, True, READY, 0),
-    (None, HINT, None, STILL, FALLBACK_S),
+    (None, CHANGED, None, STABILIZING, FALLBACK_S),
     (CLOSE, CLOSED, None, READY, 0),
-    (CLOSE, RENAMED, False, PASSED_OVER, 0),
+    (CLOSE, RENAMED, False, SKIPPED, 0),
     (CLOSE, RENAMED, True, BUSY, 0),
     (CLOSE, RENAMED | CLOSED, None, READY, 0),
-    (RENAME, CLOSED, None, PASSED_OVER, 0),
+    (RENAME, CLOSED, None, SKIPPED, 0),
     (RENAME, RENAMED, None, READY, 0),
-    (BOTH, CLOSED, None, PASSED_OVER, 0),
+    (BOTH, CLOSED, None, SKIPPED, 0),
     (BOTH, RENAMED, False, READY, 0),
     (BOTH, RENAMED, True, BUSY, 0),
-    (BOTH, RENAMED, None, STILL, FALLBACK_S),
+    (BOTH, RENAMED, None, STABILIZING, FALLBACK_S),
     (BOTH, RENAMED | CLOSED, None, READY, 0),
-    (STABLE, CLOSED, None, STILL, 3),
-    (STABLE, FOUND, True, STILL, 3),
-    (ANY_STABLE, CLOSED, None, STILL, 3),
-    (ANY_STABLE, FOUND, False, STILL, 3),
-    (ANY_STABLE, FOUND, None, STILL, 3),
+    (STABLE, CLOSED, None, STABILIZING, 3),
+    (STABLE, FOUND, True, STABILIZING, 3),
+    (ANY_STABLE, CLOSED, None, STABILIZING, 3),
+    (ANY_STABLE, FOUND, False, STABILIZING, 3),
+    (ANY_STABLE, FOUND, None, STABILIZING, 3),
     (ANY_STABLE, FOUND, True, BUSY, 0),
 ]
 
@@ -54,7 +55,7 @@ TABLE = [
 @pytest.mark.parametrize(("ready", "bits", "writing", "verdict", "seconds"), TABLE)
 def test_judge(ready: object, bits: int, writing: bool | None, verdict: str, seconds: float) -> None:
     options = {} if ready is None else {"ready": ready}
-    found = judge(spec(**options), bits, lambda: writing)
+    found = check_readiness(spec(**options), bits, lambda: writing)
     assert found[:2] == (verdict, seconds)
     assert bool(found[2]) is (verdict != READY)
 
@@ -122,15 +123,15 @@ def test_which_folders_may_hold_files() -> None:
 
 
 def test_settling_gives_what_is_due_in_order() -> None:
-    settling = Settling()
+    settling = StabilityQueue()
     for i, due in enumerate((3.0, 1.0, 2.0)):
-        settling.put(("", f"{i}"), Waiting(CLOSED, 0, Print(1, 1, 1), due, True))
-    settling.put(("", "1"), Waiting(CLOSED, 0, Print(1, 1, 2), 2.5, True))  # later than first told
+        settling.put(("", f"{i}"), WaitingFile(CLOSED, 0, Fingerprint(1, 1, 1), due, True))
+    settling.put(("", "1"), WaitingFile(CLOSED, 0, Fingerprint(1, 1, 2), 2.5, True))  # later than first told
     assert settling.next_due() == 2.0
-    assert [key[1] for key, _ in settling.take_due(2.6, 10)] == ["2", "1"]
+    assert [key[1] for key, _ in settling.pop_due(2.6, 10)] == ["2", "1"]
     assert ("", "0") in settling
     assert len(settling) == 1
-    assert settling.take_due(2.6, 10) == []
+    assert settling.pop_due(2.6, 10) == []
     assert settling.pop(("", "0")) is not None
     assert settling.next_due() is None
 

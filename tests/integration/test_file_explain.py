@@ -29,7 +29,7 @@ def test_each_state_of_a_file(tmp_path: Path) -> None:
             assert "existing: false" in why
             (w.data / "new.h5").write_bytes(b"1")
             await w.count(1)
-            await w.until(lambda: not w.trigger._lookout._on_way)  # type: ignore[union-attr]
+            await w.until(lambda: not w.trigger._watcher._in_flight)  # type: ignore[union-attr]
             found = await w.trigger.explain(str(w.data / "." / "new.h5"))
             assert (found.path, found.state) == ("new.h5", "fired")
             assert found.at_us > 0

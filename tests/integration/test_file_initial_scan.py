@@ -18,7 +18,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who write
 
 
 class Held:
-    """The lookout's thread stops where its first look meets hold.h5 in the watched folder itself, the first that is listed."""
+    """The watcher's thread stops where its first look meets hold.h5 in the watched folder itself, the first that is listed."""
 
     def __init__(self, w: Watched) -> None:
         self.w = w
@@ -50,12 +50,12 @@ def test_a_deploy_that_is_answered_before_the_look_has_ended(tmp_path: Path) -> 
         async with w.running(until="looking", hold=held):
             await held.reached()
             status = w.trigger.status()
-            assert (status.state, status.looked) == ("looking", False)
+            assert (status.state, status.scanned) == ("looking", False)
             assert "first look" in status.detail
-            look = asyncio.create_task(w.trigger.first_look())
+            look = asyncio.create_task(w.trigger.initial_scan())
             await asyncio.sleep(0)
             assert not look.done()
-            w.trigger.acknowledge()
+            w.trigger.on_deployed()
             (w.data / "deep" / "new.h5").write_bytes(b"not listed yet")
             (w.data / "new.h5").write_bytes(b"in a folder that is watched already")
             held.release()
@@ -64,7 +64,7 @@ def test_a_deploy_that_is_answered_before_the_look_has_ended(tmp_path: Path) -> 
             await w.quiet()
             assert sorted(w.names) == ["deep/new.h5", "new.h5"]
             status = w.trigger.status()
-            assert (status.state, status.looked, status.existing) == ("running", True, 2)
+            assert (status.state, status.scanned, status.existing) == ("running", True, 2)
             assert "2 files were there before" in await w.decided(".")
 
     asyncio.run(main())
@@ -81,7 +81,7 @@ def test_what_is_noticed_during_the_look_is_not_taken_for_old(tmp_path: Path) ->
                 (w.data / f"{i}.h5").write_bytes(b"new")
             (w.data / "deep" / "unnoticed.h5").write_bytes(b"there when it is listed, and nobody has been answered")
             held.release()
-            await w.trigger.first_look()
+            await w.trigger.initial_scan()
             (w.data / "deep" / "last.h5").write_bytes(b"new")
             await w.quiet()
             assert "deep/unnoticed.h5" not in w.names
@@ -106,7 +106,7 @@ def test_an_overflow_during_the_look_loses_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async with w.running(until="looking", hold=held):
             await held.reached()
-            w.trigger.acknowledge()
+            w.trigger.on_deployed()
             n = queue // 2 + 500  # a creation and a close each
             for i in range(n):
                 os.close(os.open(f"{w.data}/{i}", os.O_CREAT | os.O_WRONLY))
@@ -146,7 +146,7 @@ def test_a_look_that_a_kill_cut_short_goes_on_by_the_files_times(tmp_path: Path)
     async def main() -> None:
         async with w.running(until="looking", hold=held):
             await held.reached()
-            w.trigger._lookout.stop()  # type: ignore[union-attr]
+            w.trigger._watcher.stop()  # type: ignore[union-attr]
             held.release()
         (w.data / "deep" / "while_down.h5").write_bytes(b"new")
         async with w.running():

@@ -17,7 +17,7 @@ import pytest
 from watched import Watched
 
 from oncue.errors import Invalid, LogError, TooLarge
-from oncue.triggers.activity import Decision
+from oncue.triggers.base import Decision
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who writes, or its kernel for its limits")
 
@@ -597,7 +597,7 @@ def test_a_burst(tmp_path: Path) -> None:
 
 @linux
 def test_an_overflow_of_the_kernels_queue_loses_nothing(tmp_path: Path) -> None:
-    """The lookout's thread is held up while more happens than the kernel's queue holds."""
+    """The watcher's thread is held up while more happens than the kernel's queue holds."""
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if queue > 50_000:
         pytest.skip("the queue of this machine is too long to fill it in a test")
@@ -629,8 +629,11 @@ def test_an_overflow_of_the_kernels_queue_loses_nothing(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with w.running(hold=hold):
-            waits = w.trigger._diary.waits
-            w.trigger._diary.waits = lambda path, why: (waits(path, why), told.append(Decision(path, False, why, 0)))[0]
+            waits = w.trigger._activity.record_waiting
+            w.trigger._activity.record_waiting = lambda path, why: (
+                waits(path, why),
+                told.append(Decision(path, False, why, 0)),
+            )[0]
             await part(w)
 
     asyncio.run(main())

@@ -9,13 +9,14 @@ import pytest
 from watched import Watched
 
 from oncue.triggers.file import watcher
-from oncue.triggers.file.watch.base import ENTERED, HINT, RENAMED, open_watch
+from oncue.triggers.file.watch.base import CHANGED, FOLDER_ADDED, RENAMED
+from oncue.triggers.file.watch.open import open_watch
 
 
 def test_what_it_notices(tmp_path: Path) -> None:
     watch = open_watch(tmp_path, "darwin")
     try:
-        assert not watch.tells_closes
+        assert not watch.reports_closes
         noticed: set[tuple[int, str, str]] = set()
 
         def expect(*any_of: tuple[int, str, str]) -> None:
@@ -25,11 +26,11 @@ def test_what_it_notices(tmp_path: Path) -> None:
                 noticed.update((n.kind, n.folder, n.name) for n in watch.read(0.1))
 
         (tmp_path / "sub").mkdir()
-        expect((ENTERED, "sub", ""))
+        expect((FOLDER_ADDED, "sub", ""))
         (tmp_path / "sub" / "a.h5").write_bytes(b"1")
-        expect((HINT, "sub", "a.h5"))
+        expect((CHANGED, "sub", "a.h5"))
         (tmp_path / "sub" / "a.h5").rename(tmp_path / "b.h5")
-        expect((RENAMED, "", "b.h5"), (HINT, "", "b.h5"))
+        expect((RENAMED, "", "b.h5"), (CHANGED, "", "b.h5"))
     finally:
         watch.close()
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from watched import aged
 
-from oncue.dispatcher.trigger_supervisor import TriggerSupervisor, Wanted
+from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
 from oncue.protocol.records import Event
 from oncue.triggers import kinds
 from oncue.triggers.file import watcher
@@ -29,7 +29,7 @@ class Site:
         self.events: list[Event] = []
         self.changed = asyncio.Event()
         self.host = TriggerSupervisor(self._emit, tmp / "triggers")
-        self.host.acknowledge()  # the server has started, with none
+        self.host.on_deployed()  # the server has started, with none
         for name in ("good", "stuck"):
             (tmp / name).mkdir()
             (tmp / name / "old.h5").write_bytes(b"1")
@@ -38,9 +38,9 @@ class Site:
         self.events.extend(events)
         self.changed.set()
 
-    def wanted(self, name: str, folder: str = "", **options: Any) -> dict[str, Wanted]:
+    def wanted(self, name: str, folder: str = "", **options: Any) -> dict[str, DesiredTrigger]:
         given = {"path": str(self.tmp / (folder or name)), **options}
-        return {name: Wanted(name, "file", msgspec.convert(given, kinds()["file"].options), "label")}
+        return {name: DesiredTrigger(name, "file", msgspec.convert(given, kinds()["file"].options), "label")}
 
     def state(self, name: str) -> tuple[str, bool]:
         (info,) = self.host.infos([name])
@@ -86,18 +86,18 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadi
 def test_one_that_is_stuck_holds_up_no_other(tmp_path: Path, answers: threading.Event) -> None:
     async def part(s: Site) -> None:
         s.host.update(s.wanted("good") | s.wanted("stuck"))
-        await s.host.first_look(["good"], PATIENCE_S)
+        await s.host.initial_scan(["good"], PATIENCE_S)
         assert s.state("good") == ("running", True)
-        await s.host.first_look(["good", "stuck"], 0.05)
+        await s.host.initial_scan(["good", "stuck"], 0.05)
         assert s.state("stuck") == ("starting", False)
         assert "no answer" in s.host.infos(["stuck"])[0].detail
-        s.host.acknowledge(["good", "stuck"])
+        s.host.on_deployed(["good", "stuck"])
         (tmp_path / "good" / "new.h5").write_bytes(b"1")
         assert await s.count(1) == ["new.h5"]
         # Another deploy, without it: its thread is not waited for.
         s.host.update(s.wanted("good") | s.wanted("more", "good"))
         assert s.state("good") == ("running", True)
-        await s.host.first_look(["more"], PATIENCE_S)
+        await s.host.initial_scan(["more"], PATIENCE_S)
         assert s.state("more") == ("running", True)
         answers.set()
 
@@ -111,13 +111,13 @@ def test_one_that_is_replaced_during_its_look(tmp_path: Path, answers: threading
     async def part(s: Site) -> None:
         aged(tmp_path / "stuck" / "old.h5")
         s.host.update(s.wanted("stuck"))
-        waiting = asyncio.create_task(s.host.first_look(["stuck"], PATIENCE_S))
+        waiting = asyncio.create_task(s.host.initial_scan(["stuck"], PATIENCE_S))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.05)
         assert not waiting.done()
         s.host.update(s.wanted("stuck", refire="never"))
         await waiting
-        again = asyncio.create_task(s.host.first_look(["stuck"], PATIENCE_S))
+        again = asyncio.create_task(s.host.initial_scan(["stuck"], PATIENCE_S))
         answers.set()
         await again
         assert s.state("stuck") == ("running", True)
@@ -144,7 +144,7 @@ def test_what_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
     async def part(s: Site) -> None:
         (tmp_path / "triggers").write_bytes(b"in the way")
         s.host.update(s.wanted("good"))
-        await s.host.first_look(["good", "no such trigger"], PATIENCE_S)
+        await s.host.initial_scan(["good", "no such trigger"], PATIENCE_S)
         assert s.state("good") == ("failed", False)
 
     play(tmp_path, part)

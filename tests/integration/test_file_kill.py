@@ -22,7 +22,8 @@ import asyncio, json, os, random, sys
 from pathlib import Path
 import msgspec
 from oncue.triggers.base import TriggerContext
-from oncue.triggers.file.trigger import FileOptions, FileTrigger
+from oncue.triggers.file.options import FileOptions
+from oncue.triggers.file.trigger import FileTrigger
 
 tmp = Path(sys.argv[1])
 out = os.open(sys.argv[3], os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY)

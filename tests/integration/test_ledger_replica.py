@@ -17,7 +17,7 @@ from oncue.log import open_log
 from oncue.log.base import Log, Topic
 from oncue.protocol.topics import FILES
 from oncue.triggers.base import StateChunk
-from oncue.triggers.file.ledger import KNOWN, Ledger
+from oncue.triggers.file.ledger import EXISTING, Ledger
 
 
 class Counted(LogReplicatedState):
@@ -33,11 +33,11 @@ class Counted(LogReplicatedState):
             self.loaded += len(kept.entries)
             yield kept
 
-    async def keep(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+    async def persist(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         self.tried.set()
         if self.away:
             raise LogError("the log is away")
-        await super().keep(entries)
+        await super().persist(entries)
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +77,7 @@ def test_another_server_goes_on(tmp_path: Path) -> None:
             async with on(w, "s1", memory).running():
                 (w.data / "a.h5").write_bytes(b"1")
                 await w.count(1)
-                await w.until(lambda: not w.trigger._lookout._on_way)  # type: ignore[union-attr]
+                await w.until(lambda: not w.trigger._watcher._in_flight)  # type: ignore[union-attr]
             tree.rename(w.data / "tree")  # while nobody runs it
             (w.data / "b.h5").write_bytes(b"1")
             async with on(w, "s2", memory).running():
@@ -88,7 +88,7 @@ def test_another_server_goes_on(tmp_path: Path) -> None:
                 assert [await state(w, p) for p in ("old.h5", "a.h5", "tree/in_tree.h5")] == ["old", "fired", "fired"]
                 (w.data / "old.h5").write_bytes(b"22")  # a change counts as everywhere
                 await w.count(4)
-                await w.until(lambda: not w.trigger._lookout._on_way)  # type: ignore[union-attr]
+                await w.until(lambda: not w.trigger._watcher._in_flight)  # type: ignore[union-attr]
             w.events.clear()
             async with on(w, "s1", memory).running():
                 await w.quiet()
@@ -126,10 +126,10 @@ def test_the_first_look_is_kept_before_the_deploy_is_answered(tmp_path: Path) ->
             memory.away = True
             async with on(w, "s1", memory).running():
                 await memory.tried.wait()
-                assert not w.trigger.status().looked
+                assert not w.trigger.status().scanned
                 memory.away = False
-                await w.trigger.first_look()
-                assert w.trigger.status().looked
+                await w.trigger.initial_scan()
+                assert w.trigger.status().scanned
 
     asyncio.run(main())
 
@@ -185,7 +185,7 @@ def test_a_restart_reads_what_is_new_and_what_is_forgotten_is_forgotten_everywhe
             async with on(w, "s1", memory).running():
                 await w.quiet()
             copied = ledger("s1")
-            assert copied.count(KNOWN) == 100  # for a disk that is mounted again
+            assert copied.count(EXISTING) == 100  # for a disk that is mounted again
             copied.close()
             monkey = pytest.MonkeyPatch()
             monkey.setattr("oncue.triggers.file.ledger.KEEP_GONE_US", 0)
@@ -198,7 +198,7 @@ def test_a_restart_reads_what_is_new_and_what_is_forgotten_is_forgotten_everywhe
                 await w.quiet()
             for server in ("s1", "s2"):
                 left = ledger(server)
-                assert left.count(KNOWN) == 0, server
+                assert left.count(EXISTING) == 0, server
                 left.close()
 
     asyncio.run(main())
