@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.dispatcher.bridge.channel import EndpointChannel, ended
-from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.dispatcher.bridge.channel import EndpointChannel, end_by_server
+from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.revoked import end_all
 from oncue.ids import now_us
@@ -82,10 +82,10 @@ class Housekeeper:
         at = now_us()
         for row in await self._core.view.expired(at, PAGE):
             open_task = OpenTask(*row)
-            group = Group(open_task.call, encode(open_task.call), open_task.attempt, open_task.accepted_us, [], 0)
-            end = ended(open_task.task, open_task.attempt, EXPIRED, at, why)
+            group = TaskGroup(open_task.call, encode(open_task.call), open_task.attempt, open_task.accepted_us, [], 0)
+            end = end_by_server(open_task.task, open_task.attempt, EXPIRED, at, why)
 
-            self._core.bridge.with_lane(
+            self._core.bridge.with_channel(
                 open_task.call.endpoint, partial(EndpointChannel.end_waiting, group=group, ends=[end])
             )
 
@@ -95,7 +95,7 @@ class Housekeeper:
         for endpoint in self._core.all_endpoints():
             if (
                 endpoint.revoked
-                and self._core.owners.acts(endpoint.id)
+                and self._core.owners.owns(endpoint.id)
                 and await self._core.view.oldest_open_seq(endpoint.id) is not None
             ):
                 await end_all(self._core, endpoint)
@@ -142,7 +142,7 @@ class Housekeeper:
     async def sweep_blobs(self) -> None:
         """Blobs older than all records that could name them; the bodies of large functions are kept."""
         core = self._core
-        if core.settings.blobs_folder and not core.owners.acts(BLOBS):
+        if core.settings.blobs_folder and not core.owners.owns(BLOBS):
             return
         kept: set[str] = set()
         cursor: str | None = ""
@@ -176,7 +176,7 @@ class Housekeeper:
         due = [m for m in marks if m.at_s <= horizon]
         if due:
             for topic, end in due[-1].ends.items():
-                if core.owners.acts(topic.removeprefix(TASKS_PREFIX)):  # for a topic that endpoints share: by its name
+                if core.owners.owns(topic.removeprefix(TASKS_PREFIX)):  # for a topic that endpoints share: by its name
                     await self._cut(topic, end)
         self._marks_file.write_bytes(msgspec.json.encode([m for m in marks if m.at_s > horizon]))
 

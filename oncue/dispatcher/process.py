@@ -14,7 +14,7 @@ from typing import Any
 
 from oncue import curve
 from oncue.config import Settings, http_url
-from oncue.dispatcher.http.app import Serving, check_address, make_app
+from oncue.dispatcher.http.app import HttpServer, check_address, make_app
 from oncue.dispatcher.http.app import serve as serve_api
 from oncue.dispatcher.server import Server
 
@@ -75,7 +75,7 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
             )
 
 
-async def _open_http(service: Server) -> Serving:
+async def _open_http(service: Server) -> HttpServer:
     """With port 0 on the port of the last time, if it is free."""
     serving = await serve_api(make_app(service, service.settings), service.settings, service.last_port())
     service.port_file.write_text(str(serving.port))

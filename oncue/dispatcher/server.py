@@ -30,7 +30,7 @@ from oncue.blobs import open_blobs
 from oncue.config import Settings, http_url, make_data_folder
 from oncue.dispatcher.auth.tokens import hash_token, new_token
 from oncue.dispatcher.bridge.effect_runner import EffectRunner
-from oncue.dispatcher.bridge.effects import Phase
+from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.bridge.task_router import TaskRouter
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
@@ -114,10 +114,10 @@ class Server(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
             if topic.startswith(TASKS_PREFIX):
                 self.feeder.follow_tasks(topic)
         self._open_bridge()
-        self.incoming = TaskRouter(self.log, self.view, self.bridge, self.started_us, self._run, self._made_before)
+        self.incoming = TaskRouter(self.log, self.view, self.bridge, self.started_us, self._run, self._count_known)
         self.owners = PartitionOwnership(self, self._claim(), self.on_owners)
         self._catch_up = RegistrySync(self._latest_registry)
-        self._unwatch = self.log.watch(TASKS_PREFIX, self.incoming.appended, early=self.log.fifo)
+        self._unwatch = self.log.watch(TASKS_PREFIX, self.incoming.on_appended, early=self.log.fifo)
         self._run(self.feeder.run(), vital=True)
         await self.view.wait_for(await self.log.end_offsets(names), REBUILD_S)
         await self.reload()
@@ -252,21 +252,21 @@ class Server(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
 
     def _buries(self) -> bool:
         """Each server's view finds the records that cannot be read: one of them tells."""
-        return not self.log.shared or (self._live and self.owners.acts(BURIAL))
+        return not self.log.shared or (self._live and self.owners.owns(BURIAL))
 
-    def _made_before(self, rule: str, count: int) -> None:
+    def _count_known(self, rule: str, count: int) -> None:
         self.engine.made_before(rule, count)
 
     def _on_batch(self, batch: RecordBatch) -> None:
         """The view has it. What concerns the lanes here, and was not told them by this process itself."""
         if batch.topic.startswith(TASKS_PREFIX):
-            self.incoming.read(batch)
+            self.incoming.on_read(batch)
         elif batch.topic == CONTROL and self.log.shared:
             for offset, record in zip(batch.offsets, batch.records, strict=True):
                 with contextlib.suppress(Undecodable):  # the view has buried it
                     entry: Control = decode(Control, record.value)  # type: ignore[arg-type]
                     if isinstance(entry, Claim):
-                        self.owners.read(batch.partition, offset, entry)
+                        self.owners.on_claim(batch.partition, offset, entry)
                     else:
                         self.cancel_here(entry)
 
@@ -275,7 +275,7 @@ class Server(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
     async def on_registry(self) -> None:
         await self.reload()
         if self._live:
-            for endpoint in self.owners.sync():  # through another server, perhaps
+            for endpoint in self.owners.sync_endpoints():  # through another server, perhaps
                 self._run(end_all(self, endpoint))
             await self.reload_rules()
 
@@ -310,14 +310,16 @@ class Server(CancelDesk, RegistryDesk, RuleDesk, EventDesk, DeadDesk, ViewDesk):
         return r.Health(status=status, version=self.version, checks=checks, triggers=idle)
 
     def _blobs_trouble(self) -> str:
-        others = self.owners.other_stores() if self._live else []
+        others = self.owners.other_blob_stores() if self._live else []
         return f"not the folder of {', '.join(others)}: set blobs_folder to one that all servers see" if others else ""
 
     async def collect(self) -> None:
         """Gauges for /metrics."""
-        lanes = self.bridge.lanes
-        self.metrics.queue_depths({self.endpoint_name(e): x.intake.tasks + len(x.flight) for e, x in lanes.items()})
-        self.metrics.connected(sum(x.phase is Phase.READY for x in lanes.values()))
+        channels = self.bridge.channels
+        self.metrics.queue_depths(
+            {self.endpoint_name(e): x.pending.queued_tasks + len(x.in_flight) for e, x in channels.items()}
+        )
+        self.metrics.connected(sum(x.phase is ChannelPhase.READY for x in channels.values()))
         usage = shutil.disk_usage(self.folder)
         self.metrics.disk(usage.used / (usage.used + usage.free))
         await self.count_rules()

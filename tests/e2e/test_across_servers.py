@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from oncue.dispatcher.cluster.peers import HANDED_ON
+from oncue.dispatcher.cluster.peers import FORWARDED
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System
 
-ALONE = {HANDED_ON: "1"}  # what a server knows by itself
+ALONE = {FORWARDED: "1"}  # what a server knows by itself
 NAMES = ("e1", "e2", "e3")  # of three endpoints, one of two servers acts for two at least
 
 

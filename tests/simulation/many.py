@@ -24,10 +24,10 @@ class ManyWorld(World):
         seed: int,
         trace: Callable[[str], None] | None = None,
         agent_class: type[Agent] = Agent,
-        lane_class: type[EndpointChannel] = EndpointChannel,
+        channel_class: type[EndpointChannel] = EndpointChannel,
         member_class: type[Member] = Member,
     ) -> None:
-        super().__init__(seed, trace, agent_class, lane_class)
+        super().__init__(seed, trace, agent_class, channel_class)
         self.topics = Topics()
         self.topics.servers_told = seed % 2 == 1  # in the others no frame of that comes between what else happens
         self.topics.functions = self.durable.functions
@@ -54,7 +54,7 @@ class ManyWorld(World):
         self.members.append(
             self._member_class(
                 name, self.topics, self.group, self.clock, self.rng, self.lost_after, self._to_agent, self._on_told,
-                self._lane_class,
+                self._channel_class,
             )
         )  # fmt: skip
 
@@ -162,17 +162,17 @@ class ManyWorld(World):
         return [i for i, s in fold.states.items() if s.known and not s.state.closed]
 
     def _open(self) -> str:
-        lanes = {m.name: sorted(m.lanes) for m in self.members if m.alive}
+        channels = {m.name: sorted(m.channels) for m in self.members if m.alive}
         agents = {n: len(s.agent.shelf.held) if s.agent else None for n, s in self.sites.items()}
-        return f"open {[i.hex()[-16:] for i in self._open_ids()]}, held {agents}, lanes {lanes}"
+        return f"open {[i.hex()[-16:] for i in self._open_ids()]}, held {agents}, lanes {channels}"
 
     def _left(self) -> list[str]:
-        lanes = [lane for m in self.members if m.alive for lane in m.lanes.values()]
+        channels = [channel for m in self.members if m.alive for channel in m.channels.values()]
         fold = Fold(self.topics).apply_all()
-        return [i.hex()[-16:] for lane in lanes for i in (*lane.flight, *lane.held) if i in fold.place]
+        return [i.hex()[-16:] for channel in channels for i in (*channel.in_flight, *channel.held) if i in fold.place]
 
     def _quiet(self) -> bool:
-        acting = [e for m in self.members if m.alive for e in m.lanes]
+        acting = [e for m in self.members if m.alive for e in m.channels]
         return sorted(acting) == sorted(self.sites) and super()._quiet() and not self._untaught()
 
     def _untaught(self) -> list[str]:
@@ -184,7 +184,7 @@ class ManyWorld(World):
         fold = Fold(self.topics).apply_all()
         self.durable.states = fold.states
         super().check()
-        acting = [e for m in self.members if m.alive for e in m.lanes]
+        acting = [e for m in self.members if m.alive for e in m.channels]
         assert sorted(acting) == sorted(self.sites), f"each endpoint has one owner, but there are {sorted(acting)}"
         assert not self._untaught(), f"the agents of {self._untaught()} do not know which servers there are"
         for member in self.members:

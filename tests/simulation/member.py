@@ -8,10 +8,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import EndpointChannel, cancelled, ended
-from oncue.dispatcher.bridge.effects import Changed, Check, EndWaiting, Load, Phase, Send, Store
-from oncue.dispatcher.bridge.pending_tasks import Group as Tasks
+from oncue.dispatcher.bridge.channel import EndpointChannel, end_by_server, end_cancelled
+from oncue.dispatcher.bridge.effects import (
+    ChannelPhase,
+    CheckTasks,
+    EndWaitingTasks,
+    LoadOpenTasks,
+    PhaseChanged,
+    SendFrame,
+    StoreResults,
+)
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
+from oncue.dispatcher.bridge.pending_tasks import TaskGroup as Tasks
 from oncue.lifecycle import State, TaskState
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
@@ -49,14 +57,14 @@ class Member(Server):
         endpoints: dict[str, int],
         send: Callable[[str, str, int, list[bytes]], None],
         tell: Callable[[str, Ended], None],
-        lane_class: type[EndpointChannel] = EndpointChannel,
+        channel_class: type[EndpointChannel] = EndpointChannel,
     ) -> None:
         self.name, self.topics, self.group, self.clock, self.rng = name, topics, group, clock, rng
         self.durable = topics  # type: ignore[assignment]  # its blobs and functions
-        self._endpoints, self._lane_class, self._tell = endpoints, lane_class, tell
+        self._endpoints, self._channel_class, self._tell = endpoints, channel_class, tell
         self._send = lambda endpoint, link, parts: send(name, endpoint, link, parts)
         self.alive, self.paused = True, False
-        self.lanes: dict[str, EndpointChannel] = {}
+        self.channels: dict[str, EndpointChannel] = {}
         self.routes: dict[str, int] = {}
         self.fold = Fold(topics)
         self.crash_chance = self.store_fails = 0.0
@@ -68,11 +76,11 @@ class Member(Server):
         self._last: dict[str, int] = {}  # partition -> when its last append arrives
         self._waiting: list[tuple[dict[str, int], Callable[[], None]]] = []
         # owners
-        self._given: frozenset[str] = frozenset()
+        self._assigned: frozenset[str] = frozenset()
         self._mine: dict[str, int] = {}
         self._settling = 0
         self._rejoined = True
-        self._heard_us = self._turn = 0
+        self._received_us = self._turn = 0
         group.join(self)
         self._heartbeat()
         self._read()
@@ -114,7 +122,7 @@ class Member(Server):
     def _heartbeat(self) -> None:
         sent = self.clock.now_us
         if self.group.heartbeat(self):
-            self._heard_us = sent
+            self._received_us = sent
         else:
             self._rejoined = True
             self.group.join(self)
@@ -123,23 +131,23 @@ class Member(Server):
     def _confirm(self) -> None:
         sent = self.clock.now_us
         if self.group.heartbeat(self):
-            self._heard_us = sent
+            self._received_us = sent
 
     def rejoin(self) -> None:
         self._rejoined = True
 
-    def sure(self, endpoint: str) -> bool:
-        return endpoint in self._mine and self._sure()
+    def is_exclusive(self, endpoint: str) -> bool:
+        return endpoint in self._mine and self._is_exclusive()
 
-    def _sure(self) -> bool:
-        return not self._rejoined and self.clock.now_us - self._heard_us < MARGIN * SESSION_US
+    def _is_exclusive(self) -> bool:
+        return not self._rejoined and self.clock.now_us - self._received_us < MARGIN * SESSION_US
 
     def given(self, endpoints: frozenset[str], turn: int) -> None:
         def hear() -> None:
             if turn < self._turn:
                 return
             self._turn = turn
-            self._rejoined, self._heard_us = False, 0
+            self._rejoined, self._received_us = False, 0
             self._settle(endpoints)
             self._later(self.rng.randrange(500, 50_000), self._confirm)
 
@@ -148,7 +156,7 @@ class Member(Server):
     # ------------------------------------------------------------ owners
 
     def _settle(self, given: frozenset[str]) -> None:
-        self._given = given
+        self._assigned = given
         self._settling += 1
         turn = self._settling
         for endpoint in [e for e in self._mine if e not in given]:
@@ -158,7 +166,7 @@ class Member(Server):
     def _claim(self, turn: int) -> None:
         if turn != self._settling:
             return
-        wanted = [e for e in self._given if e not in self._mine]
+        wanted = [e for e in self._assigned if e not in self._mine]
         epochs: dict[str, int] = {}
 
         def claimed(endpoint: str, offset: int) -> None:
@@ -175,32 +183,32 @@ class Member(Server):
         def act() -> None:
             if turn != self._settling:
                 return
-            if not self._sure():
+            if not self._is_exclusive():
                 return self._later(20_000, act)
             for endpoint, epoch in epochs.items():
                 if self.fold.claims[endpoint][0] == epoch:
                     self._mine[endpoint] = epoch
                     self.clock.note(f"{self.name} acts for {endpoint}, epoch {epoch}")
                     lost = self._endpoints[endpoint]
-                    self.lanes[endpoint] = self._lane_class(endpoint, epoch, self.name, "1", lost_after_ms=lost)
-                    self.lanes[endpoint].servers = self.fold.servers()
+                    self.channels[endpoint] = self._channel_class(endpoint, epoch, self.name, "1", lost_after_ms=lost)
+                    self.channels[endpoint].servers = self.fold.servers()
                     wishes = [s.id for s in self.fold.open_of(endpoint) if s.cancel_us]
-                    self.with_lane(endpoint, lambda lane, w=wishes: lane.cancel(w, "cancelled"))
+                    self.with_channel(endpoint, lambda channel, w=wishes: channel.cancel(w, "end_cancelled"))
                 else:
                     self._contest()
 
         self._when(self.topics.ends(names), act)
 
     def _contest(self) -> None:
-        self._later(1_000_000, lambda: self._settle(self._given) if self._sure() else self._contest())
+        self._later(1_000_000, lambda: self._settle(self._assigned) if self._is_exclusive() else self._contest())
 
     def _lose(self, endpoint: str) -> None:
         del self._mine[endpoint]
-        lane = self.lanes.pop(endpoint)
+        channel = self.channels.pop(endpoint)
         epoch, to = self._redirect(endpoint)
-        lane.hand_over(epoch, to)
-        for effect in lane.drain():
-            if isinstance(effect, Send) and endpoint in self.routes:
+        channel.redirect(epoch, to)
+        for effect in channel.drain():
+            if isinstance(effect, SendFrame) and endpoint in self.routes:
                 self._send(endpoint, self.routes[endpoint], effect.parts)
 
     def _redirect(self, endpoint: str) -> tuple[int, bridge.Redirect]:
@@ -268,12 +276,16 @@ class Member(Server):
                 return
             if isinstance(entry, TaskFrame) and written.by != self.name:
                 size = sum(len(t.args) for t in entry.tasks)
-                self.with_lane(entry.call.endpoint, lambda lane, e=entry, o=offset, s=size: lane.fresh(e, s, o))
+                self.with_channel(
+                    entry.call.endpoint, lambda channel, e=entry, o=offset, s=size: channel.add_tasks(e, s, o)
+                )
             elif isinstance(entry, Wish):
-                self.with_lane(name.partition(".")[2], lambda lane, e=entry: lane.cancel(e.ids, "cancelled"))
+                self.with_channel(
+                    name.partition(".")[2], lambda channel, e=entry: channel.cancel(e.ids, "end_cancelled")
+                )
             elif isinstance(entry, Claimed):
-                for lane in self.lanes.values():
-                    lane.servers = self.fold.servers()
+                for channel in self.channels.values():
+                    channel.servers = self.fold.servers()
                 endpoint = name.partition(".")[2]
                 if entry.server == self.name:
                     continue
@@ -305,7 +317,7 @@ class Member(Server):
         def done(_: int) -> None:
             accepted()
             size = sum(len(t.args) for t in frame.tasks)
-            self.with_lane(endpoint, lambda lane: lane.fresh(frame, size))
+            self.with_channel(endpoint, lambda channel: channel.add_tasks(frame, size))
 
         self.append(tasks_of(endpoint), frame, done)
 
@@ -313,21 +325,27 @@ class Member(Server):
         self.append(control_of(endpoint), Wish(tuple(ids), self.clock.now_us), lambda _: recorded())
 
     def cancel_waiting(self, endpoint: str, task_id: bytes, promise: Callable[[], None]) -> None:
-        state, lane = self.fold.states.get(task_id), self.lanes.get(endpoint)
-        if state is None or state.state.closed or lane is None or not lane.told or not self.sure(endpoint):
+        state, channel = self.fold.states.get(task_id), self.channels.get(endpoint)
+        if (
+            state is None
+            or state.state.closed
+            or channel is None
+            or not channel.inventory_known
+            or not self.is_exclusive(endpoint)
+        ):
             return
-        if not lane.hold_back(task_id):
+        if not channel.hold(task_id):
             return
 
         def look() -> None:
             if not self.fold.states[task_id].state.closed:
-                self.cancel(endpoint, [task_id], lambda: promise() if self.sure(endpoint) else None)
+                self.cancel(endpoint, [task_id], lambda: promise() if self.is_exclusive(endpoint) else None)
 
         self.barrier(look, endpoint)
 
     def frame(self, endpoint: str, link: int, parts: list[bytes]) -> None:
         def hear() -> None:
-            if endpoint in self.lanes:
+            if endpoint in self.channels:
                 super(Member, self).frame(endpoint, link, parts)
                 return
             envelope, _ = bridge.decode_from_agent(parts)
@@ -339,51 +357,53 @@ class Member(Server):
 
         self.run(hear)
 
-    def with_lane(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
-        if endpoint in self.lanes:
-            super().with_lane(endpoint, call)
+    def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
+        if endpoint in self.channels:
+            super().with_channel(endpoint, call)
 
     def _expire(self) -> None:
         """The housekeeper's duty, for endpoints whose agents are away, too."""
-        for endpoint in list(self.lanes):
+        for endpoint in list(self.channels):
             for s in self.fold.open_of(endpoint):
                 if s.call is not None and s.call.expires_us and s.call.expires_us < self.clock.now_us:
-                    end = ended(_task(s), s.attempt, EXPIRED, self.clock.now_us, LATE)
-                    self.with_lane(endpoint, lambda lane, s=s, e=end: lane.end_waiting(_tasks(s), [e]))
+                    end = end_by_server(_task(s), s.attempt, EXPIRED, self.clock.now_us, LATE)
+                    self.with_channel(endpoint, lambda channel, s=s, e=end: channel.end_waiting(_tasks(s), [e]))
         self._later(EXPIRY_US, self._expire)
 
     # ------------------------------------------------------------ what lanes want
 
-    def _carry(self, lane: EndpointChannel, effect: Any) -> None:
-        name = lane.endpoint
-        if isinstance(effect, Load):
+    def _carry(self, channel: EndpointChannel, effect: Any) -> None:
+        name = channel.endpoint
+        if isinstance(effect, LoadOpenTasks):
             self.barrier(lambda: self._load(name, effect), name)
-        elif isinstance(effect, Check):
+        elif isinstance(effect, CheckTasks):
             self.barrier(lambda: self._check(name, effect), name)
-        elif isinstance(effect, EndWaiting):
+        elif isinstance(effect, EndWaitingTasks):
             self.barrier(lambda: self._end_waiting(name, effect.ids), name)
-        elif isinstance(effect, Changed):
+        elif isinstance(effect, PhaseChanged):
             self.clock.note(f"{self.name}: {name} is {effect.phase.value}: {effect.why}")
-            if effect.phase is Phase.READY:
+            if effect.phase is ChannelPhase.READY:
                 wanted = [s.id for s in self.fold.open_of(name) if s.cancel_us]
                 if wanted:
-                    self._later(100, lambda: self.with_lane(name, lambda lane: lane.cancel(wanted, "cancelled")))
+                    self._later(
+                        100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "end_cancelled"))
+                    )
         else:
-            super()._carry(lane, effect)
+            super()._carry(channel, effect)
 
-    def _store(self, name: str, effect: Store) -> None:
+    def _store(self, name: str, effect: StoreResults) -> None:
         if not effect.ours and self.store_fails and self.rng.random() < self.store_fails:
-            self._later(1_000, lambda: self.with_lane(name, lambda lane: lane.not_stored(effect.token)))
+            self._later(1_000, lambda: self.with_channel(name, lambda channel: channel.on_store_failed(effect.token)))
             return
 
         def done(offset: int) -> None:
-            if self.sure(name) and not effect.ours:
+            if self.is_exclusive(name) and not effect.ours:
                 for e in effect.closing:
                     self._tell(self.name, e)
             else:
                 ids = [e.id for e in effect.closing]
                 self._when({RESULTS: offset + 1}, lambda: self._tell_by_view(ids))
-            self.with_lane(name, lambda lane: lane.durable(effect.token))
+            self.with_channel(name, lambda channel: channel.on_stored(effect.token))
 
         decode(ResultFrame, effect.record)
         self.append(RESULTS, bytes(effect.record), done)
@@ -394,7 +414,7 @@ class Member(Server):
             if closing is not None:
                 self._tell(self.name, closing)
 
-    def _load(self, name: str, effect: Load) -> None:
+    def _load(self, name: str, effect: LoadOpenTasks) -> None:
         rows = [
             OpenTask(self.fold.seq[s.id], s.call, s.accepted_us, s.attempt, s.due_us, _task(s))
             for s in self.fold.open_of(name)
@@ -405,26 +425,26 @@ class Member(Server):
         page = rows[: effect.limit]
         self._later(
             self.rng.choice((0, 300, 3_000)),
-            lambda: self.with_lane(name, lambda lane: lane.page(effect.token, page, reached)),
+            lambda: self.with_channel(name, lambda channel: channel.on_page(effect.token, page, reached)),
         )
 
-    def _check(self, name: str, effect: Check) -> None:
+    def _check(self, name: str, effect: CheckTasks) -> None:
         known = {i for i in effect.ids if self.fold.place.get(i) == name}
-        self.with_lane(name, lambda lane: lane.checked(effect.token, known))
+        self.with_channel(name, lambda channel: channel.on_checked(effect.token, known))
 
     def _end_waiting(self, name: str, ids: list[bytes]) -> None:
         for task_id in ids:
             s = self.fold.states.get(task_id)
-            if s is None or s.call is None or s.state is not State.WAITING or name not in self.lanes:
+            if s is None or s.call is None or s.state is not State.WAITING or name not in self.channels:
                 continue
-            end = cancelled(_task(s), s.attempt, self.clock.now_us, s.cancel_by)
+            end = end_cancelled(_task(s), s.attempt, self.clock.now_us, s.cancel_by)
 
-            def finish(lane: EndpointChannel, s: TaskState = s, end: Ended = end) -> None:
-                if not lane.end_waiting(_tasks(s), [end]):
-                    lane.cancel([end.id], "cancelled")
+            def finish(channel: EndpointChannel, s: TaskState = s, end: Ended = end) -> None:
+                if not channel.end_waiting(_tasks(s), [end]):
+                    channel.cancel([end.id], "end_cancelled")
 
-            self.with_lane(name, finish)
-            if self.alive and name in self.lanes and not self.lanes[name].busy(task_id):
+            self.with_channel(name, finish)
+            if self.alive and name in self.channels and not self.channels[name].at_agent(task_id):
                 self.barrier(lambda i=task_id: self._end_waiting(name, [i]), name)
 
 

@@ -8,9 +8,20 @@ from collections.abc import Callable
 from functools import partial
 
 from oncue import lifecycle
-from oncue.dispatcher.bridge.channel import EndpointChannel, cancelled
-from oncue.dispatcher.bridge.effects import Changed, Check, Effect, EndWaiting, Fetch, Load, Phase, PutPart, Send, Store
-from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.dispatcher.bridge.channel import EndpointChannel, end_cancelled
+from oncue.dispatcher.bridge.effects import (
+    ChannelPhase,
+    CheckTasks,
+    Effect,
+    EndWaitingTasks,
+    LoadOpenTasks,
+    PhaseChanged,
+    ReadPart,
+    SendFrame,
+    StoreResults,
+    WritePart,
+)
+from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Ended, ResultFrame, TaskFrame, TaskRecord
@@ -54,14 +65,14 @@ class Server:
         rng: random.Random,
         endpoints: dict[str, int],
         send: Callable[[str, int, list[bytes]], None],
-        lane_class: type[EndpointChannel] = EndpointChannel,
+        channel_class: type[EndpointChannel] = EndpointChannel,
     ) -> None:
         self.durable, self.clock, self.rng, self._send = durable, clock, rng, send
         self.alive = True
         self.started_us = clock.now_us
         durable.claims += 1
-        self.lanes = {
-            name: lane_class(name, durable.claims, f"srv{durable.claims}", "1", lost_after_ms=lost)
+        self.channels = {
+            name: channel_class(name, durable.claims, f"srv{durable.claims}", "1", lost_after_ms=lost)
             for name, lost in endpoints.items()
         }
         self.routes: dict[str, int] = {}
@@ -119,7 +130,7 @@ class Server:
             accepted()
 
         self.append(durable)
-        self.with_lane(endpoint, lambda lane: lane.fresh(frame, sum(len(t.args) for t in frame.tasks)))
+        self.with_channel(endpoint, lambda channel: channel.add_tasks(frame, sum(len(t.args) for t in frame.tasks)))
 
     def cancel(self, endpoint: str, ids: list[bytes], recorded: Callable[[], None] = lambda: None) -> None:
         def durable() -> None:
@@ -127,16 +138,16 @@ class Server:
                 state = self.durable.states.get(task_id)
                 self.durable.states[task_id] = lifecycle.cancel(state, task_id, self.clock.now_us, "me")
             recorded()
-            self.with_lane(endpoint, lambda lane: lane.cancel(ids, "cancelled"))
+            self.with_channel(endpoint, lambda channel: channel.cancel(ids, "end_cancelled"))
 
         self.append(durable)
 
     def cancel_waiting(self, endpoint: str, task_id: bytes, promise: Callable[[], None]) -> None:
         """As the cancel desk does it; `promise`: it will not run any more."""
-        state, lane = self.durable.states[task_id], self.lanes[endpoint]
-        if state.state.closed or (not lane.told and state.accepted_us < self.started_us):
+        state, channel = self.durable.states[task_id], self.channels[endpoint]
+        if state.state.closed or (not channel.inventory_known and state.accepted_us < self.started_us):
             return
-        if not lane.hold_back(task_id):
+        if not channel.hold(task_id):
             return
         self.clock.note(f"held back {task_id.hex()[-16:]}")
 
@@ -144,7 +155,7 @@ class Server:
             if self.durable.states[task_id].state.closed:
                 return
             if self.store_fails and self.rng.random() < self.store_fails:
-                self.with_lane(endpoint, lambda lane: lane.release([task_id]))
+                self.with_channel(endpoint, lambda channel: channel.release([task_id]))
                 return
             self.cancel(endpoint, [task_id], promise)
 
@@ -152,67 +163,71 @@ class Server:
 
     def frame(self, endpoint: str, link: int, parts: list[bytes]) -> None:
         self.routes[endpoint] = link
-        self.with_lane(endpoint, lambda lane: lane.frame(parts, self.clock.now_us))
+        self.with_channel(endpoint, lambda channel: channel.on_frame(parts, self.clock.now_us))
 
     def _tick(self) -> None:
-        for name in self.lanes:
-            self.with_lane(name, lambda lane: lane.tick(self.clock.now_us))
+        for name in self.channels:
+            self.with_channel(name, lambda channel: channel.tick(self.clock.now_us))
         self._later(TICK_US, self._tick)
 
-    def with_lane(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
+    def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
         if not self.alive:
             return
-        lane = self.lanes[endpoint]
-        lane.now_us = max(lane.now_us, self.clock.now_us)
-        call(lane)
-        assert lane.phase is not Phase.READY or lane.sent <= max(lane.granted, 0), "more sent than granted"
-        for effect in lane.drain():
+        channel = self.channels[endpoint]
+        channel.now_us = max(channel.now_us, self.clock.now_us)
+        call(channel)
+        assert channel.phase is not ChannelPhase.READY or channel.sent <= max(channel.granted, 0), (
+            "more sent than granted"
+        )
+        for effect in channel.drain():
             if self.crash_chance and self.rng.random() < self.crash_chance:
                 self.crash()
             if not self.alive:
                 return
-            self._carry(lane, effect)
+            self._carry(channel, effect)
 
     # ------------------------------------------------------------ what lanes want
 
-    def _carry(self, lane: EndpointChannel, effect: Effect) -> None:
-        name = lane.endpoint
-        if isinstance(effect, Send):
+    def _carry(self, channel: EndpointChannel, effect: Effect) -> None:
+        name = channel.endpoint
+        if isinstance(effect, SendFrame):
             if name in self.routes:
                 self._send(name, self.routes[name], effect.parts)
-        elif isinstance(effect, Store):
+        elif isinstance(effect, StoreResults):
             self._store(name, effect)
-        elif isinstance(effect, Load):
+        elif isinstance(effect, LoadOpenTasks):
             self.barrier(lambda: self._load(name, effect))
-        elif isinstance(effect, Check):
+        elif isinstance(effect, CheckTasks):
             self.barrier(lambda: self._check(name, effect))
-        elif isinstance(effect, EndWaiting):
+        elif isinstance(effect, EndWaitingTasks):
             self.barrier(lambda: self._end_waiting(name, effect.ids))
-        elif isinstance(effect, Fetch):
+        elif isinstance(effect, ReadPart):
             self._later(self.rng.randrange(50, 5_000), lambda: self._fetch(name, effect))
-        elif isinstance(effect, PutPart):
+        elif isinstance(effect, WritePart):
             self._later(self.rng.randrange(50, 5_000), lambda: self._put(name, effect))
-        elif isinstance(effect, Changed):
+        elif isinstance(effect, PhaseChanged):
             self.clock.note(f"server: {name} is {effect.phase.value}: {effect.why}")
-            if effect.phase is Phase.READY:
+            if effect.phase is ChannelPhase.READY:
                 wanted = [
                     i
                     for i, s in self.durable.states.items()
                     if s.cancel_us and s.known and not s.state.closed and self.durable.place[i] == name
                 ]
                 if wanted:
-                    self._later(100, lambda: self.with_lane(name, lambda lane: lane.cancel(wanted, "cancelled")))
+                    self._later(
+                        100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "end_cancelled"))
+                    )
 
-    def _store(self, name: str, effect: Store) -> None:
+    def _store(self, name: str, effect: StoreResults) -> None:
         if not effect.ours and self.store_fails and self.rng.random() < self.store_fails:
-            self._later(1_000, lambda: self.with_lane(name, lambda lane: lane.not_stored(effect.token)))
+            self._later(1_000, lambda: self.with_channel(name, lambda channel: channel.on_store_failed(effect.token)))
             return
 
         def durable() -> None:
             self.durable.end(effect.record)
             for e in effect.closing:
                 self._told(e)
-            self.with_lane(name, lambda lane: lane.durable(effect.token))
+            self.with_channel(name, lambda channel: channel.on_stored(effect.token))
 
         self.append(durable)
 
@@ -223,7 +238,7 @@ class Server:
         assert closing is not None, f"{e} was told, and the log has the task open"
         assert closing.same_as(e), f"{e} was told, and the log has {closing}"  # type: ignore[arg-type]
 
-    def _load(self, name: str, effect: Load) -> None:
+    def _load(self, name: str, effect: LoadOpenTasks) -> None:
         rows: list[OpenTask] = []
         for seq, task_id in enumerate(self.durable.order):
             s = self.durable.states[task_id]
@@ -231,11 +246,11 @@ class Server:
                 assert s.call is not None
                 task = TaskRecord(s.id, s.args, s.event, s.retry_of, s.mark_us)
                 rows.append(OpenTask(seq, s.call, s.accepted_us, s.attempt, s.due_us, task))
-        self.with_lane(name, lambda lane: lane.page(effect.token, rows[: effect.limit]))
+        self.with_channel(name, lambda channel: channel.on_page(effect.token, rows[: effect.limit]))
 
-    def _check(self, name: str, effect: Check) -> None:
+    def _check(self, name: str, effect: CheckTasks) -> None:
         known = {i for i in effect.ids if self.durable.place.get(i) == name}
-        self.with_lane(name, lambda lane: lane.checked(effect.token, known))
+        self.with_channel(name, lambda channel: channel.on_checked(effect.token, known))
 
     def _end_waiting(self, name: str, ids: list[bytes]) -> None:
         for task_id in ids:
@@ -243,26 +258,30 @@ class Server:
             if s is None or s.call is None or s.state.closed:
                 continue
             task = TaskRecord(s.id, s.args, s.event, s.retry_of, s.mark_us)
-            group = Group(s.call, encode(s.call), s.attempt, s.accepted_us, [task], 0)
-            end = cancelled(task, s.attempt, self.clock.now_us, s.cancel_by)
+            group = TaskGroup(s.call, encode(s.call), s.attempt, s.accepted_us, [task], 0)
+            end = end_cancelled(task, s.attempt, self.clock.now_us, s.cancel_by)
 
-            def finish(lane: EndpointChannel, group: Group = group, end: Ended = end) -> None:
-                if not lane.end_waiting(group, [end]):
-                    lane.cancel([end.id], "cancelled")
+            def finish(channel: EndpointChannel, group: TaskGroup = group, end: Ended = end) -> None:
+                if not channel.end_waiting(group, [end]):
+                    channel.cancel([end.id], "end_cancelled")
 
-            self.with_lane(name, finish)
-            if self.alive and not self.lanes[name].busy(task_id):
+            self.with_channel(name, finish)
+            if self.alive and not self.channels[name].at_agent(task_id):
                 self.barrier(partial(self._end_waiting, name, [task_id]))
 
-    def _fetch(self, name: str, effect: Fetch) -> None:
+    def _fetch(self, name: str, effect: ReadPart) -> None:
         content = self.durable.functions.get(effect.sha256) or self.durable.blobs.get(effect.sha256)
         if content is None:
-            self.with_lane(name, lambda lane: lane.part(effect.sha256, effect.offset_bytes, 0, b"", "no such blob"))
+            self.with_channel(
+                name, lambda channel: channel.send_part(effect.sha256, effect.offset_bytes, 0, b"", "no such blob")
+            )
             return
         body = content[effect.offset_bytes : effect.offset_bytes + bridge.PART_BYTES]
-        self.with_lane(name, lambda lane: lane.part(effect.sha256, effect.offset_bytes, len(content), body))
+        self.with_channel(
+            name, lambda channel: channel.send_part(effect.sha256, effect.offset_bytes, len(content), body)
+        )
 
-    def _put(self, name: str, effect: PutPart) -> None:
+    def _put(self, name: str, effect: WritePart) -> None:
         key = (name, effect.sha256)
         if effect.offset_bytes == 0:
             self._uploads[key] = bytearray()
@@ -273,4 +292,4 @@ class Server:
         if at >= effect.size_bytes:
             assert hashlib.sha256(upload).hexdigest() == effect.sha256, "an upload without its hash"
             self.durable.blobs[effect.sha256] = bytes(upload)
-        self.with_lane(name, lambda lane: lane.put_ack(effect.sha256, at))
+        self.with_channel(name, lambda channel: channel.send_put_ack(effect.sha256, at))

@@ -60,7 +60,7 @@ class ForgetsBeforeAck(Agent):
             self.outbox.ack(next(reversed(self.outbox.spool)))
 
 
-class TakesDoubles(Agent):
+class AcceptsDuplicates(Agent):
     """Does not look at the numbers of messages."""
 
     def frame(self, parts: list[bytes], now_us: int) -> None:
@@ -87,7 +87,7 @@ class NoInventory(EndpointChannel):
         super()._on_inventory(message, b"")
 
 
-class TellsTooEarly(EndpointChannel):
+class AcksTooEarly(EndpointChannel):
     """Acks results as soon as they came, before they are durable."""
 
     def _on_results(self, message: bridge.Results, body: bytes) -> None:
@@ -96,28 +96,28 @@ class TellsTooEarly(EndpointChannel):
         self._send(bridge.Ack(message.seq))
 
 
-class HoldsNothingBack(EndpointChannel):
+class NeverHolds(EndpointChannel):
     """Says that a task waits and will not be sent, and sends it."""
 
-    def hold_back(self, task_id: bytes) -> bool:
-        return not self.busy(task_id)
+    def hold(self, task_id: bytes) -> bool:
+        return not self.at_agent(task_id)
 
 
 @pytest.mark.parametrize(
-    ("agent", "lane"),
+    ("agent", "channel"),
     [
-        (Agent, HoldsNothingBack),
+        (Agent, NeverHolds),
         (ForgetsBeforeAck, EndpointChannel),
-        (TakesDoubles, EndpointChannel),
+        (AcceptsDuplicates, EndpointChannel),
         (IgnoresGaps, EndpointChannel),
         (Agent, NoInventory),
-        (Agent, TellsTooEarly),
+        (Agent, AcksTooEarly),
     ],
 )
-def test_a_bug_on_purpose_is_found(agent: type[Agent], lane: type[EndpointChannel]) -> None:
+def test_a_bug_on_purpose_is_found(agent: type[Agent], channel: type[EndpointChannel]) -> None:
     for seed in range(MUTANT_SEEDS):
         try:
-            World(seed, agent_class=agent, lane_class=lane).run()
+            World(seed, agent_class=agent, channel_class=channel).run()
         except Exception:
             return
     pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
@@ -132,24 +132,24 @@ class NoFence(EndpointChannel):
         self.epoch = epoch
 
 
-class AlwaysSure(Member):
+class AlwaysExclusive(Member):
     """Tells of what it stored, whoever may have ended it before."""
 
-    def sure(self, endpoint: str) -> bool:
+    def is_exclusive(self, endpoint: str) -> bool:
         return True
 
 
 # That a missing fence matters is rare, one seed of some 3,000: so it is looked for where it is.
 @pytest.mark.parametrize(
-    ("lane", "member", "seeds"),
-    [(NoFence, Member, range(2_100, 2_200)), (EndpointChannel, AlwaysSure, range(MUTANT_SEEDS))],
+    ("channel", "member", "seeds"),
+    [(NoFence, Member, range(2_100, 2_200)), (EndpointChannel, AlwaysExclusive, range(MUTANT_SEEDS))],
 )
 def test_a_bug_on_purpose_is_found_with_several_servers(
-    lane: type[EndpointChannel], member: type[Member], seeds: range
+    channel: type[EndpointChannel], member: type[Member], seeds: range
 ) -> None:
     for seed in seeds:
         try:
-            ManyWorld(seed, lane_class=lane, member_class=member).run()
+            ManyWorld(seed, channel_class=channel, member_class=member).run()
         except Exception:
             return
     pytest.fail(f"{len(seeds)} seeds did not find it")

@@ -32,14 +32,14 @@ class World:
         seed: int,
         trace: Callable[[str], None] | None = None,
         agent_class: type[Agent] = Agent,
-        lane_class: type[EndpointChannel] = EndpointChannel,
+        channel_class: type[EndpointChannel] = EndpointChannel,
     ) -> None:
         self.rng = rng = random.Random(seed)
         self.clock = Clock()
         self.clock.trace = trace
         self.durable = Durable()
         self.fair = rng.random() < 0.1  # no faults at all: then nothing may run twice
-        self._lane_class = lane_class
+        self._channel_class = channel_class
         self.loss = 0.0 if self.fair else rng.choice((0.0, 0.0, 0.01, 0.1))
         self.double = 0.0 if self.fair else rng.choice((0.0, 0.02, 0.2))
         self._arrive: dict[tuple[str, int, bool], int] = {}  # (site, link, to server) -> when the last message arrives
@@ -125,7 +125,9 @@ class World:
 
     def _start_server(self) -> None:
         if self.server is None or not self.server.alive:
-            self.server = Server(self.durable, self.clock, self.rng, self.lost_after, self._to_site, self._lane_class)
+            self.server = Server(
+                self.durable, self.clock, self.rng, self.lost_after, self._to_site, self._channel_class
+            )
             self.clock.note(f"server starts, epoch {self.durable.claims}")
 
     def _submit(self) -> None:
@@ -300,8 +302,13 @@ class World:
 
     def _left(self) -> list[str]:
         """What the server thinks is at the agents. (Ids that the log does not know stay in `held` until the next session.)"""
-        lanes = self.server.lanes.values() if self.server is not None else ()
-        return [i.hex()[-16:] for lane in lanes for i in (*lane.flight, *lane.held) if i in self.durable.place]
+        channels = self.server.channels.values() if self.server is not None else ()
+        return [
+            i.hex()[-16:]
+            for channel in channels
+            for i in (*channel.in_flight, *channel.held)
+            if i in self.durable.place
+        ]
 
     def _check_value(self, task_id: bytes, value: bytes, attempt: int) -> None:
         ref = ref_of(value)

@@ -1,6 +1,6 @@
 """One endpoint's side of the bridge, sans-IO: frames, ticks, fresh tasks and durable-acks in; effects out.
 
-    fresh, page ──► intake ──credit──► flight ──Results──► Store ──durable──► Ack
+    fresh, page ──► pending ──credit──► flight ──Results──► Store ──durable──► Ack
                       ▲                   │
                       └── to be retried ◄─┘
 
@@ -15,19 +15,19 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from oncue.dispatcher.bridge.effects import (
-    Changed,
-    Check,
+    ChannelPhase,
+    CheckTasks,
     Effect,
-    EndWaiting,
-    Fetch,
-    Load,
-    Phase,
-    PutPart,
-    Reported,
-    Send,
-    Store,
+    EndWaitingTasks,
+    ForwardReport,
+    LoadOpenTasks,
+    PhaseChanged,
+    ReadPart,
+    SendFrame,
+    StoreResults,
+    WritePart,
 )
-from oncue.dispatcher.bridge.pending_tasks import PAGE, Group, OpenTask, PendingTasks
+from oncue.dispatcher.bridge.pending_tasks import PAGE, OpenTask, PendingTasks, TaskGroup
 from oncue.lifecycle import retry_due
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
@@ -48,25 +48,27 @@ class EndpointChannel:
         self.endpoint, self.epoch, self.server, self.version = endpoint, epoch, server, version
         self.lost_after_ms = lost_after_ms
         self.servers: tuple[tuple[str, str], ...] = ()  # that an agent may dial: (address, key)
-        self._servers_told: tuple[tuple[str, str], ...] = ()
+        self._announced_servers: tuple[tuple[str, str], ...] = ()
         self.now_us = 0
         self._out: list[Effect] = []
         # the agent
-        self.phase = Phase.AWAY
+        self.phase = ChannelPhase.AWAY
         self.since_us = 0
         self.hello: bridge.Hello | None = None
         self.refused = ""
         self.session = 0
         self._expect = self._next = 0  # numbers: of the agent's next message, of ours
-        self._heard_us = self._said_us = 0
-        self._named: list[tuple[bytes, int]] = []
+        self._received_us = self._sent_us = 0
+        self._inventory: list[tuple[bytes, int]] = []
         self.granted = self.sent = 0  # tasks, since the session's start
         # tasks
-        self.intake = PendingTasks(lambda task_id: self.busy(task_id) or task_id in self._ending, budget_bytes)
-        self.flight: dict[bytes, Group] = {}
-        self.told = False  # whether an agent has said what it holds
+        self.pending = PendingTasks(
+            lambda task_id: self.at_agent(task_id) or task_id in self._appending_ids, budget_bytes
+        )
+        self.in_flight: dict[bytes, TaskGroup] = {}
+        self.inventory_known = False  # whether an agent has said what it holds
         self.held: dict[bytes, set[int]] = {}  # attempts that the agent has from before our time
-        self.wished: set[bytes] = set()  # cancels for what is at the agent
+        self.cancel_requested: set[bytes] = set()  # cancels for what is at the agent
         # results
         self._journal = b""
         self._durable_seq = -1
@@ -74,81 +76,81 @@ class EndpointChannel:
         self._storing: dict[int, tuple[int, bool]] = {}  # token -> (spool number, durable), in order of spool numbers
         self._seen_seq = -1  # of this session
         self._checking: dict[int, tuple[bridge.Results, list[Ended]]] = {}
-        self._unstored: dict[int, list[Ended]] = {}  # token -> ends that are on their way into the log
-        self._ending: set[bytes] = set()  # their ids, while a page is read
+        self._appending: dict[int, list[Ended]] = {}  # token -> ends that are on their way into the log
+        self._appending_ids: set[bytes] = set()  # their ids, while a page is read
 
-    def busy(self, task_id: bytes) -> bool:
+    def at_agent(self, task_id: bytes) -> bool:
         """Whether the task is at the agent."""
-        return task_id in self.flight or task_id in self.held
+        return task_id in self.in_flight or task_id in self.held
 
     # ------------------------------------------------------------ tasks in and out
 
-    def fresh(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
+    def add_tasks(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
         """Tasks that were appended just now (perhaps not durable yet; `offset`: see Intake)."""
-        self.intake.fresh(frame, size_bytes, offset)
-        self.pump()
+        self.pending.add(frame, size_bytes, offset)
+        self.dispatch()
 
-    def page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
+    def on_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
         """The answer to Load; the view had all records of tasks below the offset `reached`."""
-        self._ending = {e.id for ends in self._unstored.values() for e in ends}
-        self.intake.page(token, rows, reached)
-        self._ending = set()
-        self.pump()
+        self._appending_ids = {e.id for ends in self._appending.values() for e in ends}
+        self.pending.add_page(token, rows, reached)
+        self._appending_ids = set()
+        self.dispatch()
 
-    def pump(self) -> None:
-        """Send as much as credit allows; load more when little is left."""
-        if self.phase is not Phase.READY:
+    def dispatch(self) -> None:
+        """SendFrame as much as credit allows; load more when little is left."""
+        if self.phase is not ChannelPhase.READY:
             return
-        intake = self.intake
-        intake.now_us = self.now_us
-        intake.wake()
-        while intake.queue and self.granted > self.sent:
-            self._dispatch(intake.take(self.granted - self.sent))
-        wanted = intake.want_page()
+        pending = self.pending
+        pending.now_us = self.now_us
+        pending.enqueue_due()
+        while pending.queue and self.granted > self.sent:
+            self._send_group(pending.dequeue(self.granted - self.sent))
+        wanted = pending.next_page()
         if wanted:
-            self._out.append(Load(wanted[0], wanted[1], PAGE))
+            self._out.append(LoadOpenTasks(wanted[0], wanted[1], PAGE))
 
-    def _dispatch(self, group: Group) -> None:
+    def _send_group(self, group: TaskGroup) -> None:
         if self.held:  # an older attempt is at the agent still: once it has ended, loading brings the task back
             group.tasks = [t for t in group.tasks if t.id not in self.held]
         if not group.tasks:
             return
         if group.call.expires_us and self.now_us > group.call.expires_us:
             why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
-            self.end(group, [ended(t, group.attempt, EXPIRED, self.now_us, why) for t in group.tasks])
+            self.end_attempts(group, [end_by_server(t, group.attempt, EXPIRED, self.now_us, why) for t in group.tasks])
             return
-        flight = self.flight
+        in_flight = self.in_flight
         for t in group.tasks:
-            flight[t.id] = group
+            in_flight[t.id] = group
         count = len(group.tasks)
         self.sent += count
         self._send(bridge.Dispatch(group.call_raw, group.attempt, count, group.accepted_us), encode(group.tasks))
 
-    def end(self, group: Group, ends: list[Ended]) -> None:
+    def end_attempts(self, group: TaskGroup, ends: list[Ended]) -> None:
         """The server itself ends attempts of the group's tasks: expired, cancelled while waiting, lost."""
-        closing = self._settle(group.call, ends, {e.id: group for e in ends})
+        closing = self._resolve(group.call, ends, {e.id: group for e in ends})
         self._store(group, ends, closing, told=True)
 
-    def _store(self, group: Group, ends: list[Ended], closing: list[Ended], *, told: bool) -> None:
+    def _store(self, group: TaskGroup, ends: list[Ended], closing: list[Ended], *, told: bool) -> None:
         """The server's own ends."""
         self._token += 1
-        self._unstored[self._token] = ends
+        self._appending[self._token] = ends
         record = encode((VERSION, group.call, "", group.accepted_us, ends, self.epoch))
-        self._out.append(Store(record, self._token, group.call, closing, told, True))
+        self._out.append(StoreResults(record, self._token, group.call, closing, told, True))
 
     # ------------------------------------------------------------ cancel and expiry from outside
 
     def cancel(self, ids: Sequence[bytes], why: str) -> None:
         """At the agent: it is asked. Waiting: they shall not start, and end."""
-        running = [i for i in ids if self.busy(i)]
-        self.wished.update(running)
-        if running and self.phase is Phase.READY:
+        running = [i for i in ids if self.at_agent(i)]
+        self.cancel_requested.update(running)
+        if running and self.phase is ChannelPhase.READY:
             self._send(bridge.CancelTasks(why), b"".join(running))
         waiting = self.stop_waiting(ids)
         if waiting:
-            self._out.append(EndWaiting(waiting))
+            self._out.append(EndWaitingTasks(waiting))
 
-    def end_waiting(self, group: Group, ends: list[Ended]) -> list[bytes]:
+    def end_waiting(self, group: TaskGroup, ends: list[Ended]) -> list[bytes]:
         """End tasks that the view says wait; gives those that are not at the agent after all. An end that the agent
         has just told may come first in the log: so only the view says what closed them."""
         waiting = set(self.stop_waiting(e.id for e in ends))
@@ -157,32 +159,32 @@ class EndpointChannel:
             self._store(group, kept, [], told=False)
         return [e.id for e in kept]
 
-    def hold_back(self, task_id: bytes) -> bool:
+    def hold(self, task_id: bytes) -> bool:
         """Whether it waits here; then it will not be sent. Not so what is at the agent, or has just ended."""
-        if self.busy(task_id) or any(e.id == task_id for ends in self._unstored.values() for e in ends):
+        if self.at_agent(task_id) or any(e.id == task_id for ends in self._appending.values() for e in ends):
             return False
         self._stop([task_id])
         return True
 
     def release(self, ids: Iterable[bytes]) -> None:
         """They may be sent after all."""
-        self.intake.stopped.difference_update(ids)
-        self.intake.reload_at(self.now_us)  # some may have been dropped from the queue
-        self.pump()
+        self.pending.stopped.difference_update(ids)
+        self.pending.reload_at(self.now_us)  # some may have been dropped from the queue
+        self.dispatch()
 
     def stop_waiting(self, ids: Iterable[bytes]) -> list[bytes]:
         """Those of the ids that are not at the agent; they will not be sent any more."""
-        waiting = [i for i in ids if not self.busy(i)]
+        waiting = [i for i in ids if not self.at_agent(i)]
         self._stop(waiting)
         return waiting
 
     def _stop(self, ids: Iterable[bytes]) -> None:
-        self.intake.now_us = self.now_us
-        self.intake.stop(ids)
+        self.pending.now_us = self.now_us
+        self.pending.stop(ids)
 
     # ------------------------------------------------------------ frames of the agent
 
-    def frame(self, parts: list[bytes], now_us: int) -> None:
+    def on_frame(self, parts: list[bytes], now_us: int) -> None:
         """Raises Undecodable; the rim refuses the sender then."""
         self.now_us = max(self.now_us, now_us)
         envelope, body = bridge.decode_from_agent(parts)
@@ -190,17 +192,17 @@ class EndpointChannel:
         if isinstance(message, bridge.Hello):
             if envelope.session > self.session:
                 self._on_hello(envelope.session, message)
-        elif envelope.session != self.session or self.phase is Phase.AWAY:
+        elif envelope.session != self.session or self.phase is ChannelPhase.AWAY:
             if envelope.session >= self.session and not self.refused:
                 self._reset(envelope.session, "no session: say hello")
         elif envelope.n > self._expect:
-            self._away("messages of the agent were lost on the way")
+            self._disconnect("messages of the agent were lost on the way")
             self._reset(envelope.session, "messages were lost")
         elif envelope.n == self._expect:  # lower: a double
             self._expect += 1
-            self._heard_us = self.now_us
+            self._received_us = self.now_us
             self._on_message(message, body)
-            self.pump()
+            self.dispatch()
 
     def _on_message(self, message: bridge.FromAgent, body: bytes) -> None:
         if isinstance(message, bridge.Results):
@@ -209,22 +211,22 @@ class EndpointChannel:
         elif isinstance(message, bridge.Credit):
             self.granted = max(self.granted, message.granted)
         elif isinstance(message, bridge.Want):
-            self._out.append(Fetch(message.sha256, message.offset_bytes))
+            self._out.append(ReadPart(message.sha256, message.offset_bytes))
         elif isinstance(message, bridge.Put):
-            self._out.append(PutPart(message.sha256, message.offset_bytes, message.size_bytes, body))
+            self._out.append(WritePart(message.sha256, message.offset_bytes, message.size_bytes, body))
         elif isinstance(message, bridge.ReportFrame):
-            self._out.append(Reported(body))
+            self._out.append(ForwardReport(body))
         elif isinstance(message, bridge.Inventory):
             self._on_inventory(message, body)
         elif isinstance(message, bridge.Bye):
-            self._away(f"the agent stopped{': ' + message.why if message.why else ''}")
+            self._disconnect(f"the agent stopped{': ' + message.why if message.why else ''}")
 
     def _on_hello(self, session: int, hello: bridge.Hello) -> None:
-        self._away("the agent says hello again")
+        self._disconnect("the agent says hello again")
         self.session, self._expect, self._next = session, 1, 0
-        self._heard_us = self.now_us
+        self._received_us = self.now_us
         if hello.protocol != bridge.PROTOCOL:
-            why = wrong_protocol(hello, self.version)
+            why = refuse_protocol(hello, self.version)
             self.refuse(why.code, why.message, why.remedy)
             return
         if hello.epoch > self.epoch:
@@ -232,42 +234,42 @@ class EndpointChannel:
             return
         self.hello, self.refused = hello, ""
         self.granted = self.sent = 0
-        self._named = []
-        self.phase = Phase.INVENTORY
+        self._inventory = []
+        self.phase = ChannelPhase.INVENTORY
         if hello.held == 0:
-            self._welcome(hello)
+            self._start_session(hello)
 
     def _on_inventory(self, message: bridge.Inventory, body: bytes) -> None:
-        if self.phase is not Phase.INVENTORY or self.hello is None:
+        if self.phase is not ChannelPhase.INVENTORY or self.hello is None:
             return
-        self._named += bridge.unpack_held(body)
+        self._inventory += bridge.unpack_held(body)
         if message.last:
-            self._welcome(self.hello)
+            self._start_session(self.hello)
 
-    def _welcome(self, hello: bridge.Hello) -> None:
+    def _start_session(self, hello: bridge.Hello) -> None:
         amnesia = self._journal not in (b"", hello.journal)
         if self._journal != hello.journal:
             self._journal, self._durable_seq = hello.journal, -1
         self._seen_seq = self._durable_seq
         # An older attempt that the agent names is not the one that was sent last.
-        exact = set(self._named)
-        self._recover([i for i, group in self.flight.items() if (i, group.attempt) not in exact], amnesia)
-        self.held, self.told = {}, True
-        for task_id, attempt in self._named:
-            group = self.flight.get(task_id)
+        exact = set(self._inventory)
+        self._recover([i for i, group in self.in_flight.items() if (i, group.attempt) not in exact], amnesia)
+        self.held, self.inventory_known = {}, True
+        for task_id, attempt in self._inventory:
+            group = self.in_flight.get(task_id)
             if group is None or group.attempt != attempt:
                 self.held.setdefault(task_id, set()).add(attempt)
-        self.intake.restart()  # what was put off while it was away, the view has too
-        self.phase, self.since_us = Phase.READY, self.now_us
-        self._say_welcome()
-        self._out.append(Changed(self.phase, f"agent {hello.host}:{hello.pid}"))
-        self.wished &= {task_id for task_id, _ in self._named}
-        if self.wished:
-            self._send(bridge.CancelTasks("cancelled"), b"".join(self.wished))
-        self.pump()
+        self.pending.restart()  # what was put off while it was away, the view has too
+        self.phase, self.since_us = ChannelPhase.READY, self.now_us
+        self._send_welcome()
+        self._out.append(PhaseChanged(self.phase, f"agent {hello.host}:{hello.pid}"))
+        self.cancel_requested &= {task_id for task_id, _ in self._inventory}
+        if self.cancel_requested:
+            self._send(bridge.CancelTasks("end_cancelled"), b"".join(self.cancel_requested))
+        self.dispatch()
 
-    def _say_welcome(self) -> None:
-        self._servers_told = self.servers
+    def _send_welcome(self) -> None:
+        self._announced_servers = self.servers
         self._send(bridge.Welcome(self.epoch, self.server, self.version, self._durable_seq, self.servers))
 
     def _recover(self, missing: list[bytes], amnesia: bool) -> None:
@@ -277,17 +279,17 @@ class EndpointChannel:
         if amnesia:
             self._lose(missing, "the endpoint's agent came back without its journal")
         for task_id in missing:
-            self.flight.pop(task_id, None)
+            self.in_flight.pop(task_id, None)
 
     def _lose(self, ids: Iterable[bytes], why: str) -> None:
         failure = encode(Failure("oncue.TaskLost", why))
-        groups: dict[int, tuple[Group, list[Ended]]] = {}
+        groups: dict[int, tuple[TaskGroup, list[Ended]]] = {}
         for task_id in ids:
-            group = self.flight[task_id]
+            group = self.in_flight[task_id]
             ends = groups.setdefault(id(group), (group, []))[1]
-            ends.append(ended(group.one(task_id), group.attempt, LOST, self.now_us, failure))
+            ends.append(end_by_server(group.one(task_id), group.attempt, LOST, self.now_us, failure))
         for group, ends in groups.values():
-            self.end(group, ends)
+            self.end_attempts(group, ends)
 
     # ------------------------------------------------------------ results
 
@@ -304,49 +306,49 @@ class EndpointChannel:
         groups = self._expected(message, ends)
         if groups is None:
             self._checking[token] = (message, ends)
-            self._out.append(Check(token, [e.id for e in ends]))
+            self._out.append(CheckTasks(token, [e.id for e in ends]))
             return
         call = groups[ends[0].id].call if ends else decode(Call, message.call)
-        closing = self._settle(call, ends, groups)
+        closing = self._resolve(call, ends, groups)
         record = encode((VERSION, msgspec.Raw(message.call), self.endpoint, message.accepted_us, msgspec.Raw(body)))
-        self._unstored[token] = ends
-        self._out.append(Store(record, token, call, closing, True))
+        self._appending[token] = ends
+        self._out.append(StoreResults(record, token, call, closing, True))
 
-    def _expected(self, message: bridge.Results, ends: list[Ended]) -> dict[bytes, Group] | None:
+    def _expected(self, message: bridge.Results, ends: list[Ended]) -> dict[bytes, TaskGroup] | None:
         """The groups of these ends when all are attempts in flight, of the call that the agent names; else None."""
-        groups: dict[bytes, Group] = {}
-        flight, call = self.flight, message.call
+        groups: dict[bytes, TaskGroup] = {}
+        in_flight, call = self.in_flight, message.call
         for e in ends:
-            group = flight.get(e.id)
+            group = in_flight.get(e.id)
             if group is None or group.attempt != e.attempt or group.call_raw != call:
                 return None
             groups[e.id] = group
         return groups if len(groups) == len(ends) else None
 
-    def _settle(self, call: Call, ends: list[Ended], groups: dict[bytes, Group]) -> list[Ended]:
+    def _resolve(self, call: Call, ends: list[Ended], groups: dict[bytes, TaskGroup]) -> list[Ended]:
         """Take ended attempts out of flight; those to be retried are put off. Gives the closing ones."""
-        flight, closing = self.flight, []
+        in_flight, closing = self.in_flight, []
         for e in ends:
-            flight.pop(e.id, None)
+            in_flight.pop(e.id, None)
             due = None if e.status == OK else retry_due(call, e.id, e.attempt, e.status, e.ended_us)
             if due is None:
                 closing.append(e)
-            elif e.id in self.wished:
-                self.wished.discard(e.id)
+            elif e.id in self.cancel_requested:
+                self.cancel_requested.discard(e.id)
                 self._stop([e.id])
-                self._out.append(EndWaiting([e.id]))
+                self._out.append(EndWaitingTasks([e.id]))
             else:
                 group = groups[e.id]
                 task = group.one(e.id)
-                self.intake.put_off(
-                    due, Group(call, group.call_raw, e.attempt + 1, group.accepted_us, [task], len(task.args))
+                self.pending.defer(
+                    due, TaskGroup(call, group.call_raw, e.attempt + 1, group.accepted_us, [task], len(task.args))
                 )
-        self.intake.ended([e.id for e in ends])
-        if self.wished:
-            self.wished.difference_update([e.id for e in closing])
+        self.pending.mark_ended([e.id for e in ends])
+        if self.cancel_requested:
+            self.cancel_requested.difference_update([e.id for e in closing])
         return closing
 
-    def checked(self, token: int, known: set[bytes]) -> None:
+    def on_checked(self, token: int, known: set[bytes]) -> None:
         """The answer to Check. Ends of tasks that nobody has accepted are dropped: the agent made them up, or the
         server died before it had told anybody that it took them. Which of the others count, only the view can say."""
         if token not in self._checking:
@@ -354,32 +356,32 @@ class EndpointChannel:
         message, ends = self._checking.pop(token)
         kept = [e for e in ends if e.id in known]
         if not kept:
-            self.durable(token)
+            self.on_stored(token)
             return
         call = decode(Call, message.call)
         for e in kept:
-            self._let_go(e)
-            group = self.flight.get(e.id)
+            self._forget_held(e)
+            group = self.in_flight.get(e.id)
             if group is not None and (e.status == OK or group.attempt == e.attempt):
-                del self.flight[e.id]  # an end of it that comes later must go through the view too
+                del self.in_flight[e.id]  # an end of it that comes later must go through the view too
             if e.status != OK:  # its next attempt waits in the view, or another that this end came too late for
-                self.intake.reload_at(retry_due(call, e.id, e.attempt, e.status, e.ended_us) or self.now_us)
-        self.intake.ended([e.id for e in kept])  # a page that was asked for before may show them as open
+                self.pending.reload_at(retry_due(call, e.id, e.attempt, e.status, e.ended_us) or self.now_us)
+        self.pending.mark_ended([e.id for e in kept])  # a page that was asked for before may show them as open
         record = encode((VERSION, msgspec.Raw(message.call), self.endpoint, message.accepted_us, kept))
-        self._unstored[token] = kept
-        self._out.append(Store(record, token, call, [], False))
-        self.pump()
+        self._appending[token] = kept
+        self._out.append(StoreResults(record, token, call, [], False))
+        self.dispatch()
 
-    def _let_go(self, e: Ended) -> None:
+    def _forget_held(self, e: Ended) -> None:
         attempts = self.held.get(e.id)
         if attempts is not None:
             attempts.discard(e.attempt)
             if not attempts:
                 del self.held[e.id]
 
-    def durable(self, token: int) -> None:
+    def on_stored(self, token: int) -> None:
         """What Store asked for is durable: ack what is durable without a gap."""
-        self._unstored.pop(token, None)
+        self._appending.pop(token, None)
         if token not in self._storing:
             return
         self._storing[token] = (self._storing[token][0], True)
@@ -389,79 +391,83 @@ class EndpointChannel:
                 break
             del self._storing[first]
             self._durable_seq = seq
-        if self._durable_seq > before and self.phase is Phase.READY:
+        if self._durable_seq > before and self.phase is ChannelPhase.READY:
             self._send(bridge.Ack(self._durable_seq))
 
-    def not_stored(self, token: int) -> None:
+    def on_store_failed(self, token: int) -> None:
         """The log could not take it (a full disk): the agent keeps it and sends it again after its next hello."""
-        ends = self._unstored.pop(token, ())
-        again = {e.id for others in self._unstored.values() for e in others}  # it has sent them again already
+        ends = self._appending.pop(token, ())
+        again = {e.id for others in self._appending.values() for e in others}  # it has sent them again already
         for e in ends:
             if e.id not in again:
                 self.held.setdefault(e.id, set()).add(e.attempt)
         if token in self._storing:
-            self._away("results could not be stored")
+            self._disconnect("results could not be stored")
             self._reset(self.session, "results could not be stored; say hello again")
 
     # ------------------------------------------------------------ blobs
 
-    def part(self, sha256: str, offset: int, size: int, body: bytes, why: str = "") -> None:
-        if self.phase is Phase.READY:
+    def send_part(self, sha256: str, offset: int, size: int, body: bytes, why: str = "") -> None:
+        if self.phase is ChannelPhase.READY:
             self._send(bridge.Part(sha256, offset, size, why), body)
 
-    def put_ack(self, sha256: str, offset: int, why: str = "") -> None:
-        if self.phase is Phase.READY:
+    def send_put_ack(self, sha256: str, offset: int, why: str = "") -> None:
+        if self.phase is ChannelPhase.READY:
             self._send(bridge.PutAck(sha256, offset, why))
 
     # ------------------------------------------------------------ time and session
 
     def tick(self, now_us: int) -> None:
         self.now_us = max(self.now_us, now_us)
-        if self.phase is Phase.AWAY:
+        if self.phase is ChannelPhase.AWAY:
             # Away alone is not lost: only away for longer than the endpoint's lost_after.
-            if self.lost_after_ms and self.flight and self.now_us - self.since_us >= self.lost_after_ms * 1000:
-                self._lose(list(self.flight), f"the endpoint was away for {self.lost_after_ms / 1000:g} s (lost_after)")
-        elif self.now_us - self._heard_us > bridge.SILENCE_MS * 1000:
-            self._away(f"not a word for {bridge.SILENCE_MS / 1000:g} s")
-        elif self.phase is Phase.READY:
-            if self.servers != self._servers_told:  # one has come, gone, or has another key
-                self._say_welcome()
-            if self.now_us - self._said_us >= bridge.BEAT_MS * 1000:
+            if self.lost_after_ms and self.in_flight and self.now_us - self.since_us >= self.lost_after_ms * 1000:
+                self._lose(
+                    list(self.in_flight), f"the endpoint was away for {self.lost_after_ms / 1000:g} s (lost_after)"
+                )
+        elif self.now_us - self._received_us > bridge.SILENCE_MS * 1000:
+            self._disconnect(f"not a word for {bridge.SILENCE_MS / 1000:g} s")
+        elif self.phase is ChannelPhase.READY:
+            if self.servers != self._announced_servers:  # one has come, gone, or has another key
+                self._send_welcome()
+            if self.now_us - self._sent_us >= bridge.BEAT_MS * 1000:
                 self._send(bridge.Beat(self.now_us))
-            self.pump()
+            self.dispatch()
 
     def refuse(self, code: str, message: str, remedy: str) -> None:
         """Revoked, another protocol ...: the agent is told why, and nothing more of this session is read."""
         self.refused = message
         self._send(bridge.Refuse(code, message, remedy))
-        self._away(message)
+        self._disconnect(message)
 
-    def hand_over(self, epoch: int, to: bridge.Redirect) -> None:
+    def redirect(self, epoch: int, to: bridge.Redirect) -> None:
         """Another server acts for the endpoint now, by a claim of this epoch (0: not known yet): the agent is sent there.
         Nothing ends: what it holds it will name there, and what waits the other has in its view."""
-        if self.phase is not Phase.AWAY:
-            self._out.append(Send([bridge.encode(bridge.BridgeEnvelope(self.session, -1, max(epoch, self.epoch), to))]))
-        self._away(to.why)
+        if self.phase is not ChannelPhase.AWAY:
+            self._out.append(
+                SendFrame([bridge.encode(bridge.BridgeEnvelope(self.session, -1, max(epoch, self.epoch), to))])
+            )
+        self._disconnect(to.why)
 
-    def _away(self, why: str) -> None:
-        if self.phase is Phase.AWAY:
+    def _disconnect(self, why: str) -> None:
+        if self.phase is ChannelPhase.AWAY:
             return
-        told = self.phase is Phase.READY
-        self.phase, self.since_us = Phase.AWAY, self.now_us
-        self.intake.restart()
+        told = self.phase is ChannelPhase.READY
+        self.phase, self.since_us = ChannelPhase.AWAY, self.now_us
+        self.pending.restart()
         self._storing.clear()
         self._checking.clear()
         if told:
-            self._out.append(Changed(self.phase, why))
+            self._out.append(PhaseChanged(self.phase, why))
 
     def _reset(self, session: int, why: str) -> None:
-        self._out.append(Send([bridge.encode(bridge.BridgeEnvelope(session, -1, self.epoch, bridge.Reset(why)))]))
+        self._out.append(SendFrame([bridge.encode(bridge.BridgeEnvelope(session, -1, self.epoch, bridge.Reset(why)))]))
 
     def _send(self, message: bridge.FromBridge, body: bytes = b"") -> None:
         head = bridge.encode(bridge.BridgeEnvelope(self.session, self._next, self.epoch, message))
         self._next += 1
-        self._said_us = self.now_us
-        self._out.append(Send([head, body] if body else [head]))
+        self._sent_us = self.now_us
+        self._out.append(SendFrame([head, body] if body else [head]))
 
     def drain(self) -> list[Effect]:
         """The effects since the last call."""
@@ -469,7 +475,7 @@ class EndpointChannel:
         return out
 
 
-def wrong_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
+def refuse_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
     return bridge.Refuse(
         "version",
         f"the agent (oncue {hello.agent_version}) speaks protocol {hello.protocol}, this server (oncue {version}) speaks"
@@ -478,11 +484,11 @@ def wrong_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
     )
 
 
-def ended(task: TaskRecord, attempt: int, status: int, at_us: int, failure: bytes) -> Ended:
+def end_by_server(task: TaskRecord, attempt: int, status: int, at_us: int, failure: bytes) -> Ended:
     """An attempt that the server ends without a word from the agent."""
     return Ended(task.id, attempt, status, 0, at_us, failure, b"", task.event, task.retry_of, task.mark_us)
 
 
-def cancelled(task: TaskRecord, attempt: int, at_us: int, by: str) -> Ended:
-    why = encode(Failure("oncue.TaskCancelled", f"cancelled by {by}" if by else "cancelled"))
-    return ended(task, attempt, CANCELLED, at_us, why)
+def end_cancelled(task: TaskRecord, attempt: int, at_us: int, by: str) -> Ended:
+    why = encode(Failure("oncue.TaskCancelled", f"end_cancelled by {by}" if by else "end_cancelled"))
+    return end_by_server(task, attempt, CANCELLED, at_us, why)

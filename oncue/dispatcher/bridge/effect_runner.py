@@ -11,21 +11,21 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import EndpointChannel, cancelled
+from oncue.dispatcher.bridge.channel import EndpointChannel, end_cancelled
 from oncue.dispatcher.bridge.effects import (
-    Changed,
-    Check,
+    ChannelPhase,
+    CheckTasks,
     Effect,
-    EndWaiting,
-    Fetch,
-    Load,
-    Phase,
-    PutPart,
-    Reported,
-    Send,
-    Store,
+    EndWaitingTasks,
+    ForwardReport,
+    LoadOpenTasks,
+    PhaseChanged,
+    ReadPart,
+    SendFrame,
+    StoreResults,
+    WritePart,
 )
-from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
 from oncue.dispatcher.notifier import STATE_WORDS
@@ -50,31 +50,31 @@ class EffectRunner:
         self._jobs: set[asyncio.Task[None]] = set()
         self._uploads: dict[tuple[str, str], Any] = {}
         self.usage: dict[str, Usage] = {}  # endpoint -> the newest
-        self.why: dict[str, str] = {}  # endpoint -> why its phase is what it is
+        self.phase_reasons: dict[str, str] = {}  # endpoint -> why its phase is what it is
 
-    def carry(self, lane: EndpointChannel, effect: Effect) -> None:
-        if isinstance(effect, Store):
-            self._store(lane.endpoint, effect)
-        elif isinstance(effect, Load):
-            self._job(self._load(lane.endpoint, effect))
-        elif isinstance(effect, Check):
-            self._job(self._check(lane.endpoint, effect))
-        elif isinstance(effect, EndWaiting):
-            self._job(self._end_waiting(lane.endpoint, effect.ids))
-        elif isinstance(effect, Fetch):
-            self._job(self._fetch(lane.endpoint, effect))
-        elif isinstance(effect, PutPart):
-            self._job(self._put_part(lane.endpoint, effect))
-        elif isinstance(effect, Reported):
-            self._report(lane, effect.body)
-        elif isinstance(effect, Changed):
-            self._changed(lane, effect)
-        elif isinstance(effect, Send):
+    def run(self, channel: EndpointChannel, effect: Effect) -> None:
+        if isinstance(effect, StoreResults):
+            self._store(channel.endpoint, effect)
+        elif isinstance(effect, LoadOpenTasks):
+            self._job(self._load(channel.endpoint, effect))
+        elif isinstance(effect, CheckTasks):
+            self._job(self._check(channel.endpoint, effect))
+        elif isinstance(effect, EndWaitingTasks):
+            self._job(self._end_waiting(channel.endpoint, effect.ids))
+        elif isinstance(effect, ReadPart):
+            self._job(self._fetch(channel.endpoint, effect))
+        elif isinstance(effect, WritePart):
+            self._job(self._put_part(channel.endpoint, effect))
+        elif isinstance(effect, ForwardReport):
+            self._report(channel, effect.body)
+        elif isinstance(effect, PhaseChanged):
+            self._changed(channel, effect)
+        elif isinstance(effect, SendFrame):
             raise TypeError("frames are sent by the bridge")
 
-    def elsewhere(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+    def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
         try:
-            return self._core.owners.answer(endpoint, parts)
+            return self._core.owners.answer_agent(endpoint, parts)
         except Undecodable as e:
             log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
             return None
@@ -96,19 +96,19 @@ class EffectRunner:
 
     # ------------------------------------------------------------ results
 
-    def _store(self, endpoint: str, effect: Store) -> None:
+    def _store(self, endpoint: str, effect: StoreResults) -> None:
         headers = self._mark if effect.told else ()
         future = self._core.log.append(RESULTS, [Record(effect.record, headers=headers)])
         future.add_done_callback(partial(self._stored, endpoint, effect))
 
-    def _stored(self, endpoint: str, effect: Store, future: asyncio.Future[list[Position]]) -> None:
+    def _stored(self, endpoint: str, effect: StoreResults, future: asyncio.Future[list[Position]]) -> None:
         if future.cancelled():
             return
         error = future.exception()
         if error is not None:
             log.error("outcomes of endpoint %s could not be stored: %s", endpoint, error)
             if not effect.ours:
-                self._core.bridge.with_lane(endpoint, lambda lane: lane.not_stored(effect.token))
+                self._core.bridge.with_channel(endpoint, lambda channel: channel.on_store_failed(effect.token))
             else:
                 asyncio.get_running_loop().call_later(STORE_AGAIN_S, self._store, endpoint, effect)
             return
@@ -116,12 +116,12 @@ class EffectRunner:
             self._tell(endpoint, effect, future.result())
         # After the turn of the streams that were told: people wait for those, and the agent for nothing.
         asyncio.get_running_loop().call_soon(
-            self._core.bridge.with_lane, endpoint, lambda lane: lane.durable(effect.token)
+            self._core.bridge.with_channel, endpoint, lambda channel: channel.on_stored(effect.token)
         )
 
-    def _tell(self, endpoint: str, effect: Store, positions: list[Position]) -> None:
+    def _tell(self, endpoint: str, effect: StoreResults, positions: list[Position]) -> None:
         fenced = effect.ours and self._core.log.shared  # by a later claim it may be: the log's order says
-        if self._core.owners.sure(endpoint) and not fenced:
+        if self._core.owners.is_exclusive(endpoint) and not fenced:
             self._core.board.tell(effect.call, effect.closing)
             self._core.metrics.outcomes(_by_state(effect.closing))
         else:
@@ -137,21 +137,21 @@ class EffectRunner:
 
     # ------------------------------------------------------------ what the view knows
 
-    async def _load(self, endpoint: str, effect: Load) -> None:
+    async def _load(self, endpoint: str, effect: LoadOpenTasks) -> None:
         await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
         rows, reached = await self._core.view.open_page(
             endpoint, self._core.tasks_topic(endpoint), effect.after, effect.limit
         )
         pages = [OpenTask(*row) for row in rows]
-        self._core.bridge.with_lane(endpoint, lambda lane: lane.page(effect.token, pages, reached))
+        self._core.bridge.with_channel(endpoint, lambda channel: channel.on_page(effect.token, pages, reached))
 
-    async def _check(self, endpoint: str, effect: Check) -> None:
+    async def _check(self, endpoint: str, effect: CheckTasks) -> None:
         await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
         states = await self._core.view.states(effect.ids)
         known = {task_id for task_id, (_, where) in states.items() if where == endpoint}
         if len(known) < len(effect.ids):
             log.warning("endpoint %s ended %d tasks that nobody had asked for", endpoint, len(effect.ids) - len(known))
-        self._core.bridge.with_lane(endpoint, lambda lane: lane.checked(effect.token, known))
+        self._core.bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, known))
 
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
         """Until each is closed or at the agent: an attempt that ended in the same moment may have come first."""
@@ -162,20 +162,20 @@ class EffectRunner:
 
     def _end_one(self, endpoint: str, state: TaskState) -> bool:
         """Append the end of a task that waits; False when there was nothing to append."""
-        lane = self._core.bridge.lanes.get(endpoint)
-        if lane is None or state.call is None or state.state is not State.WAITING:
+        channel = self._core.bridge.channels.get(endpoint)
+        if channel is None or state.call is None or state.state is not State.WAITING:
             return False
         task = task_of(state)
-        group = Group(state.call, encode(state.call), state.attempt, state.accepted_us, [task], 0)
-        end = cancelled(task, state.attempt, now_us(), state.cancel_by)
-        if not lane.end_waiting(group, [end]):
-            lane.cancel([state.id], "cancelled")
-        self._core.bridge.act(lane)
-        return not lane.busy(state.id)
+        group = TaskGroup(state.call, encode(state.call), state.attempt, state.accepted_us, [task], 0)
+        end = end_cancelled(task, state.attempt, now_us(), state.cancel_by)
+        if not channel.end_waiting(group, [end]):
+            channel.cancel([state.id], "end_cancelled")
+        self._core.bridge.run_effects(channel)
+        return not channel.at_agent(state.id)
 
     # ------------------------------------------------------------ blobs and function bodies
 
-    async def _fetch(self, endpoint: str, effect: Fetch) -> None:
+    async def _fetch(self, endpoint: str, effect: ReadPart) -> None:
         sha, offset = effect.sha256, effect.offset_bytes
         size, body, why = 0, b"", ""
         try:
@@ -190,9 +190,9 @@ class EffectRunner:
                 body = await asyncio.to_thread(self._core.blobs.part, sha, offset, bridge.PART_BYTES)
         except OncueError as e:
             why = e.message
-        self._core.bridge.with_lane(endpoint, lambda lane: lane.part(sha, offset, size, body, why))
+        self._core.bridge.with_channel(endpoint, lambda channel: channel.send_part(sha, offset, size, body, why))
 
-    async def _put_part(self, endpoint: str, effect: PutPart) -> None:
+    async def _put_part(self, endpoint: str, effect: WritePart) -> None:
         key = (endpoint, effect.sha256)
         why, at = "", effect.offset_bytes
         try:
@@ -211,12 +211,12 @@ class EffectRunner:
         except OncueError as e:
             why = e.message
             self._uploads.pop(key, None)
-        self._core.bridge.with_lane(endpoint, lambda lane: lane.put_ack(effect.sha256, at, why))
+        self._core.bridge.with_channel(endpoint, lambda channel: channel.send_put_ack(effect.sha256, at, why))
 
     # ------------------------------------------------------------ reports and phases
 
-    def _report(self, lane: EndpointChannel, body: bytes) -> None:
-        endpoint = lane.endpoint
+    def _report(self, channel: EndpointChannel, body: bytes) -> None:
+        endpoint = channel.endpoint
         try:
             report: Report = decode(Report, body)  # type: ignore[arg-type]
         except Undecodable as e:
@@ -227,13 +227,13 @@ class EffectRunner:
         if isinstance(report, Usage):
             self.usage[endpoint] = report
         elif self._core.board.watched and isinstance(report, Started):
-            self._show_started(lane, report)
+            self._show_started(channel, report)
         # Reports may be lost: nobody waits for this one.
         self._core.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_look)
 
-    def _show_started(self, lane: EndpointChannel, report: Started) -> None:
+    def _show_started(self, channel: EndpointChannel, report: Started) -> None:
         for task_id, attempt, started_us in report.tasks:
-            group = lane.flight.get(task_id)
+            group = channel.in_flight.get(task_id)
             if group is not None:
                 item = {
                     "id": task_id.hex(),
@@ -244,20 +244,20 @@ class EffectRunner:
                 }
                 self._core.board.show("task", item)
 
-    def _changed(self, lane: EndpointChannel, effect: Changed) -> None:
-        name = self._core.endpoint_name(lane.endpoint)
-        self.why[lane.endpoint] = effect.why
+    def _changed(self, channel: EndpointChannel, effect: PhaseChanged) -> None:
+        name = self._core.endpoint_name(channel.endpoint)
+        self.phase_reasons[channel.endpoint] = effect.why
         log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
         self._core.board.show("endpoint", {"name": name, "state": effect.phase.value, "why": effect.why})
-        if effect.phase is Phase.READY:
-            self._job(self._repeat_cancels(lane.endpoint))
+        if effect.phase is ChannelPhase.READY:
+            self._job(self._repeat_cancels(channel.endpoint))
 
     async def _repeat_cancels(self, endpoint: str) -> None:
         """Cancels that were asked for before this server, or this link, was there."""
         wanted = await self._core.view.cancels(10_000)
         ids = [task_id for task_id, where in wanted if where == endpoint]
         if ids:
-            self._core.bridge.with_lane(endpoint, lambda lane: lane.cancel(ids, "cancelled"))
+            self._core.bridge.with_channel(endpoint, lambda channel: channel.cancel(ids, "end_cancelled"))
 
 
 def task_of(state: TaskState) -> TaskRecord:

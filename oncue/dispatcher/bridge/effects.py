@@ -9,17 +9,17 @@ import msgspec
 from oncue.protocol.records import Call, Ended
 
 
-class Phase(Enum):
+class ChannelPhase(Enum):
     AWAY = "away"  # nothing heard
     INVENTORY = "inventory"  # Hello came; the agent names what it holds
     READY = "connected"  # welcomed; tasks flow as far as its credit goes
 
 
-class Send(msgspec.Struct, frozen=True, gc=False):
+class SendFrame(msgspec.Struct, frozen=True, gc=False):
     parts: list[bytes]
 
 
-class Store(msgspec.Struct, frozen=True):
+class StoreResults(msgspec.Struct, frozen=True):
     """Append `record` to oncue.results, then call `durable(token)`, or `not_stored(token)`; `ours`: the server's own ends,
     which nobody would say again: try until it is durable. `closing` are the ends that close their tasks; `told`: all of
     them are in it, so the view need not look."""
@@ -32,7 +32,7 @@ class Store(msgspec.Struct, frozen=True):
     ours: bool = False
 
 
-class Load(msgspec.Struct, frozen=True):
+class LoadOpenTasks(msgspec.Struct, frozen=True):
     """Give `page(token, rows)` the open tasks with seq > after, at most `limit`, in order of seq, from a view that has
     all that was handed to the log by now."""
 
@@ -41,27 +41,27 @@ class Load(msgspec.Struct, frozen=True):
     limit: int
 
 
-class Check(msgspec.Struct, frozen=True):
+class CheckTasks(msgspec.Struct, frozen=True):
     """Give `checked(token, ids)` those of the ids that are tasks of this endpoint, as the caught-up view knows them."""
 
     token: int
     ids: list[bytes]
 
 
-class EndWaiting(msgspec.Struct, frozen=True):
+class EndWaitingTasks(msgspec.Struct, frozen=True):
     """These tasks wait and shall end (cancelled): look up call and attempt in the view, then append the end."""
 
     ids: list[bytes]
 
 
-class Fetch(msgspec.Struct, frozen=True, gc=False):
+class ReadPart(msgspec.Struct, frozen=True, gc=False):
     """Answer with `part(...)`."""
 
     sha256: str
     offset_bytes: int
 
 
-class PutPart(msgspec.Struct, frozen=True, gc=False):
+class WritePart(msgspec.Struct, frozen=True, gc=False):
     """Answer with `put_ack(...)`."""
 
     sha256: str
@@ -70,15 +70,25 @@ class PutPart(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-class Reported(msgspec.Struct, frozen=True, gc=False):
+class ForwardReport(msgspec.Struct, frozen=True, gc=False):
     body: bytes  # msgpack of messages.Report, not looked into yet
 
 
-class Changed(msgspec.Struct, frozen=True):
+class PhaseChanged(msgspec.Struct, frozen=True):
     """The agent's phase changed: for people and logs."""
 
-    phase: Phase
+    phase: ChannelPhase
     why: str
 
 
-Effect = Send | Store | Load | Check | EndWaiting | Fetch | PutPart | Reported | Changed
+Effect = (
+    SendFrame
+    | StoreResults
+    | LoadOpenTasks
+    | CheckTasks
+    | EndWaitingTasks
+    | ReadPart
+    | WritePart
+    | ForwardReport
+    | PhaseChanged
+)

@@ -28,7 +28,7 @@ FRAME_BYTES = 1 << 20
 KEEP_STOPPED_US = 10_000_000
 
 
-class Group(msgspec.Struct, gc=False):
+class TaskGroup(msgspec.Struct, gc=False):
     """Tasks queued or sent together: one attempt of one call."""
 
     call: Call
@@ -55,72 +55,72 @@ class OpenTask(msgspec.Struct, frozen=True, array_like=True):
 
 class PendingTasks:
     def __init__(self, busy: Callable[[bytes], bool], budget_bytes: int) -> None:
-        self._busy, self._budget = busy, budget_bytes
+        self._is_sent, self._budget = busy, budget_bytes
         self.now_us = 0
-        self.queue: deque[Group] = deque()
-        self.tasks = self.bytes = 0  # queued, and in `later` (bytes only)
-        self.later: list[tuple[int, int, Group]] = []  # (due_us, tie-breaker, one task)
+        self.queue: deque[TaskGroup] = deque()
+        self.queued_tasks = self.queued_bytes = 0  # queued, and in `later` (bytes only)
+        self.deferred: list[tuple[int, int, TaskGroup]] = []  # (due_us, tie-breaker, one task)
         self.stopped: set[bytes] = set()  # shall not start: cancelled or expired while waiting
-        self._stopped_us = 0  # when the last of them was
+        self._last_stop_us = 0  # when the last of them was
         self.loading = True  # fresh tasks are left to the view
         self._token = self._ties = 0
         self._asked = False
         self._cursor = -1
         self._reload_us = 0  # then retries are due that memory had no room for; 0: none
         self._horizon = 0  # offset up to which the pages were of all that there was
-        self._meanwhile: list[tuple[TaskFrame, int]] = []  # fresh since the page was asked for
-        self._meanwhile_bytes = 0
+        self._buffered: list[tuple[TaskFrame, int]] = []  # fresh since the page was asked for
+        self._buffered_bytes = 0
         self._ended: set[bytes] = set()  # since the page was asked for
 
     def restart(self) -> None:
         """Forget what was queued: the view has it all, and pages asked for before count no more."""
         self.queue.clear()
-        self.later.clear()
-        self.tasks = self.bytes = 0
+        self.deferred.clear()
+        self.queued_tasks = self.queued_bytes = 0
         self.loading, self._asked, self._cursor, self._reload_us, self._horizon = True, False, -1, 0, 0
         self._token += 1
-        self._forget_meanwhile()
+        self._clear_buffered()
 
-    def _forget_meanwhile(self) -> None:
-        self._meanwhile.clear()
-        self._meanwhile_bytes = 0
+    def _clear_buffered(self) -> None:
+        self._buffered.clear()
+        self._buffered_bytes = 0
         self._ended.clear()
 
     # ------------------------------------------------------------ in
 
-    def fresh(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
+    def add(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
         """Tasks that were appended just now (perhaps not durable yet). `offset`: of their record, where a reader brought
         it behind the view: the pages may have had it already."""
         if 0 <= offset < self._horizon:
             return
-        if not self.loading and self.bytes + size_bytes <= self._budget:
-            self._add(Group(frame.call, encode(frame.call), 1, frame.accepted_us, frame.tasks, size_bytes))
+        if not self.loading and self.queued_bytes + size_bytes <= self._budget:
+            self._add(TaskGroup(frame.call, encode(frame.call), 1, frame.accepted_us, frame.tasks, size_bytes))
             return
         self.loading = True
         if self._asked:
-            self._meanwhile_bytes += size_bytes
-            if self._meanwhile_bytes <= self._budget:
-                self._meanwhile.append((frame, offset))
+            self._buffered_bytes += size_bytes
+            if self._buffered_bytes <= self._budget:
+                self._buffered.append((frame, offset))
 
-    def _add(self, group: Group) -> None:
+    def _add(self, group: TaskGroup) -> None:
         self.queue.append(group)
-        self.tasks += len(group.tasks)
-        self.bytes += group.size_bytes
+        self.queued_tasks += len(group.tasks)
+        self.queued_bytes += group.size_bytes
 
-    def put_off(self, due_us: int, group: Group) -> None:
+    def defer(self, due_us: int, group: TaskGroup) -> None:
         """A retry (a group of one task) that is due later. Without room in memory the view brings it back then."""
-        if self.bytes + group.size_bytes > self._budget:
+        if self.queued_bytes + group.size_bytes > self._budget:
             self.reload_at(due_us)
             return
         self._ties += 1
-        self.bytes += group.size_bytes
-        heapq.heappush(self.later, (due_us, self._ties, group))
+        self.queued_bytes += group.size_bytes
+        heapq.heappush(self.deferred, (due_us, self._ties, group))
 
     def reload_at(self, due_us: int) -> None:
         """Read the view's open tasks anew then: it has something due that is not here."""
         self._reload_us = min(self._reload_us or due_us, due_us)
 
-    def ended(self, ids: Iterable[bytes]) -> None:
+    def mark_ended(self, ids: Iterable[bytes]) -> None:
         """These ended; a page that was asked for before may still name them."""
         if self._asked:
             self._ended.update(ids)
@@ -128,84 +128,84 @@ class PendingTasks:
     def stop(self, ids: Iterable[bytes]) -> None:
         """These shall not start."""
         self.stopped.update(ids)
-        self._stopped_us = self.now_us
+        self._last_stop_us = self.now_us
 
     # ------------------------------------------------------------ loading
 
-    def want_page(self) -> tuple[int, int] | None:
+    def next_page(self) -> tuple[int, int] | None:
         """(token, after) when a page should be loaded now."""
         if self._reload_us and self.now_us >= self._reload_us and not self._asked:
             self.loading, self._cursor, self._reload_us = True, -1, 0
-        if not self.loading or self._asked or self.tasks >= LOW:
+        if not self.loading or self._asked or self.queued_tasks >= LOW:
             return None
         self._asked = True
         self._token += 1
         return self._token, self._cursor
 
-    def page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
+    def add_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
         """The answer to the page asked for with this token; the view had all records below `reached`."""
         if not self._asked or token != self._token:
             return
         self._asked = False
         queued = {t.id for g in self.queue for t in g.tasks} if self.queue else set()
-        queued.update(t.id for _, _, g in self.later for t in g.tasks)
+        queued.update(t.id for _, _, g in self.deferred for t in g.tasks)
         for row in rows:
             self._cursor = max(self._cursor, row.seq)
             task_id = row.task.id
-            if not self._busy(task_id) and task_id not in self._ended and task_id not in queued:
-                self._take_row(row)
+            if not self._is_sent(task_id) and task_id not in self._ended and task_id not in queued:
+                self._add_row(row)
         if len(rows) < PAGE:
             self._catch_up({row.task.id for row in rows}, reached)
-        self._forget_meanwhile()
+        self._clear_buffered()
 
-    def _take_row(self, row: OpenTask) -> None:
+    def _add_row(self, row: OpenTask) -> None:
         size = len(row.task.args)
         call_raw = encode(row.call)
         if row.due_us > self.now_us:
-            self.put_off(row.due_us, Group(row.call, call_raw, row.attempt, row.accepted_us, [row.task], size))
+            self.defer(row.due_us, TaskGroup(row.call, call_raw, row.attempt, row.accepted_us, [row.task], size))
             return
         last = self.queue[-1] if self.queue else None
         if (
             last is not None
-            and isinstance(last.tasks, _Rows)
+            and isinstance(last.tasks, _ViewRows)
             and (last.call_raw, last.attempt, last.accepted_us) == (call_raw, row.attempt, row.accepted_us)
         ):
             last.tasks.append(row.task)
             last.size_bytes += size
-            self.tasks += 1
-            self.bytes += size
+            self.queued_tasks += 1
+            self.queued_bytes += size
         else:
-            self._add(Group(row.call, call_raw, row.attempt, row.accepted_us, _Rows([row.task]), size))
+            self._add(TaskGroup(row.call, call_raw, row.attempt, row.accepted_us, _ViewRows([row.task]), size))
 
     def _catch_up(self, seen: set[bytes], reached: int) -> None:
         """The view had no more: go on with what came by memory since it was asked, unless that was too much to keep."""
-        if self._meanwhile_bytes > self._budget:
+        if self._buffered_bytes > self._budget:
             self._cursor = -1
             return
         self.loading = False
         self._horizon = reached
-        for frame, offset in self._meanwhile:
+        for frame, offset in self._buffered:
             if 0 <= offset < reached:
                 continue
-            tasks = [t for t in frame.tasks if t.id not in seen and not self._busy(t.id)]
+            tasks = [t for t in frame.tasks if t.id not in seen and not self._is_sent(t.id)]
             if tasks:
                 size = sum(len(t.args) for t in tasks)
-                self._add(Group(frame.call, encode(frame.call), 1, frame.accepted_us, tasks, size))
+                self._add(TaskGroup(frame.call, encode(frame.call), 1, frame.accepted_us, tasks, size))
 
     # ------------------------------------------------------------ out
 
-    def wake(self) -> None:
+    def enqueue_due(self) -> None:
         """Queue the retries that are due."""
-        while self.later and self.later[0][0] <= self.now_us:
-            _, _, group = heapq.heappop(self.later)
+        while self.deferred and self.deferred[0][0] <= self.now_us:
+            _, _, group = heapq.heappop(self.deferred)
             self.queue.append(group)
-            self.tasks += 1  # its bytes are counted already
-        idle = not self.queue and not self.later and not self.loading
+            self.queued_tasks += 1  # its bytes are counted already
+        idle = not self.queue and not self.deferred and not self.loading
         # A reader may bring a record a little after the view had it, and those who ask the view.
-        if self.stopped and idle and self.now_us - self._stopped_us > KEEP_STOPPED_US:
+        if self.stopped and idle and self.now_us - self._last_stop_us > KEEP_STOPPED_US:
             self.stopped.clear()
 
-    def take(self, most: int) -> Group:
+    def dequeue(self, most: int) -> TaskGroup:
         """The next tasks, at most `most` and a frame's worth; without those that were stopped (so perhaps none)."""
         group = self.queue.popleft()
         count = min(len(group.tasks), most, FRAME_TASKS)
@@ -217,16 +217,16 @@ class PendingTasks:
             size = sum(len(t.args) for t in tasks)
             rest = group.tasks[count:]
             self.queue.appendleft(
-                Group(group.call, group.call_raw, group.attempt, group.accepted_us, rest, group.size_bytes - size)
+                TaskGroup(group.call, group.call_raw, group.attempt, group.accepted_us, rest, group.size_bytes - size)
             )
-        self.tasks -= count
-        self.bytes -= size
+        self.queued_tasks -= count
+        self.queued_bytes -= size
         if self.stopped:
             tasks = [t for t in tasks if t.id not in self.stopped]
-        return Group(group.call, group.call_raw, group.attempt, group.accepted_us, tasks, size)
+        return TaskGroup(group.call, group.call_raw, group.attempt, group.accepted_us, tasks, size)
 
 
-class _Rows(list[TaskRecord]):
+class _ViewRows(list[TaskRecord]):
     """Tasks gathered from rows of the view: more rows of the same call may be added."""
 
 

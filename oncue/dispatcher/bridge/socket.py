@@ -18,7 +18,7 @@ import zmq
 
 from oncue import curve
 from oncue.dispatcher.bridge.channel import EndpointChannel
-from oncue.dispatcher.bridge.effects import Effect, Send
+from oncue.dispatcher.bridge.effects import Effect, SendFrame
 from oncue.errors import Undecodable
 from oncue.ids import now_us
 from oncue.protocol import bridge
@@ -28,25 +28,25 @@ TICK_S = 0.1
 READ_AT_ONCE = 256  # messages, then other work gets its turn
 
 
-class Courier(Protocol):
+class EffectHandler(Protocol):
     """Carries out what lanes want of the rest of the server."""
 
-    def carry(self, lane: EndpointChannel, effect: Effect) -> None: ...
+    def run(self, channel: EndpointChannel, effect: Effect) -> None: ...
 
-    def elsewhere(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+    def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
         """What an agent is told whose endpoint has no lane here; None: nothing."""
         ...
 
 
 class BridgeSocket:
-    def __init__(self, keys: curve.Keys, host: str, port: int, courier: Courier) -> None:
+    def __init__(self, keys: curve.Keys, host: str, port: int, courier: EffectHandler) -> None:
         self._loop = asyncio.get_running_loop()
-        self._courier = courier
+        self._effects = courier
         self._context = zmq.Context()
         self._gate = curve.Gate(self._context)
         self._socket = curve.router(self._context, keys)
         self.port = curve.bind(self._socket, host, port)
-        self.lanes: dict[str, EndpointChannel] = {}
+        self.channels: dict[str, EndpointChannel] = {}
         self._routes: dict[str, bytes] = {}
         self._pumping = False
         self._loop.add_reader(self._gate.fileno(), self._gate.on_readable)
@@ -60,24 +60,24 @@ class BridgeSocket:
         """From now on this key may connect, as this endpoint."""
         self._gate.allow(public_key, endpoint)
 
-    def open(self, lane: EndpointChannel) -> None:
+    def open(self, channel: EndpointChannel) -> None:
         """This server acts for the endpoint."""
-        self.lanes[lane.endpoint] = lane
+        self.channels[channel.endpoint] = channel
 
-    def shut(self, endpoint: str, epoch: int, to: bridge.Redirect) -> None:
+    def redirect(self, endpoint: str, epoch: int, to: bridge.Redirect) -> None:
         """Another server acts for it, by a claim of this epoch: its agent is sent there."""
-        lane = self.lanes.pop(endpoint, None)
-        if lane is not None:
-            lane.hand_over(epoch, to)
-            self.act(lane)
+        channel = self.channels.pop(endpoint, None)
+        if channel is not None:
+            channel.redirect(epoch, to)
+            self.run_effects(channel)
 
     def revoke(self, endpoint: str, public_key: bytes) -> None:
         """The key is refused from now on, and its live link is cut: nothing more of it is read. Again is harmless."""
         self._gate.forbid(public_key)
-        lane = self.lanes.pop(endpoint, None)
-        if lane is not None:
-            lane.refuse("revoked", "this endpoint was revoked", "register it again: oncue endpoint register")
-            self.act(lane)
+        channel = self.channels.pop(endpoint, None)
+        if channel is not None:
+            channel.refuse("revoked", "this endpoint was revoked", "register it again: oncue endpoint register")
+            self.run_effects(channel)
         self._routes.pop(endpoint, None)
 
     # ------------------------------------------------------------ in
@@ -103,45 +103,45 @@ class BridgeSocket:
             endpoint = str(frames[-1].get("User-Id"))
         except zmq.ZMQError:  # not through ZAP: cannot be
             return
-        lane = self.lanes.get(endpoint)
-        if lane is None:  # another server's; or revoked, with frames still under way
-            answer = self._courier.elsewhere(endpoint, [f.bytes for f in frames[1:]])
+        channel = self.channels.get(endpoint)
+        if channel is None:  # another server's; or revoked, with frames still under way
+            answer = self._effects.answer_unowned(endpoint, [f.bytes for f in frames[1:]])
             if answer is not None:
                 self._send(frames[0].bytes, answer)
             return
         self._routes[endpoint] = frames[0].bytes
         try:
-            lane.frame([f.bytes for f in frames[1:]], now_us())
+            channel.on_frame([f.bytes for f in frames[1:]], now_us())
         except Undecodable as e:
             log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
-            lane.refuse(
+            channel.refuse(
                 "version",
-                f"the server (oncue {lane.version}) cannot read the agent's messages: {e.message}",
-                f"install the same version where the agent runs: pip install 'oncue=={lane.version}'",
+                f"the server (oncue {channel.version}) cannot read the agent's messages: {e.message}",
+                f"install the same version where the agent runs: pip install 'oncue=={channel.version}'",
             )
-        self.act(lane)
+        self.run_effects(channel)
 
     # ------------------------------------------------------------ out
 
-    def act(self, lane: EndpointChannel) -> None:
+    def run_effects(self, channel: EndpointChannel) -> None:
         """Carry out what the lane wants, after any call to it."""
-        effects = lane.drain()
+        effects = channel.drain()
         if not effects:
             return
-        route = self._routes.get(lane.endpoint)
+        route = self._routes.get(channel.endpoint)
         sent = False
         for effect in effects:
-            if isinstance(effect, Send):
+            if isinstance(effect, SendFrame):
                 if route is not None:
                     sent = True
                     self._send(route, effect.parts)
             else:
-                self._courier.carry(lane, effect)
+                self._effects.run(channel, effect)
         if sent and not self._pumping and self._readable():
             self._pumping = True
-            self._loop.call_soon(self._look_again)
+            self._loop.call_soon(self._read_again)
 
-    def _look_again(self) -> None:
+    def _read_again(self) -> None:
         self._pumping = False
         self._on_readable()
 
@@ -151,24 +151,24 @@ class BridgeSocket:
         except zmq.ZMQError as e:  # gone, or it does not read: numbers show the gap, the session starts anew
             log.debug("a frame could not be sent: %s", e)
 
-    def with_lane(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
+    def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
         """Call a lane and carry out what follows; nothing when the endpoint is not there (any more)."""
-        lane = self.lanes.get(endpoint)
-        if lane is not None:
-            lane.now_us = max(lane.now_us, now_us())
-            call(lane)
-            self.act(lane)
+        channel = self.channels.get(endpoint)
+        if channel is not None:
+            channel.now_us = max(channel.now_us, now_us())
+            call(channel)
+            self.run_effects(channel)
 
     def _tick(self) -> None:
         at = now_us()
-        for lane in list(self.lanes.values()):
-            lane.tick(at)
-            self.act(lane)
+        for channel in list(self.channels.values()):
+            channel.tick(at)
+            self.run_effects(channel)
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
 
     def close(self) -> None:
         """What is called later (a lane's append that is durable by then ...) finds no lane, and does nothing."""
-        self.lanes.clear()
+        self.channels.clear()
         self._tick_timer.cancel()
         self._loop.remove_reader(self._fd)
         self._loop.remove_reader(self._gate.fileno())

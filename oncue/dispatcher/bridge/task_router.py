@@ -45,66 +45,66 @@ class TaskRouter:
         bridge: BridgeSocket,
         started_us: int,
         run: Callable[[Coroutine[Any, Any, None]], None],
-        made_before: Callable[[str, int], None],
+        count_known: Callable[[str, int], None],
     ) -> None:
         self._log, self._view, self._bridge, self._run = durable, view, bridge, run
-        self._made_before = made_before
+        self._count_known = count_known
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._from_ms = started_us // 1000 + 1  # all that came with a later time in its id is in there
         # This process's records that have been told, or read, and not the other: by their bytes, for what is told twice may
         # begin with the same task. Where the log tells them first (fifo), those that are handed over need no entry.
-        self._left: Counter[bytes] = Counter()  # told; they are left to the reader
-        self._over: Counter[bytes] = Counter()  # told, and handed over
-        self._ahead: Counter[bytes] = Counter()  # read
+        self._awaiting_reader: Counter[bytes] = Counter()  # told; they are left to the reader
+        self._forwarded: Counter[bytes] = Counter()  # told, and handed over
+        self._read_first: Counter[bytes] = Counter()  # read
 
     # ------------------------------------------------------------ in
 
-    def appended(self, topic: str, records: Sequence[Record]) -> None:
+    def on_appended(self, topic: str, records: Sequence[Record]) -> None:
         """By this process, perhaps not durable yet."""
         for record in records:
             frame = _frame(topic, record)
             if frame is None:
                 continue
-            if self._ahead and frame.tasks and _take(self._ahead, _key(record)):
+            if self._read_first and frame.tasks and _take(self._read_first, _key(record)):
                 continue
             if not self._direct(frame):
-                self._left[_key(record)] += 1
+                self._awaiting_reader[_key(record)] += 1
                 continue
-            self._bridge.with_lane(
-                frame.call.endpoint, partial(EndpointChannel.fresh, frame=frame, size_bytes=len(record.value))
+            self._bridge.with_channel(
+                frame.call.endpoint, partial(EndpointChannel.add_tasks, frame=frame, size_bytes=len(record.value))
             )
             if frame.tasks and not self._log.fifo:
-                self._over[_key(record)] += 1
+                self._forwarded[_key(record)] += 1
 
     def _direct(self, frame: TaskFrame) -> bool:
         """Whether it surely is the first of its tasks. Where this server alone takes tasks, clients' requests are: it knows
         their keys."""
-        return not frame.tasks or (not frame.call.rule and not self._log.shared) or self._surely_new(frame.tasks)
+        return not frame.tasks or (not frame.call.rule and not self._log.shared) or self._all_new(frame.tasks)
 
-    def read(self, batch: RecordBatch) -> None:
+    def on_read(self, batch: RecordBatch) -> None:
         """Of a topic of tasks, when the view has it."""
-        if not self._log.shared and not self._left:
+        if not self._log.shared and not self._awaiting_reader:
             return
         for offset, record in zip(batch.offsets, batch.records, strict=True):
             left = False
             if ours := self._log.is_own(record):
-                key = _key(record) if self._left or not self._log.fifo else b""
-                left = _take(self._left, key)
-                if not left and (self._log.fifo or _take(self._over, key)):
+                key = _key(record) if self._awaiting_reader or not self._log.fifo else b""
+                left = _take(self._awaiting_reader, key)
+                if not left and (self._log.fifo or _take(self._forwarded, key)):
                     continue
             frame = _frame(batch.topic, record)
             if frame is None or not frame.tasks:
                 continue
             if ours and not left:
-                self._ahead[key] += 1
-            if not left and self._surely_new(frame.tasks):
-                self._hand_over(frame, len(record.value), offset)
+                self._read_first[key] += 1
+            if not left and self._all_new(frame.tasks):
+                self._forward(frame, len(record.value), offset)
             else:
                 self._run(self._ask(frame, len(record.value), offset, ours))
 
-    def _hand_over(self, frame: TaskFrame, size: int, offset: int) -> None:
-        self._bridge.with_lane(
-            frame.call.endpoint, partial(EndpointChannel.fresh, frame=frame, size_bytes=size, offset=offset)
+    def _forward(self, frame: TaskFrame, size: int, offset: int) -> None:
+        self._bridge.with_channel(
+            frame.call.endpoint, partial(EndpointChannel.add_tasks, frame=frame, size_bytes=size, offset=offset)
         )
 
     async def _ask(self, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
@@ -115,13 +115,13 @@ class TaskRouter:
         before = await self._view.accepted(list(unseen)) if unseen else {}
         tasks = [t for t in unseen.values() if before.get(t.id, frame.accepted_us) >= frame.accepted_us]
         if ours:
-            self._made_before(frame.call.rule, len(frame.tasks) - len(tasks))
+            self._count_known(frame.call.rule, len(frame.tasks) - len(tasks))
         if tasks:
-            self._hand_over(TaskFrame(frame.v, frame.call, frame.accepted_us, tasks), size, offset)
+            self._forward(TaskFrame(frame.v, frame.call, frame.accepted_us, tasks), size, offset)
 
     # ------------------------------------------------------------ what is known
 
-    def _surely_new(self, tasks: Sequence[TaskRecord]) -> bool:
+    def _all_new(self, tasks: Sequence[TaskRecord]) -> bool:
         known, until_ms = self._known, now_us() // 1000 + AHEAD_MS
         for task in tasks:
             if task.id in known or not self._from_ms <= int.from_bytes(task.id[:6], "big") <= until_ms:

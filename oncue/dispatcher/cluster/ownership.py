@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from oncue.config import Settings
-from oncue.dispatcher.bridge.channel import EndpointChannel, wrong_protocol
+from oncue.dispatcher.bridge.channel import EndpointChannel, refuse_protocol
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.errors import LogError, OncueError
@@ -67,55 +67,55 @@ class PartitionOwnership:
         self._core, self._me, self._on_change = core, me, on_change
         self._partitions = 1
         self._claims: dict[int, ClaimRow] = {}  # the newest
-        self._mine: dict[int, int] = {}  # partition -> epoch, where this server acts
-        self._given: frozenset[int] = frozenset()  # by the group
+        self._epochs: dict[int, int] = {}  # partition -> epoch, where this server acts
+        self._assigned: frozenset[int] = frozenset()  # by the group
         self._contested = asyncio.Event()  # another has claimed what the group gave to this server, or claims are old
         self._changed = asyncio.Condition()
         self._admitted: set[str] = set()  # endpoints
         self._revoked: set[str] = set()
-        self._wishes: dict[
+        self._cancels: dict[
             str, list[bytes]
         ] = {}  # endpoint -> tasks that somebody has cancelled, while lanes are opened
         self._tasks: list[asyncio.Task[None]] = []
-        self._share: Assignment | None = None
+        self._assignment: Assignment | None = None
 
     # ------------------------------------------------------------ asked
 
     def partition(self, key: str) -> int:
         return partition_of(key.encode(), self._partitions)
 
-    def acts(self, key: str) -> bool:
+    def owns(self, key: str) -> bool:
         """Whether this server acts for this endpoint (id), trigger (name) ..."""
-        return self.partition(key) in self._mine
+        return self.partition(key) in self._epochs
 
-    def sure(self, key: str) -> bool:
+    def is_exclusive(self, key: str) -> bool:
         """Whether it surely is the only one that does, now: what is durable now came before whatever another may do."""
-        return self.acts(key) and self._share is not None and self._share.is_exclusive()
+        return self.owns(key) and self._assignment is not None and self._assignment.is_exclusive()
 
-    def owner(self, key: str) -> ClaimRow | None:
+    def latest_claim(self, key: str) -> ClaimRow | None:
         """Who has claimed it last."""
         return self._claims.get(self.partition(key))
 
-    def other_stores(self) -> list[str]:
+    def other_blob_stores(self) -> list[str]:
         """The servers that keep their blobs elsewhere: what is large cannot be had through all."""
         found = {
             row.claim.url or row.claim.server for row in self._claims.values() if row.claim.blobs != self._me.blobs
         }
         return sorted(found) if self._core.log.shared else []
 
-    def place(self, key: str) -> str:
+    def owner_label(self, key: str) -> str:
         """Where that is, for people."""
-        row = self.owner(key)
+        row = self.latest_claim(key)
         return (row.claim.url or row.claim.server) if row is not None else ""
 
-    def elsewhere(self, key: str) -> str:
+    def owner_url(self, key: str) -> str:
         """The API of the server that acts for it; "": this one does, or it is not known."""
-        row = self.owner(key)
-        if row is None or self.acts(key) or row.claim.server == self._me.server or row.claim.url == self._me.url:
+        row = self.latest_claim(key)
+        if row is None or self.owns(key) or row.claim.server == self._me.server or row.claim.url == self._me.url:
             return ""
         return row.claim.url
 
-    def others(self) -> list[str]:
+    def peer_urls(self) -> list[str]:
         """The APIs of the other servers that act for anything."""
         urls = {row.claim.url for row in self._claims.values() if row.claim.server != self._me.server}
         return sorted(urls - {"", self._me.url}) if self._core.log.shared else []
@@ -126,16 +126,16 @@ class PartitionOwnership:
             self._me = msgspec.structs.replace(self._me, url=url)
             self._contested.set()
 
-    async def until(self, key: str, acts: bool) -> None:
+    async def wait_until(self, key: str, owns: bool) -> None:
         """Wait until this server acts for it; or does not."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.acts(key) is acts)
+            await self._changed.wait_for(lambda: self.owns(key) is owns)
 
-    async def while_acting(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def run_while_owned(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do it for as long as this server acts for the key; then it is cancelled. Raises what it raises."""
-        await self.until(key, True)
+        await self.wait_until(key, True)
         working = asyncio.ensure_future(work())
-        lost = asyncio.ensure_future(self.until(key, False))
+        lost = asyncio.ensure_future(self.wait_until(key, False))
         try:
             await asyncio.wait((working, lost), return_when=asyncio.FIRST_COMPLETED)
             if working.done():
@@ -151,13 +151,13 @@ class PartitionOwnership:
         """Where the log is this process's alone, it acts for all when this returns."""
         self._partitions = (await self._core.log.topics())[CONTROL].partitions
         self._claims = {row.partition: row for row in await self._core.view.claims()}
-        self._tell_of_stores(self.other_stores())
-        self.sync()
-        self._share = self._core.log.join_group(CONTROL, GROUP)
+        self._report_blob_stores(self.other_blob_stores())
+        self.sync_endpoints()
+        self._assignment = self._core.log.join_group(CONTROL, GROUP)
         if not self._core.log.shared:
-            await self._settle(await self._share.next())
+            await self._take_over(await self._assignment.next())
         self._tasks = [
-            asyncio.create_task(self._follow(self._share), name="owners"),
+            asyncio.create_task(self._follow(self._assignment), name="owners"),
             asyncio.create_task(self._renew(), name="claims"),
         ]
 
@@ -166,9 +166,9 @@ class PartitionOwnership:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._mine.clear()
-        if self._share is not None:
-            await self._share.close()
+        self._epochs.clear()
+        if self._assignment is not None:
+            await self._assignment.close()
 
     async def _follow(self, share: Assignment) -> None:
         news = asyncio.ensure_future(share.next())
@@ -181,12 +181,12 @@ class PartitionOwnership:
                     if news.done():
                         given = news.result()
                         news = asyncio.ensure_future(share.next())
-                        await self._settle(given)
+                        await self._take_over(given)
                     else:
                         await asyncio.wait((news,), timeout=PAUSE_S)
                         # Else the group has given them to the other, and this server will hear of it.
                         if not news.done() and share.is_exclusive():
-                            await self._settle(self._given)
+                            await self._take_over(self._assigned)
                 except OncueError as e:
                     log.error("this server's part in the group of owners: %s", e)
                     if news.done() and not isinstance(news.exception(), LogError):
@@ -203,47 +203,47 @@ class PartitionOwnership:
         while True:
             await asyncio.sleep(RENEW_S)
             with contextlib.suppress(OncueError):
-                await self._claim(list(self._mine))
+                await self._claim(list(self._epochs))
 
     # ------------------------------------------------------------ partitions come and go
 
-    async def _settle(self, given: frozenset[int]) -> None:
+    async def _take_over(self, given: frozenset[int]) -> None:
         """Act for what the group gave, and for nothing else. Raises LogError."""
-        self._given = given
+        self._assigned = given
         self._contested.clear()
-        for partition in [p for p in self._mine if p not in given]:
+        for partition in [p for p in self._epochs if p not in given]:
             self._lose(partition, "the servers have divided the endpoints anew")
         # Whoever had one before may have claimed it since.
-        await self._seen_to_the_end((CONTROL,))
+        await self._view_caught_up((CONTROL,))
         for row in await self._core.view.claims():
             self._learn(row)
         epochs = await self._claim(
-            [p for p in given if p not in self._mine or self._claims[p].claim.url != self._me.url]
+            [p for p in given if p not in self._epochs or self._claims[p].claim.url != self._me.url]
         )
         endpoints = {self._core.tasks_topic(e.id) for e in self._endpoints(epochs)}
-        await self._seen_to_the_end((CONTROL, RESULTS, REGISTRY, *endpoints))
+        await self._view_caught_up((CONTROL, RESULTS, REGISTRY, *endpoints))
         await self._core.reload()
         # A claim that left this process late, when the group had given its partition to another, must not be acted on:
         # so whoever acts has claimed before its successor has.
-        if self._share is None or not await self._share.wait_until_exclusive():
+        if self._assignment is None or not await self._assignment.wait_until_exclusive():
             return
         for row in await self._core.view.claims():
             self._learn(row)
         for partition, epoch in epochs.items():
             if self._claims[partition].epoch == epoch:
-                self._mine[partition] = epoch
+                self._epochs[partition] = epoch
             else:
                 self._contested.set()
         if epochs:
-            log.info("this server acts for %d of %d partitions", len(self._mine), self._partitions)
-        self._wishes = {}
+            log.info("this server acts for %d of %d partitions", len(self._epochs), self._partitions)
+        self._cancels = {}
         for task_id, endpoint in await self._core.view.cancels(MANY):
-            self._wishes.setdefault(endpoint, []).append(task_id)
-        self.sync()
-        self._wishes = {}
-        await self._tell()
+            self._cancels.setdefault(endpoint, []).append(task_id)
+        self.sync_endpoints()
+        self._cancels = {}
+        await self._notify()
 
-    async def _seen_to_the_end(self, topics: Iterable[str]) -> None:
+    async def _view_caught_up(self, topics: Iterable[str]) -> None:
         ends = await self._core.log.end_offsets(topics)
         await self._core.view.wait_for(ends, PATIENCE_S)
 
@@ -258,16 +258,16 @@ class PartitionOwnership:
             p: position.first + 1 for p, (position,) in zip(partitions, await asyncio.gather(*futures), strict=True)
         }
         for partition, epoch in epochs.items():
-            if partition in self._mine:  # said again: what lanes end from here on may come behind the fence
-                self._mine[partition] = epoch
-                for lane in self._lanes(partition):
-                    lane.epoch = epoch
+            if partition in self._epochs:  # said again: what lanes end from here on may come behind the fence
+                self._epochs[partition] = epoch
+                for channel in self._channels(partition):
+                    channel.epoch = epoch
         if core.log.shared:
             fence = Fence(VERSION, self._me.server, self._partitions, tuple(epochs.items()), at)
             await core.log.append(RESULTS, [Record(encode(fence))], 0)
         return epochs
 
-    def read(self, partition: int, offset: int, claim: Claim) -> None:
+    def on_claim(self, partition: int, offset: int, claim: Claim) -> None:
         """A claim that the view has now."""
         self._learn(ClaimRow(partition, offset + 1, claim))
 
@@ -275,36 +275,36 @@ class PartitionOwnership:
         known = self._claims.get(row.partition)
         if known is not None and known.epoch >= row.epoch:
             return
-        before = self.other_stores()
+        before = self.other_blob_stores()
         self._claims[row.partition] = row
-        self._tell_of_stores(set(self.other_stores()) - set(before))
-        mine = self._mine.get(row.partition)
+        self._report_blob_stores(set(self.other_blob_stores()) - set(before))
+        mine = self._epochs.get(row.partition)
         if mine is not None and row.claim.server != self._me.server:
             self._lose(row.partition, "another server acts for this endpoint now")
             self._contested.set()
-        self._tell_lanes()
+        self._announce_servers()
 
     @staticmethod
-    def _tell_of_stores(servers: Iterable[str]) -> None:
+    def _report_blob_stores(servers: Iterable[str]) -> None:
         for server in servers:
             log.error("the server %s has another folder of blobs: set blobs_folder to one that all servers see", server)
 
     def _lose(self, partition: int, why: str) -> None:
-        lanes = self._lanes(partition)
-        del self._mine[partition]
-        for lane in lanes:
-            self._core.bridge.shut(lane.endpoint, *self._redirect(lane.endpoint, why))
+        channels = self._channels(partition)
+        del self._epochs[partition]
+        for channel in channels:
+            self._core.bridge.redirect(channel.endpoint, *self._redirect(channel.endpoint, why))
         if self._tasks:  # not while the first of all is settled
-            self._telling = asyncio.ensure_future(self._tell())
+            self._notifying = asyncio.ensure_future(self._notify())
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         self._on_change()
         async with self._changed:
             self._changed.notify_all()
 
     # ------------------------------------------------------------ endpoints
 
-    def sync(self) -> list[EndpointRecord]:
+    def sync_endpoints(self) -> list[EndpointRecord]:
         """After the registry has changed: every registered key may connect, and the endpoints of this server's partitions
         have lanes. Returns those of this server's that have been revoked since the last time."""
         core = self._core
@@ -315,25 +315,25 @@ class PartitionOwnership:
                     self._revoked.add(e.id)
                     self._admitted.discard(e.id)
                     core.bridge.revoke(e.id, e.public_key)
-                    if self.acts(e.id):
+                    if self.owns(e.id):
                         revoked.append(e)
                 continue
             if e.id not in self._admitted:
                 self._admitted.add(e.id)
                 core.bridge.admit(e.id, e.public_key)
                 core.feeder.follow_tasks(core.tasks_topic(e.id))
-            epoch = self._mine.get(self.partition(e.id))
+            epoch = self._epochs.get(self.partition(e.id))
             if epoch is None:
                 continue
-            if (lane := core.bridge.lanes.get(e.id)) is None:
+            if (channel := core.bridge.channels.get(e.id)) is None:
                 self._open(e, epoch)
             else:
-                lane.lost_after_ms = e.lost_after_ms
+                channel.lost_after_ms = e.lost_after_ms
         return revoked
 
     def _open(self, e: EndpointRecord, epoch: int) -> None:
         core = self._core
-        lane = EndpointChannel(
+        channel = EndpointChannel(
             e.id,
             epoch,
             core.server_id,
@@ -341,17 +341,19 @@ class PartitionOwnership:
             lost_after_ms=e.lost_after_ms,
             budget_bytes=core.settings.queue_bytes,
         )
-        lane.servers = self._servers()
-        core.bridge.open(lane)
-        if wishes := self._wishes.get(e.id):  # before anything is sent
-            core.bridge.with_lane(e.id, lambda lane: lane.cancel(wishes, "cancelled"))
+        channel.servers = self._servers()
+        core.bridge.open(channel)
+        if wishes := self._cancels.get(e.id):  # before anything is sent
+            core.bridge.with_channel(e.id, lambda channel: channel.cancel(wishes, "cancelled"))
 
     def _endpoints(self, partitions: Iterable[int]) -> list[EndpointRecord]:
         wanted = set(partitions)
         return [e for e in self._core.all_endpoints() if self.partition(e.id) in wanted]
 
-    def _lanes(self, partition: int) -> list[EndpointChannel]:
-        return [lane for lane in self._core.bridge.lanes.values() if self.partition(lane.endpoint) == partition]
+    def _channels(self, partition: int) -> list[EndpointChannel]:
+        return [
+            channel for channel in self._core.bridge.channels.values() if self.partition(channel.endpoint) == partition
+        ]
 
     # ------------------------------------------------------------ agents of others
 
@@ -362,18 +364,18 @@ class PartitionOwnership:
         claims = [row.claim for row in self._claims.values()]
         return tuple(sorted({(c.bridge, c.server_key) for c in claims if c.bridge}))
 
-    def _tell_lanes(self) -> None:
+    def _announce_servers(self) -> None:
         servers = self._servers()
-        for lane in self._core.bridge.lanes.values():
-            lane.servers = servers
+        for channel in self._core.bridge.channels.values():
+            channel.servers = servers
 
     def _redirect(self, endpoint: str, why: str) -> tuple[int, bridge.Redirect]:
-        row = self.owner(endpoint)
+        row = self.latest_claim(endpoint)
         if row is None or row.claim.server == self._me.server or not row.claim.bridge:
             return (row.epoch if row else 0), bridge.Redirect(why=f"{why}; it is not known yet who acts for it")
         return row.epoch, bridge.Redirect(row.claim.bridge, row.claim.server_key, why)
 
-    def answer(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+    def answer_agent(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
         """What an agent is told whose endpoint has no lane here; None: nothing. Raises Undecodable."""
         if endpoint not in self._admitted:
             return None
@@ -382,7 +384,7 @@ class PartitionOwnership:
         answer: bridge.FromBridge
         epoch, answer = self._redirect(endpoint, "another server acts for this endpoint")
         if isinstance(message, bridge.Hello) and message.protocol != bridge.PROTOCOL:
-            answer = wrong_protocol(message, self._core.version)
+            answer = refuse_protocol(message, self._core.version)
         elif epoch < envelope.epoch and answer.bridge:
             answer = bridge.Redirect(why="this server does not know yet who acts for this endpoint")
         return [bridge.encode(bridge.BridgeEnvelope(envelope.session, -1, max(epoch, envelope.epoch), answer))]

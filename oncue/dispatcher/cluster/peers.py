@@ -21,7 +21,7 @@ import msgspec
 from oncue.protocol import api as r
 
 log = logging.getLogger("oncue.across")
-HANDED_ON = "Oncue-Handed-On"
+FORWARDED = "Oncue-Handed-On"
 ANSWER_S, CONNECT_S = 2.0, 1.0
 REST_S = 3.0
 LIVE = ("state", "since_us", "workers", "busy", "queued", "host", "agent_version", "python", "why")
@@ -30,14 +30,14 @@ LIVE = ("state", "since_us", "workers", "busy", "queued", "host", "agent_version
 # Of the answers, only what is needed: a server of another release may say more.
 
 
-class TaskThere(msgspec.Struct, frozen=True):
+class PeerTask(msgspec.Struct, frozen=True):
     state: str
     attempt: int
     why: str = ""
     sent: bool = False
 
 
-class EndpointThere(msgspec.Struct, frozen=True):
+class PeerEndpoint(msgspec.Struct, frozen=True):
     state: str
     since_us: int = 0
     workers: int = 0
@@ -49,7 +49,7 @@ class EndpointThere(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-class CancelledThere(msgspec.Struct, frozen=True):
+class PeerCancelled(msgspec.Struct, frozen=True):
     tasks: list[str]
 
 
@@ -62,17 +62,17 @@ class PeerClient:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self._resting: dict[str, float] = {}  # url -> until when it is not asked
+        self._paused_until: dict[str, float] = {}  # url -> until when it is not asked
 
     async def task(self, url: str, mine: r.TaskInfo, bearer: str) -> r.TaskInfo:
         """With what is known there of a task that is open."""
-        there = await self._ask(url, bearer, "GET", f"/v1/tasks/{mine.id}", TaskThere)
+        there = await self._ask(url, bearer, "GET", f"/v1/tasks/{mine.id}", PeerTask)
         if there is None or (there.state, there.attempt) != (mine.state, mine.attempt):
             return mine  # it has read more of the log, or less
         return msgspec.structs.replace(mine, why=there.why, sent=there.sent)
 
     async def endpoint(self, url: str, mine: r.EndpointInfo, bearer: str) -> r.EndpointInfo:
-        there = await self._ask(url, bearer, "GET", f"/v1/endpoints/{mine.id}", EndpointThere)
+        there = await self._ask(url, bearer, "GET", f"/v1/endpoints/{mine.id}", PeerEndpoint)
         if there is None:
             return mine
         return msgspec.structs.replace(mine, **{name: getattr(there, name) for name in LIVE})
@@ -80,7 +80,7 @@ class PeerClient:
     async def cancel_waiting(self, url: str, ids: Sequence[bytes], bearer: str) -> list[bytes]:
         """Those that will not run. Of one whose answer comes too late it is not known: it may end as cancelled."""
         request = r.CancelRequest(tasks=[i.hex() for i in ids], waiting=True)
-        there = await self._ask(url, bearer, "POST", "/v1/tasks/cancel", CancelledThere, request)
+        there = await self._ask(url, bearer, "POST", "/v1/tasks/cancel", PeerCancelled, request)
         told = set(there.tasks) if there is not None else set()
         return [i for i in ids if i.hex() in told]
 
@@ -100,9 +100,9 @@ class PeerClient:
         return await self._ask(url, bearer, "GET", there, r.TriggerFile)
 
     async def _ask(self, url: str, bearer: str, method: str, path: str, kind: type[T], body: Any = None) -> T | None:
-        if not url or not bearer or self._resting.get(url, 0.0) > time.monotonic():
+        if not url or not bearer or self._paused_until.get(url, 0.0) > time.monotonic():
             return None
-        headers = {"Authorization": bearer, HANDED_ON: "1"}
+        headers = {"Authorization": bearer, FORWARDED: "1"}
         data = None
         if body is not None:
             data, headers["Content-Type"] = msgspec.json.encode(body), "application/json"
@@ -119,7 +119,7 @@ class PeerClient:
                     return None
                 return msgspec.json.decode(await answer.read(), type=kind)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError) as e:
-            self._resting[url] = time.monotonic() + REST_S
+            self._paused_until[url] = time.monotonic() + REST_S
             log.warning("the server %s acts for what was asked, and gave no answer: %s", url, e or type(e).__name__)
             return None
 

@@ -68,7 +68,7 @@ def make_app(
     return app
 
 
-class Serving:
+class HttpServer:
     """A listening API."""
 
     def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
@@ -83,7 +83,7 @@ class Serving:
         await self.runner.cleanup()
 
 
-async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> Serving:
+async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> HttpServer:
     """Listen on settings.host and port (0: `last_port` if it is free, since clients may know it, or else any free one).
     No access log, no signal handlers.
 
@@ -99,7 +99,7 @@ async def serve(app: web.Application, settings: Settings, last_port: int = 0) ->
     except asyncio.CancelledError:
         await runner.cleanup()
         raise
-    return Serving(runner, settings.host, int(runner.addresses[0][1]))
+    return HttpServer(runner, settings.host, int(runner.addresses[0][1]))
 
 
 async def check_address(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 from oncue.config import Settings
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import Scope
-from oncue.dispatcher.cluster.peers import HANDED_ON
+from oncue.dispatcher.cluster.peers import FORWARDED
 from oncue.dispatcher.http.backend import Backend
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
@@ -45,7 +45,7 @@ class Ask:
     def bearer(self) -> str:
         """With which another server may be asked for the caller; "": none may, since one has asked this server so."""
         headers = self.request.headers
-        return "" if HANDED_ON in headers else headers.get("Authorization", "")
+        return "" if FORWARDED in headers else headers.get("Authorization", "")
 
     def path(self, name: str) -> str:
         return self.request.match_info[name]

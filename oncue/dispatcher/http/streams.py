@@ -36,14 +36,14 @@ class Streams:
         self.closing = False
         self.welcome: Callable[[web.Request], bool] = lambda _: True  # whether its token is still good
         self._sweep_s, self._stuck_s, self._per_token = sweep_s, stuck_s, per_token
-        self._open: set[Held] = set()
+        self._open: set[OpenRequest] = set()
         self._count: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, held: Held) -> None:
+    def add(self, held: OpenRequest) -> None:
         """Raises NotReady when the server stops, RateLimited when the token has too many open."""
         if self.closing:
             raise _stopping()
@@ -58,7 +58,7 @@ class Streams:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
 
-    def drop(self, held: Held) -> None:
+    def drop(self, held: OpenRequest) -> None:
         self._open.discard(held)
         self._count[held.key] -= 1
         if not self._count[held.key]:
@@ -90,8 +90,8 @@ class Streams:
             held.end()
 
 
-class Held:
-    """A request that is held open by this task: `with Held(...) as held`. When the server ends it, the CancelledError
+class OpenRequest:
+    """A request that is held open by this task: `with OpenRequest(...) as held`. When the server ends it, the CancelledError
     stops here, and `held.ended` is true. `key` is the token that a limit is kept for ("": no limit)."""
 
     __slots__ = ("_streams", "_task", "ended", "key", "request", "writing_since")
@@ -102,7 +102,7 @@ class Held:
         self.ended = False
         self.writing_since = 0.0
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> OpenRequest:
         self._streams.add(self)
         self._task = asyncio.current_task()
         return self
@@ -120,7 +120,7 @@ class Held:
 
 
 async def serve_stream(
-    held: Held,
+    held: OpenRequest,
     response: web.StreamResponse,
     source: AsyncIterator[T],
     frame: Callable[[T], bytes],
@@ -169,7 +169,7 @@ async def _next(source: AsyncIterator[T]) -> tuple[T, ...]:
 
 
 async def _copy(
-    held: Held,
+    held: OpenRequest,
     response: web.StreamResponse,
     source: AsyncIterator[T],
     first: asyncio.Future[tuple[T, ...]],
@@ -203,7 +203,7 @@ def _cut(request: web.Request, why: str, error: Exception | None = None) -> None
         request.transport.abort()
 
 
-async def _write(held: Held, response: web.StreamResponse, data: bytes) -> int:
+async def _write(held: OpenRequest, response: web.StreamResponse, data: bytes) -> int:
     if data:
         held.writing_since = time.monotonic()
         await response.write(data)
@@ -230,6 +230,6 @@ def _stopping() -> NotReady:
 
 async def hold(streams: Streams, request: web.Request, work: Callable[[], Awaitable[T]]) -> T:
     """Await what a caller wishes to wait for; raises NotReady when the server stops meanwhile."""
-    with Held(streams, request, ""):
+    with OpenRequest(streams, request, ""):
         return await work()
     raise _stopping()

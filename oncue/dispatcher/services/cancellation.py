@@ -52,7 +52,7 @@ class CancelDesk(TaskDesk):
                 wanted = [s for s in held if s.id not in closed]
                 await self._record(who, wanted)
                 # Where another server may act by now, it may have sent some before it read of the wish.
-                wanted = [s for s in wanted if s.call is not None and self.owners.sure(s.call.endpoint)]
+                wanted = [s for s in wanted if s.call is not None and self.owners.is_exclusive(s.call.endpoint)]
             except BaseException:
                 self._release(held)
                 raise
@@ -69,7 +69,7 @@ class CancelDesk(TaskDesk):
     def cancel_here(self, wish: Cancel) -> None:
         """The view has it: where this server acts for the endpoint, it happens. (A log that is shared brings it back.)"""
         why = f"cancelled by {wish.by}"
-        self.bridge.with_lane(wish.endpoint, partial(EndpointChannel.cancel, ids=wish.tasks, why=why))
+        self.bridge.with_channel(wish.endpoint, partial(EndpointChannel.cancel, ids=wish.tasks, why=why))
 
     async def _all_mine(self, who: Caller, texts: Sequence[str]) -> list[TaskState]:
         """As `_mine`, but with one look for all of them."""
@@ -86,7 +86,7 @@ class CancelDesk(TaskDesk):
         """Those of endpoints for which another server acts, by its API."""
         found: dict[str, list[bytes]] = {}
         for endpoint, ids in _by_endpoint(states).items():
-            if url := self.owners.elsewhere(endpoint):
+            if url := self.owners.owner_url(endpoint):
                 found.setdefault(url, []).extend(ids)
         return found
 
@@ -101,20 +101,20 @@ class CancelDesk(TaskDesk):
         """Those that surely wait here; they will not be sent."""
         held: list[TaskState] = []
         for state in states:
-            lane = self.bridge.lanes.get(state.call.endpoint) if state.call else None
-            if lane is None or state.running[0] == state.attempt:
+            channel = self.bridge.channels.get(state.call.endpoint) if state.call else None
+            if channel is None or state.running[0] == state.attempt:
                 continue
-            if not lane.told and (self.log.shared or state.accepted_us < self.started_us):
+            if not channel.inventory_known and (self.log.shared or state.accepted_us < self.started_us):
                 continue  # the agent may have it from before this server's time
-            if not self.owners.sure(lane.endpoint):
+            if not self.owners.is_exclusive(channel.endpoint):
                 continue
-            if lane.hold_back(state.id):
+            if channel.hold(state.id):
                 held.append(state)
         return held
 
     def _release(self, states: Sequence[TaskState]) -> None:
         for endpoint, ids in _by_endpoint(states).items():
-            self.bridge.with_lane(endpoint, partial(EndpointChannel.release, ids=ids))
+            self.bridge.with_channel(endpoint, partial(EndpointChannel.release, ids=ids))
 
     async def _closed_meanwhile(self, ids: Sequence[bytes]) -> dict[bytes, State]:
         """What ended just before it was held back, perhaps told to streams before the view had it."""

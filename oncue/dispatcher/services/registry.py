@@ -15,7 +15,7 @@ from oncue import curve, functions
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import may_make, new_token
 from oncue.dispatcher.bridge.effect_runner import EffectRunner
-from oncue.dispatcher.bridge.effects import Phase
+from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.revoked import end_all
 from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
@@ -142,15 +142,15 @@ class RegistryDesk(ServerContext):
             key,
             known.at_us if known else now_us(),
             False,
-            _given(request.lost_after_ms, known.lost_after_ms if known else 0),
-            _given(request.labels, known.labels if known else {}),
+            _assigned(request.lost_after_ms, known.lost_after_ms if known else 0),
+            _assigned(request.labels, known.labels if known else {}),
         )
         if record != known:
             await self.log.ensure({self.tasks_topic(record.id): Topic()})
             (position,) = await self.record_at([(f"endpoint:{record.id}", record)])
             if known is None and self.log.shared:
                 await self._first_of_its_name(record, position.first)
-        self.owners.sync()
+        self.owners.sync_endpoints()
         s = self.settings
         return r.Registered(
             id=record.id,
@@ -180,26 +180,29 @@ class RegistryDesk(ServerContext):
         found = self.find_endpoint(who, name)
         counts, reports = await self.view.open_counts(), await self._reports()
         info = self._endpoint_info(found, counts.get(found.id, 0), reports.get(found.id))
-        return info if found.revoked else await self.across.endpoint(self.owners.elsewhere(found.id), info, bearer)
+        return info if found.revoked else await self.across.endpoint(self.owners.owner_url(found.id), info, bearer)
 
     async def _reports(self) -> dict[str, Usage]:
         """What the agents of endpoints for which other servers act said last."""
         return await self.view.usage() if self.log.shared else {}
 
     def _endpoint_info(self, e: EndpointRecord, waiting: int, report: Usage | None) -> r.EndpointInfo:
-        lane = self.bridge.lanes.get(e.id)
-        if lane is None and not e.revoked:
-            place = self.owners.place(e.id)
+        channel = self.bridge.channels.get(e.id)
+        if channel is None and not e.revoked:
+            place = self.owners.owner_label(e.id)
             why = f"the server {place} acts for it" if place else "no server acts for it yet"
             return self._info_by_report(e, waiting, report, why)
-        if lane is not None and lane.hello is None and report is not None and not e.revoked:
-            why = self.carrier.why.get(e.id) or "its agent has not come to this server yet, which acts for it now"
+        if channel is not None and channel.hello is None and report is not None and not e.revoked:
+            why = (
+                self.carrier.phase_reasons.get(e.id)
+                or "its agent has not come to this server yet, which acts for it now"
+            )
             return self._info_by_report(e, waiting, report, why)
         usage = self.carrier.usage.get(e.id)
         state, since, hello = "revoked", 0, None
-        if lane is not None and not e.revoked:
-            state, since, hello = lane.phase.value, lane.since_us, lane.hello
-            if lane.phase is Phase.AWAY and hello is None:
+        if channel is not None and not e.revoked:
+            state, since, hello = channel.phase.value, channel.since_us, channel.hello
+            if channel.phase is ChannelPhase.AWAY and hello is None:
                 state = "never"
         here = state == "connected"
         return r.EndpointInfo(
@@ -210,13 +213,13 @@ class RegistryDesk(ServerContext):
             since_us=since,
             workers=hello.workers if hello and here else 0,
             busy=usage.busy if usage and here else 0,
-            queued=len(lane.flight) if lane else 0,
+            queued=len(channel.in_flight) if channel else 0,
             waiting=waiting,
             host=hello.host if hello else "",
             agent_version=hello.agent_version if hello else "",
             python=hello.python if hello else "",
             labels=e.labels,
-            why=self.carrier.why.get(e.id, ""),
+            why=self.carrier.phase_reasons.get(e.id, ""),
             lost_after_ms=e.lost_after_ms,
         )
 
@@ -250,8 +253,8 @@ class RegistryDesk(ServerContext):
         found = self.find_endpoint(who, name)
         gone = msgspec.structs.replace(found, revoked=True)
         await self.record([(f"endpoint:{found.id}", gone)])
-        self.owners.sync()
-        if self.owners.acts(found.id):  # else its owner ends them, when it has read of it
+        self.owners.sync_endpoints()
+        if self.owners.owns(found.id):  # else its owner ends them, when it has read of it
             await end_all(self, gone)
 
     # ------------------------------------------------------------ tokens
@@ -317,7 +320,7 @@ class RegistryDesk(ServerContext):
             yield part
 
 
-def _given(value: T | None, stays: T) -> T:
+def _assigned(value: T | None, stays: T) -> T:
     return stays if value is None else value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oncue.dispatcher.bridge.channel import ended
+from oncue.dispatcher.bridge.channel import end_by_server
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.dispatcher.context import ServerContext
 from oncue.ids import now_us
@@ -32,6 +32,6 @@ async def end_all(core: ServerContext, endpoint: EndpointRecord) -> None:
         frames: dict[tuple[Call, int], list[Ended]] = {}
         for row in rows:
             ends = frames.setdefault((row.call, row.accepted_us), [])
-            ends.append(ended(row.task, row.attempt, REFUSED, at, why))
+            ends.append(end_by_server(row.task, row.attempt, REFUSED, at, why))
         records = [Record(encode((VERSION, call, "", accepted, ends))) for (call, accepted), ends in frames.items()]
         await core.log.append(RESULTS, records)

@@ -64,7 +64,7 @@ class WindowDesk(EventDesk):
                 remedy='set rules_memory to "server", or give a log on Kafka: oncue up --log kafka://host:port',
             )
         self.windows = EmbeddedRunner(self.log, self, path, **self._parts_of_host())
-        self._windows_tasks = [self._kept(lambda: self.owners.while_acting(ACTING, self.windows.run))]
+        self._windows_tasks = [self._kept(lambda: self.owners.run_while_owned(ACTING, self.windows.run))]
 
     async def _start_shared(self, path: Path) -> None:
         partitions = await ensure_stream(self.log, self.settings)
@@ -85,7 +85,7 @@ class WindowDesk(EventDesk):
             self.log, fence, self, self.server_id, partitions, self.settings.log_url, **self._parts_of_host()
         )
         self._windows_tasks = [
-            self._kept(lambda: self.owners.while_acting(ACTING, self.windows.run)),
+            self._kept(lambda: self.owners.run_while_owned(ACTING, self.windows.run)),
             self._kept(self._workers.run),
         ]
 
@@ -150,7 +150,7 @@ class WindowDesk(EventDesk):
     # ------------------------------------------------------------ looking
 
     async def with_windows(self, infos: list[r.RuleInfo]) -> list[r.RuleInfo]:
-        elsewhere = not isinstance(self.windows, RemoteRules) and not self.owners.acts(ACTING)
+        elsewhere = not isinstance(self.windows, RemoteRules) and not self.owners.owns(ACTING)
         if elsewhere or not any(info.memory for info in infos):
             return infos
         found, trouble = await self.windows.summary(), self.memory_trouble()
@@ -167,7 +167,7 @@ class WindowDesk(EventDesk):
 
     async def with_others(self, infos: list[r.RuleInfo], bearer: str) -> list[r.RuleInfo]:
         """With what the other servers have counted, and the open windows of the one that has them."""
-        urls = self.owners.others() if infos and bearer else []
+        urls = self.owners.peer_urls() if infos and bearer else []
         there: dict[str, list[r.RuleInfo]] = {}
         for answer in await asyncio.gather(*(self.across.rules(url, bearer) for url in urls)):
             for info in answer:

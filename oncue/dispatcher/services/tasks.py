@@ -199,7 +199,7 @@ class TaskDesk(ServerContext):
         info = self._info(state)
         if state.state.closed or state.call is None:
             return info
-        return await self.across.task(self.owners.elsewhere(state.call.endpoint), info, bearer)
+        return await self.across.task(self.owners.owner_url(state.call.endpoint), info, bearer)
 
     async def _mine(self, who: Caller, text: str) -> TaskState:
         task_id = parse_id(text)
@@ -221,8 +221,8 @@ class TaskDesk(ServerContext):
         return [*{self.tasks_topic(e) for e in self._endpoints}, RESULTS]
 
     def _info(self, state: TaskState) -> r.TaskInfo:
-        lane = self.bridge.lanes.get(state.call.endpoint) if state.call else None
-        sent = lane is not None and not state.state.closed and lane.busy(state.id)
+        channel = self.bridge.channels.get(state.call.endpoint) if state.call else None
+        sent = channel is not None and not state.state.closed and channel.at_agent(state.id)
         return task_info(state, self.endpoint_name, self._why(state), sent)
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
@@ -237,32 +237,32 @@ class TaskDesk(ServerContext):
         """Why a task waits: the reason that the code has."""
         if state.state.closed or state.call is None:
             return ""
-        lane = self.bridge.lanes.get(state.call.endpoint)
+        channel = self.bridge.channels.get(state.call.endpoint)
         name = self.endpoint_name(state.call.endpoint)
         endpoint = self._endpoints.get(state.call.endpoint)
         if endpoint is None or endpoint.revoked:
             return f"endpoint {name!r} was revoked"
         if state.due_us > now_us():
             return f"attempt {state.attempt} is due in {(state.due_us - now_us()) / 1e6:.1f} s"
-        if lane is None:
+        if channel is None:
             return self._why_elsewhere(state, name)
-        if lane.refused:
-            return f"endpoint {name!r} is refused: {lane.refused}"
-        if lane.phase.value == "away":
-            since = f" for {(now_us() - lane.since_us) / 1e6:.0f} s" if lane.since_us else ", it has not come yet"
+        if channel.refused:
+            return f"endpoint {name!r} is refused: {channel.refused}"
+        if channel.phase.value == "away":
+            since = f" for {(now_us() - channel.since_us) / 1e6:.0f} s" if channel.since_us else ", it has not come yet"
             return f"endpoint {name!r} is away{since}; start it: oncue endpoint start {name}"
         if state.running[0] == state.attempt:
             return "it runs"
-        if lane.busy(state.id):
+        if channel.at_agent(state.id):
             return f"it is at endpoint {name!r}, for a free worker or running"
-        return f"endpoint {name!r} has no free worker; {lane.intake.tasks:,} tasks wait here"
+        return f"endpoint {name!r} has no free worker; {channel.pending.queued_tasks:,} tasks wait here"
 
     def _why_elsewhere(self, state: TaskState, name: str) -> str:
         """By a server that does not act for its endpoint."""
         assert state.call is not None
         if state.running[0] == state.attempt:
             return "it runs"
-        place = self.owners.place(state.call.endpoint)
+        place = self.owners.owner_label(state.call.endpoint)
         if not place:
             return f"no server acts for endpoint {name!r} yet"
         return f"the server {place} acts for endpoint {name!r}: that one can say more"

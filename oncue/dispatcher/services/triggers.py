@@ -43,8 +43,8 @@ class TriggerDesk(WindowDesk):
 
     def _update_triggers(self) -> None:
         wanted = self._wanted()
-        here = {n: w for n, w in wanted.items() if several_may(w.kind) or self.owners.acts(n)}
-        elsewhere = {n: (w, self.owners.place(n)) for n, w in wanted.items() if n not in here}
+        here = {n: w for n, w in wanted.items() if several_may(w.kind) or self.owners.owns(n)}
+        elsewhere = {n: (w, self.owners.owner_label(n)) for n, w in wanted.items() if n not in here}
         self.triggers_host.update(here, elsewhere)
         if self.log.shared:  # deployed through another server, whose answer may have given up waiting for this one
             self.triggers_host.on_deployed([n for n, w in here.items() if w.label not in self._answering])
@@ -86,7 +86,7 @@ class TriggerDesk(WindowDesk):
     async def _told_elsewhere(self, names: Iterable[str], bearer: str) -> dict[str, r.TriggerInfo]:
         """What their servers say of these; each is asked once."""
         wanted = set(names)
-        urls = sorted({self.owners.elsewhere(n) for n in wanted} - {""})
+        urls = sorted({self.owners.owner_url(n) for n in wanted} - {""})
         answers = await asyncio.gather(*(self.across.triggers(url, bearer) for url in urls))
         return {
             info.name: msgspec.structs.replace(info, server=url)
@@ -122,7 +122,7 @@ class TriggerDesk(WindowDesk):
 
     def _runs_at(self, info: r.TriggerInfo) -> str:
         """The API of the server that runs it, where that is another; "": it runs here, or it is not known where."""
-        return self.owners.elsewhere(info.name) if info.state == "elsewhere" else ""
+        return self.owners.owner_url(info.name) if info.state == "elsewhere" else ""
 
     def _one(self, who: Caller, name: str) -> r.TriggerInfo:
         mine = self._visible(who)

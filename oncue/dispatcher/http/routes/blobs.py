@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from oncue.dispatcher.http.route import OCTETS, Ask, Route
 from oncue.dispatcher.http.schemas import BlobInfo
-from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.dispatcher.http.streams import OpenRequest, serve_stream
 from oncue.errors import BlobMissing, DiskFull, Invalid, Malformed, UnsupportedType
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -60,7 +60,7 @@ async def get(ask: Ask) -> web.StreamResponse:
             "Content-Disposition": "attachment",
         }
     )
-    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
     return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
 
 

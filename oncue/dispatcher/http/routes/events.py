@@ -18,7 +18,7 @@ from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.route import EVENT_STREAM, JSON, Ask, Route
 from oncue.dispatcher.http.routes.tasks import idempotency_key
 from oncue.dispatcher.http.schemas import EmitRequest, EventsQuery, FileQuery, LiveQuery
-from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.dispatcher.http.streams import OpenRequest, serve_stream
 from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
@@ -128,7 +128,7 @@ async def live(ask: Ask) -> web.StreamResponse:
         known = error if isinstance(error, OncueError) else problems.unexpected(error, "GET /v1/live")
         return b"event: problem\ndata: %s\n\n" % problems.problem_json(known)
 
-    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
     source = ask.backend.live(ask.who, kinds)
     return await serve_stream(held, response, source, frame, head=head(), on_error=last_word)
 

@@ -26,7 +26,7 @@ from oncue.dispatcher.http.schemas import (
     TasksQuery,
     TaskWaitQuery,
 )
-from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.dispatcher.http.streams import OpenRequest, serve_stream
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import payload
 from oncue.protocol.api import (
@@ -190,7 +190,7 @@ async def logs(ask: Ask) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={"Content-Type": TEXT + "; charset=utf-8", "X-Content-Type-Options": "nosniff"}
     )
-    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
     return await serve_stream(held, response, source, bytes, grace_s=1.0)
 
 
@@ -236,7 +236,7 @@ def shown(outcome: Outcome) -> OutcomeInfo:
 
 async def outcome_stream(ask: Ask) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": OCTETS, "X-Content-Type-Options": "nosniff"})
-    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
     return await serve_stream(held, response, ask.backend.stream(ask.who, ask.query.stream), _framed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from oncue.dispatcher.http.route import OCTETS, Ask, Route
-from oncue.dispatcher.http.streams import Held, serve_stream
+from oncue.dispatcher.http.streams import OpenRequest, serve_stream
 from oncue.errors import DiskFull
 
 
@@ -13,7 +13,7 @@ async def get(ask: Ask) -> web.StreamResponse:
     size, parts = await ask.backend.view_snapshot(ask.who)
     headers = {"Content-Type": OCTETS, "Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
     response = web.StreamResponse(headers=headers | {"Content-Disposition": "attachment"})
-    held = Held(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
     return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
 
 

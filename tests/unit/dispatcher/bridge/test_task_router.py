@@ -37,7 +37,7 @@ class Site:
         self.handed: list[bytes] = []
         self.offset = itertools.count()
         self.beside: list[Any] = []
-        self.incoming = TaskRouter(
+        self.router = TaskRouter(
             cast(Log, self),
             cast(View, self),
             cast(BridgeSocket, self),
@@ -54,25 +54,25 @@ class Site:
     async def accepted(self, tasks: Sequence[bytes]) -> dict[bytes, int]:
         return {t: self.first[t] for t in tasks if t in self.first}
 
-    def with_lane(self, endpoint: str, call: Callable[..., None]) -> None:
+    def with_channel(self, endpoint: str, call: Callable[..., None]) -> None:
         self.handed += [t.id for t in call.keywords["frame"].tasks]  # type: ignore[attr-defined]
 
     def read(self, record: Record, frame: TaskFrame) -> None:
         """By the view, and then here; what is asked beside comes to its end."""
         for task in frame.tasks:
             self.first.setdefault(task.id, frame.accepted_us)
-        self.incoming.read(RecordBatch(TOPIC, 0, [next(self.offset)], [record]))
+        self.router.on_read(RecordBatch(TOPIC, 0, [next(self.offset)], [record]))
         while self.beside:
             asyncio.run(self.beside.pop(0))
 
     def step(self, step: str, record: Record, frame: TaskFrame) -> None:
         if step == "told":
-            self.incoming.appended(TOPIC, [record])
+            self.router.on_appended(TOPIC, [record])
         else:
             self.read(record, frame)
 
     def left_over(self) -> int:
-        return sum(len(c) for c in (self.incoming._left, self.incoming._over, self.incoming._ahead))
+        return sum(len(c) for c in (self.router._awaiting_reader, self.router._forwarded, self.router._read_first))
 
 
 def frame_of(task_id: bytes, at_us: int) -> tuple[TaskFrame, Record, Record]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from oncue import ids
-from oncue.dispatcher.bridge.channel import EndpointChannel, ended
-from oncue.dispatcher.bridge.effects import Load, Phase, Send, Store
-from oncue.dispatcher.bridge.pending_tasks import Group, OpenTask
+from oncue.dispatcher.bridge.channel import EndpointChannel, end_by_server
+from oncue.dispatcher.bridge.effects import ChannelPhase, LoadOpenTasks, SendFrame, StoreResults
+from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.endpoint.agent.servers import Server, Servers
 from oncue.endpoint.settings import EndpointSettings
 from oncue.lifecycle import State
@@ -27,26 +27,26 @@ class Site:
     """A lane, and what it says to an agent that grants it credit."""
 
     def __init__(self) -> None:
-        self.lane, self.n = EndpointChannel("ep", 7, "srv", "0"), 0
-        self.lane.servers = (("tcp://a:1", "a" * 40),)
+        self.channel, self.n = EndpointChannel("ep", 7, "srv", "0"), 0
+        self.channel.servers = (("tcp://a:1", "a" * 40),)
         self.said: list[bridge.BridgeEnvelope] = []
-        self.loads: list[Load] = []
+        self.loads: list[LoadOpenTasks] = []
         self.sent: list[bytes] = []
 
     def says(self, message: bridge.FromAgent, body: bytes = b"") -> None:
         head = bridge.encode(bridge.AgentEnvelope(9, self.n, 0, message))
         self.n += 1
-        self.lane.frame([head, body] if body else [head], 1_000_000 + self.n)
+        self.channel.on_frame([head, body] if body else [head], 1_000_000 + self.n)
         self.look()
 
     def look(self) -> None:
-        for effect in self.lane.drain():
-            if isinstance(effect, Send):
+        for effect in self.channel.drain():
+            if isinstance(effect, SendFrame):
                 envelope, body = bridge.decode_from_bridge(effect.parts)
                 self.said.append(envelope)
                 if isinstance(envelope.message, bridge.Dispatch):
                     self.sent += [t.id for t in decode(list[TaskRecord], body)]
-            elif isinstance(effect, Load):
+            elif isinstance(effect, LoadOpenTasks):
                 self.loads.append(effect)
 
     def connect(self) -> None:
@@ -63,12 +63,12 @@ def test_tasks_that_a_reader_brings_are_taken_once() -> None:
     site = Site()
     site.connect()
     (load,) = site.loads
-    site.lane.fresh(frame(TASKS[1]), 10, 5)  # while the page is asked for; the page has it
-    site.lane.fresh(frame(TASKS[2]), 10, 6)  # and this one it has not
-    site.lane.page(load.token, [OpenTask(n << 16, CALL, 5, 1, 0, TASKS[n]) for n in (0, 1)], 6)
+    site.channel.add_tasks(frame(TASKS[1]), 10, 5)  # while the page is asked for; the page has it
+    site.channel.add_tasks(frame(TASKS[2]), 10, 6)  # and this one it has not
+    site.channel.on_page(load.token, [OpenTask(n << 16, CALL, 5, 1, 0, TASKS[n]) for n in (0, 1)], 6)
     site.look()
-    site.lane.fresh(frame(TASKS[1]), 10, 5)  # the reader was slower than the page
-    site.lane.fresh(frame(TASKS[3]), 10, 7)
+    site.channel.add_tasks(frame(TASKS[1]), 10, 5)  # the reader was slower than the page
+    site.channel.add_tasks(frame(TASKS[3]), 10, 7)
     site.look()
     assert site.sent == [t.id for t in TASKS]
 
@@ -77,8 +77,8 @@ def test_a_task_that_closed_before_the_lane_was_opened_is_not_sent_when_its_reco
     site = Site()
     site.connect()
     (load,) = site.loads
-    site.lane.page(load.token, [], 6)  # the view has the record at 5, and the task is closed
-    site.lane.fresh(frame(TASKS[0]), 10, 5)
+    site.channel.on_page(load.token, [], 6)  # the view has the record at 5, and the task is closed
+    site.channel.add_tasks(frame(TASKS[0]), 10, 5)
     site.look()
     assert site.sent == []
 
@@ -86,46 +86,46 @@ def test_a_task_that_closed_before_the_lane_was_opened_is_not_sent_when_its_reco
 def test_a_lane_that_is_handed_over_sends_its_agent_there_and_ends_nothing() -> None:
     site = Site()
     site.connect()
-    site.lane.page(site.loads[0].token, [OpenTask(0, CALL, 5, 1, 0, TASKS[0])], 1)
+    site.channel.on_page(site.loads[0].token, [OpenTask(0, CALL, 5, 1, 0, TASKS[0])], 1)
     site.look()
-    assert site.lane.flight
-    site.lane.hand_over(9, bridge.Redirect("tcp://b:1", "b" * 40, "another acts"))
-    effects = site.lane.drain()
-    assert not [e for e in effects if isinstance(e, Store)]
-    (send,) = [e for e in effects if isinstance(e, Send)]
+    assert site.channel.in_flight
+    site.channel.redirect(9, bridge.Redirect("tcp://b:1", "b" * 40, "another acts"))
+    effects = site.channel.drain()
+    assert not [e for e in effects if isinstance(e, StoreResults)]
+    (send,) = [e for e in effects if isinstance(e, SendFrame)]
     envelope, _ = bridge.decode_from_bridge(send.parts)
     assert (envelope.n, envelope.epoch, envelope.message) == (
         -1,
         9,
         bridge.Redirect("tcp://b:1", "b" * 40, "another acts"),
     )
-    assert site.lane.phase is Phase.AWAY
+    assert site.channel.phase is ChannelPhase.AWAY
 
 
 def test_an_agent_is_told_when_the_servers_change() -> None:
     site = Site()
     site.connect()
-    first = site.lane.servers
-    site.lane.servers = (("tcp://a:1", "k" * 40), ("tcp://b:1", "b" * 40))
-    at = site.lane.now_us
+    first = site.channel.servers
+    site.channel.servers = (("tcp://a:1", "k" * 40), ("tcp://b:1", "b" * 40))
+    at = site.channel.now_us
     for passed in (1, 2, 3):
-        site.lane.tick(at + passed)
+        site.channel.tick(at + passed)
         site.look()
     told = [e for e in site.said if isinstance(e.message, bridge.Welcome)]
-    assert [(e.n, e.message.servers) for e in told] == [(0, first), (told[1].n, site.lane.servers)]
+    assert [(e.n, e.message.servers) for e in told] == [(0, first), (told[1].n, site.channel.servers)]
     assert [e.n for e in site.said] == list(range(len(site.said))), "a message as any other: one that is lost is a gap"
 
 
 def test_an_agent_that_is_away_is_told_when_it_comes() -> None:
     site = Site()
-    site.lane.servers = (("tcp://b:1", "b" * 40),)
-    site.lane.tick(5)
+    site.channel.servers = (("tcp://b:1", "b" * 40),)
+    site.channel.tick(5)
     site.look()
     assert site.said == []
     site.connect()
-    site.lane.tick(site.lane.now_us + 1)
+    site.channel.tick(site.channel.now_us + 1)
     site.look()
-    assert [e.message.servers for e in site.said if isinstance(e.message, bridge.Welcome)] == [site.lane.servers]
+    assert [e.message.servers for e in site.said if isinstance(e.message, bridge.Welcome)] == [site.channel.servers]
 
 
 def test_an_agent_of_the_first_protocol_is_refused_with_the_remedy() -> None:
@@ -139,9 +139,9 @@ def test_an_agent_of_the_first_protocol_is_refused_with_the_remedy() -> None:
 
 def test_the_owners_own_ends_have_its_epoch() -> None:
     site = Site()
-    group = Group(CALL, encode(CALL), 1, 5, [TASKS[0]], 0)
-    site.lane.end_waiting(group, [ended(TASKS[0], 1, EXPIRED, 9, WHY)])
-    (store,) = [e for e in site.lane.drain() if isinstance(e, Store)]
+    group = TaskGroup(CALL, encode(CALL), 1, 5, [TASKS[0]], 0)
+    site.channel.end_waiting(group, [end_by_server(TASKS[0], 1, EXPIRED, 9, WHY)])
+    (store,) = [e for e in site.channel.drain() if isinstance(e, StoreResults)]
     assert decode(ResultFrame, store.record).epoch == 7
 
 
@@ -150,7 +150,7 @@ def test_what_a_server_ends_that_has_lost_its_partition_does_not_count(tmp_path:
     mine = partition_of(b"ep", 64)
 
     def late(epoch: int, task: TaskRecord) -> ResultFrame:
-        return ResultFrame(VERSION, CALL, "", 5, [ended(task, 1, EXPIRED, 9, WHY)], epoch)
+        return ResultFrame(VERSION, CALL, "", 5, [end_by_server(task, 1, EXPIRED, 9, WHY)], epoch)
 
     async def work(feed: Feed) -> None:
         await feed.put(TaskTopics().of("ep"), frame(*TASKS))

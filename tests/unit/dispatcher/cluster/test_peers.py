@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from oncue.dispatcher.cluster import peers
-from oncue.dispatcher.cluster.peers import HANDED_ON, PeerClient
+from oncue.dispatcher.cluster.peers import FORWARDED, PeerClient
 from oncue.protocol import api as r
 from tests.unit.dispatcher.http.api_backend import Client, with_server
 
@@ -31,7 +31,7 @@ class There:
         return web.json_response(self.body)
 
     async def handle(self, request: web.Request) -> web.Response:
-        told = request.headers.get("Authorization", ""), request.headers.get(HANDED_ON, "")
+        told = request.headers.get("Authorization", ""), request.headers.get(FORWARDED, "")
         self.asked.append((request.method, request.path, *told, await request.read()))
         return await self.answer()
 
@@ -149,7 +149,7 @@ def test_a_request_is_handed_on_once() -> None:
 
             setattr(client.backend, name, noted)
         task = (await client.ask("POST", "/v1/tasks", json={"function": "f", "endpoint": "e"}))[1]["id"]
-        for headers in ({}, {HANDED_ON: "1"}):
+        for headers in ({}, {FORWARDED: "1"}):
             assert (await client.ask("GET", f"/v1/tasks/{task}", headers=headers))[0] == 200
             assert (await client.ask("GET", "/v1/endpoints/e1", headers=headers))[0] == 200
             body = {"tasks": [task], "waiting": True}

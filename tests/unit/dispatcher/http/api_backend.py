@@ -17,7 +17,7 @@ from oncue import ids
 from oncue.config import Settings
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import hash_token
-from oncue.dispatcher.http.app import Serving, make_app, serve
+from oncue.dispatcher.http.app import HttpServer, make_app, serve
 from oncue.dispatcher.http.backend import Outcome, TaskQuery
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
@@ -307,7 +307,7 @@ class MemoryBackend:
 class Client:
     """Requests as a user with a token would send them."""
 
-    def __init__(self, session: aiohttp.ClientSession, serving: Serving, backend: MemoryBackend, streams: Streams):
+    def __init__(self, session: aiohttp.ClientSession, serving: HttpServer, backend: MemoryBackend, streams: Streams):
         self.session, self.serving, self.backend, self.streams = session, serving, backend, streams
 
     def request(
