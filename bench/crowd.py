@@ -24,7 +24,7 @@ import msgspec
 import psutil
 
 from bench.system import noop, running
-from oncue.cli.registration import enrol
+from oncue.cli.registration import register_endpoint
 from oncue.client import Client
 from oncue.endpoint import run as endpoint_run
 from oncue.endpoint.pool.pool import STARTED_US, Pool, PoolEvents
@@ -116,7 +116,7 @@ def run(tasks: int = 1_000_000, workers: int = 100_000) -> dict[str, Any]:
     with running(workers=1) as r:
         folder = r.folder / NAME
         folder.mkdir()
-        found = enrol(r.client, folder, NAME)
+        found = register_endpoint(r.client, folder, NAME)
         save(
             folder,
             EndpointSettings(

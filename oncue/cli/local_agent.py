@@ -1,22 +1,20 @@
-"""The agent of the local endpoint: registered with the server, started as a child, started again when it dies.
+"""Supervisor of the local endpoint's agent: registers, starts and restarts it.
 
-    oncue up ── serve() (this process) ──ready──► thread: register "local" ─► python -m oncue.endpoint.run --dir DIR
-                                                                └── it died: again, after a pause that grows
+    oncue up: serve() in this process ──ready──► thread: register "local"
+                                                   └──► python -m oncue.endpoint.run --dir DIR
+                                                          └── it exited: restart after a pause
+                                                              that grows with each failure
 
-One that was stopped by hand (`oncue endpoint stop local`) stays stopped, until `oncue endpoint start local`.
-An agent that a killed server left behind goes on working and dials the new server; it is adopted, not doubled.
+An agent that a person stopped (`oncue endpoint stop local`) stays stopped until
+`oncue endpoint start local`. An agent that outlived a killed server dials the new server by
+itself; the supervisor watches it and does not start a second one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
-import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -24,79 +22,44 @@ from typing import Any
 
 import msgspec
 
-from oncue.endpoint.settings import is_held
+from oncue.cli.agent_process import GRACE_S, local_folder, registered_name, running_agent, start_agent, stop_agent
+from oncue.cli.registration import register_endpoint
+from oncue.endpoint.settings import is_held, load_or_new, save
 from oncue.errors import Conflict, OncueError
 
 log = logging.getLogger("oncue.up")
-GRACE_S = 10.0
-PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
-HELD_S = 0.5  # between looks whether the endpoint may start again
-STEADY_S = 30.0  # an agent that ran for so long starts again without a pause
+PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)  # before a restart; the last one repeats
+HELD_POLL_S = 0.5  # between checks whether the endpoint may start again
+STEADY_S = 30.0  # an agent that ran for longer than this restarts without a pause
 
 
 def register(data: Path, folder: Path, name: str, workers: int, local: dict[str, Any]) -> None:
-    """Make the keys, tell the server, write agent.json. Again is harmless; an endpoint that was revoked gets new keys."""
-    from oncue.cli.registration import enrol
+    """Register the local endpoint and write its agent.json. Idempotent.
+
+    `local` is the content of the server's `local.json`. A revoked endpoint gets new keys.
+    """
     from oncue.client import Client
-    from oncue.endpoint.settings import load_or_new, save
 
     with Client(local["url"], local["token"]) as client:
-        found = enrol(client, folder, name)
+        registered = register_endpoint(client, folder, name)
     save(
         folder,
         msgspec.structs.replace(
-            load_or_new(folder, found.id, found.name),
-            server_key=found.server_key,
-            bridge=found.bridge,
+            load_or_new(folder, registered.id, registered.name),
+            server_key=registered.server_key,
+            bridge=registered.bridge,
             bridge_file=str(data / "local.json"),
             workers=workers,
         ),
     )
 
 
-def local_folder(data: Path) -> Path:
-    """Of the endpoint that `oncue up` starts."""
-    return data / "endpoints" / "local"
-
-
-def running_agent(folder: Path) -> int:
-    """The pid of the agent that holds this folder's lock; 0: none does."""
-    try:
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return int(os.pread(handle, 32, 0).decode("ascii", "replace").strip() or 0)
-    finally:
-        os.close(handle)
-    return 0
-
-
-def agent_command(folder: Path, *, by_hand: bool) -> list[str]:
-    """`by_hand`: also where it was stopped by hand."""
-    # -P: files of the folder where the command is given (queue.py, say) are nobody's modules.
-    command = [sys.executable, "-P", "-m", "oncue.endpoint.run", "--dir", str(folder)]
-    return [*command, "--by-hand"] if by_hand else command
-
-
-def start_agent(folder: Path, *, by_hand: bool, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(agent_command(folder, by_hand=by_hand), **options)
-
-
-def registered_name(folder: Path) -> str:
-    """Of the endpoint in this folder; "": it was not registered yet."""
-    from oncue.endpoint.settings import load
-
-    try:
-        return load(folder).name
-    except OncueError:
-        return ""
-
-
 class LocalAgent:
-    """`shared`: other servers have local endpoints, too. Then one whose name is taken gets a name with this host's in it."""
+    """Supervises the local endpoint's agent in a thread.
+
+    `shared`: other servers have local endpoints too. If the name is taken, the endpoint is named
+    after this host.
+    """
 
     def __init__(self, data: Path, workers: int, name: str = "", shared: bool = False) -> None:
         self.data, self.workers, self.name, self.shared = data, workers, name, shared
@@ -106,39 +69,42 @@ class LocalAgent:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, local: dict[str, Any]) -> None:
-        """From the server's loop: returns at once."""
+        """Start the thread and return at once, since the server's event loop calls this."""
         self._thread = threading.Thread(target=self._run, args=(local,), name="oncue-agent", daemon=True)
         self._thread.start()
 
     def _run(self, local: dict[str, Any]) -> None:
-        fails = 0
-        while not self._stop.is_set():
-            try:
-                self._register(local)
-                break
-            except OncueError as e:
-                log.error("the local endpoint could not be registered: %s", e)
-                self._stop.wait(PAUSES_S[min(fails, len(PAUSES_S) - 1)])
-                fails += 1
+        self._register_until_done(local)
         fails = 0
         while not self._stop.is_set():
             if is_held(self.folder):
-                self._await_start()
+                self._await_release()
                 continue
             began = time.monotonic()
-            code = self._one_life()
+            ending = self._run_agent()
             if self._stop.is_set():
                 return
             if is_held(self.folder):
                 continue
             fails = 0 if time.monotonic() - began > STEADY_S else fails + 1
             pause = PAUSES_S[min(fails, len(PAUSES_S)) - 1] if fails else 0.0
-            log.error("the local endpoint's agent ended (%s); it starts again in %g s", code, pause)
+            log.error("the local endpoint's agent has ended (%s); restarting it in %g s", ending, pause)
             self._stop.wait(pause)
 
-    def _await_start(self) -> None:
-        log.warning("the local endpoint was stopped by hand, and stays so until: oncue endpoint start local")
-        while not self._stop.wait(HELD_S) and is_held(self.folder):
+    def _register_until_done(self, local: dict[str, Any]) -> None:
+        fails = 0
+        while not self._stop.is_set():
+            try:
+                self._register(local)
+                return
+            except OncueError as e:
+                log.error("the local endpoint could not be registered: %s", e)
+                self._stop.wait(PAUSES_S[min(fails, len(PAUSES_S) - 1)])
+                fails += 1
+
+    def _await_release(self) -> None:
+        log.warning("the local endpoint was stopped by hand; to start it: oncue endpoint start local")
+        while not self._stop.wait(HELD_POLL_S) and is_held(self.folder):
             pass
 
     def _register(self, local: dict[str, Any]) -> None:
@@ -153,40 +119,27 @@ class LocalAgent:
                 log.info("the local endpoint gets another name: %s", e.message)
         register(self.data, self.folder, names[-1], self.workers, local)
 
-    def _one_life(self) -> str:
+    def _run_agent(self) -> str:
+        """Run the agent, or watch one that runs already, until it ends; return how it ended."""
         pid = running_agent(self.folder)
         if pid:
-            log.warning("an agent that this server did not start (pid %d) goes on", pid)
+            log.warning("using the running agent (pid %d), which another server has started", pid)
             while not self._stop.wait(1.0) and running_agent(self.folder) == pid:
                 pass
             return f"pid {pid} is gone"
-        # A session of its own: Ctrl-C at the terminal is for the server, which then ends the agent in order.
+        # A session of its own: Ctrl-C at the terminal reaches the server, which stops the agent.
         self._process = start_agent(self.folder, by_hand=False, stdin=subprocess.DEVNULL, start_new_session=True)
         if self._stop.is_set():
-            end(self._process.pid, self._process)
+            stop_agent(self._process.pid, self._process)
         return f"exit code {self._process.wait()}"
 
     def stop(self) -> None:
-        """TERM, a grace, KILL."""
+        """Stop the agent and the thread: SIGTERM, then SIGKILL after GRACE_S."""
         self._stop.set()
         process = self._process
         if process is not None and process.poll() is None:
-            end(process.pid, process)
+            stop_agent(process.pid, process)
         elif process is None and (pid := running_agent(self.folder)):
-            end(pid, None)
+            stop_agent(pid, None)
         if self._thread is not None:
             self._thread.join(GRACE_S)
-
-
-def end(pid: int, process: subprocess.Popen[bytes] | None, grace_s: float = GRACE_S) -> None:
-    """Stop an agent: TERM, and KILL when it has not ended in time."""
-    from oncue.cli.local_server import alive, await_true
-
-    def gone() -> bool:
-        return process.poll() is not None if process is not None else not alive(pid)
-
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        if await_true(gone, grace_s):
-            return

@@ -1,4 +1,4 @@
-"""Is a server running in this data folder? What `local.json` says, and whether it is true."""
+"""The server that runs in a data folder: found by its `local.json`, checked over HTTP."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import msgspec
 
 
 def local_server(data: Path) -> dict[str, Any] | None:
-    """What the running server wrote (url, token, pid); None when none runs. A file left by a server that was killed is
-    seen through: its pid is gone, or nobody answers there."""
+    """Return the running server's `local.json` (url, token, pid); None if no server runs.
+
+    A file that a killed server left is ignored: its pid is gone, or its URL does not answer.
+    """
     try:
         local: dict[str, Any] = msgspec.json.decode((data / "local.json").read_bytes())
         os.kill(int(local["pid"]), 0)
@@ -25,6 +27,7 @@ def local_server(data: Path) -> dict[str, Any] | None:
 
 
 def answers(url: str, path: str = "/health/live", timeout_s: float = 2.0, token: str = "") -> bool:
+    """Return True if GET `path` answers 200."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
     try:
@@ -37,6 +40,7 @@ def answers(url: str, path: str = "/health/live", timeout_s: float = 2.0, token:
 
 
 def alive(pid: int) -> bool:
+    """Return True if a process with this pid exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -46,10 +50,10 @@ def alive(pid: int) -> bool:
     return True
 
 
-def await_true(what: Callable[[], bool], timeout_s: float, pause_s: float = 0.05) -> bool:
-    """For states of other processes, which send no event."""
+def await_true(condition: Callable[[], bool], timeout_s: float, pause_s: float = 0.05) -> bool:
+    """Poll until `condition` holds: other processes send no event. Return False on timeout."""
     deadline = time.monotonic() + timeout_s
-    while not what():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(pause_s)

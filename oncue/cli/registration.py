@@ -1,4 +1,4 @@
-"""An endpoint's keys and its registration: both are made, or nothing is left behind."""
+"""Registration of an endpoint: its keys are created and registered, or no file is left behind."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from oncue.cli.agent_process import running_agent, stop_agent
 from oncue.client import Client
 from oncue.curve import Keys, load_or_make_keys
 from oncue.errors import Conflict, NotReady, Unreachable
 from oncue.protocol.api import EndpointRequest, Registered
 
-UNSURE = (Unreachable, NotReady)  # the server may have taken the key: it is kept for the next try
+# The server may have registered the key all the same, so the next try needs it.
+OUTCOME_UNKNOWN = (Unreachable, NotReady)
 
 
-def enrol(
+def register_endpoint(
     client: Client,
     folder: Path,
     name: str,
@@ -22,56 +24,56 @@ def enrol(
     lost_after_ms: int | None = None,
     labels: dict[str, str] | None = None,
 ) -> Registered:
-    """Register the endpoint with the keys in this folder. They are made when there are none, and made anew when their
-    endpoint was revoked: what the revoked one kept is put aside, and its agent is ended. Again is harmless: what is None
-    stays as it is."""
+    """Register the endpoint with the keys in this folder. Idempotent.
 
-    def tell(keys: Keys) -> Registered:
+    Missing keys are created. If the endpoint was revoked, it gets new keys: its agent is stopped,
+    and the old key and journal are renamed. Settings that are None stay as they are.
+    """
+
+    def send(keys: Keys) -> Registered:
         request = EndpointRequest(
             name=name, public_key=keys.public.decode(), lost_after_ms=lost_after_ms, labels=labels
         )
         return client.endpoints.register(request)
 
-    _ = client.me  # a server that cannot be reached, or a wrong token: before anything is made
+    _ = client.me  # raises before any file exists if the server is away or the token is wrong
     key, fresh = folder / "agent.key", folder / "agent.key.new"
     try:
-        with _made(key):
-            return tell(load_or_make_keys(key))
+        with _removed_on_error(key):
+            return send(load_or_make_keys(key))
     except Conflict as e:
         if not e.details.get("revoked_key"):
             raise
-    with _made(fresh):
-        found = tell(load_or_make_keys(fresh))
-    _put_aside(folder)
+    with _removed_on_error(fresh):
+        registered = send(load_or_make_keys(fresh))
+    _retire_revoked(folder)
     fresh.replace(key)
-    return found
+    return registered
 
 
-def _put_aside(folder: Path) -> None:
-    """What was the revoked endpoint's: its results would be told in the new one's name."""
-    from oncue.cli.local_agent import end, running_agent
-
+def _retire_revoked(folder: Path) -> None:
+    """Stop the revoked agent; rename its key and journal, so that its results are not sent."""
     pid = running_agent(folder)
     if pid:
-        end(pid, None)
+        stop_agent(pid, None)
     for name in ("agent.key", "journal"):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).replace(folder / f"{name}.revoked")
 
 
 @contextlib.contextmanager
-def _made(path: Path) -> Iterator[None]:
-    """The file, and the folders, that are made in here are removed again when it fails."""
-    there = path.exists()
+def _removed_on_error(path: Path) -> Iterator[None]:
+    """Remove the file and the folders that the block creates if the block raises."""
+    existed = path.exists()
     folders = [p for p in path.parents if not p.exists()]  # the innermost first
     try:
         yield
-    except UNSURE:
+    except OUTCOME_UNKNOWN:
         raise
     except BaseException:
-        if not there:
+        if not existed:
             path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: someone else's as well
+            with contextlib.suppress(OSError):  # not empty: it holds files of others
                 for folder in folders:
                     folder.rmdir()
         raise

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from oncue.cli.local_agent import running_agent
+from oncue.cli.agent_process import running_agent
 from tests.e2e.running import PATIENCE_S, System, on_kafka
 
 SESSION_S = 2.0  # of a server with the others: see on_kafka

@@ -22,7 +22,7 @@ def down(data: str | None, timeout: float) -> None:
     Example:
       oncue down
     """
-    from oncue.cli.local_agent import end, local_folder, running_agent
+    from oncue.cli.agent_process import local_folder, running_agent, stop_agent
 
     folder = load_settings({"data": data}).data_path
     local = local_server(folder)
@@ -31,7 +31,7 @@ def down(data: str | None, timeout: float) -> None:
         agent = running_agent(local_folder(folder))
         if not agent:
             raise NotFound(f"no server runs in {folder}", remedy="name its folder with --data, or ONCUE_DATA")
-        end(agent, None, timeout)
+        stop_agent(agent, None, timeout)
         click.echo(f"no server runs in {folder}; the agent of its local endpoint (pid {agent}) did, and has ended")
         return
     pid = int(local["pid"])

@@ -79,9 +79,9 @@ def register(
     Example:
       ONCUE_URL=https://oncue.example ONCUE_TOKEN=… oncue endpoint register polaris
     """
+    from oncue.cli.agent_process import running_agent
     from oncue.cli.client import connected, seconds
-    from oncue.cli.local_agent import running_agent
-    from oncue.cli.registration import enrol
+    from oncue.cli.registration import register_endpoint
     from oncue.endpoint.settings import load_or_new, save
 
     wrong = [label for label in labels if "=" not in label]
@@ -94,7 +94,7 @@ def register(
     pairs = dict(label.split("=", 1) for label in labels) if labels or no_labels else None
     with connected() as client:
         lost_after_ms = None if lost_after_s is None else round(lost_after_s * 1000)
-        found = enrol(client, place, name, lost_after_ms=lost_after_ms, labels=pairs)
+        found = register_endpoint(client, place, name, lost_after_ms=lost_after_ms, labels=pairs)
         settings = load_or_new(place, found.id, found.name)
         told = _reachable(found.bridge, client.http.target()[0])
     before = settings.workers
@@ -128,7 +128,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     Example:
       oncue endpoint start polaris --detach
     """
-    from oncue.cli.local_agent import agent_command, end, running_agent, start_agent
+    from oncue.cli.agent_process import agent_command, running_agent, start_agent, stop_agent
     from oncue.cli.local_server import await_true
     from oncue.endpoint.settings import load, register_again
 
@@ -166,7 +166,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
         said = path.read_bytes()[began:][-1000:].decode("utf-8", "replace").strip()
         raise OncueError(f"the agent ended at once:\n{said}", remedy=f"all that it said is in {path}")
     if now.get("why"):
-        end(process.pid, process)
+        stop_agent(process.pid, process)
         raise Refused(f"{now['why']}; the agent was stopped", remedy=register_again(name, place))
     say(f"the agent runs (pid {process.pid}); it writes to {path}")
     if now.get("state") != "connected":
@@ -203,7 +203,7 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
     Example:
       oncue endpoint stop polaris
     """
-    from oncue.cli.local_agent import end, running_agent
+    from oncue.cli.agent_process import running_agent, stop_agent
     from oncue.endpoint.settings import hold, load
 
     place = _folder(folder, name)
@@ -215,7 +215,7 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
     if not pid and not kept:
         raise NotFound(f"no agent runs in {place}", remedy="`oncue endpoint status` shows what is there")
     if pid:
-        end(pid, None)
+        stop_agent(pid, None)
     if json_:
         as_json({"name": name, "dir": str(place), "pid": pid})
         return
@@ -235,7 +235,7 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     Example:
       oncue endpoint status polaris
     """
-    from oncue.cli.local_agent import running_agent
+    from oncue.cli.agent_process import running_agent
     from oncue.endpoint.settings import is_held, load, register_again
 
     place = _folder(folder, name)

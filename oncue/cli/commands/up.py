@@ -111,7 +111,7 @@ def _argv(flags: dict[str, Any], no_endpoint: bool, endpoint_name: str | None) -
 
 
 def _registered(data: Path, found: dict[str, Any]) -> bool:
-    from oncue.cli.local_agent import registered_name
+    from oncue.cli.agent_process import registered_name
 
     name = registered_name(data / "endpoints" / "local")
     return bool(name) and answers(found["url"], f"/v1/endpoints/{name}", token=found["token"])
@@ -125,7 +125,7 @@ def _last(path: Path, start: int, word: str) -> str:
 
 def _detach(folder: Path, arguments: list[str]) -> None:
     """A process of its own session that holds nothing of this terminal; wait until it answers or ends."""
-    from oncue.cli.local_agent import local_folder
+    from oncue.cli.agent_process import local_folder
     from oncue.endpoint.settings import is_held
 
     make_data_folder(folder)

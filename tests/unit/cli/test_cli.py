@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from oncue.cli import main
+from oncue.cli.agent_process import running_agent
 from oncue.cli.client import arguments, seconds
 from oncue.cli.commands.doctor import triggers
 from oncue.cli.live_view import view
-from oncue.cli.local_agent import running_agent
 from oncue.cli.local_server import local_server
 from oncue.cli.output import safe, show_error, table, took
 from oncue.endpoint.settings import Lock
