@@ -1,4 +1,4 @@
-"""compose/: the file is valid and confined, and its services work when they run without a container engine."""
+"""Check compose/: a valid, confined file whose services run without an engine."""
 
 from __future__ import annotations
 

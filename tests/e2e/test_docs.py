@@ -1,10 +1,14 @@
-"""The README and the pages of docs/ do what they show: their blocks are run in order, in one folder a page.
+"""Run the code blocks of the README and of docs/.
 
-    a block whose first line is a comment that names a file   is written to that file
-    ```console    lines after "$ " are run; `make ...` and `pip install ...` are left out; `oncue up` goes on in the background
-    ```python     without a name: run by python
-    ```yaml       without a name, with rules or triggers: read by the parser of rule files
-Other languages (```sh, ```text ...) are for other machines: not run.
+The blocks of a page run in order, in one folder. A block whose first line is a comment with a file
+name is written to that file. Other blocks are run by their language:
+
+    ```console    run the lines after "$ ", without `make ...` and `pip install ...`; `oncue up`
+                  runs in the background
+    ```python     run by python
+    ```yaml       if it has rules or triggers: read by the parser of rule files
+
+Other languages (```sh, ```text ...) are for other machines and are not run.
 """
 
 from __future__ import annotations

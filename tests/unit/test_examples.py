@@ -1,4 +1,4 @@
-"""What the pages and the examples show is what the parser takes, and what the functions do."""
+"""Parse the rule files of docs/ and examples/, and run the functions of examples/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The alerts that docs/facility.md shows name metrics that a server has."""
+"""Check that the alerts of docs/facility.md name metrics of the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "facility.md"
 
 
 def names() -> set[str]:
-    """Of all series, with one of each kind filled in."""
+    """Return the names of all series, with one label value of each kind set."""
     metrics = Metrics()
     metrics.outcomes({"succeeded": 1})
     metrics.queue_depths({"local": 1})

@@ -1,4 +1,4 @@
-"""The units of systemd/ are right: for systemd, and for the commands and settings that they name."""
+"""Check the units of systemd/: their syntax, commands and settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lines(unit: Path, key: str) -> list[str]:
 
 
 def commands(unit: Path) -> list[list[str]]:
-    """The `oncue ...` commands, those within `sh -c` as well."""
+    """Return the `oncue ...` commands of a unit, also those inside `sh -c`."""
     found = []
     for text in [*lines(unit, "ExecStart"), *lines(unit, "ExecStartPre")]:
         words = shlex.split(text)
@@ -45,7 +45,7 @@ def commands(unit: Path) -> list[list[str]]:
 
 
 def understood(words: list[str]) -> None:
-    """By click's own parser; nothing is run. Raises click.UsageError."""
+    """Parse a command with click, without running it. Raises click.UsageError."""
     command: click.Command = root
     context = click.Context(root, info_name="oncue")
     while isinstance(command, click.Group):
