@@ -126,7 +126,7 @@ def _info(entry: ActiveRule) -> RuleInfo:
         why=why or entry.counters.last_reason,
         fired=max(0, entry.counters.fired - entry.counters.doubles),
         suppressed=entry.counters.suppressed,
-        memory=entry.rule.memory.text() if entry.rule.memory else "",
+        memory=entry.rule.operators.describe() if entry.rule.operators else "",
     )
 
 
@@ -154,11 +154,11 @@ class _Work:
         for entry in entries:
             try:
                 if decide(entry.rule, event) is None:
-                    memory = entry.rule.memory
-                    if memory is None:
+                    operators = entry.rule.operators
+                    if operators is None:
                         self._fire(entry, event)
                     else:
-                        self._remember(entry, memory, event, record.time_ms)
+                        self._match(entry, operators, event, record.time_ms)
             except RuleError as e:
                 self._bury(batch, offset, record, e, event, entry)
             except Exception as e:
@@ -183,15 +183,15 @@ class _Work:
         self.frames.add(entry, ready, task_ids, cause, mark_us)
         counts[1] += len(ready)
 
-    def _remember(self, entry: ActiveRule, memory: OperatorChain, event: Event, at_ms: int) -> None:
+    def _match(self, entry: ActiveRule, operators: OperatorChain, event: Event, at_ms: int) -> None:
         self._matched.setdefault(entry, [0, 0, 0])[0] += 1
         mark_us = _number(event.extensions.get("oncuemarkus")) or 0
         deployment = entry.deployment
         try:
-            match = memory.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
+            match = operators.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
         except Invalid as e:
             raise RuleError("args", e.message, e.remedy) from None
-        self._matches.append(Record(encode(match), memory.place(match)))
+        self._matches.append(Record(encode(match), operators.partition_key(match)))
 
     def _bury(
         self,

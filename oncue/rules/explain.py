@@ -48,8 +48,8 @@ def explain(rule: Rule, event: Event, *, asleep: str = "") -> Explanation:
     args, trouble = (None, "") if failed else rendered(rule, event)
     fires = failed is None and not asleep and not trouble
     why = asleep or trouble or _why(steps, failed)
-    if fires and rule.memory is not None:
-        why = f"{why}; then {rule.memory.text()}"
+    if fires and rule.operators is not None:
+        why = f"{why}; then {rule.operators.describe()}"
     return Explanation(rule=rule.name, event=event.id, fires=fires, why=why, steps=steps, args=args)
 
 
@@ -60,7 +60,7 @@ def _step(condition: str, holds: bool, found: str, wanted: str) -> ExplainStep:
 def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
     """The arguments of the first run (and of all in a list, where there are more), or what is wrong with them."""
     try:
-        source = event if rule.memory is None else rule.memory.rows(event)
+        source = event if rule.operators is None else rule.operators.rows(event)
         args = [run.args.render(source) for run in rule.runs]
     except Invalid as e:
         return None, e.message

@@ -89,7 +89,7 @@ def test_a_window_is_told_of_and_a_change_of_the_rule_lets_it_go(stopped: System
     offset = min(e["offset"] for e in events)
     found = stopped.oncue("rules", "explain", "collected", str(offset)).stdout
     assert "collected does not fire" in found
-    assert " s ago, ttl 10m, 1 not let pass since" in found
+    assert " s ago, ttl 10m, 1 suppressed since" in found
     new = {"type": "org.example.door", "source": "/x", "data": {"n": 3}, "oncuetrigger": "door", "id": "new"}
     stopped.write("new.json", json.dumps(new))
     found = stopped.oncue("rules", "explain", "collected", "new.json").stdout

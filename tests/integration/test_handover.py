@@ -17,7 +17,7 @@ from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.topics import MATCHES, WINDOWS
-from oncue.rules.operators.records import Closed, MatchesRecord
+from oncue.rules.operators.records import ClosedWindow, MatchesRecord
 from oncue.rules.stateful.changelog_states import records
 from oncue.rules.stateful.handover import begin_anew, hand_over, keep, tables
 from oncue.rules.stateful.record_group import Progress
@@ -74,7 +74,7 @@ def test_windows_are_the_same_wherever_they_change_their_host(
     folder = tmp_path_factory.mktemp("handover")
     path = folder / "windows.db"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), min_size=1, max_size=3)))
-    found: list[Closed] = []
+    found: list[ClosedWindow] = []
 
     async def body(log: Log) -> None:
         await log.append(MATCHES, [Record(encode(r)) for r in stream], 0)

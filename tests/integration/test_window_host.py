@@ -65,13 +65,13 @@ def test_dedupe_lets_the_first_pass_and_counts_the_others(tmp_path: Path) -> Non
             await site.emit(*(record(n, path=f"/{n % 2}") for n in range(6)))
             await site.settled()
             entry = site.engine.book.entries["r"]
-            seen = await site.host.outlook(entry, cloudevents.from_record(record(9, path="/1").value))
-            fresh = await site.host.outlook(entry, cloudevents.from_record(record(9, path="/2").value))
+            seen = await site.host.preview(entry, cloudevents.from_record(record(9, path="/1").value))
+            fresh = await site.host.preview(entry, cloudevents.from_record(record(9, path="/2").value))
         assert sorted(a["n"] for a in await site.arguments()) == [0, 1]
         (info,) = site.engine.rules()
         assert (info.fired, info.suppressed) == (2, 4)
         assert not seen.passes
-        assert "the key /1 fired 0 s ago, ttl 10m, 2 not let pass since" in seen.why
+        assert "the key /1 fired 0 s ago, ttl 10m, 2 suppressed since" in seen.why
         assert fresh.passes
 
     with_site(tmp_path, body)
@@ -288,7 +288,7 @@ def test_what_cannot_be_folded_or_held_is_a_dead_letter_and_the_others_go_on(tmp
         assert [r for r in reasons if r[0] == "many"] == [
             ("many", "args", "batch.bytes: the event has no data.size that is a number of bytes"),
             ("many", "args", "batch.bytes: the event has no data.size that is a number of bytes"),
-            ("many", "args", "the values for the arguments have 600,006 bytes; at most 500,000 are held an event"),
+            ("many", "args", "the values for the arguments have 600,006 bytes; at most 500,000 are buffered per event"),
         ]
         assert [r[1] for r in reasons if not r[0]] == ["match"]
         assert {r[2] for r in reasons if r[0] == "keyed"} >= {

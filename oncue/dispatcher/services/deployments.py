@@ -227,7 +227,7 @@ class RuleDesk(TriggerDesk):
             self.triggers_host.on_deployed(every)
             self._answering.difference_update(a.label for a in answers)
         trouble = self.memory_trouble()
-        remembering = {label for label, s in self._sets.items() if any(rule.memory for rule in s.rules)}
+        remembering = {label for label, s in self._sets.items() if any(rule.operators for rule in s.rules)}
         return [
             msgspec.structs.replace(
                 a,
@@ -302,7 +302,7 @@ class RuleDesk(TriggerDesk):
             if found is None:
                 raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
             event = found.event
-        explained = await self.with_outlook(self.engine.explain(name, event), name, event)
+        explained = await self.with_preview(self.engine.explain(name, event), name, event)
         return msgspec.structs.replace(explained, fired=await self._fired(who, name, event))
 
     async def _fired(self, who: Caller, rule: str, event: Event) -> list[r.Fired]:

@@ -42,7 +42,7 @@ class Windows(Protocol):
 
     def wake(self) -> None: ...
 
-    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview: ...
+    async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview: ...
 
     async def summary(self) -> dict[str, Summary]: ...
 
@@ -120,7 +120,7 @@ class WindowDesk(EventDesk):
 
     def memory_trouble(self) -> str:
         """What is wrong with who runs rules with memory; "": nothing, or there are none."""
-        if not any(entry.rule.memory for entry in self.engine.book.entries.values()):
+        if not any(entry.rule.operators for entry in self.engine.book.entries.values()):
             return ""
         if isinstance(self.windows, RemoteRules):
             return self.windows.trouble(self.settings.log_url)
@@ -175,21 +175,21 @@ class WindowDesk(EventDesk):
         streamed = isinstance(self.windows, RemoteRules)  # then each server has the workers' counts
         return [i if i.memory and streamed else _summed([i, *there.get(i.name, ())]) for i in infos]
 
-    async def with_outlook(self, explained: r.Explanation, name: str, event: Event) -> r.Explanation:
+    async def with_preview(self, explained: r.Explanation, name: str, event: Event) -> r.Explanation:
         """Where all conditions hold: what the rule's memory would do with the event now."""
         entry = self.engine.book.entries.get(name)
-        if entry is None or entry.rule.memory is None or not explained.fires:
+        if entry is None or entry.rule.operators is None or not explained.fires:
             return explained
         try:
-            outlook = await self.windows.outlook(entry, event)
+            preview = await self.windows.preview(entry, event)
         except Invalid as e:
             return msgspec.structs.replace(explained, fires=False, why=e.message)
         return msgspec.structs.replace(
             explained,
-            fires=outlook.passes,
-            why="; ".join(filter(None, (outlook.why or explained.why, self.memory_trouble()))),
-            steps=[*explained.steps, *outlook.steps],
-            args=explained.args if outlook.passes else None,
+            fires=preview.passes,
+            why="; ".join(filter(None, (preview.why or explained.why, self.memory_trouble()))),
+            steps=[*explained.steps, *preview.steps],
+            args=explained.args if preview.passes else None,
         )
 
     async def count_rules(self) -> None:

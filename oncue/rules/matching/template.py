@@ -124,7 +124,9 @@ def reference(text: str, place: str) -> Render:
         if name not in FILTERS:
             raise ValueError(f"there is no filter {name!r}: {nearest(name, FILTERS)}")
     if path.startswith(("each.", "first.", "last.")):
-        raise ValueError(f"${{{text}}} is for rules with `batch`; of one event write ${{{path.partition('.')[2]}}}")
+        raise ValueError(
+            f"${{{text}}} is for rules that run for many events; of one event write ${{{path.partition('.')[2]}}}"
+        )
     # As in CEL, the event's own attributes may be named through `event`.
     path = path.removeprefix("event.")
     get: Render = whole if path == "event" else getter(path)

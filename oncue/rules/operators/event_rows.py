@@ -1,9 +1,9 @@
-"""What the arguments of a rule with memory see, and which values its events are held with.
+"""EventRows: the values of buffered events that the arguments of a stateful rule refer to.
 
-"${each.data.path}"   a list, one value an event       "${count}"   how many events
-"${first.data.path}"  of the first event               "${key}"     of the batch
-"${last.data.path}"   of the last
-A rule with `dedupe` alone runs for one event, and writes "${data.path}" like any other.
+"${each.data.path}"   a list, one value per event      "${count}"   the number of events
+"${first.data.path}"  of the first event               "${key}"     of the window
+"${last.data.path}"   of the last event
+A rule whose operators fire for single events refers to "${data.path}", as rules without operators do.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.rules.matching.template import Render, reference
-from oncue.rules.operators.records import Closed
+from oncue.rules.operators.records import ClosedWindow
 
-WORDS = "${each.data.path} (a list, one value an event), ${first.data.path}, ${last.data.path}, ${count} and ${key}"
+REFERENCES = (
+    "${each.data.path} (a list, one value an event), ${first.data.path}, ${last.data.path}, ${count} and ${key}"
+)
 _row = msgspec.msgpack.Decoder(list[Any])
 
 
 class EventRows:
-    """The values of the events of one window: `needs` name the columns."""
+    """Values of the events of one firing: a row per event, a column per entry of `needs`."""
 
     __slots__ = ("_at", "count", "key", "needs", "rows")
 
@@ -32,22 +34,23 @@ class EventRows:
         self._at = {need: n for n, need in enumerate(needs)}
 
     @classmethod
-    def of(cls, closed: Closed) -> EventRows:
-        return cls(closed.needs, [_row.decode(held.row) for held in closed.events], closed.key)
+    def of(cls, window: ClosedWindow) -> EventRows:
+        return cls(window.needs, [_row.decode(event.row) for event in window.events], window.key)
 
     def column(self, need: str) -> int:
-        """Raises Invalid where the events were held without it."""
+        """Return the index of a column. Raises Invalid: the events were buffered without it."""
         at = self._at.get(need)
         if at is None:
-            raise Invalid(f"the events were held without {need}", remedy="deploy the rule again as it was")
+            raise Invalid(f"the events were buffered without {need}", remedy="deploy the rule again as it was")
         return at
 
 
 class RequiredFields:
-    """Gathers what a rule's arguments need of each event, while they are compiled."""
+    """Collects the values that a rule's arguments need of each event, while they are compiled."""
 
-    def __init__(self, batch: bool) -> None:
-        self._batch = batch
+    def __init__(self, many: str = "") -> None:
+        """`many`: name of the rule's operator that fires with many events; "": each firing has one event."""
+        self._many = many
         self._found: dict[str, Render] = {}
 
     @property
@@ -55,19 +58,21 @@ class RequiredFields:
         return tuple(self._found)
 
     def row(self, event: Event) -> list[Any]:
-        """Raises Invalid where the event lacks a field."""
+        """Return the values of one event. Raises Invalid: the event lacks a field."""
         return [get(event) for get in self._found.values()]
 
     def refer(self, text: str, place: str) -> Render:
-        """What `${text}` gives for Rows. Raises ValueError."""
-        if not self._batch:
+        """Return the function that evaluates `${text}` on EventRows. Raises ValueError."""
+        if not self._many:
             return self._of(text, place, _first)
         if text in ("count", "key"):
             return _count if text == "count" else _key
         word, _, path = text.partition(".")
         if word in _WHICH and path:
             return self._of(path, place, _WHICH[word])
-        raise ValueError(f"a rule with `batch` runs for many events, and ${{{text}}} is of one: it sees {WORDS}")
+        raise ValueError(
+            f"a rule with `{self._many}` runs for many events, and ${{{text}}} is of one: use {REFERENCES}"
+        )
 
     def _of(self, path: str, place: str, which: Callable[[EventRows, int], Any]) -> Render:
         need = " | ".join(part.strip() for part in path.split("|"))

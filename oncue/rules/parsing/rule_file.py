@@ -18,7 +18,8 @@ from oncue.quantities import duration_ms
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.template import Refer, Template, compile_args
-from oncue.rules.operators.chain import MEMORY_KEYS, OperatorChain, parse_memory
+from oncue.rules.operators.catalog import CATALOGUE
+from oncue.rules.operators.chain import OperatorChain, parse_operators
 from oncue.rules.parsing.condition_parser import parse_match, parse_on
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
@@ -32,7 +33,6 @@ RULE_KEYS = (
     "on",
     "match",
     "when",
-    *MEMORY_KEYS,
     "run",
     "retry",
     "timeout",
@@ -99,7 +99,7 @@ class Rule(msgspec.Struct, frozen=True):
     description: str = ""
     line: int = 0
     source: Any = None  # the rule as plain data, for comparing
-    memory: OperatorChain | None = None  # dedupe, batch
+    operators: OperatorChain | None = None
 
 
 class RuleSet(msgspec.Struct, frozen=True):
@@ -188,7 +188,7 @@ def _rule(
     if not _mapping(node, "a rule", problems):
         return None
     before = len(problems.found)
-    _known(node, RULE_KEYS, "a rule", problems)
+    _known(node, (*RULE_KEYS, *CATALOGUE.members), "a rule", problems)
     name, get = _name(node, "a rule", problems), node.value.get
     on, run = _required(node, "on", "a rule", problems), _required(node, "run", "a rule", problems)
     conditions = parse_on(on, triggers, problems) if on else []
@@ -197,8 +197,8 @@ def _rule(
         check_relative(node.value["match"], on, relative, problems)
     when = _when(get("when"), problems)
     timeout_ms = _limit(get("timeout"), "timeout", problems)
-    memory = parse_memory(node, problems)
-    runs = _runs(run, timeout_ms, problems, memory.needs.refer if memory else None) if run else ()
+    operators = parse_operators(node, problems)
+    runs = _runs(run, timeout_ms, problems, operators.needs.refer if operators else None) if run else ()
     retry = _retry(get("retry"), problems)
     expires_ms = _limit(get("expires"), "expires", problems)
     enabled = _typed(get("enabled"), bool, "enabled", True, problems)
@@ -219,7 +219,7 @@ def _rule(
         description,
         node.line,
         {k: v.plain() for k, v in node.value.items() if k not in ("tests", "description")},
-        memory,
+        operators,
     )
 
 

@@ -19,8 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from oncue.log.base import Record, RecordBatch
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Stored
+from oncue.rules.operators.base import OperatorState
+from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import BufferedEvent
-from oncue.rules.stateful.fold import MARGIN_MS, State, StateKey, due_ms, forget_ms, held
+from oncue.rules.stateful.fold import MARGIN_MS, StateKey
 from oncue.rules.stateful.pending_changes import PendingChanges
 from oncue.rules.stateful.record_group import Progress, RecordGroup, Summary
 
@@ -44,7 +46,8 @@ class WindowTable:
         self._data: MutableMapping[bytes, bytes] = {} if data is None else data
         self.place, self.placed = Progress(), False  # placed: somebody has begun on the partition, or handed it over
         self.kept = False  # by servers
-        self._open: dict[StateKey, int] = {}  # -> due_ms, of open windows
+        self._open: set[StateKey] = set()  # states with buffered events
+        self._due_ms: dict[StateKey, int] = {}  # of states that wait for a tick
         self._items: dict[StateKey, set[bytes]] = {}
         self._due: list[tuple[int, StateKey]] = []  # heaps; what is out of date in them is left out when it is met
         self._forget: list[tuple[int, StateKey]] = []
@@ -64,7 +67,7 @@ class WindowTable:
     def _index(self, key: bytes, value: bytes) -> None:
         kind, *parts = decode(Key, key)
         if kind == STATE:
-            self._index_state(StateKey(*parts), decode(State, value) if value else None)  # type: ignore[arg-type]
+            self._index_state(StateKey(*parts), _state(value))
         elif kind == ITEM:
             where = StateKey(*parts[:3])
             if value:
@@ -77,16 +80,19 @@ class WindowTable:
         elif kind == KEPT[0]:
             self.kept = bool(value)
 
-    def _index_state(self, where: StateKey, state: State | None) -> None:
-        if state is None or not held(state):
-            self._open.pop(where, None)
+    def _index_state(self, where: StateKey, state: OperatorState | None) -> None:
+        if state is None or not state.buffered():
+            self._open.discard(where)
             if not self._items.get(where):
                 self._items.pop(where, None)
         else:
-            self._open[where] = due_ms(state)
-            if due := due_ms(state):
-                heapq.heappush(self._due, (due, where))
-        if state is not None and (at := forget_ms(state)):
+            self._open.add(where)
+        if state is not None and (due := state.due_ms()):
+            self._due_ms[where] = due
+            heapq.heappush(self._due, (due, where))
+        else:
+            self._due_ms.pop(where, None)
+        if state is not None and (at := state.forget_ms()):
             heapq.heappush(self._forget, (at, where))
 
     def forgotten(self, newest_ms: int) -> list[Change]:
@@ -95,7 +101,7 @@ class WindowTable:
         while self._forget and self._forget[0][0] < newest_ms - MARGIN_MS and len(gone) < FORGET:
             at, where = heapq.heappop(self._forget)
             state = self.state(where)
-            if state is not None and forget_ms(state) == at:
+            if state is not None and state.forget_ms() == at:
                 gone[where] = at
         for where, at in gone.items():  # until it is gone indeed
             heapq.heappush(self._forget, (at, where))
@@ -103,16 +109,15 @@ class WindowTable:
 
     # ------------------------------------------------------------ looking
 
-    def state(self, where: StateKey) -> State | None:
-        value = self._data.get(encode((STATE, *where)))
-        return decode(State, value) if value else None  # type: ignore[arg-type]
+    def state(self, where: StateKey) -> OperatorState | None:
+        return _state(self._data.get(encode((STATE, *where))))
 
     def has(self, where: StateKey, event: str) -> bool:
         return encode((ITEM, *where, event)) in self._data
 
     def held(self, where: StateKey) -> list[BufferedEvent]:
         found = [decode(BufferedEvent, self._data[key]) for key in self._items.get(where, ())]
-        return sorted(found, key=lambda h: h.place)
+        return sorted(found, key=lambda event: event.place)
 
     def item_keys(self, where: StateKey) -> Iterator[Key]:
         return (decode(Key, key) for key in self._items.get(where, ()))
@@ -122,7 +127,7 @@ class WindowTable:
         looked: list[tuple[int, StateKey]] = []
         while self._due and self._due[0][0] <= at_ms and len(found) < most:
             due, where = heapq.heappop(self._due)
-            if self._open.get(where) == due and (due, where) not in found:
+            if self._due_ms.get(where) == due and (due, where) not in found:
                 looked.append((due, where))
                 state = self.state(where)
                 if state is not None and state.applied < before:
@@ -132,7 +137,7 @@ class WindowTable:
         return list(found)
 
     def next_due_ms(self) -> int:
-        while self._due and self._open.get(self._due[0][1]) != self._due[0][0]:
+        while self._due and self._due_ms.get(self._due[0][1]) != self._due[0][0]:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else 0
 
@@ -141,7 +146,7 @@ class WindowTable:
         return [w for w in found if (s := self.state(w)) is not None and s.applied < before][:most]
 
     def open_windows(self) -> Iterable[StateKey]:
-        return self._open.keys()
+        return self._open
 
     def open_specs(self) -> set[tuple[str, str]]:
         return {where[:2] for where in self._open}
@@ -149,9 +154,9 @@ class WindowTable:
     def summary(self) -> dict[str, Summary]:
         """Rule -> its open windows, of those that have any."""
         found: dict[str, Summary] = {}
-        for where, due in self._open.items():
+        for where in self._open:
             windows, events, next_due = found.get(where.rule, Summary(0, 0, 0))
-            next_due = min(filter(None, (next_due, due)), default=0)
+            next_due = min(filter(None, (next_due, self._due_ms.get(where, 0))), default=0)
             found[where.rule] = Summary(windows + 1, events + len(self._items.get(where, ())), next_due)
         return found
 
@@ -183,13 +188,13 @@ class TableStates(PendingChanges):
         super().__init__()
         self._table = table
 
-    def stored(self, where: StateKey) -> State | None:
+    def stored(self, where: StateKey) -> OperatorState | None:
         return self._table.state(where)
 
     def stored_event(self, where: StateKey, event: str) -> bool:
         return self._table.has(where, event)
 
-    def stored_held(self, where: StateKey) -> list[BufferedEvent]:
+    def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
         return self._table.held(where)
 
     def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
@@ -208,6 +213,10 @@ class TableStates(PendingChanges):
         yield from (((STATE, *where), encode(state)) for where, state in self.changed.items())
 
 
+def _state(value: bytes | None) -> OperatorState | None:
+    return CATALOGUE.decode_state(value) if value else None
+
+
 def records(changes: Iterable[Change]) -> list[Record]:
     """As they stand in the changelog."""
     return [Record(value, encode(key)) for key, value in changes]
@@ -215,12 +224,11 @@ def records(changes: Iterable[Change]) -> list[Record]:
 
 def looked_up(
     changelog: Mapping[bytes, bytes], wheres: Iterable[StateKey], event: str
-) -> list[tuple[State | None, bool]]:
+) -> list[tuple[OperatorState | None, bool]]:
     """From what the changelog says last of these keys: the state of each, and whether its open window has the event."""
-    found: list[tuple[State | None, bool]] = []
+    found: list[tuple[OperatorState | None, bool]] = []
     for where in wheres:
-        value = changelog.get(encode((STATE, *where)))
-        state: State | None = decode(State, value) if value else None  # type: ignore[arg-type]
+        state = _state(changelog.get(encode((STATE, *where))))
         found.append((state, bool(changelog.get(encode((ITEM, *where, event))))))
     return found
 

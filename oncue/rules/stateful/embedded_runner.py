@@ -22,10 +22,9 @@ from oncue.log.base import Log, Reader, RecordBatch, partition_of
 from oncue.protocol.records import Deployment, Event
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules
-from oncue.rules.operators.preview import OperatorPreview, outlook
-from oncue.rules.operators.records import spec_hash
+from oncue.rules.operators.preview import OperatorPreview, preview
 from oncue.rules.stateful.firing import Firer, in_force, retired
-from oncue.rules.stateful.fold import StateKey
+from oncue.rules.stateful.fold import state_keys
 from oncue.rules.stateful.record_group import RecordGroup, Summary
 from oncue.rules.stateful.sqlite_states import WindowStore
 from oncue.rules.stateful.timers import Retired, Timers
@@ -173,17 +172,16 @@ class EmbeddedRunner:
 
     # ------------------------------------------------------------ looking
 
-    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """What dedupe and batch would do with this event now. Raises Invalid: it lacks a field."""
+    async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
+        """Return what the rule's operators would do with this event now. Raises Invalid: it lacks a field."""
         rule, store = entry.rule, self._store
-        memory = rule.memory
-        if memory is None or store is None:
+        operators = rule.operators
+        if operators is None or store is None:
             return OperatorPreview(True, "", ())
-        match = memory.match(rule.name, "", 0, event, self._clock_ms(), 0)
-        wheres = [StateKey(rule.name, spec_hash(stage.spec, match.needs), stage.key) for stage in match.stages]
-        part = partition_of(memory.place(match), self._partitions)
-        found = await self._call(store.look, part, wheres, event.source, event.id)
-        return outlook(memory, match, found)
+        match = operators.match(rule.name, "", 0, event, self._clock_ms(), 0)
+        part = partition_of(operators.partition_key(match), self._partitions)
+        found = await self._call(store.states_of, part, state_keys(match), event.source, event.id)
+        return preview(operators, match, found)
 
     async def summary(self) -> dict[str, Summary]:
         """Rule -> its open windows, of those that have any."""

@@ -12,7 +12,7 @@ from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.operators.event_rows import EventRows
-from oncue.rules.operators.records import Closed
+from oncue.rules.operators.records import ClosedWindow
 from oncue.rules.stateful.fold import window_id_seed
 from oncue.rules.stateful.record_group import RecordGroup
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
@@ -72,7 +72,7 @@ class Firer:
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, refusal, frames.now_us))
         return counted
 
-    async def _one(self, entry: ActiveRule | None, closed: Closed, frames: TaskFrames) -> int:
+    async def _one(self, entry: ActiveRule | None, closed: ClosedWindow, frames: TaskFrames) -> int:
         """By the rule in force; where its arguments need what the events were not held with, by the version that they
         matched under."""
         if entry is None:
@@ -82,8 +82,8 @@ class Firer:
         if entry.asleep:
             remedy = f"oncue rules enable {closed.rule}, then `oncue dead retry N` (N: this letter's number)"
             raise RuleError("window", f"the rule is disabled: {entry.asleep}", remedy)
-        memory = entry.rule.memory
-        if memory is None or not set(memory.needs.names) <= set(closed.needs):
+        operators = entry.rule.operators
+        if operators is None or not set(operators.needs.names) <= set(closed.needs):
             entry = await self._older(closed)
         ready = frames.prepare(entry, EventRows.of(closed))
         task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
@@ -91,7 +91,7 @@ class Firer:
         frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
         return len(ready)
 
-    async def _older(self, closed: Closed) -> ActiveRule:
+    async def _older(self, closed: ClosedWindow) -> ActiveRule:
         wanted = (closed.label, closed.version)
         if self._old[0] != wanted:
             found = await self._history(*wanted) if self._history is not None else None
@@ -121,7 +121,7 @@ class Firer:
 
 
 def _letter(
-    closed: Closed, entry: ActiveRule | None, partition: int, offset: int, refusal: RuleError, at_us: int
+    closed: ClosedWindow, entry: ActiveRule | None, partition: int, offset: int, refusal: RuleError, at_us: int
 ) -> DeadLetter:
     """Of a whole window: tried again, it is the same window."""
     first, last = closed.events[0], closed.events[-1]
@@ -144,12 +144,12 @@ def _letter(
     )
 
 
-def in_force(book: ActiveRules, rule: str, spec: str) -> bool:
-    """Whether a rule has this operator (spec_hash)."""
+def in_force(book: ActiveRules, rule: str, operator: str) -> bool:
+    """True if a rule in force has this operator (operator_id)."""
     entry = book.entries.get(rule)
     if entry is None:
         return bool(book.broken)  # it may be in a file that this version cannot read: then its windows wait
-    return entry.rule.memory is not None and spec in entry.rule.memory.hashes
+    return entry.rule.operators is not None and operator in entry.rule.operators.ids
 
 
 def retired(book: ActiveRules, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:

@@ -7,15 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.records import BufferedEvent
-from oncue.rules.stateful.fold import DedupeState, State, StateKey, due_ms, held
+from oncue.rules.stateful.fold import StateKey
 
 
 class PendingChanges(ABC):
     """`States` of fold.py."""
 
     def __init__(self) -> None:
-        self.changed: dict[StateKey, State] = {}
+        self.changed: dict[StateKey, OperatorState] = {}
         self.released: set[StateKey] = set()  # what was stored of their events is held no longer
         self.fresh: dict[StateKey, dict[str, BufferedEvent]] = {}  # event_key -> what is held of it
         self._suppressed: dict[str, int] = {}
@@ -23,14 +24,14 @@ class PendingChanges(ABC):
     # ------------------------------------------------------------ what is stored
 
     @abstractmethod
-    def stored(self, where: StateKey) -> State | None: ...
+    def stored(self, where: StateKey) -> OperatorState | None: ...
 
     @abstractmethod
     def stored_event(self, where: StateKey, event: str) -> bool:
         """Whether the open window has this event (event_key)."""
 
     @abstractmethod
-    def stored_held(self, where: StateKey) -> list[BufferedEvent]:
+    def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
         """In the order of their places."""
 
     @abstractmethod
@@ -38,47 +39,48 @@ class PendingChanges(ABC):
         """The first open windows by (due_ms, where) with 0 < due_ms <= at_ms and applied < before."""
 
     @abstractmethod
-    def stored_open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
+    def stored_open(self, rule: str, operator: str, before: int, most: int) -> list[StateKey]:
         """The first open windows of a rule's operator, by key, with applied < before."""
 
     # ------------------------------------------------------------ States
 
-    def get(self, where: StateKey) -> State | None:
+    def get(self, where: StateKey) -> OperatorState | None:
         return self.changed[where] if where in self.changed else self.stored(where)
 
-    def put(self, where: StateKey, state: State) -> None:
-        before = self.get(where)
-        if isinstance(state, DedupeState) and state.suppressed:
-            more = state.suppressed - (before.suppressed if isinstance(before, DedupeState) else 0)
-            self._suppressed[where.rule] = self._suppressed.get(where.rule, 0) + more
+    def put(self, where: StateKey, state: OperatorState) -> None:
         self.changed[where] = state
 
-    def holds(self, where: StateKey, source: str, id: str) -> bool:
+    def count_suppressed(self, rule: str) -> None:
+        self._suppressed[rule] = self._suppressed.get(rule, 0) + 1
+
+    def is_buffered(self, where: StateKey, source: str, id: str) -> bool:
         event = event_key(source, id)
         if event in self.fresh.get(where, ()):
             return True
         return where not in self.released and self.stored_event(where, event)
 
-    def hold(self, where: StateKey, held: BufferedEvent) -> None:
-        self.fresh.setdefault(where, {})[event_key(held.source, held.id)] = held
+    def buffer(self, where: StateKey, event: BufferedEvent) -> None:
+        self.fresh.setdefault(where, {})[event_key(event.source, event.id)] = event
 
     def release(self, where: StateKey) -> list[BufferedEvent]:
         found: list[BufferedEvent] = []
         if where not in self.released:
-            found = self.stored_held(where)
+            found = self.stored_buffer(where)
             self.released.add(where)
-        return found + sorted(self.fresh.pop(where, {}).values(), key=lambda h: h.place)
+        return found + sorted(self.fresh.pop(where, {}).values(), key=lambda event: event.place)
 
     def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
         stored = self.stored_due(at_ms, before, most + len(self.changed))
         found = [(due, where) for due, where in stored if where not in self.changed]
-        found += [(d, w) for w, s in self.changed.items() if 0 < (d := due_ms(s)) <= at_ms and s.applied < before]
+        found += [(d, w) for w, s in self.changed.items() if 0 < (d := s.due_ms()) <= at_ms and s.applied < before]
         return [where for _, where in sorted(found)[:most]]
 
-    def open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
-        stored = self.stored_open(rule, spec, before, most + len(self.changed))
+    def open(self, rule: str, operator: str, before: int, most: int) -> list[StateKey]:
+        stored = self.stored_open(rule, operator, before, most + len(self.changed))
         found = [where for where in stored if where not in self.changed]
-        found += [w for w, s in self.changed.items() if w[:2] == (rule, spec) and held(s) and s.applied < before]
+        found += [
+            w for w, s in self.changed.items() if w[:2] == (rule, operator) and s.buffered() and s.applied < before
+        ]
         return sorted(found)[:most]
 
     # ------------------------------------------------------------ the end of a group
@@ -90,7 +92,7 @@ class PendingChanges(ABC):
 
     def opened(self) -> Iterator[StateKey]:
         """Windows that are open and have new events."""
-        return (where for where, state in self.changed.items() if held(state))
+        return (where for where, state in self.changed.items() if state.buffered())
 
 
 def event_key(source: str, id: str) -> str:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from oncue.errors import OncueError
 from oncue.log.base import Record, RecordBatch
 from oncue.protocol.codec import decode
-from oncue.rules.operators.records import Closed, Match, MatchesRecord, Tick
-from oncue.rules.stateful.fold import fold
+from oncue.rules.operators.records import ClosedWindow, Match, MatchesRecord, Tick
+from oncue.rules.stateful.fold import check_operators, fold
 from oncue.rules.stateful.pending_changes import PendingChanges
 
 
@@ -40,7 +40,7 @@ class Bad(NamedTuple):
 
 class RecordGroup:
     def __init__(self) -> None:
-        self.closed: list[tuple[RecordBatch, int, Closed]] = []  # with the record that closed it
+        self.closed: list[tuple[RecordBatch, int, ClosedWindow]] = []  # with the record that closed it
         self.bad: list[Bad] = []
         self.suppressed: dict[str, int] = {}  # rule -> events
         self.next: dict[int, Progress] = {}  # partition -> what it comes to
@@ -82,7 +82,10 @@ class RecordGroup:
             if offset < following:
                 continue
             try:
-                found.append((offset, record, decode(MatchesRecord, record.value)))  # type: ignore[arg-type]
+                content: MatchesRecord = decode(MatchesRecord, record.value)  # type: ignore[arg-type]
+                if isinstance(content, Match):
+                    check_operators(content)
+                found.append((offset, record, content))
             except OncueError as e:
                 self.bad.append(Bad(batch, offset, record, e.message))
         return found

@@ -51,9 +51,9 @@ class RemoteRules:
     async def summary(self) -> dict[str, Summary]:
         return self.workers.summary()
 
-    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview:
+    async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """By what the workers have stored. Raises Invalid: the event lacks a field."""
-        return await self._changelog.outlook(entry, event)
+        return await self._changelog.preview(entry, event)
 
 
 def forgotten(numbers: Sequence[int]) -> str:

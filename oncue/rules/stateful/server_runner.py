@@ -124,6 +124,6 @@ class ServerRunner:
         """Of nothing, while another server runs them."""
         return self._host.summary()
 
-    async def outlook(self, entry: ActiveRule, event: Event) -> OperatorPreview:
+    async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """By what is stored, whichever server runs them. Raises Invalid: the event lacks a field."""
-        return await self._changelog.outlook(entry, event)
+        return await self._changelog.preview(entry, event)

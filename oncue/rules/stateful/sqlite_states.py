@@ -23,9 +23,11 @@ from oncue.errors import LogError, OncueError
 from oncue.log.base import RecordBatch
 from oncue.log.sqlite.database import explain
 from oncue.protocol.codec import decode, encode
-from oncue.rules.operators.records import BufferedEvent, Match, spec_hash
+from oncue.rules.operators.base import OperatorState
+from oncue.rules.operators.catalog import CATALOGUE
+from oncue.rules.operators.records import BufferedEvent, Match
 from oncue.rules.stateful.changelog_states import ITEM, STATE, Change
-from oncue.rules.stateful.fold import MARGIN_MS, State, StateKey, due_ms, forget_ms, held
+from oncue.rules.stateful.fold import MARGIN_MS, StateKey, state_keys
 from oncue.rules.stateful.pending_changes import PendingChanges, event_key
 from oncue.rules.stateful.record_group import Progress, RecordGroup, Summary
 
@@ -192,10 +194,12 @@ class WindowStore:
         )
         return {rule: Summary(*rest) for rule, *rest in rows}
 
-    def look(self, part: int, wheres: Sequence[StateKey], source: str, id: str) -> list[tuple[State | None, bool]]:
+    def states_of(
+        self, part: int, wheres: Sequence[StateKey], source: str, id: str
+    ) -> list[tuple[OperatorState | None, bool]]:
         """The state of each key of a partition, and whether its open window has this event."""
         states = PartStates(self._db, part)
-        return [(states.get(where), states.holds(where, source, id)) for where in wheres]
+        return [(states.get(where), states.is_buffered(where, source, id)) for where in wheres]
 
 
 class StoredGroup(RecordGroup):
@@ -210,7 +214,7 @@ class PartStates(PendingChanges):
     def __init__(self, db: sqlite3.Connection, part: int) -> None:
         super().__init__()
         self._db, self._part = db, part
-        self._read: dict[StateKey, State | None] = {}
+        self._read: dict[StateKey, OperatorState | None] = {}
         self._known: dict[tuple[str, str], bool] = {}  # (id, event): whether it is in the file
 
     def prefetch(self, matches: Iterable[Match]) -> None:
@@ -218,25 +222,24 @@ class PartStates(PendingChanges):
         wheres: dict[StateKey, None] = {}
         events: dict[tuple[str, str], None] = {}
         for match in matches:
-            for stage in match.stages:
-                where = StateKey(match.rule, spec_hash(stage.spec, match.needs), stage.key)
+            for where in state_keys(match):
                 wheres[where] = None
                 events[self._id(where), event_key(match.event.source, match.event.id)] = None
         new = {self._id(w): w for w in wheres if w not in self._read}
         for part in _parts(list(new)):
             self._read |= dict.fromkeys(new[id] for id in part)
             for id, state in self._db.execute(GET, (msgspec.json.encode(part).decode(),)):
-                self._read[new[id]] = decode(State, state)  # type: ignore[arg-type]
+                self._read[new[id]] = CATALOGUE.decode_state(state)
         for pairs in _parts([e for e in events if e not in self._known]):
             self._known |= dict.fromkeys(pairs, False)
             self._known |= dict.fromkeys(self._db.execute(HAVE, (msgspec.json.encode(pairs).decode(),)), True)
 
     # ------------------------------------------------------------ what is stored
 
-    def stored(self, where: StateKey) -> State | None:
+    def stored(self, where: StateKey) -> OperatorState | None:
         if where not in self._read:
             row = self._db.execute("SELECT state FROM state WHERE id = ?", (self._id(where),)).fetchone()
-            self._read[where] = decode(State, row[0]) if row else None  # type: ignore[arg-type]
+            self._read[where] = CATALOGUE.decode_state(row[0]) if row else None
         return self._read[where]
 
     def stored_event(self, where: StateKey, event: str) -> bool:
@@ -246,7 +249,7 @@ class PartStates(PendingChanges):
             self._known[pair] = row is not None
         return self._known[pair]
 
-    def stored_held(self, where: StateKey) -> list[BufferedEvent]:
+    def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
         rows = self._db.execute("SELECT held FROM item WHERE id = ? ORDER BY place", (self._id(where),))
         return [decode(BufferedEvent, row[0]) for row in rows]
 
@@ -273,8 +276,8 @@ class PartStates(PendingChanges):
             for event, kept in events.items():
                 yield id, event, kept.place, encode(kept)
 
-    def _row(self, where: StateKey, state: State) -> tuple[Any, ...]:
-        facts = (state.applied, held(state), due_ms(state), forget_ms(state), encode(state))
+    def _row(self, where: StateKey, state: OperatorState) -> tuple[Any, ...]:
+        facts = (state.applied, state.buffered(), state.due_ms(), state.forget_ms(), encode(state))
         return (self._id(where), self._part, *where, *facts)
 
     def _id(self, where: StateKey) -> str:

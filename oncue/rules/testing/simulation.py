@@ -12,50 +12,51 @@ from oncue.protocol.records import VERSION, Event
 from oncue.quantities import duration_text
 from oncue.rules.explain import decide, explain, rendered
 from oncue.rules.matching.conditions import equal, show
+from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.event_rows import EventRows
-from oncue.rules.operators.records import BufferedEvent, Closed, Tick
+from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Tick
 from oncue.rules.parsing.rule_file import Rule, RuleTest
-from oncue.rules.stateful.fold import BatchState, State, StateKey, due_ms, fold
+from oncue.rules.stateful.fold import StateKey, fold
 
 
 class InMemory:
     """The states of one partition, in a dict."""
 
     def __init__(self) -> None:
-        self.states: dict[StateKey, State] = {}
-        self.held: dict[StateKey, dict[tuple[str, str], BufferedEvent]] = {}
+        self.states: dict[StateKey, OperatorState] = {}
+        self.buffers: dict[StateKey, dict[tuple[str, str], BufferedEvent]] = {}
+        self.suppressed = 0
 
-    def get(self, where: StateKey) -> State | None:
+    def get(self, where: StateKey) -> OperatorState | None:
         return self.states.get(where)
 
-    def put(self, where: StateKey, state: State) -> None:
+    def put(self, where: StateKey, state: OperatorState) -> None:
         self.states[where] = state
 
-    def holds(self, where: StateKey, source: str, id: str) -> bool:
-        return (source, id) in self.held.get(where, {})
+    def count_suppressed(self, rule: str) -> None:
+        self.suppressed += 1
 
-    def hold(self, where: StateKey, held: BufferedEvent) -> None:
-        self.held.setdefault(where, {})[held.source, held.id] = held
+    def is_buffered(self, where: StateKey, source: str, id: str) -> bool:
+        return (source, id) in self.buffers.get(where, {})
+
+    def buffer(self, where: StateKey, event: BufferedEvent) -> None:
+        self.buffers.setdefault(where, {})[event.source, event.id] = event
 
     def release(self, where: StateKey) -> list[BufferedEvent]:
-        return sorted(self.held.pop(where, {}).values(), key=lambda h: h.place)
+        return sorted(self.buffers.pop(where, {}).values(), key=lambda event: event.place)
 
     def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
         found = [
-            (due, where) for where, s in self.states.items() if 0 < (due := due_ms(s)) <= at_ms and s.applied < before
+            (due, where) for where, s in self.states.items() if 0 < (due := s.due_ms()) <= at_ms and s.applied < before
         ]
         return [where for _, where in sorted(found)[:most]]
 
-    def open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
-        found = [w for w, s in self.states.items() if w[:2] == (rule, spec) and s.applied < before and _open(s)]
+    def open(self, rule: str, operator: str, before: int, most: int) -> list[StateKey]:
+        found = [w for w, s in self.states.items() if w[:2] == (rule, operator) and s.applied < before and s.buffered()]
         return sorted(found)[:most]
 
     def next_due_ms(self) -> int:
-        return min((due for s in self.states.values() if (due := due_ms(s))), default=0)
-
-
-def _open(state: State) -> bool:
-    return isinstance(state, BatchState) and state.count > 0
+        return min((due for s in self.states.values() if (due := s.due_ms())), default=0)
 
 
 class Fired(msgspec.Struct, frozen=True):
@@ -68,14 +69,14 @@ class Fired(msgspec.Struct, frozen=True):
 def rehearse(rule: Rule, events: Sequence[tuple[int, Event]]) -> list[Fired]:
     """What fires for (at_ms, event) pairs, in the order of their times; then time runs on until no window has a `wait`."""
     ordered = sorted(events, key=lambda pair: pair[0])
-    if rule.memory is None:
+    if rule.operators is None:
         return [_of_event(rule, at_ms, event) for at_ms, event in ordered if decide(rule, event) is None]
     clock, states, found = _Clock(), InMemory(), []
     for at_ms, event in ordered:
         found += clock.advance(rule, states, at_ms)
         if decide(rule, event) is None:
             try:
-                match = rule.memory.match(rule.name, "", 0, event, at_ms, 0)
+                match = rule.operators.match(rule.name, "", 0, event, at_ms, 0)
             except Invalid as e:
                 found.append(Fired(at_ms, 1, None, e.message))
                 continue
@@ -105,7 +106,7 @@ def _of_event(rule: Rule, at_ms: int, event: Event) -> Fired:
     return Fired(at_ms, 1, args, trouble)
 
 
-def _of_window(rule: Rule, at_ms: int, closed: Closed) -> Fired:
+def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> Fired:
     rows = EventRows.of(closed)
     try:
         args = [run.args.render(rows) for run in rule.runs]
@@ -149,8 +150,5 @@ def _fired(rule: Rule, events: Sequence[tuple[int, Event]], found: Sequence[Fire
     reasons = [e.why for _, event in events if not (e := explain(rule, event)).fires]
     if reasons:
         return f"it does not fire: {reasons[0]}"
-    return (
-        "it does not fire: its window is open still, and has no `wait` to close it"
-        if rule.memory
-        else "it does not fire"
-    )
+    unfired = rule.operators.last.UNFIRED if rule.operators else ""
+    return f"it does not fire: {unfired}" if unfired else "it does not fire"

@@ -14,7 +14,10 @@ from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
 from oncue.protocol.topics import MATCHES
-from oncue.rules.operators.records import BatchSpec, Closed, DedupeSpec, MatchesRecord, Tick, spec_hash
+from oncue.rules.operators.batch import Batch
+from oncue.rules.operators.catalog import operator_id
+from oncue.rules.operators.dedupe import Dedupe
+from oncue.rules.operators.records import ClosedWindow, MatchesRecord, Tick
 from oncue.rules.stateful.changelog_states import WindowTable, looked_up, records, wanted_keys
 from oncue.rules.stateful.fold import MARGIN_MS, TICK_WINDOWS, StateKey, window_id_seed
 from oncue.rules.stateful.pending_changes import event_key
@@ -34,7 +37,7 @@ class Worker:
     def __init__(self) -> None:
         self.table, self.changelog = WindowTable(), list[Record]()
 
-    def step(self, batch: LogBatch, fate: str) -> list[Closed]:
+    def step(self, batch: LogBatch, fate: str) -> list[ClosedWindow]:
         group, changes = self.table.fold([batch])
         assert not group.bad
         if fate == "killed before the commit":
@@ -64,7 +67,7 @@ FATES = ["lives", "lives", "killed before the commit", "killed after the commit"
 @given(streams(), st.data())
 def test_both_hosts_fire_the_same_windows_whatever_dies(records: list[MatchesRecord], data: st.DataObject) -> None:
     expected = folded(InMemory(), enumerate(records))
-    worker, on_kafka, embedded = Worker(), list[Closed](), list[Closed]()
+    worker, on_kafka, embedded = Worker(), list[ClosedWindow](), list[ClosedWindow]()
     while (at := worker.table.place.next) < len(records):
         first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
         last = data.draw(st.integers(at, len(records) - 1))
@@ -103,7 +106,7 @@ def test_a_table_that_is_read_again_is_the_same(records: list[MatchesRecord]) ->
 
 
 def test_due_windows_come_in_the_order_of_their_times_and_as_often_as_they_are_asked_for() -> None:
-    worker, spec = Worker(), (BatchSpec("${k}", wait_ms=100),)
+    worker, spec = Worker(), (Batch("${k}", wait_ms=100),)
     keys = [f"k{n % 10}" for n in range(100)]
     worker.step(log_batch([match(spec, n, n, [key]) for n, key in enumerate(keys)], 0, 99), "lives")
     first = worker.table.due(105, 1_000, 64)
@@ -116,7 +119,7 @@ def test_due_windows_come_in_the_order_of_their_times_and_as_often_as_they_are_a
 
 
 def test_a_tick_closes_what_is_due_and_leaves_the_rest_to_the_next() -> None:
-    worker, spec = Worker(), (BatchSpec("${k}", wait_ms=10),)
+    worker, spec = Worker(), (Batch("${k}", wait_ms=10),)
     many = TICK_WINDOWS + 5
     stream: list[MatchesRecord] = [match(spec, n, 0, [f"k{n:03}"]) for n in range(many)]
     stream += [Tick(VERSION, 10), Tick(VERSION, 10), Tick(VERSION, 10)]
@@ -131,9 +134,9 @@ def test_a_tick_closes_what_is_due_and_leaves_the_rest_to_the_next() -> None:
 def test_what_tells_nothing_any_more_is_deleted_in_the_changelog_too() -> None:
     worker = Worker()
     stream: list[MatchesRecord] = [
-        match((DedupeSpec("${k}", 10),), 1, 100, ["a"]),
-        match((DedupeSpec("${k}", 2 * MARGIN_MS),), 2, 100, ["c"]),
-        match((BatchSpec("${k}", count=2),), 3, 100, ["d"]),
+        match((Dedupe("${k}", 10),), 1, 100, ["a"]),
+        match((Dedupe("${k}", 2 * MARGIN_MS),), 2, 100, ["c"]),
+        match((Batch("${k}", count=2),), 3, 100, ["d"]),
         Tick(VERSION, 100 + MARGIN_MS + 11),
         Tick(VERSION, 100 + MARGIN_MS + 12),
     ]
@@ -149,9 +152,9 @@ def test_what_tells_nothing_any_more_is_deleted_in_the_changelog_too() -> None:
 
 
 def test_the_changelog_answers_for_single_keys() -> None:
-    worker, spec = Worker(), BatchSpec("${k}", count=3)
+    worker, spec = Worker(), Batch("${k}", count=3)
     worker.step(log_batch([match((spec,), n, 5, ["a"]) for n in range(2)], 0, 1), "lives")
-    where = StateKey("r", spec_hash(spec, ()), "a")
+    where = StateKey("r", operator_id(spec, ()), "a")
     keys = wanted_keys([where], event_key("/s", "1"))
     said = {r.key: r.value for r in worker.changelog if r.key in keys}
     ((state, known),) = looked_up(said, [where], event_key("/s", "1"))

@@ -18,34 +18,27 @@ from oncue.log.base import Record
 from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
-from oncue.rules.operators.records import (
-    BatchSpec,
-    BufferedEvent,
-    Closed,
-    DedupeSpec,
-    Match,
-    MatchesRecord,
-    Spec,
-    Stage,
-    Tick,
-    spec_hash,
-)
-from oncue.rules.stateful.fold import WINDOW_BYTES, WINDOW_EVENTS, BatchState, StateKey, fold, window_id_seed
+from oncue.rules.operators.base import AnyOperator
+from oncue.rules.operators.batch import WINDOW_BYTES, WINDOW_EVENTS, Batch, BatchState
+from oncue.rules.operators.catalog import operator_id, resolve, stage
+from oncue.rules.operators.dedupe import Dedupe
+from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
+from oncue.rules.stateful.fold import StateKey, fold, window_id_seed
 from oncue.rules.stateful.sqlite_states import WindowStore
 from oncue.rules.testing.simulation import InMemory
 
-SPECS: list[tuple[Spec, ...]] = [
-    (BatchSpec("${k}", count=3),),
-    (BatchSpec("${k}", size_bytes=25),),
-    (BatchSpec("${k}", wait_ms=30),),
-    (BatchSpec("${k}", count=4, size_bytes=40, wait_ms=20),),
-    (DedupeSpec("${k}", 25),),
-    (DedupeSpec("${k}", 25), BatchSpec("", count=3, wait_ms=50)),
+SPECS: list[tuple[AnyOperator, ...]] = [
+    (Batch("${k}", count=3),),
+    (Batch("${k}", size_bytes=25),),
+    (Batch("${k}", wait_ms=30),),
+    (Batch("${k}", count=4, size_bytes=40, wait_ms=20),),
+    (Dedupe("${k}", 25),),
+    (Dedupe("${k}", 25), Batch("", count=3, wait_ms=50)),
 ]
 
 
 def match(
-    specs: Sequence[Spec],
+    specs: Sequence[AnyOperator],
     n: int,
     at_ms: int,
     keys: Sequence[str],
@@ -53,7 +46,7 @@ def match(
     row: bytes = b"\x90",
     rule: str = "r",
 ) -> Match:
-    stages = tuple(Stage(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
+    stages = tuple(stage(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
     return Match(VERSION, rule, "f", 1, at_ms, stages, (), BufferedEvent(-1, "/s", str(n), row, size))
 
 
@@ -68,7 +61,7 @@ def streams(draw: st.DrawFn, doubles: bool = True) -> list[MatchesRecord]:
         chosen = specs[0] if n < 20 else specs[-1]
         if draw(st.integers(0, 7)) == 0:
             gone = specs[0] if n >= 20 and specs[0] != specs[-1] else ()
-            retired = tuple(("r", spec_hash(s, ())) for s in gone if isinstance(s, BatchSpec))
+            retired = tuple(("r", operator_id(s, ())) for s in gone if isinstance(s, Batch))
             found.append(Tick(VERSION, at_ms + draw(st.integers(0, 60)), retired))
         else:
             number = draw(st.integers(0, n)) if doubles else n
@@ -77,12 +70,14 @@ def streams(draw: st.DrawFn, doubles: bool = True) -> list[MatchesRecord]:
     return found
 
 
-def folded(states: InMemory, records: Iterable[tuple[int, MatchesRecord]]) -> list[Closed]:
+def folded(states: InMemory, records: Iterable[tuple[int, MatchesRecord]]) -> list[ClosedWindow]:
     return [closed for offset, record in records for closed in fold(states, record, 0, offset)]
 
 
 def same(a: InMemory, b: InMemory) -> bool:
-    return a.states == b.states and {w: h for w, h in a.held.items() if h} == {w: h for w, h in b.held.items() if h}
+    return a.states == b.states and {w: h for w, h in a.buffers.items() if h} == {
+        w: h for w, h in b.buffers.items() if h
+    }
 
 
 @given(streams(), st.data())
@@ -91,7 +86,7 @@ def test_records_that_come_again_change_nothing(records: list[MatchesRecord], da
     numbered = list(enumerate(records))
     once, often = InMemory(), InMemory()
     expected = folded(once, numbered)
-    found: list[Closed] = []
+    found: list[ClosedWindow] = []
     for at, pair in enumerate(numbered):
         found += folded(often, [pair])
         if data.draw(st.booleans()):
@@ -126,15 +121,20 @@ def test_no_event_is_in_two_batches_and_none_is_lost(records: list[MatchesRecord
     states = InMemory()
     closed = folded(states, enumerate(records))
     fired = Counter(held.id for c in closed for held in c.events)
-    waiting = Counter(id for held in states.held.values() for _, id in held)
+    waiting = Counter(id for held in states.buffers.values() for _, id in held)
     assert set(fired.values()) <= {1}
     assert not set(fired) & set(waiting)
     given_ids = {r.event.id for r in records if isinstance(r, Match)}
-    if all(isinstance(s.spec, BatchSpec) for r in records if isinstance(r, Match) for s in r.stages):
+    if all(
+        isinstance(resolve(bytes(s.operator), ()).operator, Batch)
+        for r in records
+        if isinstance(r, Match)
+        for s in r.stages
+    ):
         assert set(fired) | set(waiting) == given_ids
     for where, state in states.states.items():
         if isinstance(state, BatchState):
-            assert state.count == len(states.held.get(where, {}))
+            assert state.count == len(states.buffers.get(where, {}))
 
 
 @given(streams())
@@ -154,7 +154,7 @@ def test_the_file_gives_the_same_answers_however_often_it_dies(
     expected = folded(InMemory(), enumerate(records))
     with tempfile.TemporaryDirectory() as folder:
         store = WindowStore(Path(folder) / "windows.db")
-        found: list[Closed] = []
+        found: list[ClosedWindow] = []
         try:
             while (at := store.parts.get(0, (0, 0))[0]) < len(records):
                 first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
@@ -174,7 +174,7 @@ def test_the_file_gives_the_same_answers_however_often_it_dies(
 
 
 def test_the_first_of_a_key_passes_and_the_time_counts_from_it() -> None:
-    states, spec = InMemory(), (DedupeSpec("${k}", 100),)
+    states, spec = InMemory(), (Dedupe("${k}", 100),)
     times = [(0, "a"), (50, "a"), (99, "a"), (99, "b"), (100, "a"), (199, "a"), (200, "a")]
     closed = folded(states, ((n, match(spec, n, at, [key])) for n, (at, key) in enumerate(times)))
     assert [(c.opened_ms, c.key, c.why) for c in closed] == [
@@ -183,7 +183,7 @@ def test_the_first_of_a_key_passes_and_the_time_counts_from_it() -> None:
 
 
 def test_a_match_after_the_wait_opens_the_next_window_without_a_tick() -> None:
-    states, spec = InMemory(), (BatchSpec("", count=3, wait_ms=30),)
+    states, spec = InMemory(), (Batch("", count=3, wait_ms=30),)
     closed = folded(states, ((n, match(spec, n, at, [""])) for n, at in enumerate([0, 29, 30, 31])))
     assert [(c.why, [h.id for h in c.events]) for c in closed] == [("wait", ["0", "1"])]
     closed = folded(states, [(4, match(spec, 4, 32, [""]))])
@@ -191,13 +191,13 @@ def test_a_match_after_the_wait_opens_the_next_window_without_a_tick() -> None:
 
 
 def test_bytes_close_the_window_that_reaches_them() -> None:
-    spec = (BatchSpec("", size_bytes=100),)
+    spec = (Batch("", size_bytes=100),)
     closed = folded(InMemory(), ((n, match(spec, n, 0, [""], size)) for n, size in enumerate([60, 39, 1, 200])))
     assert [(c.why, [h.id for h in c.events]) for c in closed] == [("bytes", ["0", "1", "2"]), ("bytes", ["3"])]
 
 
 def test_a_window_that_is_full_closes_early_and_fits_into_a_record() -> None:
-    spec = (BatchSpec("", wait_ms=1_000),)
+    spec = (Batch("", wait_ms=1_000),)
     large = b"\xc5\xff\xff" + b"x" * 0xFFFF
     closed = folded(InMemory(), ((n, match(spec, n, 0, [""], row=large)) for n in range(40)))
     assert {c.why for c in closed} == {"full"}
@@ -208,18 +208,19 @@ def test_a_window_that_is_full_closes_early_and_fits_into_a_record() -> None:
 
 def test_windows_of_an_operator_that_is_gone_fire_as_they_are() -> None:
     states = InMemory()
-    old, new = BatchSpec("", count=10), BatchSpec("", count=5)
+    old, new = Batch("", count=10), Batch("", count=5)
     folded(states, ((n, match((old,), n, 0, [""])) for n in range(3)))
     folded(states, ((n, match((new,), n, 0, [""])) for n in range(3, 5)))
-    closed = folded(states, [(5, Tick(VERSION, 1, (("r", spec_hash(old, ())),)))])
+    closed = folded(states, [(5, Tick(VERSION, 1, (("r", operator_id(old, ())),)))])
     assert [(c.why, [h.id for h in c.events]) for c in closed] == [("changed", ["0", "1", "2"])]
-    assert states.states[StateKey("r", spec_hash(new, ()), "")] == BatchState(
-        4, count=2, size_bytes=20, held_bytes=states.states[StateKey("r", spec_hash(new, ()), "")].held_bytes,  # type: ignore[union-attr]
-        opening=3, label="f", version=1,
-    )  # fmt: skip
+    opened = states.states[StateKey("r", operator_id(new, ()), "")]
+    assert isinstance(opened, BatchState)
+    assert opened == BatchState(
+        4, count=2, size_bytes=20, buffered_bytes=opened.buffered_bytes, opening=3, label="f", version=1
+    )
 
 
-def grouped(store: WindowStore, first: int, *records: MatchesRecord, part: int = 0) -> list[Closed]:
+def grouped(store: WindowStore, first: int, *records: MatchesRecord, part: int = 0) -> list[ClosedWindow]:
     """Fold and store one group; what fires."""
     batch = LogBatch("oncue.matches", part, range(first, first + len(records)), [Record(encode(r)) for r in records])
     group = store.fold_batches([batch])
@@ -230,7 +231,7 @@ def grouped(store: WindowStore, first: int, *records: MatchesRecord, part: int =
 
 def test_an_event_is_known_only_while_its_window_is_open(tmp_path: Path) -> None:
     """Also where the window was closed, and the event told again, between two looks at the file."""
-    store, spec = WindowStore(tmp_path / "windows.db"), (BatchSpec("", count=3),)
+    store, spec = WindowStore(tmp_path / "windows.db"), (Batch("", count=3),)
     assert not grouped(store, 0, match(spec, 1, 0, [""]), match(spec, 2, 0, [""]), match(spec, 1, 0, [""]))
     (closed,) = grouped(store, 3, match(spec, 3, 0, [""]), match(spec, 1, 0, [""]), match(spec, 2, 0, [""]))
     assert [h.id for h in closed.events] == ["1", "2", "3"]
@@ -244,14 +245,12 @@ def test_an_event_is_known_only_while_its_window_is_open(tmp_path: Path) -> None
 
 def test_what_tells_nothing_any_more_is_forgotten(tmp_path: Path) -> None:
     store, hour = WindowStore(tmp_path / "windows.db"), 3_600_000
-    grouped(
-        store, 0, match((DedupeSpec("${k}", 10),), 1, 100, ["a"]), match((BatchSpec("${k}", count=1),), 2, 100, ["b"])
-    )
+    grouped(store, 0, match((Dedupe("${k}", 10),), 1, 100, ["a"]), match((Batch("${k}", count=1),), 2, 100, ["b"]))
     grouped(
         store,
         2,
-        match((DedupeSpec("${k}", 2 * hour),), 3, 100, ["c"]),
-        match((BatchSpec("${k}", count=2),), 4, 100, ["d"]),
+        match((Dedupe("${k}", 2 * hour),), 3, 100, ["c"]),
+        match((Batch("${k}", count=2),), 4, 100, ["d"]),
     )
     assert store.forget() == 0
     grouped(store, 4, Tick(VERSION, 100 + hour + 11))
@@ -267,26 +266,26 @@ def test_a_key_starts_anew_in_another_partition_whose_offsets_are_others(tmp_pat
     """StateKey a rule gets another operator, its matches may go to another partition."""
     store, once, three = (
         WindowStore(tmp_path / "windows.db"),
-        (DedupeSpec("${k}", 25),),
-        (BatchSpec("${k}", count=3),),
+        (Dedupe("${k}", 25),),
+        (Batch("${k}", count=3),),
     )
     assert len(grouped(store, 1_000, match(once, 1, 1_000, ["a"]), match(three, 2, 1_000, ["a"]))) == 1
     assert len(grouped(store, 0, match(once, 3, 1_010, ["a"]), part=1)) == 1
     grouped(store, 1, match(three, 4, 1_010, ["a"]), match(three, 5, 1_010, ["a"]), part=1)
     (closed,) = grouped(store, 3, match(three, 6, 1_010, ["a"]), part=1)
     assert [h.id for h in closed.events] == ["4", "5", "6"]
-    where = StateKey("r", spec_hash(three[0], ()), "a")
-    assert [known for part in (0, 1) for _, known in store.look(part, [where], "/s", "2")] == [True, False]
+    where = StateKey("r", operator_id(three[0], ()), "a")
+    assert [known for part in (0, 1) for _, known in store.states_of(part, [where], "/s", "2")] == [True, False]
     store.close()
 
 
 def test_a_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "windows.db"
-    store, spec = WindowStore(path), (BatchSpec("${k}", count=3),)
+    store, spec = WindowStore(path), (Batch("${k}", count=3),)
     grouped(store, 0, match(spec, 1, 0, ["a"]), match(spec, 2, 0, ["a"]), part=2)
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as db, db:  # as it was then
-        old = blake2b("\0".join(StateKey("r", spec_hash(spec[0], ()), "a")).encode(), digest_size=16).hexdigest()
+        old = blake2b("\0".join(StateKey("r", operator_id(spec[0], ()), "a")).encode(), digest_size=16).hexdigest()
         for table in ("state", "item"):
             db.execute(f"UPDATE {table} SET id = ?", (old,))
         db.execute("PRAGMA user_version=1")

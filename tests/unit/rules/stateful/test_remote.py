@@ -137,25 +137,25 @@ def event(n: int, **data: object) -> Event:
 def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         entry = RuleCompiler().book([DEPLOYED]).entries["r"]
-        memory = entry.rule.memory
+        memory = entry.rule.operators
         assert memory is not None
         windows = RemoteRules(log, StreamWorkers(log), PARTITIONS)
-        assert "no window is open" in (await windows.outlook(entry, event(1))).why
+        assert "no window is open" in (await windows.preview(entry, event(1))).why
         now_ms = 1_000_000_000_000_000  # far ahead, so that the key's ttl has not passed
         matches = [memory.match("r", "f", 1, event(n), now_ms, 0) for n in (1, 2)]
-        part = partition_of(memory.place(matches[0]), PARTITIONS)
+        part = partition_of(memory.partition_key(matches[0]), PARTITIONS)
         table = WindowTable()
         found = [Record(encode(m)) for m in matches]
         _, changes = table.fold([LogBatch(MATCHES, part, range(2), found)])
         await log.append(WINDOWS, records(changes), part)
-        outlook = await windows.outlook(entry, event(3))
-        assert outlook.passes
-        assert "2 of 10 events in the open window" in outlook.why
-        double = await windows.outlook(entry, event(4, p="p1"))
+        preview = await windows.preview(entry, event(3))
+        assert preview.passes
+        assert "2 of 10 events in the open window" in preview.why
+        double = await windows.preview(entry, event(4, p="p1"))
         assert not double.passes
         assert "the key p1 fired" in double.why
         with pytest.raises(Invalid):
-            await windows.outlook(entry, Event(id="5", source="/s", type="t", data={}))
+            await windows.preview(entry, Event(id="5", source="/s", type="t", data={}))
 
     with_log(tmp_path, body)
 

@@ -1,0 +1,138 @@
+"""Operator: the interface of the stateful steps of a rule, such as `dedupe` and `batch`.
+
+    event that matched ──► operator.step ──► Step ─┬─ passes ─► the rule's next operator; after the last one, it fires
+                                                   └─ effects: BUFFER the event, DISCARD the buffer, Fire the buffer
+    Tick, at state.due_ms() ──► state.tick ──► Step
+
+An operator is one file with two frozen Structs, and one line in catalog.py:
+- the Operator holds its options. Each Match carries them by value, so that a record that is read again has the same
+  effect although the rule was changed meanwhile.
+- the OperatorState is stored per rule, operator and key. Its tag is the operator's.
+
+Both are pure: the time comes from the record, and the event's values too. The class names are free, but tags and the
+order of the fields are stored: append fields, with defaults, and never remove any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+from oncue.protocol.records import Event, Stored
+from oncue.rules.operators.records import Match
+from oncue.rules.yaml_document import Node, Problems
+
+
+class BufferEffect(Enum):
+    BUFFER = "buffer"
+    DISCARD = "discard"
+
+
+BUFFER = BufferEffect.BUFFER  # add the event to the buffer of its key
+DISCARD = BufferEffect.DISCARD  # empty the buffer; nothing fires
+
+
+class Fire(NamedTuple):
+    """Effect: the rule fires with all events of the buffer, which is empty afterwards."""
+
+    reason: str  # for `oncue dead` and the record: count, wait ...
+    opening: int  # offset of the first match; the ids of the tasks follow from it
+    opened_ms: int
+    label: str  # the deployment under which the newest event matched: label@version
+    version: int
+    needs: tuple[str, ...]  # names of the values of a buffered event
+
+
+Effect = BufferEffect | Fire
+
+
+class OperatorState(Stored, frozen=True):
+    """State of one operator for one key."""
+
+    applied: int  # offset of the last match or tick in it; the fold ignores records up to it
+
+    def due_ms(self) -> int:
+        """Return the time at which `tick` is wanted; 0: never."""
+        return 0
+
+    def forget_ms(self) -> int:
+        """Return the time from which the state has no effect any more; 0: not known yet."""
+        return 0
+
+    def buffered(self) -> int:
+        """Return the number of events in the buffer. While there are some, the window is open."""
+        return 0
+
+    def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
+        """Return what follows from the time, or (`reason` "changed") from the removal of the operator; None: nothing."""
+        return None
+
+
+S = TypeVar("S", bound=OperatorState)
+
+
+class Step(NamedTuple):
+    """What follows from one match or tick: the next state, effects in their order, and whether the event passes."""
+
+    state: OperatorState
+    effects: tuple[Effect, ...] = ()
+    passes: bool = False
+    suppressed: bool = False  # the event is counted as suppressed in the rule's counters
+
+
+class Finding(NamedTuple):
+    """What an operator would do with an event now, in words."""
+
+    passes: bool
+    found: str
+    wanted: str
+    why: str = ""  # for an event that passes: what happens to it
+
+
+class Operator(Stored, Generic[S], frozen=True):
+    """One operator of a rule with its options. `S` is the Struct of its states."""
+
+    key: str  # the template as written; "": `default_key`
+
+    STATE: ClassVar[type[OperatorState]]
+    OPTIONS: ClassVar[tuple[str, ...]]  # keys of its mapping in the rule file, beside `key`
+    EXAMPLE: ClassVar[str]  # of that mapping, for error messages
+    BUFFERS: ClassVar[bool] = False  # it buffers events; then its state also depends on the values that are buffered
+    FIRES_MANY: ClassVar[bool] = False  # a firing has several events; arguments use ${each.PATH}, ${count} ...
+    UNFIRED: ClassVar[str] = ""  # why buffered events may stay in the buffer, for tests of rule files
+
+    @classmethod
+    def name(cls) -> str:
+        return str(cls.__struct_config__.tag)
+
+    @classmethod
+    def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
+        """Return the operator of a mapping whose keys are known, or None; what is wrong goes to `problems`."""
+        raise NotImplementedError
+
+    def default_key(self, event: Event) -> str:
+        """Return the key of an event where the rule gives no template."""
+        return ""
+
+    def measure(self, event: Event) -> int:
+        """Return a number of the event that `step` needs, as `match.event.size_bytes`. Raises Invalid."""
+        return 0
+
+    def step(self, state: S | None, match: Match, offset: int, known: Callable[[], bool]) -> Step:
+        """Fold one match into the state of its key. `known()`: the buffer has the event already."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return the operator in words, as `oncue rules` shows it."""
+        raise NotImplementedError
+
+    def preview(self, state: S | None, match: Match, key: str, known: bool) -> Finding:
+        """Return what `step` would do with the match now, for `oncue rules explain`."""
+        raise NotImplementedError
+
+    def by_key(self) -> str:
+        return f" by {self.key}" if self.key else ""
+
+
+AnyOperator = Operator[Any]

@@ -1,0 +1,98 @@
+"""The operators that a rule may have. A new one is a file of its own and one line here.
+
+Rules apply their operators in this order, whatever the order in the rule file is. Decoders of stored operators and
+states are built from the catalogue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, reduce
+from hashlib import blake2b
+from operator import or_
+from typing import Any, NamedTuple
+
+import msgspec
+
+from oncue.errors import Undecodable
+from oncue.protocol.codec import encode
+from oncue.rules.operators.base import AnyOperator, OperatorState
+from oncue.rules.operators.batch import Batch
+from oncue.rules.operators.dedupe import Dedupe
+from oncue.rules.operators.records import Stage
+
+OPERATORS: tuple[type[AnyOperator], ...] = (
+    Dedupe,
+    Batch,
+)
+
+
+class ResolvedOperator(NamedTuple):
+    """An operator of a Match, and its id in the keys of its states."""
+
+    operator: AnyOperator
+    id: str
+
+
+class Catalogue:
+    """Operators by name, in the order in which a rule applies them."""
+
+    def __init__(self, members: tuple[type[AnyOperator], ...]) -> None:
+        self._set(members)
+
+    def _set(self, members: tuple[type[AnyOperator], ...]) -> None:
+        self.members = {member.name(): member for member in members}
+        # Built here, at import: msgspec builds a decoder on first use, which is not thread-safe.
+        self._operators: msgspec.msgpack.Decoder[AnyOperator] = _union_decoder(members)
+        self._states: msgspec.msgpack.Decoder[OperatorState] = _union_decoder([member.STATE for member in members])
+
+    def decode_operator(self, value: bytes) -> AnyOperator:
+        """Raises Undecodable: a newer version wrote it."""
+        try:
+            return self._operators.decode(value)
+        except msgspec.MsgspecError as e:
+            raise Undecodable(f"the operator cannot be read: {e}") from None
+
+    def decode_state(self, value: bytes) -> OperatorState:
+        """Raises Undecodable: a newer version wrote it."""
+        try:
+            return self._states.decode(value)
+        except msgspec.MsgspecError as e:
+            raise Undecodable(f"the state of an operator cannot be read: {e}") from None
+
+    @contextlib.contextmanager
+    def extended(self, *more: type[AnyOperator]) -> Iterator[None]:
+        """Add operators for as long as the context is open. For tests."""
+        before = tuple(self.members.values())
+        self._set((*before, *more))
+        try:
+            yield
+        finally:
+            self._set(before)
+
+
+def _union_decoder(kinds: Sequence[type]) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(reduce(or_, kinds))
+
+
+CATALOGUE = Catalogue(OPERATORS)
+
+
+@lru_cache(maxsize=4096)
+def resolve(packed: bytes, needs: tuple[str, ...]) -> ResolvedOperator:
+    """Decode an operator of a Match. Raises Undecodable."""
+    operator = CATALOGUE.decode_operator(packed)
+    return ResolvedOperator(operator, operator_id(operator, needs))
+
+
+def stage(operator: AnyOperator, key: str) -> Stage:
+    """Return the stage of a Match."""
+    return Stage(msgspec.Raw(encode(operator)), key)
+
+
+def operator_id(operator: AnyOperator, needs: tuple[str, ...]) -> str:
+    """Return the id under which states are stored. An operator whose options change starts afresh; one that buffers
+    events also does when the buffered values change."""
+    values = encode(needs) if operator.BUFFERS else b""
+    return blake2b(encode(operator) + values, digest_size=8).hexdigest()

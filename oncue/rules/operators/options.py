@@ -1,0 +1,59 @@
+"""Options of operators in a rule file, with their positions, and quantities in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from oncue.quantities import duration_ms, duration_text
+from oncue.rules.yaml_document import Node, Problems
+
+MAX_DURATION_MS = 30 * 86_400_000
+
+
+def duration(node: Node | None, name: str, problems: Problems) -> int:
+    """Return milliseconds, more than 0 and at most 30 days; 0 where the option is missing or wrong."""
+
+    def parse(value: Any) -> int:
+        found = duration_ms(value)
+        if not 0 < found <= MAX_DURATION_MS:
+            raise ValueError(f"it takes more than 0 and at most {duration_text(MAX_DURATION_MS)}")
+        return found
+
+    return positive(node, name, parse, problems)
+
+
+def positive(node: Node | None, name: str, parse: Callable[[Any], int], problems: Problems) -> int:
+    """Return `parse(value)`, more than 0; 0 where the option is missing or wrong."""
+    if node is None:
+        return 0
+    try:
+        found = parse(node.value)
+        if not found:
+            raise ValueError("it takes more than 0")
+        return found
+    except ValueError as e:
+        problems.add(node, f"{name}: {e}")
+        return 0
+
+
+def whole_number(node: Node | None, name: str, largest: int, problems: Problems) -> int:
+    """Return a number from 1 to `largest`; 0 where the option is missing or wrong."""
+    if node is None:
+        return 0
+    if type(node.value) is not int:
+        problems.add(node, f"{name} is a whole number, not {node.kind()}")
+    elif not 0 < node.value <= largest:
+        problems.add(node, f"{name} is {node.value}; it takes 1 to {largest:,}")
+    else:
+        return int(node.value)
+    return 0
+
+
+def about(ms: int) -> str:
+    """Return a duration in its largest fitting unit: 18 s, 3 min, 2 h, 5 d."""
+    seconds = max(ms, 0) / 1000
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
