@@ -1,25 +1,29 @@
 """The HTTP API of a server.
 
     app = make_app(backend, settings, metrics)
-    serving = await serve(app, settings)          # listens; serving.port
-    await serving.close()                         # streams end cleanly, requests under way are answered
+    server = await serve(app, settings)           # listens; server.port
+    await server.close()                          # streams end cleanly, requests in progress are answered
 
-Everything comes from one table (routes/table.py): the routes, the scopes they need, how bodies and queries are
-decoded, and the OpenAPI document.
+One table (routes/table.py) defines the routes, the scopes they need, how bodies and queries are decoded, and the
+OpenAPI document.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Sequence
+from functools import partial
 
 from aiohttp import web
 
 from oncue.config import Settings, http_url
-from oncue.dispatcher.auth.tokens import Authenticator
+from oncue.dispatcher.auth.base import AuthContext, AuthenticatorChain, AuthenticatorFactory, Credentials
+from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
 from oncue.dispatcher.http.handler import bind
+from oncue.dispatcher.http.openapi import document_json
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.dispatcher.http.route import Api
 from oncue.dispatcher.http.routes.table import ROUTES, heads, no_route
@@ -33,22 +37,29 @@ SHUTDOWN_S = 2.0  # for requests under way when the server stops
 
 
 def make_app(
-    backend: Backend, settings: Settings, metrics: Metrics | None = None, streams: Streams | None = None
+    backend: Backend,
+    settings: Settings,
+    metrics: Metrics | None = None,
+    streams: Streams | None = None,
+    logins: Sequence[AuthenticatorFactory] = AUTHENTICATORS,
 ) -> web.Application:
-    """The application. `metrics` is what the service counts in (by default the backend's own attribute `metrics`, where
-    it has one), `streams` has the limits of open streams."""
+    """Return the application.
+
+    `metrics`: by default the backend's attribute `metrics`, if it has one. `streams`: the limits of open streams.
+    """
     own = getattr(backend, "metrics", None)
     metrics = metrics or (own if isinstance(own, Metrics) else Metrics())
-    # (an empty Streams is false: it has a length)
-    api = Api(backend, settings, metrics, Streams() if streams is None else streams)
-    authenticator, limit = Authenticator(backend.token), RateLimit(settings.rate_per_s)
-    api.streams.welcome = lambda request: authenticator.knows(request.headers.get("Authorization"))
-    # Bodies are read by http/body.py with a limit a route; aiohttp's own limit would answer in its own words.
+    streams = Streams() if streams is None else streams  # (an empty Streams is false: it has a length)
+    chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.token, backend.catch_up))
+    streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
+    api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
+    limit = RateLimit(settings.rate_per_s)
+    # http/body.py reads bodies, with a limit for each route. aiohttp's own limit would answer with a text of its own.
     app = web.Application(client_max_size=0)
     app[API] = api
     problems.quiet_aiohttp()
     for route in ROUTES:
-        handler = bind(api, route, authenticator, limit)
+        handler = bind(api, route, limit)
         app.router.add_route(route.method, route.path, handler)
         if heads(route):
             app.router.add_route("HEAD", route.path, handler)
@@ -62,7 +73,8 @@ def make_app(
     app.router.add_route("*", "/{anything:.*}", refuse)
 
     async def stop(_: web.Application) -> None:
-        api.streams.close()
+        streams.close()
+        await chain.close()
 
     app.on_shutdown.append(stop)
     return app

@@ -10,25 +10,25 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from oncue.dispatcher.auth.identity import Caller
-from oncue.dispatcher.auth.tokens import Authenticator, require
+from oncue.dispatcher.auth.base import Credentials
+from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, coding_of, decode_query, read_body
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.dispatcher.http.route import JSON, MSGPACK, NOBODY, Api, Ask, NoQuery, Route
 from oncue.dispatcher.http.streams import hold
-from oncue.errors import Invalid, OncueError, Unauthorized
+from oncue.errors import Invalid, OncueError
 
 POSITION = "Oncue-Position"
 _msgpack = msgspec.msgpack.Encoder().encode
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def bind(api: Api, route: Route, authenticator: Authenticator, limit: RateLimit) -> Serve:
+def bind(api: Api, route: Route, limit: RateLimit) -> Serve:
     """The aiohttp handler of a route."""
     count = api.metrics.http_route(f"{route.method} {route.template}", timed=not (route.streamed or route.waits))
-    exchange = _exchange(api, route, authenticator, limit)
+    exchange = _exchange(api, route, limit)
 
     async def serve(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
@@ -49,7 +49,7 @@ def bind(api: Api, route: Route, authenticator: Authenticator, limit: RateLimit)
     return serve
 
 
-def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateLimit) -> Serve:
+def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
     decoder = BodyDecoder(route.takes, route.takes_msgpack, route.optional) if route.takes is not None else None
     max_bytes = min(route.max_bytes or api.settings.max_body_bytes, api.settings.max_body_bytes)
     fixed = 0 < route.max_bytes <= api.settings.max_body_bytes
@@ -60,7 +60,7 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
         headers = request.headers
         ask = Ask(api, request, NOBODY)
         if route.scope:
-            ask.who = who = await _who(api, authenticator, headers.get("Authorization"))
+            ask.who = who = await api.logins.authenticate(Credentials(headers.get("Authorization")))
             require(who, route.scope)
             limit.take(who.token_id)
         ask.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
@@ -80,15 +80,6 @@ def _exchange(api: Api, route: Route, authenticator: Authenticator, limit: RateL
         return result if isinstance(result, web.StreamResponse) else answer(result, route.status, ask.coding)
 
     return exchange
-
-
-async def _who(api: Api, authenticator: Authenticator, header: str | None) -> Caller:
-    try:
-        return authenticator.who(header)
-    except Unauthorized:
-        if header is None or not await api.backend.catch_up():  # another server may have made the token a moment ago
-            raise
-    return authenticator.who(header)
 
 
 async def _wait_for(api: Api, position: str) -> None:

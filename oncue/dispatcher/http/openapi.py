@@ -1,20 +1,22 @@
-"""The OpenAPI 3.1 document, made of the table of routes and of the Structs that they take and give: it cannot say anything
-else than what the server does."""
+"""Build the OpenAPI 3.1 document from routes and from the Structs that they take and give.
+
+The server decodes, checks and encodes by the same routes and Structs, so the document cannot differ from it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import msgspec
 
 from oncue import __version__
-from oncue.dispatcher.auth.tokens import OPENS
+from oncue.dispatcher.auth.scopes import OPENS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.handler import POSITION
 from oncue.dispatcher.http.route import MSGPACK, OCTETS, PROBLEM, NoQuery, Route
-from oncue.dispatcher.http.routes.table import ROUTES
 from oncue.errors import (
     Forbidden,
     Invalid,
@@ -32,15 +34,16 @@ _REF = "#/components/schemas/{name}"
 
 
 @cache
-def document_json() -> bytes:
-    return msgspec.json.encode(document())
+def document_json(routes: tuple[Route, ...]) -> bytes:
+    """Return the document of these routes in JSON."""
+    return msgspec.json.encode(document(routes))
 
 
-def document() -> dict[str, Any]:
-    """The document as plain data."""
-    schemas = _Schemas()
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Return the document of these routes as plain data."""
+    schemas = _Schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
@@ -69,11 +72,11 @@ def document() -> dict[str, Any]:
 
 
 class _Schemas:
-    """Schemas of all types that routes name, made together so that a Struct has one name."""
+    """Schemas of all types of the routes, built together so that each Struct has one name."""
 
-    def __init__(self) -> None:
+    def __init__(self, routes: Sequence[Route]) -> None:
         kinds: list[Any] = [Problem]
-        for route in ROUTES:
+        for route in routes:
             kinds += [route.takes, route.takes_msgpack, route.takes_doc, route.gives, route.gives_msgpack, route.items]
         kinds = [k for k in kinds if k not in (None, bytes, str, Any)]
         found, self._components = msgspec.json.schema_components(kinds, ref_template=_REF)

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from oncue.dispatcher.auth.tokens import challenge
+from oncue.dispatcher.auth.base import challenge
 from oncue.dispatcher.http.route import PROBLEM
 from oncue.errors import Forbidden, NotReady, OncueError, TriggerFailed, Unauthorized
 from oncue.protocol.api import Problem

@@ -11,8 +11,9 @@ import msgspec
 from aiohttp import web
 
 from oncue.config import Settings
+from oncue.dispatcher.auth.base import AuthenticatorChain
 from oncue.dispatcher.auth.identity import Caller
-from oncue.dispatcher.auth.tokens import Scope
+from oncue.dispatcher.auth.scopes import Scope
 from oncue.dispatcher.cluster.peers import FORWARDED
 from oncue.dispatcher.http.backend import Backend
 from oncue.dispatcher.http.streams import Streams
@@ -63,12 +64,14 @@ Handler = Callable[[Ask], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What all handlers share."""
+    """State that all handlers share."""
 
     backend: Backend
     settings: Settings
     metrics: Metrics
     streams: Streams
+    logins: AuthenticatorChain
+    document: Callable[[], bytes]  # OpenAPI, in JSON; built when it is first asked for
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,7 +34,7 @@ class Streams:
 
     def __init__(self, sweep_s: float = SWEEP_S, stuck_s: float = STUCK_S, per_token: int = PER_TOKEN) -> None:
         self.closing = False
-        self.welcome: Callable[[web.Request], bool] = lambda _: True  # whether its token is still good
+        self.is_valid: Callable[[web.Request], bool] = lambda _: True  # False: its token was revoked, or has expired
         self._sweep_s, self._stuck_s, self._per_token = sweep_s, stuck_s, per_token
         self._open: set[OpenRequest] = set()
         self._count: Counter[str] = Counter()
@@ -77,7 +77,7 @@ class Streams:
             elif held.writing_since and now - held.writing_since > self._stuck_s:
                 transport.abort()
                 held.end()
-            elif held.key and not self.welcome(held.request):
+            elif held.key and not self.is_valid(held.request):
                 held.end()
 
     def close(self) -> None:

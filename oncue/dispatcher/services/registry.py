@@ -13,7 +13,7 @@ import msgspec
 
 from oncue import curve, functions
 from oncue.dispatcher.auth.identity import Caller
-from oncue.dispatcher.auth.tokens import may_make, new_token
+from oncue.dispatcher.auth.tokens import check_token_request, new_token
 from oncue.dispatcher.bridge.effect_runner import EffectRunner
 from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.context import ServerContext
@@ -261,7 +261,7 @@ class RegistryDesk(ServerContext):
 
     async def make_token(self, who: Caller, request: r.TokenRequest) -> r.TokenInfo:
         """The token itself is in this answer and nowhere else."""
-        may_make(who, request)
+        check_token_request(who, request)
         token, hashed = new_token()
         expires = now_us() + request.expires_s * 1_000_000 if request.expires_s else 0
         record = TokenRecord(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oncue.dispatcher.auth.tokens import may_make
+from oncue.dispatcher.auth.tokens import check_token_request
 from oncue.dispatcher.http.route import JSON, MSGPACK, Ask, Route
 from oncue.dispatcher.http.routes.tasks import check_ms
 from oncue.dispatcher.http.schemas import PageQuery
@@ -72,7 +72,7 @@ async def revoke_endpoint(ask: Ask) -> None:
 
 
 async def make_token(ask: Ask) -> TokenInfo:
-    may_make(ask.who, ask.body)
+    check_token_request(ask.who, ask.body)
     return await ask.backend.make_token(ask.who, ask.body)
 
 

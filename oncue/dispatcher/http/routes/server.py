@@ -10,10 +10,11 @@ import msgspec
 from aiohttp import web
 
 from oncue import __version__
-from oncue.dispatcher.auth.tokens import OPENS, Authenticator
+from oncue.dispatcher.auth.base import Credentials
+from oncue.dispatcher.auth.scopes import OPENS
 from oncue.dispatcher.http.route import HTML, TEXT, Ask, Route
 from oncue.dispatcher.metrics import CONTENT_TYPE
-from oncue.errors import Forbidden, NotFound, NotReady, OncueError, TriggerFailed, Unauthorized
+from oncue.errors import Forbidden, NotFound, NotReady, TriggerFailed, Unauthorized
 from oncue.protocol.api import Health
 from oncue.protocol.records import EVENT_BYTES
 
@@ -52,7 +53,7 @@ async def ready(ask: Ask) -> web.Response:
         health = Health(status="stopping", version=__version__)
     else:
         health = await ask.backend.health()
-    if not _reader(ask):
+    if not await _may_read(ask):
         brief = {name: _brief(found) for name, found in health.checks.items()}
         health = msgspec.structs.replace(health, checks=brief, triggers={})
     status = 503 if health.status in ("starting", "stopping") else 200
@@ -64,17 +65,18 @@ def _brief(found: str) -> str:
     return found if found == "ok" or found.startswith("not ok: ") else "not ok"
 
 
-def _reader(ask: Ask) -> bool:
-    try:
-        who = Authenticator(ask.backend.token).who(ask.request.headers.get("Authorization"))
-    except OncueError:
+async def _may_read(ask: Ask) -> bool:
+    """Return True if the request has the credentials of a caller who may read. Unknown ones are refused from memory."""
+    logins, credentials = ask.api.logins, Credentials(ask.request.headers.get("Authorization"))
+    if not logins.is_valid(credentials):
         return False
-    return not who.scopes.isdisjoint(OPENS["read"])
+    caller = await logins.authenticate(credentials)
+    return not caller.scopes.isdisjoint(OPENS["read"])
 
 
 async def metrics(ask: Ask) -> web.Response:
     """Needs a token that may read, unless the setting open_metrics is true: names of rules and endpoints are in it."""
-    if not ask.api.settings.open_metrics and not _reader(ask):
+    if not ask.api.settings.open_metrics and not await _may_read(ask):
         if "Authorization" in ask.request.headers:
             raise Forbidden("these metrics need a good token that may read", remedy="use a token with the scope read")
         raise Unauthorized(
@@ -87,9 +89,9 @@ async def metrics(ask: Ask) -> web.Response:
 
 
 async def openapi(ask: Ask) -> web.Response:
-    from oncue.dispatcher.http.openapi import document_json
-
-    return web.Response(body=document_json(), headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
+    return web.Response(
+        body=ask.api.document(), headers={"Content-Type": "application/json", "Cache-Control": "no-cache"}
+    )
 
 
 @cache

@@ -15,6 +15,8 @@ import msgspec
 
 from oncue import ids
 from oncue.config import Settings
+from oncue.dispatcher.auth.base import AuthenticatorFactory
+from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import hash_token
 from oncue.dispatcher.http.app import HttpServer, make_app, serve
@@ -331,14 +333,17 @@ class Client:
 
 
 def with_server(
-    test: Callable[[Client], Awaitable[None]], streams: Callable[[], Streams] = Streams, **settings: Any
+    test: Callable[[Client], Awaitable[None]],
+    streams: Callable[[], Streams] = Streams,
+    logins: Sequence[AuthenticatorFactory] = AUTHENTICATORS,
+    **settings: Any,
 ) -> None:
     """Run a test against a server of its own."""
 
     async def run() -> None:
         backend, open_streams = MemoryBackend(), streams()
         chosen = Settings(port=0, **settings)
-        serving = await serve(make_app(backend, chosen, backend.metrics, open_streams), chosen)
+        serving = await serve(make_app(backend, chosen, backend.metrics, open_streams, logins), chosen)
         try:
             async with aiohttp.ClientSession(auto_decompress=False) as session:
                 await test(Client(session, serving, backend, open_streams))
