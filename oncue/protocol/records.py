@@ -1,8 +1,9 @@
-"""What travels and what is stored: frozen msgspec Structs.
+"""Records of the log: frozen msgspec Structs.
 
-Stored records are msgpack arrays whose first field is the schema version `v`. Fields are only ever added at the end, with a
-default: a newer server reads older records, and an older one ignores the fields it does not know. What a batch can carry
-once, it carries once: the tasks of a frame share a `Call`, so no task pays for its function, owner, rule and policy.
+A record is a msgpack array whose first field is the schema version `v`. A field may only be added
+at the end, with a default: a newer server reads older records, and an older server ignores the
+fields that it does not know. The tasks of a frame share one `Call`, so that function, owner, rule
+and retry policy are not repeated in each task.
 
 Times are unix microseconds (`_us`), sizes bytes (`_bytes`), durations milliseconds (`_ms`).
 """
@@ -17,62 +18,67 @@ from oncue.protocol.codec import build_decoders
 
 VERSION = 1
 
-# Limits, enforced at the edge (API, triggers, agent).
-INLINE_BYTES = 256 * 1024  # a larger payload travels as a blob
-EVENT_BYTES = 1024 * 1024  # one event; 64 KiB is what CloudEvents asks intermediaries to forward
-HEADERS_BYTES = 64 * 1024  # of a dead letter's record
-OUTPUT_BYTES = 64 * 1024  # kept of what a task printed
+# Limits, enforced where data enters (API, triggers, agent).
+INLINE_BYTES = 256 * 1024  # a larger payload is sent as a blob
+EVENT_BYTES = 1024 * 1024  # of one event; CloudEvents requires intermediaries to forward 64 KiB
+HEADERS_BYTES = 64 * 1024  # of the record in a dead letter
+OUTPUT_BYTES = 64 * 1024  # of a task's printed output; the rest is dropped
 TRACEBACK_BYTES = 32 * 1024
 FUNCTION_BYTES = 64 * 1024 * 1024
 NAME_CHARS = 200
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=False):
-    """Base of all records: arrays in msgpack, unknown trailing fields ignored."""
+    """Base class of all records: a msgpack array; unknown trailing fields are ignored."""
 
 
 # ---------------------------------------------------------------- policies
 
 
 class RetryStrategy(Stored, frozen=True):
-    """When an attempt that ended badly is followed by another."""
+    """Retry policy of a task, as stored. Applied in lifecycle.py."""
 
     max: int = 0  # retries after the first attempt
     backoff: Literal["exponential", "constant"] = "exponential"
     base_ms: int = 2_000
     cap_ms: int = 300_000
-    on: tuple[str, ...] = ("lost", "error")  # of: lost, error, timeout
+    on: tuple[str, ...] = ("lost", "error")  # statuses that are retried: lost, error, timeout
 
 
 class Call(Stored, frozen=True):
-    """What the tasks of one frame share; echoed with their outcomes, so that an outcome stands alone."""
+    """Properties that all tasks of a frame share.
+
+    Results repeat the call, so that a result can be read without its task.
+    """
 
     v: int
     function: str  # content hash, hex
     endpoint: str  # endpoint id
-    owner: str  # the person's subject
-    name: str = ""  # the function's friendly name
+    owner: str  # subject of the caller
+    name: str = ""  # of the function, for people
     rule: str = ""
     rule_version: int = 0
     retry: RetryStrategy | None = None
     timeout_ms: int = 0  # 0: none
-    expires_us: int = 0  # must start before; 0: never expires
-    stream: str = ""  # the client's outcome stream that waits for these
+    expires_us: int = 0  # latest start; 0: never expires
+    stream: str = ""  # id of the client's outcome stream that receives the outcomes
 
 
-# ---------------------------------------------------------------- tasks and their ends
+# ---------------------------------------------------------------- tasks and their attempts
 
 
 class TaskRecord(Stored, frozen=True):
+    """One task of a TaskFrame."""
+
     id: bytes
-    args: bytes  # a payload, see payload.py: (args, kwargs)
-    event: tuple[str, str] | None = None  # (source, id) of the event that caused it
-    retry_of: bytes = b""  # the task that a person retried with this one
-    mark_us: int = 0  # when the cause happened (file closed): for the latency that users ask about
+    args: bytes  # payload of (args, kwargs), see payload.py
+    event: tuple[str, str] | None = None  # (source, id) of the event that fired the rule
+    retry_of: bytes = b""  # id of the closed task that a person retried
+    mark_us: int = 0  # when the cause happened (file closed), to measure end-to-end latency
 
 
 class TaskFrame(Stored, frozen=True):
-    """A record of `oncue.tasks.<endpoint>`: tasks accepted together."""
+    """Record of `oncue.tasks.<endpoint>`: tasks that were accepted together."""
 
     v: int
     call: Call
@@ -80,41 +86,46 @@ class TaskFrame(Stored, frozen=True):
     tasks: list[TaskRecord]
 
 
-# How an attempt ended.
+# Status of an attempt that ended.
 OK, ERROR, LOST, TIMEOUT, CANCELLED, EXPIRED, REFUSED = range(7)
 STATUS_NAMES = ("ok", "error", "lost", "timeout", "cancelled", "expired", "refused")
 
 
 class Ended(Stored, frozen=True):
-    """One attempt of one task has ended."""
+    """One ended attempt of a task."""
 
     id: bytes
     attempt: int  # from 1
     status: int  # index in STATUS_NAMES
     started_us: int = 0  # 0: it never started
     ended_us: int = 0
-    value: bytes = b""  # ok: a payload; else: msgpack of Failure
-    output: bytes = b""  # what the task printed (stdout and stderr as they came), capped
+    value: bytes = b""  # if OK, the result's payload; otherwise msgpack of Failure
+    output: bytes = b""  # stdout and stderr, interleaved, cut at OUTPUT_BYTES
     event: tuple[str, str] | None = None
     retry_of: bytes = b""
     mark_us: int = 0
 
 
 class ResultFrame(Stored, frozen=True):
-    """A record of `oncue.results`: attempts that ended, from one endpoint (stamped by the bridge, not by the agent)."""
+    """Record of `oncue.results`: ended attempts of one endpoint."""
 
     v: int
     call: Call
-    endpoint: str  # whose key the frame came with; "" when the server itself ended them (cancel, expiry, lost)
-    accepted_us: int  # of their TaskFrame; 0: not known
+    # The endpoint whose CURVE key sent the frame, set by the bridge; "" if the server itself ended
+    # the attempts (cancelled, expired, lost).
+    endpoint: str
+    accepted_us: int  # of the TaskFrame; 0: not known
     ended: list[Ended]
-    epoch: int = 0  # of the owner that ended them itself; 0: an agent's word, which counts whoever passes it on
+    epoch: int = 0  # of the server that ended the attempts; 0: an agent ran them, see Fence
 
 
 class Fence(Stored, tag="fence", frozen=True):
-    """In oncue.results: behind this record, ends that an owner with a lower epoch made up itself do not count. They come
-    from a server that has lost its partitions and does not know it yet. All servers read this in the same place of the
-    same partition, and so leave out the same ends."""
+    """Record of `oncue.results` that fences former owners.
+
+    After it, results that a server with a lower epoch decided itself (cancelled, expired, lost) are
+    ignored: that server has lost its partitions and does not know it yet. All servers read the
+    fence at the same offset, so they ignore the same results.
+    """
 
     v: int
     server: str
@@ -124,11 +135,11 @@ class Fence(Stored, tag="fence", frozen=True):
 
 
 class Failure(Stored, frozen=True):
-    """Why an attempt did not give a value; data, never a pickle."""
+    """Error of an attempt, as text: never a pickle, so any process can read it."""
 
     type: str  # "ValueError", "oncue.TaskLost" ...
     message: str
-    traceback: str = ""  # the user's own lines
+    traceback: str = ""  # frames of the user's code only
     remedy: str = ""
 
 
@@ -136,20 +147,23 @@ class Failure(Stored, frozen=True):
 
 
 class Claim(Stored, tag="claim", frozen=True):
-    """This server acts for the endpoints of this record's partition from here on; its offset + 1 is the epoch."""
+    """Record of `oncue.control`: this server now owns the record's partition.
+
+    It serves the endpoints of that partition. Its epoch is the record's offset + 1.
+    """
 
     v: int
     server: str
-    endpoints: tuple[str, ...] = ()  # named by servers of before the partitions were divided
+    endpoints: tuple[str, ...] = ()  # set only by servers from before partitions were divided
     at_us: int = 0
-    bridge: str = ""  # where agents reach it: tcp://host:port
-    server_key: str = ""  # its CURVE public key, Z85
-    url: str = ""  # of its API
-    blobs: str = ""  # which folder of blobs it has
+    bridge: str = ""  # address for agents: tcp://host:port
+    server_key: str = ""  # CURVE public key, Z85
+    url: str = ""  # of the API
+    blobs: str = ""  # identity of its blob store
 
 
 class Cancel(Stored, tag="cancel", frozen=True):
-    """Somebody wants these tasks to end."""
+    """Record of `oncue.control`: a request to cancel tasks."""
 
     v: int
     endpoint: str
@@ -161,18 +175,20 @@ class Cancel(Stored, tag="cancel", frozen=True):
 Control = Claim | Cancel
 
 
-# ---------------------------------------------------------------- reports: may be lost
+# ---------------------------------------------------------------- reports, which may be lost
 
 
 class Started(Stored, tag="started", frozen=True):
+    """Tasks that have been running for more than a second."""
+
     v: int
     endpoint: str
-    tasks: tuple[tuple[bytes, int, int], ...]  # (task id, attempt, started_us), of tasks that run for over a second
+    tasks: tuple[tuple[bytes, int, int], ...]  # (task id, attempt, started_us)
     worker: str = ""
 
 
 class Output(Stored, tag="output", frozen=True):
-    """Lines that a running task has printed so far."""
+    """Lines that a running task has printed."""
 
     v: int
     endpoint: str
@@ -183,6 +199,8 @@ class Output(Stored, tag="output", frozen=True):
 
 
 class Usage(Stored, tag="usage", frozen=True):
+    """Load of an endpoint and its machine."""
+
     v: int
     endpoint: str
     at_us: int
@@ -204,8 +222,11 @@ Report = Started | Output | Usage
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """A CloudEvents 1.0 event: something happened. `extensions` are the context attributes that the standard does not
-    name; ours start with `oncue`."""
+    """A CloudEvents 1.0 event.
+
+    `extensions` are the context attributes that the standard does not define; those of oncue start
+    with `oncue`.
+    """
 
     id: str
     source: str
@@ -214,7 +235,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     time: str | None = None  # RFC 3339
     datacontenttype: str | None = None
     dataschema: str | None = None
-    data: Any = None  # JSON-able; bytes for binary data
+    data: Any = None  # a JSON value, or bytes
     extensions: dict[str, str | int | bool] = msgspec.field(default_factory=dict)
 
     STANDARD: ClassVar[frozenset[str]] = frozenset(
@@ -233,11 +254,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
-# ---------------------------------------------------------------- registry: compacted by key
+# ---------------------------------------------------------------- registry, compacted by key
 
 
 class Parameter(Stored, frozen=True):
-    """One parameter of a function, as whoever calls it has to know it."""
+    """One parameter of a function's signature."""
 
     name: str
     kind: Literal["positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"]
@@ -245,22 +266,26 @@ class Parameter(Stored, frozen=True):
 
 
 class FunctionRecord(Stored, tag="function", frozen=True):
+    """Record of `oncue.registry`: a registered function."""
+
     v: int
     id: str  # content hash: SHA-256 of the body, hex
     name: str
     owner: str
     python: str  # "3.11"
     size_bytes: int
-    body: bytes  # msgpack of functions.FunctionBody, or b"" when it is in the blob store under `id`
+    body: bytes  # msgpack of functions.FunctionBody; b"": it is in the blob store as `id`
     signature: str = ""
     doc: str = ""
     file: str = ""
-    version: int = 0  # of the friendly name; counted by the projection
+    version: int = 0  # of the name; counted by the view
     at_us: int = 0
-    parameters: tuple[Parameter, ...] | None = None  # as its client saw them; None: not known, nothing is checked
+    parameters: tuple[Parameter, ...] | None = None  # None: not known; calls are not checked
 
 
 class EndpointRecord(Stored, tag="endpoint", frozen=True):
+    """Record of `oncue.registry`: a registered endpoint."""
+
     v: int
     id: str
     name: str
@@ -268,38 +293,38 @@ class EndpointRecord(Stored, tag="endpoint", frozen=True):
     public_key: bytes  # CURVE, Z85
     at_us: int = 0
     revoked: bool = False
-    lost_after_ms: int = 0  # disconnected longer than this: its attempts are lost; 0: never
+    lost_after_ms: int = 0  # after this time without a connection its attempts are lost; 0: never
     labels: dict[str, str] = {}
 
 
 class Deployment(Stored, tag="deployment", frozen=True):
-    """One rule file, deployed as a whole: atomic, one record, label@version."""
+    """Record of `oncue.registry`: version `version` of the rule file `label`, as a whole."""
 
     v: int
-    label: str  # the file's name without its ending, or what --label says
+    label: str  # the file's name without its suffix, or the value of --label
     version: int
     owner: str
-    text: str  # the file as it was
+    text: str  # of the file
     functions: dict[str, str]  # "tomo.py:reconstruct" -> content hash
     at_us: int = 0
     note: str = ""
     removed: bool = False
-    path: str = ""  # where the file was: what is relative in it is relative to its folder
-    host: str = ""  # on which machine; "": not known
+    path: str = ""  # of the file; paths in the text are relative to its folder
+    host: str = ""  # the machine of that path; "": not known
 
     @property
     def origin(self) -> str:
-        """For people."""
+        """Host and path of the rule file, for people."""
         return origin(self.host, self.path)
 
 
 def origin(host: str, path: str) -> str:
-    """Where a rule file came from, as people write it."""
-    return f"{host}:{path}" if host and path else path or "a place that nobody named"
+    """Return host:path of a rule file, for people."""
+    return f"{host}:{path}" if host and path else path or "an unknown place"
 
 
 class RuleSwitch(Stored, tag="switch", frozen=True):
-    """A rule was enabled or disabled by hand."""
+    """Record of `oncue.registry`: a person has enabled or disabled a rule."""
 
     v: int
     rule: str
@@ -310,9 +335,11 @@ class RuleSwitch(Stored, tag="switch", frozen=True):
 
 
 class TokenRecord(Stored, tag="token", frozen=True):
+    """Record of `oncue.registry`: an API token."""
+
     v: int
     id: str
-    hash: str  # SHA-256 of the token, hex: the token itself is shown once
+    hash: str  # SHA-256 of the token, hex; the token itself is not stored
     subject: str
     scopes: tuple[str, ...]
     expires_us: int = 0
@@ -327,16 +354,19 @@ Registry = FunctionRecord | EndpointRecord | Deployment | RuleSwitch | TokenReco
 Headers = tuple[tuple[str, bytes], ...]
 
 
-def kept_headers(headers: Headers) -> Headers:
-    """Those that a dead letter keeps: all, or none of a record whose headers would make a letter that no log takes."""
+def headers_within_limit(headers: Headers) -> Headers:
+    """Return the headers that a dead letter stores: all, or none if they exceed HEADERS_BYTES.
+
+    A dead letter with larger headers would exceed the log's limit on a record.
+    """
     return headers if sum(len(name) + len(value) for name, value in headers) <= HEADERS_BYTES else ()
 
 
 class DeadLetter(Stored, frozen=True):
-    """What could not go on, with the reason that the code had."""
+    """Record of `oncue.dead`: a record that could not be processed, and the reason."""
 
     v: int
-    stage: str  # decode, match, args, dispatch ...
+    stage: str  # of the processing: decode, match, args, dispatch ...
     reason: str
     at_us: int
     topic: str = ""
@@ -344,18 +374,21 @@ class DeadLetter(Stored, frozen=True):
     offset: int = 0
     rule: str = ""
     event: tuple[str, str] | None = None
-    record: bytes = b""  # as it was, capped at EVENT_BYTES
+    record: bytes = b""  # its value, cut at EVENT_BYTES
     remedy: str = ""
-    owner: str = ""  # whose rule it was; "": nobody's, only admins see it
-    headers: Headers = ()  # of the record, see kept_headers: an event in binary mode has its attributes there
+    owner: str = ""  # of the rule; "": no rule, visible to admins only
+    headers: Headers = ()  # of the record; an event in binary mode has its attributes there
 
 
 class Resolution(Stored, tag="settled", frozen=True):
-    """Somebody has dealt with dead letters. In oncue.dead too, behind the letters and in their partition: so it is
-    forgotten after them, and a view that is made again meets them in this order. The last one of a letter counts."""
+    """Record of `oncue.dead`: a person has retried or dismissed dead letters.
+
+    It is appended to the partition of the letters. So retention deletes it after them, and a view
+    that is rebuilt reads the letters first. The last resolution of a letter counts.
+    """
 
     v: int
-    letters: tuple[int, ...]  # their offsets in the partition that this record is in
+    letters: tuple[int, ...]  # offsets in this record's partition
     how: Literal["dismissed", "retried"]
     by: str = ""
     reason: str = ""

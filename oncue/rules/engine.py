@@ -22,7 +22,7 @@ from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Explanation, RuleInfo
 from oncue.protocol.codec import encode
-from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment, Event, RuleSwitch, kept_headers
+from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment, Event, RuleSwitch, headers_within_limit
 from oncue.protocol.topics import EVENTS, MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.explain import decide, explain
@@ -219,7 +219,7 @@ class _Work:
                 record.value[:EVENT_BYTES],
                 refusal.remedy,
                 entry.deployment.owner if entry else "",
-                kept_headers(record.headers),
+                headers_within_limit(record.headers),
             )
         )
 

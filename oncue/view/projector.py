@@ -33,7 +33,7 @@ from oncue.protocol.records import (
     Started,
     TaskFrame,
     Usage,
-    kept_headers,
+    headers_within_limit,
 )
 from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
 from oncue.view import record_rows, registry_rows
@@ -251,7 +251,7 @@ class Projector:
             partition,
             offset,
             record=record.value[:EVENT_BYTES],
-            headers=kept_headers(record.headers),
+            headers=headers_within_limit(record.headers),
             remedy="look at what wrote this record: it is not in the form that oncue writes",
         )
         self._db.execute(

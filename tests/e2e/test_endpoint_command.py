@@ -122,9 +122,7 @@ def test_the_local_endpoint_stays_stopped_until_it_is_started(stopped: System) -
     said = stopped.oncue("endpoint", "stop", "local").stdout
     assert f"pid {agent.pid}" in said
     assert "stays stopped until `oncue endpoint start local`" in said
-    stopped.await_true(
-        lambda: "stays so until: oncue endpoint start local" in stopped.said(), "the server says so, too"
-    )
+    stopped.await_true(lambda: "to start it: oncue endpoint start local" in stopped.said(), "the server logs it")
     assert not stopped.server.children()
     stopped.oncue("endpoint", "stop", "local")  # again is harmless
     assert stopped.json("endpoint", "status", "local")["held"] is True

@@ -18,7 +18,7 @@ from oncue.extras import need
 
 START_S = 60.0
 REGISTERED_S = 10.0
-HELD = "  its endpoint `local` was stopped by hand, and stays so until: oncue endpoint start local --detach"
+HELD = "  its endpoint `local` was stopped by hand; to start it: oncue endpoint start local --detach"
 
 
 @click.command()
