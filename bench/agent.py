@@ -34,7 +34,7 @@ def noop() -> None:
 
 
 class Server:
-    """Says Welcome, answers Want, sends as credit allows, acks at once."""
+    """Says Welcome, answers FetchPart, sends as credit allows, acks at once."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -86,9 +86,9 @@ class Server:
                 seq = message.seq
             elif isinstance(message, bridge.Credit):
                 self.granted = max(self.granted, message.granted)
-            elif isinstance(message, bridge.Want):
+            elif isinstance(message, bridge.FetchPart):
                 body = self.function.body
-                self.send(bridge.Part(message.sha256, message.offset_bytes, len(body)), body)
+                self.send(bridge.BlobPart(message.sha256, message.offset_bytes, len(body)), body)
         if seq >= 0:
             self.send(bridge.Ack(seq))
         return found

@@ -30,7 +30,7 @@ from oncue.protocol.records import (
     TIMEOUT,
     Call,
     Ended,
-    RetryStrategy,
+    StoredRetryPolicy,
     TaskRecord,
 )
 
@@ -114,7 +114,7 @@ def retry_due(call: Call, task_id: bytes, attempt: int, status: int, ended_us: i
     return ended_us + delay_us(policy, task_id, attempt)
 
 
-def delay_us(policy: RetryStrategy, task_id: bytes, attempt: int) -> int:
+def delay_us(policy: StoredRetryPolicy, task_id: bytes, attempt: int) -> int:
     """The pause after the given attempt: base·2^(n−1) up to the cap, then between half and all of it ("equal jitter"),
     by a hash of task and attempt, so that every server computes the same."""
     grown = policy.base_ms << min(attempt - 1, 40) if policy.backoff == "exponential" else policy.base_ms

@@ -63,7 +63,7 @@ def text_of(value: Any) -> str:
         return value
     if value is None:
         return ""
-    if payload.plain_types(value):
+    if payload.has_plain_types(value):
         made = json_of(value)
         if made == value:  # not so with bytes, or nan
             return plain(made)

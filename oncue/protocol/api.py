@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from oncue.protocol.codec import build_decoders
-from oncue.protocol.records import Parameter, RetryStrategy
+from oncue.protocol.records import Parameter, StoredRetryPolicy
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class RetryPolicy(Request, frozen=True):
     cap_ms: int = 300_000
     on: list[str] = msgspec.field(default_factory=lambda: ["lost", "error"])
 
-    def stored(self) -> RetryStrategy:
+    def stored(self) -> StoredRetryPolicy:
         return msgspec.convert(msgspec.to_builtins(self) | {"on": tuple(self.on)}, _RetryCheck).stored()
 
 
@@ -63,8 +63,8 @@ class _RetryCheck(msgspec.Struct, frozen=True):
     cap_ms: int
     on: tuple[str, ...]
 
-    def stored(self) -> RetryStrategy:
-        return RetryStrategy(self.max, self.backoff, self.base_ms, self.cap_ms, self.on)  # type: ignore[arg-type]
+    def stored(self) -> StoredRetryPolicy:
+        return StoredRetryPolicy(self.max, self.backoff, self.base_ms, self.cap_ms, self.on)  # type: ignore[arg-type]
 
 
 class TaskRequest(Request, frozen=True):

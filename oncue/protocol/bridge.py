@@ -70,7 +70,7 @@ class Credit(Stored, tag="credit", frozen=True):
     granted: int
 
 
-class Want(Stored, tag="want", frozen=True):
+class FetchPart(Stored, tag="want", frozen=True):
     """A part of a large payload or of a function's body, by its hash, from this offset on. Several may be asked at once;
     each is answered by one Part."""
 
@@ -78,9 +78,9 @@ class Want(Stored, tag="want", frozen=True):
     offset_bytes: int = 0
 
 
-class Put(Stored, tag="put", frozen=True):
+class UploadPart(Stored, tag="put", frozen=True):
     """Body: a part of a large result, at most PART_BYTES, in order. A result that names a blob is sent only after its
-    PutAck said that the blob is durable."""
+    UploadAck said that the blob is durable."""
 
     sha256: str
     offset_bytes: int
@@ -134,7 +134,7 @@ class Dispatch(Stored, tag="dispatch", frozen=True):
     accepted_us: int
 
 
-class Part(Stored, tag="part", frozen=True):
+class BlobPart(Stored, tag="part", frozen=True):
     """Body: at most PART_BYTES from the offset. `why` is set when there is no such blob or function."""
 
     sha256: str
@@ -143,7 +143,7 @@ class Part(Stored, tag="part", frozen=True):
     why: str = ""
 
 
-class PutAck(Stored, tag="putack", frozen=True):
+class UploadAck(Stored, tag="putack", frozen=True):
     """The next offset that the server wants; equal to the size: all is there and durable."""
 
     sha256: str
@@ -168,12 +168,12 @@ class Reset(Stored, tag="reset", frozen=True):
 # ---------------------------------------------------------------- both
 
 
-class Beat(Stored, tag="beat", frozen=True):
+class Heartbeat(Stored, tag="beat", frozen=True):
     at_us: int
 
 
-FromAgent = Hello | Inventory | Results | Credit | Want | Put | ReportFrame | Bye | Beat
-FromBridge = Welcome | Redirect | Refuse | Dispatch | Part | PutAck | Ack | CancelTasks | Reset | Beat
+FromAgent = Hello | Inventory | Results | Credit | FetchPart | UploadPart | ReportFrame | Bye | Heartbeat
+FromBridge = Welcome | Redirect | Refuse | Dispatch | BlobPart | UploadAck | Ack | CancelTasks | Reset | Heartbeat
 
 
 class AgentEnvelope(Stored, frozen=True):
@@ -190,7 +190,7 @@ class BridgeEnvelope(Stored, frozen=True):
     message: FromBridge
 
 
-Parts = list[bytes]
+MessageParts = list[bytes]
 encode = msgspec.msgpack.Encoder().encode
 E_ = TypeVar("E_", AgentEnvelope, BridgeEnvelope)
 _from_agent = msgspec.msgpack.Decoder(AgentEnvelope)
@@ -198,17 +198,17 @@ _from_bridge = msgspec.msgpack.Decoder(BridgeEnvelope)
 _call = msgspec.msgpack.Decoder(Call)
 
 
-def decode_from_agent(parts: Parts) -> tuple[AgentEnvelope, bytes]:
+def decode_from_agent(parts: MessageParts) -> tuple[AgentEnvelope, bytes]:
     """The envelope and the body (b"" if none). Raises Undecodable."""
     return _decode(_from_agent, parts)
 
 
-def decode_from_bridge(parts: Parts) -> tuple[BridgeEnvelope, bytes]:
+def decode_from_bridge(parts: MessageParts) -> tuple[BridgeEnvelope, bytes]:
     """The envelope and the body (b"" if none). Raises Undecodable."""
     return _decode(_from_bridge, parts)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[E_], parts: Parts) -> tuple[E_, bytes]:
+def _decode(decoder: msgspec.msgpack.Decoder[E_], parts: MessageParts) -> tuple[E_, bytes]:
     if not 1 <= len(parts) <= 2:
         raise Undecodable(f"a message of {len(parts)} parts")
     try:
@@ -217,11 +217,11 @@ def _decode(decoder: msgspec.msgpack.Decoder[E_], parts: Parts) -> tuple[E_, byt
         raise Undecodable(f"not a message of this protocol: {e}") from None
 
 
-def pack_held(held: list[tuple[bytes, int]]) -> bytes:
+def pack_inventory(held: list[tuple[bytes, int]]) -> bytes:
     return b"".join(task_id + attempt.to_bytes(4, "big") for task_id, attempt in held)
 
 
-def unpack_held(body: bytes) -> list[tuple[bytes, int]]:
+def unpack_inventory(body: bytes) -> list[tuple[bytes, int]]:
     """Raises Undecodable when it is not a whole number of entries."""
     step = ID_BYTES + 4
     if len(body) % step:

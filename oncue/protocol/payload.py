@@ -37,7 +37,7 @@ class Ref(Stored, frozen=True):
     store: str = ""  # "": the server's own
 
 
-def plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether msgpack gives back the same value: the same types, and no list or dict that is reached twice, by which the
     other side would get two."""
     kind = type(value)
@@ -46,8 +46,8 @@ def plain(value: Any) -> bool:
     return kind in _SCALARS or (kind is int and _INT_MIN <= value <= _INT_MAX)
 
 
-def plain_types(value: Any) -> bool:
-    """As `plain`, but one list in two places may become two equal ones."""
+def has_plain_types(value: Any) -> bool:
+    """As `is_plain`, but one list in two places may become two equal ones."""
     return _plain_inside([value], list, _DEPTH, None)
 
 
@@ -80,7 +80,7 @@ def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT) -> bytes:
     """One value, inline whatever its size (see `needs_blob`). Raises CannotPack when it cannot be pickled.
 
     `as_data`: it was read from JSON or the like, where a list in two places is two lists. `ids`: as for a result."""
-    if plain_types(value) if as_data else plain(value):
+    if has_plain_types(value) if as_data else is_plain(value):
         try:
             return MSGPACK + _encode(value)
         except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has

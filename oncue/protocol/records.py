@@ -35,7 +35,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
 # ---------------------------------------------------------------- policies
 
 
-class RetryStrategy(Stored, frozen=True):
+class StoredRetryPolicy(Stored, frozen=True):
     """Retry policy of a task, as stored. Applied in lifecycle.py."""
 
     max: int = 0  # retries after the first attempt
@@ -58,7 +58,7 @@ class Call(Stored, frozen=True):
     name: str = ""  # of the function, for people
     rule: str = ""
     rule_version: int = 0
-    retry: RetryStrategy | None = None
+    retry: StoredRetryPolicy | None = None
     timeout_ms: int = 0  # 0: none
     expires_us: int = 0  # latest start; 0: never expires
     stream: str = ""  # id of the client's outcome stream that receives the outcomes

@@ -86,14 +86,14 @@ class Bridge:
             if not message.held:
                 self.send(wire.Welcome(1, "srv", "0"))
         elif isinstance(message, wire.Inventory):
-            self.held += wire.unpack_held(body)
+            self.held += wire.unpack_inventory(body)
             if message.last:
                 self.send(wire.Welcome(1, "srv", "0"))
-        elif isinstance(message, wire.Want):
+        elif isinstance(message, wire.FetchPart):
             self.wants += 1
             packed = self.functions.get(message.sha256)
             content = packed.body if packed else b""
-            self.send(wire.Part(message.sha256, 0, len(content), "" if packed else "no such function"), content)
+            self.send(wire.BlobPart(message.sha256, 0, len(content), "" if packed else "no such function"), content)
         elif isinstance(message, wire.Results):
             self.ended += decode(list[Ended], body)
             if self.acks:

@@ -16,7 +16,7 @@ from oncue.lifecycle import State
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode
 from oncue.protocol.payload import Ref, pack_ref, ref_of
-from oncue.protocol.records import OK, VERSION, Call, Ended, RetryStrategy, TaskFrame, TaskRecord
+from oncue.protocol.records import OK, VERSION, Call, Ended, StoredRetryPolicy, TaskFrame, TaskRecord
 from tests.simulation.clock import Clock
 from tests.simulation.server import Durable, Server
 from tests.simulation.site import Site, behaviour, content_of
@@ -100,14 +100,14 @@ class World:
             return
         envelope, body = decoder(parts)
         message, ids = envelope.message, ""
-        if isinstance(message, bridge.Beat):
+        if isinstance(message, bridge.Heartbeat):
             return
         if isinstance(message, bridge.Dispatch):
             ids = " ".join(t.id.hex()[-16:] for t in decode(list[TaskRecord], body))
         elif isinstance(message, bridge.Results):
             ids = " ".join(f"{e.id.hex()[-16:]}/{e.attempt}:{e.status}" for e in decode(list[Ended], body))
         elif isinstance(message, bridge.Inventory):
-            ids = " ".join(f"{i.hex()[-16:]}/{n}" for i, n in bridge.unpack_held(body))
+            ids = " ".join(f"{i.hex()[-16:]}/{n}" for i, n in bridge.unpack_inventory(body))
         facts = {
             k: getattr(message, k)
             for k in ("seq", "attempt", "granted", "durable_seq", "why", "held")
@@ -141,7 +141,7 @@ class World:
         retry = None
         if rng.random() < 0.5:
             on = rng.choice((("lost", "error"), ("lost",), ("lost", "error", "timeout")))
-            retry = RetryStrategy(rng.randrange(1, 4), "exponential", rng.randrange(50, 1_000), 2_000, on)
+            retry = StoredRetryPolicy(rng.randrange(1, 4), "exponential", rng.randrange(50, 1_000), 2_000, on)
         call = Call(
             VERSION, function, name, "me", "f", retry=retry,
             timeout_ms=rng.choice((0, 0, 0, 5_000)), expires_us=rng.choice((0, 0, 0, now + 3_000_000)),

@@ -15,8 +15,8 @@ from oncue.protocol.records import (
     Cancel,
     Ended,
     ResultFrame,
-    RetryStrategy,
     Started,
+    StoredRetryPolicy,
     TaskFrame,
     TaskRecord,
 )
@@ -27,7 +27,7 @@ ACCEPTED_US = 1_000
 TASKS = TaskTopics().of(ENDPOINT)
 PLAIN = Call(VERSION, "f" * 64, ENDPOINT, "ann", "plain")
 RETRIED = Call(
-    VERSION, "e" * 64, ENDPOINT, "bob", "retried", rule="r", retry=RetryStrategy(2, on=("lost", "error", "timeout"))
+    VERSION, "e" * 64, ENDPOINT, "bob", "retried", rule="r", retry=StoredRetryPolicy(2, on=("lost", "error", "timeout"))
 )
 IDS = [bytes([i]) * 16 for i in range(1, 7)]
 CALLS = {task_id: (PLAIN, RETRIED)[i % 2] for i, task_id in enumerate(IDS)}

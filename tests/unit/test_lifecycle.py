@@ -23,7 +23,7 @@ from oncue.protocol.records import (
     Call,
     Ended,
     ResultFrame,
-    RetryStrategy,
+    StoredRetryPolicy,
 )
 from tests.unit.task_histories import ACCEPTED_US, PLAIN, RETRIED, fold, histories, interleaved, task_of
 
@@ -111,12 +111,12 @@ def test_retries_until_the_policy_is_spent(status: int) -> None:
 
 @pytest.mark.parametrize("status", [OK, CANCELLED, EXPIRED, REFUSED])
 def test_no_policy_can_retry_a_decision_or_a_success(status: int) -> None:
-    call = msgspec.structs.replace(PLAIN, retry=RetryStrategy(5, on=STATUS_NAMES))
+    call = msgspec.structs.replace(PLAIN, retry=StoredRetryPolicy(5, on=STATUS_NAMES))
     assert after(call, ended(1, status)).state is CLOSED_AS[status]
 
 
 def test_what_is_not_in_the_policy_closes() -> None:
-    call = msgspec.structs.replace(PLAIN, retry=RetryStrategy(5, on=("lost",)))
+    call = msgspec.structs.replace(PLAIN, retry=StoredRetryPolicy(5, on=("lost",)))
     assert after(call, ended(1, ERROR)).state is State.FAILED
     assert after(call, ended(1, LOST)).state is State.WAITING
 
@@ -156,9 +156,9 @@ def test_a_cancel_without_a_time_counts() -> None:
 @given(st.integers(1, 100), st.sampled_from(("exponential", "constant")), st.integers(0, 10**6), st.integers(0, 10**7))
 def test_delays_stay_between_half_and_all_of_the_step(attempt: int, backoff: Any, base: int, cap: int) -> None:
     step = min(base << min(attempt - 1, 40) if backoff == "exponential" else base, cap) * 1000
-    delay = lifecycle.delay_us(RetryStrategy(9, backoff, base, cap), ID, attempt)
+    delay = lifecycle.delay_us(StoredRetryPolicy(9, backoff, base, cap), ID, attempt)
     assert step // 2 <= delay <= step
-    assert delay == lifecycle.delay_us(RetryStrategy(9, backoff, base, cap), ID, attempt)
+    assert delay == lifecycle.delay_us(StoredRetryPolicy(9, backoff, base, cap), ID, attempt)
 
 
 @pytest.mark.parametrize(

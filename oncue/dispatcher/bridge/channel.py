@@ -210,9 +210,9 @@ class EndpointChannel:
             self._on_results(message, body)
         elif isinstance(message, bridge.Credit):
             self.granted = max(self.granted, message.granted)
-        elif isinstance(message, bridge.Want):
+        elif isinstance(message, bridge.FetchPart):
             self._out.append(ReadPart(message.sha256, message.offset_bytes))
-        elif isinstance(message, bridge.Put):
+        elif isinstance(message, bridge.UploadPart):
             self._out.append(WritePart(message.sha256, message.offset_bytes, message.size_bytes, body))
         elif isinstance(message, bridge.ReportFrame):
             self._out.append(ForwardReport(body))
@@ -242,7 +242,7 @@ class EndpointChannel:
     def _on_inventory(self, message: bridge.Inventory, body: bytes) -> None:
         if self.phase is not ChannelPhase.INVENTORY or self.hello is None:
             return
-        self._inventory += bridge.unpack_held(body)
+        self._inventory += bridge.unpack_inventory(body)
         if message.last:
             self._start_session(self.hello)
 
@@ -409,11 +409,11 @@ class EndpointChannel:
 
     def send_part(self, sha256: str, offset: int, size: int, body: bytes, why: str = "") -> None:
         if self.phase is ChannelPhase.READY:
-            self._send(bridge.Part(sha256, offset, size, why), body)
+            self._send(bridge.BlobPart(sha256, offset, size, why), body)
 
     def send_put_ack(self, sha256: str, offset: int, why: str = "") -> None:
         if self.phase is ChannelPhase.READY:
-            self._send(bridge.PutAck(sha256, offset, why))
+            self._send(bridge.UploadAck(sha256, offset, why))
 
     # ------------------------------------------------------------ time and session
 
@@ -431,7 +431,7 @@ class EndpointChannel:
             if self.servers != self._announced_servers:  # one has come, gone, or has another key
                 self._send_welcome()
             if self.now_us - self._sent_us >= bridge.BEAT_MS * 1000:
-                self._send(bridge.Beat(self.now_us))
+                self._send(bridge.Heartbeat(self.now_us))
             self.dispatch()
 
     def refuse(self, code: str, message: str, remedy: str) -> None:

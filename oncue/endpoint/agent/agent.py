@@ -2,7 +2,7 @@
 
     Dispatch ──► journal ──► shelf ──turn: room at the workers──► Run
     Results ◄── journal ◄── outbox ◄── ended(...)
-    Want, Part: fetching (function bodies, large arguments)        Put, PutAck: outbox (large results)
+    FetchPart, BlobPart: fetcher (function bodies, large arguments)   UploadPart, UploadAck: outbox (large results)
 
 After any inputs the rim calls `turn`, and carries out the effects, in order. The journal is written in `turn`, before the
 effects leave it: what the world sees of a task, the journal knew before. Without a link (session.py) the agent goes on with
@@ -103,9 +103,9 @@ class Agent(HeldTasks):
         elif isinstance(message, bridge.CancelTasks):
             step = bridge.ID_BYTES
             self.cancel({body[i : i + step] for i in range(0, len(body), step)}, message.why)
-        elif isinstance(message, bridge.Part):
+        elif isinstance(message, bridge.BlobPart):
             self._fetching.part(message, body, self.now_us)
-        elif isinstance(message, bridge.PutAck):
+        elif isinstance(message, bridge.UploadAck):
             self.outbox.put_ack(message)
         elif isinstance(message, bridge.Welcome):
             self._learn(message)
@@ -259,7 +259,7 @@ class Agent(HeldTasks):
             if link.phase is Phase.GREETING:
                 self._hello()  # the last one may be lost
             else:
-                self._send(bridge.Beat(self.now_us))
+                self._send(bridge.Heartbeat(self.now_us))
 
     def _hello(self) -> None:
         """A new session: who we are, and what we hold."""
@@ -275,7 +275,7 @@ class Agent(HeldTasks):
         )  # fmt: skip
         for at in range(0, len(held), INVENTORY_TASKS):
             part = held[at : at + INVENTORY_TASKS]
-            self._send(bridge.Inventory(at + len(part) == len(held)), bridge.pack_held(part))
+            self._send(bridge.Inventory(at + len(part) == len(held)), bridge.pack_inventory(part))
 
     def cut(self, why: str, now_us: int) -> None:
         """The rim's word that the link is no good: it is dialled anew."""

@@ -1,6 +1,6 @@
 """What an agent asks the server for by hash, in parts: function bodies and large arguments. Pure.
 
-want ──► Want, Want ... (a window) ──Part──► sink.write in order ──all, and the hash is right──► arrived
+want ──► FetchPart, FetchPart ... (a window) ──BlobPart──► sink.write in order ──all, and the hash is right──► arrived
                                                 └── why, or a wrong hash ──► failed
 """
 
@@ -84,7 +84,7 @@ class Fetching:
             fetch.asked = fetch.got
             fetch.early.clear()
 
-    def asks(self, now_us: int) -> list[bridge.Want]:
+    def asks(self, now_us: int) -> list[bridge.FetchPart]:
         """What to ask for now."""
         if not self._fetches:
             self._heard_us = now_us
@@ -92,16 +92,16 @@ class Fetching:
         if now_us - self._heard_us > AGAIN_US:
             self._heard_us = now_us
             self.new_session()
-        wants: list[bridge.Want] = []
+        wants: list[bridge.FetchPart] = []
         for fetch in list(self._fetches.values())[:AT_ONCE]:
             # Until the first part has come the size is not known: one is asked for.
             limit = bridge.PART_BYTES if fetch.size < 0 else min(fetch.size, fetch.got + WINDOW * bridge.PART_BYTES)
             while fetch.asked < limit:
-                wants.append(bridge.Want(fetch.sha256, fetch.asked))
+                wants.append(bridge.FetchPart(fetch.sha256, fetch.asked))
                 fetch.asked += bridge.PART_BYTES
         return wants
 
-    def part(self, part: bridge.Part, body: bytes, now_us: int) -> None:
+    def part(self, part: bridge.BlobPart, body: bytes, now_us: int) -> None:
         self._heard_us = now_us
         fetch = self._fetches.get(part.sha256)
         if fetch is None:

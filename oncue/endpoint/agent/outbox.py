@@ -1,7 +1,7 @@
 """Attempts that ended, on their way to the server: pure but for journal and cabinet, which are handed in.
 
 ended ──► gathered by call ──flush──► a spool entry (journal) ──► Results(seq) ──Ack──► forgotten
-   └── its result is a blob ──► kept (journal) ──Put, PutAck ... all──► gathered
+   └── its result is a blob ──► kept (journal) ──UploadPart, UploadAck ... all──► gathered
 """
 
 from __future__ import annotations
@@ -158,9 +158,9 @@ class Outbox:
             out.append(entry)
         return out
 
-    def puts(self, now_us: int) -> list[tuple[bridge.Put, bytes]]:
+    def puts(self, now_us: int) -> list[tuple[bridge.UploadPart, bytes]]:
         """The next part of the first upload."""
-        out: list[tuple[bridge.Put, bytes]] = []
+        out: list[tuple[bridge.UploadPart, bytes]] = []
         while self.uploads and not out:
             upload = next(iter(self.uploads.values()))
             if upload.asked and now_us - upload.asked_us < PUT_AGAIN_US:
@@ -171,12 +171,12 @@ class Outbox:
                 self._done(upload, f"its large result is not there any more: {e}")
                 continue
             upload.asked, upload.asked_us = True, now_us
-            out.append((bridge.Put(upload.sha256, upload.at, upload.size), body))
+            out.append((bridge.UploadPart(upload.sha256, upload.at, upload.size), body))
         return out
 
     # ------------------------------------------------------------ the server's answers
 
-    def put_ack(self, ack: bridge.PutAck) -> None:
+    def put_ack(self, ack: bridge.UploadAck) -> None:
         upload = self.uploads.get(ack.sha256)
         if upload is None:
             return

@@ -42,7 +42,7 @@ from oncue.functions.body import describe
 from oncue.functions.load import Loaded, load, pip_line
 from oncue.pickles import PYTHON
 from oncue.protocol.codec import encode
-from oncue.protocol.payload import MSGPACK, Ref, pack_ref, plain, unpack_args
+from oncue.protocol.payload import MSGPACK, Ref, is_plain, pack_ref, unpack_args
 from oncue.protocol.payload import pack as pack_value
 from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord
 
@@ -205,7 +205,7 @@ class Worker:
         except BaseException as e:
             return ERROR, encode(failure(e))
         try:
-            packed = MSGPACK + _encode_value(result) if plain(result) else pack_value(result)
+            packed = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
             return OK, packed if len(packed) <= INLINE_BYTES else _to_blob(packed)
         except Terminated:
             os._exit(128 + signal.SIGTERM)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Invalid, RuleFileError
-from oncue.protocol.records import NAME_CHARS, RetryStrategy
+from oncue.protocol.records import NAME_CHARS, StoredRetryPolicy
 from oncue.quantities import duration_ms
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
@@ -92,7 +92,7 @@ class Rule(msgspec.Struct, frozen=True):
     conditions: tuple[Condition, ...]  # of `on`, then `match`
     when: Cel | None
     runs: tuple[Run, ...]
-    retry: RetryStrategy | None = None
+    retry: StoredRetryPolicy | None = None
     expires_ms: int = 0
     enabled: bool = True
     tests: tuple[RuleTest, ...] = ()
@@ -272,11 +272,11 @@ def _given(args: Node, function: Node, endpoint: Node) -> Given:
     )
 
 
-def _retry(node: Node | None, problems: Problems) -> RetryStrategy | None:
+def _retry(node: Node | None, problems: Problems) -> StoredRetryPolicy | None:
     if node is None or not _mapping(node, "`retry`", problems):
         return None
     _known(node, RETRY_KEYS, "`retry`", problems)
-    default, get = RetryStrategy(), node.value.get
+    default, get = StoredRetryPolicy(), node.value.get
     most = _typed(get("max"), int, "max", 3, problems)
     if not 0 <= most <= MAX_RETRIES:
         problems.add(node.value["max"], f"`max` is {most}; it takes 0 to {MAX_RETRIES}")
@@ -296,7 +296,7 @@ def _retry(node: Node | None, problems: Problems) -> RetryStrategy | None:
     base = _duration(get("base"), "base", problems, default.base_ms)
     cap = _duration(get("cap"), "cap", problems, default.cap_ms)
     ends = tuple(str(w.value) for w in words) if on is not None else default.on
-    return RetryStrategy(most, backoff, base, cap, ends)
+    return StoredRetryPolicy(most, backoff, base, cap, ends)
 
 
 def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from oncue.client.client import _packed
 from oncue.errors import CannotPack
-from oncue.protocol.payload import MSGPACK, PICKLE, pack, pack_args, plain, plain_types, unpack, unpack_args
+from oncue.protocol.payload import MSGPACK, PICKLE, has_plain_types, is_plain, pack, pack_args, unpack, unpack_args
 
 PLAIN: dict[str, Any] = {
     "scalars": [None, True, 1, -1.5, "x", b"x"],
@@ -23,7 +23,7 @@ PLAIN: dict[str, Any] = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_values_are_msgpack(name: str) -> None:
     value = PLAIN[name]
-    assert plain(value)
+    assert is_plain(value)
     assert pack(value)[:1] == MSGPACK
     assert unpack(pack(value)) == value
 
@@ -37,8 +37,8 @@ def _of_a_subclass() -> Any:
 
 @pytest.mark.parametrize("value", [(1,), {1}, [1 << 64], {1: 2}, bytearray(b"x"), [[(1,)]], _of_a_subclass()])
 def test_what_msgpack_would_change_is_a_pickle(value: Any) -> None:
-    assert not plain(value)
-    assert not plain_types(value)
+    assert not is_plain(value)
+    assert not has_plain_types(value)
     assert pack(value)[:1] == PICKLE
     assert unpack(pack(value)) == value
 
@@ -46,8 +46,8 @@ def test_what_msgpack_would_change_is_a_pickle(value: Any) -> None:
 def test_one_list_twice_is_one_list_twice() -> None:
     row = [0]
     for value in ([row, row], {"a": row, "b": {"c": row}}, [[[row]], [row]]):
-        assert plain_types(value)
-        assert not plain(value)
+        assert has_plain_types(value)
+        assert not is_plain(value)
     first, second = unpack(pack([row, row]))
     assert first is second
     box: dict[str, int] = {}

@@ -28,9 +28,9 @@ from oncue.protocol.records import (
     FunctionRecord,
     Output,
     ResultFrame,
-    RetryStrategy,
     RuleSwitch,
     Started,
+    StoredRetryPolicy,
     TaskFrame,
     TaskRecord,
     TokenRecord,
@@ -214,7 +214,7 @@ POISON = [
             encode(
                 ResultFrame(
                     VERSION,
-                    msgspec.structs.replace(CALL, retry=RetryStrategy(2**40)),
+                    msgspec.structs.replace(CALL, retry=StoredRetryPolicy(2**40)),
                     "ep",
                     1,
                     [Ended(ID, 2**33, 1, 0, 1)],

@@ -17,7 +17,7 @@ from oncue.protocol.records import (
     Call,
     Ended,
     ResultFrame,
-    RetryStrategy,
+    StoredRetryPolicy,
     TaskFrame,
     TaskRecord,
 )
@@ -27,7 +27,7 @@ from oncue.view import View
 ENDPOINT = "ep"
 TASKS = TaskTopics().of(ENDPOINT)
 PLAIN = Call(VERSION, "a" * 64, ENDPOINT, "ann", "plain")
-RETRIED = Call(VERSION, "b" * 64, ENDPOINT, "bob", "retried", retry=RetryStrategy(1))
+RETRIED = Call(VERSION, "b" * 64, ENDPOINT, "bob", "retried", retry=StoredRetryPolicy(1))
 FRAMES, SIZE = 140, 40
 
 

@@ -64,7 +64,9 @@ class Bench:
         """The greeting of this turn."""
         found = self.frames(self.agent.turn(self.now_us, 0, lambda _: 64))
         hellos = [e.message for e, _ in found if isinstance(e.message, bridge.Hello)]
-        named = [h for e, body in found if isinstance(e.message, bridge.Inventory) for h in bridge.unpack_held(body)]
+        named = [
+            h for e, body in found if isinstance(e.message, bridge.Inventory) for h in bridge.unpack_inventory(body)
+        ]
         (hello,) = hellos
         self.n = 0
         return hello, named
@@ -325,9 +327,9 @@ def test_who_stops_grants_nothing_more() -> None:
 def test_tasks_whose_function_is_missing_end_with_the_reason() -> None:
     bench = Bench(body=False).connect()
     bench.dispatch(task(1), task(2))
-    wants = [m for m in bench.turn(room=2) if isinstance(m, bridge.Want)]
+    wants = [m for m in bench.turn(room=2) if isinstance(m, bridge.FetchPart)]
     assert [w.sha256 for w in wants] == [FUNCTION]
-    bench.hear(bridge.Part(FUNCTION, 0, 0, "no such function"))
+    bench.hear(bridge.BlobPart(FUNCTION, 0, 0, "no such function"))
     ended = ends(bench)
     assert [e.status for e in ended] == [ERROR, ERROR]
     why = decode(Failure, ended[0].value)
@@ -340,7 +342,7 @@ def test_a_body_that_comes_is_kept_and_its_tasks_run() -> None:
     bench = Bench(body=False).connect()
     bench.dispatch(task(1))
     bench.turn(room=2)
-    bench.hear(bridge.Part(FUNCTION, 0, len(BODY)), BODY)
+    bench.hear(bridge.BlobPart(FUNCTION, 0, len(BODY)), BODY)
     bench.turn(room=2)
     assert [(run.body, [t.id for t in run.tasks]) for run in bench.runs] == [(BODY, [task(1).id])]
     assert bench.cabinet.bodies == {FUNCTION: BODY}
@@ -350,7 +352,7 @@ def test_a_body_with_another_hash_is_not_run() -> None:
     bench = Bench(body=False).connect()
     bench.dispatch(task(1))
     bench.turn(room=2)
-    bench.hear(bridge.Part(FUNCTION, 0, 4), b"evil")
+    bench.hear(bridge.BlobPart(FUNCTION, 0, 4), b"evil")
     assert [e.status for e in ends(bench)] == [ERROR]
     assert not bench.runs
     assert not bench.cabinet.bodies
