@@ -35,9 +35,9 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
     """Parse the files as one deployment. Raises RuleFileError; Invalid when one cannot be read; MissingExtra."""
     need("reading rule files")
     from oncue.rules.parsing.rule_file import check_unique, parse
-    from oncue.triggers import kinds
+    from oncue.triggers.catalog import OptionStructs
 
-    options = {name: kind.options for name, kind in kinds().items()}
+    options = OptionStructs()
     texts: list[tuple[str, bytes]] = []
     for path in paths:
         try:

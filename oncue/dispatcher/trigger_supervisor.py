@@ -21,8 +21,8 @@ import msgspec
 
 from oncue.errors import NotFound, OncueError, TriggerFailed
 from oncue.protocol import api as r
-from oncue.triggers import kinds
 from oncue.triggers.base import Emit, HttpTrigger, ReplicatedState, Status, Trigger, TriggerContext
+from oncue.triggers.catalog import trigger_class
 
 log = logging.getLogger("oncue.triggers")
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -42,11 +42,6 @@ class DesiredTrigger(msgspec.Struct, frozen=True):
         return other is not None and self == msgspec.structs.replace(other, deployed_us=self.deployed_us)
 
 
-def several_may(kind: str) -> bool:
-    """Whether each server runs triggers of this kind: who calls a webhook may call any of them."""
-    return issubclass(kinds()[kind], HttpTrigger)
-
-
 class SupervisedTrigger(msgspec.Struct):
     wanted: DesiredTrigger
     task: asyncio.Task[None] | None = None
@@ -64,10 +59,10 @@ class SupervisedTrigger(msgspec.Struct):
 
 class TriggerSupervisor:
     def __init__(
-        self, emit: Emit, folder: Path, memory: Callable[[str], ReplicatedState | None] = lambda name: None
+        self, emit: Emit, folder: Path, state: Callable[[str], ReplicatedState | None] = lambda name: None
     ) -> None:
-        """`memory`: what a trigger of this name keeps for other servers."""
-        self._emit, self._folder, self._memory = emit, folder, memory
+        """`state`: name of a trigger -> its replicated state; None where no other server runs it."""
+        self._emit, self._folder, self._state = emit, folder, state
         self._running: dict[str, SupervisedTrigger] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._starting = True
@@ -136,8 +131,9 @@ class TriggerSupervisor:
     def _make(self, want: DesiredTrigger) -> Trigger:
         folder = self._folder / re.sub(r"[^A-Za-z0-9._-]", "_", want.name)
         folder.mkdir(parents=True, exist_ok=True)
-        context = TriggerContext(self._emit, folder, self._secret, want.deployed_us, self._memory(want.name))
-        return kinds()[want.kind](want.name, want.options, context)
+        cls = trigger_class(want.kind)
+        state = self._state(want.name) if cls.keeps_state else None
+        return cls(want.name, want.options, TriggerContext(self._emit, folder, self._secret, want.deployed_us, state))
 
     def _secret(self, name: str) -> str:
         """A secret that rule files name as ${secret:NAME}: a file in the data folder's `secrets`, or the environment."""
@@ -158,7 +154,7 @@ class TriggerSupervisor:
 
     async def receive(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         run = self._running.get(name)
-        if run is None or not issubclass(kinds()[run.wanted.kind], HttpTrigger):
+        if run is None or not issubclass(trigger_class(run.wanted.kind), HttpTrigger):
             raise NotFound(f"there is no webhook {name!r}", remedy="deploy a rule file with a trigger of kind webhook")
         if not isinstance(run.trigger, HttpTrigger):
             raise TriggerFailed(
@@ -175,14 +171,14 @@ class TriggerSupervisor:
         return [info for name, info in sorted(found.items()) if name in wanted]
 
     def decisions(self, name: str) -> list[r.TriggerDecision]:
-        """What became of the last files of a trigger that is there."""
+        """Return the latest decisions of a trigger that runs here."""
         run = self._running.get(name)
         trigger = run.trigger if run is not None else None
         found = trigger.decisions() if trigger is not None else ()
-        return [r.TriggerDecision(path=d.path, fired=d.fired, why=d.why, at_us=d.at_us) for d in found]
+        return [r.TriggerDecision(path=d.item, fired=d.fired, why=d.why, at_us=d.at_us) for d in found]
 
-    async def explain(self, name: str, path: str) -> r.TriggerFile:
-        """Why a file fired, or did not, by a trigger that is there. Raises TriggerFailed; Invalid when it has no files."""
+    async def explain(self, name: str, item: str) -> r.TriggerFile:
+        """Explain why an item fired or did not. Raises TriggerFailed; Invalid when its kind cannot."""
         if name in self._elsewhere:
             place = self._elsewhere[name][1]
             raise TriggerFailed(
@@ -192,8 +188,8 @@ class TriggerSupervisor:
         if run.trigger is None:
             why = run.failed or "it is starting"
             raise TriggerFailed(f"trigger {name} does not run: {why}", remedy="`oncue triggers list` shows how it is")
-        found = await run.trigger.explain(path)
-        return r.TriggerFile(path=found.path, state=found.state, why=found.why, at_us=found.at_us)
+        found = await run.trigger.explain(item)
+        return r.TriggerFile(path=found.item, state=found.state, why=found.why, at_us=found.at_us)
 
     async def close(self) -> None:
         for run in self._running.values():
@@ -218,8 +214,8 @@ def _elsewhere(wanted: DesiredTrigger, place: str) -> r.TriggerInfo:
 
 
 def _info(run: SupervisedTrigger) -> r.TriggerInfo:
-    past = not issubclass(kinds()[run.wanted.kind], HttpTrigger)
-    status = run.trigger.status() if run.trigger is not None else Status(scanned=not past)
+    history = trigger_class(run.wanted.kind).has_history
+    status = run.trigger.status() if run.trigger is not None else Status(scanned=not history)
     if run.failed:
         status = msgspec.structs.replace(status, state="failed", detail=run.failed)
     return r.TriggerInfo(

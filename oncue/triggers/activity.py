@@ -1,4 +1,4 @@
-"""What a trigger has done lately, and why: nothing is silent. Written by one thread, read by any."""
+"""ActivityLog: counters and latest decisions of a trigger."""
 
 from __future__ import annotations
 
@@ -7,43 +7,47 @@ from collections import deque
 from oncue import ids
 from oncue.triggers.base import Decision, Status
 
-KEPT = 100
+MAX_DECISIONS = 100
 
 
 class ActivityLog:
+    """Records the decisions of a trigger. One thread writes, any thread reads."""
+
     def __init__(self, scanned: bool = True) -> None:
+        """`scanned`: the initial scan has ended; True for a source without history."""
         self.state, self.detail = "starting", ""
-        self.scanned = scanned  # whether the first look has ended; a source without a past has none
-        self.existing = 0  # files that were there before
-        self.trouble = ""  # of another part: what keeps events from being stored
+        self.scanned = scanned
+        self.existing = 0  # items that existed before the trigger
+        self.trouble = ""  # why events cannot be stored at present
         self.emitted = self.skipped = self.last_us = 0
         self.last_skip, self.last_skip_us = "", 0
-        self._ring: deque[Decision] = deque(maxlen=KEPT)
+        self._decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
 
     def decisions(self) -> list[Decision]:
-        """The last ones, oldest first."""
-        return list(self._ring)
+        """Return the latest decisions, oldest first."""
+        return list(self._decisions)
 
-    def record_fired(self, path: str, why: str, at_us: int) -> None:
-        self._ring.append(Decision(path, True, why, at_us))
+    def record_fired(self, item: str, why: str, at_us: int) -> None:
+        self._decisions.append(Decision(item, True, why, at_us))
 
-    def record_skipped(self, path: str, why: str) -> None:
-        """The trigger will not fire for this, as it is."""
-        path = path.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 must not break JSON
+    def record_skipped(self, item: str, why: str) -> None:
+        """Record an item that does not fire in its present state."""
+        item = item.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 must not break JSON
         self.skipped += 1
-        self.last_skip, self.last_skip_us = f"{path}: {why}", ids.now_us()
-        self._ring.append(Decision(path, False, why, self.last_skip_us))
+        self.last_skip, self.last_skip_us = f"{item}: {why}", ids.now_us()
+        self._decisions.append(Decision(item, False, why, self.last_skip_us))
 
-    def record_waiting(self, path: str, why: str) -> None:
-        """Not yet."""
-        self._ring.append(Decision(path, False, why, ids.now_us()))
+    def record_waiting(self, item: str, why: str) -> None:
+        """Record an item that may fire later."""
+        self._decisions.append(Decision(item, False, why, ids.now_us()))
 
     def status(self) -> Status:
-        state = self.state
-        so_far = f"the first look is under way: {self.existing:,} files so far" if state == "looking" else ""
+        progress = ""
+        if self.state == "looking":
+            progress = f"initial scan running: {self.existing:,} existing files found so far"
         return Status(
-            state=state,
-            detail="; ".join(filter(None, (so_far, self.detail, self.trouble))),
+            state=self.state,
+            detail="; ".join(filter(None, (progress, self.detail, self.trouble))),
             scanned=self.scanned,
             existing=self.existing,
             emitted=self.emitted,

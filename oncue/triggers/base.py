@@ -1,9 +1,22 @@
-"""A trigger is a source of events. It gets an `emit` callable and nothing else of oncue, so that the same trigger runs
-inside the server or, through the client, at a remote beamline.
+"""Interface of the triggers, the sources of events.
 
-    trigger ──emit([Event, ...])──► durable in oncue.events (emit returns then, or raises)
+A trigger gets a TriggerContext and nothing else of oncue, so that the same class can run in a server
+or, through the client, at a remote beamline.
 
-An emit that raised did not happen: the trigger tries again, with the same event ids, so that a doubt never doubles a task.
+    source ──items──► Trigger.run ──emit([Event, ...])──► oncue.events
+                          └── then moves its position: a cursor, a ledger, an ack to the source
+
+Rules for every kind:
+
+- The position moves only after `emit` has returned, because the events are durable from then on. An
+  `emit` that raises has stored nothing: send the same events again. The event id of an item is the same
+  each time, so that a repeated event makes no second task.
+- The position is durable: in `context.folder`, and in `context.state` where the log is shared, so that
+  another server resumes from it. `cursor.py` keeps a small position in both. A source that remembers its
+  readers (a Kafka consumer group, an MQTT session) needs neither.
+- `run` ends only by cancellation: by a deploy that changes the options, or a pause. It is resumed by a new
+  object with the same context.
+- `status` says whether the source answers. `explain` and `decisions` say what became of an item.
 """
 
 from __future__ import annotations
@@ -18,112 +31,142 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
 
-Emit = Callable[[Sequence[Event]], Awaitable[None]]
+Emit = Callable[[Sequence[Event]], Awaitable[None]]  # returns when the events are durable, else raises
 Secrets = Callable[[str], str]  # name -> value; raises NotFound
 
 
 class StateChunk(msgspec.Struct, frozen=True):
-    """A part of what a trigger has kept: (key, value), in the order in which it was; an empty value takes the key away."""
+    """Part of a trigger's replicated state: (key, value) in order; an empty value deletes the key."""
 
     entries: Sequence[tuple[bytes, bytes]]
-    position: str  # all before it has been read
-    from_start: bool  # whether reading began where it all begins
+    position: str  # entries before it have been read
+    from_start: bool  # reading began at the first entry
 
 
 class ReplicatedState(Protocol):
-    """What a trigger keeps here, it finds again on whichever server it runs next."""
+    """State of one trigger in the log: the server that runs the trigger next reads it."""
 
     def load(self, position: str) -> AsyncIterator[StateChunk]:
-        """All since that position (one that is not good any more, "": all), at least one. Raises LogError."""
+        """Read the entries since `position`, in one or more chunks. Raises LogError.
+
+        A position that is "" or not valid any more reads all entries."""
         ...
 
     async def persist(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
-        """Durable when this returns. Raises LogError."""
+        """Append these entries; they are durable when this returns. Raises LogError."""
         ...
 
 
 class TriggerContext(msgspec.Struct, frozen=True):
-    """What a trigger is given."""
+    """The services that a trigger may use."""
 
     emit: Emit
-    folder: Path  # its own, for ledgers; kept between starts
+    folder: Path  # of this trigger alone; kept between starts, on this server
     secrets: Secrets
-    deployed_us: int = 0  # when its deployment was recorded; 0: now
-    state: ReplicatedState | None = None  # None: it runs nowhere else
+    deployed_us: int = 0  # when its deployment was recorded, in unix µs; 0: now
+    state: ReplicatedState | None = None  # None: no other server runs this trigger
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    #: starting; looking (through what was there before); running; waiting (for its folder to appear); failed
+    """State and counters of a trigger, as `oncue triggers list` shows them."""
+
+    #: starting; looking (initial scan); running; waiting (its source does not exist yet); failed
     state: str = "starting"
     detail: str = ""
-    scanned: bool = True  # whether it has told what was there before from what comes
-    existing: int = 0  # what was there before the trigger was, and does not fire for that
+    scanned: bool = True  # the initial scan has ended
+    existing: int = 0  # items that existed before the trigger, and fire only when they change
     emitted: int = 0
     skipped: int = 0
     last_us: int = 0
-    last_skip: str = ""  # what was skipped last, and why
-    last_skip_us: int = 0  # and when
+    last_skip: str = ""  # the item skipped last, and why
+    last_skip_us: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What became of one file, or of one request."""
+    """Decision about one item: it fired, waits or was skipped, and why."""
 
-    path: str  # relative to the watched folder, ".": of all; for a webhook: the event's id
+    item: str  # name of the item in its source; ".": all items
     fired: bool
     why: str
     at_us: int
 
 
 class ItemExplanation(msgspec.Struct, frozen=True):
-    """Why one file fired, or did not."""
+    """Answer to `explain`: the state of one item and the reason."""
 
-    path: str  # relative to the watched folder
-    #: fired; fires (its event is on the way); waits; old (there before the trigger was); passed over; not meant (by the
-    #: options); missing; not seen (yet)
+    item: str
+    #: fired; fires (its event is being stored); waits; old (existed before the trigger); passed over;
+    #: not meant (excluded by the options); missing; not seen (yet)
     state: str
     why: str
-    at_us: int = 0  # when that was found
+    at_us: int = 0  # when the item got into that state
 
 
 class Trigger(ABC):
-    """One configured source. `run` returns only when it is cancelled; what goes wrong is shown in `status` and tried
-    again with backoff."""
+    """One configured source of events.
+
+    `__init__` raises Invalid for wrong options. A source that does not answer is no error: `run` retries
+    with backoff, and `status` says so."""
 
     kind: ClassVar[str]
-    #: The Struct (frozen, kw_only, forbid_unknown_fields) of this kind's keys in a rule file beside name and kind.
+    #: The keys of this kind in a rule file, beside name and kind: a Struct that is frozen, kw_only and
+    #: forbid_unknown_fields. A class variable RELATIVE of it names event fields that never begin with a slash.
     options: ClassVar[type[msgspec.Struct]]
+    #: Every server runs the trigger. False: only the server that owns the trigger's name.
+    runs_everywhere: ClassVar[bool] = False
+    #: Items may exist before the trigger: a deploy waits for `initial_scan`.
+    has_history: ClassVar[bool] = False
+    #: The trigger uses `context.state`.
+    keeps_state: ClassVar[bool] = False
 
     def __init__(self, name: str, options: Any, context: TriggerContext) -> None:
         self.name, self.context = name, context
 
+    @classmethod
+    def resolve_paths(cls, options: Any, folder: Path) -> Any:
+        """Return the options with paths that are relative to `folder`, the rule file's, made absolute."""
+        return options
+
     @abstractmethod
-    async def run(self) -> None: ...
+    async def run(self) -> None:
+        """Read the source and emit events, until cancelled."""
 
     async def initial_scan(self) -> None:
-        """Returns when the trigger has told what was there before from what comes, or cannot for now: `status` says. Who
-        deploys is answered then. A source without a past has nothing to look at."""
+        """Wait for the initial scan, which separates existing items from new ones.
+
+        Also returns when the scan is blocked; `status` says why. A deploy is answered after this."""
         return
 
     def on_deployed(self) -> None:
-        """Who deployed is being answered. What comes from now on is new, also where the first look has not got to yet."""
+        """Note that the deploy is about to be answered.
+
+        Items that arrive from now on are new, even where the initial scan has not been yet."""
         return
 
     @abstractmethod
-    def status(self) -> Status: ...
+    def status(self) -> Status:
+        """Return the state and the counters. Never waits."""
 
     def decisions(self) -> Sequence[Decision]:
-        """What became of the last files, oldest first, and why."""
+        """Return the latest decisions, oldest first."""
         return ()
 
-    async def explain(self, path: str) -> ItemExplanation:
-        """Why this file fired, or did not; absolute, or relative to the watched folder. Raises TriggerFailed."""
-        raise Invalid(f"trigger {self.name} is of kind {self.kind}: it has no files", remedy="name one of kind file")
+    async def explain(self, item: str) -> ItemExplanation:
+        """Explain why this item fired or did not. Raises TriggerFailed; Invalid when the kind cannot."""
+        raise Invalid(
+            f"trigger {self.name} is of kind {self.kind}, which cannot explain a single item",
+            remedy=f"`oncue triggers show {self.name}` lists its latest decisions",
+        )
 
 
 class HttpTrigger(Trigger):
-    """A trigger that the API calls: POST /hooks/<name>."""
+    """A trigger that the API calls: POST /hooks/<name>, on any server."""
+
+    runs_everywhere: ClassVar[bool] = True
 
     @abstractmethod
     async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Verifies, emits, and gives (status, headers, body). A 2xx only when the raw body is durable.
-        `headers` have lower-case names. Raises Unauthorized, Invalid, TooLarge ... for the API to answer."""
+        """Verify a request, emit its events and return (status, headers, body).
+
+        A 2xx is returned only when the events are durable. `headers` have lower-case names. Raises
+        Unauthorized, Invalid, TooLarge ..., which the API answers with."""

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from oncue.rules.parsing.rule_file import parse
-from oncue.triggers import kinds
+from oncue.triggers.catalog import OptionStructs
 from tests.e2e.running import System
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def run_block(system: System, block: Block, place: str) -> None:
     elif block.language == "python":
         run(system, [sys.executable, "-W", "error", "-"], place, block.text)
     elif block.language == "yaml" and re.search(r"^(rules|triggers):", block.text, re.MULTILINE):
-        options = {kind: cls.options for kind, cls in kinds().items()}
+        options = OptionStructs()
         parse(block.text, place, options, triggers=None)
 
 

@@ -31,7 +31,7 @@ def test_each_state_of_a_file(tmp_path: Path) -> None:
             await w.count(1)
             await w.until(lambda: not w.trigger._watcher._in_flight)  # type: ignore[union-attr]
             found = await w.trigger.explain(str(w.data / "." / "new.h5"))
-            assert (found.path, found.state) == ("new.h5", "fired")
+            assert (found.item, found.state) == ("new.h5", "fired")
             assert found.at_us > 0
             (w.data / "new.h5").write_bytes(b"22")
             async with asyncio.timeout(30):  # the watcher may have noticed it and not looked yet, which is told too
@@ -75,7 +75,7 @@ def test_a_file_that_waits(tmp_path: Path) -> None:
         w.options["ready"] = {"stable": "1h"}
         async with w.running():
             (w.data / "still.h5").write_bytes(b"1")
-            await w.until(lambda: any(d.path == "still.h5" for d in w.trigger.decisions()))
+            await w.until(lambda: any(d.item == "still.h5" for d in w.trigger.decisions()))
             state, why = await asked(w, "still.h5")
             assert (state, "stable for 3600 s" in why) == ("waits", True)
 

@@ -275,7 +275,7 @@ def test_stable_waits_until_the_file_keeps_still(tmp_path: Path) -> None:
         assert (event.data["size"], event.data["cause"]) == (40, "stable")
         gone = w.data / "gone.h5"
         gone.write_bytes(b"1")
-        await w.until(lambda: "unchanged" in "".join(d.why for d in w.trigger.decisions() if d.path == "gone.h5"))
+        await w.until(lambda: "unchanged" in "".join(d.why for d in w.trigger.decisions() if d.item == "gone.h5"))
         gone.unlink()
         await w.until(lambda: "gone before" in w.trigger.status().last_skip)
         assert len(w.events) == 1
@@ -309,7 +309,7 @@ def test_ready_asks_for_one_way_or_both(tmp_path: Path, ready: dict[str, bool], 
         (w.data / "renamed.tmp").write_bytes(b"1")
         (w.data / "renamed.h5.tmp").write_bytes(b"1")
         (w.data / "renamed.h5.tmp").rename(w.data / "renamed.h5")
-        await w.until(lambda: {d.path for d in w.trigger.decisions()} >= {"closed.h5", "renamed.h5"})
+        await w.until(lambda: {d.item for d in w.trigger.decisions()} >= {"closed.h5", "renamed.h5"})
         await w.until(lambda: len(w.events) == 1)
         assert w.names == ["closed.h5"] * closed + ["renamed.h5"] * renamed
         assert "ready asks for" in w.trigger.status().last_skip

@@ -15,8 +15,8 @@ from watched import aged
 
 from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
 from oncue.protocol.records import Event
-from oncue.triggers import kinds
 from oncue.triggers.file import watcher
+from oncue.triggers.file.options import FileOptions
 
 PATIENCE_S = 30.0
 
@@ -40,7 +40,7 @@ class Site:
 
     def wanted(self, name: str, folder: str = "", **options: Any) -> dict[str, DesiredTrigger]:
         given = {"path": str(self.tmp / (folder or name)), **options}
-        return {name: DesiredTrigger(name, "file", msgspec.convert(given, kinds()["file"].options), "label")}
+        return {name: DesiredTrigger(name, "file", msgspec.convert(given, FileOptions), "label")}
 
     def state(self, name: str) -> tuple[str, bool]:
         (info,) = self.host.infos([name])

@@ -107,7 +107,7 @@ class Watched:
         """Waits until something was decided of the file; gives the newest reason."""
 
         def found() -> list[str]:
-            return [d.why for d in self.trigger.decisions() if d.path == relative]
+            return [d.why for d in self.trigger.decisions() if d.item == relative]
 
         await self.until(lambda: bool(found()))
         return found()[-1]

@@ -11,7 +11,7 @@ import pytest
 
 from oncue.cli.rule_files import pack_functions, read, run_tests
 from oncue.rules.parsing.rule_file import parse
-from oncue.triggers import kinds
+from oncue.triggers.catalog import OptionStructs
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -24,7 +24,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 
 @pytest.mark.parametrize("text", BLOCKS)
 def test_a_rule_file_of_the_pages_parses(text: str) -> None:
-    found = parse(text, "page", {name: kind.options for name, kind in kinds().items()})
+    found = parse(text, "page", OptionStructs())
     assert found.rules or found.triggers
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from oncue import triggers
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.services.bindings import function_changes, users
 from oncue.dispatcher.services.origins import check_origins, same_origin
@@ -29,6 +28,7 @@ from oncue.rules.parsing.argument_check import check_arguments
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
 from oncue.rules.testing.runner import RuleDifference, diff
 from oncue.rules.yaml_document import Problems
+from oncue.triggers.catalog import OptionStructs
 
 log = logging.getLogger("oncue.rules")
 
@@ -89,7 +89,7 @@ class RuleDesk(TriggerDesk):
 
     def _read(self, d: Deployment) -> RuleSet:
         try:
-            return parse(d.text, d.label, _option_kinds(), triggers=None)
+            return parse(d.text, d.label, OptionStructs(), triggers=None)
         except OncueError as e:  # deployed by another version, whose rules this one does not know
             log.error("the deployed rule file %s cannot be read: %s", d.label, e)
             return RuleSet(d.label, d.text, (), ())
@@ -129,7 +129,7 @@ class RuleDesk(TriggerDesk):
         elsewhere |= {
             t for f in request.files for t in _trigger_names(f)
         }  # a rule may be on a trigger of a file beside it
-        sets = {label: parse(f.text, f.path or label, _option_kinds(), triggers=elsewhere) for label, f in new.items()}
+        sets = {label: parse(f.text, f.path or label, OptionStructs(), triggers=elsewhere) for label, f in new.items()}
         check_unique([*others, *sets.values()])
         bound: dict[str, FunctionRecord] = {}
         for s in sets.values():
@@ -361,7 +361,7 @@ class RuleDesk(TriggerDesk):
         if old is None or old.removed:
             raise NotFound(f"{label} has no version {version}", remedy=f"oncue rules history {label} shows them")
         others = [s for other, s in self._sets.items() if other != label]
-        ruleset = parse(old.text, label, _option_kinds(), triggers=None)
+        ruleset = parse(old.text, label, OptionStructs(), triggers=None)
         check_unique([*others, ruleset])
         found = diff(self._sets.get(label), ruleset)
         changes = await function_changes(self.view, self._deployments.get(label), old.functions, who.subject)
@@ -403,10 +403,6 @@ class RuleDesk(TriggerDesk):
 def _changed_rules(found: RuleDifference, ruleset: RuleSet, changes: list[r.FunctionChange]) -> list[str]:
     """Those whose text is another, or whose functions are; new ones are told as added."""
     return sorted({*found.changed, *users(ruleset, changes)} - {*found.added})
-
-
-def _option_kinds() -> dict[str, Any]:
-    return {kind: cls.options for kind, cls in triggers.kinds().items()}
 
 
 def _trigger_names(file: r.RuleFile) -> Iterable[str]:

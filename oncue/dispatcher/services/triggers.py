@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.services.stateful_rules import WindowDesk
 from oncue.dispatcher.trigger_state import LogReplicatedState
-from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor, several_may
+from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
 from oncue.errors import NotFound
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
 from oncue.rules.parsing.rule_file import RuleSet
+from oncue.triggers.catalog import trigger_class
 
 LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
 ASK_S = 0.1  # between two looks at how a trigger is that does not run here
@@ -43,7 +43,7 @@ class TriggerDesk(WindowDesk):
 
     def _update_triggers(self) -> None:
         wanted = self._wanted()
-        here = {n: w for n, w in wanted.items() if several_may(w.kind) or self.owners.owns(n)}
+        here = {n: w for n, w in wanted.items() if trigger_class(w.kind).runs_everywhere or self.owners.owns(n)}
         elsewhere = {n: (w, self.owners.owner_label(n)) for n, w in wanted.items() if n not in here}
         self.triggers_host.update(here, elsewhere)
         if self.log.shared:  # deployed through another server, whose answer may have given up waiting for this one
@@ -56,7 +56,9 @@ class TriggerDesk(WindowDesk):
         found: dict[str, DesiredTrigger] = {}
         for label, ruleset in self._sets.items():
             for spec in ruleset.triggers:
-                options = _resolve(spec.options, self._deployments[label].path)
+                options, file = spec.options, self._deployments[label].path
+                if file:
+                    options = trigger_class(spec.kind).resolve_paths(options, Path(file).parent)
                 at_us = self._deployments[label].at_us
                 found[spec.name] = DesiredTrigger(spec.name, spec.kind, options, label, at_us)
         return found
@@ -144,11 +146,3 @@ def _known(info: r.TriggerInfo, told: dict[str, r.TriggerInfo]) -> r.TriggerInfo
 
 def _may_look(info: r.TriggerInfo) -> bool:
     return not info.looked and info.state in NOT_YET
-
-
-def _resolve(options: Any, rule_file: str) -> Any:
-    """A relative path of a trigger is relative to its rule file."""
-    path = getattr(options, "path", None)
-    if rule_file and isinstance(path, str) and not Path(path).expanduser().is_absolute():
-        return msgspec.structs.replace(options, path=str(Path(rule_file).parent / path))
-    return options

@@ -16,7 +16,8 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -41,6 +42,8 @@ class FileTrigger(Trigger):
 
     kind: ClassVar[str] = "file"
     options = FileOptions
+    has_history: ClassVar[bool] = True
+    keeps_state: ClassVar[bool] = True
 
     def __init__(self, name: str, options: FileOptions, context: TriggerContext) -> None:
         super().__init__(name, options, context)
@@ -49,6 +52,12 @@ class FileTrigger(Trigger):
         self._scanned = asyncio.Event()  # the first one has ended, or cannot be taken for now
         self._deploy_answered = False
         self._watcher: FileWatcher | None = None
+
+    @classmethod
+    def resolve_paths(cls, options: Any, folder: Path) -> Any:
+        if Path(options.path).expanduser().is_absolute():
+            return options
+        return msgspec.structs.replace(options, path=str(folder / options.path))
 
     def status(self) -> Status:
         status = self._activity.status()

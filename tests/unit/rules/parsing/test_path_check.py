@@ -7,9 +7,9 @@ import pytest
 from oncue.errors import RuleFileError
 from oncue.globs import compiled, never_relative
 from oncue.rules.parsing.rule_file import parse
-from oncue.triggers import kinds
+from oncue.triggers.catalog import OptionStructs
 
-OPTIONS = {name: kind.options for name, kind in kinds().items()}
+OPTIONS = OptionStructs()
 
 
 def read(trigger: str = "", match: str = "{}", on: str = "scans") -> None:
