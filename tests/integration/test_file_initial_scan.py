@@ -51,7 +51,7 @@ def test_a_deploy_that_is_answered_before_the_look_has_ended(tmp_path: Path) -> 
             await held.reached()
             status = w.trigger.status()
             assert (status.state, status.scanned) == ("looking", False)
-            assert "first look" in status.detail
+            assert "initial scan" in status.detail
             look = asyncio.create_task(w.trigger.initial_scan())
             await asyncio.sleep(0)
             assert not look.done()
