@@ -1,0 +1,39 @@
+"""Base classes of the API's bodies, pages of lists, and error responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from oncue.protocol.codec import build_decoders
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """Base class of responses: a client ignores fields that it does not know."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base class of requests: an unknown field is an error, so a misspelt one is noticed."""
+
+
+class Page(Response, frozen=True):
+    """A page of a list. `next` is the cursor of the following page; null on the last one."""
+
+    items: list[Any]
+    next: str | None = None
+
+
+class Problem(Response, frozen=True):
+    """RFC 9457 problem response (application/problem+json)."""
+
+    type: str  # "urn:oncue:error:<code>"
+    title: str  # first line of the error's explanation
+    status: int
+    detail: str
+    code: str
+    remedy: str = ""
+    details: dict[str, Any] = {}
+
+
+build_decoders(globals())

@@ -1,0 +1,133 @@
+"""Bodies of `/v1/functions`, `/v1/endpoints` and `/v1/tokens`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from oncue.protocol.api.base import Request, Response
+from oncue.protocol.codec import build_decoders
+from oncue.protocol.records import Parameter
+
+# ---------------------------------------------------------------- functions
+
+
+class ParameterInfo(Request, frozen=True):
+    """One parameter of a function's signature."""
+
+    name: str
+    kind: Literal["positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"] = (
+        "positional_or_keyword"
+    )
+    required: bool = False
+
+
+def parameter_infos(parameters: Sequence[Parameter] | None) -> list[ParameterInfo] | None:
+    """Return a record's parameters as an API body; None if they are not known."""
+    if parameters is None:
+        return None
+    return [ParameterInfo(name=p.name, kind=p.kind, required=p.required) for p in parameters]
+
+
+class FunctionRequest(Request, frozen=True):
+    """POST /v1/functions: register a function by its content. Idempotent.
+
+    A deploy checks the `args` of rules against `parameters`. If they are null, it does not.
+    """
+
+    name: str
+    body: bytes  # msgpack of functions.FunctionBody (base64 in JSON)
+    signature: str = ""  # for people
+    doc: str = ""
+    file: str = ""
+    parameters: Annotated[list[ParameterInfo], msgspec.Meta(max_length=1_000)] | None = None
+
+
+class FunctionInfo(Response, frozen=True):
+    """A registered function."""
+
+    id: str
+    name: str
+    version: int
+    owner: str
+    python: str
+    size_bytes: int
+    signature: str = ""
+    doc: str = ""
+    file: str = ""
+    at_us: int = 0
+    source: str = ""
+    parameters: list[ParameterInfo] | None = None  # null: not known
+
+
+# ---------------------------------------------------------------- endpoints
+
+
+class EndpointRequest(Request, frozen=True):
+    """POST /v1/endpoints: register an agent's public key.
+
+    If the endpoint is registered already, fields that are null or absent keep their values.
+    """
+
+    name: str
+    public_key: str  # Z85
+    lost_after_ms: int | None = None  # without a connection for so long, its attempts are lost; 0: never
+    labels: dict[str, str] | None = None  # replaces all labels; {}: none
+
+
+class EndpointInfo(Response, frozen=True):
+    """An endpoint, its connection and its load."""
+
+    id: str
+    name: str
+    owner: str
+    state: str  # connected, away, never, revoked
+    since_us: int = 0
+    workers: int = 0
+    busy: int = 0
+    queued: int = 0  # at the agent
+    waiting: int = 0  # all open tasks
+    host: str = ""
+    agent_version: str = ""
+    python: str = ""
+    labels: dict[str, str] = {}
+    why: str = ""
+    lost_after_ms: int = 0  # without a connection for so long, its attempts are lost; 0: never
+
+
+class Registered(Response, frozen=True):
+    """A registered endpoint, and the address and key that its agent connects to."""
+
+    id: str
+    name: str
+    server_key: str  # CURVE public key, Z85
+    bridge: str  # tcp://host:port
+
+
+# ---------------------------------------------------------------- tokens
+
+
+class TokenRequest(Request, frozen=True):
+    """POST /v1/tokens: create a token."""
+
+    name: str
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["user"])
+    expires_s: int = 0  # 0: never
+    subject: str = ""  # "": the caller
+
+
+class TokenInfo(Response, frozen=True):
+    """An API token; its secret only in the response that created it."""
+
+    id: str
+    name: str
+    subject: str
+    scopes: list[str]
+    expires_us: int = 0
+    revoked: bool = False
+    token: str = ""  # only in the response to POST
+
+
+build_decoders(globals())

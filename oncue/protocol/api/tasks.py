@@ -1,0 +1,148 @@
+"""Bodies of `/v1/tasks` and `/v1/outcomes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from oncue.protocol.api.base import Request, Response
+from oncue.protocol.codec import build_decoders
+from oncue.protocol.records import StoredRetryPolicy
+
+
+class RetryPolicy(Request, frozen=True):
+    """Retry policy of a task. Durations in milliseconds."""
+
+    max: int = 0
+    backoff: str = "exponential"
+    base_ms: int = 2_000
+    cap_ms: int = 300_000
+    on: list[str] = msgspec.field(default_factory=lambda: ["lost", "error"])
+
+    def stored(self) -> StoredRetryPolicy:
+        """Return the policy as a record. Raises msgspec.ValidationError for an unknown backoff."""
+        fields = (self.max, self.backoff, self.base_ms, self.cap_ms, tuple(self.on))
+        return msgspec.convert(fields, StoredRetryPolicy)
+
+
+class TaskRequest(Request, frozen=True):
+    """POST /v1/tasks with JSON: one call. `args` and `kwargs` are JSON values."""
+
+    function: str  # name, name@version, or content hash
+    endpoint: str = "local"  # name or id
+    args: list[Any] = msgspec.field(default_factory=list)
+    kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    retry: RetryPolicy | None = None
+    timeout_ms: int | None = None  # of one attempt; null: no limit
+    expires_ms: int | None = None  # latest start, from now; null: no limit
+    key: str = ""  # idempotency key; also accepted as the Idempotency-Key header
+    wait_ms: int = 0  # wait so long for the outcome before responding
+
+
+class BatchRequest(Request, frozen=True):
+    """POST /v1/tasks/batch (JSON or msgpack): many calls of one function on one endpoint.
+
+    Either `payloads` (encoded by payload.py; base64 in JSON) or `calls`, each [args, kwargs] of
+    JSON values. The task ids are derived from the caller's subject, `key` (hex of a 16-byte UUIDv7
+    that the client creates) and the index, so repeating the request does not create other tasks.
+    """
+
+    function: str
+    endpoint: str = "local"
+    key: str = ""  # hex; "": the server creates one
+    payloads: list[bytes] = msgspec.field(default_factory=list)
+    calls: list[tuple[list[Any], dict[str, Any]]] = msgspec.field(default_factory=list)
+    retry: RetryPolicy | None = None
+    timeout_ms: int | None = None
+    expires_ms: int | None = None
+    stream: str = ""  # outcome stream that receives the outcomes (GET /v1/outcomes?stream=...)
+
+
+class Accepted(Response, frozen=True):
+    """202: the tasks are durable.
+
+    Their ids are first, first + 1 ... (128-bit numbers), `count` of them.
+    """
+
+    first: str  # hex
+    count: int
+    position: str = ""  # for the Oncue-Position header
+
+
+class TaskInfo(Response, frozen=True):
+    """A task, its state and its outcome."""
+
+    id: str
+    # open: waiting, retrying, running, cancelling
+    # closed: succeeded, failed, lost, timed_out, cancelled, expired, refused
+    state: str
+    function: str
+    name: str
+    endpoint: str
+    owner: str
+    endpoint_id: str = ""  # the name may belong to another endpoint by now
+    rule: str = ""
+    rule_version: int = 0
+    event: tuple[str, str] | None = None  # (source, id)
+    retry_of: str = ""
+    attempt: int = 1
+    accepted_us: int = 0
+    started_us: int = 0
+    ended_us: int = 0
+    due_us: int = 0
+    expires_us: int = 0
+    timeout_ms: int = 0
+    mark_us: int = 0
+    sent: bool = False  # open, and sent to its endpoint: it runs, or waits for a free worker
+    why: str = ""  # reason for waiting or failing, one line
+    value: Any = None  # the result if it is plain data; otherwise a note
+    has_value: bool = False
+    error: FailureInfo | None = None
+    output: str = ""  # printed by the task
+    arguments: Any = None
+    attempts: list[AttemptInfo] = []
+    position: str = ""  # in the response to POST: for the Oncue-Position header
+
+
+class AttemptInfo(Response, frozen=True):
+    """One ended attempt of a task."""
+
+    n: int
+    status: str
+    started_us: int
+    ended_us: int
+    superseded: bool = False
+    error: FailureInfo | None = None
+
+
+class FailureInfo(Response, frozen=True):
+    """Error of an attempt."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    remedy: str = ""
+
+    @property
+    def line(self) -> str:
+        """Type and message on one line, as the last line of a Python traceback."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+class TimelineEntry(Response, frozen=True):
+    """One step in the life of a task."""
+
+    at_us: int
+    what: str
+    detail: str = ""
+
+
+class CancelRequest(Request, frozen=True):
+    """POST /v1/tasks/cancel."""
+
+    tasks: list[str]
+    waiting: bool = False  # only tasks that have not been sent to their endpoint
+
+
+build_decoders(globals())
