@@ -21,7 +21,7 @@ from oncue.protocol.records import TaskFrame
 from oncue.protocol.topics import MATCHES, TaskTopics
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System
-from tests.integration.memory_site import all_of
+from tests.integration.embedded_site import all_of
 
 RULES = """
 rules:

@@ -24,7 +24,7 @@ from oncue.rules.operators.records import Match, MatchesRecord
 from oncue.rules.stateful.changelog_states import WindowTable
 from oncue.rules.stateful.handover import hand_over, tables
 from oncue.rules.stateful.topics import ensure_stream
-from tests.integration.memory_site import all_of, deployed
+from tests.integration.embedded_site import all_of, deployed
 
 PATIENCE_S = 60.0
 PARTITIONS = 4

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import or_skipped
-from tests.integration.memory_site import record, rule
+from tests.integration.embedded_site import record, rule
 from tests.integration.stream_site import PARTITIONS, stream_site
 from tests.kafka.broker import Broker
 from tests.kafka.secured import PASSWORD, secured_broker, token

@@ -17,8 +17,12 @@ from oncue.log import Record
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
 from oncue.protocol.topics import MATCHES
-from oncue.rules.operators.records import BatchSpec, BufferedEvent, DedupeSpec, Match, MatchesRecord, Spec, Stage, Tick
-from tests.integration.memory_site import Site, record, rule, site_in
+from oncue.rules.operators.base import AnyOperator
+from oncue.rules.operators.batch import Batch
+from oncue.rules.operators.catalog import stage
+from oncue.rules.operators.dedupe import Dedupe
+from oncue.rules.operators.records import BufferedEvent, Match, MatchesRecord, Tick
+from tests.integration.embedded_site import Site, record, rule, site_in
 from tests.integration.stream_site import PARTITIONS, StreamSite, stream_site
 
 Kafka = tuple[str, str]
@@ -161,11 +165,11 @@ def test_a_double_is_one_after_a_restart_too(kafka: Kafka, tmp_path: Path) -> No
     with_site(kafka, tmp_path, body)
 
 
-SPECS: dict[str, tuple[Spec, ...]] = {
-    "count": (BatchSpec("${data.k}", count=3),),
-    "bytes": (BatchSpec("${data.k}", size_bytes=60),),
-    "wait": (BatchSpec("${data.k}", wait_ms=20),),
-    "both": (DedupeSpec("${data.k}", 25), BatchSpec("", count=3, wait_ms=50)),
+OPERATORS: dict[str, tuple[AnyOperator, ...]] = {
+    "count": (Batch("${data.k}", count=3),),
+    "bytes": (Batch("${data.k}", size_bytes=60),),
+    "wait": (Batch("${data.k}", wait_ms=20),),
+    "both": (Dedupe("${data.k}", 25), Batch("", count=3, wait_ms=50)),
 }
 
 
@@ -176,8 +180,8 @@ def matches_and_ticks(chance: random.Random, rule_name: str, at_ms: int) -> list
         if chance.random() < 0.15:
             found.append(Tick(VERSION, at_ms + chance.randrange(60)))
             continue
-        specs = SPECS[rule_name]
-        stages = tuple(Stage(s, chance.choice("abc") if s.key else "") for s in specs)
+        specs = OPERATORS[rule_name]
+        stages = tuple(stage(s, chance.choice("abc") if s.key else "") for s in specs)
         row = msgspec.msgpack.encode([n])
         held = BufferedEvent(-1, "/s", f"{rule_name}-{chance.randrange(n + 1)}", row, chance.randrange(30))
         found.append(Match(VERSION, rule_name, "f", 1, at_ms, stages, ("data.n",), held))
@@ -194,7 +198,7 @@ def test_both_hosts_make_the_same_tasks_of_the_same_matches_and_ticks(kafka: Kaf
         rule("wait", batch={"key": "${data.k}", "wait": "20ms"}),
         rule("both", dedupe={"key": "${data.k}", "ttl": "25ms"}, batch={"count": 3, "wait": "50ms"}),
     ]
-    streams = [matches_and_ticks(chance, name, 5_000_000_000_000) for name in SPECS]
+    streams = [matches_and_ticks(chance, name, 5_000_000_000_000) for name in OPERATORS]
     embedded: dict[bytes, Any] = {}
 
     async def on_sqlite(site: Site) -> None:

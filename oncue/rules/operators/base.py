@@ -43,6 +43,11 @@ class Fire(NamedTuple):
     version: int
     needs: tuple[str, ...]  # names of the values of a buffered event
 
+    @classmethod
+    def of(cls, reason: str, match: Match, offset: int) -> Self:
+        """Return the firing of a buffer with this match alone."""
+        return cls(reason, offset, match.at_ms, match.label, match.version, match.needs)
+
 
 Effect = BufferEffect | Fire
 

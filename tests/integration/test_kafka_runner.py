@@ -15,7 +15,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.stateful.handover import hand_over, tables
 from oncue.rules.stateful.kafka_runner import KafkaRunner
-from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
+from tests.integration.embedded_site import PARTITIONS, Endpoints, Site, record, rule, site_in
 
 KEYS = 7
 

@@ -1,6 +1,6 @@
 """A log with an engine and a host of rules with memory, as the server puts them together; also as a process to be killed:
 
-python -m tests.integration.memory_site FOLDER RULES_JSON   runs until it is killed
+python -m tests.integration.embedded_site FOLDER RULES_JSON   runs until it is killed
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import MatchesRecord, Tick
 from oncue.rules.stateful.fold import TICK_WINDOWS
 from oncue.rules.stateful.sqlite_states import WindowStore
-from tests.integration.memory_site import PARTITIONS, Site, all_of, record, rule, site_in
+from tests.integration.embedded_site import PARTITIONS, Site, all_of, record, rule, site_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -401,7 +401,7 @@ def test_kill_9_at_any_moment_gives_each_batch_once(tmp_path: Path) -> None:
     accepted = 0
     for _ in range(6):
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.memory_site", str(tmp_path), json.dumps(rules)],
+            [sys.executable, "-m", "tests.integration.embedded_site", str(tmp_path), json.dumps(rules)],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         ) as process:  # fmt: skip
             assert process.stdin is not None

@@ -16,8 +16,8 @@ from oncue.rules.stateful.changelog_states import KEPT, PLACE, records
 from oncue.rules.stateful.handover import begin_anew, hand_over, tables
 from oncue.rules.stateful.record_group import Progress
 from oncue.rules.stateful.server_runner import ServerRunner
-from tests.integration.memory_site import PARTITIONS, Endpoints, Site, record, rule, site_in
-from tests.integration.test_stream_host import Fence, running
+from tests.integration.embedded_site import PARTITIONS, Endpoints, Site, record, rule, site_in
+from tests.integration.test_kafka_runner import Fence, running
 
 
 def host_of(site: Site) -> ServerRunner:

@@ -1,0 +1,151 @@
+"""An operator from a test file (debounce.py) works in every runner, in `explain` and in the tests of a rule file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue.errors import RuleFileError
+from oncue.protocol import cloudevents
+from oncue.protocol.records import Event
+from oncue.protocol.topics import MATCHES
+from oncue.rules.operators.catalog import CATALOGUE
+from oncue.rules.parsing.rule_file import parse
+from oncue.rules.stateful.changelog_reader import Changelog
+from oncue.rules.stateful.handover import tables
+from oncue.rules.stateful.kafka_runner import KafkaRunner
+from oncue.rules.testing.runner import run_tests
+from tests.integration.debounce import Debounce
+from tests.integration.embedded_site import PARTITIONS, Endpoints, record, rule, site_in
+from tests.integration.stream_site import stream_site
+from tests.integration.test_kafka_runner import running
+
+RULE = rule(args={"n": "${data.n}"}, debounce={"key": "${data.k}", "quiet": "10m"})
+NEWEST = [{"n": 7}, {"n": 8}, {"n": 9}]  # of the keys 1, 2 and 0
+
+
+@pytest.fixture(autouse=True)
+def debounce() -> Iterator[None]:
+    with CATALOGUE.extended(Debounce):
+        yield
+
+
+def events() -> list[Any]:
+    return [record(n, k=n % 3) for n in range(10)]
+
+
+def event(n: int) -> Event:
+    return cloudevents.from_record(record(n, k=n % 3).value)
+
+
+class Clock:
+    """Clock of a runner, ahead of the one by which events are accepted."""
+
+    ahead_ms = 0
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000_000 + self.ahead_ms
+
+
+def test_the_embedded_runner_fires_the_newest_event_of_each_key(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with site_in(tmp_path) as site:
+            site.clock_ms = clock = Clock()
+            site.host = site.new_host()
+            site.deploy(RULE)
+            entry = site.engine.book.entries["r"]
+            async with site.running():
+                await site.emit(*events())
+                await site.settled()
+                summary = await site.host.summary()
+                preview = await site.host.preview(entry, event(10))
+                assert await site.arguments() == []
+                clock.ahead_ms = 700_000
+                site.host.wake()
+                await site.until(lambda: _fired(site, 3))
+            assert summary["r"].windows == summary["r"].events == 3
+            assert (preview.passes, preview.why) == (True, "it replaces the event that waits")
+            assert sorted(await site.arguments(), key=lambda a: a["n"]) == NEWEST
+            assert not await site.dead()
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+def test_the_kafka_runner_fires_the_newest_event_of_each_key(kafka: tuple[str, str], tmp_path: Path) -> None:
+    async def main() -> None:
+        async with stream_site(kafka[0], tmp_path) as site:
+            clock = Clock()
+            await site.deploy(RULE)
+            entry = site.engine.book.entries["r"]
+            host = KafkaRunner(site.log, site.log, Endpoints(), lambda: site.engine.book, "w", clock_ms=clock)  # type: ignore[arg-type]
+            await host.claim(range(PARTITIONS))
+            for number, table in (await tables(site.log)).items():
+                host.restored(number, table)
+            await host.check()
+            host.ready()
+            reader = site.log.read([MATCHES], start={(MATCHES, n): at for n, at in host.positions().items()})
+
+            async def feed() -> None:
+                async for batch in reader:
+                    for offset, r in zip(batch.offsets, batch.records, strict=True):
+                        await host.take(batch.partition, offset, r)
+
+            async with running(host.run(), feed()):
+                await site.emit(*events())
+
+                async def folded() -> bool:
+                    return host.events == 10
+
+                await site.until(folded, "all events are folded")
+                summary = host.summary()
+                preview = await Changelog(site.log, PARTITIONS).preview(entry, event(10))
+                assert not await site.tasks()
+                clock.ahead_ms = 700_000
+                host.wake()
+
+                async def fired() -> bool:
+                    return len(await site.tasks()) == 3
+
+                await site.until(fired, "each key has fired")
+            await reader.close()
+            await host.close()
+            assert summary["r"].windows == summary["r"].events == 3
+            assert (preview.passes, preview.why) == (True, "it replaces the event that waits")
+            assert sorted((await site.fired()).values(), key=lambda a: a["n"]) == NEWEST
+            assert not await site.dead()
+
+    asyncio.run(main())
+
+
+def test_rule_file_tests_run_it_on_the_virtual_clock(tmp_path: Path) -> None:
+    timed = [(0, 1), (5, 2), (14, 3), (30, 4)]
+    given = "".join(f"{{at: {at}s, event: {{type: t, data: {{n: {n}}}}}}}, " for at, n in timed)
+    text = f"""
+rules:
+  - name: r
+    on: {{type: t}}
+    debounce: {{quiet: 10s}}
+    run: {{function: f, args: {{n: "${{data.n}}"}}}}
+    tests:
+      - {{events: [{given}], expect: {{args: [{{n: 3}}, {{n: 4}}]}}}}
+"""
+    (result,) = run_tests(parse(text, "r.yaml"), tmp_path)
+    assert (result.passed, result.why) == (True, "it fires 2 times: at 24s for 1, at 40s for 1")
+
+
+def test_a_mistake_is_reported_with_its_position() -> None:
+    text = "rules:\n- name: r\n  on: {type: t}\n  debounce: {quite: 10s}\n  run: {function: f}\n"
+    with pytest.raises(RuleFileError) as e:
+        parse(text, "r.yaml")
+    assert (e.value.message, e.value.remedy) == ("`debounce` has no key 'quite'", "did you mean 'quiet'?")
+    assert (e.value.details["line"], e.value.details["column"]) == (4, 14)
+
+
+async def _fired(site: Any, count: int) -> bool:
+    return len(await site.tasks()) == count
