@@ -1,5 +1,7 @@
-"""A file that only takes up space, so that there is some to give when the disk is full: deleting from a database takes
-room in its write-ahead log first."""
+"""File that reserves disk space, to be released when the disk is full.
+
+Deleting rows from a database first takes space in its write-ahead log.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,23 @@ from oncue.log.sqlite.database import WAL_BYTES, free_bytes
 
 logger = logging.getLogger(__name__)
 
-BALLAST_BYTES = 2 * WAL_BYTES  # one write-ahead log to be moved into the database file, one for the deletions
+# One write-ahead log to move into the database file, and one for the deletions.
+BALLAST_BYTES = 2 * WAL_BYTES
 BLOCK_BYTES = 256 * 1024
 
 
 class Ballast:
+    """The file `ballast` in the log's folder."""
+
     def __init__(self, folder: Path) -> None:
         self._path = folder / "ballast"
 
-    def take(self) -> None:
-        """Make the file if it is missing and there is plenty of room; on a small disk it is small."""
+    def create(self) -> None:
+        """Create the file if it is missing; at most an eighth of the free space."""
         size = min(BALLAST_BYTES, free_bytes(self._path) // 8)
         if self._path.exists() or size < BLOCK_BYTES:
             return
-        block = os.urandom(BLOCK_BYTES)  # a file system that compresses would make nothing of zeros
+        block = os.urandom(BLOCK_BYTES)  # zeros would take no space on a compressing file system
         half = self._path.with_suffix(".new")
         try:
             with half.open("wb", buffering=0) as file:
@@ -35,8 +40,8 @@ class Ballast:
             half.unlink(missing_ok=True)
             logger.warning("no room for the ballast %s: %s", self._path, e)
 
-    def drop(self) -> bool:
-        """Give its room away; False: that was done before."""
+    def release(self) -> bool:
+        """Delete the file; False if it was deleted before."""
         try:
             self._path.unlink()
         except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""The file of the embedded log: `log.db` in its folder, opened with what durability needs.
+"""Database of the embedded log: schema, connections, errors in plain words.
 
-batches     a row is a whole batch: topic, partition, first offset, count, newest time, checksum, blob
-topics      names, numbers and settings
-partitions  the next offset where deleted rows cannot tell it any more
-offsets     how far each group has come
+batches     one row per batch: topic, partition, first offset, count, latest time, checksum, blob
+topics      names, ids and settings
+partitions  next offset, needed once the last rows are deleted
+offsets     committed offsets of groups
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from oncue.errors import DiskFull, LogError, OncueError
 APPLICATION_ID = 0x6F6E6375  # "oncu"
 SCHEMA = 1
 PAGE_BYTES = 4096
-WAL_BYTES = 8 * 1024 * 1024  # is written again and again from its start: this much between two checkpoints
+WAL_BYTES = 8 * 1024 * 1024  # written between two checkpoints; then the file is overwritten
 
-# WITHOUT ROWID: one b-tree instead of a table and an index, and the blob last, so that a walk over the other columns
-# never loads the pages that a large blob overflows to.
+# WITHOUT ROWID: one b-tree instead of a table and an index. The blob is the last column, so that a
+# scan of the others does not load the overflow pages of large blobs.
 TABLES = """
 CREATE TABLE batches(
   topic INTEGER NOT NULL, partition INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
@@ -39,7 +39,7 @@ CREATE TABLE filler(zeros BLOB);
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes. Raises LogError, DiskFull."""
+    """Open the only connection that writes. Raises LogError, DiskFull."""
     db: sqlite3.Connection | None = None
     try:
         db = _connect(path)
@@ -58,22 +58,23 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
         raise LogError(f"SQLite cannot keep a write-ahead log for {path}", remedy="put the data folder on a local disk")
     db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the log at each commit
-    db.execute("PRAGMA checkpoint_fullfsync=1")  # macOS: nothing is overwritten before it has reached the platter
-    db.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it, when nobody waits for it
-    db.execute("PRAGMA secure_delete=OFF")  # Debian's default is on: each page that is freed would be written, zeroed
+    db.execute("PRAGMA checkpoint_fullfsync=1")  # macOS: flush the drive
+    db.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it between commits
+    db.execute("PRAGMA secure_delete=OFF")  # Debian's default zeroes each freed page
     db.execute("PRAGMA cache_size=-16384")
     _migrate(db, path)
     _widen_wal(db, path)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a read-only connection."""
     db = _connect(path)
     db.execute("PRAGMA query_only=1")
     return db
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # No implicit transactions; used by one thread at a time, though not the one that opened it.
+    # No implicit transactions. One thread at a time uses it, though not the one that opened it.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
 
 
@@ -93,32 +94,36 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _widen_wal(db: sqlite3.Connection, path: Path) -> None:
-    """One large write, then a checkpoint that starts the write-ahead log over: from now on commits overwrite a file
-    that has its size already, and fsync need not write the file's new length each time."""
-    db.execute("DELETE FROM filler")  # of a start that was cut off
+    """Grow the write-ahead log to its full size.
+
+    After one large write and a checkpoint, commits overwrite a file of constant length, which
+    makes fsync faster.
+    """
+    db.execute("DELETE FROM filler")  # left by an interrupted start
     if free_bytes(path) < 10 * WAL_BYTES:
         return
     try:
         db.execute("INSERT INTO filler VALUES (zeroblob(?))", (WAL_BYTES,))
         db.execute("DELETE FROM filler")
     except sqlite3.OperationalError:
-        return  # it is only about speed
+        return  # no space: this only affects speed
     db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
 
 def free_bytes(path: Path) -> int:
+    """Return the free space of the file system that holds the file."""
     found = os.statvfs(path.parent)
     return found.f_bavail * found.f_frsize
 
 
 def explain(error: BaseException, path: Path) -> OncueError:
-    """What a user should read instead of SQLite's words."""
+    """Translate an error of SQLite into an OncueError with a remedy."""
     if isinstance(error, OncueError):
         return error
     name = getattr(error, "sqlite_errorname", "") or ""
     full = name == "SQLITE_FULL" or (isinstance(error, OSError) and error.errno in _NO_SPACE)
     if not full and name.startswith("SQLITE_IOERR"):
-        # A quota that is used up, or shared memory that cannot grow, comes as an I/O error.
+        # An exhausted quota, or shared memory that cannot grow, is reported as an I/O error.
         full = _nearly_full(path)
     if full:
         return DiskFull(
@@ -140,7 +145,7 @@ def explain(error: BaseException, path: Path) -> OncueError:
     if name == "SQLITE_TOOBIG" or isinstance(error, (TypeError, ValueError, OverflowError)):
         return LogError(
             f"records that cannot be stored: {error}",
-            remedy="values and keys are bytes, and one append is below 900 MB; larger payloads travel as blobs",
+            remedy="values and keys are bytes, and one append is below 900 MB; send larger payloads as blobs",
         )
     return LogError(f"the log {path} failed: {error}", remedy="check the disk, then restart oncue")
 

@@ -1,9 +1,10 @@
 """The embedded log: SQLite in one folder, for one server.
 
-    append ──► Writer (thread, group commit, fsync) ──► publish ──► futures, cursors of readers, watchers
-    readers that are behind ──► Store (threads, own connections) ──► the same queues
+    append ──► WriterThread (group commit, fsync) ──► publish ──► futures, readers, watchers
+    readers that are behind ──► ReadPool (threads with own connections) ──► the readers' queues
 
-Files: `log.db` with its `-wal` and `-shm`, `lock` and `ballast`. Backup: `VACUUM INTO`, or a copy while no server runs.
+Files: `log.db` with `-wal` and `-shm`, `lock` and `ballast`. Backup: `VACUUM INTO`, or a copy while
+no server runs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from oncue.log.sqlite.ballast import Ballast
 from oncue.log.sqlite.database import explain, open_writer
 from oncue.log.sqlite.housekeeping import Housekeeping
 from oncue.log.sqlite.mounts import network_mount
+from oncue.log.sqlite.read_pool import DamagedRow, ReadPool
 from oncue.log.sqlite.reader import SqliteReader
 from oncue.log.sqlite.single_owner import SingleOwner
-from oncue.log.sqlite.state import Callback, Loaded, Part, TopicState, load
-from oncue.log.sqlite.store import Damaged, Store
-from oncue.log.sqlite.writer import Call, Chunk, Counters, Write, Writer, store_topic
+from oncue.log.sqlite.state import Callback, PartitionState, StoredState, TopicState, load
+from oncue.log.sqlite.writer import CallJob, RowWrite, SqliteCounters, WriteJob, WriterThread, store_topic
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, DeadLetter
 from oncue.protocol.topics import DEAD
@@ -38,43 +39,48 @@ logger = logging.getLogger(__name__)
 
 
 class SqliteLog(Log):
+    """Log in one folder, for one process."""
+
     fifo = True
     identity = "sqlite"  # a copy of the folder is the same log
 
-    def __init__(self, path: Path, lock: FolderLock, db: sqlite3.Connection, loaded: Loaded) -> None:
+    def __init__(self, path: Path, lock: FolderLock, db: sqlite3.Connection, stored: StoredState) -> None:
         """Use `open`."""
         self._path = path
         self._lock = lock
         self._db = db
-        self._topics = loaded.topics
-        self._groups = loaded.groups
-        self._last_id = max((t.id for t in loaded.topics.values()), default=0)
+        self._topics = stored.topics
+        self._groups = stored.groups
+        self._last_id = max((t.id for t in stored.topics.values()), default=0)
         self._watches: list[tuple[str, Callback, bool]] = []
         self._readers: dict[SqliteReader, frozenset[str]] = {}
-        self._buried: set[tuple[Partition, int]] = set()
+        self._dead_lettered: set[tuple[Partition, int]] = set()
         self._assignments: set[SingleOwner] = set()
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._store = Store(path)
-        self._writer = Writer(db, path, self._loop, self._publish)
-        self._housekeeping = Housekeeping(self._writer, self._store, Ballast(path.parent), self._loop)
+        self._pool = ReadPool(path)
+        self._writer = WriterThread(db, path, self._loop, self._publish)
+        self._housekeeping = Housekeeping(self._writer, self._pool, Ballast(path.parent), self._loop)
 
     @classmethod
     async def open(cls, folder: str | Path) -> SqliteLog:
-        """Make or open the log in this folder. Raises LogLocked, NetworkMount, DiskFull, LogError."""
-        where = Path(folder).expanduser().absolute()
-        return cls(where / "log.db", *await asyncio.to_thread(_open, where, where / "log.db"))
+        """Open the log in this folder, created if missing.
+
+        Raises LogLocked, NetworkMount, DiskFull, LogError.
+        """
+        path = Path(folder).expanduser().absolute() / "log.db"
+        return cls(path, *await asyncio.to_thread(_open, path.parent, path))
 
     # ------------------------------------------------------------ metrics
 
     @property
-    def counters(self) -> Counters:
-        """Commits, records, bytes, failed appends, duration of the last commit, checkpoints; since opening."""
+    def counters(self) -> SqliteCounters:
+        """Counters of commits, records, bytes ... since the log was opened."""
         return self._writer.counters
 
     @property
     def queue_depth(self) -> int:
-        """Appends and other work that wait for the writer."""
+        """Number of jobs that wait for the writer."""
         return self._writer.depth
 
     # ------------------------------------------------------------ topics
@@ -103,7 +109,7 @@ class SqliteLog(Log):
                 topic.stored = True
 
         await self._writer.call(store, stored)
-        # Only what is durable is in force: a partition without its row would be lost at the next start.
+        # Settings take effect once durable: a partition without its row is lost at the next start.
         for topic, settings in changed:
             topic.settings = settings
             self._grow(topic, settings.partitions)
@@ -111,7 +117,7 @@ class SqliteLog(Log):
     def _topic(self, name: str, settings: Topic | None = None) -> TopicState:
         topic = self._topics.get(name)
         if topic is None:
-            # It gets its row in the database with its first record, in the same transaction.
+            # Its row is stored with its first record, in the same transaction.
             self._last_id += 1
             topic = self._topics[name] = TopicState(self._last_id, name, settings or Topic(), stored=False)
             self._apply_watches(topic)
@@ -119,11 +125,11 @@ class SqliteLog(Log):
 
     def _grow(self, topic: TopicState, partitions: int) -> None:
         for number in range(len(topic.parts), partitions):
-            part = Part(topic, number)
+            part = PartitionState(topic, number)
             topic.parts.append(part)
             for reader, names in self._readers.items():
                 if topic.name in names:
-                    reader.follow(part, 0)
+                    reader.add_partition(part, 0)
 
     async def topics(self) -> dict[str, Topic]:
         return {name: topic.settings for name, topic in self._topics.items()}
@@ -142,34 +148,35 @@ class SqliteLog(Log):
             return future
         state = self._topics.get(topic) or self._topic(topic)
         try:
-            chunks, stamped = self._chunks(state, records, partition)
+            rows, stamped = self._rows(state, records, partition)
         except LogError as e:
             future.set_exception(e)
             return future
-        self._writer.put(Write(future, chunks))
-        # Behind the queue, so that what a watcher appends comes after what it was told of.
+        self._writer.enqueue(WriteJob(future, rows))
+        # After enqueueing: appends made by a watcher come after the records it is called with.
         if state.early:
-            _tell(state.early, topic, stamped)
+            _notify(state.early, topic, stamped)
         return future
 
-    def _chunks(
+    def _rows(
         self, topic: TopicState, records: Sequence[Record], partition: int | None
-    ) -> tuple[list[Chunk], Sequence[Record]]:
+    ) -> tuple[list[RowWrite], Sequence[Record]]:
+        """Return one row per partition, and all records with their timestamps."""
         now = time.time_ns() // 1_000_000
-        # A copy: the caller may go on with its list while the writer has not come to it.
+        # A copy: the caller may change its list before the writer thread reads it.
         stamped = tuple([r if r.time_ms else Record(r.value, r.key, r.headers, now) for r in records])
-        places: list[tuple[Part, Sequence[Record]]]
+        parts: list[tuple[PartitionState, Sequence[Record]]]
         if partition is None:
-            places = list(topic.spread(stamped)) if len(topic.parts) > 1 else [(topic.parts[0], stamped)]
+            parts = list(topic.spread(stamped)) if len(topic.parts) > 1 else [(topic.parts[0], stamped)]
         elif 0 <= partition < len(topic.parts):
-            places = [(topic.parts[partition], stamped)]
+            parts = [(topic.parts[partition], stamped)]
         else:
             raise LogError(
                 f"the topic {topic.name!r} has no partition {partition}: it has {len(topic.parts)}",
                 remedy="ensure() the topic with more partitions first",
             )
         try:
-            return [Chunk(part, found, _newest(found)) for part, found in places], stamped
+            return [RowWrite(part, found, _newest(found)) for part, found in parts], stamped
         except TypeError as e:
             raise explain(e, self._path) from e
 
@@ -180,49 +187,52 @@ class SqliteLog(Log):
         offsets: dict[Partition, tuple[TopicState, int]] = {}
         for batch in batches:
             offsets[(batch.topic, batch.partition)] = (self._topic(batch.topic), batch.next_offset)
-        chunks: list[Chunk] = []
-        told: list[tuple[TopicState, Sequence[Record]]] = []
+        rows: list[RowWrite] = []
+        appended: list[tuple[TopicState, Sequence[Record]]] = []
         for append in appends:
             if append.records:
                 topic = self._topic(append.topic)
-                found, stamped = self._chunks(topic, append.records, append.partition)
-                chunks += found
-                told.append((topic, stamped))
+                found, stamped = self._rows(topic, append.records, append.partition)
+                rows += found
+                appended.append((topic, stamped))
         future: asyncio.Future[list[Position]] = self._loop.create_future()
-        self._writer.put(Write(future, chunks, group, offsets))
-        for topic, stamped in told:
+        self._writer.enqueue(WriteJob(future, rows, group, offsets))
+        for topic, stamped in appended:
             if topic.early:
-                _tell(topic.early, topic.name, stamped)
+                _notify(topic.early, topic.name, stamped)
         return await future
 
-    def _publish(self, jobs: list[Write | Call]) -> None:
-        """On the loop, once a transaction: all that follows from what is durable now."""
+    def _publish(self, jobs: list[WriteJob | CallJob]) -> None:
+        """Publish durable jobs to readers, watchers and futures.
+
+        Runs on the loop, once per transaction.
+        """
         for job in jobs:
             future = job.future
             if job.error is not None:
                 if not future.done():
                     future.set_exception(job.error)
-            elif isinstance(job, Write):
-                positions = [self._published(chunk) for chunk in job.chunks]
+            elif isinstance(job, WriteJob):
+                positions = [self._publish_row(row) for row in job.rows]
                 if job.offsets is not None:
-                    places = self._groups.setdefault(job.group, {})
-                    places.update((key, place) for key, (_, place) in job.offsets.items())
+                    committed = self._groups.setdefault(job.group, {})
+                    committed.update((key, offset) for key, (_, offset) in job.offsets.items())
                 if not future.done():
                     future.set_result(positions)
             elif not future.done():
                 future.set_result(job.result)
 
-    def _published(self, chunk: Chunk) -> Position:
-        part, count = chunk.part, len(chunk.records)
+    def _publish_row(self, row: RowWrite) -> Position:
+        part, count = row.part, len(row.records)
         name = part.topic.name
-        part.end = chunk.first + count
-        if part.cursors:
-            batch = RecordBatch(name, part.number, range(chunk.first, part.end), chunk.records)
-            for cursor in part.cursors:
-                cursor.feed(batch, chunk.nbytes)
+        part.end = row.first + count
+        if part.subscribers:
+            batch = RecordBatch(name, part.number, range(row.first, part.end), row.records)
+            for subscriber in part.subscribers:
+                subscriber.feed(batch, row.nbytes)
         if part.topic.late:
-            _tell(part.topic.late, name, chunk.records)
-        return Position(name, part.number, chunk.first, count)
+            _notify(part.topic.late, name, row.records)
+        return Position(name, part.number, row.first, count)
 
     # ------------------------------------------------------------ reading
 
@@ -231,7 +241,7 @@ class SqliteLog(Log):
         names = dict.fromkeys(topics)
         committed = self._groups.get(group, {}) if group is not None else {}
 
-        def begin(part: Part) -> int:
+        def begin(part: PartitionState) -> int:
             if start == "latest":
                 return part.end
             if start == "earliest":
@@ -239,64 +249,66 @@ class SqliteLog(Log):
             return (committed if start == "committed" else start).get(part.key, 0)
 
         parts = [(part, begin(part)) for name in names for part in self._topic(name).parts]
-        reader = SqliteReader(self._store, self._loop, parts, self._bury, self._forget)
+        reader = SqliteReader(self._pool, self._loop, parts, self._to_dead_letters, self._forget)
         self._readers[reader] = frozenset(names)
         return reader
 
     def _forget(self, reader: SqliteReader) -> None:
         self._readers.pop(reader, None)
 
-    def _bury(self, damaged: Damaged) -> None:
-        """Tell oncue.dead of a damaged row, and mark the row in the same transaction: once, also after a restart."""
-        want = damaged.want
-        place = ((want.name, want.partition), damaged.first)
-        if place in self._buried or self._closed:
+    def _to_dead_letters(self, damaged: DamagedRow) -> None:
+        """Append a dead letter for a damaged row, once.
+
+        The same transaction marks the row, so that it is not repeated after a restart.
+        """
+        request = damaged.request
+        key = ((request.name, request.partition), damaged.first)
+        if key in self._dead_lettered or self._closed:
             return
-        self._buried.add(place)
-        logger.error("%s/%d at %d: %s", want.name, want.partition, damaged.first, damaged.reason)
+        self._dead_lettered.add(key)
+        logger.error("%s/%d at %d: %s", request.name, request.partition, damaged.first, damaged.reason)
         letter = DeadLetter(
             v=VERSION,
             stage="decode",
             reason=damaged.reason,
             at_us=time.time_ns() // 1_000,
-            topic=want.name,
-            partition=want.partition,
+            topic=request.name,
+            partition=request.partition,
             offset=damaged.first,
             record=damaged.record,
             remedy="the disk may be failing: check it; a backup of the log may still have the record",
         )
         future: asyncio.Future[list[Position]] = self._loop.create_future()
-        chunks, stamped = self._chunks(self._topic(DEAD), [Record(encode(letter))], 0)
-        self._writer.put(Write(future, chunks, bury=(want.topic, want.partition, damaged.first)))
+        rows, stamped = self._rows(self._topic(DEAD), [Record(encode(letter))], 0)
+        self._writer.enqueue(WriteJob(future, rows, damaged=(request.topic, request.partition, damaged.first)))
         if early := self._topics[DEAD].early:
-            _tell(early, DEAD, stamped)
+            _notify(early, DEAD, stamped)
 
     def watch(
         self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
     ) -> Callable[[], None]:
         entry = (prefix, callback, early)
         self._watches.append(entry)
-        self._watched()
+        self._update_watches()
 
         def end() -> None:
             if entry in self._watches:
                 self._watches.remove(entry)
-                self._watched()
+                self._update_watches()
 
         return end
 
-    def _watched(self) -> None:
+    def _update_watches(self) -> None:
         for topic in self._topics.values():
             self._apply_watches(topic)
 
     def _apply_watches(self, topic: TopicState) -> None:
-        """Each topic knows its watchers, so that an append looks for none."""
+        """Store a topic's watchers with it, so that appends need not search."""
         found = [(c, early) for prefix, c, early in self._watches if topic.name.startswith(prefix)]
         topic.early = tuple(c for c, early in found if early)
         topic.late = tuple(c for c, early in found if not early)
 
     def join_group(self, topic: str, group: str) -> Assignment:
-        """The folder is this process's alone."""
         self._check()
         assignment = SingleOwner(frozenset(part.number for part in self._topic(topic).parts))
         self._assignments.add(assignment)
@@ -304,7 +316,7 @@ class SqliteLog(Log):
 
     # ------------------------------------------------------------ offsets
 
-    def _parts(self, topics: Iterable[str]) -> Iterable[Part]:
+    def _parts(self, topics: Iterable[str]) -> Iterable[PartitionState]:
         return (part for name in topics if name in self._topics for part in self._topics[name].parts)
 
     async def end_offsets(self, topics: Iterable[str]) -> dict[Partition, int]:
@@ -317,11 +329,11 @@ class SqliteLog(Log):
         return dict(self._groups.get(group, {}))
 
     async def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
-        """As in Log; offsets that compaction removed count as records."""
-        places = self._groups.get(group, {})
-        return {p.key: max(0, p.end - max(places.get(p.key, 0), p.begin)) for p in self._parts(topics)}
+        """As in Log; compacted offsets count as records."""
+        committed = self._groups.get(group, {})
+        return {p.key: max(0, p.end - max(committed.get(p.key, 0), p.begin)) for p in self._parts(topics)}
 
-    # ------------------------------------------------------------ room
+    # ------------------------------------------------------------ space
 
     async def truncate(self, topic: str, partition: int, before: int) -> None:
         self._check()
@@ -335,29 +347,28 @@ class SqliteLog(Log):
         now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         return await self._housekeeping.run([t for t in self._topics.values() if t.stored], now)
 
-    # ------------------------------------------------------------ the end
+    # ------------------------------------------------------------ closing
 
     def _check(self) -> None:
         if self._closed:
             raise LogError("the log is closed")
 
     async def close(self) -> None:
-        """Write what was handed over, then let the folder go. Again is harmless."""
         if self._closed:
             return
         self._closed = self._writer.closing = True
         await asyncio.to_thread(self._writer.stop)
-        # What the writer published last is on the loop already: one turn delivers it.
+        # The writer's last callback is already scheduled: one iteration of the loop runs it.
         await asyncio.sleep(0)
         for reader in list(self._readers):
             reader.end("the log is closed")
         self._readers.clear()
         for assignment in self._assignments:
             await assignment.close()
-        await asyncio.to_thread(self._shut)
+        await asyncio.to_thread(self._close_files)
 
-    def _shut(self) -> None:
-        self._store.close()
+    def _close_files(self) -> None:
+        self._pool.close()
         try:
             self._db.close()
         except sqlite3.Error as e:
@@ -365,7 +376,7 @@ class SqliteLog(Log):
         self._lock.release()
 
 
-def _open(folder: Path, path: Path) -> tuple[FolderLock, sqlite3.Connection, Loaded]:
+def _open(folder: Path, path: Path) -> tuple[FolderLock, sqlite3.Connection, StoredState]:
     kind = network_mount(folder)
     if kind is not None:
         raise NetworkMount(
@@ -385,7 +396,7 @@ def _open(folder: Path, path: Path) -> tuple[FolderLock, sqlite3.Connection, Loa
         db = open_writer(path)
         try:
             os.chmod(path, 0o600)
-            Ballast(folder).take()
+            Ballast(folder).create()
             return lock, db, load(db)
         except BaseException:
             db.close()
@@ -401,9 +412,9 @@ def _newest(records: Sequence[Record]) -> int:
     return records[0].time_ms if len(records) == 1 else max([r.time_ms for r in records])
 
 
-def _tell(callbacks: Sequence[Callback], topic: str, records: Sequence[Record]) -> None:
+def _notify(callbacks: Sequence[Callback], topic: str, records: Sequence[Record]) -> None:
     for callback in callbacks:
         try:
             callback(topic, records)
-        except Exception:  # one watcher's fault is not another's
+        except Exception:  # other watchers must be called all the same
             logger.exception("a watcher of %s failed", topic)

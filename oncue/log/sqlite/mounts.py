@@ -1,5 +1,7 @@
-"""Is a folder on a network mount? SQLite's write-ahead log needs memory shared between its readers and locks that hold,
-and neither works on NFS, Lustre, GPFS or SMB (https://www.sqlite.org/wal.html, "Disadvantages", 2).
+"""Detection of folders on network mounts.
+
+SQLite's write-ahead log needs shared memory and reliable locks. Neither works on NFS, Lustre, GPFS
+or SMB (https://www.sqlite.org/wal.html, "Disadvantages", 2).
 """
 
 from __future__ import annotations
@@ -41,13 +43,16 @@ NETWORK = frozenset(
         "wekafs",
     }
 )
-# FUSE hides what is behind it (sshfs, s3fs, rclone, glusterfs ...), so all but these count as network.
+# FUSE hides the file system behind it (sshfs, s3fs, rclone ...): others count as network mounts.
 LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.bindfs", "fuse.gocryptfs", "fuse.encfs"})
 
 
 def network_mount(path: str | Path, mounts: Iterable[Mount] | None = None) -> str | None:
-    """The type of the network file system that holds the path (which need not exist yet), such as "nfs4"; None when it
-    is local. `mounts` in the order in which they were mounted; None: ask the system."""
+    """Return the type of the path's network file system, or None.
+
+    For example "nfs4". The path need not exist yet. `mounts` are in mount order; None: those of
+    this machine.
+    """
     kind = _kind_of(Path(path).expanduser().absolute(), _system_mounts() if mounts is None else mounts)
     if kind in NETWORK or (kind.startswith(("fuse.", "osxfuse", "macfuse")) and kind not in LOCAL_FUSE):
         return kind
@@ -55,17 +60,17 @@ def network_mount(path: str | Path, mounts: Iterable[Mount] | None = None) -> st
 
 
 def _kind_of(path: Path, mounts: Iterable[Mount]) -> str:
-    place = _nearest(path)
+    place = _resolved(path)
     best, kind = -1, ""
     for point, found in mounts:
-        # The longest mount point wins; of two on the same point, the one mounted last is what one sees.
+        # The longest mount point wins; of two on the same point, the later mount hides the other.
         if len(point) >= best and place.is_relative_to(point):
             best, kind = len(point), found.lower()
     return kind
 
 
-def _nearest(path: Path) -> Path:
-    """Without links, as far as it exists: a link in the home may well lead to the parallel file system."""
+def _resolved(path: Path) -> Path:
+    """Resolve links: one in the home folder may lead to the parallel file system."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):
@@ -82,5 +87,5 @@ def _system_mounts() -> list[Mount]:
 
 
 def _unescape(text: str) -> str:
-    """The kernel writes blanks, tabs, line ends and backslashes of a mount point in octal."""
+    """Decode a mount point: blanks, tabs, line ends and backslashes are octal."""
     return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)

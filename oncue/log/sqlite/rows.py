@@ -1,4 +1,7 @@
-"""How a batch of records is a row: blob = msgpack of the record when there is one, else of the list of records."""
+"""Encoding of a record batch as a database row.
+
+The blob is msgpack: the record itself if there is one, else a list of records.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.log.base import Record, RecordBatch
 
-BURIED = -1  # instead of a checksum: the row is damaged, and oncue.dead has been told
+DEAD_LETTERED = -1  # in place of the checksum: the row is damaged, and has its dead letter
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_one = msgspec.msgpack.Decoder(Record).decode
@@ -32,26 +35,29 @@ def checksum(blob: bytes) -> int:
 
 
 def decode(first: int, count: int, crc: int, offsets: bytes | None, blob: bytes) -> tuple[Sequence[int], list[Record]]:
-    """Offsets and records of a row. `offsets` is there only where compaction left gaps. Raises Undecodable."""
+    """Return offsets and records of a row. Raises Undecodable.
+
+    The column `offsets` is NULL unless compaction left gaps.
+    """
     if crc != zlib.crc32(blob):
         raise Undecodable(f"the stored batch does not have its checksum ({len(blob)} bytes)")
     try:
         records = [_decode_one(blob)] if count == 1 else list(_decode_many(blob))
-        places = range(first, first + count) if offsets is None else _decode_offsets(offsets)
+        numbers = range(first, first + count) if offsets is None else _decode_offsets(offsets)
     except msgspec.MsgspecError as e:
         raise Undecodable(f"the stored batch is not records: {e}") from None
-    if len(places) != len(records):
-        raise Undecodable(f"the stored batch has {len(records)} records instead of {len(places)}")
-    return places, records
+    if len(numbers) != len(records):
+        raise Undecodable(f"the stored batch has {len(records)} records instead of {len(numbers)}")
+    return numbers, records
 
 
 def end_of(first: int, count: int, offsets: bytes | None) -> int:
-    """The offset behind the row's last record."""
+    """Return the offset after the row's last record."""
     return first + count if offsets is None else _decode_offsets(offsets)[-1] + 1
 
 
 def tail(batch: RecordBatch, at: int) -> RecordBatch:
-    """What of a batch is at this offset and behind it; the batch has such records."""
+    """Return the batch from offset `at` on; it must have such records."""
     if batch.offsets[0] >= at:
         return batch
     skip = bisect_left(batch.offsets, at)

@@ -1,31 +1,34 @@
-"""What the log keeps in memory of its topics, so that offsets are answered without a look at the disk.
+"""Topics and partitions of the embedded log, as kept in memory.
 
-Two threads share these: a field belongs to the one that its comment names, the other only reads it.
+Queries for offsets need no disk access. Two threads share these objects: the event loop and the
+writer. Only the thread named in a field's comment changes it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
-from oncue.log.base import Partition, Record, Topic, partition_of
-
-if TYPE_CHECKING:
-    from oncue.log.sqlite.reader import Cursor
+from oncue.log.base import Partition, Record, RecordBatch, Topic, partition_of
 
 Callback = Callable[[str, Sequence[Record]], None]
 
 
-class Part:
-    """One partition of a topic."""
+class Subscriber(Protocol):
+    """Reader's end of one partition: gets each new batch."""
+
+    def feed(self, batch: RecordBatch, nbytes: int) -> None: ...
+
+
+class PartitionState:
+    """One partition: its offsets, sizes and subscribers."""
 
     __slots__ = (
         "begin",
         "compacted",
-        "cursors",
         "end",
         "grown_bytes",
         "live",
@@ -33,6 +36,7 @@ class Part:
         "number",
         "old_bytes",
         "opened",
+        "subscribers",
         "tombstone_ms",
         "topic",
     )
@@ -41,14 +45,15 @@ class Part:
         self.topic = topic
         self.number = number
         self.next = end  # writer: the next record's offset
-        self.end = end  # loop: behind the last durable record that readers were told of
-        self.begin = begin  # loop: the first kept
-        self.cursors: list[Cursor] = []  # loop: who reads it
-        # For retention by size. writer: bytes of the rows since opening, and of those before (-1: not counted yet).
+        self.end = end  # loop: offset after the last durable, published record
+        self.begin = begin  # loop: the first kept offset
+        self.subscribers: list[Subscriber] = []  # loop
+        # For retention by size. writer: bytes of the rows written since opening, and of older ones
+        # (-1: not counted yet).
         self.opened = end
         self.grown_bytes = 0
         self.old_bytes = -1 if end > begin else 0
-        # loop: how far compaction has come, how many records it left, and when the first kept tombstone may go.
+        # loop: end of the last compaction, records it kept, and when the first tombstone expires.
         self.compacted = 0
         self.live = 0
         self.tombstone_ms = 0
@@ -59,7 +64,7 @@ class Part:
 
 
 class TopicState:
-    """One topic, its partitions, and who watches it."""
+    """One topic: settings, partitions and watchers."""
 
     __slots__ = ("early", "id", "late", "name", "parts", "settings", "stored")
 
@@ -67,13 +72,13 @@ class TopicState:
         self.id = id
         self.name = name
         self.settings = settings
-        self.stored = stored  # writer: it has its row in the database
-        self.parts = [Part(self, n) for n in range(settings.partitions)]
+        self.stored = stored  # writer: has its row in the database
+        self.parts = [PartitionState(self, n) for n in range(settings.partitions)]
         self.early: tuple[Callback, ...] = ()
         self.late: tuple[Callback, ...] = ()
 
-    def spread(self, records: Sequence[Record]) -> Iterator[tuple[Part, Sequence[Record]]]:
-        """The records by their keys' partitions, in order."""
+    def spread(self, records: Sequence[Record]) -> Iterator[tuple[PartitionState, Sequence[Record]]]:
+        """Yield the records of each partition, by their keys, in order."""
         found: dict[int, list[Record]] = {}
         count = len(self.parts)
         for record in records:
@@ -83,8 +88,8 @@ class TopicState:
             yield self.parts[number], chosen
 
 
-class Loaded(msgspec.Struct):
-    """What the database knows at the start."""
+class StoredState(msgspec.Struct):
+    """Topics and group offsets that the database holds at start."""
 
     topics: dict[str, TopicState]
     groups: dict[str, dict[Partition, int]]
@@ -98,16 +103,16 @@ SELECT topic, partition, next,
 FROM partitions p ORDER BY topic, partition"""
 
 
-def load(db: sqlite3.Connection) -> Loaded:
-    """Two seeks a partition, whatever the size of the log."""
+def load(db: sqlite3.Connection) -> StoredState:
+    """Read the state at start; two seeks per partition, whatever the log's size."""
     topics: dict[int, TopicState] = {}
     for id, name, settings in db.execute("SELECT id, name, settings FROM topics"):
         topics[id] = TopicState(id, name, msgspec.msgpack.decode(settings, type=Topic), stored=True)
     for id, number, floor, first, after in db.execute(PARTS):
-        # A row that compaction has thinned ends higher than its count tells: then the floor was written with it.
+        # A compacted row ends later than first + count. Compaction stored the next offset, too.
         end = max(floor, after or 0)
-        topics[id].parts[number] = Part(topics[id], number, end if first is None else first, end)
+        topics[id].parts[number] = PartitionState(topics[id], number, end if first is None else first, end)
     groups: dict[str, dict[Partition, int]] = {}
-    for group, id, number, place in db.execute("SELECT grp, topic, partition, next FROM offsets"):
-        groups.setdefault(group, {})[(topics[id].name, number)] = place
-    return Loaded({topic.name: topic for topic in topics.values()}, groups)
+    for group, id, number, offset in db.execute("SELECT grp, topic, partition, next FROM offsets"):
+        groups.setdefault(group, {})[(topics[id].name, number)] = offset
+    return StoredState({topic.name: topic for topic in topics.values()}, groups)

@@ -1,9 +1,10 @@
-"""The thread that writes: group commit.
+"""The writer thread of the embedded log: group commit.
 
-    loop: append() ──queue──► thread: all that is queued = one transaction, one fsync ──one callback──► loop: publish()
+    loop: append() ──queue──► thread: all queued jobs in one transaction, one fsync
+    loop: publish() ◄──callback──┘
 
-Offsets are given here, at the time of writing, so that an append that fails leaves no gap; the queue's order is the
-order of the calls. Whoever dies in between: SQLite's log has the whole transaction or nothing of it.
+The thread assigns offsets when it writes, so that a failed append leaves no gap; jobs are written
+in the order of the calls. After a crash, SQLite has all of a transaction or none of it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from oncue.errors import DiskFull, LogError, OncueError
 from oncue.log.base import Partition, Position, Record, Topic
 from oncue.log.sqlite import rows
 from oncue.log.sqlite.database import PAGE_BYTES, WAL_BYTES, explain
-from oncue.log.sqlite.state import Part, TopicState
+from oncue.log.sqlite.state import PartitionState, TopicState
 
 logger = logging.getLogger(__name__)
 
-GROUP_JOBS = 4096  # of one transaction
+GROUP_JOBS = 4096  # per transaction
 GROUP_BYTES = 32 * 1024 * 1024
 WAL_FRAMES = WAL_BYTES // PAGE_BYTES
 
@@ -38,43 +39,43 @@ SET_TOPIC = "INSERT INTO topics VALUES (?,?,?) ON CONFLICT(id) DO UPDATE SET set
 SET_PARTITION = "INSERT OR IGNORE INTO partitions VALUES (?,?,0)"
 
 
-class Chunk:
-    """Records for one partition: one row, one Batch."""
+class RowWrite:
+    """Records of one append to one partition: one row, read back as one batch."""
 
     __slots__ = ("first", "nbytes", "part", "records", "size", "time_ms")
 
-    def __init__(self, part: Part, records: Sequence[Record], time_ms: int) -> None:
-        self.size = len(records[0].value) * len(records)  # about; nbytes is exact, once it is encoded
+    def __init__(self, part: PartitionState, records: Sequence[Record], time_ms: int) -> None:
+        self.size = len(records[0].value) * len(records)  # estimate; nbytes is exact, once encoded
         self.part = part
         self.records = records
-        self.time_ms = time_ms  # of the newest
+        self.time_ms = time_ms  # of the newest record
         self.first = 0
         self.nbytes = 0
 
 
-class Write:
-    """What becomes durable together: chunks, and what a group has done."""
+class WriteJob:
+    """Rows and group offsets that become durable together."""
 
-    __slots__ = ("bury", "chunks", "error", "future", "group", "offsets")
+    __slots__ = ("damaged", "error", "future", "group", "offsets", "rows")
 
     def __init__(
         self,
         future: asyncio.Future[list[Position]],
-        chunks: Sequence[Chunk],
+        rows: Sequence[RowWrite],
         group: str = "",
         offsets: dict[Partition, tuple[TopicState, int]] | None = None,
-        bury: tuple[int, int, int] | None = None,
+        damaged: tuple[int, int, int] | None = None,
     ) -> None:
         self.future = future
-        self.chunks = chunks
+        self.rows = rows
         self.group = group
         self.offsets = offsets
-        self.bury = bury  # the row (topic, partition, first) that is damaged and told of now
+        self.damaged = damaged  # row (topic, partition, first) whose dead letter this is
         self.error: OncueError | None = None
 
 
-class Call:
-    """Other work on the database, in a transaction of its own."""
+class CallJob:
+    """Other work on the database, in its own transaction."""
 
     __slots__ = ("committed", "error", "frames", "function", "future", "result")
 
@@ -86,15 +87,15 @@ class Call:
         frames: int,
     ) -> None:
         self.future = future
-        self.function = function  # None: a checkpoint, now
-        self.frames = frames  # that it may write, besides two a changed row
+        self.function = function  # None: checkpoint
+        self.frames = frames  # estimate of WAL frames written, besides two per changed row
         self.committed = committed
         self.result: Any = None
         self.error: OncueError | None = None
 
 
-class Counters(msgspec.Struct):
-    """For metrics; counted since the log was opened."""
+class SqliteCounters(msgspec.Struct):
+    """Counters for metrics, since the log was opened."""
 
     commits: int = 0
     records: int = 0
@@ -104,34 +105,36 @@ class Counters(msgspec.Struct):
     checkpoints: int = 0
 
 
-class Writer:
+class WriterThread:
+    """Runs jobs; `publish(jobs)` is called on the loop after each transaction."""
+
     def __init__(
         self,
         db: sqlite3.Connection,
         path: Path,
         loop: asyncio.AbstractEventLoop,
-        publish: Callable[[list[Write | Call]], None],
+        publish: Callable[[list[WriteJob | CallJob]], None],
     ) -> None:
-        self.counters = Counters()
+        self.counters = SqliteCounters()
         self._db = db
         self._path = path
         self._loop = loop
         self._publish = publish
-        self._queue: queue.SimpleQueue[Write | Call | None] = queue.SimpleQueue()
-        self._frames = 0  # roughly, in the write-ahead log since it was last started over
-        self._due = WAL_FRAMES  # when to look whether it can be started over
+        self._queue: queue.SimpleQueue[WriteJob | CallJob | None] = queue.SimpleQueue()
+        self._frames = 0  # estimate, in the write-ahead log since its last restart
+        self._due = WAL_FRAMES  # frames at which the next checkpoint is tried
         self._broken: LogError | None = None
-        self._going = True
-        self._current: list[Write | Call] = []  # what is under way
-        self.hold = False  # loop: no checkpoints now but those that are called for
-        self.closing = False  # loop: nothing more is handed over
+        self._running = True
+        self._current: list[WriteJob | CallJob] = []  # jobs in progress
+        self.hold = False  # loop: suspend automatic checkpoints
+        self.closing = False  # loop: reject new jobs
         self._thread = threading.Thread(target=self._run, name="oncue-log-writer", daemon=True)
-        # The loop puts jobs by this name: one bound method, no wrapper in the way.
-        self.put = self._queue.put
+        self.enqueue = self._queue.put  # a bound method, not a wrapper: called for each append
         self._thread.start()
 
     @property
     def depth(self) -> int:
+        """Number of queued jobs."""
         return self._queue.qsize()
 
     def call(
@@ -140,27 +143,29 @@ class Writer:
         committed: Callable[[], None] | None = None,
         frames: int = 64,
     ) -> asyncio.Future[Any]:
-        """Run `function(db)` in the thread, in one transaction, behind all that is queued; `committed()` after it.
-        Without a function: a checkpoint."""
+        """Enqueue `function(db)`, to run in one transaction; then call `committed()`.
+
+        Both run in the writer thread. Without a function it makes a checkpoint.
+        """
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.closing:
             future.set_exception(LogError("the log is closed"))
             return future
-        self._queue.put(Call(future, function, committed, frames))
+        self._queue.put(CallJob(future, function, committed, frames))
         return future
 
     def stop(self) -> None:
-        """Write what is queued, then end. Blocks."""
+        """Write all queued jobs, then end the thread. Blocks."""
         self._queue.put(None)
         self._thread.join()
 
     # ------------------------------------------------------------ the thread
 
     def _run(self) -> None:
-        while self._going:
+        while self._running:
             try:
                 self._work()
-            except Exception as e:  # a fault of ours: nobody may wait for ever because of it
+            except Exception as e:  # a bug: callers must not wait for ever because of it
                 logger.exception("the writer of the log failed")
                 self._broken = LogError(
                     f"the writer of the log failed: {e!r}", remedy="restart oncue, and please report this"
@@ -171,71 +176,71 @@ class Writer:
 
     def _work(self) -> None:
         get, waiting = self._queue.get, self._queue.qsize
-        while self._going:
+        while self._running:
             job = get()
-            group: list[Write] = []
+            group: list[WriteJob] = []
             nbytes = 0
             self._current = [] if job is None else [job]
-            while type(job) is Write:
+            while type(job) is WriteJob:
                 group.append(job)
-                for chunk in job.chunks:
-                    nbytes += chunk.size
+                for row in job.rows:
+                    nbytes += row.size
                 if not waiting() or len(group) >= GROUP_JOBS or nbytes >= GROUP_BYTES:
                     break
                 job = get()
-            self._going = job is not None
+            self._running = job is not None
             if group:
-                self._current = [*group, job] if isinstance(job, Call) else list(group)
+                self._current = [*group, job] if isinstance(job, CallJob) else list(group)
                 self._commit(group)
                 self._deliver(list(group))
-            if isinstance(job, Call):
+            if isinstance(job, CallJob):
                 self._current = [job]
                 self._run_call(job)
                 self._deliver([job])
             if self._frames >= self._due and not self.hold:
                 self._checkpoint()
 
-    def _deliver(self, jobs: list[Write | Call]) -> None:
+    def _deliver(self, jobs: list[WriteJob | CallJob]) -> None:
         try:
             self._loop.call_soon_threadsafe(self._publish, jobs)
-        except RuntimeError:  # the loop is closed: nobody is left to tell
+        except RuntimeError:  # the loop is closed
             logger.debug("the loop ended before the log was closed")
 
-    def _commit(self, group: list[Write]) -> None:
+    def _commit(self, group: list[WriteJob]) -> None:
         started = time.perf_counter()
-        error = self._try(group)
+        error = self._try_commit(group)
         if error is not None:
-            self._one_by_one(group, error)
+            self._commit_singly(group, error)
         self.counters.last_commit_s = time.perf_counter() - started
 
-    def _one_by_one(self, group: list[Write], error: OncueError) -> None:
-        """A transaction of many failed: find those that fail by themselves, so that none fails because of another."""
+    def _commit_singly(self, group: list[WriteJob], error: OncueError) -> None:
+        """Commit each job of a failed transaction by itself: only the culprits fail."""
         if len(group) == 1:
             group[0].error = error
             self.counters.failed += 1
             return
-        no_more_than: float = float("inf")
+        too_large: float = float("inf")
         for job in group:
-            size = sum(chunk.size for chunk in job.chunks)
-            if size >= no_more_than:  # where a smaller one found no room, this one finds none
+            size = sum(row.size for row in job.rows)
+            if size >= too_large:  # a smaller one did not fit on the disk
                 job.error = error
             else:
-                job.error = self._try([job])
+                job.error = self._try_commit([job])
                 if isinstance(job.error, DiskFull):
-                    no_more_than, error = size, job.error
+                    too_large, error = size, job.error
             self.counters.failed += job.error is not None
 
-    def _try(self, group: list[Write]) -> OncueError | None:
-        """One transaction. What went wrong, or None: then all of it is durable."""
+    def _try_commit(self, group: list[WriteJob]) -> OncueError | None:
+        """Commit one transaction; return the error, or None if it is durable."""
         if self._broken is not None:
             return self._broken
-        before: dict[Part, int] = {}
+        before: dict[PartitionState, int] = {}
         new: list[TopicState] = []
         db = self._db
         try:
-            found, nbytes = self._rows(group, before, new)
-            if len(found) == 1 and not new and group[0].offsets is None and group[0].bury is None:
-                db.execute(INSERT, found[0])  # is its own transaction
+            found, nbytes = self._encode(group, before, new)
+            if len(found) == 1 and not new and group[0].offsets is None and group[0].damaged is None:
+                db.execute(INSERT, found[0])  # autocommit
             else:
                 db.execute("BEGIN IMMEDIATE")
                 for topic in new:
@@ -243,66 +248,69 @@ class Writer:
                 if found:
                     db.executemany(INSERT, found)
                 for job in group:
-                    self._marks(job)
+                    self._update(job)
                 db.execute("COMMIT")
         except Exception as e:
-            for part, place in before.items():
-                part.next = place
+            for part, offset in before.items():
+                part.next = offset
             return self._failed(e)
         for topic in new:
             topic.stored = True
         for job in group:
-            for chunk in job.chunks:
-                chunk.part.grown_bytes += chunk.nbytes
+            for row in job.rows:
+                row.part.grown_bytes += row.nbytes
         self._count(found, before, nbytes)
         return None
 
-    def _rows(
-        self, group: list[Write], before: dict[Part, int], new: list[TopicState]
+    def _encode(
+        self, group: list[WriteJob], before: dict[PartitionState, int], new: list[TopicState]
     ) -> tuple[list[tuple[Any, ...]], int]:
-        """Give offsets, and make the rows. `before` gets what has to be put back if they do not become durable."""
+        """Assign offsets and return database rows and their size in bytes.
+
+        Adds to `before` the offsets to restore if the commit fails, and to `new` topics to store.
+        """
         found: list[tuple[Any, ...]] = []
         total = 0
         for job in group:
-            for chunk in job.chunks:
-                part, records = chunk.part, chunk.records
+            for row in job.rows:
+                part, records = row.part, row.records
                 topic, count = part.topic, len(records)
                 if not topic.stored and topic not in new:
                     new.append(topic)
                 if part not in before:
                     before[part] = part.next
-                chunk.first = part.next
+                row.first = part.next
                 part.next += count
                 blob = rows.encode(records)
-                chunk.nbytes = len(blob)
-                total += chunk.nbytes
-                found.append(
-                    (topic.id, part.number, chunk.first, count, chunk.time_ms, rows.checksum(blob), None, blob)
-                )
+                row.nbytes = len(blob)
+                total += row.nbytes
+                found.append((topic.id, part.number, row.first, count, row.time_ms, rows.checksum(blob), None, blob))
             if job.offsets is not None:
                 new.extend(t for t, _ in job.offsets.values() if not t.stored and t not in new)
         return found, total
 
-    def _marks(self, job: Write) -> None:
+    def _update(self, job: WriteJob) -> None:
+        """Store the group's offsets, and mark the damaged row."""
         if job.offsets:
             self._db.executemany(
-                SET_OFFSET, [(job.group, topic.id, n, place) for (_, n), (topic, place) in job.offsets.items()]
+                SET_OFFSET, [(job.group, topic.id, n, offset) for (_, n), (topic, offset) in job.offsets.items()]
             )
-        if job.bury is not None:
+        if job.damaged is not None:
             self._db.execute(
-                f"UPDATE batches SET crc = {rows.BURIED} WHERE topic = ? AND partition = ? AND first = ?", job.bury
+                f"UPDATE batches SET crc = {rows.DEAD_LETTERED} WHERE topic = ? AND partition = ? AND first = ?",
+                job.damaged,
             )
 
-    def _count(self, found: list[tuple[Any, ...]], parts: dict[Part, int], nbytes: int) -> None:
+    def _count(self, found: list[tuple[Any, ...]], parts: dict[PartitionState, int], nbytes: int) -> None:
         counters = self.counters
         counters.commits += 1
         counters.bytes += nbytes
-        for part, place in parts.items():
-            counters.records += part.next - place
+        for part, before in parts.items():
+            counters.records += part.next - before
         for row in found:
             self._frames += len(row[7]) // PAGE_BYTES + 2
 
-    def _run_call(self, job: Call) -> None:
+    def _run_call(self, job: CallJob) -> None:
         if self._broken is not None:
             job.error = self._broken
             return
@@ -328,8 +336,8 @@ class Writer:
             logger.warning("could not roll back: %s", second)
         error = explain(e, self._path)
         if getattr(e, "sqlite_errorname", "") == "SQLITE_IOERR_FSYNC" and not isinstance(error, DiskFull):
-            # After a failed fsync the kernel may call pages clean that never reached the disk: trying again would
-            # report as durable what is not (https://lwn.net/Articles/752063/).
+            # After a failed fsync the kernel may mark pages clean that never reached the disk.
+            # A retry would report lost data as durable (https://lwn.net/Articles/752063/).
             self._broken = LogError(
                 f"fsync of the log {self._path} failed, so nothing more is accepted: {e}",
                 remedy="check the disk, then restart oncue",
@@ -338,8 +346,11 @@ class Writer:
         return error
 
     def _checkpoint(self) -> None:
-        """Move what was written into the database file, so that the write-ahead log starts over. While someone reads
-        an old state it cannot; then it is tried again soon, and waited for when the log is four times its size."""
+        """Copy the write-ahead log into the database file, so that it can start over.
+
+        Not possible while a reader uses an old state: then it is tried again soon. Once the log has
+        four times its size, the checkpoint waits for readers.
+        """
         try:
             mode = "RESTART" if self._frames >= 4 * WAL_FRAMES else "PASSIVE"
             busy, frames, done = self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -349,7 +360,7 @@ class Writer:
             return
         self.counters.checkpoints += 1
         if done >= frames and not busy:
-            self._frames, self._due = 0, WAL_FRAMES  # the next commit starts the log over, unless someone reads it
+            self._frames, self._due = 0, WAL_FRAMES  # next commit starts over
             if mode == "PASSIVE" and frames >= 4 * WAL_FRAMES:
                 self._frames = frames
         else:
@@ -357,7 +368,7 @@ class Writer:
 
 
 def store_topic(db: sqlite3.Connection, topic: TopicState, settings: Topic | None = None) -> None:
-    """With new settings, or its own."""
+    """Store a topic and its partitions; settings default to its own."""
     chosen = settings or topic.settings
     db.execute(SET_TOPIC, (topic.id, topic.name, msgspec.msgpack.encode(chosen)))
     db.executemany(SET_PARTITION, [(topic.id, number) for number in range(chosen.partitions)])

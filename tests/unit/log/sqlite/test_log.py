@@ -16,8 +16,8 @@ import uvloop
 
 from oncue.errors import LogError, LogLocked, NetworkMount
 from oncue.log import Append, Record, RecordBatch, Topic, open_log
+from oncue.log.sqlite import read_pool
 from oncue.log.sqlite import reader as reader_module
-from oncue.log.sqlite import store as store_module
 from oncue.log.sqlite.database import WAL_BYTES
 from oncue.log.sqlite.log import SqliteLog
 
@@ -138,7 +138,7 @@ def test_the_hand_over_between_memory_and_disk(tmp_path: Path, monkeypatch: pyte
     """A reader at a random pace, with a queue so small that it falls behind again and again."""
     monkeypatch.setattr(reader_module, "QUEUE_BATCHES", 6)
     monkeypatch.setattr(reader_module, "QUEUE_BYTES", 4_000)
-    monkeypatch.setattr(store_module, "FETCH_ROWS", 9)
+    monkeypatch.setattr(read_pool, "FETCH_ROWS", 9)
     chance = random.Random(seed)
     count = 1_500
 

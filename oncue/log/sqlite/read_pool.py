@@ -1,5 +1,8 @@
-"""Reading rows back from the disk, off the loop: short reads in their own connections, so that they neither wait for
-the writer nor keep its write-ahead log from starting over."""
+"""Threads that read rows from the disk, each with its own connection.
+
+Reads are short: they do not wait for the writer, and do not keep its write-ahead log from
+starting over.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ from oncue.protocol.records import EVENT_BYTES
 
 T = TypeVar("T")
 
-FETCH_BYTES = 4 * 1024 * 1024  # of one read: bounds its time and memory; one row always comes
+FETCH_BYTES = 4 * 1024 * 1024  # limit of one read, in time and memory; at least one row is read
 FETCH_ROWS = 1024
 THREADS = 2
 
-# From the row that holds the offset, which may begin before it.
+# Starts with the row that contains the offset, which may begin before it.
 SELECT = """
 SELECT first, count, crc, offsets, blob FROM batches
  WHERE topic = ?1 AND partition = ?2 AND first < ?4 AND first >= coalesce(
@@ -33,34 +36,36 @@ SELECT first, count, crc, offsets, blob FROM batches
  ORDER BY first"""
 
 
-class Want(msgspec.Struct, frozen=True):
-    """Offsets at ... end - 1 of one partition; topic is its number in the database, name what users call it."""
+class ReadRequest(msgspec.Struct, frozen=True):
+    """Request for the offsets at ... end - 1 of one partition."""
 
-    topic: int
-    name: str
+    topic: int  # id in the database
+    name: str  # of the topic
     partition: int
     at: int
     end: int
 
 
-class Damaged(msgspec.Struct, frozen=True):
-    """A row that is no batch any more."""
+class DamagedRow(msgspec.Struct, frozen=True):
+    """A row that cannot be decoded."""
 
-    want: Want
+    request: ReadRequest
     first: int
     reason: str
-    record: bytes
+    record: bytes  # the first bytes of its blob
 
 
-class Fetched(msgspec.Struct, frozen=True):
-    """`batches` with their size as stored, and how far they reach: `end` when there is no more before it."""
+class ReadResult(msgspec.Struct, frozen=True):
+    """Batches read for one request."""
 
-    batches: list[tuple[RecordBatch, int]]
-    reached: int
-    damaged: list[Damaged]
+    batches: list[tuple[RecordBatch, int]]  # each with its stored size in bytes
+    reached: int  # offset up to which everything was read; the request's `end` if it is complete
+    damaged: list[DamagedRow]
 
 
-class Store:
+class ReadPool:
+    """Runs reads in threads."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
@@ -69,35 +74,35 @@ class Store:
         self._threads = ThreadPoolExecutor(THREADS, "oncue-log-reader")
 
     def run(self, loop: asyncio.AbstractEventLoop, function: Callable[..., T], *values: Any) -> asyncio.Future[T]:
-        """In a thread that may read. Raises LogError when the log is closed."""
+        """Run `function(*values)` in a thread. Raises LogError if the log is closed."""
         if self._closed:
             raise LogError("the log is closed")
         return loop.run_in_executor(self._threads, function, *values)
 
     def close(self) -> None:
-        """Blocks until the reads under way are done."""
+        """Wait for running reads, then close the connections. Blocks."""
         self._closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
         for db in self._open:
             db.close()
         self._open.clear()
 
-    def fetch(self, wants: Sequence[Want]) -> list[Fetched]:
-        """As much of each as fits, in turn. For `run`. Raises LogError."""
+    def fetch(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        """Read the requests in order, up to FETCH_BYTES. For `run`. Raises LogError."""
         try:
             db = self._connection()
             budget = FETCH_BYTES
-            found: list[Fetched] = []
-            for want in wants:
-                got, used = _fetch(db, want, budget) if budget > 0 else (Fetched([], want.at, []), 0)
-                found.append(got)
+            found: list[ReadResult] = []
+            for request in requests:
+                result, used = _fetch(db, request, budget) if budget > 0 else (ReadResult([], request.at, []), 0)
+                found.append(result)
                 budget -= used
             return found
         except sqlite3.Error as e:
             raise explain(e, self._path) from e
 
     def rows(self, sql: str, values: Sequence[object]) -> list[Any]:
-        """A small query. For `run`. Raises LogError."""
+        """Run a small query. For `run`. Raises LogError."""
         try:
             return self._connection().execute(sql, values).fetchall()
         except sqlite3.Error as e:
@@ -113,29 +118,31 @@ class Store:
         return db
 
 
-def _fetch(db: sqlite3.Connection, want: Want, budget: int) -> tuple[Fetched, int]:
+def _fetch(db: sqlite3.Connection, request: ReadRequest, budget: int) -> tuple[ReadResult, int]:
     batches: list[tuple[RecordBatch, int]] = []
-    damaged: list[Damaged] = []
-    used, reached, taken = 0, want.at, 0
-    cursor = db.execute(SELECT, (want.topic, want.partition, want.at, want.end))
+    damaged: list[DamagedRow] = []
+    used, reached, row_count = 0, request.at, 0
+    cursor = db.execute(SELECT, (request.topic, request.partition, request.at, request.end))
     try:
         for first, count, crc, offsets, blob in cursor:
-            if taken >= FETCH_ROWS or (taken and used + len(blob) > budget):
-                return Fetched(batches, reached, damaged), used
-            taken += 1
+            if row_count >= FETCH_ROWS or (row_count and used + len(blob) > budget):
+                return ReadResult(batches, reached, damaged), used
+            row_count += 1
             used += len(blob) + 64
-            if crc == rows.BURIED:
+            if crc == rows.DEAD_LETTERED:
                 reached = max(reached, first + count)
                 continue
             try:
-                places, records = rows.decode(first, count, crc, offsets, blob)
+                numbers, records = rows.decode(first, count, crc, offsets, blob)
             except Undecodable as e:
-                damaged.append(Damaged(want, first, e.message, blob[:EVENT_BYTES]))
+                damaged.append(DamagedRow(request, first, e.message, blob[:EVENT_BYTES]))
                 reached = max(reached, first + count)
                 continue
-            if places[-1] >= want.at:
-                batches.append((rows.tail(RecordBatch(want.name, want.partition, places, records), want.at), len(blob)))
-                reached = places[-1] + 1
+            if numbers[-1] >= request.at:
+                batches.append(
+                    (rows.tail(RecordBatch(request.name, request.partition, numbers, records), request.at), len(blob))
+                )
+                reached = numbers[-1] + 1
     finally:
-        cursor.close()  # ends the read: a statement left open would hold the write-ahead log
-    return Fetched(batches, want.end, damaged), used
+        cursor.close()  # an open statement would keep the write-ahead log from starting over
+    return ReadResult(batches, request.end, damaged), used
