@@ -1,10 +1,11 @@
-"""oncue runs your Python functions on cue: when a file has arrived, a webhook was called, or you ask."""
+"""Run Python functions on cue: a file arrives, a webhook is called, or you ask."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from oncue.version import __version__
+
 __all__ = ["Client", "OncueExecutor", "__version__", "as_completed"]
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ _HOMES = {"Client": "oncue.client", "as_completed": "oncue.client", "OncueExecut
 
 
 def __getattr__(name: str) -> Any:
-    """The client is imported when it is used: a worker or agent starts without it."""
+    """Import the client on first use, so that workers and agents start without it."""
     if name in _HOMES:
         from importlib import import_module
 

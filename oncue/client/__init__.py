@@ -1,10 +1,11 @@
-"""The Python client."""
+"""Python client of an oncue server."""
 
 from __future__ import annotations
 
-from oncue.client.batch import Options, Retry
 from oncue.client.bound import BoundClient
-from oncue.client.client import Client, as_completed
+from oncue.client.client import Client
+from oncue.client.gather import as_completed
+from oncue.client.options import Options, Retry
 from oncue.client.task import Task
 
 __all__ = ["BoundClient", "Client", "Options", "Retry", "Task", "as_completed"]

@@ -1,7 +1,8 @@
-"""Tasks that travel together: one request, one key, ids in a row; and what is known of how each ended.
+"""Batch: tasks submitted in one request, and their outcomes.
 
-A task of a batch costs two list entries. Locks exist only for threads that wait. A task's id is the batch's first id plus
-its index: the last 16 bits (see oncue.ids), so an outcome finds its batch by the first 14 bytes of its id.
+A batch has one idempotency key and consecutive task ids. A task's id is the batch's first id plus
+its index in the last 16 bits (see oncue.ids), so the first 14 bytes of an id identify its batch.
+A task costs two list entries here. Locks exist only for threads that wait.
 """
 
 from __future__ import annotations
@@ -10,110 +11,49 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import Generic, TypeVar
 
 from oncue import ids
-from oncue.errors import Invalid, OncueError
-from oncue.protocol.api import RetryPolicy
+from oncue.client.options import Options
+from oncue.errors import OncueError
 from oncue.protocol.records import Ended
 
-if TYPE_CHECKING:
-    from oncue.client.client import Client
-
+S = TypeVar("S")
 BATCH_TASKS = 1_024
 BATCH_BYTES = 8 * 1024 * 1024
 PREFIX = 14  # bytes of an id that all tasks of a batch share
-ALL, ACCEPTED = -1, -2  # what a thread may wait for, beside one task's index
+ALL, ACCEPTED = -1, -2  # events that a thread can wait for, besides one task's index
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """As the server streams them (dispatcher.backend.Outcome)."""
+class Batch(Generic[S]):
+    """Up to BATCH_TASKS calls of one function with one set of options.
 
-    id: bytes
-    state: str
-    ended: Ended
-
-
-class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """When an attempt that ended badly is followed by another. Durations in seconds."""
-
-    max: int = 3
-    backoff: str = "exponential"  # or "constant"
-    base: float = 2.0
-    cap: float = 300.0
-    on: tuple[str, ...] = ("lost", "error")  # of: lost, error, timeout
-
-    def policy(self) -> RetryPolicy:
-        return RetryPolicy(
-            max=self.max,
-            backoff=self.backoff,
-            base_ms=round(self.base * 1000),
-            cap_ms=round(self.cap * 1000),
-            on=list(self.on),
-        )
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are to be run. `timeout` and `expires` in seconds: the longest run, and the latest start from now; without
-    them there is no limit. Raises Invalid for a limit that is not above 0, and for retries below 0."""
-
-    endpoint: str = "local"
-    retry: Retry | int | None = None  # a number: so many retries, with the usual pauses
-    timeout: float | None = None
-    expires: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.timeout is not None:
-            _check_limit("timeout", self.timeout)
-        if self.expires is not None:
-            _check_limit("expires", self.expires)
-        most = self.retry.max if isinstance(self.retry, Retry) else self.retry
-        if most is not None and most < 0:
-            raise Invalid(
-                f"retry is {most}; it is how often to try again: 0 or more", remedy="leave retry out for no retries"
-            )
-
-    def policy(self) -> RetryPolicy | None:
-        if self.retry is None:
-            return None
-        return (Retry(max=self.retry) if isinstance(self.retry, int) else self.retry).policy()
-
-
-def _check_limit(name: str, seconds: float) -> None:
-    """What is sent is whole milliseconds, and 0 of them would be taken for no limit."""
-    if not 0.001 <= seconds < float("inf"):
-        raise Invalid(f"{name} is {seconds:g} s; a limit is at least 0.001 s", remedy=f"leave {name} out for no limit")
-
-
-class Batch:
-    """Up to BATCH_TASKS calls of one function with one set of options."""
+    `session` is not used here: handles reach it through their batch, and keep it alive."""
 
     __slots__ = (
         "accepted",
         "callbacks",
-        "client",
-        "closed",
+        "created_s",
         "ended",
+        "ended_count",
         "error",
         "first",
         "function",
         "key",
         "listeners",
-        "made_s",
         "name",
         "options",
         "payloads",
         "pid",
         "prefix",
         "sealed",
+        "session",
         "size_bytes",
         "waiters",
     )
 
-    def __init__(self, client: Client, subject: str, function: str, name: str, options: Options) -> None:
-        self.client = client
+    def __init__(self, session: S, subject: str, function: str, name: str, options: Options) -> None:
+        self.session = session
         self.function = function
         self.name = name
         self.options = options
@@ -124,18 +64,28 @@ class Batch:
         self.payloads: list[bytes] = []
         self.size_bytes = 0
         self.ended: list[Ended | None] = []
-        self.closed = 0  # how many of `ended` are there
-        self.sealed = False  # no task joins any more
-        self.accepted = False  # the server has them, durably
-        self.error: OncueError | None = None  # the server would not take them
+        self.ended_count = 0  # entries of `ended` that are not None
+        self.sealed = False  # no task is added any more
+        self.accepted = False  # durable on the server
+        self.error: OncueError | None = None  # why the server rejected it
         self.waiters: dict[int, list[Callable[[], None]]] = {}
         self.callbacks: dict[int, list[Callable[[], None]]] = {}
-        self.listeners: list[Callable[[Batch, list[int]], None]] = []
+        self.listeners: list[Callable[[Batch[S], list[int]], None]] = []
         self.pid = os.getpid()
-        self.made_s = time.monotonic()
+        self.created_s = time.monotonic()
+
+    @classmethod
+    def of_task(cls, session: S, task_id: bytes) -> Batch[S]:
+        """Return a batch of one task that this client did not submit.
+
+        The outcome stream does not deliver its outcome: `pid` 0 is no process."""
+        batch = cls(session, "", "", "", Options())
+        batch.first, batch.prefix = int.from_bytes(task_id, "big"), task_id[:PREFIX]
+        batch.ended, batch.sealed, batch.pid = [None], True, 0
+        return batch
 
     def add(self, payload: bytes) -> int:
-        """Under the courier's lock. Returns the task's index."""
+        """Add a task and return its index. Call it with the sender's lock held."""
         self.payloads.append(payload)
         self.size_bytes += len(payload)
         self.ended.append(None)
@@ -145,42 +95,53 @@ class Batch:
     def full(self) -> bool:
         return self.sealed or len(self.payloads) >= BATCH_TASKS or self.size_bytes >= BATCH_BYTES
 
+    @property
+    def complete(self) -> bool:
+        """True if every task has its outcome."""
+        return self.ended_count == len(self.ended)
+
     def id(self, index: int) -> bytes:
         return (self.first + index).to_bytes(16, "big")
 
-    def ready(self, what: int) -> bool:
+    def open_ids(self) -> list[bytes]:
+        """Return the ids of the tasks without an outcome."""
+        return [self.id(i) for i, ended in enumerate(self.ended) if ended is None]
+
+    def ready(self, event: int) -> bool:
+        """True if `event` (a task's index, ALL or ACCEPTED) has happened or never will."""
         if self.error is not None:
             return True
-        if what >= 0:
-            return self.ended[what] is not None
-        return self.accepted if what == ACCEPTED else self.sealed and self.closed == len(self.ended)
+        if event >= 0:
+            return self.ended[event] is not None
+        return self.accepted if event == ACCEPTED else self.sealed and self.complete
 
-    def wait(self, what: int, deadline: float | None) -> bool:
-        """Sleep until the task with this index has ended (or ALL, or they are ACCEPTED), the courier has something to
-        say, or the deadline (time.monotonic()). Returns whether it is ready; may return early."""
+    def wait(self, event: int, deadline: float | None) -> bool:
+        """Sleep until `event`, a wake_all(), or `deadline` (time.monotonic()).
+
+        Return ready(event); it may return early."""
         lock = threading.Lock()
         lock.acquire()
         wake = lock.release
-        self.waiters.setdefault(what, []).append(wake)
-        if not self.ready(what):  # looked again after the waiter was put down: no wake-up can be missed
+        self.waiters.setdefault(event, []).append(wake)
+        if not self.ready(event):  # checked after the waiter was added: no wake-up is missed
             lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
-        if wake in (left := self.waiters.get(what, [])):
+        if wake in (left := self.waiters.get(event, [])):
             left.remove(wake)
-        return self.ready(what)
+        return self.ready(event)
 
-    def wake(self, what: int) -> None:
-        for wake in self.waiters.pop(what, ()):
+    def wake(self, event: int) -> None:
+        for wake in self.waiters.pop(event, ()):
             wake()
 
     def wake_all(self) -> None:
-        """Whoever waits shall look again: the batch was refused, or the server has gone."""
-        for what in list(self.waiters):
-            self.wake(what)
+        """Make every waiter check again: the batch was rejected, or the server is gone."""
+        for event in list(self.waiters):
+            self.wake(event)
         for listener in list(self.listeners):
             listener(self, [])
 
-    def told(self, indexes: list[int]) -> None:
-        """These have just ended."""
+    def notify(self, indexes: list[int]) -> None:
+        """Wake waiters and call callbacks of tasks whose outcomes were just stored."""
         if self.waiters:
             for index in indexes:
                 self.wake(index)
@@ -193,7 +154,8 @@ class Batch:
         for listener in list(self.listeners):
             listener(self, indexes)
 
-    def refused(self, error: OncueError) -> None:
+    def reject(self, error: OncueError) -> None:
+        """Set the error that every handle of this batch raises."""
         self.error = error
         self.payloads = []
         self.wake_all()

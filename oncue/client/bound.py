@@ -1,70 +1,54 @@
-"""A client with the options of its calls set beforehand."""
+"""BoundClient: a client with call options preset."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
-from oncue.client.batch import Options
-from oncue.errors import Invalid
+from oncue.client.calls import submit_call, submit_calls
+from oncue.client.options import Options
+from oncue.client.session import Session
+from oncue.client.task import Task
 
 if TYPE_CHECKING:
-    from oncue.client.client import Client
     from oncue.client.executor import OncueExecutor
-    from oncue.client.task import Task
 
 R = TypeVar("R")
 
 
 class BoundClient:
-    """What `client.with_options(...)` gives: the client's calls, with these options. `endpoint=` of a call goes before
-    theirs; every other keyword goes to the function."""
+    """The calls of a client, with these options; returned by `client.with_options(...)`.
 
-    def __init__(self, client: Client, options: Options) -> None:
-        self.client, self.options = client, options
+    `endpoint=` of a call overrides theirs; every other keyword is passed to the function."""
+
+    def __init__(self, session: Session, options: Options) -> None:
+        self._session, self.options = session, options
 
     def with_options(self, **changes: Any) -> BoundClient:
-        """These options changed; see Options."""
-        return BoundClient(self.client, changed(self.options, changes))
+        """Return a client with these options changed; see Options."""
+        return BoundClient(self._session, self.options.replace(changes))
 
     def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str | None = None, **kwargs: Any) -> Task[R]:
-        """As Client.submit."""
-        return self.client.call(fn, args, kwargs, self._at(endpoint))
+        """Submit one call; see Client.submit."""
+        return submit_call(self._session, fn, args, kwargs, self._at(endpoint))
 
     def map(
         self, fn: Callable[[Any], R] | str, iterable: Iterable[Any], /, *, endpoint: str | None = None
     ) -> list[Task[R]]:
-        """As Client.map."""
-        return self.client.call_many(fn, (((item,), {}) for item in iterable), self._at(endpoint))
+        """Submit a call for each item; see Client.map."""
+        return submit_calls(self._session, fn, (((item,), {}) for item in iterable), self._at(endpoint))
 
     def starmap(
         self, fn: Callable[..., R] | str, iterable: Iterable[Iterable[Any]], /, *, endpoint: str | None = None
     ) -> list[Task[R]]:
-        """As Client.starmap."""
-        return self.client.call_many(fn, ((tuple(item), {}) for item in iterable), self._at(endpoint))
+        """Submit a call for each item, which holds its arguments; see Client.starmap."""
+        return submit_calls(self._session, fn, ((tuple(item), {}) for item in iterable), self._at(endpoint))
 
     def executor(self, endpoint: str | None = None) -> OncueExecutor:
-        """As Client.executor."""
+        """Return a concurrent.futures.Executor with these options."""
         from oncue.client.executor import OncueExecutor
 
-        return OncueExecutor(BoundClient(self.client, self._at(endpoint)))
+        return OncueExecutor(self._session, self._at(endpoint))
 
     def _at(self, endpoint: str | None) -> Options:
-        return self.options if endpoint is None else changed(self.options, {"endpoint": endpoint})
-
-
-def changed(options: Options, changes: dict[str, Any]) -> Options:
-    """Raises Invalid for an unknown option or a value of the wrong type."""
-    unknown = set(changes) - set(Options.__struct_fields__)
-    if unknown:
-        raise Invalid(
-            f"there is no option {sorted(unknown)[0]!r}", remedy=f"options: {', '.join(Options.__struct_fields__)}"
-        )
-    try:
-        return msgspec.convert(msgspec.structs.asdict(options) | changes, Options)
-    except msgspec.ValidationError as e:
-        raise Invalid(
-            f"an option is not right: {e}", remedy="timeout and expires are seconds, retry is a number"
-        ) from None
+        return self.options if endpoint is None else self.options.replace({"endpoint": endpoint})

@@ -1,12 +1,13 @@
-"""The Python client: submit functions, emit events, look at everything. One per program is enough; all threads may use it.
+"""Client: submit functions, emit events, query and manage everything. One per program is enough.
 
     client = Client()                                  # the local server, or ONCUE_URL and ONCUE_TOKEN
     task = client.submit(fn, 1, 2, endpoint="local")   # registers fn by its content if it is new
     task.result(timeout=60)
     results = client.gather(client.map(fn, range(1000)))
 
-Every keyword but `endpoint` goes to the function. The other options of a call are set beforehand, so that they cannot
-collide with the function's own keywords; `client.call` takes a function whose own keyword is `endpoint`:
+Every keyword but `endpoint` is passed to the function. The other options of a call are preset, so
+that they cannot collide with the function's own keywords; `client.call` takes a function that has a
+keyword `endpoint` itself:
 
     careful = client.with_options(endpoint="polaris", retry=3, timeout=600)
     careful.submit(fn, 1)
@@ -17,63 +18,51 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import uuid
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from oncue.client import resources
-from oncue.client.batch import BATCH_BYTES, BATCH_TASKS, Options, Retry
-from oncue.client.blobs import fetch_blob, put_blob
-from oncue.client.bound import BoundClient, changed
+from oncue.client.bound import BoundClient
+from oncue.client.calls import Call, submit_call, submit_calls
 from oncue.client.discovery import find_server
-from oncue.client.found import FoundTask
 from oncue.client.gather import as_completed, gather
-from oncue.client.http import Http
-from oncue.client.submission import Courier
-from oncue.client.task import Task
-from oncue.client.unaccepted import exit_with
+from oncue.client.options import Options, Retry
+from oncue.client.session import Session
+from oncue.client.task import Task, TaskById
 from oncue.config import default_data
-from oncue.errors import Forbidden, Invalid, NotFound, NotReady, OncueError, RateLimited, TaskError, Unreachable
-from oncue.ids import parse
-from oncue.protocol import payload
-from oncue.protocol.api import Emitted, FunctionRequest, Me, parameter_infos
+from oncue.errors import OncueError, TaskError
+from oncue.protocol.api import Emitted, Me
 from oncue.protocol.cloudevents import time_text
+from oncue.protocol.payload import Ref
 
 if TYPE_CHECKING:
     from oncue.client.executor import OncueExecutor
-    from oncue.functions import Packed, Watch
+    from oncue.functions import Packed
 
 R = TypeVar("R")
-KNOWN_FUNCTIONS = 1_024
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
-_encode = msgspec.msgpack.Encoder().encode
 __all__ = ["BoundClient", "Client", "Options", "Retry", "Task", "as_completed"]
 
 
 class Client:
-    """See the module.
+    """Client of an oncue server. All threads may use it.
 
     url, token: of the server; "": ONCUE_URL and ONCUE_TOKEN, else the server that `oncue up` started on this machine.
-    data: the local server's data folder, where it is not the usual one.
-    trust: names of other people's endpoints whose pickled results may be loaded (that runs code of their choice).
-    patience: seconds that a server may be away before those who wait get Unreachable.
-    linger: seconds that the client's end waits for a server that accepts nothing of what was submitted.
+    data: the local server's data folder, if it is not the default one.
+    trust: names of other people's endpoints whose pickled results may be loaded (this runs code of their choice).
+    patience: seconds for which a server may be away before callers that wait get Unreachable.
+    linger: seconds for which closing waits for a server that accepts none of the submitted tasks.
 
-    Making one asks nothing of the server. `submit` and `map` return before the server has accepted the tasks: they are
-    sent by a thread. Accepted means durable: the task goes on, whatever becomes of this program. To wait for that,
-    `flush()`; to wait for the outcome, result().
+    The constructor sends no request. `submit` and `map` return before the server has accepted the tasks: a thread sends
+    them. Accepted means durable: the task goes on, whatever becomes of this program. Wait for that with `flush()`, for
+    the outcome with `result()`.
 
-    Use it as a context manager, or `close()` it; at the program's end it closes itself. Each of them waits as flush() does
-    and raises Unreachable, which names what was not accepted; at the program's end it is written to stderr, and the
-    program's exit code is 120 then."""
+    Use it as a context manager, or call `close()`; it also closes itself at the end of the program. Each of these waits
+    as flush() does and raises Unreachable, which names the tasks that were not accepted. At the end of the program they
+    are written to stderr, and the exit code is 120."""
 
     def __init__(
         self,
@@ -86,22 +75,17 @@ class Client:
         linger: float = 30.0,
     ) -> None:
         folder = Path(data) if data else default_data()
-        target = functools.partial(find_server, url, token, folder)
-        self.http = http = Http(target)
-        self.courier = courier = Courier(http, patience, linger)
-        self._trust = set(trust)
-        self._owned: dict[str, bool] = {}
-        self._functions: OrderedDict[int, tuple[Any, str, str, Watch]] = OrderedDict()  # by id(fn): fn, hash, name
-        self._registered: set[str] = set()
-        self._lock = threading.Lock()
-        self._finalize = weakref.finalize(self, _at_end, courier)
+        self.session = Session(functools.partial(find_server, url, token, folder), patience, linger, trust)
+        self.http = self.session.http
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        """As close(). An exception of the block is not hidden: it has a note of what was not accepted. One that is no
-        Exception (KeyboardInterrupt, SystemExit) waits for nothing."""
+        """Close. An exception of the block is re-raised with a note of the unaccepted tasks.
+
+        After a BaseException that is no Exception (KeyboardInterrupt, SystemExit) nothing is waited
+        for."""
         if e is None:
             self.close()
             return
@@ -111,176 +95,115 @@ class Client:
             e.add_note(str(unaccepted))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until the server has accepted what was submitted before (not: until it is done).
+        """Wait until the server has accepted everything submitted so far (not: until it is done).
 
-        timeout: seconds in all; None: as long as the server accepts something every `linger` seconds. Raises Unreachable
-        with the number of tasks that are not accepted, `details["tasks"]` their first ids, and they are sent on while the
-        client is open; what the server says against tasks (NotFound, Forbidden ...), unless a handle has said it."""
-        self.courier.flush(timeout)
+        timeout: seconds in all; None: as long as the server accepts something every `linger` seconds.
+        Raises Unreachable with the number of unaccepted tasks, `details["tasks"]` their first ids;
+        they are still sent while the client is open. Also raises the server's rejections (NotFound,
+        Forbidden ...) that no handle has raised yet."""
+        self.session.sender.flush(timeout)
 
     def close(self, flush: bool = True) -> None:
-        """Wait as flush() does, then end. Raises as it does, of tasks that are given up then; who wants no wait is not told
-        of them. Again is harmless."""
-        self._finalize.detach()
-        self.courier.close(flush)
+        """Flush, then close. Idempotent.
+
+        Raises as flush() does for tasks that are abandoned now; with flush=False they are not
+        reported."""
+        self.session.close(flush)
 
     @property
     def me(self) -> Me:
-        """Who the token is."""
-        return self.courier.me()
+        """Identity of the token: its subject and scopes."""
+        return self.session.sender.me()
 
-    # ------------------------------------------------------------ collections
-    # Made when asked for: they keep the client, and the client does not keep them, so that `Client().tasks.list()` works
-    # and a forgotten client is closed at once.
+    # ------------------------------------------------------------ resources
 
     @property
     def tasks(self) -> resources.Tasks:
-        return resources.Tasks(self)
+        return resources.Tasks(self.session)
 
     @property
     def functions(self) -> resources.Functions:
-        return resources.Functions(self)
+        return resources.Functions(self.session)
 
     @property
     def endpoints(self) -> resources.Endpoints:
-        return resources.Endpoints(self)
+        return resources.Endpoints(self.session)
 
     @property
     def rules(self) -> resources.Rules:
-        return resources.Rules(self)
+        return resources.Rules(self.session)
 
     @property
     def events(self) -> resources.Events:
-        return resources.Events(self)
+        return resources.Events(self.session)
 
     @property
     def triggers(self) -> resources.Triggers:
-        return resources.Triggers(self)
+        return resources.Triggers(self.session)
 
     @property
     def dead(self) -> resources.Dead:
-        return resources.Dead(self)
+        return resources.Dead(self.session)
 
     @property
     def tokens(self) -> resources.Tokens:
-        return resources.Tokens(self)
+        return resources.Tokens(self.session)
 
     # ------------------------------------------------------------ calls
 
     def with_options(self, **options: Any) -> BoundClient:
-        """endpoint, retry (a number or Retry), timeout and expires (seconds), for the calls made with what this returns.
-        Raises Invalid for other names."""
-        return BoundClient(self, changed(Options(), options))
+        """Return a client with preset options: endpoint, retry, timeout, expires.
+
+        retry: a number or Retry; timeout and expires: seconds. Raises Invalid for other names."""
+        return BoundClient(self.session, Options().replace(options))
 
     def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str = "local", **kwargs: Any) -> Task[R]:
-        """Run fn(*args, **kwargs) on the endpoint. `fn` may be the name or hash of a registered function. Returns before the
-        server has accepted the task: see flush().
+        """Run fn(*args, **kwargs) on the endpoint.
 
-        A function is packed at its first submission, with what it closes over then. Raises CannotPack; Unreachable when
-        there is no server. What the server says against the call (NotFound, Forbidden ...) its result() raises."""
-        return self.call(fn, args, kwargs, Options(endpoint=endpoint))
+        `fn` may be the name or hash of a registered function. Returns before the server has accepted
+        the task: see flush(). A function is packed at its first submission, with the values that it
+        closes over at that time.
+        Raises CannotPack; Unreachable if there is no server. Rejections by the server (NotFound,
+        Forbidden ...) are raised by result()."""
+        return submit_call(self.session, fn, args, kwargs, Options(endpoint=endpoint))
 
     def map(
         self, fn: Callable[[Any], R] | str, iterable: Iterable[Any], /, *, endpoint: str = "local"
     ) -> list[Task[R]]:
-        """A task for each item, sent in batches while the items are read."""
+        """Submit a call for each item, in batches while the items are read."""
         return self.with_options(endpoint=endpoint).map(fn, iterable)
 
     def starmap(
         self, fn: Callable[..., R] | str, iterable: Iterable[Iterable[Any]], /, *, endpoint: str = "local"
     ) -> list[Task[R]]:
-        """As map, but each item holds the arguments of one call."""
+        """Submit a call for each item, which holds the arguments of the call."""
         return self.with_options(endpoint=endpoint).starmap(fn, iterable)
 
     def executor(self, endpoint: str = "local") -> OncueExecutor:
-        """A concurrent.futures.Executor."""
+        """Return a concurrent.futures.Executor that runs on the endpoint."""
         return self.with_options(endpoint=endpoint).executor()
 
     def call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Task[Any]:
-        """As submit, with nothing between the function's keywords and the call's options."""
-        function, name = self._function(fn)
-        content = self._payload(args, kwargs)
-        return Task(*self.courier.submit(self, function, name, options, content))
+        """Submit fn(*args, **kwargs); no keyword of the function collides with an option."""
+        return submit_call(self.session, fn, args, kwargs, options)
 
-    def call_many(
-        self, fn: Any, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], options: Options
-    ) -> list[Task[Any]]:
-        """As call, for many (args, kwargs)."""
-        function, name = self._function(fn)
-        tasks: list[Task[Any]] = []
-        payloads: list[bytes] = []
-        size = 0
-
-        def send() -> None:
-            batch = self.courier.submit_many(self, function, name, options, payloads)
-            tasks.extend([Task(batch, i) for i in range(len(payloads))])
-
-        for args, kwargs in calls:
-            content = self._payload(args, kwargs)
-            payloads.append(content)
-            size += len(content)
-            if len(payloads) >= BATCH_TASKS or size >= BATCH_BYTES:
-                send()
-                payloads, size = [], 0
-        if payloads:
-            send()
-        return tasks
-
-    def _payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        content = _packed(args, kwargs)
-        if payload.needs_blob(content):
-            return payload.pack_ref(put_blob(self.http, content))
-        return content
-
-    def _function(self, fn: Any) -> tuple[str, str]:
-        """(hash or name for the request, name for people); registers what is new."""
-        if isinstance(fn, str):
-            return fn, fn
-        if not callable(fn) and hasattr(fn, "body"):  # a functions.Packed, as the command line makes them
-            return self.register(fn), str(fn.name)
-        known = self._functions.get(id(fn))
-        if known is not None and known[0] is fn and known[3].same():
-            return known[1], known[2]
-        if not callable(fn):
-            raise Invalid(
-                f"a {type(fn).__name__} cannot be run", remedy="give a function, or the name of a registered one"
-            )
-        from oncue.functions import Watch, pack_function  # imports much that an emit does not need
-
-        packed, watch = pack_function(fn), Watch(fn)
-        self._register_soon(packed)
-        with self._lock:
-            self._functions[id(fn)] = (fn, packed.id, packed.name, watch)  # the reference keeps id(fn) its own
-            while len(self._functions) > KNOWN_FUNCTIONS:
-                self._functions.popitem(last=False)
-        return packed.id, packed.name
+    def call_many(self, fn: Any, calls: Iterable[Call], options: Options) -> list[Task[Any]]:
+        """Submit a call for each (args, kwargs)."""
+        return submit_calls(self.session, fn, calls, options)
 
     def register(self, packed: Packed) -> str:
-        """Register what pack_function or pack_file gave. Returns its hash. Raises Unreachable, TooLarge."""
-        if packed.id not in self._registered:
-            self.functions.register(_request(packed))
-            self._registered.add(packed.id)
-        return packed.id
+        """Register a function from pack_function or pack_file; return its hash.
 
-    def _register_soon(self, packed: Packed) -> None:
-        """As register; while the server is away the courier does it, before the first batch that needs it. Raises Unreachable
-        before anything is known of the server."""
-        try:
-            self.register(packed)
-        except (Unreachable, NotReady, RateLimited):
-            if not self.courier.met:
-                raise
-            self.courier.unregistered[packed.id] = _request(packed)
+        Raises Unreachable, TooLarge."""
+        return self.session.register(packed)
 
     # ------------------------------------------------------------ results
 
     def task(self, task_id: str) -> Task[Any]:
-        """A handle of any task that you may see. Raises Invalid when it is no id. Asks nothing yet: of a task that does not
-        exist its result() raises NotFound."""
-        try:
-            return FoundTask(self, parse(task_id))
-        except ValueError as e:
-            raise Invalid(f"{task_id!r} is not a task's id: {e}", remedy="it has 32 hex digits") from None
+        """Return a handle of any task that you may see. Raises Invalid for a malformed id.
+
+        Sends no request yet: for a task that does not exist, its result() raises NotFound."""
+        return TaskById.from_hex(self.session, task_id)
 
     def gather(
         self,
@@ -290,8 +213,9 @@ class Client:
         progress: bool = False,
         return_exceptions: bool = False,
     ) -> list[R | TaskError]:
-        """Wait for all; their results in order. progress: a bar on stderr. Raises the first task's error in order
-        (unless return_exceptions), TimeoutError."""
+        """Wait for all tasks and return their results in order. progress: show a bar on stderr.
+
+        Raises TimeoutError and, unless return_exceptions, the first error in the order of the tasks."""
         tasks = list(tasks)
         if not progress:
             return gather(tasks, timeout, return_exceptions=return_exceptions)
@@ -307,25 +231,16 @@ class Client:
                 each=lambda done, _: bar.update(line, completed=done),
             )
 
-    def fetch(self, ref: payload.Ref) -> bytes:
-        """A large value's bytes. Raises BlobMissing when it is gone or not what it should be."""
-        return fetch_blob(self.http, ref)
+    def fetch(self, ref: Ref) -> bytes:
+        """Return a large value's bytes. Raises BlobMissing if it is gone or corrupt."""
+        return self.session.fetch(ref)
 
     def trusts(self, endpoint: str, endpoint_id: str | None = None) -> bool:
-        """Whether a pickle from this endpoint may be loaded: it is yours, or named in `trust`. With an id, that says whose
-        it is: a name is another endpoint for another person."""
-        if endpoint in self._trust:
-            return True
-        key = endpoint if endpoint_id is None else endpoint_id
-        owned = self._owned.get(key)
-        if owned is None:
-            if not key:
-                return False
-            try:
-                owned = self._owned[key] = self.endpoints.get(key).owner == self.me.subject
-            except (NotFound, Forbidden):
-                return False
-        return owned
+        """True if pickles of this endpoint may be loaded: it is yours, or named in `trust`.
+
+        Its owner is looked up by the id where that is given: other people's endpoints may have the
+        same name."""
+        return self.session.trusts(endpoint, endpoint_id)
 
     # ------------------------------------------------------------ events
 
@@ -340,8 +255,9 @@ class Client:
         time: datetime | str | None = None,
         extensions: Mapping[str, str | int | bool] | None = None,
     ) -> Emitted:
-        """Send a CloudEvent; returns when it is durable, with its `id`. `data`: what JSON can hold, or bytes. `time`: when it
-        happened (default: now). Raises Invalid, TooLarge."""
+        """Send a CloudEvent; return its `id` and position once it is durable.
+
+        data: JSON data or bytes. time: when it happened (default: now). Raises Invalid, TooLarge."""
         event: dict[str, Any] = {"specversion": "1.0", "id": id or uuid.uuid4().hex, "type": type, "source": source}
         event["time"] = time if isinstance(time, str) else time_text(time)
         if subject is not None:
@@ -353,40 +269,5 @@ class Client:
         return self.events.emit(event | dict(extensions or {}))
 
     def live(self, *kinds: str) -> Iterator[tuple[str, Any]]:
-        """What happens, as it happens; see nouns.Tasks.live."""
+        """Yield live events of the server; see resources.Tasks.live."""
         return self.tasks.live(*kinds)
-
-
-def _request(packed: Packed) -> FunctionRequest:
-    return FunctionRequest(
-        name=packed.name,
-        body=packed.body,
-        signature=packed.signature,
-        doc=packed.doc,
-        file=packed.file,
-        parameters=parameter_infos(packed.parameters),
-    )
-
-
-def _packed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """As payload.pack_args, with a short way for the usual call: a few plain values."""
-    if not kwargs:
-        for arg in args:
-            if type(arg) not in _PLAIN:
-                break
-        else:
-            try:
-                return payload.MSGPACK + _encode((args, kwargs))
-            except (OverflowError, UnicodeEncodeError):  # an int over 64 bits, a lone surrogate: pickle has them
-                pass
-    return payload.pack_args(args, kwargs)
-
-
-def _at_end(courier: Courier) -> None:
-    """The client was forgotten, or the program ends: what was submitted still gets to the server, or somebody is told."""
-    try:
-        courier.close(flush=True)
-    except (OncueError, KeyboardInterrupt) as e:
-        error = e if isinstance(e, OncueError) else courier.untold.take()
-        if error is not None:
-            exit_with(error)

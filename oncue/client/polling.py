@@ -1,96 +1,108 @@
-"""Outcomes that no stream brings, those of a handle from elsewhere or in a forked child: they are asked for, and the server
-holds the question.
+"""Poll outcomes that the outcome stream does not deliver.
 
-    ask ──► outcome                      the task has ended
-        └─► nothing ──► is it known?     yes: ask again
-                                         no: perhaps not yet (its program has submitted it a moment ago), then NotFound
+These are of handles made from a task id, or used in a forked child. The server answers late
+(long polling):
+
+    request ──► outcome                    the task has ended
+            └─► nothing ──► known task?    yes: request again
+                                           no: wait a moment (its program may be submitting it), then NotFound
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
+from oncue.client.batch import Batch
 from oncue.client.deadline import Deadline
+from oncue.client.resources import Tasks
+from oncue.client.session import Session
 from oncue.errors import NotFound, NotReady, RateLimited, Unreachable
+from oncue.protocol.records import Ended
 
-if TYPE_CHECKING:
-    from oncue.client.task import Task
-    from oncue.protocol.records import Ended
-
-HELD_S = 10.0  # by the server, at most
-YOUNG_S = 5.0  # after the handle was made, a task that the server does not know may be on its way from its program
+HOLD_S = 10.0  # longest time for which the server holds a request
+YOUNG_S = 5.0  # after the handle was made, an unknown task may still be on its way from its program
+Handle = tuple[Batch[Session], int]  # a batch and a task's index in it
 
 
-def asked(task: Task[Any], limit: Deadline) -> Ended:
-    """Ask until it has ended. Raises TimeoutError; NotFound; Unreachable when the server is away for longer than the
-    client's patience."""
-    courier = task._client.courier
-    me, since, pause = task._batch.id(task._index), time.monotonic(), 0.05
-    while task._batch.error is None:
+def poll(batch: Batch[Session], index: int, limit: Deadline) -> Ended:
+    """Request the task's outcome until it has one.
+
+    Raises TimeoutError; NotFound; Unreachable if the server is away longer than the patience."""
+    outcomes = batch.session.outcomes
+    task_id, since, pause = batch.id(index), time.monotonic(), 0.05
+    while batch.error is None:
         began = time.monotonic()
         try:
-            for outcome in courier.ask([me], _held_ms(task, limit)):
-                task._found(outcome.ended)
+            for outcome in outcomes.request([task_id], _hold_ms(batch, limit)):
+                _store(batch, index, outcome.ended)
                 return outcome.ended
-            look_for(task)
+            check_exists(batch, index)
             since = time.monotonic()
         except (Unreachable, NotReady, RateLimited):
-            if time.monotonic() - since > courier.patience_s:
+            if time.monotonic() - since > outcomes.patience_s:
                 raise
         if limit.past:
-            raise TimeoutError(_late(task, limit))
-        if time.monotonic() - began < 0.5:  # the server did not hold the question
+            raise TimeoutError(_timeout_text(batch, index, limit))
+        if time.monotonic() - began < 0.5:  # the server did not hold the request
             time.sleep(limit.left(pause) or 0.0)
             pause = min(1.0, pause * 2)
-    raise task._batch.error
+    raise batch.error
 
 
-def _held_ms(task: Task[Any], limit: Deadline) -> int:
-    known = task._batch.accepted
-    return round((limit.left(HELD_S if known else max(0.0, min(HELD_S, _young_s(task)))) or 0.0) * 1000)
+def poll_once(handles: Iterable[Handle]) -> None:
+    """Request all these outcomes once, and check that old enough tasks exist. Raises Unreachable."""
+    by_id = {batch.id(i): (batch, i) for batch, i in handles if batch.ended[i] is None and batch.error is None}
+    if not by_id:
+        return
+    first, _ = next(iter(by_id.values()))
+    for outcome in first.session.outcomes.request(list(by_id)):
+        _store(*by_id.pop(outcome.id), outcome.ended)
+    for batch, index in by_id.values():
+        if _young_s(batch) <= 0:
+            check_exists(batch, index)
 
 
-def _young_s(task: Task[Any]) -> float:
-    """Seconds for which it may be on its way yet. A forked child's parent sends for as long as its patience lasts."""
-    ours = task._batch.pid != 0
-    return task._batch.made_s + (task._client.courier.patience_s if ours else YOUNG_S) - time.monotonic()
-
-
-def look_for(task: Task[Any]) -> None:
-    """Whether the server knows it, as long as that is open: then `batch.accepted` says so, or `batch.error` that it
-    does not exist."""
-    batch = task._batch
+def check_exists(batch: Batch[Session], index: int) -> None:
+    """Set `batch.accepted` if the server knows the task, `batch.error` if it will not know it."""
     if batch.accepted:
         return
+    task_id = batch.id(index).hex()
     try:
-        task._client.tasks.get(task.id)
+        Tasks(batch.session).get(task_id)
         batch.accepted = True
     except NotFound:
-        if _young_s(task) <= 0:
-            batch.refused(
+        if _young_s(batch) <= 0:
+            batch.reject(
                 NotFound(
-                    f"the server knows no task {task.id} of yours",
+                    f"the server knows no task {task_id} of yours",
                     remedy="compare the id: `oncue tasks list` shows yours. If its program has just submitted it, the server "
                     "has not accepted it yet",
                 )
             )
 
 
-def _late(task: Task[Any], limit: Deadline) -> str:
-    if task._batch.accepted:
-        return f"task {task.id} has not ended in {limit}; it goes on"
-    return f"the server knows no task {task.id} after {limit}; if it was submitted, it has not been accepted yet"
+def _store(batch: Batch[Session], index: int, ended: Ended) -> None:
+    batch.ended[index] = ended
+    for callback in batch.callbacks.pop(index, ()):
+        callback()
 
 
-def ask_now(tasks: Iterable[Task[Any]]) -> None:
-    """Ask once for the outcomes of all of these, and whether those exist that have had time to come. Raises Unreachable."""
-    by_id = {t._batch.id(t._index): t for t in tasks if not t.done()}
-    if not by_id:
-        return
-    for outcome in next(iter(by_id.values()))._client.courier.ask(list(by_id)):
-        by_id.pop(outcome.id)._found(outcome.ended)
-    for task in by_id.values():
-        if _young_s(task) <= 0:
-            look_for(task)
+def _hold_ms(batch: Batch[Session], limit: Deadline) -> int:
+    longest = HOLD_S if batch.accepted else max(0.0, min(HOLD_S, _young_s(batch)))
+    return round((limit.left(longest) or 0.0) * 1000)
+
+
+def _young_s(batch: Batch[Session]) -> float:
+    """Return for how many more seconds an unknown task may still be on its way to the server.
+
+    A forked child's parent sends for as long as its patience lasts."""
+    inherited = batch.pid != 0
+    return batch.created_s + (batch.session.outcomes.patience_s if inherited else YOUNG_S) - time.monotonic()
+
+
+def _timeout_text(batch: Batch[Session], index: int, limit: Deadline) -> str:
+    task_id = batch.id(index).hex()
+    if batch.accepted:
+        return f"task {task_id} has not ended in {limit}; it goes on"
+    return f"the server knows no task {task_id} after {limit}; if it was submitted, it has not been accepted yet"

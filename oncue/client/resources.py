@@ -1,7 +1,8 @@
-"""The client's collections: client.tasks, .functions, .endpoints, .rules, .events, .triggers, .dead, .tokens.
+"""Resources of the API: client.tasks, .functions, .endpoints, .rules, .events, .triggers, .dead, .tokens.
 
-Each method is one request. Shapes are those of oncue.protocol.api. All raise Unreachable, Unauthorized, Forbidden, and the
-errors named with them; lists with many items are fetched a page at a time while you iterate.
+Each method is one request, with the types of oncue.protocol.api. All raise Unreachable, Unauthorized,
+Forbidden, and the errors named in their docstrings. Long lists are fetched page by page while you
+iterate.
 """
 
 from __future__ import annotations
@@ -10,27 +11,27 @@ import builtins
 import codecs
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from oncue.client.http import Answer, Broken, problem
+from oncue.client.session import Session
 from oncue.errors import Invalid
 from oncue.protocol import api as r
 from oncue.protocol.cloudevents import check_data
-
-if TYPE_CHECKING:
-    from oncue.client.client import Client
 
 T = TypeVar("T")
 PAGE = 200
 
 
 class Resource:
-    def __init__(self, client: Client) -> None:
-        self._client = client  # which closes its connections when nobody holds it any more
-        self._http = client.http
+    """Base of the resources: requests with typed answers."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session  # a session without references closes its connections
+        self._http = session.http
 
     def _get(self, kind: type[T], path: str, **query: Any) -> T:
         return msgspec.json.decode(self._http.request("GET", path + _query(query)).body, type=kind)
@@ -44,7 +45,7 @@ class Resource:
         return self._http.request("DELETE", path).body
 
     def _pages(self, kind: type[T], path: str, limit: int | None, **query: Any) -> Iterator[T]:
-        """Items of all pages, at most `limit`."""
+        """Yield the items of all pages, at most `limit`."""
         cursor, left = "", limit
         while left is None or left > 0:
             page = self._get(r.Page, path, cursor=cursor, limit=PAGE if left is None else min(left, PAGE), **query)
@@ -57,7 +58,7 @@ class Resource:
             cursor = page.next
 
     def _stream(self, path: str) -> Iterator[bytes]:
-        """A body as it comes, on a connection of its own. Raises Unreachable when it breaks off."""
+        """Yield a body as it arrives, on a connection of its own. Raises Unreachable if it breaks off."""
         connection = None
         try:
             connection = self._http.connect(90.0)
@@ -93,6 +94,8 @@ def _name(text: str) -> str:
 
 
 class Tasks(Resource):
+    """Tasks, their output and timeline."""
+
     def list(
         self,
         *,
@@ -103,7 +106,7 @@ class Tasks(Resource):
         since_us: int = 0,
         limit: int | None = 50,
     ) -> Iterator[r.TaskInfo]:
-        """Newest first. `state`: a state, or "open" or "closed"; `limit=None`: all."""
+        """Yield tasks, newest first. `state`: a state, or "open" or "closed"; `limit=None`: all."""
         return self._pages(
             r.TaskInfo,
             "/v1/tasks",
@@ -116,33 +119,35 @@ class Tasks(Resource):
         )
 
     def get(self, task_id: str, wait: float = 0.0) -> r.TaskInfo:
-        """Raises NotFound. `wait`: at most so many seconds (up to 60) for its end."""
+        """Return a task. `wait`: seconds (up to 60) to wait for its end. Raises NotFound."""
         return self._get(r.TaskInfo, f"/v1/tasks/{_name(task_id)}", wait_ms=round(wait * 1000) or "")
 
     def submit(self, request: r.TaskRequest) -> r.TaskInfo:
-        """One call with JSON values. A key is minted where there is none, so that a lost answer does no harm."""
+        """Submit one call with JSON values.
+
+        A request without a key gets one, so that it can be repeated after a lost answer."""
         if not request.key:
             request = msgspec.structs.replace(request, key=uuid.uuid4().hex)
         return self._post(r.TaskInfo, "/v1/tasks", request, repeat=True)
 
     def cancel(self, task_ids: Sequence[str], *, waiting: bool = False) -> builtins.list[str]:
-        """Ask for their end. Gives the ids of those that were open. Raises NotFound.
+        """Request cancellation. Return the ids of those that were open. Raises NotFound.
 
-        `waiting`: only those that have not been sent to their endpoint. Gives the ids of those that will not run (any
-        more); the others are left as they are."""
+        `waiting`: cancel only tasks that have not been sent to their endpoint, and return the ids of
+        those that will not run (any more)."""
         request = r.CancelRequest(tasks=list(task_ids), waiting=waiting)
         found: builtins.list[str] = self._post(dict[str, Any], "/v1/tasks/cancel", request, repeat=True)["tasks"]
         return found
 
     def retry(self, task_id: str) -> r.TaskInfo:
-        """A new task with the same call. Raises NotFound, Conflict (it is open)."""
+        """Submit the same call as a new task. Raises NotFound, Conflict (it is open)."""
         return self._post(r.TaskInfo, f"/v1/tasks/{_name(task_id)}/retry", {})
 
     def timeline(self, task_id: str) -> builtins.list[r.TimelineEntry]:
         return self._get(builtins.list[r.TimelineEntry], f"/v1/tasks/{_name(task_id)}/timeline")
 
     def logs(self, task_id: str, *, follow: bool = False) -> Iterator[str]:
-        """What it printed, in pieces."""
+        """Yield its printed output in pieces."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for part in self._stream(f"/v1/tasks/{_name(task_id)}/logs" + ("?follow=1" if follow else "")):
             if text := decoder.decode(part):
@@ -151,8 +156,9 @@ class Tasks(Resource):
             yield text
 
     def live(self, *kinds: str) -> Iterator[tuple[str, Any]]:
-        """(kind, data) as things happen: task, outcome, event, rule, endpoint, trigger, dead. ("", None) is a sign of
-        life. Ends with Unreachable when the server goes away."""
+        """Yield (kind, data) of live events: task, outcome, event, rule, endpoint, trigger, dead.
+
+        ("", None) is a keep-alive. Raises Unreachable when the server goes away."""
         path = "/v1/live" + _query({"kinds": ",".join(kinds)})
         kind, data, rest = "", [], b""
         for part in self._stream(path):
@@ -172,35 +178,41 @@ class Tasks(Resource):
 
 
 class Functions(Resource):
+    """Registered functions."""
+
     def list(self, limit: int | None = None) -> Iterator[r.FunctionInfo]:
         return self._pages(r.FunctionInfo, "/v1/functions", limit)
 
     def get(self, name: str) -> r.FunctionInfo:
-        """By content hash, friendly name, or name@version. Raises NotFound."""
+        """Return a function by content hash, name, or name@version. Raises NotFound."""
         return self._get(r.FunctionInfo, f"/v1/functions/{_name(name)}")
 
     def register(self, request: r.FunctionRequest) -> r.FunctionInfo:
-        """By content: again is harmless."""
+        """Register a function by its content; idempotent."""
         return self._post(r.FunctionInfo, "/v1/functions", request, repeat=True)
 
 
 class Endpoints(Resource):
+    """Registered endpoints."""
+
     def list(self) -> builtins.list[r.EndpointInfo]:
         return self._get(builtins.list[r.EndpointInfo], "/v1/endpoints")
 
     def get(self, name: str) -> r.EndpointInfo:
-        """By name or id. Raises NotFound."""
+        """Return an endpoint by name or id. Raises NotFound."""
         return self._get(r.EndpointInfo, f"/v1/endpoints/{_name(name)}")
 
     def register(self, request: r.EndpointRequest) -> r.Registered:
         return self._post(r.Registered, "/v1/endpoints", request, repeat=True)
 
     def revoke(self, name: str) -> None:
-        """Its key is good no more; a live connection is cut. Raises NotFound."""
+        """Invalidate its key and close its connection. Raises NotFound."""
         self._delete(f"/v1/endpoints/{_name(name)}")
 
 
 class Rules(Resource):
+    """Rules and their deployments."""
+
     def list(self) -> builtins.list[r.RuleInfo]:
         return self._get(builtins.list[r.RuleInfo], "/v1/rules")
 
@@ -208,7 +220,7 @@ class Rules(Resource):
         return self._get(r.RuleInfo, f"/v1/rules/{_name(name)}")
 
     def deploy(self, request: r.DeployRequest) -> builtins.list[r.Deployed]:
-        """All or nothing. Raises RuleFileError."""
+        """Deploy a rule file as a whole. Raises RuleFileError."""
         return self._post(builtins.list[r.Deployed], "/v1/rules", request, repeat=True)
 
     def enable(self, name: str, why: str = "") -> r.RuleInfo:
@@ -218,7 +230,7 @@ class Rules(Resource):
         return self._post(r.RuleInfo, f"/v1/rules/{_name(name)}/disable", {"why": why}, repeat=True)
 
     def explain(self, name: str, *, event: Mapping[str, Any] | None = None, offset: int | None = None) -> r.Explanation:
-        """Why it fires for this event (CloudEvents JSON), or for the one at that offset; or why not."""
+        """Explain why it fires or not, for an event (CloudEvents JSON) or the one at an offset."""
         body = {"event": event} if event is not None else {"offset": offset}
         return self._post(r.Explanation, f"/v1/rules/{_name(name)}/explain", body, repeat=True)
 
@@ -226,25 +238,29 @@ class Rules(Resource):
         return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{_name(label)}")
 
     def rollback(self, label: str, version: int, *, dry_run: bool = False) -> r.Deployed:
-        """That version again, as a new one. dry_run: only say what would change."""
+        """Deploy an old version again, as a new one. dry_run: only return what would change."""
         request = {"version": version, "dry_run": dry_run}
         return self._post(r.Deployed, f"/v1/deployments/{_name(label)}/rollback", request)
 
     def remove(self, label: str) -> r.Deployed:
-        """All rules and triggers of this label."""
+        """Remove all rules and triggers of this label."""
         return msgspec.json.decode(self._delete(f"/v1/deployments/{_name(label)}"), type=r.Deployed)
 
 
 class Events(Resource):
+    """Events: emit one, look them up."""
+
     def list(self, *, type: str = "", source: str = "", limit: int | None = 50) -> Iterator[r.EventInfo]:
-        """Newest first."""
+        """Yield events, newest first."""
         return self._pages(r.EventInfo, "/v1/events", limit, type=type, source=source)
 
     def get(self, offset: int) -> r.EventInfo:
         return self._get(r.EventInfo, f"/v1/events/{offset}")
 
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:
-        """CloudEvents JSON with an id: after a lost answer the same event is sent again, and what it causes is the same.
+        """Emit an event (CloudEvents JSON with an id).
+
+        It is sent again after a lost answer; the id makes its effects the same.
         Raises Invalid for data that JSON cannot hold."""
         content = _event_json(event)
         answer = self._http.request("POST", "/v1/events", content, kind="application/cloudevents+json", repeat=True)
@@ -253,16 +269,20 @@ class Events(Resource):
 
 
 class Triggers(Resource):
+    """Deployed triggers."""
+
     def list(self) -> builtins.list[r.TriggerInfo]:
         return self._get(builtins.list[r.TriggerInfo], "/v1/triggers")
 
     def get(self, name: str) -> r.TriggerShown:
-        """Raises NotFound."""
+        """Return a trigger with its state. Raises NotFound."""
         return self._get(r.TriggerShown, f"/v1/triggers/{_name(name)}")
 
     def explain(self, name: str, path: str) -> r.TriggerFile:
-        """Why this file fired, or did not: absolute, or relative to the watched folder. Raises NotFound, TriggerFailed;
-        Invalid for a trigger of another kind, and for a path that is no UTF-8."""
+        """Explain why a file fired or not. `path`: absolute, or relative to the watched folder.
+
+        Raises NotFound, TriggerFailed; Invalid for another kind of trigger and a path that is not
+        UTF-8."""
         if not path:
             raise Invalid("no file is named", remedy="give its path: absolute, or relative to the watched folder")
         try:
@@ -276,24 +296,26 @@ class Triggers(Resource):
 
 
 class Dead(Resource):
+    """Dead letters: retry or dismiss them."""
+
     def list(self, limit: int | None = 50, *, all: bool = False) -> Iterator[r.DeadInfo]:
-        """Newest first. all: also those that were retried or dismissed."""
+        """Yield dead letters, newest first. all: also those that were retried or dismissed."""
         return self._pages(r.DeadInfo, "/v1/dead", limit, all="1" if all else "")
 
     def get(self, letter: int) -> r.DeadInfo:
-        """Raises NotFound."""
+        """Return a dead letter. Raises NotFound."""
         return self._get(r.DeadInfo, f"/v1/dead/{letter}")
 
     def retry(self, letter: int) -> None:
-        """Raises NotFound; Conflict for a letter whose record was not kept."""
+        """Process its record again. Raises NotFound; Conflict if the record was not kept."""
         self._post(Any, f"/v1/dead/{letter}/retry", {})
 
     def dismiss(self, letters: Sequence[int], reason: str = "") -> int:
-        """All or none of them; again is harmless. Returns how many were open until now. Raises NotFound."""
+        """Dismiss all these letters or none; idempotent. Return how many were open. Raises NotFound."""
         return self._dismiss(r.DismissRequest(letters=[*letters], reason=reason))
 
     def dismiss_all(self, reason: str = "") -> int:
-        """All that are open now."""
+        """Dismiss all that are open now; return how many."""
         return self._dismiss(r.DismissRequest(all=True, reason=reason))
 
     def _dismiss(self, request: r.DismissRequest) -> int:
@@ -301,11 +323,13 @@ class Dead(Resource):
 
 
 class Tokens(Resource):
+    """Access tokens."""
+
     def list(self) -> builtins.list[r.TokenInfo]:
         return self._get(builtins.list[r.TokenInfo], "/v1/tokens")
 
     def create(self, request: r.TokenRequest) -> r.TokenInfo:
-        """The answer's `token` is shown this once."""
+        """Create a token. Only this answer contains its secret, in `token`."""
         return self._post(r.TokenInfo, "/v1/tokens", request)
 
     def revoke(self, token_id: str) -> None:

@@ -1,4 +1,8 @@
-"""What submit() gives: a handle of one task. It holds its batch and its index, and nothing else until somebody asks."""
+"""Task: the handle that submit() returns.
+
+A handle holds its batch, its index and, once requested, its value: it must stay cheap, as there may
+be a million of them.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from oncue.client import results
 from oncue.client.batch import ACCEPTED, Batch
 from oncue.client.deadline import FOREVER, Deadline
-from oncue.client.polling import asked
-from oncue.errors import OncueError
+from oncue.client.polling import poll
+from oncue.client.resources import Tasks
+from oncue.client.session import Session
+from oncue.errors import Invalid, OncueError
+from oncue.ids import parse
 from oncue.lifecycle import CLOSED_AS
 from oncue.protocol import payload
 from oncue.protocol.api import TaskInfo, TimelineEntry
 from oncue.protocol.records import OK, Ended
-
-if TYPE_CHECKING:
-    from oncue.client.client import Client
 
 R = TypeVar("R")
 log = logging.getLogger("oncue.client")
@@ -27,36 +31,32 @@ _UNKNOWN: Any = object()
 
 
 class Task(Generic[R]):
-    """One call of one function, on its way. All methods may be called from any thread.
+    """One call of one function. All methods are thread-safe.
 
-    What waits raises TimeoutError after `timeout` seconds, and Unreachable when the server has been away for longer than
-    the client's patience; the task itself goes on then, if the server has accepted it: submit() does not wait for that,
-    and what the server says against the task is raised here."""
+    Methods that wait raise TimeoutError after `timeout` seconds, and Unreachable when the server is
+    away for longer than the client's patience. The task itself goes on then, if the server has
+    accepted it. submit() does not wait for that, so errors of the request are raised here."""
 
     __slots__ = ("_batch", "_index", "_value")
 
-    def __init__(self, batch: Batch, index: int) -> None:
+    def __init__(self, batch: Batch[Session], index: int) -> None:
         self._batch = batch
         self._index = index
         self._value: Any = _UNKNOWN
 
     @property
     def id(self) -> str:
-        """32 hex digits; known before the server has answered."""
+        """Task id, 32 hex digits; known before the server has answered."""
         return self._batch.id(self._index).hex()
 
     @property
-    def _client(self) -> Client:
-        return self._batch.client
-
-    @property
     def endpoint(self) -> str:
-        """The name that was given for it."""
+        """Name of the endpoint, as given to submit()."""
         return self._batch.options.endpoint
 
     @property
     def name(self) -> str:
-        """The function's."""
+        """Name of the function."""
         return self._batch.name
 
     def __repr__(self) -> str:
@@ -67,33 +67,35 @@ class Task(Generic[R]):
     # ------------------------------------------------------------ the outcome
 
     def result(self, timeout: float | None = None) -> R:
-        """Wait for the value. Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
-        UntrustedResult, UnreadableResult; the error with which the server refused the task; TimeoutError."""
+        """Wait for the value and return it.
+
+        Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
+        UntrustedResult, UnreadableResult; the error with which the server rejected the task;
+        TimeoutError."""
         return self._result(FOREVER if timeout is None else Deadline(timeout))
 
-    def _result(self, limit: Deadline, tells: bool = True) -> R:
+    def _result(self, limit: Deadline, reports: bool = True) -> R:
         if self._value is not _UNKNOWN:
             return cast(R, self._value)
         ended = self._batch.ended[self._index]
-        if ended is not None and ended.status == OK and ended.value[:1] == payload.MSGPACK:  # the usual case, cheaply
+        if ended is not None and ended.status == OK and ended.value[:1] == payload.MSGPACK:  # fast path
             self._value = payload.unpack(ended.value)
             return cast(R, self._value)
-        client = self._client
         self._value = results.value(
-            self._outcome(limit, tells),
+            self._outcome(limit, reports),
             self._batch.id(self._index),
             self.name,
             self.endpoint,
-            client.fetch,
+            self._batch.session.fetch,
             self._trusted,
         )
         return cast(R, self._value)
 
     def _trusted(self) -> bool:
-        return self._client.trusts(self.endpoint)
+        return self._batch.session.trusts(self.endpoint)
 
     def exception(self, timeout: float | None = None) -> OncueError | None:
-        """Wait; the error with which it ended, or None. Raises TimeoutError."""
+        """Wait, and return the error with which it ended, or None. Raises TimeoutError."""
         try:
             ended = self._outcome(Deadline(timeout))
         except OncueError as e:
@@ -103,13 +105,13 @@ class Task(Generic[R]):
         return None if ended.status == OK else results.error(ended, self._batch.id(self._index), self.name)
 
     def done(self) -> bool:
-        """Whether it has ended, as far as this client was told."""
+        """True if it has ended, as far as this client knows."""
         return self._ended() is not None or self._batch.error is not None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, however it is; False when the time was up."""
+        """Wait until it has ended in any way; return False on timeout."""
         try:
-            self._outcome(Deadline(timeout), tells=False)
+            self._outcome(Deadline(timeout), reports=False)
         except TimeoutError:
             return False
         except OncueError as e:
@@ -120,46 +122,43 @@ class Task(Generic[R]):
     def _ended(self) -> Ended | None:
         return self._batch.ended[self._index]
 
-    def _outcome(self, limit: Deadline, tells: bool = True) -> Ended:
-        """`tells`: the caller of the handle sees what is raised here."""
+    def _outcome(self, limit: Deadline, reports: bool = True) -> Ended:
+        """Wait for the outcome. `reports`: the caller sees what is raised here."""
         batch = self._batch
         ended = batch.ended[self._index]
         if ended is not None:
             return ended
         if batch.pid != os.getpid():
-            return asked(self, limit)
-        courier = self._client.courier
+            return poll(batch, self._index, limit)
+        outcomes = batch.session.outcomes
         while (ended := batch.ended[self._index]) is None:
             if batch.error is not None:
-                if tells:
-                    self._told()
+                if reports:
+                    self._mark_reported()
                 raise batch.error
-            if courier.gone is not None:
-                raise courier.gone
+            if outcomes.gone is not None:
+                raise outcomes.gone
             if not batch.wait(self._index, limit.deadline) and limit.past:
-                raise TimeoutError(self._late(limit))
+                raise TimeoutError(self._timeout_text(limit))
         return ended
 
-    def _told(self) -> None:
-        """The caller knows what the server said against it; the client's end need not say that."""
-        self._client.courier.untold.told(self._batch)
+    def _mark_reported(self) -> None:
+        """Record that the caller has seen the rejection, so that closing does not repeat it."""
+        self._batch.session.sender.unaccepted.mark_reported(self._batch)
 
-    def _late(self, limit: Deadline) -> str:
+    def _timeout_text(self, limit: Deadline) -> str:
         if self._batch.accepted:
             return f"task {self.id} has not ended in {limit}; it goes on"
-        trouble = self._client.courier.trouble
+        trouble = self._batch.session.sender.trouble
         why = f" ({trouble.message})" if trouble is not None else ""
         return f"the server has not accepted task {self.id} in {limit}{why}; it is sent on while this client is open"
 
-    def _found(self, ended: Ended) -> None:
-        self._batch.ended[self._index] = ended
-        for callback in self._batch.callbacks.pop(self._index, ()):
-            callback()
-
     def add_done_callback(self, callback: Callable[[Task[R]], None]) -> None:
-        """Call back when it has ended (at once if it has), on the thread that brings outcomes: be brief there.
-        What the callback raises is logged. A handle of a task that another client submitted calls back only when its
-        outcome was asked for (result, wait, as_completed)."""
+        """Call `callback(task)` when the task has ended, or at once if it has.
+
+        It runs on the thread that receives outcomes, so it must be brief; its exceptions are logged.
+        The handle of a task that another client submitted calls back only when its outcome was
+        requested (result, wait, as_completed)."""
         batch, index = self._batch, self._index
 
         def call() -> None:
@@ -169,41 +168,49 @@ class Task(Generic[R]):
                 log.exception("a callback of task %s failed", self.id)
 
         batch.callbacks.setdefault(index, []).append(call)
-        if self.done():  # perhaps between the question and the note: then nobody else calls
+        if self.done():  # perhaps it ended before the callback was added: nobody else calls it then
             for found in batch.callbacks.pop(index, ()):
                 found()
 
-    # ------------------------------------------------------------ the task itself
+    # ------------------------------------------------------------ requests
 
-    def _accepted(self) -> str:
-        """Wait until the server has it. Returns the id. Raises what it was refused with."""
-        batch, courier = self._batch, self._client.courier
+    def _wait_accepted(self) -> str:
+        """Wait until the server has accepted it and return the id. Raises the rejection."""
+        batch, outcomes = self._batch, self._batch.session.outcomes
         while batch.pid == os.getpid() and not batch.ready(ACCEPTED):
-            if courier.gone is not None:
-                raise courier.gone
+            if outcomes.gone is not None:
+                raise outcomes.gone
             batch.wait(ACCEPTED, time.monotonic() + 60)
         if batch.error is not None:
-            self._told()
+            self._mark_reported()
             raise batch.error
         return self.id
 
+    @property
+    def _tasks(self) -> Tasks:
+        return Tasks(self._batch.session)
+
     def info(self) -> TaskInfo:
-        """All that the server knows of it. Raises NotFound, Unreachable."""
-        return self._client.tasks.get(self._accepted())
+        """Return the server's information on it. Raises NotFound, Unreachable."""
+        return self._tasks.get(self._wait_accepted())
 
     def status(self) -> str:
-        """waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out, cancelled, expired, refused."""
+        """Return its state as a word.
+
+        One of waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out, cancelled,
+        expired, refused."""
         ended = self._ended()
         return self.info().state if ended is None else CLOSED_AS[ended.status].name.lower()
 
     def cancel(self) -> None:
-        """Ask for its end, also while it runs. Whether that came in time its outcome says: result() then raises
-        TaskCancelled."""
-        if not self.done():
-            self._client.tasks.cancel([self._accepted()])
+        """Request cancellation, also while it runs.
 
-    def _at_endpoint(self) -> bool:
-        """Whether it is known to be at its endpoint now; not asked before the server has it."""
+        If that is in time, result() raises TaskCancelled; else it returns or raises as usual."""
+        if not self.done():
+            self._tasks.cancel([self._wait_accepted()])
+
+    def _is_at_endpoint(self) -> bool:
+        """True if it is known to be at its endpoint now; False without a request before it is accepted."""
         if self.done() or not self._batch.accepted:
             return False
         try:
@@ -212,12 +219,50 @@ class Task(Generic[R]):
             return False
 
     def retry(self) -> Task[R]:
-        """A new task with the same call."""
-        return self._client.task(self._client.tasks.retry(self._accepted()).id)
+        """Submit the same call again, as a new task."""
+        return TaskById(self._batch.session, parse(self._tasks.retry(self._wait_accepted()).id))
 
     def logs(self, follow: bool = False) -> Iterator[str]:
-        """What it printed, in pieces as they come; follow: until it has ended."""
-        return self._client.tasks.logs(self._accepted(), follow=follow)
+        """Yield its printed output in pieces; with `follow`, until it has ended."""
+        return self._tasks.logs(self._wait_accepted(), follow=follow)
 
     def timeline(self) -> list[TimelineEntry]:
-        return self._client.tasks.timeline(self._accepted())
+        return self._tasks.timeline(self._wait_accepted())
+
+
+class TaskById(Task[R]):
+    """Handle of a task that this client did not submit; its outcome is polled.
+
+    A task that the server does not know (or that is not yours) is waited for only a moment, as
+    another process may be submitting it. After that, methods that wait raise NotFound."""
+
+    __slots__ = ("_info",)
+
+    def __init__(self, session: Session, task_id: bytes) -> None:
+        super().__init__(Batch.of_task(session, task_id), 0)
+        self._info: TaskInfo | None = None
+
+    @classmethod
+    def from_hex(cls, session: Session, task_id: str) -> TaskById[R]:
+        """Return the handle of a task id in hex. Raises Invalid."""
+        try:
+            return cls(session, parse(task_id))
+        except ValueError as e:
+            raise Invalid(f"{task_id!r} is not a task's id: {e}", remedy="it has 32 hex digits") from None
+
+    def _cached_info(self) -> TaskInfo:
+        if self._info is None:
+            self._info = self.info()
+        return self._info
+
+    @property
+    def endpoint(self) -> str:
+        return self._cached_info().endpoint
+
+    @property
+    def name(self) -> str:
+        return self._info.name if self._info else ""
+
+    def _trusted(self) -> bool:
+        found = self._cached_info()
+        return self._batch.session.trusts(found.endpoint, found.endpoint_id)

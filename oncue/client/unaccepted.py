@@ -1,79 +1,81 @@
-"""What was submitted and not accepted, until a caller has seen it: no task may be lost without a word."""
+"""Batches that the server did not accept, kept until a caller has seen the error.
+
+No submitted task may be lost silently: flush(), close() or the program's end reports it."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
 import msgspec
 
+from oncue.client.batch import Batch
 from oncue.errors import NotReady, OncueError, RateLimited, Unreachable
 
-if TYPE_CHECKING:
-    from oncue.client.batch import Batch
-
-NAMED = 3  # ids in a message
-KEPT = 1_024  # batches that are known one by one; of older ones there is only the count
+IDS_SHOWN = 3  # in a message
+KEPT = 1_024  # batches kept one by one; older ones are only counted
 AGAIN = (
     "start the server (`oncue up`) and submit again what `oncue tasks show ID` does not know: "
     "what was under way when the connection broke may have been accepted"
 )
-ON_ITS_WAY = "they are sent on while this client is open; start the server (`oncue up`), then flush() again"
+STILL_SENDING = "they are sent on while this client is open; start the server (`oncue up`), then flush() again"
 
 
 class Rejection(msgspec.Struct, frozen=True):
     count: int  # of tasks
-    first: list[str]  # ids of the first NAMED
+    first: list[str]  # ids the first IDS_SHOWN
     error: OncueError
 
 
 class UnacceptedBatches:
-    """Batches that were refused, or given up, and whose error no handle has raised yet. They are kept without their tasks,
-    so that a client that nobody holds can go."""
+    """Rejected or abandoned batches whose error no handle has raised yet.
+
+    Only counts and ids are kept, so that a client without references can be collected."""
 
     def __init__(self) -> None:
-        self._refusals: dict[bytes, Rejection] = {}
+        self._rejections: dict[bytes, Rejection] = {}
         self._older: Rejection | None = None  # of more than KEPT batches, together
 
-    def add(self, batch: Batch, error: OncueError) -> None:
-        self._refusals[batch.prefix] = refusal(batch, error)
-        if len(self._refusals) > KEPT:
-            oldest = self._refusals.pop(next(iter(self._refusals)))
+    def add(self, batch: Batch[Any], error: OncueError) -> None:
+        self._rejections[batch.prefix] = rejection_of(batch, error)
+        if len(self._rejections) > KEPT:
+            oldest = self._rejections.pop(next(iter(self._rejections)))
             known = self._older
             self._older = msgspec.structs.replace(known, count=known.count + oldest.count) if known else oldest
 
-    def told(self, batch: Batch) -> None:
-        """A handle raises its error now."""
-        self._refusals.pop(batch.prefix, None)
+    def mark_reported(self, batch: Batch[Any]) -> None:
+        """Forget the batch: a handle raises its error now."""
+        self._rejections.pop(batch.prefix, None)
 
-    def take(self) -> OncueError | None:
-        """One error for all of them, which counts as told; None when there are none."""
+    def drain(self) -> OncueError | None:
+        """Forget all batches and return one error for them; None if there are none."""
         found = [self._older] if self._older else []
-        found += self._refusals.values()
-        self._refusals.clear()
+        found += self._rejections.values()
+        self._rejections.clear()
         self._older = None
         return summary(found) if found else None
 
 
-def refusal(batch: Batch, error: OncueError) -> Rejection:
+def rejection_of(batch: Batch[Any], error: OncueError) -> Rejection:
     count = len(batch.ended)
-    return Rejection(count, [batch.id(i).hex() for i in range(min(NAMED, count))], error)
+    return Rejection(count, [batch.id(i).hex() for i in range(min(IDS_SHOWN, count))], error)
 
 
-def summary(refusals: list[Rejection], *, given_up: bool = True) -> OncueError:
-    """How many tasks, which ones, why, and what to do. Unreachable when the server was away for some, else what it said
-    of the first."""
-    away = [r for r in refusals if isinstance(r.error, Unreachable | NotReady | RateLimited)]
-    why = (away or refusals)[0].error
-    count = sum(r.count for r in refusals)
-    first = [i for r in refusals[:NAMED] for i in r.first][:NAMED]
+def summary(rejections: list[Rejection], *, given_up: bool = True) -> OncueError:
+    """Return one error that counts and names the tasks, with the reason and a remedy.
+
+    It is Unreachable if the server was away for some of them, else of the first rejection's class."""
+    away = [r for r in rejections if isinstance(r.error, Unreachable | NotReady | RateLimited)]
+    why = (away or rejections)[0].error
+    count = sum(r.count for r in rejections)
+    first = [i for r in rejections[:IDS_SHOWN] for i in r.first][:IDS_SHOWN]
     more = f" and {count - len(first):,} more" if count > len(first) else ""
     what = f"{count:,} submitted tasks" if count > 1 else "1 submitted task"
     verb = ("were" if count > 1 else "was") + " not accepted" if given_up else "not accepted yet"
     message = f"{what} {verb}: {why.message} ({', '.join(first)}{more})"
     details = why.details | {"count": count, "tasks": first}
     if away:
-        return Unreachable(message, remedy=AGAIN if given_up else ON_ITS_WAY, **details)
+        return Unreachable(message, remedy=AGAIN if given_up else STILL_SENDING, **details)
     return type(why)(message, remedy=why.remedy, **details)
 
 
@@ -81,8 +83,10 @@ def summary(refusals: list[Rejection], *, given_up: bool = True) -> OncueError:
 
 
 class _Failing:
-    """A stream whose last flush fails. The interpreter's end is then an error, as for any buffered data that it could not
-    deliver: it exits with 120 (documented with `sys.exit`), after all other work of its end was done."""
+    """Text stream whose last flush fails, which sets the exit code.
+
+    The interpreter then exits with 120, as for any buffered data that it could not write (documented
+    with `sys.exit`), after all other work of its shutdown is done."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -97,7 +101,7 @@ class _Failing:
 
 
 def exit_with(error: OncueError) -> None:
-    """For when nobody is left to catch it: tell it on stderr, and let the program's exit code not be 0."""
+    """Report an error that nobody can catch: on stderr, and with a non-zero exit code."""
     if sys.stderr is None:
         return
     sys.stderr.write(f"oncue: {error}\n")

@@ -14,10 +14,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from oncue.dispatcher.http.backend import Outcome
 from oncue.dispatcher.live_feed import about
 from oncue.errors import Conflict
 from oncue.lifecycle import CLOSED_AS
+from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call, Ended
 

@@ -11,7 +11,6 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from oncue import __version__
 from oncue.errors import CannotPack
 from oncue.functions import culprit
 from oncue.functions.body import FunctionBody, Packed
@@ -22,6 +21,7 @@ from oncue.pickles import PYTHON, dumps, short_name
 from oncue.pickles.code import names_used
 from oncue.protocol.codec import encode
 from oncue.protocol.records import FUNCTION_BYTES, VERSION
+from oncue.version import __version__
 
 _managers: tuple[Any, ...] = (contextlib.contextmanager, contextlib.asynccontextmanager)
 _CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # of what they put in the place of a function

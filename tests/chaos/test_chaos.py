@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from oncue import Client
-from oncue.client.batch import Retry
+from oncue.client import Retry
 from oncue.errors import Unreachable
 from tests.chaos.deployment import Deployment
 

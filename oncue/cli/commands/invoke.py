@@ -86,7 +86,7 @@ def invoke(
             endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
         )
         task: Task[Any] = client.call(name, (), given, bound.options)  # (a parameter may be named as an option)
-        task._accepted()
+        task._wait_accepted()
         if not wait:
             if json_:
                 as_json({"id": task.id})

@@ -13,7 +13,8 @@ import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.protocol import api as r
-from oncue.protocol.records import Ended, Event, TokenRecord
+from oncue.protocol.api import Outcome
+from oncue.protocol.records import Event, TokenRecord
 
 
 class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,14 +29,6 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
     since_us: int = 0
     cursor: str = ""
     limit: int = 50
-
-
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """How a task closed: what clients get, in msgpack."""
-
-    id: bytes
-    state: str
-    ended: Ended
 
 
 class Backend(Protocol):

@@ -19,7 +19,7 @@ import msgspec
 from oncue import ids as task_ids
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
-from oncue.dispatcher.http.backend import Outcome, TaskQuery
+from oncue.dispatcher.http.backend import TaskQuery
 from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.services.idempotency import IdempotencyCache, Mark, Seen, content_of, reused
 from oncue.dispatcher.services.task_info import task_info, timeline
@@ -29,6 +29,7 @@ from oncue.lifecycle import TaskState, end
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import payload
+from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import INLINE_BYTES, VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS

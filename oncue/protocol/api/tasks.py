@@ -8,7 +8,7 @@ import msgspec
 
 from oncue.protocol.api.base import Request, Response
 from oncue.protocol.codec import build_decoders
-from oncue.protocol.records import StoredRetryPolicy
+from oncue.protocol.records import Ended, StoredRetryPolicy
 
 
 class RetryPolicy(Request, frozen=True):
@@ -143,6 +143,16 @@ class CancelRequest(Request, frozen=True):
 
     tasks: list[str]
     waiting: bool = False  # only tasks that have not been sent to their endpoint
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a task closed, in msgpack.
+
+    The outcome stream and POST /v1/tasks/outcomes answer with lists of it."""
+
+    id: bytes
+    state: str
+    ended: Ended
 
 
 build_decoders(globals())

@@ -136,8 +136,8 @@ def test_map_in_batches(client: Client, server: Server, early: bool) -> None:
     assert [len(b.payloads) for b in server.world.batches] == [1024, 1024, 952]
     assert len({t.id for t in tasks}) == 3000
     for task in (tasks[0], tasks[1024], tasks[2048]):  # outcomes may overtake their batch's answer
-        task._accepted()
-    assert not client.courier.batches
+        task._wait_accepted()
+    assert not client.session.outcomes.batches
 
 
 def test_a_loop_of_submits_travels_in_bulk(client: Client, server: Server) -> None:
@@ -175,7 +175,7 @@ def test_a_lost_answer_is_sent_again_with_the_same_ids(client: Client, server: S
     server.world.lose_answers = 2
     tasks = client.map(double, range(10))
     assert client.gather(tasks, timeout=10) == [2 * i for i in range(10)]
-    tasks[0]._accepted()  # the outcomes come before the third answer
+    tasks[0]._wait_accepted()  # the outcomes come before the third answer
     assert len(server.world.tasks) == 10
     assert len({b.key for b in server.world.batches}) == 1
     assert len(server.world.batches) >= 3
@@ -213,14 +213,14 @@ def test_an_outcome_that_the_stream_forgot_is_asked_for(server: Server) -> None:
     with Client(server.url, "t") as client:
         task = client.submit(double, 3)
         assert client.task(task.id).result(10) == 6
-        client.courier.ask_open(0.0)
+        client.session.outcomes.request_open(0.0)
         assert task.result(1) == 6
 
 
 def test_timeout(client: Client, server: Server) -> None:
     server.world.hold.clear()
     task = client.submit(double, 3)
-    task._accepted()
+    task._wait_accepted()
     with pytest.raises(TimeoutError, match=rf"^task {task.id} has not ended in 0\.05 s; it goes on$"):
         task.result(0.05)
     with pytest.raises(TimeoutError, match=rf"^task {task.id} has not ended in 0\.05 s; it goes on$"):
@@ -267,14 +267,14 @@ def test_a_task_that_another_process_submits_now_is_waited_for(server: Server) -
     """Its id is known before the server has it."""
     with Client(server.url, "t") as client, Client(server.url, "t") as other:
         other.me  # noqa: B018
-        batch = Batch(other, "ada", shipped(double).id, "double", Options())
+        batch = Batch(other.session, "ada", shipped(double).id, "double", Options())
         batch.add(payload.pack_args((4,), {}))
         other.register(shipped(double))
         results: list[int] = []
         waiter = threading.Thread(target=lambda: results.append(client.task(batch.id(0).hex()).result(20)))
         waiter.start()
         assert server.world.questions.wait(10)  # it has been asked for, and nobody knew it
-        other.courier._post(batch)
+        other.session.sender._post(batch)
         waiter.join(20)
         assert results == [8]
 
@@ -393,7 +393,7 @@ def test_the_server_stays_away() -> None:
         client = Client(server.url, "t", patience=0.3)
         server.world.hold.clear()
         waiting = client.submit(double, 1)
-        waiting._accepted()
+        waiting._wait_accepted()
         server.world.mute = True
     later = client.submit(double, 2)
     with pytest.raises(errors.Unreachable):
@@ -463,12 +463,12 @@ def test_a_collection_keeps_its_client(server: Server) -> None:
     with pytest.raises(errors.Unauthorized):
         next(Client(server.url, "bad").live())
     client = Client(server.url, "t")
-    courier, events = client.courier, client.events
+    sender, events = client.session.sender, client.events
     del client
     gc.collect()
     assert events.emit({"id": "1", "type": "t", "source": "s"}).count == 1
     del events
-    assert courier.closed  # at once: there is no cycle that keeps a forgotten client
+    assert sender.closed  # at once: there is no cycle that keeps a forgotten client
 
 
 def test_emit_and_problems(client: Client) -> None:
@@ -506,7 +506,7 @@ def test_forked_child(client: Client, server: Server) -> None:
     assert before.result(10) == 20
     server.world.hold.clear()
     open_task = client.submit(double, 11)
-    open_task._accepted()
+    open_task._wait_accepted()
     server.world.hold.set()
     pid = os.fork()
     if pid == 0:
@@ -584,7 +584,7 @@ def alone() -> Iterator[tuple[Client, int]]:
 def struggling(client: Client) -> None:
     """Until what is sent has met that nothing listens."""
     deadline = time.monotonic() + 20
-    while client.courier.trouble is None:
+    while client.session.sender.trouble is None:
         assert time.monotonic() < deadline
         threading.Event().wait(0.002)
 
@@ -609,7 +609,7 @@ def test_flush_tells_what_is_not_accepted_and_it_is_sent_on(alone: tuple[Client,
         assert f"({tasks[0].id}, {tasks[1].id}, {tasks[2].id} and 3 more)" in caught.value.message
         assert "sent on" in caught.value.remedy
     second = Server(World(), port)
-    client.courier.linger_s = 20
+    client.session.sender.linger_s = 20
     try:
         client.flush()
         assert len(second.world.tasks) == 6

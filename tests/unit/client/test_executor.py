@@ -27,8 +27,14 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def executor(server: Server) -> Iterator[OncueExecutor]:
-    with Client(server.url, "t", patience=10) as client, client.executor() as executor:
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url, "t", patience=10) as client:
+        yield client
+
+
+@pytest.fixture
+def executor(client: Client, server: Server) -> Iterator[OncueExecutor]:
+    with client.executor() as executor:
         yield executor
         server.world.hold.set()
 
@@ -124,7 +130,7 @@ def test_a_running_call_is_left_alone(executor: OncueExecutor, server: Server) -
 def test_running_asks_the_server(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     future = executor.submit(double, 1)
-    future.task._accepted()
+    future.task._wait_accepted()
     assert not future.running()
     server.world.sent = {0}
     assert future.running()
@@ -140,7 +146,7 @@ def test_what_cannot_be_asked_is_not_cancelled() -> None:
         client = Client(server.url, "t", patience=0.3)
         server.world.hold.clear()
         future = client.executor().submit(double, 1)
-        future.task._accepted()
+        future.task._wait_accepted()
         server.world.mute = True
     assert not future.cancel()
     assert not future.running()
@@ -170,7 +176,7 @@ def test_cancelled_by_somebody_else(executor: OncueExecutor, server: Server) -> 
 def test_cancelled_by_somebody_else_while_it_runs(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     future = executor.submit(double, 1)
-    future.task._accepted()
+    future.task._wait_accepted()
     server.world.sent = {0}
     assert future.running()
     future.task.cancel()
@@ -207,7 +213,7 @@ def test_shutdown_cancels_futures(executor: OncueExecutor, server: Server) -> No
 def test_shutdown_cancels_no_running_call_and_waits_for_it(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     futures = [executor.submit(double, i) for i in range(4)]
-    futures[-1].task._accepted()
+    futures[-1].task._wait_accepted()
     server.world.sent = {1, 2}
     threading.Timer(0.05, server.world.hold.set).start()
     executor.shutdown(wait=True, cancel_futures=True)
@@ -219,7 +225,7 @@ def test_shutdown_cancels_no_running_call_and_waits_for_it(executor: OncueExecut
 def test_shutdown_does_not_wait_when_it_shall_not(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     future = executor.submit(double, 1)
-    future.task._accepted()
+    future.task._wait_accepted()
     server.world.sent = {0}
     executor.shutdown(wait=False, cancel_futures=True)
     assert not future.done()
@@ -368,9 +374,8 @@ def test_callbacks_run_off_the_outcome_thread(executor: OncueExecutor) -> None:
 
 
 def test_what_was_refused_and_no_future_was_asked_for_is_told_by_the_client(
-    executor: OncueExecutor, server: Server
+    executor: OncueExecutor, client: Client, server: Server
 ) -> None:
-    client = executor._bound.client
     server.world.refuse = errors.NotFound("there is no endpoint 'moon'", remedy="look")
     seen, unseen = executor.submit(double, 1), executor.submit(double, 2)
     cf.wait([seen, unseen], 10)

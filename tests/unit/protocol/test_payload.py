@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oncue.client.client import _packed
+from oncue.client.calls import pack_call
 from oncue.errors import CannotPack
 from oncue.protocol.payload import MSGPACK, PICKLE, has_plain_types, is_plain, pack, pack_args, unpack, unpack_args
 
@@ -73,7 +73,7 @@ def test_too_deep_for_msgpack_is_a_pickle() -> None:
     assert unpack(pack(deep)) == deep
 
 
-@pytest.mark.parametrize("packer", [pack_args, _packed])
+@pytest.mark.parametrize("packer", [pack_args, pack_call])
 def test_the_argument_that_cannot_be_shipped_is_named(packer: Any) -> None:
     with pytest.raises(CannotPack, match=r"^argument 2: a value of type lock cannot be shipped: TypeError"):
         packer((1, threading.Lock()), {"x": 3})
@@ -81,7 +81,7 @@ def test_the_argument_that_cannot_be_shipped_is_named(packer: Any) -> None:
         packer((1,), {"x": [threading.Lock()]})
 
 
-@pytest.mark.parametrize("packer", [pack_args, _packed])
+@pytest.mark.parametrize("packer", [pack_args, pack_call])
 def test_arguments_may_share(packer: Any) -> None:
     shared: list[int] = []
     (a, b), _ = unpack_args(packer((shared, shared), {}))

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from oncue import ids
-from oncue.dispatcher.http.backend import Outcome, TaskQuery
+from oncue.dispatcher.http.backend import TaskQuery
 from oncue.dispatcher.http.handler import answer
 from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, Ask, Route
 from oncue.dispatcher.http.schemas import (
@@ -34,6 +34,7 @@ from oncue.protocol.api import (
     BatchRequest,
     CancelRequest,
     FailureInfo,
+    Outcome,
     Page,
     TaskInfo,
     TaskRequest,

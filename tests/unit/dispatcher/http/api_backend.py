@@ -20,12 +20,13 @@ from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import hash_token
 from oncue.dispatcher.http.app import HttpServer, make_app, serve
-from oncue.dispatcher.http.backend import Outcome, TaskQuery
+from oncue.dispatcher.http.backend import TaskQuery
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
 from oncue.protocol import api as r
 from oncue.protocol import payload
+from oncue.protocol.api import Outcome
 from oncue.protocol.records import OK, Ended, Event, TokenRecord
 
 TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "read")}

@@ -1,0 +1,78 @@
+"""Options of a call, and its retry policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from oncue.errors import Invalid
+from oncue.protocol.api import RetryPolicy
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """When a failed attempt is followed by another. Durations in seconds."""
+
+    max: int = 3
+    backoff: str = "exponential"  # or "constant"
+    base: float = 2.0
+    cap: float = 300.0
+    on: tuple[str, ...] = ("lost", "error")  # of: lost, error, timeout
+
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            max=self.max,
+            backoff=self.backoff,
+            base_ms=round(self.base * 1000),
+            cap_ms=round(self.cap * 1000),
+            on=list(self.on),
+        )
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a call.
+
+    `timeout` (longest run) and `expires` (latest start from now) are in seconds; None is no limit.
+    Raises Invalid for a limit that is not above 0, and for a negative number of retries."""
+
+    endpoint: str = "local"
+    retry: Retry | int | None = None  # a number: so many retries, with the default backoff
+    timeout: float | None = None
+    expires: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None:
+            _check_limit("timeout", self.timeout)
+        if self.expires is not None:
+            _check_limit("expires", self.expires)
+        most = self.retry.max if isinstance(self.retry, Retry) else self.retry
+        if most is not None and most < 0:
+            raise Invalid(
+                f"retry is {most}; it is how often to try again: 0 or more", remedy="leave retry out for no retries"
+            )
+
+    def policy(self) -> RetryPolicy | None:
+        if self.retry is None:
+            return None
+        return (Retry(max=self.retry) if isinstance(self.retry, int) else self.retry).policy()
+
+    def replace(self, changes: dict[str, Any]) -> Options:
+        """Return a copy with `changes`. Raises Invalid for an unknown name or a wrong type."""
+        unknown = set(changes) - set(Options.__struct_fields__)
+        if unknown:
+            raise Invalid(
+                f"there is no option {sorted(unknown)[0]!r}",
+                remedy=f"options: {', '.join(Options.__struct_fields__)}",
+            )
+        try:
+            return msgspec.convert(msgspec.structs.asdict(self) | changes, Options)
+        except msgspec.ValidationError as e:
+            raise Invalid(
+                f"an option is not right: {e}", remedy="timeout and expires are seconds, retry is a number"
+            ) from None
+
+
+def _check_limit(name: str, seconds: float) -> None:
+    """Raise Invalid below 1 ms: whole milliseconds are sent, and 0 of them means no limit."""
+    if not 0.001 <= seconds < float("inf"):
+        raise Invalid(f"{name} is {seconds:g} s; a limit is at least 0.001 s", remedy=f"leave {name} out for no limit")
