@@ -24,7 +24,7 @@ import msgspec
 
 from oncue.cli.agent_process import GRACE_S, local_folder, registered_name, running_agent, start_agent, stop_agent
 from oncue.cli.registration import register_endpoint
-from oncue.endpoint.settings import is_held, load_or_new, save
+from oncue.endpoint.settings import is_marked_stopped, load_or_default, save
 from oncue.errors import Conflict, OncueError
 
 log = logging.getLogger("oncue.up")
@@ -45,7 +45,7 @@ def register(data: Path, folder: Path, name: str, workers: int, local: dict[str,
     save(
         folder,
         msgspec.structs.replace(
-            load_or_new(folder, registered.id, registered.name),
+            load_or_default(folder, registered.id, registered.name),
             server_key=registered.server_key,
             bridge=registered.bridge,
             bridge_file=str(data / "local.json"),
@@ -77,14 +77,14 @@ class LocalAgent:
         self._register_until_done(local)
         fails = 0
         while not self._stop.is_set():
-            if is_held(self.folder):
+            if is_marked_stopped(self.folder):
                 self._await_release()
                 continue
             began = time.monotonic()
             ending = self._run_agent()
             if self._stop.is_set():
                 return
-            if is_held(self.folder):
+            if is_marked_stopped(self.folder):
                 continue
             fails = 0 if time.monotonic() - began > STEADY_S else fails + 1
             pause = PAUSES_S[min(fails, len(PAUSES_S)) - 1] if fails else 0.0
@@ -104,7 +104,7 @@ class LocalAgent:
 
     def _await_release(self) -> None:
         log.warning("the local endpoint was stopped by hand; to start it: oncue endpoint start local")
-        while not self._stop.wait(HELD_POLL_S) and is_held(self.folder):
+        while not self._stop.wait(HELD_POLL_S) and is_marked_stopped(self.folder):
             pass
 
     def _register(self, local: dict[str, Any]) -> None:

@@ -29,13 +29,13 @@ import psutil
 import oncue
 from oncue import curve
 from oncue.endpoint import settings as folder_settings
-from oncue.endpoint.agent.agent import Agent, Identity
+from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
-from oncue.endpoint.agent.effects import CancelRun, Dial, Effect, LogLine, RememberServers, Run, Send
+from oncue.endpoint.agent.effects import CancelRunning, Connect, Effect, LogLine, RememberServers, RunTasks, SendMessage
 from oncue.endpoint.agent.journal import DiskFile, Journal
-from oncue.endpoint.agent.servers import Servers
-from oncue.endpoint.agent.session import Phase
-from oncue.endpoint.agent.socket import Link, Trouble
+from oncue.endpoint.agent.servers import ServerList
+from oncue.endpoint.agent.session import SessionPhase
+from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
 from oncue.endpoint.pool.pool import Pool
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
@@ -52,9 +52,9 @@ class AgentProcess:
 
     def __init__(self, folder: Path, settings: EndpointSettings, make_pool: Callable[..., Pool] = Pool) -> None:
         self.folder, self.settings = folder, settings
-        self._lock = folder_settings.Lock(folder)
+        self._lock = folder_settings.AgentLock(folder)
         workers = settings.workers or os.cpu_count() or 1
-        self.identity = Identity(
+        self.identity = AgentIdentity(
             settings.id,
             oncue.__version__,
             platform.python_version(),
@@ -64,18 +64,18 @@ class AgentProcess:
         )
         self._file = DiskFile(folder / "journal")
         journal = Journal(self._file, os.urandom(8))
-        cabinet = DiskCache(folder / "functions", folder / "blobs")
+        cache = DiskCache(folder / "functions", folder / "blobs")
         self.agent = Agent(
             self.identity,
             journal,
-            cabinet,
+            cache,
             random.Random(),
             workers,
             now_us(),
             budget_bytes=settings.spool_bytes,
         )
-        self._servers = Servers(folder, settings)
-        self._link = Link(curve.load_or_make_keys(folder / "agent.key"))
+        self._servers = ServerList(folder, settings)
+        self._link = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
         self.pool = make_pool(workers, folder, blobs=folder / "blobs")
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
@@ -151,10 +151,10 @@ class AgentProcess:
     def _read_link(self, at: int) -> None:
         for parts in self._link.receive():
             try:
-                self.agent.frame(parts, at)
+                self.agent.on_message(parts, at)
             except Undecodable as e:
                 log.error("the server sent what cannot be read: %s", e.message)
-                self.agent.cut("the server's messages cannot be read", at)
+                self.agent.disconnect("the server's messages cannot be read", at)
                 return
 
     def _tell_agent(self) -> bool:
@@ -164,37 +164,37 @@ class AgentProcess:
             return False
         agent = self.agent
         for _, _, ends in events.ended:
-            agent.ended(ends)
+            agent.on_results(ends)
         for _, _, tasks in events.requeue:
             agent.requeue(tasks)
         if events.started:
-            agent.started([(i, n, at) for i, n, at, _ in events.started], events.started[0][3])
+            agent.on_started([(i, n, at) for i, n, at, _ in events.started], events.started[0][3])
         for task_id, attempt, offset, text in events.output:
-            agent.output(task_id, attempt, offset, text)
+            agent.on_output(task_id, attempt, offset, text)
         return True
 
     def carry(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Send):
+            if isinstance(effect, SendMessage):
                 self._link.send(effect.parts)
-            elif isinstance(effect, Run):
+            elif isinstance(effect, RunTasks):
                 self.pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
-            elif isinstance(effect, CancelRun):
+            elif isinstance(effect, CancelRunning):
                 self.pool.cancel(effect.ids)
             elif isinstance(effect, LogLine):
                 log.info("%s", effect.text)
-            elif isinstance(effect, Dial):
+            elif isinstance(effect, Connect):
                 self._dial(effect)
             elif isinstance(effect, RememberServers):
                 self._servers.learn(effect.servers)
 
-    def _dial(self, to: Dial) -> None:
+    def _dial(self, to: Connect) -> None:
         try:
             server = self._servers.pick(to.bridge, to.server_key)
             self._link.dial(server.bridge, server.key.encode())
         except OncueError as e:
             log.warning("%s", e)
-            self.agent.cut(e.message, now_us())
+            self.agent.disconnect(e.message, now_us())
 
     # ------------------------------------------------------------ now and then
 
@@ -205,31 +205,31 @@ class AgentProcess:
         if self.pool.trouble != self._trouble:
             self._trouble = self.pool.trouble
             log.log(logging.ERROR if self._trouble else logging.INFO, "%s", self._trouble or "workers start again")
-        if self.agent.phase is Phase.READY and at - self._usage_us >= USAGE_US:
+        if self.agent.phase is SessionPhase.CONNECTED and at - self._usage_us >= USAGE_US:
             self._usage_us = at
             memory = self._me.memory_info().rss
-            self.agent.usage(self.pool.busy, os.getloadavg()[0], memory)
+            self.agent.report_usage(self.pool.busy, os.getloadavg()[0], memory)
         self.write_status()
 
     def _look_at_link(self, at: int) -> None:
-        if self.agent.phase is Phase.READY and self._key_refused_us:
+        if self.agent.phase is SessionPhase.CONNECTED and self._key_refused_us:
             self._key_refused_us, self._why = 0, ""
         troubles = self._link.troubles()
         if not troubles:
             return
-        if Trouble.KEY in troubles:
+        if ConnectionProblem.KEY in troubles:
             self._key_refused_us = self._key_refused_us or at
-            revoked = troubles[Trouble.KEY] == curve.REVOKED
+            revoked = troubles[ConnectionProblem.KEY] == curve.REVOKED
             why = self._why = (
                 REVOKED if revoked else "the server does not know this endpoint's key: is it another server's?"
             )
             if revoked or at - self._key_refused_us > KEY_REFUSED_US:
                 self.agent.refused = Refused(why, remedy=self._again)
-            self.agent.cut(why, at)
-        elif Trouble.CLOSED in troubles:
-            self.agent.cut(Trouble.CLOSED.value, at)
+            self.agent.disconnect(why, at)
+        elif ConnectionProblem.CLOSED in troubles:
+            self.agent.disconnect(ConnectionProblem.CLOSED.value, at)
         elif self._servers.several():  # where there is but one, its socket goes on trying
-            self.agent.cut(Trouble.NOBODY.value, at)
+            self.agent.disconnect(ConnectionProblem.NOBODY.value, at)
 
     def given_up(self, refused: Refused) -> Refused:
         """The refusal as it is told: here is known how this endpoint is registered again."""
@@ -250,7 +250,7 @@ class AgentProcess:
             "workers": self.pool.size,
             "ready": self.pool.ready,
             "busy": self.pool.busy,
-            "queued": len(agent.shelf.held) - agent.running,
+            "queued": len(agent.queue.held) - agent.running,
             "spooled": sum(n.count for n in agent.outbox.spool.values()),
             "trouble": self._trouble,
             "why": self._why,
@@ -277,12 +277,12 @@ class AgentProcess:
         self._tell_agent()
         self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
         deadline = time.monotonic() + 2.0
-        while agent.phase is Phase.READY and agent.outbox.spool and time.monotonic() < deadline:
+        while agent.phase is SessionPhase.CONNECTED and agent.outbox.spool and time.monotonic() < deadline:
             self._watch()
             self._selector.select(0.05)
             self._read_link(now_us())
             self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
-        agent.bye(self.stop_why)
+        agent.end_session(self.stop_why)
         self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
         self.write_status("stopped")
         log.info("stopped")
@@ -295,7 +295,7 @@ class AgentProcess:
 
 
 def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -> int:
-    parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
+    parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="RunTasks an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
     parser.add_argument("--by-hand", action="store_true", help="also where it was stopped by hand")
     given = parser.parse_args(argv)
@@ -308,8 +308,8 @@ def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -
         return e.exit_code if isinstance(e, OncueError) else 1
     # Under the lock: whoever stops it by hand either finds it here, or it finds that it was stopped.
     if given.by_hand:
-        folder_settings.release(folder)
-    elif folder_settings.is_held(folder):
+        folder_settings.unmark_stopped(folder)
+    elif folder_settings.is_marked_stopped(folder):
         log.info("stopped by hand: `oncue endpoint start` starts it")
         process.close()
         return 0

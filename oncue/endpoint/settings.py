@@ -46,7 +46,7 @@ def load(folder: Path) -> EndpointSettings:
     raise Invalid(f"{path}: {why}", remedy="register the endpoint: oncue endpoint register NAME")
 
 
-def load_or_new(folder: Path, id: str, name: str) -> EndpointSettings:
+def load_or_default(folder: Path, id: str, name: str) -> EndpointSettings:
     """Those in the folder, for this id and name; the defaults where there are none, or none that can be read: to register
     again is their remedy."""
     try:
@@ -63,16 +63,16 @@ def save(folder: Path, settings: EndpointSettings) -> None:
     fresh.replace(folder / "agent.json")
 
 
-def hold(folder: Path) -> None:
+def mark_stopped(folder: Path) -> None:
     """From now on nobody starts its agent by itself, until somebody has started it by hand."""
     (folder / "held").touch()
 
 
-def is_held(folder: Path) -> bool:
+def is_marked_stopped(folder: Path) -> bool:
     return (folder / "held").exists()
 
 
-def release(folder: Path) -> None:
+def unmark_stopped(folder: Path) -> None:
     (folder / "held").unlink(missing_ok=True)
 
 
@@ -81,7 +81,7 @@ def register_again(name: str, folder: Path) -> str:
     return f"register the endpoint again: oncue endpoint register {shlex.quote(name)} --dir {shlex.quote(str(folder))}"
 
 
-def server_of(settings: EndpointSettings) -> tuple[str, bytes]:
+def resolve_server(settings: EndpointSettings) -> tuple[str, bytes]:
     """(address, server's key) to dial now. Raises Invalid when they cannot be found."""
     address, key = settings.bridge, settings.server_key
     if settings.bridge_file:
@@ -98,7 +98,7 @@ def server_of(settings: EndpointSettings) -> tuple[str, bytes]:
     return address, key.encode()
 
 
-class Lock:
+class AgentLock:
     """One agent a folder. Raises Conflict, naming the process that holds it. The kernel drops it when that dies."""
 
     def __init__(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
-from oncue.endpoint.agent.effects import Dial
+from oncue.endpoint.agent.effects import Connect
 from oncue.protocol import bridge
 from oncue.protocol.records import Ended
 from tests.simulation.group import Group
@@ -67,7 +67,7 @@ class ManyWorld(World):
 
     # ------------------------------------------------------------ the network
 
-    def _on_dial(self, site: Site, dial: Dial) -> None:
+    def _on_dial(self, site: Site, dial: Connect) -> None:
         known = [m.name for m in self.members if m.alive]
         if dial.bridge:
             target = dial.bridge
@@ -82,7 +82,7 @@ class ManyWorld(World):
 
     def _cut(self, site: Site, link: int) -> None:
         if site.link == link:
-            site.input(lambda agent: agent.cut("closed", self.clock.now_us))
+            site.input(lambda agent: agent.disconnect("closed", self.clock.now_us))
 
     def _member(self, name: str) -> Member | None:
         return next((m for m in self.members if m.name == name), None)
@@ -163,7 +163,7 @@ class ManyWorld(World):
 
     def _open(self) -> str:
         channels = {m.name: sorted(m.channels) for m in self.members if m.alive}
-        agents = {n: len(s.agent.shelf.held) if s.agent else None for n, s in self.sites.items()}
+        agents = {n: len(s.agent.queue.held) if s.agent else None for n, s in self.sites.items()}
         return f"open {[i.hex()[-16:] for i in self._open_ids()]}, held {agents}, lanes {channels}"
 
     def _left(self) -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from oncue.endpoint.agent.agent import Agent, Identity
-from oncue.endpoint.agent.effects import CancelRun, Dial, RememberServers, Run, Send
+from oncue.endpoint.agent.agent import Agent, AgentIdentity
+from oncue.endpoint.agent.effects import CancelRunning, Connect, RememberServers, RunTasks, SendMessage
 from oncue.endpoint.agent.journal import Journal
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import Ref, pack_ref
@@ -124,7 +124,7 @@ class SimPool:
     def chunk_size(self, function: str) -> int:
         return 1 + int(function[:2], 16) % 5
 
-    def run(self, run: Run) -> None:
+    def run(self, run: RunTasks) -> None:
         assert self.room() > 0, "more chunks than the pool asked for"
         assert hashlib.sha256(run.body).hexdigest() == run.function, "a body that is not the function's"
         chunk = Chunk(run.function, run.timeout_ms * 1000, run.attempt, run.tasks)
@@ -169,7 +169,7 @@ class SimPool:
         else:
             self.chunks.remove(chunk)
         self.site.finished.add((task.id, chunk.attempt))
-        self.site.input(lambda agent: agent.ended([end]))
+        self.site.input(lambda agent: agent.on_results([end]))
 
     def cancel(self, ids: frozenset[bytes]) -> None:
         for chunk in list(self.chunks):
@@ -177,7 +177,7 @@ class SimPool:
             chunk.tasks = chunk.tasks[: chunk.at + 1] + [t for t in chunk.tasks[chunk.at + 1 :] if t.id not in ids]
             now = self.site.clock.now_us
             ends = [Ended(t.id, chunk.attempt, CANCELLED, 0, now, WHY, b"", t.event) for t in waiting]
-            self.site.input(lambda agent, ends=ends: agent.ended(ends))
+            self.site.input(lambda agent, ends=ends: agent.on_results(ends))
             if chunk.tasks[chunk.at].id in ids:
                 self._next(chunk, CANCELLED, WHY)
 
@@ -191,7 +191,7 @@ class SimPool:
         end = Ended(task.id, chunk.attempt, LOST, chunk.started_us, self.site.clock.now_us, WHY, b"", task.event)
 
         def told(agent: Agent) -> None:
-            agent.ended([end])
+            agent.on_results([end])
             agent.requeue(rest)
 
         self.site.input(told)
@@ -213,7 +213,7 @@ class Site:
         self.file, self.cabinet = MemoryFile(), MemoryCabinet()
         self.agent: Agent | None = None
         self.pool = SimPool(self, workers)
-        self.on_dial: Callable[[Site, Dial], None] | None = None
+        self.on_dial: Callable[[Site, Connect], None] | None = None
         self.link = 0  # number of the connection; each dial makes another
         self.crash_chance = 0.0  # at each effect
         self._wake_us = 0
@@ -234,7 +234,7 @@ class Site:
         self.pool = SimPool(self, self.workers)
         journal = Journal(self.file, self.rng.randbytes(8))
         assert not [p for p in journal.recovered.problems if "damaged" in p], journal.recovered.problems
-        who = Identity(self.name, "1", "3.11", "host", self.boots, self.rng.randbytes(8))
+        who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self.rng.randbytes(8))
         self.agent = self._class(who, journal, self.cabinet, self.rng, self.workers, self.clock.now_us)
         self.input(lambda agent: None)
 
@@ -267,7 +267,7 @@ class Site:
 
     def frame(self, link: int, parts: list[bytes]) -> None:
         if link == self.link:
-            self.input(lambda agent: agent.frame(parts, self.clock.now_us))
+            self.input(lambda agent: agent.on_message(parts, self.clock.now_us))
 
     def _turn(self) -> None:
         agent = self.agent
@@ -278,15 +278,15 @@ class Site:
                 self.crash()
             if self.agent is not agent:
                 return
-            if isinstance(effect, Send):
+            if isinstance(effect, SendMessage):
                 self._send(self, effect.parts)
-            elif isinstance(effect, Run):
+            elif isinstance(effect, RunTasks):
                 self.pool.run(effect)
-            elif isinstance(effect, CancelRun):
+            elif isinstance(effect, CancelRunning):
                 self.pool.cancel(effect.ids)
             elif isinstance(effect, RememberServers):
                 self.servers = effect.servers
-            elif isinstance(effect, Dial):
+            elif isinstance(effect, Connect):
                 self.link += 1
                 self.clock.note(f"{self.name} dials {effect.bridge}, link {self.link}")
                 if self.on_dial is not None:

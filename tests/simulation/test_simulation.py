@@ -63,21 +63,21 @@ class ForgetsBeforeAck(Agent):
 class AcceptsDuplicates(Agent):
     """Does not look at the numbers of messages."""
 
-    def frame(self, parts: list[bytes], now_us: int) -> None:
+    def on_message(self, parts: list[bytes], now_us: int) -> None:
         envelope, _ = bridge.decode_from_bridge(parts)
         if envelope.n >= 0:
-            self.link.expect = min(self.link.expect, envelope.n)
-        super().frame(parts, now_us)
+            self.session.expect = min(self.session.expect, envelope.n)
+        super().on_message(parts, now_us)
 
 
 class IgnoresGaps(Agent):
     """Goes on after a lost message."""
 
-    def frame(self, parts: list[bytes], now_us: int) -> None:
+    def on_message(self, parts: list[bytes], now_us: int) -> None:
         envelope, _ = bridge.decode_from_bridge(parts)
-        if envelope.session == self.link.number:
-            self.link.expect = max(self.link.expect, envelope.n)
-        super().frame(parts, now_us)
+        if envelope.session == self.session.number:
+            self.session.expect = max(self.session.expect, envelope.n)
+        super().on_message(parts, now_us)
 
 
 class NoInventory(EndpointChannel):

@@ -264,7 +264,7 @@ class World:
 
     def _open(self) -> str:
         tasks = [f"{i.hex()[-16:]} {self.durable.states[i].state.name}" for i in self._open_ids()]
-        agents = {n: len(s.agent.shelf.held) if s.agent else None for n, s in self.sites.items()}
+        agents = {n: len(s.agent.queue.held) if s.agent else None for n, s in self.sites.items()}
         return f"open {tasks}, held {agents}"
 
     def _open_ids(self) -> list[bytes]:
@@ -274,7 +274,7 @@ class World:
         if self._open_ids() or self._left():
             return False
         return all(
-            s.agent is not None and not s.agent.shelf.held and not s.agent.outbox.held() for s in self.sites.values()
+            s.agent is not None and not s.agent.queue.held and not s.agent.outbox.held() for s in self.sites.values()
         )
 
     def check(self) -> None:

@@ -82,7 +82,7 @@ def register(
     from oncue.cli.agent_process import running_agent
     from oncue.cli.client import connected, seconds
     from oncue.cli.registration import register_endpoint
-    from oncue.endpoint.settings import load_or_new, save
+    from oncue.endpoint.settings import load_or_default, save
 
     wrong = [label for label in labels if "=" not in label]
     if wrong:
@@ -95,7 +95,7 @@ def register(
     with connected() as client:
         lost_after_ms = None if lost_after_s is None else round(lost_after_s * 1000)
         found = register_endpoint(client, place, name, lost_after_ms=lost_after_ms, labels=pairs)
-        settings = load_or_new(place, found.id, found.name)
+        settings = load_or_default(place, found.id, found.name)
         told = _reachable(found.bridge, client.http.target()[0])
     before = settings.workers
     if bridge is not None or not settings.bridge_given:
@@ -204,13 +204,13 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
       oncue endpoint stop polaris
     """
     from oncue.cli.agent_process import running_agent, stop_agent
-    from oncue.endpoint.settings import hold, load
+    from oncue.endpoint.settings import load, mark_stopped
 
     place = _folder(folder, name)
     pid = running_agent(place)
     kept = bool(pid or (place / "agent.json").exists()) and bool(load(place).bridge_file)
     if kept:
-        hold(place)  # before its end, which `oncue up` sees
+        mark_stopped(place)  # before its end, which `oncue up` sees
         pid = running_agent(place)
     if not pid and not kept:
         raise NotFound(f"no agent runs in {place}", remedy="`oncue endpoint status` shows what is there")
@@ -236,13 +236,13 @@ def status(name: str, folder: str | None, json_: bool) -> None:
       oncue endpoint status polaris
     """
     from oncue.cli.agent_process import running_agent
-    from oncue.endpoint.settings import is_held, load, register_again
+    from oncue.endpoint.settings import is_marked_stopped, load, register_again
 
     place = _folder(folder, name)
     settings = load(place)
     pid = running_agent(place)
     found = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}
-    found["held"] = is_held(place)
+    found["held"] = is_marked_stopped(place)
     now = _status(place)
     if now is not None:  # it is written when something changes; an agent that was killed leaves what it wrote last
         now["current"] = bool(pid) and now.get("pid") == pid

@@ -73,7 +73,7 @@ def up(
 def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> None:
     from oncue.cli.local_agent import LocalAgent
     from oncue.dispatcher.process import serve
-    from oncue.endpoint.settings import is_held
+    from oncue.endpoint.settings import is_marked_stopped
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     agent = (
@@ -88,7 +88,7 @@ def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> 
         click.echo("  stop:            Ctrl-C, or `oncue down`")
         sys.stdout.flush()
         if agent is not None:
-            if is_held(agent.folder):
+            if is_marked_stopped(agent.folder):
                 click.echo(HELD)
             agent.start(local)
 
@@ -126,7 +126,7 @@ def _last(path: Path, start: int, word: str) -> str:
 def _detach(folder: Path, arguments: list[str]) -> None:
     """A process of its own session that holds nothing of this terminal; wait until it answers or ends."""
     from oncue.cli.agent_process import local_folder
-    from oncue.endpoint.settings import is_held
+    from oncue.endpoint.settings import is_marked_stopped
 
     make_data_folder(folder)
     path = folder / "server.log"
@@ -163,7 +163,7 @@ def _detach(folder: Path, arguments: list[str]) -> None:
     url = local["url"] if local else "?"
     click.echo(f"oncue is up at {url} (pid {process.pid}); it writes to {path}")
     click.echo("  stop it: oncue down")
-    if "--no-endpoint" not in arguments and is_held(local_folder(folder)):
+    if "--no-endpoint" not in arguments and is_marked_stopped(local_folder(folder)):
         click.echo(HELD)
     if waits:
         click.echo(f"  its endpoint is not registered, which is tried again and again: {waits}", err=True)

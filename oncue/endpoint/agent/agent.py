@@ -1,6 +1,6 @@
 """The agent's state machine, sans-IO: frames, ticks and what the workers did in; effects out (effects.py).
 
-    Dispatch ──► journal ──► shelf ──turn: room at the workers──► Run
+    Dispatch ──► journal ──► queue ──turn: room at the workers──► Run
     Results ◄── journal ◄── outbox ◄── ended(...)
     FetchPart, BlobPart: fetcher (function bodies, large arguments)   UploadPart, UploadAck: outbox (large results)
 
@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from oncue.endpoint.agent import journal
-from oncue.endpoint.agent.effects import Dial, Effect, RememberServers
+from oncue.endpoint.agent.effects import Connect, Effect, RememberServers
 from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.held_tasks import HeldTasks
-from oncue.endpoint.agent.session import SILENCE_US, Phase, Session
+from oncue.endpoint.agent.session import SILENCE_US, AgentSession, SessionPhase
 from oncue.errors import Refused
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
@@ -30,7 +30,7 @@ INVENTORY_TASKS = 50_000  # named in one message
 OUTPUT_RATE = 256 * 1024  # bytes a second of running tasks' output; what is more is in the outcome
 
 
-class Identity(msgspec.Struct, frozen=True):
+class AgentIdentity(msgspec.Struct, frozen=True):
     """Who this agent is."""
 
     endpoint: str
@@ -44,23 +44,23 @@ class Identity(msgspec.Struct, frozen=True):
 class Agent(HeldTasks):
     def __init__(
         self,
-        identity: Identity,
+        identity: AgentIdentity,
         journal: journal.Journal,
-        cabinet: BlobCache,
+        cache: BlobCache,
         rng: random.Random,
         workers: int,
         now_us: int,
         *,
         budget_bytes: int = 256 << 20,
     ) -> None:
-        super().__init__(journal, cabinet, workers, now_us)
+        super().__init__(journal, cache, workers, now_us)
         self.identity = identity
         self.workers, self.budget_bytes = workers, budget_bytes
         # the link
-        self.link = Session(rng, journal.recovered.epoch, now_us)
+        self.session = AgentSession(rng, journal.recovered.epoch, now_us)
         self.refused: Refused | None = None
         self.server = ""
-        self._target = Dial()  # where it dials next
+        self._target = Connect()  # where it dials next
         # credit, of this session
         self.received = self.granted = 0
         self._output_allowance, self._output_us = float(OUTPUT_RATE), now_us
@@ -68,14 +68,14 @@ class Agent(HeldTasks):
 
     # ------------------------------------------------------------ frames of the bridge
 
-    def frame(self, parts: list[bytes], now_us: int) -> None:
+    def on_message(self, parts: list[bytes], now_us: int) -> None:
         """Raises Undecodable; the rim then says so and calls `cut`."""
         self.now_us = max(self.now_us, now_us)
         envelope, body = bridge.decode_from_bridge(parts)
-        link = self.link
-        if envelope.session != link.number or link.phase is Phase.AWAY or self.refused:
+        session = self.session
+        if envelope.session != session.number or session.phase is SessionPhase.DISCONNECTED or self.refused:
             return  # stale
-        if envelope.epoch < link.epoch:
+        if envelope.epoch < session.epoch:
             return self._redial("another server, with a newer claim, acts for this endpoint")
         message = envelope.message
         if isinstance(message, bridge.Reset):
@@ -84,12 +84,12 @@ class Agent(HeldTasks):
             return self._on_redirect(message)
         if isinstance(message, bridge.Refuse):
             return self._on_refuse(message)
-        if envelope.n < link.expect:
+        if envelope.n < session.expect:
             return  # a double
-        if envelope.n > link.expect:
+        if envelope.n > session.expect:
             return self._hello()  # something was lost
-        link.heard(self.now_us)
-        if link.phase is Phase.GREETING:
+        session.on_received(self.now_us)
+        if session.phase is SessionPhase.HANDSHAKE:
             if isinstance(message, bridge.Welcome):
                 self._on_welcome(envelope.epoch, message)
             return
@@ -104,63 +104,63 @@ class Agent(HeldTasks):
             step = bridge.ID_BYTES
             self.cancel({body[i : i + step] for i in range(0, len(body), step)}, message.why)
         elif isinstance(message, bridge.BlobPart):
-            self._fetching.part(message, body, self.now_us)
+            self._fetcher.part(message, body, self.now_us)
         elif isinstance(message, bridge.UploadAck):
             self.outbox.put_ack(message)
         elif isinstance(message, bridge.Welcome):
-            self._learn(message)
+            self._remember_servers(message)
 
     def _on_welcome(self, epoch: int, welcome: bridge.Welcome) -> None:
-        if epoch > self.link.epoch:
-            self.link.epoch = epoch
+        if epoch > self.session.epoch:
+            self.session.epoch = epoch
             self._journal.epoch(epoch)
-        self.link.welcomed()
+        self.session.on_welcome()
         self.server = welcome.server
-        self._learn(welcome)
+        self._remember_servers(welcome)
         named = len(self.outbox.spool)
         self.outbox.new_session(welcome.durable_seq)
-        self._fetching.new_session()
+        self._fetcher.new_session()
         if len(self.outbox.spool) < named:
             # The inventory named tasks whose ends are durable, and the bridge now waits for ends that it will not see
             # again: a retry of one would never be sent. So say what is held once more.
             return self._hello()
-        self._say(f"connected to {welcome.server} (oncue {welcome.server_version})")
+        self._log(f"connected to {welcome.server} (oncue {welcome.server_version})")
 
-    def _learn(self, welcome: bridge.Welcome) -> None:
+    def _remember_servers(self, welcome: bridge.Welcome) -> None:
         if welcome.servers:
             self._out.append(RememberServers(welcome.servers))
 
     def _on_redirect(self, redirect: bridge.Redirect) -> None:
-        self.link.redirected(self.now_us, bool(redirect.bridge))
-        self._target = Dial(redirect.bridge, redirect.server_key)
-        self._away(redirect.why)
+        self.session.on_redirect(self.now_us, bool(redirect.bridge))
+        self._target = Connect(redirect.bridge, redirect.server_key)
+        self._set_away(redirect.why)
 
     def _on_refuse(self, refuse: bridge.Refuse) -> None:
         if refuse.code == "stale-epoch":
             return self._redial(refuse.message)
         what = f"the server refused this endpoint: {refuse.message}"
         self.refused = Refused(what, remedy=refuse.remedy, reason=refuse.code)
-        self._away(refuse.message)
+        self._set_away(refuse.message)
 
     def _on_dispatch(self, message: bridge.Dispatch, body: bytes) -> None:
         self.received += message.count
         tasks = decode(list[TaskRecord], body)
-        if not self.shelf.held.keys().isdisjoint([t.id for t in tasks]):
-            tasks = [t for t in tasks if t.id not in self.shelf.held]  # the bridge knows that we have them
+        if not self.queue.held.keys().isdisjoint([t.id for t in tasks]):
+            tasks = [t for t in tasks if t.id not in self.queue.held]  # the bridge knows that we have them
             body = encode(tasks)
         if not tasks:
             return
-        self._take_in(message, tasks, body)
+        self._accept(message, tasks, body)
 
     # ------------------------------------------------------------ reports
 
-    def started(self, tasks: Sequence[tuple[bytes, int, int]], worker: str = "") -> None:
+    def on_started(self, tasks: Sequence[tuple[bytes, int, int]], worker: str = "") -> None:
         """(id, attempt, started_us) of tasks that run for over a second."""
         if tasks:
-            self.appetite.runs_long()
+            self.prefetch.runs_long()
             self._report(Started(VERSION, self.identity.endpoint, tuple(tasks), worker))
 
-    def output(self, task_id: bytes, attempt: int, offset: int, text: bytes) -> None:
+    def on_output(self, task_id: bytes, attempt: int, offset: int, text: bytes) -> None:
         """What a running task has printed; reported as far as the rate allows."""
         passed = (self.now_us - self._output_us) / 1e6
         self._output_us = self.now_us
@@ -170,11 +170,11 @@ class Agent(HeldTasks):
         else:
             self._output_allowance += len(text)
 
-    def usage(self, busy: int, load: float, memory_bytes: int) -> None:
+    def report_usage(self, busy: int, load: float, memory_bytes: int) -> None:
         """Every few seconds: what the machine does."""
         i = self.identity
         spooled = sum(n.count for n in self.outbox.spool.values())
-        queued = len(self.shelf.held) - self.running
+        queued = len(self.queue.held) - self.running
         self._report(
             Usage(
                 VERSION, i.endpoint, self.now_us, self.workers, busy, queued, spooled, i.host, load, memory_bytes,
@@ -188,21 +188,21 @@ class Agent(HeldTasks):
         """What follows from the inputs since the last turn. `room`: chunks that the workers want now; `chunk_size`:
         how many tasks of a function a chunk should have."""
         self.now_us = max(self.now_us, now_us)
-        self._tick_link()
+        self._tick_session()
         self._expire()
-        self._hand_out(room, chunk_size)
+        self._assign(room, chunk_size)
         rewrite = self._journal.wants_rewrite(self.live_bytes)
         # When nothing runs, no company is on its way: what ended goes at once.
         self.outbox.flush(self.now_us, force=self.running == 0 or self.stopping or rewrite)
-        if self.phase is Phase.READY:
+        if self.phase is SessionPhase.CONNECTED:
             self._send_results()
-            for want in self._fetching.asks(self.now_us):
+            for want in self._fetcher.asks(self.now_us):
                 self._send(want)
             for put, body in self.outbox.puts(self.now_us):
                 self._send(put, body)
             self._grant()
         if rewrite:
-            self._journal.rewrite(self._all_records(self.link.epoch))
+            self._journal.rewrite(self._all_records(self.session.epoch))
         self._write()
         self._arguments.drop(self.now_us, self.outbox.uploads)
         out, self._out = self._out, []
@@ -210,25 +210,25 @@ class Agent(HeldTasks):
 
     def _send_results(self) -> None:
         for entry in self.outbox.unsent():
-            granted = self.granted = self._wish()
+            granted = self.granted = self._credit_total()
             self._send(bridge.Results(entry.seq, entry.count, entry.call, entry.accepted_us, granted), entry.body)
 
-    def _wish(self) -> int:
+    def _credit_total(self) -> int:
         """The total to grant: never less than before."""
         if self.stopping or self._full:
             return self.granted
-        return max(self.granted, self.received + max(0, self.appetite.capacity - len(self.shelf.held)))
+        return max(self.granted, self.received + max(0, self.prefetch.capacity - len(self.queue.held)))
 
     def _grant(self) -> None:
-        wish = self._wish()
+        total = self._credit_total()
         spare = self.granted - self.received  # granted and not used yet
-        if wish > self.granted and (spare <= 0 or wish - self.granted >= max(1, self.appetite.capacity // 4)):
-            self.granted = wish
-            self._send(bridge.Credit(wish))
+        if total > self.granted and (spare <= 0 or total - self.granted >= max(1, self.prefetch.capacity // 4)):
+            self.granted = total
+            self._send(bridge.Credit(total))
 
     @property
-    def phase(self) -> Phase:
-        return self.link.phase
+    def phase(self) -> SessionPhase:
+        return self.session.phase
 
     def _write(self) -> None:
         """Journal first. A disk or a spool that is full grants no credit."""
@@ -239,86 +239,86 @@ class Agent(HeldTasks):
         elif self.live_bytes > self.budget_bytes:
             full = f"the spool is full ({self.live_bytes:,} bytes)"
         if full != self._full:
-            self._say(f"{full}; no new tasks are taken" if full else "new tasks are taken again")
+            self._log(f"{full}; no new tasks are taken" if full else "new tasks are taken again")
             self._full = full
 
     # ------------------------------------------------------------ the link
 
-    def _tick_link(self) -> None:
+    def _tick_session(self) -> None:
         if self.refused:
             return
-        link = self.link
-        if link.phase is Phase.AWAY:
-            if self.now_us >= link.dial_us and not self.stopping:
+        session = self.session
+        if session.phase is SessionPhase.DISCONNECTED:
+            if self.now_us >= session.connect_us and not self.stopping:
                 self._out.append(self._target)
-                self._target = Dial()
+                self._target = Connect()
                 self._hello()
-        elif link.silent(self.now_us):
+        elif session.timed_out(self.now_us):
             self._redial(f"not a word from the server for {bridge.SILENCE_MS / 1000:g} s")
-        elif link.owes_beat(self.now_us):
-            if link.phase is Phase.GREETING:
+        elif session.beat_due(self.now_us):
+            if session.phase is SessionPhase.HANDSHAKE:
                 self._hello()  # the last one may be lost
             else:
                 self._send(bridge.Heartbeat(self.now_us))
 
     def _hello(self) -> None:
         """A new session: who we are, and what we hold."""
-        self.link.begin(self.now_us)
+        self.session.begin(self.now_us)
         self.received = self.granted = 0
-        held = [(task_id, g.attempt) for task_id, g in self.shelf.held.items()] + self.outbox.held()
+        held = [(task_id, g.attempt) for task_id, g in self.queue.held.items()] + self.outbox.held()
         i = self.identity
         self._send(
             bridge.Hello(
                 bridge.PROTOCOL, i.version, i.python, i.host, i.pid, i.boot, self._journal.identity, self.workers,
-                len(held), self.link.epoch,
+                len(held), self.session.epoch,
             )
         )  # fmt: skip
         for at in range(0, len(held), INVENTORY_TASKS):
             part = held[at : at + INVENTORY_TASKS]
             self._send(bridge.Inventory(at + len(part) == len(held)), bridge.pack_inventory(part))
 
-    def cut(self, why: str, now_us: int) -> None:
+    def disconnect(self, why: str, now_us: int) -> None:
         """The rim's word that the link is no good: it is dialled anew."""
         self.now_us = max(self.now_us, now_us)
-        if self.phase is not Phase.AWAY:
+        if self.phase is not SessionPhase.DISCONNECTED:
             self._redial(why)
 
     def _redial(self, why: str) -> None:
-        self.link.put_off(self.now_us)
-        self._away(why)
+        self.session.back_off(self.now_us)
+        self._set_away(why)
 
-    def _away(self, why: str) -> None:
-        if self.phase is Phase.READY or self.refused or self.link.failures == 1:
-            self._say(f"not connected: {why}")
-        self.link.phase = Phase.AWAY
+    def _set_away(self, why: str) -> None:
+        if self.phase is SessionPhase.CONNECTED or self.refused or self.session.failures == 1:
+            self._log(f"not connected: {why}")
+        self.session.phase = SessionPhase.DISCONNECTED
 
     def stop(self, why: str) -> None:
         """Take nothing new; what ends is still sent. `bye` when all is done."""
         self.stopping = True
-        self._say(f"stopping: {why}")
+        self._log(f"stopping: {why}")
 
-    def bye(self, why: str) -> None:
+    def end_session(self, why: str) -> None:
         """The last word: what is held stays in the journal."""
-        if self.phase is Phase.READY:
+        if self.phase is SessionPhase.CONNECTED:
             self._send(bridge.Bye(why))
-        self.link.phase = Phase.AWAY
+        self.session.phase = SessionPhase.DISCONNECTED
 
     def next_wake_us(self) -> int:
         """When `turn` should be called at the latest."""
         if self.refused:
             return self.now_us + SILENCE_US
-        if self.phase is Phase.AWAY:
-            wake = max(self.link.dial_us, self.now_us) if not self.stopping else self.now_us + SILENCE_US
+        if self.phase is SessionPhase.DISCONNECTED:
+            wake = max(self.session.connect_us, self.now_us) if not self.stopping else self.now_us + SILENCE_US
         else:
-            wake = self.link.wake_us()
+            wake = self.session.wake_us()
         if self._expiry_us:
             wake = min(wake, self._expiry_due_us())
         due = self.outbox.due_us()
         return wake if due is None else min(wake, due)
 
     def _report(self, report: Report) -> None:
-        if self.phase is Phase.READY:
+        if self.phase is SessionPhase.CONNECTED:
             self._send(bridge.ReportFrame(), encode(report))
 
     def _send(self, message: bridge.FromAgent, body: bytes = b"") -> None:
-        self._out.append(self.link.frame(message, body, self.now_us))
+        self._out.append(self.session.number_message(message, body, self.now_us))

@@ -1,5 +1,5 @@
 """Large arguments at an agent: which tasks need which blob, which wait for one, and when a blob can go. Pure but for the
-cabinet, which is handed in.
+cache, which is handed in.
 
 need ──here──► the task may run                 release (its task ended) ──nobody needs it──► lingers ──► dropped
   └──not here──► waits ──arrived──► the task may run
@@ -10,27 +10,27 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from oncue.endpoint.agent.fetcher import BlobCache
-from oncue.endpoint.agent.task_queue import Group
+from oncue.endpoint.agent.task_queue import AttemptGroup
 from oncue.protocol.records import TaskRecord
 
 LINGER_US = 60_000_000  # that a blob which nobody needs stays
 
-Waiting = list[tuple[Group, TaskRecord]]
+Waiting = list[tuple[AttemptGroup, TaskRecord]]
 
 
-class Arguments:
-    def __init__(self, cabinet: BlobCache) -> None:
-        self._cabinet = cabinet
+class BlobArguments:
+    def __init__(self, cache: BlobCache) -> None:
+        self._cache = cache
         self.users: dict[str, set[bytes]] = {}  # blob -> tasks that need it
         self._blob_of: dict[bytes, str] = {}
         self._waits: dict[str, Waiting] = {}
         self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
 
-    def need(self, group: Group, task: TaskRecord, sha256: str) -> bool:
+    def need(self, group: AttemptGroup, task: TaskRecord, sha256: str) -> bool:
         """Whether the task must wait for the blob."""
         self.users.setdefault(sha256, set()).add(task.id)
         self._blob_of[task.id] = sha256
-        if self._cabinet.has_blob(sha256):
+        if self._cache.has_blob(sha256):
             return False
         self._waits.setdefault(sha256, []).append((group, task))
         return True
@@ -94,4 +94,4 @@ class Arguments:
                 del self._unneeded[sha256]
             elif now_us - since_us > LINGER_US:
                 del self._unneeded[sha256]
-                self._cabinet.drop_blob(sha256)
+                self._cache.drop_blob(sha256)

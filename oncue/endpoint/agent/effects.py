@@ -7,7 +7,7 @@ import msgspec
 from oncue.protocol.records import TaskRecord
 
 
-class Dial(msgspec.Struct, frozen=True):
+class Connect(msgspec.Struct, frozen=True):
     """Close the link, if there is one, and open another: to this server, or ("") to the next of those that are known."""
 
     bridge: str = ""  # tcp://host:port
@@ -20,11 +20,11 @@ class RememberServers(msgspec.Struct, frozen=True):
     servers: tuple[tuple[str, str], ...]
 
 
-class Send(msgspec.Struct, frozen=True, gc=False):
+class SendMessage(msgspec.Struct, frozen=True, gc=False):
     parts: list[bytes]
 
 
-class Run(msgspec.Struct, frozen=True):
+class RunTasks(msgspec.Struct, frozen=True):
     """A chunk for a worker: one attempt of tasks of one call."""
 
     function: str  # content hash
@@ -34,7 +34,7 @@ class Run(msgspec.Struct, frozen=True):
     tasks: list[TaskRecord]
 
 
-class CancelRun(msgspec.Struct, frozen=True):
+class CancelRunning(msgspec.Struct, frozen=True):
     """Tasks that were handed over with Run and shall end."""
 
     ids: frozenset[bytes]
@@ -46,4 +46,4 @@ class LogLine(msgspec.Struct, frozen=True):
     text: str
 
 
-Effect = Dial | RememberServers | Send | Run | CancelRun | LogLine
+Effect = Connect | RememberServers | SendMessage | RunTasks | CancelRunning | LogLine

@@ -44,7 +44,7 @@ class BlobCache(Protocol):
     def blobs(self) -> list[str]: ...
 
 
-class Fetch:
+class Download:
     """One body or blob."""
 
     def __init__(self, sha256: str, blob: bool) -> None:
@@ -59,20 +59,20 @@ class Fetch:
         self.early: dict[int, bytes] = {}  # came before their turn
 
 
-class Fetching:
+class ContentFetcher:
     def __init__(
         self,
-        cabinet: BlobCache,
-        arrived: Callable[[Fetch, bytes], None],
-        failed: Callable[[Fetch, str], None],
+        cache: BlobCache,
+        arrived: Callable[[Download, bytes], None],
+        failed: Callable[[Download, str], None],
     ) -> None:
-        self._cabinet, self._arrived, self._failed = cabinet, arrived, failed
-        self._fetches: dict[str, Fetch] = {}
+        self._cache, self._arrived, self._failed = cache, arrived, failed
+        self._fetches: dict[str, Download] = {}
         self._heard_us = 0
 
     def want(self, sha256: str, *, blob: bool) -> None:
         if sha256 not in self._fetches:
-            self._fetches[sha256] = Fetch(sha256, blob)
+            self._fetches[sha256] = Download(sha256, blob)
 
     def forget(self, sha256: str) -> None:
         """Nobody waits for it any more."""
@@ -120,31 +120,31 @@ class Fetching:
         if fetch.got >= fetch.size:
             self._whole(fetch)
 
-    def _in_order(self, fetch: Fetch) -> None:
+    def _in_order(self, fetch: Download) -> None:
         while fetch.got in fetch.early:
             data = fetch.early.pop(fetch.got)
             if not data:
                 break
             if fetch.blob:
-                self._cabinet.write_blob(fetch.sha256, fetch.got, data)
+                self._cache.write_blob(fetch.sha256, fetch.got, data)
             else:
                 fetch.parts.append(data)
             fetch.hash.update(data)
             fetch.got += len(data)
             fetch.asked = max(fetch.asked, fetch.got)
 
-    def _whole(self, fetch: Fetch) -> None:
+    def _whole(self, fetch: Download) -> None:
         if fetch.hash.hexdigest() != fetch.sha256:
             return self._fail(fetch, "what the server sent does not have the hash that it should have")
         body = b"".join(fetch.parts)
         try:
             if fetch.blob:
-                self._cabinet.finish_blob(fetch.sha256)
+                self._cache.finish_blob(fetch.sha256)
         except OSError as e:
             return self._fail(fetch, f"the endpoint cannot keep it: {e.strerror or e}")
         del self._fetches[fetch.sha256]
         self._arrived(fetch, body)
 
-    def _fail(self, fetch: Fetch, why: str) -> None:
+    def _fail(self, fetch: Download, why: str) -> None:
         del self._fetches[fetch.sha256]
         self._failed(fetch, why)

@@ -1,4 +1,4 @@
-"""Function bodies at an agent: the latest ones in memory, all of them in the cabinet."""
+"""Function bodies at an agent: the latest ones in memory, all of them in the cache."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from oncue.endpoint.agent.fetcher import BlobCache
 BODIES_BYTES = 64 << 20  # kept in memory
 
 
-class Bodies:
-    def __init__(self, cabinet: BlobCache) -> None:
-        self._cabinet = cabinet
+class FunctionCache:
+    def __init__(self, cache: BlobCache) -> None:
+        self._cache = cache
         self._bodies: dict[str, bytes] = {}  # in order of use
         self._bytes = 0
 
@@ -19,15 +19,15 @@ class Bodies:
         if body is not None:
             self._bodies[function] = body  # used last
             return body
-        body = self._cabinet.body(function)
+        body = self._cache.body(function)
         if body is not None:
             self._remember(function, body)
         return body
 
-    def keep(self, function: str, body: bytes) -> None:
+    def store(self, function: str, body: bytes) -> None:
         """Raises OSError when it cannot be kept on disk; it is in memory then."""
         self._remember(function, body)
-        self._cabinet.keep_body(function, body)
+        self._cache.keep_body(function, body)
 
     def _remember(self, function: str, body: bytes) -> None:
         self._bytes += len(body) - len(self._bodies.pop(function, b""))

@@ -1,7 +1,7 @@
 """The tasks that an agent holds, from their arrival until their ends are spooled: the half of its state machine that knows
 no link.
 
-    take in ──► journal ──► shelf ──hand out──► Run ──► ended, requeue
+    take in ──► journal ──► queue ──hand out──► Run ──► ended, requeue
                    └── aside until the function's body, or large arguments, are here
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from oncue.endpoint.agent import journal
-from oncue.endpoint.agent.blob_arguments import Arguments
-from oncue.endpoint.agent.effects import CancelRun, Effect, LogLine, Run
-from oncue.endpoint.agent.fetcher import BlobCache, Fetch, Fetching
-from oncue.endpoint.agent.function_cache import Bodies
+from oncue.endpoint.agent.blob_arguments import BlobArguments
+from oncue.endpoint.agent.effects import CancelRunning, Effect, LogLine, RunTasks
+from oncue.endpoint.agent.fetcher import BlobCache, ContentFetcher, Download
+from oncue.endpoint.agent.function_cache import FunctionCache
 from oncue.endpoint.agent.outbox import Outbox
 from oncue.endpoint.agent.prefetch import PrefetchLimit
-from oncue.endpoint.agent.task_queue import COST_OF_TASK, Group, Shelf
+from oncue.endpoint.agent.task_queue import COST_OF_TASK, AttemptGroup, TaskQueue
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
@@ -29,22 +29,22 @@ EXPIRY_STEP_US = 1_000_000  # between two looks at all that waits
 class HeldTasks:
     """What it wants done is gathered in `_out`, for the turn that follows."""
 
-    def __init__(self, journal: journal.Journal, cabinet: BlobCache, workers: int, now_us: int) -> None:
-        self._journal, self._cabinet = journal, cabinet
+    def __init__(self, journal: journal.Journal, cache: BlobCache, workers: int, now_us: int) -> None:
+        self._journal, self._cache = journal, cache
         self.now_us = now_us
         self._out: list[Effect] = []
         self.stopping = False
-        self.appetite = PrefetchLimit(workers)
-        self.shelf = Shelf()
-        self.outbox = Outbox(journal, cabinet, self._drop_blob_of_result)
-        self._fetching = Fetching(cabinet, self._arrived, self._failed)
-        self._bodies = Bodies(cabinet)
-        self._arguments = Arguments(cabinet)
+        self.prefetch = PrefetchLimit(workers)
+        self.queue = TaskQueue()
+        self.outbox = Outbox(journal, cache, self._drop_blob_of_result)
+        self._fetcher = ContentFetcher(cache, self._arrived, self._failed)
+        self._functions = FunctionCache(cache)
+        self._arguments = BlobArguments(cache)
         self.running = 0
         self._expiry_us = self._expired_us = 0  # when something that waits expires (0: nothing does); the last look
         self._recover()
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         self._out.append(LogLine(text))
 
     # ------------------------------------------------------------ after a start
@@ -53,34 +53,34 @@ class HeldTasks:
         """Queued tasks go on; started ones that did not end are lost; spooled results are there already."""
         found = self._journal.recovered
         for problem in found.problems:
-            self._say(f"the journal was damaged: {problem}")
+            self._log(f"the journal was damaged: {problem}")
         why = encode(Failure("oncue.TaskLost", "the agent was killed while it ran"))
         for held in found.held:
             size = sum(len(t.args) + COST_OF_TASK for t in held.tasks)
-            group = Group(held.call, decode(Call, held.call), held.attempt, held.accepted_us, held.tasks, size)
-            self.shelf.receive(group)
+            group = AttemptGroup(held.call, decode(Call, held.call), held.attempt, held.accepted_us, held.tasks, size)
+            self.queue.receive(group)
             lost = [t for t in held.tasks if t.id in held.started]
             if lost:
                 self._end(group, lost, LOST, why)
-            self._place(group, [t for t in held.tasks if t.id not in held.started])
+            self._enqueue(group, [t for t in held.tasks if t.id not in held.started])
         used = self._arguments.users.keys() | self.outbox.uploads.keys()
-        for sha in self._cabinet.blobs():
+        for sha in self._cache.blobs():
             if sha not in used:
-                self._cabinet.drop_blob(sha)
+                self._cache.drop_blob(sha)
         found.held, found.kept, found.spooled = [], [], []  # not needed any more
 
     # ------------------------------------------------------------ what a task needs before it can run
 
-    def _take_in(self, message: bridge.Dispatch, tasks: list[TaskRecord], body: bytes) -> None:
+    def _accept(self, message: bridge.Dispatch, tasks: list[TaskRecord], body: bytes) -> None:
         call = decode(Call, message.call)
-        group = Group(
+        group = AttemptGroup(
             message.call, call, message.attempt, message.accepted_us, tasks, len(body) + COST_OF_TASK * len(tasks)
         )
         self._journal.received(message.call, message.attempt, message.accepted_us, body)
-        self.shelf.receive(group)
-        self._place(group, tasks)
+        self.queue.receive(group)
+        self._enqueue(group, tasks)
 
-    def _place(self, group: Group, tasks: list[TaskRecord]) -> None:
+    def _enqueue(self, group: AttemptGroup, tasks: list[TaskRecord]) -> None:
         """Into the queue, or aside for its function's body or a large argument."""
         for t in tasks:
             if t.args[:1] == REF:
@@ -89,12 +89,12 @@ class HeldTasks:
         self._note_expiry(group.call.expires_us)
         if tasks:
             function = group.call.function
-            here = self._bodies.get(function) is not None
-            self.shelf.put(group, tasks, here=here)
+            here = self._functions.get(function) is not None
+            self.queue.put(group, tasks, here=here)
             if not here:
-                self._fetching.want(function, blob=False)
+                self._fetcher.want(function, blob=False)
 
-    def _needs_blob(self, group: Group, task: TaskRecord) -> bool:
+    def _needs_blob(self, group: AttemptGroup, task: TaskRecord) -> bool:
         if task.args[:1] != REF:
             return False
         try:
@@ -106,24 +106,24 @@ class HeldTasks:
             return False
         if not self._arguments.need(group, task, ref.sha256):
             return False
-        self._fetching.want(ref.sha256, blob=True)
+        self._fetcher.want(ref.sha256, blob=True)
         return True
 
-    def _arrived(self, fetch: Fetch, body: bytes) -> None:
+    def _arrived(self, fetch: Download, body: bytes) -> None:
         if not fetch.blob:
             try:
-                self._bodies.keep(fetch.sha256, body)
+                self._functions.store(fetch.sha256, body)
             except OSError as e:
-                self._say(f"a function could not be kept on disk: {e.strerror or e}")
-            self.shelf.arrived(fetch.sha256)
+                self._log(f"a function could not be kept on disk: {e.strerror or e}")
+            self.queue.arrived(fetch.sha256)
             return
         for group, task in self._arguments.arrived(fetch.sha256):
-            here = self._bodies.get(group.call.function) is not None
-            self.shelf.put(group, [task], here=here)
+            here = self._functions.get(group.call.function) is not None
+            self.queue.put(group, [task], here=here)
             if not here:
-                self._fetching.want(group.call.function, blob=False)
+                self._fetcher.want(group.call.function, blob=False)
 
-    def _failed(self, fetch: Fetch, why: str) -> None:
+    def _failed(self, fetch: Download, why: str) -> None:
         if fetch.blob:
             failure = encode(Failure("oncue.BlobMissing", f"its large arguments could not be fetched: {why}"))
             for group, task in self._arguments.arrived(fetch.sha256):
@@ -131,46 +131,46 @@ class HeldTasks:
             return
         remedy = "register the function again, and run the task anew"
         failure = encode(Failure("oncue.FunctionError", f"the function could not be fetched: {why}", "", remedy))
-        for group, tasks in self.shelf.fail(fetch.sha256):
+        for group, tasks in self.queue.fail(fetch.sha256):
             self._end(group, tasks, ERROR, failure)
 
-    def _hand_out(self, room: int, chunk_size: Callable[[str], int]) -> None:
-        shelf = self.shelf
+    def _assign(self, room: int, chunk_size: Callable[[str], int]) -> None:
+        queue = self.queue
         while room > 0 and not self.stopping:
-            function = shelf.next_function()
+            function = queue.next_function()
             if function is None:
                 return
-            body = self._bodies.get(function)
+            body = self._functions.get(function)
             if body is None:  # its file is gone: ask for it again
-                for group, tasks in [shelf.take(function, 1 << 30)]:
-                    shelf.put(group, tasks, here=False)
-                self._fetching.want(function, blob=False)
+                for group, tasks in [queue.take(function, 1 << 30)]:
+                    queue.put(group, tasks, here=False)
+                self._fetcher.want(function, blob=False)
                 continue
-            most = max(1, min(chunk_size(function), -(-shelf.queued // max(1, room))))
-            group, tasks = shelf.take(function, most)
+            most = max(1, min(chunk_size(function), -(-queue.queued // max(1, room))))
+            group, tasks = queue.take(function, most)
             if group.call.expires_us and self.now_us > group.call.expires_us:
                 why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
                 self._end(group, tasks, EXPIRED, why)
                 continue
             self._journal.started(group.attempt, b"".join([t.id for t in tasks]))
             self.running += len(tasks)
-            self._out.append(Run(function, body, group.call.timeout_ms, group.attempt, tasks))
+            self._out.append(RunTasks(function, body, group.call.timeout_ms, group.attempt, tasks))
             room -= 1
 
     # ------------------------------------------------------------ what the workers did
 
-    def ended(self, ends: Sequence[Ended]) -> None:
+    def on_results(self, ends: Sequence[Ended]) -> None:
         """Attempts that ended at the workers: as they came, in chunks."""
         if not ends:
             return
         took = ends[-1].ended_us - ends[0].started_us if ends[0].started_us else 0
         if took >= 0 and ends[0].started_us:
-            self.appetite.measured(len(ends), took)
-        shelf = self.shelf
-        current: Group | None = None
+            self.prefetch.measured(len(ends), took)
+        queue = self.queue
+        current: AttemptGroup | None = None
         mine: list[Ended] = []
         for e in ends:
-            group = shelf.ended(e.id)
+            group = queue.ended(e.id)
             if group is None:
                 continue  # known already
             self.running -= 1
@@ -185,32 +185,32 @@ class HeldTasks:
 
     def requeue(self, tasks: Iterable[TaskRecord]) -> None:
         """Tasks that the workers give back: they never started, or nobody is to blame for them."""
-        by_group: dict[int, tuple[Group, list[TaskRecord]]] = {}
+        by_group: dict[int, tuple[AttemptGroup, list[TaskRecord]]] = {}
         for t in tasks:
-            group = self.shelf.held.get(t.id)
+            group = self.queue.held.get(t.id)
             if group is not None:
                 by_group.setdefault(id(group), (group, []))[1].append(t)
         for group, given in by_group.values():
             self.running -= len(given)
             self._journal.requeued(group.attempt, b"".join([t.id for t in given]))
-            here = self._bodies.get(group.call.function) is not None
-            self.shelf.put(group, given, here=here, first=True)
+            here = self._functions.get(group.call.function) is not None
+            self.queue.put(group, given, here=here, first=True)
             self._note_expiry(group.call.expires_us)
             if not here:
-                self._fetching.want(group.call.function, blob=False)
+                self._fetcher.want(group.call.function, blob=False)
 
     # ------------------------------------------------------------ cancel and ends without a worker
 
     def cancel(self, ids: set[bytes], why: str = "") -> None:
         """Those that wait end at once; those at workers are asked for."""
-        self._withdraw(ids, CANCELLED, encode(Failure("oncue.TaskCancelled", why or "cancelled")))
-        running = frozenset(i for i in ids if i in self.shelf.held)
+        self._end_waiting(ids, CANCELLED, encode(Failure("oncue.TaskCancelled", why or "cancelled")))
+        running = frozenset(i for i in ids if i in self.queue.held)
         if running:
-            self._out.append(CancelRun(running))
+            self._out.append(CancelRunning(running))
 
-    def _withdraw(self, ids: set[bytes], status: int, failure: bytes) -> None:
+    def _end_waiting(self, ids: set[bytes], status: int, failure: bytes) -> None:
         """End those of them that wait; they are taken out of `ids`."""
-        for group, task in self.shelf.remove(ids):
+        for group, task in self.queue.remove(ids):
             ids.discard(task.id)
             self._end(group, [task], status, failure)
         waited, idle = self._arguments.remove(ids)
@@ -218,7 +218,7 @@ class HeldTasks:
             ids.discard(task.id)
             self._end(group, [task], status, failure)
         for sha256 in idle:
-            self._fetching.forget(sha256)
+            self._fetcher.forget(sha256)
 
     def _note_expiry(self, at_us: int) -> None:
         if at_us:
@@ -232,19 +232,19 @@ class HeldTasks:
         if not self._expiry_us or self.now_us < self._expiry_due_us():
             return
         self._expired_us = self.now_us
-        due, self._expiry_us = self.shelf.expired(self.now_us)
+        due, self._expiry_us = self.queue.expired(self.now_us)
         more, following = self._arguments.expired(self.now_us)
         due |= more
         self._note_expiry(following)
         if due:
-            self._withdraw(
+            self._end_waiting(
                 due, EXPIRED, encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
             )
 
-    def _end(self, group: Group, tasks: list[TaskRecord], status: int, failure: bytes) -> None:
+    def _end(self, group: AttemptGroup, tasks: list[TaskRecord], status: int, failure: bytes) -> None:
         """Attempts that end here, without a worker."""
         for t in tasks:
-            self.shelf.ended(t.id)
+            self.queue.ended(t.id)
         ends = [
             Ended(t.id, group.attempt, status, 0, self.now_us, failure, b"", t.event, t.retry_of, t.mark_us)
             for t in tasks
@@ -259,20 +259,20 @@ class HeldTasks:
 
     @property
     def live_bytes(self) -> int:
-        return self.shelf.live_bytes + self.outbox.bytes
+        return self.queue.live_bytes + self.outbox.bytes
 
     def _all_records(self, epoch: int) -> list[bytes]:
         """All that the journal has to know, anew."""
-        waiting = self.shelf.waiting()
+        waiting = self.queue.waiting()
         waiting |= self._arguments.waiting()
-        held, records = self.shelf.held, [journal.pack(journal.EPOCH, epoch.to_bytes(8, "big"))]
-        for g in self.shelf.groups():
+        held, records = self.queue.held, [journal.pack(journal.EPOCH, epoch.to_bytes(8, "big"))]
+        for g in self.queue.groups():
             tasks = [t for t in g.tasks if held.get(t.id) is g]
             records.append(journal.pack(journal.RECEIVED, encode((g.call_raw, g.attempt, g.accepted_us, tasks))))
             started = b"".join([t.id for t in tasks if t.id not in waiting])
             if started:
                 records.append(journal.pack(journal.STARTED, encode((g.attempt, started))))
         for spooled, frame in self.outbox.frames():
-            records.append(journal.pack(journal.ENDED if spooled else journal.KEPT, encode(frame)))
+            records.append(journal.pack(journal.ENDED if spooled else journal.UPLOADING, encode(frame)))
         records.append(journal.pack(journal.ACKED, encode((self.outbox.acked_seq,))))
         return records

@@ -29,14 +29,14 @@ from oncue.protocol.records import Ended, Stored, TaskRecord
 
 HEAD = Struct(">2sBII")
 MARK = b"\xc9\x0c"
-IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, KEPT, ACKED, EPOCH = range(1, 9)
+IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, UPLOADING, ACKED, EPOCH = range(1, 9)
 ID_BYTES = 16
 REWRITE_BYTES = 32 << 20  # a smaller file is not worth writing anew
 #: Numbers that a full disk kept out of the journal may have been used: each start leaps over them.
 SEQ_LEAP = 1 << 20
 
 
-class Received(Stored, frozen=True):
+class TasksReceived(Stored, frozen=True):
     """Tasks as they came."""
 
     call: bytes  # msgpack of Call
@@ -45,15 +45,15 @@ class Received(Stored, frozen=True):
     tasks: list[TaskRecord]
 
 
-class Started(Stored, frozen=True):
+class TasksStarted(Stored, frozen=True):
     """Handed to a worker, or taken back: ids, 16 bytes each."""
 
     attempt: int
     ids: bytes
 
 
-class EndedFrame(Stored, frozen=True):
-    """Attempts of one call that ended. `seq` is the spool number (-1 in KEPT)."""
+class AttemptsEnded(Stored, frozen=True):
+    """Attempts of one call that ended. `seq` is the spool number (-1 in UPLOADING)."""
 
     seq: int
     call: bytes
@@ -61,7 +61,7 @@ class EndedFrame(Stored, frozen=True):
     body: msgspec.Raw  # list[Ended]
 
 
-class Acked(Stored, frozen=True):
+class SpoolAcked(Stored, frozen=True):
     seq: int
 
 
@@ -118,7 +118,7 @@ class DiskFile:
         os.close(self._fd)
 
 
-class Held(msgspec.Struct):
+class RecoveredTasks(msgspec.Struct):
     """What the journal knew of received tasks."""
 
     call: bytes
@@ -132,9 +132,9 @@ class Recovered(msgspec.Struct):
     """The journal's content after a start, in order."""
 
     identity: bytes = b""
-    held: list[Held] = []
-    kept: list[EndedFrame] = []
-    spooled: list[EndedFrame] = []
+    held: list[RecoveredTasks] = []
+    kept: list[AttemptsEnded] = []
+    spooled: list[AttemptsEnded] = []
     next_seq: int = 0
     epoch: int = 0  # the highest obeyed
     problems: list[str] = []
@@ -173,7 +173,7 @@ class Journal:
         self._pending += pack(ENDED, encode((seq, call, accepted_us, msgspec.Raw(body))))
 
     def kept(self, call: bytes, accepted_us: int, body: bytes) -> None:
-        self._pending += pack(KEPT, encode((-1, call, accepted_us, msgspec.Raw(body))))
+        self._pending += pack(UPLOADING, encode((-1, call, accepted_us, msgspec.Raw(body))))
 
     def acked(self, seq: int) -> None:
         self._pending += pack(ACKED, encode((seq,)))
@@ -267,44 +267,44 @@ def fold(records: Iterable[tuple[int, memoryview]]) -> Recovered:
 class _Fold:
     def __init__(self) -> None:
         self.out = Recovered()
-        self.holders: dict[tuple[bytes, int], Held] = {}  # (id, attempt)
+        self.holders: dict[tuple[bytes, int], RecoveredTasks] = {}  # (id, attempt)
         self.done: set[tuple[bytes, int]] = set()
-        self.kept: dict[tuple[bytes, int], EndedFrame] = {}
-        self.spooled: dict[int, EndedFrame] = {}
+        self.kept: dict[tuple[bytes, int], AttemptsEnded] = {}
+        self.spooled: dict[int, AttemptsEnded] = {}
         self.highest = -1
 
     def take(self, kind: int, content: memoryview) -> None:
         if kind == IDENTITY:
             self.out.identity = bytes(content)
         elif kind == RECEIVED:
-            r = decode(Received, content)
-            held = Held(r.call, r.attempt, r.accepted_us, r.tasks, set())
+            r = decode(TasksReceived, content)
+            held = RecoveredTasks(r.call, r.attempt, r.accepted_us, r.tasks, set())
             self.out.held.append(held)
             keys = [(t.id, r.attempt) for t in r.tasks]
             self.holders.update(dict.fromkeys(keys, held))
             self.done.difference_update(keys)
         elif kind in (STARTED, REQUEUED):
-            s = decode(Started, content)
+            s = decode(TasksStarted, content)
             for i in range(0, len(s.ids), ID_BYTES):
                 task_id = s.ids[i : i + ID_BYTES]
                 holder = self.holders.get((task_id, s.attempt))
                 if holder is not None:
                     (holder.started.add if kind == STARTED else holder.started.discard)(task_id)
-        elif kind in (ENDED, KEPT):
-            self._ended(kind, decode(EndedFrame, content))
+        elif kind in (ENDED, UPLOADING):
+            self._ended(kind, decode(AttemptsEnded, content))
         elif kind == ACKED:
-            seq = decode(Acked, content).seq
+            seq = decode(SpoolAcked, content).seq
             self.highest = max(self.highest, seq)
             while self.spooled and next(iter(self.spooled)) <= seq:
                 del self.spooled[next(iter(self.spooled))]
         elif kind == EPOCH:
             self.out.epoch = max(self.out.epoch, int.from_bytes(content, "big"))
 
-    def _ended(self, kind: int, frame: EndedFrame) -> None:
+    def _ended(self, kind: int, frame: AttemptsEnded) -> None:
         frame = msgspec.structs.replace(frame, body=msgspec.Raw(bytes(frame.body)))
         keys = [(e.id, e.attempt) for e in decode(list[Ended], frame.body)]
         self.done.update(keys)
-        if kind == KEPT:
+        if kind == UPLOADING:
             self.kept.update(dict.fromkeys(keys, frame))
             return
         for key in keys:

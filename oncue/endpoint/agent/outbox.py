@@ -1,4 +1,4 @@
-"""Attempts that ended, on their way to the server: pure but for journal and cabinet, which are handed in.
+"""Attempts that ended, on their way to the server: pure but for journal and cache, which are handed in.
 
 ended ──► gathered by call ──flush──► a spool entry (journal) ──► Results(seq) ──Ack──► forgotten
    └── its result is a blob ──► kept (journal) ──UploadPart, UploadAck ... all──► gathered
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from oncue.endpoint.agent.fetcher import BlobCache
-from oncue.endpoint.agent.journal import EndedFrame, Journal
+from oncue.endpoint.agent.journal import AttemptsEnded, Journal
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
@@ -25,10 +25,10 @@ FLUSH_US = 1_000  # after a frame, the next one waits so long for company
 UNACKED_BYTES = 32 << 20  # sent and not acked; the rest of the spool waits
 PUT_AGAIN_US = 30_000_000
 
-Key = tuple[bytes, int]  # (call, accepted_us)
+CallKey = tuple[bytes, int]  # (call, accepted_us)
 
 
-class Entry(msgspec.Struct):
+class SpooledResults(msgspec.Struct):
     """A frame of results, spooled."""
 
     seq: int
@@ -38,32 +38,32 @@ class Entry(msgspec.Struct):
     body: bytes
 
 
-class Name(Stored, frozen=True):
+class AttemptKey(Stored, frozen=True):
     """The first fields of an Ended: which attempt it is."""
 
     id: bytes
     attempt: int
 
 
-class Upload(msgspec.Struct):
+class ResultUpload(msgspec.Struct):
     """A large result: parts go one after the other, each when the one before was acked."""
 
     sha256: str
     size: int
-    ends: list[tuple[Key, Ended]]
+    ends: list[tuple[CallKey, Ended]]
     at: int = 0
     asked: bool = False  # a part is under way
     asked_us: int = 0
 
 
 class Outbox:
-    def __init__(self, journal: Journal, cabinet: BlobCache, uploaded: Callable[[str], None]) -> None:
-        self._journal, self._cabinet, self._uploaded = journal, cabinet, uploaded
-        self._gathered: dict[Key, list[Ended]] = {}
+    def __init__(self, journal: Journal, cache: BlobCache, uploaded: Callable[[str], None]) -> None:
+        self._journal, self._cache, self._uploaded = journal, cache, uploaded
+        self._gathered: dict[CallKey, list[Ended]] = {}
         self.gathered = 0
         self._last_flush_us = 0
-        self.spool: OrderedDict[int, Entry] = OrderedDict()
-        self.uploads: OrderedDict[str, Upload] = OrderedDict()
+        self.spool: OrderedDict[int, SpooledResults] = OrderedDict()
+        self.uploads: OrderedDict[str, ResultUpload] = OrderedDict()
         self.bytes = 0  # of the spool
         self.next_seq = journal.recovered.next_seq
         self._sent_seq = -1
@@ -71,14 +71,14 @@ class Outbox:
         self._unacked = 0  # bytes
         for frame in journal.recovered.spooled:
             ends = decode(list[Ended], frame.body)
-            self._add(Entry(frame.seq, frame.call, frame.accepted_us, len(ends), bytes(frame.body)))
+            self._add(SpooledResults(frame.seq, frame.call, frame.accepted_us, len(ends), bytes(frame.body)))
         for frame in journal.recovered.kept:
             for e in decode(list[Ended], frame.body):
                 self._upload((frame.call, frame.accepted_us), e)
 
     # ------------------------------------------------------------ in
 
-    def add(self, key: Key, ends: list[Ended]) -> None:
+    def add(self, key: CallKey, ends: list[Ended]) -> None:
         """Attempts of one call that ended."""
         for e in ends:
             if e.value[:1] == REF and e.status == 0:
@@ -88,7 +88,7 @@ class Outbox:
             self._gathered.setdefault(key, []).extend(ends)
             self.gathered += len(ends)
 
-    def _keep(self, key: Key, e: Ended) -> bool:
+    def _keep(self, key: CallKey, e: Ended) -> bool:
         """Whether its result must be uploaded first."""
         if e.value[:1] != REF or e.status != 0:
             return False
@@ -96,20 +96,22 @@ class Outbox:
         self._upload(key, e)
         return True
 
-    def _upload(self, key: Key, e: Ended) -> None:
+    def _upload(self, key: CallKey, e: Ended) -> None:
         try:
             ref = ref_of(e.value)
             assert ref is not None
-            size = self._cabinet.blob_size(ref.sha256)
+            size = self._cache.blob_size(ref.sha256)
             if size != ref.size_bytes:
                 raise OSError(f"the file has {size:,} bytes instead of {ref.size_bytes:,}")
         except (OSError, Undecodable) as why:
-            self._gathered.setdefault(key, []).append(spoiled(e, f"its large result is not there any more: {why}"))
+            self._gathered.setdefault(key, []).append(
+                as_blob_missing(e, f"its large result is not there any more: {why}")
+            )
             self.gathered += 1
             return
         upload = self.uploads.get(ref.sha256)
         if upload is None:
-            upload = self.uploads[ref.sha256] = Upload(ref.sha256, size, [])
+            upload = self.uploads[ref.sha256] = ResultUpload(ref.sha256, size, [])
         upload.ends.append((key, e))
 
     # ------------------------------------------------------------ out
@@ -130,7 +132,7 @@ class Outbox:
             for i in range(0, len(ends), FRAME_TASKS):
                 self._spool(key, ends[i : i + FRAME_TASKS])
 
-    def _spool(self, key: Key, ends: list[Ended]) -> None:
+    def _spool(self, key: CallKey, ends: list[Ended]) -> None:
         body = encode(ends)
         if len(body) > FRAME_BYTES and len(ends) > 1:
             half = len(ends) // 2
@@ -139,15 +141,15 @@ class Outbox:
             return
         seq, self.next_seq = self.next_seq, self.next_seq + 1
         self._journal.ended(seq, key[0], key[1], body)
-        self._add(Entry(seq, key[0], key[1], len(ends), body))
+        self._add(SpooledResults(seq, key[0], key[1], len(ends), body))
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: SpooledResults) -> None:
         self.spool[entry.seq] = entry
         self.bytes += len(entry.body)
 
-    def unsent(self) -> list[Entry]:
+    def unsent(self) -> list[SpooledResults]:
         """Entries to send now, in order; they count as sent."""
-        out: list[Entry] = []
+        out: list[SpooledResults] = []
         if not self.spool or next(reversed(self.spool)) <= self._sent_seq:
             return out
         for entry in _after(self.spool, self._sent_seq):
@@ -166,7 +168,7 @@ class Outbox:
             if upload.asked and now_us - upload.asked_us < PUT_AGAIN_US:
                 break
             try:
-                body = self._cabinet.read_blob(upload.sha256, upload.at, bridge.PART_BYTES)
+                body = self._cache.read_blob(upload.sha256, upload.at, bridge.PART_BYTES)
             except OSError as e:
                 self._done(upload, f"its large result is not there any more: {e}")
                 continue
@@ -187,10 +189,10 @@ class Outbox:
         else:
             upload.at, upload.asked = ack.offset_bytes, False
 
-    def _done(self, upload: Upload, why: str) -> None:
+    def _done(self, upload: ResultUpload, why: str) -> None:
         del self.uploads[upload.sha256]
         for key, e in upload.ends:
-            self._gathered.setdefault(key, []).append(spoiled(e, why) if why else e)
+            self._gathered.setdefault(key, []).append(as_blob_missing(e, why) if why else e)
         self.gathered += len(upload.ends)
         self._uploaded(upload.sha256)
 
@@ -218,22 +220,22 @@ class Outbox:
 
     def held(self) -> list[tuple[bytes, int]]:
         """(id, attempt) of all that ended and is not acked."""
-        out = [(e.id, e.attempt) for entry in self.spool.values() for e in decode(list[Name], entry.body)]
+        out = [(e.id, e.attempt) for entry in self.spool.values() for e in decode(list[AttemptKey], entry.body)]
         out += [(e.id, e.attempt) for ends in self._gathered.values() for e in ends]
         out += [(e.id, e.attempt) for u in self.uploads.values() for _, e in u.ends]
         return out
 
-    def frames(self) -> list[tuple[bool, EndedFrame]]:
+    def frames(self) -> list[tuple[bool, AttemptsEnded]]:
         """(spooled or kept, frame) of all that must stay in the journal; what was gathered must be flushed before."""
-        out = [(True, EndedFrame(n.seq, n.call, n.accepted_us, msgspec.Raw(n.body))) for n in self.spool.values()]
+        out = [(True, AttemptsEnded(n.seq, n.call, n.accepted_us, msgspec.Raw(n.body))) for n in self.spool.values()]
         for upload in self.uploads.values():
-            out += [(False, EndedFrame(-1, *key, msgspec.Raw(encode([e])))) for key, e in upload.ends]
+            out += [(False, AttemptsEnded(-1, *key, msgspec.Raw(encode([e])))) for key, e in upload.ends]
         return out
 
 
-def _after(spool: OrderedDict[int, Entry], seq: int) -> list[Entry]:
+def _after(spool: OrderedDict[int, SpooledResults], seq: int) -> list[SpooledResults]:
     """The entries behind seq: read from the end, where what is new is."""
-    out: list[Entry] = []
+    out: list[SpooledResults] = []
     for entry in reversed(spool.values()):
         if entry.seq <= seq:
             break
@@ -242,6 +244,6 @@ def _after(spool: OrderedDict[int, Entry], seq: int) -> list[Entry]:
     return out
 
 
-def spoiled(e: Ended, why: str) -> Ended:
+def as_blob_missing(e: Ended, why: str) -> Ended:
     """The same end as an error."""
     return msgspec.structs.replace(e, status=ERROR, value=encode(Failure("oncue.BlobMissing", why)))

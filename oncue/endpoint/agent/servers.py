@@ -11,31 +11,31 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.endpoint.settings import EndpointSettings, server_of
+from oncue.endpoint.settings import EndpointSettings, resolve_server
 from oncue.errors import Invalid
 
 log = logging.getLogger("oncue.agent")
 
 
-class Server(msgspec.Struct, frozen=True):
+class ServerAddress(msgspec.Struct, frozen=True):
     bridge: str  # tcp://host:port
     key: str  # CURVE, Z85
 
 
-class Servers:
+class ServerList:
     def __init__(self, folder: Path, settings: EndpointSettings) -> None:
         self._path, self._settings = folder / "servers.json", settings
         self._told = self._load()
-        self._at: Server | None = None  # dialled last
+        self._at: ServerAddress | None = None  # dialled last
 
-    def _load(self) -> list[Server]:
+    def _load(self) -> list[ServerAddress]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=list[Server])
+            return msgspec.json.decode(self._path.read_bytes(), type=list[ServerAddress])
         except (OSError, msgspec.MsgspecError):
             return []  # the one that it was registered with tells them again
 
     def learn(self, servers: Iterable[tuple[str, str]]) -> None:
-        told = [Server(bridge, key) for bridge, key in servers]
+        told = [ServerAddress(bridge, key) for bridge, key in servers]
         if told == self._told:
             return
         self._told = told
@@ -46,11 +46,11 @@ class Servers:
         except OSError as e:
             log.warning("%s could not be written: %s", self._path, e.strerror)
 
-    def known(self) -> list[Server]:
+    def known(self) -> list[ServerAddress]:
         """The one that it was registered with comes first. Raises Invalid when there is none at all."""
         try:
-            bridge, key = server_of(self._settings)
-            home = [Server(bridge, key.decode())]
+            bridge, key = resolve_server(self._settings)
+            home = [ServerAddress(bridge, key.decode())]
         except Invalid:
             if not self._told:
                 raise
@@ -63,10 +63,10 @@ class Servers:
         except Invalid:
             return False
 
-    def pick(self, bridge: str = "", key: str = "") -> Server:
+    def pick(self, bridge: str = "", key: str = "") -> ServerAddress:
         """This one, or the next of those that are known. Raises Invalid when none is."""
         if bridge:
-            self._at = Server(bridge, key)
+            self._at = ServerAddress(bridge, key)
         else:
             known = self.known()
             place = known.index(self._at) + 1 if self._at in known else 0

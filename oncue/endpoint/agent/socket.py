@@ -16,7 +16,7 @@ READ_AT_ONCE = 256
 EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 
 
-class Trouble(Enum):
+class ConnectionProblem(Enum):
     """What the socket tells of its connection."""
 
     KEY = "the server does not know our key"
@@ -25,13 +25,13 @@ class Trouble(Enum):
 
 
 _TROUBLES = {
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: Trouble.KEY,
-    zmq.EVENT_DISCONNECTED: Trouble.CLOSED,
-    zmq.EVENT_CONNECT_RETRIED: Trouble.NOBODY,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: ConnectionProblem.KEY,
+    zmq.EVENT_DISCONNECTED: ConnectionProblem.CLOSED,
+    zmq.EVENT_CONNECT_RETRIED: ConnectionProblem.NOBODY,
 }
 
 
-class Link:
+class AgentSocket:
     def __init__(self, keys: curve.Keys) -> None:
         self._keys = keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -85,9 +85,9 @@ class Link:
         except zmq.ZMQError:
             self.lost += 1
 
-    def troubles(self) -> dict[Trouble, int]:
+    def troubles(self) -> dict[ConnectionProblem, int]:
         """Since the last call. With KEY: curve.UNKNOWN or curve.REVOKED, as the server said."""
-        found: dict[Trouble, int] = {}
+        found: dict[ConnectionProblem, int] = {}
         while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             message = recv_monitor_message(self._monitor, zmq.NOBLOCK)
             trouble = _TROUBLES.get(zmq.Event(message["event"]))

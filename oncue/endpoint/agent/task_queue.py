@@ -19,7 +19,7 @@ from oncue.protocol.records import Call, TaskRecord
 COST_OF_TASK = 64  # bytes that a task costs beside its arguments
 
 
-class Group(msgspec.Struct, eq=False, weakref=False):
+class AttemptGroup(msgspec.Struct, eq=False, weakref=False):
     """Tasks that came together: one attempt of one call."""
 
     call_raw: bytes
@@ -31,30 +31,30 @@ class Group(msgspec.Struct, eq=False, weakref=False):
     live: int = 0  # how many of them have not ended
 
 
-class Lot(msgspec.Struct, eq=False):
+class QueuedSlice(msgspec.Struct, eq=False):
     """Tasks of a group that wait, from index `at` on."""
 
-    group: Group
+    group: AttemptGroup
     tasks: list[TaskRecord]
     at: int = 0
 
 
-class Shelf:
+class TaskQueue:
     def __init__(self) -> None:
-        self.held: dict[bytes, Group] = {}  # all that were received and have not ended
+        self.held: dict[bytes, AttemptGroup] = {}  # all that were received and have not ended
         self.live_bytes = 0
         self.queued = 0  # in queues of functions that are here
-        self._queues: OrderedDict[str, deque[Lot]] = OrderedDict()  # in turn
-        self.aside: dict[str, deque[Lot]] = {}  # function -> tasks that wait for its body
+        self._queues: OrderedDict[str, deque[QueuedSlice]] = OrderedDict()  # in turn
+        self.aside: dict[str, deque[QueuedSlice]] = {}  # function -> tasks that wait for its body
 
     # ------------------------------------------------------------ in
 
-    def receive(self, group: Group) -> None:
+    def receive(self, group: AttemptGroup) -> None:
         group.live = len(group.tasks)
         self.held.update(dict.fromkeys([t.id for t in group.tasks], group))
         self.live_bytes += group.size_bytes
 
-    def put(self, group: Group, tasks: list[TaskRecord], *, here: bool, first: bool = False) -> None:
+    def put(self, group: AttemptGroup, tasks: list[TaskRecord], *, here: bool, first: bool = False) -> None:
         """Tasks that may run; `here`: their function's body is here."""
         function = group.call.function
         if here:
@@ -64,7 +64,7 @@ class Shelf:
                 queue = self._queues[function] = deque()
         else:
             queue = self.aside.setdefault(function, deque())
-        (queue.appendleft if first else queue.append)(Lot(group, tasks))
+        (queue.appendleft if first else queue.append)(QueuedSlice(group, tasks))
 
     def arrived(self, function: str) -> None:
         """The function's body is here."""
@@ -73,7 +73,7 @@ class Shelf:
             self.queued += sum(len(lot.tasks) - lot.at for lot in lots)
             self._queues.setdefault(function, deque()).extend(lots)
 
-    def fail(self, function: str) -> list[tuple[Group, list[TaskRecord]]]:
+    def fail(self, function: str) -> list[tuple[AttemptGroup, list[TaskRecord]]]:
         """The function's body cannot be had: what waited for it is taken out."""
         return [(lot.group, lot.tasks[lot.at :]) for lot in self.aside.pop(function, ())]
 
@@ -83,7 +83,7 @@ class Shelf:
         """Whose turn it is."""
         return next(iter(self._queues), None)
 
-    def take(self, function: str, most: int) -> tuple[Group, list[TaskRecord]]:
+    def take(self, function: str, most: int) -> tuple[AttemptGroup, list[TaskRecord]]:
         """Up to `most` tasks of one group of this function; then it is the next function's turn."""
         queue = self._queues[function]
         lot = queue[0]
@@ -98,7 +98,7 @@ class Shelf:
         self.queued -= len(tasks)
         return lot.group, tasks
 
-    def ended(self, task_id: bytes) -> Group | None:
+    def ended(self, task_id: bytes) -> AttemptGroup | None:
         """The task's group, and it is held no more; None when it was not held."""
         group = self.held.pop(task_id, None)
         if group is not None:
@@ -107,9 +107,9 @@ class Shelf:
                 self.live_bytes -= group.size_bytes
         return group
 
-    def remove(self, ids: set[bytes]) -> list[tuple[Group, TaskRecord]]:
+    def remove(self, ids: set[bytes]) -> list[tuple[AttemptGroup, TaskRecord]]:
         """Take those of the ids out that wait here (not those at workers)."""
-        found: list[tuple[Group, TaskRecord]] = []
+        found: list[tuple[AttemptGroup, TaskRecord]] = []
         for queues, counted in ((self._queues, True), (self.aside, False)):
             for function, queue in list(queues.items()):
                 out = [(lot.group, t) for lot in queue for t in lot.tasks[lot.at :] if t.id in ids]
@@ -153,6 +153,6 @@ class Shelf:
             for t in lot.tasks[lot.at :]
         }
 
-    def groups(self) -> Iterable[Group]:
+    def groups(self) -> Iterable[AttemptGroup]:
         """Each group of which something is held, once."""
         return {id(g): g for g in self.held.values()}.values()

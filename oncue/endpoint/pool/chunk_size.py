@@ -9,7 +9,7 @@ WEIGHT = 0.3  # of a new measurement
 FUNCTIONS = 10_000  # remembered
 
 
-class Pace:
+class ChunkSizer:
     def __init__(self) -> None:
         self._task_us: dict[str, float] = {}  # per function
 

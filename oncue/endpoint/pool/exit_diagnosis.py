@@ -6,7 +6,7 @@ import contextlib
 import signal
 from pathlib import Path
 
-from oncue.endpoint.pool.protocol import CUT
+from oncue.endpoint.pool.protocol import EXIT_PIPES_CLOSED
 from oncue.protocol.records import CANCELLED, LOST, TIMEOUT, Failure
 
 
@@ -30,7 +30,7 @@ class OomWatch:
         return self._seen > before
 
 
-def lost(code: int, oom: bool) -> Failure:
+def worker_died(code: int, oom: bool) -> Failure:
     """Of the task that a worker was at when it ended with this code (negative: the signal)."""
     if code < 0:
         try:
@@ -54,8 +54,8 @@ def lost(code: int, oom: bool) -> Failure:
             f"the worker died of {name} while it ran this task",
             remedy="a crash in compiled code; the task's output shows where each Python thread was",
         )
-    if code == CUT:
-        return cut()
+    if code == EXIT_PIPES_CLOSED:
+        return pipes_closed()
     if code == 128 + signal.SIGTERM:  # how a worker ends by it, after the function's `finally` blocks
         return Failure(
             "oncue.TaskLost",
@@ -81,11 +81,11 @@ def cancelled() -> Failure:
     return Failure("oncue.TaskCancelled", "the task was cancelled")
 
 
-def closed() -> Failure:
+def endpoint_stopped() -> Failure:
     return Failure("oncue.TaskLost", "the endpoint was stopped while it ran this task", remedy="retry it")
 
 
-def cut() -> Failure:
+def pipes_closed() -> Failure:
     return Failure(
         "oncue.TaskLost",
         "the function closed the worker's descriptors, by which it talks with the endpoint; the worker was ended",
@@ -93,7 +93,7 @@ def cut() -> Failure:
     )
 
 
-def verdict(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
+def diagnose(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
     """(status, why) of the task that a worker was at when it ended with this code. `ending`: why it was told to end (timeout,
     cancel, close), or why it was ended (pipe); "" when nobody told it to. `oom`: the kernel killed processes meanwhile."""
     if ending == "timeout":
@@ -101,13 +101,13 @@ def verdict(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Fa
     if ending == "cancel":
         return CANCELLED, cancelled()
     if ending == "close":
-        return LOST, closed()
+        return LOST, endpoint_stopped()
     if ending == "pipe":
-        return LOST, cut()
-    return LOST, lost(code, oom)
+        return LOST, pipes_closed()
+    return LOST, worker_died(code, oom)
 
 
-def why_no_start(python: str, code: int, output: bytes) -> str:
+def start_failure(python: str, code: int, output: bytes) -> str:
     text = " | ".join(output.decode("utf-8", "replace").strip().splitlines()[-4:])
     return (
         f"workers end as soon as they start ({python}, exit code {code}): {text or 'they said nothing'}\n"

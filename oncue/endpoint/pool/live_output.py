@@ -14,7 +14,7 @@ OUTPUT_STEP = 16 * 1024  # bytes told at once
 PUNCH_BYTES = 8 << 20  # of output, then its middle is dropped
 
 
-class Printing:
+class LiveOutput:
     """Reads the worker's capture file, of which `fd` is a descriptor."""
 
     def __init__(self, fd: int) -> None:

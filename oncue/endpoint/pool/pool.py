@@ -23,11 +23,11 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.endpoint.pool.chunk_size import Pace
-from oncue.endpoint.pool.exit_diagnosis import OomWatch, cancelled, verdict, why_no_start
-from oncue.endpoint.pool.protocol import Done, Ready
-from oncue.endpoint.pool.shared_progress import place
-from oncue.endpoint.pool.worker_process import Flight, WorkerProcess
+from oncue.endpoint.pool.chunk_size import ChunkSizer
+from oncue.endpoint.pool.exit_diagnosis import OomWatch, cancelled, diagnose, start_failure
+from oncue.endpoint.pool.protocol import ChunkResults, WorkerReady
+from oncue.endpoint.pool.shared_progress import position
+from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.worker.capture import read_output
 from oncue.errors import FunctionError
 from oncue.protocol.codec import encode
@@ -79,7 +79,7 @@ class Pool:
         self._spawn_due: list[int] = [0] * workers  # when each missing worker is to be started, unix µs
         self._deaths = 0  # in a row, before they were ready
         self._names = 0
-        self._pace = Pace()
+        self._pace = ChunkSizer()
         self._bodies: OrderedDict[str, bytes] = OrderedDict()
         self._oom = OomWatch()
         self._closing = False
@@ -172,9 +172,9 @@ class Pool:
             return
         messages, ended = w.read()
         for message in messages:
-            if isinstance(message, Done):
+            if isinstance(message, ChunkResults):
                 self._done(w, message)
-            elif isinstance(message, Ready):
+            elif isinstance(message, WorkerReady):
                 w.ready, self._deaths, self.trouble = True, 0, ""
         if ended:
             w.gone_us = w.gone_us or _now_us()
@@ -183,7 +183,7 @@ class Pool:
             else:
                 self._wake(_now_us() + 1_000)
 
-    def _done(self, w: WorkerProcess, done: Done) -> None:
+    def _done(self, w: WorkerProcess, done: ChunkResults) -> None:
         flight = w.flights[0]
         self._tell(flight, flight.received, done.ended)
         flight.received += len(done.ended)
@@ -194,7 +194,7 @@ class Pool:
         if w.stop is not None and not w.flights:
             w.resume()
 
-    def _tell(self, flight: Flight, first: int, ended: list[Ended]) -> None:
+    def _tell(self, flight: ChunkInFlight, first: int, ended: list[Ended]) -> None:
         """Ends of the tasks from index `first` on; some may have been told already, from the board."""
         fresh = ended[flight.done - first :] if flight.done > first else ended
         if fresh:
@@ -202,7 +202,7 @@ class Pool:
             self._events.ended.append((flight.function, flight.attempt, fresh))
             self._pace.measured(flight.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
 
-    def _give_back(self, flight: Flight, first: int) -> None:
+    def _give_back(self, flight: ChunkInFlight, first: int) -> None:
         """The tasks from `first` on did not start: requeued, or ended if somebody cancelled them meanwhile."""
         tasks = flight.tasks[first : flight.taken]
         flight.taken = min(first, flight.taken)
@@ -213,7 +213,7 @@ class Pool:
         if tasks:
             self._events.requeue.append((flight.function, flight.attempt, tasks))
 
-    def _end(self, flight: Flight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
+    def _end(self, flight: ChunkInFlight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
         now, attempt = _now_us(), flight.attempt
         made = [
             Ended(t.id, attempt, status, started, now, encode(why), output, t.event, t.retry_of, t.mark_us)
@@ -291,7 +291,7 @@ class Pool:
         self._wake(now + LONG_US // 2)
         if w.stop is not None and now - w.stop_us >= SETTLE_US and w.stopped():
             for flight in w.flights:
-                first = max(w.stop - place(flight.n, 0), flight.done, 0)
+                first = max(w.stop - position(flight.n, 0), flight.done, 0)
                 if first < flight.taken:
                     self._give_back(flight, first)
         elif w.stop is not None:
@@ -315,16 +315,16 @@ class Pool:
         if ran > STARTED_US:
             self._show(w, flight, index, started, now)
 
-    def _show(self, w: WorkerProcess, flight: Flight, index: int, started: int, now: int) -> None:
+    def _show(self, w: WorkerProcess, flight: ChunkInFlight, index: int, started: int, now: int) -> None:
         """Report a long task as started, and what it prints."""
         task = flight.tasks[index]
-        if w.printed.began(place(flight.n, index)):
+        if w.printed.began(position(flight.n, index)):
             self._events.started.append((task.id, flight.attempt, started, w.name))
         found = w.printed.look(now, lambda: w.running() == (flight, index, started))
         if found is not None:
             self._events.output.append((task.id, flight.attempt, *found))
 
-    def _harvest(self, w: WorkerProcess, flight: Flight) -> None:
+    def _harvest(self, w: WorkerProcess, flight: ChunkInFlight) -> None:
         """Tell what the board keeps of this chunk."""
         first, ended = w.board.kept()
         if w.chunk == flight.n and first <= flight.done < first + len(ended):
@@ -336,7 +336,7 @@ class Pool:
         """It has exited: read what it left, tell the ends, give the rest back."""
         messages, _ = w.read()
         for message in messages:
-            if isinstance(message, Done):
+            if isinstance(message, ChunkResults):
                 self._done(w, message)
             else:
                 w.ready = True
@@ -357,18 +357,18 @@ class Pool:
             self._deaths += 1
             due += min(100_000 << min(self._deaths - 1, 10), 30_000_000)
             if self._deaths >= QUICK_DEATHS:
-                self.trouble = why_no_start(self._python, code, read_output(w.capture))
+                self.trouble = start_failure(self._python, code, read_output(w.capture))
         w.close()
         self._spawn_due.append(due)
         self._wake(due)
 
-    def _end_running(self, w: WorkerProcess, flight: Flight, index: int, started: int, code: int) -> int:
+    def _end_running(self, w: WorkerProcess, flight: ChunkInFlight, index: int, started: int, code: int) -> int:
         """The task that it was at. Gives the index from which on tasks have not started."""
         task = flight.tasks[index]
         if w.ending in ("timeout", "cancel") and task.id != w.target:
             return index  # the one that was meant ended in time, and this one was hit instead: not its fault
         oom = not w.ending and self._oom.struck()
-        status, failure = verdict(w.ending, flight.timeout_us // 1000, code, oom)
+        status, failure = diagnose(w.ending, flight.timeout_us // 1000, code, oom)
         self._end(flight, [(task, status, failure, started, read_output(w.capture))])
         return index + 1
 

@@ -31,7 +31,7 @@ _CHUNK_STEP = 1 << 20
 _split = msgspec.msgpack.Decoder(Ended).decode
 
 
-def place(chunk: int, index: int) -> int:
+def position(chunk: int, index: int) -> int:
     """One number that orders all tasks a worker is given."""
     return chunk * _CHUNK_STEP + index
 

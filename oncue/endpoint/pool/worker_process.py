@@ -13,9 +13,9 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from oncue.endpoint.pool.live_output import Printing
-from oncue.endpoint.pool.protocol import LENGTH, Chunk, FromWorker, Load, decode_from_worker, pack
-from oncue.endpoint.pool.shared_progress import CHUNK, NEVER, STOP, SharedProgress, place
+from oncue.endpoint.pool.live_output import LiveOutput
+from oncue.endpoint.pool.protocol import LENGTH, FromWorker, LoadFunction, TaskChunk, decode_from_worker, pack
+from oncue.endpoint.pool.shared_progress import CHUNK, NEVER, STOP, SharedProgress, position
 from oncue.protocol.records import TaskRecord
 
 PIPE_BYTES = 1 << 20
@@ -23,7 +23,7 @@ READ_BYTES = 1 << 20
 FUNCTIONS = 256  # kept loaded in one worker
 
 
-class Flight:
+class ChunkInFlight:
     """A chunk at a worker."""
 
     __slots__ = ("attempt", "cancelled", "done", "function", "n", "received", "taken", "tasks", "timeout_us")
@@ -42,7 +42,7 @@ class WorkerProcess:
         self.name = name
         self.ready = False
         self.spawned_us = now_us
-        self.flights: deque[Flight] = deque()
+        self.flights: deque[ChunkInFlight] = deque()
         self.functions: OrderedDict[str, None] = OrderedDict()
         self.count = 0  # chunks sent
         self.stop: int | None = None  # asked to stop before this place
@@ -53,7 +53,7 @@ class WorkerProcess:
         self.gone_us = 0  # its pipe ended
         self._in, self._out = bytearray(), bytearray()
         self._spawn(python, folder, env)
-        self.printed = Printing(self.capture)  # by the task that runs
+        self.printed = LiveOutput(self.capture)  # by the task that runs
 
     def _spawn(self, python: str, folder: Path, env: Mapping[str, str]) -> None:
         mark, self.capture = _scratch(folder, "oncue-board"), _scratch(folder, "oncue-output")
@@ -92,13 +92,13 @@ class WorkerProcess:
         if function in self.functions:
             self.functions.move_to_end(function)
         else:
-            self._out += pack(Load(function, body))
+            self._out += pack(LoadFunction(function, body))
             self.functions[function] = None
             if len(self.functions) > FUNCTIONS:
-                self._out += pack(Load(self.functions.popitem(last=False)[0], b""))
+                self._out += pack(LoadFunction(self.functions.popitem(last=False)[0], b""))
         self.count += 1
-        self._out += pack(Chunk(self.count, function, attempt, tasks))
-        self.flights.append(Flight(self.count, function, attempt, timeout_ms, tasks))
+        self._out += pack(TaskChunk(self.count, function, attempt, tasks))
+        self.flights.append(ChunkInFlight(self.count, function, attempt, timeout_ms, tasks))
         self.write()
 
     @property
@@ -148,7 +148,7 @@ class WorkerProcess:
 
     # ------------------------------------------------------------ where it is
 
-    def running(self) -> tuple[Flight, int, int] | None:
+    def running(self) -> tuple[ChunkInFlight, int, int] | None:
         """(flight, index, started_us) of the task that it is at; loading a function counts for the first one."""
         if not self.flights:
             return None
@@ -164,9 +164,9 @@ class WorkerProcess:
 
     def ask_stop(self, now_us: int) -> None:
         """Let it finish what it is at, and begin nothing more."""
-        first = place(self.flights[0].n, 0) if self.flights else place(self.count + 1, 0)
+        first = position(self.flights[0].n, 0) if self.flights else position(self.count + 1, 0)
         chunk, index, _ = self.board.where()
-        here = place(chunk, max(index, 0) + 1) if chunk and index != -1 else 0
+        here = position(chunk, max(index, 0) + 1) if chunk and index != -1 else 0
         self.stop = max(first, here)
         self.stop_us = now_us
         self.board.numbers[STOP] = self.stop
@@ -176,8 +176,8 @@ class WorkerProcess:
         moves behind that one."""
         assert self.stop is not None
         chunk, index, _ = self.board.where()
-        if chunk and index >= 0 and place(chunk, index) >= self.stop:
-            self.stop = place(chunk, index + 1)
+        if chunk and index >= 0 and position(chunk, index) >= self.stop:
+            self.stop = position(chunk, index + 1)
             self.board.numbers[STOP] = self.stop
             return False
         return True

@@ -22,7 +22,15 @@ from typing import Any
 
 import msgspec
 
-from oncue.endpoint.pool.protocol import CUT, LENGTH, Chunk, Load, Ready, decode_to_worker, pack
+from oncue.endpoint.pool.protocol import (
+    EXIT_PIPES_CLOSED,
+    LENGTH,
+    LoadFunction,
+    TaskChunk,
+    WorkerReady,
+    decode_to_worker,
+    pack,
+)
 from oncue.endpoint.pool.shared_progress import (
     FIRST,
     HEAD_BYTES,
@@ -32,10 +40,10 @@ from oncue.endpoint.pool.shared_progress import (
     STOP,
     USED,
     SharedProgress,
-    place,
+    position,
 )
 from oncue.endpoint.worker.capture import Capture
-from oncue.endpoint.worker.cleanup import Tidy
+from oncue.endpoint.worker.cleanup import Cleanup
 from oncue.endpoint.worker.failure import failure
 from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
 from oncue.functions.body import describe
@@ -72,7 +80,7 @@ class Worker:
         self.fd_in, self.fd_out = fd_in, fd_out
         self.board = SharedProgress(fd_mark)
         self.capture = Capture()
-        self.tidy = Tidy(os.getcwd())
+        self.tidy = Cleanup(os.getcwd())
         self.bodies: dict[str, bytes] = {}
         self.loaded: dict[str, Loaded] = {}
         self.broken: dict[str, tuple[int, Failure]] = {}
@@ -85,18 +93,18 @@ class Worker:
     # ------------------------------------------------------------ the pipe
 
     def serve(self) -> None:
-        self._send(pack(Ready(os.getpid(), PYTHON)))
+        self._send(pack(WorkerReady(os.getpid(), PYTHON)))
         while not self.ending:
             head = self._read(LENGTH.size)
             message = decode_to_worker(self._read(LENGTH.unpack(head)[0]))
-            if isinstance(message, Chunk):
+            if isinstance(message, TaskChunk):
                 self.run(message)
             elif message.body:
                 self._take_body(message)
             else:
                 self._forget(message.function)
 
-    def _take_body(self, message: Load) -> None:
+    def _take_body(self, message: LoadFunction) -> None:
         self._forget(message.function)
         self.bodies[message.function] = message.body
 
@@ -132,8 +140,8 @@ class Worker:
 
     # ------------------------------------------------------------ a chunk
 
-    def run(self, chunk: Chunk) -> None:
-        n, numbers, here = chunk.n, self.board.numbers, place(chunk.n, 0)
+    def run(self, chunk: TaskChunk) -> None:
+        n, numbers, here = chunk.n, self.board.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
         self.sent_us = now = time.time_ns() // 1000
@@ -350,7 +358,7 @@ def main() -> None:
         os._exit(0)
     except OSError as e:  # of its own: what a function raises ends the task only
         if e.errno == errno.EBADF:
-            os._exit(CUT)
+            os._exit(EXIT_PIPES_CLOSED)
         raise
     os._exit(128 + signal.SIGTERM)
 

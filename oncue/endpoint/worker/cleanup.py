@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Tidy:
+class Cleanup:
     def __init__(self, at_home: str) -> None:
         self.dirty = False
         self._home = at_home

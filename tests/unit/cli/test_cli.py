@@ -16,7 +16,7 @@ from oncue.cli.commands.doctor import triggers
 from oncue.cli.live_view import view
 from oncue.cli.local_server import local_server
 from oncue.cli.output import safe, show_error, table, took
-from oncue.endpoint.settings import Lock
+from oncue.endpoint.settings import AgentLock
 from oncue.errors import Invalid, OncueError
 from oncue.protocol.api import TaskInfo, TriggerInfo
 
@@ -164,7 +164,7 @@ def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
     import os
 
     assert running_agent(tmp_path) == 0
-    lock = Lock(tmp_path)
+    lock = AgentLock(tmp_path)
     assert running_agent(tmp_path) == os.getpid()
     lock.release()
     assert running_agent(tmp_path) == 0

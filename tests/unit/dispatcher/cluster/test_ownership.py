@@ -8,7 +8,7 @@ from oncue import ids
 from oncue.dispatcher.bridge.channel import EndpointChannel, end_by_server
 from oncue.dispatcher.bridge.effects import ChannelPhase, LoadOpenTasks, SendFrame, StoreResults
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
-from oncue.endpoint.agent.servers import Server, Servers
+from oncue.endpoint.agent.servers import ServerAddress, ServerList
 from oncue.endpoint.settings import EndpointSettings
 from oncue.lifecycle import State
 from oncue.log.base import partition_of
@@ -177,16 +177,16 @@ def test_a_page_says_how_far_the_view_was(tmp_path: Path) -> None:
 
 def test_an_agent_remembers_the_servers_and_takes_them_in_turn(tmp_path: Path) -> None:
     settings = EndpointSettings(id="ep", name="e", bridge="tcp://home:1", server_key="h" * 40)
-    servers = Servers(tmp_path, settings)
-    home = Server("tcp://home:1", "h" * 40)
-    a, b = Server("tcp://a:1", "a" * 40), Server("tcp://b:1", "b" * 40)
+    servers = ServerList(tmp_path, settings)
+    home = ServerAddress("tcp://home:1", "h" * 40)
+    a, b = ServerAddress("tcp://a:1", "a" * 40), ServerAddress("tcp://b:1", "b" * 40)
     assert [servers.pick(), servers.pick()] == [home, home]
     assert not servers.several()
     servers.learn([(a.bridge, a.key), (home.bridge, home.key), (b.bridge, b.key)])
-    again = Servers(tmp_path, settings)
+    again = ServerList(tmp_path, settings)
     assert again.several()
     assert [again.pick() for _ in range(4)] == [home, a, b, home]
     assert again.pick(b.bridge, b.key) == b
     assert again.pick() == home
     (tmp_path / "servers.json").write_text("not a list")
-    assert Servers(tmp_path, settings).pick() == home
+    assert ServerList(tmp_path, settings).pick() == home

@@ -6,10 +6,10 @@ import hashlib
 import random
 from collections.abc import Sequence
 
-from oncue.endpoint.agent.agent import Agent, Identity
-from oncue.endpoint.agent.effects import Dial, Effect, RememberServers, Run, Send
+from oncue.endpoint.agent.agent import Agent, AgentIdentity
+from oncue.endpoint.agent.effects import Connect, Effect, RememberServers, RunTasks, SendMessage
 from oncue.endpoint.agent.journal import Journal
-from oncue.endpoint.agent.session import Phase
+from oncue.endpoint.agent.session import SessionPhase
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args
@@ -34,13 +34,13 @@ class Bench:
         self.cabinet = MemoryCabinet()
         if body:
             self.cabinet.bodies[FUNCTION] = BODY
-        who = Identity("ep", "1", "3.12", "host", 7, b"boot8888")
+        who = AgentIdentity("ep", "1", "3.12", "host", 7, b"boot8888")
         journal = Journal(self.file, new_identity)
         self.now_us = 1_000_000
         self.agent = Agent(who, journal, self.cabinet, random.Random(1), WORKERS, self.now_us)
         self.session = self.n = 0
         self.epoch = 5
-        self.runs: list[Run] = []
+        self.runs: list[RunTasks] = []
 
     def turn(self, room: int = 0) -> list[bridge.FromAgent]:
         """What was said in it; chunks go to `runs`."""
@@ -52,11 +52,11 @@ class Bench:
     def frames(self, effects: Sequence[Effect]) -> list[tuple[bridge.AgentEnvelope, bytes]]:
         out = []
         for effect in effects:
-            if isinstance(effect, Send):
+            if isinstance(effect, SendMessage):
                 envelope, body = bridge.decode_from_agent(effect.parts)
                 self.session = envelope.session
                 out.append((envelope, body))
-            elif isinstance(effect, Run):
+            elif isinstance(effect, RunTasks):
                 self.runs.append(effect)
         return out
 
@@ -77,21 +77,21 @@ class Bench:
         if n is None:
             self.n += 1
         head = bridge.encode(bridge.BridgeEnvelope(self.session, number, epoch or self.epoch, message))
-        self.agent.frame([head, body] if body else [head], self.now_us)
+        self.agent.on_message([head, body] if body else [head], self.now_us)
 
     def connect(self) -> Bench:
         self.turn()
         self.n = 0
         self.hear(bridge.Welcome(self.epoch, "srv", "1"))
         self.turn()
-        assert self.agent.phase is Phase.READY
+        assert self.agent.phase is SessionPhase.CONNECTED
         return self
 
     def dispatch(self, *tasks: TaskRecord, n: int | None = None) -> None:
         self.hear(bridge.Dispatch(CALL, 1, len(tasks), 3), encode(list(tasks)), n=n)
 
     def finish(self, *tasks: TaskRecord) -> None:
-        self.agent.ended([Ended(t.id, 1, OK, self.now_us, self.now_us + 1, b"mv") for t in tasks])
+        self.agent.on_results([Ended(t.id, 1, OK, self.now_us, self.now_us + 1, b"mv") for t in tasks])
 
 
 def results(said: Sequence[bridge.FromAgent]) -> list[int]:
@@ -104,12 +104,12 @@ def ends(bench: Bench) -> list[Ended]:
     return [e for env, body in found if isinstance(env.message, bridge.Results) for e in decode(list[Ended], body)]
 
 
-def dials(bench: Bench, after_us: int) -> list[Dial]:
+def dials(bench: Bench, after_us: int) -> list[Connect]:
     """Of the turn that comes so much later."""
     bench.now_us += after_us
     effects = bench.agent.turn(bench.now_us, 0, lambda _: 64)
     bench.frames(effects)
-    return [e for e in effects if isinstance(e, Dial)]
+    return [e for e in effects if isinstance(e, Connect)]
 
 
 def test_a_redirected_agent_dials_the_other_server_at_once_and_keeps_its_tasks() -> None:
@@ -117,13 +117,13 @@ def test_a_redirected_agent_dials_the_other_server_at_once_and_keeps_its_tasks()
     bench.dispatch(task(1))
     bench.turn()
     bench.hear(bridge.Redirect("tcp://other:1", "k" * 40, "another acts"), n=-1, epoch=6)
-    assert bench.agent.phase is Phase.AWAY
-    assert dials(bench, 0) == [Dial("tcp://other:1", "k" * 40)]
-    assert task(1).id in bench.agent.shelf.held
+    assert bench.agent.phase is SessionPhase.DISCONNECTED
+    assert dials(bench, 0) == [Connect("tcp://other:1", "k" * 40)]
+    assert task(1).id in bench.agent.queue.held
     bench.hear(bridge.Welcome(6, "other", "1"), n=0, epoch=6)
-    assert bench.agent.phase is Phase.READY
+    assert bench.agent.phase is SessionPhase.CONNECTED
     bench.hear(bridge.CancelTasks("a zombie's"), task(1).id, n=1, epoch=5)
-    assert bench.agent.phase is Phase.AWAY, "a lower epoch is not obeyed"
+    assert bench.agent.phase is SessionPhase.DISCONNECTED, "a lower epoch is not obeyed"
 
 
 def test_servers_that_send_an_agent_in_circles_are_not_dialled_without_pause() -> None:
@@ -143,7 +143,7 @@ def test_where_nobody_acts_yet_the_agent_asks_again_soon() -> None:
     for _ in range(20):
         bench.hear(bridge.Redirect(why="not yet"), n=-1)
         assert dials(bench, 200_000) == []
-        assert dials(bench, 300_000) == [Dial()], "in half a second, and never later"
+        assert dials(bench, 300_000) == [Connect()], "in half a second, and never later"
 
 
 def test_the_agent_learns_which_servers_there_are() -> None:
@@ -156,7 +156,7 @@ def test_the_agent_learns_which_servers_there_are() -> None:
     bench.hear(bridge.Welcome(5, "srv", "1", 7, other), n=1)
     said = bench.agent.turn(bench.now_us, 0, lambda _: 64)
     assert RememberServers(other) in said
-    assert not any(isinstance(e, Send) for e in said), "the session goes on as it was"
+    assert not any(isinstance(e, SendMessage) for e in said), "the session goes on as it was"
     bench.hear(bridge.Welcome(5, "srv", "1", 7, servers), n=1)  # a double
     assert not any(isinstance(e, RememberServers) for e in bench.agent.turn(bench.now_us, 0, lambda _: 64))
 
@@ -168,14 +168,14 @@ def test_another_version_is_refused_with_the_remedy_and_not_dialled_again() -> N
     assert bench.agent.refused is not None
     assert bench.agent.refused.remedy == "upgrade oncue"
     bench.now_us += 3_600_000_000
-    assert not any(isinstance(e, Dial | Send) for e in bench.agent.turn(bench.now_us, 0, lambda _: 1))
+    assert not any(isinstance(e, Connect | SendMessage) for e in bench.agent.turn(bench.now_us, 0, lambda _: 1))
 
 
 def test_an_older_claim_is_not_obeyed() -> None:
     bench = Bench().connect()
     bench.hear(bridge.Dispatch(CALL, 1, 1, 3), encode([task(1)]), epoch=4)
-    assert not bench.agent.shelf.held
-    assert bench.agent.phase is Phase.AWAY
+    assert not bench.agent.queue.held
+    assert bench.agent.phase is SessionPhase.DISCONNECTED
     assert bench.agent.next_wake_us() > bench.now_us  # another is dialled after a pause
 
 
@@ -186,17 +186,17 @@ def test_the_highest_epoch_survives_a_restart() -> None:
     hello, _ = again.held()
     assert hello.epoch == 5
     again.hear(bridge.Welcome(4, "old owner", "1"), epoch=4)
-    assert again.agent.phase is Phase.AWAY
+    assert again.agent.phase is SessionPhase.DISCONNECTED
 
 
 def test_what_is_of_another_session_is_dropped() -> None:
     bench = Bench().connect()
     old, bench.session = bench.session, bench.session - 1
     bench.dispatch(task(1))
-    assert not bench.agent.shelf.held
+    assert not bench.agent.queue.held
     bench.session, bench.n = old, 1
     bench.dispatch(task(1))
-    assert list(bench.agent.shelf.held) == [task(1).id]
+    assert list(bench.agent.queue.held) == [task(1).id]
 
 
 def test_a_double_counts_once() -> None:
@@ -227,7 +227,7 @@ def test_a_gap_greets_anew_and_names_all_that_is_held() -> None:
     before = bench.session
     bench.hear(bridge.Ack(99), n=7)
     hello, named = bench.held()
-    assert bench.agent.phase is Phase.GREETING
+    assert bench.agent.phase is SessionPhase.HANDSHAKE
     assert bench.session > before
     assert hello.held == 3
     assert sorted(named) == [(task(i).id, 1) for i in (1, 2, 3)]
@@ -244,7 +244,7 @@ def test_results_stay_until_the_server_has_them() -> None:
     assert list(bench.agent.outbox.spool) == [seq]
     bench.hear(bridge.Ack(seq))
     assert not bench.agent.outbox.spool
-    assert not bench.agent.shelf.held
+    assert not bench.agent.queue.held
 
 
 def test_a_result_is_in_the_journal_before_it_is_sent() -> None:
@@ -304,7 +304,7 @@ def test_the_total_granted_is_never_lowered() -> None:
         bench.dispatch(task(n))
         bench.turn(room=1)
         if n % 3 == 0:  # a long one: fewer are wanted from here on
-            bench.agent.ended([Ended(task(n).id, 1, OK, 1, 1 + (10 if n < 30 else 5_000_000), b"mv")])
+            bench.agent.on_results([Ended(task(n).id, 1, OK, 1, 1 + (10 if n < 30 else 5_000_000), b"mv")])
         said = bench.turn()
         seen += [m.granted for m in said if isinstance(m, bridge.Credit | bridge.Results)]
         bench.now_us += 2_000
@@ -372,9 +372,9 @@ def test_silence_is_noticed() -> None:
     bench = Bench().connect()
     bench.now_us += bridge.SILENCE_MS * 1000 + 1
     bench.turn()
-    assert bench.agent.phase is Phase.AWAY
+    assert bench.agent.phase is SessionPhase.DISCONNECTED
     bench.now_us = bench.agent.next_wake_us()
-    assert any(isinstance(e, Dial) for e in bench.agent.turn(bench.now_us, 0, lambda _: 1))
+    assert any(isinstance(e, Connect) for e in bench.agent.turn(bench.now_us, 0, lambda _: 1))
 
 
 def test_a_full_disk_grants_no_credit_and_results_still_go() -> None:
