@@ -16,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.dispatcher.bridge.channel import EndpointChannel, end_by_server
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
+from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.revoked import end_all
 from oncue.ids import now_us

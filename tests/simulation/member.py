@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import EndpointChannel, end_by_server, end_cancelled
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
     CheckTasks,
@@ -20,6 +20,7 @@ from oncue.dispatcher.bridge.effects import (
 )
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.dispatcher.bridge.pending_tasks import TaskGroup as Tasks
+from oncue.dispatcher.bridge.server_ends import end_by_server, end_cancelled
 from oncue.lifecycle import State, TaskState
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from oncue import lifecycle
-from oncue.dispatcher.bridge.channel import EndpointChannel, end_cancelled
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
     CheckTasks,
@@ -22,6 +22,7 @@ from oncue.dispatcher.bridge.effects import (
     WritePart,
 )
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
+from oncue.dispatcher.bridge.server_ends import end_cancelled
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Ended, ResultFrame, TaskFrame, TaskRecord

@@ -92,7 +92,7 @@ class AcksTooEarly(EndpointChannel):
 
     def _on_results(self, message: bridge.Results, body: bytes) -> None:
         super()._on_results(message, body)
-        self._durable_seq = max(self._durable_seq, message.seq)
+        self._acks.durable_seq = max(self._acks.durable_seq, message.seq)
         self._send(bridge.Ack(message.seq))
 
 

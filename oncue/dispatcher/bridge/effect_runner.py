@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from oncue.dispatcher.bridge.channel import EndpointChannel, end_cancelled
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
     CheckTasks,
@@ -26,6 +26,7 @@ from oncue.dispatcher.bridge.effects import (
     WritePart,
 )
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
+from oncue.dispatcher.bridge.server_ends import end_cancelled
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
 from oncue.dispatcher.notifier import STATE_WORDS

@@ -1,4 +1,8 @@
-"""What a lane wants done, in order: the only way in which the bridge's state machine touches the world."""
+"""Effects: I/O that an EndpointChannel asks for.
+
+The channel itself does no I/O. After each call, `BridgeSocket.run_effects` runs the effects in order: it sends frames, and
+EffectRunner does the rest and calls the channel back with the answer.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +14,38 @@ from oncue.protocol.records import Call, Ended
 
 
 class ChannelPhase(Enum):
-    AWAY = "away"  # nothing heard
-    INVENTORY = "inventory"  # Hello came; the agent names what it holds
-    READY = "connected"  # welcomed; tasks flow as far as its credit goes
+    """State of the connection to an endpoint's agent. Values are shown in the API."""
+
+    AWAY = "away"  # no session
+    INVENTORY = "inventory"  # Hello received; the agent lists the tasks that it holds
+    READY = "connected"  # Welcome sent; tasks are sent as far as the agent's credit allows
 
 
 class SendFrame(msgspec.Struct, frozen=True, gc=False):
+    """Send a message to the agent."""
+
     parts: list[bytes]
 
 
 class StoreResults(msgspec.Struct, frozen=True):
-    """Append `record` to oncue.results, then call `durable(token)`, or `not_stored(token)`; `ours`: the server's own ends,
-    which nobody would say again: try until it is durable. `closing` are the ends that close their tasks; `told`: all of
-    them are in it, so the view need not look."""
+    """Append `record` to oncue.results, then call `on_stored(token)` or `on_store_failed(token)`.
+
+    `ours`: the server decided these ends. No agent would send them again, so the append is repeated until it is durable.
+    """
 
     record: bytes
     token: int
     call: Call
-    closing: list[Ended]
-    told: bool
+    closing: list[Ended]  # ends that close their tasks
+    told: bool  # `closing` is complete; else only the view knows which ends close a task
     ours: bool = False
 
 
 class LoadOpenTasks(msgspec.Struct, frozen=True):
-    """Give `page(token, rows)` the open tasks with seq > after, at most `limit`, in order of seq, from a view that has
-    all that was handed to the log by now."""
+    """Call `on_page(token, rows)` with the open tasks with seq > after, in order of seq, at most `limit`.
+
+    The view must have applied all that was handed to the log before.
+    """
 
     token: int
     after: int
@@ -42,27 +53,30 @@ class LoadOpenTasks(msgspec.Struct, frozen=True):
 
 
 class CheckTasks(msgspec.Struct, frozen=True):
-    """Give `checked(token, ids)` those of the ids that are tasks of this endpoint, as the caught-up view knows them."""
+    """Call `on_checked(token, ids)` with those ids that are tasks of this endpoint.
+
+    The view must have applied all that was handed to the log before.
+    """
 
     token: int
     ids: list[bytes]
 
 
 class EndWaitingTasks(msgspec.Struct, frozen=True):
-    """These tasks wait and shall end (cancelled): look up call and attempt in the view, then append the end."""
+    """End these waiting tasks as cancelled. The view has their call and attempt."""
 
     ids: list[bytes]
 
 
 class ReadPart(msgspec.Struct, frozen=True, gc=False):
-    """Answer with `part(...)`."""
+    """Read a part of a blob or function, and answer with `send_part`."""
 
     sha256: str
     offset_bytes: int
 
 
 class WritePart(msgspec.Struct, frozen=True, gc=False):
-    """Answer with `put_ack(...)`."""
+    """Write a part of a blob, and answer with `send_put_ack`."""
 
     sha256: str
     offset_bytes: int
@@ -71,11 +85,13 @@ class WritePart(msgspec.Struct, frozen=True, gc=False):
 
 
 class ForwardReport(msgspec.Struct, frozen=True, gc=False):
-    body: bytes  # msgpack of messages.Report, not looked into yet
+    """Append an agent's report to oncue.reports."""
+
+    body: bytes  # msgpack of records.Report, not decoded yet
 
 
 class PhaseChanged(msgspec.Struct, frozen=True):
-    """The agent's phase changed: for people and logs."""
+    """Show and log the new phase."""
 
     phase: ChannelPhase
     why: str

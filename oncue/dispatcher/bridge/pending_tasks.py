@@ -125,10 +125,11 @@ class PendingTasks:
         if self._asked:
             self._ended.update(ids)
 
-    def stop(self, ids: Iterable[bytes]) -> None:
-        """These shall not start."""
+    def stop(self, ids: Iterable[bytes], now_us: int) -> None:
+        """Keep these tasks from being sent."""
+        self.now_us = now_us
         self.stopped.update(ids)
-        self._last_stop_us = self.now_us
+        self._last_stop_us = now_us
 
     # ------------------------------------------------------------ loading
 

@@ -76,7 +76,9 @@ class BridgeSocket:
         self._gate.forbid(public_key)
         channel = self.channels.pop(endpoint, None)
         if channel is not None:
-            channel.refuse("revoked", "this endpoint was revoked", "register it again: oncue endpoint register")
+            channel.refuse(
+                bridge.Refuse("revoked", "this endpoint was revoked", "register it again: oncue endpoint register")
+            )
             self.run_effects(channel)
         self._routes.pop(endpoint, None)
 
@@ -114,11 +116,12 @@ class BridgeSocket:
             channel.on_frame([f.bytes for f in frames[1:]], now_us())
         except Undecodable as e:
             log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
-            channel.refuse(
+            refusal = bridge.Refuse(
                 "version",
                 f"the server (oncue {channel.version}) cannot read the agent's messages: {e.message}",
                 f"install the same version where the agent runs: pip install 'oncue=={channel.version}'",
             )
+            channel.refuse(refusal)
         self.run_effects(channel)
 
     # ------------------------------------------------------------ out

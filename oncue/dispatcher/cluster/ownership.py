@@ -21,7 +21,8 @@ from typing import Protocol
 import msgspec
 
 from oncue.config import Settings
-from oncue.dispatcher.bridge.channel import EndpointChannel, refuse_protocol
+from oncue.dispatcher.bridge.channel import EndpointChannel
+from oncue.dispatcher.bridge.session import refuse_protocol
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.errors import LogError, OncueError

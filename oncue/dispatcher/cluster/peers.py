@@ -1,10 +1,10 @@
-"""What only another server can say: it acts for the endpoint, so it is asked, on the caller's behalf.
+"""HTTP client for peer servers.
 
-    caller ──► this server ──the caller's token, Oncue-Handed-On──► the server that acts for the endpoint
-                    ◄── its answer; or none in 2 s: then what this server knows by itself
+    caller ──► this server ──caller's token, Oncue-Handed-On──► the server that owns the endpoint
+                    ◄── its answer; without one in 2 s, this server answers from its own view
 
-A request is handed on once: a server that gets one so answers by itself, whoever it thinks should have been asked. One
-that gave no answer is not asked again for a moment, so that one that hangs does not hold up every request of the others.
+Requests that only an endpoint's owner can answer are forwarded to it with the caller's token, once: a server never forwards
+a forwarded request. After a failure a peer is not asked for a moment, so that a server that hangs does not delay each request.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from oncue.protocol import api as r
 log = logging.getLogger("oncue.across")
 FORWARDED = "Oncue-Handed-On"
 ANSWER_S, CONNECT_S = 2.0, 1.0
-REST_S = 3.0
+PAUSE_S = 3.0  # after a failure
 LIVE = ("state", "since_us", "workers", "busy", "queued", "host", "agent_version", "python", "why")
 
 
-# Of the answers, only what is needed: a server of another release may say more.
+# These Structs have only the fields that are needed, because a server of another release may send more.
 
 
 class PeerTask(msgspec.Struct, frozen=True):
+    """A task, as its endpoint's owner knows it."""
+
     state: str
     attempt: int
     why: str = ""
@@ -38,6 +40,8 @@ class PeerTask(msgspec.Struct, frozen=True):
 
 
 class PeerEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint, as its owner knows it."""
+
     state: str
     since_us: int = 0
     workers: int = 0
@@ -50,6 +54,8 @@ class PeerEndpoint(msgspec.Struct, frozen=True):
 
 
 class PeerCancelled(msgspec.Struct, frozen=True):
+    """Tasks that an endpoint's owner has cancelled."""
+
     tasks: list[str]
 
 
@@ -57,49 +63,56 @@ T = TypeVar("T")
 
 
 class PeerClient:
-    """Each question takes the API of the server to ask, and the caller's Authorization header; where one of them is "",
-    nobody is asked."""
+    """Forwards requests to peer servers.
+
+    Each method takes the peer's URL and the caller's Authorization header. If one of them is "", no request is sent.
+    """
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self._paused_until: dict[str, float] = {}  # url -> until when it is not asked
+        self._paused_until: dict[str, float] = {}  # url -> when it may be asked again (monotonic)
 
-    async def task(self, url: str, mine: r.TaskInfo, bearer: str) -> r.TaskInfo:
-        """With what is known there of a task that is open."""
-        there = await self._ask(url, bearer, "GET", f"/v1/tasks/{mine.id}", PeerTask)
-        if there is None or (there.state, there.attempt) != (mine.state, mine.attempt):
-            return mine  # it has read more of the log, or less
-        return msgspec.structs.replace(mine, why=there.why, sent=there.sent)
+    async def task(self, url: str, own: r.TaskInfo, bearer: str) -> r.TaskInfo:
+        """Return an open task, with the fields that only its owner knows."""
+        peer = await self._request(url, bearer, "GET", f"/v1/tasks/{own.id}", PeerTask)
+        if peer is None or (peer.state, peer.attempt) != (own.state, own.attempt):
+            return own  # the peer has read more of the log, or less
+        return msgspec.structs.replace(own, why=peer.why, sent=peer.sent)
 
-    async def endpoint(self, url: str, mine: r.EndpointInfo, bearer: str) -> r.EndpointInfo:
-        there = await self._ask(url, bearer, "GET", f"/v1/endpoints/{mine.id}", PeerEndpoint)
-        if there is None:
-            return mine
-        return msgspec.structs.replace(mine, **{name: getattr(there, name) for name in LIVE})
+    async def endpoint(self, url: str, own: r.EndpointInfo, bearer: str) -> r.EndpointInfo:
+        """Return an endpoint, with the fields that only its owner knows."""
+        peer = await self._request(url, bearer, "GET", f"/v1/endpoints/{own.id}", PeerEndpoint)
+        if peer is None:
+            return own
+        return msgspec.structs.replace(own, **{name: getattr(peer, name) for name in LIVE})
 
     async def cancel_waiting(self, url: str, ids: Sequence[bytes], bearer: str) -> list[bytes]:
-        """Those that will not run. Of one whose answer comes too late it is not known: it may end as cancelled."""
+        """Cancel waiting tasks, and return those that will not run. After a timeout the others may still end as cancelled."""
         request = r.CancelRequest(tasks=[i.hex() for i in ids], waiting=True)
-        there = await self._ask(url, bearer, "POST", "/v1/tasks/cancel", PeerCancelled, request)
-        told = set(there.tasks) if there is not None else set()
-        return [i for i in ids if i.hex() in told]
+        answer = await self._request(url, bearer, "POST", "/v1/tasks/cancel", PeerCancelled, request)
+        cancelled = set(answer.tasks) if answer is not None else set()
+        return [i for i in ids if i.hex() in cancelled]
 
     async def rules(self, url: str, bearer: str) -> list[r.RuleInfo]:
-        """With what that server has counted."""
-        return await self._ask(url, bearer, "GET", "/v1/rules", list[r.RuleInfo]) or []
+        """Return the rules, with the peer's counters."""
+        return await self._request(url, bearer, "GET", "/v1/rules", list[r.RuleInfo]) or []
 
     async def triggers(self, url: str, bearer: str) -> list[r.TriggerInfo]:
-        """All that there are, as that server sees them."""
-        return await self._ask(url, bearer, "GET", "/v1/triggers", list[r.TriggerInfo]) or []
+        """Return all triggers, with the states that the peer knows."""
+        return await self._request(url, bearer, "GET", "/v1/triggers", list[r.TriggerInfo]) or []
 
     async def trigger(self, url: str, name: str, bearer: str) -> r.TriggerShown | None:
-        return await self._ask(url, bearer, "GET", f"/v1/triggers/{quote(name, safe='')}", r.TriggerShown)
+        """Return a trigger that the peer runs."""
+        return await self._request(url, bearer, "GET", f"/v1/triggers/{quote(name, safe='')}", r.TriggerShown)
 
     async def trigger_file(self, url: str, name: str, path: str, bearer: str) -> r.TriggerFile | None:
-        there = f"/v1/triggers/{quote(name, safe='')}/file?path={quote(path, safe='')}"
-        return await self._ask(url, bearer, "GET", there, r.TriggerFile)
+        """Return what a trigger of the peer did with a file."""
+        target = f"/v1/triggers/{quote(name, safe='')}/file?path={quote(path, safe='')}"
+        return await self._request(url, bearer, "GET", target, r.TriggerFile)
 
-    async def _ask(self, url: str, bearer: str, method: str, path: str, kind: type[T], body: Any = None) -> T | None:
+    async def _request(
+        self, url: str, bearer: str, method: str, path: str, kind: type[T], body: Any = None
+    ) -> T | None:
         if not url or not bearer or self._paused_until.get(url, 0.0) > time.monotonic():
             return None
         headers = {"Authorization": bearer, FORWARDED: "1"}
@@ -110,19 +123,20 @@ class PeerClient:
             limits = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
             self._session = aiohttp.ClientSession(timeout=limits, cookie_jar=aiohttp.DummyCookieJar())
         try:
-            # A token goes to the address that the server has claimed, and nowhere else.
+            # No redirects: the caller's token goes only to the address that the peer has claimed.
             async with self._session.request(
                 method, url + path, data=data, headers=headers, allow_redirects=False
             ) as answer:
-                if answer.status not in (200, 202):  # it is there, but does not know of the token yet, say
+                if answer.status not in (200, 202):  # it runs, but may not have read the token's record yet
                     log.info("%s of the server %s was answered with %d", path, url, answer.status)
                     return None
                 return msgspec.json.decode(await answer.read(), type=kind)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError) as e:
-            self._paused_until[url] = time.monotonic() + REST_S
-            log.warning("the server %s acts for what was asked, and gave no answer: %s", url, e or type(e).__name__)
+            self._paused_until[url] = time.monotonic() + PAUSE_S
+            log.warning("the server %s, which owns what was requested, gave no answer: %s", url, e or type(e).__name__)
             return None
 
     async def close(self) -> None:
+        """Close connections."""
         if self._session is not None:
             await self._session.close()

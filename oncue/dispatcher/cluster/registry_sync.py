@@ -1,7 +1,7 @@
-"""Before a server refuses what it does not know: another may have written it a moment ago.
+"""Reads the registry to its end before a server refuses an unknown name or token.
 
-A token made on one server, or a webhook deployed through it, is good on all of them when the answer is out; the others read of
-it some milliseconds later. So a request that names something unknown waits until the registry has been read to its end.
+A token made through one server is valid on all servers as soon as the request is answered. The others read its record some
+milliseconds later, so a request with something unknown waits until they have.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE_S = 5.0
-REST_S = 0.1  # between two looks at the log's end, for whoever tries names or tokens at random
+PAUSE_S = 0.1  # between two reads of the log's end; limits the load from callers who guess names or tokens
 
 
 class RegistrySync:
-    """`look`: until all that the registry had when it was called is in force. One look serves all who ask before it begins."""
+    """Single-flight refresh of the registry. All callers that come before a refresh starts share it."""
 
-    def __init__(self, look: Callable[[], Awaitable[None]]) -> None:
-        self._look = look
-        self._next: asyncio.Task[None] | None = None  # has not looked yet, so that whoever comes may wait for it
+    def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
+        """`refresh`: returns when all that the registry has at its call is in force here."""
+        self._refresh = refresh
+        self._next: asyncio.Task[None] | None = None  # not started reading, so new callers may wait for it
         self._running: set[asyncio.Task[None]] = set()
-        self._looked = 0.0
+        self._started = 0.0
 
     async def __call__(self) -> bool:
-        """What was in the registry when this was called is in force now. False: the log did not answer in time."""
+        """Wait until all that is in the registry now is in force here. Return False if the log did not answer in time."""
         if self._next is None:
             self._next = asyncio.create_task(self._run(), name="catch up with the registry")
             self._running.add(self._next)
@@ -33,11 +34,12 @@ class RegistrySync:
         return bool(done) and not any(task.cancelled() or task.exception() for task in done)
 
     async def _run(self) -> None:
-        await asyncio.sleep(max(0.0, self._looked + REST_S - time.monotonic()))
-        self._next, self._looked = None, time.monotonic()
-        await self._look()
+        await asyncio.sleep(max(0.0, self._started + PAUSE_S - time.monotonic()))
+        self._next, self._started = None, time.monotonic()
+        await self._refresh()
 
     async def close(self) -> None:
+        """Cancel refreshes in progress."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,9 +1,10 @@
-"""A server that joins others copies one's view, instead of reading the whole log, whose beginning may be gone.
+"""Copies the view of a running server to a new server.
 
-    claims in oncue.control: who there is ──► a token of our own in oncue.registry (who may write the log may ask)
-                                          ──► GET /v1/view ──► view.db, with its offsets ──► the log from there on
+    claims in oncue.control: the peers ──► a token of this server in oncue.registry (it may write the log, so it may ask)
+                                       ──► GET /v1/view ──► view.db, with its offsets ──► the log from there on
 
-Without another server, or if anything goes wrong, the view is made from the log.
+A copy takes less time than reading the whole log, whose beginning retention may have removed. Without a peer, or after an
+error, the view is built from the log.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from oncue.protocol.topics import CONTROL, EVENTS, REGISTRY, RESULTS
 from oncue.view import snapshots
 
 log = logging.getLogger("oncue.joining")
-LONG = 1_000  # records of the log that are read sooner than a copy is made
+LONG = 1_000  # records; a shorter log is read faster than a view is copied
 TOKEN_US = 3_600_000_000
 ANSWER_S, COPY_S = 15.0, 1_800.0
 PAUSE_S = 0.5
 
 
 async def copy_view(durable: Log, path: Path, server: str) -> bool:
-    """Whether `path` is another server's view now."""
+    """Copy a peer's view to `path`. Return False if the view should be built from the log."""
     names = (EVENTS, RESULTS, REGISTRY)
     begins, ends = await durable.begin_offsets(names), await durable.end_offsets(names)
     gone = any(begins[place] for place in begins if place[0] != REGISTRY)
     if not gone and sum(end - begins[place] for place, end in ends.items()) < LONG:
         return False
-    urls = await _others(durable)
+    urls = await _peer_urls(durable)
     if not urls:
         return False
     token, digest = new_token()
@@ -67,8 +68,8 @@ def _token(server: str, digest: str) -> tuple[bytes, TokenRecord]:
     )
 
 
-async def _others(durable: Log) -> list[str]:
-    """The API's of those that have claimed something, the newest claim first."""
+async def _peer_urls(durable: Log) -> list[str]:
+    """Return the API URLs of the servers that have claimed a partition, the newest claim first."""
     ends = {place: end for place, end in (await durable.end_offsets((CONTROL,))).items() if end}
     begins = await durable.begin_offsets((CONTROL,))
     left = {place for place, end in ends.items() if end > begins[place]}
@@ -97,13 +98,13 @@ async def _others(durable: Log) -> list[str]:
 
 
 async def _fetch(url: str, token: str, part: Path) -> None:
-    """Raises what aiohttp raises, TimeoutError, OSError."""
+    """Download the view of a peer. Raises aiohttp.ClientError, TimeoutError, OSError."""
     patience = asyncio.get_running_loop().time() + ANSWER_S
     limits = aiohttp.ClientTimeout(total=COPY_S, sock_connect=ANSWER_S, sock_read=60.0)
     async with aiohttp.ClientSession(timeout=limits, headers={"Authorization": f"Bearer {token}"}) as session:
         while True:
             async with session.get(f"{url}/v1/view") as answer:
-                # It may not have read of the token yet.
+                # The peer may not have read the token's record yet.
                 if answer.status != 401 or asyncio.get_running_loop().time() > patience:
                     answer.raise_for_status()
                     with part.open("wb") as file:

@@ -1,4 +1,4 @@
-"""From a request's bytes to the Struct that its route takes; what does not fit is refused with the place and a remedy."""
+"""Reads and decodes request bodies and queries. Errors name the place in the input and a remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AT = re.compile(r" - at `(?:key in )?(?P<path>\$[^`]*)`")
 
 
 def coding_of(request: web.Request, route: Route) -> str:
-    """The content type of the body. Without the header it is taken as the route's first. Raises UnsupportedType."""
+    """Return the content type of the body; the route's first if there is no header. Raises UnsupportedType."""
     header = request.headers.get("Content-Type")
     if header is None or header in route.reads:
         return header or route.reads[0]
@@ -41,8 +41,10 @@ def coding_of(request: web.Request, route: Route) -> str:
 
 
 async def read_body(request: web.Request, limit: int, fixed: bool = False) -> bytes:
-    """The whole body. `fixed`: the limit is the route's own, not the server's setting. Raises TooLarge (before it is
-    read where Content-Length says so) and Malformed."""
+    """Return the whole body. `fixed`: the limit is the route's own, not the server's setting.
+
+    Raises TooLarge, before reading if Content-Length exceeds the limit, and Malformed.
+    """
     length = request.content_length
     if length is not None and length > limit:
         raise too_large(length, limit, fixed)
@@ -69,6 +71,7 @@ async def read_body(request: web.Request, limit: int, fixed: bool = False) -> by
 
 
 def too_large(size: int, limit: int, fixed: bool = False) -> TooLarge:
+    """Return the error for a body of more than `limit` bytes."""
     return TooLarge(
         f"the body is over the limit of {limit:,} bytes",
         remedy="send where the data is, not the data; here the limit is fixed, no setting raises it"
@@ -81,7 +84,7 @@ def too_large(size: int, limit: int, fixed: bool = False) -> TooLarge:
 
 
 class BodyDecoder:
-    """The decoders of one route: the Struct in JSON, in msgpack, and whether nothing at all will do as well."""
+    """Decodes bodies of one route, in JSON or msgpack. `optional`: an empty body is the type's default."""
 
     def __init__(self, in_json: Any, in_msgpack: Any = None, optional: bool = False) -> None:
         self._types = {JSON: in_json, MSGPACK: in_msgpack or in_json}
@@ -90,7 +93,7 @@ class BodyDecoder:
         self._optional = optional
 
     def decode(self, data: bytes, coding: str) -> Any:
-        """Raises Malformed (it is no JSON or msgpack) or Invalid (it is, but not what the route takes)."""
+        """Decode a body. Raises Malformed if it is not JSON or msgpack, Invalid if it does not match the route's type."""
         if not data and self._optional:
             return self._types[coding]()
         try:
@@ -107,7 +110,7 @@ class BodyDecoder:
 
 
 def decode_query(request: web.Request, kind: type[msgspec.Struct]) -> Any:
-    """Raises Invalid for a parameter that is unknown, given twice, or not of its type."""
+    """Decode the query. Raises Invalid for a parameter that is unknown, given twice, or of another type."""
     query = request.query
     values = dict(query)
     if len(values) != len(query):
@@ -120,7 +123,7 @@ def decode_query(request: web.Request, kind: type[msgspec.Struct]) -> Any:
 
 
 def refuse(error: msgspec.ValidationError, kind: Any, where: str) -> NoReturn:
-    """Invalid, with the path, and the nearest right word for one that is not known."""
+    """Raise Invalid, with the path and, for an unknown field, the most similar known one."""
     text = str(error)
     at = _AT.search(text)
     path = at["path"] if at else "$"
@@ -137,7 +140,7 @@ def refuse(error: msgspec.ValidationError, kind: Any, where: str) -> NoReturn:
 
 
 def fields_at(kind: Any, path: str) -> Iterator[str]:
-    """Names of the fields of the object at a msgspec path ("$.files[0]") of a type."""
+    """Yield the field names of the object at a msgspec path, such as "$.files[0]", of a type."""
     here = mi.type_info(kind)
     for name, index in re.findall(r"\.([^.\[\]]+)|(\[[^\]]*\])", path):
         here = _step(here, name, bool(index))

@@ -1,5 +1,7 @@
-"""Answers as JSON. What users' functions return and what events carry is shown whatever it is: where JSON has no way to
-say it, the nearest that it has."""
+"""JSON encoding of any value.
+
+Results of functions and data of events may have values that JSON has not. They are shown in the nearest form.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ _DEEPEST = 100
 
 
 def encode_json(value: Any) -> bytes:
-    """Never fails because of somebody's data: lone surrogates are escaped, odd keys become text, too deep parts a note."""
+    """Encode any value. Lone surrogates are escaped, keys become text, parts that are nested too deeply become a note."""
     try:
         return _encode(value)
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):

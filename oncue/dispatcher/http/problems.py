@@ -1,5 +1,8 @@
-"""Errors as RFC 9457 problem responses: every one says what is wrong, where, and what to do about it. What we did not
-expect gets an incident's number; its traceback goes to the server's log and never to a caller."""
+"""Errors as RFC 9457 problem responses.
+
+A problem says what is wrong, where, and what to do. An unexpected error gets an incident number. Its traceback goes to the
+server's log, never to a caller.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,13 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def title(kind: type[OncueError]) -> str:
-    """The first sentence of the error's explanation."""
+    """Return the first sentence of the error class's docstring."""
     text = " ".join((inspect.getdoc(kind) or kind.__name__).split())
     return text.split(". ")[0].rstrip(".")
 
 
 def problem(error: OncueError) -> Problem:
+    """Return the body of the response to an error."""
     return Problem(
         type=f"urn:oncue:error:{error.code}",
         title=title(type(error)),
@@ -40,6 +44,7 @@ def problem(error: OncueError) -> Problem:
 
 
 def problem_json(error: OncueError) -> bytes:
+    """Return the body of the response to an error, in JSON."""
     try:
         return _encode(problem(error))
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError):  # a surrogate, or details that are no JSON
@@ -59,7 +64,7 @@ def _ascii(text: Any) -> str:
 
 
 def response(error: OncueError, request: web.Request | None = None) -> web.Response:
-    """The answer to a request that was refused."""
+    """Return the response to a request that failed with this error."""
     headers = {"Content-Type": PROBLEM, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     if isinstance(error, Unauthorized | Forbidden):
         headers["WWW-Authenticate"] = challenge(error, request is not None and "Authorization" in request.headers)
@@ -75,11 +80,11 @@ def response(error: OncueError, request: web.Request | None = None) -> web.Respo
 
 
 def quiet_aiohttp() -> None:
-    """Connections that break and bytes that are no HTTP are the sender's: no traceback in our log. Other errors stay."""
-    logging.getLogger("aiohttp.server").addFilter(_is_ours)  # (added once, however often it is asked for)
+    """Keep aiohttp from logging tracebacks for broken connections and malformed HTTP, which are faults of the client."""
+    logging.getLogger("aiohttp.server").addFilter(_is_server_error)  # (logging adds a filter once)
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
+def _is_server_error(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ConnectionResetError | BrokenPipeError | HttpProcessingError | web.RequestPayloadError):
         log.debug("a request broke off: %s: %s", type(error).__name__, str(error).partition("\n")[0])
@@ -88,7 +93,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def unexpected(error: BaseException, what: str) -> OncueError:
-    """An error of ours: logged here with its traceback, told to the caller as a number to ask for."""
+    """Log an unexpected error with its traceback. Return an Internal error that has its incident number."""
     incident = secrets.token_hex(6)
     log.error("incident %s in %s", incident, what, exc_info=error)
     return Internal(

@@ -1,4 +1,4 @@
-"""How many requests a second a token may make: a token bucket each (here "token" is the bucket's, as everybody calls it)."""
+"""Limit of the requests per second of each access token, by the token bucket algorithm."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _KEPT = 10_000
 
 
 class RateLimit:
-    """`rate_per_s` requests a second for each key, in bursts of up to two seconds' worth; 0: no limit."""
+    """Allows `rate_per_s` requests a second for each key, in bursts of up to two seconds' worth. 0: no limit."""
 
     def __init__(self, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate_per_s
         self.burst = max(1.0, 2 * rate_per_s)
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # key -> (what was left, when)
+        self._buckets: dict[str, tuple[float, float]] = {}  # key -> (requests left, at this time)
 
-    def take(self, key: str) -> None:
-        """Raises RateLimited, whose `retry_after_s` says when the next request will be taken."""
+    def count(self, key: str) -> None:
+        """Count a request. Raises RateLimited, with `retry_after_s`, if the limit is exceeded."""
         if not self.rate:
             return
         now = self._clock()
@@ -41,7 +41,7 @@ class RateLimit:
         self._buckets[key] = (left - 1, now)
 
     def _forget(self, now: float) -> None:
-        """Buckets that are full again say nothing; where none is, the fullest half goes."""
+        """Remove the buckets that are full again, or the fullest half if none is."""
         full_after = self.burst / self.rate
         kept = {k: v for k, v in self._buckets.items() if now - v[1] < full_after}
         if len(kept) >= _KEPT:

@@ -1,10 +1,11 @@
-"""Answers that stay open. Each client is written to by its own task, which waits for that client alone; a reader that
-takes nothing for a while is cut off, one that has gone is noticed even while there is nothing to say, and all end cleanly
-when the server stops.
+"""Streaming responses and held requests.
 
-    Backend ──async iterator──► Stream.write ──(≤ one message + 64 KiB buffered)──► client
-    every 2 s: sweep ──► gone, stuck, or its token revoked? ──► cancel
-    shutdown ──► cancel ──► the response's end (an empty chunk), so that the client knows that nothing was cut
+    service ──async iterator──► serve_stream ──(≤ one message + 64 KiB buffered)──► client
+    every 2 s: sweep ──► client gone, write stuck, or token revoked? ──► cancel
+    shutdown ──► cancel ──► end of the response (an empty chunk), by which the client knows that it is complete
+
+Each response is written by the task of its request, so a slow client delays no other. A client that does not read is cut
+off. A client that has gone is noticed even if there is nothing to send.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from aiohttp import web
 from oncue.errors import NotReady, RateLimited
 
 SWEEP_S = 2.0
-STUCK_S = 30.0  # a write that takes longer than this is to somebody who does not read
+STUCK_S = 30.0  # a client is cut off if one write takes longer
 PER_TOKEN = 64  # streams open at once
 T = TypeVar("T")
 log = logging.getLogger("oncue.api")
 
 
 class Streams:
-    """All open streams and held requests of a server."""
+    """The open streams and held requests of a server, and their limits."""
 
     def __init__(self, sweep_s: float = SWEEP_S, stuck_s: float = STUCK_S, per_token: int = PER_TOKEN) -> None:
         self.closing = False
@@ -44,7 +45,7 @@ class Streams:
         return len(self._open)
 
     def add(self, held: OpenRequest) -> None:
-        """Raises NotReady when the server stops, RateLimited when the token has too many open."""
+        """Add a request. Raises NotReady if the server stops, RateLimited if the token has too many."""
         if self.closing:
             raise _stopping()
         if held.key and self._count[held.key] >= self._per_token:
@@ -58,7 +59,8 @@ class Streams:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
 
-    def drop(self, held: OpenRequest) -> None:
+    def remove(self, held: OpenRequest) -> None:
+        """Remove a request that has ended."""
         self._open.discard(held)
         self._count[held.key] -= 1
         if not self._count[held.key]:
@@ -81,7 +83,7 @@ class Streams:
                 held.end()
 
     def close(self) -> None:
-        """The server stops: end them all."""
+        """End all requests, and accept no more: the server stops."""
         self.closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -91,8 +93,11 @@ class Streams:
 
 
 class OpenRequest:
-    """A request that is held open by this task: `with OpenRequest(...) as held`. When the server ends it, the CancelledError
-    stops here, and `held.ended` is true. `key` is the token that a limit is kept for ("": no limit)."""
+    """Context manager of a request that its task holds open.
+
+    If the server ends the request, the block is cancelled, the CancelledError stops here, and `ended` is true.
+    `key`: the token whose number of open requests is limited; "" for no limit.
+    """
 
     __slots__ = ("_streams", "_task", "ended", "key", "request", "writing_since")
 
@@ -108,12 +113,13 @@ class OpenRequest:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
-        self._streams.drop(self)
+        self._streams.remove(self)
         if kind is not None and issubclass(kind, asyncio.CancelledError) and self.ended and self._task is not None:
-            return self._task.uncancel() == 0  # somebody else's cancel goes on
+            return self._task.uncancel() == 0  # another cancel of this task goes on
         return False
 
     def end(self) -> None:
+        """Cancel the block."""
         if not self.ended and self._task is not None:
             self.ended = True
             self._task.cancel()
@@ -130,14 +136,14 @@ async def serve_stream(
     length: int | None = None,
     on_error: Callable[[Exception], bytes] | None = None,
 ) -> web.StreamResponse:
-    """Write `head`, then each item of `source` as `frame` makes it (b"": nothing to write).
+    """Write `head`, then `frame(item)` for each item of `source`. An item framed as b"" is not written.
 
-    The first item is waited for up to `grace_s` before the headers go, so that an error that the source meets at once is
-    a proper refusal; and the source is running (subscribed) by the time the client sees the headers. An error later ends
-    the stream with what `on_error` says, or else cuts the connection, so that nobody takes a part for the whole. So does a
-    source that ends before `length` bytes.
+    Before the headers are sent, the first item is awaited for up to `grace_s`. So an error that the source raises at once
+    becomes a problem response, and the source is subscribed when the client sees the headers. A later error ends the stream
+    with `on_error(error)`. Without `on_error` it cuts the connection, so that the client does not take a part for the whole;
+    so does a source that ends before `length` bytes.
 
-    Raises NotReady when the server stops before the headers went, and what the source raises by then.
+    Raises NotReady if the server stops before the headers were sent, and any error of the source until then.
     """
     request = held.request
     first = asyncio.ensure_future(_next(source))
@@ -161,7 +167,7 @@ async def serve_stream(
 
 
 async def _next(source: AsyncIterator[T]) -> tuple[T, ...]:
-    """The next item, or nothing at the end (a task cannot well carry StopAsyncIteration)."""
+    """Return the next item in a tuple, or () at the end (a task cannot raise StopAsyncIteration)."""
     try:
         return (await anext(source),)
     except StopAsyncIteration:
@@ -177,7 +183,7 @@ async def _copy(
     head: bytes,
     on_error: Callable[[Exception], bytes] | None,
 ) -> int:
-    """Returns how many bytes were written."""
+    """Write all items. Return the number of bytes written."""
     sent = 0
     try:
         await _write(held, response, head)
@@ -186,7 +192,7 @@ async def _copy(
         if first.result():
             async for item in source:
                 sent += await _write(held, response, frame(item))
-    except ConnectionError:  # the reader has gone
+    except ConnectionError:  # the client has gone
         pass
     except Exception as e:
         if on_error is not None:
@@ -212,7 +218,7 @@ async def _write(held: OpenRequest, response: web.StreamResponse, data: bytes) -
 
 
 async def _finish(first: asyncio.Future[tuple[T, ...]], source: AsyncIterator[T]) -> None:
-    """The source's own `finally` runs now, not when the collector finds it."""
+    """Close the source now, so that its `finally` does not wait for garbage collection."""
     if not first.done():
         first.cancel()
         await asyncio.wait({first})
@@ -229,7 +235,7 @@ def _stopping() -> NotReady:
 
 
 async def hold(streams: Streams, request: web.Request, work: Callable[[], Awaitable[T]]) -> T:
-    """Await what a caller wishes to wait for; raises NotReady when the server stops meanwhile."""
+    """Return `await work()`. Raises NotReady if the server stops meanwhile."""
     with OpenRequest(streams, request, ""):
         return await work()
     raise _stopping()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from oncue.dispatcher.bridge.channel import end_by_server
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
+from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.dispatcher.context import ServerContext
 from oncue.ids import now_us
 from oncue.log import Record

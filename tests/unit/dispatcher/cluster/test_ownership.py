@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from oncue import ids
-from oncue.dispatcher.bridge.channel import EndpointChannel, end_by_server
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ChannelPhase, LoadOpenTasks, SendFrame, StoreResults
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
+from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.endpoint.agent.servers import ServerAddress, ServerList
 from oncue.endpoint.settings import EndpointSettings
 from oncue.lifecycle import State

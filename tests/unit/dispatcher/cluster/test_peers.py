@@ -1,4 +1,4 @@
-"""One server asks another: with the caller's token, once, and not for longer than a moment."""
+"""Requests to peer servers: with the caller's token, forwarded once, with a short timeout."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ IDS = [bytes([n]) * 16 for n in range(4)]
 BEARER = "Bearer oncue_x"
 
 
-class There:
-    """Another server: what it was asked, and what it answers."""
+class FakePeer:
+    """A peer server that records requests."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str, str, str, bytes]] = []
+        self.requests: list[tuple[str, str, str, str, bytes]] = []
         self.answer: Callable[[], Awaitable[web.Response]] = self.ok
         self.body: object = {}
 
@@ -31,120 +31,120 @@ class There:
         return web.json_response(self.body)
 
     async def handle(self, request: web.Request) -> web.Response:
-        told = request.headers.get("Authorization", ""), request.headers.get(FORWARDED, "")
-        self.asked.append((request.method, request.path, *told, await request.read()))
+        headers = request.headers.get("Authorization", ""), request.headers.get(FORWARDED, "")
+        self.requests.append((request.method, request.path, *headers, await request.read()))
         return await self.answer()
 
 
-def with_there(test: Callable[[There, str, PeerClient], Awaitable[None]]) -> None:
+def with_peer(test: Callable[[FakePeer, str, PeerClient], Awaitable[None]]) -> None:
     async def run() -> None:
-        there, asking = There(), PeerClient()
+        peer, client = FakePeer(), PeerClient()
         app = web.Application()
-        app.router.add_route("*", "/{any:.*}", there.handle)
+        app.router.add_route("*", "/{any:.*}", peer.handle)
         runner = web.AppRunner(app, shutdown_timeout=0)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:
-            await test(there, f"http://127.0.0.1:{runner.addresses[0][1]}", asking)
+            await test(peer, f"http://127.0.0.1:{runner.addresses[0][1]}", client)
         finally:
-            await asking.close()
+            await client.close()
             await runner.cleanup()
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
-def test_it_is_asked_with_the_callers_token_and_what_it_says_counts() -> None:
-    async def work(there: There, url: str, asking: PeerClient) -> None:
-        there.body = {"state": "waiting", "attempt": 1, "why": "no free worker", "sent": True, "new": 1}
-        told = await asking.task(url, TASK, BEARER)
-        assert (told.why, told.sent, told.id) == ("no free worker", True, TASK.id)
-        there.body = {"state": "connected", "workers": 3, "labels": {}}
-        at = await asking.endpoint(url, ENDPOINT, BEARER)
+def test_a_peer_gets_the_callers_token_and_its_answer_is_merged() -> None:
+    async def work(peer: FakePeer, url: str, client: PeerClient) -> None:
+        peer.body = {"state": "waiting", "attempt": 1, "why": "no free worker", "sent": True, "new": 1}
+        answer = await client.task(url, TASK, BEARER)
+        assert (answer.why, answer.sent, answer.id) == ("no free worker", True, TASK.id)
+        peer.body = {"state": "connected", "workers": 3, "labels": {}}
+        at = await client.endpoint(url, ENDPOINT, BEARER)
         assert (at.state, at.workers, at.labels) == ("connected", 3, {"a": "b"})
-        there.body = {"count": 2, "tasks": [IDS[0].hex(), IDS[3].hex()]}
-        assert await asking.cancel_waiting(url, IDS, BEARER) == [IDS[0], IDS[3]]
-        assert [a[:4] for a in there.asked] == [
+        peer.body = {"count": 2, "tasks": [IDS[0].hex(), IDS[3].hex()]}
+        assert await client.cancel_waiting(url, IDS, BEARER) == [IDS[0], IDS[3]]
+        assert [a[:4] for a in peer.requests] == [
             ("GET", f"/v1/tasks/{TASK.id}", BEARER, "1"),
             ("GET", "/v1/endpoints/e1", BEARER, "1"),
             ("POST", "/v1/tasks/cancel", BEARER, "1"),
         ]
-        assert b'"waiting":true' in there.asked[2][4]
+        assert b'"waiting":true' in peer.requests[2][4]
 
-    with_there(work)
-
-
-def test_nobody_is_asked_without_a_token_or_a_place() -> None:
-    async def work(there: There, url: str, asking: PeerClient) -> None:
-        assert await asking.task(url, TASK, "") is TASK
-        assert await asking.task("", TASK, BEARER) is TASK
-        assert await asking.cancel_waiting(url, IDS, "") == []
-        assert there.asked == []
-
-    with_there(work)
+    with_peer(work)
 
 
-def test_a_server_that_has_read_more_or_less_of_the_log_is_not_believed() -> None:
-    async def work(there: There, url: str, asking: PeerClient) -> None:
+def test_no_request_without_a_token_or_a_url() -> None:
+    async def work(peer: FakePeer, url: str, client: PeerClient) -> None:
+        assert await client.task(url, TASK, "") is TASK
+        assert await client.task("", TASK, BEARER) is TASK
+        assert await client.cancel_waiting(url, IDS, "") == []
+        assert peer.requests == []
+
+    with_peer(work)
+
+
+def test_an_answer_about_another_state_or_attempt_is_ignored() -> None:
+    async def work(peer: FakePeer, url: str, client: PeerClient) -> None:
         for body in ({"state": "failed", "attempt": 1, "why": "x"}, {"state": "waiting", "attempt": 2, "why": "x"}):
-            there.body = body
-            assert await asking.task(url, TASK, BEARER) is TASK
+            peer.body = body
+            assert await client.task(url, TASK, BEARER) is TASK
 
-    with_there(work)
+    with_peer(work)
 
 
-def test_a_refusal_or_an_answer_that_cannot_be_read_is_none() -> None:
-    async def work(there: There, url: str, asking: PeerClient) -> None:
+def test_a_refusal_redirect_or_malformed_answer_is_ignored() -> None:
+    async def work(peer: FakePeer, url: str, client: PeerClient) -> None:
         async def refused() -> web.Response:
             return web.Response(status=401)
 
         async def moved() -> web.Response:
-            return web.Response(status=307, headers={"Location": f"{url}/elsewhere"})
+            return web.Response(status=307, headers={"Location": f"{url}/other"})
 
         async def strange() -> web.Response:
             return web.Response(text="<html>")
 
-        for there.answer in (refused, moved, strange):
-            assert await asking.cancel_waiting(url, IDS, BEARER) == []
-        assert len(there.asked) == 3  # a token does not follow where it is sent
+        for peer.answer in (refused, moved, strange):
+            assert await client.cancel_waiting(url, IDS, BEARER) == []
+        assert len(peer.requests) == 3  # the redirect was not followed
 
-    with_there(work)
+    with_peer(work)
 
 
-def test_one_that_hangs_is_waited_for_once_and_then_left_alone_for_a_moment() -> None:
-    async def work(there: There, url: str, asking: PeerClient) -> None:
-        for_ever = asyncio.Event()
+def test_after_a_timeout_the_peer_is_not_asked_for_a_moment() -> None:
+    async def work(peer: FakePeer, url: str, client: PeerClient) -> None:
+        released = asyncio.Event()
 
         async def hang() -> web.Response:
-            await for_ever.wait()
+            await released.wait()
             return web.Response()
 
-        there.answer = hang
+        peer.answer = hang
         began = time.monotonic()
-        assert await asking.task(url, TASK, BEARER) is TASK
+        assert await client.task(url, TASK, BEARER) is TASK
         assert peers.ANSWER_S * 0.9 < time.monotonic() - began < peers.ANSWER_S + 2
-        assert await asking.cancel_waiting(url, IDS, BEARER) == []
-        assert len(there.asked) == 1
-        for_ever.set()
+        assert await client.cancel_waiting(url, IDS, BEARER) == []
+        assert len(peer.requests) == 1
+        released.set()
 
-    with_there(work)
+    with_peer(work)
 
 
-def test_one_that_is_not_there_is_no_error() -> None:
-    async def work(there: There, url: str, asking: PeerClient) -> None:
+def test_an_unreachable_peer_is_no_error() -> None:
+    async def work(peer: FakePeer, url: str, client: PeerClient) -> None:
         for nowhere in ("http://127.0.0.1:1", "not a url"):
-            assert await asking.cancel_waiting(nowhere, IDS, BEARER) == []
+            assert await client.cancel_waiting(nowhere, IDS, BEARER) == []
 
-    with_there(work)
+    with_peer(work)
 
 
-def test_a_request_is_handed_on_once() -> None:
+def test_a_request_is_forwarded_once() -> None:
     async def work(client: Client) -> None:
-        heard: list[str] = []
+        bearers: list[str] = []
         for name in ("task", "endpoint", "cancel"):
             really = getattr(client.backend, name)
 
             async def noted(*args: object, really: Callable[..., Awaitable[object]] = really) -> object:
-                heard.append(str(args[-1]))
+                bearers.append(str(args[-1]))
                 return await really(*args)
 
             setattr(client.backend, name, noted)
@@ -154,7 +154,7 @@ def test_a_request_is_handed_on_once() -> None:
             assert (await client.ask("GET", "/v1/endpoints/e1", headers=headers))[0] == 200
             body = {"tasks": [task], "waiting": True}
             assert (await client.ask("POST", "/v1/tasks/cancel", json=body, headers=headers))[0] == 202
-        assert all(b.startswith("Bearer oncue_") for b in heard[:3])
-        assert heard[3:] == ["", "", ""]
+        assert all(b.startswith("Bearer oncue_") for b in bearers[:3])
+        assert bearers[3:] == ["", "", ""]
 
     with_server(work)

@@ -97,18 +97,18 @@ def test_rate_limit_refills_and_forgets() -> None:
     now = [0.0]
     limit = RateLimit(10, clock=lambda: now[0])
     for _ in range(20):
-        limit.take("a")
+        limit.count("a")
     with pytest.raises(RateLimited) as caught:
-        limit.take("a")
+        limit.count("a")
     assert caught.value.details["retry_after_s"] == 1
     now[0] += 0.1
-    limit.take("a")
+    limit.count("a")
     with pytest.raises(RateLimited):
-        limit.take("a")
+        limit.count("a")
     for n in range(20_000):
-        limit.take(f"other {n}")
+        limit.count(f"other {n}")
     assert len(limit._buckets) <= 10_001
-    RateLimit(0).take("free")
+    RateLimit(0).count("free")
 
 
 # ---------------------------------------------------------------- tasks

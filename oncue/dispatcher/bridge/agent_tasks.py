@@ -1,0 +1,65 @@
+"""Tasks that an endpoint's agent has, as far as the server knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from oncue.dispatcher.bridge.pending_tasks import TaskGroup
+from oncue.dispatcher.bridge.server_ends import end_by_server
+from oncue.protocol import bridge
+from oncue.protocol.records import Ended
+
+
+class AgentTasks:
+    """Attempts that were sent to the agent, and attempts that it has from an earlier owner of the endpoint."""
+
+    def __init__(self) -> None:
+        self.in_flight: dict[bytes, TaskGroup] = {}  # sent by this server; the group has the attempt
+        self.held: dict[bytes, set[int]] = {}  # attempts that this server has not sent, or sent before a later one
+
+    def missing(self, inventory: Iterable[tuple[bytes, int]]) -> list[bytes]:
+        """Return the tasks in flight whose current attempt is not in the agent's inventory."""
+        exact = set(inventory)
+        return [i for i, group in self.in_flight.items() if (i, group.attempt) not in exact]
+
+    def set_inventory(self, inventory: Iterable[tuple[bytes, int]]) -> None:
+        """Replace `held` by the attempts of the inventory that are not in flight."""
+        self.held = {}
+        for task_id, attempt in inventory:
+            group = self.in_flight.get(task_id)
+            if group is None or group.attempt != attempt:
+                self.add_held(task_id, attempt)
+
+    def add_held(self, task_id: bytes, attempt: int) -> None:
+        """Note an attempt that the agent has."""
+        self.held.setdefault(task_id, set()).add(attempt)
+
+    def remove_held(self, task_id: bytes, attempt: int) -> None:
+        """Forget an attempt that has ended."""
+        attempts = self.held.get(task_id)
+        if attempts is not None:
+            attempts.discard(attempt)
+            if not attempts:
+                del self.held[task_id]
+
+    def groups_of(self, message: bridge.Results, ends: Sequence[Ended]) -> dict[bytes, TaskGroup] | None:
+        """Return the group of each end, or None unless all are attempts in flight of the message's call."""
+        groups: dict[bytes, TaskGroup] = {}
+        in_flight, call = self.in_flight, message.call
+        for e in ends:
+            group = in_flight.get(e.id)
+            if group is None or group.attempt != e.attempt or group.call_raw != call:
+                return None
+            groups[e.id] = group
+        return groups if len(groups) == len(ends) else None
+
+    def ends_of(
+        self, ids: Iterable[bytes], status: int, at_us: int, failure: bytes
+    ) -> list[tuple[TaskGroup, list[Ended]]]:
+        """Return an end with this status for each of these tasks in flight, by group."""
+        groups: dict[int, tuple[TaskGroup, list[Ended]]] = {}
+        for task_id in ids:
+            group = self.in_flight[task_id]
+            ends = groups.setdefault(id(group), (group, []))[1]
+            ends.append(end_by_server(group.one(task_id), group.attempt, status, at_us, failure))
+        return list(groups.values())

@@ -1,0 +1,49 @@
+"""Numbered messages between the server and one agent, and the refusal of an agent with another protocol."""
+
+from __future__ import annotations
+
+from oncue.dispatcher.bridge.effects import SendFrame
+from oncue.protocol import bridge
+
+
+class AgentSession:
+    """Message numbers and times since the agent's last Hello."""
+
+    def __init__(self) -> None:
+        self.number = 0  # chosen by the agent, higher for each Hello
+        self.expected = 0  # number of the agent's next message
+        self.received_us = 0  # time of the agent's last message
+        self.sent_us = 0
+        self._next = 0  # number of the server's next message
+
+    def start(self, number: int, now_us: int) -> None:
+        """Begin with the agent's Hello, which was message 0."""
+        self.number, self.expected, self._next = number, 1, 0
+        self.received_us = now_us
+
+    def receive(self, now_us: int) -> None:
+        """Count the expected message."""
+        self.expected += 1
+        self.received_us = now_us
+
+    def frame(self, epoch: int, message: bridge.FromBridge, body: bytes, now_us: int) -> SendFrame:
+        """Return the server's next message."""
+        head = bridge.encode(bridge.BridgeEnvelope(self.number, self._next, epoch, message))
+        self._next += 1
+        self.sent_us = now_us
+        return SendFrame([head, body] if body else [head])
+
+
+def unnumbered(session: int, epoch: int, message: bridge.FromBridge) -> SendFrame:
+    """Return a message outside of the sequence, for an agent without a valid session."""
+    return SendFrame([bridge.encode(bridge.BridgeEnvelope(session, -1, epoch, message))])
+
+
+def refuse_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
+    """Return the refusal of an agent that speaks another protocol than this server (of release `version`)."""
+    return bridge.Refuse(
+        "version",
+        f"the agent (oncue {hello.agent_version}) speaks protocol {hello.protocol}, this server (oncue {version}) speaks"
+        f" {bridge.PROTOCOL}",
+        f"install the same version where the agent runs: pip install 'oncue=={version}'",
+    )
