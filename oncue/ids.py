@@ -15,6 +15,8 @@ import hashlib
 import os
 import time
 
+from oncue.errors import Invalid
+
 MAX_BATCH = 1 << 16  # the index has 16 bits
 
 
@@ -84,3 +86,11 @@ def parse(text_id: str) -> bytes:
     if len(raw) != 16:
         raise ValueError(f"{text_id!r} is not a task id: it has {len(raw)} bytes, not 16")
     return raw
+
+
+def parse_task_id(text: str) -> bytes:
+    """Return the task id that a person wrote as 32 hex digits. Raises Invalid."""
+    try:
+        return parse(text)
+    except ValueError:
+        raise Invalid(f"{text!r} is not a task id", remedy="an id has 32 hex digits: oncue tasks list") from None

@@ -46,21 +46,20 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    service = Server(settings)
+    server = Server(settings)
     await check_address(settings)
-    await service.start()
+    await server.start()
     try:
-        serving = await _open_http(service)
+        serving = await _open_http(server)
         try:
-            local = await _write_local(service, serving.port)
+            local = await _write_local(server, serving.port)
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 50, 50)
             if ready is not None:
                 ready(local)
             await stopping.wait()
-            service.ready = False
-            service.board.close()
+            server.refuse_new()
         finally:
             await serving.close()
     finally:
@@ -68,34 +67,38 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
         loop.call_later(STOP_S + LEAVE_S, os.kill, os.getpid(), signal.SIGKILL)
         try:
             async with asyncio.timeout(STOP_S):
-                await service.stop()
+                await server.stop()
         except TimeoutError:
             log.error(
                 "the log has not answered for %g s: the server ends without it; start it again when it does", STOP_S
             )
 
 
-async def _open_http(service: Server) -> HttpServer:
-    """With port 0 on the port of the last time, if it is free."""
-    serving = await serve_api(make_app(service, service.settings), service.settings, service.last_port())
-    service.port_file.write_text(str(serving.port))
-    service.owners.advertise(service.url())
+async def _open_http(server: Server) -> HttpServer:
+    """Open the API; with port 0 on the port of the last time, if it is free."""
+    app = make_app(server.backend, server.settings, server.metrics)
+    serving = await serve_api(app, server.settings, server.folder.last_http_port())
+    server.folder.set_http_port(serving.port)
+    server.ownership.advertise(server.url())
     return serving
 
 
-async def _write_local(service: Server, port: int) -> dict[str, Any]:
-    """`local.json`: how the CLI and the client of the same person find this server. Mode 600: it holds a token."""
-    path = service.folder / "local.json"
-    token = await service.local_token(path)
-    host = service.settings.host
+async def _write_local(server: Server, port: int) -> dict[str, Any]:
+    """Write `local.json`, by which the CLI and the client of the same person find this server.
+
+    Its mode is 600, because it holds a token.
+    """
+    path = server.folder.local_json
+    token = await server.tokens.local_token(path, server.server_key)
+    host = server.settings.host
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     local = {
         "url": http_url(here, port),
         "token": token,
         "pid": os.getpid(),
-        "bridge": curve.address(here, service.bridge.port),
-        "server_key": service.server_key,
-        "version": service.version,
+        "bridge": curve.address(here, server.bridge.port),
+        "server_key": server.server_key,
+        "version": server.context.version,
     }
     fresh = path.with_suffix(".new")
     fresh.touch(mode=0o600)

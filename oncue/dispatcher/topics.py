@@ -1,21 +1,63 @@
-"""Whether the topics that are there are those that the setting `task_topics` means.
-
-The order of an endpoint's tasks is that of one topic: with another setting, open tasks would be in two.
-"""
+"""Topics that a server needs, with partitions and retention."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
+from oncue.config import Settings
+from oncue.dispatcher.trigger_state import PARTITIONS
 from oncue.errors import Invalid
-from oncue.protocol.topics import SHARED_TASKS, TASKS_PREFIX, TaskTopics
+from oncue.log import Log, Topic
+from oncue.protocol.topics import (
+    CONTROL,
+    DEAD,
+    EVENTS,
+    FILES,
+    REGISTRY,
+    REPORTS,
+    RESULTS,
+    SHARED_CONTROL_PARTITIONS,
+    SHARED_TASKS,
+    TASKS_PREFIX,
+    TaskTopics,
+)
+from oncue.rules.stateful.topics import ensure_matches
+
+DAY_MS = 86_400_000
+
+
+def server_topics(s: Settings) -> dict[str, Topic]:
+    """Return the topics that every server needs, but for the tasks of endpoints."""
+    results = Topic(retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes)
+    shared = {FILES: Topic(partitions=PARTITIONS, compact=True)} if s.shared_log else {}
+    return shared | {
+        EVENTS: Topic(partitions=s.events_partitions, retention_ms=int(s.events_retention_days * DAY_MS)),
+        RESULTS: results,
+        CONTROL: msgspec.structs.replace(results, partitions=SHARED_CONTROL_PARTITIONS if s.shared_log else 1),
+        REPORTS: Topic(retention_ms=int(s.reports_retention_days * DAY_MS)),
+        REGISTRY: Topic(compact=True),
+        DEAD: Topic(retention_ms=int(s.events_retention_days * DAY_MS)),
+    }
+
+
+async def ensure_topics(log: Log, settings: Settings) -> None:
+    """Create the topics that are missing. Raises Invalid if `task_topics` is not what the log was begun with."""
+    task_topics = TaskTopics(settings.task_topics)
+    check_task_topics(await log.topics(), task_topics)
+    await log.ensure({**server_topics(settings), **dict.fromkeys(task_topics.names(), Topic())})
+    await ensure_matches(log, settings)
 
 
 def check_task_topics(names: Iterable[str], wanted: TaskTopics) -> None:
-    """`names`: of the log's topics. Raises Invalid."""
-    there = [n.removeprefix(TASKS_PREFIX) for n in names if n.startswith(TASKS_PREFIX)]
-    shared = max((_number(n) + 1 for n in there), default=0)
-    if not there or shared == wanted.shared:
+    """Raise Invalid if the log's topics (`names`) belong to another setting of `task_topics`.
+
+    The order of an endpoint's tasks is that of one topic. With another setting, open tasks would be in two.
+    """
+    found = [n.removeprefix(TASKS_PREFIX) for n in names if n.startswith(TASKS_PREFIX)]
+    shared = max((_number(n) + 1 for n in found), default=0)
+    if not found or shared == wanted.shared:
         return
     began = f"{shared} topics that all endpoints share" if shared else "a topic for each endpoint"
     raise Invalid(

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from oncue.config import Settings
-from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.housekeeper import Housekeeper, Mark
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.view_consumer import ViewConsumer
@@ -64,15 +64,11 @@ def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, s
         (tmp_path / "marks.json").write_bytes(msgspec.json.encode([Mark(time.time() - 31 * 86_400, before)]))
         view = await viewed(log, tmp_path / "view.db")
         assert await open_ids(view) == still_open
-        core: Any = SimpleNamespace(
-            log=log,
-            view=view,
-            settings=Settings(),
-            tasks_topic=topics.of,
-            owners=SimpleNamespace(acts=lambda key: True),
-            all_endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS],
-        )
-        await Housekeeper(cast(ServerContext, core), tmp_path, list).cut_task_topics()
+        registry = SimpleNamespace(tasks_topic=topics.of, endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS])
+        context: Any = SimpleNamespace(log=log, view=view, settings=Settings(), registry=registry)
+        ownership: Any = SimpleNamespace(acts=lambda key: True)
+        housekeeper = Housekeeper(context, cast(BridgeSocket, None), ownership, tmp_path, list)
+        await housekeeper.cut_task_topics()
         begins = await log.begin_offsets(names)
         assert {t: begin for (t, _), begin in begins.items()} == before
         again = await viewed(log, tmp_path / "again.db")  # from what is left

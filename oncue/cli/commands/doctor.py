@@ -143,13 +143,13 @@ def log(settings: Settings) -> Iterator[Finding]:
     if not settings.log_url.startswith("kafka://"):
         return
     need("a check of the cluster")
-    from oncue.dispatcher.server import Server
+    from oncue.dispatcher.topics import server_topics
     from oncue.protocol.topics import EVENTS, MATCHES, STREAM, WINDOWS, TaskTopics
     from oncue.rules.engine import GROUP as RULES
     from oncue.rules.stateful.kafka_runner import GROUP as STREAM_GROUP
     from oncue.rules.stateful.worker_reports import TOPIC as STREAM_TOPIC
 
-    topics = Server.topics_of(settings)
+    topics = server_topics(settings)
     # Those of rules with memory keep the partitions that they were begun with.
     topics |= {MATCHES: Topic(retention_ms=topics[EVENTS].retention_ms), WINDOWS: Topic(compact=True)}
     topics |= {STREAM: STREAM_TOPIC, **dict.fromkeys(TaskTopics(settings.task_topics).names(), Topic())}

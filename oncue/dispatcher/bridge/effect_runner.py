@@ -27,6 +27,8 @@ from oncue.dispatcher.bridge.effects import (
 )
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_cancelled
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
 from oncue.dispatcher.notifier import STATE_WORDS
@@ -45,13 +47,20 @@ STORE_AGAIN_S = 1.0
 
 
 class EffectRunner:
-    def __init__(self, core: ServerContext) -> None:
-        self._core = core
-        self._mark = ((TOLD, core.server_id.encode()),)
+    _bridge: BridgeSocket
+    _ownership: PartitionOwnership
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._mark = ((TOLD, context.server_id.encode()),)
         self._jobs: set[asyncio.Task[None]] = set()
         self._uploads: dict[tuple[str, str], Any] = {}
         self.usage: dict[str, Usage] = {}  # endpoint -> the newest
         self.phase_reasons: dict[str, str] = {}  # endpoint -> why its phase is what it is
+
+    def attach(self, bridge: BridgeSocket, ownership: PartitionOwnership) -> None:
+        """Set the parts that need this one to be built: before the bridge reads its first frame."""
+        self._bridge, self._ownership = bridge, ownership
 
     def run(self, channel: EndpointChannel, effect: Effect) -> None:
         if isinstance(effect, StoreResults):
@@ -75,7 +84,7 @@ class EffectRunner:
 
     def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
         try:
-            return self._core.owners.answer_agent(endpoint, parts)
+            return self._ownership.answer_agent(endpoint, parts)
         except Undecodable as e:
             log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
             return None
@@ -99,7 +108,7 @@ class EffectRunner:
 
     def _store(self, endpoint: str, effect: StoreResults) -> None:
         headers = self._mark if effect.told else ()
-        future = self._core.log.append(RESULTS, [Record(effect.record, headers=headers)])
+        future = self._context.log.append(RESULTS, [Record(effect.record, headers=headers)])
         future.add_done_callback(partial(self._stored, endpoint, effect))
 
     def _stored(self, endpoint: str, effect: StoreResults, future: asyncio.Future[list[Position]]) -> None:
@@ -109,7 +118,7 @@ class EffectRunner:
         if error is not None:
             log.error("outcomes of endpoint %s could not be stored: %s", endpoint, error)
             if not effect.ours:
-                self._core.bridge.with_channel(endpoint, lambda channel: channel.on_store_failed(effect.token))
+                self._bridge.with_channel(endpoint, lambda channel: channel.on_store_failed(effect.token))
             else:
                 asyncio.get_running_loop().call_later(STORE_AGAIN_S, self._store, endpoint, effect)
             return
@@ -117,53 +126,53 @@ class EffectRunner:
             self._tell(endpoint, effect, future.result())
         # After the turn of the streams that were told: people wait for those, and the agent for nothing.
         asyncio.get_running_loop().call_soon(
-            self._core.bridge.with_channel, endpoint, lambda channel: channel.on_stored(effect.token)
+            self._bridge.with_channel, endpoint, lambda channel: channel.on_stored(effect.token)
         )
 
     def _tell(self, endpoint: str, effect: StoreResults, positions: list[Position]) -> None:
-        fenced = effect.ours and self._core.log.shared  # by a later claim it may be: the log's order says
-        if self._core.owners.is_exclusive(endpoint) and not fenced:
-            self._core.board.tell(effect.call, effect.closing)
-            self._core.metrics.outcomes(_by_state(effect.closing))
+        fenced = effect.ours and self._context.log.shared  # by a later claim it may be: the log's order says
+        if self._ownership.is_exclusive(endpoint) and not fenced:
+            self._context.notifier.tell(effect.call, effect.closing)
+            self._context.metrics.outcomes(_by_state(effect.closing))
         else:
             self._job(self._tell_by_view([e.id for e in effect.closing], positions))
 
     async def _tell_by_view(self, ids: list[bytes], positions: list[Position]) -> None:
         """Another server may act for the endpoint by now, and have ended something itself: the log's order says what counts."""
-        await self._core.seen(positions)
-        found = await self._core.view.outcomes(ids)
+        await self._context.applied(positions)
+        found = await self._context.view.outcomes(ids)
         for closing in found:
-            self._core.board.tell(closing.call, [closing.ended])
-        self._core.metrics.outcomes(_by_state([c.ended for c in found]))
+            self._context.notifier.tell(closing.call, [closing.ended])
+        self._context.metrics.outcomes(_by_state([c.ended for c in found]))
 
     # ------------------------------------------------------------ what the view knows
 
     async def _load(self, endpoint: str, effect: LoadOpenTasks) -> None:
-        await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
-        rows, reached = await self._core.view.open_page(
-            endpoint, self._core.tasks_topic(endpoint), effect.after, effect.limit
+        await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
+        rows, reached = await self._context.view.open_page(
+            endpoint, self._context.registry.tasks_topic(endpoint), effect.after, effect.limit
         )
         pages = [OpenTask(*row) for row in rows]
-        self._core.bridge.with_channel(endpoint, lambda channel: channel.on_page(effect.token, pages, reached))
+        self._bridge.with_channel(endpoint, lambda channel: channel.on_page(effect.token, pages, reached))
 
     async def _check(self, endpoint: str, effect: CheckTasks) -> None:
-        await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
-        states = await self._core.view.states(effect.ids)
+        await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
+        states = await self._context.view.states(effect.ids)
         known = {task_id for task_id, (_, where) in states.items() if where == endpoint}
         if len(known) < len(effect.ids):
             log.warning("endpoint %s ended %d tasks that nobody had asked for", endpoint, len(effect.ids) - len(known))
-        self._core.bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, known))
+        self._bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, known))
 
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
         """Until each is closed or at the agent: an attempt that ended in the same moment may have come first."""
         while ids:
-            await self._core.barrier((self._core.tasks_topic(endpoint), RESULTS))
-            states = [await self._core.view.task(task_id) for task_id in ids]
+            await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
+            states = [await self._context.view.task(task_id) for task_id in ids]
             ids = [s.id for s in states if s is not None and self._end_one(endpoint, s)]
 
     def _end_one(self, endpoint: str, state: TaskState) -> bool:
         """Append the end of a task that waits; False when there was nothing to append."""
-        channel = self._core.bridge.channels.get(endpoint)
+        channel = self._bridge.channels.get(endpoint)
         if channel is None or state.call is None or state.state is not State.WAITING:
             return False
         task = task_of(state)
@@ -171,7 +180,7 @@ class EffectRunner:
         end = end_cancelled(task, state.attempt, now_us(), state.cancel_by)
         if not channel.end_waiting(group, [end]):
             channel.cancel([state.id], "end_cancelled")
-        self._core.bridge.run_effects(channel)
+        self._bridge.run_effects(channel)
         return not channel.at_agent(state.id)
 
     # ------------------------------------------------------------ blobs and function bodies
@@ -180,31 +189,31 @@ class EffectRunner:
         sha, offset = effect.sha256, effect.offset_bytes
         size, body, why = 0, b"", ""
         try:
-            record = await self._core.view.function(sha)
-            if record is None and self._core.log.shared:  # registered through another server a moment ago, perhaps
-                await self._core.barrier((REGISTRY,))
-                record = await self._core.view.function(sha)
+            record = await self._context.view.function(sha)
+            if record is None and self._context.log.shared:  # registered through another server a moment ago, perhaps
+                await self._context.barrier((REGISTRY,))
+                record = await self._context.view.function(sha)
             if record is not None and record.body:
                 size, body = len(record.body), record.body[offset : offset + bridge.PART_BYTES]
             else:
-                size = await asyncio.to_thread(self._core.blobs.size, sha)
-                body = await asyncio.to_thread(self._core.blobs.part, sha, offset, bridge.PART_BYTES)
+                size = await asyncio.to_thread(self._context.blobs.size, sha)
+                body = await asyncio.to_thread(self._context.blobs.part, sha, offset, bridge.PART_BYTES)
         except OncueError as e:
             why = e.message
-        self._core.bridge.with_channel(endpoint, lambda channel: channel.send_part(sha, offset, size, body, why))
+        self._bridge.with_channel(endpoint, lambda channel: channel.send_part(sha, offset, size, body, why))
 
     async def _put_part(self, endpoint: str, effect: WritePart) -> None:
         key = (endpoint, effect.sha256)
         why, at = "", effect.offset_bytes
         try:
-            if await asyncio.to_thread(self._core.blobs.has, effect.sha256):
+            if await asyncio.to_thread(self._context.blobs.has, effect.sha256):
                 at = effect.size_bytes
             else:
                 upload = self._uploads.get(key)
                 if upload is None or effect.offset_bytes == 0:
                     if upload is not None:
                         upload.abort()
-                    upload = self._uploads[key] = self._core.blobs.upload(effect.sha256, effect.size_bytes)
+                    upload = self._uploads[key] = self._context.blobs.upload(effect.sha256, effect.size_bytes)
                 at = await asyncio.to_thread(upload.write, effect.offset_bytes, effect.body)
                 if at >= effect.size_bytes:
                     await asyncio.to_thread(upload.finish)
@@ -212,7 +221,7 @@ class EffectRunner:
         except OncueError as e:
             why = e.message
             self._uploads.pop(key, None)
-        self._core.bridge.with_channel(endpoint, lambda channel: channel.send_put_ack(effect.sha256, at, why))
+        self._bridge.with_channel(endpoint, lambda channel: channel.send_put_ack(effect.sha256, at, why))
 
     # ------------------------------------------------------------ reports and phases
 
@@ -227,10 +236,10 @@ class EffectRunner:
             return
         if isinstance(report, Usage):
             self.usage[endpoint] = report
-        elif self._core.board.watched and isinstance(report, Started):
+        elif self._context.notifier.watched and isinstance(report, Started):
             self._show_started(channel, report)
         # Reports may be lost: nobody waits for this one.
-        self._core.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_look)
+        self._context.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_look)
 
     def _show_started(self, channel: EndpointChannel, report: Started) -> None:
         for task_id, attempt, started_us in report.tasks:
@@ -243,22 +252,22 @@ class EffectRunner:
                     "started_us": started_us,
                     **about(group.call),
                 }
-                self._core.board.show("task", item)
+                self._context.notifier.show("task", item)
 
     def _changed(self, channel: EndpointChannel, effect: PhaseChanged) -> None:
-        name = self._core.endpoint_name(channel.endpoint)
+        name = self._context.registry.endpoint_name(channel.endpoint)
         self.phase_reasons[channel.endpoint] = effect.why
         log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
-        self._core.board.show("endpoint", {"name": name, "state": effect.phase.value, "why": effect.why})
+        self._context.notifier.show("endpoint", {"name": name, "state": effect.phase.value, "why": effect.why})
         if effect.phase is ChannelPhase.READY:
             self._job(self._repeat_cancels(channel.endpoint))
 
     async def _repeat_cancels(self, endpoint: str) -> None:
         """Cancels that were asked for before this server, or this link, was there."""
-        wanted = await self._core.view.cancels(10_000)
+        wanted = await self._context.view.cancels(10_000)
         ids = [task_id for task_id, where in wanted if where == endpoint]
         if ids:
-            self._core.bridge.with_channel(endpoint, lambda channel: channel.cancel(ids, "end_cancelled"))
+            self._bridge.with_channel(endpoint, lambda channel: channel.cancel(ids, "end_cancelled"))
 
 
 def task_of(state: TaskState) -> TaskRecord:

@@ -15,25 +15,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
-from oncue.config import Settings
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.session import refuse_protocol
 from oncue.dispatcher.bridge.socket import BridgeSocket
-from oncue.dispatcher.view_consumer import ViewConsumer
+from oncue.dispatcher.context import ServerContext
 from oncue.errors import LogError, OncueError
 from oncue.ids import now_us
-from oncue.log import Assignment, Log, Record
+from oncue.log import Assignment, Record
 from oncue.log.base import partition_of
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Claim, EndpointRecord, Fence
 from oncue.protocol.topics import CONTROL, REGISTRY, RESULTS
-from oncue.view import ClaimRow, View
+from oncue.view import ClaimRow
 
 log = logging.getLogger("oncue.owners")
 GROUP = "oncue.owners"
@@ -43,29 +41,20 @@ MANY = 100_000  # cancels that are under way
 PATIENCE_S = 24 * 3600.0  # with a view that is far behind
 
 
-class PeerServer(Protocol):
-    """What owners ask of the rest of the server."""
-
-    log: Log
-    view: View
-    bridge: BridgeSocket
-    feeder: ViewConsumer
-    settings: Settings
-    server_id: str
-    version: str
-
-    def all_endpoints(self) -> Sequence[EndpointRecord]: ...
-
-    def tasks_topic(self, endpoint: str) -> str: ...
-
-    async def reload(self) -> None: ...
-
-
 class PartitionOwnership:
     """`start`, then `close`. `on_change` is called after partitions came or went."""
 
-    def __init__(self, core: PeerServer, me: Claim, on_change: Callable[[], None]) -> None:
-        self._core, self._me, self._on_change = core, me, on_change
+    def __init__(
+        self,
+        context: ServerContext,
+        bridge: BridgeSocket,
+        follow_tasks: Callable[[str], None],
+        me: Claim,
+        on_change: Callable[[], None],
+    ) -> None:
+        """`follow_tasks`: has the view read this topic, too. `me`: how others reach this server."""
+        self._context, self._bridge, self._follow_tasks = context, bridge, follow_tasks
+        self._me, self._on_change = me, on_change
         self._partitions = 1
         self._claims: dict[int, ClaimRow] = {}  # the newest
         self._epochs: dict[int, int] = {}  # partition -> epoch, where this server acts
@@ -102,7 +91,7 @@ class PartitionOwnership:
         found = {
             row.claim.url or row.claim.server for row in self._claims.values() if row.claim.blobs != self._me.blobs
         }
-        return sorted(found) if self._core.log.shared else []
+        return sorted(found) if self._context.log.shared else []
 
     def owner_label(self, key: str) -> str:
         """Where that is, for people."""
@@ -119,11 +108,11 @@ class PartitionOwnership:
     def peer_urls(self) -> list[str]:
         """The APIs of the other servers that act for anything."""
         urls = {row.claim.url for row in self._claims.values() if row.claim.server != self._me.server}
-        return sorted(urls - {"", self._me.url}) if self._core.log.shared else []
+        return sorted(urls - {"", self._me.url}) if self._context.log.shared else []
 
     def advertise(self, url: str) -> None:
         """Where the API is, once it listens: what was claimed with another address is claimed again."""
-        if url != self._me.url and self._core.log.shared:
+        if url != self._me.url and self._context.log.shared:
             self._me = msgspec.structs.replace(self._me, url=url)
             self._contested.set()
 
@@ -150,12 +139,12 @@ class PartitionOwnership:
 
     async def start(self) -> None:
         """Where the log is this process's alone, it acts for all when this returns."""
-        self._partitions = (await self._core.log.topics())[CONTROL].partitions
-        self._claims = {row.partition: row for row in await self._core.view.claims()}
+        self._partitions = (await self._context.log.topics())[CONTROL].partitions
+        self._claims = {row.partition: row for row in await self._context.view.claims()}
         self._report_blob_stores(self.other_blob_stores())
         self.sync_endpoints()
-        self._assignment = self._core.log.join_group(CONTROL, GROUP)
-        if not self._core.log.shared:
+        self._assignment = self._context.log.join_group(CONTROL, GROUP)
+        if not self._context.log.shared:
             await self._take_over(await self._assignment.next())
         self._tasks = [
             asyncio.create_task(self._follow(self._assignment), name="owners"),
@@ -216,19 +205,19 @@ class PartitionOwnership:
             self._lose(partition, "the servers have divided the endpoints anew")
         # Whoever had one before may have claimed it since.
         await self._view_caught_up((CONTROL,))
-        for row in await self._core.view.claims():
+        for row in await self._context.view.claims():
             self._learn(row)
         epochs = await self._claim(
             [p for p in given if p not in self._epochs or self._claims[p].claim.url != self._me.url]
         )
-        endpoints = {self._core.tasks_topic(e.id) for e in self._endpoints(epochs)}
+        endpoints = {self._context.registry.tasks_topic(e.id) for e in self._endpoints(epochs)}
         await self._view_caught_up((CONTROL, RESULTS, REGISTRY, *endpoints))
-        await self._core.reload()
+        await self._context.reload()
         # A claim that left this process late, when the group had given its partition to another, must not be acted on:
         # so whoever acts has claimed before its successor has.
         if self._assignment is None or not await self._assignment.wait_until_exclusive():
             return
-        for row in await self._core.view.claims():
+        for row in await self._context.view.claims():
             self._learn(row)
         for partition, epoch in epochs.items():
             if self._claims[partition].epoch == epoch:
@@ -238,23 +227,23 @@ class PartitionOwnership:
         if epochs:
             log.info("this server acts for %d of %d partitions", len(self._epochs), self._partitions)
         self._cancels = {}
-        for task_id, endpoint in await self._core.view.cancels(MANY):
+        for task_id, endpoint in await self._context.view.cancels(MANY):
             self._cancels.setdefault(endpoint, []).append(task_id)
         self.sync_endpoints()
         self._cancels = {}
         await self._notify()
 
     async def _view_caught_up(self, topics: Iterable[str]) -> None:
-        ends = await self._core.log.end_offsets(topics)
-        await self._core.view.wait_for(ends, PATIENCE_S)
+        ends = await self._context.log.end_offsets(topics)
+        await self._context.view.wait_for(ends, PATIENCE_S)
 
     async def _claim(self, partitions: list[int]) -> dict[int, int]:
         """partition -> epoch; durable, and fenced."""
         if not partitions:
             return {}
-        core, at = self._core, now_us()
+        context, at = self._context, now_us()
         record = [Record(encode(msgspec.structs.replace(self._me, at_us=at)), key=self._me.server.encode())]
-        futures = [core.log.append(CONTROL, record, p) for p in partitions]
+        futures = [context.log.append(CONTROL, record, p) for p in partitions]
         epochs = {
             p: position.first + 1 for p, (position,) in zip(partitions, await asyncio.gather(*futures), strict=True)
         }
@@ -263,9 +252,9 @@ class PartitionOwnership:
                 self._epochs[partition] = epoch
                 for channel in self._channels(partition):
                     channel.epoch = epoch
-        if core.log.shared:
+        if context.log.shared:
             fence = Fence(VERSION, self._me.server, self._partitions, tuple(epochs.items()), at)
-            await core.log.append(RESULTS, [Record(encode(fence))], 0)
+            await context.log.append(RESULTS, [Record(encode(fence))], 0)
         return epochs
 
     def on_claim(self, partition: int, offset: int, claim: Claim) -> None:
@@ -294,7 +283,7 @@ class PartitionOwnership:
         channels = self._channels(partition)
         del self._epochs[partition]
         for channel in channels:
-            self._core.bridge.redirect(channel.endpoint, *self._redirect(channel.endpoint, why))
+            self._bridge.redirect(channel.endpoint, *self._redirect(channel.endpoint, why))
         if self._tasks:  # not while the first of all is settled
             self._notifying = asyncio.ensure_future(self._notify())
 
@@ -308,66 +297,64 @@ class PartitionOwnership:
     def sync_endpoints(self) -> list[EndpointRecord]:
         """After the registry has changed: every registered key may connect, and the endpoints of this server's partitions
         have lanes. Returns those of this server's that have been revoked since the last time."""
-        core = self._core
+        context = self._context
         revoked: list[EndpointRecord] = []
-        for e in core.all_endpoints():
+        for e in context.registry.endpoints():
             if e.revoked:
                 if e.id not in self._revoked:
                     self._revoked.add(e.id)
                     self._admitted.discard(e.id)
-                    core.bridge.revoke(e.id, e.public_key)
+                    self._bridge.revoke(e.id, e.public_key)
                     if self.owns(e.id):
                         revoked.append(e)
                 continue
             if e.id not in self._admitted:
                 self._admitted.add(e.id)
-                core.bridge.admit(e.id, e.public_key)
-                core.feeder.follow_tasks(core.tasks_topic(e.id))
+                self._bridge.admit(e.id, e.public_key)
+                self._follow_tasks(context.registry.tasks_topic(e.id))
             epoch = self._epochs.get(self.partition(e.id))
             if epoch is None:
                 continue
-            if (channel := core.bridge.channels.get(e.id)) is None:
+            if (channel := self._bridge.channels.get(e.id)) is None:
                 self._open(e, epoch)
             else:
                 channel.lost_after_ms = e.lost_after_ms
         return revoked
 
     def _open(self, e: EndpointRecord, epoch: int) -> None:
-        core = self._core
+        context = self._context
         channel = EndpointChannel(
             e.id,
             epoch,
-            core.server_id,
-            core.version,
+            context.server_id,
+            context.version,
             lost_after_ms=e.lost_after_ms,
-            budget_bytes=core.settings.queue_bytes,
+            budget_bytes=context.settings.queue_bytes,
         )
         channel.servers = self._servers()
-        core.bridge.open(channel)
+        self._bridge.open(channel)
         if wishes := self._cancels.get(e.id):  # before anything is sent
-            core.bridge.with_channel(e.id, lambda channel: channel.cancel(wishes, "cancelled"))
+            self._bridge.with_channel(e.id, lambda channel: channel.cancel(wishes, "cancelled"))
 
     def _endpoints(self, partitions: Iterable[int]) -> list[EndpointRecord]:
         wanted = set(partitions)
-        return [e for e in self._core.all_endpoints() if self.partition(e.id) in wanted]
+        return [e for e in self._context.registry.endpoints() if self.partition(e.id) in wanted]
 
     def _channels(self, partition: int) -> list[EndpointChannel]:
-        return [
-            channel for channel in self._core.bridge.channels.values() if self.partition(channel.endpoint) == partition
-        ]
+        return [channel for channel in self._bridge.channels.values() if self.partition(channel.endpoint) == partition]
 
     # ------------------------------------------------------------ agents of others
 
     def _servers(self) -> tuple[tuple[str, str], ...]:
         """All that act for something; none where there can be but one."""
-        if not self._core.log.shared:
+        if not self._context.log.shared:
             return ()
         claims = [row.claim for row in self._claims.values()]
         return tuple(sorted({(c.bridge, c.server_key) for c in claims if c.bridge}))
 
     def _announce_servers(self) -> None:
         servers = self._servers()
-        for channel in self._core.bridge.channels.values():
+        for channel in self._bridge.channels.values():
             channel.servers = servers
 
     def _redirect(self, endpoint: str, why: str) -> tuple[int, bridge.Redirect]:
@@ -385,7 +372,7 @@ class PartitionOwnership:
         answer: bridge.FromBridge
         epoch, answer = self._redirect(endpoint, "another server acts for this endpoint")
         if isinstance(message, bridge.Hello) and message.protocol != bridge.PROTOCOL:
-            answer = refuse_protocol(message, self._core.version)
+            answer = refuse_protocol(message, self._context.version)
         elif epoch < envelope.epoch and answer.bridge:
             answer = bridge.Redirect(why="this server does not know yet who acts for this endpoint")
         return [bridge.encode(bridge.BridgeEnvelope(envelope.session, -1, max(epoch, envelope.epoch), answer))]

@@ -39,18 +39,13 @@ SHUTDOWN_S = 2.0  # for requests under way when the server stops
 def make_app(
     backend: Backend,
     settings: Settings,
-    metrics: Metrics | None = None,
+    metrics: Metrics,
     streams: Streams | None = None,
     logins: Sequence[AuthenticatorFactory] = AUTHENTICATORS,
 ) -> web.Application:
-    """Return the application.
-
-    `metrics`: by default the backend's attribute `metrics`, if it has one. `streams`: the limits of open streams.
-    """
-    own = getattr(backend, "metrics", None)
-    metrics = metrics or (own if isinstance(own, Metrics) else Metrics())
+    """Return the application. `metrics`: the server's. `streams`: the limits of open streams."""
     streams = Streams() if streams is None else streams  # (an empty Streams is false: it has a length)
-    chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.token, backend.catch_up))
+    chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.tokens.find, backend.sync_registry))
     streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
     api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
     limit = RateLimit(settings.rate_per_s)

@@ -1,127 +1,46 @@
-"""What the HTTP API asks of the server: the seam between `app.py` (HTTP in and out) and `server.py` (log, view, bridge).
+"""Services that the HTTP routes call.
 
-Each method takes the caller (`Caller`) first where it matters, checks what that caller may see and do, and raises the errors
-of oncue.errors; the API turns them into problem responses. "Accepted" is returned only when durable in the log.
+Each method takes the caller first where permission matters, checks what that caller may see and do, and raises the errors of
+oncue.errors; the handler turns them into problem responses. A method returns "accepted" only when the record is durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-import msgspec
-
-from oncue.dispatcher.auth.identity import Caller
-from oncue.protocol import api as r
-from oncue.protocol.api import Outcome
-from oncue.protocol.records import Event, TokenRecord
-
-
-class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Filters of a list of tasks; newest first."""
-
-    state: str = ""  # a phase, or "open" or "closed"
-    endpoint: str = ""
-    function: str = ""
-    rule: str = ""
-    event: tuple[str, str] | None = None
-    owner: str = ""
-    since_us: int = 0
-    cursor: str = ""
-    limit: int = 50
+from oncue.dispatcher.services.blobs import BlobService
+from oncue.dispatcher.services.cancellation import CancellationService
+from oncue.dispatcher.services.dead_letters import DeadLetterService
+from oncue.dispatcher.services.deployments import DeploymentService
+from oncue.dispatcher.services.endpoints import EndpointService
+from oncue.dispatcher.services.events import EventService
+from oncue.dispatcher.services.functions import FunctionService
+from oncue.dispatcher.services.rules import RuleService
+from oncue.dispatcher.services.status import StatusService
+from oncue.dispatcher.services.tasks import TaskService
+from oncue.dispatcher.services.tokens import TokenService
+from oncue.dispatcher.services.triggers import TriggerService
+from oncue.dispatcher.services.view_snapshot import ViewSnapshotService
 
 
-class Backend(Protocol):
-    """`bearer`: the caller's Authorization header, where another server, which knows more, may be asked with it."""
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The services of one server."""
 
     server_id: str
-
-    # tasks
-    async def submit(self, who: Caller, request: r.TaskRequest) -> r.TaskInfo: ...
-    async def submit_batch(self, who: Caller, request: r.BatchRequest) -> r.Accepted: ...
-    async def task(self, who: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo: ...
-    async def tasks(self, who: Caller, query: TaskQuery) -> r.Page: ...
-    async def timeline(self, who: Caller, task_id: str) -> list[r.TimelineEntry]: ...
-    async def outcomes(self, who: Caller, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
-        """Those of the tasks that are closed; waits until all are, or for wait_ms."""
-        ...
-
-    def stream(self, who: Caller, stream: str) -> AsyncIterator[bytes]:
-        """Messages of GET /v1/outcomes: each is msgpack of list[Outcome]; b"" now and then as a sign of life."""
-        ...
-
-    async def cancel(self, who: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
-        """The ids of those that were asked; with `waiting`, of those that will not run (any more)."""
-        ...
-
-    async def retry(self, who: Caller, task_id: str) -> r.TaskInfo: ...
-    def logs(self, who: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]: ...
-
-    # blobs
-    async def put_blob(self, who: Caller, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None: ...
-    async def get_blob(self, who: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]: ...
-
-    async def view_snapshot(self, who: Caller) -> tuple[int, AsyncIterator[bytes]]: ...
-
-    # functions
-    async def register_function(self, who: Caller, request: r.FunctionRequest) -> r.FunctionInfo: ...
-    async def functions(self, who: Caller, cursor: str, limit: int) -> r.Page: ...
-    async def function(self, who: Caller, name: str) -> r.FunctionInfo: ...
-
-    # endpoints
-    async def register_endpoint(self, who: Caller, request: r.EndpointRequest) -> r.Registered: ...
-    async def endpoints(self, who: Caller) -> list[r.EndpointInfo]: ...
-    async def endpoint(self, who: Caller, name: str, bearer: str = "") -> r.EndpointInfo: ...
-    async def revoke_endpoint(self, who: Caller, name: str) -> None: ...
-
-    # rules and triggers
-    async def deploy(self, who: Caller, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]: ...
-    async def rules(self, who: Caller, bearer: str = "") -> list[r.RuleInfo]: ...
-    async def rule(self, who: Caller, name: str, bearer: str = "") -> r.RuleInfo: ...
-    async def switch_rule(self, who: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo: ...
-    async def rule_history(self, who: Caller, label: str) -> list[dict[str, Any]]: ...
-    async def rollback(
-        self, who: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""
-    ) -> r.Deployed: ...
-    async def remove_rules(self, who: Caller, label: str) -> r.Deployed: ...
-    async def explain(self, who: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation: ...
-    async def triggers(self, who: Caller, bearer: str = "") -> list[r.TriggerInfo]: ...
-    async def trigger(self, who: Caller, name: str, bearer: str = "") -> r.TriggerShown: ...
-    async def explain_file(self, who: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile: ...
-    async def catch_up(self) -> bool:
-        """Whether all that other servers wrote to the registry until now is in force here."""
-        ...
-
-    async def receive(
-        self, trigger: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]: ...
-
-    # events and dead letters
-    async def emit(self, who: Caller, events: Sequence[Event]) -> r.Emitted: ...
-    async def events(
-        self, who: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
-    ) -> r.Page: ...
-    async def event(self, who: Caller, offset: int) -> r.EventInfo: ...
-    async def dead(self, who: Caller, cursor: str, limit: int, settled: bool = False) -> r.Page: ...
-    async def dead_letter(self, who: Caller, letter: int) -> r.DeadInfo: ...
-    async def retry_dead(self, who: Caller, letter: int) -> None: ...
-    async def dismiss_dead(self, who: Caller, request: r.DismissRequest) -> r.Dismissed: ...
-    def live(self, who: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
-        """(kind, JSON-able) as it happens: task, outcome, event, rule, endpoint, trigger, dead; ("", None) as sign of life."""
-        ...
-
-    # people
-    def token(self, hash_hex: str) -> TokenRecord | None: ...
-    async def make_token(self, who: Caller, request: r.TokenRequest) -> r.TokenInfo: ...
-    async def tokens(self, who: Caller) -> list[r.TokenInfo]: ...
-    async def revoke_token(self, who: Caller, token_id: str) -> None: ...
-
-    # the server itself
-    async def health(self) -> r.Health: ...
-    async def wait_for(self, position: str) -> None:
-        """Oncue-Position: wait (2 s at most) until the view has it."""
-        ...
-
-    async def collect(self) -> None:
-        """Bring gauges up to date before /metrics is read."""
-        ...
+    tasks: TaskService
+    cancellation: CancellationService
+    blobs: BlobService
+    view_snapshots: ViewSnapshotService
+    functions: FunctionService
+    endpoints: EndpointService
+    deployments: DeploymentService
+    rules: RuleService
+    triggers: TriggerService
+    events: EventService
+    dead_letters: DeadLetterService
+    tokens: TokenService
+    status: StatusService
+    wait_for: Callable[[str], Awaitable[None]]  # until the view has reached an `Oncue-Position`, 2 s at most
+    sync_registry: Callable[[], Awaitable[bool]]  # True once all that other servers have registered is in force here

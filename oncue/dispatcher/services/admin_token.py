@@ -1,5 +1,7 @@
-"""An admin's token that is there before the server is: made by whoever sets up a site, given to servers and endpoints as a
-file (a secret of compose, a credential of systemd). It is good from the server's first start on.
+"""Accepts an admin token that exists before the server does.
+
+The setting `admin_token_file` names it: a secret of compose, a credential of systemd. It is valid from the server's first
+start on, so endpoints can be registered without a person.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ MAKE = "python3 -c 'import secrets; print(\"oncue_\" + secrets.token_urlsafe(32)
 
 
 def read_token(file: str) -> str:
-    """Raises Invalid."""
+    """Return the token in the file. Raises Invalid."""
     try:
         token = Path(file).expanduser().read_text().strip()
     except (OSError, UnicodeDecodeError) as e:
@@ -31,14 +33,14 @@ def read_token(file: str) -> str:
     return token
 
 
-async def accept_given_token(core: ServerContext, file: str) -> None:
-    """Idempotent, whichever server comes first. Raises Invalid."""
+async def accept_given_token(context: ServerContext, file: str) -> None:
+    """Record the token as an admin's. Idempotent, on any number of servers. Raises Invalid."""
     digest = hash_token(read_token(file))
-    known = core.token(digest)
+    known = context.registry.token(digest)
     if known is not None:
         if known.revoked:
             log.warning("the token of admin_token_file was revoked (%s): put another into %s", known.id, file)
         return
     token_id = f"tok_given_{digest[:12]}"
     record = TokenRecord(VERSION, token_id, digest, getpass.getuser(), ("admin",), 0, False, now_us(), "given")
-    await core.record([(f"token:{token_id}", record)])
+    await context.record([(f"token:{token_id}", record)])

@@ -1,11 +1,11 @@
-"""Cancels: of tasks wherever they are, or only of those that have not been sent to their endpoint.
+"""Cancels tasks: wherever they are, or only those that were not sent to their endpoint.
 
-    cancel           ──Cancel record──► durable ──► lane: asks the agent, or ends what waits
-    cancel (waiting) ──lane holds back──► still open? ──► as above, for those alone
-                     └─another server acts for them──► asked, once a server (peers.py)
+    cancel           ──Cancel record──► durable ──► channel: asks the agent, or ends a pending task
+    cancel (waiting) ──channel holds the task──► still open? ──► as above, for these tasks only
+                     └─the owner is another server──► one request a server (peers.py)
 
-An executor's future may be cancelled unless its call runs (concurrent.futures): so the question whether a task waits and the
-word that it shall not be sent are one step of its lane.
+concurrent.futures allows to cancel a future unless its call runs. So the check that a task is pending, and the decision not to
+send it, are one step of its channel.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from functools import partial
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.channel import EndpointChannel
-from oncue.dispatcher.context import READ_OWN_WRITES_S
-from oncue.dispatcher.services.tasks import TaskDesk, parse_id
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.cluster.ownership import PartitionOwnership
+from oncue.dispatcher.cluster.peers import PeerClient
+from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext
+from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import TooLarge
-from oncue.ids import now_us
+from oncue.ids import now_us, parse_task_id
 from oncue.lifecycle import State, TaskState
 from oncue.log import Record
 from oncue.protocol import api as r
@@ -30,83 +33,108 @@ from oncue.protocol.topics import CONTROL, RESULTS
 MAX_CANCEL = 10_000
 
 
-class CancelDesk(TaskDesk):
-    async def cancel(self, who: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
-        """Asks for a cancel of those of the tasks that are open; the first closing record decides. Returns their ids.
+class CancellationService:
+    """Cancels tasks of all endpoints."""
 
-        `waiting`: only of those that have not been sent to their endpoint. Returns the ids of those that will not run
-        (any more); the others are left as they are."""
+    def __init__(
+        self,
+        context: ServerContext,
+        tasks: TaskService,
+        bridge: BridgeSocket,
+        ownership: PartitionOwnership,
+        peers: PeerClient,
+    ) -> None:
+        self._context, self._tasks, self._bridge = context, tasks, bridge
+        self._ownership, self._peers = ownership, peers
+
+    async def cancel(self, caller: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
+        """Request the cancellation of the open ones of these tasks. Returns the ids of those requested.
+
+        With `waiting`, only tasks that were not sent to their endpoint are cancelled, and the ids are of those that will not
+        run; other tasks stay as they are. The first closing record of a task decides. Raises TooLarge, NotFound, Invalid.
+        """
         if len(request.tasks) > MAX_CANCEL:
             raise TooLarge(
                 f"{len(request.tasks):,} tasks are too many for one request", remedy=f"ask for {MAX_CANCEL:,}"
             )
-        states = await self._all_mine(who, request.tasks)
-        told = [s.id for s in states if request.waiting and s.state is State.CANCELLED]
+        states = await self._visible(caller, request.tasks)
         wanted = [s for s in states if not s.state.closed and s.call is not None]
+        cancelled: list[bytes] = []
         if request.waiting:
-            elsewhere = self._by_server(wanted)
-            held = self._hold_back(wanted)
-            try:
-                closed = await self._closed_meanwhile([s.id for s in held])
-                told += [i for i, state in closed.items() if state is State.CANCELLED]
-                wanted = [s for s in held if s.id not in closed]
-                await self._record(who, wanted)
-                # Where another server may act by now, it may have sent some before it read of the wish.
-                wanted = [s for s in wanted if s.call is not None and self.owners.is_exclusive(s.call.endpoint)]
-            except BaseException:
-                self._release(held)
-                raise
-            asked = [self.across.cancel_waiting(url, ids, bearer) for url, ids in elsewhere.items()]
-            told += [i for ids in await asyncio.gather(*asked) for i in ids]
+            cancelled = [s.id for s in states if s.state is State.CANCELLED]
+            others, wanted = await self._cancel_waiting(caller, wanted, bearer)
+            cancelled += others
         else:
-            await self._record(who, wanted)
-        await self.barrier((CONTROL,))
-        if not self.log.shared:
+            await self._record(caller, wanted)
+        await self._context.barrier((CONTROL,))
+        if not self._context.log.shared:
             for endpoint, ids in _by_endpoint(wanted).items():
-                self.cancel_here(Cancel(VERSION, endpoint, tuple(ids), who.subject))
-        return [i.hex() for i in (*told, *(s.id for s in wanted))]
+                self.apply(Cancel(VERSION, endpoint, tuple(ids), caller.subject))
+        return [i.hex() for i in (*cancelled, *(s.id for s in wanted))]
 
-    def cancel_here(self, wish: Cancel) -> None:
-        """The view has it: where this server acts for the endpoint, it happens. (A log that is shared brings it back.)"""
-        why = f"cancelled by {wish.by}"
-        self.bridge.with_channel(wish.endpoint, partial(EndpointChannel.cancel, ids=wish.tasks, why=why))
+    async def _cancel_waiting(
+        self, caller: Caller, wanted: list[TaskState], bearer: str
+    ) -> tuple[list[bytes], list[TaskState]]:
+        """Return (ids cancelled before or by peers, tasks held here whose cancel is recorded)."""
+        elsewhere = self._by_server(wanted)
+        held = self._hold(wanted)
+        try:
+            closed = await self._closed_meanwhile([s.id for s in held])
+            cancelled = [i for i, state in closed.items() if state is State.CANCELLED]
+            wanted = [s for s in held if s.id not in closed]
+            await self._record(caller, wanted)
+            # If another server may act by now, it may have sent some before it read the Cancel record.
+            wanted = [s for s in wanted if s.call is not None and self._ownership.is_exclusive(s.call.endpoint)]
+        except BaseException:
+            self._release(held)
+            raise
+        requests = [self._peers.cancel_waiting(url, ids, bearer) for url, ids in elsewhere.items()]
+        cancelled += [i for ids in await asyncio.gather(*requests) for i in ids]
+        return cancelled, wanted
 
-    async def _all_mine(self, who: Caller, texts: Sequence[str]) -> list[TaskState]:
-        """As `_mine`, but with one look for all of them."""
-        ids = [parse_id(text) for text in texts]
-        found = await self.view.tasks_of(ids)
+    def apply(self, entry: Cancel) -> None:
+        """Cancel the tasks of a record that the view has, if this server has their channel."""
+        why = f"cancelled by {entry.by}"
+        self._bridge.with_channel(entry.endpoint, partial(EndpointChannel.cancel, ids=entry.tasks, why=why))
+
+    async def _visible(self, caller: Caller, texts: Sequence[str]) -> list[TaskState]:
+        """Return the states of tasks that the caller may see, with one query for all. Raises NotFound, Invalid."""
+        ids = [parse_task_id(text) for text in texts]
+        found = await self._context.view.tasks_of(ids)
         if any(i not in found for i in ids):
-            await self.barrier(await self._task_topics())
+            await self._context.barrier(self._tasks.topics())
         elif any(not s.state.closed for s in found.values()):
-            await self.view.wait_for(await self.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
-        found |= await self.view.tasks_of([i for i in ids if i not in found or not found[i].state.closed])
-        return [self._owned(who, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
+            await self._context.view.wait_for(await self._context.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
+        found |= await self._context.view.tasks_of([i for i in ids if i not in found or not found[i].state.closed])
+        return [self._tasks.check_visible(caller, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
 
     def _by_server(self, states: Sequence[TaskState]) -> dict[str, list[bytes]]:
-        """Those of endpoints for which another server acts, by its API."""
+        """Return the tasks whose endpoints other servers own, by the URL of those servers."""
         found: dict[str, list[bytes]] = {}
         for endpoint, ids in _by_endpoint(states).items():
-            if url := self.owners.owner_url(endpoint):
+            if url := self._ownership.owner_url(endpoint):
                 found.setdefault(url, []).extend(ids)
         return found
 
-    async def _record(self, who: Caller, states: Sequence[TaskState]) -> None:
-        """The wish becomes durable."""
+    async def _record(self, caller: Caller, states: Sequence[TaskState]) -> None:
+        """Append Cancel records; durable on return."""
         at = now_us()
         for endpoint, ids in _by_endpoint(states).items():
-            entry = Cancel(VERSION, endpoint, tuple(ids), who.subject, at)
-            await self.log.append(CONTROL, [Record(encode(entry), key=endpoint.encode())])
+            entry = Cancel(VERSION, endpoint, tuple(ids), caller.subject, at)
+            await self._context.log.append(CONTROL, [Record(encode(entry), key=endpoint.encode())])
 
-    def _hold_back(self, states: Sequence[TaskState]) -> list[TaskState]:
-        """Those that surely wait here; they will not be sent."""
+    def _hold(self, states: Sequence[TaskState]) -> list[TaskState]:
+        """Return the tasks that are certainly pending here, after their channels hold them: they are not sent."""
         held: list[TaskState] = []
         for state in states:
-            channel = self.bridge.channels.get(state.call.endpoint) if state.call else None
+            channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
             if channel is None or state.running[0] == state.attempt:
                 continue
-            if not channel.inventory_known and (self.log.shared or state.accepted_us < self.started_us):
-                continue  # the agent may have it from before this server's time
-            if not self.owners.is_exclusive(channel.endpoint):
+            if not channel.inventory_known and (
+                self._context.log.shared or state.accepted_us < self._context.started_us
+            ):
+                continue  # the agent may have it from before this server's start
+            if not self._ownership.is_exclusive(channel.endpoint):
                 continue
             if channel.hold(state.id):
                 held.append(state)
@@ -114,12 +142,12 @@ class CancelDesk(TaskDesk):
 
     def _release(self, states: Sequence[TaskState]) -> None:
         for endpoint, ids in _by_endpoint(states).items():
-            self.bridge.with_channel(endpoint, partial(EndpointChannel.release, ids=ids))
+            self._bridge.with_channel(endpoint, partial(EndpointChannel.release, ids=ids))
 
     async def _closed_meanwhile(self, ids: Sequence[bytes]) -> dict[bytes, State]:
-        """What ended just before it was held back, perhaps told to streams before the view had it."""
-        await self.barrier((RESULTS,))
-        return {i: state for i, (state, _) in (await self.view.states(ids)).items() if state.closed}
+        """Return the tasks that ended just before they were held, which the view may have got since."""
+        await self._context.barrier((RESULTS,))
+        return {i: state for i, (state, _) in (await self._context.view.states(ids)).items() if state.closed}
 
 
 def _by_endpoint(states: Sequence[TaskState]) -> dict[str, list[bytes]]:

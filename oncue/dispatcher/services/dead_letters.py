@@ -1,8 +1,7 @@
-"""Dead letters: looked at, tried again, dismissed. A letter of a rule is its owner's; all others (records that nobody could
-read) are for admins.
+"""Lists, retries and dismisses dead letters.
 
-What is done about a letter is a record in oncue.dead behind it: no letter is taken out, and a view that is made again from
-the log gives the same answers.
+A dead letter of a rule belongs to the rule's owner. Others (records that could not be read) are for admins. A Resolution is
+a record of oncue.dead behind the letter. No letter is removed, so a view that is rebuilt from the log gives the same answers.
 """
 
 from __future__ import annotations
@@ -22,67 +21,78 @@ from oncue.protocol.topics import DEAD, REGISTRY
 from oncue.view import DeadRow
 from oncue.view.record_rows import partition_and_offset
 
-GROUP = "oncue.dead.retries"  # that the log keeps no place for: it commits appends only
+GROUP = "oncue.dead.retries"  # commits appends only, no offsets
 REASON_CHARS = 1_000
 PAGE = 1_000
 RECORD_LETTERS = 5_000  # in one record
 
 
-class DeadDesk(ServerContext):
-    async def dead(self, who: Caller, cursor: str, limit: int, settled: bool = False) -> r.Page:
-        rows, following = await self.view.dead(cursor, limit, who.only, settled)
+class DeadLetterService:
+    """Dead letters of the topic oncue.dead."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def page(self, caller: Caller, cursor: str, limit: int, settled: bool = False) -> r.Page:
+        """Return a page of the open dead letters, or of all with `settled`."""
+        rows, following = await self._context.view.dead(cursor, limit, caller.only, settled)
         return r.Page(items=[_info(row) for row in rows], next=following)
 
-    async def dead_letter(self, who: Caller, letter: int) -> r.DeadInfo:
-        return _info(await self._letter(who, letter))
+    async def get(self, caller: Caller, letter: int) -> r.DeadInfo:
+        """Return one dead letter. Raises NotFound."""
+        return _info(await self._letter(caller, letter))
 
-    async def _letter(self, who: Caller, letter: int) -> DeadRow:
-        found = await self.view.dead_letter(letter)
-        if found is None:  # written a moment ago, perhaps
-            await self.barrier((DEAD,))
-            found = await self.view.dead_letter(letter)
-        if found is None or not who.sees(found.letter.owner):
+    async def _letter(self, caller: Caller, letter: int) -> DeadRow:
+        found = await self._context.view.dead_letter(letter)
+        if found is None:  # perhaps it is newer than the view
+            await self._context.barrier((DEAD,))
+            found = await self._context.view.dead_letter(letter)
+        if found is None or not caller.sees(found.letter.owner):
             raise NotFound(f"there is no dead letter {letter}", remedy="oncue dead list --all shows what there is")
         return found
 
-    async def retry_dead(self, who: Caller, letter: int) -> None:
-        """Append the record again to the topic that it came from, where its rules see it as a new one; in the same
-        commit the letter is marked as retried."""
-        self.accepting()
-        found = (await self._letter(who, letter)).letter
+    async def retry(self, caller: Caller, letter: int) -> None:
+        """Append the record to its topic again and mark the letter as retried, in one commit.
+
+        Raises Conflict if the record was not kept, NotFound.
+        """
+        self._context.check_accepting()
+        found = (await self._letter(caller, letter)).letter
         if not found.record or found.topic in ("", DEAD, REGISTRY):
             raise Conflict("this dead letter cannot be tried again: its record was not kept", remedy="emit it anew")
         again = Append(found.topic, [Record(found.record, headers=found.headers)], found.partition)
-        positions = await self.log.commit(GROUP, [], [again, *_settled([letter], "retried", who, "")])
-        await self.seen(positions)
+        positions = await self._context.log.commit(GROUP, [], [again, *_resolutions([letter], "retried", caller, "")])
+        await self._context.applied(positions)
 
-    async def dismiss_dead(self, who: Caller, request: r.DismissRequest) -> r.Dismissed:
-        """All or none of the letters named, or all that are open now. Those that are settled already stay as they are."""
-        self.accepting()
+    async def dismiss(self, caller: Caller, request: r.DismissRequest) -> r.Dismissed:
+        """Dismiss the given letters, all or none, or all open ones. Resolved letters stay as they are."""
+        self._context.check_accepting()
         if bool(request.letters) == request.all:
             what = "both letters and all" if request.all else "neither letters nor all"
             raise Invalid(f"there are {what} - at `$.letters`", remedy="give the letters' numbers, or all: true")
-        rows = [await self._letter(who, n) for n in dict.fromkeys(request.letters)]
-        open_letters = [row.id for row in rows if row.settled is None] if rows else await self._open(who)
+        rows = [await self._letter(caller, n) for n in dict.fromkeys(request.letters)]
+        open_letters = [row.id for row in rows if row.settled is None] if rows else await self._open(caller)
         if not open_letters:
             return r.Dismissed(count=0)
-        appends = _settled(open_letters, "dismissed", who, request.reason[:REASON_CHARS])
-        positions = await self.log.commit(GROUP, [], appends)
-        await self.seen(positions)
+        appends = _resolutions(open_letters, "dismissed", caller, request.reason[:REASON_CHARS])
+        positions = await self._context.log.commit(GROUP, [], appends)
+        await self._context.applied(positions)
         return r.Dismissed(count=len(open_letters), position=position_text(positions))
 
-    async def _open(self, who: Caller) -> list[int]:
-        await self.barrier((DEAD,))
+    async def _open(self, caller: Caller) -> list[int]:
+        await self._context.barrier((DEAD,))
         found: list[int] = []
         cursor: str | None = ""
         while cursor is not None:
-            rows, cursor = await self.view.dead(cursor, PAGE, who.only)
+            rows, cursor = await self._context.view.dead(cursor, PAGE, caller.only)
             found += [row.id for row in rows]
         return found
 
 
-def _settled(letters: Sequence[int], how: Literal["dismissed", "retried"], who: Caller, reason: str) -> list[Append]:
-    """In each partition that has some of the letters."""
+def _resolutions(
+    letters: Sequence[int], how: Literal["dismissed", "retried"], caller: Caller, reason: str
+) -> list[Append]:
+    """Return the Resolution records of these letters, by partition."""
     by_partition: dict[int, list[int]] = {}
     for number in letters:
         partition, offset = partition_and_offset(number)
@@ -90,7 +100,7 @@ def _settled(letters: Sequence[int], how: Literal["dismissed", "retried"], who: 
     at, appends = now_us(), []
     for partition, offsets in by_partition.items():
         parts = [tuple(offsets[i : i + RECORD_LETTERS]) for i in range(0, len(offsets), RECORD_LETTERS)]
-        records = [Record(encode(Resolution(VERSION, part, how, who.subject, reason, at))) for part in parts]
+        records = [Record(encode(Resolution(VERSION, part, how, caller.subject, reason, at))) for part in parts]
         appends.append(Append(DEAD, records, partition))
     return appends
 

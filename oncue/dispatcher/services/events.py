@@ -1,5 +1,8 @@
-"""Events taken in and looked up. They are the facility's, not their sender's: anybody's rule may be made to run by any
-event, so anybody who may read sees them all. What an event made run is shown to whom that belongs."""
+"""Accepts, lists and streams events.
+
+Events belong to the facility, not to their sender: any event may make anybody's rule run, so every reader sees all events.
+The tasks that an event caused are shown to their owners only.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,25 @@ from oncue.protocol.topics import EVENTS
 from oncue.view import EventRow
 
 
-class EventDesk(ServerContext):
-    async def emit(self, who: Caller, events: Sequence[Event]) -> r.Emitted:
-        """A caller's own events; attributes that start with "oncue" are ours and are taken out."""
-        clean = [_without_ours(e) for e in events]
-        positions = await self.append_events(clean)
+class EventService:
+    """Events of the topic oncue.events."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def emit(self, caller: Caller, events: Sequence[Event]) -> r.Emitted:
+        """Append a caller's events. Extension attributes that start with "oncue" are reserved and removed."""
+        clean = [_without_reserved(e) for e in events]
+        positions = await self.append(clean)
         only = clean[0].id if len(clean) == 1 else ""
         return r.Emitted(count=len(clean), id=only, position=position_text(positions))
 
-    async def append_events(self, events: Sequence[Event]) -> list[Position]:
-        """Durable when this returns: for triggers."""
-        self.accepting()
+    async def append(self, events: Sequence[Event]) -> list[Position]:
+        """Append events of triggers or callers; durable on return. Raises TooLarge, NotReady, DiskFull."""
+        self._context.check_accepting()
         if not events:
             return []
-        stamp, binary = now_us() // 1000, self.settings.events_mode == "binary"
+        stamp, binary = now_us() // 1000, self._context.settings.events_mode == "binary"
         records = []
         for event in events:
             value, headers = cloudevents.to_record(event, binary=binary)
@@ -46,31 +54,30 @@ class EventDesk(ServerContext):
                     limit_bytes=EVENT_BYTES,
                 )
             records.append(Record(value, key=event.source.encode(), headers=headers, time_ms=stamp))
-        positions = await self.log.append(EVENTS, records)
-        self.metrics.events(len(records))
+        positions = await self._context.log.append(EVENTS, records)
+        self._context.metrics.events(len(records))
         return positions
 
-    async def emit_from_trigger(self, events: Sequence[Event]) -> None:
-        await self.append_events(events)
-
-    async def events(
-        self, who: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
+    async def page(
+        self, caller: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
     ) -> r.Page:
-        rows, following = await self.view.events(type=type, source=source, cursor=cursor, limit=limit)
-        return r.Page(items=[await self._event_info(who, row) for row in rows], next=following)
+        """Return a page of events, newest first."""
+        rows, following = await self._context.view.events(type=type, source=source, cursor=cursor, limit=limit)
+        return r.Page(items=[await self._event_info(caller, row) for row in rows], next=following)
 
-    async def event(self, who: Caller, offset: int) -> r.EventInfo:
-        found = await self.view.event(offset)
+    async def get(self, caller: Caller, offset: int) -> r.EventInfo:
+        """Return the event at an offset. Raises NotFound."""
+        found = await self._context.view.event(offset)
         if found is None:
-            await self.barrier((EVENTS,))
-            found = await self.view.event(offset)
+            await self._context.barrier((EVENTS,))
+            found = await self._context.view.event(offset)
         if found is None:
             raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
-        return await self._event_info(who, found)
+        return await self._event_info(caller, found)
 
-    async def _event_info(self, who: Caller, row: EventRow) -> r.EventInfo:
-        caused = await self.view.fired(row.event.source, row.event.id)
-        fired = [(call.rule, task_id) for call, task_id in caused if who.sees(call.owner)]
+    async def _event_info(self, caller: Caller, row: EventRow) -> r.EventInfo:
+        caused = await self._context.view.fired(row.event.source, row.event.id)
+        fired = [(call.rule, task_id) for call, task_id in caused if caller.sees(call.owner)]
         return r.EventInfo(
             offset=row.offset,
             event=json.loads(cloudevents.to_json(row.event)),
@@ -79,16 +86,14 @@ class EventDesk(ServerContext):
             tasks=[task_id.hex() for _, task_id in fired],
         )
 
-    # ------------------------------------------------------------ live
-
-    async def live(self, who: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
-        """What has no owner (an event's offset, a sign of life) is for all."""
-        async for kind, item in self.board.live(kinds):
-            if not isinstance(item, dict) or who.sees(item.get("owner", who.subject)):
+    async def live(self, caller: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
+        """Yield (kind, item) of these kinds as they happen; items without an owner are for all callers."""
+        async for kind, item in self._context.notifier.live(kinds):
+            if not isinstance(item, dict) or caller.sees(item.get("owner", caller.subject)):
                 yield kind, item
 
 
-def _without_ours(event: Event) -> Event:
+def _without_reserved(event: Event) -> Event:
     if not any(name.startswith("oncue") for name in event.extensions):
         return event
     kept = {k: v for k, v in event.extensions.items() if not k.startswith("oncue")}

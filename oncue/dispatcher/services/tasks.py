@@ -1,10 +1,10 @@
-"""Tasks: taken in, looked up, waited for, retried.
+"""Accepts, lists, awaits and retries tasks.
 
     submit_batch ──► Call + ids ──► TaskFrames ──append──► durable ──► Accepted
-                                        └──(early watch)──► lane ──► agent
+                                        └──(early watch)──► channel ──► agent
 
-"Accepted" is told only when the record is durable. The task may be under way to its agent while its commit is: its outcome
-waits behind it in the log's queue, so nothing is told before.
+A request is answered with "accepted" when its record is durable. The task may be sent to its agent while its commit is under
+way: its outcome is behind it in the log's queue, so no outcome is reported before the task is durable.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import msgspec
 
 from oncue import ids as task_ids
 from oncue.dispatcher.auth.identity import Caller
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.cluster.ownership import PartitionOwnership
+from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
-from oncue.dispatcher.http.backend import TaskQuery
 from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.services.idempotency import IdempotencyCache, Mark, Seen, content_of, reused
 from oncue.dispatcher.services.task_info import task_info, timeline
@@ -37,91 +39,113 @@ from oncue.view import TaskFilter
 
 RECORD_TASKS = 1_024  # tasks in one record of the log
 RECORD_BYTES = 1 << 20
-RECENT = 100_000  # batch keys remembered, so that a repeated request costs nothing
+RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
 
 
-class TaskDesk(ServerContext):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Filters of a list of tasks; newest first."""
+
+    state: str = ""  # a phase, or "open" or "closed"
+    endpoint: str = ""
+    function: str = ""
+    rule: str = ""
+    event: tuple[str, str] | None = None
+    owner: str = ""
+    since_us: int = 0
+    cursor: str = ""
+    limit: int = 50
+
+
+class TaskService:
+    """Tasks of all endpoints: those of this server's channels, and those of its peers."""
+
+    def __init__(
+        self, context: ServerContext, bridge: BridgeSocket, ownership: PartitionOwnership, peers: PeerClient
+    ) -> None:
+        self._context, self._bridge, self._ownership, self._peers = context, bridge, ownership, peers
         self._repeats = IdempotencyCache(RECENT)
         self._functions: OrderedDict[tuple[str, str], FunctionRecord] = OrderedDict()
 
-    # ------------------------------------------------------------ in
+    # ------------------------------------------------------------ submit
 
-    async def submit_batch(self, who: Caller, request: r.BatchRequest) -> r.Accepted:
-        self.accepting()
+    async def submit_batch(self, caller: Caller, request: r.BatchRequest) -> r.Accepted:
+        """Accept many calls of one function; durable on return. A repeated key gives the same tasks."""
+        self._context.check_accepting()
         payloads = request.payloads or [payload.pack_args(tuple(a), k) for a, k in request.calls]
         count = len(payloads)
-        if not 0 < count <= self.settings.max_batch:
+        if not 0 < count <= self._context.settings.max_batch:
             raise Invalid(
-                f"a batch has 1 to {self.settings.max_batch:,} calls, this one has {count:,}",
+                f"a batch has 1 to {self._context.settings.max_batch:,} calls, this one has {count:,}",
                 remedy="send several batches",
-                limit=self.settings.max_batch,
+                limit=self._context.settings.max_batch,
             )
         key = _batch_key(request.key)
-        call = await self._call(who, request)
-        ids = task_ids.batch_ids(who.subject, key, count)
+        call = await self._call(caller, request)
+        ids = task_ids.batch_ids(caller.subject, key, count)
         tasks = [TaskRecord(i, p) for i, p in zip(ids, payloads, strict=True)]
-        mark = (who.subject, key)
+        mark = (caller.subject, key)
         if request.key and self._is_old(key) and self._repeats.find(mark, call, tasks) is None:
-            await self.barrier((self.tasks_topic(call.endpoint), RESULTS))
+            await self._context.barrier((self._context.registry.tasks_topic(call.endpoint), RESULTS))
             if await self._known(call, tasks[0]):
                 return _accepted(ids, [])
         _check_payloads(payloads)
         return _accepted(ids, (await self._append(mark, call, tasks))[1])
 
-    async def submit(self, who: Caller, request: r.TaskRequest) -> r.TaskInfo:
-        self.accepting()
+    async def submit(self, caller: Caller, request: r.TaskRequest) -> r.TaskInfo:
+        """Accept one call; durable on return. Waits up to `wait_ms` for its outcome."""
+        self._context.check_accepting()
         packed = payload.pack_args(tuple(request.args), request.kwargs)
         _check_payloads([packed])
-        call = await self._call(who, request)
+        call = await self._call(caller, request)
         if request.key:
             seed = request.key.encode()
-            task_id = task_ids.rule_task_ids("", "", who.subject, request.key, None, 1)[0]
+            task_id = task_ids.rule_task_ids("", "", caller.subject, request.key, None, 1)[0]
         else:
             seed = task_ids.new_uuid7()
-            task_id = task_ids.batch_ids(who.subject, seed, 1)[0]
+            task_id = task_ids.batch_ids(caller.subject, seed, 1)[0]
         task = TaskRecord(task_id, packed)
-        if request.key and await self._is_repeated((who.subject, seed), call, task):
-            return await self.task(who, task_id.hex(), request.wait_ms)
-        waiter = self.board.wait(task_id) if request.wait_ms else None
+        if request.key and await self._is_repeated((caller.subject, seed), call, task):
+            return await self.get(caller, task_id.hex(), request.wait_ms)
+        waiter = self._context.notifier.wait(task_id) if request.wait_ms else None
         try:
-            accepted_us, positions = await self._append((who.subject, seed), call, [task])
+            accepted_us, positions = await self._append((caller.subject, seed), call, [task])
             position = position_text(positions)
             ended = await _within(waiter, request.wait_ms) if waiter else None
         finally:
             if waiter is not None:
-                self.board.forget(task_id, waiter)
+                self._context.notifier.forget(task_id, waiter)
         state = TaskState(task_id, True, call, packed, accepted_us)
         if ended is not None:
             return self._ended_info(state, ended, position)
         return msgspec.structs.replace(self._info(state), position=position)
 
     async def _append(self, mark: Mark, call: Call, tasks: list[TaskRecord]) -> tuple[int, list[Position]]:
-        """(when they were accepted, as their record says, unix µs; the record's positions). Again with the same key: as
-        the first time. Raises Conflict when that was for other calls."""
+        """Append the tasks. Returns (time of acceptance in their record, unix µs; positions of the records).
+
+        A repeated key returns what the first request did. Raises Conflict if that had other calls.
+        """
         seen = self._repeats.find(mark, call, tasks)
         if seen is not None:
             return seen.accepted_us, await asyncio.shield(seen.durable)
         accepted = now_us()
         records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in _parts(tasks)]
-        future = self.log.append(self.tasks_topic(call.endpoint), records, 0)
+        future = self._context.log.append(self._context.registry.tasks_topic(call.endpoint), records, 0)
         self._repeats.keep(mark, Seen(accepted, future, content_of(call, tasks)))
         try:
             positions = await asyncio.shield(future)
         except Exception:
             self._repeats.forget(mark)
             raise
-        self.metrics.accepted(len(tasks))
+        self._context.metrics.accepted(len(tasks))
         return accepted, positions
 
     def _is_old(self, key: bytes) -> bool:
-        """A key from before this server's start, or from before what is remembered: the view must be asked."""
+        """Return True for a key that the cache may not have: older than this server, or than the full cache."""
         ms = int.from_bytes(key[:6], "big")
-        return ms * 1000 < self.started_us or self._repeats.full
+        return ms * 1000 < self._context.started_us or self._repeats.full
 
     async def _is_repeated(self, mark: Mark, call: Call, task: TaskRecord) -> bool:
-        """Whether this very request was accepted before; it is durable then. Raises Conflict."""
+        """Return True if this request was accepted before, once it is durable. Raises Conflict."""
         seen = self._repeats.find(mark, call, [task])
         if seen is None:
             return await self._known(call, task)
@@ -129,7 +153,7 @@ class TaskDesk(ServerContext):
         return True
 
     async def _known(self, call: Call, task: TaskRecord) -> bool:
-        """Whether the view has this task. Raises Conflict when its key was used for another call."""
+        """Return True if the view has this task. Raises Conflict if its key was used for another call."""
         state = await self._state(task.id)
         if state is None or state.call is None:
             return False
@@ -142,23 +166,23 @@ class TaskDesk(ServerContext):
         return True
 
     async def _state(self, task_id: bytes) -> TaskState | None:
-        return await self.view.task(task_id)
+        return await self._context.view.task(task_id)
 
-    async def _call(self, who: Caller, request: r.TaskRequest | r.BatchRequest) -> Call:
+    async def _call(self, caller: Caller, request: r.TaskRequest | r.BatchRequest) -> Call:
         try:
-            endpoint = self.find_endpoint(who, request.endpoint)
-            function = await self._function(who, request.function)
+            endpoint = self._context.registry.find_endpoint(caller, request.endpoint)
+            function = await self._function(caller, request.function)
         except NotFound:
-            if not self.log.shared:
+            if not self._context.log.shared:
                 raise
-            await self.registry_caught_up()  # registered through another server a moment ago, perhaps
-            endpoint = self.find_endpoint(who, request.endpoint)
-            function = await self._function(who, request.function)
+            await self._context.sync_registry()  # perhaps another server registered it a moment ago
+            endpoint = self._context.registry.find_endpoint(caller, request.endpoint)
+            function = await self._function(caller, request.function)
         return Call(
             VERSION,
             function.id,
             endpoint.id,
-            who.subject,
+            caller.subject,
             function.name,
             retry=_retry(request.retry),
             timeout_ms=request.timeout_ms or 0,
@@ -166,68 +190,75 @@ class TaskDesk(ServerContext):
             stream=getattr(request, "stream", ""),
         )
 
-    async def _function(self, who: Caller, name: str) -> FunctionRecord:
-        known = self._functions.get((who.subject, name))
+    async def _function(self, caller: Caller, name: str) -> FunctionRecord:
+        known = self._functions.get((caller.subject, name))
         if known is not None:
             return known
-        found = await self.view.function(name, owner=who.subject)
+        found = await self._context.view.function(name, owner=caller.subject)
         if found is None:
             raise NotFound(
                 f"there is no function {name!r}",
                 remedy="register it: oncue functions register FILE.py:NAME (oncue functions list shows what there is)",
             )
         if name == found.id:  # a friendly name may get a new version; a hash stays what it is
-            self._functions[who.subject, name] = msgspec.structs.replace(found, body=b"")
+            self._functions[caller.subject, name] = msgspec.structs.replace(found, body=b"")
             if len(self._functions) > RECENT:
                 self._functions.popitem(last=False)
         return found
 
-    # ------------------------------------------------------------ looked up and waited for
+    # ------------------------------------------------------------ look up and wait
 
-    async def task(self, who: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
-        state = await self._mine(who, task_id)
+    async def get(self, caller: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
+        """Return a task, after up to `wait_ms` for its outcome. Raises NotFound, Invalid.
+
+        `bearer`: the caller's Authorization header, to ask the owning server; "" to ask nobody.
+        """
+        state = await self._visible(caller, task_id)
         if wait_ms and not state.state.closed:
-            waiter = self.board.wait(state.id)
+            waiter = self._context.notifier.wait(state.id)
             try:
-                state = await self._mine(who, task_id)  # it may have closed just before we waited
+                state = await self._visible(caller, task_id)  # it may have closed just before the wait began
                 if not state.state.closed:
                     ended = await _within(waiter, wait_ms)
                     if ended is not None:
                         return self._ended_info(state, ended, "")
-                    state = await self._mine(who, task_id)
+                    state = await self._visible(caller, task_id)
             finally:
-                self.board.forget(state.id, waiter)
+                self._context.notifier.forget(state.id, waiter)
         info = self._info(state)
         if state.state.closed or state.call is None:
             return info
-        return await self.across.task(self.owners.owner_url(state.call.endpoint), info, bearer)
+        return await self._peers.task(self._ownership.owner_url(state.call.endpoint), info, bearer)
 
-    async def _mine(self, who: Caller, text: str) -> TaskState:
-        task_id = parse_id(text)
+    async def _visible(self, caller: Caller, text: str) -> TaskState:
+        """Return the state of a task that the caller may see, read after its own writes. Raises NotFound, Invalid."""
+        task_id = task_ids.parse_task_id(text)
         state = await self._state(task_id)
-        if state is None:  # accepted a moment ago, perhaps
-            await self.barrier(await self._task_topics())
+        if state is None:  # perhaps it is newer than the view
+            await self._context.barrier(self.topics())
             state = await self._state(task_id)
-        elif not state.state.closed:  # its outcome may have been told already: streams are ahead of the view
-            await self.view.wait_for(await self.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
+        elif not state.state.closed:  # streams report outcomes before the view has them
+            await self._context.view.wait_for(await self._context.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
             state = await self._state(task_id)
-        return self._owned(who, state, text)
+        return self.check_visible(caller, state, text)
 
-    def _owned(self, who: Caller, state: TaskState | None, text: str) -> TaskState:
-        if state is None or state.call is None or not who.sees(state.call.owner):
+    def check_visible(self, caller: Caller, state: TaskState | None, text: str) -> TaskState:
+        """Return the state if the caller may see it. Raises NotFound."""
+        if state is None or state.call is None or not caller.sees(state.call.owner):
             raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
         return state
 
-    async def _task_topics(self) -> list[str]:
-        return [*{self.tasks_topic(e) for e in self._endpoints}, RESULTS]
+    def topics(self) -> list[str]:
+        """Return the topics that hold tasks and their results."""
+        return [*self._context.registry.tasks_topics(), RESULTS]
 
     def _info(self, state: TaskState) -> r.TaskInfo:
-        channel = self.bridge.channels.get(state.call.endpoint) if state.call else None
+        channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
         sent = channel is not None and not state.state.closed and channel.at_agent(state.id)
-        return task_info(state, self.endpoint_name, self._why(state), sent)
+        return task_info(state, self._context.registry.endpoint_name, self._why(state), sent)
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
-        """With the closing end that was told, which the view may not have yet, nor the attempts before it."""
+        """Return the info of a task closed by `e`, which the view may not have applied yet."""
         call = state.call
         assert call is not None
         state = msgspec.structs.replace(state, attempt=max(state.attempt, e.attempt))
@@ -235,12 +266,12 @@ class TaskDesk(ServerContext):
         return msgspec.structs.replace(self._info(closed), position=position)
 
     def _why(self, state: TaskState) -> str:
-        """Why a task waits: the reason that the code has."""
+        """Return why an open task is not finished; "" for a closed one."""
         if state.state.closed or state.call is None:
             return ""
-        channel = self.bridge.channels.get(state.call.endpoint)
-        name = self.endpoint_name(state.call.endpoint)
-        endpoint = self._endpoints.get(state.call.endpoint)
+        channel = self._bridge.channels.get(state.call.endpoint)
+        name = self._context.registry.endpoint_name(state.call.endpoint)
+        endpoint = self._context.registry.endpoint(state.call.endpoint)
         if endpoint is None or endpoint.revoked:
             return f"endpoint {name!r} was revoked"
         if state.due_us > now_us():
@@ -259,91 +290,97 @@ class TaskDesk(ServerContext):
         return f"endpoint {name!r} has no free worker; {channel.pending.queued_tasks:,} tasks wait here"
 
     def _why_elsewhere(self, state: TaskState, name: str) -> str:
-        """By a server that does not act for its endpoint."""
+        """Return why a task waits whose endpoint another server owns."""
         assert state.call is not None
         if state.running[0] == state.attempt:
             return "it runs"
-        place = self.owners.owner_label(state.call.endpoint)
+        place = self._ownership.owner_label(state.call.endpoint)
         if not place:
             return f"no server acts for endpoint {name!r} yet"
         return f"the server {place} acts for endpoint {name!r}: that one can say more"
 
-    async def tasks(self, who: Caller, query: TaskQuery) -> r.Page:
+    async def page(self, caller: Caller, query: TaskQuery) -> r.Page:
+        """Return a page of tasks, newest first."""
         endpoint = query.endpoint
         if endpoint:
-            endpoint = self.find_endpoint(who, endpoint).id
+            endpoint = self._context.registry.find_endpoint(caller, endpoint).id
         filters = TaskFilter(
             state=query.state,
             endpoint=endpoint,
             function=query.function,
             rule=query.rule,
             event=query.event,
-            owner=who.only or query.owner,
+            owner=caller.only or query.owner,
             since_us=query.since_us,
             cursor=query.cursor,
             limit=query.limit,
         )
-        rows, cursor = await self.view.tasks(filters)
+        rows, cursor = await self._context.view.tasks(filters)
         return r.Page(items=[self._info(row) for row in rows], next=cursor)
 
-    async def timeline(self, who: Caller, task_id: str) -> list[r.TimelineEntry]:
-        return timeline(await self._mine(who, task_id), self.endpoint_name)
+    async def timeline(self, caller: Caller, task_id: str) -> list[r.TimelineEntry]:
+        """Return what happened to a task, oldest first. Raises NotFound, Invalid."""
+        return timeline(await self._visible(caller, task_id), self._context.registry.endpoint_name)
 
-    async def outcomes(self, who: Caller, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
-        if len(ids) > self.settings.max_batch:
+    async def outcomes(self, caller: Caller, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
+        """Return the outcomes of the closed ones of these tasks, after up to `wait_ms` for all of them."""
+        if len(ids) > self._context.settings.max_batch:
             raise TooLarge(
-                f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self.settings.max_batch:,}"
+                f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self._context.settings.max_batch:,}"
             )
-        waiters = {i: self.board.wait(i) for i in ids} if wait_ms else {}
+        waiters = {i: self._context.notifier.wait(i) for i in ids} if wait_ms else {}
         try:
-            await self.barrier((RESULTS,))
-            found = {c.id: c for c in await self.view.outcomes(ids)}
+            await self._context.barrier((RESULTS,))
+            found = {c.id: c for c in await self._context.view.outcomes(ids)}
             open_waiters = [w for i, w in waiters.items() if i not in found]
             if open_waiters:
                 await asyncio.wait(open_waiters, timeout=wait_ms / 1000)
-                await self.barrier((RESULTS,))
-                found = {c.id: c for c in await self.view.outcomes(ids)}
+                await self._context.barrier((RESULTS,))
+                found = {c.id: c for c in await self._context.view.outcomes(ids)}
         finally:
             for i, waiter in waiters.items():
-                self.board.forget(i, waiter)
-        return [Outcome(c.id, STATE_WORDS[c.ended.status], c.ended) for c in found.values() if who.sees(c.call.owner)]
+                self._context.notifier.forget(i, waiter)
+        return [
+            Outcome(c.id, STATE_WORDS[c.ended.status], c.ended) for c in found.values() if caller.sees(c.call.owner)
+        ]
 
-    def stream(self, who: Caller, stream: str) -> AsyncIterator[bytes]:
-        return self.board.stream(stream, who.subject)
+    def stream(self, caller: Caller, stream: str) -> AsyncIterator[bytes]:
+        """Yield msgpack of list[Outcome] for tasks of this stream; b"" as a keep-alive."""
+        return self._context.notifier.stream(stream, caller.subject)
 
-    async def logs_once(self, who: Caller, task_id: str) -> tuple[TaskState, bytes]:
-        state = await self._mine(who, task_id)
+    async def _logs_once(self, caller: Caller, task_id: str) -> tuple[TaskState, bytes]:
+        state = await self._visible(caller, task_id)
         if state.state.closed:
             closing = state.closing
             return state, closing.output if closing else b""
-        return state, await self.view.output(state.id)
+        return state, await self._context.view.output(state.id)
 
-    async def logs(self, who: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
-        """What the task printed; follow: as it comes, until it closes."""
-        said = 0
+    async def logs(self, caller: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
+        """Yield the output of a task; with `follow` until it closes, and b"" as a keep-alive."""
+        sent = 0
         while True:
-            state, text = await self.logs_once(who, task_id)
-            if len(text) > said:
-                yield text[said:]
-                said = len(text)
+            state, text = await self._logs_once(caller, task_id)
+            if len(text) > sent:
+                yield text[sent:]
+                sent = len(text)
             if not follow or state.state.closed:
                 return
-            waiter = self.board.wait(state.id)
+            waiter = self._context.notifier.wait(state.id)
             try:
                 await _within(waiter, 500)
             finally:
-                self.board.forget(state.id, waiter)
+                self._context.notifier.forget(state.id, waiter)
             if waiter.done() and not waiter.cancelled():
-                await self.barrier((RESULTS,))
+                await self._context.barrier((RESULTS,))
             else:
                 yield b""
 
-    # ------------------------------------------------------------ retried
+    # ------------------------------------------------------------ retry
 
-    async def retry(self, who: Caller, task_id: str) -> r.TaskInfo:
-        """A new task with the same call and arguments, that names the old one."""
-        self.accepting()
-        state = await self._mine(who, task_id)
+    async def retry(self, caller: Caller, task_id: str) -> r.TaskInfo:
+        """Submit the call of a closed task again, as a new task that names the old one. Raises Conflict, Forbidden."""
+        self._context.check_accepting()
+        state = await self._visible(caller, task_id)
         if not state.state.closed:
             raise Conflict(f"task {task_id} is still open", remedy="cancel it first, or wait until it has ended")
         if not state.known or state.call is None:
@@ -351,14 +388,14 @@ class TaskDesk(ServerContext):
                 f"the arguments of task {task_id} are not in the log any more",
                 remedy="submit it again with its arguments",
             )
-        endpoint = self._endpoints.get(state.call.endpoint)
+        endpoint = self._context.registry.endpoint(state.call.endpoint)
         if endpoint is None or endpoint.revoked:
             raise Forbidden("its endpoint was revoked", remedy="submit it to another endpoint")
         key = task_ids.new_uuid7()
-        new_id = task_ids.batch_ids(who.subject, key, 1)[0]
+        new_id = task_ids.batch_ids(caller.subject, key, 1)[0]
         call = msgspec.structs.replace(state.call, expires_us=0, stream="")
         task = TaskRecord(new_id, state.args, state.event, state.id, state.mark_us)
-        accepted_us, _ = await self._append((who.subject, key), call, [task])
+        accepted_us, _ = await self._append((caller.subject, key), call, [task])
         fresh = TaskState(new_id, True, call, state.args, accepted_us, event=state.event, retry_of=state.id)
         return self._info(fresh)
 
@@ -373,13 +410,6 @@ def _batch_key(text: str) -> bytes:
         return task_ids.parse(text)
     except ValueError as e:
         raise Invalid(f"key: {e}", remedy="a batch key is a UUIDv7, as 32 hex digits") from None
-
-
-def parse_id(text: str) -> bytes:
-    try:
-        return task_ids.parse(text)
-    except ValueError:
-        raise Invalid(f"{text!r} is not a task id", remedy="an id has 32 hex digits: oncue tasks list") from None
 
 
 def _retry(policy: r.RetryPolicy | None) -> Any:
@@ -405,7 +435,7 @@ def _check_payloads(payloads: Sequence[bytes]) -> None:
 
 
 def _parts(tasks: list[TaskRecord]) -> list[list[TaskRecord]]:
-    """Frames of at most RECORD_TASKS tasks and about RECORD_BYTES."""
+    """Split tasks into records of at most RECORD_TASKS tasks and about RECORD_BYTES."""
     total = sum(len(t.args) for t in tasks)
     if len(tasks) <= RECORD_TASKS and total <= RECORD_BYTES:
         return [tasks]

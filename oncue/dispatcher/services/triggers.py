@@ -1,95 +1,135 @@
-"""The triggers of the rule files in force: those that run here, and what is told of those that other servers run.
+"""Runs the triggers of the rule files in force, and reports those of other servers.
 
-deploy ──► its triggers here: their first look ──────────────► the answer
-       ├─► on another server: that is asked until it has looked ──►┘
-       └─► on none yet (the servers divide them anew): until one runs them ──►┘   none of it for ever
+deploy ──► triggers here: initial scan ───────────────────────────► the answer
+       ├─► triggers on another server: its state, until scanned ──►┘
+       └─► triggers that no server runs yet: until one does ──────►┘   at most LOOK_S seconds
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
-from oncue.dispatcher.services.stateful_rules import WindowDesk
+from oncue.dispatcher.cluster.ownership import PartitionOwnership
+from oncue.dispatcher.cluster.peers import PeerClient
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.trigger_state import LogReplicatedState
 from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
 from oncue.errors import NotFound
 from oncue.protocol import api as r
-from oncue.protocol.records import Deployment
-from oncue.rules.parsing.rule_file import RuleSet
+from oncue.protocol.records import Event
 from oncue.triggers.catalog import trigger_class
 
-LOOK_S = 15.0  # how long the answer to a deploy waits for its triggers' first look; clients wait 60 s for an answer
-ASK_S = 0.1  # between two looks at how a trigger is that does not run here
-NOT_YET = ("elsewhere", "starting", "looking")  # states in which a trigger may look yet
+LOOK_S = 15.0  # how long a deploy waits for initial scans; clients wait 60 s for an answer
+ASK_S = 0.1  # between two requests for the state of a trigger on another server
+FIRST_S = 2.0  # how long a request waits for a webhook that another server deployed a moment ago
+NOT_YET = ("elsewhere", "starting", "looking")  # states before the initial scan has ended
 
 
-class TriggerDesk(WindowDesk):
-    triggers_host: TriggerSupervisor
-    _deployments: dict[str, Deployment]
-    _sets: dict[str, RuleSet]
-    _answering: set[str]  # labels of deploys that are being answered here
+class TriggerService:
+    """Triggers in force. `start`, then `close`."""
 
-    # ------------------------------------------------------------ running
+    def __init__(
+        self,
+        context: ServerContext,
+        deployed: DeployedRules,
+        ownership: PartitionOwnership,
+        peers: PeerClient,
+        events: EventService,
+        sync_registry: Callable[[], Awaitable[bool]],
+        folder: Path,
+    ) -> None:
+        """`folder`: where each trigger keeps its state. `sync_registry`: see cluster/registry_sync.py."""
+        self._context, self._deployed, self._ownership, self._peers = context, deployed, ownership, peers
+        self._events, self._sync_registry = events, sync_registry
+        self._supervisor = TriggerSupervisor(self._emit, folder, self._replicated_state)
+        self._deploying: set[str] = set()  # labels of deploys that this server has not answered yet
+        self._started = False
 
-    def on_owners(self) -> None:
-        """Other servers' triggers may be this one's now, and the other way round."""
-        if hasattr(self, "triggers_host"):
-            self._update_triggers()
+    # ------------------------------------------------------------ run
 
-    def _update_triggers(self) -> None:
+    def start(self) -> None:
+        """Start the triggers in force. Deploys of an earlier process have been answered."""
+        self._started = True
+        self.update()
+        self._supervisor.on_deployed()
+
+    async def close(self) -> None:
+        """Stop all triggers."""
+        await self._supervisor.close()
+
+    def update(self) -> None:
+        """Start and stop triggers after deployments or partitions have changed."""
+        if not self._started:
+            return
         wanted = self._wanted()
-        here = {n: w for n, w in wanted.items() if trigger_class(w.kind).runs_everywhere or self.owners.owns(n)}
-        elsewhere = {n: (w, self.owners.owner_label(n)) for n, w in wanted.items() if n not in here}
-        self.triggers_host.update(here, elsewhere)
-        if self.log.shared:  # deployed through another server, whose answer may have given up waiting for this one
-            self.triggers_host.on_deployed([n for n, w in here.items() if w.label not in self._answering])
+        here = {n: w for n, w in wanted.items() if trigger_class(w.kind).runs_everywhere or self._ownership.owns(n)}
+        elsewhere = {n: (w, self._ownership.owner_label(n)) for n, w in wanted.items() if n not in here}
+        self._supervisor.update(here, elsewhere)
+        if self._context.log.shared:  # deployed through another server, which may have answered already
+            self._supervisor.on_deployed([n for n, w in here.items() if w.label not in self._deploying])
 
-    def trigger_memory(self, name: str) -> LogReplicatedState | None:
-        return LogReplicatedState(self.log, name) if self.log.shared else None
+    async def _emit(self, events: Sequence[Event]) -> None:
+        await self._events.append(events)
+
+    def _replicated_state(self, name: str) -> LogReplicatedState | None:
+        return LogReplicatedState(self._context.log, name) if self._context.log.shared else None
 
     def _wanted(self) -> dict[str, DesiredTrigger]:
         found: dict[str, DesiredTrigger] = {}
-        for label, ruleset in self._sets.items():
+        for label, ruleset in self._deployed.rulesets.items():
+            deployment = self._deployed.deployments[label]
             for spec in ruleset.triggers:
-                options, file = spec.options, self._deployments[label].path
-                if file:
-                    options = trigger_class(spec.kind).resolve_paths(options, Path(file).parent)
-                at_us = self._deployments[label].at_us
-                found[spec.name] = DesiredTrigger(spec.name, spec.kind, options, label, at_us)
+                options = spec.options
+                if deployment.path:
+                    options = trigger_class(spec.kind).resolve_paths(options, Path(deployment.path).parent)
+                found[spec.name] = DesiredTrigger(spec.name, spec.kind, options, label, deployment.at_us)
         return found
 
-    # ------------------------------------------------------------ deployed
+    # ------------------------------------------------------------ deploys
+
+    def deploying(self, labels: Iterable[str]) -> None:
+        """Note deploys that this server is about to record: their triggers wait with new items until `deployed`."""
+        self._deploying.update(labels)
+
+    def deployed(self, labels: Iterable[str], names: Iterable[str] = ()) -> None:
+        """Note that the deploys of these labels are being answered: items of the triggers `names` are new from now on."""
+        self._supervisor.on_deployed(names)
+        self._deploying.difference_update(labels)
 
     async def initial_scans(self, names: Iterable[str], bearer: str) -> list[r.TriggerInfo]:
-        """How these are once they have told what was there before from what comes, whichever server runs them, or cannot for
-        now; after LOOK_S all the same."""
-        told: dict[str, r.TriggerInfo] = {}
+        """Return the states of triggers after their initial scans, on whichever server they run.
+
+        A trigger that cannot scan now does not delay the answer. Waits at most LOOK_S seconds.
+        """
+        states: dict[str, r.TriggerInfo] = {}
         left = names = set(names)
         try:
             async with asyncio.timeout(LOOK_S):
                 while left:
-                    here = self.triggers_host.running(left)
-                    await self.triggers_host.initial_scan(here, LOOK_S)
-                    left = left - self.triggers_host.running(here)  # but for those that another server runs since then
-                    left = {info.name for info in self.triggers_host.infos(left)}
-                    told |= await self._told_elsewhere(left, bearer)
-                    left = {n for n in left if n not in told or _may_look(told[n])}
+                    here = self._supervisor.running(left)
+                    await self._supervisor.initial_scan(here, LOOK_S)
+                    left = left - self._supervisor.running(here)  # others have moved to another server meanwhile
+                    left = {info.name for info in self._supervisor.infos(left)}
+                    states |= await self._states_elsewhere(left, bearer)
+                    left = {n for n in left if n not in states or _may_scan(states[n])}
                     if left:
                         await asyncio.sleep(ASK_S)
         except TimeoutError:
             pass
-        return [_known(info, told) for info in self.triggers_host.infos(names)]
+        return [_known(info, states) for info in self._supervisor.infos(names)]
 
-    async def _told_elsewhere(self, names: Iterable[str], bearer: str) -> dict[str, r.TriggerInfo]:
-        """What their servers say of these; each is asked once."""
+    async def _states_elsewhere(self, names: Iterable[str], bearer: str) -> dict[str, r.TriggerInfo]:
+        """Return the states of triggers that other servers run. Asks each server once."""
         wanted = set(names)
-        urls = sorted({self.owners.owner_url(n) for n in wanted} - {""})
-        answers = await asyncio.gather(*(self.across.triggers(url, bearer) for url in urls))
+        urls = sorted({self._ownership.owner_url(n) for n in wanted} - {""})
+        answers = await asyncio.gather(*(self._peers.triggers(url, bearer) for url in urls))
         return {
             info.name: msgspec.structs.replace(info, server=url)
             for url, infos in zip(urls, answers, strict=True)
@@ -97,52 +137,73 @@ class TriggerDesk(WindowDesk):
             if info.name in wanted and info.state != "elsewhere"
         }
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ look up
 
-    async def triggers(self, who: Caller, bearer: str = "") -> list[r.TriggerInfo]:
-        if not bearer and self.log.shared:  # another server asks, which may have deployed one a moment ago
-            await self._registry_caught_up()
-        mine = self._visible(who)
-        told = await self._told_elsewhere([info.name for info in mine if info.state == "elsewhere"], bearer)
-        return [_known(info, told) for info in mine]
+    def infos(self) -> list[r.TriggerInfo]:
+        """Return the states of all triggers, as this server knows them."""
+        return self._supervisor.infos()
 
-    async def trigger(self, who: Caller, name: str, bearer: str = "") -> r.TriggerShown:
-        info = self._one(who, name)
+    def not_running(self) -> list[r.TriggerInfo]:
+        """Return the triggers that should run here and do not."""
+        return [t for t in self._supervisor.infos() if t.state not in ("running", "elsewhere")]
+
+    async def all(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
+        """Return the triggers that the caller may see. With `bearer`, their own servers are asked."""
+        if not bearer and self._context.log.shared:  # a peer asks, which may have deployed one a moment ago
+            await self._deployed.sync()
+        visible = self._visible(caller)
+        states = await self._states_elsewhere([info.name for info in visible if info.state == "elsewhere"], bearer)
+        return [_known(info, states) for info in visible]
+
+    async def get(self, caller: Caller, name: str, bearer: str = "") -> r.TriggerShown:
+        """Return a trigger with its recent decisions. Raises NotFound."""
+        info = self._one(caller, name)
         url = self._runs_at(info)
-        if (told := await self.across.trigger(url, name, bearer)) is not None:
-            return msgspec.structs.replace(told, server=url)
-        return r.TriggerShown(**msgspec.structs.asdict(info), decisions=self.triggers_host.decisions(name))
+        if (answer := await self._peers.trigger(url, name, bearer)) is not None:
+            return msgspec.structs.replace(answer, server=url)
+        return r.TriggerShown(**msgspec.structs.asdict(info), decisions=self._supervisor.decisions(name))
 
-    async def explain_file(self, who: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
-        info = self._one(who, name)
+    async def explain(self, caller: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
+        """Explain why a file fired, or did not. Raises NotFound, TriggerFailed, Invalid."""
+        info = self._one(caller, name)
         url = self._runs_at(info)
-        told = await self.across.trigger_file(url, name, path, bearer)
-        return told if told is not None else await self.triggers_host.explain(name, path)
+        answer = await self._peers.trigger_file(url, name, path, bearer)
+        return answer if answer is not None else await self._supervisor.explain(name, path)
 
-    def _visible(self, who: Caller) -> list[r.TriggerInfo]:
-        return [i for i in self.triggers_host.infos() if i.label in self._sets and self._sees(who, i.label)]
+    def _visible(self, caller: Caller) -> list[r.TriggerInfo]:
+        return [
+            i
+            for i in self._supervisor.infos()
+            if i.label in self._deployed.rulesets and self._deployed.visible(caller, i.label)
+        ]
 
     def _runs_at(self, info: r.TriggerInfo) -> str:
-        """The API of the server that runs it, where that is another; "": it runs here, or it is not known where."""
-        return self.owners.owner_url(info.name) if info.state == "elsewhere" else ""
+        """Return the URL of the other server that runs the trigger; "" if it runs here or nowhere."""
+        return self._ownership.owner_url(info.name) if info.state == "elsewhere" else ""
 
-    def _one(self, who: Caller, name: str) -> r.TriggerInfo:
-        mine = self._visible(who)
-        found = next((info for info in mine if info.name == name), None)
+    def _one(self, caller: Caller, name: str) -> r.TriggerInfo:
+        visible = self._visible(caller)
+        found = next((info for info in visible if info.name == name), None)
         if found is None:
-            names = ", ".join(info.name for info in mine[:20])
+            names = ", ".join(info.name for info in visible[:20])
             remedy = f"there are: {names}" if names else "oncue deploy FILE"
             raise NotFound(f"there is no trigger {name!r}", remedy=remedy)
         return found
 
-    def _sees(self, who: Caller, label: str) -> bool:
-        return who.sees(self._deployments[label].owner)
+    # ------------------------------------------------------------ webhooks
+
+    async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Hand a request to a webhook. Returns (status, headers, body). Raises NotFound, Unauthorized, TriggerFailed."""
+        self._context.check_accepting()
+        if not self._supervisor.receives(trigger) and await self._sync_registry():
+            await self._supervisor.initial_scan([trigger], FIRST_S)
+        return await self._supervisor.receive(trigger, headers, body)
 
 
-def _known(info: r.TriggerInfo, told: dict[str, r.TriggerInfo]) -> r.TriggerInfo:
-    """As its own server tells, where it runs on another."""
-    return told.get(info.name, info) if info.state == "elsewhere" else info
+def _known(info: r.TriggerInfo, states: dict[str, r.TriggerInfo]) -> r.TriggerInfo:
+    """Return the state from the trigger's own server, if another server runs it."""
+    return states.get(info.name, info) if info.state == "elsewhere" else info
 
 
-def _may_look(info: r.TriggerInfo) -> bool:
+def _may_scan(info: r.TriggerInfo) -> bool:
     return not info.looked and info.state in NOT_YET

@@ -1,4 +1,4 @@
-"""A copy of the view, for a server that joins."""
+"""Copies the view for a server that joins."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from oncue.dispatcher.context import ServerContext
 PART_BYTES = 1 << 20
 
 
-class ViewDesk(ServerContext):
-    async def view_snapshot(self, who: Caller) -> tuple[int, AsyncIterator[bytes]]:
-        """(size, parts). Everybody's data is in it: it is for admins. Raises ViewError, NotReady."""
-        self.accepting()
-        path = self.settings.data_path / f"view.{random_secrets.token_hex(6)}.copy"
-        await self.view.snapshot(path)
-        size = path.stat().st_size
-        return size, _parts(path)
+class ViewSnapshotService:
+    """Snapshots of this server's view. They hold everybody's data: the route is for admins."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def create(self, caller: Caller) -> tuple[int, AsyncIterator[bytes]]:
+        """Return (size in bytes, parts) of a new snapshot. Raises ViewError, NotReady."""
+        self._context.check_accepting()
+        path = self._context.settings.data_path / f"view.{random_secrets.token_hex(6)}.copy"
+        await self._context.view.snapshot(path)
+        return path.stat().st_size, _parts(path)
 
 
 async def _parts(path: Path) -> AsyncIterator[bytes]:
     try:
         with path.open("rb") as file:
-            path.unlink()  # it lives as long as it is read
+            path.unlink()  # the open file keeps the content until it is read
             while part := await asyncio.to_thread(file.read, PART_BYTES):
                 yield part
     finally:

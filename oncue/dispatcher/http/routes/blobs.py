@@ -31,7 +31,7 @@ async def put(ask: Ask) -> BlobInfo:
         raise Malformed("there is no Content-Length", remedy="say how many bytes come; a blob is not sent in chunks")
     if ask.request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedType("the blob is compressed on its way", remedy="send the bytes as they are")
-    await ask.backend.put_blob(ask.who, sha256, size, _parts(ask.request, size))
+    await ask.backend.blobs.put(ask.who, sha256, size, _parts(ask.request, size))
     return BlobInfo(sha256=sha256, size_bytes=size)
 
 
@@ -50,7 +50,7 @@ async def _parts(request: web.Request, size: int) -> AsyncIterator[bytes]:
 
 async def get(ask: Ask) -> web.StreamResponse:
     sha256 = _hash(ask)
-    size, parts = await ask.backend.get_blob(ask.who, sha256)
+    size, parts = await ask.backend.blobs.get(ask.who, sha256)
     response = web.StreamResponse(
         headers={
             "Content-Type": OCTETS,

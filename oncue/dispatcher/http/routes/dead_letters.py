@@ -9,19 +9,19 @@ from oncue.protocol.api import DeadInfo, Dismissed, DismissRequest, Page
 
 
 async def dead(ask: Ask) -> Page:
-    return await ask.backend.dead(ask.who, ask.query.cursor, ask.query.limit, ask.query.all)
+    return await ask.backend.dead_letters.page(ask.who, ask.query.cursor, ask.query.limit, ask.query.all)
 
 
 async def dead_letter(ask: Ask) -> DeadInfo:
-    return await ask.backend.dead_letter(ask.who, ask.number("id"))
+    return await ask.backend.dead_letters.get(ask.who, ask.number("id"))
 
 
 async def retry(ask: Ask) -> None:
-    await ask.backend.retry_dead(ask.who, ask.number("id"))
+    await ask.backend.dead_letters.retry(ask.who, ask.number("id"))
 
 
 async def dismiss(ask: Ask) -> Dismissed:
-    return await ask.backend.dismiss_dead(ask.who, ask.body)
+    return await ask.backend.dead_letters.dismiss(ask.who, ask.body)
 
 
 ROUTES = (

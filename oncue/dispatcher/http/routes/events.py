@@ -36,7 +36,7 @@ async def emit(ask: Ask) -> Emitted:
     if len(events) > ask.api.settings.max_batch:
         most = ask.api.settings.max_batch
         raise TooLarge(f"{len(events):,} events are over the limit of {most:,}", remedy="send fewer", limit=most)
-    return await ask.backend.emit(ask.who, events)
+    return await ask.backend.events.emit(ask.who, events)
 
 
 def _events(ask: Ask) -> Sequence[Event]:
@@ -78,23 +78,23 @@ def _minted(ask: Ask, key: str) -> str:
 
 async def events(ask: Ask) -> Page:
     q: EventsQuery = ask.query
-    return await ask.backend.events(ask.who, type=q.type, source=q.source, cursor=q.cursor, limit=q.limit)
+    return await ask.backend.events.page(ask.who, type=q.type, source=q.source, cursor=q.cursor, limit=q.limit)
 
 
 async def event(ask: Ask) -> EventInfo:
-    return await ask.backend.event(ask.who, ask.number("offset"))
+    return await ask.backend.events.get(ask.who, ask.number("offset"))
 
 
 async def triggers(ask: Ask) -> list[TriggerInfo]:
-    return await ask.backend.triggers(ask.who, ask.bearer)
+    return await ask.backend.triggers.all(ask.who, ask.bearer)
 
 
 async def trigger(ask: Ask) -> TriggerShown:
-    return await ask.backend.trigger(ask.who, ask.path("name"), ask.bearer)
+    return await ask.backend.triggers.get(ask.who, ask.path("name"), ask.bearer)
 
 
 async def trigger_file(ask: Ask) -> TriggerFile:
-    return await ask.backend.explain_file(ask.who, ask.path("name"), ask.query.path, ask.bearer)
+    return await ask.backend.triggers.explain(ask.who, ask.path("name"), ask.query.path, ask.bearer)
 
 
 async def live(ask: Ask) -> web.StreamResponse:
@@ -129,7 +129,7 @@ async def live(ask: Ask) -> web.StreamResponse:
         return b"event: problem\ndata: %s\n\n" % problems.problem_json(known)
 
     held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
-    source = ask.backend.live(ask.who, kinds)
+    source = ask.backend.events.live(ask.who, kinds)
     return await serve_stream(held, response, source, frame, head=head(), on_error=last_word)
 
 

@@ -41,47 +41,47 @@ async def register_function(ask: Ask) -> FunctionInfo:
             limit_bytes=FUNCTION_BYTES,
             size_bytes=len(request.body),
         )
-    return await ask.backend.register_function(ask.who, request)
+    return await ask.backend.functions.register(ask.who, request)
 
 
 async def functions(ask: Ask) -> Page:
-    return await ask.backend.functions(ask.who, ask.query.cursor, ask.query.limit)
+    return await ask.backend.functions.page(ask.who, ask.query.cursor, ask.query.limit)
 
 
 async def function(ask: Ask) -> FunctionInfo:
-    return await ask.backend.function(ask.who, ask.path("name"))
+    return await ask.backend.functions.get(ask.who, ask.path("name"))
 
 
 async def register_endpoint(ask: Ask) -> Registered:
     request: EndpointRequest = ask.body
     if request.lost_after_ms is not None:
         check_ms(request, "lost_after_ms")
-    return await ask.backend.register_endpoint(ask.who, request)
+    return await ask.backend.endpoints.register(ask.who, request)
 
 
 async def endpoints(ask: Ask) -> list[EndpointInfo]:
-    return await ask.backend.endpoints(ask.who)
+    return await ask.backend.endpoints.all(ask.who)
 
 
 async def endpoint(ask: Ask) -> EndpointInfo:
-    return await ask.backend.endpoint(ask.who, ask.path("name"), ask.bearer)
+    return await ask.backend.endpoints.get(ask.who, ask.path("name"), ask.bearer)
 
 
 async def revoke_endpoint(ask: Ask) -> None:
-    await ask.backend.revoke_endpoint(ask.who, ask.path("name"))
+    await ask.backend.endpoints.revoke(ask.who, ask.path("name"))
 
 
 async def make_token(ask: Ask) -> TokenInfo:
     check_token_request(ask.who, ask.body)
-    return await ask.backend.make_token(ask.who, ask.body)
+    return await ask.backend.tokens.create(ask.who, ask.body)
 
 
 async def tokens(ask: Ask) -> list[TokenInfo]:
-    return await ask.backend.tokens(ask.who)
+    return await ask.backend.tokens.all(ask.who)
 
 
 async def revoke_token(ask: Ask) -> None:
-    await ask.backend.revoke_token(ask.who, ask.path("id"))
+    await ask.backend.tokens.revoke(ask.who, ask.path("id"))
 
 
 ROUTES = (

@@ -17,23 +17,23 @@ async def deploy(ask: Ask) -> list[Deployed]:
     request: DeployRequest = ask.body
     if not request.files:
         raise Invalid("the body: there are no files - at `$.files`", remedy="give at least one", path="$.files")
-    return await ask.backend.deploy(ask.who, request, ask.bearer)
+    return await ask.backend.deployments.deploy(ask.who, request, ask.bearer)
 
 
 async def rules(ask: Ask) -> list[RuleInfo]:
-    return await ask.backend.rules(ask.who, ask.bearer)
+    return await ask.backend.rules.all(ask.who, ask.bearer)
 
 
 async def rule(ask: Ask) -> RuleInfo:
-    return await ask.backend.rule(ask.who, ask.path("name"), ask.bearer)
+    return await ask.backend.rules.get(ask.who, ask.path("name"), ask.bearer)
 
 
 async def enable(ask: Ask) -> RuleInfo:
-    return await ask.backend.switch_rule(ask.who, ask.path("name"), True, ask.body.why)
+    return await ask.backend.rules.switch(ask.who, ask.path("name"), True, ask.body.why)
 
 
 async def disable(ask: Ask) -> RuleInfo:
-    return await ask.backend.switch_rule(ask.who, ask.path("name"), False, ask.body.why)
+    return await ask.backend.rules.switch(ask.who, ask.path("name"), False, ask.body.why)
 
 
 async def explain(ask: Ask) -> Explanation:
@@ -49,20 +49,22 @@ async def explain(ask: Ask) -> Explanation:
         # A draft needs no id, time or version: it is only looked at.
         draft = {"specversion": "1.0", "id": "draft", "source": "/draft"} | request.event
         event = cloudevents.from_json(encode_json(draft))
-    return await ask.backend.explain(ask.who, ask.path("name"), event, request.offset)
+    return await ask.backend.rules.explain(ask.who, ask.path("name"), event, request.offset)
 
 
 async def history(ask: Ask) -> list[DeploymentInfo]:
-    found = await ask.backend.rule_history(ask.who, ask.path("label"))
+    found = await ask.backend.deployments.history(ask.who, ask.path("label"))
     return [msgspec.convert(item, DeploymentInfo) for item in found]
 
 
 async def rollback(ask: Ask) -> Deployed:
-    return await ask.backend.rollback(ask.who, ask.path("label"), ask.body.version, ask.body.dry_run, ask.bearer)
+    return await ask.backend.deployments.rollback(
+        ask.who, ask.path("label"), ask.body.version, ask.body.dry_run, ask.bearer
+    )
 
 
 async def remove(ask: Ask) -> Deployed:
-    return await ask.backend.remove_rules(ask.who, ask.path("label"))
+    return await ask.backend.deployments.remove(ask.who, ask.path("label"))
 
 
 ROUTES = (

@@ -37,7 +37,7 @@ FILES = ("index.html", "status.js", "docs.html", "docs.js", "page.js", "style.cs
 async def hook(ask: Ask) -> web.Response:
     """No bearer token: the trigger verifies the caller in its own way (a signature), before it takes anything."""
     headers = {name.lower(): value for name, value in ask.request.headers.items()}
-    status, answered, body = await ask.backend.receive(ask.path("trigger"), headers, ask.raw)
+    status, answered, body = await ask.backend.triggers.receive(ask.path("trigger"), headers, ask.raw)
     response = web.Response(status=status, body=body, headers=answered)
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
@@ -52,7 +52,7 @@ async def ready(ask: Ask) -> web.Response:
     if ask.api.streams.closing:
         health = Health(status="stopping", version=__version__)
     else:
-        health = await ask.backend.health()
+        health = await ask.backend.status.health()
     if not await _may_read(ask):
         brief = {name: _brief(found) for name, found in health.checks.items()}
         health = msgspec.structs.replace(health, checks=brief, triggers={})
@@ -83,7 +83,7 @@ async def metrics(ask: Ask) -> web.Response:
             "the metrics need a token",
             remedy="let Prometheus send one with the scope read (authorization.credentials_file), or set open_metrics = true",
         )
-    await ask.backend.collect()
+    await ask.backend.status.collect()
     ask.api.metrics.streams(len(ask.api.streams))
     return web.Response(body=ask.api.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 

@@ -11,7 +11,6 @@ import msgspec
 from aiohttp import web
 
 from oncue import ids
-from oncue.dispatcher.http.backend import TaskQuery
 from oncue.dispatcher.http.handler import answer
 from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, Ask, Route
 from oncue.dispatcher.http.schemas import (
@@ -27,6 +26,7 @@ from oncue.dispatcher.http.schemas import (
     TaskWaitQuery,
 )
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
+from oncue.dispatcher.services.tasks import TaskQuery
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import payload
 from oncue.protocol.api import (
@@ -51,7 +51,7 @@ async def submit(ask: Ask) -> TaskInfo:
     if key != request.key or request.wait_ms > MAX_WAIT_MS:
         request = msgspec.structs.replace(request, key=key, wait_ms=min(request.wait_ms, MAX_WAIT_MS))
     _check_times(request)
-    return await ask.backend.submit(ask.who, request)
+    return await ask.backend.tasks.submit(ask.who, request)
 
 
 async def submit_batch(ask: Ask) -> Accepted:
@@ -62,7 +62,7 @@ async def submit_batch(ask: Ask) -> Accepted:
     if key:
         parse_id(key, "$.key", "a batch's key is a UUIDv7 in hex (32 digits)")
     check_batch(request, ask.api.settings.max_batch)
-    return await ask.backend.submit_batch(ask.who, request)
+    return await ask.backend.tasks.submit_batch(ask.who, request)
 
 
 def check_batch(request: BatchRequest, most: int) -> None:
@@ -159,14 +159,14 @@ def task_id(ask: Ask) -> str:
 
 
 async def show(ask: Ask) -> TaskInfo:
-    return await ask.backend.task(ask.who, task_id(ask), min(ask.query.wait_ms, MAX_WAIT_MS), ask.bearer)
+    return await ask.backend.tasks.get(ask.who, task_id(ask), min(ask.query.wait_ms, MAX_WAIT_MS), ask.bearer)
 
 
 async def find(ask: Ask) -> Page:
     q: TasksQuery = ask.query
     if bool(q.event_source) != bool(q.event_id):
         raise Invalid("the query: an event is named by event_source and event_id together", remedy="give both")
-    return await ask.backend.tasks(
+    return await ask.backend.tasks.page(
         ask.who,
         TaskQuery(
             state=q.state,
@@ -183,11 +183,11 @@ async def find(ask: Ask) -> Page:
 
 
 async def timeline(ask: Ask) -> list[TimelineEntry]:
-    return await ask.backend.timeline(ask.who, task_id(ask))
+    return await ask.backend.tasks.timeline(ask.who, task_id(ask))
 
 
 async def logs(ask: Ask) -> web.StreamResponse:
-    source = ask.backend.logs(ask.who, task_id(ask), ask.query.follow)
+    source = ask.backend.tasks.logs(ask.who, task_id(ask), ask.query.follow)
     response = web.StreamResponse(
         headers={"Content-Type": TEXT + "; charset=utf-8", "X-Content-Type-Options": "nosniff"}
     )
@@ -204,7 +204,7 @@ async def outcomes(ask: Ask) -> Any:
         wanted: Sequence[bytes] = body.ids
     else:
         wanted = [parse_id(text, f"$.ids[{i}]") for i, text in enumerate(body.ids)]
-    found = await ask.backend.outcomes(ask.who, wanted, min(body.wait_ms, MAX_WAIT_MS))
+    found = await ask.backend.tasks.outcomes(ask.who, wanted, min(body.wait_ms, MAX_WAIT_MS))
     return answer(found, coding=MSGPACK) if ask.coding == MSGPACK else [shown(o) for o in found]
 
 
@@ -238,7 +238,7 @@ def shown(outcome: Outcome) -> OutcomeInfo:
 async def outcome_stream(ask: Ask) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": OCTETS, "X-Content-Type-Options": "nosniff"})
     held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
-    return await serve_stream(held, response, ask.backend.stream(ask.who, ask.query.stream), _framed)
+    return await serve_stream(held, response, ask.backend.tasks.stream(ask.who, ask.query.stream), _framed)
 
 
 def _framed(message: bytes) -> bytes:
@@ -250,11 +250,11 @@ async def cancel(ask: Ask) -> Cancelling:
     request: CancelRequest = ask.body
     wanted = [ids.text(parse_id(text, f"$.tasks[{i}]")) for i, text in enumerate(request.tasks)]
     wish = CancelRequest(tasks=wanted, waiting=request.waiting)
-    return _cancelling(await ask.backend.cancel(ask.who, wish, ask.bearer))
+    return _cancelling(await ask.backend.cancellation.cancel(ask.who, wish, ask.bearer))
 
 
 async def cancel_one(ask: Ask) -> Cancelling:
-    return _cancelling(await ask.backend.cancel(ask.who, CancelRequest(tasks=[task_id(ask)])))
+    return _cancelling(await ask.backend.cancellation.cancel(ask.who, CancelRequest(tasks=[task_id(ask)])))
 
 
 def _cancelling(tasks: list[str]) -> Cancelling:
@@ -262,7 +262,7 @@ def _cancelling(tasks: list[str]) -> Cancelling:
 
 
 async def retry(ask: Ask) -> TaskInfo:
-    return await ask.backend.retry(ask.who, task_id(ask))
+    return await ask.backend.tasks.retry(ask.who, task_id(ask))
 
 
 _ACCEPT = (NotFound, Conflict, DiskFull)

@@ -10,7 +10,7 @@ from oncue.errors import DiskFull
 
 
 async def get(ask: Ask) -> web.StreamResponse:
-    size, parts = await ask.backend.view_snapshot(ask.who)
+    size, parts = await ask.backend.view_snapshots.create(ask.who)
     headers = {"Content-Type": OCTETS, "Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
     response = web.StreamResponse(headers=headers | {"Content-Disposition": "attachment"})
     held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)

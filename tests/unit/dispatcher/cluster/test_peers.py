@@ -140,14 +140,15 @@ def test_an_unreachable_peer_is_no_error() -> None:
 def test_a_request_is_forwarded_once() -> None:
     async def work(client: Client) -> None:
         bearers: list[str] = []
-        for name in ("task", "endpoint", "cancel"):
-            really = getattr(client.backend, name)
+        backend = client.backend
+        for service, name in ((backend.tasks, "get"), (backend.endpoints, "get"), (backend.cancellation, "cancel")):
+            really = getattr(service, name)
 
             async def noted(*args: object, really: Callable[..., Awaitable[object]] = really) -> object:
                 bearers.append(str(args[-1]))
                 return await really(*args)
 
-            setattr(client.backend, name, noted)
+            setattr(service, name, noted)
         task = (await client.ask("POST", "/v1/tasks", json={"function": "f", "endpoint": "e"}))[1]["id"]
         for headers in ({}, {FORWARDED: "1"}):
             assert (await client.ask("GET", f"/v1/tasks/{task}", headers=headers))[0] == 200

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -20,9 +21,9 @@ from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import hash_token
 from oncue.dispatcher.http.app import HttpServer, make_app, serve
-from oncue.dispatcher.http.backend import TaskQuery
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.services.tasks import TaskQuery
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
 from oncue.protocol import api as r
 from oncue.protocol import payload
@@ -30,6 +31,44 @@ from oncue.protocol.api import Outcome
 from oncue.protocol.records import OK, Ended, Event, TokenRecord
 
 TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "read")}
+
+
+# service of the Backend -> its methods, and which method of MemoryBackend answers
+SERVICES = {
+    "blobs": {"put": "_put_blob", "get": "_get_blob"},
+    "dead_letters": {"page": "_dead", "get": "_dead_letter", "retry": "_retry_dead", "dismiss": "_dismiss_dead"},
+    "events": {"emit": "_emit", "page": "_events", "get": "_event", "live": "_live"},
+    "triggers": {"all": "_triggers", "get": "_trigger", "explain": "_explain_file", "receive": "_receive"},
+    "functions": {"register": "_register_function", "page": "_functions", "get": "_function"},
+    "endpoints": {
+        "register": "_register_endpoint",
+        "all": "_endpoints",
+        "get": "_endpoint",
+        "revoke": "_revoke_endpoint",
+    },
+    "tokens": {"create": "_make_token", "all": "_tokens", "revoke": "_revoke_token", "find": "_token"},
+    "deployments": {
+        "deploy": "_deploy",
+        "history": "_rule_history",
+        "rollback": "_rollback",
+        "remove": "_remove_rules",
+    },
+    "rules": {"all": "_rules", "get": "_rule", "switch": "_switch_rule", "explain": "_explain"},
+    "status": {"health": "_health", "collect": "_collect"},
+    "tasks": {
+        "submit": "_submit",
+        "submit_batch": "_submit_batch",
+        "get": "_task",
+        "page": "_tasks",
+        "timeline": "_timeline",
+        "logs": "_logs",
+        "outcomes": "_outcomes",
+        "stream": "_stream",
+        "retry": "_retry",
+    },
+    "cancellation": {"cancel": "_cancel"},
+    "view_snapshots": {"create": "_view_snapshot"},
+}
 
 
 class MemoryBackend:
@@ -44,7 +83,7 @@ class MemoryBackend:
         self.batches: list[r.BatchRequest] = []
         self.ended: dict[bytes, Outcome] = {}
         self.emitted: list[Event] = []
-        self.blobs: dict[str, bytes] = {}
+        self.stored_blobs: dict[str, bytes] = {}
         self.waited: list[str] = []
         self.feeds: list[asyncio.Queue[Any]] = []
         self.subscribed = asyncio.Event()
@@ -52,30 +91,32 @@ class MemoryBackend:
         self.queries: list[TaskQuery] = []
         self.switched: list[tuple[str, bool, str]] = []
         self.explained: list[tuple[Event | None, int | None]] = []
-        self.status = "ok"
+        self.health_status = "ok"
         self.fail: BaseException | None = None  # raised by `triggers`
         self.short_blob = False
+        for service, methods in SERVICES.items():
+            setattr(self, service, SimpleNamespace(**{name: getattr(self, own) for name, own in methods.items()}))
 
     # tasks
 
-    async def submit(self, who: Caller, request: r.TaskRequest) -> r.TaskInfo:
+    async def _submit(self, caller: Caller, request: r.TaskRequest) -> r.TaskInfo:
         if request.function == "missing":
             raise NotFound("there is no function 'missing'", remedy="register it")
         seed = bytes.fromhex(hashlib.md5(request.key.encode()).hexdigest()) if request.key else ids.new_uuid7()
-        text = ids.text(ids.batch_ids(who.subject, seed, 1)[0])
+        text = ids.text(ids.batch_ids(caller.subject, seed, 1)[0])
         info = r.TaskInfo(
             id=text,
             state="waiting",
             function=request.function,
             name="f",
             endpoint=request.endpoint,
-            owner=who.subject,
+            owner=caller.subject,
             arguments=[request.args, request.kwargs],
             position="tasks:7",
         )
         return self.task_infos.setdefault(text, info)
 
-    async def submit_batch(self, who: Caller, request: r.BatchRequest) -> r.Accepted:
+    async def _submit_batch(self, caller: Caller, request: r.BatchRequest) -> r.Accepted:
         if request.retry is not None:
             try:
                 request.retry.stored()
@@ -84,9 +125,9 @@ class MemoryBackend:
         self.batches.append(request)
         count = len(request.payloads) + len(request.calls)
         key = ids.parse(request.key) if request.key else ids.new_uuid7()
-        return r.Accepted(first=ids.text(ids.batch_ids(who.subject, key, count)[0]), count=count, position="tasks:9")
+        return r.Accepted(first=ids.text(ids.batch_ids(caller.subject, key, count)[0]), count=count, position="tasks:9")
 
-    async def task(self, who: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
+    async def _task(self, caller: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
         if wait_ms:
             self.subscribed.set()
             await asyncio.sleep(wait_ms / 1000)
@@ -94,19 +135,19 @@ class MemoryBackend:
             raise NotFound(f"there is no task {task_id}", remedy="oncue tasks lists yours")
         return self.task_infos[task_id]
 
-    async def tasks(self, who: Caller, query: TaskQuery) -> r.Page:
+    async def _tasks(self, caller: Caller, query: TaskQuery) -> r.Page:
         if query.cursor not in ("", "c1"):
             raise Invalid(f"{query.cursor!r} is not a cursor", remedy="give back `next` of the page before")
         self.queries.append(query)
         return r.Page(items=list(self.task_infos.values())[: query.limit], next="c1")
 
-    async def timeline(self, who: Caller, task_id: str) -> list[r.TimelineEntry]:
+    async def _timeline(self, caller: Caller, task_id: str) -> list[r.TimelineEntry]:
         return [r.TimelineEntry(at_us=1, what="accepted")]
 
-    async def outcomes(self, who: Caller, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
+    async def _outcomes(self, caller: Caller, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
         return [self.ended[i] for i in wanted if i in self.ended]
 
-    async def stream(self, who: Caller, stream: str) -> AsyncIterator[bytes]:
+    async def _stream(self, caller: Caller, stream: str) -> AsyncIterator[bytes]:
         async for item in self._feed():
             yield item
 
@@ -126,16 +167,16 @@ class MemoryBackend:
             self.feeds.remove(feed)
             self.finished_streams += 1
 
-    async def cancel(self, who: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
+    async def _cancel(self, caller: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
         return request.tasks
 
-    async def retry(self, who: Caller, task_id: str) -> r.TaskInfo:
-        info = await self.task(who, task_id)
+    async def _retry(self, caller: Caller, task_id: str) -> r.TaskInfo:
+        info = await self._task(caller, task_id)
         if info.state == "waiting":
             raise Conflict(f"the task {task_id} is still open", remedy="wait for it, or cancel it")
         return info
 
-    async def logs(self, who: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
+    async def _logs(self, caller: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
         if task_id not in self.task_infos:
             raise NotFound(f"there is no task {task_id}", remedy="oncue tasks lists yours")
         yield b"one\n"
@@ -147,14 +188,14 @@ class MemoryBackend:
 
     # blobs
 
-    async def put_blob(self, who: Caller, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
+    async def _put_blob(self, caller: Caller, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
         content = b"".join([part async for part in parts])
         if hashlib.sha256(content).hexdigest() != sha256:
             raise Invalid("the content has another hash", remedy="send it again")
-        self.blobs[sha256] = content
+        self.stored_blobs[sha256] = content
 
-    async def get_blob(self, who: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
-        content = self.blobs.get(sha256)
+    async def _get_blob(self, caller: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+        content = self.stored_blobs.get(sha256)
         if content is None:
             raise BlobMissing("the blob is not here", remedy="run the task again")
 
@@ -164,7 +205,7 @@ class MemoryBackend:
 
         return len(content), parts()
 
-    async def view_snapshot(self, who: Caller) -> tuple[int, AsyncIterator[bytes]]:
+    async def _view_snapshot(self, caller: Caller) -> tuple[int, AsyncIterator[bytes]]:
         async def parts() -> AsyncIterator[bytes]:
             yield b"SQLite format 3"
 
@@ -172,76 +213,78 @@ class MemoryBackend:
 
     # functions, endpoints
 
-    async def register_function(self, who: Caller, request: r.FunctionRequest) -> r.FunctionInfo:
-        return self._function(request.name, len(request.body))
+    async def _register_function(self, caller: Caller, request: r.FunctionRequest) -> r.FunctionInfo:
+        return self._function_info(request.name, len(request.body))
 
-    async def functions(self, who: Caller, cursor: str, limit: int) -> r.Page:
-        return r.Page(items=[self._function("f", 1)])
+    async def _functions(self, caller: Caller, cursor: str, limit: int) -> r.Page:
+        return r.Page(items=[self._function_info("f", 1)])
 
-    async def function(self, who: Caller, name: str) -> r.FunctionInfo:
-        return self._function(name, 1)
+    async def _function(self, caller: Caller, name: str) -> r.FunctionInfo:
+        return self._function_info(name, 1)
 
-    def _function(self, name: str, size: int) -> r.FunctionInfo:
+    def _function_info(self, name: str, size: int) -> r.FunctionInfo:
         return r.FunctionInfo(id="ab" * 32, name=name, version=1, owner="ada", python="3.11", size_bytes=size)
 
-    async def register_endpoint(self, who: Caller, request: r.EndpointRequest) -> r.Registered:
+    async def _register_endpoint(self, caller: Caller, request: r.EndpointRequest) -> r.Registered:
         return r.Registered(id="e1", name=request.name, server_key="k" * 40, bridge="tcp://127.0.0.1:1")
 
-    async def endpoints(self, who: Caller) -> list[r.EndpointInfo]:
-        return [await self.endpoint(who, "laptop")]
+    async def _endpoints(self, caller: Caller) -> list[r.EndpointInfo]:
+        return [await self._endpoint(caller, "laptop")]
 
-    async def endpoint(self, who: Caller, name: str, bearer: str = "") -> r.EndpointInfo:
+    async def _endpoint(self, caller: Caller, name: str, bearer: str = "") -> r.EndpointInfo:
         return r.EndpointInfo(id="e1", name=name, owner="ada", state="connected")
 
-    async def revoke_endpoint(self, who: Caller, name: str) -> None:
+    async def _revoke_endpoint(self, caller: Caller, name: str) -> None:
         return None
 
     # rules
 
-    async def deploy(self, who: Caller, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
+    async def _deploy(self, caller: Caller, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
         return [r.Deployed(label=f.label, version=1, changed=True) for f in request.files]
 
-    async def rules(self, who: Caller, bearer: str = "") -> list[r.RuleInfo]:
-        return [await self.rule(who, "reconstruct")]
+    async def _rules(self, caller: Caller, bearer: str = "") -> list[r.RuleInfo]:
+        return [await self._rule(caller, "reconstruct")]
 
-    async def rule(self, who: Caller, name: str, bearer: str = "") -> r.RuleInfo:
+    async def _rule(self, caller: Caller, name: str, bearer: str = "") -> r.RuleInfo:
         return r.RuleInfo(name=name, label="b", version=1, enabled=True, on="detector", runs=["f"], endpoint="local")
 
-    async def switch_rule(self, who: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo:
+    async def _switch_rule(self, caller: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo:
         self.switched.append((name, enabled, why))
-        return await self.rule(who, name)
+        return await self._rule(caller, name)
 
-    async def rule_history(self, who: Caller, label: str) -> list[dict[str, Any]]:
+    async def _rule_history(self, caller: Caller, label: str) -> list[dict[str, Any]]:
         return [{"label": label, "version": 2, "owner": "ada"}]
 
-    async def rollback(
-        self, who: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""
+    async def _rollback(
+        self, caller: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""
     ) -> r.Deployed:
         return r.Deployed(label=label, version=version + 1, changed=True)
 
-    async def remove_rules(self, who: Caller, label: str) -> r.Deployed:
+    async def _remove_rules(self, caller: Caller, label: str) -> r.Deployed:
         return r.Deployed(label=label, version=3, changed=True)
 
-    async def explain(self, who: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
+    async def _explain(self, caller: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
         self.explained.append((event, offset))
         return r.Explanation(rule=name, event=event.id if event else str(offset), fires=True, why="all holds")
 
-    async def triggers(self, who: Caller, bearer: str = "") -> list[r.TriggerInfo]:
+    async def _triggers(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         if self.fail is not None:
             raise self.fail
         return [r.TriggerInfo(name="detector", kind="file", label="b", state="running")]
 
-    async def trigger(self, who: Caller, name: str, bearer: str = "") -> r.TriggerShown:
+    async def _trigger(self, caller: Caller, name: str, bearer: str = "") -> r.TriggerShown:
         seen = [r.TriggerDecision(path="a.h5", fired=True, why="close_write", at_us=1)]
         return r.TriggerShown(name=name, kind="file", label="b", state="running", decisions=seen)
 
-    async def explain_file(self, who: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
+    async def _explain_file(self, caller: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
         return r.TriggerFile(path=path, state="fired", why="it fired", at_us=1)
 
-    async def catch_up(self) -> bool:
+    async def sync_registry(self) -> bool:
         return False
 
-    async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def _receive(
+        self, trigger: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
         if trigger != "daq":
             raise NotFound(f"there is no webhook {trigger!r}", remedy="deploy a rule file that has it")
         assert all(name == name.lower() for name in headers)
@@ -249,58 +292,60 @@ class MemoryBackend:
 
     # events
 
-    async def emit(self, who: Caller, events: Sequence[Event]) -> r.Emitted:
+    async def _emit(self, caller: Caller, events: Sequence[Event]) -> r.Emitted:
         self.emitted.extend(events)
         return r.Emitted(count=len(events), position="events:3")
 
-    async def events(
-        self, who: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
+    async def _events(
+        self, caller: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
     ) -> r.Page:
-        return r.Page(items=[await self.event(who, 0)])
+        return r.Page(items=[await self._event(caller, 0)])
 
-    async def event(self, who: Caller, offset: int) -> r.EventInfo:
+    async def _event(self, caller: Caller, offset: int) -> r.EventInfo:
         return r.EventInfo(offset=offset, event={"id": "1"}, at_us=1)
 
-    async def dead(self, who: Caller, cursor: str, limit: int, settled: bool = False) -> r.Page:
-        return r.Page(items=[await self.dead_letter(who, 1 + settled)])
+    async def _dead(self, caller: Caller, cursor: str, limit: int, settled: bool = False) -> r.Page:
+        return r.Page(items=[await self._dead_letter(caller, 1 + settled)])
 
-    async def dead_letter(self, who: Caller, letter: int) -> r.DeadInfo:
+    async def _dead_letter(self, caller: Caller, letter: int) -> r.DeadInfo:
         return r.DeadInfo(id=letter, stage="args", reason="no", at_us=1)
 
-    async def dismiss_dead(self, who: Caller, request: r.DismissRequest) -> r.Dismissed:
+    async def _dismiss_dead(self, caller: Caller, request: r.DismissRequest) -> r.Dismissed:
         return r.Dismissed(count=len(request.letters), position="dead:5")
 
-    async def retry_dead(self, who: Caller, letter: int) -> None:
+    async def _retry_dead(self, caller: Caller, letter: int) -> None:
         return None
 
-    async def live(self, who: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
+    async def _live(self, caller: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
         async for item in self._feed():
             yield item
 
     # people and server
 
-    def token(self, hash_hex: str) -> TokenRecord | None:
+    def _token(self, hash_hex: str) -> TokenRecord | None:
         return self.records.get(hash_hex)
 
-    async def make_token(self, who: Caller, request: r.TokenRequest) -> r.TokenInfo:
-        return r.TokenInfo(id="t", name=request.name, subject=who.subject, scopes=request.scopes, token="oncue_x")
+    async def _make_token(self, caller: Caller, request: r.TokenRequest) -> r.TokenInfo:
+        return r.TokenInfo(id="t", name=request.name, subject=caller.subject, scopes=request.scopes, token="oncue_x")
 
-    async def tokens(self, who: Caller) -> list[r.TokenInfo]:
+    async def _tokens(self, caller: Caller) -> list[r.TokenInfo]:
         return [r.TokenInfo(id="t", name="n", subject="ada", scopes=["user"])]
 
-    async def revoke_token(self, who: Caller, token_id: str) -> None:
+    async def _revoke_token(self, caller: Caller, token_id: str) -> None:
         return None
 
-    async def health(self) -> r.Health:
+    async def _health(self) -> r.Health:
         checks = {"log": "ok", "disk": "/data is 91 % full", "triggers": "not ok: 1 of 2 do not run"}
-        return r.Health(status=self.status, version="1", checks=checks, triggers={"secret": "/data/secret is missing"})
+        return r.Health(
+            status=self.health_status, version="1", checks=checks, triggers={"secret": "/data/secret is missing"}
+        )
 
     async def wait_for(self, position: str) -> None:
         if not position.startswith("events:"):
             raise Invalid(f"{position!r} is not a position", remedy="send back what an answer carried")
         self.waited.append(position)
 
-    async def collect(self) -> None:
+    async def _collect(self) -> None:
         self.metrics.view_lag(5)
 
     def close_task(self, task_id: bytes, value: bytes, status: int = OK, state: str = "succeeded") -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from oncue.config import Settings
 from oncue.dispatcher.http.app import make_app, serve
 from oncue.dispatcher.http.routes.table import ROUTES
+from oncue.dispatcher.metrics import Metrics
 from tests.unit.dispatcher.http.api_backend import TOKENS, MemoryBackend
 
 JSON, MSGPACK = "application/json", "application/msgpack"
@@ -33,7 +34,7 @@ class Wire:
 
     async def _run(self) -> None:
         chosen = Settings(port=0, max_body_bytes=100_000)
-        serving = await serve(make_app(MemoryBackend(), chosen), chosen)
+        serving = await serve(make_app(MemoryBackend(), chosen, Metrics()), chosen)
         self.port = serving.port
         self._ready.set()
         await self._stop.wait()

@@ -105,12 +105,12 @@ async def _port(file: Path) -> int:
 def test_status_page() -> None:
     async def test(c: Client) -> None:
         await c.ask("POST", "/v1/tasks", json={"function": "f", "endpoint": HOSTILE})
-        real = c.backend.endpoint
+        real = c.backend._endpoint
 
-        async def endpoint(who: Any, name: str) -> r.EndpointInfo:
-            return await real(who, HOSTILE)
+        async def endpoint(caller: Any, name: str) -> r.EndpointInfo:
+            return await real(caller, HOSTILE)
 
-        c.backend.endpoint = endpoint  # type: ignore[method-assign]
+        c.backend._endpoint = endpoint  # type: ignore[method-assign]
         async with browser(c.session) as tab:
             await tab.call("Page.navigate", url=c.serving.url + "/")
             await tab.until("document.getElementById('sign-in')?.hidden === false")

@@ -13,6 +13,7 @@ from oncue.config import Settings
 from oncue.dispatcher.auth.tokens import hash_token
 from oncue.dispatcher.http.app import make_app, serve
 from oncue.dispatcher.http.rate_limit import RateLimit
+from oncue.dispatcher.metrics import Metrics
 from oncue.errors import Conflict, RateLimited
 from oncue.protocol.codec import encode
 from oncue.protocol.records import ERROR, Failure
@@ -321,7 +322,7 @@ def test_health() -> None:
         _, health, _ = await c.ask("GET", "/health/ready", token="read")
         assert health["triggers"] == {"secret": "/data/secret is missing"}
         assert health["checks"]["disk"] == "/data is 91 % full"
-        c.backend.status = "starting"
+        c.backend.health_status = "starting"
         assert (await c.ask("GET", "/health/ready", token=""))[0] == 503
         assert (await c.ask("HEAD", "/health/ready", token=""))[:2] == (503, b"")
 
@@ -363,7 +364,7 @@ def test_a_port_that_is_taken() -> None:
     async def test(c: Client) -> None:
         settings = Settings(port=c.serving.port)
         with pytest.raises(Conflict, match="--port 0"):
-            await serve(make_app(c.backend, settings), settings)
+            await serve(make_app(c.backend, settings, Metrics()), settings)
 
     with_server(test)
 
@@ -371,11 +372,11 @@ def test_a_port_that_is_taken() -> None:
 def test_the_port_of_the_last_time_if_it_is_free() -> None:
     async def test(c: Client) -> None:
         settings = Settings(port=0)
-        elsewhere = await serve(make_app(c.backend, settings), settings, c.serving.port)  # taken
+        elsewhere = await serve(make_app(c.backend, settings, Metrics()), settings, c.serving.port)  # taken
         port = elsewhere.port
         assert port not in (0, c.serving.port)
         await elsewhere.close()
-        again = await serve(make_app(c.backend, settings), settings, port)
+        again = await serve(make_app(c.backend, settings, Metrics()), settings, port)
         assert again.port == port
         await again.close()
 

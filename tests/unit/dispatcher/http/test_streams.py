@@ -230,6 +230,6 @@ def test_an_upload_that_breaks_off_stores_nothing() -> None:
         writer.close()
         await writer.wait_closed()
         assert (await c.ask("GET", f"/v1/blobs/{sha256}"))[0] == 410
-        assert not c.backend.blobs
+        assert not c.backend.stored_blobs
 
     with_server(test)

@@ -1,0 +1,134 @@
+"""Steps 1 to 3 of a deploy: parse the rule files, check them, bind their functions.
+
+Each step returns a value that the next one takes. No step changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from oncue.dispatcher.auth.identity import Caller
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
+from oncue.protocol import api as r
+from oncue.protocol.records import Deployment, FunctionRecord, origin
+from oncue.rules.parsing.argument_check import check_arguments
+from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
+from oncue.rules.yaml_document import Problems
+from oncue.triggers.catalog import OptionStructs
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFile:
+    """A rule file of the request and its rules."""
+
+    file: r.RuleFile
+    rules: RuleSet
+
+
+@dataclass(frozen=True, slots=True)
+class BoundFile:
+    """A parsed file whose functions have contents: `functions` maps names to hashes."""
+
+    file: r.RuleFile
+    rules: RuleSet
+    functions: dict[str, str]
+
+
+def parse_files(files: Sequence[r.RuleFile], deployed: DeployedRules) -> list[ParsedFile]:
+    """Parse the files. Raises RuleFileError; Invalid for no file, Conflict for two of one label.
+
+    A rule may use a trigger of any file that is in force or in the same request.
+    """
+    by_label = {f.label: f for f in files}
+    if not files:
+        raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
+    if len(by_label) < len(files):
+        raise Conflict(
+            "two of the files have the same label",
+            remedy="rename one, or deploy them one after the other, each with a --label",
+        )
+    names = {t.name for label, s in deployed.rulesets.items() if label not in by_label for t in s.triggers}
+    names |= {name for f in by_label.values() for name in _trigger_names(f)}
+    options = OptionStructs()
+    return [ParsedFile(f, parse(f.text, f.path or f.label, options, triggers=names)) for f in by_label.values()]
+
+
+def check_files(caller: Caller, files: Sequence[ParsedFile], deployed: DeployedRules) -> None:
+    """Check owners of labels and unique names. Raises Forbidden, Conflict, RuleFileError."""
+    labels = {f.file.label for f in files}
+    for label in labels:
+        check_owner(caller, label, deployed)
+    others = [s for label, s in deployed.rulesets.items() if label not in labels]
+    check_unique([*others, *(f.rules for f in files)])
+
+
+def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:
+    """Raise Forbidden if the label is another person's."""
+    old = deployed.deployments.get(label)
+    if old is not None and not caller.sees(old.owner):
+        raise Forbidden(f"the rule file {label!r} is {old.owner}'s", remedy="deploy yours under another --label")
+
+
+async def bind_file(caller: Caller, parsed: ParsedFile, given: Mapping[str, str], context: ServerContext) -> BoundFile:
+    """Bind the functions of a file to contents. `given` maps names in the file to hashes or registered names.
+
+    Raises RuleFileError for functions and endpoints that do not exist, and for arguments that do not fit.
+    """
+    problems = Problems(parsed.rules.file)
+    bound: dict[str, FunctionRecord] = {}
+    for run in (run for rule in parsed.rules.rules for run in rule.runs):
+        try:
+            bound[run.function] = bound.get(run.function) or await _function(caller, run.function, given, context)
+        except NotFound as e:
+            problems.add(run.given.function, e.message, e.remedy)
+        try:
+            context.registry.find_endpoint(caller, run.endpoint)
+        except (NotFound, Forbidden) as e:
+            problems.add(run.given.endpoint, e.message, e.remedy)
+    problems.check()
+    check_arguments(parsed.rules, {name: f.parameters for name, f in bound.items()})
+    return BoundFile(parsed.file, parsed.rules, {name: bound[name].id for name in parsed.rules.functions})
+
+
+async def _function(caller: Caller, name: str, given: Mapping[str, str], context: ServerContext) -> FunctionRecord:
+    found = await context.view.function(given.get(name, name), owner=caller.subject)
+    if found is None:
+        raise NotFound(
+            f"the function {name!r} is not registered",
+            remedy="oncue deploy registers FILE.py:NAME by itself; a registered one is used by its name",
+        )
+    return found
+
+
+def _trigger_names(file: r.RuleFile) -> Iterable[str]:
+    """Return the trigger names of a file; none if it has errors, which its own parsing reports."""
+    try:
+        return [t.name for t in parse(file.text, file.label, None, triggers=None).triggers]
+    except OncueError:
+        return ()
+
+
+# ---------------------------------------------------------------- origins
+
+
+def same_origin(old: Deployment, file: r.RuleFile) -> bool:
+    """Return True if the file comes from the machine and path of the old deployment.
+
+    Older deployments have no host: their paths are compared.
+    """
+    return old.path == file.path and (not old.host or not file.host or old.host == file.host)
+
+
+def check_origin(replaces: str, file: r.RuleFile) -> None:
+    """Raise Conflict if the file would replace a deployment from elsewhere. `replaces`: that origin, or ""."""
+    if replaces:
+        raise Conflict(
+            f"the rule file {file.label!r} that is in force came from {replaces}, this one is from"
+            f" {origin(file.host, file.path)}",
+            remedy="deploy it beside that one under another name: --label NAME; or, to put it in its place: --replace",
+            label=file.label,
+            replaces=replaces,
+        )

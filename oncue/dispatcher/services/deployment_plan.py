@@ -1,0 +1,136 @@
+"""Step 4 of a deploy: plan what each file changes, and the record that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from oncue.dispatcher.auth.identity import Caller
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment_checks import BoundFile, same_origin
+from oncue.ids import now_us
+from oncue.protocol import api as r
+from oncue.protocol.records import VERSION, Deployment
+from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
+from oncue.rules.testing.runner import diff
+from oncue.triggers.catalog import OptionStructs
+from oncue.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a deploy changes: the answer to the caller, and the record to append (None if nothing changes)."""
+
+    answer: r.Deployed
+    record: Deployment | None
+
+
+async def plan_file(
+    caller: Caller, bound: BoundFile, note: str, deployed: DeployedRules, context: ServerContext
+) -> Plan:
+    """Compare a bound file with what is in force."""
+    file = bound.file
+    old = deployed.deployments.get(file.label)
+    replaces = "" if old is None or same_origin(old, file) else old.origin
+    changed = old is None or old.text != bound.rules.text or old.functions != bound.functions or bool(replaces)
+    version = old.version if old else 1
+    if changed:
+        version = await next_version(context.view, file.label)
+    answer = await _answer(caller, file.label, version, bound.rules, bound.functions, deployed, context)
+    answer = msgspec.structs.replace(answer, changed=changed, replaces=replaces)
+    if not changed:
+        return Plan(answer, None)
+    record = Deployment(
+        VERSION,
+        file.label,
+        version,
+        caller.subject,
+        bound.rules.text,
+        bound.functions,
+        now_us(),
+        note,
+        path=file.path,
+        host=file.host,
+    )
+    return Plan(answer, record)
+
+
+async def plan_rollback(caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext) -> Plan:
+    """Plan to deploy an older version as a new one: the history only grows. Raises Conflict, RuleFileError."""
+    others = [s for label, s in deployed.rulesets.items() if label != old.label]
+    rules = parse(old.text, old.label, OptionStructs(), triggers=None)
+    check_unique([*others, rules])
+    version = await next_version(context.view, old.label)
+    record = msgspec.structs.replace(
+        old, version=version, at_us=now_us(), owner=caller.subject, note=f"rolled back to version {old.version}"
+    )
+    return Plan(await _answer(caller, old.label, version, rules, old.functions, deployed, context), record)
+
+
+async def plan_removal(caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext) -> Plan:
+    """Plan to remove all rules and triggers of a label."""
+    version = await next_version(context.view, old.label)
+    gone = msgspec.structs.replace(old, version=version, at_us=now_us(), owner=caller.subject, removed=True)
+    names = [rule.name for rule in deployed.rulesets[old.label].rules]
+    return Plan(r.Deployed(label=old.label, version=version, changed=True, removed=names), gone)
+
+
+async def next_version(view: View, label: str) -> int:
+    """Return the version of the next deployment of a label."""
+    history = await view.deployment_history(label)
+    return max((d.version for d in history), default=0) + 1
+
+
+async def _answer(
+    caller: Caller,
+    label: str,
+    version: int,
+    rules: RuleSet,
+    functions: Mapping[str, str],
+    deployed: DeployedRules,
+    context: ServerContext,
+) -> r.Deployed:
+    found = diff(deployed.rulesets.get(label), rules)
+    changes = await _function_changes(context.view, deployed.deployments.get(label), functions, caller.subject)
+    return r.Deployed(
+        label=label,
+        version=version,
+        changed=True,
+        added=list(found.added),
+        changed_rules=sorted({*found.changed, *_users(rules, changes)} - {*found.added}),
+        removed=list(found.removed),
+        diff=found.text,
+        functions=changes,
+    )
+
+
+async def _function_changes(
+    view: View, old: Deployment | None, functions: Mapping[str, str], owner: str
+) -> list[r.FunctionChange]:
+    """Return the functions whose content differs. `functions` maps names to hashes, as `owner` would deploy them."""
+    before = old.functions if old and not old.removed else {}
+    return [
+        r.FunctionChange(
+            function=name,
+            old=before.get(name, ""),
+            new=functions.get(name, ""),
+            old_version=await _version(view, before.get(name, ""), old.owner if old else owner),
+            new_version=await _version(view, functions.get(name, ""), owner),
+        )
+        for name in dict.fromkeys([*functions, *before])
+        if before.get(name) != functions.get(name)
+    ]
+
+
+async def _version(view: View, content: str, owner: str) -> int:
+    found = await view.function(content, owner=owner) if content else None
+    return found.version if found else 0
+
+
+def _users(rules: RuleSet, changes: list[r.FunctionChange]) -> set[str]:
+    """Return the rules that run a function whose content changed."""
+    changed = {c.function for c in changes if c.old and c.new}
+    return {rule.name for rule in rules.rules if any(run.function in changed for run in rule.runs)}

@@ -1,0 +1,111 @@
+"""Registers and looks up functions: packed bodies, named by the hash of their content."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from oncue import functions
+from oncue.dispatcher.auth.identity import Caller
+from oncue.dispatcher.context import ServerContext
+from oncue.errors import Invalid, NotFound, TooLarge, Undecodable
+from oncue.ids import now_us
+from oncue.protocol import api as r
+from oncue.protocol.records import FUNCTION_BYTES, INLINE_BYTES, NAME_CHARS, VERSION, FunctionRecord, Parameter
+
+
+class FunctionService:
+    """Functions of all owners. Bodies above INLINE_BYTES are blobs."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def register(self, caller: Caller, request: r.FunctionRequest) -> r.FunctionInfo:
+        """Register a body under a name, as its next version. Repeating a registration changes nothing.
+
+        Raises Invalid, TooLarge, NotReady, DiskFull.
+        """
+        context = self._context
+        context.check_accepting()
+        python = _check(request)
+        sha = hashlib.sha256(request.body).hexdigest()
+        known = await context.view.function(sha, owner=caller.subject)
+        if known is None or known.name != request.name or known.owner != caller.subject:
+            inline = request.body
+            if len(request.body) > INLINE_BYTES:
+                await asyncio.to_thread(context.blobs.put, request.body)
+                inline = b""
+            newest = await context.view.function(request.name, owner=caller.subject)
+            record = FunctionRecord(
+                VERSION,
+                sha,
+                request.name,
+                caller.subject,
+                python,
+                len(request.body),
+                inline,
+                request.signature[:1_000],
+                request.doc[:4_000],
+                request.file[:1_000],
+                newest.version + 1 if newest else 1,
+                now_us(),
+                _parameters(request),
+            )
+            await context.record([(f"function:{caller.subject}:{request.name}:{sha}", record)])
+        return await self.get(caller, sha)
+
+    async def page(self, caller: Caller, cursor: str, limit: int) -> r.Page:
+        """Return a page of the functions that the caller may see."""
+        rows, following = await self._context.view.functions(cursor, limit, caller.only)
+        return r.Page(items=[_function_info(f) for f in rows], next=following)
+
+    async def get(self, caller: Caller, name: str) -> r.FunctionInfo:
+        """Return a function by name (newest version) or hash, with its source. Raises NotFound."""
+        found = await self._context.view.function(name, owner=caller.subject)
+        if found is None:
+            raise NotFound(f"there is no function {name!r}", remedy="oncue functions list shows what there is")
+        body = found.body
+        if not body and found.size_bytes <= FUNCTION_BYTES:
+            body = await asyncio.to_thread(self._context.blobs.part, found.id, 0, found.size_bytes)
+        return _function_info(found, functions.describe(body).source)
+
+
+def _check(request: r.FunctionRequest) -> str:
+    """Return the Python version that the body needs, "" for any. Raises Invalid, TooLarge."""
+    if len(request.body) > FUNCTION_BYTES:
+        raise TooLarge(
+            f"the function has {len(request.body):,} bytes; at most {FUNCTION_BYTES:,} are taken",
+            remedy="pass large data as an argument, or read it where the function runs",
+        )
+    if not request.name or len(request.name) > NAME_CHARS:
+        raise Invalid(f"a function's name has 1 to {NAME_CHARS} characters", remedy="give it a shorter name")
+    try:
+        return functions.describe(request.body).python
+    except Undecodable as e:
+        raise Invalid(
+            f"the function's body cannot be read: {e.message} - at `$.body`",
+            remedy="send what oncue.functions.pack_function makes: `oncue functions register FILE.py:NAME`",
+        ) from None
+
+
+def _parameters(request: r.FunctionRequest) -> tuple[Parameter, ...] | None:
+    if request.parameters is None:
+        return None
+    return tuple(Parameter(p.name[:NAME_CHARS], p.kind, p.required) for p in request.parameters)
+
+
+def _function_info(f: FunctionRecord, source: str = "") -> r.FunctionInfo:
+    return r.FunctionInfo(
+        id=f.id,
+        name=f.name,
+        version=f.version,
+        owner=f.owner,
+        python=f.python,
+        size_bytes=f.size_bytes,
+        signature=f.signature,
+        doc=f.doc,
+        file=f.file,
+        at_us=f.at_us,
+        source=source,
+        parameters=r.parameter_infos(f.parameters),
+    )

@@ -1,0 +1,85 @@
+"""Lists, explains and switches the rules in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from oncue.dispatcher.auth.identity import Caller
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.stateful_rules import StatefulRuleService
+from oncue.dispatcher.services.triggers import TriggerService
+from oncue.errors import NotFound
+from oncue.ids import now_us
+from oncue.protocol import api as r
+from oncue.protocol.records import VERSION, Event, RuleSwitch
+
+
+class RuleService:
+    """Rules in force, with what the engine, the stateful rules and the triggers know of them."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        deployed: DeployedRules,
+        triggers: TriggerService,
+        stateful: StatefulRuleService,
+    ) -> None:
+        self._context, self._deployed = context, deployed
+        self._triggers, self._stateful = triggers, stateful
+
+    async def all(self, caller: Caller, bearer: str = "") -> list[r.RuleInfo]:
+        """Return the rules that the caller may see. With `bearer`, counts include the other servers'."""
+        failed = {t.name: t for t in self._triggers.not_running()}
+        visible = [i for i in self._deployed.engine.rules() if self._deployed.visible(caller, i.label)]
+        infos = [_with_trigger(info, failed) for info in visible]
+        return await self._stateful.with_peers(await self._stateful.with_windows(infos), bearer)
+
+    async def get(self, caller: Caller, name: str, bearer: str = "") -> r.RuleInfo:
+        """Return one rule. Raises NotFound."""
+        infos = await self.all(caller, bearer)
+        found = next((info for info in infos if info.name == name), None)
+        if found is None:
+            names = ", ".join(sorted(info.name for info in infos)[:20])
+            raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
+        return found
+
+    async def switch(self, caller: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo:
+        """Enable or disable a rule. Raises NotFound, NotReady, DiskFull."""
+        self._context.check_accepting()
+        await self.get(caller, name)
+        switch = RuleSwitch(VERSION, name, enabled, caller.subject, why, now_us())
+        await self._context.record([(f"switch:{name}", switch)])
+        await self._deployed.reload()
+        return await self.get(caller, name)
+
+    async def explain(self, caller: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
+        """Explain what the rule does with an event now, or did with the stored event at `offset`. Raises NotFound."""
+        await self.get(caller, name)
+        if event is None:
+            found = await self._context.view.event(offset or 0)
+            if found is None:
+                raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
+            event = found.event
+        explained = self._deployed.engine.explain(name, event)
+        explained = await self._stateful.with_preview(explained, name, event)
+        return msgspec.structs.replace(explained, fired=await self._tasks_of(caller, name, event))
+
+    async def _tasks_of(self, caller: Caller, rule: str, event: Event) -> list[r.Fired]:
+        """Return the tasks that this rule made for the event."""
+        caused = await self._context.view.fired(event.source, event.id)
+        versions = {i: call.rule_version for call, i in caused if call.rule == rule and caller.sees(call.owner)}
+        accepted = await self._context.view.accepted(list(versions)) if versions else {}
+        return [r.Fired(task=i.hex(), at_us=accepted.get(i, 0), version=version) for i, version in versions.items()]
+
+
+def _with_trigger(info: r.RuleInfo, failed: Mapping[str, r.TriggerInfo]) -> r.RuleInfo:
+    """Add the reason if a trigger of the rule does not run."""
+    names = [info.on] if isinstance(info.on, str) else info.on if isinstance(info.on, list | tuple) else ()
+    found = [failed[name] for name in names if name in failed]
+    if info.state != "active" or not found:
+        return info
+    why = "; ".join(f"its trigger {t.name} is {t.state}" + (f": {t.detail}" if t.detail else "") for t in found)
+    return msgspec.structs.replace(info, why="; ".join(filter(None, (why, info.why))))

@@ -1,0 +1,64 @@
+"""Health and metrics of the server."""
+
+from __future__ import annotations
+
+import shutil
+
+from oncue.dispatcher.bridge.effects import ChannelPhase
+from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.cluster.ownership import PartitionOwnership
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.stateful_rules import StatefulRuleService
+from oncue.dispatcher.services.triggers import TriggerService
+from oncue.protocol import api as r
+
+
+class StatusService:
+    """What /health and /metrics show."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        bridge: BridgeSocket,
+        ownership: PartitionOwnership,
+        triggers: TriggerService,
+        stateful: StatefulRuleService,
+    ) -> None:
+        self._context, self._bridge, self._ownership = context, bridge, ownership
+        self._triggers, self._stateful = triggers, stateful
+
+    async def health(self) -> r.Health:
+        """Return the state of each part: "ok", or what is wrong."""
+        context = self._context
+        infos = self._triggers.infos()
+        trouble = context.log.trouble()
+        idle = {info.name: info.detail or info.state for info in infos if info.state in ("failed", "waiting")}
+        checks = {
+            "log": context.disk_full or trouble or "ok",
+            "view": "ok",
+            "bridge": "ok",
+            "blobs": self._blobs_trouble() or "ok",
+            "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
+            "rules with memory": self._stateful.trouble() or "ok",
+        }
+        well = context.ready and not context.disk_full and not trouble
+        status = "ok" if well else "degraded" if context.ready else "starting"
+        return r.Health(status=status, version=context.version, checks=checks, triggers=idle)
+
+    def _blobs_trouble(self) -> str:
+        others = self._ownership.other_blob_stores()
+        return f"not the folder of {', '.join(others)}: set blobs_folder to one that all servers see" if others else ""
+
+    async def collect(self) -> None:
+        """Bring the gauges of /metrics up to date."""
+        context, channels = self._context, self._bridge.channels
+        name = context.registry.endpoint_name
+        context.metrics.queue_depths({name(e): x.pending.queued_tasks + len(x.in_flight) for e, x in channels.items()})
+        context.metrics.connected(sum(x.phase is ChannelPhase.READY for x in channels.values()))
+        usage = shutil.disk_usage(context.settings.data_path)
+        context.metrics.disk(usage.used / (usage.used + usage.free))
+        await self._stateful.update_metrics()
+        reached = context.view.positions()
+        ends = await context.log.end_offsets({topic for topic, _ in reached})
+        context.metrics.view_lag(sum(max(0, end - reached.get(place, 0)) for place, end in ends.items()))
+        context.metrics.dead(await context.view.open_dead())
