@@ -153,7 +153,7 @@ def test_who_asks_why_a_file_did_not_fire_is_told(site: System) -> None:
     assert list(found.values()) == ["fired", "fired", "old", "missing", "not meant", "not meant"]
     assert "existing: false" in site.oncue("triggers", "explain", "asked", "deep/old0.raw").stdout
     shown = site.oncue("triggers", "show", "asked").stdout
-    assert "2 files were there before" in shown
+    assert "2 files existed before" in shown
     assert "new.raw" in shown
     unknown = site.oncue("triggers", "explain", "askd", "new.raw", code=4)
     assert "there is no trigger" in unknown.stderr

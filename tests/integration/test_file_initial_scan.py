@@ -65,7 +65,7 @@ def test_a_deploy_that_is_answered_before_the_look_has_ended(tmp_path: Path) -> 
             assert sorted(w.names) == ["deep/new.h5", "new.h5"]
             status = w.trigger.status()
             assert (status.state, status.scanned, status.existing) == ("running", True, 2)
-            assert "2 files were there before" in await w.decided(".")
+            assert "2 files existed before" in await w.decided(".")
 
     asyncio.run(main())
 

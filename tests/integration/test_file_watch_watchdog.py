@@ -47,7 +47,7 @@ def test_files_have_to_keep_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     async def main() -> None:
         async with w.running():
-            await w.until(lambda: "does not tell" in w.trigger.status().detail)
+            await w.until(lambda: "does not report" in w.trigger.status().detail)
             fd = os.open(w.data / "a.h5", os.O_CREAT | os.O_WRONLY)
             for _ in range(5):
                 os.write(fd, b"x" * 10)

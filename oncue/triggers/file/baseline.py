@@ -1,15 +1,18 @@
-"""Which files were there before the trigger was: they are remembered and do not fire, unless `existing: true`.
+"""Baseline: separates files that existed before the trigger from new ones.
 
-    deploy recorded ──► first look: all that it meets is old ──► durable in the ledger ──► the deploy is answered
-                                                                                           └─► what comes now is new
+Existing files are recorded in the ledger and do not fire, unless `existing: true`.
 
-No clock is asked: files keep their times when their tree is moved in, the kernel's file times lag by some ms, and a file
-server's clock is another one. Only where the deploy had to be answered before the look had ended (a huge tree, a folder that
-cannot be read), or the process died in between, the files that have not been met yet are told apart by their own times (ctime)
-and the time of the deploy; in doubt they fire.
+    deploy recorded ──► initial scan: each file found exists ──► durable in the ledger ──► deploy answered
+                                                                                           └─► files are new
 
-Files that come while oncue is down are found by later looks and fire. When the globs of a deployed trigger change, the files
-that only the new ones select are "there before" as well."""
+The initial scan compares no times: files keep theirs when their tree is moved in, the kernel's file times
+lag by some ms, and a file server has its own clock. Times decide in two cases only: the deploy had to be
+answered before the scan had ended (a huge tree, an unreadable folder), or the process died in between.
+Then a file not found yet is classified by its ctime and the time of the deploy; in doubt it fires.
+
+Files that come while oncue is down are found by later scans and fire. When the globs of a deployed trigger
+change, files that only the new globs select count as existing too.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,20 @@ from oncue import ids
 from oncue.triggers.file.ledger import EXISTING, Ledger
 from oncue.triggers.file.options import FileSpec, selection
 
-TICK_S = 0.02  # more than the steps in which file times go
-SKEW_S = 5.0  # how much a file server's clock may differ
-_RECENT_US = 86_400 * 1_000_000  # only a file changed this shortly before may still be written
-_STALE_US = 86_400 * 1_000_000  # a deploy so long ago had its first look: its memory has been lost since
+TICK_S = 0.02  # more than the resolution of file times
+SKEW_S = 5.0  # greatest difference to a file server's clock
+_RECENT_US = 86_400 * 1_000_000  # a file changed earlier than this is not being written any more
+_STALE_US = 86_400 * 1_000_000  # a deploy so long ago had its initial scan: its ledger was lost since
 
 
 class OpenScan(msgspec.Struct, frozen=True, array_like=True):
-    """A look that has begun and not ended."""
+    """An initial scan that began and has not ended. Stored in the ledger."""
 
     since_us: int
-    selects: str  # which files it is about, see Spec.selects
+    selects: str  # FileSpec.selects: the files that it covers
 
     @property
-    def means(self) -> Callable[[str, str], bool]:
+    def covers(self) -> Callable[[str, str], bool]:
         glob, ignore = msgspec.json.decode(self.selects, type=tuple[str, tuple[str, ...]])
         return selection(glob, ignore)[0]
 
@@ -45,74 +48,78 @@ _decode = msgspec.json.Decoder(list[OpenScan]).decode
 
 
 class Baseline:
-    """Used in the watcher's thread only."""
+    """State of the initial scan. Used in the watcher's thread only."""
 
     def __init__(
         self, spec: FileSpec, ledger: Ledger, deployed_us: int = 0, by_time: Callable[[], bool] = lambda: False
     ) -> None:
-        """`deployed_us`: when the deployment was recorded, in unix µs; 0: now. `by_time`: whether what is met from now on
-        is judged by its times; it is asked for each file, after that was looked at."""
+        """`deployed_us`: when the deployment was recorded, in unix µs; 0: now.
+
+        `by_time`: returns True when files found from now on are classified by their times. It is called
+        for each file, after its stat."""
         self._spec, self._ledger, self._by_time = spec, ledger, by_time
-        self.resumed = False  # whether an earlier process, or an earlier deploy, has begun the look
-        self.network = False  # whether the files' times are another clock's
-        self._spans: list[tuple[int, Callable[[str, str], bool]]] = []  # looks that have not ended, oldest first
-        self._seen_before: Callable[[str, str], bool] | None = None
-        self._there = False  # whether the folder has been seen since the look began
+        self.resumed = False  # an earlier process, or an earlier deploy, began the scan
+        self.network = False  # file times come from another clock
+        self._scans: list[tuple[int, Callable[[str, str], bool]]] = []  # not ended, oldest first
+        self._covered_before: Callable[[str, str], bool] | None = None
+        self._folder_found = False  # since the scan began
         done, text = ledger.meta("selects"), ledger.meta("looking")
-        spans = _decode(text) if text else []
+        scans = _decode(text) if text else []
         if done == spec.selects:
-            if spans:
+            if scans:
                 ledger.set_meta(looking="")
             return
         if done:
-            self._seen_before = OpenScan(0, done).means
-        if spans and spans[-1].selects == spec.selects:
-            self.resumed, self._there = True, ledger.count(EXISTING) > 0
+            self._covered_before = OpenScan(0, done).covers
+        if scans and scans[-1].selects == spec.selects:
+            self.resumed, self._folder_found = True, ledger.count(EXISTING) > 0
         else:
-            spans.append(OpenScan(_since(deployed_us), spec.selects))
-            ledger.set_meta(looking=msgspec.json.encode(spans).decode())
-        self._spans = [(span.since_us, span.means) for span in spans]
+            scans.append(OpenScan(_since(deployed_us), spec.selects))
+            ledger.set_meta(looking=msgspec.json.encode(scans).decode())
+        self._scans = [(scan.since_us, scan.covers) for scan in scans]
 
     @property
     def open(self) -> bool:
-        """Whether the first look has not ended. With `existing: true` nothing depends on it."""
-        return bool(self._spans) and not self._spec.existing
+        """True until the initial scan has ended. With `existing: true` nothing depends on it."""
+        return bool(self._scans) and not self._spec.existing
 
     def existed(self, folder: str, name: str, st: os.stat_result, writers: Callable[[], bool | None]) -> bool:
-        """Whether this file, not remembered yet and met by a walk, is from before the trigger and complete."""
-        if not self.open or (self._seen_before is not None and self._seen_before(folder, name)):
+        """Return True if this file, found by a scan and not in the ledger, existed and is complete."""
+        if not self.open or (self._covered_before is not None and self._covered_before(folder, name)):
             return False
-        i, since_us = next((i, since) for i, (since, means) in enumerate(self._spans) if means(folder, name))
+        i, since_us = next((i, since) for i, (since, covers) in enumerate(self._scans) if covers(folder, name))
         changed_us = st.st_ctime_ns // 1_000
-        # The last span is that of the deploy that is being answered; those before it have been.
-        if (self._by_time() or i + 1 < len(self._spans)) and changed_us >= since_us - self._doubt_us:
+        # The last scan is that of the deploy in progress; the deploys of the others have been answered.
+        if (self._by_time() or i + 1 < len(self._scans)) and changed_us >= since_us - self._tolerance_us:
             return False
         return changed_us < since_us - _RECENT_US or writers() is not True
 
     @property
-    def _doubt_us(self) -> int:
+    def _tolerance_us(self) -> int:
         return round((SKEW_S if self.network else TICK_S) * 1e6)
 
     def folder_found(self) -> None:
-        """The folder exists."""
-        self._there = True
+        """Note that the watched folder exists."""
+        self._folder_found = True
 
     def folder_missing(self) -> None:
-        """The folder does not exist. If it never has since the deploy, whatever will be in it has come later."""
-        if self._seen_before is None and not self._by_time() and not self._there:
+        """Note that the watched folder is missing.
+
+        If it was missing at each check since the deploy, all files in it will be new: the scan ends."""
+        if self._covered_before is None and not self._by_time() and not self._folder_found:
             self._end()
 
     def scan_finished(self) -> None:
-        """All has been looked at."""
-        if self._spans:
-            # A file that is changed after the deploy was answered has another time than the one that was remembered.
+        """Note that a full scan has ended."""
+        if self._scans:
+            # A file changed after the deploy is answered must get another time than the one recorded.
             time.sleep(TICK_S)
             self._end()
 
     def _end(self) -> None:
-        if self._spans:
+        if self._scans:
             self._ledger.commit_meta(selects=self._spec.selects, looking="")
-            self._spans, self._seen_before = [], None
+            self._scans, self._covered_before = [], None
 
 
 def _since(deployed_us: int) -> int:

@@ -1,4 +1,7 @@
-"""Does this file fire, not yet, or not? Every answer leaves a line in the activity."""
+"""FileEvaluator: decides whether a noticed file fires, waits or is skipped.
+
+Each decision is recorded in the ActivityLog.
+"""
 
 from __future__ import annotations
 
@@ -22,35 +25,35 @@ from oncue.triggers.file.stability import (
 )
 from oncue.triggers.file.watch.base import FOUND, RENAMED
 
-BUSY_S = 1.0  # how often a file that somebody writes is looked at
+BUSY_S = 1.0  # interval between checks of a file that is open for writing
 
 
 class PendingFile(NamedTuple):
-    """What is to be decided about."""
+    """A file that was noticed and is not decided yet."""
 
-    bits: int  # of base.py
+    bits: int  # kinds of its notices (watch/base.py)
     at_us: int
-    seen: Fingerprint | None  # set: it was to be unchanged from this until now
-    busy: bool = False  # it was seen open for writing before
+    seen: Fingerprint | None  # set: it fires if it still has this fingerprint
+    busy: bool = False  # it was open for writing at the last check
 
 
 class FileEvaluator:
-    """Used in the watcher's thread only."""
+    """Decides about files. Used in the watcher's thread only."""
 
     def __init__(self, spec: FileSpec, activity: ActivityLog) -> None:
         self.stability = StabilityQueue()
-        self.in_flight: dict[FileKey, Fingerprint] = {}  # published, not yet known to be durable
-        self.network = ""  # the network filesystem that holds the folder
+        self.in_flight: dict[FileKey, Fingerprint] = {}  # published, not yet durable
+        self.network = ""  # type of the network filesystem that holds the folder; "": local
         self._spec, self._activity, self._root = spec, activity, os.fspath(spec.root)
         self._skipped: list[FileRow] = []
 
     def drain_skipped(self) -> list[FileRow]:
-        """Those decided against since the last call, for the ledger: a walk shall not ask again."""
-        passed, self._skipped = self._skipped, []
-        return passed
+        """Return the files skipped since the last call, for the ledger: scans pass over them."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
 
     def writers(self, key: FileKey) -> bool | None:
-        """Whether somebody has it open for writing; None: unknown."""
+        """Return True if the file is open for writing; None: unknown."""
         return None if self.network else open_for_writing(self.path(key))
 
     def path(self, key: FileKey) -> str:
@@ -60,45 +63,46 @@ class FileEvaluator:
         return f"{key[0]}/{key[1]}" if key[0] else key[1]
 
     def decide(
-        self, key: FileKey, noticed: PendingFile, known: KnownFile | None
+        self, key: FileKey, pending: PendingFile, known: KnownFile | None
     ) -> tuple[os.stat_result, Fingerprint, str] | None:
-        """(stat, state, cause) of a file that fires; None of one that does not, or not yet."""
+        """Return (stat, fingerprint, cause) if the file fires, None if it waits or is skipped."""
         waited = self.stability.pop(key)
-        bits = noticed.bits | waited.bits if waited else noticed.bits
+        bits = pending.bits | waited.bits if waited else pending.bits
         st = self._stat(key)
         if st is None:
             return None
         seen = fingerprint(st)
-        why_not = self._why_not(key, bits, seen, known)
-        if why_not is not None:
-            if why_not:
-                self._activity.record_skipped(self.relative(key), why_not)
+        repeat = self._why_no_repeat(key, bits, seen, known)
+        if repeat is not None:
+            if repeat:
+                self._skip(key, repeat)
             return None
-        if noticed.seen == seen:
+        if pending.seen == seen:
             return st, seen, cause(bits, waited=True)
-        verdict, seconds, why = check_readiness(self._spec, bits, lambda: self.writers(key))
-        if noticed.seen is not None and verdict != BUSY:  # it was to keep still and has not
-            verdict, seconds, why = STABILIZING, max(seconds, self._spec.stable_s), "it has changed meanwhile"
-        if verdict == SKIPPED:
+        readiness, seconds, why = check_readiness(self._spec, bits, lambda: self.writers(key))
+        if pending.seen is not None and readiness != BUSY:
+            readiness, seconds, why = STABILIZING, max(seconds, self._spec.stable_s), "it has changed meanwhile"
+        if readiness == SKIPPED:
             self._skipped.append(FileRow(*key, SKIPPED_FILE, *seen, ids.now_us()))
             self._skip(key, why)
             return None
-        if verdict in (STABILIZING, BUSY):
-            still = verdict == STABILIZING
+        if readiness in (STABILIZING, BUSY):
+            still = readiness == STABILIZING
             due = time.monotonic() + (seconds if still else BUSY_S)
-            self.stability.put(key, WaitingFile(bits, noticed.at_us, seen, due, still))
-            if not (noticed.busy and why == BUSY_WHY):
+            self.stability.push(key, WaitingFile(bits, pending.at_us, seen, due, still))
+            if not (pending.busy and why == BUSY_WHY):
                 self._activity.record_waiting(self.relative(key), why)
             return None
         return st, seen, cause(bits, waited=False)
 
     def _stat(self, key: FileKey) -> os.stat_result | None:
+        """Return the stat of a regular file; None for anything else, recorded as skipped."""
         path = self.path(key)
         try:
             st = os.lstat(path)
             if stat.S_ISLNK(st.st_mode):
                 if not self._spec.links:
-                    self._skip(key, "it is a symbolic link, which are not followed (symlinks: ignore)")
+                    self._skip(key, "it is a symbolic link (symlinks: ignore)")
                     return None
                 st = os.stat(path)
         except OSError as e:
@@ -111,8 +115,8 @@ class FileEvaluator:
             return None
         return st
 
-    def _why_not(self, key: FileKey, bits: int, seen: Fingerprint, known: KnownFile | None) -> str | None:
-        """Why a file of this state does not fire again; "" if that is not worth a word; None if it may."""
+    def _why_no_repeat(self, key: FileKey, bits: int, seen: Fingerprint, known: KnownFile | None) -> str | None:
+        """Return why this state does not fire again; "": not worth recording; None: it may fire."""
         in_flight = self.in_flight.get(key)
         if in_flight is not None and (in_flight == seen or self._spec.never):
             return ""

@@ -1,4 +1,4 @@
-"""The event that says that a file is ready."""
+"""CloudEvent of a ready file."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ _MOST_MS = (1 << 48) - 1
 
 
 class EventMaker:
-    """Makes the events of one trigger.
+    """Builds the events of one trigger.
 
     type     oncue.file.ready
     source   file:///data/2bm: the watched folder
     subject  the path relative to it; percent-encoded where it holds control characters
     id       a hash of trigger, folder, path and the file's inode, size and modification time: the same state of the
-             same file has the same id, whoever finds it and whenever
+             same file always has the same id, on any server
     data     path, name, stem, folder (that holds the file), relative, size (bytes), mtime (unix seconds), trigger,
              host, cause (close_write, rename, stable, rescan)
 
-    Extensions: oncuetrigger; oncuetimems, for the time bits of task ids: when the file's state last changed by its own
-    filesystem (ctime), so that it repeats as the id does; oncuemarkus, when the kernel told us. The last two are text,
-    since integers of CloudEvents have 32 bits."""
+    Extensions:
+
+    oncuetrigger  the trigger's name
+    oncuetimems   the file's ctime in ms, for the time bits of task ids: it repeats as the id does
+    oncuemarkus   when the notice was read, in unix µs
+
+    The last two are texts, since integers of CloudEvents have 32 bits."""
 
     def __init__(self, name: str, spec: FileSpec) -> None:
         self._name, self._root = name, str(spec.root)

@@ -1,4 +1,7 @@
-"""Why did this file fire, or not? Asked of the watcher, in whose thread it is answered from what it knows right now."""
+"""Explains why a file fired or did not, from the ledger and the files in work.
+
+Runs in the watcher's thread.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.ledger import EXISTING, FIRED, KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec, selection
 from oncue.triggers.file.pending_files import PendingFiles
+from oncue.triggers.file.readiness import BUSY_WHY
 from oncue.triggers.file.stability import FileKey, Fingerprint, fingerprint
 
 
 def key_of(root: str, path: str) -> FileKey | None:
-    """The key of a path, absolute or relative to the watched folder; None: it is not below that."""
+    """Return the key of a path, absolute or relative to the watched folder; None: not below it."""
     full = os.path.normpath(os.path.join(root, path))
     inside = full.startswith(root.rstrip("/") + "/")
     folder, _, name = full[len(root.rstrip("/")) + 1 :].rpartition("/")
@@ -33,26 +37,24 @@ def explain_file(
     pending_files: PendingFiles,
     rescan_s: float,
 ) -> ItemExplanation:
-    """Raises sqlite3.Error, OSError."""
+    """Return the state of this file and the reason. Raises sqlite3.Error, OSError."""
     key = key_of(os.fspath(spec.root), path)
     if key is None:
         return ItemExplanation(path, "not meant", f"it is not below the watched folder {spec.root}")
     relative = evaluator.relative(key)
-    unwanted = not_meant(spec, key)
-    if unwanted:
-        return ItemExplanation(relative, "not meant", unwanted)
+    excluded = not_selected(spec, key)
+    if excluded:
+        return ItemExplanation(relative, "not meant", excluded)
     known = ledger.find([key]).get(key)
     try:
         st = os.lstat(evaluator.path(key))
         if stat.S_ISLNK(st.st_mode) and not spec.links:
-            return ItemExplanation(
-                relative, "not meant", "it is a symbolic link, which are not followed (symlinks: ignore)"
-            )
+            return ItemExplanation(relative, "not meant", "it is a symbolic link (symlinks: ignore)")
         if stat.S_ISLNK(st.st_mode):
             st = os.stat(evaluator.path(key))
     except (FileNotFoundError, NotADirectoryError):
-        was = f"; before that, {_remembered(known, spec)}" if known is not None else ""
-        return ItemExplanation(relative, "missing", f"there is no such file now{was}", known.at_us if known else 0)
+        was = f"; before it was removed, {_recorded(known, spec)}" if known is not None else ""
+        return ItemExplanation(relative, "missing", f"there is no such file{was}", known.at_us if known else 0)
     if not stat.S_ISREG(st.st_mode):
         return ItemExplanation(relative, "not meant", "it is not a regular file")
     return _of_file(relative, key, fingerprint(st), known, spec, status, evaluator, pending_files, rescan_s)
@@ -71,47 +73,45 @@ def _of_file(
 ) -> ItemExplanation:
     if evaluator.in_flight.get(key) == seen:
         trouble = f": {status.detail}" if status.detail else ""
-        return ItemExplanation(relative, "fires", f"its event is on the way to the log{trouble}")
+        return ItemExplanation(relative, "fires", f"its event is being stored{trouble}")
     waiting = evaluator.stability.get(key)
     if waiting is not None:
-        why = (
-            "it has to be unchanged for a while" if waiting.still else "somebody has it open for writing"
-        ) + f" (ready: {spec.wants})"
+        why = ("it must be unchanged for a while" if waiting.still else BUSY_WHY) + f" (ready: {spec.wants})"
         return ItemExplanation(relative, "waits", why, waiting.at_us)
     if key in pending_files.noticed:
         return ItemExplanation(
-            relative, "waits", "it was noticed and is looked at next", pending_files.noticed[key].at_us
+            relative, "waits", "it was noticed and is evaluated next", pending_files.noticed[key].at_us
         )
     if known is not None and known.is_same(seen) and not (known.state == EXISTING and spec.existing):
         state = "fired" if known.state == FIRED else "old" if known.state == EXISTING else "passed over"
-        return ItemExplanation(relative, state, _remembered(known, spec), known.at_us)
+        return ItemExplanation(relative, state, _recorded(known, spec), known.at_us)
     if known is not None and known.state == FIRED and spec.never:
         return ItemExplanation(
-            relative, "fired", "it has fired, and a change does not count (refire: never)", known.at_us
+            relative, "fired", "it has fired, and changes do not fire again (refire: never)", known.at_us
         )
     return ItemExplanation(relative, "not seen", _when(known, spec, status, rescan_s))
 
 
-def _remembered(known: KnownFile, spec: FileSpec) -> str:
+def _recorded(known: KnownFile, spec: FileSpec) -> str:
     if known.state == FIRED:
-        return "it fired, and is as it was then"
+        return "it fired, and has not changed since"
     if known.state == EXISTING:
-        return "it was there before the trigger was (existing: false), and has not changed since"
+        return "it existed before the trigger (existing: false), and has not changed since"
     return f"it came in a way that ready does not ask for ({spec.wants}), or its event was refused"
 
 
 def _when(known: KnownFile | None, spec: FileSpec, status: Status, rescan_s: float) -> str:
-    """When it is going to be looked at."""
-    what = "it has changed since it was looked at" if known is not None else "nobody has told of it yet"
+    """Return why it was not evaluated yet, and when it is going to be."""
+    what = "it has changed since it was evaluated" if known is not None else "it was not noticed yet"
     if status.state == "looking":
-        return f"{what}; the first look at the folder is under way"
+        return f"{what}; the initial scan of the folder is running"
     if status.state != "running":
         return f"{what}; the trigger is {status.state}" + (f": {status.detail}" if status.detail else "")
-    return f"{what}; the folder is looked through every {rescan_s:g} s"
+    return f"{what}; the folder is scanned every {rescan_s:g} s"
 
 
-def not_meant(spec: FileSpec, key: FileKey) -> str:
-    """Why the globs do not mean it; "": they do."""
+def not_selected(spec: FileSpec, key: FileKey) -> str:
+    """Return why the globs exclude the file; "": they select it."""
     folder, name = key
     glob, ignore = msgspec.json.decode(spec.selects, type=tuple[str, tuple[str, ...]])
     above = list(accumulate(folder.split("/"), lambda a, b: f"{a}/{b}")) if folder else []

@@ -1,7 +1,9 @@
-"""A scan of the watched folder, in small steps: what notices cannot tell (files that came while oncue was down, trees
-moved in, what an overflow lost) is compared with the ledger.
+"""FolderScan: compares a folder with the ledger, in small steps.
 
-A folder is watched before it is listed, so that what comes meanwhile is noticed or listed, or both."""
+A scan finds files that no notice reported: files that came while oncue was down, trees that were moved
+in, notices lost in an overflow. Each folder is watched before it is listed, so that a file that comes
+meanwhile is noticed, listed, or both.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +17,30 @@ from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.stability import FileKey
 from oncue.triggers.file.watch.base import Watch
 
-NOT_UTF8 = "its path is not UTF-8, which events cannot hold: rename it"
-STEP = 256  # entries looked at in one step
+NOT_UTF8 = "its path is not UTF-8, which an event cannot hold: rename it"
+STEP = 256  # entries of one step
 
-#: (folder, name, stat, what is remembered) of a file that is meant.
+#: Called with (folder, name, stat, ledger's entry) of each selected file.
 OnFile = Callable[[str, str, os.stat_result, KnownFile | None], None]
 OnSkip = Callable[[str, str], None]  # (path, why)
 
 
 class FolderScan:
-    """Iterating gives None after each step."""
+    """One scan of a folder and all below it. Iterate it: each item (None) is one step."""
 
-    def __init__(self, start: str, spec: FileSpec, watch: Watch, ledger: Ledger, met: OnFile, skip: OnSkip) -> None:
+    def __init__(
+        self, start: str, spec: FileSpec, watch: Watch, ledger: Ledger, on_file: OnFile, on_skip: OnSkip
+    ) -> None:
         self.start, self.full = start, not start
-        self.unwatched = 0  # folders that the kernel would not watch
-        self._spec, self._watch, self._ledger, self._met, self._skip = spec, watch, ledger, met, skip
-        self._todo = [start]
+        self.unwatched = 0  # folders that the kernel refused to watch
+        self._spec, self._watch, self._ledger, self._on_file, self._on_skip = spec, watch, ledger, on_file, on_skip
+        self._queue = [start]
         self._listed: set[str] = set()
         self._unread: list[str] = []
 
     def __iter__(self) -> Iterator[None]:
-        while self._todo:
-            folder = self._todo.pop()
+        while self._queue:
+            folder = self._queue.pop()
             if folder in self._listed or (folder and not self._spec.enter(folder)):
                 continue
             try:
@@ -49,12 +53,13 @@ class FolderScan:
                 if not folder:
                     raise
                 self._unread.append(folder)
-                self._skip(folder + "/", f"the folder cannot be read: {e.strerror}")
+                self._on_skip(folder + "/", f"the folder cannot be read: {e.strerror}")
             yield
         if self.full:
-            self._forget()
+            self._prune()
 
     def _add(self, folder: str) -> None:
+        """Watch a folder; count it when the kernel's limit of watches is reached."""
         try:
             self._watch.add(folder)
         except OSError as e:
@@ -63,8 +68,9 @@ class FolderScan:
             self.unwatched += 1
 
     def _list(self, folder: str) -> Iterator[None]:
-        remembered = self._ledger.listing(folder)
-        back: list[FileKey] = []
+        """List one folder: queue its subfolders, report its files, mark those that are gone."""
+        recorded = self._ledger.listing(folder)
+        returned: list[FileKey] = []
         count = 0
         with os.scandir(self._spec.root / folder) as entries:
             for entry in entries:
@@ -73,30 +79,30 @@ class FolderScan:
                     yield
                 name = entry.name
                 if not is_utf8(name):
-                    self._skip(f"{folder}/{name}" if folder else name, NOT_UTF8)
+                    self._on_skip(f"{folder}/{name}" if folder else name, NOT_UTF8)
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    self._todo.append(f"{folder}/{name}" if folder else name)
+                    self._queue.append(f"{folder}/{name}" if folder else name)
                     continue
-                known = remembered.pop(name, None)
+                known = recorded.pop(name, None)
                 if not self._spec.matches(folder, name) or (entry.is_symlink() and not self._spec.links):
                     continue
                 try:
                     st = entry.stat(follow_symlinks=self._spec.links)
                 except OSError:
-                    continue  # gone meanwhile, or a link to nowhere
+                    continue  # removed meanwhile, or a dangling link
                 if known is not None and known.gone_us:
-                    back.append((folder, name))
-                self._met(folder, name, st, known)
+                    returned.append((folder, name))
+                self._on_file(folder, name, st, known)
         self._listed.add(folder)
-        if back:
-            self._ledger.mark_present(back)
-        missing = [(folder, name) for name, found in remembered.items() if not found.gone_us]
+        if returned:
+            self._ledger.mark_present(returned)
+        missing = [(folder, name) for name, found in recorded.items() if not found.gone_us]
         if missing:
             self._ledger.mark_gone(missing, ids.now_us())
 
-    def _forget(self) -> None:
-        """Folders that are not there any more, and what has been gone for long."""
+    def _prune(self) -> None:
+        """Mark folders that are gone, and prune the ledger."""
         now_us = ids.now_us()
         unread = tuple(folder + "/" for folder in self._unread)
         for folder in self._ledger.folders():
@@ -106,8 +112,9 @@ class FolderScan:
 
 
 def is_utf8(path: str) -> bool:
-    """Whether an event can hold the path: it is JSON, which has no place for other names (Python holds their bytes as
-    surrogates)."""
+    """Return True if an event can hold the path.
+
+    Events are JSON. Python represents the bytes of other names as surrogates, which JSON cannot hold."""
     if path.isascii():
         return True
     try:

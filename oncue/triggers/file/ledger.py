@@ -1,13 +1,14 @@
-"""A file trigger's memory: which state of which file has fired, so that nothing is missed while oncue is down and
-nothing fires twice.
+"""Ledger: the durable record of which state of which file has fired.
 
-    pend(batch) ──► emit (elsewhere) ──► done(batch)
+    store_pending(batch) ──► emit (elsewhere) ──► complete(batch)
 
-A batch's events are stored before they are published and are published again, word for word, when the process died in
-between. One SQLite file, one writer: the watcher's thread. The lock is exclusive and stays, so that a second oncue on
-the same folder is told, and the write-ahead log needs no shared memory. Writes are not forced to the disk one by one:
-they outlive the process at once, and after a power cut the files' own facts give the same event ids again. Only the end of
-the first look is forced: nothing else tells later which files were there before.
+With it no file is missed while oncue is down, and none fires twice. A batch's events are stored before
+they are published; if the process dies in between, the same events are published again.
+
+One SQLite file, one writer: the watcher's thread. The lock is exclusive and held, so that a second oncue
+on the same folder is refused, and the write-ahead log needs no shared memory. Writes are not synced one by
+one: they survive the process at once, and after a power cut the files' own facts give the same event ids
+again. Only the end of the initial scan is synced: nothing else records which files existed before.
 """
 
 from __future__ import annotations
@@ -25,21 +26,20 @@ from oncue.errors import Conflict, LogError
 from oncue.protocol.records import Event
 from oncue.triggers.file.stability import FileKey, Fingerprint
 
-FIRED, EXISTING, SKIPPED_FILE = range(
-    3
-)  # published; was there before the trigger; not wanted, for a reason that was told
-PART = 2_000  # rows at once
-KEEP_GONE = 1_000_000  # files that are gone and still remembered, at most
-ANY_INODE = 0  # another machine has seen the file, which may know it by another number
+#: Published; existed before the trigger; skipped by `ready`, or its event was refused.
+FIRED, EXISTING, SKIPPED_FILE = range(3)
+PART = 2_000  # rows in one part
+KEEP_GONE = 1_000_000  # most files that are gone and still recorded
+ANY_INODE = 0  # the row is another machine's, which may see another inode number
 KEEP_GONE_US = 30 * 86_400 * 1_000_000
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (  -- the last state of each file that was dealt with
+CREATE TABLE IF NOT EXISTS files (  -- the last handled state of each file
     folder TEXT NOT NULL, name TEXT NOT NULL,
-    state INTEGER NOT NULL,          -- 0 fired, 1 known, 2 passed over
+    state INTEGER NOT NULL,          -- 0 fired, 1 existed, 2 skipped
     ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     at_us INTEGER NOT NULL,
-    gone_us INTEGER NOT NULL DEFAULT 0,  -- when a scan missed it first
+    gone_us INTEGER NOT NULL DEFAULT 0,  -- when a scan first missed it
     PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS gone ON files (gone_us) WHERE gone_us > 0;
@@ -69,7 +69,7 @@ JOIN files AS f ON f.folder = json_extract(wanted.value, '$[0]') AND f.name = js
 
 
 class FileRow(NamedTuple):
-    """What is stored of a file."""
+    """The ledger's row of one file."""
 
     folder: str
     name: str
@@ -81,7 +81,7 @@ class FileRow(NamedTuple):
 
 
 class KnownFile(NamedTuple):
-    """What is remembered of a file."""
+    """The ledger's entry of a file, as `find` and `listing` return it."""
 
     state: int
     seen: Fingerprint
@@ -89,12 +89,12 @@ class KnownFile(NamedTuple):
     gone_us: int
 
     def is_same(self, seen: Fingerprint) -> bool:
-        """Whether this is the state that is remembered."""
+        """Return True if this is the recorded state."""
         return self.seen == seen or (self.seen.ino == ANY_INODE and self.seen[1:] == seen[1:])
 
 
 class LedgerListener(Protocol):
-    """Hears of what is remembered and forgotten, in order, in the ledger's thread."""
+    """Gets each change of the ledger, in order, in the ledger's thread."""
 
     def rows(self, rows: Sequence[FileRow]) -> None: ...
 
@@ -104,7 +104,7 @@ class LedgerListener(Protocol):
 
 
 class PendingBatch(msgspec.Struct, frozen=True, array_like=True):
-    """A batch on its way."""
+    """A batch that is being published."""
 
     rows: list[FileRow]
     events: list[Event]
@@ -116,10 +116,10 @@ _json = msgspec.json.Encoder().encode
 
 
 class Ledger:
-    """Errors of SQLite (full disk ...) come as sqlite3.Error; nothing of the failed call is stored then."""
+    """Methods raise sqlite3.Error (full disk ...); a failed call stores nothing."""
 
     def __init__(self, path: Path, listener: LedgerListener | None = None) -> None:
-        """Raises Conflict when another process has it open, LogError when the file is damaged."""
+        """Open the file. Raises Conflict if another process has it open, LogError if it is damaged."""
         self._path, self._listener = path, listener
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
@@ -140,7 +140,7 @@ class Ledger:
             self._db.close()
             raise LogError(
                 f"the ledger {path} is damaged: {e}",
-                remedy="move it away: the trigger then starts afresh, and takes what is in its folder as seen",
+                remedy="move it away: the trigger then starts anew, and the files in its folder count as existing",
             ) from None
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class Ledger:
         self._db.execute("INSERT INTO pending VALUES (?, ?)", (batch, _encode(pending)))
 
     def complete(self, batch: int, rows: Sequence[FileRow]) -> None:
-        """The batch was published (`rows` may say of some that they were passed over after all)."""
+        """Record a published batch. In `rows`, events that were refused have the state SKIPPED_FILE."""
         with self._transaction():
             self._db.execute("DELETE FROM pending WHERE batch = ?", (batch,))
             self._db.execute(_STORE, (_text(rows),))
@@ -160,7 +160,7 @@ class Ledger:
             self._listener.rows(rows)
 
     def pending(self) -> list[tuple[int, PendingBatch]]:
-        """What an earlier process left on its way, oldest first."""
+        """Return the batches that an earlier process did not complete, oldest first."""
         rows = self._db.execute("SELECT batch, body FROM pending ORDER BY batch").fetchall()
         return [(batch, _decode(body)) for batch, body in rows]
 
@@ -173,21 +173,21 @@ class Ledger:
                 self._listener.rows(rows)
 
     def store_unknown(self, rows: Sequence[FileRow]) -> int:
-        """Those of which nothing is remembered yet; gives how many they were."""
+        """Store the rows of files not recorded yet; return their number."""
         stored = set(self._db.execute(_STORE_UNKNOWN, (_text(rows),)).fetchall()) if rows else set()
         if stored and self._listener:
             self._listener.rows([row for row in rows if row[:2] in stored])
         return len(stored)
 
     def find(self, keys: Sequence[FileKey]) -> dict[FileKey, KnownFile]:
-        """What is remembered of these; the unknown are not in the answer."""
+        """Return the entries of these files; unknown files have none."""
         if len(keys) == 1:
             one = self._db.execute(_FIND, keys[0]).fetchone()
             return {keys[0]: _found(*one)} if one else {}
         return {(f, n): _found(*rest) for f, n, *rest in self._db.execute(_FIND_MANY, (_text(keys),)).fetchall()}
 
     def listing(self, folder: str) -> dict[str, KnownFile]:
-        """All that is remembered of one folder, by name."""
+        """Return the entries of one folder, by name."""
         rows = self._db.execute(
             "SELECT name, state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ?", (folder,)
         ).fetchall()
@@ -197,18 +197,18 @@ class Ledger:
         return [f for (f,) in self._db.execute("SELECT DISTINCT folder FROM files WHERE gone_us = 0").fetchall()]
 
     def mark_gone(self, keys: Iterable[FileKey], at_us: int) -> None:
-        """A scan missed these. They are kept for a while: an unmounted disk comes back with the same files."""
+        """Mark files that a scan missed. They stay recorded: an unmounted disk may come back with them."""
         self._db.execute(f"UPDATE files SET gone_us = ? WHERE gone_us = 0 AND {_THESE}", (at_us, _text(list(keys))))
 
     def mark_folder_gone(self, folder: str, at_us: int) -> None:
         self._db.execute("UPDATE files SET gone_us = ? WHERE folder = ? AND gone_us = 0", (at_us, folder))
 
     def mark_present(self, keys: Iterable[FileKey]) -> None:
-        """These are there again, unchanged."""
+        """Clear the mark of files that are back, unchanged."""
         self._db.execute(f"UPDATE files SET gone_us = 0 WHERE {_THESE}", (_text(list(keys)),))
 
     def prune(self, now_us: int, keep: int = KEEP_GONE) -> None:
-        """Drop what is gone for long, and the oldest of too many."""
+        """Delete files gone for KEEP_GONE_US, and the oldest beyond `keep`."""
         limit = self._db.execute(
             "SELECT gone_us FROM files WHERE gone_us > 0 ORDER BY gone_us DESC LIMIT 1 OFFSET ?", (keep,)
         ).fetchone()
@@ -220,21 +220,21 @@ class Ledger:
             self._listener.forgotten(keys)
 
     def count(self, state: int | None = None) -> int:
-        """How many files are remembered (in this state)."""
+        """Return the number of files recorded (in this state)."""
         which = "" if state is None else "WHERE state = ?"
         return int(self._db.execute(f"SELECT count(*) FROM files {which}", (state,) * bool(which)).fetchone()[0])
 
-    # ------------------------------------------------------------ as other servers remember it
+    # ------------------------------------------------------------ replication
 
     def merge(self, rows: Sequence[FileRow], forgotten: Sequence[FileKey], meta: Mapping[str, str]) -> None:
-        """What is newer than what is remembered here; nobody hears of it. `meta` has to be the newest."""
+        """Store the newer of these rows, without a call to the listener. `meta` must be the newest."""
         with self._transaction():
             self._db.execute(_STORE_NEWER, (_text(rows),))
             self._db.execute(f"DELETE FROM files WHERE {_THESE}", (_text(forgotten),))
             self._set_meta(meta)
 
     def all_rows(self) -> Iterator[list[FileRow]]:
-        """In parts."""
+        """Iterate over all rows, in parts."""
         found = self._db.execute("SELECT folder, name, state, ino, size, mtime_ns, at_us FROM files")
         while part := found.fetchmany(PART):
             yield [FileRow(*row) for row in part]
@@ -254,14 +254,14 @@ class Ledger:
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
     def commit_meta(self, **values: str) -> None:
-        """Set these, and force all that was stored so far to the disk: it is there after a power cut."""
+        """Set these and sync all that was stored so far: it survives a power cut."""
         self._db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the whole log at the end of a transaction
         try:
             with self._transaction():
                 self.set_meta(**values)
         finally:
             self._db.execute("PRAGMA synchronous=NORMAL")
-        for folder in (self._path.parent, self._path.parent.parent):  # new ones, perhaps
+        for folder in (self._path.parent, self._path.parent.parent):  # they may be new
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(fd)

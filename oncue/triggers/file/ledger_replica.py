@@ -1,11 +1,13 @@
-"""A ledger's copy in the trigger's memory: the server that runs the trigger next goes on with it.
+"""LedgerReplica: copies a ledger to the trigger's replicated state, and back.
 
-    watcher's thread: ledger ──rows, meta──► queue ──parts──► Memory.keep
-    before the watcher starts: Memory.load ──what is newer──► ledger
+The server that runs the trigger next resumes from the copy.
 
-The copy comes a little behind. What it lacks after a `kill -9` fires again with the same event ids; only the end of the first
-look is waited for (`flush`), since nothing else tells which files were there before. Where the log knows nothing of a ledger
-that has memory, it is told all of it.
+    watcher's thread: ledger ──rows, meta──► queue ──parts──► ReplicatedState.persist
+    before the watcher starts: ReplicatedState.load ──newer rows──► ledger
+
+The copy lags a little. Files that it lacks after a `kill -9` fire again with the same event ids. Only the
+end of the initial scan is waited for (`flush`): nothing else records which files existed before. If the
+replicated state is empty and the ledger is not, all of the ledger is uploaded.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from oncue.triggers.base import ReplicatedState
 from oncue.triggers.file.ledger import ANY_INODE, PART, FileRow, Ledger
 from oncue.triggers.file.stability import FileKey
 
-POSITION = "copied"  # meta: up to where the ledger has what the memory has
+POSITION = "copied"  # meta: position in the replicated state up to which the ledger has its entries
 RETRY_S, CLOSE_S = 1.0, 2.0
 Entry = tuple[bytes, bytes]
 _FILE, _META = b"f", b"m"
@@ -31,26 +33,27 @@ _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int]).decode
 
 
 class LedgerReplica:
-    """`restore`, then `run` as a task. `folder` names the watched folder: a trigger may have been given another."""
+    """A LedgerListener. Call `restore`, then start `run` as a task."""
 
     def __init__(self, state: ReplicatedState, folder: str) -> None:
+        """`folder` identifies the watched folder: a deploy may give the trigger another one."""
         self._state, self._prefix = state, folder.encode() + b"\0"
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[list[Entry]] = asyncio.Queue()
 
     async def restore(self, path: Path) -> None:
-        """Raises Conflict, LogError, sqlite3.Error."""
+        """Merge the replicated state into the ledger. Raises Conflict, LogError, sqlite3.Error."""
         ledger = await asyncio.to_thread(Ledger, path)
         try:
             known = from_start = False
             meta: dict[str, str] = {}
             position = ledger.meta(POSITION)
             async for chunk in self._state.load(position):
-                rows, gone, more = self._read(chunk.entries)
+                rows, forgotten, more = self._parse(chunk.entries)
                 meta |= more
                 known, from_start, position = known or bool(rows or more), chunk.from_start, chunk.position
-                if rows or gone:
-                    await asyncio.to_thread(ledger.merge, rows, gone, {})
+                if rows or forgotten:
+                    await asyncio.to_thread(ledger.merge, rows, forgotten, {})
             if from_start and not known:
                 await self._upload_all(ledger)
             await asyncio.to_thread(ledger.merge, (), (), meta | {POSITION: position})
@@ -59,11 +62,12 @@ class LedgerReplica:
 
     async def _upload_all(self, ledger: Ledger) -> None:
         for part in ledger.all_rows():
-            await self._state.persist(self._of_rows(part))
+            await self._state.persist(self._row_entries(part))
         if meta := {key: text for key in ("selects", "looking") if (text := ledger.meta(key))}:
-            await self._state.persist(self._of_meta(meta))
+            await self._state.persist(self._meta_entries(meta))
 
     async def run(self) -> None:
+        """Upload queued entries, until cancelled."""
         while True:
             parts = [await self._queue.get()]
             while not self._queue.empty() and sum(map(len, parts)) < PART:
@@ -76,11 +80,11 @@ class LedgerReplica:
         while True:
             try:
                 return await self._state.persist(entries)
-            except (OncueError, OSError):  # events cannot be stored either, which is told
+            except (OncueError, OSError):  # events cannot be stored either, and the status says so
                 await asyncio.sleep(RETRY_S)
 
     async def close(self, running: asyncio.Task[None]) -> None:
-        """When the watcher has ended; what could not be chunk in time fires again elsewhere, with the same ids."""
+        """Flush for CLOSE_S at most, after the watcher has ended, and cancel `run`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self.flush()
@@ -88,36 +92,36 @@ class LedgerReplica:
         await asyncio.gather(running, return_exceptions=True)
 
     async def flush(self) -> None:
-        """What was told so far is in the memory."""
+        """Wait until the entries queued so far are in the replicated state."""
         await self._queue.join()
 
-    # ------------------------------------------------------------ a Listener, in the watcher's thread
+    # ------------------------------------------------------------ LedgerListener, in the watcher's thread
 
     def rows(self, rows: Sequence[FileRow]) -> None:
-        self._put(self._of_rows(rows))
+        self._enqueue(self._row_entries(rows))
 
     def forgotten(self, keys: Sequence[FileKey]) -> None:
-        self._put([(self._file(*key), b"") for key in keys])
+        self._enqueue([(self._file(*key), b"") for key in keys])
 
     def meta(self, values: Mapping[str, str]) -> None:
-        self._put(self._of_meta(values))
+        self._enqueue(self._meta_entries(values))
 
-    def _put(self, entries: list[Entry]) -> None:
+    def _enqueue(self, entries: list[Entry]) -> None:
         self._loop.call_soon_threadsafe(self._queue.put_nowait, entries)
 
     # ------------------------------------------------------------ entries
 
-    def _of_rows(self, rows: Sequence[FileRow]) -> list[Entry]:
+    def _row_entries(self, rows: Sequence[FileRow]) -> list[Entry]:
         return [(self._file(r.folder, r.name), _encode((r.state, r.size, r.mtime_ns, r.at_us))) for r in rows]
 
-    def _of_meta(self, values: Mapping[str, str]) -> list[Entry]:
+    def _meta_entries(self, values: Mapping[str, str]) -> list[Entry]:
         return [(self._prefix + _META + key.encode(), text.encode() or b" ") for key, text in values.items()]
 
     def _file(self, folder: str, name: str) -> bytes:
         return self._prefix + _FILE + f"{folder}\0{name}".encode()
 
-    def _read(self, entries: Sequence[Entry]) -> tuple[list[FileRow], list[FileKey], dict[str, str]]:
-        """(rows, keys that are forgotten, meta): the newest of each; what belongs to other folders is left out."""
+    def _parse(self, entries: Sequence[Entry]) -> tuple[list[FileRow], list[FileKey], dict[str, str]]:
+        """Return (rows, forgotten keys, meta), the newest of each; skip entries of other folders."""
         rows: dict[FileKey, FileRow | None] = {}
         meta: dict[str, str] = {}
         for key, value in entries:

@@ -1,4 +1,4 @@
-"""A file trigger's keys in a rule file, and what they mean once read."""
+"""Options of `kind: file`: the keys in a rule file (FileOptions), and their checked form (FileSpec)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ _BITS = {"close_write": CLOSED, "rename": RENAMED}
 
 
 class ReadyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a file is complete: all that is given must hold. `close_write`: its writer closed it. `rename`: it was
-    renamed (or linked) to its name. `any`: one of these is enough. `stable`: it has not changed for so long since."""
+    """Conditions for a complete file; all that are given must hold.
+
+    `close_write`: its writer closed it. `rename`: it was renamed (or linked) to its name. `any`: one of
+    these is enough. `stable`: it has not changed for so long since."""
 
     close_write: bool = False
     rename: bool = False
@@ -31,23 +33,25 @@ class ReadyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`kind: file`. Paths that globs see are relative to `path`; `ignore` globs without a slash go for the name of a
-    file or of a folder on the way to it."""
+    """Keys of `kind: file` in a rule file.
+
+    Globs match the path relative to `path`. An `ignore` glob without a slash matches the name of the
+    file, or of a folder on the way to it."""
 
     path: str  # the folder
     glob: str = "**/*"
     ignore: tuple[str, ...] = IGNORED
     ready: ReadyOptions | None = None  # default: {any: [close_write, rename]}
     refire: Literal["changed", "never"] = "changed"
-    existing: bool = False  # whether files fire that are there when the trigger is first deployed
-    #: Where an event has what is relative to the folder: it never begins with a slash.
+    existing: bool = False  # files fire that exist when the trigger is first deployed
+    #: Event fields that are relative to the folder: they never begin with a slash.
     RELATIVE: ClassVar[tuple[str, ...]] = ("subject", "data.relative", "data.name", "data.stem")
 
     symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
-    rescan: str | int | float | None = None  # look for what nobody told of; default: 5m, on network mounts 10s
+    rescan: str | int | float | None = None  # interval of full scans; default: 5m, on network mounts 10s
 
     def __post_init__(self) -> None:
-        """So that a deploy refuses what no trigger could run with."""
+        """Check the options, so that a deploy refuses wrong ones."""
         try:
             read_options("", self)
         except Invalid as e:
@@ -55,23 +59,23 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class FileSpec(msgspec.Struct, frozen=True):
-    """The options, checked."""
+    """Checked options."""
 
     root: Path
-    required: int  # bits of base.py
+    required: int  # kinds of notices (watch/base.py)
     any: int
     stable_s: float
     never: bool  # refire: never
     existing: bool
     links: bool
     rescan_s: float  # 0: by the filesystem
-    matches: Callable[[str, str], bool]  # (folder, name): is this file meant?
-    enter: Callable[[str], bool]  # may this folder hold files that are meant?
-    selects: str  # the globs as text: when it changes, other files are meant
+    matches: Callable[[str, str], bool]  # (folder, name) -> the globs select the file
+    enter: Callable[[str], bool]  # folder -> it may hold selected files
+    selects: str  # the globs as text; a change selects other files
 
     @property
     def wants(self) -> str:
-        """What `ready` asks for, in words."""
+        """The conditions of `ready`, in words."""
         parts = [name for name, bit in _BITS.items() if self.required & bit]
         if self.any:
             parts.append(" or ".join(name for name, bit in _BITS.items() if self.any & bit))
@@ -81,7 +85,7 @@ class FileSpec(msgspec.Struct, frozen=True):
 
 
 def read_options(name: str, options: FileOptions) -> FileSpec:
-    """Raises Invalid, naming trigger and key."""
+    """Check the options. Raises Invalid, which names the trigger and the key."""
     place = f"trigger {name!r}: " if name else ""
     if not options.path or "\0" in options.path:
         raise Invalid(f"{place}path is not the name of a folder", remedy="write path: /data/2bm")
@@ -94,7 +98,7 @@ def read_options(name: str, options: FileOptions) -> FileSpec:
     _check_relative(place + "glob", options.glob, options.path)
     if not options.glob or options.glob.endswith("/"):
         raise Invalid(
-            f"{place}glob: {options.glob!r} never matches: no file's path is so",
+            f"{place}glob: {options.glob!r} never matches: no path of a file looks like that",
             remedy='leave it out for all files, or write glob: "**/*.h5"',
         )
     for glob in options.ignore:
@@ -119,7 +123,7 @@ def read_options(name: str, options: FileOptions) -> FileSpec:
 
 
 def _check_relative(place: str, glob: str, folder: str) -> None:
-    """Raises Invalid for a glob that no path in the folder can match."""
+    """Raises Invalid if no path in the folder can match the glob."""
     rest = never_relative(glob)
     if rest is None:
         return
@@ -132,7 +136,7 @@ def _check_relative(place: str, glob: str, folder: str) -> None:
 
 
 def selection(glob: str, ignore: tuple[str, ...]) -> tuple[Callable[[str, str], bool], Callable[[str], bool]]:
-    """(matches(folder, name), enter(folder)). Raises Invalid."""
+    """Compile the globs to (matches(folder, name), enter(folder)). Raises Invalid."""
     depth = max_depth(glob)
     if glob in EVERYTHING:
         by_name, by_path = None, None
@@ -163,8 +167,9 @@ def selection(glob: str, ignore: tuple[str, ...]) -> tuple[Callable[[str, str], 
 
 
 def _one(globs: list[str]) -> Callable[[str], bool]:
-    """Whether a text matches any of the globs. `*.h5` and `.*` are plain comparisons: an expression costs microseconds,
-    for each file of a burst."""
+    """Return a function that is True for a text that matches any of the globs.
+
+    `*.h5` and `.*` become plain comparisons: an expression costs microseconds for each file of a burst."""
     if not globs:
         return _nothing
     for glob in globs:

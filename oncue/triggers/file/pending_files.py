@@ -1,8 +1,8 @@
-"""What was noticed below the watched folder and is not decided yet. Used in the watcher's thread only.
+"""PendingFiles: files that were noticed below the watched folder and are not decided yet.
 
-watch ──notices──► take ──► noticed ──► (watcher: batches)
-walk  ──────────► found ──►    ▲
-                               └── requeue_due: settling files that are due, created ones that nobody closed
+watch ──notices──► apply ──► noticed ──► (watcher: batches)
+scan  ──────────► add_found ──► ▲
+                                └── requeue_due: waiting files that are due, files created and never closed
 """
 
 from __future__ import annotations
@@ -32,28 +32,30 @@ from oncue.triggers.file.watch.base import (
 )
 
 BATCH = 1_000  # files in one batch
-MAX_NOTICED = 200_000  # files remembered as noticed; beyond, a walk finds them
-WALK_ROOM = 4 * BATCH  # a walk pauses while so many wait
+MAX_NOTICED = 200_000  # pending files; a full scan finds those beyond
+SCAN_ROOM = 4 * BATCH  # scans pause while so many files are pending
 MAX_REPORTED = 10_000
-LINK_S = 0.2  # how long after its creation a file that nobody closed is looked at: a link?
+LINK_S = 0.2  # a created file that was not closed for so long may be a link
 
 
 class FolderGone(OSError):
-    """The watched folder went away."""
+    """The watched folder was moved, removed or unmounted."""
 
 
 class PendingFiles:
+    """Collects notices and found files. Used in the watcher's thread only."""
+
     def __init__(self, spec: FileSpec, evaluator: FileEvaluator, activity: ActivityLog) -> None:
         self.noticed: dict[FileKey, PendingFile] = {}
-        self.lost_notices = False  # everything has to be looked at
-        self._created: dict[FileKey, float] = {}  # and when they are looked at, in monotonic seconds
+        self.lost_notices = False  # a full scan is needed
+        self._created: dict[FileKey, float] = {}  # -> when the file is checked, in monotonic seconds
         self._spec, self._evaluator, self._activity = spec, evaluator, activity
         self._reported: set[str] = set()
 
     def apply(self, notices: Iterable[Notice]) -> list[str]:
-        """Gives the folders that are new, or have a new name. Raises Gone."""
+        """Add the files of these notices; return new and renamed folders. Raises FolderGone."""
         matches, noticed = self._spec.matches, self.noticed
-        entered: list[str] = []
+        added: list[str] = []
         for kind, folder, name, at_us in notices:
             if not (is_utf8(name) and is_utf8(folder)):
                 self.report_once(f"{folder}/{name}" if folder else name, NOT_UTF8)
@@ -68,32 +70,37 @@ class PendingFiles:
             elif kind == CREATED:
                 self._created[folder, name] = time.monotonic() + LINK_S
             elif kind == FOLDER_ADDED:
-                entered.append(folder)
+                added.append(folder)
             elif kind == OVERFLOW:
                 self.lost_notices = True
-                self._activity.record_waiting(".", "the kernel lost notices: everything is looked at again")
+                self._activity.record_waiting(".", "the kernel lost notices: the whole folder is scanned again")
             elif kind == ROOT_GONE:
                 raise FolderGone(2, "the folder was moved, removed or unmounted", os.fspath(self._spec.root))
+        self._limit()
+        return added
+
+    def _limit(self) -> None:
+        """Drop the oldest files beyond the limits; a full scan finds them again."""
+        noticed = self.noticed
         if len(noticed) > MAX_NOTICED:
             self.lost_notices = True
             for key in list(islice(noticed, len(noticed) - MAX_NOTICED)):
                 del noticed[key]
         if len(self._created) > MAX_NOTICED:
             self._created.clear()
-        return entered
 
     def add_found(self, key: FileKey) -> None:
-        """A walk met it."""
+        """Add a file that a scan found."""
         self.noticed[key] = PendingFile(FOUND, ids.now_us(), None)
 
     def requeue_due(self, now: float) -> None:
-        """Files that have kept still, or may have; and those that were created and not closed: links?"""
-        if len(self._evaluator.stability) and len(self.noticed) < WALK_ROOM:
+        """Move waiting files that are due, and created files that were not closed, to `noticed`."""
+        if len(self._evaluator.stability) and len(self.noticed) < SCAN_ROOM:
             for key, waiting in self._evaluator.stability.pop_due(now, BATCH):
                 self.noticed[key] = PendingFile(
                     waiting.bits, waiting.at_us, waiting.seen if waiting.still else None, not waiting.still
                 )
-        while self._created:  # in the order of their time
+        while self._created:  # ordered by time
             key, due = next(iter(self._created.items()))
             if due > now:
                 break
@@ -102,6 +109,7 @@ class PendingFiles:
                 self._created_unclosed(key)
 
     def _created_unclosed(self, key: FileKey) -> None:
+        """Add a created file that was not closed: a link, or a file that only `stable` waits for."""
         try:
             st = os.lstat(self._evaluator.path(key))
         except OSError:
@@ -113,24 +121,24 @@ class PendingFiles:
             self.noticed.setdefault(key, PendingFile(FOUND, at_us, None))
 
     def due_s(self, now: float) -> float | None:
-        """How long until `requeue_due` has something to do; None: nothing waits."""
+        """Return the seconds until `requeue_due` has work; None if no file waits."""
         waits = [LINK_S] if self._created else []
         due = self._evaluator.stability.next_due()
-        if due is not None and len(self.noticed) < WALK_ROOM:
+        if due is not None and len(self.noticed) < SCAN_ROOM:
             waits.append(due - now)
         return min(waits, default=None)
 
     def contains(self, key: FileKey) -> bool:
-        """Whether it is being dealt with."""
+        """Return True if the file is pending or waits."""
         return key in self.noticed or key in self._evaluator.stability
 
     @property
     def has_room(self) -> bool:
-        """Whether walks may find more."""
-        return len(self.noticed) < WALK_ROOM and len(self._evaluator.stability) < MAX_NOTICED
+        """True if scans may add files."""
+        return len(self.noticed) < SCAN_ROOM and len(self._evaluator.stability) < MAX_NOTICED
 
     def report_once(self, path: str, why: str) -> None:
-        """For what each walk meets again."""
+        """Record as skipped, at its first call only: each scan meets the path again."""
         if path not in self._reported and len(self._reported) < MAX_REPORTED:
             self._reported.add(path)
             self._activity.record_skipped(path, why)

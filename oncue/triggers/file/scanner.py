@@ -1,5 +1,8 @@
-"""The walks of one session, one after another in small steps: of everything (the first look, then again and again), and
-of folders that are new. What they meet is old (see baseline.py), or dealt with, or has arrived."""
+"""Scanner: runs the folder scans of a session, one at a time, in small steps.
+
+Full scans (the initial one, then periodic ones) and scans of new folders. A file that a scan finds
+existed before the trigger (baseline.py), is already handled, or is new.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.stability import fingerprint
 from oncue.triggers.file.watch.base import Watch
 
-WALK_STEP_S = 0.02  # at once
+SCAN_STEP_S = 0.02  # longest step
 RESCAN_S, RESCAN_NETWORK_S, RESCAN_UNWATCHED_S = 300.0, 10.0, 30.0
-RESCAN_SHARE = 50  # a walk takes at most one part in so many of the time
+RESCAN_SHARE = 50  # full scans take at most one part in so many of the time
 
 
 class Scanner:
-    """Used in the watcher's thread only."""
+    """Owns the queue of scans. Used in the watcher's thread only."""
 
     def __init__(
         self,
@@ -36,67 +39,67 @@ class Scanner:
         pending_files: PendingFiles,
         evaluator: FileEvaluator,
     ) -> None:
-        self.unwatched = 0  # folders that the kernel would not watch
-        self.existing = 0  # files met that were there before
+        self.unwatched = 0  # folders that the kernel refused to watch
+        self.existing = 0  # existing files found
         self._spec, self._watch, self._ledger = spec, watch, ledger
         self._baseline, self._pending_files, self._evaluator = baseline, pending_files, evaluator
-        self._walks: deque[tuple[FolderScan, Iterator[None], float]] = deque()
-        self._next = 0.0  # when everything is walked again
-        self._was_there: list[FileRow] = []  # met by the step, not yet in the ledger
+        self._scans: deque[tuple[FolderScan, Iterator[None], float]] = deque()
+        self._next = 0.0  # when the next full scan begins
+        self._existing_rows: list[FileRow] = []  # found in this step, not in the ledger yet
         self.enter("")
 
     def enter(self, folder: str) -> None:
-        """FolderScan this folder ("": everything), after those that were asked for before."""
+        """Queue a scan of this folder; "": a full scan."""
         if folder and not self._spec.enter(folder):
             return
-        if any(walk.full and began == 0.0 for walk, _, began in self._walks):
-            return  # one that has not begun finds it
-        walk = FolderScan(folder, self._spec, self._watch, self._ledger, self._met, self._pending_files.report_once)
-        self._walks.append((walk, iter(walk), 0.0))
+        if any(scan.full and began == 0.0 for scan, _, began in self._scans):
+            return  # a full scan that has not begun covers it
+        scan = FolderScan(folder, self._spec, self._watch, self._ledger, self._on_file, self._pending_files.report_once)
+        self._scans.append((scan, iter(scan), 0.0))
 
     def due_s(self, now: float) -> float | None:
-        """How long until `step` has something to do; None: until there is room."""
+        """Return the seconds until `step` has work; None while there is no room."""
         if not self._pending_files.has_room:
             return None
-        return 0.0 if self._walks or self._pending_files.lost_notices else self._next - now
+        return 0.0 if self._scans or self._pending_files.lost_notices else self._next - now
 
     def step(self, now: float) -> bool:
-        """A little of the walk that is due, if there is room; True when one of everything has ended."""
+        """Run one step of the first scan, if there is room; return True when a full scan ended."""
         if not self._pending_files.has_room:
             return False
-        if not self._walks:
+        if not self._scans:
             if now < self._next and not self._pending_files.lost_notices:
                 return False
             self._pending_files.lost_notices = False
             self.enter("")
-        walk, steps, began = self._walks[0]
+        scan, steps, began = self._scans[0]
         if not began:
             began = now
-            self._walks[0] = (walk, steps, began)
+            self._scans[0] = (scan, steps, began)
         ended = False
-        while not ended and self._pending_files.has_room and time.monotonic() - now < WALK_STEP_S:
+        while not ended and self._pending_files.has_room and time.monotonic() - now < SCAN_STEP_S:
             ended = next(steps, self) is self
-        if self._was_there:
-            self.existing += self._ledger.store_unknown(self._was_there)
-            self._was_there = []
+        if self._existing_rows:
+            self.existing += self._ledger.store_unknown(self._existing_rows)
+            self._existing_rows = []
         if not ended:
             return False
-        self._walks.popleft()
-        if walk.full:
-            self.unwatched = walk.unwatched
+        self._scans.popleft()
+        if scan.full:
+            self.unwatched = scan.unwatched
             ended_at = time.monotonic()
             self._next = ended_at + max(self.rescan_s, RESCAN_SHARE * (ended_at - began))
-        return walk.full
+        return scan.full
 
     @property
     def rescan_s(self) -> float:
-        """Seconds between walks of everything."""
+        """Seconds between full scans."""
         if self._spec.rescan_s:
             return self._spec.rescan_s
         return RESCAN_NETWORK_S if self._evaluator.network else RESCAN_UNWATCHED_S if self.unwatched else RESCAN_S
 
-    def _met(self, folder: str, name: str, st: os.stat_result, known: KnownFile | None) -> None:
-        """A walk met a file that is meant."""
+    def _on_file(self, folder: str, name: str, st: os.stat_result, known: KnownFile | None) -> None:
+        """Handle a selected file that a scan found."""
         if not stat.S_ISREG(st.st_mode):
             return
         key, seen = (folder, name), fingerprint(st)
@@ -104,11 +107,11 @@ class Scanner:
             if known.is_same(seen) or (known.state == FIRED and self._spec.never):
                 return
         elif (
-            not self._pending_files.contains(key)  # what was noticed has come since
+            not self._pending_files.contains(key)  # it was noticed, so it came after the deploy
             and key not in self._evaluator.in_flight
             and self._baseline.existed(folder, name, st, lambda: self._evaluator.writers(key))
         ):
-            self._was_there.append(FileRow(*key, EXISTING, *seen, ids.now_us()))
+            self._existing_rows.append(FileRow(*key, EXISTING, *seen, ids.now_us()))
             return
         if not self._pending_files.contains(key) and self._evaluator.in_flight.get(key) != seen:
             self._pending_files.add_found(key)

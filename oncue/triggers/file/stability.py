@@ -1,4 +1,4 @@
-"""Is a file complete? Its fingerprint, whether somebody still writes, and the files that have to keep still first."""
+"""Completeness of files: fingerprints, open writers, and the queue of files that must stay unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FileKey = tuple[str, str]  # (folder relative to the watched one, name)
 
 
 class Fingerprint(NamedTuple):
-    """What tells one state of a file from another. The device is not in it: its number changes with each mount."""
+    """Identity of one state of a file. Without the device: its number changes with each mount."""
 
     ino: int
     size: int
@@ -22,15 +22,17 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprint(st: os.stat_result) -> Fingerprint:
+    """Return the fingerprint of a stat result."""
     ino = st.st_ino if st.st_ino < 1 << 63 else st.st_ino - (1 << 64)  # SQLite's integers are signed
     return Fingerprint(ino, st.st_size, st.st_mtime_ns)
 
 
 def open_for_writing(path: str) -> bool | None:
-    """Whether any process of this machine has the file open for writing; None where the kernel does not say.
+    """Return True if a process of this machine has the file open for writing; None: unknown.
 
-    Linux grants a read lease only on a file that nobody has open for writing (fcntl(2), F_SETLEASE), to the file's
-    owner or to root. The lease is given back at once; a writer that opens meanwhile waits those microseconds."""
+    Linux grants a read lease only on a file that nobody has open for writing (fcntl(2), F_SETLEASE), to
+    the file's owner or to root. The lease is released at once; a writer that opens the file meanwhile
+    waits those microseconds."""
     if sys.platform != "linux":
         return None
     import fcntl
@@ -42,7 +44,7 @@ def open_for_writing(path: str) -> bool | None:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
-        # A broken lease sends SIGIO, which would end the process; SIGURG is ignored unless somebody asked for it.
+        # A broken lease sends SIGIO, which would end the process; SIGURG is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -54,17 +56,17 @@ def open_for_writing(path: str) -> bool | None:
 
 
 class WaitingFile(NamedTuple):
-    """A file that is looked at again when due."""
+    """A file that is checked again when due."""
 
-    bits: int  # what was noticed of it so far, see base.py
+    bits: int  # kinds of all its notices so far (watch/base.py)
     at_us: int  # when it was noticed first
     seen: Fingerprint
     due: float  # monotonic seconds
-    still: bool  # True: ready if it is unchanged when due; False: judged afresh then (somebody writes)
+    still: bool  # True: ready if unchanged when due; False: evaluated anew (it was open for writing)
 
 
 class StabilityQueue:
-    """The waiting files, by when they are due."""
+    """Waiting files, ordered by due time."""
 
     def __init__(self) -> None:
         self._files: dict[FileKey, WaitingFile] = {}
@@ -79,14 +81,17 @@ class StabilityQueue:
     def get(self, key: FileKey) -> WaitingFile | None:
         return self._files.get(key)
 
-    def put(self, key: FileKey, waiting: WaitingFile) -> None:
+    def push(self, key: FileKey, waiting: WaitingFile) -> None:
+        """Add a file, or replace its entry."""
         self._files[key] = waiting
         heapq.heappush(self._heap, (waiting.due, key))
 
     def pop(self, key: FileKey) -> WaitingFile | None:
-        return self._files.pop(key, None)  # its entry in the heap is passed over when due
+        """Remove a file. Its entry in the heap stays until `next_due` meets it."""
+        return self._files.pop(key, None)
 
     def next_due(self) -> float | None:
+        """Return the earliest due time in monotonic seconds; None if no file waits."""
         while self._heap:
             due, key = self._heap[0]
             waiting = self._files.get(key)
@@ -95,10 +100,10 @@ class StabilityQueue:
             heapq.heappop(self._heap)
         return None
 
-    def pop_due(self, now: float, most: int) -> list[tuple[FileKey, WaitingFile]]:
-        """Those whose time has come, at most so many; they wait no more."""
+    def pop_due(self, now: float, limit: int) -> list[tuple[FileKey, WaitingFile]]:
+        """Remove and return the files that are due, at most `limit`."""
         out: list[tuple[FileKey, WaitingFile]] = []
-        while len(out) < most:
+        while len(out) < limit:
             due = self.next_due()
             if due is None or due > now:
                 break

@@ -1,9 +1,9 @@
-"""`kind: file`: a watched folder. An event for each file that is complete.
+"""FileTrigger, `kind: file`: an event for each complete file in a watched folder.
 
-    kernel ──► watcher (a thread: watch, ledger, walks) ──batches──► loop: emit ──► done ──► watcher
-                                          └──► copy (ledger_replica.py), where another server may run it next
+    kernel ──► FileWatcher (thread: watch, ledger, scans) ──batches──► loop: emit ──► on_durable ──► FileWatcher
+                                          └──► LedgerReplica, where servers share the log
 
-What fires: each state of each file once (see ledger.py), in batches, in the order in which the files became ready.
+Each state of each file fires once (ledger.py), in the order in which the files became ready.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ from oncue.triggers.file.watcher import EventBatch, FileWatcher
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 5.0  # how long a question about a file waits for the watcher
+EXPLAIN_S = 5.0  # longest wait for the watcher in `explain`
 RETRY_S = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
 
 
 class FileTrigger(Trigger):
-    """Raises Invalid when the options are not right. A folder that is missing is no error: it is shown in `status`, and
-    scanned for again."""
+    """Watches one folder. A missing folder is no error: `status` shows it, and it is checked again."""
 
     kind: ClassVar[str] = "file"
     options = FileOptions
@@ -49,7 +48,7 @@ class FileTrigger(Trigger):
         super().__init__(name, options, context)
         self.spec = read_options(name, options)
         self._activity = ActivityLog(scanned=False)
-        self._scanned = asyncio.Event()  # the first one has ended, or cannot be taken for now
+        self._scanned = asyncio.Event()  # the initial scan has ended or is blocked
         self._deploy_answered = False
         self._watcher: FileWatcher | None = None
 
@@ -64,22 +63,22 @@ class FileTrigger(Trigger):
         return status if self._scanned.is_set() else msgspec.structs.replace(status, scanned=False)
 
     def decisions(self) -> list[Decision]:
-        """What became of the last 100 files, oldest first, and why."""
         return self._activity.decisions()
 
     async def explain(self, path: str) -> ItemExplanation:
         try:
             if self._watcher is not None:
-                return await asyncio.wait_for(asyncio.wrap_future(self._watcher.explain(path)), ANSWER_S)
+                return await asyncio.wait_for(asyncio.wrap_future(self._watcher.explain(path)), EXPLAIN_S)
             why = "it is starting"
         except TimeoutError:
             why = self.status().detail or "its filesystem does not answer"
         except (OSError, sqlite3.Error) as e:
             why = str(e)
-        raise TriggerFailed(f"trigger {self.name} cannot tell: {why}", remedy="`oncue triggers list` shows how it is")
+        raise TriggerFailed(
+            f"trigger {self.name} cannot explain a file: {why}", remedy="`oncue triggers list` shows its state"
+        )
 
     async def initial_scan(self) -> None:
-        """Also returns when the trigger ends."""
         await self._scanned.wait()
 
     def on_deployed(self) -> None:
@@ -100,20 +99,20 @@ class FileTrigger(Trigger):
         scanned = asyncio.Event()
         folder = hashlib.blake2b(os.fsencode(self.spec.root), digest_size=8).hexdigest()
         ledger = self.context.folder / f"files-{folder}.db"
-        copy = LedgerReplica(self.context.state, folder) if self.context.state is not None else None
+        replica = LedgerReplica(self.context.state, folder) if self.context.state is not None else None
         async with contextlib.AsyncExitStack() as ending:
             ending.callback(self._scanned.set)
-            if copy is not None:
-                await copy.restore(ledger)
-                ending.push_async_callback(copy.close, asyncio.create_task(copy.run()))
+            if replica is not None:
+                await replica.restore(ledger)
+                ending.push_async_callback(replica.close, asyncio.create_task(replica.run()))
             watcher = self._watcher = FileWatcher(
-                self.name, self.spec, ledger, self._activity, publish, on_scanned, self.context.deployed_us, copy
+                self.name, self.spec, ledger, self._activity, publish, on_scanned, self.context.deployed_us, replica
             )
             if self._deploy_answered:
                 watcher.on_deployed()
             thread = threading.Thread(target=watcher.run, name=f"oncue-file-{self.name}", daemon=True)
             thread.start()
-            waiting = asyncio.create_task(self._report_scanned(scanned, copy))
+            waiting = asyncio.create_task(self._report_scanned(scanned, replica))
             try:
                 while True:
                     batch = await batches.get()
@@ -123,20 +122,20 @@ class FileTrigger(Trigger):
                 watcher.stop()
                 await asyncio.shield(asyncio.to_thread(thread.join, 30))
 
-    async def _report_scanned(self, scanned: asyncio.Event, copy: LedgerReplica | None) -> None:
-        """Which files were there before has to be kept wherever it is kept."""
+    async def _report_scanned(self, scanned: asyncio.Event, replica: LedgerReplica | None) -> None:
+        """Set `_scanned` when the record of existing files is durable in all its places."""
         await scanned.wait()
-        if copy is not None:
-            await copy.flush()
+        if replica is not None:
+            await replica.flush()
         self._scanned.set()
 
     async def _emit(self, events: Sequence[Event]) -> frozenset[int]:
-        """Returns when they are durable, with the indexes of those that nobody will ever take."""
+        """Emit until the events are durable; return the indexes of those that were refused."""
         tries = 0
         while True:
             try:
                 await self.context.emit(events)
-            except (Invalid, TooLarge) as e:  # one of them is wrong: the others must not suffer
+            except (Invalid, TooLarge) as e:  # one of them is wrong: find it, and emit the others
                 if len(events) == 1:
                     self._activity.record_skipped(str(events[0].subject), f"its event was refused: {e.message}")
                     return frozenset((0,))
@@ -146,7 +145,7 @@ class FileTrigger(Trigger):
             except Exception as e:
                 if not isinstance(e, OncueError | OSError) and not tries:
                     log.exception("trigger %s: emit failed", self.name)
-                self._activity.trouble = f"{len(events)} events wait, they could not be stored: {e}"
+                self._activity.trouble = f"{len(events)} events wait: they could not be stored: {e}"
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
             else:

@@ -1,11 +1,12 @@
-"""The thread of a file trigger. It alone owns watch, ledger and waiting files, so nothing here needs a lock.
+"""FileWatcher: the thread of a file trigger. It alone owns watch, ledger and pending files, without locks.
 
-    watch ──notices──► noticed ──► ready? ──► changed since the ledger? ──► pending in the ledger ──► publish(Batch)
-    walk  ──found────►    ▲           └─ not yet: settling ─┘ (due)                                       │
-                                                          ledger.done ◄── done(batch), from the loop ◄── emit
+    watch ──notices──► noticed ──► ready? ──► changed since the ledger? ──► store_pending ──► publish(EventBatch)
+    scan  ──found────►    ▲           └─ not yet: StabilityQueue ─┘ (due)                                 │
+                                             ledger.complete ◄── on_durable(batch), from the loop ◄── emit
 
-All that is noticed while a batch is on its way goes into the next one. When the process dies anywhere here, the walk at
-the next start finds what is not in the ledger, and pending batches are published again as they were.
+Files noticed while MAX_IN_FLIGHT batches are being published go into the next one. If the process dies at
+any point, the scan at the next start finds the files that are not in the ledger, and pending batches are
+published again unchanged.
 """
 
 from __future__ import annotations
@@ -40,21 +41,25 @@ from oncue.triggers.file.stability import Fingerprint
 from oncue.triggers.file.watch.base import Watch
 from oncue.triggers.file.watch.open import network_mount, open_watch
 
-MAX_IN_FLIGHT = 4  # batches
-LINGER_S = 0.002  # between small batches, while one is on its way
-CHECK_S = 1.0  # how often the watched folder itself is looked at
+MAX_IN_FLIGHT = 4  # batches published and not durable
+LINGER_S = 0.002  # pause between small batches, while one is in flight
+CHECK_S = 1.0  # interval of checks of the watched folder itself
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-MISSING_S = 2.0  # how often a folder that does not exist is looked for, at least
+MISSING_S = 2.0  # longest interval of checks of a folder that does not exist
 
 log = logging.getLogger(__name__)
 
 
 class EventBatch(NamedTuple):
+    """Events that are published together."""
+
     number: int
     events: Sequence[Event]
 
 
 class FileWatcher:
+    """Runs `run` in a thread. The other public methods may be called from any thread."""
+
     def __init__(
         self,
         name: str,
@@ -66,8 +71,8 @@ class FileWatcher:
         deployed_us: int = 0,
         listener: LedgerListener | None = None,
     ) -> None:
-        """Both are called in the thread: `publish` with each batch, which `done` answers; `on_scanned` when the first look has
-        ended, or cannot be taken for now."""
+        """`publish` is called with each batch, and answered by `on_durable`. `on_scanned` is called when
+        the initial scan has ended or is blocked. Both are called in the watcher's thread."""
         self._spec, self._file, self._activity, self._publish = spec, file, activity, publish
         self._on_scanned, self._deployed_us, self._listener = on_scanned, deployed_us, listener
         self._make = EventMaker(name, spec).make
@@ -75,7 +80,7 @@ class FileWatcher:
         self._evaluator = FileEvaluator(spec, activity)
         self._pending_files = PendingFiles(spec, self._evaluator, activity)
         self._in_flight: dict[int, PendingBatch] = {}
-        self._finished: deque[tuple[int, frozenset[int]]] = deque()
+        self._durable: deque[tuple[int, frozenset[int]]] = deque()
         self._next_batch = 1
         self._next_check = self._sent = 0.0
         self._deploy_answered = threading.Event()
@@ -83,25 +88,25 @@ class FileWatcher:
         self._waker = threading.Event()
         self._watch: Watch | None = None
         self._ledger: Ledger
-        self._opened = self._ledger_open = False  # ever, and now
+        self._opened = self._ledger_open = False  # the ledger was opened before; it is open now
         self._questions: deque[tuple[str, Future[ItemExplanation]]] = deque()
-        self._scanner: Scanner | None = None  # of this session
+        self._scanner: Scanner | None = None  # of the current session
         self._identity = (0, 0)
         self._failures = 0
 
-    # ------------------------------------------------------------ called from elsewhere
+    # ------------------------------------------------------------ from any thread
 
     def on_deployed(self) -> None:
-        """The deploy is being answered: see `Trigger.on_deployed`."""
+        """Note that the deploy is about to be answered: see `Trigger.on_deployed`."""
         self._deploy_answered.set()
 
     def on_durable(self, batch: int, refused: frozenset[int] = frozenset()) -> None:
-        """The batch is durable (but for the events at these indexes, which nobody will take)."""
-        self._finished.append((batch, refused))
+        """Note that the batch is durable, except the events at these indexes, which were refused."""
+        self._durable.append((batch, refused))
         self._wake()
 
     def explain(self, path: str) -> Future[ItemExplanation]:
-        """Why this file fired, or did not. It is answered when the thread gets to it: never while it is stuck."""
+        """Explain why this file fired or did not. The future waits while the thread is blocked."""
         future: Future[ItemExplanation] = Future()
         self._questions.append((path, future))
         self._wake()
@@ -112,7 +117,7 @@ class FileWatcher:
         self._wake()
 
     def run(self) -> None:
-        """The thread's body: until `stop`."""
+        """Watch until `stop`: the body of the thread."""
         while not self._stop.is_set():
             try:
                 self._ledger = Ledger(self._file, self._listener)
@@ -133,8 +138,9 @@ class FileWatcher:
     # ------------------------------------------------------------ sessions
 
     def _with_ledger(self) -> None:
+        """Run sessions while the ledger is open."""
         baseline = Baseline(self._spec, self._ledger, self._deployed_us, self._deploy_answered.is_set)
-        if baseline.resumed and not self._opened:  # the deploy that began this look was answered, perhaps
+        if baseline.resumed and not self._opened:  # the deploy that began this scan may have been answered
             self._deploy_answered.set()
         self._opened = True
         self._activity.existing = self._ledger.count(EXISTING)
@@ -147,16 +153,17 @@ class FileWatcher:
                 self._missing(baseline, e)
             except (OSError, sqlite3.Error) as e:
                 self._fail(e)
-        self._finish()
+        self._complete()
 
     def _publish_left(self) -> None:
-        """What an earlier process did not get to the end of."""
+        """Publish the batches that an earlier process did not complete."""
         for number, pending in self._ledger.pending():
             self._next_batch = max(self._next_batch, number + 1)
             if number not in self._in_flight:
                 self._send(number, pending)
 
     def _session(self, baseline: Baseline) -> None:
+        """Watch the folder until `stop`. Raises OSError when it is missing or replaced."""
         if self._activity.state == "starting":
             self._activity.detail = f"{self._root}: no answer from its filesystem yet"
         st = os.stat(self._root)
@@ -176,7 +183,7 @@ class FileWatcher:
             while not self._stop.is_set():
                 for folder in self._pending_files.apply(watch.read(self._timeout())):
                     scanner.enter(folder)
-                self._finish()
+                self._complete()
                 self._answer()
                 self._pending_files.requeue_due(time.monotonic())
                 ended = scanner.step(time.monotonic())
@@ -184,14 +191,14 @@ class FileWatcher:
                 if ended:
                     baseline.scan_finished()
                     self._describe(baseline, scanner)
-                self._turn()
+                self._send_due()
         finally:
             self._watch = self._scanner = None
             watch.close()
 
-    def _turn(self) -> None:
+    def _send_due(self) -> None:
         while self._pending_files.noticed and self._may_send():
-            self._batch()
+            self._send_batch()
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + CHECK_S
@@ -199,8 +206,9 @@ class FileWatcher:
             self._failures = 0
 
     def _timeout(self) -> float:
+        """Return the seconds that the watch may wait for notices."""
         noticed = bool(self._pending_files.noticed)
-        if self._finished or (noticed and self._may_send()):
+        if self._durable or (noticed and self._may_send()):
             return 0.0
         now = time.monotonic()
         waits = [self._next_check - now]
@@ -217,7 +225,7 @@ class FileWatcher:
         return max(0.002, min(waits))
 
     def _may_send(self) -> bool:
-        """A batch goes at once when none is on its way; else it may wait a moment for company."""
+        """Return True if a batch may be sent: at once when none is in flight, else full or after LINGER_S."""
         if not self._in_flight:
             return True
         full = len(self._pending_files.noticed) >= BATCH // 4 or time.monotonic() - self._sent >= LINGER_S
@@ -226,24 +234,24 @@ class FileWatcher:
     def _check_root(self) -> None:
         st = os.stat(self._root)
         if (st.st_dev, st.st_ino) != self._identity:
-            raise FolderGone(2, "another folder is at its place now", self._root)
+            raise FolderGone(2, "another folder has taken its place", self._root)
 
-    # ------------------------------------------------------------ how it is
+    # ------------------------------------------------------------ status
 
     def _describe(self, baseline: Baseline, scanner: Scanner) -> None:
         notes = []
         if self._evaluator.network:
             notes.append(
-                f"on a network mount ({self._evaluator.network}): what other machines write there is found by looking every"
-                f" {scanner.rescan_s:g} s, and is ready when unchanged for a while"
+                f"on a network mount ({self._evaluator.network}): files that other machines write are found by a scan"
+                f" every {scanner.rescan_s:g} s, and are ready when unchanged for a while"
             )
         if self._watch is not None and not self._watch.reports_closes:
             notes.append(
-                "this system does not tell when a writer closes a file: it is ready when unchanged for a while"
+                "this system does not report when a writer closes a file: files are ready when unchanged for a while"
             )
         if scanner.unwatched:
             notes.append(
-                f"{scanner.unwatched} folders are not watched, only looked at every {scanner.rescan_s:g} s:"
+                f"{scanner.unwatched} folders are not watched, only scanned every {scanner.rescan_s:g} s:"
                 " raise the kernel's fs.inotify.max_user_watches"
             )
         self._activity.detail = "; ".join(notes)
@@ -256,19 +264,19 @@ class FileWatcher:
             self._activity.scanned = True
             self._activity.record_waiting(
                 ".",
-                f"{self._activity.existing:,} files were there before: they fire when they change (existing: false)",
+                f"{self._activity.existing:,} files existed before the trigger: they fire when they change (existing: false)",
             )
         self._on_scanned()
 
     def _missing(self, baseline: Baseline, e: OSError) -> None:
-        """The watched folder is not there, or another one is at its place now."""
+        """Handle a watched folder that is missing, or that another one has replaced."""
         if os.path.exists(self._root):
             self._fail(e)
             return
         baseline.folder_missing()
         self._activity.state = "waiting"
-        self._activity.detail = f"{self._root} does not exist: it is looked for every {MISSING_S:g} s" + (
-            "" if baseline.open else ", and what is new in it fires then"
+        self._activity.detail = f"{self._root} does not exist: it is checked every {MISSING_S:g} s" + (
+            "" if baseline.open else ", and new files in it fire then"
         )
         if not baseline.open:
             self._activity.scanned = True
@@ -300,20 +308,21 @@ class FileWatcher:
 
     # ------------------------------------------------------------ deciding
 
-    def _batch(self) -> None:
+    def _send_batch(self) -> None:
+        """Decide about the first pending files, and publish the events of those that fire."""
         noticed = self._pending_files.noticed
         keys = list(islice(noticed, BATCH))
-        remembered = self._ledger.find(keys)
+        known = self._ledger.find(keys)
         rows: list[FileRow] = []
         events: list[Event] = []
         now_us = ids.now_us()
         for key in keys:
-            arrived = noticed.pop(key)
-            ready = self._evaluator.decide(key, arrived, remembered.get(key))
+            pending_file = noticed.pop(key)
+            ready = self._evaluator.decide(key, pending_file, known.get(key))
             if ready is None:
                 continue
             st, seen, why = ready
-            events.append(self._make(key, st, seen, why, arrived.at_us, now_us))
+            events.append(self._make(key, st, seen, why, pending_file.at_us, now_us))
             rows.append(FileRow(*key, FIRED, *seen, now_us))
             self._activity.record_fired(self._evaluator.relative(key), why, now_us)
         self._ledger.store(self._evaluator.drain_skipped())
@@ -330,10 +339,10 @@ class FileWatcher:
         self._sent = time.monotonic()
         self._publish(EventBatch(number, pending.events))
 
-    # ------------------------------------------------------------ answers
+    # ------------------------------------------------------------ answers to other threads
 
     def _answer(self) -> None:
-        """Questions of people."""
+        """Answer the calls of `explain`."""
         rescan_s = self._scanner.rescan_s if self._scanner is not None else 0.0
         while self._questions:
             path, future = self._questions.popleft()
@@ -342,23 +351,24 @@ class FileWatcher:
             status = self._activity.status()
             try:
                 if not self._ledger_open:
-                    raise TriggerFailed(status.detail, remedy="`oncue triggers list` shows how it is")
+                    raise TriggerFailed(status.detail, remedy="`oncue triggers list` shows its state")
                 future.set_result(
                     explain_file(path, self._spec, status, self._ledger, self._evaluator, self._pending_files, rescan_s)
                 )
             except (OncueError, OSError, sqlite3.Error) as e:
                 future.set_exception(e)
 
-    def _finish(self) -> None:
-        while self._finished:
-            number, refused = self._finished[0]
+    def _complete(self) -> None:
+        """Record the durable batches in the ledger."""
+        while self._durable:
+            number, refused = self._durable[0]
             pending = self._in_flight.get(number)
             if pending is not None:
                 rows = [r._replace(state=SKIPPED_FILE) if i in refused else r for i, r in enumerate(pending.rows)]
-                self._ledger.complete(number, rows)  # when this fails, it is tried again
+                self._ledger.complete(number, rows)  # if this raises, the batch stays queued
                 del self._in_flight[number]
                 for row in rows:
                     key = (row.folder, row.name)
                     if self._evaluator.in_flight.get(key) == (row.ino, row.size, row.mtime_ns):
                         del self._evaluator.in_flight[key]
-            self._finished.popleft()
+            self._durable.popleft()

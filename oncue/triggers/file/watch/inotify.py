@@ -1,9 +1,9 @@
-"""Linux: the kernel's notices, read by ourselves with watchdog's bindings of the system calls.
+"""InotifyWatch: notices of the Linux kernel, read with watchdog's bindings of the system calls.
 
-Why not watchdog's observer here: an overflow of the kernel's queue does not reach its handlers; a file that is moved
-out of the tree holds up all that comes after it for half a second (it waits for the other half of the rename); a move
-from outside looks like a creation; and three threads hand on each event. Here a read gives a batch, with no thread of
-its own.
+Watchdog's observer is not used on Linux: it does not pass on an overflow of the kernel's queue; a file
+moved out of the tree delays all later events by half a second (it waits for the other half of the rename);
+a move from outside looks like a creation; and each event passes three threads. InotifyWatch reads a batch
+at a time and has no thread.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from oncue.triggers.file.watch.base import CLOSED, CREATED, FOLDER_ADDED, OVERFL
 
 _HEAD = struct.Struct("=iIII")  # inotify(7): wd, mask, cookie, length of the name that follows
 _READ_BYTES = 1 << 18
-_READS = 16  # at once, before the caller gets a turn
+_READS = 16  # most reads in one call, before the caller gets its turn
 _MASK = K.IN_CLOSE_WRITE | K.IN_MOVED_FROM | K.IN_MOVED_TO | K.IN_CREATE | K.IN_ONLYDIR | K.IN_EXCL_UNLINK
 _GONE = K.IN_IGNORED | K.IN_UNMOUNT | K.IN_MOVE_SELF | K.IN_DELETE_SELF
 
 
 class InotifyWatch:
+    """A Watch by inotify(7)."""
+
     reports_closes = True
 
     def __init__(self, root: Path) -> None:
@@ -83,7 +85,7 @@ class InotifyWatch:
         return notices
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it will wake anyhow; closed: nobody sleeps there
+        with contextlib.suppress(OSError):  # full: a wake-up is pending; closed: nothing reads
             os.write(self._wake_w, b"!")
 
     def close(self) -> None:
@@ -101,7 +103,7 @@ class InotifyWatch:
             if folder is None:
                 if mask & K.IN_Q_OVERFLOW:
                     out.append(Notice(OVERFLOW, "", "", at_us))
-                continue  # a folder that is not watched any more
+                continue  # the folder is not watched any more
             if mask & _GONE:
                 self._ended(wd, folder, at_us, out)
                 continue
@@ -128,7 +130,9 @@ class InotifyWatch:
             del self._watches[folder]
 
     def _drop(self, folder: str) -> None:
-        """The folder has gone elsewhere, with all below it; under a new name it is entered again."""
+        """Remove the watches of a folder that was moved, and of all below it.
+
+        Its new name is reported as FOLDER_ADDED."""
         prefix = folder + "/"
         for path in [p for p in self._watches if p == folder or p.startswith(prefix)]:
             wd = self._watches.pop(path)

@@ -1,5 +1,8 @@
-"""macOS and others: watchdog's observer (FSEvents, kqueue). It tells that something changed, never that a writer has
-closed the file; so files have to keep still for a while before they count as ready."""
+"""ObserverWatch: notices by watchdog's observer (FSEvents, kqueue), on macOS and other systems.
+
+It reports changes, but not that a writer closed the file. Files must therefore stay unchanged for a while
+before they count as ready.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ from watchdog.observers import Observer
 
 from oncue.triggers.file.watch.base import CHANGED, FOLDER_ADDED, OVERFLOW, RENAMED, ROOT_GONE, Notice
 
-_MAX = 100_000  # notices held for the watcher; beyond, a scan is cheaper
+_MAX = 100_000  # most notices held for the watcher; beyond, a scan is cheaper
 
 
 class ObserverWatch(FileSystemEventHandler):
+    """A Watch by a watchdog observer, whose thread collects the notices."""
+
     reports_closes = False
 
     def __init__(self, root: Path) -> None:
@@ -25,18 +30,18 @@ class ObserverWatch(FileSystemEventHandler):
             raise NotADirectoryError(f"{root} is not a folder")
         self._root = os.path.realpath(root)  # FSEvents gives real paths
         self._notices: deque[Notice] = deque(maxlen=_MAX)
-        self._some = threading.Event()
+        self._available = threading.Event()
         self._observer = Observer()
         self._observer.schedule(self, self._root, recursive=True)
         self._observer.start()
 
     def add(self, folder: str) -> None:
-        """Nothing to do: the observer is recursive."""
+        """Do nothing: the observer is recursive."""
 
     def read(self, timeout_s: float) -> list[Notice]:
         if not self._notices:
-            self._some.wait(timeout_s)
-        self._some.clear()
+            self._available.wait(timeout_s)
+        self._available.clear()
         if not self._observer.is_alive():
             return [Notice(ROOT_GONE, "", "", time.time_ns() // 1_000)]
         full = len(self._notices) == _MAX
@@ -46,14 +51,14 @@ class ObserverWatch(FileSystemEventHandler):
         return [Notice(OVERFLOW, "", "", time.time_ns() // 1_000)] if full else out
 
     def wake(self) -> None:
-        self._some.set()
+        self._available.set()
 
     def close(self) -> None:
         self._observer.stop()
         self._observer.join(5)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Called by watchdog, in its thread."""
+        """Collect an event. Watchdog calls this in its thread."""
         if event.event_type in ("opened", "closed_no_write", "deleted"):
             return
         moved = event.event_type == "moved"
@@ -67,4 +72,4 @@ class ObserverWatch(FileSystemEventHandler):
                 self._notices.append(Notice(FOLDER_ADDED, f"{folder}/{name}" if folder else name, "", at_us))
         else:
             self._notices.append(Notice(RENAMED if moved else CHANGED, folder, name, at_us))
-        self._some.set()
+        self._available.set()

@@ -125,8 +125,8 @@ def test_which_folders_may_hold_files() -> None:
 def test_settling_gives_what_is_due_in_order() -> None:
     settling = StabilityQueue()
     for i, due in enumerate((3.0, 1.0, 2.0)):
-        settling.put(("", f"{i}"), WaitingFile(CLOSED, 0, Fingerprint(1, 1, 1), due, True))
-    settling.put(("", "1"), WaitingFile(CLOSED, 0, Fingerprint(1, 1, 2), 2.5, True))  # later than first told
+        settling.push(("", f"{i}"), WaitingFile(CLOSED, 0, Fingerprint(1, 1, 1), due, True))
+    settling.push(("", "1"), WaitingFile(CLOSED, 0, Fingerprint(1, 1, 2), 2.5, True))  # later than first told
     assert settling.next_due() == 2.0
     assert [key[1] for key, _ in settling.pop_due(2.6, 10)] == ["2", "1"]
     assert ("", "0") in settling
