@@ -1,4 +1,4 @@
-"""Run Python functions on cue: a file arrives, a webhook is called, or you ask."""
+"""Run Python functions when files arrive, webhooks are called, or you ask."""
 
 from __future__ import annotations
 

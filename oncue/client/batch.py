@@ -108,7 +108,9 @@ class Batch(Generic[S]):
         return [self.id(i) for i, ended in enumerate(self.ended) if ended is None]
 
     def ready(self, event: int) -> bool:
-        """True if `event` (a task's index, ALL or ACCEPTED) has happened or never will."""
+        """True if `event` has happened, or never will.
+
+        `event`: a task's index, ALL or ACCEPTED."""
         if self.error is not None:
             return True
         if event >= 0:
@@ -134,7 +136,7 @@ class Batch(Generic[S]):
             wake()
 
     def wake_all(self) -> None:
-        """Make every waiter check again: the batch was rejected, or the server is gone."""
+        """Make every waiter check again, after a rejection or the loss of the server."""
         for event in list(self.waiters):
             self.wake(event)
         for listener in list(self.listeners):

@@ -1,4 +1,4 @@
-"""Large payloads between client and server: content-addressed, streamed, checked by their hash."""
+"""Upload and download blobs: large payloads, named and checked by their hash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 
 def put_blob(http: Http, content: bytes, progress: Progress | None = None) -> Ref:
-    """Returns when it is durable. Sending the same content again is harmless. Raises Unreachable, TooLarge, DiskFull."""
+    """Upload a blob; return its reference once it is durable. Idempotent.
+
+    Raises Unreachable, TooLarge, DiskFull."""
     sha256 = hashlib.sha256(content).hexdigest()
     view, size = memoryview(content), len(content)
 
@@ -29,7 +31,7 @@ def put_blob(http: Http, content: bytes, progress: Progress | None = None) -> Re
 
 
 def fetch_blob(http: Http, ref: Ref) -> bytes:
-    """Raises BlobMissing when it is gone, or its bytes are not those that the hash names."""
+    """Download a blob. Raises BlobMissing if it is gone or corrupt."""
     try:
         content = http.request("GET", f"/v1/blobs/{ref.sha256}").body
     except NotFound as e:

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class BoundClient:
-    """The calls of a client, with these options; returned by `client.with_options(...)`.
+    """A client's calls with preset options; made by `client.with_options(...)`.
 
     `endpoint=` of a call overrides theirs; every other keyword is passed to the function."""
 

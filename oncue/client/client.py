@@ -1,7 +1,9 @@
-"""Client: submit functions, emit events, query and manage everything. One per program is enough.
+"""Client: submit functions, emit events, manage the server.
 
-    client = Client()                                  # the local server, or ONCUE_URL and ONCUE_TOKEN
-    task = client.submit(fn, 1, 2, endpoint="local")   # registers fn by its content if it is new
+One client per program is enough.
+
+    client = Client()                                 # local server, or ONCUE_URL and ONCUE_TOKEN
+    task = client.submit(fn, 1, 2, endpoint="local")  # registers fn by its content if it is new
     task.result(timeout=60)
     results = client.gather(client.map(fn, range(1000)))
 
@@ -50,19 +52,21 @@ __all__ = ["BoundClient", "Client", "Options", "Retry", "Task", "as_completed"]
 class Client:
     """Client of an oncue server. All threads may use it.
 
-    url, token: of the server; "": ONCUE_URL and ONCUE_TOKEN, else the server that `oncue up` started on this machine.
+    url, token: of the server; "": ONCUE_URL and ONCUE_TOKEN, else the server that `oncue up`
+        started on this machine.
     data: the local server's data folder, if it is not the default one.
-    trust: names of other people's endpoints whose pickled results may be loaded (this runs code of their choice).
+    trust: names of other people's endpoints whose pickled results may be loaded (this runs code of
+        their choice).
     patience: seconds for which a server may be away before callers that wait get Unreachable.
     linger: seconds for which closing waits for a server that accepts none of the submitted tasks.
 
-    The constructor sends no request. `submit` and `map` return before the server has accepted the tasks: a thread sends
-    them. Accepted means durable: the task goes on, whatever becomes of this program. Wait for that with `flush()`, for
-    the outcome with `result()`.
+    The constructor sends no request. `submit` and `map` return before the server has accepted the
+    tasks: a thread sends them. Accepted means durable: the task goes on, whatever becomes of this
+    program. Wait for that with `flush()`, for the outcome with `result()`.
 
-    Use it as a context manager, or call `close()`; it also closes itself at the end of the program. Each of these waits
-    as flush() does and raises Unreachable, which names the tasks that were not accepted. At the end of the program they
-    are written to stderr, and the exit code is 120."""
+    Use it as a context manager, or call `close()`; it also closes itself at the end of the program.
+    Each of these waits as flush() does and raises Unreachable, which names the tasks that were not
+    accepted. At the end of the program they are written to stderr, and the exit code is 120."""
 
     def __init__(
         self,
@@ -82,7 +86,7 @@ class Client:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        """Close. An exception of the block is re-raised with a note of the unaccepted tasks.
+        """Close. An exception of the block gets a note of the unaccepted tasks.
 
         After a BaseException that is no Exception (KeyboardInterrupt, SystemExit) nothing is waited
         for."""
@@ -95,9 +99,11 @@ class Client:
             e.add_note(str(unaccepted))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until the server has accepted everything submitted so far (not: until it is done).
+        """Wait until the server has accepted what was submitted so far.
 
-        timeout: seconds in all; None: as long as the server accepts something every `linger` seconds.
+        Accepted tasks may still be running: result() waits for those.
+        timeout: seconds in all; None: as long as the server accepts something every `linger`
+        seconds.
         Raises Unreachable with the number of unaccepted tasks, `details["tasks"]` their first ids;
         they are still sent while the client is open. Also raises the server's rejections (NotFound,
         Forbidden ...) that no handle has raised yet."""
@@ -160,11 +166,10 @@ class Client:
     def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str = "local", **kwargs: Any) -> Task[R]:
         """Run fn(*args, **kwargs) on the endpoint.
 
-        `fn` may be the name or hash of a registered function. Returns before the server has accepted
-        the task: see flush(). A function is packed at its first submission, with the values that it
-        closes over at that time.
-        Raises CannotPack; Unreachable if there is no server. Rejections by the server (NotFound,
-        Forbidden ...) are raised by result()."""
+        `fn` may be the name or hash of a registered function. Returns before the server has
+        accepted the task: see flush(). A function is packed at its first submission, with the
+        values that it closes over at that time. Raises CannotPack; Unreachable if there is no
+        server. Rejections by the server (NotFound, Forbidden ...) are raised by result()."""
         return submit_call(self.session, fn, args, kwargs, Options(endpoint=endpoint))
 
     def map(
@@ -184,7 +189,7 @@ class Client:
         return self.with_options(endpoint=endpoint).executor()
 
     def call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Task[Any]:
-        """Submit fn(*args, **kwargs); no keyword of the function collides with an option."""
+        """Submit fn(*args, **kwargs); its keywords cannot collide with options."""
         return submit_call(self.session, fn, args, kwargs, options)
 
     def call_many(self, fn: Any, calls: Iterable[Call], options: Options) -> list[Task[Any]]:
@@ -200,9 +205,9 @@ class Client:
     # ------------------------------------------------------------ results
 
     def task(self, task_id: str) -> Task[Any]:
-        """Return a handle of any task that you may see. Raises Invalid for a malformed id.
+        """Return a handle of a task by its id. Raises Invalid for a malformed id.
 
-        Sends no request yet: for a task that does not exist, its result() raises NotFound."""
+        Sends no request: if you may see no such task, its result() raises NotFound."""
         return TaskById.from_hex(self.session, task_id)
 
     def gather(
@@ -213,9 +218,10 @@ class Client:
         progress: bool = False,
         return_exceptions: bool = False,
     ) -> list[R | TaskError]:
-        """Wait for all tasks and return their results in order. progress: show a bar on stderr.
+        """Wait for all tasks and return their results in order.
 
-        Raises TimeoutError and, unless return_exceptions, the first error in the order of the tasks."""
+        progress: show a bar on stderr. Raises TimeoutError and, unless return_exceptions, the first
+        error in the order of the tasks."""
         tasks = list(tasks)
         if not progress:
             return gather(tasks, timeout, return_exceptions=return_exceptions)
@@ -236,10 +242,10 @@ class Client:
         return self.session.fetch(ref)
 
     def trusts(self, endpoint: str, endpoint_id: str | None = None) -> bool:
-        """True if pickles of this endpoint may be loaded: it is yours, or named in `trust`.
+        """True if pickles of this endpoint may be loaded.
 
-        Its owner is looked up by the id where that is given: other people's endpoints may have the
-        same name."""
+        They may if it is yours, or named in `trust`. Its owner is looked up by the id where that is
+        given: other people's endpoints may have the same name."""
         return self.session.trusts(endpoint, endpoint_id)
 
     # ------------------------------------------------------------ events
@@ -257,13 +263,14 @@ class Client:
     ) -> Emitted:
         """Send a CloudEvent; return its `id` and position once it is durable.
 
-        data: JSON data or bytes. time: when it happened (default: now). Raises Invalid, TooLarge."""
+        data: JSON data or bytes. time: when it happened (default: now).
+        Raises Invalid, TooLarge."""
         event: dict[str, Any] = {"specversion": "1.0", "id": id or uuid.uuid4().hex, "type": type, "source": source}
         event["time"] = time if isinstance(time, str) else time_text(time)
         if subject is not None:
             event["subject"] = subject
         if isinstance(data, bytes):
-            event |= {"datacontenttype": "application/octet-stream", "data_base64": data}  # (encoded as such)
+            event |= {"datacontenttype": "application/octet-stream", "data_base64": data}
         elif data is not None:
             event |= {"datacontenttype": "application/json", "data": data}
         return self.events.emit(event | dict(extensions or {}))

@@ -1,4 +1,4 @@
-"""How long a caller waits."""
+"""Deadline: the rest of a timeout."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import time
 
 
 class Deadline:
-    """So many `seconds` from now; None: for ever. One for all of a call, so that what it says of itself is what was asked
-    for, and not what was left of it in the end."""
+    """Point in time `seconds` from now; None is never.
+
+    A call makes one and passes it on, so that error messages show the timeout that was requested,
+    not the rest of it."""
 
     __slots__ = ("deadline", "seconds")
 
@@ -20,7 +22,7 @@ class Deadline:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def left(self, most: float | None = None) -> float | None:
-        """Seconds, not below 0 and not above `most`."""
+        """Return the seconds left: at least 0, at most `most`."""
         if self.deadline is None:
             return most
         left = max(0.0, self.deadline - time.monotonic())

@@ -1,4 +1,4 @@
-"""Where the server is, and who asks: the (url, token) that each connection is made with."""
+"""Discover the server and the token to use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from oncue.errors import Unauthorized, Unreachable
 
 
 def find_server(url: str, token: str, folder: Path) -> tuple[str, str]:
-    """(url, token): the arguments, else the environment, else what `oncue up` wrote to the data folder. Asked for each
-    connection, since a restarted local server may have another port. The local server's token is told to no other.
+    """Return (url, token) of the server.
 
-    Raises Unreachable when no server is known, Unauthorized when there is no token for it."""
+    They come from the arguments, else the environment, else the file that `oncue up` wrote to the
+    data folder. Each connection calls this, because a restarted local server may have another port.
+    The local server's token is sent to no other server.
+    Raises Unreachable if no server is known, Unauthorized if there is no token for it."""
     url = (url or os.environ.get("ONCUE_URL", "")).rstrip("/")
     token = token or os.environ.get("ONCUE_TOKEN", "")
     if url and token:

@@ -1,20 +1,24 @@
-"""OncueExecutor: a concurrent.futures.Executor that runs its calls on an endpoint.
+"""OncueExecutor: a concurrent.futures.Executor whose calls run on an endpoint.
 
 It follows the standard library's documentation of executors. Where that leaves room:
-- A call *runs* once the server has sent it to its endpoint (as ProcessPoolExecutor counts calls in its workers' queue).
-  `running()` and `cancel()` request that from the server; a future is never RUNNING before.
-- `cancel()` of a running call returns False and does not affect it; `future.task.cancel()` ends it where it runs.
-- `result()` raises the function's own exception if its type is a builtin (its `__cause__` is the TaskFailed with the
-  remote traceback), else TaskFailed; TaskLost, TaskTimedOut ... as they are; CancelledError for a task that was cancelled
-  by somebody else, but TaskCancelled if this future was known to run. When the server is away for longer than the
-  client's patience, Unreachable: the task goes on, and `future.task.result()` may be called later.
-- A function or argument that cannot be packed raises CannotPack at once, from `submit()` or `map()`.
+- A call *runs* once the server has sent it to its endpoint (as ProcessPoolExecutor counts calls in
+  its workers' queue). `running()` and `cancel()` request that from the server; a future is never
+  RUNNING before.
+- `cancel()` of a running call returns False and does not affect it; `future.task.cancel()` ends it
+  where it runs.
+- `result()` raises the function's own exception if its type is a builtin (its `__cause__` is the
+  TaskFailed with the remote traceback), else TaskFailed; TaskLost, TaskTimedOut ... as they are;
+  CancelledError for a task that was cancelled by somebody else, but TaskCancelled if this future
+  was known to run. When the server is away for longer than the client's patience, Unreachable: the
+  task goes on, and `future.task.result()` may be called later.
+- A function or argument that cannot be packed raises CannotPack at once, from `submit()` or
+  `map()`.
 - `map(chunksize=...)` has no effect, as in ThreadPoolExecutor: tasks are sent in batches anyway.
-- A program does not end before its futures are done, whether `shutdown()` was called or not. To avoid that, submit calls
-  with the client instead.
+- A program does not end before its futures are done, whether `shutdown()` was called or not. To
+  avoid that, submit calls with the client instead.
 
-One thread of the executor unpacks values and runs callbacks, so that the outcome thread never does. It lives while
-futures are open.
+One thread of the executor unpacks values and runs callbacks, so that the outcome thread never does.
+It lives while futures are open.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ from oncue.errors import OncueError, TaskCancelled, TaskFailed
 R = TypeVar("R")
 log = logging.getLogger("oncue.client")
 CHECK_S = 1.0  # pause between checks if the server is gone, while futures are open
-LINGER_S = 0.05  # the idle thread waits for more calls, so that a loop of single calls does not start one each time
+# An idle thread waits for more calls, so that a loop of single calls does not start one each.
+LINGER_S = 0.05
 IDS_PER_CANCEL = 10_000  # the server's limit for one request
 
 
@@ -80,9 +85,10 @@ class TaskFuture(Future[R]):
             self.task._mark_reported()
 
     def cancel(self) -> bool:
-        """Cancel the call if it has not been sent to its endpoint. Waits for the server's answer.
+        """Cancel the call if it has not been sent to its endpoint.
 
-        Return False if it runs there (and goes on), has ended, or the server is unreachable."""
+        Waits for the server's answer. Return False if the call runs there (and goes on), has ended,
+        or the server is unreachable."""
         if not self.done() and not self._begun:
             self._executor._cancel_waiting([self])
         return self.cancelled()
@@ -95,7 +101,7 @@ class TaskFuture(Future[R]):
 
 
 class OncueExecutor(Executor):
-    """Executor returned by `client.executor(...)` or `client.with_options(...).executor()`."""
+    """Executor of an endpoint; made by `client.executor(...)`."""
 
     def __init__(self, session: Session, options: Options) -> None:
         self._session, self._options = session, options
@@ -216,7 +222,7 @@ class OncueExecutor(Executor):
                 self._idle.notify_all()
 
     def _fail_if_gone(self) -> None:
-        """Fail all open futures if the server is away for too long or the client was closed."""
+        """Fail all open futures if the server is gone or the client was closed."""
         gone = self._session.outcomes.gone
         if gone is not None:
             futures = list(self._open.values())
@@ -288,7 +294,7 @@ def _in_order(
         while futures:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             with contextlib.suppress(CancelledError):  # result() raises it
-                futures[-1].exception(left)  # still in the list while it waits, so that it is cancelled with the rest
+                futures[-1].exception(left)  # stays in the list: cancelled with the rest
             yield futures.pop().result()
     finally:
         cancel_waiting(futures)

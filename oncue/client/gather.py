@@ -73,9 +73,10 @@ def _timeout_text(tasks: Collection[Task[R]], limit: Deadline) -> str:
 
 
 def _wait_for_whole_batches(tasks: list[Task[R]], limit: Deadline) -> None:
-    """Wait for batches of which all tasks are wanted: one wake-up a batch instead of one a task.
+    """Wait for those batches of which all tasks are wanted.
 
-    Raises nothing: result() raises what goes wrong."""
+    That is one wake-up a batch instead of one a task. Raises nothing: result() raises what goes
+    wrong."""
     counts: dict[int, int] = {}
     for task in tasks:
         key = id(task._batch)

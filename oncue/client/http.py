@@ -1,10 +1,12 @@
-"""HTTP/1.1 to the server, as lean as it gets in one thread: one socket, one buffered reader, no header objects.
+"""Minimal HTTP/1.1 client: one socket and one buffered reader a connection.
 
-    Http (a pool: a thread takes an idle connection or opens one) ──► Connection (one request at a time)
+    Http (a pool: a thread uses an idle connection or opens one)
+      └─► Connection (one request at a time)
 
-`http.client` parses each answer's headers with the e-mail package, and an asyncio client needs a thread and two wake-ups
-for every blocking call. Against an aiohttp server on loopback, two busy cores, 3,000 POSTs of 100 bytes on one kept-alive
-connection with TCP_NODELAY (`python -m bench.http_clients`; median wall µs · CPU µs of the client's process, a request):
+`http.client` parses the headers of each answer with the e-mail package, and an asyncio client needs
+a thread and two wake-ups for every blocking call. Measured against an aiohttp server on loopback on
+two busy cores, 3,000 POSTs of 100 bytes on one kept-alive connection with TCP_NODELAY
+(`python -m bench.http_clients`; median wall µs · CPU µs of the client's process, a request):
 
     this file                182 ·  53
     http.client              266 · 144
@@ -33,9 +35,8 @@ from oncue.protocol.codec import build_decoders
 
 CONNECT_S = 5.0
 Body = bytes | bytearray | memoryview
-Target = Callable[
-    [], tuple[str, str]
-]  # -> (url, token); asked again for each connection: a restarted server may have moved
+#: Returns (url, token). Called for each connection, because a restarted server may have moved.
+Target = Callable[[], tuple[str, str]]
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -48,7 +49,7 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class Broken(Exception):
-    """The connection failed; `sent` says whether the server may have had the whole request."""
+    """A connection failed. `sent`: the server may have received the request."""
 
     def __init__(self, why: str, sent: bool) -> None:
         super().__init__(why)
@@ -56,7 +57,7 @@ class Broken(Exception):
 
 
 class Connection:
-    """One kept-alive connection. Not for several threads at once. Every method raises Broken."""
+    """One kept-alive connection, for one thread at a time. Methods raise Broken."""
 
     def __init__(self, url: str, token: str, timeout_s: float) -> None:
         parts = urlsplit(url)
@@ -87,7 +88,7 @@ class Connection:
             raise
 
     def stale(self) -> bool:
-        """Whether the server has closed it while it was idle (or said something that nobody asked for)."""
+        """True if the server closed it, or sent data, while it was idle."""
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)
@@ -153,7 +154,9 @@ class Connection:
         return found
 
     def parts(self, headers: dict[bytes, bytes]) -> Iterator[bytes]:
-        """A body as it comes: by its length, in HTTP chunks, or until the server closes."""
+        """Yield a body as it arrives.
+
+        It ends by its length, its last HTTP chunk, or when the server closes."""
         if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
             while size := self._chunk_size():
                 yield self.read(size)
@@ -192,7 +195,7 @@ class Connection:
             raise Broken(_why(e), sent=True) from None
 
     def interrupt(self) -> None:
-        """From another thread: end a read that is under way."""
+        """End a read in progress, from another thread."""
         with contextlib.suppress(OSError):  # it was closed already
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -206,7 +209,7 @@ def _why(e: Exception) -> str:
 
 
 class Http:
-    """Requests to the server from any thread."""
+    """Connection pool; sends requests from any thread."""
 
     def __init__(self, target: Target, timeout_s: float = 60.0) -> None:
         self.target = target
@@ -217,7 +220,7 @@ class Http:
         self.closed = False
 
     def connect(self, timeout_s: float | None = None) -> Connection:
-        """A fresh connection, for a stream; the caller closes it. Raises Broken."""
+        """Open a connection for a stream; the caller closes it. Raises Broken."""
         url, token = self.target()
         return Connection(url, token, self.timeout_s if timeout_s is None else timeout_s)
 
@@ -233,10 +236,11 @@ class Http:
         repeat: bool | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """One request and its answer. A body that is a callable is streamed (give its size in bytes).
+        """Send one request and return its answer.
 
-        `repeat`: the request may be sent again when its answer was lost (default: only GET and PUT).
-        Raises Unreachable; for a problem response, the class of oncue.errors that it names."""
+        A callable body is streamed; `size` is its length in bytes. `repeat`: send the request again
+        if its answer was lost (default: only GET, PUT and DELETE). Raises Unreachable; for a
+        problem response, the class of oncue.errors that it names."""
         repeat = method in ("GET", "PUT", "DELETE") if repeat is None else repeat
         for attempt in (0, 1):
             try:
@@ -259,14 +263,14 @@ class Http:
         size: int,
         timeout_s: float | None,
     ) -> Answer:
-        connection = self._take() if timeout_s is None else self.connect(timeout_s)
+        connection = self._acquire() if timeout_s is None else self.connect(timeout_s)
         self._busy.add(connection)
         try:
             content = body() if callable(body) else body
             length = size if callable(body) else len(body or b"")
             connection.send(method, path, content, kind, headers, length)
             answer = connection.answer()
-        except BaseException:  # also a KeyboardInterrupt: half an answer may be left in it
+        except BaseException:  # also on KeyboardInterrupt: half an answer may be left unread
             connection.close()
             raise
         finally:
@@ -274,10 +278,10 @@ class Http:
         if self.closed or timeout_s is not None or answer.headers.get(b"connection", b"").lower() == b"close":
             connection.close()
         else:
-            self._give(connection)
+            self._release(connection)
         return answer
 
-    def _take(self) -> Connection:
+    def _acquire(self) -> Connection:
         if self.closed:
             raise errors.Invalid("this client is closed", remedy="make a new Client()")
         if self._pid != os.getpid():
@@ -291,14 +295,14 @@ class Http:
                 return connection
             connection.close()
 
-    def _give(self, connection: Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         if len(self._idle) >= 8:
             connection.close()
         else:
             self._idle.append(connection)
 
     def after_fork(self) -> None:
-        """The parent goes on to use its sockets; this process closes its copies of them."""
+        """Close this process's copies of the sockets, which the parent still uses."""
         self._pid = os.getpid()
         for connection in [*self._idle, *self._busy]:
             connection.close()
@@ -312,8 +316,8 @@ class Http:
             return Unreachable(e.message, remedy=e.remedy)
         if unsure:
             return Unreachable(
-                f"the server at {url} did not answer: {why}; what was asked may have been done or not",
-                remedy="look (for example with `oncue tasks list`) before you ask again",
+                f"the server at {url} did not answer: {why}; the request may have been carried out or not",
+                remedy="check (for example with `oncue tasks list`) before you send it again",
             )
         return Unreachable(
             f"nothing answers at {url}: {why}",
@@ -332,7 +336,7 @@ class Http:
 
 
 def error_classes() -> dict[str, type[OncueError]]:
-    """All errors by their code."""
+    """Return all error classes by their code."""
     found: dict[str, type[OncueError]] = {}
     todo: list[type[OncueError]] = [OncueError]
     while todo:
@@ -344,7 +348,7 @@ def error_classes() -> dict[str, type[OncueError]]:
 
 
 def problem(answer: Answer) -> OncueError:
-    """The error that a problem response (RFC 9457) names."""
+    """Return the error that a problem response (RFC 9457) names."""
     try:
         found = msgspec.json.decode(answer.body, type=Problem)
     except msgspec.MsgspecError:

@@ -11,7 +11,7 @@ from oncue.protocol.api import RetryPolicy
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """When a failed attempt is followed by another. Durations in seconds."""
+    """Retry policy of a call. Durations in seconds."""
 
     max: int = 3
     backoff: str = "exponential"  # or "constant"
@@ -57,7 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return (Retry(max=self.retry) if isinstance(self.retry, int) else self.retry).policy()
 
     def replace(self, changes: dict[str, Any]) -> Options:
-        """Return a copy with `changes`. Raises Invalid for an unknown name or a wrong type."""
+        """Return a copy with `changes`. Raises Invalid for wrong names or types."""
         unknown = set(changes) - set(Options.__struct_fields__)
         if unknown:
             raise Invalid(
@@ -73,6 +73,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _check_limit(name: str, seconds: float) -> None:
-    """Raise Invalid below 1 ms: whole milliseconds are sent, and 0 of them means no limit."""
+    """Raise Invalid below 1 ms. Limits are sent as whole milliseconds; 0 is none."""
     if not 0.001 <= seconds < float("inf"):
         raise Invalid(f"{name} is {seconds:g} s; a limit is at least 0.001 s", remedy=f"leave {name} out for no limit")

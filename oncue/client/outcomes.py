@@ -26,7 +26,7 @@ log = logging.getLogger("oncue.client")
 MSGPACK = "application/msgpack"
 SILENCE_S = 60.0  # a stream without even a keep-alive for this long is dead
 IDS_PER_REQUEST = 16_384
-CHECKS_S = (30.0, 60.0, 120.0, 300.0)  # pauses between requests for outcomes that the stream has not brought
+CHECKS_S = (30.0, 60.0, 120.0, 300.0)  # pauses between requests for overdue outcomes
 _encode = msgspec.msgpack.Encoder().encode
 _outcomes = msgspec.msgpack.Decoder(list[Outcome]).decode
 
@@ -43,7 +43,7 @@ class OutcomeReceiver:
 
     def reset(self) -> None:
         """Make fresh state, of which a forked child shares nothing with its parent."""
-        self.gone: OncueError | None = None  # why no outcome comes for now; waiting callers raise it
+        self.gone: OncueError | None = None  # why no outcome comes; waiting callers raise it
         self.batches: dict[bytes, Batch[Any]] = {}  # open ones, by prefix
         self.stream = uuid.uuid4().hex
         self.connected = threading.Event()
@@ -68,7 +68,7 @@ class OutcomeReceiver:
         batch.wake(ACCEPTED)
 
     def pending(self) -> list[Batch[Any]]:
-        """Return the batches that are neither accepted nor rejected, in the order of submission."""
+        """Return batches not yet accepted or rejected, in the order of submission."""
         return [b for b in list(self.batches.values()) if not b.accepted and b.error is None]
 
     def store(self, outcomes: Sequence[Outcome]) -> None:
@@ -125,7 +125,7 @@ class OutcomeReceiver:
             log.debug("outcomes could not be requested: %s", e)
 
     def request_open(self, older_s: float) -> None:
-        """Request the outcomes of open tasks in accepted batches that are older than `older_s`."""
+        """Request outcomes of open tasks whose batch is older than `older_s`."""
         before = time.monotonic() - older_s
         wanted: list[bytes] = []
         for batch in list(self.batches.values()):
@@ -141,7 +141,9 @@ class OutcomeReceiver:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread end; join() waits for it. Closing the Http ends its other requests."""
+        """End the thread's stream; join() waits for the thread.
+
+        Closing the Http ends its other requests."""
         self._stop.set()
         if (connection := self._connection) is not None:
             connection.interrupt()
@@ -206,7 +208,7 @@ def messages(
     """Yield the messages of an outcome stream.
 
     Each message is 4 bytes of length (big endian), then its bytes. Length 0 is a keep-alive.
-    `check(seconds)` is called after each pause of CHECKS_S, to request outcomes that are overdue."""
+    `check(seconds)` is called after each pause of CHECKS_S, to request overdue outcomes."""
     checks, due = iter(CHECKS_S), time.monotonic() + CHECKS_S[0]
     pause = next(checks)
     buffer = bytearray()

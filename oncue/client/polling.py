@@ -5,7 +5,7 @@ These are of handles made from a task id, or used in a forked child. The server 
 
     request ──► outcome                    the task has ended
             └─► nothing ──► known task?    yes: request again
-                                           no: wait a moment (its program may be submitting it), then NotFound
+                                           no: wait, as it may be submitted now; then NotFound
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def poll(batch: Batch[Session], index: int, limit: Deadline) -> Ended:
 
 
 def poll_once(handles: Iterable[Handle]) -> None:
-    """Request all these outcomes once, and check that old enough tasks exist. Raises Unreachable."""
+    """Request all these outcomes once. Raises Unreachable.
+
+    Tasks that are no longer young must exist; see check_exists()."""
     by_id = {batch.id(i): (batch, i) for batch, i in handles if batch.ended[i] is None and batch.error is None}
     if not by_id:
         return
@@ -64,7 +66,9 @@ def poll_once(handles: Iterable[Handle]) -> None:
 
 
 def check_exists(batch: Batch[Session], index: int) -> None:
-    """Set `batch.accepted` if the server knows the task, `batch.error` if it will not know it."""
+    """Set `batch.accepted` if the server knows the task, else reject the batch.
+
+    A young task is left undecided."""
     if batch.accepted:
         return
     task_id = batch.id(index).hex()
@@ -94,7 +98,7 @@ def _hold_ms(batch: Batch[Session], limit: Deadline) -> int:
 
 
 def _young_s(batch: Batch[Session]) -> float:
-    """Return for how many more seconds an unknown task may still be on its way to the server.
+    """Return the seconds for which an unknown task may still be on its way.
 
     A forked child's parent sends for as long as its patience lasts."""
     inherited = batch.pid != 0

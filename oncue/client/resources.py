@@ -1,9 +1,8 @@
-"""Resources of the API: client.tasks, .functions, .endpoints, .rules, .events, .triggers, .dead, .tokens.
+"""Resources of the API: client.tasks, client.rules and so on.
 
-Each method is one request, with the types of oncue.protocol.api. All raise Unreachable, Unauthorized,
-Forbidden, and the errors named in their docstrings. Long lists are fetched page by page while you
-iterate.
-"""
+Each method is one request, with the types of oncue.protocol.api. All raise Unreachable,
+Unauthorized, Forbidden, and the errors named in their docstrings. Long lists are fetched page by
+page while you iterate."""
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ class Resource:
             cursor = page.next
 
     def _stream(self, path: str) -> Iterator[bytes]:
-        """Yield a body as it arrives, on a connection of its own. Raises Unreachable if it breaks off."""
+        """Yield a body as it arrives, on a new connection. Raises Unreachable."""
         connection = None
         try:
             connection = self._http.connect(90.0)
@@ -106,7 +105,9 @@ class Tasks(Resource):
         since_us: int = 0,
         limit: int | None = 50,
     ) -> Iterator[r.TaskInfo]:
-        """Yield tasks, newest first. `state`: a state, or "open" or "closed"; `limit=None`: all."""
+        """Yield tasks, newest first.
+
+        `state`: a state, or "open" or "closed"; `limit=None`: all."""
         return self._pages(
             r.TaskInfo,
             "/v1/tasks",
@@ -119,7 +120,9 @@ class Tasks(Resource):
         )
 
     def get(self, task_id: str, wait: float = 0.0) -> r.TaskInfo:
-        """Return a task. `wait`: seconds (up to 60) to wait for its end. Raises NotFound."""
+        """Return a task. Raises NotFound.
+
+        `wait`: seconds to wait for its end, up to 60."""
         return self._get(r.TaskInfo, f"/v1/tasks/{_name(task_id)}", wait_ms=round(wait * 1000) or "")
 
     def submit(self, request: r.TaskRequest) -> r.TaskInfo:
@@ -131,10 +134,10 @@ class Tasks(Resource):
         return self._post(r.TaskInfo, "/v1/tasks", request, repeat=True)
 
     def cancel(self, task_ids: Sequence[str], *, waiting: bool = False) -> builtins.list[str]:
-        """Request cancellation. Return the ids of those that were open. Raises NotFound.
+        """Request cancellation; return the ids of open tasks. Raises NotFound.
 
-        `waiting`: cancel only tasks that have not been sent to their endpoint, and return the ids of
-        those that will not run (any more)."""
+        `waiting`: cancel only tasks that have not been sent to their endpoint, and return the
+        ids of those that will not run (any more)."""
         request = r.CancelRequest(tasks=list(task_ids), waiting=waiting)
         found: builtins.list[str] = self._post(dict[str, Any], "/v1/tasks/cancel", request, repeat=True)["tasks"]
         return found
@@ -156,9 +159,10 @@ class Tasks(Resource):
             yield text
 
     def live(self, *kinds: str) -> Iterator[tuple[str, Any]]:
-        """Yield (kind, data) of live events: task, outcome, event, rule, endpoint, trigger, dead.
+        """Yield (kind, data) of live events.
 
-        ("", None) is a keep-alive. Raises Unreachable when the server goes away."""
+        Kinds: task, outcome, event, rule, endpoint, trigger, dead. ("", None) is a keep-alive.
+        Raises Unreachable when the server goes away."""
         path = "/v1/live" + _query({"kinds": ",".join(kinds)})
         kind, data, rest = "", [], b""
         for part in self._stream(path):
@@ -230,7 +234,9 @@ class Rules(Resource):
         return self._post(r.RuleInfo, f"/v1/rules/{_name(name)}/disable", {"why": why}, repeat=True)
 
     def explain(self, name: str, *, event: Mapping[str, Any] | None = None, offset: int | None = None) -> r.Explanation:
-        """Explain why it fires or not, for an event (CloudEvents JSON) or the one at an offset."""
+        """Explain why a rule fires or not.
+
+        For an event (CloudEvents JSON), or the one at an offset."""
         body = {"event": event} if event is not None else {"offset": offset}
         return self._post(r.Explanation, f"/v1/rules/{_name(name)}/explain", body, repeat=True)
 
@@ -238,7 +244,7 @@ class Rules(Resource):
         return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{_name(label)}")
 
     def rollback(self, label: str, version: int, *, dry_run: bool = False) -> r.Deployed:
-        """Deploy an old version again, as a new one. dry_run: only return what would change."""
+        """Deploy an old version as a new one. dry_run: only return the changes."""
         request = {"version": version, "dry_run": dry_run}
         return self._post(r.Deployed, f"/v1/deployments/{_name(label)}/rollback", request)
 
@@ -279,15 +285,15 @@ class Triggers(Resource):
         return self._get(r.TriggerShown, f"/v1/triggers/{_name(name)}")
 
     def explain(self, name: str, path: str) -> r.TriggerFile:
-        """Explain why a file fired or not. `path`: absolute, or relative to the watched folder.
+        """Explain why a file fired or not.
 
-        Raises NotFound, TriggerFailed; Invalid for another kind of trigger and a path that is not
-        UTF-8."""
+        `path`: absolute, or relative to the watched folder. Raises NotFound, TriggerFailed; Invalid
+        for another kind of trigger and a path that is not UTF-8."""
         if not path:
             raise Invalid("no file is named", remedy="give its path: absolute, or relative to the watched folder")
         try:
             path.encode()
-        except UnicodeEncodeError:  # Python holds such bytes as surrogates; JSON has no place for them
+        except UnicodeEncodeError:  # Python holds such bytes as surrogates, which JSON lacks
             raise Invalid(
                 f"the path {path!r} is not UTF-8, which events cannot hold: no trigger fires for it",
                 remedy="rename the file",
@@ -299,7 +305,7 @@ class Dead(Resource):
     """Dead letters: retry or dismiss them."""
 
     def list(self, limit: int | None = 50, *, all: bool = False) -> Iterator[r.DeadInfo]:
-        """Yield dead letters, newest first. all: also those that were retried or dismissed."""
+        """Yield dead letters, newest first. all: include retried and dismissed ones."""
         return self._pages(r.DeadInfo, "/v1/dead", limit, all="1" if all else "")
 
     def get(self, letter: int) -> r.DeadInfo:
@@ -307,11 +313,13 @@ class Dead(Resource):
         return self._get(r.DeadInfo, f"/v1/dead/{letter}")
 
     def retry(self, letter: int) -> None:
-        """Process its record again. Raises NotFound; Conflict if the record was not kept."""
+        """Process its record again. Raises NotFound; Conflict without a record."""
         self._post(Any, f"/v1/dead/{letter}/retry", {})
 
     def dismiss(self, letters: Sequence[int], reason: str = "") -> int:
-        """Dismiss all these letters or none; idempotent. Return how many were open. Raises NotFound."""
+        """Dismiss these letters; return how many were open. Raises NotFound.
+
+        All or none are dismissed. Idempotent."""
         return self._dismiss(r.DismissRequest(letters=[*letters], reason=reason))
 
     def dismiss_all(self, reason: str = "") -> int:

@@ -1,7 +1,7 @@
-"""How a task ended, as a value or as an exception of the caller's own process.
+"""Turn an outcome into a value or an exception.
 
-A failure is data (messages.Failure): nothing of it is executed here. A value that is a pickle is loaded only when the
-endpoint that sent it is trusted, since unpickling runs code.
+A failure is data (records.Failure): none of it is executed here. A pickled value is loaded only if
+its endpoint is trusted, because unpickling runs code.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Fetch = Callable[[payload.Ref], bytes]
 
 
 def value(ended: Ended, task_id: bytes, name: str, endpoint: str, fetch: Fetch, trusted: Callable[[], bool]) -> Any:
-    """The task's value.
+    """Return the task's value.
 
-    Raises TaskError for a task that ended otherwise; UntrustedResult and UnreadableResult (the bytes are in `.raw`);
-    BlobMissing. `trusted` is asked only where there is a pickle."""
+    `trusted` is called only for a pickle. Raises TaskError for a task that did not succeed;
+    UntrustedResult and UnreadableResult (with the bytes in `.raw`); BlobMissing."""
     if ended.status != OK:
         raise error(ended, task_id, name)
     content = ended.value
@@ -80,7 +80,9 @@ def _unreadable(why: BaseException, task_id: bytes) -> UnreadableResult:
 
 
 def error(ended: Ended, task_id: bytes, name: str) -> TaskError:
-    """The exception for an ended attempt that gave no value; a builtin exception is rebuilt as its `__cause__`."""
+    """Return the exception for an attempt that did not succeed.
+
+    A builtin exception of the function is rebuilt as its `__cause__`."""
     try:
         failure = msgspec.msgpack.decode(ended.value, type=Failure)
     except msgspec.MsgspecError:
@@ -102,11 +104,11 @@ def error(ended: Ended, task_id: bytes, name: str) -> TaskError:
 
 
 def rebuilt(failure: Failure) -> BaseException | None:
-    """The builtin exception of that name; None for a class that only the worker knows."""
+    """Return the builtin exception of that name, or None for other classes."""
     kind = getattr(builtins, failure.type.removeprefix("builtins."), None)
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         return None
     try:
         return kind(failure.message)
-    except Exception:  # one that wants more arguments, as UnicodeDecodeError does
+    except Exception:  # it needs more arguments, as UnicodeDecodeError does
         return None

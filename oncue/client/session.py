@@ -1,5 +1,6 @@
-"""Session: the HTTP connections, threads, trust and function registry that a client's parts share.
+"""Session: state that a client's parts share.
 
+It owns the HTTP connections, the threads, the trusted endpoints and the registered functions.
 Client, BoundClient, Batch, Task and the resources hold the session, and it holds none of them, so
 that `Client().submit(f).result()` and `Client().tasks.list()` work. It closes when it is forgotten
 or the program ends. The threads hold a batch, and so its session, only while a task of it is open.
@@ -32,7 +33,7 @@ KNOWN_FUNCTIONS = 1_024
 
 
 class Session:
-    """Connections, threads, trusted endpoints and registered functions of one client."""
+    """Connections, threads, trust and registered functions of one client."""
 
     def __init__(self, target: Target, patience_s: float, linger_s: float, trust: Iterable[str] = ()) -> None:
         self.http = http = Http(target)
@@ -40,7 +41,8 @@ class Session:
         self.sender = sender = BatchSender(http, outcomes, linger_s)
         self._trust = set(trust)
         self._owned: dict[str, bool] = {}  # by an endpoint's name or id
-        self._functions: OrderedDict[int, tuple[Any, str, str, Watch]] = OrderedDict()  # by id(fn): fn, hash, name
+        # By id(fn): fn, hash, name; each entry's reference to fn keeps its id unique.
+        self._functions: OrderedDict[int, tuple[Any, str, str, Watch]] = OrderedDict()
         self._registered: set[str] = set()
         self._lock = threading.Lock()
         self._finalize = weakref.finalize(self, _close_forgotten, sender)
@@ -58,7 +60,7 @@ class Session:
         Raises Invalid, CannotPack; Unreachable if there is no server yet."""
         if isinstance(fn, str):
             return fn, fn
-        if not callable(fn) and hasattr(fn, "body"):  # a functions.Packed, as the command line makes them
+        if not callable(fn) and hasattr(fn, "body"):  # a functions.Packed, from the command line
             return self.register(fn), str(fn.name)
         known = self._functions.get(id(fn))
         if known is not None and known[0] is fn and known[3].same():
@@ -72,22 +74,23 @@ class Session:
         packed, watch = pack_function(fn), Watch(fn)
         self._register_or_defer(packed)
         with self._lock:
-            self._functions[id(fn)] = (fn, packed.id, packed.name, watch)  # the reference keeps id(fn) unique
+            self._functions[id(fn)] = (fn, packed.id, packed.name, watch)
             while len(self._functions) > KNOWN_FUNCTIONS:
                 self._functions.popitem(last=False)
         return packed.id, packed.name
 
     def register(self, packed: Packed) -> str:
-        """Register a packed function and return its hash. Raises Unreachable, TooLarge."""
+        """Register a packed function; return its hash. Raises Unreachable, TooLarge."""
         if packed.id not in self._registered:
             self.http.request("POST", "/v1/functions", msgspec.json.encode(_request(packed)), repeat=True)
             self._registered.add(packed.id)
         return packed.id
 
     def _register_or_defer(self, packed: Packed) -> None:
-        """Register it; if the server is away, leave that to the sender, before the first batch.
+        """Register it; while the server is away, leave that to the sender.
 
-        Raises Unreachable if this session has not reached a server yet."""
+        The sender registers it before the first batch that needs it. Raises Unreachable if this
+        session has not reached a server yet."""
         try:
             self.register(packed)
         except (Unreachable, NotReady, RateLimited):
@@ -102,10 +105,10 @@ class Session:
         return fetch_blob(self.http, ref)
 
     def trusts(self, endpoint: str, endpoint_id: str | None = None) -> bool:
-        """True if pickles of this endpoint may be loaded: it is yours, or named in `trust`.
+        """True if pickles of this endpoint may be loaded.
 
-        Its owner is looked up by the id where that is known: other people's endpoints may have the
-        same name."""
+        They may if it is yours, or named in `trust`. Its owner is looked up by the id where that is
+        known: other people's endpoints may have the same name."""
         if endpoint in self._trust:
             return True
         key = endpoint if endpoint_id is None else endpoint_id
@@ -136,7 +139,7 @@ def _request(packed: Packed) -> FunctionRequest:
 
 
 def _close_forgotten(sender: BatchSender) -> None:
-    """Close a session that nobody holds, or at the program's end; report unaccepted tasks."""
+    """Close an unreferenced session, or at exit; report unaccepted tasks."""
     try:
         sender.close(flush=True)
     except (OncueError, KeyboardInterrupt) as e:

@@ -46,7 +46,7 @@ class BatchSender:
         self.linger_s = linger_s
         self.closed = False
         self._me: Me | None = None
-        self.unregistered: dict[str, FunctionRequest] = {}  # by hash: made while the server was away
+        self.unregistered: dict[str, FunctionRequest] = {}  # by hash: packed while it was away
         self._reset()
 
     def _reset(self) -> None:
@@ -61,7 +61,7 @@ class BatchSender:
         self._stop = threading.Event()
 
     def me(self) -> Me:
-        """Return the token's identity, requested once. Raises Unreachable, Unauthorized."""
+        """Return the token's identity, cached. Raises Unreachable, Unauthorized."""
         if self._me is None:
             self._me = msgspec.json.decode(self.http.request("GET", "/v1/me").body, type=Me)
         return self._me
@@ -146,7 +146,7 @@ class BatchSender:
         batch.reject(error)
 
     def _post(self, batch: Batch[Any]) -> None:
-        """Post the batch until it is answered. Repeats are harmless: the key is the same."""
+        """Post the batch until it is answered. Its key makes repeats harmless."""
         answer, repeated = self._post_until_answered(batch)
         accepted = msgspec.msgpack.decode(answer, type=Accepted)
         if int(accepted.first, 16) != batch.first:
@@ -271,7 +271,7 @@ def _ms(seconds: float | None) -> int | None:
 
 
 def _pause_after(error: OncueError, pause: float) -> float:
-    """Return the pause before a repeat: the answer's Retry-After (at most 30 s), or `pause`."""
+    """Return the pause before a repeat: Retry-After (at most 30 s), or `pause`."""
     try:
         return max(pause, min(30.0, float(error.details.get("retry_after_s", pause))))
     except (TypeError, ValueError):

@@ -78,7 +78,7 @@ class Task(Generic[R]):
         if self._value is not _UNKNOWN:
             return cast(R, self._value)
         ended = self._batch.ended[self._index]
-        if ended is not None and ended.status == OK and ended.value[:1] == payload.MSGPACK:  # fast path
+        if ended is not None and ended.status == OK and ended.value[:1] == payload.MSGPACK:  # fast
             self._value = payload.unpack(ended.value)
             return cast(R, self._value)
         self._value = results.value(
@@ -95,7 +95,7 @@ class Task(Generic[R]):
         return self._batch.session.trusts(self.endpoint)
 
     def exception(self, timeout: float | None = None) -> OncueError | None:
-        """Wait, and return the error with which it ended, or None. Raises TimeoutError."""
+        """Wait; return the error with which it ended, or None. Raises TimeoutError."""
         try:
             ended = self._outcome(Deadline(timeout))
         except OncueError as e:
@@ -143,7 +143,7 @@ class Task(Generic[R]):
         return ended
 
     def _mark_reported(self) -> None:
-        """Record that the caller has seen the rejection, so that closing does not repeat it."""
+        """Record that the caller has seen the rejection: close() does not repeat it."""
         self._batch.session.sender.unaccepted.mark_reported(self._batch)
 
     def _timeout_text(self, limit: Deadline) -> str:
@@ -156,9 +156,9 @@ class Task(Generic[R]):
     def add_done_callback(self, callback: Callable[[Task[R]], None]) -> None:
         """Call `callback(task)` when the task has ended, or at once if it has.
 
-        It runs on the thread that receives outcomes, so it must be brief; its exceptions are logged.
-        The handle of a task that another client submitted calls back only when its outcome was
-        requested (result, wait, as_completed)."""
+        It runs on the thread that receives outcomes, so it must be brief; its exceptions are
+        logged. The handle of a task that another client submitted calls back only when its outcome
+        was requested (result, wait, as_completed)."""
         batch, index = self._batch, self._index
 
         def call() -> None:
@@ -175,7 +175,7 @@ class Task(Generic[R]):
     # ------------------------------------------------------------ requests
 
     def _wait_accepted(self) -> str:
-        """Wait until the server has accepted it and return the id. Raises the rejection."""
+        """Wait until the server has accepted it; return the id. Raises the rejection."""
         batch, outcomes = self._batch, self._batch.session.outcomes
         while batch.pid == os.getpid() and not batch.ready(ACCEPTED):
             if outcomes.gone is not None:
@@ -197,8 +197,8 @@ class Task(Generic[R]):
     def status(self) -> str:
         """Return its state as a word.
 
-        One of waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out, cancelled,
-        expired, refused."""
+        One of waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out,
+        cancelled, expired, refused."""
         ended = self._ended()
         return self.info().state if ended is None else CLOSED_AS[ended.status].name.lower()
 
@@ -210,7 +210,7 @@ class Task(Generic[R]):
             self._tasks.cancel([self._wait_accepted()])
 
     def _is_at_endpoint(self) -> bool:
-        """True if it is known to be at its endpoint now; False without a request before it is accepted."""
+        """True if it is known to be at its endpoint now."""
         if self.done() or not self._batch.accepted:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Batches that the server did not accept, kept until a caller has seen the error.
+"""Batches that the server did not accept, until a caller has seen the error.
 
 No submitted task may be lost silently: flush(), close() or the program's end reports it."""
 
@@ -62,9 +62,10 @@ def rejection_of(batch: Batch[Any], error: OncueError) -> Rejection:
 
 
 def summary(rejections: list[Rejection], *, given_up: bool = True) -> OncueError:
-    """Return one error that counts and names the tasks, with the reason and a remedy.
+    """Return one error that counts and names all these tasks.
 
-    It is Unreachable if the server was away for some of them, else of the first rejection's class."""
+    It is Unreachable if the server was away for some of them, else of the class of the first
+    rejection."""
     away = [r for r in rejections if isinstance(r.error, Unreachable | NotReady | RateLimited)]
     why = (away or rejections)[0].error
     count = sum(r.count for r in rejections)
@@ -85,8 +86,8 @@ def summary(rejections: list[Rejection], *, given_up: bool = True) -> OncueError
 class _Failing:
     """Text stream whose last flush fails, which sets the exit code.
 
-    The interpreter then exits with 120, as for any buffered data that it could not write (documented
-    with `sys.exit`), after all other work of its shutdown is done."""
+    The interpreter then exits with 120, as for any buffered data that it could not write
+    (documented with `sys.exit`), after all other work of its shutdown is done."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -101,7 +102,7 @@ class _Failing:
 
 
 def exit_with(error: OncueError) -> None:
-    """Report an error that nobody can catch: on stderr, and with a non-zero exit code."""
+    """Report an error that nobody can catch: on stderr and by the exit code."""
     if sys.stderr is None:
         return
     sys.stderr.write(f"oncue: {error}\n")
