@@ -116,7 +116,7 @@ class EndpointChannel:
         pending.enqueue_due()
         while pending.queue and self.granted > self.sent:
             self._send_group(pending.dequeue(self.granted - self.sent))
-        wanted = pending.next_page()
+        wanted = pending.request_page()
         if wanted:
             self._out.append(LoadOpenTasks(wanted[0], wanted[1], PAGE))
 

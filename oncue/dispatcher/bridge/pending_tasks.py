@@ -1,13 +1,12 @@
-"""The tasks of one endpoint that wait to be sent: pure.
+"""Pending tasks of one endpoint: a queue without I/O.
 
-    fresh(frame) ──memory──┐
-    page(rows) ──the view──┤►  queue ──► take(count)
-    put_off(due, task) ────┴►  later (a heap of retries) ──due──► queue
+    add(frame) ──new tasks────┐
+    add_page(rows) ──the view─┤►  queue ──► dequeue(count)
+    defer(due, task) ─────────┴►  deferred (a heap of retries) ──due──► queue
 
-Fresh tasks come by memory, and those that other servers took by a reader of the log. When the memory's budget is passed, or
-the agent was away, the intake *loads*: it pages through the view's open tasks until it has caught up, and only then takes
-fresh ones again. What it loads may be at the agent already (`busy` says so) or have just ended (`ended` was told): neither is
-taken again.
+New tasks come from appends of this process, and from the log reader for appends of other servers. If they exceed the memory
+budget, or the agent was away, the queue *loads*: it reads the view's open tasks in pages. New tasks are left to the view
+until loading has caught up. A page may have tasks that were sent meanwhile, or whose end is being appended; they are skipped.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ import msgspec
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call, TaskFrame, TaskRecord
 
-PAGE = 2_048  # tasks loaded from the view at once
-LOW = 512  # queued tasks below which the next page is loaded
-FRAME_TASKS = 256  # taken at once: large enough to carry a frame's cost, small enough to spread over workers
+PAGE = 2_048  # tasks in a page of the view
+LOW = 512  # queued tasks; below this the next page is loaded
+FRAME_TASKS = 256  # in a frame: large enough to spread a frame's cost, small enough to spread over workers
 FRAME_BYTES = 1 << 20
-KEEP_STOPPED_US = 10_000_000
+KEEP_STOPPED_US = 10_000_000  # the reader may deliver a record this long after the view has it
 
 
 class TaskGroup(msgspec.Struct, gc=False):
-    """Tasks queued or sent together: one attempt of one call."""
+    """Tasks that are queued or sent together: one attempt of one call."""
 
     call: Call
     call_raw: bytes
@@ -39,6 +38,7 @@ class TaskGroup(msgspec.Struct, gc=False):
     size_bytes: int
 
     def one(self, task_id: bytes) -> TaskRecord:
+        """Return the task with this id."""
         return next(t for t in self.tasks if t.id == task_id)
 
 
@@ -54,26 +54,29 @@ class OpenTask(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PendingTasks:
-    def __init__(self, busy: Callable[[bytes], bool], budget_bytes: int) -> None:
-        self._is_sent, self._budget = busy, budget_bytes
+    """Tasks of an endpoint that have not been sent, in order. At most `budget_bytes` of them are in memory."""
+
+    def __init__(self, is_sent: Callable[[bytes], bool], budget_bytes: int) -> None:
+        """`is_sent`: True for a task that the agent has, or whose end is being appended."""
+        self._is_sent, self._budget = is_sent, budget_bytes
         self.now_us = 0
         self.queue: deque[TaskGroup] = deque()
-        self.queued_tasks = self.queued_bytes = 0  # queued, and in `later` (bytes only)
+        self.queued_tasks = self.queued_bytes = 0  # the bytes include `deferred`
         self.deferred: list[tuple[int, int, TaskGroup]] = []  # (due_us, tie-breaker, one task)
-        self.stopped: set[bytes] = set()  # shall not start: cancelled or expired while waiting
-        self._last_stop_us = 0  # when the last of them was
-        self.loading = True  # fresh tasks are left to the view
+        self.stopped: set[bytes] = set()  # not to be sent: cancelled, expired or held
+        self._last_stop_us = 0
+        self.loading = True  # new tasks are left to the view
         self._token = self._ties = 0
         self._asked = False
         self._cursor = -1
-        self._reload_us = 0  # then retries are due that memory had no room for; 0: none
-        self._horizon = 0  # offset up to which the pages were of all that there was
-        self._buffered: list[tuple[TaskFrame, int]] = []  # fresh since the page was asked for
+        self._reload_us = 0  # when to load again, for retries without room in memory; 0: never
+        self._horizon = 0  # offset of the tasks topic; the pages had all records below it
+        self._buffered: list[tuple[TaskFrame, int]] = []  # new since the page was requested
         self._buffered_bytes = 0
-        self._ended: set[bytes] = set()  # since the page was asked for
+        self._ended: set[bytes] = set()  # since the page was requested
 
     def restart(self) -> None:
-        """Forget what was queued: the view has it all, and pages asked for before count no more."""
+        """Empty the queue, and load from the view, which has all tasks. Pages requested before are ignored."""
         self.queue.clear()
         self.deferred.clear()
         self.queued_tasks = self.queued_bytes = 0
@@ -89,8 +92,10 @@ class PendingTasks:
     # ------------------------------------------------------------ in
 
     def add(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
-        """Tasks that were appended just now (perhaps not durable yet). `offset`: of their record, where a reader brought
-        it behind the view: the pages may have had it already."""
+        """Add tasks that were appended just now, perhaps not durable yet.
+
+        `offset`: of their record, if the log reader delivered it: a page may have had its tasks already.
+        """
         if 0 <= offset < self._horizon:
             return
         if not self.loading and self.queued_bytes + size_bytes <= self._budget:
@@ -108,7 +113,7 @@ class PendingTasks:
         self.queued_bytes += group.size_bytes
 
     def defer(self, due_us: int, group: TaskGroup) -> None:
-        """A retry (a group of one task) that is due later. Without room in memory the view brings it back then."""
+        """Add a retry (a group of one task) that is due later. Without room in memory it is loaded from the view then."""
         if self.queued_bytes + group.size_bytes > self._budget:
             self.reload_at(due_us)
             return
@@ -117,11 +122,11 @@ class PendingTasks:
         heapq.heappush(self.deferred, (due_us, self._ties, group))
 
     def reload_at(self, due_us: int) -> None:
-        """Read the view's open tasks anew then: it has something due that is not here."""
+        """Load the view's open tasks again at this time: a task is due then that is not in memory."""
         self._reload_us = min(self._reload_us or due_us, due_us)
 
     def mark_ended(self, ids: Iterable[bytes]) -> None:
-        """These ended; a page that was asked for before may still name them."""
+        """Note ended tasks. A page that was requested before may still have them."""
         if self._asked:
             self._ended.update(ids)
 
@@ -133,8 +138,8 @@ class PendingTasks:
 
     # ------------------------------------------------------------ loading
 
-    def next_page(self) -> tuple[int, int] | None:
-        """(token, after) when a page should be loaded now."""
+    def request_page(self) -> tuple[int, int] | None:
+        """Return (token, after) of the page to load now, or None."""
         if self._reload_us and self.now_us >= self._reload_us and not self._asked:
             self.loading, self._cursor, self._reload_us = True, -1, 0
         if not self.loading or self._asked or self.queued_tasks >= LOW:
@@ -144,7 +149,7 @@ class PendingTasks:
         return self._token, self._cursor
 
     def add_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
-        """The answer to the page asked for with this token; the view had all records below `reached`."""
+        """Add the page that was requested with this token. The view had all records below `reached`."""
         if not self._asked or token != self._token:
             return
         self._asked = False
@@ -179,7 +184,7 @@ class PendingTasks:
             self._add(TaskGroup(row.call, call_raw, row.attempt, row.accepted_us, _ViewRows([row.task]), size))
 
     def _catch_up(self, seen: set[bytes], reached: int) -> None:
-        """The view had no more: go on with what came by memory since it was asked, unless that was too much to keep."""
+        """End loading after the last page: add the new tasks since its request, unless they exceeded the budget."""
         if self._buffered_bytes > self._budget:
             self._cursor = -1
             return
@@ -196,18 +201,17 @@ class PendingTasks:
     # ------------------------------------------------------------ out
 
     def enqueue_due(self) -> None:
-        """Queue the retries that are due."""
+        """Move the retries that are due to the queue."""
         while self.deferred and self.deferred[0][0] <= self.now_us:
             _, _, group = heapq.heappop(self.deferred)
             self.queue.append(group)
-            self.queued_tasks += 1  # its bytes are counted already
+            self.queued_tasks += 1  # its bytes have been counted
         idle = not self.queue and not self.deferred and not self.loading
-        # A reader may bring a record a little after the view had it, and those who ask the view.
         if self.stopped and idle and self.now_us - self._last_stop_us > KEEP_STOPPED_US:
             self.stopped.clear()
 
     def dequeue(self, most: int) -> TaskGroup:
-        """The next tasks, at most `most` and a frame's worth; without those that were stopped (so perhaps none)."""
+        """Remove and return the next tasks, at most `most` and one frame's worth. Stopped ones are dropped, perhaps all."""
         group = self.queue.popleft()
         count = min(len(group.tasks), most, FRAME_TASKS)
         if group.size_bytes > FRAME_BYTES:
@@ -228,11 +232,11 @@ class PendingTasks:
 
 
 class _ViewRows(list[TaskRecord]):
-    """Tasks gathered from rows of the view: more rows of the same call may be added."""
+    """Tasks from rows of the view. Rows of the same call are appended."""
 
 
 def _fitting(tasks: Sequence[TaskRecord], count: int) -> int:
-    """How many of the first `count` fit into a frame; at least one."""
+    """Return how many of the first `count` tasks fit into a frame; at least one."""
     total = 0
     for i in range(count):
         total += len(tasks[i].args)

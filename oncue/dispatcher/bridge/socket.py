@@ -1,10 +1,10 @@
-"""The bridge's sockets: one ROUTER, encrypted, to which the agents dial; the state machines are the lanes (channel.py).
+"""The encrypted ROUTER socket that agents dial.
 
     agent's key ──ZAP──► refused before a message is read, or known as endpoint X
-    frame of X ──► lane X ──► effects ──► Send: the ROUTER; the rest: the courier (log, view, blobs)
+    frame of X ──► channel X (channel.py) ──► effects ──► SendFrame: this socket; the rest: EffectHandler
 
-Who sent a frame is the ZAP user id, never a routing id that a peer chose. Raw sockets on `add_reader` of ZeroMQ's file
-descriptor, which is edge-triggered: read until EAGAIN, and look again after each send.
+The sender of a frame is known by the ZAP user id, never by a routing id, which the peer chooses. The event loop watches
+ZeroMQ's file descriptor by `add_reader`. It is edge-triggered: read until EAGAIN, and check again after each send.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ from oncue.protocol import bridge
 
 log = logging.getLogger("oncue.bridge")
 TICK_S = 0.1
-READ_AT_ONCE = 256  # messages, then other work gets its turn
+READ_AT_ONCE = 256  # messages, then other callbacks run
 
 
 class EffectHandler(Protocol):
-    """Carries out what lanes want of the rest of the server."""
+    """The rest of the server, as the socket sees it."""
 
-    def run(self, channel: EndpointChannel, effect: Effect) -> None: ...
+    def run(self, channel: EndpointChannel, effect: Effect) -> None:
+        """Run an effect other than SendFrame."""
+        ...
 
     def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
-        """What an agent is told whose endpoint has no lane here; None: nothing."""
+        """Return the answer to an agent whose endpoint has no channel here, or None for no answer."""
         ...
 
 
 class BridgeSocket:
+    """Connections of all agents, and the channel of each endpoint that this server owns."""
+
     def __init__(self, keys: curve.Keys, host: str, port: int, courier: EffectHandler) -> None:
         self._loop = asyncio.get_running_loop()
         self._effects = courier
@@ -57,22 +61,22 @@ class BridgeSocket:
     # ------------------------------------------------------------ endpoints
 
     def admit(self, endpoint: str, public_key: bytes) -> None:
-        """From now on this key may connect, as this endpoint."""
+        """Allow this key to connect, as this endpoint."""
         self._gate.allow(public_key, endpoint)
 
     def open(self, channel: EndpointChannel) -> None:
-        """This server acts for the endpoint."""
+        """Serve an endpoint that this server owns now."""
         self.channels[channel.endpoint] = channel
 
     def redirect(self, endpoint: str, epoch: int, to: bridge.Redirect) -> None:
-        """Another server acts for it, by a claim of this epoch: its agent is sent there."""
+        """Close the channel, and send the agent to the server that claimed the endpoint with this epoch."""
         channel = self.channels.pop(endpoint, None)
         if channel is not None:
             channel.redirect(epoch, to)
             self.run_effects(channel)
 
     def revoke(self, endpoint: str, public_key: bytes) -> None:
-        """The key is refused from now on, and its live link is cut: nothing more of it is read. Again is harmless."""
+        """Refuse the key from now on, and close its connection. Idempotent."""
         self._gate.forbid(public_key)
         channel = self.channels.pop(endpoint, None)
         if channel is not None:
@@ -86,7 +90,7 @@ class BridgeSocket:
 
     def _on_readable(self) -> None:
         for _ in range(READ_AT_ONCE):
-            if not self._readable():  # a third of what the exception costs that says the same
+            if not self._readable():  # costs a third of the exception zmq.Again
                 return
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -96,17 +100,17 @@ class BridgeSocket:
         self._loop.call_soon(self._on_readable)
 
     def _readable(self) -> bool:
-        if self._socket.closed:  # a look that was due when the bridge closed
+        if self._socket.closed:  # a callback that was scheduled before close
             return False
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
         try:
             endpoint = str(frames[-1].get("User-Id"))
-        except zmq.ZMQError:  # not through ZAP: cannot be
+        except zmq.ZMQError:  # not authenticated by ZAP; cannot happen
             return
         channel = self.channels.get(endpoint)
-        if channel is None:  # another server's; or revoked, with frames still under way
+        if channel is None:  # owned by another server; or revoked, with frames still arriving
             answer = self._effects.answer_unowned(endpoint, [f.bytes for f in frames[1:]])
             if answer is not None:
                 self._send(frames[0].bytes, answer)
@@ -115,7 +119,7 @@ class BridgeSocket:
         try:
             channel.on_frame([f.bytes for f in frames[1:]], now_us())
         except Undecodable as e:
-            log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
+            log.warning("endpoint %s sent a message that cannot be decoded: %s", endpoint, e.message)
             refusal = bridge.Refuse(
                 "version",
                 f"the server (oncue {channel.version}) cannot read the agent's messages: {e.message}",
@@ -127,7 +131,7 @@ class BridgeSocket:
     # ------------------------------------------------------------ out
 
     def run_effects(self, channel: EndpointChannel) -> None:
-        """Carry out what the lane wants, after any call to it."""
+        """Run the effects of the channel. To be called after each call of a channel."""
         effects = channel.drain()
         if not effects:
             return
@@ -151,11 +155,13 @@ class BridgeSocket:
     def _send(self, route: bytes, parts: list[bytes]) -> None:
         try:
             self._socket.send_multipart([route, *parts], zmq.NOBLOCK)
-        except zmq.ZMQError as e:  # gone, or it does not read: numbers show the gap, the session starts anew
+        except (
+            zmq.ZMQError
+        ) as e:  # the agent has gone, or does not read: it will see the gap in the numbers, and say Hello again
             log.debug("a frame could not be sent: %s", e)
 
     def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
-        """Call a lane and carry out what follows; nothing when the endpoint is not there (any more)."""
+        """Call the endpoint's channel and run its effects. Without a channel, do nothing."""
         channel = self.channels.get(endpoint)
         if channel is not None:
             channel.now_us = max(channel.now_us, now_us())
@@ -170,7 +176,7 @@ class BridgeSocket:
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
 
     def close(self) -> None:
-        """What is called later (a lane's append that is durable by then ...) finds no lane, and does nothing."""
+        """Close all. Callbacks that run later, such as the end of an append, find no channel and do nothing."""
         self.channels.clear()
         self._tick_timer.cancel()
         self._loop.remove_reader(self._fd)

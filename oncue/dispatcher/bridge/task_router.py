@@ -1,14 +1,14 @@
-"""Fresh tasks on their way to the lanes.
+"""Routes new tasks from the log to the channel of their endpoint, each once.
 
-    this process appended them ──watch──► (early, where the log allows it) ──► lane
-    another server did, or they may be known from before ──feeder, behind the view──► lane
+    appended by this process ──append watcher (early if the log allows it)──► channel
+    appended by another server, or perhaps a repetition ──log reader, after the view──► channel
 
-On Kafka the feeder may have a record of this process before the process is told that it is durable: whichever comes first hands
-the tasks over, and the other finds it done.
+On Kafka the log reader may deliver a record of this process before its append is reported durable. The first of the two
+forwards the tasks; the second finds that it was done.
 
-An event or a request that is told twice makes the same tasks twice (the same ids): the second time nothing shall run. Whether
-the first time was before this server started, only the view knows; but an id with a time since then was made since then, and
-is remembered here, unless its time comes from a hash (ids.py): one in a million falls into a day.
+A repeated event or request makes the same tasks, with the same ids, again. Only the first may run. If the first was accepted
+before this server started, only the view knows it. An id whose time is later was made later, and is remembered here. The time
+of an id that is a hash (ids.py) means nothing, but only one in a million of these falls into a given day.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from oncue.view import View
 
 log = logging.getLogger("oncue.incoming")
 KNOWN_TASKS = 200_000
-AHEAD_MS = 1_000  # that clients' clocks may be
+AHEAD_MS = 1_000  # clients' clocks may be ahead by this
 
 
 class TaskRouter:
-    """`run` starts work beside; `made_before` is told how many tasks of a rule, that it made here, were known already."""
+    """Deduplicates task records, and forwards new tasks to the channels of the bridge."""
 
     def __init__(
         self,
@@ -47,25 +47,28 @@ class TaskRouter:
         run: Callable[[Coroutine[Any, Any, None]], None],
         count_known: Callable[[str, int], None],
     ) -> None:
+        """`run` starts a coroutine as a task. `count_known(rule, n)` corrects the counter of a rule: n of the tasks that
+        it made on this server were accepted before."""
         self._log, self._view, self._bridge, self._run = durable, view, bridge, run
         self._count_known = count_known
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._from_ms = started_us // 1000 + 1  # all that came with a later time in its id is in there
-        # This process's records that have been told, or read, and not the other: by their bytes, for what is told twice may
-        # begin with the same task. Where the log tells them first (fifo), those that are handed over need no entry.
-        self._awaiting_reader: Counter[bytes] = Counter()  # told; they are left to the reader
-        self._forwarded: Counter[bytes] = Counter()  # told, and handed over
-        self._read_first: Counter[bytes] = Counter()  # read
+        self._from_ms = started_us // 1000 + 1  # `_known` has all tasks whose id has this time or a later one
+        # Records appended here that only one of the two sources (append watcher, log reader) has reported so far. Keyed by
+        # content, because two records may start with the same task. In a FIFO log the watcher always reports first, so
+        # forwarded records need no entry.
+        self._awaiting_reader: Counter[bytes] = Counter()  # reported by the watcher, left to the reader
+        self._forwarded: Counter[bytes] = Counter()  # reported by the watcher, and forwarded
+        self._read_first: Counter[bytes] = Counter()  # reported by the reader
 
     # ------------------------------------------------------------ in
 
     def on_appended(self, topic: str, records: Sequence[Record]) -> None:
-        """By this process, perhaps not durable yet."""
+        """Handle records that this process has appended, perhaps not durable yet."""
         for record in records:
             frame = _frame(topic, record)
             if frame is None:
                 continue
-            if self._read_first and frame.tasks and _take(self._read_first, _key(record)):
+            if self._read_first and frame.tasks and _decrement(self._read_first, _key(record)):
                 continue
             if not self._direct(frame):
                 self._awaiting_reader[_key(record)] += 1
@@ -77,20 +80,22 @@ class TaskRouter:
                 self._forwarded[_key(record)] += 1
 
     def _direct(self, frame: TaskFrame) -> bool:
-        """Whether it surely is the first of its tasks. Where this server alone takes tasks, clients' requests are: it knows
-        their keys."""
+        """Return True if the frame's tasks are certainly new.
+
+        Where this server is the only one, tasks of clients' requests are: it has deduplicated the requests by key.
+        """
         return not frame.tasks or (not frame.call.rule and not self._log.shared) or self._all_new(frame.tasks)
 
     def on_read(self, batch: RecordBatch) -> None:
-        """Of a topic of tasks, when the view has it."""
+        """Handle a batch of a tasks topic that the view has applied."""
         if not self._log.shared and not self._awaiting_reader:
             return
         for offset, record in zip(batch.offsets, batch.records, strict=True):
             left = False
             if ours := self._log.is_own(record):
                 key = _key(record) if self._awaiting_reader or not self._log.fifo else b""
-                left = _take(self._awaiting_reader, key)
-                if not left and (self._log.fifo or _take(self._forwarded, key)):
+                left = _decrement(self._awaiting_reader, key)
+                if not left and (self._log.fifo or _decrement(self._forwarded, key)):
                     continue
             frame = _frame(batch.topic, record)
             if frame is None or not frame.tasks:
@@ -100,15 +105,15 @@ class TaskRouter:
             if not left and self._all_new(frame.tasks):
                 self._forward(frame, len(record.value), offset)
             else:
-                self._run(self._ask(frame, len(record.value), offset, ours))
+                self._run(self._forward_unseen(frame, len(record.value), offset, ours))
 
     def _forward(self, frame: TaskFrame, size: int, offset: int) -> None:
         self._bridge.with_channel(
             frame.call.endpoint, partial(EndpointChannel.add_tasks, frame=frame, size_bytes=size, offset=offset)
         )
 
-    async def _ask(self, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
-        """Those of the tasks that are not known from an earlier record, which the view has, too."""
+    async def _forward_unseen(self, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
+        """Forward the tasks that no earlier record has. The view has applied all earlier records."""
         unseen = {t.id: t for t in frame.tasks if t.id not in self._known}
         for task_id in unseen:
             self._remember(task_id)
@@ -127,7 +132,7 @@ class TaskRouter:
             if task.id in known or not self._from_ms <= int.from_bytes(task.id[:6], "big") <= until_ms:
                 return False
         if len(tasks) > 1 and len({task.id for task in tasks}) < len(tasks):
-            return False  # told twice in one batch
+            return False  # twice in one batch
         for task in tasks:
             self._remember(task.id)
         return True
@@ -145,8 +150,8 @@ def _key(record: Record) -> bytes:
     return blake2b(record.value, digest_size=16).digest()
 
 
-def _take(counts: Counter[bytes], key: bytes) -> bool:
-    """One of them, if there is one."""
+def _decrement(counts: Counter[bytes], key: bytes) -> bool:
+    """Subtract one from a counter. Return False if it was 0."""
     count = counts.get(key, 0)
     if count > 1:
         counts[key] = count - 1
@@ -156,11 +161,11 @@ def _take(counts: Counter[bytes], key: bytes) -> bool:
 
 
 def _frame(topic: str, record: Record) -> TaskFrame | None:
-    """None: nothing that a lane would not know."""
+    """Return the frame of a record, or None if the channel has its tasks already."""
     if AGAIN[0] in record.headers:
         return None
     try:
         return decode(TaskFrame, record.value)
-    except Undecodable as e:  # the view's reader buries it
-        log.error("a task record in %s cannot be read: %s", topic, e.message)
+    except Undecodable as e:  # the view sends the record to the dead-letter topic
+        log.error("a task record in %s cannot be decoded: %s", topic, e.message)
         return None
