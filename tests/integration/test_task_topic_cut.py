@@ -66,7 +66,7 @@ def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, s
         assert await open_ids(view) == still_open
         registry = SimpleNamespace(tasks_topic=topics.of, endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS])
         context: Any = SimpleNamespace(log=log, view=view, settings=Settings(), registry=registry)
-        ownership: Any = SimpleNamespace(acts=lambda key: True)
+        ownership: Any = SimpleNamespace(owns=lambda key: True)
         housekeeper = Housekeeper(context, cast(BridgeSocket, None), ownership, tmp_path, list)
         await housekeeper.cut_task_topics()
         begins = await log.begin_offsets(names)
