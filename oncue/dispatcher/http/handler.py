@@ -18,7 +18,7 @@ from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, coding_of, decode_query, read_body
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.rate_limit import RateLimit
-from oncue.dispatcher.http.route import JSON, MSGPACK, NOBODY, Api, Ask, NoQuery, Route
+from oncue.dispatcher.http.route import ANONYMOUS, JSON, MSGPACK, Api, NoQuery, RequestContext, Route
 from oncue.dispatcher.http.streams import hold
 from oncue.errors import Invalid, OncueError
 
@@ -60,26 +60,26 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
 
     async def exchange(request: web.Request) -> web.StreamResponse:
         headers = request.headers
-        ask = Ask(api, request, NOBODY)
+        context = RequestContext(api, request, ANONYMOUS)
         if route.scope:
-            ask.who = who = await api.logins.authenticate(Credentials(headers.get("Authorization")))
-            require(who, route.scope)
-            limit.count(who.token_id)
-        ask.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
+            context.caller = caller = await api.logins.authenticate(Credentials(headers.get("Authorization")))
+            require(caller, route.scope)
+            limit.count(caller.token_id)
+        context.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
         if decoder is not None:
             if request.can_read_body or not route.optional:  # (some clients name a type even for no body)
-                ask.coding = coding_of(request, route)
-            ask.body = decoder.decode(await read_body(request, max_bytes, fixed), ask.coding)
+                context.coding = coding_of(request, route)
+            context.body = decoder.decode(await read_body(request, max_bytes, fixed), context.coding)
         elif route.raw:
-            ask.raw = await read_body(request, max_bytes, fixed)
+            context.raw = await read_body(request, max_bytes, fixed)
         position = headers.get(POSITION)
         if position is not None and route.scope:
             await _wait_for(api, position)
         if route.waits:
-            result = await hold(api.streams, request, lambda: route.handler(ask))
+            result = await hold(api.streams, request, lambda: route.handler(context))
         else:
-            result = await route.handler(ask)
-        return result if isinstance(result, web.StreamResponse) else answer(result, route.status, ask.coding)
+            result = await route.handler(context)
+        return result if isinstance(result, web.StreamResponse) else answer(result, route.status, context.coding)
 
     return exchange
 

@@ -23,16 +23,16 @@ from oncue.errors import Invalid, OncueError
 JSON, MSGPACK, PROBLEM = "application/json", "application/msgpack", "application/problem+json"
 OCTETS, EVENT_STREAM, TEXT, HTML = "application/octet-stream", "text/event-stream", "text/plain", "text/html"
 
-NOBODY = Caller("", frozenset())
+ANONYMOUS = Caller("", frozenset())
 
 
-class Ask:
+class RequestContext:
     """A request that has passed the checks: what a handler gets."""
 
-    __slots__ = ("api", "body", "coding", "query", "raw", "request", "who")
+    __slots__ = ("api", "body", "caller", "coding", "query", "raw", "request")
 
-    def __init__(self, api: Api, request: web.Request, who: Caller) -> None:
-        self.api, self.request, self.who = api, request, who
+    def __init__(self, api: Api, request: web.Request, caller: Caller) -> None:
+        self.api, self.request, self.caller = api, request, caller
         self.body: Any = None  # decoded as the route's `takes`
         self.raw = b""  # the body's bytes, where the route is `raw`
         self.query: Any = None  # decoded as the route's `query`
@@ -59,7 +59,7 @@ class Ask:
         raise Invalid(f"{text[:100]!r} is not a number - at the path's {name}", remedy="give digits", path=name)
 
 
-Handler = Callable[[Ask], Awaitable[Any]]
+Handler = Callable[[RequestContext], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from oncue.dispatcher.http.route import OCTETS, Ask, Route
+from oncue.dispatcher.http.route import OCTETS, RequestContext, Route
 from oncue.dispatcher.http.schemas import BlobInfo
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
 from oncue.errors import BlobMissing, DiskFull, Invalid, Malformed, UnsupportedType
@@ -16,8 +16,8 @@ from oncue.errors import BlobMissing, DiskFull, Invalid, Malformed, UnsupportedT
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
-def _hash(ask: Ask) -> str:
-    text = ask.path("sha256")
+def _hash(context: RequestContext) -> str:
+    text = context.path("sha256")
     if not _SHA256.match(text):
         raise Invalid(
             f"{text[:100]!r} is not a SHA-256 - at the path", remedy="a blob is named by 64 hex digits", path="sha256"
@@ -25,13 +25,13 @@ def _hash(ask: Ask) -> str:
     return text
 
 
-async def put(ask: Ask) -> BlobInfo:
-    sha256, size = _hash(ask), ask.request.content_length
+async def put(context: RequestContext) -> BlobInfo:
+    sha256, size = _hash(context), context.request.content_length
     if size is None:
         raise Malformed("there is no Content-Length", remedy="say how many bytes come; a blob is not sent in chunks")
-    if ask.request.headers.get("Content-Encoding", "identity") != "identity":
+    if context.request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedType("the blob is compressed on its way", remedy="send the bytes as they are")
-    await ask.backend.blobs.put(ask.who, sha256, size, _parts(ask.request, size))
+    await context.backend.blobs.put(context.caller, sha256, size, _parts(context.request, size))
     return BlobInfo(sha256=sha256, size_bytes=size)
 
 
@@ -48,9 +48,9 @@ async def _parts(request: web.Request, size: int) -> AsyncIterator[bytes]:
         raise Malformed(f"the upload ended after {seen:,} of {size:,} bytes", remedy="send it again")
 
 
-async def get(ask: Ask) -> web.StreamResponse:
-    sha256 = _hash(ask)
-    size, parts = await ask.backend.blobs.get(ask.who, sha256)
+async def get(context: RequestContext) -> web.StreamResponse:
+    sha256 = _hash(context)
+    size, parts = await context.backend.blobs.get(context.caller, sha256)
     response = web.StreamResponse(
         headers={
             "Content-Type": OCTETS,
@@ -60,7 +60,7 @@ async def get(ask: Ask) -> web.StreamResponse:
             "Content-Disposition": "attachment",
         }
     )
-    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
     return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from oncue.dispatcher.http.route import Ask, Route
+from oncue.dispatcher.http.route import RequestContext, Route
 from oncue.dispatcher.http.schemas import DeadQuery
 from oncue.errors import Conflict, DiskFull, NotFound
 from oncue.protocol.api import DeadInfo, Dismissed, DismissRequest, Page
 
 
-async def dead(ask: Ask) -> Page:
-    return await ask.backend.dead_letters.page(ask.who, ask.query.cursor, ask.query.limit, ask.query.all)
+async def dead(context: RequestContext) -> Page:
+    return await context.backend.dead_letters.page(
+        context.caller, context.query.cursor, context.query.limit, context.query.all
+    )
 
 
-async def dead_letter(ask: Ask) -> DeadInfo:
-    return await ask.backend.dead_letters.get(ask.who, ask.number("id"))
+async def dead_letter(context: RequestContext) -> DeadInfo:
+    return await context.backend.dead_letters.get(context.caller, context.number("id"))
 
 
-async def retry(ask: Ask) -> None:
-    await ask.backend.dead_letters.retry(ask.who, ask.number("id"))
+async def retry(context: RequestContext) -> None:
+    await context.backend.dead_letters.retry(context.caller, context.number("id"))
 
 
-async def dismiss(ask: Ask) -> Dismissed:
-    return await ask.backend.dead_letters.dismiss(ask.who, ask.body)
+async def dismiss(context: RequestContext) -> Dismissed:
+    return await context.backend.dead_letters.dismiss(context.caller, context.body)
 
 
 ROUTES = (

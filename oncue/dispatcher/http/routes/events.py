@@ -15,7 +15,7 @@ from oncue import ids
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, coding_of
 from oncue.dispatcher.http.json_encoding import encode_json
-from oncue.dispatcher.http.route import EVENT_STREAM, JSON, Ask, Route
+from oncue.dispatcher.http.route import EVENT_STREAM, JSON, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import idempotency_key
 from oncue.dispatcher.http.schemas import EmitRequest, EventsQuery, FileQuery, LiveQuery
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
@@ -31,33 +31,33 @@ RETRY_MS = 2_000
 _encode = msgspec.json.Encoder().encode
 
 
-async def emit(ask: Ask) -> Emitted:
-    events = _events(ask)
-    if len(events) > ask.api.settings.max_batch:
-        most = ask.api.settings.max_batch
+async def emit(context: RequestContext) -> Emitted:
+    events = _events(context)
+    if len(events) > context.api.settings.max_batch:
+        most = context.api.settings.max_batch
         raise TooLarge(f"{len(events):,} events are over the limit of {most:,}", remedy="send fewer", limit=most)
-    return await ask.backend.events.emit(ask.who, events)
+    return await context.backend.events.emit(context.caller, events)
 
 
-def _events(ask: Ask) -> Sequence[Event]:
+def _events(context: RequestContext) -> Sequence[Event]:
     """From a CloudEvents request (binary, structured, batch), or from plain JSON. Raises Invalid, UnsupportedType ..."""
-    headers = {name.lower(): value for name, value in ask.request.headers.items()}
-    events = events_from_http(headers, ask.raw)
+    headers = {name.lower(): value for name, value in context.request.headers.items()}
+    events = events_from_http(headers, context.raw)
     if events is not None:
         if not events:
             raise Invalid("the batch has no events", remedy="send at least one")
         return events
-    coding_of(ask.request, PLAIN)
-    if len(ask.raw) > EVENT_BYTES:
+    coding_of(context.request, PLAIN)
+    if len(context.raw) > EVENT_BYTES:
         raise TooLarge(
-            f"the event has {len(ask.raw):,} bytes; at most {EVENT_BYTES:,}",
+            f"the event has {len(context.raw):,} bytes; at most {EVENT_BYTES:,}",
             remedy="put the data where the function can read it, and its place into the event",
             limit_bytes=EVENT_BYTES,
-            size_bytes=len(ask.raw),
+            size_bytes=len(context.raw),
         )
-    request: EmitRequest = _plain.decode(ask.raw, JSON)
+    request: EmitRequest = _plain.decode(context.raw, JSON)
     event = Event(
-        id=request.id or _minted(ask, idempotency_key(ask.request, "")),
+        id=request.id or _minted(context, idempotency_key(context.request, "")),
         source=request.source,
         type=request.type,
         subject=request.subject,
@@ -69,36 +69,40 @@ def _events(ask: Ask) -> Sequence[Event]:
     return [event]
 
 
-def _minted(ask: Ask, key: str) -> str:
+def _minted(context: RequestContext, key: str) -> str:
     """An event's id that repeats with the caller's key, so that a request repeated after a time-out is the same event."""
     if not key:
         return ids.new_uuid7().hex()
-    return hashlib.blake2b(f"{ask.who.subject}\0{key}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(f"{context.caller.subject}\0{key}".encode(), digest_size=16).hexdigest()
 
 
-async def events(ask: Ask) -> Page:
-    q: EventsQuery = ask.query
-    return await ask.backend.events.page(ask.who, type=q.type, source=q.source, cursor=q.cursor, limit=q.limit)
+async def events(context: RequestContext) -> Page:
+    q: EventsQuery = context.query
+    return await context.backend.events.page(
+        context.caller, type=q.type, source=q.source, cursor=q.cursor, limit=q.limit
+    )
 
 
-async def event(ask: Ask) -> EventInfo:
-    return await ask.backend.events.get(ask.who, ask.number("offset"))
+async def event(context: RequestContext) -> EventInfo:
+    return await context.backend.events.get(context.caller, context.number("offset"))
 
 
-async def triggers(ask: Ask) -> list[TriggerInfo]:
-    return await ask.backend.triggers.all(ask.who, ask.bearer)
+async def triggers(context: RequestContext) -> list[TriggerInfo]:
+    return await context.backend.triggers.all(context.caller, context.bearer)
 
 
-async def trigger(ask: Ask) -> TriggerShown:
-    return await ask.backend.triggers.get(ask.who, ask.path("name"), ask.bearer)
+async def trigger(context: RequestContext) -> TriggerShown:
+    return await context.backend.triggers.get(context.caller, context.path("name"), context.bearer)
 
 
-async def trigger_file(ask: Ask) -> TriggerFile:
-    return await ask.backend.triggers.explain(ask.who, ask.path("name"), ask.query.path, ask.bearer)
+async def trigger_file(context: RequestContext) -> TriggerFile:
+    return await context.backend.triggers.explain(
+        context.caller, context.path("name"), context.query.path, context.bearer
+    )
 
 
-async def live(ask: Ask) -> web.StreamResponse:
-    kinds = frozenset(k for k in ask.query.kinds.split(",") if k) or frozenset(KINDS)
+async def live(context: RequestContext) -> web.StreamResponse:
+    kinds = frozenset(k for k in context.query.kinds.split(",") if k) or frozenset(KINDS)
     for kind in sorted(kinds.difference(KINDS)):
         near = difflib.get_close_matches(kind[:100], KINDS, n=1)
         raise Invalid(
@@ -111,7 +115,7 @@ async def live(ask: Ask) -> web.StreamResponse:
     )
     counter = itertools.count(1)
     boot = ids.new_uuid7().hex()[:12]  # ids of another connection are not ours
-    resumed = "Last-Event-ID" in ask.request.headers
+    resumed = "Last-Event-ID" in context.request.headers
 
     def head() -> bytes:
         # What happened while the reader was away is not repeated here: it should read its lists again.
@@ -128,8 +132,8 @@ async def live(ask: Ask) -> web.StreamResponse:
         known = error if isinstance(error, OncueError) else problems.unexpected(error, "GET /v1/live")
         return b"event: problem\ndata: %s\n\n" % problems.problem_json(known)
 
-    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
-    source = ask.backend.events.live(ask.who, kinds)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
+    source = context.backend.events.live(context.caller, kinds)
     return await serve_stream(held, response, source, frame, head=head(), on_error=last_word)
 
 

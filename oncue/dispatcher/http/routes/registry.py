@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oncue.dispatcher.auth.tokens import check_token_request
-from oncue.dispatcher.http.route import JSON, MSGPACK, Ask, Route
+from oncue.dispatcher.http.route import JSON, MSGPACK, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import check_ms
 from oncue.dispatcher.http.schemas import PageQuery
 from oncue.errors import CannotPack, Conflict, DiskFull, NotFound, TooLarge
@@ -21,19 +21,19 @@ from oncue.protocol.api import (
 from oncue.protocol.records import FUNCTION_BYTES
 
 
-async def me(ask: Ask) -> Me:
+async def me(context: RequestContext) -> Me:
     from oncue import __version__
 
     return Me(
-        subject=ask.who.subject,
-        scopes=sorted(ask.who.scopes),
+        subject=context.caller.subject,
+        scopes=sorted(context.caller.scopes),
         server=__version__,
-        server_id=ask.backend.server_id,
+        server_id=context.backend.server_id,
     )
 
 
-async def register_function(ask: Ask) -> FunctionInfo:
-    request: FunctionRequest = ask.body
+async def register_function(context: RequestContext) -> FunctionInfo:
+    request: FunctionRequest = context.body
     if len(request.body) > FUNCTION_BYTES:
         raise TooLarge(
             f"the function has {len(request.body):,} bytes; at most {FUNCTION_BYTES:,}",
@@ -41,47 +41,47 @@ async def register_function(ask: Ask) -> FunctionInfo:
             limit_bytes=FUNCTION_BYTES,
             size_bytes=len(request.body),
         )
-    return await ask.backend.functions.register(ask.who, request)
+    return await context.backend.functions.register(context.caller, request)
 
 
-async def functions(ask: Ask) -> Page:
-    return await ask.backend.functions.page(ask.who, ask.query.cursor, ask.query.limit)
+async def functions(context: RequestContext) -> Page:
+    return await context.backend.functions.page(context.caller, context.query.cursor, context.query.limit)
 
 
-async def function(ask: Ask) -> FunctionInfo:
-    return await ask.backend.functions.get(ask.who, ask.path("name"))
+async def function(context: RequestContext) -> FunctionInfo:
+    return await context.backend.functions.get(context.caller, context.path("name"))
 
 
-async def register_endpoint(ask: Ask) -> Registered:
-    request: EndpointRequest = ask.body
+async def register_endpoint(context: RequestContext) -> Registered:
+    request: EndpointRequest = context.body
     if request.lost_after_ms is not None:
         check_ms(request, "lost_after_ms")
-    return await ask.backend.endpoints.register(ask.who, request)
+    return await context.backend.endpoints.register(context.caller, request)
 
 
-async def endpoints(ask: Ask) -> list[EndpointInfo]:
-    return await ask.backend.endpoints.all(ask.who)
+async def endpoints(context: RequestContext) -> list[EndpointInfo]:
+    return await context.backend.endpoints.all(context.caller)
 
 
-async def endpoint(ask: Ask) -> EndpointInfo:
-    return await ask.backend.endpoints.get(ask.who, ask.path("name"), ask.bearer)
+async def endpoint(context: RequestContext) -> EndpointInfo:
+    return await context.backend.endpoints.get(context.caller, context.path("name"), context.bearer)
 
 
-async def revoke_endpoint(ask: Ask) -> None:
-    await ask.backend.endpoints.revoke(ask.who, ask.path("name"))
+async def revoke_endpoint(context: RequestContext) -> None:
+    await context.backend.endpoints.revoke(context.caller, context.path("name"))
 
 
-async def make_token(ask: Ask) -> TokenInfo:
-    check_token_request(ask.who, ask.body)
-    return await ask.backend.tokens.create(ask.who, ask.body)
+async def make_token(context: RequestContext) -> TokenInfo:
+    check_token_request(context.caller, context.body)
+    return await context.backend.tokens.create(context.caller, context.body)
 
 
-async def tokens(ask: Ask) -> list[TokenInfo]:
-    return await ask.backend.tokens.all(ask.who)
+async def tokens(context: RequestContext) -> list[TokenInfo]:
+    return await context.backend.tokens.all(context.caller)
 
 
-async def revoke_token(ask: Ask) -> None:
-    await ask.backend.tokens.revoke(ask.who, ask.path("id"))
+async def revoke_token(context: RequestContext) -> None:
+    await context.backend.tokens.revoke(context.caller, context.path("id"))
 
 
 ROUTES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from oncue.dispatcher.http.json_encoding import encode_json
-from oncue.dispatcher.http.route import Ask, Route
+from oncue.dispatcher.http.route import RequestContext, Route
 from oncue.dispatcher.http.schemas import DeploymentInfo, ExplainRequest, RollbackRequest, WhyRequest
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, RuleFileError
 from oncue.protocol import cloudevents
@@ -13,31 +13,31 @@ from oncue.protocol.api import Deployed, DeployRequest, Explanation, RuleInfo
 from oncue.protocol.records import Event
 
 
-async def deploy(ask: Ask) -> list[Deployed]:
-    request: DeployRequest = ask.body
+async def deploy(context: RequestContext) -> list[Deployed]:
+    request: DeployRequest = context.body
     if not request.files:
         raise Invalid("the body: there are no files - at `$.files`", remedy="give at least one", path="$.files")
-    return await ask.backend.deployments.deploy(ask.who, request, ask.bearer)
+    return await context.backend.deployments.deploy(context.caller, request, context.bearer)
 
 
-async def rules(ask: Ask) -> list[RuleInfo]:
-    return await ask.backend.rules.all(ask.who, ask.bearer)
+async def rules(context: RequestContext) -> list[RuleInfo]:
+    return await context.backend.rules.all(context.caller, context.bearer)
 
 
-async def rule(ask: Ask) -> RuleInfo:
-    return await ask.backend.rules.get(ask.who, ask.path("name"), ask.bearer)
+async def rule(context: RequestContext) -> RuleInfo:
+    return await context.backend.rules.get(context.caller, context.path("name"), context.bearer)
 
 
-async def enable(ask: Ask) -> RuleInfo:
-    return await ask.backend.rules.switch(ask.who, ask.path("name"), True, ask.body.why)
+async def enable(context: RequestContext) -> RuleInfo:
+    return await context.backend.rules.switch(context.caller, context.path("name"), True, context.body.why)
 
 
-async def disable(ask: Ask) -> RuleInfo:
-    return await ask.backend.rules.switch(ask.who, ask.path("name"), False, ask.body.why)
+async def disable(context: RequestContext) -> RuleInfo:
+    return await context.backend.rules.switch(context.caller, context.path("name"), False, context.body.why)
 
 
-async def explain(ask: Ask) -> Explanation:
-    request: ExplainRequest = ask.body
+async def explain(context: RequestContext) -> Explanation:
+    request: ExplainRequest = context.body
     if (request.event is None) == (request.offset is None):
         raise Invalid(
             f"the body: {'neither' if request.event is None else 'both'} `event` and `offset`",
@@ -49,22 +49,22 @@ async def explain(ask: Ask) -> Explanation:
         # A draft needs no id, time or version: it is only looked at.
         draft = {"specversion": "1.0", "id": "draft", "source": "/draft"} | request.event
         event = cloudevents.from_json(encode_json(draft))
-    return await ask.backend.rules.explain(ask.who, ask.path("name"), event, request.offset)
+    return await context.backend.rules.explain(context.caller, context.path("name"), event, request.offset)
 
 
-async def history(ask: Ask) -> list[DeploymentInfo]:
-    found = await ask.backend.deployments.history(ask.who, ask.path("label"))
+async def history(context: RequestContext) -> list[DeploymentInfo]:
+    found = await context.backend.deployments.history(context.caller, context.path("label"))
     return [msgspec.convert(item, DeploymentInfo) for item in found]
 
 
-async def rollback(ask: Ask) -> Deployed:
-    return await ask.backend.deployments.rollback(
-        ask.who, ask.path("label"), ask.body.version, ask.body.dry_run, ask.bearer
+async def rollback(context: RequestContext) -> Deployed:
+    return await context.backend.deployments.rollback(
+        context.caller, context.path("label"), context.body.version, context.body.dry_run, context.bearer
     )
 
 
-async def remove(ask: Ask) -> Deployed:
-    return await ask.backend.deployments.remove(ask.who, ask.path("label"))
+async def remove(context: RequestContext) -> Deployed:
+    return await context.backend.deployments.remove(context.caller, context.path("label"))
 
 
 ROUTES = (

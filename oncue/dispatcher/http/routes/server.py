@@ -12,7 +12,7 @@ from aiohttp import web
 from oncue import __version__
 from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.scopes import OPENS
-from oncue.dispatcher.http.route import HTML, TEXT, Ask, Route
+from oncue.dispatcher.http.route import HTML, TEXT, RequestContext, Route
 from oncue.dispatcher.metrics import CONTENT_TYPE
 from oncue.errors import Forbidden, NotFound, NotReady, TriggerFailed, Unauthorized
 from oncue.protocol.api import Health
@@ -34,26 +34,26 @@ _TYPES = {"html": HTML, "js": "text/javascript", "css": "text/css", "svg": "imag
 FILES = ("index.html", "status.js", "docs.html", "docs.js", "page.js", "style.css", "icon.svg")
 
 
-async def hook(ask: Ask) -> web.Response:
+async def hook(context: RequestContext) -> web.Response:
     """No bearer token: the trigger verifies the caller in its own way (a signature), before it takes anything."""
-    headers = {name.lower(): value for name, value in ask.request.headers.items()}
-    status, answered, body = await ask.backend.triggers.receive(ask.path("trigger"), headers, ask.raw)
+    headers = {name.lower(): value for name, value in context.request.headers.items()}
+    status, answered, body = await context.backend.triggers.receive(context.path("trigger"), headers, context.raw)
     response = web.Response(status=status, body=body, headers=answered)
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
-async def alive(ask: Ask) -> Health:
+async def alive(context: RequestContext) -> Health:
     return Health(status="ok", version=__version__)
 
 
-async def ready(ask: Ask) -> web.Response:
+async def ready(context: RequestContext) -> web.Response:
     """503 while the server starts or stops. What the checks found in detail is told to callers with a token only."""
-    if ask.api.streams.closing:
+    if context.api.streams.closing:
         health = Health(status="stopping", version=__version__)
     else:
-        health = await ask.backend.status.health()
-    if not await _may_read(ask):
+        health = await context.backend.status.health()
+    if not await _may_read(context):
         brief = {name: _brief(found) for name, found in health.checks.items()}
         health = msgspec.structs.replace(health, checks=brief, triggers={})
     status = 503 if health.status in ("starting", "stopping") else 200
@@ -65,32 +65,32 @@ def _brief(found: str) -> str:
     return found if found == "ok" or found.startswith("not ok: ") else "not ok"
 
 
-async def _may_read(ask: Ask) -> bool:
+async def _may_read(context: RequestContext) -> bool:
     """Return True if the request has the credentials of a caller who may read. Unknown ones are refused from memory."""
-    logins, credentials = ask.api.logins, Credentials(ask.request.headers.get("Authorization"))
+    logins, credentials = context.api.logins, Credentials(context.request.headers.get("Authorization"))
     if not logins.is_valid(credentials):
         return False
     caller = await logins.authenticate(credentials)
     return not caller.scopes.isdisjoint(OPENS["read"])
 
 
-async def metrics(ask: Ask) -> web.Response:
+async def metrics(context: RequestContext) -> web.Response:
     """Needs a token that may read, unless the setting open_metrics is true: names of rules and endpoints are in it."""
-    if not ask.api.settings.open_metrics and not await _may_read(ask):
-        if "Authorization" in ask.request.headers:
+    if not context.api.settings.open_metrics and not await _may_read(context):
+        if "Authorization" in context.request.headers:
             raise Forbidden("these metrics need a good token that may read", remedy="use a token with the scope read")
         raise Unauthorized(
             "the metrics need a token",
             remedy="let Prometheus send one with the scope read (authorization.credentials_file), or set open_metrics = true",
         )
-    await ask.backend.status.collect()
-    ask.api.metrics.streams(len(ask.api.streams))
-    return web.Response(body=ask.api.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+    await context.backend.status.collect()
+    context.api.metrics.streams(len(context.api.streams))
+    return web.Response(body=context.api.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-async def openapi(ask: Ask) -> web.Response:
+async def openapi(context: RequestContext) -> web.Response:
     return web.Response(
-        body=ask.api.document(), headers={"Content-Type": "application/json", "Cache-Control": "no-cache"}
+        body=context.api.document(), headers={"Content-Type": "application/json", "Cache-Control": "no-cache"}
     )
 
 
@@ -108,16 +108,16 @@ def _page(name: str) -> web.Response:
     return web.Response(body=content, headers=_PAGE_HEADERS | {"Content-Type": kind})
 
 
-async def index(ask: Ask) -> web.Response:
+async def index(context: RequestContext) -> web.Response:
     return _page("index.html")
 
 
-async def docs(ask: Ask) -> web.Response:
+async def docs(context: RequestContext) -> web.Response:
     return _page("docs.html")
 
 
-async def file(ask: Ask) -> web.Response:
-    return _page(ask.path("file"))
+async def file(context: RequestContext) -> web.Response:
+    return _page(context.path("file"))
 
 
 ROUTES = (

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from oncue import ids
 from oncue.dispatcher.http.handler import answer
-from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, Ask, Route
+from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, RequestContext, Route
 from oncue.dispatcher.http.schemas import (
     LONGEST_MS,
     MAX_WAIT_MS,
@@ -45,24 +45,24 @@ from oncue.protocol.records import INLINE_BYTES, OK, Failure
 _KEY_CHARS = 255
 
 
-async def submit(ask: Ask) -> TaskInfo:
-    request: TaskRequest = ask.body
-    key = idempotency_key(ask.request, request.key)
+async def submit(context: RequestContext) -> TaskInfo:
+    request: TaskRequest = context.body
+    key = idempotency_key(context.request, request.key)
     if key != request.key or request.wait_ms > MAX_WAIT_MS:
         request = msgspec.structs.replace(request, key=key, wait_ms=min(request.wait_ms, MAX_WAIT_MS))
     _check_times(request)
-    return await ask.backend.tasks.submit(ask.who, request)
+    return await context.backend.tasks.submit(context.caller, request)
 
 
-async def submit_batch(ask: Ask) -> Accepted:
-    request: BatchRequest = ask.body
-    key = idempotency_key(ask.request, request.key)
+async def submit_batch(context: RequestContext) -> Accepted:
+    request: BatchRequest = context.body
+    key = idempotency_key(context.request, request.key)
     if key != request.key:
         request = msgspec.structs.replace(request, key=key)
     if key:
         parse_id(key, "$.key", "a batch's key is a UUIDv7 in hex (32 digits)")
-    check_batch(request, ask.api.settings.max_batch)
-    return await ask.backend.tasks.submit_batch(ask.who, request)
+    check_batch(request, context.api.settings.max_batch)
+    return await context.backend.tasks.submit_batch(context.caller, request)
 
 
 def check_batch(request: BatchRequest, most: int) -> None:
@@ -153,21 +153,23 @@ def parse_id(text: str, where: str, what: str = "a task's id has 32 hex digits")
     raise Invalid(f"{text[:100]!r} is not an id{place}", remedy=what, path=where)
 
 
-def task_id(ask: Ask) -> str:
+def task_id(context: RequestContext) -> str:
     """The path's id in its usual form. Raises Invalid."""
-    return ids.text(parse_id(ask.path("id"), "the path"))
+    return ids.text(parse_id(context.path("id"), "the path"))
 
 
-async def show(ask: Ask) -> TaskInfo:
-    return await ask.backend.tasks.get(ask.who, task_id(ask), min(ask.query.wait_ms, MAX_WAIT_MS), ask.bearer)
+async def show(context: RequestContext) -> TaskInfo:
+    return await context.backend.tasks.get(
+        context.caller, task_id(context), min(context.query.wait_ms, MAX_WAIT_MS), context.bearer
+    )
 
 
-async def find(ask: Ask) -> Page:
-    q: TasksQuery = ask.query
+async def find(context: RequestContext) -> Page:
+    q: TasksQuery = context.query
     if bool(q.event_source) != bool(q.event_id):
         raise Invalid("the query: an event is named by event_source and event_id together", remedy="give both")
-    return await ask.backend.tasks.page(
-        ask.who,
+    return await context.backend.tasks.page(
+        context.caller,
         TaskQuery(
             state=q.state,
             endpoint=q.endpoint,
@@ -182,21 +184,21 @@ async def find(ask: Ask) -> Page:
     )
 
 
-async def timeline(ask: Ask) -> list[TimelineEntry]:
-    return await ask.backend.tasks.timeline(ask.who, task_id(ask))
+async def timeline(context: RequestContext) -> list[TimelineEntry]:
+    return await context.backend.tasks.timeline(context.caller, task_id(context))
 
 
-async def logs(ask: Ask) -> web.StreamResponse:
-    source = ask.backend.tasks.logs(ask.who, task_id(ask), ask.query.follow)
+async def logs(context: RequestContext) -> web.StreamResponse:
+    source = context.backend.tasks.logs(context.caller, task_id(context), context.query.follow)
     response = web.StreamResponse(
         headers={"Content-Type": TEXT + "; charset=utf-8", "X-Content-Type-Options": "nosniff"}
     )
-    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
     return await serve_stream(held, response, source, bytes, grace_s=1.0)
 
 
-async def outcomes(ask: Ask) -> Any:
-    body: OutcomesRequest | OutcomesQuery = ask.body
+async def outcomes(context: RequestContext) -> Any:
+    body: OutcomesRequest | OutcomesQuery = context.body
     most = ids.MAX_BATCH
     if len(body.ids) > most:
         raise TooLarge(f"{len(body.ids):,} ids are over the limit of {most:,}", remedy="ask for fewer", limit=most)
@@ -204,8 +206,8 @@ async def outcomes(ask: Ask) -> Any:
         wanted: Sequence[bytes] = body.ids
     else:
         wanted = [parse_id(text, f"$.ids[{i}]") for i, text in enumerate(body.ids)]
-    found = await ask.backend.tasks.outcomes(ask.who, wanted, min(body.wait_ms, MAX_WAIT_MS))
-    return answer(found, coding=MSGPACK) if ask.coding == MSGPACK else [shown(o) for o in found]
+    found = await context.backend.tasks.outcomes(context.caller, wanted, min(body.wait_ms, MAX_WAIT_MS))
+    return answer(found, coding=MSGPACK) if context.coding == MSGPACK else [shown(o) for o in found]
 
 
 def shown(outcome: Outcome) -> OutcomeInfo:
@@ -235,10 +237,12 @@ def shown(outcome: Outcome) -> OutcomeInfo:
     )
 
 
-async def outcome_stream(ask: Ask) -> web.StreamResponse:
+async def outcome_stream(context: RequestContext) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": OCTETS, "X-Content-Type-Options": "nosniff"})
-    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
-    return await serve_stream(held, response, ask.backend.tasks.stream(ask.who, ask.query.stream), _framed)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
+    return await serve_stream(
+        held, response, context.backend.tasks.stream(context.caller, context.query.stream), _framed
+    )
 
 
 def _framed(message: bytes) -> bytes:
@@ -246,23 +250,25 @@ def _framed(message: bytes) -> bytes:
     return len(message).to_bytes(4, "big") + message
 
 
-async def cancel(ask: Ask) -> Cancelling:
-    request: CancelRequest = ask.body
+async def cancel(context: RequestContext) -> Cancelling:
+    request: CancelRequest = context.body
     wanted = [ids.text(parse_id(text, f"$.tasks[{i}]")) for i, text in enumerate(request.tasks)]
     wish = CancelRequest(tasks=wanted, waiting=request.waiting)
-    return _cancelling(await ask.backend.cancellation.cancel(ask.who, wish, ask.bearer))
+    return _cancelling(await context.backend.cancellation.cancel(context.caller, wish, context.bearer))
 
 
-async def cancel_one(ask: Ask) -> Cancelling:
-    return _cancelling(await ask.backend.cancellation.cancel(ask.who, CancelRequest(tasks=[task_id(ask)])))
+async def cancel_one(context: RequestContext) -> Cancelling:
+    return _cancelling(
+        await context.backend.cancellation.cancel(context.caller, CancelRequest(tasks=[task_id(context)]))
+    )
 
 
 def _cancelling(tasks: list[str]) -> Cancelling:
     return Cancelling(count=len(tasks), tasks=tasks)
 
 
-async def retry(ask: Ask) -> TaskInfo:
-    return await ask.backend.tasks.retry(ask.who, task_id(ask))
+async def retry(context: RequestContext) -> TaskInfo:
+    return await context.backend.tasks.retry(context.caller, task_id(context))
 
 
 _ACCEPT = (NotFound, Conflict, DiskFull)
@@ -320,7 +326,7 @@ ROUTES = (
         "POST",
         "/v1/tasks/cancel",
         cancel,
-        summary="Ask for tasks to be cancelled; the first closing record of each decides.",
+        summary="RequestContext for tasks to be cancelled; the first closing record of each decides.",
         scope="user",
         takes=CancelRequest,
         gives=Cancelling,
@@ -363,7 +369,7 @@ ROUTES = (
         "POST",
         "/v1/tasks/{id}/cancel",
         cancel_one,
-        summary="Ask for one task to be cancelled.",
+        summary="RequestContext for one task to be cancelled.",
         scope="user",
         gives=Cancelling,
         status=202,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from oncue.dispatcher.http.route import OCTETS, Ask, Route
+from oncue.dispatcher.http.route import OCTETS, RequestContext, Route
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
 from oncue.errors import DiskFull
 
 
-async def get(ask: Ask) -> web.StreamResponse:
-    size, parts = await ask.backend.view_snapshots.create(ask.who)
+async def get(context: RequestContext) -> web.StreamResponse:
+    size, parts = await context.backend.view_snapshots.create(context.caller)
     headers = {"Content-Type": OCTETS, "Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
     response = web.StreamResponse(headers=headers | {"Content-Disposition": "attachment"})
-    held = OpenRequest(ask.api.streams, ask.request, ask.who.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
     return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
 
 
