@@ -148,7 +148,7 @@ class Housekeeper:
         context = self._context
         await context.log.housekeep()
         horizon_s = time.time() - context.settings.results_retention_days * 86_400
-        await context.view.forget(int(horizon_s * 1000))
+        await context.view.delete_older_than(int(horizon_s * 1000))
 
     async def sweep_blobs(self) -> None:
         """Blobs older than all records that could name them; the bodies of large functions are kept."""

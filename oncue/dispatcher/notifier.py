@@ -1,7 +1,7 @@
 """Who waits for outcomes: requests, clients' streams, live pages. Told only what is durable.
 
     lane's Store ──durable──► tell(call, closing) ──► waiters by task id
-    view's Closing ─────────►                    ├─► the call's stream (one a client)
+    view's ClosedTask ──────►                    ├─► the call's stream (one a client)
                                                  └─► live feeds (the page, `oncue tasks watch`)
 
 A listener that does not read fast enough loses its place, not anybody else's: a stream is closed (its client connects

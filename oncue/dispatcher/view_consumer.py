@@ -94,7 +94,7 @@ class ViewConsumer:
             if self._queue.empty() and _bytes(batches) < SMALL_BYTES and not self._log.shared:
                 # One task at a time: its view would be written on the very core that carries its outcome. From a shared
                 # log come other servers' tasks and outcomes as well, which somebody waits for.
-                await self._view.wanted_within(LINGER_S)
+                await self._view.wait_for_waiters(LINGER_S)
             while len(batches) < GROUP and not self._queue.empty():
                 batches += self._queue.get_nowait()
             await self._apply(batches)

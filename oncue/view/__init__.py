@@ -1,4 +1,4 @@
-"""The server's database of answers, derived from the log. See view.py."""
+"""Materialized view of the log: the server's query database. See view.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
 from oncue.view.projector import Applied
 from oncue.view.queries import OpenRow
 from oncue.view.schema import ViewError
-from oncue.view.tasks import Closing
+from oncue.view.tasks import ClosedTask
 from oncue.view.view import View
 
 __all__ = [
     "Applied",
     "ClaimRow",
-    "Closing",
+    "ClosedTask",
     "DeadRow",
     "EventRow",
     "OpenRow",

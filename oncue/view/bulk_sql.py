@@ -1,8 +1,8 @@
-"""Statements over many rows at once.
+"""SQL statements over many rows at once.
 
-One `sqlite3` step takes and gives back the interpreter's lock; a thread that steps once a row beside a busy one starves
-(117,000 rows/s fell to 309). So rows go in chunks of up to 256 a statement. Chunks are powers of two: few statements to
-prepare, all of which stay in the connection's cache.
+Each `sqlite3` step releases and reacquires the interpreter's lock. A thread that steps once per row
+starves beside a busy thread (117,000 rows/s fell to 309). So a statement takes up to 256 rows. The
+chunk sizes are powers of two: few statements, all of which stay in the connection's cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHUNK = 256
 
 
 def chunks(count: int) -> Iterator[tuple[int, int]]:
-    """(start, size) of the chunks of so many rows."""
+    """Yield (start, size) of the chunks of `count` rows."""
     start = 0
     while count - start >= CHUNK:
         yield start, CHUNK
@@ -32,7 +32,7 @@ def chunks(count: int) -> Iterator[tuple[int, int]]:
 
 @cache
 def values(size: int, width: int, numbered: bool = False) -> str:
-    """The text of VALUES with so many rows of parameters; numbered: the first column is the row's index."""
+    """Return a VALUES clause; `numbered` adds the row's index as first column."""
     row = ",".join("?" * width)
     if numbered:
         return "VALUES " + ",".join(f"({i},{row})" for i in range(size))
@@ -41,13 +41,15 @@ def values(size: int, width: int, numbered: bool = False) -> str:
 
 @cache
 def statement(template: str, size: int, width: int, numbered: bool = False) -> str:
-    """The template with its `{values}` filled in."""
+    """Return the template with `{values}` replaced by a VALUES clause."""
     return template.replace("{values}", values(size, width, numbered))
 
 
 def run(db: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]], first: Sequence[Any] = ()) -> int:
-    """Run the template for all rows, which have the same width; `first` are the parameters before {values}. Returns how
-    many rows were changed."""
+    """Execute the template for all rows; return the number of changed rows.
+
+    The rows have the same width; `first` holds parameters that come before {values}.
+    """
     changed = 0
     for start, size in chunks(len(rows)):
         text = statement(template, size, len(rows[0]))
@@ -56,7 +58,7 @@ def run(db: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]], fi
 
 
 def fetch(db: sqlite3.Connection, template: str, keys: Sequence[Any]) -> list[Any]:
-    """All rows that the template finds for keys of one column."""
+    """Return all rows that the template selects for keys of one column."""
     found: list[Any] = []
     for start, size in chunks(len(keys)):
         found += db.execute(statement(template, size, 1), keys[start : start + size]).fetchall()

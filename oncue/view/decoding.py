@@ -1,4 +1,7 @@
-"""Records of the log as messages; and telling a damaged record from one of a kind that only a newer version knows."""
+"""Decoding of log records into messages.
+
+Distinguishes damaged records from those of a kind that only a newer version knows.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,14 @@ _TAGS = {
 
 
 class UnknownKind(Exception):
-    """A record of a kind or version that this version does not know; args: its kind, as text."""
+    """Record of an unknown kind or later version; args: its kind, as text."""
 
 
-def read(topic: str, value: bytes) -> Any:
-    """The message of a record; None for a topic that has no messages of ours. Raises Undecodable and UnknownKind."""
+def decode_record(topic: str, value: bytes) -> Any:
+    """Return a record's message; None in a topic without messages of oncue.
+
+    Raises Undecodable, UnknownKind.
+    """
     kind = TaskFrame if topic.startswith(TASKS_PREFIX) else _KINDS.get(topic)
     if kind is None:
         return None
@@ -68,12 +74,12 @@ def _fields(value: bytes) -> list[Any]:
 
 
 def _tag(fields: list[Any]) -> str:
-    """ "" for records without one: their first field is their version."""
+    """Return the tag; "" for untagged records, which begin with their version."""
     return fields[0] if fields and isinstance(fields[0], str) else ""
 
 
 def _newer(topic: str, value: bytes) -> str:
-    """What kind it says it is, where that is one that we do not know."""
+    """Return the record's kind if this version does not know it, else ""."""
     fields = _fields(value)
     tag = _tag(fields)
     if tag and tag not in _TAGS.get(topic, {tag}):

@@ -1,4 +1,4 @@
-"""Calls and texts that many rows share: stored once, named by a number."""
+"""Interning: calls and texts that many rows share are stored once, with an id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEPT = 10_000
 
 
 class CallRef(NamedTuple):
-    """The numbers of a call."""
+    """Ids of a call and of its texts."""
 
     id: int
     endpoint: int
@@ -23,19 +23,21 @@ class CallRef(NamedTuple):
     rule: int | None
 
 
-class Calls:
-    """The writer's side. After a rollback it must `forget`: what it remembers may not be stored."""
+class CallInterner:
+    """Stores calls and texts under ids. Call `reset` after a rollback."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._refs: OrderedDict[bytes, CallRef] = OrderedDict()
         self._words: OrderedDict[str, int] = OrderedDict()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
+        """Clear the cache, whose rows may not be stored."""
         self._refs.clear()
         self._words.clear()
 
     def ref(self, call: Call) -> CallRef:
+        """Return the ids of a call, stored if new."""
         raw = encode(call)
         found = self._refs.get(raw)
         if found is None:
@@ -56,6 +58,7 @@ class Calls:
         )
 
     def word(self, text: str) -> int:
+        """Return the id of a text, stored if new."""
         found = self._words.get(text)
         if found is None:
             found = self._number("SELECT id FROM word WHERE text = ?", "INSERT INTO word (text) VALUES (?)", text)
@@ -64,22 +67,23 @@ class Calls:
                 self._words.popitem(last=False)
         return found
 
-    def _number(self, look: str, insert: str, what: bytes | str) -> int:
-        row = self._db.execute(look, (what,)).fetchone()
+    def _number(self, select: str, insert: str, value: bytes | str) -> int:
+        row = self._db.execute(select, (value,)).fetchone()
         if row is None:
-            self._db.execute(insert, (what,))
+            self._db.execute(insert, (value,))
             row = self._db.execute("SELECT last_insert_rowid()").fetchone()
         number: int = row[0]
         return number
 
 
-class KnownCalls:
-    """The readers' side: numbers are never used again, so what was read once stays right. Shared by threads."""
+class CallCache:
+    """Cache of calls by id, shared by reader threads. Ids are never reused."""
 
     def __init__(self) -> None:
         self._calls: dict[int, Call] = {}
 
     def get(self, db: sqlite3.Connection, number: int) -> Call:
+        """Return the call with this id."""
         found = self._calls.get(number)
         if found is None:
             raw = db.execute("SELECT raw FROM call WHERE id = ?", (number,)).fetchone()[0]

@@ -1,4 +1,4 @@
-"""What is asked about all but tasks: functions, endpoints, deployments, switches, tokens, events, dead letters, reports."""
+"""Queries about everything but tasks: registry, events, dead letters, reports."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from oncue.protocol.records import (
 )
 
 T = TypeVar("T")
-MOST = 1_000
+MAX_ROWS = 1_000
 _TOP = (1 << 63) - 1
 _Headers = tuple[tuple[str, bytes], ...]
 
 
 class EventRow(msgspec.Struct, frozen=True):
-    """An event and its place in the log."""
+    """An event and its position in the log."""
 
     offset: int
     event: Event
@@ -38,13 +38,15 @@ class EventRow(msgspec.Struct, frozen=True):
 
 
 class DeadRow(msgspec.Struct, frozen=True):
+    """A dead letter and its resolution."""
+
     id: int
     letter: DeadLetter
-    settled: Resolution | None = None  # None: nobody has dealt with it
+    settled: Resolution | None = None  # None: open
 
 
 class SkippedRow(msgspec.Struct, frozen=True):
-    """A record of a kind that this version does not know."""
+    """Record of a kind that this version does not know."""
 
     topic: str
     partition: int
@@ -53,7 +55,7 @@ class SkippedRow(msgspec.Struct, frozen=True):
 
 
 class ClaimRow(msgspec.Struct, frozen=True):
-    """Who acts for the endpoints of a partition of oncue.control."""
+    """Owner of a partition of oncue.control and its endpoints."""
 
     partition: int
     epoch: int
@@ -69,7 +71,7 @@ def _top(cursor: str) -> int:
 
 
 def _limit(limit: int) -> int:
-    return max(1, min(limit, MOST))
+    return max(1, min(limit, MAX_ROWS))
 
 
 def _all(db: sqlite3.Connection, kind: type[T], text: str, *given: Any) -> list[T]:
@@ -85,8 +87,11 @@ def _one(db: sqlite3.Connection, kind: type[T], text: str, *given: Any) -> T | N
 
 
 def function(db: sqlite3.Connection, name: str, owner: str = "") -> FunctionRecord | None:
-    """By content hash, friendly name (its newest version) or name@version; with its body. With an owner, names are that
-    owner's only, while a hash names the same content whoever registered it (the owner's own record first)."""
+    """Find a function, with its body, by content hash, name or name@version.
+
+    A name means its latest version. With an owner, only that owner's names count; a hash matches
+    every owner's content (the owner's own record first).
+    """
     found = _function_row(db, name, owner)
     if found is None:
         return None
@@ -97,14 +102,16 @@ def _function_row(db: sqlite3.Connection, name: str, owner: str) -> tuple[bytes,
     select = "SELECT record, body FROM function WHERE"
     by_id = f"{select} id = ? ORDER BY owner = ? DESC, pos DESC LIMIT 1"
     found = db.execute(by_id, (name, owner)).fetchone() if len(name) == 64 else None
-    mine = "AND owner = ?" if owner else ""
-    who = (owner,) if owner else ()
+    by_owner = "AND owner = ?" if owner else ""
+    given = (owner,) if owner else ()
     if found is None:
-        found = db.execute(f"{select} name = ? {mine} ORDER BY version DESC, pos DESC LIMIT 1", (name, *who)).fetchone()
+        found = db.execute(
+            f"{select} name = ? {by_owner} ORDER BY version DESC, pos DESC LIMIT 1", (name, *given)
+        ).fetchone()
     base, at, version = name.rpartition("@")
     if found is None and at and version.isascii() and version.isdigit() and len(version) < 10:
-        text = f"{select} name = ? AND version = ? {mine} ORDER BY pos DESC LIMIT 1"
-        found = db.execute(text, (base, int(version), *who)).fetchone()
+        text = f"{select} name = ? AND version = ? {by_owner} ORDER BY pos DESC LIMIT 1"
+        found = db.execute(text, (base, int(version), *given)).fetchone()
     row: tuple[bytes, bytes] | None = found
     return row
 
@@ -112,15 +119,21 @@ def _function_row(db: sqlite3.Connection, name: str, owner: str) -> tuple[bytes,
 def functions(
     db: sqlite3.Connection, cursor: str = "", limit: int = 50, owner: str = ""
 ) -> tuple[list[FunctionRecord], str | None]:
-    """All versions, newest first, without their bodies; and the next cursor."""
-    mine = "AND owner = ?" if owner else ""
-    text = f"SELECT pos, record FROM function WHERE pos < ? {mine} ORDER BY pos DESC LIMIT ?"
+    """Return a page of functions, latest first, and the next cursor.
+
+    All versions, without their bodies.
+    """
+    by_owner = "AND owner = ?" if owner else ""
+    text = f"SELECT pos, record FROM function WHERE pos < ? {by_owner} ORDER BY pos DESC LIMIT ?"
     found, more = _page(db, text, cursor, limit, *((owner,) if owner else ()))
     return [decode(FunctionRecord, raw) for _, raw in found], more
 
 
 def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: Any) -> tuple[list[Any], str | None]:
-    """Rows whose first column is what the cursor counts, which the text tests with its first parameter."""
+    """Return a page and the next cursor.
+
+    The cursor is a row's first column, which the statement compares with its first parameter.
+    """
     limit = _limit(limit)
     found = db.execute(text, (_top(cursor), *given, limit + 1)).fetchall()
     more = len(found) > limit
@@ -132,12 +145,12 @@ def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: An
 
 
 def endpoints(db: sqlite3.Connection) -> list[EndpointRecord]:
-    """All, also revoked ones, in the registry's order."""
+    """Return all endpoints, including revoked ones, in registry order."""
     return _all(db, EndpointRecord, "SELECT record FROM endpoint ORDER BY pos")
 
 
 def endpoint(db: sqlite3.Connection, name: str) -> EndpointRecord | None:
-    """By id, or by name (the newest of that name that is not revoked; else the newest)."""
+    """Find an endpoint by id or name: the latest not revoked, else the latest."""
     found = _one(db, EndpointRecord, "SELECT record FROM endpoint WHERE id = ?", name)
     if found is not None:
         return found
@@ -145,31 +158,31 @@ def endpoint(db: sqlite3.Connection, name: str) -> EndpointRecord | None:
     return next((e for e in named if not e.revoked), named[0] if named else None)
 
 
-def endpoint_places(db: sqlite3.Connection, name: str) -> list[tuple[int, EndpointRecord]]:
-    """Those of this name, in the registry's order, and where they stand in it."""
+def endpoint_positions(db: sqlite3.Connection, name: str) -> list[tuple[int, EndpointRecord]]:
+    """Return (position, record) of endpoints of this name, in registry order."""
     found = db.execute("SELECT pos, record FROM endpoint WHERE name = ? ORDER BY pos", (name,)).fetchall()
     return [(pos, decode(EndpointRecord, raw)) for pos, raw in found]
 
 
-def deployment_places(db: sqlite3.Connection, label: str) -> list[tuple[int, Deployment]]:
-    """All of a label, in the registry's order, and where they stand in it."""
+def deployment_positions(db: sqlite3.Connection, label: str) -> list[tuple[int, Deployment]]:
+    """Return (position, record) of a label's versions, in registry order."""
     found = db.execute("SELECT pos, record FROM deployment WHERE label = ? ORDER BY pos", (label,)).fetchall()
     return [(pos, decode(Deployment, raw)) for pos, raw in found]
 
 
 def deployments(db: sqlite3.Connection) -> list[Deployment]:
-    """What is in force: the newest of each label, unless it was removed."""
+    """Return the active deployments: the latest of each label unless removed."""
     text = "SELECT record FROM deployment d WHERE pos = (SELECT max(pos) FROM deployment WHERE label = d.label) ORDER BY label"
     return [d for d in _all(db, Deployment, text) if not d.removed]
 
 
 def deployment_history(db: sqlite3.Connection, label: str) -> list[Deployment]:
-    """All of a label, newest first."""
+    """Return all versions of a label, latest first."""
     return _all(db, Deployment, "SELECT record FROM deployment WHERE label = ? ORDER BY pos DESC", label)
 
 
 def switches(db: sqlite3.Connection) -> list[RuleSwitch]:
-    """The newest of each rule."""
+    """Return the latest switch of each rule."""
     return _all(db, RuleSwitch, "SELECT record FROM switch ORDER BY rule")
 
 
@@ -187,7 +200,7 @@ def token_by_hash(db: sqlite3.Connection, hash_hex: str) -> TokenRecord | None:
 def events(
     db: sqlite3.Connection, type: str = "", source: str = "", cursor: str = "", limit: int = 50
 ) -> tuple[list[EventRow], str | None]:
-    """Newest first, and the next cursor."""
+    """Return a page of events, latest first, and the next cursor."""
     given = [text for text in (source, type) if text]
     where = "n < ?" + (" AND source = ?" if source else "") + (" AND type = ?" if type else "")
     index = "INDEXED BY event_source" if source else "INDEXED BY event_type" if type else ""
@@ -197,7 +210,7 @@ def events(
 
 
 def event(db: sqlite3.Connection, offset: int) -> EventRow | None:
-    """By its offset in oncue.events (facts.place, where that has several partitions)."""
+    """Find an event by its position (`pack_position`) in oncue.events."""
     row = db.execute("SELECT place, at_ms, value, headers FROM event WHERE place = ?", (offset,)).fetchone()
     return None if row is None else _event_row(*row)
 
@@ -212,13 +225,16 @@ def _event_row(place: int, at_ms: int, value: bytes, headers: bytes | None) -> E
 def dead(
     db: sqlite3.Connection, cursor: str = "", limit: int = 50, owner: str = "", settled: bool = False
 ) -> tuple[list[DeadRow], str | None]:
-    """Those that are open (and those that are settled, too), newest first, and the next cursor. With an owner, those of
-    that owner's rules."""
+    """Return a page of dead letters, latest first, and the next cursor.
+
+    Only open ones unless `settled`; with an owner, only those of that owner's rules.
+    """
     found, more = _page(db, dead_text(owner, settled), cursor, limit, *((owner,) if owner else ()))
     return [_dead_row(*row) for row in found], more
 
 
 def dead_text(owner: str, settled: bool) -> str:
+    """Return the statement of `dead`."""
     index = "" if settled else "INDEXED BY dead_open"
     if owner:
         index = "INDEXED BY dead_owner" if settled else "INDEXED BY dead_owner_open"
@@ -227,7 +243,7 @@ def dead_text(owner: str, settled: bool) -> str:
 
 
 def open_dead(db: sqlite3.Connection) -> int:
-    """How many are open."""
+    """Count open dead letters."""
     return int(db.execute("SELECT COUNT(*) FROM dead INDEXED BY dead_open WHERE settled IS NULL").fetchone()[0])
 
 
@@ -249,17 +265,17 @@ def skipped(db: sqlite3.Connection) -> list[SkippedRow]:
 
 
 def output(db: sqlite3.Connection, task_id: bytes) -> bytes:
-    """What the task's newest attempt has printed so far, as far as it was reported."""
+    """Return the reported output of the task's latest attempt."""
     row = db.execute("SELECT text FROM output WHERE id = ?", (task_id,)).fetchone()
     return row[0] if row else b""
 
 
 def usage(db: sqlite3.Connection) -> dict[str, Usage]:
-    """The newest report of each endpoint."""
+    """Return the latest usage report of each endpoint."""
     return {u.endpoint: u for u in _all(db, Usage, "SELECT record FROM usage")}
 
 
 def claims(db: sqlite3.Connection) -> list[ClaimRow]:
-    """The newest claim of each partition."""
+    """Return the latest claim of each partition."""
     found = db.execute("SELECT partition, epoch, record FROM claim ORDER BY partition").fetchall()
     return [ClaimRow(partition, epoch, decode(Claim, record)) for partition, epoch, record in found]

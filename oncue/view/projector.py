@@ -1,12 +1,14 @@
-"""Log batches -> rows. Runs in the view's one writer thread.
+"""Applies log batches to the view's tables. Runs in the view's writer thread.
 
-    group of batches ──► BEGIN ── each record to its rows ── positions ── COMMIT ──► Applied
+    group of batches ──► BEGIN ── records to rows ── positions ── COMMIT ──► Applied
 
-A group is one transaction, with the positions behind it: a process that dies here does the group again, or has it done.
-Records that were applied before are left out. Topics commute, so frames of tasks go first: their ends then find them.
+A group and the positions after it are one transaction: after a crash the group is applied again, or
+was applied completely. Records that were applied before are skipped. The order of topics does not
+matter, so task frames go first: their results then find them.
 
-Quick first: no savepoints, whole frames. Where that is not right (Mixed), or a record is poison, the group is rolled back and
-done carefully: each record in a savepoint, mixed ends folded one by one; what cannot be applied becomes a dead letter.
+The fast path uses no savepoints and handles whole frames. If a frame needs more (NeedsFold), or a
+record cannot be applied, the group is rolled back and repeated on the careful path: each record in
+a savepoint, results folded one by one. Records that cannot be applied become dead letters.
 """
 
 from __future__ import annotations
@@ -38,47 +40,53 @@ from oncue.protocol.records import (
 from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
 from oncue.view import record_rows, registry_rows
 from oncue.view.bulk_sql import run
-from oncue.view.decoding import UnknownKind, read
-from oncue.view.interning import Calls
+from oncue.view.decoding import UnknownKind, decode_record
+from oncue.view.interning import CallInterner
 from oncue.view.schema import KINDS
-from oncue.view.tasks import Closing, Mixed, TaskRows
+from oncue.view.tasks import ClosedTask, NeedsFold, TaskRows
 
 log = logging.getLogger("oncue.view")
-Told = frozenset[tuple[str, int, int]]
+RecordKeys = frozenset[tuple[str, int, int]]  # topic, partition, offset
 
-# What a record can cause by itself. Anything else (a full disk, a damaged file) is not the record's fault and is raised.
+# Errors that the record itself causes. All others (full disk, damaged file) are raised.
 POISON = (OncueError, ValueError, TypeError, LookupError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError)
 
 
 class Applied(msgspec.Struct):
-    """What a group of batches did."""
+    """Outcome of applying a group of batches."""
 
-    closed: list[Closing] = msgspec.field(default_factory=list)  # in order, without those of the records in `told`
-    dead: list[DeadLetter] = msgspec.field(default_factory=list)  # to be appended to oncue.dead by the caller
+    closed: list[ClosedTask] = msgspec.field(default_factory=list)  # in order; without `reported`
+    dead: list[DeadLetter] = msgspec.field(default_factory=list)  # to be appended to oncue.dead
 
 
 class Projector:
+    """Writes the view: one instance, in the writer thread."""
+
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._tasks = TaskRows(db, Calls(db))
+        self._tasks = TaskRows(db, CallInterner(db))
         self._careful = False
         self.positions: dict[Partition, int] = {
             (topic, partition): offset for topic, partition, offset in db.execute("SELECT * FROM position")
         }
+        # Dead letters that the previous process could not append before it ended.
         letters = db.execute("SELECT letter FROM unburied").fetchall()
-        self._unburied = [decode(DeadLetter, letter) for (letter,) in letters]
+        self._pending_letters = [decode(DeadLetter, letter) for (letter,) in letters]
 
     # ------------------------------------------------------------ groups
 
-    def apply(self, batches: Sequence[RecordBatch], told: Told = frozenset()) -> Applied:
-        """Raises sqlite3.Error when the database cannot; then nothing of the group is done."""
-        applied = self._group([b for b in map(self._fresh, batches) if b is not None], told)
-        if self._unburied:  # of the process before this one, which died before it could append them
-            applied.dead[:0], self._unburied = self._unburied, []
+    def apply(self, batches: Sequence[RecordBatch], reported: RecordKeys = frozenset()) -> Applied:
+        """Apply a group; omit the closed tasks of `reported` records from the result.
+
+        Raises sqlite3.Error if the database fails; then nothing of the group is applied.
+        """
+        applied = self._group([b for b in map(self._unapplied, batches) if b is not None], reported)
+        if self._pending_letters:
+            applied.dead[:0], self._pending_letters = self._pending_letters, []
         return applied
 
     def replay_skipped(self) -> Applied:
-        """Apply the records that an older version had to skip and this one knows."""
+        """Apply records that an older version skipped and this one knows."""
         rows = self._db.execute("SELECT * FROM skipped WHERE kinds < ? ORDER BY topic, partition, offset", (KINDS,))
         batches = [RecordBatch(t, p, (o,), (decode(Record, raw),)) for t, p, o, _, _, raw in rows.fetchall()]
         if not batches:
@@ -93,8 +101,11 @@ class Projector:
             raise
         return applied
 
-    def _fresh(self, batch: RecordBatch) -> RecordBatch | None:
-        """Without what was applied before. A batch without records may still tell that its partition is further."""
+    def _unapplied(self, batch: RecordBatch) -> RecordBatch | None:
+        """Return the batch without records applied before; None if nothing is left.
+
+        A batch without records may still advance its partition's position.
+        """
         known = self.positions.get((batch.topic, batch.partition), 0)
         if batch.offsets and batch.offsets[0] >= known:
             return batch
@@ -103,23 +114,23 @@ class Projector:
             return None
         return RecordBatch(batch.topic, batch.partition, [o for o, _ in rest], [r for _, r in rest], batch.end)
 
-    def _group(self, batches: list[RecordBatch], told: Told) -> Applied:
+    def _group(self, batches: list[RecordBatch], reported: RecordKeys) -> Applied:
         if not batches:
             return Applied()
         if not self._careful:
             try:
-                return self._transaction(batches, told, careful=False)
-            except (Mixed, *POISON):
+                return self._transaction(batches, reported, careful=False)
+            except (NeedsFold, *POISON):
                 pass
-        applied = self._transaction(batches, told, careful=True)
-        # While ends are ahead of their tasks (a view that is being rebuilt), the quick way would be tried in vain.
+        applied = self._transaction(batches, reported, careful=True)
+        # While results precede their tasks (the view is rebuilt), the fast path would fail again.
         self._careful = self._tasks.stubs > 0
         return applied
 
-    def _transaction(self, batches: list[RecordBatch], told: Told, careful: bool) -> Applied:
+    def _transaction(self, batches: list[RecordBatch], reported: RecordKeys, careful: bool) -> Applied:
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            applied = self._records(batches, told, careful)
+            applied = self._records(batches, reported, careful)
             reached: dict[Partition, int] = {}
             for b in batches:
                 where = (b.topic, b.partition)
@@ -133,23 +144,23 @@ class Projector:
         return applied
 
     def _roll_back(self) -> None:
-        self._tasks.forget()
-        if self._db.in_transaction:  # SQLite ends it by itself where it must
+        self._tasks.reset()
+        if self._db.in_transaction:  # some errors make SQLite roll back by itself
             self._db.execute("ROLLBACK")
 
-    def forget_calls(self) -> None:
-        """After calls were deleted: what is remembered of them may not be stored any more."""
-        self._tasks.forget()
+    def reset_caches(self) -> None:
+        """Drop cached ids of calls, after calls were deleted."""
+        self._tasks.reset()
 
     def skip_to(self, positions: Mapping[Partition, int]) -> None:
-        """Records below these offsets are not in the log any more."""
+        """Advance positions to offsets where the log now begins."""
         ahead = {where: to for where, to in positions.items() if to > self.positions.get(where, 0)}
         run(self._db, "INSERT OR REPLACE INTO position {values}", [(*where, to) for where, to in ahead.items()])
         self.positions.update(ahead)
 
     # ------------------------------------------------------------ records
 
-    def _records(self, batches: Sequence[RecordBatch], told: Told, careful: bool) -> Applied:
+    def _records(self, batches: Sequence[RecordBatch], reported: RecordKeys, careful: bool) -> Applied:
         applied = Applied()
         self._tasks.stubs = 0
         ordered = sorted(batches, key=lambda b: not b.topic.startswith(TASKS_PREFIX))
@@ -157,74 +168,77 @@ class Projector:
             if careful:
                 closed = self._careful_record(topic, partition, offset, record, applied)
             else:
-                closed = self._quick_record(topic, partition, offset, record, applied)
-            if closed and not (told and (topic, partition, offset) in told):
+                closed = self._fast_record(topic, partition, offset, record, applied)
+            if closed and not (reported and (topic, partition, offset) in reported):
                 applied.closed += closed
         return applied
 
-    def _quick_record(self, topic: str, partition: int, offset: int, record: Record, applied: Applied) -> list[Closing]:
+    def _fast_record(
+        self, topic: str, partition: int, offset: int, record: Record, applied: Applied
+    ) -> list[ClosedTask]:
         try:
             return self._record(topic, partition, offset, record, False)
-        except OncueError as e:  # it could not be decoded: nothing was written yet
-            self._bury(topic, partition, offset, record, e, applied)
+        except OncueError as e:  # undecodable: nothing was written yet
+            self._to_dead_letters(topic, partition, offset, record, e, applied)
             return []
 
     def _careful_record(
         self, topic: str, partition: int, offset: int, record: Record, applied: Applied
-    ) -> list[Closing]:
+    ) -> list[ClosedTask]:
         self._db.execute("SAVEPOINT record")
         try:
             closed = self._record(topic, partition, offset, record, True)
         except POISON as e:
             self._db.execute("ROLLBACK TO record")
-            self._tasks.forget()
-            self._bury(topic, partition, offset, record, e, applied)
+            self._tasks.reset()
+            self._to_dead_letters(topic, partition, offset, record, e, applied)
             closed = []
         self._db.execute("RELEASE record")
         return closed
 
-    def _record(self, topic: str, partition: int, offset: int, record: Record, careful: bool) -> list[Closing]:
-        """Apply one record; the tasks that it closed."""
+    def _record(self, topic: str, partition: int, offset: int, record: Record, careful: bool) -> list[ClosedTask]:
+        """Apply one record; return the tasks that it closed."""
         if topic == EVENTS:
-            record_rows.event(self._db, record, partition, offset)
+            record_rows.store_event(self._db, record, partition, offset)
             return []
         if topic == REGISTRY and not record.value:
             registry_rows.remove(self._db, record.key)
             return []
         try:
-            message = read(topic, record.value)
+            message = decode_record(topic, record.value)
         except UnknownKind as e:
             self._skip(topic, partition, offset, record, str(e))
             return []
         if isinstance(message, ResultFrame):
-            if message.epoch and record_rows.fenced(self._db, message):
+            if message.epoch and record_rows.is_fenced(self._db, message):
                 return []
             return self._tasks.end(message, careful)
         if isinstance(message, TaskFrame):
             self._tasks.accept(message, offset)
         elif topic == REGISTRY:
-            registry_rows.put(self._db, message, record.key, record_rows.place(partition, offset))
+            registry_rows.store(self._db, message, record.key, record_rows.pack_position(partition, offset))
         else:
             self._other(message, partition, offset, record)
         return []
 
     def _other(self, message: object, partition: int, offset: int, record: Record) -> None:
-        if isinstance(message, Cancel):
-            self._tasks.cancel(message)
-        elif isinstance(message, Claim):
-            record_rows.claim(self._db, message, partition, offset)
-        elif isinstance(message, Fence):
-            record_rows.fence(self._db, message)
-        elif isinstance(message, Started):
-            self._tasks.started(message)
-        elif isinstance(message, Usage):
-            record_rows.usage(self._db, message)
-        elif isinstance(message, Output):
-            record_rows.output(self._db, message, record.time_ms)
-        elif isinstance(message, DeadLetter):
-            record_rows.dead(self._db, message, partition, offset)
-        elif isinstance(message, Resolution):
-            record_rows.settled(self._db, message, partition)
+        match message:
+            case Cancel():
+                self._tasks.cancel(message)
+            case Claim():
+                record_rows.store_claim(self._db, message, partition, offset)
+            case Fence():
+                record_rows.store_fence(self._db, message)
+            case Started():
+                self._tasks.mark_started(message)
+            case Usage():
+                record_rows.store_usage(self._db, message)
+            case Output():
+                record_rows.append_output(self._db, message, record.time_ms)
+            case DeadLetter():
+                record_rows.store_dead_letter(self._db, message, partition, offset)
+            case Resolution():
+                record_rows.store_resolution(self._db, message, partition)
 
     def _skip(self, topic: str, partition: int, offset: int, record: Record, kind: str) -> None:
         log.warning(
@@ -235,9 +249,14 @@ class Projector:
             (topic, partition, offset, kind, KINDS, encode(record)),
         )
 
-    def _bury(self, topic: str, partition: int, offset: int, record: Record, e: Exception, applied: Applied) -> None:
-        """A letter for a record that cannot be applied, kept until it is seen in oncue.dead. Events that cannot be read are
-        buried by the rules' engine, which reads each; and a letter that cannot be read must not cause another."""
+    def _to_dead_letters(
+        self, topic: str, partition: int, offset: int, record: Record, e: Exception, applied: Applied
+    ) -> None:
+        """Add a dead letter for a record that cannot be applied.
+
+        It stays pending (table `unburied`) until it is read back from oncue.dead. The rule engine
+        writes those of unreadable events, and an unreadable dead letter must not cause another.
+        """
         log.warning("%s:%d:%d cannot be read: %s", topic, partition, offset, e)
         if topic in (EVENTS, DEAD):
             return

@@ -1,4 +1,7 @@
-"""What is asked about tasks. Each function takes a read-only connection and runs in a reader's thread."""
+"""Queries about tasks.
+
+They take a read-only connection and run in a reader thread.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from oncue.lifecycle import State, TaskState
 from oncue.protocol.records import Call, TaskRecord
 from oncue.view import rows
 from oncue.view.bulk_sql import fetch
-from oncue.view.interning import KnownCalls
+from oncue.view.interning import CallCache
 from oncue.view.rows import ended_of, event_of
-from oncue.view.tasks import Closing
+from oncue.view.tasks import ClosedTask
 
 #: seq, call, accepted_us, attempt, due_us, task
 OpenRow = tuple[int, Call, int, int, int, TaskRecord]
@@ -44,10 +47,10 @@ FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND c
 
 
 class TaskQueries:
-    """Shared by the readers' threads; it keeps nothing but the calls that were read."""
+    """Queries that decode calls, with a cache shared by the reader threads."""
 
     def __init__(self) -> None:
-        self.calls = KnownCalls()
+        self.calls = CallCache()
 
     def task(self, db: sqlite3.Connection, task_id: bytes) -> TaskState | None:
         found = rows.load(db, [task_id], lambda n: self.calls.get(db, n)).get(task_id)
@@ -63,13 +66,13 @@ class TaskQueries:
     def accepted(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:
         return dict(fetch(db, ACCEPTED, ids))
 
-    def outcomes(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> list[Closing]:
+    def outcomes(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> list[ClosedTask]:
         found = rows.states(db, fetch(db, CLOSED, ids), lambda n: self.calls.get(db, n))
         closings = []
         for state in found:
             ended = ended_of(state)
             if ended is not None and state.call is not None:
-                closings.append(Closing(state.id, state.state, state.call, ended))
+                closings.append(ClosedTask(state.id, state.state, state.call, ended))
         return closings
 
     def open_tasks(self, db: sqlite3.Connection, endpoint: str, after_seq: int, limit: int) -> list[OpenRow]:
@@ -78,7 +81,7 @@ class TaskQueries:
     def open_page(
         self, db: sqlite3.Connection, endpoint: str, topic: str, after_seq: int, limit: int
     ) -> tuple[list[OpenRow], int]:
-        row = db.execute(REACHED, (topic,)).fetchone()  # of the same state: a question is a transaction
+        row = db.execute(REACHED, (topic,)).fetchone()  # consistent: a query is one transaction
         return self.open_tasks(db, endpoint, after_seq, limit), row[0] if row else 0
 
     def expired(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:

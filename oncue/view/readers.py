@@ -1,4 +1,7 @@
-"""A small pool of threads with a read-only connection each: a slow question holds up neither the writer nor the loop."""
+"""Pool of reader threads, each with its own read-only connection.
+
+A slow query delays neither the writer nor the event loop.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ T = TypeVar("T")
 THREADS = 3
 
 
-class Readers:
+class ReaderPool:
+    """Runs queries in threads."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
@@ -27,24 +32,26 @@ class Readers:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="oncue-view-read")
         self._closed = False
 
-    async def ask(
-        self, question: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """The answer. Raises ViewError for what SQLite raises, NotReady after `close`."""
+    async def run(self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `query(db, ...)`, run in a thread as one transaction.
+
+        Raises ViewError if SQLite fails, NotReady after `close`.
+        """
         if self._closed:
             raise NotReady("the view is closed", remedy="the server is stopping; try again when it runs")
 
         def work() -> T:
             try:
                 db = self._connection()
-                db.execute("BEGIN")  # one snapshot, however many statements the question takes
+                db.execute("BEGIN")  # one snapshot for all statements of the query
                 try:
-                    return question(db, *args, **kwargs)
+                    return query(db, *args, **kwargs)
                 finally:
                     db.execute("COMMIT")
             except sqlite3.Error as e:
                 raise ViewError(
-                    f"the view {self._path} cannot be read: {e}", remedy="start the server again; the log is the truth"
+                    f"the view {self._path} cannot be read: {e}",
+                    remedy="restart the server: the view can be rebuilt from the log",
                 ) from e
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

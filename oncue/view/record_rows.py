@@ -1,4 +1,4 @@
-"""Events, dead letters, claims and reports -> rows."""
+"""Stores events, dead letters, claims and reports as rows."""
 
 from __future__ import annotations
 
@@ -15,49 +15,51 @@ from oncue.protocol.records import OUTPUT_BYTES, Claim, DeadLetter, Fence, Outpu
 PARTITION_SHIFT = 40
 
 
-def place(partition: int, offset: int) -> int:
-    """One number for a record's place in its topic: the offset itself in the first partition."""
+def pack_position(partition: int, offset: int) -> int:
+    """Encode partition and offset as one integer; in partition 0 it is the offset."""
     return (partition << PARTITION_SHIFT) + offset
 
 
-def partition_and_offset(number: int) -> tuple[int, int]:
-    """Of a place."""
+def unpack_position(number: int) -> tuple[int, int]:
+    """Decode `pack_position`: return partition and offset."""
     return number >> PARTITION_SHIFT, number & ((1 << PARTITION_SHIFT) - 1)
 
 
-def event(db: sqlite3.Connection, record: Record, partition: int, offset: int) -> None:
-    """Raises Invalid and TooLarge."""
+def store_event(db: sqlite3.Connection, record: Record, partition: int, offset: int) -> None:
+    """Store an event. Raises Invalid, TooLarge."""
     e = cloudevents.from_record(record.value, record.headers)
     headers = encode(record.headers) if record.headers else None
     db.execute(
         "INSERT INTO event (place, type, source, id, at_ms, value, headers) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (place) DO NOTHING",
-        (place(partition, offset), e.type, e.source, e.id, record.time_ms, record.value, headers),
+        (pack_position(partition, offset), e.type, e.source, e.id, record.time_ms, record.value, headers),
     )
 
 
-def dead(db: sqlite3.Connection, letter: DeadLetter, partition: int, offset: int) -> None:
+def store_dead_letter(db: sqlite3.Connection, letter: DeadLetter, partition: int, offset: int) -> None:
+    """Store a dead letter; it is then no longer pending (table `unburied`)."""
     db.execute(
         "INSERT OR REPLACE INTO dead (id, at_us, owner, record) VALUES (?, ?, ?, ?)",
-        (place(partition, offset), letter.at_us, letter.owner, encode(letter)),
+        (pack_position(partition, offset), letter.at_us, letter.owner, encode(letter)),
     )
     where = (letter.topic, letter.partition, letter.offset)
     db.execute("DELETE FROM unburied WHERE (topic, partition, offset) = (?, ?, ?)", where)
 
 
-def settled(db: sqlite3.Connection, record: Resolution, partition: int) -> None:
-    """Letters that are forgotten already are passed over."""
+def store_resolution(db: sqlite3.Connection, record: Resolution, partition: int) -> None:
+    """Store a resolution with its dead letters; ignores deleted ones."""
     raw = encode(msgspec.structs.replace(record, letters=()))
-    numbers = [(raw, place(partition, offset)) for offset in record.letters]
+    numbers = [(raw, pack_position(partition, offset)) for offset in record.letters]
     db.executemany("UPDATE dead SET settled = ? WHERE id = ?", numbers)
 
 
-def claim(db: sqlite3.Connection, record: Claim, partition: int, offset: int) -> None:
-    """The newest counts."""
+def store_claim(db: sqlite3.Connection, record: Claim, partition: int, offset: int) -> None:
+    """Store a claim in place of the partition's previous one."""
     db.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (partition, offset + 1, encode(record)))
 
 
-def fence(db: sqlite3.Connection, record: Fence) -> None:
+def store_fence(db: sqlite3.Connection, record: Fence) -> None:
+    """Store the epochs of a fence."""
     db.executemany(
         "INSERT INTO fence VALUES (?, ?, ?) ON CONFLICT (partition) DO UPDATE SET partitions = excluded.partitions,"
         " epoch = max(epoch, excluded.epoch)",
@@ -65,8 +67,8 @@ def fence(db: sqlite3.Connection, record: Fence) -> None:
     )
 
 
-def fenced(db: sqlite3.Connection, frame: ResultFrame) -> bool:
-    """Whether an owner ended these that another had taken the place of."""
+def is_fenced(db: sqlite3.Connection, frame: ResultFrame) -> bool:
+    """True if the results were decided by an owner that has been replaced."""
     if not frame.epoch:
         return False
     for partition, partitions, epoch in db.execute("SELECT partition, partitions, epoch FROM fence"):
@@ -75,7 +77,8 @@ def fenced(db: sqlite3.Connection, frame: ResultFrame) -> bool:
     return False
 
 
-def usage(db: sqlite3.Connection, report: Usage) -> None:
+def store_usage(db: sqlite3.Connection, report: Usage) -> None:
+    """Store a usage report unless a later one is known."""
     db.execute(
         "INSERT INTO usage (endpoint, at_us, record) VALUES (?, ?, ?) ON CONFLICT (endpoint) DO UPDATE SET"
         " at_us = excluded.at_us, record = excluded.record WHERE excluded.at_us >= at_us",
@@ -83,9 +86,11 @@ def usage(db: sqlite3.Connection, report: Usage) -> None:
     )
 
 
-def output(db: sqlite3.Connection, report: Output, at_ms: int) -> None:
-    """What an attempt printed so far: the first OUTPUT_BYTES; a newer attempt starts anew. A report that was lost leaves
-    a gap, which is said."""
+def append_output(db: sqlite3.Connection, report: Output, at_ms: int) -> None:
+    """Append to a running attempt's output, of which OUTPUT_BYTES are kept.
+
+    A later attempt replaces it. A lost report leaves a gap, marked in the text.
+    """
     row = db.execute("SELECT attempt, next, text FROM output WHERE id = ?", (report.task,)).fetchone()
     attempt, known, text = row or (0, 0, b"")
     if report.attempt < attempt:

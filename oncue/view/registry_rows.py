@@ -1,4 +1,7 @@
-"""The registry's records -> rows: the newest of each key, in the log's order; functions get their versions here."""
+"""Stores registry records as rows: the latest of each key, in log order.
+
+Functions get their version numbers here.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,29 @@ from oncue.protocol.records import Deployment, EndpointRecord, FunctionRecord, R
 _TABLES = ("function", "endpoint", "deployment", "switch", "token")
 
 
-def put(db: sqlite3.Connection, record: Registry, key: bytes, pos: int) -> None:
-    """`pos` orders the records: see `place`."""
-    if isinstance(record, FunctionRecord):
-        _function(db, record, key, pos)
-    elif isinstance(record, EndpointRecord):
-        _newest(db, "endpoint", {"id": record.id, "name": record.name}, key, pos, record)
-    elif isinstance(record, Deployment):
-        _newest(db, "deployment", {"label": record.label}, key, pos, record)
-    elif isinstance(record, RuleSwitch):
-        _newest(db, "switch", {"rule": record.rule}, key, pos, record)
-    else:
-        _newest(db, "token", {"id": record.id, "hash": record.hash}, key, pos, record)
+def store(db: sqlite3.Connection, record: Registry, key: bytes, pos: int) -> None:
+    """Store a record; `pos` is its place in the log (see `pack_position`)."""
+    match record:
+        case FunctionRecord():
+            _function(db, record, key, pos)
+        case EndpointRecord():
+            _latest(db, "endpoint", {"id": record.id, "name": record.name}, key, pos, record)
+        case Deployment():
+            _latest(db, "deployment", {"label": record.label}, key, pos, record)
+        case RuleSwitch():
+            _latest(db, "switch", {"rule": record.rule}, key, pos, record)
+        case _:
+            _latest(db, "token", {"id": record.id, "hash": record.hash}, key, pos, record)
 
 
 def remove(db: sqlite3.Connection, key: bytes) -> None:
-    """An empty record: its key is deleted."""
+    """Delete the rows of a key, whose record is empty."""
     if key:
         for table in _TABLES:
             db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
 
 
-def _newest(
+def _latest(
     db: sqlite3.Connection, table: str, columns: dict[str, Any], key: bytes, pos: int, record: Registry
 ) -> None:
     names = (*columns, "pos", "key", "record")
@@ -46,8 +50,11 @@ def _newest(
 
 
 def _function(db: sqlite3.Connection, f: FunctionRecord, key: bytes, pos: int) -> None:
-    """A content that its owner has registered under this name before changes nothing. A version that the record
-    brings counts, unless an older record has it: then, as without one, the next free."""
+    """Store a function.
+
+    Does nothing if its owner has registered this content under this name before. The function gets
+    the record's version; if that is missing, or not above the latest, the next free one.
+    """
     known = db.execute("SELECT 1 FROM function WHERE (owner, name, id) = (?, ?, ?)", (f.owner, f.name, f.id)).fetchone()
     if known:
         return

@@ -1,4 +1,4 @@
-"""Rows of `task` and `attempt` as TaskStates, and back."""
+"""Conversion of `task` and `attempt` rows to TaskState."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = (
     "id, call, known, state, attempt, due_us, accepted_us, started_us, ended_us, mark_us, cancel_us, cancel_by,"
     " running_attempt, running_us, event_source, event_id, retry_of, args, value, output, n"
 )
-#: The same, for statements in which several tables have an `id`.
+#: Qualified, for joins of tables that have an `id`, too.
 TASK_COLUMNS = ", ".join("task." + name.strip() for name in COLUMNS.split(","))
 _BY_ID = f"SELECT {COLUMNS} FROM task WHERE id IN ({{values}})"
 _ATTEMPTS = (
@@ -30,13 +30,13 @@ def event_of(source: str | None, event_id: str | None) -> tuple[str, str] | None
 
 
 def load(db: sqlite3.Connection, ids: Sequence[bytes], call_of: CallOf) -> dict[bytes, tuple[int, TaskState]]:
-    """(n, state) of those of the tasks that have a row."""
+    """Return (n, state) of the tasks that have a row, by task id."""
     rows = fetch(db, _BY_ID, ids)
     return {row[0]: (row[20], state) for row, state in zip(rows, states(db, rows, call_of), strict=True)}
 
 
 def states(db: sqlite3.Connection, rows: Sequence[Any], call_of: CallOf) -> list[TaskState]:
-    """TaskStates of rows of COLUMNS, with all attempts."""
+    """Return the TaskStates of rows (of COLUMNS) with all attempts."""
     others: dict[bytes, list[tuple[int, Attempt]]] = {}
     if rows:
         for task_id, pos, n, status, started, ended, value, output, late in fetch(db, _ATTEMPTS, [r[0] for r in rows]):
@@ -48,9 +48,9 @@ def states(db: sqlite3.Connection, rows: Sequence[Any], call_of: CallOf) -> list
 def _state(row: Any, others: list[tuple[int, Attempt]], call_of: CallOf) -> TaskState:
     state = State(row[3])
     attempts = [a for _, a in others]
-    if state.closed:  # its place is the one that the others leave free
-        place = next((i for i, (pos, _) in enumerate(others) if pos != i), len(others))
-        attempts.insert(place, Attempt(row[4], row[3] - 1, row[7], row[8], row[18] or b"", row[19] or b""))
+    if state.closed:  # the closing attempt has the position that the others leave free
+        index = next((i for i, (pos, _) in enumerate(others) if pos != i), len(others))
+        attempts.insert(index, Attempt(row[4], row[3] - 1, row[7], row[8], row[18] or b"", row[19] or b""))
     return TaskState(
         row[0],
         bool(row[2]),
@@ -71,7 +71,7 @@ def _state(row: Any, others: list[tuple[int, Attempt]], call_of: CallOf) -> Task
 
 
 def ended_of(state: TaskState) -> Ended | None:
-    """The end that closed the task, as its record said it."""
+    """Return the result that closed the task, as in its record."""
     a = state.closing
     if a is None:
         return None

@@ -1,11 +1,12 @@
-"""The view's tables, and opening its file.
+"""Tables of the view, and opening its file.
 
-The view is derived: a file of another schema, or a damaged one, is moved aside and made again from the log.
+The view is derived: a file that is damaged or has another schema is moved aside, and rebuilt from
+the log.
 
-A task is one row of `task`. What most tasks never have (ends that did not close it) is in `attempt`. The indexes of `task`
-are partial: a task pays for what it is (open, expiring, failed ...), not for what it could be. Rows of one call that were added
-together are one row of `span`, which carries the indexes by function, rule, endpoint and owner, so that lists by these are
-fast and cost a frame, not a task.
+A task is one row of `task`. Results that did not close it, which most tasks do not have, are in
+`attempt`. The indexes of `task` are partial: a task only costs entries for what it is (open,
+expiring, failed ...). Consecutive rows with the same call are one row of `span`, which has the
+indexes by function, rule, endpoint and owner: these cost per frame, not per task.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from oncue.errors import OncueError
 
 log = logging.getLogger("oncue.view")
 
-SCHEMA = 3  # another one: the view is rebuilt
-KINDS = 1  # raised when this version learns a kind of record that older ones skipped
+SCHEMA = 3  # a view with another one is rebuilt
+KINDS = 1  # incremented when a version adds a kind of record, which older ones skip
 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -141,18 +142,20 @@ CREATE TABLE skipped (
 
 
 class ViewError(OncueError):
-    """The server's view (its database of answers) could not be read or written. It is derived from the log: nothing is
-    lost, and a damaged one is made again at the next start."""
+    """The server's view (its query database) could not be read or written.
+
+    It is derived from the log: nothing is lost, and a damaged view is rebuilt at the next start.
+    """
 
     code = "view"
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """The view's database for its one writer; made, or made again, where needed. Raises ViewError."""
+    """Open the view for its only writer; create it if needed. Raises ViewError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and (why := _unusable(path)):
-            log.warning("the view %s %s; it is moved aside and made again from the log", path, why)
+            log.warning("the view %s %s; it is moved aside and rebuilt from the log", path, why)
             move_aside(path)
         db = _connect(path)
         if db.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -160,7 +163,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         return db
     except (sqlite3.Error, OSError) as e:
         raise ViewError(
-            f"the view {path} cannot be opened: {e}", remedy="look at that folder's space and permissions"
+            f"the view {path} cannot be opened: {e}", remedy="check that folder's space and permissions"
         ) from e
 
 
@@ -168,7 +171,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
     try:
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")  # a lost tail is read from the log again
+        db.execute("PRAGMA synchronous = NORMAL")  # lost changes are read from the log again
         db.execute("PRAGMA cache_size = -16384")
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute("PRAGMA wal_autocheckpoint = 4000")
@@ -180,7 +183,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _create(db: sqlite3.Connection) -> None:
-    """All tables or none: a process that dies here leaves user_version 0 and no table."""
+    """Create all tables in one transaction.
+
+    A crash leaves user_version 0 and no table.
+    """
     db.executescript(
         f"BEGIN; {TABLES} INSERT INTO meta VALUES ('tag', '{secrets.token_hex(4)}');"
         f" PRAGMA user_version = {SCHEMA}; COMMIT;"
@@ -188,7 +194,7 @@ def _create(db: sqlite3.Connection) -> None:
 
 
 def _unusable(path: Path) -> str:
-    """What is wrong with the file; "" when it can be used."""
+    """Return why the file cannot be used; "" if it can."""
     if _mark(path).exists():
         return "was found damaged"
     try:
@@ -220,14 +226,16 @@ def _mark(path: Path) -> Path:
 
 
 def mark_damaged(path: Path) -> None:
-    """The next open makes the view again."""
+    """Make the next open rebuild the view."""
     with contextlib.suppress(OSError):
         _mark(path).touch()
 
 
 def move_aside(path: Path) -> None:
-    """Keep the old file beside the new one, for whoever wants to look; only the last one is kept. The mark goes last: a
-    process that dies here does it again."""
+    """Rename the old file, to be inspected; only the last one is kept.
+
+    The damage mark is removed last, so that a crash repeats this.
+    """
     for end in ("-wal", "-shm", ""):
         part = path.with_name(path.name + end)
         if part.exists():
@@ -236,7 +244,7 @@ def move_aside(path: Path) -> None:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A read-only connection."""
+    """Open a read-only connection."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     db.execute("PRAGMA busy_timeout = 10000")

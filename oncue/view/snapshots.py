@@ -1,6 +1,7 @@
-"""Copies of the view: for a server that joins, and for history that is older than the log's horizon.
+"""Snapshots of the view.
 
-A snapshot is a view at one moment, with the positions up to which it has applied the log: whoever opens it reads on there.
+They are used by servers that join, and keep history older than the log. A snapshot contains the
+positions up to which it has applied the log: its user continues there.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from oncue.view.schema import SCHEMA, ViewError, move_aside, open_reader
 
 
 def write(view: Path, target: Path) -> None:
-    """Copy the view, which may be written meanwhile, to a new file; it is there as a whole or not at all.
+    """Copy the view to a new file, atomically; the view may be written meanwhile.
 
-    Raises Invalid when the target exists, ViewError when it cannot be written."""
+    Raises Invalid if the target exists, ViewError if it cannot be written.
+    """
     if target.exists():
         raise Invalid(f"{target} exists already", remedy="name a new file for the snapshot")
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
@@ -29,40 +31,41 @@ def write(view: Path, target: Path) -> None:
             db.execute("VACUUM INTO ?", (str(part),))
         finally:
             db.close()
-        _settle(part, target)
+        _publish_file(part, target)
     except (sqlite3.Error, OSError) as e:
         part.unlink(missing_ok=True)
         raise ViewError(
-            f"the snapshot {target} cannot be written: {e}", remedy="look at that folder's space and permissions"
+            f"the snapshot {target} cannot be written: {e}", remedy="check that folder's space and permissions"
         ) from e
 
 
 def restore(view: Path, snapshot: Path) -> None:
-    """Put a snapshot in the place of the view, which must not be open; the old one is moved aside.
+    """Replace the view, which must not be open, by a snapshot; keep the old file.
 
-    Raises Invalid when the file is not a snapshot of this version, ViewError when it cannot be copied."""
+    Raises Invalid if the file is not a snapshot of this version, ViewError if it cannot be copied.
+    """
     _check(snapshot)
     part = view.with_name(f"{view.name}.{secrets.token_hex(4)}.part")
     try:
         view.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(snapshot, part)
         db = sqlite3.connect(part, isolation_level=None)
-        try:  # another view: its rows get numbers of their own from here on
+        try:  # a different view from here on: new rows get other numbers
             db.execute("UPDATE meta SET value = ? WHERE name = 'tag'", (secrets.token_hex(4),))
         finally:
             db.close()
         move_aside(view)
-        _settle(part, view)
+        _publish_file(part, view)
     except (sqlite3.Error, OSError) as e:
         part.unlink(missing_ok=True)
         raise ViewError(
             f"the snapshot {snapshot} cannot be put in place of {view}: {e}",
-            remedy="look at that folder's space and permissions",
+            remedy="check that folder's space and permissions",
         ) from e
 
 
 def _check(snapshot: Path) -> None:
-    remedy = "give a file that `View.snapshot` of this version wrote; without one the view is made again from the log"
+    remedy = "use a file that `View.snapshot` of this version wrote; without one the view is rebuilt from the log"
     if not snapshot.is_file():
         raise Invalid(f"there is no snapshot {snapshot}", remedy=remedy)
     db = open_reader(snapshot)
@@ -77,8 +80,8 @@ def _check(snapshot: Path) -> None:
         raise Invalid(f"{snapshot} is damaged, or of another version (schema {version}, not {SCHEMA})", remedy=remedy)
 
 
-def _settle(part: Path, target: Path) -> None:
-    """Durable under its name."""
+def _publish_file(part: Path, target: Path) -> None:
+    """Rename the file to its target, durably."""
     with open(part, "rb") as f:
         os.fsync(f.fileno())
     os.replace(part, target)

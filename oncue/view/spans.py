@@ -1,4 +1,4 @@
-"""Spans: neighbouring rows of `task` with one call. See schema.py."""
+"""Spans: ranges of consecutive `task` rows with the same call. See schema.py."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _EXTEND = "UPDATE span SET last = ?, accepted_us = max(accepted_us, ?) WHERE fir
 
 
 class Spans:
-    """The writer's side. After a rollback it must `forget`."""
+    """Writes the table `span`. Call `reset` after a rollback."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._newest = (0, 0, 0)  # first, last, call: of the span added last
+        self._newest = (0, 0, 0)  # first, last, call of the latest span
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._newest = (0, 0, 0)
 
     def add(self, first: int, last: int, accepted_us: int, ref: CallRef) -> None:
-        """New rows. Tasks that come one by one share a span as long as nothing comes between them."""
+        """Add new rows; extend the latest span if they follow it with the same call."""
         start, end, call = self._newest
         follows = end + 1 == first and call == ref.id
         if follows and self._db.execute(_EXTEND, (last, accepted_us, start, end)).rowcount:
@@ -35,7 +35,7 @@ class Spans:
         self._newest = (first, last, ref.id)
 
     def add_rows(self, rows: Sequence[tuple[int, int, CallRef]]) -> None:
-        """Rows (n, accepted_us, call) that have no span yet, in order of n: neighbours of one call share one."""
+        """Add spans for rows (n, accepted_us, call) without one, ordered by n."""
         start = 0
         for i in range(1, len(rows) + 1):
             if i == len(rows) or rows[i][0] != rows[i - 1][0] + 1 or rows[i][2].id != rows[start][2].id:
@@ -44,13 +44,13 @@ class Spans:
                 start = i
 
     def move(self, n: int, accepted_us: int, ref: CallRef) -> None:
-        """Row n has this call from now on; before it may have had another, or none."""
-        self.forget()
+        """Set the call of row n, which may have had another, or none."""
+        self.reset()
         row = self._db.execute("SELECT * FROM span WHERE first <= ? ORDER BY first DESC LIMIT 1", (n,)).fetchone()
         if row is not None and row[1] >= n:
             first, last, call, accepted, *words = row
             self._db.execute("DELETE FROM span WHERE first = ?", (first,))
-            if call == ref.id:  # the span is right, its newest may not be
+            if call == ref.id:  # only accepted_us may change
                 self._db.execute(_INSERT, (first, last, max(accepted, accepted_us), call, *words))
                 return
             if first < n:

@@ -1,9 +1,10 @@
-"""Tasks and their ends -> rows. The meaning is lifecycle.py's; this is the same fold over whole frames.
+"""Stores tasks and their results as rows.
 
-The way that nearly all frames go: one INSERT for a frame of new tasks, one UPDATE for a frame of ends that close open
-tasks. Where a frame is anything else (an end before its task, a retry, a double, a late end), the states are loaded, folded
-one by one, and written back together. The UPDATE tells by its count whether all were open; if not, it raises Mixed, and the
-projector does the group again, carefully.
+The same fold as lifecycle.py, over whole frames. Nearly all frames take the fast path: one INSERT
+for a frame of new tasks, one UPDATE for a frame of results that close open tasks. For any other
+frame (result before its task, retry, duplicate, late result) the states are loaded, folded one by
+one, and written back together. The UPDATE's row count shows if all tasks were open; if not, it
+raises NeedsFold, and the projector repeats the group on the careful path.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, TaskFrame, TaskRecord
 from oncue.view import rows
 from oncue.view.bulk_sql import chunks, fetch, run, statement
-from oncue.view.interning import CallRef, Calls
+from oncue.view.interning import CallInterner, CallRef
 from oncue.view.spans import Spans
 
 FRAME_BITS = 16  # a frame has at most 65,536 tasks
@@ -34,14 +35,14 @@ _ADD_PLAIN = _ADD.replace("{more}", "").replace("{columns}", "")
 _ADD_FULL = _ADD.replace("{more}", ", event_source, event_id, retry_of, mark_us").replace(
     "{columns}", ", column4, column5, column6, column7"
 )
-# A task whose end, cancel or start was seen first.
+# A task whose result, cancel or start came first.
 _MOVED = "SELECT n FROM task JOIN ({values}) ON id = column1 WHERE known = 0 AND (call IS NOT ? OR accepted_us < ?) ORDER BY n"
 _LEARN = (
     "UPDATE task SET known = 1, call = ?, endpoint = ?, expires_us = ?, accepted_us = ?, seq = ? + column1, args = column3,"
     " event_source = column4, event_id = column5, retry_of = column6, mark_us = column7"
     " FROM ({values}) WHERE id = column2 AND known = 0"
 )
-# Appended again by its owner, so that the log can be truncated behind it.
+# Appended again by its owner, so that the log can be truncated before it.
 _MOVE_UP = (
     "UPDATE task SET seq = ? + column1 FROM ({values})"
     " WHERE id = column2 AND known = 1 AND state = 0 AND endpoint = ? AND seq < ? + column1"
@@ -70,12 +71,12 @@ _START = (
 )
 
 
-class Mixed(Exception):
-    """A frame of ends is not what the quick way takes."""
+class NeedsFold(Exception):
+    """A frame of results cannot take the fast path."""
 
 
-class Closing(msgspec.Struct, frozen=True, gc=False):
-    """A task has closed, by this end."""
+class ClosedTask(msgspec.Struct, frozen=True, gc=False):
+    """A task, and the result that closed it."""
 
     id: bytes
     state: State
@@ -84,18 +85,21 @@ class Closing(msgspec.Struct, frozen=True, gc=False):
 
 
 class TaskRows:
-    def __init__(self, db: sqlite3.Connection, calls: Calls) -> None:
-        self._db, self._calls, self._spans = db, calls, Spans(db)
-        self.stubs = 0  # tasks in the last group whose end was seen before themselves
+    """Writes the tables `task`, `attempt` and `span`."""
 
-    def forget(self) -> None:
-        """After a rollback: what is remembered may not be stored."""
-        self._calls.forget()
-        self._spans.forget()
+    def __init__(self, db: sqlite3.Connection, calls: CallInterner) -> None:
+        self._db, self._calls, self._spans = db, calls, Spans(db)
+        self.stubs = 0  # tasks of the last group whose result came before them
+
+    def reset(self) -> None:
+        """Drop cached ids after a rollback, which may have removed their rows."""
+        self._calls.reset()
+        self._spans.reset()
 
     # ------------------------------------------------------------ tasks
 
     def accept(self, frame: TaskFrame, offset: int) -> None:
+        """Store a frame of tasks."""
         tasks = frame.tasks
         if len(tasks) > 1 << FRAME_BITS:
             raise ValueError(f"a frame of {len(tasks)} tasks")
@@ -104,7 +108,7 @@ class TaskRows:
         shared = (ref.id, ref.endpoint, frame.call.expires_us, frame.accepted_us)
         added = self._add(tasks, seq, shared)
         if added:
-            # Rows that were refused take no number, so the new ones follow each other.
+            # Existing rows take no number, so the new rows are consecutive.
             last = self._db.execute("SELECT max(n) FROM task").fetchone()[0]
             self._spans.add(last - added + 1, last, frame.accepted_us, ref)
         if added < len(tasks):
@@ -128,7 +132,7 @@ class TaskRows:
     def _accept_again(
         self, frame: TaskFrame, seq: int, shared: tuple[int, int, int, int], ref: CallRef, refused: int
     ) -> None:
-        """Tasks that have a row already."""
+        """Update tasks that have a row already."""
         first: dict[bytes, tuple[int, TaskRecord]] = {}
         for i, t in enumerate(frame.tasks):
             first.setdefault(t.id, (i, t))
@@ -148,8 +152,11 @@ class TaskRows:
 
     # ------------------------------------------------------------ ends
 
-    def end(self, frame: ResultFrame, careful: bool) -> list[Closing]:
-        """Those that closed their tasks. Raises Mixed, when not careful, where the quick way would not be right."""
+    def end(self, frame: ResultFrame, careful: bool) -> list[ClosedTask]:
+        """Store a frame of results; return the tasks that it closed.
+
+        Raises NeedsFold if the frame cannot take the fast path, unless `careful`.
+        """
         call, ended = frame.call, frame.ended
         _check(ended)
         if not _all_close(call, ended):
@@ -160,23 +167,26 @@ class TaskRows:
             self._db.execute("SAVEPOINT ends")
             try:
                 self._close(ended)
-            except Mixed:
+            except NeedsFold:
                 self._db.execute("ROLLBACK TO ends")
                 return self._fold(call, frame.accepted_us, ended)
             finally:
                 self._db.execute("RELEASE ends")
-        return [Closing(e.id, CLOSED_AS[e.status], call, e) for e in ended]
+        return [ClosedTask(e.id, CLOSED_AS[e.status], call, e) for e in ended]
 
     def _close(self, ended: Sequence[Ended]) -> None:
-        """Raises Mixed unless each ends the present attempt of another open task."""
+        """Close open tasks.
+
+        Raises NeedsFold unless each result ends the current attempt of another open task.
+        """
         for start, size in chunks(len(ended)):
             part = ended[start : start + size]
             given = [(e.id, e.attempt, e.status, e.started_us, e.ended_us, e.value, e.output) for e in part]
             text = statement(_CLOSE, size, 7)
             if self._db.execute(text, tuple(chain.from_iterable(given))).rowcount != size:
-                raise Mixed
+                raise NeedsFold
 
-    def _fold(self, call: Call, accepted_us: int, ended: Sequence[Ended]) -> list[Closing]:
+    def _fold(self, call: Call, accepted_us: int, ended: Sequence[Ended]) -> list[ClosedTask]:
         calls: dict[int, Call] = {}
         stored = rows.load(self._db, list({e.id for e in ended}), lambda n: calls.get(n) or self._read_call(calls, n))
         before = {task_id: state for task_id, (_, state) in stored.items()}
@@ -189,7 +199,7 @@ class TaskRows:
                 continue
             after[e.id] = new
             if new.state.closed and (old is None or not old.state.closed):
-                closings.append(Closing(e.id, new.state, call, e))
+                closings.append(ClosedTask(e.id, new.state, call, e))
         self._write(before, list(after.values()))
         return closings
 
@@ -208,7 +218,7 @@ class TaskRows:
         self.stubs += sum(1 for s in after if not s.known)
 
     def _row(self, s: TaskState) -> tuple[Any, ...]:
-        assert s.call is not None  # an end brings its call
+        assert s.call is not None  # a result includes its call
         ref = self._calls.ref(s.call)
         source, event_id = s.event or (None, None)
         head = (
@@ -235,14 +245,16 @@ class TaskRows:
             new.append((n, s.accepted_us, self._calls.ref(s.call)))
         self._spans.add_rows(new)
 
-    # ------------------------------------------------------------ wishes and hints
+    # ------------------------------------------------------------ cancel requests and starts
 
     def cancel(self, entry: Cancel) -> None:
+        """Store a cancel request; the first one of a task stays."""
         ids = [(i,) for i in dict.fromkeys(entry.tasks)]
         run(self._db, _STUB, ids)
         run(self._db, _CANCEL, ids, (entry.at_us or 1, entry.by))
 
-    def started(self, report: Started) -> None:
+    def mark_started(self, report: Started) -> None:
+        """Store which attempts run."""
         newest: dict[bytes, tuple[int, int]] = {}
         for task_id, attempt, started_us in report.tasks:
             newest[task_id] = max(newest.get(task_id, (0, 0)), (attempt, started_us))
@@ -256,7 +268,7 @@ def _full(t: TaskRecord) -> tuple[Any, ...]:
 
 
 def _attempts(s: TaskState) -> list[tuple[Any, ...]]:
-    """Rows of all but the closing one."""
+    """Return rows of all attempts but the closing one."""
     closing = s.closing
     return [
         (s.id, pos, a.n, a.status, a.started_us, a.ended_us, a.value, a.output, a.superseded)
@@ -266,7 +278,7 @@ def _attempts(s: TaskState) -> list[tuple[Any, ...]]:
 
 
 def _all_close(call: Call, ended: Sequence[Ended]) -> bool:
-    """Whether none of them is followed by a retry."""
+    """True if no result is followed by a retry."""
     return call.retry is None or all(
         e.status == OK or lifecycle.retry_due(call, e.id, e.attempt, e.status, e.ended_us) is None for e in ended
     )

@@ -1,9 +1,10 @@
-"""The view: this server's answers, derived from the log.
+"""Materialized view of the log: the database that answers a server's queries.
 
-    log ──batches──► apply ──writer thread──► view.db ◄──reader threads── task, tasks, open_tasks, events ...
-                       └──► Applied: what closed, what is due, what could not be read
+    log ──batches──► apply ──writer thread──► view.db ◄──reader threads── task, tasks, events ...
+                       └──► Applied: closed tasks, new dead letters
 
-Delete the file, apply the log again: the same answers, back to the log's horizon. All methods are called from one event loop.
+The view can be rebuilt from the log at any time, as far back as the log reaches. Call all methods
+on one event loop.
 """
 
 from __future__ import annotations
@@ -21,35 +22,40 @@ from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRec
 from oncue.view import lists, lookups, queries, retention, snapshots
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
-from oncue.view.projector import Applied, Projector, Told
+from oncue.view.projector import Applied, Projector, RecordKeys
 from oncue.view.queries import OpenRow, TaskQueries
-from oncue.view.readers import Readers
+from oncue.view.readers import ReaderPool
 from oncue.view.schema import open_writer
-from oncue.view.tasks import Closing
-from oncue.view.writer import Writer
+from oncue.view.tasks import ClosedTask
+from oncue.view.writer import ViewWriter
 
 
 class View:
+    """View of one log, in one file."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._db = open_writer(path)
         self._projector = Projector(self._db)
         self._positions: dict[Partition, int] = dict(self._projector.positions)
         self._replayed: Applied | None = self._projector.replay_skipped()
-        self._writer = Writer(path)
-        self._readers = Readers(path)
-        self._questions = TaskQueries()
+        self._writer = ViewWriter(path)
+        self._readers = ReaderPool(path)
+        self._queries = TaskQueries()
         self._waiters: list[tuple[Mapping[Partition, int], asyncio.Future[None]]] = []
-        self._wanted = asyncio.Event()  # somebody waits
+        self._has_waiters = asyncio.Event()
 
     @classmethod
     def open(cls, path: Path) -> View:
-        """Makes the file and its folder where they are missing. A file of another schema, or a damaged one, is moved aside
-        (`.aside`) and `positions` is empty: read the log from its beginning. Raises ViewError."""
+        """Open the view; create the file and its folder if missing. Raises ViewError.
+
+        A file that is damaged or has another schema is moved aside (`.aside`). Then `positions` is
+        empty: read the log from its beginning.
+        """
         return cls(path)
 
     async def close(self) -> None:
-        """After what was handed over already."""
+        """Finish enqueued jobs, then close."""
         await self._writer.close()
         await self._readers.close()
         self._db.close()
@@ -59,46 +65,51 @@ class View:
     # ------------------------------------------------------------ the log
 
     def positions(self) -> dict[Partition, int]:
-        """The next offset of each partition: for log.read(start=...)."""
+        """Return the next offset of each partition, for log.read(start=...)."""
         return dict(self._positions)
 
-    async def apply(self, batches: Sequence[RecordBatch], told: Told = frozenset()) -> Applied:
-        """Apply a group in one transaction, in the writer's thread. `told`: records (topic, partition, offset) whose
-        closings need not be in the answer. Raises ViewError; then nothing of the group is done."""
+    async def apply(self, batches: Sequence[RecordBatch], reported: RecordKeys = frozenset()) -> Applied:
+        """Apply a group of batches in one transaction, in the writer thread.
+
+        The result omits tasks closed by `reported` records. Raises ViewError; then nothing of the
+        group is applied.
+        """
 
         def job() -> tuple[Applied, dict[Partition, int]]:
-            applied = self._projector.apply(batches, told)
+            applied = self._projector.apply(batches, reported)
             return applied, dict(self._projector.positions)
 
-        applied, positions = await self._writer.do(job)
-        self._reached(positions)
+        applied, positions = await self._writer.run(job)
+        self._set_positions(positions)
         if self._replayed is not None:
             replayed, self._replayed = self._replayed, None
             applied.closed[:0], applied.dead[:0] = replayed.closed, replayed.dead
         return applied
 
     async def skip_to(self, positions: Mapping[Partition, int]) -> None:
-        """The log begins at these offsets (log.begin_offsets): what is below is gone, so nobody should wait for it. Says
-        nothing of partitions where the view is further."""
+        """Advance positions to where the log now begins (log.begin_offsets).
+
+        Truncated records cannot be waited for. Partitions whose position is later stay unchanged.
+        """
 
         def job() -> dict[Partition, int]:
             self._projector.skip_to(positions)
             return dict(self._projector.positions)
 
-        self._reached(await self._writer.do(job))
+        self._set_positions(await self._writer.run(job))
 
-    def _reached(self, positions: dict[Partition, int]) -> None:
+    def _set_positions(self, positions: dict[Partition, int]) -> None:
         self._positions = positions
         self._wake()
 
     async def wait_for(self, positions: Mapping[Partition, int], timeout_s: float) -> bool:
-        """Whether the view has applied all records below these offsets, by then."""
+        """Wait until all records below these offsets are applied; False on timeout."""
         if self._has(positions):
             return True
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (positions, waiter)
         self._waiters.append(entry)
-        self._wanted.set()
+        self._has_waiters.set()
         try:
             await asyncio.wait_for(waiter, timeout_s)
             return True
@@ -108,15 +119,15 @@ class View:
             if entry in self._waiters:
                 self._waiters.remove(entry)
             if not self._waiters:
-                self._wanted.clear()
+                self._has_waiters.clear()
 
-    async def wanted_within(self, timeout_s: float) -> bool:
-        """Wait until somebody waits for records that are not applied yet, at most for so long; whether somebody does."""
-        if not self._wanted.is_set():
+    async def wait_for_waiters(self, timeout_s: float) -> bool:
+        """Wait for a pending call of `wait_for`; False on timeout."""
+        if not self._has_waiters.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._wanted.wait()
-        return self._wanted.is_set()
+                    await self._has_waiters.wait()
+        return self._has_waiters.is_set()
 
     def _has(self, positions: Mapping[Partition, int]) -> bool:
         have = self._positions
@@ -132,169 +143,184 @@ class View:
     # ------------------------------------------------------------ tasks
 
     async def task(self, task_id: bytes) -> TaskState | None:
-        """With all its attempts."""
-        return await self._readers.ask(self._questions.task, task_id)
+        """Return a task with all its attempts."""
+        return await self._readers.run(self._queries.task, task_id)
 
     async def tasks_of(self, ids: Sequence[bytes]) -> dict[bytes, TaskState]:
-        """Those of the tasks that are known, with all their attempts."""
-        return await self._readers.ask(self._questions.tasks, ids)
+        """Return the known ones of these tasks, with all their attempts."""
+        return await self._readers.run(self._queries.tasks, ids)
 
     async def states(self, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
-        """State and endpoint id of those of the tasks that are known."""
-        return await self._readers.ask(self._questions.states, ids)
+        """Return state and endpoint id of the known ones of these tasks."""
+        return await self._readers.run(self._queries.states, ids)
 
     async def accepted(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """When (unix µs) those of the tasks that are known were accepted first."""
-        return await self._readers.ask(self._questions.accepted, ids)
+        """Return when the known ones of these tasks were first accepted (unix µs)."""
+        return await self._readers.run(self._queries.accepted, ids)
 
-    async def outcomes(self, ids: Sequence[bytes]) -> list[Closing]:
-        """Those of the tasks that are closed."""
-        return await self._readers.ask(self._questions.outcomes, ids)
+    async def outcomes(self, ids: Sequence[bytes]) -> list[ClosedTask]:
+        """Return the closed ones of these tasks."""
+        return await self._readers.run(self._queries.outcomes, ids)
 
     async def tasks(self, filters: TaskFilter) -> tuple[list[TaskState], str | None]:
-        """A page, newest first, and the cursor of the next (None at the end). Raises Invalid."""
-        return await self._readers.ask(lists.page, filters, self._questions.calls)
+        """Return a page, latest first, and the next page's cursor. Raises Invalid."""
+        return await self._readers.run(lists.page, filters, self._queries.calls)
 
     async def open_tasks(self, endpoint: str, after_seq: int, limit: int) -> list[OpenRow]:
-        """Open tasks of an endpoint (id) with seq > after_seq, in order of seq, whatever their attempt."""
-        return await self._readers.ask(self._questions.open_tasks, endpoint, after_seq, limit)
+        """Return open tasks of an endpoint (id) with seq > after_seq, in order of seq."""
+        return await self._readers.run(self._queries.open_tasks, endpoint, after_seq, limit)
 
     async def open_page(self, endpoint: str, topic: str, after_seq: int, limit: int) -> tuple[list[OpenRow], int]:
-        """As `open_tasks`; and the offset in the topic, which its tasks are in, up to which the view had all then."""
-        return await self._readers.ask(self._questions.open_page, endpoint, topic, after_seq, limit)
+        """Return open tasks, and the topic's offset up to which this is complete."""
+        return await self._readers.run(self._queries.open_page, endpoint, topic, after_seq, limit)
 
     async def expired(self, now_us: int, limit: int) -> list[OpenRow]:
-        """Open tasks past their expiry whose attempt is not known to run."""
-        return await self._readers.ask(self._questions.expired, now_us, limit)
+        """Return open tasks past their expiry whose attempt is not known to run."""
+        return await self._readers.run(self._queries.expired, now_us, limit)
 
     async def cancels(self, limit: int) -> list[tuple[bytes, str]]:
-        """(task id, endpoint id) of open tasks that somebody wants to end, by the time of the wish."""
-        return await self._readers.ask(queries.cancels, limit)
+        """Return (task id, endpoint id) of open tasks to cancel, by request time."""
+        return await self._readers.run(queries.cancels, limit)
 
     async def open_counts(self) -> dict[str, int]:
-        """Open tasks an endpoint id."""
-        return await self._readers.ask(queries.open_counts)
+        """Return the number of open tasks of each endpoint id."""
+        return await self._readers.run(queries.open_counts)
 
     async def oldest_open_seq(self, endpoint: str) -> int | None:
-        """`seq >> 16` is the offset below which the endpoint's topic of tasks may be truncated."""
-        return await self._readers.ask(queries.oldest_open_seq, endpoint)
+        """Return the lowest seq of an endpoint's open tasks.
+
+        Its task topic may be truncated below offset `seq >> 16`.
+        """
+        return await self._readers.run(queries.oldest_open_seq, endpoint)
 
     async def fired(self, source: str, event_id: str) -> list[tuple[Call, bytes]]:
-        """(call, task id) of what this event made run."""
-        return await self._readers.ask(self._questions.fired, source, event_id)
+        """Return (call, task id) of the tasks that an event caused."""
+        return await self._readers.run(self._queries.fired, source, event_id)
 
     async def output(self, task_id: bytes) -> bytes:
-        """What an open task has printed so far; a closed one has it in its attempts."""
-        return await self._readers.ask(lookups.output, task_id)
+        """Return an open task's output so far; a closed task has it in its attempts."""
+        return await self._readers.run(lookups.output, task_id)
 
     # ------------------------------------------------------------ the registry
 
     async def functions(
         self, cursor: str = "", limit: int = 50, owner: str = ""
     ) -> tuple[list[FunctionRecord], str | None]:
-        """All versions, newest first, without bodies; and the next cursor."""
-        return await self._readers.ask(lookups.functions, cursor, limit, owner)
+        """Return a page of functions, latest first, and the next cursor.
+
+        All versions, without their bodies.
+        """
+        return await self._readers.run(lookups.functions, cursor, limit, owner)
 
     async def function(self, name: str, owner: str = "") -> FunctionRecord | None:
-        """By content hash, name (newest version) or name@version; an owner's names are only that owner's."""
-        return await self._readers.ask(lookups.function, name, owner)
+        """Find a function by content hash, name (latest version) or name@version."""
+        return await self._readers.run(lookups.function, name, owner)
 
     async def endpoints(self) -> list[EndpointRecord]:
-        """All, also revoked ones."""
-        return await self._readers.ask(lookups.endpoints)
+        """Return all endpoints, including revoked ones."""
+        return await self._readers.run(lookups.endpoints)
 
     async def endpoint(self, name: str) -> EndpointRecord | None:
-        """By id or name."""
-        return await self._readers.ask(lookups.endpoint, name)
+        """Find an endpoint by id or name."""
+        return await self._readers.run(lookups.endpoint, name)
 
-    async def endpoint_places(self, name: str) -> list[tuple[int, EndpointRecord]]:
-        """(offset, record) of the endpoints of this name, in the registry's order."""
-        return await self._readers.ask(lookups.endpoint_places, name)
+    async def endpoint_positions(self, name: str) -> list[tuple[int, EndpointRecord]]:
+        """Return (position, record) of endpoints of this name, in registry order."""
+        return await self._readers.run(lookups.endpoint_positions, name)
 
-    async def deployment_places(self, label: str) -> list[tuple[int, Deployment]]:
-        """(offset, record) of all versions, in the registry's order."""
-        return await self._readers.ask(lookups.deployment_places, label)
+    async def deployment_positions(self, label: str) -> list[tuple[int, Deployment]]:
+        """Return (position, record) of a label's versions, in registry order."""
+        return await self._readers.run(lookups.deployment_positions, label)
 
     async def deployments(self) -> list[Deployment]:
-        """What is in force: the newest of each label, unless it was removed."""
-        return await self._readers.ask(lookups.deployments)
+        """Return the active deployments: the latest of each label unless removed."""
+        return await self._readers.run(lookups.deployments)
 
     async def deployment_history(self, label: str) -> list[Deployment]:
-        """Newest first."""
-        return await self._readers.ask(lookups.deployment_history, label)
+        """Return all versions of a label, latest first."""
+        return await self._readers.run(lookups.deployment_history, label)
 
     async def switches(self) -> list[RuleSwitch]:
-        """The newest of each rule."""
-        return await self._readers.ask(lookups.switches)
+        """Return the latest switch of each rule."""
+        return await self._readers.run(lookups.switches)
 
     async def tokens(self) -> list[TokenRecord]:
-        """All, also revoked and expired ones."""
-        return await self._readers.ask(lookups.tokens)
+        """Return all tokens, including revoked and expired ones."""
+        return await self._readers.run(lookups.tokens)
 
     async def token_by_hash(self, hash_hex: str) -> TokenRecord | None:
-        return await self._readers.ask(lookups.token_by_hash, hash_hex)
+        return await self._readers.run(lookups.token_by_hash, hash_hex)
 
     async def usage(self) -> dict[str, Usage]:
-        """The newest report of each endpoint id."""
-        return await self._readers.ask(lookups.usage)
+        """Return the latest usage report of each endpoint id."""
+        return await self._readers.run(lookups.usage)
 
     async def claims(self) -> list[ClaimRow]:
-        """The newest claim of each partition of oncue.control."""
-        return await self._readers.ask(lookups.claims)
+        """Return the latest claim of each partition of oncue.control."""
+        return await self._readers.run(lookups.claims)
 
     # ------------------------------------------------------------ events and dead letters
 
     async def events(
         self, type: str = "", source: str = "", cursor: str = "", limit: int = 50
     ) -> tuple[list[EventRow], str | None]:
-        """Newest first, and the next cursor."""
-        return await self._readers.ask(lookups.events, type, source, cursor, limit)
+        """Return a page of events, latest first, and the next cursor."""
+        return await self._readers.run(lookups.events, type, source, cursor, limit)
 
     async def event(self, offset: int) -> EventRow | None:
-        return await self._readers.ask(lookups.event, offset)
+        return await self._readers.run(lookups.event, offset)
 
     async def dead(
         self, cursor: str = "", limit: int = 50, owner: str = "", settled: bool = False
     ) -> tuple[list[DeadRow], str | None]:
-        """Open letters (and settled ones, too), newest first, and the next cursor; an owner's, or all."""
-        return await self._readers.ask(lookups.dead, cursor, limit, owner, settled)
+        """Return a page of dead letters, latest first, and the next cursor.
+
+        Only open ones unless `settled`; with an owner, only those of that owner's rules.
+        """
+        return await self._readers.run(lookups.dead, cursor, limit, owner, settled)
 
     async def open_dead(self) -> int:
-        """How many letters are open."""
-        return await self._readers.ask(lookups.open_dead)
+        """Count open dead letters."""
+        return await self._readers.run(lookups.open_dead)
 
     async def dead_letter(self, number: int) -> DeadRow | None:
-        return await self._readers.ask(lookups.dead_letter, number)
+        return await self._readers.run(lookups.dead_letter, number)
 
     async def skipped(self) -> list[SkippedRow]:
-        """Records of kinds that only a newer version knows; that one projects them when it opens this view."""
-        return await self._readers.ask(lookups.skipped)
+        """Return records of unknown kinds, which a newer version will apply."""
+        return await self._readers.run(lookups.skipped)
 
-    # ------------------------------------------------------------ upkeep
+    # ------------------------------------------------------------ maintenance
 
-    async def forget(self, before_ms: int, budget_s: float = 1.0) -> int:
-        """Forget closed tasks, events, dead letters and output older than this, in bites between groups of batches, for
-        about so long; call it again when it took that long. Returns how many rows went."""
-        gone, started = 0, time.monotonic()
+    async def delete_older_than(self, before_ms: int, budget_s: float = 1.0) -> int:
+        """Delete closed tasks, events, dead letters and output older than this.
+
+        Works in small steps between groups of batches, for about `budget_s`. If it took that long,
+        call it again. Returns the number of deleted rows.
+        """
+        deleted, started = 0, time.monotonic()
         at: int | None = 0
         while at is not None and time.monotonic() - started < budget_s:
-            at, count = await self._writer.do(partial(retention.bite, self._db, at, before_ms))
-            gone += count
-        await self._writer.do(partial(retention.finished_output, self._db))
+            at, count = await self._writer.run(partial(retention.delete_old_tasks, self._db, at, before_ms))
+            deleted += count
+        await self._writer.run(partial(retention.delete_finished_output, self._db))
         while time.monotonic() - started < budget_s:
-            count = await self._writer.do(partial(retention.bite_others, self._db, before_ms))
-            gone += count
+            count = await self._writer.run(partial(retention.delete_old_records, self._db, before_ms))
+            deleted += count
             if not count:
                 break
-        await self._writer.do(self._projector.forget_calls)
-        return gone
+        await self._writer.run(self._projector.reset_caches)
+        return deleted
 
     async def snapshot(self, path: Path) -> None:
-        """A copy with its positions, while the view goes on. Raises Invalid when the file exists, ViewError."""
+        """Write a copy with positions. Raises Invalid if the file exists, ViewError."""
         await asyncio.to_thread(snapshots.write, self.path, path)
 
     @classmethod
     def restore(cls, path: Path, snapshot: Path) -> View:
-        """Open the view from a snapshot; the old file is moved aside. Raises Invalid when it is none, ViewError."""
+        """Replace the view by a snapshot and open it; the old file is moved aside.
+
+        Raises Invalid if the file is not a snapshot, ViewError.
+        """
         snapshots.restore(path, snapshot)
         return cls.open(path)

@@ -1,4 +1,4 @@
-"""The one thread that writes the view. Jobs go in from the event loop, one at a time and in order."""
+"""Thread that writes the view: runs jobs from the event loop, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ T = TypeVar("T")
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 
-class Writer:
+class ViewWriter:
+    """Runs jobs in one thread."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -25,9 +27,11 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="oncue-view", daemon=True)
         self._thread.start()
 
-    async def do(self, job: Callable[[], T]) -> T:
-        """What the job returns. It is done whole even if the caller is cancelled. Raises ViewError for what SQLite
-        raises, NotReady after `close`."""
+    async def run(self, job: Callable[[], T]) -> T:
+        """Return `job()`; it runs to its end even if the caller is cancelled.
+
+        Raises ViewError if SQLite fails, NotReady after `close`.
+        """
         if self._closed:
             raise NotReady("the view is closed", remedy="the server is stopping; try again when it runs")
         loop = asyncio.get_running_loop()
@@ -46,33 +50,33 @@ class Writer:
             except Exception as e:
                 error = e
             try:
-                loop.call_soon_threadsafe(_settle, future, result, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, future, result, error)
+            except RuntimeError:  # the loop is closed
                 continue
-            del item, job, future, result, error  # a large result must not stay until the next job
+            del item, job, future, result, error  # free a large result before the next job comes
 
     def _explain(self, e: sqlite3.Error) -> Exception:
         code = getattr(e, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             mark_damaged(self._path)
-            remedy = "start the server again: the view is made again from the log"
+            remedy = "restart the server: the view is rebuilt from the log"
         elif code == sqlite3.SQLITE_FULL:
-            remedy = "free space on that disk; the log keeps what the view has not yet"
+            remedy = "free space on that disk; the log keeps all records until then"
         else:
-            remedy = "look at that folder's disk and permissions, and start the server again"
+            remedy = "check that folder's disk and permissions, and restart the server"
         error = ViewError(f"the view {self._path} cannot be written: {e}", remedy=remedy)
         error.__cause__ = e
         return error
 
     async def close(self) -> None:
-        """After the jobs that are there already."""
+        """Run the queued jobs, then end."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+def _resolve(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
     if future.done():
         return
     if error is not None:

@@ -19,7 +19,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Resolution
 from oncue.protocol.topics import DEAD, REGISTRY
 from oncue.view import DeadRow
-from oncue.view.record_rows import partition_and_offset
+from oncue.view.record_rows import unpack_position
 
 GROUP = "oncue.dead.retries"  # commits appends only, no offsets
 REASON_CHARS = 1_000
@@ -95,7 +95,7 @@ def _resolutions(
     """Return the Resolution records of these letters, by partition."""
     by_partition: dict[int, list[int]] = {}
     for number in letters:
-        partition, offset = partition_and_offset(number)
+        partition, offset = unpack_position(number)
         by_partition.setdefault(partition, []).append(offset)
     at, appends = now_us(), []
     for partition, offsets in by_partition.items():

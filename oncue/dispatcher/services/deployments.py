@@ -127,7 +127,7 @@ class DeploymentService:
         """
         lost: list[tuple[str, Deployment]] = []
         for record in records:
-            places = await self._context.view.deployment_places(record.label)
+            places = await self._context.view.deployment_positions(record.label)
             first = next((d for place, d in places if d.version == record.version and place < offset), None)
             if first is not None:
                 lost.append((f"deployment:{first.label}@{first.version}", first))

@@ -112,7 +112,7 @@ class EndpointService:
 
         All servers read the registry in the same order, so they agree on which was first.
         """
-        for place, other in await self._context.view.endpoint_places(record.name):
+        for place, other in await self._context.view.endpoint_positions(record.name):
             if place < offset and other.owner == record.owner and other.id != record.id and not other.revoked:
                 await self._context.record([(f"endpoint:{record.id}", msgspec.structs.replace(record, revoked=True))])
                 raise Conflict(

@@ -12,7 +12,7 @@ from oncue.protocol.records import VERSION, DeadLetter, Resolution
 from oncue.protocol.topics import DEAD
 from oncue.view import View
 from oncue.view.lookups import dead_text
-from oncue.view.record_rows import partition_and_offset, place
+from oncue.view.record_rows import pack_position, unpack_position
 from oncue.view.schema import open_writer
 from tests.unit.view.view_feed import Feed, run
 
@@ -77,11 +77,11 @@ def test_a_letter_is_named_by_its_place_in_its_partition(tmp_path: Path) -> None
         await feed.put(DEAD, letter(0), letter(1))
         await feed.put(DEAD, letter(0), letter(1), partition=3)
         await feed.put(DEAD, Resolution(VERSION, (1,), "dismissed"), partition=3)
-        assert await numbers(feed.view) == [place(3, 0), 1, 0]
+        assert await numbers(feed.view) == [pack_position(3, 0), 1, 0]
 
     run(tmp_path, work)
-    assert partition_and_offset(place(3, 1)) == (3, 1)
-    assert partition_and_offset(7) == (0, 7)
+    assert unpack_position(pack_position(3, 1)) == (3, 1)
+    assert unpack_position(7) == (0, 7)
 
 
 def test_letters_of_before_there_were_owners_and_kinds_of_a_newer_version(tmp_path: Path) -> None:

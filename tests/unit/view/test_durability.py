@@ -194,7 +194,7 @@ def test_snapshots(tmp_path: Path) -> None:
         joined = View.restore(tmp_path / "other" / "view.db", tmp_path / "snap" / "one.db")
         assert joined.positions() == {(TASKS, 0): 2, (RESULTS, 0): 2}
         assert (await joined.tasks(TaskFilter(limit=3)))[0] == page
-        with pytest.raises(Invalid, match="made anew"):
+        with pytest.raises(Invalid, match="the view was rebuilt"):
             await joined.tasks(TaskFilter(cursor=cursor or ""))
         await joined.apply(some(2))
         await joined.close()
@@ -229,7 +229,7 @@ def test_forgetting(tmp_path: Path) -> None:
             frame = ResultFrame(VERSION, RETRIED, ENDPOINT, 0, [e])
             await view.apply([RecordBatch(RESULTS, 0, (offset,), (Record(encode(frame)),))])
         assert len((await view.task(b"r" * 16)).attempts) == 2  # type: ignore[union-attr]
-        assert await view.forget(6) == 5 * (SIZE - 1) + 1 + 1  # tasks, the retried one, and its call
+        assert await view.delete_older_than(6) == 5 * (SIZE - 1) + 1 + 1  # tasks, the retried one, and its call
         assert await view.task(b"r" * 16) is None
         for n in range(1, 11):
             states = await view.states(ids_of(n))
@@ -238,7 +238,7 @@ def test_forgetting(tmp_path: Path) -> None:
         assert len(listed) == 5 + 5 * SIZE
         assert (await view.tasks(TaskFilter(owner="bob")))[0] == []
         assert len(await view.open_tasks(ENDPOINT, -1, 100)) == 10
-        assert await view.forget(6) == 0
+        assert await view.delete_older_than(6) == 0
         await view.apply(some(12))  # calls that were forgotten can come again
         await view.close()
 

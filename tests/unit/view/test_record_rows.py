@@ -149,7 +149,7 @@ def test_events(tmp_path: Path) -> None:
             assert seen == wanted
         with pytest.raises(Invalid, match="cursor"):
             await view.events(cursor="x")
-        assert await view.forget(106) == 6
+        assert await view.delete_older_than(106) == 6
         assert await view.event(5) is None
 
     run(tmp_path, work)
@@ -178,7 +178,7 @@ def test_reports(tmp_path: Path) -> None:
         assert [s.id for s in running] == [ID]
         assert await view.output(b"?" * 16) == b""
         await feed.put(RESULTS, ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, OK, 1, 10**15)]))
-        await view.forget(0)
+        await view.delete_older_than(0)
         assert await view.output(ID) == b""  # its end has it
 
     run(tmp_path, work)

@@ -19,7 +19,7 @@ from oncue.log import Record, RecordBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import ERROR, OK, VERSION, Ended, ResultFrame, TaskFrame
 from oncue.protocol.topics import RESULTS
-from oncue.view import Closing, TaskFilter, View, lists, queries
+from oncue.view import ClosedTask, TaskFilter, View, lists, queries
 from oncue.view.projector import Applied, Projector
 from oncue.view.queries import TaskQueries
 from oncue.view.schema import open_writer
@@ -45,7 +45,7 @@ class Bench:
         self.db = open_writer(path)
         self.projector = Projector(self.db)
         self.ask = TaskQueries()
-        self.closed: list[Closing] = []
+        self.closed: list[ClosedTask] = []
 
     def apply(self, batches: Sequence[RecordBatch]) -> Applied:
         applied = self.projector.apply(batches)
