@@ -1,18 +1,20 @@
-"""Pack and unpack people's functions, named by the hash of their content.
+"""Pack and load user functions. A function's id is the hash of its content.
 
     client: pack_function(fn) | pack_file("tomo.py", "reconstruct")  ──► Packed(id, body)
-    server: describe(body): reads what the body says of itself; runs and unpickles nothing
+    server: describe(body) ──► its metadata; runs and unpickles nothing
     worker: load_function(body) ──► the callable
 
-How a function travels:
+What is sent depends on where the function is defined:
 
-- **from a file of yours** (not installed with pip): its module's source and the source of every module of yours that it
-  imports; the worker makes them importable under their names while one of its functions runs. So lines in tracebacks,
-  classes of arguments and results, locks and caches at module level are what they are on your side.
-- **from an installed package, or the standard library**: by its name. The worker must have the package.
-- **from a script, a notebook or a prompt, closures and lambdas**: by value, as cloudpickle does, with the values of what
-  they use. Bytecode fits one minor version of Python only; where the worker has another, a function that stands at the top
-  level of a script is built again from the part of the script that it needs.
+- **in a file of yours** (not installed with pip): the source of its module and of every module of
+  yours that it imports. The worker makes them importable under their names while one of their
+  functions runs. Lines in tracebacks, classes of arguments and results, and locks and caches at
+  module level are thus the same as on your side.
+- **in an installed package or the standard library**: its name. The worker must have the package.
+- **in a script, notebook or prompt; closures and lambdas**: a pickle by value, as by cloudpickle,
+  with the values that they use. Bytecode fits one minor version of Python only. If the worker has
+  another, a function at the top level of a script is rebuilt from the part of the script that it
+  needs.
 """
 
 from oncue.functions.body import FunctionBody, Packed, describe

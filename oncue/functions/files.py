@@ -1,4 +1,4 @@
-"""Functions of files, by `file.py:name`. The file is imported for that: its code runs here."""
+"""Pack functions named as `file.py:name`. The file is imported: its code runs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from oncue.functions.signature import names_in_text, parameters_in_text
 from oncue.functions.source import local_files
 from oncue.protocol.records import Parameter
 
-_loading = threading.RLock()  # sys.path and sys.modules are lent
+_loading = threading.RLock()  # guards sys.path and sys.modules
 
 
 def pack_file(path: Path | str, name: str) -> Packed:
-    """`file.py:name` as `oncue deploy` and `oncue invoke` take it. The file is imported (its code runs here) under the name
-    it would have for a script beside it, and nothing of that stays in sys.modules or sys.path.
+    """Pack the function `file.py:name`.
 
+    The file is imported (its code runs here) under the name it would have for a script beside it.
+    sys.modules and sys.path are restored after that.
     Raises CannotPack: no such file or name, or the file fails to import (where and why)."""
     path = _file(path)
     with _imported(path) as module:
@@ -35,10 +36,11 @@ def pack_file(path: Path | str, name: str) -> Packed:
 
 
 def parameters_in_file(path: Path | str, name: str) -> tuple[tuple[Parameter, ...] | None, str]:
-    """(what `file.py:name` takes, None where that cannot be told; why its text was read instead of importing it, or "").
+    """Return (parameters of `file.py:name`, import error).
 
-    Raises CannotPack where `pack_file` would, but for a file that cannot be imported here, as where what it imports is
-    not installed: then its text says what it can."""
+    The parameters are None if unknown. If the file cannot be imported, for example because a
+    package is not installed here, they are read from its text, and the import error says why; else
+    that is "". Raises CannotPack as `pack_file` does for other errors."""
     path = _file(path)
     try:
         with _imported(path) as module:
@@ -54,7 +56,7 @@ def parameters_in_file(path: Path | str, name: str) -> tuple[tuple[Parameter, ..
 
 
 def import_root(path: Path | str) -> Path:
-    """The folder from which the file is imported: its own, or the one that holds its package."""
+    """Return the folder to import the file from: its own, or its package's parent."""
     root = Path(path).absolute().parent
     while (root / "__init__.py").is_file():
         root = root.parent
@@ -92,7 +94,7 @@ def _imported(path: Path) -> Iterator[types.ModuleType]:
     dotted = ".".join(path.relative_to(root).with_suffix("").parts)
     with _loading:
         before, old_path = dict(sys.modules), list(sys.path)
-        _set_aside(root, dotted)
+        _hide_same_names(root, dotted)
         sys.path.insert(0, str(root))
         importlib.invalidate_caches()
         linecache.checkcache()
@@ -100,14 +102,16 @@ def _imported(path: Path) -> Iterator[types.ModuleType]:
             yield _import(dotted, path)
         finally:
             sys.path[:] = old_path
-            for name in list(sys.modules):  # a list: looking for files imports modules itself
+            for name in list(sys.modules):  # a list: local_files() imports modules itself
                 if name not in before and local_files(name.split(".")[0]):
                     sys.modules.pop(name, None)
             sys.modules.update(before)
 
 
-def _set_aside(root: Path, dotted: str) -> None:
-    """Modules already imported under names that files of this folder have: the folder's own are meant."""
+def _hide_same_names(root: Path, dotted: str) -> None:
+    """Remove modules from sys.modules whose names files of this folder have.
+
+    The folder's own files are imported instead."""
     tops = (
         {dotted.split(".")[0]}
         | {p.stem for p in root.glob("*.py")}

@@ -1,5 +1,8 @@
-"""The lines of functions that travel by value, so that tracebacks show them where their file is not: each file's lines at their
-numbers, all others blank. A script, a notebook's cells (which no file has anywhere) and what they reach."""
+"""Source lines of functions that are sent by value, for tracebacks.
+
+The worker does not have the file: a script, or a notebook's cell, which is no file at all. Each
+file's lines are kept at their numbers; all other lines are blank.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ Entry = tuple[int, None, list[str], str]  # as linecache keeps them
 
 
 def lines_of(codes: Iterable[types.CodeType]) -> dict[str, str]:
-    """By the name that the code has where it is loaded."""
+    """Return the lines of these code objects, by the file name that a worker sees."""
     files: dict[str, dict[int, str]] = {}
     for code in codes:
         lines = files.setdefault(short_name(code.co_filename), {})
-        if code.co_firstlineno not in lines:  # what is inside of another function is there with it
+        if code.co_firstlineno not in lines:  # inner functions come with their outer ones
             lines.update(enumerate(_block(code), code.co_firstlineno))
     return {name: _text(lines) for name, lines in sorted(files.items()) if lines}
 
@@ -28,7 +31,7 @@ def _block(code: types.CodeType) -> list[str]:
     lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]
     try:
         return inspect.getblock(lines) if lines else []
-    except (SyntaxError, tokenize.TokenError, IndentationError):  # the file was edited since
+    except (SyntaxError, tokenize.TokenError, IndentationError):  # the file was edited after its import
         return []
 
 
@@ -37,5 +40,5 @@ def _text(lines: dict[int, str]) -> str:
 
 
 def entries(files: Mapping[str, str]) -> dict[str, Entry]:
-    """For linecache: these are of no file, and it need not look whether that has changed."""
+    """Return entries for linecache, without a time to check: there is no file."""
     return {name: (len(text), None, text.splitlines(keepends=True), name) for name, text in files.items()}

@@ -1,4 +1,7 @@
-"""Bytes become a callable again. **Runs code**: workers, and clients of their own functions, only."""
+"""Load a packed function. **Runs code**.
+
+Only workers, and clients of their own functions, may do this.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from oncue.functions.lines import Entry, entries
 from oncue.functions.siblings import SiblingSet, activate, show, sibling_set
 from oncue.pickles import HOMES, PYTHON, loads
 
-#: Where the name to install is not the name to import.
+#: Packages to install whose name is not the module's.
 _PIP_NAMES = {
     "PIL": "pillow",
     "cv2": "opencv-python",
@@ -34,7 +37,7 @@ _PIP_NAMES = {
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """activate() it before a call."""
+    """A loaded function. Call activate() before each call."""
 
     call: Callable[..., Any]
     siblings: SiblingSet
@@ -43,18 +46,22 @@ class Loaded(msgspec.Struct, frozen=True):
     lines: dict[str, Entry]
 
     def activate(self) -> None:
-        """Its modules are those that imports find, its lines those that tracebacks show."""
+        """Make its modules importable, and show its lines in tracebacks."""
         activate(self.siblings)
         linecache.cache.update(self.lines)
 
 
 def load_function(body: bytes) -> Callable[..., Any]:
-    """The callable. Raises CannotLoad (which module is missing, which versions differ), Undecodable."""
+    """Return the callable.
+
+    Raises CannotLoad (which module is missing, which versions differ), Undecodable."""
     return load(describe(body)).call
 
 
 def load(body: FunctionBody) -> Loaded:
-    """From the pickle where that can be read here, else from the source. Raises CannotLoad. Its siblings stay active."""
+    """Load from the pickle if its bytecode fits, else from the source.
+
+    Its siblings stay active. Raises CannotLoad."""
     siblings = sibling_set(body.siblings)
     activate(siblings)
     importlib.invalidate_caches()
@@ -82,7 +89,7 @@ def _try(build: Callable[[], Any], failures: list[BaseException]) -> Any:
 
 
 def _from_source(body: FunctionBody) -> Any:
-    # One for each source: two scripts are both `__main__`, and each class belongs to its own.
+    # One module a source: two scripts are both `__main__`, and each has its own classes.
     digest = hashlib.sha256(body.source.encode()).hexdigest()[:8]
     module = types.ModuleType(f"oncue_source_{body.module.strip('_')}_{digest}")
     module.__file__ = body.file
@@ -98,7 +105,7 @@ def _is_async(call: Any) -> bool:
 
 
 def pip_line(module: str) -> str:
-    """What to type where the worker runs, to have a module."""
+    """Return the command that installs a module for the worker's Python."""
     top = module.split(".")[0]
     return f"{sys.executable} -m pip install {_PIP_NAMES.get(top, top)}"
 
@@ -106,7 +113,7 @@ def pip_line(module: str) -> str:
 def _cannot_load(body: FunctionBody, failures: list[BaseException]) -> CannotLoad:
     here = f"the worker's Python {PYTHON} ({sys.executable})"
     missing = [f.name for f in failures if isinstance(f, ModuleNotFoundError) and f.name]
-    missing += [m for m in body.requires if m not in missing and not _there(m)]
+    missing += [m for m in body.requires if m not in missing and not _is_importable(m)]
     if missing and any(isinstance(f, ImportError) for f in failures):
         names = ", ".join(dict.fromkeys(m.split(".")[0] for m in missing))
         return CannotLoad(
@@ -128,7 +135,7 @@ def _cannot_load(body: FunctionBody, failures: list[BaseException]) -> CannotLoa
     )
 
 
-def _there(module: str) -> bool:
+def _is_importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

@@ -1,4 +1,4 @@
-"""A callable becomes bytes."""
+"""Pack a callable into bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from oncue.errors import CannotPack
-from oncue.functions import culprit
+from oncue.functions import unpicklable
 from oncue.functions.body import FunctionBody, Packed
 from oncue.functions.lines import lines_of
 from oncue.functions.signature import parameters_of
-from oncue.functions.source import Files, gather, local_files, part_for, text_of
+from oncue.functions.source import Files, collect_files, local_files, part_for, text_of
 from oncue.pickles import PYTHON, dumps, short_name
 from oncue.pickles.code import names_used
 from oncue.protocol.codec import encode
@@ -24,17 +24,19 @@ from oncue.protocol.records import FUNCTION_BYTES, VERSION
 from oncue.version import __version__
 
 _managers: tuple[Any, ...] = (contextlib.contextmanager, contextlib.asynccontextmanager)
-_CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # of what they put in the place of a function
+_CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # code of their wrapper functions
 
 
 def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
-    """Any callable but a generator function: functions, lambdas, closures, partials, bound methods, callable instances,
-    async functions, classes. The same function gives the same id, also in another process with the same Python.
+    """Pack any callable but a generator function.
 
-    Raises CannotPack: not a callable, uses something that cannot travel (it is named), or over FUNCTION_BYTES."""
+    Functions, async functions, lambdas, closures, partials, bound methods, callable instances and
+    classes. The same function has the same id, also in another process with the same Python.
+    Raises CannotPack if it is not callable, uses something that cannot be pickled (which is named),
+    or exceeds FUNCTION_BYTES."""
     under = _underlying(fn)
     label = name or _name(fn, under)
-    _refuse(fn, under, label)
+    _check_callable(fn, under, label)
     try:
         pickled, pickler = dumps(fn)
     except Exception as e:
@@ -74,7 +76,7 @@ def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
 
 
 def _underlying(fn: Any) -> Any:
-    """The function or class whose source tells what the callable does."""
+    """Return the function or class with the callable's source."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     if isinstance(fn, types.MethodType):
@@ -89,7 +91,7 @@ def _name(fn: Any, under: Any) -> str:
     return "lambda" if found == "<lambda>" else found
 
 
-def _refuse(fn: Any, under: Any, label: str) -> None:
+def _check_callable(fn: Any, under: Any, label: str) -> None:
     if not callable(fn):
         raise CannotPack(
             f"{fn!r} is a {type(fn).__name__}, not something that can be called",
@@ -109,7 +111,7 @@ def _refuse(fn: Any, under: Any, label: str) -> None:
 
 
 def _is_context(under: Any) -> bool:
-    """Made by contextlib.contextmanager or asynccontextmanager."""
+    """True if contextlib.contextmanager or asynccontextmanager made it."""
     return isinstance(under, types.FunctionType) and under.__code__ in _CONTEXTS
 
 
@@ -130,13 +132,16 @@ def _place(under: Any) -> str:
 
 
 def _cannot(fn: Any, label: str, error: Exception) -> CannotPack:
-    found = culprit.find(fn)
+    found = unpicklable.find(fn)
     if found is None:
-        return CannotPack(f"{label} cannot be packed: {type(error).__name__}: {error}", remedy=culprit.remedy_for(fn))
+        return CannotPack(
+            f"{label} cannot be packed: {type(error).__name__}: {error}", remedy=unpicklable.remedy_for(fn)
+        )
     what, thing = found
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
     return CannotPack(
-        f"{label} cannot be packed: {what} is a {kind}, which cannot travel ({error})", remedy=culprit.remedy_for(thing)
+        f"{label} cannot be packed: {what} is a {kind}, which cannot travel ({error})",
+        remedy=unpicklable.remedy_for(thing),
     )
 
 
@@ -144,7 +149,9 @@ def _cannot(fn: Any, label: str, error: Exception) -> CannotPack:
 
 
 def _source(fn: Any, under: Any, module: str) -> tuple[str, str, str]:
-    """(source, entry, file). An entry only for a function at the top level of a file: others cannot be built again."""
+    """Return (source, entry, file).
+
+    Only a function at the top level of a file has an entry: others cannot be rebuilt."""
     code = getattr(inspect.unwrap(under), "__code__", None) if isinstance(under, types.FunctionType) else None
     qualname = getattr(under, "__qualname__", "")
     text = text_of(module)
@@ -163,8 +170,10 @@ def _source(fn: Any, under: Any, module: str) -> tuple[str, str, str]:
 
 
 def _files(under: Any, module: str, source: str, named: set[str]) -> tuple[Files, tuple[str, ...]]:
-    """Own files and required modules: of the modules that the pickle names, of the function's own, and of what the part of
-    a script imports."""
+    """Return (the user's own files, required modules).
+
+    They are those of the modules that the pickle names, of the function's own module, and of the
+    imports in its part of a script."""
     names = {*named, *_used_modules(under)}
     if module and local_files(module):
         names.add(module)
@@ -177,16 +186,16 @@ def _files(under: Any, module: str, source: str, named: set[str]) -> tuple[Files
     if module == "__main__" and text_of(module):
         roots = names_used(under.__code__) if isinstance(under, types.FunctionType) else set()
         text = part_for(text_of(module), roots | {getattr(under, "__qualname__", "").split(".")[0]})
-    files, requires = gather(names, text)
+    files, requires = collect_files(names, text)
     return files, requires
 
 
 def _used_modules(under: Any) -> set[str]:
     code = getattr(under, "__code__", None)
-    return culprit_modules(under, code) if code is not None else set()
+    return _global_modules(under, code) if code is not None else set()
 
 
-def culprit_modules(under: types.FunctionType, code: types.CodeType) -> set[str]:
-    """Names of the modules that the function reaches by a global variable."""
+def _global_modules(under: types.FunctionType, code: types.CodeType) -> set[str]:
+    """Return the names of modules that the function uses as global variables."""
     found = (under.__globals__.get(n) for n in names_used(code))
     return {m.__name__ for m in found if isinstance(m, types.ModuleType)}

@@ -1,8 +1,9 @@
-"""Modules that travelled with a function, importable under their own names while that function's code runs.
+"""Modules sent with a function, importable while that function runs.
 
-Two functions may each bring a `settings.py`. A set of files is switched on as a whole (`activate`, between tasks, when the
-function changes): its modules are in sys.modules then, and go out again with the next set. What an installed package of the
-same name had there is put back. Sets of equal content are one set, so functions of one file share its modules.
+Two functions may each bring a `settings.py`. A set of files is activated as a whole, between tasks
+when the function changes: its modules are then in sys.modules, and the next set replaces them.
+Modules of an installed package with the same name are restored after that. Sets with equal content
+are one set, so functions of one file share its modules.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import msgspec
 
 
 class SiblingSet:
+    """Files sent with a function, and the modules made of them."""
+
     def __init__(self, files: Mapping[str, str]) -> None:
         self.files = dict(files)
-        self.paths: dict[str, str] = {}  # module name -> relative path; "" for a folder without __init__.py
-        self.modules: dict[str, types.ModuleType] = {}  # while the set is off
-        self.displaced: dict[str, types.ModuleType] = {}  # while it is on
+        #: Module name -> relative path; "" for a folder without __init__.py.
+        self.paths: dict[str, str] = {}
+        self.modules: dict[str, types.ModuleType] = {}  # while the set is not active
+        self.displaced: dict[str, types.ModuleType] = {}  # while it is active
         for path in files:
             parts = path.removesuffix(".py").split("/")
             if parts[-1] == "__init__":
@@ -68,7 +72,7 @@ _sets: dict[str, SiblingSet] = {}
 
 
 def sibling_set(files: Mapping[str, str]) -> SiblingSet:
-    """The one set of this content."""
+    """Return the only set with this content."""
     if not files:
         return _NONE
     key = hashlib.sha256(msgspec.msgpack.encode(sorted(files.items()))).hexdigest()
@@ -76,13 +80,15 @@ def sibling_set(files: Mapping[str, str]) -> SiblingSet:
 
 
 def activate(wanted: SiblingSet) -> None:
-    """Cheap when it is on already."""
+    """Make a set's modules importable, in place of those of the active set.
+
+    Cheap if the set is active already."""
     active = _finder.active
     if wanted is active:
         return
-    active.modules = _take(active.tops)
+    active.modules = _pop_modules(active.tops)
     sys.modules.update(active.displaced)
-    wanted.displaced = _take(wanted.tops)
+    wanted.displaced = _pop_modules(wanted.tops)
     sys.modules.update(wanted.modules)
     _finder.active = wanted
     if _finder not in sys.meta_path:
@@ -90,7 +96,7 @@ def activate(wanted: SiblingSet) -> None:
     show_all(wanted.files)
 
 
-def _take(tops: frozenset[str]) -> dict[str, types.ModuleType]:
+def _pop_modules(tops: frozenset[str]) -> dict[str, types.ModuleType]:
     if not tops:
         return {}
     names = [n for n in sys.modules if n.split(".", 1)[0] in tops]
@@ -98,7 +104,7 @@ def _take(tops: frozenset[str]) -> dict[str, types.ModuleType]:
 
 
 def show(filename: str, text: str) -> None:
-    """So that tracebacks and inspect.getsource find the lines of a file that is not on this machine."""
+    """Let tracebacks and inspect.getsource find lines of a file from elsewhere."""
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
 
 

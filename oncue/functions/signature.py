@@ -1,7 +1,8 @@
-"""What a caller of a function must give it, and may: for checking calls that are written down long before they are made.
+"""Parameters of a function, to check calls in rule files before they are made.
 
-Only what is certain is told. What wraps a function (functools.wraps) and hands on *args and **kwargs may well add some of its
-own, so it counts as what its own signature says; unless its source shows that it hands on just what it gets.
+Only certain results count. A wrapper (functools.wraps) that passes on *args and **kwargs may add
+arguments of its own, so its own signature is used, unless its source shows that it passes on
+exactly what it gets.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from typing import Any
 from oncue.functions.source import bound_names, parsed
 from oncue.protocol.records import Parameter
 
-MOST = 1_000  # parameters
+MAX_PARAMETERS = 1_000
 _WORDS = ("positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword")
 _KINDS: dict[Any, Any] = {getattr(inspect.Parameter, word.upper()): word for word in _WORDS}
 
 
 def parameters_of(fn: Callable[..., Any]) -> tuple[Parameter, ...] | None:
-    """None: not known (some builtins)."""
-    while (inner := _handed_on(fn)) is not None:
+    """Return the parameters of a callable, or None if unknown (some builtins)."""
+    while (inner := _forwards_to(fn)) is not None:
         fn = inner
     try:
         found = inspect.signature(fn, follow_wrapped=False).parameters.values()
     except (ValueError, TypeError):
         return None
-    if len(found) > MOST:
+    if len(found) > MAX_PARAMETERS:
         return None
     return tuple(Parameter(p.name, _KINDS[p.kind], _required(p)) for p in found)
 
@@ -40,20 +41,20 @@ def _required(p: inspect.Parameter) -> bool:
     return p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
 
 
-def _handed_on(fn: Any) -> Any:
-    """The callable that gets just what this one gets; None where that is not certain."""
+def _forwards_to(fn: Any) -> Any:
+    """Return the callable that certainly gets this one's arguments, or None."""
     if isinstance(fn, functools._lru_cache_wrapper):
         return fn.__wrapped__
     if not isinstance(fn, types.FunctionType) or not hasattr(fn, "__wrapped__") or hasattr(fn, "__signature__"):
         return None
-    return fn.__wrapped__ if _only_hands_on(fn) else None
+    return fn.__wrapped__ if _only_forwards(fn) else None
 
 
-def _only_hands_on(wrapper: types.FunctionType) -> bool:
-    """Whether all that its source does with its *args and **kwargs is to call what it wraps with both."""
+def _only_forwards(wrapper: types.FunctionType) -> bool:
+    """True if it uses *args and **kwargs only to call the wrapped function."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(wrapper.__code__)))
-    except (OSError, SyntaxError, ValueError, RecursionError):  # a prompt, a lambda in the middle of a line
+    except (OSError, SyntaxError, ValueError, RecursionError):  # a prompt, a lambda within a line
         return False
     node = tree.body[0]
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -69,7 +70,7 @@ def _only_hands_on(wrapper: types.FunctionType) -> bool:
 
 
 def _names_of(wrapper: Any) -> Iterator[str]:
-    """By which the wrapper knows what it wraps."""
+    """Yield the wrapper's variables that hold the wrapped function."""
     for name, cell in zip(wrapper.__code__.co_freevars, wrapper.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # not assigned yet
             if cell.cell_contents is wrapper.__wrapped__:
@@ -77,7 +78,7 @@ def _names_of(wrapper: Any) -> Iterator[str]:
 
 
 def _is_call(node: ast.AST, functions: set[str], args: str, kwargs: str) -> bool:
-    """f(*args, **kwargs), and nothing beside."""
+    """True for f(*args, **kwargs) without other arguments."""
     match node:
         case ast.Call(
             func=ast.Name(id=name),
@@ -92,7 +93,9 @@ def _is_call(node: ast.AST, functions: set[str], args: str, kwargs: str) -> bool
 
 
 def names_in_text(text: str) -> list[str] | None:
-    """All that the text of a module binds at its top level; None where a star import may bind more."""
+    """Return the names bound at a module's top level.
+
+    None if a star import may bind more."""
     statements = parsed(text).body
     if any(isinstance(s, ast.ImportFrom) and s.names[0].name == "*" for s in statements):
         return None
@@ -100,8 +103,10 @@ def names_in_text(text: str) -> list[str] | None:
 
 
 def parameters_in_text(text: str, name: str) -> tuple[Parameter, ...] | None:
-    """Of the function that the text of a module defines at its top level; None for what cannot be told without running it:
-    what is decorated, made in another way, bound more than once, or bound by a star import perhaps."""
+    """Return the parameters of a function defined at a module's top level.
+
+    None if that needs the module to run: the name is decorated, not a `def`, bound more than once,
+    or perhaps bound by a star import."""
     binding = [s for s in parsed(text).body if name in bound_names(s)]
     if len(binding) != 1 or names_in_text(text) is None:
         return None

@@ -1,4 +1,4 @@
-"""Which source a function needs: a part of its own file, and other files of its author."""
+"""Source that a function needs: part of its file, and other files of its user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ Files = dict[str, str]  # relative path -> source
 
 
 def text_of(module_name: str) -> str:
-    """Source of an imported module or of the script; "" where there is none (notebook, prompt, C extension)."""
+    """Return the source of an imported module or of the script.
+
+    It is "" without a source file (notebook, prompt, C extension)."""
     path = getattr(sys.modules.get(module_name), "__file__", None)
     return _read(Path(path)) if path and path.endswith(".py") else ""
 
@@ -38,7 +40,7 @@ def _installed_roots() -> tuple[str, ...]:
 
 
 def installed(path: Path) -> bool:
-    """Whether a file came with Python or pip: then the worker is expected to have it."""
+    """True if a file came with Python or pip: the worker is expected to have it."""
     return (
         "site-packages" in path.parts
         or "dist-packages" in path.parts
@@ -47,8 +49,10 @@ def installed(path: Path) -> bool:
 
 
 def local_files(name: str) -> dict[str, Path]:
-    """The files that make the module `name` importable (its packages' __init__.py too) where it is its author's own;
-    {} where it is installed, built in, or not to be found. Imports nothing."""
+    """Return the files that make the user's own module `name` importable.
+
+    This includes the __init__.py of its packages. {} for a module that is installed, built in or
+    not found. Imports nothing."""
     parts = name.split(".")
     if not parts[0] or parts[0] in sys.stdlib_module_names or parts[0] in ("oncue", "__main__"):
         return {}
@@ -86,7 +90,9 @@ def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def imported(text: str, package: str) -> list[str]:
-    """Names of the modules that the text imports, anywhere in it (also `from x import y` as x.y: y may be a module)."""
+    """Return the names of modules imported anywhere in the text.
+
+    `from x import y` also gives x.y, because y may be a module."""
     names: list[str] = []
     for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Import):
@@ -100,9 +106,11 @@ def imported(text: str, package: str) -> list[str]:
     return [n for n in names if n]
 
 
-def gather(names: Iterable[str], text: str = "", package: str = "") -> tuple[Files, tuple[str, ...]]:
-    """The author's own files behind these modules and behind what `text` imports, and behind what those import ...; and the
-    top-level modules that are needed beside them (neither own, nor of the standard library)."""
+def collect_files(names: Iterable[str], text: str = "", package: str = "") -> tuple[Files, tuple[str, ...]]:
+    """Return (own files, required modules) of `names` and of imports in `text`.
+
+    Imports are followed through own files. Required modules are top-level names that are neither
+    own nor of the standard library."""
     files: Files = {}
     requires: set[str] = set()
     todo = [*names, *imported(text, package)]
@@ -135,21 +143,23 @@ def gather(names: Iterable[str], text: str = "", package: str = "") -> tuple[Fil
 
 
 def part_for(text: str, roots: set[str]) -> str:
-    """The top-level statements that bind the names in `roots`, and what those need in turn, on the lines where they were
-    (so that tracebacks tell the right line); all else is blank. Nothing under `if __name__ == "__main__"`, and no bare
-    calls: building a function again must not run its author's script."""
+    """Return the top-level statements that `roots` need, directly or indirectly.
+
+    Each statement keeps its line numbers, for tracebacks; all other lines are blank. Statements
+    under `if __name__ == "__main__"` and bare calls are left out: rebuilding a function must not
+    run its author's script."""
     statements = [s for s in parsed(text).body if not _is_main_guard(s)]
-    needed, taken = set(roots), set()
+    needed, included = set(roots), set()
     grew = True
     while grew:
         grew = False
         for i, s in enumerate(statements):
-            if i not in taken and (bound_names(s) & needed or _always(s)):
-                taken.add(i)
+            if i not in included and (bound_names(s) & needed or _always(s)):
+                included.add(i)
                 needed |= {n.id for n in ast.walk(s) if isinstance(n, ast.Name)}
                 grew = True
     keep: set[int] = set()
-    for i in taken:
+    for i in included:
         s = statements[i]
         decorators = getattr(s, "decorator_list", [])
         keep.update(range(min([s.lineno, *(d.lineno for d in decorators)]), (s.end_lineno or s.lineno) + 1))
@@ -161,7 +171,7 @@ def part_for(text: str, roots: set[str]) -> str:
 def parsed(text: str) -> ast.Module:
     try:
         return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):  # what is not Python has no imports and no parts
+    except (SyntaxError, ValueError, RecursionError):  # not Python: no imports, no parts
         return ast.Module(body=[], type_ignores=[])
 
 
@@ -175,7 +185,7 @@ def _always(s: ast.stmt) -> bool:
 
 
 def bound_names(s: ast.stmt) -> set[str]:
-    """That a statement gives a value."""
+    """Return the names that a statement binds."""
     if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {s.name}
     if isinstance(s, ast.Expr):

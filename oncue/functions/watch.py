@@ -1,7 +1,8 @@
-"""Whether a function is still what it was when it was packed.
+"""Detect that a function has changed since it was packed.
 
-A global variable may be set anew, a notebook's cell run again, a list changed in place: what is submitted then is another
-function. Only where it reaches something that can change in place, it is pickled again and the bytes compared.
+A global variable may be set anew, a notebook's cell run again, a list changed in place: the next
+submit then submits another function. Only a function that reaches something mutable is pickled
+again to compare the bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from oncue.pickles import Reach, dumps
 
 
 class Watch:
-    """To be made of a callable right after it was packed."""
+    """State of a callable; make it right after packing."""
 
     def __init__(self, fn: Any) -> None:
         self._fn = fn
@@ -21,7 +22,9 @@ class Watch:
         self._pickled = b"" if self._reach.fixed else _hash(fn)
 
     def same(self) -> bool:
-        """Raises what pickling raises, where something that is reached cannot be pickled any more."""
+        """True if the callable is unchanged.
+
+        Raises what pickling raises if something it reaches cannot be pickled any more."""
         return self._reach.same() and (not self._pickled or _hash(self._fn) == self._pickled)
 
 

@@ -1,9 +1,16 @@
-"""Pickles of what people write: functions, arguments and results that are no plain data. cloudpickle does the work; here is
-what it lacks for a service whose two ends are other processes, of other days, and of another Python perhaps:
+"""Pickle functions, arguments and results that are not plain data.
 
-- the same function gives the same bytes, and classes that travel by value are known by their content (pickler.py);
-- a reader's own classes stay as they are and are found again, bytecode of another Python is told before it is made (reader.py);
-- what functools makes travels: caches and cached properties (caches.py), functions that dispatch (dispatches.py).
+cloudpickle does the work. This package adds what a service needs whose two ends are different
+processes, at different times, and perhaps of different Python versions:
+
+- The same function gives the same bytes, and classes that are pickled by value are identified by
+  their content (pickler.py).
+- A reader's own classes are found and stay unchanged; bytecode of another Python is rejected before
+  it is loaded (reader.py, code.py).
+- Objects of functools can be pickled: caches and cached properties (caches.py), functions with
+  single dispatch (dispatches.py).
+
+Stored pickles name functions of this package by their path, so these must not move.
 """
 
 from oncue.pickles.code import PYTHON, short_name

@@ -1,5 +1,9 @@
-"""Functions under functools.lru_cache and functools.cache, where a worker cannot import them: they travel as the function
-and the cache's parameters, and get a fresh cache there. So do cached properties, which hold a lock up to Python 3.11."""
+"""Pickle functions with functools.lru_cache or functools.cache, and cached properties.
+
+This is for those that a worker cannot import. The pickle holds the function and the cache's
+parameters; the worker makes a fresh cache. Cached properties hold a lock up to Python 3.11, which
+is left out.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 
 
 def importable(cached: Any) -> bool:
-    """Whether a worker finds it by its name."""
+    """True if a worker can import it by its name."""
     module, found = getattr(cached, "__module__", None), None
     if module and module != "__main__":
         found = sys.modules.get(module)
@@ -20,7 +24,9 @@ def importable(cached: Any) -> bool:
 
 
 def reduced(cached: Any) -> Any:
-    """First the cache, then what it is of: a function that calls itself reaches itself through its cache."""
+    """Return the reduced value: a shell of the cache, filled with its function later.
+
+    A function that calls itself reaches itself through its cache, so the shell must exist first."""
     parameters = cached.cache_parameters()
     return shell, (parameters["maxsize"], parameters["typed"]), cached.__wrapped__, None, None, fill
 
@@ -31,18 +37,18 @@ def shell(maxsize: int | None, typed: bool) -> Any:
 
     inner: Callable[..., Any] = _unfilled
 
-    def take(function: Callable[..., Any]) -> None:
+    def set_function(function: Callable[..., Any]) -> None:
         nonlocal inner
         inner = function
 
     made = functools.lru_cache(maxsize, typed)(call)
-    made.oncue_take = take  # type: ignore[attr-defined]
+    made.oncue_set = set_function  # type: ignore[attr-defined]
     return made
 
 
 def fill(made: Any, function: Callable[..., Any]) -> None:
-    made.oncue_take(function)
-    del made.oncue_take
+    made.oncue_set(function)
+    del made.oncue_set
     functools.update_wrapper(made, function)
 
 

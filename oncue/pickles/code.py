@@ -1,4 +1,4 @@
-"""Code objects: bytecode, which fits one minor version of Python only, and says which."""
+"""Pickle code objects, with the minor version of Python that their bytecode fits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLOUDPICKLES_NAME = "<dynamic-code>"
 
 
 class Ordered:
-    """Stands for a set in a pickle; comes back as that set."""
+    """Placeholder of a set in a pickle, with ordered items; unpickled as that set."""
 
     def __init__(self, of: set[Any] | frozenset[Any]) -> None:
         self.of = of
@@ -28,9 +28,11 @@ class Ordered:
 
 
 def reduced(code: types.CodeType) -> Any:
-    """As cloudpickle does it, but with the file's name, so that a traceback tells it; sets of texts in order."""
+    """Reduce as cloudpickle does, but keep the file's name and order sets of strings.
+
+    Tracebacks show the name; ordered sets make the bytes reproducible."""
     consts = tuple(Ordered(c) if type(c) is frozenset else c for c in code.co_consts)
-    # A code object takes any consts; these are only pickled, never run.
+    # A code object accepts any consts; this one is only pickled, never run.
     _, given = cp._code_reduce(code.replace(co_consts=consts) if consts != code.co_consts else code)
     name = short_name(code.co_filename)
     fields = [name if type(x) is str and x in (_CLOUDPICKLES_NAME, code.co_filename) else x for x in given]
@@ -38,7 +40,7 @@ def reduced(code: types.CodeType) -> Any:
 
 
 def made(python: str, *fields: Any) -> types.CodeType:
-    """Raises OtherPython: to make it would be to crash, at once or when it is run."""
+    """Build a code object. Raises OtherPython: foreign bytecode may crash the process."""
     if python != PYTHON:
         raise OtherPython(
             f"it holds bytecode of Python {python}, which this Python {PYTHON} ({sys.executable}) cannot run",
@@ -49,7 +51,7 @@ def made(python: str, *fields: Any) -> types.CodeType:
 
 
 def names_used(code: types.CodeType) -> set[str]:
-    """Global names (and attributes) that the code and the functions inside it mention."""
+    """Return the global names and attributes used by the code and its inner functions."""
     names = set(code.co_names)
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
@@ -58,8 +60,10 @@ def names_used(code: types.CodeType) -> set[str]:
 
 
 def short_name(filename: str) -> str:
-    """A code's file without the folder it happened to be in. Of a notebook's cell the hash of its text, without the process or
-    the number of the run that IPython names it by as well: /tmp/ipykernel_PID/HASH.py, <ipython-input-NUMBER-HASH>."""
+    """Return the name of a code object's file, without its folder.
+
+    IPython names a notebook's cell /tmp/ipykernel_PID/HASH.py or <ipython-input-NUMBER-HASH>; only
+    HASH, that of its text, is kept."""
     cell = _CELL.search(filename)
     if cell is not None:
         return f"<notebook cell {cell[1]}>"

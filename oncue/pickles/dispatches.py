@@ -1,5 +1,8 @@
-"""Functions under functools.singledispatch, and methods under singledispatchmethod, where a worker cannot import them: they
-travel as what was registered with them. The weak references and caches that they hold are made anew."""
+"""Pickle functions with functools.singledispatch, and singledispatchmethods.
+
+This is for those that a worker cannot import. The pickle holds the registered functions; weak
+references and caches are made anew.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ def dispatches(obj: Any) -> bool:
 
 
 def reduced(obj: Any) -> Any:
-    """First the function, then what it chooses from, which may reach the function again."""
+    """Return the reduced value: an empty function, filled with its registry later.
+
+    The registered functions may reach the function itself, so it must exist first."""
     return shell, (), (dict(obj.registry), obj.__wrapped__), None, None, fill
 
 
@@ -32,7 +37,7 @@ def fill(made: Any, given: tuple[dict[type, Callable[..., Any]], Callable[..., A
 
 
 def reduced_method(method: functools.singledispatchmethod[Any]) -> Any:
-    """From Python 3.13 on it has a cache with weak references of its own."""
+    """Return the reduced value. Since Python 3.13 the method has a cache of weak references."""
     return method_of, (method.dispatcher,)
 
 

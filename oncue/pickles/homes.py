@@ -1,5 +1,8 @@
-"""Modules that a worker made of a function's source, and the modules that the source is of. What is defined in the former
-travels by its name at home: its bytecode may be of another Python than the reader's."""
+"""Pickle objects of modules that a worker made of a function's source.
+
+They are pickled by their name in the module that the source is from, because their bytecode may be
+of another Python than the reader's.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from typing import Any
 
 from oncue.errors import Undecodable
 
-HOMES: dict[str, str] = {}  # name here -> name at home
+HOMES: dict[str, str] = {}  # name of the worker's module -> name of the original
 
 
 def reduced(obj: Any) -> Any:
-    """None for what is not at home elsewhere."""
+    """Return the reduced value, or None for objects of other modules."""
     if not HOMES or not isinstance(obj, type | types.FunctionType) or obj.__module__ not in HOMES:
         return None
     if named(sys.modules.get(obj.__module__), obj.__qualname__) is not obj:
@@ -23,7 +26,7 @@ def reduced(obj: Any) -> Any:
 
 
 def at_home(module: str, qualname: str) -> Any:
-    """What a script's or a module's own name stands for here. Raises Undecodable."""
+    """Return the object that a module or script has by this name. Raises Undecodable."""
     try:
         found = named(sys.modules.get(module) or importlib.import_module(module), qualname)
     except ImportError:
@@ -37,7 +40,7 @@ def at_home(module: str, qualname: str) -> Any:
 
 
 def named(module: types.ModuleType | None, qualname: str) -> Any:
-    """What a module has under a name with dots; None for nothing."""
+    """Return the object that a module has by a dotted name, or None."""
     found: Any = module
     for part in qualname.split("."):
         found = getattr(found, part, None)

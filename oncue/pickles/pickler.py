@@ -1,10 +1,10 @@
-"""cloudpickle, made to repeat itself: the same function gives the same bytes in another process.
+"""Pickler: a reproducible cloudpickle. The same function gives the same bytes in any process.
 
-What differs between processes otherwise: absolute paths in code objects, the order of sets of strings (PYTHONHASHSEED), and
-the random ids by which cloudpickle tracks classes that travel by value. Such a class is one class in a worker for as long
-as its id is the same. So its id is the hash of all that its own pickle holds: another version of it is another class there,
-and never changes the one that is in use. On the way back it keeps the id by which it came, whatever it has gone through, so
-that its author finds it again.
+Otherwise these differ between processes: absolute paths in code objects, the order of sets of
+strings (PYTHONHASHSEED), and the random ids by which cloudpickle tracks classes that are pickled by
+value. In a worker, equal ids mean the same class. The id is therefore the hash of the class's own
+pickle: another version of the class is another class there, and never changes the one in use. On
+the way back a class keeps the id with which it arrived, so that its author finds it again.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ _NAMELESS = (type(None), type(...), type(NotImplemented))
 
 
 class Ids(enum.Enum):
-    """By which a class that travels by value is known."""
+    """Kind of id of a class that is pickled by value."""
 
-    CONTENT = enum.auto()  # the hash of what it is now
-    KEPT = enum.auto()  # the id by which it came here, if it did; else as CONTENT
-    NUMBERS = enum.auto()  # one each, in the order in which they come
+    CONTENT = enum.auto()  # hash of its present content
+    KEPT = enum.auto()  # the id with which it arrived here, if it did; else as CONTENT
+    NUMBERS = enum.auto()  # numbers, in the order of the classes
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """`modules`: those that the pickle names; `by_value`: whether it holds bytecode; `codes`: that bytecode."""
+    """Reproducible cloudpickle pickler.
+
+    `modules`: modules named in the pickle. `by_value`: True if it holds bytecode. `codes`: the code
+    objects in it."""
 
     def __init__(self, file: io.BytesIO, ids: Ids = Ids.CONTENT) -> None:
         super().__init__(file, protocol=5)
@@ -87,7 +90,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             before = by_class.get(cls)
             by_class[cls] = key
             if self._ids is not Ids.NUMBERS:
-                by_id[key] = cls  # of several of equal content the latest: a notebook's cell may have run again
+                by_id[key] = cls  # the latest of equal content: a cell may have run again
             try:
                 reduced = super().reducer_override(cls)
             finally:
@@ -102,13 +105,16 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _nameless(cls: type) -> bool:
-    """One of Python's own that no module has by its name, as that of None; cloudpickle knows them."""
+    """True for builtin classes that no module names, as that of None.
+
+    cloudpickle handles them."""
     return cls in _NAMELESS or cls in cp._BUILTIN_TYPE_NAMES
 
 
 def _with_its_name(cls: type, reduced: Any) -> Any:
-    """With the name of the class it is in, which cloudpickle does not keep; what it has as sets in order; without what copyreg
-    notes in it when an instance is pickled."""
+    """Return the reduced class with its qualified name, which cloudpickle loses.
+
+    Its sets are ordered, and the cache that copyreg keeps in a class is left out."""
     make, given, state, *rest = reduced
     state[0].pop("__slotnames__", None)
     _order(state[0])
@@ -125,11 +131,13 @@ def _put_back(by_class: Any, cls: type, before: str | None) -> None:
 
 
 def content_id(cls: type) -> str:
-    """The hash of the class's own pickle, with all that it reaches. Made anew only when that may have changed."""
+    """Return the hash of the class's own pickle, with everything it reaches.
+
+    It is cached until something of that may have changed."""
     known = _ids.get(id(cls))
     if known is not None and known[0].same():
         return known[1]
-    reach = Reach(cls)  # before the pickle: what changes in between is seen the next time
+    reach = Reach(cls)  # before pickling: a change in between is then seen next time
     key = _hash(cls)
     _ids.pop(id(cls), None)
     if reach.fixed:
@@ -140,14 +148,14 @@ def content_id(cls: type) -> str:
 
 
 def _hash(cls: type) -> str:
-    """Of classes in it, numbers stand for the ids."""
+    """Hash the class's pickle, in which numbers replace the ids of classes."""
     buffer = io.BytesIO()
     Pickler(buffer, Ids.NUMBERS).dump(cls)
     return hashlib.sha256(buffer.getvalue()).hexdigest()[:32]
 
 
 def dumps(value: Any) -> tuple[bytes, Pickler]:
-    """Raises what pickling raises."""
+    """Pickle a value; return the bytes and the pickler. Raises what pickling raises."""
     buffer = io.BytesIO()
     pickler = Pickler(buffer)
     pickler.dump(value)
@@ -155,7 +163,9 @@ def dumps(value: Any) -> tuple[bytes, Pickler]:
 
 
 def _plain_function(reduced: tuple[Any, ...]) -> None:
-    """In place, in the fresh containers that cloudpickle made for this pickle."""
+    """Make a reduced function reproducible, in place.
+
+    Its containers are fresh ones that cloudpickle made for this pickle."""
     base_globals = reduced[1][1]
     if isinstance(base_globals.get("__file__"), str):
         base_globals["__file__"] = os.path.basename(base_globals["__file__"])

@@ -1,7 +1,8 @@
-"""What a function or class reaches, and whether that is still what it was.
+"""Objects that a function or class reaches, to detect that one of them has changed.
 
-To pickle it each time in order to know would cost a hundred times what a submit does. So what can only be replaced is compared
-by identity; where it reaches something that can change in place, `fixed` is False, and the bytes have to be compared.
+Pickling the function for each check would cost a hundred times as much as a submit. Immutable
+objects are therefore compared by identity. If it reaches a mutable object, `fixed` is False, and
+the caller must compare the pickled bytes.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ _ATOMS = (
     types.MemberDescriptorType,
     types.GetSetDescriptorType,
 )
-#: What Python and dataclasses put into a class, and nobody changes in place. (Its fields' defaults are attributes as well.)
+#: Attributes that Python and dataclasses add to a class and that are not changed in place. (The
+#: defaults of fields are attributes of their own.)
 _MADE = frozenset(
     ("__annotations__", "__dataclass_fields__", "__dataclass_params__", "__slots__", "__static_attributes__")
 )
-#: Whose functions and marks are as they are, though some hold what they note.
+#: Modules whose functions and markers count as immutable, though some hold state.
 _LIBRARIES = ("dataclasses", "reprlib")
 _NOTHING = object()
 
 
 class Reach:
-    """Keeps what is reached alive, so that an identity is not given to another thing."""
+    """Snapshot of reached objects. It keeps them alive, so that no id is reused."""
 
     def __init__(self, value: Any) -> None:
         self._globals: list[tuple[dict[str, Any], str, Any]] = []
@@ -48,10 +50,10 @@ class Reach:
         self._functions: list[tuple[types.FunctionType, Any, Any, Any]] = []
         self._classes: list[tuple[type, Any, dict[str, Any]]] = []
         self._seen: set[int] = set()
-        self.fixed = self._look(value)
+        self.fixed = self._visit(value)
 
     def same(self) -> bool:
-        """Whether nothing was replaced."""
+        """True if no reached object was replaced."""
         for known, name, value in self._globals:
             if known.get(name, _NOTHING) is not value:
                 return False
@@ -63,36 +65,36 @@ class Reach:
                 return False
         return all(_unchanged(*known) for known in self._classes)
 
-    def _look(self, value: Any) -> bool:
-        """Note what can be replaced; whether nothing that is reached can change in place."""
+    def _visit(self, value: Any) -> bool:
+        """Add a value to the snapshot. Return False if it reaches a mutable object."""
         if isinstance(value, _ATOMS) or id(value) in self._seen or type(value).__module__ in _LIBRARIES:
             return True
         if isinstance(value, tuple | frozenset):
-            return self._look_at_all(value)
+            return self._visit_all(value)
         if isinstance(value, functools._lru_cache_wrapper):
-            return caches.importable(value) or self._look(value.__wrapped__)
+            return caches.importable(value) or self._visit(value.__wrapped__)
         if isinstance(value, type | types.FunctionType):
             self._seen.add(id(value))
             if cp._should_pickle_by_reference(value) or value in cp._BUILTIN_TYPE_NAMES:
                 return True
-            return self._look_into_class(value) if isinstance(value, type) else self._look_into(value)
-        return self._look_at_wrapped(value)
+            return self._visit_class(value) if isinstance(value, type) else self._visit_function(value)
+        return self._visit_wrapped(value)
 
-    def _look_at_wrapped(self, value: Any) -> bool:
+    def _visit_wrapped(self, value: Any) -> bool:
         kind = type(value)
         if kind is property:
-            return self._look_at_all((value.fget, value.fset, value.fdel))
+            return self._visit_all((value.fget, value.fset, value.fdel))
         if kind is staticmethod or kind is classmethod:
-            return self._look(value.__func__)
-        return kind is functools.cached_property and self._look(value.func)
+            return self._visit(value.__func__)
+        return kind is functools.cached_property and self._visit(value.func)
 
-    def _look_at_all(self, parts: Iterable[Any]) -> bool:
+    def _visit_all(self, parts: Iterable[Any]) -> bool:
         fixed = True
         for part in parts:
-            fixed = self._look(part) and fixed  # each is looked at, whatever the others are
+            fixed = self._visit(part) and fixed  # visits each, whatever the others return
         return fixed
 
-    def _look_into(self, f: types.FunctionType) -> bool:
+    def _visit_function(self, f: types.FunctionType) -> bool:
         if f.__globals__.get("__name__") in _LIBRARIES:
             return True
         self._functions.append((f, f.__code__, f.__defaults__, f.__kwdefaults__))
@@ -107,13 +109,13 @@ class Reach:
             self._cells.append((cell, found))
             if found is not _NOTHING:
                 parts.append(found)
-        return self._look_at_all(parts) and not f.__kwdefaults__ and not vars(f)
+        return self._visit_all(parts) and not f.__kwdefaults__ and not vars(f)
 
-    def _look_into_class(self, cls: type) -> bool:
+    def _visit_class(self, cls: type) -> bool:
         attributes = _attributes(cls)
         self._classes.append((cls, cls.__bases__, attributes))
         values = [value for name, value in attributes.items() if name not in _MADE]
-        return self._look_at_all([type(cls), *cls.__bases__, *values])
+        return self._visit_all([type(cls), *cls.__bases__, *values])
 
 
 def _unchanged(cls: type, bases: tuple[type, ...], attributes: dict[str, Any]) -> bool:
@@ -125,7 +127,7 @@ def _unchanged(cls: type, bases: tuple[type, ...], attributes: dict[str, Any]) -
 
 def _attributes(cls: type) -> dict[str, Any]:
     found = dict(vars(cls))
-    found.pop("__slotnames__", None)  # that copyreg notes in it when an instance is pickled
+    found.pop("__slotnames__", None)  # cache that copyreg adds when an instance is pickled
     return found
 
 

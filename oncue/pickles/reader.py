@@ -1,11 +1,11 @@
-"""Pickles become values again. **Runs code.**
+"""Unpickle values. **Runs code.**
 
-A class that this process has already, by its id, is taken as it is: nothing that the pickle brings for it is put into it, so
-that a result does not change its author's class, nor a task's argument the class that other tasks use. At home, where a
-person's program reads, names of `__main__` mean what they mean there: a class of that name is taken for one of another
-process of the same script.
+A class whose id this process already has is reused unchanged: the pickle's content for it is
+ignored. Otherwise a result could change its author's class, or a task's argument the class that
+other tasks use. In the user's own program (`at_home`), a class of `__main__` is also found by its
+name, because it may come from another process of the same script.
 
-    Reader ─► _class ─► known? ─ yes ─► as it is, its _fill does nothing
+    Reader ─► _class ─► known? ─ yes ─► reused, its _fill does nothing
                           └──── no ──► cloudpickle makes it, its _fill fills it
 """
 
@@ -23,27 +23,30 @@ from oncue.pickles import homes
 from oncue.pickles.pickler import content_id
 
 _OURS = {"_make_skeleton_class": "_class", "_make_skeleton_enum": "_enum", "_class_setstate": "_fill"}
-_SKELETON = b"_make_skeleton_"  # in a pickle with classes that travel by value
-_SMALL_BYTES = 64 << 10  # to look for that costs less than a Reader
+_SKELETON = b"_make_skeleton_"  # in a pickle with classes by value
+_SMALL_BYTES = 64 << 10  # up to this size, a search for _SKELETON costs less than a Reader
 
-#: Held by a reader from its first class that travels by value to its end: another must not see that class half filled.
+#: Held by a reader from its first class by value until its end: no other reader may see a class
+#: that is not filled yet.
 _making = threading.RLock()
 
 
 class Reader(pickle.Unpickler):
+    """Unpickler that reuses known classes."""
+
     def __init__(self, file: io.BytesIO, at_home: bool) -> None:
         super().__init__(file)
         self._at_home = at_home
         self._holds = False
         self._known: dict[int, type] = {}
-        self._open: dict[int, tuple[type, str]] = {}  # made here and not filled yet
+        self._incomplete: dict[int, tuple[type, str]] = {}  # made here and not filled yet
 
     def read(self) -> Any:
-        """Raises OtherPython, Undecodable, and what unpickling raises."""
+        """Return the value. Raises OtherPython, Undecodable, and what unpickling raises."""
         try:
             return self.load()
         finally:
-            for _, key in self._open.values():  # the next reader shall not take them for whole
+            for _, key in self._incomplete.values():  # incomplete: the next reader must not use them
                 cp._DYNAMIC_CLASS_TRACKER_BY_ID.pop(key, None)
             if self._holds:
                 _making.release()
@@ -75,7 +78,7 @@ class Reader(pickle.Unpickler):
         found: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(key)
         if self._at_home and module == "__main__":
             own = homes.named(sys.modules.get("__main__"), qualname)
-            # Where both are there and differ, the cell or script that defines it has changed since it was sent.
+            # If both exist and differ, the cell or script has changed since the class was sent.
             if isinstance(own, type) and own is not found and (found is None or _content(own) == key):
                 found = own
         if found is not None:
@@ -83,25 +86,27 @@ class Reader(pickle.Unpickler):
         return found
 
     def _made(self, made: type, key: str) -> type:
-        self._open[id(made)] = made, key
+        self._incomplete[id(made)] = made, key
         return made
 
     def _fill(self, cls: type, state: Any) -> type:
         if id(cls) not in self._known:
             cp._class_setstate(cls, state)
-            self._open.pop(id(cls), None)
+            self._incomplete.pop(id(cls), None)
         return cls
 
 
 def _content(cls: type) -> str:
     try:
         return content_id(cls)
-    except Exception:  # it holds what cannot travel
+    except Exception:  # it reaches something that cannot be pickled
         return ""
 
 
 def loads(data: bytes, start: int = 0, *, at_home: bool = False) -> Any:
-    """The value whose pickle begins at `start`. Raises OtherPython, Undecodable, and what unpickling raises."""
+    """Return the value whose pickle begins at `start`.
+
+    Raises OtherPython, Undecodable, and what unpickling raises."""
     if len(data) < _SMALL_BYTES and _SKELETON not in data:
         return pickle.loads(memoryview(data)[start:])
     file = io.BytesIO(data)  # shares the bytes

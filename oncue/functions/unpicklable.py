@@ -1,4 +1,4 @@
-"""When a callable cannot be pickled: which of the things it uses is in the way."""
+"""Find the part of a callable that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _DEPTH = 6
 
 
 def find(value: Any) -> tuple[str, Any] | None:
-    """(what it is called, the thing), the innermost that cannot be pickled by itself."""
+    """Return (label, value) of the innermost part that cannot be pickled, or None."""
     return _find(value, _DEPTH, set())
 
 
 def _find(value: Any, depth: int, seen: set[int]) -> tuple[str, Any] | None:
     seen.add(id(value))
     for label, part in _parts(value):
-        if id(part) in seen or _fits(part):
+        if id(part) in seen or _is_picklable(part):
             continue
         deeper = _find(part, depth - 1, seen) if depth else None
         return deeper or (label, part)
     return None
 
 
-def _fits(value: Any) -> bool:
+def _is_picklable(value: Any) -> bool:
     try:
         dumps(value)
     except Exception:
@@ -73,6 +73,7 @@ def _function_parts(f: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def remedy_for(value: Any) -> str:
+    """Return advice for a value that cannot be pickled."""
     if isinstance(value, types.GeneratorType):
         return "pass a list (list(...)) instead of the generator, or make it inside the function"
     if isinstance(value, io.IOBase):
