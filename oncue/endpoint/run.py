@@ -295,7 +295,7 @@ class AgentProcess:
 
 
 def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -> int:
-    parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="RunTasks an endpoint's agent.")
+    parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
     parser.add_argument("--by-hand", action="store_true", help="also where it was stopped by hand")
     given = parser.parse_args(argv)

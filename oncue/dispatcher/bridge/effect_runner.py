@@ -179,7 +179,7 @@ class EffectRunner:
         group = TaskGroup(state.call, encode(state.call), state.attempt, state.accepted_us, [task], 0)
         end = end_cancelled(task, state.attempt, now_us(), state.cancel_by)
         if not channel.end_waiting(group, [end]):
-            channel.cancel([state.id], "end_cancelled")
+            channel.cancel([state.id], "cancelled")
         self._bridge.run_effects(channel)
         return not channel.at_agent(state.id)
 
@@ -267,7 +267,7 @@ class EffectRunner:
         wanted = await self._context.view.cancels(10_000)
         ids = [task_id for task_id, where in wanted if where == endpoint]
         if ids:
-            self._bridge.with_channel(endpoint, lambda channel: channel.cancel(ids, "end_cancelled"))
+            self._bridge.with_channel(endpoint, lambda channel: channel.cancel(ids, "cancelled"))
 
 
 def task_of(state: TaskState) -> TaskRecord:

@@ -70,7 +70,7 @@ class TokenService:
             known = self.find(hash_token(token))
             if known is not None and not known.revoked:
                 return token
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
             pass
         token, hashed = new_token()
         token_id = "tok_local"

@@ -24,13 +24,16 @@ class ViewSnapshotService:
         self._context.check_accepting()
         path = self._context.settings.data_path / f"view.{random_secrets.token_hex(6)}.copy"
         await self._context.view.snapshot(path)
-        return path.stat().st_size, _parts(path)
+        size, parts = path.stat().st_size, _parts(path)
+        await anext(parts)
+        return size, parts
 
 
 async def _parts(path: Path) -> AsyncIterator[bytes]:
     try:
         with path.open("rb") as file:
             path.unlink()  # the open file keeps the content until it is read
+            yield b""  # for `create`: from here on nothing is left behind if nobody reads
             while part := await asyncio.to_thread(file.read, PART_BYTES):
                 yield part
     finally:
