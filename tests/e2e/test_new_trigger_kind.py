@@ -1,78 +1,28 @@
-"""Adds a kind of trigger in this file and runs it: rule file, server, endpoint, outcome.
+"""Runs the trigger kind of docs/extending.md: rule file, server, endpoint, outcome.
 
-The kind is a class of some 30 lines and one entry in the catalogue. Nothing else in oncue knows it."""
+The kind is one class and one entry in the catalogue. Nothing else in oncue knows it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
-import msgspec
 import pytest
 
-from oncue import ids
-from oncue.protocol.records import Event
-from oncue.triggers.activity import ActivityLog
-from oncue.triggers.base import Decision, ItemExplanation, Status, Trigger, TriggerContext
-from oncue.triggers.cursor import Cursor
 from tests.e2e.running import PATIENCE_S, System
-
-
-class CounterOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    up_to: int
-
-
-class CounterTrigger(Trigger):
-    """Emits an event for each number up to `up_to`. A restart goes on behind the last one stored."""
-
-    kind: ClassVar[str] = "counter"
-    options = CounterOptions
-    keeps_state: ClassVar[bool] = True
-
-    def __init__(self, name: str, options: CounterOptions, context: TriggerContext) -> None:
-        super().__init__(name, options, context)
-        self._up_to, self._count = options.up_to, 0
-        self._cursor, self._activity = Cursor(context), ActivityLog()
-
-    async def run(self) -> None:
-        self._count = int(await self._cursor.load() or 0)
-        self._activity.state = "running"
-        while self._count < self._up_to:
-            await self.context.emit([self._event(self._count + 1)])
-            self._count += 1
-            await self._cursor.store(str(self._count))
-            self._activity.emitted += 1
-            self._activity.record_fired(str(self._count), "counted", ids.now_us())
-        await asyncio.Event().wait()
-
-    def _event(self, number: int) -> Event:
-        mark: dict[str, str | int | bool] = {"oncuetrigger": self.name}
-        source = f"counter:///{self.name}"
-        return Event(id=str(number), source=source, type="test.counted", data={"number": number}, extensions=mark)
-
-    def status(self) -> Status:
-        return self._activity.status()
-
-    def decisions(self) -> list[Decision]:
-        return self._activity.decisions()
-
-    async def explain(self, item: str) -> ItemExplanation:
-        if int(item) <= self._count:
-            return ItemExplanation(item, "fired", "it was counted")
-        return ItemExplanation(item, "not seen", f"the count is {self._count}")
-
 
 #: `python -m oncue` with the kind in the catalogue.
 ONCUE = f"""
 import runpy, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from oncue.triggers.catalog import KINDS
-KINDS["counter"] = "{__name__}:CounterTrigger"
+from tests.extending import module
+module("counter")
+KINDS["counter"] = "counter:CounterTrigger"
 runpy.run_module("oncue", run_name="__main__", alter_sys=True)
 """
 RULES = """

@@ -1,4 +1,4 @@
-"""An operator from a test file (debounce.py) works in every runner, in `explain` and in the tests of a rule file."""
+"""The operator of docs/extending.md works in every runner, in `explain` and in the tests of a rule file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from oncue.rules.stateful.changelog_reader import Changelog
 from oncue.rules.stateful.handover import tables
 from oncue.rules.stateful.kafka_runner import KafkaRunner
 from oncue.rules.testing.runner import run_tests
-from tests.integration.debounce import Debounce
+from tests.extending import module
 from tests.integration.embedded_site import PARTITIONS, Endpoints, record, rule, site_in
 from tests.integration.stream_site import stream_site
 from tests.integration.test_kafka_runner import running
 
+Debounce = module("debounce").Debounce
 RULE = rule(args={"n": "${data.n}"}, debounce={"key": "${data.k}", "quiet": "10m"})
 NEWEST = [{"n": 7}, {"n": 8}, {"n": 9}]  # of the keys 1, 2 and 0
 
