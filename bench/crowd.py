@@ -16,9 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import psutil
@@ -27,7 +26,10 @@ from bench.system import noop, running
 from oncue.cli.registration import register_endpoint
 from oncue.client import Client
 from oncue.endpoint import run as endpoint_run
-from oncue.endpoint.pool.pool import STARTED_US, Pool, PoolEvents
+from oncue.endpoint.pool.base import PoolEvents
+from oncue.endpoint.pool.pool import STARTED_US
+from oncue.endpoint.providers.base import Block, BlockRequest, BlockState, BlockStatus, ProviderContext
+from oncue.endpoint.providers.catalog import PROVIDERS
 from oncue.endpoint.settings import EndpointSettings, save
 from oncue.protocol.payload import MSGPACK, unpack_args
 from oncue.protocol.records import OK, Ended, TaskRecord
@@ -39,9 +41,9 @@ PARTS = 20
 
 
 class SimulatedPool:
-    """What the agent's loop needs of a pool (endpoint/pool/pool.py), with workers that only wait."""
+    """A WorkerPool whose workers only wait (endpoint/pool/base.py)."""
 
-    def __init__(self, workers: int, _folder: Path, *, blobs: Path | None = None, task_s: float = TASK_S) -> None:
+    def __init__(self, workers: int, task_s: float = TASK_S) -> None:
         self.size = self.ready = workers
         self.trouble, self.fds_version = "", 0
         self.next_wake_us: int | None = None
@@ -63,10 +65,10 @@ class SimulatedPool:
     def room(self) -> int:
         return self.size - len(self._due)
 
-    def chunk_size(self, _function: str) -> int:
+    def chunk_size(self, function: str) -> int:
         return 1  # as for all that runs long
 
-    def run(self, function: str, _body: bytes | None, _timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
+    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
         now = time.time_ns() // 1000
         self._ties += 1
         heapq.heappush(self._due, (now + self._task_us, self._ties, function, attempt, tasks))
@@ -94,9 +96,25 @@ class SimulatedPool:
         events, self._events = self._events, PoolEvents()
         return events
 
-    def cancel(self, _ids: frozenset[bytes]) -> None: ...
+    def cancel(self, ids: frozenset[bytes]) -> None: ...
 
-    def close(self, _grace_s: float) -> None: ...
+    def close(self, grace_s: float) -> None: ...
+
+    def on_readable(self, fd: int) -> None: ...
+
+
+class SimulatedProvider:
+    """Gives blocks of simulated workers."""
+
+    def __init__(self, context: ProviderContext) -> None: ...
+
+    def submit(self, request: BlockRequest) -> Block:
+        return Block(request.id, SimulatedPool(request.workers))
+
+    def status(self, ids: Sequence[str]) -> dict[str, BlockStatus]:
+        return dict.fromkeys(ids, BlockStatus(BlockState.RUNNING))
+
+    def cancel(self, ids: Sequence[str], grace_s: float) -> None: ...
 
 
 def _ended(task: TaskRecord, attempt: int, started_us: int, now_us: int) -> Ended:
@@ -175,8 +193,9 @@ def _rss_mb(pid: int) -> float:
 
 
 def agent(folder: str) -> int:
-    """The real agent's process, with the simulated pool in the pool's place."""
-    return endpoint_run.main(["--dir", folder], cast(Callable[..., Pool], SimulatedPool))
+    """Run the real agent's process, with blocks of simulated workers."""
+    PROVIDERS["simulated"] = SimulatedProvider
+    return endpoint_run.main(["--dir", folder], provider="simulated")
 
 
 def main(argv: list[str]) -> int:

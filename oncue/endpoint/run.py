@@ -21,7 +21,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -36,7 +35,9 @@ from oncue.endpoint.agent.journal import DiskFile, Journal
 from oncue.endpoint.agent.servers import ServerList
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
-from oncue.endpoint.pool.pool import Pool
+from oncue.endpoint.containers.catalog import CONTAINERS, NONE
+from oncue.endpoint.providers.base import BlockRequest, ProviderContext
+from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
 from oncue.ids import now_us
@@ -50,7 +51,9 @@ KEY_REFUSED_US = 20_000_000  # a server that starts does not know its endpoints 
 class AgentProcess:
     """Raises Invalid (settings, keys), Conflict (an agent runs here already), OSError (the folder)."""
 
-    def __init__(self, folder: Path, settings: EndpointSettings, make_pool: Callable[..., Pool] = Pool) -> None:
+    def __init__(
+        self, folder: Path, settings: EndpointSettings, *, provider: str = LOCAL, container: str = NONE
+    ) -> None:
         self.folder, self.settings = folder, settings
         self._lock = folder_settings.AgentLock(folder)
         workers = settings.workers or os.cpu_count() or 1
@@ -74,9 +77,12 @@ class AgentProcess:
             now_us(),
             budget_bytes=settings.spool_bytes,
         )
-        self._servers = ServerList(folder, settings)
+        self._servers = ServerList(folder / "servers.json", lambda: folder_settings.resolve_server(settings))
         self._link = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
-        self.pool = make_pool(workers, folder, blobs=folder / "blobs")
+        context = ProviderContext(folder, folder / "blobs", CONTAINERS[container]())
+        self._provider = PROVIDERS[provider](context)
+        self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
+        self.pool = self._block.pool
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
         self._watching = (-1, -1)  # the pool's workers and the link's dial whose descriptors are watched
@@ -104,7 +110,7 @@ class AgentProcess:
         while not self.stop_why and not self.agent.refused:
             busy = self._once(0.0 if busy else self._pause_s(), wake_r)
         if self.agent.refused:
-            self.pool.close(0.0)
+            self._provider.cancel([self._block.id], 0.0)
             raise self.agent.refused
         self._finish()
 
@@ -202,8 +208,9 @@ class AgentProcess:
         if at - self._status_us < STATUS_US:
             return
         self._status_us = at
-        if self.pool.trouble != self._trouble:
-            self._trouble = self.pool.trouble
+        block = self._provider.status([self._block.id]).get(self._block.id)
+        if block is not None and block.reason != self._trouble:
+            self._trouble = block.reason
             log.log(logging.ERROR if self._trouble else logging.INFO, "%s", self._trouble or "workers start again")
         if self.agent.phase is SessionPhase.CONNECTED and at - self._usage_us >= USAGE_US:
             self._usage_us = at
@@ -273,7 +280,7 @@ class AgentProcess:
         """What runs may end, and what ended is sent; what waits stays in the journal."""
         agent = self.agent
         agent.stop(self.stop_why)
-        self.pool.close(self.settings.grace_s)
+        self._provider.cancel([self._block.id], self.settings.grace_s)
         self._tell_agent()
         self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
         deadline = time.monotonic() + 2.0
@@ -294,7 +301,7 @@ class AgentProcess:
         self._lock.release()
 
 
-def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -> int:
+def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str = NONE) -> int:
     parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
     parser.add_argument("--by-hand", action="store_true", help="also where it was stopped by hand")
@@ -302,7 +309,7 @@ def main(argv: list[str] | None = None, make_pool: Callable[..., Pool] = Pool) -
     folder: Path = given.dir.absolute()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        process = AgentProcess(folder, folder_settings.load(folder), make_pool)
+        process = AgentProcess(folder, folder_settings.load(folder), provider=provider, container=container)
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from oncue.blobs import Blobs
-from oncue.endpoint.pool.pool import Pool, PoolEvents
+from oncue.endpoint.pool.base import PoolEvents
+from oncue.endpoint.pool.pool import Pool
 from oncue.functions import Packed, pack_file, pack_function
 from oncue.ids import new_uuid7
 from oncue.protocol.codec import decode

@@ -6,12 +6,11 @@ Any server says who acts for the endpoint, so it is enough that one of them can 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
-from oncue.endpoint.settings import EndpointSettings, resolve_server
 from oncue.errors import Invalid
 
 log = logging.getLogger("oncue.agent")
@@ -23,8 +22,8 @@ class ServerAddress(msgspec.Struct, frozen=True):
 
 
 class ServerList:
-    def __init__(self, folder: Path, settings: EndpointSettings) -> None:
-        self._path, self._settings = folder / "servers.json", settings
+    def __init__(self, path: Path, registered: Callable[[], tuple[str, bytes]]) -> None:
+        self._path, self._registered = path, registered
         self._told = self._load()
         self._at: ServerAddress | None = None  # dialled last
 
@@ -49,7 +48,7 @@ class ServerList:
     def known(self) -> list[ServerAddress]:
         """The one that it was registered with comes first. Raises Invalid when there is none at all."""
         try:
-            bridge, key = resolve_server(self._settings)
+            bridge, key = self._registered()
             home = [ServerAddress(bridge, key.decode())]
         except Invalid:
             if not self._told:

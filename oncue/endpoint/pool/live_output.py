@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from oncue.endpoint.worker.capture import HEAD_BYTES, TAIL_BYTES
+from oncue.endpoint.pool.output_file import HEAD_BYTES, TAIL_BYTES
 
 OUTPUT_US = 250_000  # between two looks
 OUTPUT_STEP = 16 * 1024  # bytes told at once

@@ -21,14 +21,15 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
+from oncue.endpoint.containers.base import ContainerRuntime
+from oncue.endpoint.containers.host import HostRuntime
+from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.exit_diagnosis import OomWatch, cancelled, diagnose, start_failure
+from oncue.endpoint.pool.output_file import read_output
 from oncue.endpoint.pool.protocol import ChunkResults, WorkerReady
 from oncue.endpoint.pool.shared_progress import position
-from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
-from oncue.endpoint.worker.capture import read_output
+from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerLaunch, WorkerProcess
 from oncue.errors import FunctionError
 from oncue.protocol.codec import encode
 from oncue.protocol.records import CANCELLED, Ended, Failure, TaskRecord
@@ -43,18 +44,6 @@ BODIES_BYTES = 256 << 20
 START_US = 30_000_000  # a worker that is not ready by then is started anew
 
 
-class PoolEvents(msgspec.Struct):
-    """What happened since the last drain."""
-
-    ended: list[tuple[str, int, list[Ended]]] = []
-    requeue: list[tuple[str, int, list[TaskRecord]]] = []
-    started: list[tuple[bytes, int, int, str]] = []
-    output: list[tuple[bytes, int, int, bytes]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.ended or self.requeue or self.started or self.output)
-
-
 class Pool:
     """`folder` holds the workers' working directory (`work`) and large values (`blobs`, unless `blobs` says where)."""
 
@@ -66,14 +55,17 @@ class Pool:
         env: Mapping[str, str] | None = None,
         blobs: Path | None = None,
         python: str = sys.executable,
+        container: ContainerRuntime | None = None,
     ) -> None:
         self.size = workers
         self.trouble = ""  # why workers cannot be started; "" when they can
         self.next_wake_us: int | None = None  # when `tick` wants to be called; None: not before something happens
         self.fds_version = 0  # changes when `fds` does
-        self._work, self._python = folder / "work", python
-        self._work.mkdir(parents=True, exist_ok=True)
-        self._env = clean_env(os.environ if env is None else env) | {"ONCUE_BLOBS": str(blobs or folder / "blobs")}
+        work, self._python = folder / "work", python
+        work.mkdir(parents=True, exist_ok=True)
+        blobs = blobs or folder / "blobs"
+        env_of_workers = clean_env(os.environ if env is None else env) | {"ONCUE_BLOBS": str(blobs)}
+        self._launch = WorkerLaunch(container or HostRuntime(), python, work, blobs, env_of_workers)
         self._events = PoolEvents()
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._spawn_due: list[int] = [0] * workers  # when each missing worker is to be started, unix µs
@@ -381,7 +373,7 @@ class Pool:
                 continue
             self._names += 1
             try:
-                w = WorkerProcess(f"w{self._names}", self._python, self._work, self._env, now)
+                w = WorkerProcess(f"w{self._names}", self._launch, now)
             except OSError as e:  # no memory, no processes, no such Python
                 self.trouble = f"a worker cannot be started: {e}"
                 later.append(now + 5_000_000)

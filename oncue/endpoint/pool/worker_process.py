@@ -13,6 +13,9 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
+from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
 from oncue.endpoint.pool.live_output import LiveOutput
 from oncue.endpoint.pool.protocol import LENGTH, FromWorker, LoadFunction, TaskChunk, decode_from_worker, pack
 from oncue.endpoint.pool.shared_progress import CHUNK, NEVER, STOP, SharedProgress, position
@@ -37,8 +40,25 @@ class ChunkInFlight:
         self.cancelled: set[bytes] = set()  # to be ended instead of requeued when they come back
 
 
+class WorkerLaunch(msgspec.Struct, frozen=True):
+    """How a pool's workers are started."""
+
+    container: ContainerRuntime
+    python: str
+    folder: Path  # working directory
+    blobs: Path
+    env: Mapping[str, str]
+
+    def command_line(self, descriptors: tuple[int, int, int]) -> list[str]:
+        """Return the command line of a worker that inherits these descriptors."""
+        arguments = ("-P", "-m", "oncue.endpoint.worker", *map(str, (*descriptors, os.getpid())))
+        return self.container.command_line(WorkerCommand(self.python, arguments, (self.folder, self.blobs)))
+
+
 class WorkerProcess:
-    def __init__(self, name: str, python: str, folder: Path, env: Mapping[str, str], now_us: int) -> None:
+    """A worker process and the chunks that it holds. Raises OSError if it cannot be started."""
+
+    def __init__(self, name: str, launch: WorkerLaunch, now_us: int) -> None:
         self.name = name
         self.ready = False
         self.spawned_us = now_us
@@ -52,10 +72,11 @@ class WorkerProcess:
         self.term_us = 0
         self.gone_us = 0  # its pipe ended
         self._in, self._out = bytearray(), bytearray()
-        self._spawn(python, folder, env)
+        self._spawn(launch)
         self.printed = LiveOutput(self.capture)  # by the task that runs
 
-    def _spawn(self, python: str, folder: Path, env: Mapping[str, str]) -> None:
+    def _spawn(self, launch: WorkerLaunch) -> None:
+        folder = launch.folder
         mark, self.capture = _scratch(folder, "oncue-board"), _scratch(folder, "oncue-output")
         fcntl.fcntl(self.capture, fcntl.F_SETFL, fcntl.fcntl(self.capture, fcntl.F_GETFL) | os.O_APPEND)
         child_in, self.fd_in = os.pipe()
@@ -63,14 +84,14 @@ class WorkerProcess:
         try:
             self.board = SharedProgress.fresh(mark)
             self.process = subprocess.Popen(
-                [python, "-P", "-m", "oncue.endpoint.worker", *map(str, (child_in, child_out, mark, os.getpid()))],
+                launch.command_line((child_in, child_out, mark)),
                 stdin=subprocess.DEVNULL,
                 stdout=self.capture,
                 stderr=self.capture,
                 pass_fds=(child_in, child_out, mark),
                 process_group=0,  # a Ctrl-C is for the agent; and its children can be ended with it
                 cwd=folder,
-                env=dict(env),
+                env=dict(launch.env),
             )
         except BaseException:
             for fd in (self.fd_in, self.fd_out, self.capture):

@@ -12,12 +12,9 @@ import io
 import os
 import sys
 
-from oncue.protocol.records import OUTPUT_BYTES
+from oncue.endpoint.pool.output_file import read_output
 
-HEAD_BYTES = OUTPUT_BYTES * 3 // 4  # kept of the start; the rest of OUTPUT_BYTES, less the note, of the end
-_NOTE_BYTES = 200
 MARK = 1_000_003  # an offset that no other file happens to be at; what is written is appended, wherever the offset is
-TAIL_BYTES = OUTPUT_BYTES - HEAD_BYTES - _NOTE_BYTES
 
 
 class Capture:
@@ -58,16 +55,6 @@ class Capture:
         found = read_output(self.fd)
         os.ftruncate(self.fd, 0)
         return found
-
-
-def read_output(fd: int) -> bytes:
-    """Start and end of the file, at most OUTPUT_BYTES, with a note of what was left out."""
-    size = os.fstat(fd).st_size
-    if size <= OUTPUT_BYTES:
-        return os.pread(fd, size, 0)
-    dropped = size - HEAD_BYTES - TAIL_BYTES
-    note = f"\n[oncue: {dropped:,} of {size:,} bytes of output left out here]\n".encode()
-    return os.pread(fd, HEAD_BYTES, 0) + note + os.pread(fd, TAIL_BYTES, size - TAIL_BYTES)
 
 
 class _Text(io.TextIOWrapper):

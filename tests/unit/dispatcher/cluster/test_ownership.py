@@ -10,7 +10,7 @@ from oncue.dispatcher.bridge.effects import ChannelPhase, LoadOpenTasks, SendFra
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.endpoint.agent.servers import ServerAddress, ServerList
-from oncue.endpoint.settings import EndpointSettings
+from oncue.endpoint.settings import EndpointSettings, resolve_server
 from oncue.lifecycle import State
 from oncue.log.base import partition_of
 from oncue.protocol import bridge
@@ -178,16 +178,16 @@ def test_a_page_says_how_far_the_view_was(tmp_path: Path) -> None:
 
 def test_an_agent_remembers_the_servers_and_takes_them_in_turn(tmp_path: Path) -> None:
     settings = EndpointSettings(id="ep", name="e", bridge="tcp://home:1", server_key="h" * 40)
-    servers = ServerList(tmp_path, settings)
+    servers = ServerList(tmp_path / "servers.json", lambda: resolve_server(settings))
     home = ServerAddress("tcp://home:1", "h" * 40)
     a, b = ServerAddress("tcp://a:1", "a" * 40), ServerAddress("tcp://b:1", "b" * 40)
     assert [servers.pick(), servers.pick()] == [home, home]
     assert not servers.several()
     servers.learn([(a.bridge, a.key), (home.bridge, home.key), (b.bridge, b.key)])
-    again = ServerList(tmp_path, settings)
+    again = ServerList(tmp_path / "servers.json", lambda: resolve_server(settings))
     assert again.several()
     assert [again.pick() for _ in range(4)] == [home, a, b, home]
     assert again.pick(b.bridge, b.key) == b
     assert again.pick() == home
     (tmp_path / "servers.json").write_text("not a list")
-    assert ServerList(tmp_path, settings).pick() == home
+    assert ServerList(tmp_path / "servers.json", lambda: resolve_server(settings)).pick() == home

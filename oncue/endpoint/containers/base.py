@@ -1,0 +1,33 @@
+"""Interface of a container runtime: makes the command line of a worker process.
+
+The pool starts the command itself. So whatever the runtime puts before the worker must
+
+- replace itself by the worker (`exec`): the pool signals and reaps the process that it started, and
+  the worker ends when its parent is no longer the pool;
+- pass on the open descriptors that the command line names, and stdin, stdout and stderr;
+- keep the working directory and `binds` at the same paths inside;
+- pass on the environment, which names the folder of large values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class WorkerCommand(msgspec.Struct, frozen=True):
+    """A worker's command line on the plain host."""
+
+    python: str  # interpreter on the host; a runtime may name the image's instead
+    arguments: tuple[str, ...]
+    binds: tuple[Path, ...]  # folders that the worker reads and writes
+
+
+class ContainerRuntime(Protocol):
+    """Something that workers run in: the plain host, or a container."""
+
+    def command_line(self, worker: WorkerCommand) -> list[str]:
+        """Return the command line that starts this worker inside the runtime."""
+        ...
