@@ -1,9 +1,12 @@
-"""Runs the triggers of the rule files that are in force, and nothing else: one harms no other.
+"""TriggerSupervisor: runs the triggers of the rule files in force.
 
-A trigger is kept as long as its name, kind and options stay the same; a deploy that changes another one does not touch it.
-What breaks is shown as failed with its reason and started again with backoff.
+Each is isolated from the others.
 
-    deploy: update ──► initial_scan (of its triggers; not for ever) ──► on_deployed ──► the answer
+A trigger runs on while its name, kind and options stay the same: a deploy that changes another one
+does not touch it. A trigger that raises is shown as failed, with the reason, and restarted with
+backoff.
+
+    deploy: update ──► initial_scan (of its triggers, with a timeout) ──► on_deployed ──► answer
     start:  update ──► on_deployed
 """
 
@@ -29,39 +32,47 @@ BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
 class DesiredTrigger(msgspec.Struct, frozen=True):
-    """A trigger as a rule file has it."""
+    """A trigger that the rule files in force ask for."""
 
     name: str
     kind: str
     options: Any
     label: str
-    deployed_us: int = 0  # by the deployment that is in force
+    deployed_us: int = 0  # when the deployment in force was recorded
 
-    def same(self, other: DesiredTrigger | None) -> bool:
-        """Whether one that runs as this need not be touched to run as the other."""
+    def is_same(self, other: DesiredTrigger | None) -> bool:
+        """Return True if `other` needs no restart of a trigger that runs as this."""
         return other is not None and self == msgspec.structs.replace(other, deployed_us=self.deployed_us)
 
 
 class SupervisedTrigger(msgspec.Struct):
+    """A trigger that runs here, and its task."""
+
     wanted: DesiredTrigger
     task: asyncio.Task[None] | None = None
     trigger: Trigger | None = None
     failed: str = ""
-    deploy_answered: bool = False  # whether who deployed it has been answered
-    after: list[asyncio.Task[None]] = []  # of its name, that are ending: they have its ledger
-    begun: asyncio.Event = msgspec.field(default_factory=asyncio.Event)  # it is made, or has failed, or is stopped
+    deploy_answered: bool = False  # its deploy has been answered
+    after: list[asyncio.Task[None]] = []  # ending tasks of the same name, which still hold its ledger
+    started: asyncio.Event = msgspec.field(
+        default_factory=asyncio.Event
+    )  # the trigger was created, failed or was stopped
 
     async def initial_scan(self) -> None:
-        await self.begun.wait()
+        await self.started.wait()
         if self.trigger is not None and not self.failed:
             await self.trigger.initial_scan()
 
 
 class TriggerSupervisor:
+    """Starts, restarts and stops triggers. Used in the event loop only."""
+
     def __init__(
         self, emit: Emit, folder: Path, state: Callable[[str], ReplicatedState | None] = lambda name: None
     ) -> None:
-        """`state`: name of a trigger -> its replicated state; None where no other server runs it."""
+        """Prepare; `update` starts triggers.
+
+        `state`: name of a trigger -> its replicated state; None where no other server runs it."""
         self._emit, self._folder, self._state = emit, folder, state
         self._running: dict[str, SupervisedTrigger] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -71,41 +82,48 @@ class TriggerSupervisor:
     def update(
         self, wanted: Mapping[str, DesiredTrigger], elsewhere: Mapping[str, tuple[DesiredTrigger, str]] | None = None
     ) -> None:
-        """Stop what is not wanted any more, start what is new. Neither is waited for: a folder on a file server that does
-        not answer holds up its own trigger only. `elsewhere`: what other servers run, and where."""
+        """Stop triggers that are not wanted any more, and start new ones.
+
+        Waits for neither: a file server that does not answer delays its own trigger only.
+        `elsewhere`: triggers of other servers, and the label of the server."""
         self._elsewhere = dict(elsewhere or {})
-        for name in [n for n, run in self._running.items() if not run.wanted.same(wanted.get(n))]:
+        for name in [n for n, run in self._running.items() if not run.wanted.is_same(wanted.get(n))]:
             self._end(self._running.pop(name))
         for name, want in wanted.items():
             if name not in self._running:
                 title = f"trigger {name}"
                 after = [task for task in self._ending if task.get_name() == title]
                 run = self._running[name] = SupervisedTrigger(want, deploy_answered=self._starting, after=after)
-                run.task = asyncio.create_task(self._keep_running(run), name=title)
+                run.task = asyncio.create_task(self._supervise(run), name=title)
 
     def running(self, names: Iterable[str]) -> set[str]:
-        """Those of them that are here."""
+        """Return the names of those that run here."""
         return {n for n in names if n in self._running}
 
     async def initial_scan(self, names: Iterable[str], seconds: float) -> None:
-        """Returns when these have told what was there before from what comes, or cannot for now, or after so long."""
-        looks = [asyncio.create_task(self._running[n].initial_scan()) for n in names if n in self._running]
-        if looks:
+        """Wait for the initial scans of these triggers, at most `seconds`.
+
+        A blocked scan is not waited for."""
+        scans = [asyncio.create_task(self._running[n].initial_scan()) for n in names if n in self._running]
+        if scans:
             try:
-                await asyncio.wait(looks, timeout=seconds)
+                await asyncio.wait(scans, timeout=seconds)
             finally:
-                for look in looks:
-                    look.cancel()
+                for scan in scans:
+                    scan.cancel()
 
     def on_deployed(self, names: Iterable[str] | None = None) -> None:
-        """Who deployed these is being answered. None: all that the server starts with were deployed by its forerunner."""
+        """Note that the deploys of these triggers are about to be answered.
+
+        None: all triggers. A server calls it so at its start: an earlier process answered their
+        deploys."""
         self._starting = False
         for run in [self._running[n] for n in (self._running if names is None else names) if n in self._running]:
             run.deploy_answered = True
             if run.trigger is not None:
                 run.trigger.on_deployed()
 
-    async def _keep_running(self, run: SupervisedTrigger) -> None:
+    async def _supervise(self, run: SupervisedTrigger) -> None:
         failures = 0
         if run.after:
             await asyncio.wait(run.after)
@@ -115,7 +133,7 @@ class TriggerSupervisor:
                 if run.deploy_answered:
                     run.trigger.on_deployed()
                 run.failed = ""
-                run.begun.set()
+                run.started.set()
                 await run.trigger.run()
                 return
             except asyncio.CancelledError:
@@ -124,7 +142,7 @@ class TriggerSupervisor:
                 run.failed = str(e) or type(e).__name__
                 known = isinstance(e, OncueError)
                 log.error("trigger %s failed: %s", run.wanted.name, run.failed, exc_info=None if known else e)
-                run.begun.set()
+                run.started.set()
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
 
@@ -136,7 +154,9 @@ class TriggerSupervisor:
         return cls(want.name, want.options, TriggerContext(self._emit, folder, self._secret, want.deployed_us, state))
 
     def _secret(self, name: str) -> str:
-        """A secret that rule files name as ${secret:NAME}: a file in the data folder's `secrets`, or the environment."""
+        """Return the secret that rule files name as ${secret:NAME}. Raises NotFound.
+
+        It is a file in `secrets` of the data folder, or an environment variable."""
         path = self._folder.parent / "secrets" / name
         if re.fullmatch(r"[A-Za-z0-9._-]+", name) and path.is_file():
             return path.read_text().strip()
@@ -149,10 +169,14 @@ class TriggerSupervisor:
         return value
 
     def receives(self, name: str) -> bool:
+        """Return True if the trigger is here and has been started."""
         run = self._running.get(name)
-        return run is not None and run.begun.is_set()
+        return run is not None and run.started.is_set()
 
     async def receive(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Pass a request to its webhook.
+
+        Raises NotFound, TriggerFailed, and the errors of `receive`."""
         run = self._running.get(name)
         if run is None or not issubclass(trigger_class(run.wanted.kind), HttpTrigger):
             raise NotFound(f"there is no webhook {name!r}", remedy="deploy a rule file with a trigger of kind webhook")
@@ -164,7 +188,7 @@ class TriggerSupervisor:
         return await run.trigger.receive(headers, body)
 
     def infos(self, names: Iterable[str] | None = None) -> list[r.TriggerInfo]:
-        """How these (None: all) are, by name."""
+        """Return the states of these triggers (None: all), ordered by name."""
         found = {name: _info(run) for name, run in self._running.items()}
         found |= {name: _elsewhere(*there) for name, there in self._elsewhere.items()}
         wanted = found.keys() if names is None else set(names)
@@ -178,7 +202,9 @@ class TriggerSupervisor:
         return [r.TriggerDecision(path=d.item, fired=d.fired, why=d.why, at_us=d.at_us) for d in found]
 
     async def explain(self, name: str, item: str) -> r.TriggerFile:
-        """Explain why an item fired or did not. Raises TriggerFailed; Invalid when its kind cannot."""
+        """Explain why an item fired or did not.
+
+        Raises TriggerFailed; Invalid when its kind cannot."""
         if name in self._elsewhere:
             place = self._elsewhere[name][1]
             raise TriggerFailed(
@@ -187,7 +213,7 @@ class TriggerSupervisor:
         run = self._running[name]
         if run.trigger is None:
             why = run.failed or "it is starting"
-            raise TriggerFailed(f"trigger {name} does not run: {why}", remedy="`oncue triggers list` shows how it is")
+            raise TriggerFailed(f"trigger {name} does not run: {why}", remedy="`oncue triggers list` shows its state")
         found = await run.trigger.explain(item)
         return r.TriggerFile(path=found.item, state=found.state, why=found.why, at_us=found.at_us)
 
@@ -198,8 +224,10 @@ class TriggerSupervisor:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def _end(self, run: SupervisedTrigger) -> None:
-        """It emits nothing more; its thread may take a moment."""
-        run.begun.set()
+        """Cancel a trigger.
+
+        It emits no more events, but its thread may take a moment to end."""
+        run.started.set()
         if run.task is not None:
             run.task.cancel()
             self._ending.add(run.task)

@@ -1,1 +1,4 @@
-"""Triggers: sources of events. `catalog.py` lists the kinds, `base.py` is their interface."""
+"""Triggers: sources of events.
+
+`catalog.py` lists the kinds, `base.py` is their interface.
+"""

@@ -32,7 +32,7 @@ class ActivityLog:
 
     def record_skipped(self, item: str, why: str) -> None:
         """Record an item that does not fire in its present state."""
-        item = item.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 must not break JSON
+        item = item.encode("utf-8", "backslashreplace").decode()  # JSON needs UTF-8
         self.skipped += 1
         self.last_skip, self.last_skip_us = f"{item}: {why}", ids.now_us()
         self._decisions.append(Decision(item, False, why, self.last_skip_us))

@@ -1,7 +1,7 @@
 """Interface of the triggers, the sources of events.
 
-A trigger gets a TriggerContext and nothing else of oncue, so that the same class can run in a server
-or, through the client, at a remote beamline.
+A trigger gets a TriggerContext and nothing else of oncue, so that the same class can run in a
+server or, through the client, at a remote beamline.
 
     source ──items──► Trigger.run ──emit([Event, ...])──► oncue.events
                           └── then moves its position: a cursor, a ledger, an ack to the source
@@ -9,13 +9,13 @@ or, through the client, at a remote beamline.
 Rules for every kind:
 
 - The position moves only after `emit` has returned, because the events are durable from then on. An
-  `emit` that raises has stored nothing: send the same events again. The event id of an item is the same
-  each time, so that a repeated event makes no second task.
-- The position is durable: in `context.folder`, and in `context.state` where the log is shared, so that
-  another server resumes from it. `cursor.py` keeps a small position in both. A source that remembers its
-  readers (a Kafka consumer group, an MQTT session) needs neither.
-- `run` ends only by cancellation: by a deploy that changes the options, or a pause. It is resumed by a new
-  object with the same context.
+  `emit` that raises has stored nothing: send the same events again. The event id of an item is the
+  same each time, so that a repeated event makes no second task.
+- The position is durable: in `context.folder`, and in `context.state` where the log is shared, so
+  that another server resumes from it. `cursor.py` keeps a small position in both. A source that
+  remembers its readers (a Kafka consumer group, an MQTT session) needs neither.
+- `run` ends only by cancellation: by a deploy that changes the options, or a pause. It is resumed
+  by a new object with the same context.
 - `status` says whether the source answers. `explain` and `decisions` say what became of an item.
 """
 
@@ -31,12 +31,15 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
 
-Emit = Callable[[Sequence[Event]], Awaitable[None]]  # returns when the events are durable, else raises
+#: Returns when the events are durable, else raises.
+Emit = Callable[[Sequence[Event]], Awaitable[None]]
 Secrets = Callable[[str], str]  # name -> value; raises NotFound
 
 
 class StateChunk(msgspec.Struct, frozen=True):
-    """Part of a trigger's replicated state: (key, value) in order; an empty value deletes the key."""
+    """Part of a trigger's replicated state.
+
+    Entries are (key, value), in order; an empty value deletes the key."""
 
     entries: Sequence[tuple[bytes, bytes]]
     position: str  # entries before it have been read
@@ -44,7 +47,9 @@ class StateChunk(msgspec.Struct, frozen=True):
 
 
 class ReplicatedState(Protocol):
-    """State of one trigger in the log: the server that runs the trigger next reads it."""
+    """State of one trigger in the log.
+
+    The server that runs the trigger next reads it."""
 
     def load(self, position: str) -> AsyncIterator[StateChunk]:
         """Read the entries since `position`, in one or more chunks. Raises LogError.
@@ -95,8 +100,8 @@ class ItemExplanation(msgspec.Struct, frozen=True):
     """Answer to `explain`: the state of one item and the reason."""
 
     item: str
-    #: fired; fires (its event is being stored); waits; old (existed before the trigger); passed over;
-    #: not meant (excluded by the options); missing; not seen (yet)
+    #: fired; fires (its event is being stored); waits; old (existed before the trigger);
+    #: passed over; not meant (excluded by the options); missing; not seen (yet)
     state: str
     why: str
     at_us: int = 0  # when the item got into that state
@@ -105,12 +110,13 @@ class ItemExplanation(msgspec.Struct, frozen=True):
 class Trigger(ABC):
     """One configured source of events.
 
-    `__init__` raises Invalid for wrong options. A source that does not answer is no error: `run` retries
-    with backoff, and `status` says so."""
+    `__init__` raises Invalid for wrong options. A source that does not answer is no error: `run`
+    retries with backoff, and `status` says so."""
 
     kind: ClassVar[str]
-    #: The keys of this kind in a rule file, beside name and kind: a Struct that is frozen, kw_only and
-    #: forbid_unknown_fields. A class variable RELATIVE of it names event fields that never begin with a slash.
+    #: The keys of this kind in a rule file, beside name and kind: a Struct that is frozen,
+    #: kw_only and forbid_unknown_fields. Its class variable RELATIVE, if there is one, names
+    #: event fields that never begin with a slash.
     options: ClassVar[type[msgspec.Struct]]
     #: Every server runs the trigger. False: only the server that owns the trigger's name.
     runs_everywhere: ClassVar[bool] = False
@@ -124,7 +130,9 @@ class Trigger(ABC):
 
     @classmethod
     def resolve_paths(cls, options: Any, folder: Path) -> Any:
-        """Return the options with paths that are relative to `folder`, the rule file's, made absolute."""
+        """Return the options with absolute paths.
+
+        Relative ones are relative to `folder`, which holds the rule file."""
         return options
 
     @abstractmethod
@@ -140,7 +148,7 @@ class Trigger(ABC):
     def on_deployed(self) -> None:
         """Note that the deploy is about to be answered.
 
-        Items that arrive from now on are new, even where the initial scan has not been yet."""
+        Items that arrive from now on are new, even where the initial scan has not been."""
         return
 
     @abstractmethod
@@ -152,7 +160,9 @@ class Trigger(ABC):
         return ()
 
     async def explain(self, item: str) -> ItemExplanation:
-        """Explain why this item fired or did not. Raises TriggerFailed; Invalid when the kind cannot."""
+        """Explain why this item fired or did not.
+
+        Raises TriggerFailed; Invalid when the kind cannot."""
         raise Invalid(
             f"trigger {self.name} is of kind {self.kind}, which cannot explain a single item",
             remedy=f"`oncue triggers show {self.name}` lists its latest decisions",

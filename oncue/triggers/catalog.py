@@ -1,4 +1,7 @@
-"""The kinds of triggers. A new kind is a module (or folder) and one line in KINDS."""
+"""The kinds of triggers.
+
+A new kind is a module (or folder) and one line in KINDS.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import msgspec
 
 from oncue.triggers.base import Trigger
 
-#: kind in a rule file -> "module:class". The module is imported when a rule file first names the kind.
+#: kind in a rule file -> "module:class", imported when a rule file first names the kind.
 KINDS = {
     "file": "oncue.triggers.file.trigger:FileTrigger",
     "webhook": "oncue.triggers.webhook.trigger:WebhookTrigger",
@@ -17,7 +20,9 @@ KINDS = {
 
 
 def trigger_class(kind: str) -> type[Trigger]:
-    """Return the class of a kind. Raises KeyError; MissingExtra when its libraries are missing."""
+    """Return the class of a kind.
+
+    Raises KeyError; MissingExtra when its libraries are missing."""
     module, _, name = KINDS[kind].partition(":")
     found: type[Trigger] = getattr(import_module(module), name)
     return found

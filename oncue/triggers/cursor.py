@@ -1,7 +1,7 @@
-"""Cursor: the durable position of a trigger in its source.
+"""SourceCursor: the durable position of a trigger in its source.
 
-For sources that are read forward: a page token, an offset, the time of the last poll. A trigger of many
-items that come in no order needs a ledger instead (file/ledger.py).
+For sources that are read forward: a page token, an offset, the time of the last poll. A trigger of
+many items that come in no order needs a ledger instead (file/ledger.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from oncue.triggers.base import TriggerContext
 _KEY = b"cursor"
 
 
-class Cursor:
-    """One short text. It is in the log where servers share one, else in the trigger's folder."""
+class SourceCursor:
+    """One short text.
+
+    It is in the log where servers share one, else in the trigger's folder."""
 
     def __init__(self, context: TriggerContext) -> None:
         self._state, self._file = context.state, context.folder / "cursor"
@@ -33,7 +35,9 @@ class Cursor:
         return found
 
     async def store(self, position: str) -> None:
-        """Store the position durably. Call it after `emit`, never before. Raises LogError, OSError."""
+        """Store the position durably. Call it after `emit`, never before.
+
+        Raises LogError, OSError."""
         if self._state is None:
             await asyncio.to_thread(_write, self._file, position)
         else:
@@ -48,7 +52,9 @@ def _read(file: Path) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    """Replace the file's content in one step, so that a crash leaves the old text or the new one."""
+    """Replace the file's content.
+
+    The rename is atomic: a crash leaves the old text or the new one."""
     new = file.with_suffix(".new")
     with new.open("w") as f:
         f.write(text)

@@ -87,12 +87,12 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
 
 
 def show_trigger(t: TriggerInfo, quiet: bool = False) -> None:
-    """Whether what comes from now on fires; what does not run is told on stderr."""
+    """Print the state of a deployed trigger; one that does not run goes to stderr."""
     if not t.looked:
-        stuck = "cannot look" if t.state == "failed" else "has not ended its first look"
+        stuck = "cannot scan its source" if t.state == "failed" else "has not ended its initial scan"
         say(
-            f"trigger {t.name} {stuck}: {t.detail or t.state}\n  it goes on; until it has looked, a file counts as new if it"
-            " changed (ctime) after this deploy. `oncue triggers list` shows how it is",
+            f"trigger {t.name} {stuck}: {t.detail or t.state}\n  it goes on; until the scan has ended, a file counts"
+            " as new if it changed (ctime) after this deploy. `oncue triggers list` shows its state",
             err=True,
         )
     elif t.state != "running":

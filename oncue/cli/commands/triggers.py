@@ -13,7 +13,7 @@ from oncue.protocol.api import TriggerInfo
 
 @click.group()
 def triggers() -> None:
-    """Look at the sources of events, and why a file fired or did not.
+    """Inspect the sources of events, and why a file fired or did not.
 
     \b
     Example:
@@ -24,7 +24,7 @@ def triggers() -> None:
 @triggers.command("list")
 @json_option
 def list_(json_: bool) -> None:
-    """The triggers: whether they run, what they emitted and skipped, and why. Old files were there before the trigger.
+    """List the triggers: their states, and what they emitted and skipped. Old files existed before the trigger.
 
     \b
     Example:
@@ -46,7 +46,7 @@ def _row(t: TriggerInfo) -> tuple[Any, ...]:
 @click.argument("name")
 @json_option
 def show(name: str, json_: bool) -> None:
-    """One trigger, and what became of the last files.
+    """Show one trigger and its latest decisions.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def show(name: str, json_: bool) -> None:
         return
     facts([("name", t.name), ("kind", t.kind), ("deployment", t.label), ("server", t.server)])
     facts([("state", t.state), ("detail", t.detail)])
-    looked = "" if t.looked else "no: what comes is told from what was before by its times"
+    looked = "" if t.looked else "no: initial scan running; files are classified by change time (ctime)"
     facts([("looked", looked), ("old files", t.existing), ("emitted since start", t.emitted), ("skipped", t.skipped)])
     if t.decisions:
         say()
@@ -72,7 +72,7 @@ def show(name: str, json_: bool) -> None:
 @click.argument("file")
 @json_option
 def explain(name: str, file: str, json_: bool) -> None:
-    """Why FILE made the trigger NAME fire, or why not. FILE is absolute, or relative to the watched folder.
+    """Explain why FILE made the trigger NAME fire, or why not. FILE is absolute, or relative to the watched folder.
 
     \b
     Example:

@@ -48,7 +48,9 @@ class FileEvaluator:
         self._skipped: list[FileRow] = []
 
     def drain_skipped(self) -> list[FileRow]:
-        """Return the files skipped since the last call, for the ledger: scans pass over them."""
+        """Return the files skipped since the last call, for the ledger.
+
+        Scans ignore recorded files that have not changed."""
         skipped, self._skipped = self._skipped, []
         return skipped
 
@@ -65,7 +67,7 @@ class FileEvaluator:
     def decide(
         self, key: FileKey, pending: PendingFile, known: KnownFile | None
     ) -> tuple[os.stat_result, Fingerprint, str] | None:
-        """Return (stat, fingerprint, cause) if the file fires, None if it waits or is skipped."""
+        """Return (stat, fingerprint, cause) if the file fires, else None."""
         waited = self.stability.pop(key)
         bits = pending.bits | waited.bits if waited else pending.bits
         st = self._stat(key)
@@ -96,7 +98,7 @@ class FileEvaluator:
         return st, seen, cause(bits, waited=False)
 
     def _stat(self, key: FileKey) -> os.stat_result | None:
-        """Return the stat of a regular file; None for anything else, recorded as skipped."""
+        """Return the stat of a regular file; skip anything else."""
         path = self.path(key)
         try:
             st = os.lstat(path)
@@ -116,7 +118,9 @@ class FileEvaluator:
         return st
 
     def _why_no_repeat(self, key: FileKey, bits: int, seen: Fingerprint, known: KnownFile | None) -> str | None:
-        """Return why this state does not fire again; "": not worth recording; None: it may fire."""
+        """Return why this state does not fire again; None: it may fire.
+
+        "": a reason that is not worth recording."""
         in_flight = self.in_flight.get(key)
         if in_flight is not None and (in_flight == seen or self._spec.never):
             return ""

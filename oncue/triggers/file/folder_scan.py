@@ -1,8 +1,8 @@
 """FolderScan: compares a folder with the ledger, in small steps.
 
-A scan finds files that no notice reported: files that came while oncue was down, trees that were moved
-in, notices lost in an overflow. Each folder is watched before it is listed, so that a file that comes
-meanwhile is noticed, listed, or both.
+A scan finds files that no notice reported: files that came while oncue was down, trees that were
+moved in, notices lost in an overflow. Each folder is watched before it is listed, so that a file
+that comes meanwhile is noticed, listed, or both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ OnSkip = Callable[[str, str], None]  # (path, why)
 
 
 class FolderScan:
-    """One scan of a folder and all below it. Iterate it: each item (None) is one step."""
+    """One scan of a folder and all below it.
+
+    Iterate it: each item (None) is one step."""
 
     def __init__(
         self, start: str, spec: FileSpec, watch: Watch, ledger: Ledger, on_file: OnFile, on_skip: OnSkip
@@ -68,7 +70,7 @@ class FolderScan:
             self.unwatched += 1
 
     def _list(self, folder: str) -> Iterator[None]:
-        """List one folder: queue its subfolders, report its files, mark those that are gone."""
+        """Queue the subfolders of a folder, report its files, mark missing ones."""
         recorded = self._ledger.listing(folder)
         returned: list[FileKey] = []
         count = 0
@@ -114,7 +116,8 @@ class FolderScan:
 def is_utf8(path: str) -> bool:
     """Return True if an event can hold the path.
 
-    Events are JSON. Python represents the bytes of other names as surrogates, which JSON cannot hold."""
+    Events are JSON. Python represents the bytes of other names as surrogates, which JSON cannot
+    hold."""
     if path.isascii():
         return True
     try:

@@ -2,13 +2,14 @@
 
     store_pending(batch) ──► emit (elsewhere) ──► complete(batch)
 
-With it no file is missed while oncue is down, and none fires twice. A batch's events are stored before
-they are published; if the process dies in between, the same events are published again.
+With it no file is missed while oncue is down, and none fires twice. A batch's events are stored
+before they are published; if the process dies in between, the same events are published again.
 
-One SQLite file, one writer: the watcher's thread. The lock is exclusive and held, so that a second oncue
-on the same folder is refused, and the write-ahead log needs no shared memory. Writes are not synced one by
-one: they survive the process at once, and after a power cut the files' own facts give the same event ids
-again. Only the end of the initial scan is synced: nothing else records which files existed before.
+One SQLite file, one writer: the watcher's thread. The lock is exclusive and held, so that a second
+oncue on the same folder is refused, and the write-ahead log needs no shared memory. Writes are not
+synced one by one: they survive the process at once, and after a power cut the files' own facts give
+the same event ids again. Only the end of the initial scan is synced: nothing else records which
+files existed before.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ class Ledger:
     """Methods raise sqlite3.Error (full disk ...); a failed call stores nothing."""
 
     def __init__(self, path: Path, listener: LedgerListener | None = None) -> None:
-        """Open the file. Raises Conflict if another process has it open, LogError if it is damaged."""
+        """Open the file.
+
+        Raises Conflict if another process has it open, LogError if it is damaged."""
         self._path, self._listener = path, listener
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
@@ -152,7 +155,9 @@ class Ledger:
         self._db.execute("INSERT INTO pending VALUES (?, ?)", (batch, _encode(pending)))
 
     def complete(self, batch: int, rows: Sequence[FileRow]) -> None:
-        """Record a published batch. In `rows`, events that were refused have the state SKIPPED_FILE."""
+        """Record a published batch.
+
+        In `rows`, events that were refused have the state SKIPPED_FILE."""
         with self._transaction():
             self._db.execute("DELETE FROM pending WHERE batch = ?", (batch,))
             self._db.execute(_STORE, (_text(rows),))
@@ -197,7 +202,9 @@ class Ledger:
         return [f for (f,) in self._db.execute("SELECT DISTINCT folder FROM files WHERE gone_us = 0").fetchall()]
 
     def mark_gone(self, keys: Iterable[FileKey], at_us: int) -> None:
-        """Mark files that a scan missed. They stay recorded: an unmounted disk may come back with them."""
+        """Mark files that a scan missed.
+
+        They stay recorded: an unmounted disk may come back with them."""
         self._db.execute(f"UPDATE files SET gone_us = ? WHERE gone_us = 0 AND {_THESE}", (at_us, _text(list(keys))))
 
     def mark_folder_gone(self, folder: str, at_us: int) -> None:
@@ -227,7 +234,9 @@ class Ledger:
     # ------------------------------------------------------------ replication
 
     def merge(self, rows: Sequence[FileRow], forgotten: Sequence[FileKey], meta: Mapping[str, str]) -> None:
-        """Store the newer of these rows, without a call to the listener. `meta` must be the newest."""
+        """Store the newer of these rows, without a call to the listener.
+
+        `meta` must be the newest."""
         with self._transaction():
             self._db.execute(_STORE_NEWER, (_text(rows),))
             self._db.execute(f"DELETE FROM files WHERE {_THESE}", (_text(forgotten),))

@@ -5,9 +5,9 @@ The server that runs the trigger next resumes from the copy.
     watcher's thread: ledger ──rows, meta──► queue ──parts──► ReplicatedState.persist
     before the watcher starts: ReplicatedState.load ──newer rows──► ledger
 
-The copy lags a little. Files that it lacks after a `kill -9` fire again with the same event ids. Only the
-end of the initial scan is waited for (`flush`): nothing else records which files existed before. If the
-replicated state is empty and the ledger is not, all of the ledger is uploaded.
+The copy lags a little. Files that it lacks after a `kill -9` fire again with the same event ids.
+Only the end of the initial scan is waited for (`flush`): nothing else records which files existed
+before. If the replicated state is empty and the ledger is not, all of the ledger is uploaded.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ class LedgerReplica:
     """A LedgerListener. Call `restore`, then start `run` as a task."""
 
     def __init__(self, state: ReplicatedState, folder: str) -> None:
-        """`folder` identifies the watched folder: a deploy may give the trigger another one."""
+        """Prepare the copy of one watched folder.
+
+        `folder` identifies it, since a deploy may give the trigger another one."""
         self._state, self._prefix = state, folder.encode() + b"\0"
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[list[Entry]] = asyncio.Queue()
 
     async def restore(self, path: Path) -> None:
-        """Merge the replicated state into the ledger. Raises Conflict, LogError, sqlite3.Error."""
+        """Merge the replicated state into the ledger.
+
+        Raises Conflict, LogError, sqlite3.Error."""
         ledger = await asyncio.to_thread(Ledger, path)
         try:
             known = from_start = False
@@ -80,7 +84,7 @@ class LedgerReplica:
         while True:
             try:
                 return await self._state.persist(entries)
-            except (OncueError, OSError):  # events cannot be stored either, and the status says so
+            except (OncueError, OSError):  # the status says so
                 await asyncio.sleep(RETRY_S)
 
     async def close(self, running: asyncio.Task[None]) -> None:
@@ -121,7 +125,9 @@ class LedgerReplica:
         return self._prefix + _FILE + f"{folder}\0{name}".encode()
 
     def _parse(self, entries: Sequence[Entry]) -> tuple[list[FileRow], list[FileKey], dict[str, str]]:
-        """Return (rows, forgotten keys, meta), the newest of each; skip entries of other folders."""
+        """Return (rows, forgotten keys, meta), the newest of each.
+
+        Entries of other folders are skipped."""
         rows: dict[FileKey, FileRow | None] = {}
         meta: dict[str, str] = {}
         for key, value in entries:

@@ -1,4 +1,7 @@
-"""Options of `kind: file`: the keys in a rule file (FileOptions), and their checked form (FileSpec)."""
+"""Options of `kind: file`.
+
+FileOptions are the keys in a rule file; FileSpec is their checked form.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ _BITS = {"close_write": CLOSED, "rename": RENAMED}
 class ReadyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Conditions for a complete file; all that are given must hold.
 
-    `close_write`: its writer closed it. `rename`: it was renamed (or linked) to its name. `any`: one of
-    these is enough. `stable`: it has not changed for so long since."""
+    `close_write`: its writer closed it. `rename`: it was renamed (or linked) to its name. `any`:
+    one of these is enough. `stable`: it has not changed for so long since."""
 
     close_write: bool = False
     rename: bool = False
@@ -35,8 +38,8 @@ class ReadyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of `kind: file` in a rule file.
 
-    Globs match the path relative to `path`. An `ignore` glob without a slash matches the name of the
-    file, or of a folder on the way to it."""
+    Globs match the path relative to `path`. An `ignore` glob without a slash matches the name of
+    the file, or of a folder on the way to it."""
 
     path: str  # the folder
     glob: str = "**/*"
@@ -44,11 +47,12 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ready: ReadyOptions | None = None  # default: {any: [close_write, rename]}
     refire: Literal["changed", "never"] = "changed"
     existing: bool = False  # files fire that exist when the trigger is first deployed
-    #: Event fields that are relative to the folder: they never begin with a slash.
+    #: Event fields that are relative to the folder and never begin with a slash.
     RELATIVE: ClassVar[tuple[str, ...]] = ("subject", "data.relative", "data.name", "data.stem")
 
     symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
-    rescan: str | int | float | None = None  # interval of full scans; default: 5m, on network mounts 10s
+    #: Interval of full scans; default: 5m, on network mounts 10s.
+    rescan: str | int | float | None = None
 
     def __post_init__(self) -> None:
         """Check the options, so that a deploy refuses wrong ones."""
@@ -169,7 +173,8 @@ def selection(glob: str, ignore: tuple[str, ...]) -> tuple[Callable[[str, str], 
 def _one(globs: list[str]) -> Callable[[str], bool]:
     """Return a function that is True for a text that matches any of the globs.
 
-    `*.h5` and `.*` become plain comparisons: an expression costs microseconds for each file of a burst."""
+    `*.h5` and `.*` become plain comparisons: an expression costs microseconds for each file of a
+    burst."""
     if not globs:
         return _nothing
     for glob in globs:

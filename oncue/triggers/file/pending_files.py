@@ -1,4 +1,4 @@
-"""PendingFiles: files that were noticed below the watched folder and are not decided yet.
+"""PendingFiles: files that were noticed and are not decided yet.
 
 watch ──notices──► apply ──► noticed ──► (watcher: batches)
 scan  ──────────► add_found ──► ▲
@@ -48,12 +48,14 @@ class PendingFiles:
     def __init__(self, spec: FileSpec, evaluator: FileEvaluator, activity: ActivityLog) -> None:
         self.noticed: dict[FileKey, PendingFile] = {}
         self.lost_notices = False  # a full scan is needed
-        self._created: dict[FileKey, float] = {}  # -> when the file is checked, in monotonic seconds
+        self._created: dict[FileKey, float] = {}  # -> time of the check, in monotonic seconds
         self._spec, self._evaluator, self._activity = spec, evaluator, activity
         self._reported: set[str] = set()
 
     def apply(self, notices: Iterable[Notice]) -> list[str]:
-        """Add the files of these notices; return new and renamed folders. Raises FolderGone."""
+        """Add the files of these notices; return new and renamed folders.
+
+        Raises FolderGone."""
         matches, noticed = self._spec.matches, self.noticed
         added: list[str] = []
         for kind, folder, name, at_us in notices:
@@ -94,7 +96,9 @@ class PendingFiles:
         self.noticed[key] = PendingFile(FOUND, ids.now_us(), None)
 
     def requeue_due(self, now: float) -> None:
-        """Move waiting files that are due, and created files that were not closed, to `noticed`."""
+        """Move waiting files that are due to `noticed`.
+
+        Also created files that nobody closed for LINK_S."""
         if len(self._evaluator.stability) and len(self.noticed) < SCAN_ROOM:
             for key, waiting in self._evaluator.stability.pop_due(now, BATCH):
                 self.noticed[key] = PendingFile(
@@ -109,7 +113,9 @@ class PendingFiles:
                 self._created_unclosed(key)
 
     def _created_unclosed(self, key: FileKey) -> None:
-        """Add a created file that was not closed: a link, or a file that only `stable` waits for."""
+        """Add a created file that was not closed.
+
+        It is a link, or `ready` asks for no close (`stable` alone)."""
         try:
             st = os.lstat(self._evaluator.path(key))
         except OSError:

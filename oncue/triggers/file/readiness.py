@@ -1,7 +1,7 @@
 """Readiness of a file: decides from its notices whether it is complete.
 
-Pure, except for one question to the kernel (is the file open for writing?), which is asked only where
-the notices do not suffice.
+Pure, except for one question to the kernel (is the file open for writing?), which is asked only
+where the notices do not suffice.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class Scanner:
         return 0.0 if self._scans or self._pending_files.lost_notices else self._next - now
 
     def step(self, now: float) -> bool:
-        """Run one step of the first scan, if there is room; return True when a full scan ended."""
+        """Run one step of the first scan, if there is room.
+
+        Returns True when a full scan has ended."""
         if not self._pending_files.has_room:
             return False
         if not self._scans:

@@ -1,4 +1,4 @@
-"""Completeness of files: fingerprints, open writers, and the queue of files that must stay unchanged."""
+"""Completeness of files: fingerprints, open writers, StabilityQueue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ FileKey = tuple[str, str]  # (folder relative to the watched one, name)
 
 
 class Fingerprint(NamedTuple):
-    """Identity of one state of a file. Without the device: its number changes with each mount."""
+    """Identity of one state of a file.
+
+    Without the device: its number changes with each mount."""
 
     ino: int
     size: int
@@ -23,16 +25,18 @@ class Fingerprint(NamedTuple):
 
 def fingerprint(st: os.stat_result) -> Fingerprint:
     """Return the fingerprint of a stat result."""
-    ino = st.st_ino if st.st_ino < 1 << 63 else st.st_ino - (1 << 64)  # SQLite's integers are signed
+    ino = st.st_ino if st.st_ino < 1 << 63 else st.st_ino - (1 << 64)  # as SQLite's
     return Fingerprint(ino, st.st_size, st.st_mtime_ns)
 
 
 def open_for_writing(path: str) -> bool | None:
-    """Return True if a process of this machine has the file open for writing; None: unknown.
+    """Return True if the file is open for writing; None: unknown.
 
-    Linux grants a read lease only on a file that nobody has open for writing (fcntl(2), F_SETLEASE), to
-    the file's owner or to root. The lease is released at once; a writer that opens the file meanwhile
-    waits those microseconds."""
+    Covers the processes of this machine.
+
+    Linux grants a read lease only on a file that nobody has open for writing (fcntl(2),
+    F_SETLEASE), to the file's owner or to root. The lease is released at once; a writer that opens
+    the file meanwhile waits those microseconds."""
     if sys.platform != "linux":
         return None
     import fcntl
@@ -62,7 +66,7 @@ class WaitingFile(NamedTuple):
     at_us: int  # when it was noticed first
     seen: Fingerprint
     due: float  # monotonic seconds
-    still: bool  # True: ready if unchanged when due; False: evaluated anew (it was open for writing)
+    still: bool  # True: ready if unchanged when due; False: evaluated anew
 
 
 class StabilityQueue:

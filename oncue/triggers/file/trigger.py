@@ -1,7 +1,7 @@
-"""FileTrigger, `kind: file`: an event for each complete file in a watched folder.
+"""FileTrigger, `kind: file`: an event for each complete file in a folder.
 
-    kernel ──► FileWatcher (thread: watch, ledger, scans) ──batches──► loop: emit ──► on_durable ──► FileWatcher
-                                          └──► LedgerReplica, where servers share the log
+    kernel ──► FileWatcher (thread) ──batches──► loop: emit ──► on_durable ──► FileWatcher
+                   └──► LedgerReplica, where servers share the log
 
 Each state of each file fires once (ledger.py), in the order in which the files became ready.
 """
@@ -37,7 +37,9 @@ RETRY_S = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
 
 
 class FileTrigger(Trigger):
-    """Watches one folder. A missing folder is no error: `status` shows it, and it is checked again."""
+    """Watches one folder.
+
+    A missing folder is no error: `status` shows it, and it is checked again."""
 
     kind: ClassVar[str] = "file"
     options = FileOptions
@@ -123,14 +125,14 @@ class FileTrigger(Trigger):
                 await asyncio.shield(asyncio.to_thread(thread.join, 30))
 
     async def _report_scanned(self, scanned: asyncio.Event, replica: LedgerReplica | None) -> None:
-        """Set `_scanned` when the record of existing files is durable in all its places."""
+        """Set `_scanned` when the record of existing files is durable."""
         await scanned.wait()
         if replica is not None:
             await replica.flush()
         self._scanned.set()
 
     async def _emit(self, events: Sequence[Event]) -> frozenset[int]:
-        """Emit until the events are durable; return the indexes of those that were refused."""
+        """Emit until the events are durable; return the indexes of refused ones."""
         tries = 0
         while True:
             try:

@@ -1,12 +1,15 @@
-"""FileWatcher: the thread of a file trigger. It alone owns watch, ledger and pending files, without locks.
+"""FileWatcher: the thread of a file trigger.
 
-    watch ──notices──► noticed ──► ready? ──► changed since the ledger? ──► store_pending ──► publish(EventBatch)
-    scan  ──found────►    ▲           └─ not yet: StabilityQueue ─┘ (due)                                 │
-                                             ledger.complete ◄── on_durable(batch), from the loop ◄── emit
+It alone owns watch, ledger and pending files, without locks.
 
-Files noticed while MAX_IN_FLIGHT batches are being published go into the next one. If the process dies at
-any point, the scan at the next start finds the files that are not in the ledger, and pending batches are
-published again unchanged.
+    watch ──notices──► PendingFiles ──► FileEvaluator ──► Ledger.store_pending ──► publish(batch)
+    scan  ──files────►      ▲                └──► StabilityQueue (not ready)            │
+                            └─────────── due ───────────┘                               │
+                                       Ledger.complete ◄── on_durable(batch) ◄── emit (loop)
+
+Files noticed while MAX_IN_FLIGHT batches are being published go into the next one. If the process
+dies at any point, the scan at the next start finds the files that are not in the ledger, and
+pending batches are published again unchanged.
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ class EventBatch(NamedTuple):
 
 
 class FileWatcher:
-    """Runs `run` in a thread. The other public methods may be called from any thread."""
+    """Runs `run` in a thread.
+
+    The other public methods may be called from any thread."""
 
     def __init__(
         self,
@@ -71,8 +76,10 @@ class FileWatcher:
         deployed_us: int = 0,
         listener: LedgerListener | None = None,
     ) -> None:
-        """`publish` is called with each batch, and answered by `on_durable`. `on_scanned` is called when
-        the initial scan has ended or is blocked. Both are called in the watcher's thread."""
+        """`publish` is called with each batch, and answered by `on_durable`.
+
+        `on_scanned` is called when the initial scan has ended or is blocked. Both are called in the
+        watcher's thread."""
         self._spec, self._file, self._activity, self._publish = spec, file, activity, publish
         self._on_scanned, self._deployed_us, self._listener = on_scanned, deployed_us, listener
         self._make = EventMaker(name, spec).make
@@ -101,12 +108,14 @@ class FileWatcher:
         self._deploy_answered.set()
 
     def on_durable(self, batch: int, refused: frozenset[int] = frozenset()) -> None:
-        """Note that the batch is durable, except the events at these indexes, which were refused."""
+        """Note that the batch is durable, except the events at `refused`."""
         self._durable.append((batch, refused))
         self._wake()
 
     def explain(self, path: str) -> Future[ItemExplanation]:
-        """Explain why this file fired or did not. The future waits while the thread is blocked."""
+        """Explain why this file fired or did not.
+
+        The future waits while the thread is blocked."""
         future: Future[ItemExplanation] = Future()
         self._questions.append((path, future))
         self._wake()
@@ -163,7 +172,9 @@ class FileWatcher:
                 self._send(number, pending)
 
     def _session(self, baseline: Baseline) -> None:
-        """Watch the folder until `stop`. Raises OSError when it is missing or replaced."""
+        """Watch the folder until `stop`.
+
+        Raises OSError when it is missing or replaced."""
         if self._activity.state == "starting":
             self._activity.detail = f"{self._root}: no answer from its filesystem yet"
         st = os.stat(self._root)
@@ -225,7 +236,9 @@ class FileWatcher:
         return max(0.002, min(waits))
 
     def _may_send(self) -> bool:
-        """Return True if a batch may be sent: at once when none is in flight, else full or after LINGER_S."""
+        """Return True if a batch may be sent.
+
+        At once when none is in flight; else when it is large enough, or after LINGER_S."""
         if not self._in_flight:
             return True
         full = len(self._pending_files.noticed) >= BATCH // 4 or time.monotonic() - self._sent >= LINGER_S
@@ -309,7 +322,7 @@ class FileWatcher:
     # ------------------------------------------------------------ deciding
 
     def _send_batch(self) -> None:
-        """Decide about the first pending files, and publish the events of those that fire."""
+        """Decide about the first pending files; publish the events of those that fire."""
         noticed = self._pending_files.noticed
         keys = list(islice(noticed, BATCH))
         known = self._ledger.find(keys)

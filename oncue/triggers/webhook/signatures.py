@@ -1,6 +1,8 @@
-"""Is a request from whom it says? Pure: headers, the raw body, secrets and the time in; Unauthorized out.
+"""Verifies the signatures of webhook requests.
 
-Several secrets may be valid at once, so that they can be changed without a gap. Comparisons take constant time.
+Pure functions of the headers, the raw body, the secrets and the time; they raise Unauthorized.
+Several secrets may be valid at once, so that they can be changed without a gap. Comparisons take
+constant time.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ TOLERANCE_S = 300.0
 def standard_webhooks(
     headers: Mapping[str, str], body: bytes, keys: Sequence[bytes], now_s: float, tolerance_s: float = TOLERANCE_S
 ) -> None:
-    """Standard Webhooks 1.0: HMAC-SHA256 of `id.timestamp.body`, in webhook-signature as `v1,<base64>`, of which there may
-    be several with spaces between. `keys` by `standard_key`. Raises Unauthorized."""
+    """Verify a request by Standard Webhooks 1.0. Raises Unauthorized.
+
+    The header webhook-signature holds the HMAC-SHA256 of `id.timestamp.body` as `v1,<base64>`, or
+    several with spaces between. `keys` come from `standard_key`."""
     message_id, stamp, given = (headers.get(f"webhook-{part}", "") for part in ("id", "timestamp", "signature"))
     for part, value in (("id", message_id), ("timestamp", stamp), ("signature", given)):
         if not value:
@@ -32,7 +36,7 @@ def standard_webhooks(
         when = f"{age_s:.0f} s old" if age_s > 0 else f"{-age_s:.0f} s in the future"
         raise Unauthorized(
             f"the request was signed at a time that is {when}; at most {tolerance_s:g} s are allowed",
-            remedy="is it a repeated old request, or does a clock go wrong (NTP)? `tolerance` sets the limit",
+            remedy="check for a repeated old request or a wrong clock (NTP); `tolerance` sets the limit",
         )
     signed = f"{message_id}.{stamp}.".encode("utf-8", "surrogateescape") + body
     offered = [_unbase64(text) for version, _, text in (s.partition(",") for s in given.split()) if version == "v1"]
@@ -40,18 +44,22 @@ def standard_webhooks(
 
 
 def standard_key(secret: str) -> bytes:
-    """The key of a `whsec_...` secret (base64; the prefix may be missing). Raises Invalid."""
+    """Return the key of a `whsec_...` secret. Raises Invalid.
+
+    The secret is base64; the prefix may be missing."""
     try:
         key = base64.b64decode(secret.strip().removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if not key:
-        raise Invalid("the secret is not one of Standard Webhooks", remedy="it is whsec_ and then base64")
+        raise Invalid("the secret is not one of Standard Webhooks", remedy="write whsec_ and then base64")
     return key
 
 
 def github(headers: Mapping[str, str], body: bytes, keys: Sequence[bytes]) -> None:
-    """GitHub: X-Hub-Signature-256 is `sha256=` and the hex HMAC-SHA256 of the raw body. Raises Unauthorized.
+    """Verify a request of GitHub. Raises Unauthorized.
+
+    The header X-Hub-Signature-256 is `sha256=` and the hex HMAC-SHA256 of the raw body.
 
     https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries"""
     given = headers.get("x-hub-signature-256", "")
@@ -63,7 +71,7 @@ def github(headers: Mapping[str, str], body: bytes, keys: Sequence[bytes]) -> No
 
 
 def bearer(headers: Mapping[str, str], tokens: Sequence[bytes]) -> None:
-    """`Authorization: Bearer <token>`. Raises Unauthorized."""
+    """Verify the header `Authorization: Bearer <token>`. Raises Unauthorized."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthorized("there is no bearer token", remedy="send the header Authorization: Bearer <token>")
@@ -74,8 +82,8 @@ def _one_of(offered: Sequence[bytes], wanted: Iterable[bytes], header: str) -> N
     fits = [hmac.compare_digest(o, w) for w in wanted for o in offered]  # all are compared
     if not any(fits):
         raise Unauthorized(
-            f"{header} does not fit the request and the secret",
-            remedy="is the secret the same on both sides, and is the body passed on byte for byte?",
+            f"{header} does not match the request and the secret",
+            remedy="use the same secret on both sides, and pass the body on byte for byte",
         )
 
 

@@ -1,13 +1,14 @@
-"""`kind: webhook`: requests to POST /hooks/<name> become events.
+"""WebhookTrigger, `kind: webhook`: makes events of POST /hooks/<name>.
 
-    sender ──POST──► API ──receive──► verified? ──► CloudEvents, or wrapped into one ──emit (durable)──► 202
+    sender ──POST──► API ──receive──► verify ──► make CloudEvents ──► emit (durable) ──► 202
 
-CloudEvents (structured, batched, binary) keep their own id, source and type. Anything else becomes the data of an event:
+CloudEvents (structured, batched, binary) keep their own id, source and type. Any other request
+becomes the data of an event:
 
     type     `type` of the options, else github.<X-GitHub-Event>, else oncue.webhook.<name>
     source   oncue:///hooks/<name>
-    id       webhook-id, X-GitHub-Delivery or Idempotency-Key: a request that is repeated is the same event. Without one,
-             each request is an event of its own, or by `identity: body` each different body
+    id       webhook-id, X-GitHub-Delivery or Idempotency-Key: a repeated request is the same event.
+             Without one, each request is a new event, or by `identity: body` each different body
     data     JSON, else text or bytes
 """
 
@@ -51,23 +52,27 @@ class VerifyOptions(
     forbid_unknown_fields=True,
     rename={"standard_webhooks": "standard-webhooks"},
 ):
-    """How senders prove who they are: one of these. A list holds the new and the old secret while they change."""
+    """Authentication of the senders; exactly one method.
+
+    A list holds the new and the old secret while a secret is being changed."""
 
     standard_webhooks: Secret = ()
     github: Secret = ()
     bearer: Secret = ()
-    tolerance: str | int | float = "5m"  # of the time in standard-webhooks
+    tolerance: str | int | float = "5m"  # greatest age of a request of standard-webhooks
 
 
 class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`kind: webhook`. Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}"."""
+    """Keys of `kind: webhook` in a rule file.
+
+    Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}"."""
 
     verify: Annotated[VerifyOptions | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
-    type: str = ""  # of the events that wrap what is no CloudEvent
-    identity: Literal["request", "body"] = "request"  # where no header names the request
+    type: str = ""  # type of the events made of requests that are not CloudEvents
+    identity: Literal["request", "body"] = "request"  # of a request that no header identifies
 
     def __post_init__(self) -> None:
-        """So that a deploy refuses what no trigger could run with."""
+        """Check the options, so that a deploy refuses wrong ones."""
         try:
             read_verify(self.verify, "verify")
         except Invalid as e:
@@ -75,7 +80,9 @@ class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class WebhookTrigger(HttpTrigger):
-    """Raises Invalid when the options are not right."""
+    """Turns requests into events.
+
+    `run` only checks the secrets: the API calls `receive`."""
 
     kind: ClassVar[str] = "webhook"
     options = WebhookOptions
@@ -86,27 +93,28 @@ class WebhookTrigger(HttpTrigger):
         self._place = f"trigger {name!r}: verify"
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
         self._activity = ActivityLog()
-        self._way, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
+        self._method, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
 
     def status(self) -> Status:
         return self._activity.status()
 
     def decisions(self) -> list[Decision]:
-        """What became of the last 100 requests, oldest first, and why."""
         return self._activity.decisions()
 
     async def run(self) -> None:
         self._activity.state = "running"
         try:
-            if self._way != "none":
+            if self._method != "none":
                 self._keys()
         except OncueError as e:
             self._activity.state, self._activity.detail = "failed", self._activity.detail or str(e)
         await asyncio.Event().wait()  # the API calls `receive`
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """202 when the events are durable. Raises TooLarge, Unauthorized, Invalid; TriggerFailed when a secret is not there
-        (the sender is to try again), and what `emit` raises."""
+        """Verify a request and emit its events; return 202 when they are durable.
+
+        Raises TooLarge, Unauthorized, Invalid; TriggerFailed if a secret is missing, so that the
+        sender tries again; and the errors of `emit`."""
         try:
             events = self._read(headers, body)
         except OncueError as e:
@@ -126,15 +134,15 @@ class WebhookTrigger(HttpTrigger):
         if len(body) > EVENT_BYTES:
             raise TooLarge(
                 f"the request has {len(body):,} bytes; an event has at most {EVENT_BYTES:,}",
-                remedy="send where the data is, not the data",
+                remedy="send a link to the data instead of the data",
                 limit_bytes=EVENT_BYTES,
             )
         self._verify(headers, body)
         events = events_from_http(headers, body)
-        return [self._ours(event) for event in events] if events is not None else [self._wrapped(headers, body)]
+        return [self._marked(event) for event in events] if events is not None else [self._wrapped(headers, body)]
 
-    def _ours(self, event: Event) -> Event:
-        """Attributes that begin with oncue are ours to set."""
+    def _marked(self, event: Event) -> Event:
+        """Replace extensions that begin with oncue: they are reserved."""
         extensions = {name: value for name, value in event.extensions.items() if not name.startswith("oncue")}
         return msgspec.structs.replace(event, extensions=extensions | self._marks())
 
@@ -170,27 +178,31 @@ class WebhookTrigger(HttpTrigger):
     # ------------------------------------------------------------ secrets
 
     def _verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        if self._way == "none":
+        if self._method == "none":
             return
         keys = self._keys()
-        if self._way == "standard_webhooks":
+        if self._method == "standard_webhooks":
             signatures.standard_webhooks(headers, body, keys, time.time(), self._tolerance_s)
-        elif self._way == "github":
+        elif self._method == "github":
             signatures.github(headers, body, keys)
         else:
             signatures.bearer(headers, keys)
 
     def _keys(self) -> list[bytes]:
-        """Looked up for each request, so that a changed secret counts at once. Raises TriggerFailed."""
+        """Read the secrets anew, so that a changed one is valid at once.
+
+        Raises TriggerFailed."""
         keys, missing, remedy = [], "", ""
         for written in self._secrets:
             try:
                 secret = self._resolve(written)
-                keys.append(signatures.standard_key(secret) if self._way == "standard_webhooks" else secret.encode())
+                keys.append(signatures.standard_key(secret) if self._method == "standard_webhooks" else secret.encode())
             except (NotFound, Invalid) as e:
                 missing = f"{written}: {e.message}" if _REFERENCE.fullmatch(written) else e.message
                 remedy = e.remedy
-        if missing and self._activity.state != "starting":  # the remedy names paths: for the owner, not for senders
+        if (
+            missing and self._activity.state != "starting"
+        ):  # the remedy has paths of the server: for the owner, not for senders
             self._activity.detail = f"{missing} ({remedy})" if remedy else missing
         if not keys:
             self._activity.state = "failed"
@@ -213,23 +225,27 @@ class WebhookTrigger(HttpTrigger):
 
 
 def read_verify(verify: VerifyOptions | str | None, place: str) -> tuple[str, tuple[str, ...], float]:
-    """(way, secrets as written, tolerance in s). Raises Invalid, naming the place."""
+    """Return (method, secrets as written, tolerance in s).
+
+    Raises Invalid, which names the place."""
     if verify == "none":
         return "none", (), 0.0
     if not isinstance(verify, VerifyOptions):
         raise Invalid(f"{place} is missing: anybody could send events", remedy=_REMEDY)
     given: dict[str, Any] = {
-        way: getattr(verify, way) for way in ("standard_webhooks", "github", "bearer") if getattr(verify, way)
+        method: getattr(verify, method)
+        for method in ("standard_webhooks", "github", "bearer")
+        if getattr(verify, method)
     }
     if len(given) != 1:
-        raise Invalid(f"{place} names {len(given)} ways; it takes one", remedy=_REMEDY)
-    ((way, secrets),) = given.items()
+        raise Invalid(f"{place} names {len(given)} methods; it needs one", remedy=_REMEDY)
+    ((method, secrets),) = given.items()
     secrets = (secrets,) if isinstance(secrets, str) else secrets
     for secret in secrets:
         if not secret.strip():
-            raise Invalid(f"{place}: an empty secret fits everybody", remedy=_REMEDY)
+            raise Invalid(f"{place}: an empty secret would match any request", remedy=_REMEDY)
         _check_reference(secret, place)
-        if way == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
+        if method == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
             try:
                 signatures.standard_key(secret)
             except Invalid as e:
@@ -238,21 +254,25 @@ def read_verify(verify: VerifyOptions | str | None, place: str) -> tuple[str, tu
         tolerance_s = duration_ms(verify.tolerance) / 1000
     except ValueError as e:
         raise Invalid(f"{place}.tolerance: {e}", remedy="write 5m") from None
-    return way, tuple(secrets), tolerance_s
+    return method, tuple(secrets), tolerance_s
 
 
 def _check_reference(secret: str, place: str) -> None:
-    """Raises Invalid for what is meant as a reference, and can name nothing: it would be taken for the secret itself."""
+    """Raises Invalid for a malformed reference.
+
+    It would otherwise be used as the secret itself."""
     found = _REFERENCE.fullmatch(secret)
     if found is None and secret.startswith("${"):
-        raise Invalid(f"{place}: {secret!r} is no reference", remedy='write "${secret:NAME}" or "${env:NAME}"')
+        raise Invalid(f"{place}: {secret!r} is not a reference", remedy='write "${secret:NAME}" or "${env:NAME}"')
     if found is not None and not _NAMES[found[1]].fullmatch(found[2]):
         what = "a secret: letters, digits, _ . -" if found[1] == "secret" else "a variable: letters, digits, _"
         raise Invalid(f"{place}: {found[2]!r} names no {what[2:].partition(':')[0]}", remedy=f"name {what}")
 
 
 def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
-    """(content type, data). Raises Invalid for a body that is not the JSON that it says."""
+    """Return (content type, data) of a body.
+
+    Raises Invalid if it claims to be JSON and is not."""
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
         return None, None
@@ -261,10 +281,10 @@ def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
             return content_type, msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
             raise Invalid(
-                f"the body is not the JSON that its content type says: {e}", remedy="send JSON in UTF-8"
+                f"the body is not valid JSON, but its content type says so: {e}", remedy="send JSON in UTF-8"
             ) from e
     textual = kind.startswith("text/") or kind in ("", "application/x-www-form-urlencoded")
-    if textual and body.lstrip()[:1] in (b"{", b"["):  # curl -d '{...}' says that it is a form
+    if textual and body.lstrip()[:1] in (b"{", b"["):  # curl -d '{...}' sends the content type of a form
         try:
             return "application/json", msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

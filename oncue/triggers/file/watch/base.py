@@ -34,14 +34,17 @@ class Notice(NamedTuple):
 class Watch(Protocol):
     """Reports changes below one folder. `wake` may be called from any thread."""
 
-    reports_closes: bool  # False: files must stay unchanged for a while before they count as complete
+    #: False: files must stay unchanged for a while before they count as complete.
+    reports_closes: bool
 
     def add(self, folder: str) -> None:
         """Watch this folder, without its subfolders. Idempotent. Raises OSError."""
         ...
 
     def read(self, timeout_s: float) -> list[Notice]:
-        """Return the notices since the last call; wait for one, or for `wake`. Raises OSError."""
+        """Return the notices since the last call; wait for one, or for `wake`.
+
+        Raises OSError."""
         ...
 
     def wake(self) -> None:

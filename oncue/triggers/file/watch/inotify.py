@@ -1,9 +1,11 @@
-"""InotifyWatch: notices of the Linux kernel, read with watchdog's bindings of the system calls.
+"""InotifyWatch: notices of the Linux kernel.
 
-Watchdog's observer is not used on Linux: it does not pass on an overflow of the kernel's queue; a file
-moved out of the tree delays all later events by half a second (it waits for the other half of the rename);
-a move from outside looks like a creation; and each event passes three threads. InotifyWatch reads a batch
-at a time and has no thread.
+It uses watchdog's bindings of the system calls.
+
+Watchdog's observer is not used on Linux: it does not pass on an overflow of the kernel's queue; a
+file moved out of the tree delays all later events by half a second (it waits for the other half of
+the rename); a move from outside looks like a creation; and each event passes three threads.
+InotifyWatch reads a batch at a time and has no thread.
 """
 
 from __future__ import annotations

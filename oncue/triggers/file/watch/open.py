@@ -27,10 +27,10 @@ def open_watch(root: Path, system: str = sys.platform) -> Watch:
 
 
 def network_mount(root: Path) -> str:
-    """Return the type of the network filesystem that holds the folder; "" for a local one.
+    """Return the type of the folder's network filesystem; "": it is local.
 
-    Known on Linux only. A network mount needs scans: the kernel reports the changes that this machine
-    makes, not those of other nodes."""
+    Known on Linux only. A network mount needs scans: the kernel reports the changes that this
+    machine makes, not those of other nodes."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:

@@ -1,7 +1,9 @@
-"""ObserverWatch: notices by watchdog's observer (FSEvents, kqueue), on macOS and other systems.
+"""ObserverWatch: notices by watchdog's observer, on macOS and others.
 
-It reports changes, but not that a writer closed the file. Files must therefore stay unchanged for a while
-before they count as ready.
+The observer uses FSEvents or kqueue.
+
+It reports changes, but not that a writer closed the file. Files must therefore stay unchanged for a
+while before they count as ready.
 """
 
 from __future__ import annotations

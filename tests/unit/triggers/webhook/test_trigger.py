@@ -91,20 +91,20 @@ def test_one_of_several_signatures_and_of_several_secrets_is_enough() -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"webhook-id": "msg_2"}, "does not fit"),
+        ({"webhook-id": "msg_2"}, "does not match"),
         ({"webhook-id": ""}, "webhook-id is missing"),
         ({"webhook-timestamp": ""}, "webhook-timestamp is missing"),
-        ({"webhook-timestamp": str(STAMP + 1)}, "does not fit"),
+        ({"webhook-timestamp": str(STAMP + 1)}, "does not match"),
         ({"webhook-timestamp": str(STAMP - 400)}, "405 s old"),
         ({"webhook-timestamp": str(STAMP + 400)}, "in the future"),
         ({"webhook-timestamp": "yesterday"}, "not a time"),
         ({"webhook-timestamp": "9" * 400}, "not a time"),
         ({"webhook-timestamp": "²"}, "not a time"),
         ({"webhook-signature": ""}, "webhook-signature is missing"),
-        ({"webhook-signature": "v1,????"}, "does not fit"),
-        ({"webhook-signature": "v2," + VECTOR["webhook-signature"][3:]}, "does not fit"),
-        ({"webhook-signature": VECTOR["webhook-signature"][3:]}, "does not fit"),
-        ({"webhook-signature": "é"}, "does not fit"),
+        ({"webhook-signature": "v1,????"}, "does not match"),
+        ({"webhook-signature": "v2," + VECTOR["webhook-signature"][3:]}, "does not match"),
+        ({"webhook-signature": VECTOR["webhook-signature"][3:]}, "does not match"),
+        ({"webhook-signature": "é"}, "does not match"),
     ],
 )
 def test_bad_standard_webhooks_are_unauthorized(change: dict[str, str], word: str) -> None:
