@@ -53,10 +53,10 @@ class SupervisedTrigger(msgspec.Struct):
     trigger: Trigger | None = None
     failed: str = ""
     deploy_answered: bool = False  # its deploy has been answered
-    after: list[asyncio.Task[None]] = []  # ending tasks of the same name, which still hold its ledger
+    after: list[asyncio.Task[None]] = []  # ending tasks of its name, which hold its ledger
     started: asyncio.Event = msgspec.field(
         default_factory=asyncio.Event
-    )  # the trigger was created, failed or was stopped
+    )  # created, failed or stopped
 
     async def initial_scan(self) -> None:
         await self.started.wait()

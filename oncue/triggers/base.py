@@ -142,7 +142,7 @@ class Trigger(ABC):
     async def initial_scan(self) -> None:
         """Wait for the initial scan, which separates existing items from new ones.
 
-        Also returns when the scan is blocked; `status` says why. A deploy is answered after this."""
+        Also returns when the scan is blocked; `status` says why. A deploy waits for this."""
         return
 
     def on_deployed(self) -> None:

@@ -24,10 +24,10 @@ class EventMaker:
     type     oncue.file.ready
     source   file:///data/2bm: the watched folder
     subject  the path relative to it; percent-encoded where it holds control characters
-    id       a hash of trigger, folder, path and the file's inode, size and modification time: the same state of the
-             same file always has the same id, on any server
-    data     path, name, stem, folder (that holds the file), relative, size (bytes), mtime (unix seconds), trigger,
-             host, cause (close_write, rename, stable, rescan)
+    id       a hash of trigger, folder, path and the file's inode, size and modification time:
+             the same state of the same file always has the same id, on any server
+    data     path, name, stem, folder (that holds the file), relative, size (bytes),
+             mtime (unix seconds), trigger, host, cause (close_write, rename, stable, rescan)
 
     Extensions:
 

@@ -99,7 +99,7 @@ class LedgerReplica:
         """Wait until the entries queued so far are in the replicated state."""
         await self._queue.join()
 
-    # ------------------------------------------------------------ LedgerListener, in the watcher's thread
+    # ------------------------------------------------------------ LedgerListener (watcher's thread)
 
     def rows(self, rows: Sequence[FileRow]) -> None:
         self._enqueue(self._row_entries(rows))

@@ -2,7 +2,7 @@
 
 watch ──notices──► apply ──► noticed ──► (watcher: batches)
 scan  ──────────► add_found ──► ▲
-                                └── requeue_due: waiting files that are due, files created and never closed
+                                └── requeue_due: files that are due, or were never closed
 """
 
 from __future__ import annotations

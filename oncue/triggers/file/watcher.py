@@ -149,7 +149,7 @@ class FileWatcher:
     def _with_ledger(self) -> None:
         """Run sessions while the ledger is open."""
         baseline = Baseline(self._spec, self._ledger, self._deployed_us, self._deploy_answered.is_set)
-        if baseline.resumed and not self._opened:  # the deploy that began this scan may have been answered
+        if baseline.resumed and not self._opened:  # its deploy may have been answered
             self._deploy_answered.set()
         self._opened = True
         self._activity.existing = self._ledger.count(EXISTING)

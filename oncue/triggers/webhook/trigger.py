@@ -284,7 +284,8 @@ def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
                 f"the body is not valid JSON, but its content type says so: {e}", remedy="send JSON in UTF-8"
             ) from e
     textual = kind.startswith("text/") or kind in ("", "application/x-www-form-urlencoded")
-    if textual and body.lstrip()[:1] in (b"{", b"["):  # curl -d '{...}' sends the content type of a form
+    # curl -d '{...}' sends the content type of a form.
+    if textual and body.lstrip()[:1] in (b"{", b"["):
         try:
             return "application/json", msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
