@@ -1,4 +1,4 @@
-"""Pickle functions with functools.lru_cache or functools.cache, and cached properties.
+"""Pickle functions with a functools cache, and cached properties.
 
 This is for those that a worker cannot import. The pickle holds the function and the cache's
 parameters; the worker makes a fresh cache. Cached properties hold a lock up to Python 3.11, which
@@ -24,9 +24,9 @@ def importable(cached: Any) -> bool:
 
 
 def reduced(cached: Any) -> Any:
-    """Return the reduced value: a shell of the cache, filled with its function later.
+    """Return the reduced value: an empty cache, then filled with its function.
 
-    A function that calls itself reaches itself through its cache, so the shell must exist first."""
+    A function that calls itself reaches itself through its cache, so that must exist first."""
     parameters = cached.cache_parameters()
     return shell, (parameters["maxsize"], parameters["typed"]), cached.__wrapped__, None, None, fill
 

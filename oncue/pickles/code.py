@@ -1,4 +1,4 @@
-"""Pickle code objects, with the minor version of Python that their bytecode fits."""
+"""Pickle code objects, with the Python version that their bytecode fits."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Ordered:
 
 
 def reduced(code: types.CodeType) -> Any:
-    """Reduce as cloudpickle does, but keep the file's name and order sets of strings.
+    """Return the reduced code, with its file's name and ordered sets of strings.
 
-    Tracebacks show the name; ordered sets make the bytes reproducible."""
+    cloudpickle does neither. Tracebacks show the name; ordered sets make the bytes reproducible."""
     consts = tuple(Ordered(c) if type(c) is frozenset else c for c in code.co_consts)
     # A code object accepts any consts; this one is only pickled, never run.
     _, given = cp._code_reduce(code.replace(co_consts=consts) if consts != code.co_consts else code)
@@ -40,7 +40,7 @@ def reduced(code: types.CodeType) -> Any:
 
 
 def made(python: str, *fields: Any) -> types.CodeType:
-    """Build a code object. Raises OtherPython: foreign bytecode may crash the process."""
+    """Build a code object. Raises OtherPython for bytecode that may crash."""
     if python != PYTHON:
         raise OtherPython(
             f"it holds bytecode of Python {python}, which this Python {PYTHON} ({sys.executable}) cannot run",
@@ -51,7 +51,7 @@ def made(python: str, *fields: Any) -> types.CodeType:
 
 
 def names_used(code: types.CodeType) -> set[str]:
-    """Return the global names and attributes used by the code and its inner functions."""
+    """Return global names and attributes that the code and its inner code use."""
     names = set(code.co_names)
     for const in code.co_consts:
         if isinstance(const, types.CodeType):

@@ -37,7 +37,7 @@ def fill(made: Any, given: tuple[dict[type, Callable[..., Any]], Callable[..., A
 
 
 def reduced_method(method: functools.singledispatchmethod[Any]) -> Any:
-    """Return the reduced value. Since Python 3.13 the method has a cache of weak references."""
+    """Return the reduced value, without the weak references since Python 3.13."""
     return method_of, (method.dispatcher,)
 
 

@@ -26,7 +26,9 @@ def reduced(obj: Any) -> Any:
 
 
 def at_home(module: str, qualname: str) -> Any:
-    """Return the object that a module or script has by this name. Raises Undecodable."""
+    """Return the object that a module or script has by a name.
+
+    Raises Undecodable."""
     try:
         found = named(sys.modules.get(module) or importlib.import_module(module), qualname)
     except ImportError:

@@ -1,4 +1,4 @@
-"""Pickler: a reproducible cloudpickle. The same function gives the same bytes in any process.
+"""Pickler: cloudpickle that gives the same bytes in any process.
 
 Otherwise these differ between processes: absolute paths in code objects, the order of sets of
 strings (PYTHONHASHSEED), and the random ids by which cloudpickle tracks classes that are pickled by
@@ -155,7 +155,7 @@ def _hash(cls: type) -> str:
 
 
 def dumps(value: Any) -> tuple[bytes, Pickler]:
-    """Pickle a value; return the bytes and the pickler. Raises what pickling raises."""
+    """Return (pickle, pickler) of a value. Raises what pickling raises."""
     buffer = io.BytesIO()
     pickler = Pickler(buffer)
     pickler.dump(value)

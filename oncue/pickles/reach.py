@@ -1,4 +1,4 @@
-"""Objects that a function or class reaches, to detect that one of them has changed.
+"""Reach: the objects that a function or class uses, to detect changes.
 
 Pickling the function for each check would cost a hundred times as much as a submit. Immutable
 objects are therefore compared by identity. If it reaches a mutable object, `fixed` is False, and

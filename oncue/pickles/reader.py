@@ -42,11 +42,11 @@ class Reader(pickle.Unpickler):
         self._incomplete: dict[int, tuple[type, str]] = {}  # made here and not filled yet
 
     def read(self) -> Any:
-        """Return the value. Raises OtherPython, Undecodable, and what unpickling raises."""
+        """Return the value. Raises OtherPython, Undecodable and unpickling errors."""
         try:
             return self.load()
         finally:
-            for _, key in self._incomplete.values():  # incomplete: the next reader must not use them
+            for _, key in self._incomplete.values():  # no reader may use them
                 cp._DYNAMIC_CLASS_TRACKER_BY_ID.pop(key, None)
             if self._holds:
                 _making.release()

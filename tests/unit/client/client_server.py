@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,9 @@ import msgspec
 from aiohttp import web
 
 from oncue import ids
+from oncue.client import Client
 from oncue.errors import NotFound, OncueError, Unauthorized
+from oncue.functions.body import Packed
 from oncue.protocol import payload
 from oncue.protocol.api import Accepted, BatchRequest, EndpointInfo, FunctionInfo, FunctionRequest, Problem, TaskInfo
 from oncue.protocol.records import CANCELLED, ERROR, OK, Ended, Failure
@@ -251,3 +254,33 @@ def serving(world: World | None = None) -> Iterator[Server]:
     finally:
         server.world.hold.set()
         server.stop()
+
+
+# ---------------------------------------------------------------- what clients submit
+
+
+def packed(fn: Any) -> Packed:
+    """Pack a function as the plain pickle that this server runs."""
+    body = cloudpickle.dumps(fn)
+    name = getattr(fn, "__name__", "fn")
+    return Packed(hashlib.sha256(body).hexdigest(), body, name, "", "", "")
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def shout(text: str) -> str:
+    return text.upper()
+
+
+def fail(kind: str) -> None:
+    raise {"value": ValueError, "key": KeyError}.get(kind, RuntimeError)(kind)
+
+
+def wait_until_unreachable(client: Client) -> None:
+    """Wait until the client's sender has found no server."""
+    deadline = time.monotonic() + 20
+    while client.session.sender.trouble is None:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.002)

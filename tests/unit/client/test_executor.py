@@ -16,20 +16,7 @@ import pytest
 from oncue import errors
 from oncue.client import Client
 from oncue.client.executor import OncueExecutor
-from tests.unit.client.client_server import Server, serving
-from tests.unit.client.test_client import double, fail, packing, shipped  # noqa: F401  (a fixture, and what it needs)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.url, "t", patience=10) as client:
-        yield client
+from tests.unit.client.client_server import Server, double, fail, serving
 
 
 @pytest.fixture
