@@ -32,7 +32,7 @@ def book(rules: int) -> ActiveRules:
         Deployment(VERSION, f"f{k}", 1, "bench", part, {"tomo.py:reconstruct": "0" * 64})
         for k, part in enumerate(_parts(rules))
     ]
-    return RuleCompiler().book(deployments)
+    return RuleCompiler().compile(deployments)
 
 
 def _parts(rules: int, size: int = 1_000) -> list[str]:

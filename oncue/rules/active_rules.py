@@ -10,10 +10,10 @@ from oncue.protocol import payload
 from oncue.protocol.records import VERSION, Call, Deployment, Event, RuleSwitch
 from oncue.rules.explain import decide
 from oncue.rules.matching.index import Index
-from oncue.rules.parsing.rule_file import Rule, RuleSet, Run, parse
+from oncue.rules.parsing.rule_file import Rule, RuleRun, RuleSet, parse
 
 
-class Counters:
+class RuleCounters:
     """Of one rule since the server started; they outlive redeploys."""
 
     __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
@@ -31,7 +31,7 @@ class Action:
 
     __slots__ = ("_constant", "_run", "call", "endpoint", "expires_ms", "owner")
 
-    def __init__(self, rule: Rule, run: Run, deployment: Deployment) -> None:
+    def __init__(self, rule: Rule, run: RuleRun, deployment: Deployment) -> None:
         self.endpoint, self.owner, self.expires_ms, self._run = run.endpoint, deployment.owner, rule.expires_ms, run
         self.call = Call(
             VERSION,
@@ -61,17 +61,17 @@ def _packed(args: Any) -> bytes:
 class ActiveRule:
     """One deployed rule."""
 
-    __slots__ = ("asleep", "counters", "cues", "deployment", "rule")
+    __slots__ = ("actions", "counters", "deployment", "disabled_because", "rule")
 
-    def __init__(self, rule: Rule, deployment: Deployment, counters: Counters, asleep: str) -> None:
-        self.rule, self.deployment, self.counters, self.asleep = rule, deployment, counters, asleep
-        self.cues = tuple(Action(rule, run, deployment) for run in rule.runs)
+    def __init__(self, rule: Rule, deployment: Deployment, counters: RuleCounters, disabled_because: str) -> None:
+        self.rule, self.deployment, self.counters, self.disabled_because = rule, deployment, counters, disabled_because
+        self.actions = tuple(Action(rule, run, deployment) for run in rule.runs)
 
     @property
     def state(self) -> tuple[str, str]:
         """(active, disabled or paused; why)"""
-        if self.asleep:
-            return "disabled", self.asleep
+        if self.disabled_because:
+            return "disabled", self.disabled_because
         if self.rule.when is not None and self.rule.when.paused:
             return "paused", self.rule.when.paused
         return "active", ""
@@ -87,7 +87,7 @@ class ActiveRules:
                 self.broken[entry.deployment.label] = f"its rule {entry.rule.name!r} is in {other!r} already"
             else:
                 self.entries[entry.rule.name] = entry
-        self._index = Index([(e, e.rule.conditions) for e in self.entries.values() if not e.asleep])
+        self._index = Index([(e, e.rule.conditions) for e in self.entries.values() if not e.disabled_because])
 
     def candidates(self, event: Event) -> list[ActiveRule]:
         return self._index.candidates(event)
@@ -102,10 +102,10 @@ class RuleCompiler:
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, int, str], RuleSet | str] = {}
-        self._counters: dict[str, Counters] = {}
+        self._counters: dict[str, RuleCounters] = {}
         self._switched: dict[str, RuleSwitch] = {}
 
-    def book(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
+    def compile(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
         """Of the newest deployment of each label; the last switch of a rule wins over its `enabled`, and one that enables
         it ends a pause."""
         newest: dict[str, Deployment] = {}
@@ -127,16 +127,16 @@ class RuleCompiler:
         return ActiveRules(entries, broken)
 
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
-        counters = self._counters.setdefault(rule.name, Counters())
+        counters = self._counters.setdefault(rule.name, RuleCounters())
         if counters.of != (d.label, d.version):  # its cause may be mended
             counters.of, counters.last_reason = (d.label, d.version), ""
-        asleep = "" if rule.enabled else "`enabled: false` in its file"
+        disabled_because = "" if rule.enabled else "`enabled: false` in its file"
         if switch is not None:
             why = f": {switch.why}" if switch.why else ""
-            asleep = "" if switch.enabled else f"disabled by {switch.by or 'hand'}{why}"
+            disabled_because = "" if switch.enabled else f"disabled by {switch.by or 'hand'}{why}"
             if switch.enabled and switch != self._switched.get(rule.name) and rule.when is not None:
                 rule.when.resume()
-        return ActiveRule(rule, d, counters, asleep)
+        return ActiveRule(rule, d, counters, disabled_because)
 
 
 def _read(deployment: Deployment) -> RuleSet | str:

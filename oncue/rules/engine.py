@@ -1,6 +1,6 @@
 """The rules' engine: from `oncue.events` to tasks.
 
-    oncue.events ──batches──► decode ─► index ─► decide ─► arguments ─► TaskFrames, one an endpoint and cue
+    oncue.events ──batches──► decode ─► index ─► decide ─► arguments ─► TaskFrames, one an endpoint and action
                                  │                 │          │
                                  │   rules with memory ─► Match ─► oncue.matches (embedded_runner.py goes on)
                                  └── oncue.dead (reason) ◄────┘        commit("rules", batches, appends): all or nothing
@@ -32,7 +32,7 @@ from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames, co
 GROUP = "rules"
 MAX_DEPTH = 16  # an event caused by an event caused by ...: a loop
 MAX_BATCHES = 16  # in one commit
-BREATH = 256  # events between looks at the event loop
+YIELD_EVENTS = 256  # events between looks at the event loop
 
 _log = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ class Engine:
     ) -> None:
         self._log, self._directory, self._group, self._replay = log, directory, group, replay
         self._before_batch, self._offload = before_batch, offload
-        self._library = RuleCompiler()
-        self.book = ActiveRules()
+        self._compiler = RuleCompiler()
+        self.active_rules = ActiveRules()
         self.events = self.dead = 0  # seen, and dead letters written, since the start
 
     def update(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
         """Put these in force. A deployment that cannot be read is named in `book.broken`, and the others work."""
-        self.book = self._library.book(deployments, switches)
-        return self.book
+        self.active_rules = self._compiler.compile(deployments, switches)
+        return self.active_rules
 
     async def run(self) -> None:
         """Raises LogError when the log is closed or will not take a commit; what was not committed comes again."""
@@ -75,14 +75,16 @@ class Engine:
         """What these batches cause, committed; where they are another server's by now, nothing."""
         if self._before_batch is not None:
             await self._before_batch()
-        work = _Work(self.book, self._directory, self._replay)
+        work = _BatchResult(self.active_rules, self._directory, self._replay)
         for batch in batches:
-            for start in range(0, len(batch.records), BREATH):
+            for start in range(0, len(batch.records), YIELD_EVENTS):
                 for offset, record in zip(
-                    batch.offsets[start : start + BREATH], batch.records[start : start + BREATH], strict=True
+                    batch.offsets[start : start + YIELD_EVENTS],
+                    batch.records[start : start + YIELD_EVENTS],
+                    strict=True,
                 ):
-                    work.record(batch, offset, record)
-                if start + BREATH < len(batch.records):
+                    work.process(batch, offset, record)
+                if start + YIELD_EVENTS < len(batch.records):
                     await asyncio.sleep(0)
         if self._offload is not None:
             await work.frames.offload(self._offload)
@@ -97,19 +99,19 @@ class Engine:
 
     def explain(self, rule: str, event: Event) -> Explanation:
         """Raises NotFound for a rule that is not deployed."""
-        entry = self.book.entries.get(rule)
+        entry = self.active_rules.entries.get(rule)
         if entry is None:
             raise NotFound(f"there is no rule {rule!r}", remedy="`oncue rules` lists those that are deployed")
-        return explain(entry.rule, event, asleep=entry.asleep)
+        return explain(entry.rule, event, disabled_because=entry.disabled_because)
 
     def made_before(self, rule: str, tasks: int) -> None:
         """So many of the tasks made were there: whoever looks at all tasks tells."""
-        if (entry := self.book.entries.get(rule)) is not None:
+        if (entry := self.active_rules.entries.get(rule)) is not None:
             entry.counters.doubles += tasks
 
     def rules(self) -> list[RuleInfo]:
         """All deployed rules with their state and counts."""
-        return [_info(entry) for entry in self.book.entries.values()]
+        return [_info(entry) for entry in self.active_rules.entries.values()]
 
 
 def _info(entry: ActiveRule) -> RuleInfo:
@@ -118,7 +120,7 @@ def _info(entry: ActiveRule) -> RuleInfo:
         name=entry.rule.name,
         label=entry.deployment.label,
         version=entry.deployment.version,
-        enabled=not entry.asleep,
+        enabled=not entry.disabled_because,
         on=entry.rule.on,
         runs=[run.function for run in entry.rule.runs],
         endpoint=", ".join(dict.fromkeys(run.endpoint for run in entry.rule.runs)),
@@ -130,26 +132,26 @@ def _info(entry: ActiveRule) -> RuleInfo:
     )
 
 
-class _Work:
+class _BatchResult:
     """What a few batches cause: tasks, matches and dead letters; counted only when committed."""
 
     def __init__(self, book: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
-        self._book, self._replay = book, replay
+        self._active_rules, self._replay = book, replay
         self.frames = TaskFrames(directory, now_us())
         self._matches: list[Record] = []
         self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
         self._reasons: dict[ActiveRule, str] = {}
 
-    def record(self, batch: RecordBatch, offset: int, record: Record) -> None:
+    def process(self, batch: RecordBatch, offset: int, record: Record) -> None:
         event: Event | None = None
         try:
             event = _decoded(record)
-            entries = self._book.candidates(event)
+            entries = self._active_rules.candidates(event)
         except RuleError as e:
-            self._bury(batch, offset, record, e, event)
+            self._to_dead_letters(batch, offset, record, e, event)
             return
         except Exception as e:
-            self._bury(batch, offset, record, RuleError("match", f"{type(e).__name__}: {e}"), event)
+            self._to_dead_letters(batch, offset, record, RuleError("match", f"{type(e).__name__}: {e}"), event)
             return
         for entry in entries:
             try:
@@ -160,10 +162,10 @@ class _Work:
                     else:
                         self._match(entry, operators, event, record.time_ms)
             except RuleError as e:
-                self._bury(batch, offset, record, e, event, entry)
+                self._to_dead_letters(batch, offset, record, e, event, entry)
             except Exception as e:
                 refusal = RuleError("match", f"{type(e).__name__}: {e}")
-                self._bury(batch, offset, record, refusal, event, entry)
+                self._to_dead_letters(batch, offset, record, refusal, event, entry)
 
     def _fire(self, entry: ActiveRule, event: Event) -> None:
         """All of the rule's functions, or none and a dead letter."""
@@ -193,7 +195,7 @@ class _Work:
             raise RuleError("args", e.message, e.remedy) from None
         self._matches.append(Record(encode(match), operators.partition_key(match)))
 
-    def _bury(
+    def _to_dead_letters(
         self,
         batch: RecordBatch,
         offset: int,

@@ -33,9 +33,10 @@ def decide(rule: Rule, event: Event) -> NotFired | None:
     return None
 
 
-def explain(rule: Rule, event: Event, *, asleep: str = "") -> Explanation:
-    """Every step in the order in which it is tested, up to the first that failed. `asleep`: why the rule is not asked at
-    all (disabled ...)."""
+def explain(rule: Rule, event: Event, *, disabled_because: str = "") -> Explanation:
+    """Explain each step in the order of the tests, up to the first that failed.
+
+    `disabled_because`: why the rule is disabled; "": it is not."""
     failed = decide(rule, event)
     last = failed.step if failed else len(rule.conditions)
     steps = [
@@ -46,8 +47,8 @@ def explain(rule: Rule, event: Event, *, asleep: str = "") -> Explanation:
         found = "true" if failed is None else failed.reason or "false"
         steps.append(_step(f"when {rule.when.text}", failed is None, found, "true"))
     args, trouble = (None, "") if failed else rendered(rule, event)
-    fires = failed is None and not asleep and not trouble
-    why = asleep or trouble or _why(steps, failed)
+    fires = failed is None and not disabled_because and not trouble
+    why = disabled_because or trouble or _why(steps, failed)
     if fires and rule.operators is not None:
         why = f"{why}; then {rule.operators.describe()}"
     return Explanation(rule=rule.name, event=event.id, fires=fires, why=why, steps=steps, args=args)

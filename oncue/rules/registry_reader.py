@@ -13,18 +13,18 @@ from oncue.protocol.records import Deployment, EndpointRecord, RuleSwitch, Store
 from oncue.protocol.topics import REGISTRY, TaskTopics
 from oncue.rules.active_rules import ActiveRules, RuleCompiler
 
-Wanted = EndpointRecord | Deployment | RuleSwitch
+RegistryRecord = EndpointRecord | Deployment | RuleSwitch
 _log = logging.getLogger(__name__)
 
 
-class Registry:
+class RegistryReader:
     """`run` until cancelled; `changed` is called when rules or endpoints are others."""
 
     def __init__(self, log: Log, changed: Callable[[], None], task_topics: TaskTopics) -> None:
         self._log, self._changed, self._task_topics = log, changed, task_topics
-        self._library = RuleCompiler()
-        self.book = ActiveRules()
-        self._newest: dict[bytes, Wanted] = {}
+        self._compiler = RuleCompiler()
+        self.active_rules = ActiveRules()
+        self._newest: dict[bytes, RegistryRecord] = {}
         self._endpoints: dict[tuple[str, str], str] = {}  # (owner, name or id) -> id
         self._revoked: set[tuple[str, str]] = set()  # likewise
         self._reached = 0
@@ -36,7 +36,7 @@ class Registry:
         try:
             while True:
                 batches = await reader.next()
-                if sum(self._take(batch) for batch in batches):  # each of them
+                if sum(self._apply(batch) for batch in batches):  # each of them
                     await asyncio.to_thread(self._compile)  # reading YAML takes about 1 ms a rule
                     self._changed()
                 self._reached = max(self._reached, *(batch.next_offset for batch in batches))
@@ -68,7 +68,7 @@ class Registry:
 
     # ------------------------------------------------------------ reading
 
-    def _take(self, batch: RecordBatch) -> bool:
+    def _apply(self, batch: RecordBatch) -> bool:
         news = False
         for record in batch.records:
             found = _wanted(record)
@@ -87,8 +87,8 @@ class Registry:
         good = [e for e in endpoints if not e.revoked]
         self._endpoints = {(e.owner, name): e.id for e in good for name in (e.id, e.name)}
         self._revoked = {(e.owner, name) for e in endpoints if e.revoked for name in (e.id, e.name)}
-        self.book = self._library.book(deployments, switches)
-        for label, why in self.book.broken.items():
+        self.active_rules = self._compiler.compile(deployments, switches)
+        for label, why in self.active_rules.broken.items():
             _log.error("the deployed rule file %s cannot be read by this version: %s", label, why)
 
 
@@ -96,10 +96,10 @@ class _Tag(Stored, frozen=True):
     tag: str
 
 
-_KINDS: dict[str, type[Wanted]] = {"endpoint": EndpointRecord, "deployment": Deployment, "switch": RuleSwitch}
+_KINDS: dict[str, type[RegistryRecord]] = {"endpoint": EndpointRecord, "deployment": Deployment, "switch": RuleSwitch}
 
 
-def _wanted(record: Record) -> Wanted | None:
+def _wanted(record: Record) -> RegistryRecord | None:
     """None: a record that rules need nothing of (functions are large), or that this version cannot read."""
     try:
         kind = _KINDS.get(decode(_Tag, record.value).tag) if record.value else None

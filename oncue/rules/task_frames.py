@@ -1,4 +1,4 @@
-"""From what fires to records: tasks in frames, one an endpoint and cue, and dead letters. The engine and the host of rules
+"""From what fires to records: tasks in frames, one an endpoint and action, and dead letters. The engine and the host of rules
 with memory both make them here, and commit them here."""
 
 from __future__ import annotations
@@ -48,35 +48,35 @@ class RuleError(Exception):
 
 
 class TaskFrames:
-    """Tasks by cue, and dead letters, of a few batches."""
+    """Tasks by action, and dead letters, of a few batches."""
 
     def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
-        self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # cue -> (endpoint id, tasks)
+        self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # action -> (endpoint id, tasks)
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
     def prepare(self, entry: ActiveRule, source: Any) -> list[tuple[str, bytes]]:
         """(endpoint id, payload) of each function of the rule. Raises Refusal: all of them, or none and a dead letter.
         `source`: the event, or Rows."""
-        return [self._prepare(cue, source) for cue in entry.cues]
+        return [self._prepare(action, source) for action in entry.actions]
 
-    def _prepare(self, cue: Action, source: Any) -> tuple[str, bytes]:
-        key = (cue.endpoint, cue.owner)
+    def _prepare(self, action: Action, source: Any) -> tuple[str, bytes]:
+        key = (action.endpoint, action.owner)
         if key not in self._endpoints:
             self._endpoints[key] = self._directory.endpoint_id(*key)
         endpoint = self._endpoints[key]
         if endpoint is None:
             remedy = "register it or correct the rule, then `oncue dead retry N` (N: this letter's number)"
-            what = f"there is no endpoint {cue.endpoint!r} for {cue.owner or 'this owner'}"
+            what = f"there is no endpoint {action.endpoint!r} for {action.owner or 'this owner'}"
             if self._directory.is_revoked(*key):
-                what = f"the endpoint {cue.endpoint!r} was revoked"
+                what = f"the endpoint {action.endpoint!r} was revoked"
             raise RuleError("dispatch", what, remedy)
-        if not cue.call.function:
+        if not action.call.function:
             remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
-            raise RuleError("dispatch", f"the function {cue.call.name!r} is not registered", remedy)
+            raise RuleError("dispatch", f"the function {action.call.name!r} is not registered", remedy)
         try:
-            return endpoint, cue.arguments(source)
+            return endpoint, action.arguments(source)
         except OncueError as e:
             raise RuleError("args", e.message, e.remedy) from None
 
@@ -88,8 +88,8 @@ class TaskFrames:
         cause: tuple[str, str] | None,
         mark_us: int,
     ) -> None:
-        for cue, (endpoint, args), task_id in zip(entry.cues, ready, task_ids, strict=True):
-            _, tasks = self._tasks.setdefault(cue, (endpoint, []))
+        for action, (endpoint, args), task_id in zip(entry.actions, ready, task_ids, strict=True):
+            _, tasks = self._tasks.setdefault(action, (endpoint, []))
             tasks.append(TaskRecord(task_id, args, cause, b"", mark_us))
 
     async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
@@ -101,9 +101,9 @@ class TaskFrames:
 
     def appends(self) -> list[Append]:
         by_topic: dict[str, list[Record]] = {}
-        for cue, (endpoint, tasks) in self._tasks.items():
+        for action, (endpoint, tasks) in self._tasks.items():
             records = by_topic.setdefault(self._directory.tasks_topic(endpoint), [])
-            call = self._call(cue, endpoint)
+            call = self._call(action, endpoint)
             records += [
                 Record(encode(TaskFrame(VERSION, call, self.now_us, part)), endpoint.encode())
                 for part in _frames(tasks)
@@ -112,9 +112,9 @@ class TaskFrames:
             by_topic[DEAD] = [Record(encode(letter)) for letter in self.dead]
         return [Append(topic, records) for topic, records in by_topic.items()]
 
-    def _call(self, cue: Action, endpoint: str) -> Call:
-        expires_us = self.now_us + cue.expires_ms * 1_000 if cue.expires_ms else 0
-        return msgspec.structs.replace(cue.call, endpoint=endpoint, expires_us=expires_us)
+    def _call(self, action: Action, endpoint: str) -> Call:
+        expires_us = self.now_us + action.expires_ms * 1_000 if action.expires_ms else 0
+        return msgspec.structs.replace(action.call, endpoint=endpoint, expires_us=expires_us)
 
 
 def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:

@@ -58,7 +58,7 @@ class Node:
         return self.keys.get(key, (self.line, self.column))
 
 
-class Problem(msgspec.Struct, frozen=True, order=True):
+class FileProblem(msgspec.Struct, frozen=True, order=True):
     line: int
     column: int
     message: str
@@ -70,11 +70,11 @@ class Problems:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.found: list[Problem] = []
+        self.found: list[FileProblem] = []
 
     def add(self, place: Node | tuple[int, int], message: str, remedy: str = "") -> None:
         line, column = (place.line, place.column) if isinstance(place, Node) else place
-        self.found.append(Problem(line, column, message[:CHARS], remedy[:CHARS]))
+        self.found.append(FileProblem(line, column, message[:CHARS], remedy[:CHARS]))
 
     def check(self) -> None:
         """Raises one RuleFileError for all; `details["problems"]` has them as data (the first 20)."""

@@ -56,12 +56,12 @@ class Site:
         self.history: dict[int, Deployment] = {}
         self.stored: list[bytes] = []
         self.engine = Engine(log, Endpoints())
-        self.host = self.new_host()
+        self.runner = self.new_runner()
 
-    def new_host(self) -> EmbeddedRunner:
+    def new_runner(self) -> EmbeddedRunner:
         more = {"clock_ms": self.clock_ms} if self.clock_ms else {}
         return EmbeddedRunner(
-            self.log, Endpoints(), self.folder / "windows.db", lambda: self.engine.book,
+            self.log, Endpoints(), self.folder / "windows.db", lambda: self.engine.active_rules,
             history=self._then, offload=self._offload, **more,
         )  # fmt: skip
 
@@ -75,12 +75,12 @@ class Site:
     def deploy(self, *rules: dict[str, Any], version: int = 1, off: bool = False) -> None:
         d = self.history[version] = deployed(list(rules), version)
         self.engine.update([d], [RuleSwitch(VERSION, r["name"], False, "ann") for r in rules] if off else ())
-        self.host.wake()
+        self.runner.wake()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Engine and host; a failure of one of them is the test's."""
-        parts = [asyncio.create_task(self.engine.run()), asyncio.create_task(self.host.run())]
+        parts = [asyncio.create_task(self.engine.run()), asyncio.create_task(self.runner.run())]
         try:
             yield
         finally:
@@ -89,7 +89,7 @@ class Site:
             for end in await asyncio.gather(*parts, return_exceptions=True):
                 if not isinstance(end, asyncio.CancelledError):
                     raise end
-            await self.host.close()
+            await self.runner.close()
 
     async def emit(self, *records: Record) -> None:
         await self.log.append(EVENTS, records)
@@ -101,13 +101,13 @@ class Site:
         return found
 
     async def settled(self) -> None:
-        """Everything that is in the log now was seen by engine and host."""
+        """Everything that is in the log now was seen by engine and runner."""
 
         async def done() -> bool:
             if any((await self.log.lag("rules", [EVENTS])).values()):
                 return False
             ends = await self.log.end_offsets([MATCHES])
-            store = self.host._store
+            store = self.runner._store
             return store is not None and all(store.parts.get(p, (0, 0))[0] >= end for (_, p), end in ends.items())
 
         await self.until(done)

@@ -21,8 +21,8 @@ from oncue.protocol.records import VERSION, DeadLetter, EndpointRecord, TaskFram
 from oncue.protocol.topics import DEAD, EVENTS, MATCHES, REGISTRY, TaskTopics
 from oncue.rules.engine import Engine
 from oncue.rules.operators.records import Match, MatchesRecord
-from oncue.rules.stateful.changelog_states import WindowTable
-from oncue.rules.stateful.handover import hand_over, tables
+from oncue.rules.stateful.changelog_states import ChangelogStates
+from oncue.rules.stateful.handover import hand_over, read_states
 from oncue.rules.stateful.topics import ensure_stream
 from tests.integration.embedded_site import all_of, deployed
 
@@ -119,7 +119,7 @@ class StreamSite:
 
         async def folded() -> bool:
             # Behind a partition's last record there may be the mark of its transaction.
-            done = {number: table.place.next for number, table in (await self.tables()).items()}
+            done = {number: table.progress.next for number, table in (await self.tables()).items()}
             last = await self._last(ends)
             return all(done.get(number, 0) > offset for number, offset in last.items())
 
@@ -138,13 +138,13 @@ class StreamSite:
         await reader.close()
         return found
 
-    async def tables(self) -> dict[int, WindowTable]:
+    async def tables(self) -> dict[int, ChangelogStates]:
         """As the changelog has them."""
-        return await tables(self.log)
+        return await read_states(self.log)
 
     async def waiting(self) -> list[int]:
         """The numbers of the events in open windows."""
-        found = [table.held(where) for table in (await self.tables()).values() for where in table.open_windows()]
+        found = [table.buffered(where) for table in (await self.tables()).values() for where in table.open_windows()]
         return sorted(int(event.id) for window in found for event in window)
 
     async def counted_once(self, accepted: int) -> None:
@@ -158,7 +158,7 @@ class StreamSite:
 
     async def _matches(self, numbers: set[int]) -> list[Any]:
         """Where they are in the log, and how far each partition is."""
-        found: list[Any] = [(n, table.place) for n, table in (await self.tables()).items()]
+        found: list[Any] = [(n, table.progress) for n, table in (await self.tables()).items()]
         reader, left = self.log.read([MATCHES], start="earliest"), await self.log.end_offsets([MATCHES])
         while any(left.values()):
             for batch in await reader.next():

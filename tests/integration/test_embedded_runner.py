@@ -21,7 +21,7 @@ from oncue.protocol.codec import decode
 from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import MatchesRecord, Tick
 from oncue.rules.stateful.fold import TICK_WINDOWS
-from oncue.rules.stateful.sqlite_states import WindowStore
+from oncue.rules.stateful.sqlite_states import SqliteStates
 from tests.integration.embedded_site import PARTITIONS, Site, all_of, record, rule, site_in
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +64,9 @@ def test_dedupe_lets_the_first_pass_and_counts_the_others(tmp_path: Path) -> Non
         async with site.running():
             await site.emit(*(record(n, path=f"/{n % 2}") for n in range(6)))
             await site.settled()
-            entry = site.engine.book.entries["r"]
-            seen = await site.host.preview(entry, cloudevents.from_record(record(9, path="/1").value))
-            fresh = await site.host.preview(entry, cloudevents.from_record(record(9, path="/2").value))
+            entry = site.engine.active_rules.entries["r"]
+            seen = await site.runner.preview(entry, cloudevents.from_record(record(9, path="/1").value))
+            fresh = await site.runner.preview(entry, cloudevents.from_record(record(9, path="/2").value))
         assert sorted(a["n"] for a in await site.arguments()) == [0, 1]
         (info,) = site.engine.rules()
         assert (info.fired, info.suppressed) == (2, 4)
@@ -115,24 +115,24 @@ def test_a_tick_that_is_not_applied_yet_is_not_said_again(tmp_path: Path) -> Non
 
     async def body(site: Site) -> None:
         site.clock_ms = lambda: now[0]
-        site.host = site.new_host()
+        site.runner = site.new_runner()
         site.deploy(rule(batch={"count": 9, "wait": "1s"}))
         engine = asyncio.create_task(site.engine.run())
         await site.emit(record(1))
         reader = site.log.read([MATCHES])
-        await site.host._start()
-        await site.host.step(await reader.next())
+        await site.runner._start()
+        await site.runner.step(await reader.next())
         for _ in range(3):
-            site.host.wake()
-            await site.host.tick()
+            site.runner.wake()
+            await site.runner.tick()
         (batch,) = await reader.next()
         assert len(batch.records) == 1
-        await site.host.step([batch])
+        await site.runner.step([batch])
         assert await site.arguments() == [{"n": [1]}]
         engine.cancel()
         await asyncio.gather(engine, return_exceptions=True)
         await reader.close()
-        await site.host.close()
+        await site.runner.close()
 
     with_site(tmp_path, body)
 
@@ -142,16 +142,16 @@ def test_a_window_that_was_due_while_the_server_was_down_closes_at_the_start(tmp
 
     async def body(site: Site) -> None:
         site.clock_ms = lambda: now[0]
-        site.host = site.new_host()
+        site.runner = site.new_runner()
         site.deploy(rule(batch={"wait": "1h"}))
         async with site.running():
             await site.emit(record(1))
             await site.settled()
-            (summary,) = (await site.host.summary()).values()
+            (summary,) = (await site.runner.summary()).values()
             assert (summary.windows, summary.events) == (1, 1)
         assert not await site.tasks()
         now[0] = summary.due_ms
-        site.host = site.new_host()
+        site.runner = site.new_runner()
         async with site.running():
             await site.until(site.tasks)
         assert await site.arguments() == [{"n": [1]}]
@@ -166,17 +166,17 @@ def test_killed_between_the_firing_and_the_states_the_same_tasks_come_again(tmp_
         def dies(*_: object) -> None:
             raise LogError("killed")
 
-        store = WindowStore(site.folder / "windows.db")
-        site.host._store, store.store = store, dies  # type: ignore[method-assign]
+        store = SqliteStates(site.folder / "windows.db")
+        site.runner._store, store.store = store, dies  # type: ignore[method-assign]
         engine = asyncio.create_task(site.engine.run())
         await site.emit(*(record(n) for n in range(5)))
         with pytest.raises(LogError):
-            await site.host.run()
+            await site.runner.run()
         engine.cancel()
         await asyncio.gather(engine, return_exceptions=True)
-        await site.host.close()
+        await site.runner.close()
         before = await site.tasks()
-        site.host = site.new_host()
+        site.runner = site.new_runner()
         async with site.running():
             await site.settled()
         after = (await site.tasks())[len(before) :]
@@ -209,7 +209,7 @@ def test_more_windows_than_one_tick_closes(tmp_path: Path, how: str) -> None:
 
     async def body(site: Site) -> None:
         site.clock_ms = lambda: now[0]
-        site.host = site.new_host()
+        site.runner = site.new_runner()
         site.deploy(rule(batch={"key": "${data.n}", "wait": "1h"}))
         async with site.running():
             await site.emit(*(record(n) for n in range(PARTITIONS * 2 * TICK_WINDOWS)))
@@ -225,7 +225,7 @@ def test_more_windows_than_one_tick_closes(tmp_path: Path, how: str) -> None:
         )
 
     async def _fired(site: Site) -> bool:
-        return site.host.firer.fired >= PARTITIONS * 2 * TICK_WINDOWS
+        return site.runner.firer.fired >= PARTITIONS * 2 * TICK_WINDOWS
 
     with_site(tmp_path, body)
 
@@ -321,7 +321,7 @@ def test_a_lost_file_is_made_again_from_the_log(tmp_path: Path) -> None:
         before = await site.tasks()
         for path in site.folder.glob("windows.db*"):
             path.unlink()
-        site.host = site.new_host()
+        site.runner = site.new_runner()
         async with site.running():
             await site.settled()
             await site.emit(record(5))
@@ -346,7 +346,7 @@ def test_a_file_of_another_log_is_not_believed(tmp_path: Path, caplog: pytest.Lo
     async def second(site: Site) -> None:
         site.deploy(rule(batch={"count": 3}))
         site.folder = tmp_path / "a"
-        site.host = site.new_host()
+        site.runner = site.new_runner()
         async with site.running():
             await site.emit(*(record(n) for n in range(10, 13)))
             await site.until(site.tasks)  # how far the file says it is tells nothing until it is dropped
@@ -362,7 +362,7 @@ def test_a_full_disk_under_the_states_is_waited_out(tmp_path: Path) -> None:
 
     async def body(site: Site) -> None:
         site.deploy(rule(batch={"count": 2}))
-        store = WindowStore(site.folder / "windows.db")
+        store = SqliteStates(site.folder / "windows.db")
         real, tries = store.store, [0]
 
         def full_twice(group: Any) -> None:
@@ -371,22 +371,22 @@ def test_a_full_disk_under_the_states_is_waited_out(tmp_path: Path) -> None:
                 raise DiskFull("full")
             real(group)
 
-        site.host._store, store.store = store, full_twice  # type: ignore[method-assign]
+        site.runner._store, store.store = store, full_twice  # type: ignore[method-assign]
 
         async def keep() -> None:
             while True:
                 try:
-                    await site.host.run()
+                    await site.runner.run()
                 except DiskFull:
                     continue
 
-        engine, host = asyncio.create_task(site.engine.run()), asyncio.create_task(keep())
+        engine, runner = asyncio.create_task(site.engine.run()), asyncio.create_task(keep())
         await site.emit(*(record(n) for n in range(4)))
         await site.settled()
-        for part in (engine, host):
+        for part in (engine, runner):
             part.cancel()
-        await asyncio.gather(engine, host, return_exceptions=True)
-        await site.host.close()
+        await asyncio.gather(engine, runner, return_exceptions=True)
+        await site.runner.close()
         assert len({t.id for t in await site.tasks()}) == 2
         assert tries[0] > 2
 
@@ -418,7 +418,7 @@ def test_kill_9_at_any_moment_gives_each_batch_once(tmp_path: Path) -> None:
         site.deploy(*rules)
         async with site.running():
             await site.settled()
-            waiting = sum(s.events for s in (await site.host.summary()).values())
+            waiting = sum(s.events for s in (await site.runner.summary()).values())
         batches: dict[bytes, list[int]] = {}
         for task, args in zip(await site.tasks(), await site.arguments(), strict=True):
             assert batches.setdefault(task.id, args["n"]) == args["n"]

@@ -19,10 +19,10 @@ from oncue.protocol.codec import encode
 from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.operators.records import ClosedWindow, MatchesRecord
 from oncue.rules.stateful.changelog_states import records
-from oncue.rules.stateful.handover import begin_anew, hand_over, keep, tables
+from oncue.rules.stateful.handover import hand_over, mark_for_servers, read_states, start_at_end
 from oncue.rules.stateful.record_group import Progress
-from oncue.rules.stateful.sqlite_states import StoredGroup, WindowStore
-from oncue.rules.testing.simulation import InMemory
+from oncue.rules.stateful.sqlite_states import SqliteRecordGroup, SqliteStates
+from oncue.rules.testing.simulation import InMemoryStates
 from tests.unit.rules.stateful.test_fold import folded, streams
 
 PARTITIONS = 2
@@ -56,7 +56,7 @@ def with_log(folder: Path, body: Callable[[Log], Awaitable[None]]) -> None:
 
 def stored(path: Path, place: Progress) -> None:
     """A file that is so far in the first partition."""
-    store, group = WindowStore(path), StoredGroup()
+    store, group = SqliteStates(path), SqliteRecordGroup()
     group.next[0] = place
     store.store(group)
     store.close()
@@ -78,38 +78,38 @@ def test_windows_are_the_same_wherever_they_change_their_host(
 
     async def body(log: Log) -> None:
         await log.append(MATCHES, [Record(encode(r)) for r in stream], 0)
-        at, host = 0, "file"
+        at, runner = 0, "file"
         for cut in [*cuts, len(stream)]:
-            if at < cut and host == "file":
-                store = WindowStore(path)
+            if at < cut and runner == "file":
+                store = SqliteStates(path)
                 assert store.parts.get(0, Progress()).next == at
                 group = store.fold_batches([batch(stream, at, cut - 1)])
                 store.store(group)
                 store.close()
                 found.extend(c for _, _, c in group.closed)
             elif at < cut:
-                table = (await tables(log))[0]
-                assert table.place.next == at
+                table = (await read_states(log))[0]
+                assert table.progress.next == at
                 group, changes = table.fold([batch(stream, at, cut - 1)])
                 await log.append(WINDOWS, records(changes), 0)
                 found.extend(c for _, _, c in group.closed)
             at = cut
-            host = await change(log, host)
+            runner = await change(log, runner)
 
-    async def change(log: Log, host: str) -> str:
-        if host == "workers":
-            for number, table in (await tables(log)).items():
-                await keep(log, number, table)
+    async def change(log: Log, runner: str) -> str:
+        if runner == "workers":
+            for number, table in (await read_states(log)).items():
+                await mark_for_servers(log, number, table)
             assert await hand_over(log, Fence(), path, to_workers=False) == []  # another server begins: no change
-            assert [table.kept for table in (await tables(log)).values()] == [True] * PARTITIONS
+            assert [table.by_servers for table in (await read_states(log)).values()] == [True] * PARTITIONS
             return "servers"
         assert await hand_over(log, Fence(), path) == []
         assert await hand_over(log, Fence(), path) == []  # once is enough
-        assert not any(table.kept for table in (await tables(log)).values())
+        assert not any(table.by_servers for table in (await read_states(log)).values())
         return "workers"
 
     with_log(folder, body)
-    assert found == folded(InMemory(), enumerate(stream))
+    assert found == folded(InMemoryStates(), enumerate(stream))
 
 
 def test_where_the_log_has_forgotten_the_first_matches_nobody_begins_by_chance(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_where_the_log_has_forgotten_the_first_matches_nobody_begins_by_chance(t
         assert await hand_over(log, Fence(), path) == [0]
         stored(path, Progress(begins[MATCHES, 0] - 1))  # of a server that has not run them for long
         assert await hand_over(log, Fence(), path) == [0]
-        assert await begin_anew(log, Fence()) == [0]
-        assert (await tables(log))[0].place == Progress(11)
+        assert await start_at_end(log, Fence()) == [0]
+        assert (await read_states(log))[0].progress == Progress(11)
         assert await hand_over(log, Fence(), path) == []
-        assert await begin_anew(log, Fence()) == []
+        assert await start_at_end(log, Fence()) == []
 
     with_log(tmp_path, body)
 
@@ -140,12 +140,14 @@ def test_of_two_servers_one_hands_over(tmp_path: Path) -> None:
 
         log.commit = refused  # type: ignore[method-assign]
         assert await hand_over(log, Fence(), path) == []
-        assert not any(table.placed for table in (await tables(log)).values())
+        assert not any(table.started for table in (await read_states(log)).values())
         log.commit = real  # type: ignore[method-assign]
         stored(path, Progress(5, 7))
         assert await hand_over(log, Fence(), tmp_path / "none.db") == []
-        assert (await tables(log))[0].place == Progress(0)
+        assert (await read_states(log))[0].progress == Progress(0)
         assert await hand_over(log, Fence(), path) == []
-        assert (await tables(log))[0].place == Progress(0)  # the first one counts: what fires again has the same ids
+        assert (await read_states(log))[0].progress == Progress(
+            0
+        )  # the first one counts: what fires again has the same ids
 
     with_log(tmp_path, body)

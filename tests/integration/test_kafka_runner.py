@@ -13,7 +13,7 @@ from oncue.errors import LogError, NotOwner
 from oncue.log import Log, Topic
 from oncue.protocol.codec import encode
 from oncue.protocol.topics import MATCHES, WINDOWS
-from oncue.rules.stateful.handover import hand_over, tables
+from oncue.rules.stateful.handover import hand_over, read_states
 from oncue.rules.stateful.kafka_runner import KafkaRunner
 from tests.integration.embedded_site import PARTITIONS, Endpoints, Site, record, rule, site_in
 
@@ -37,26 +37,26 @@ class Worker:
 
     def __init__(self, site: Site) -> None:
         self.site, self.fence = site, Fence(site.log)
-        self.host = KafkaRunner(site.log, self.fence, Endpoints(), lambda: site.engine.book, "w")
+        self.runner = KafkaRunner(site.log, self.fence, Endpoints(), lambda: site.engine.active_rules, "w")
 
     async def place(self, *numbers: int) -> None:
         await hand_over(self.site.log, self.fence, self.site.folder / "windows.db")
         self.fence.claimed.clear()
-        await self.host.claim(numbers)
-        for number, table in (await tables(self.site.log, numbers)).items():
+        await self.runner.claim(numbers)
+        for number, table in (await read_states(self.site.log, numbers)).items():
             for key, value in table.entries():
-                self.host.restore(number, encode(key), value)
-        await self.host.check()
-        self.host.ready()
+                self.runner.restore(number, encode(key), value)
+        await self.runner.check()
+        self.runner.ready()
 
     async def feed(self) -> None:
         """From where the tables say, until cancelled."""
-        start = {(MATCHES, number): offset for number, offset in self.host.positions().items()}
+        start = {(MATCHES, number): offset for number, offset in self.runner.positions().items()}
         reader = self.site.log.read([MATCHES], start=start)
         try:
             async for batch in reader:
                 for offset, r in zip(batch.offsets, batch.records, strict=True):
-                    await self.host.take(batch.partition, offset, r)
+                    await self.runner.enqueue(batch.partition, offset, r)
         finally:
             await reader.close()
 
@@ -64,7 +64,7 @@ class Worker:
         if any((await self.site.log.lag("rules", ["oncue.events"])).values()):
             return False
         ends = await self.site.log.end_offsets([MATCHES])
-        done = {number: part.table.place.next for number, part in self.host.parts.items()}
+        done = {number: part.table.progress.next for number, part in self.runner.parts.items()}
         return all(done.get(n, 0) >= end for (_, n), end in ends.items())
 
 
@@ -84,9 +84,9 @@ def with_worker(folder: Path, body: Callable[[Site, Worker], Awaitable[None]]) -
         async with site_in(folder) as site:
             await site.log.ensure({WINDOWS: Topic(partitions=PARTITIONS, compact=True)})
             worker = Worker(site)
-            async with running(site.engine.run(), worker.host.run()):
+            async with running(site.engine.run(), worker.runner.run()):
                 await body(site, worker)
-                await worker.host.close()
+                await worker.runner.close()
 
     asyncio.run(run())
 
@@ -94,7 +94,7 @@ def with_worker(folder: Path, body: Callable[[Site, Worker], Awaitable[None]]) -
 async def counted_once(site: Site, worker: Worker, accepted: int) -> None:
     counts = Counter(n for args in await site.arguments() for n in args["n"])
     assert set(counts.values()) <= {1}
-    assert sum(counts.values()) + sum(s.events for s in worker.host.summary().values()) == accepted
+    assert sum(counts.values()) + sum(s.events for s in worker.runner.summary().values()) == accepted
 
 
 def test_a_commit_that_fails_is_made_again_and_one_that_is_refused_leaves_the_partition(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_commit_that_fails_is_made_again_and_one_that_is_refused_leaves_the_pa
             await site.emit(*(record(n, k=n % KEYS) for n in range(100)))
 
             async def left() -> bool:
-                return not troubles and any(not part.ready for part in worker.host.parts.values())
+                return not troubles and any(not part.ready for part in worker.runner.parts.values())
 
             await site.until(left)
         await worker.place(*range(PARTITIONS))
@@ -149,7 +149,7 @@ def test_a_partition_that_goes_while_it_commits_is_right_when_it_comes_back(tmp_
         async with running(worker.feed()):
             await site.emit(*(record(n, k=n % KEYS) for n in range(60)))
             await begun.wait()
-            await worker.host.release(range(PARTITIONS))
+            await worker.runner.release(range(PARTITIONS))
         go_on.set()
         await asyncio.gather(*left)
         await worker.place(*range(PARTITIONS))
@@ -162,7 +162,7 @@ def test_a_partition_that_goes_while_it_commits_is_right_when_it_comes_back(tmp_
 
 
 def test_a_tick_is_told_without_traffic_and_matches_wait_while_many_are_taken(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("oncue.rules.stateful.kafka_runner.WAITING", 3)
+    monkeypatch.setattr("oncue.rules.stateful.kafka_runner.MAX_PENDING", 3)
     monkeypatch.setattr("oncue.rules.stateful.kafka_runner.STEP", 2)
 
     async def body(site: Site, worker: Worker) -> None:
@@ -175,6 +175,6 @@ def test_a_tick_is_told_without_traffic_and_matches_wait_while_many_are_taken(tm
                 return sum(len(args["n"]) for args in await site.arguments()) == 20
 
             await site.until(fired)
-        assert max(len(part.inbox) for part in worker.host.parts.values()) == 0
+        assert max(len(part.inbox) for part in worker.runner.parts.values()) == 0
 
     with_worker(tmp_path, body)

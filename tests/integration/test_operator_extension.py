@@ -16,8 +16,8 @@ from oncue.protocol.records import Event
 from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.parsing.rule_file import parse
-from oncue.rules.stateful.changelog_reader import Changelog
-from oncue.rules.stateful.handover import tables
+from oncue.rules.stateful.changelog_reader import ChangelogReader
+from oncue.rules.stateful.handover import read_states
 from oncue.rules.stateful.kafka_runner import KafkaRunner
 from oncue.rules.testing.runner import run_tests
 from tests.extending import module
@@ -57,17 +57,17 @@ def test_the_embedded_runner_fires_the_newest_event_of_each_key(tmp_path: Path) 
     async def main() -> None:
         async with site_in(tmp_path) as site:
             site.clock_ms = clock = Clock()
-            site.host = site.new_host()
+            site.runner = site.new_runner()
             site.deploy(RULE)
-            entry = site.engine.book.entries["r"]
+            entry = site.engine.active_rules.entries["r"]
             async with site.running():
                 await site.emit(*events())
                 await site.settled()
-                summary = await site.host.summary()
-                preview = await site.host.preview(entry, event(10))
+                summary = await site.runner.summary()
+                preview = await site.runner.preview(entry, event(10))
                 assert await site.arguments() == []
                 clock.ahead_ms = 700_000
-                site.host.wake()
+                site.runner.wake()
                 await site.until(lambda: _fired(site, 3))
             assert summary["r"].windows == summary["r"].events == 3
             assert (preview.passes, preview.why) == (True, "it replaces the event that waits")
@@ -83,39 +83,39 @@ def test_the_kafka_runner_fires_the_newest_event_of_each_key(kafka: tuple[str, s
         async with stream_site(kafka[0], tmp_path) as site:
             clock = Clock()
             await site.deploy(RULE)
-            entry = site.engine.book.entries["r"]
-            host = KafkaRunner(site.log, site.log, Endpoints(), lambda: site.engine.book, "w", clock_ms=clock)  # type: ignore[arg-type]
-            await host.claim(range(PARTITIONS))
-            for number, table in (await tables(site.log)).items():
-                host.restored(number, table)
-            await host.check()
-            host.ready()
-            reader = site.log.read([MATCHES], start={(MATCHES, n): at for n, at in host.positions().items()})
+            entry = site.engine.active_rules.entries["r"]
+            runner = KafkaRunner(site.log, site.log, Endpoints(), lambda: site.engine.active_rules, "w", clock_ms=clock)  # type: ignore[arg-type]
+            await runner.claim(range(PARTITIONS))
+            for number, table in (await read_states(site.log)).items():
+                runner.restored(number, table)
+            await runner.check()
+            runner.ready()
+            reader = site.log.read([MATCHES], start={(MATCHES, n): at for n, at in runner.positions().items()})
 
             async def feed() -> None:
                 async for batch in reader:
                     for offset, r in zip(batch.offsets, batch.records, strict=True):
-                        await host.take(batch.partition, offset, r)
+                        await runner.enqueue(batch.partition, offset, r)
 
-            async with running(host.run(), feed()):
+            async with running(runner.run(), feed()):
                 await site.emit(*events())
 
                 async def folded() -> bool:
-                    return host.events == 10
+                    return runner.events == 10
 
                 await site.until(folded, "all events are folded")
-                summary = host.summary()
-                preview = await Changelog(site.log, PARTITIONS).preview(entry, event(10))
+                summary = runner.summary()
+                preview = await ChangelogReader(site.log, PARTITIONS).preview(entry, event(10))
                 assert not await site.tasks()
                 clock.ahead_ms = 700_000
-                host.wake()
+                runner.wake()
 
                 async def fired() -> bool:
                     return len(await site.tasks()) == 3
 
                 await site.until(fired, "each key has fired")
             await reader.close()
-            await host.close()
+            await runner.close()
             assert summary["r"].windows == summary["r"].events == 3
             assert (preview.passes, preview.why) == (True, "it replaces the event that waits")
             assert sorted((await site.fired()).values(), key=lambda a: a["n"]) == NEWEST

@@ -12,17 +12,19 @@ from oncue.errors import LogError, NotOwner
 from oncue.log import Topic
 from oncue.protocol.codec import encode
 from oncue.protocol.topics import EVENTS, MATCHES, WINDOWS
-from oncue.rules.stateful.changelog_states import KEPT, PLACE, records
-from oncue.rules.stateful.handover import begin_anew, hand_over, tables
+from oncue.rules.stateful.changelog_states import BY_SERVERS, PROGRESS, records
+from oncue.rules.stateful.handover import hand_over, read_states, start_at_end
 from oncue.rules.stateful.record_group import Progress
 from oncue.rules.stateful.server_runner import ServerRunner
 from tests.integration.embedded_site import PARTITIONS, Endpoints, Site, record, rule, site_in
 from tests.integration.test_kafka_runner import Fence, running
 
 
-def host_of(site: Site) -> ServerRunner:
+def runner_of(site: Site) -> ServerRunner:
     fence = Fence(site.log)
-    return ServerRunner(site.log, fence, Endpoints(), "srv", PARTITIONS, "kafka://b:1", book=lambda: site.engine.book)
+    return ServerRunner(
+        site.log, fence, Endpoints(), "srv", PARTITIONS, "kafka://b:1", active_rules=lambda: site.engine.active_rules
+    )
 
 
 def with_site(folder: Path, body: Callable[[Site], Awaitable[None]]) -> None:
@@ -38,8 +40,8 @@ def with_site(folder: Path, body: Callable[[Site], Awaitable[None]]) -> None:
 async def folded(site: Site) -> bool:
     if any((await site.log.lag("rules", [EVENTS])).values()):
         return False
-    done = await tables(site.log)
-    return all(done[n].place.next >= end for (_, n), end in (await site.log.end_offsets([MATCHES])).items())
+    done = await read_states(site.log)
+    return all(done[n].progress.next >= end for (_, n), end in (await site.log.end_offsets([MATCHES])).items())
 
 
 def test_it_goes_on_with_what_the_server_had_in_a_file(tmp_path: Path) -> None:
@@ -48,15 +50,15 @@ def test_it_goes_on_with_what_the_server_had_in_a_file(tmp_path: Path) -> None:
             await site.emit(*(record(n) for n in range(4)))
             await site.settled()
         assert await hand_over(site.log, Fence(site.log), tmp_path / "windows.db", to_workers=False) == []
-        host = host_of(site)
-        async with running(site.engine.run(), host.run()):
+        runner = runner_of(site)
+        async with running(site.engine.run(), runner.run()):
             await site.emit(*(record(n) for n in range(4, 7)))
             await site.until(lambda: folded(site))
-            summary = await host.summary()
+            summary = await runner.summary()
         assert await site.arguments() == [{"n": [0, 1, 2]}, {"n": [3, 4, 5]}]
         assert summary["r"].events == 1
-        assert all(table.kept for table in (await tables(site.log)).values())
-        assert await host.summary() == {}  # another's, by now
+        assert all(table.by_servers for table in (await read_states(site.log)).values())
+        assert await runner.summary() == {}  # another's, by now
 
     with_site(tmp_path, body)
 
@@ -69,21 +71,21 @@ def test_where_the_log_has_forgotten_the_first_matches_it_waits_and_says_so(tmp_
         ends = {number: end for (_, number), end in (await site.log.end_offsets([MATCHES])).items() if end}
         for number, end in ends.items():
             await site.log.truncate(MATCHES, number, end)
-        host = host_of(site)
+        runner = runner_of(site)
         with pytest.raises(LogError, match="has forgotten the first matches"):
-            await host.run()
-        assert "oncue stream --anew --log kafka://b:1" in host.trouble
+            await runner.run()
+        assert "oncue stream --anew --log kafka://b:1" in runner.trouble
         # Meanwhile it claims nothing, so whoever mends it is not refused.
         claims = len(await _claims(site))
         with pytest.raises(LogError):
-            await host.run()
+            await runner.run()
         assert len(await _claims(site)) == claims
-        assert await begin_anew(site.log, Fence(site.log))
-        async with running(site.engine.run(), host.run()):
+        assert await start_at_end(site.log, Fence(site.log))
+        async with running(site.engine.run(), runner.run()):
             await site.emit(*(record(n) for n in range(5, 8)))
             await site.until(lambda: folded(site))
         assert await site.arguments() == [{"n": [5, 6, 7]}]
-        assert host.trouble == ""
+        assert runner.trouble == ""
 
     with_site(tmp_path, body)
 
@@ -100,11 +102,13 @@ async def _claims(site: Site) -> list[int]:
 
 def test_states_of_other_matches_are_not_gone_on_with(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
-        await site.log.append(WINDOWS, records([(PLACE, encode(tuple(Progress(7, 1)))), (KEPT, encode(True))]), 0)
-        host = host_of(site)
+        await site.log.append(
+            WINDOWS, records([(PROGRESS, encode(tuple(Progress(7, 1)))), (BY_SERVERS, encode(True))]), 0
+        )
+        runner = runner_of(site)
         with pytest.raises(LogError, match=r"are of another oncue\.matches"):
-            await host.run()
-        assert "delete the topic oncue.windows" in host.trouble
+            await runner.run()
+        assert "delete the topic oncue.windows" in runner.trouble
 
     with_site(tmp_path, body)
 
@@ -119,14 +123,14 @@ def test_refused_it_ends_and_goes_on_from_what_is_stored(tmp_path: Path) -> None
             return await real(group, *rest, **more)  # type: ignore[arg-type]
 
         site.log.commit = commit  # type: ignore[method-assign, assignment]
-        host = host_of(site)
+        runner = runner_of(site)
         async with running(site.engine.run()):
             await site.emit(*(record(n) for n in range(4)))
             with pytest.raises(LogError, match="another process has claimed"):
                 async with asyncio.timeout(30):
-                    await host.run()
+                    await runner.run()
             assert not troubles
-            async with running(host.run()):
+            async with running(runner.run()):
                 await site.until(lambda: folded(site))
         assert await site.arguments() == [{"n": [0, 1, 2]}]
 

@@ -18,9 +18,9 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
 from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.base import AnyOperator
-from oncue.rules.operators.batch import Batch
-from oncue.rules.operators.catalog import stage
-from oncue.rules.operators.dedupe import Dedupe
+from oncue.rules.operators.batch import BatchOperator
+from oncue.rules.operators.catalog import keyed_operator
+from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.records import BufferedEvent, Match, MatchesRecord, Tick
 from tests.integration.embedded_site import Site, record, rule, site_in
 from tests.integration.stream_site import PARTITIONS, StreamSite, stream_site
@@ -166,10 +166,10 @@ def test_a_double_is_one_after_a_restart_too(kafka: Kafka, tmp_path: Path) -> No
 
 
 OPERATORS: dict[str, tuple[AnyOperator, ...]] = {
-    "count": (Batch("${data.k}", count=3),),
-    "bytes": (Batch("${data.k}", size_bytes=60),),
-    "wait": (Batch("${data.k}", wait_ms=20),),
-    "both": (Dedupe("${data.k}", 25), Batch("", count=3, wait_ms=50)),
+    "count": (BatchOperator("${data.k}", count=3),),
+    "bytes": (BatchOperator("${data.k}", size_bytes=60),),
+    "wait": (BatchOperator("${data.k}", wait_ms=20),),
+    "both": (DedupeOperator("${data.k}", 25), BatchOperator("", count=3, wait_ms=50)),
 }
 
 
@@ -181,7 +181,7 @@ def matches_and_ticks(chance: random.Random, rule_name: str, at_ms: int) -> list
             found.append(Tick(VERSION, at_ms + chance.randrange(60)))
             continue
         specs = OPERATORS[rule_name]
-        stages = tuple(stage(s, chance.choice("abc") if s.key else "") for s in specs)
+        stages = tuple(keyed_operator(s, chance.choice("abc") if s.key else "") for s in specs)
         row = msgspec.msgpack.encode([n])
         held = BufferedEvent(-1, "/s", f"{rule_name}-{chance.randrange(n + 1)}", row, chance.randrange(30))
         found.append(Match(VERSION, rule_name, "f", 1, at_ms, stages, ("data.n",), held))

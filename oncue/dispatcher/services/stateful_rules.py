@@ -25,8 +25,8 @@ from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
 from oncue.rules.stateful.embedded_runner import EmbeddedRunner
 from oncue.rules.stateful.handover import hand_over
-from oncue.rules.stateful.kafka_runner import Fence
-from oncue.rules.stateful.record_group import Summary
+from oncue.rules.stateful.kafka_runner import PartitionFence
+from oncue.rules.stateful.record_group import WindowSummary
 from oncue.rules.stateful.remote import RemoteRules
 from oncue.rules.stateful.server_runner import ServerRunner
 from oncue.rules.stateful.topics import ensure_stream
@@ -47,7 +47,7 @@ class StatefulRunner(Protocol):
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview: ...
 
-    async def summary(self) -> dict[str, Summary]: ...
+    async def summary(self) -> dict[str, WindowSummary]: ...
 
 
 class StatefulRuleService:
@@ -86,7 +86,7 @@ class StatefulRuleService:
         durable, settings = self._context.log, self._context.settings
         partitions = await ensure_stream(durable, settings)
         self._workers = StreamWorkers(durable)
-        fence: Fence = durable  # type: ignore[assignment]  # the log on Kafka can claim
+        fence: PartitionFence = durable  # type: ignore[assignment]  # the log on Kafka can claim
         to_workers = settings.rules_memory == "stream"
         left: list[int] = []
         if to_workers or path.exists():
@@ -115,7 +115,7 @@ class StatefulRuleService:
 
     def _needs_of_runner(self) -> dict[str, Any]:
         return {
-            "book": lambda: self._deployed.engine.book,
+            "active_rules": lambda: self._deployed.engine.active_rules,
             "before_batch": self._deployed.sync,
             "offload": self._deployed.offload,
             "history": self._deployed.version,
@@ -153,7 +153,7 @@ class StatefulRuleService:
 
     def trouble(self) -> str:
         """Return why nobody, or more than one, runs the stateful rules; "" if all is well or there are none."""
-        if not any(entry.rule.operators for entry in self._deployed.engine.book.entries.values()):
+        if not any(entry.rule.operators for entry in self._deployed.engine.active_rules.entries.values()):
             return ""
         if isinstance(self._runner, RemoteRules):
             return self._runner.trouble(self._context.settings.log_url)
@@ -176,7 +176,7 @@ class StatefulRuleService:
         found, trouble = await self._summary(), self.trouble()
         return [self._with_window(info, found.get(info.name), trouble) if info.memory else info for info in infos]
 
-    def _with_window(self, info: r.RuleInfo, w: Summary | None, trouble: str) -> r.RuleInfo:
+    def _with_window(self, info: r.RuleInfo, w: WindowSummary | None, trouble: str) -> r.RuleInfo:
         if w is not None:
             info = msgspec.structs.replace(info, windows=w.windows, waiting=w.events, closes_us=w.due_ms * 1000)
         if isinstance(self._runner, RemoteRules) and (report := self._runner.workers.rules().get(info.name)):
@@ -197,7 +197,7 @@ class StatefulRuleService:
 
     async def with_preview(self, explained: r.Explanation, name: str, event: Event) -> r.Explanation:
         """Add what the operators would do with the event now, if all conditions hold."""
-        entry = self._deployed.engine.book.entries.get(name)
+        entry = self._deployed.engine.active_rules.entries.get(name)
         if entry is None or entry.rule.operators is None or not explained.fires or self._runner is None:
             return explained
         try:
@@ -229,7 +229,7 @@ class StatefulRuleService:
         found = await self._summary()
         self._context.metrics.windows({rule: (w.windows, w.events) for rule, w in found.items()})
 
-    async def _summary(self) -> dict[str, Summary]:
+    async def _summary(self) -> dict[str, WindowSummary]:
         return await self._runner.summary() if self._runner is not None else {}
 
 

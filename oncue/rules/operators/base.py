@@ -86,7 +86,7 @@ class Step(NamedTuple):
     suppressed: bool = False  # the event is counted as suppressed in the rule's counters
 
 
-class Finding(NamedTuple):
+class OperatorFinding(NamedTuple):
     """What an operator would do with an event now, in words."""
 
     passes: bool
@@ -132,7 +132,7 @@ class Operator(Stored, Generic[S], frozen=True):
         """Return the operator in words, as `oncue rules` shows it."""
         raise NotImplementedError
 
-    def preview(self, state: S | None, match: Match, key: str, known: bool) -> Finding:
+    def preview(self, state: S | None, match: Match, key: str, known: bool) -> OperatorFinding:
         """Return what `step` would do with the match now, for `oncue rules explain`."""
         raise NotImplementedError
 

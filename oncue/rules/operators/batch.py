@@ -12,7 +12,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import Event
 from oncue.quantities import duration_text, size_bytes, size_text
 from oncue.rules.matching.fields import getter
-from oncue.rules.operators.base import BUFFER, Effect, Finding, Fire, Operator, OperatorState, Step
+from oncue.rules.operators.base import BUFFER, Effect, Fire, Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.options import about, duration, positive, whole_number
 from oncue.rules.operators.records import BufferedEvent, Match
 from oncue.rules.yaml_document import Node, Problems
@@ -52,7 +52,7 @@ class BatchState(OperatorState, tag="batch", frozen=True):
         return Fire(reason, self.opening, self.opened_ms, self.label, self.version, self.needs)
 
 
-class Batch(Operator[BatchState], tag="batch", frozen=True):
+class BatchOperator(Operator[BatchState], tag="batch", frozen=True):
     count: int = 0  # 0: any number
     size_bytes: int = 0  # 0: any size
     wait_ms: int = 0  # 0: no limit
@@ -130,9 +130,9 @@ class Batch(Operator[BatchState], tag="batch", frozen=True):
         parts += [duration_text(self.wait_ms)] if self.wait_ms else []
         return " or ".join(parts)
 
-    def preview(self, state: BatchState | None, match: Match, key: str, known: bool) -> Finding:
+    def preview(self, state: BatchState | None, match: Match, key: str, known: bool) -> OperatorFinding:
         found = self._window(state, match.at_ms)
-        return Finding(True, found, self._limits(), f"it {'is in' if known else 'goes into'} a batch: {found}")
+        return OperatorFinding(True, found, self._limits(), f"it {'is in' if known else 'goes into'} a batch: {found}")
 
     def _window(self, state: BatchState | None, now_ms: int) -> str:
         if state is None or not state.count:

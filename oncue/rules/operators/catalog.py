@@ -18,13 +18,13 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.codec import encode
 from oncue.rules.operators.base import AnyOperator, OperatorState
-from oncue.rules.operators.batch import Batch
-from oncue.rules.operators.dedupe import Dedupe
-from oncue.rules.operators.records import Stage
+from oncue.rules.operators.batch import BatchOperator
+from oncue.rules.operators.dedupe import DedupeOperator
+from oncue.rules.operators.records import KeyedOperator
 
 OPERATORS: tuple[type[AnyOperator], ...] = (
-    Dedupe,
-    Batch,
+    DedupeOperator,
+    BatchOperator,
 )
 
 
@@ -86,9 +86,9 @@ def resolve(packed: bytes, needs: tuple[str, ...]) -> ResolvedOperator:
     return ResolvedOperator(operator, operator_id(operator, needs))
 
 
-def stage(operator: AnyOperator, key: str) -> Stage:
+def keyed_operator(operator: AnyOperator, key: str) -> KeyedOperator:
     """Return the stage of a Match."""
-    return Stage(msgspec.Raw(encode(operator)), key)
+    return KeyedOperator(msgspec.Raw(encode(operator)), key)
 
 
 def operator_id(operator: AnyOperator, needs: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from oncue.rules.matching.template import Template, as_text, compile_args
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE, operator_id
 from oncue.rules.operators.event_rows import EventRows, RequiredFields
-from oncue.rules.operators.records import BufferedEvent, Match, Stage
+from oncue.rules.operators.records import BufferedEvent, KeyedOperator, Match
 from oncue.rules.yaml_document import Node, Problems, nearest
 
 KEY_CHARS = 1_000
@@ -63,7 +63,7 @@ class OperatorChain(msgspec.Struct, frozen=True):
         """Return the Match of an event.
 
         Raises Invalid: the event lacks a field that a key or the arguments need, or the values are too large."""
-        stages = tuple(Stage(o.packed, o.key_of(event)) for o in self.operators)
+        stages = tuple(KeyedOperator(o.packed, o.key_of(event)) for o in self.operators)
         row = _packed(self.needs.row(event))
         size = self.last.measure(event)
         buffered = BufferedEvent(-1, event.source, event.id, row, size, mark_us)

@@ -10,7 +10,7 @@ import msgspec
 from oncue.protocol.records import Event
 from oncue.quantities import duration_text
 from oncue.rules.matching.template import as_text
-from oncue.rules.operators.base import Finding, Operator, OperatorState, Step
+from oncue.rules.operators.base import Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.options import about, duration
 from oncue.rules.operators.records import Match
 from oncue.rules.yaml_document import Node, Problems
@@ -25,7 +25,7 @@ class DedupeState(OperatorState, tag="dedupe", frozen=True):
         return self.until_ms
 
 
-class Dedupe(Operator[DedupeState], tag="dedupe", frozen=True):
+class DedupeOperator(Operator[DedupeState], tag="dedupe", frozen=True):
     ttl_ms: int
 
     STATE = DedupeState
@@ -51,12 +51,12 @@ class Dedupe(Operator[DedupeState], tag="dedupe", frozen=True):
     def describe(self) -> str:
         return f"dedupe{self.by_key()} for {duration_text(self.ttl_ms)}"
 
-    def preview(self, state: DedupeState | None, match: Match, key: str, known: bool) -> Finding:
+    def preview(self, state: DedupeState | None, match: Match, key: str, known: bool) -> OperatorFinding:
         wanted = f"no other within {duration_text(self.ttl_ms)}"
         if state is None or match.at_ms >= state.until_ms:
-            return Finding(True, f"the key {key} has not fired", wanted)
+            return OperatorFinding(True, f"the key {key} has not fired", wanted)
         ago = about(match.at_ms - state.fired_ms)
         found = f"the key {key} fired {ago} ago, ttl {duration_text(self.ttl_ms)}"
         if state.suppressed:
             found += f", {state.suppressed:,} suppressed since"
-        return Finding(False, found, wanted)
+        return OperatorFinding(False, found, wanted)

@@ -16,7 +16,7 @@ from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Stored
 
 
-class Stage(Stored, frozen=True):
+class KeyedOperator(Stored, frozen=True):
     """One operator of the rule, and the key of this event there."""
 
     operator: msgspec.Raw  # catalog.resolve() decodes it
@@ -42,7 +42,7 @@ class Match(Stored, tag="match", frozen=True):
     label: str
     version: int  # of the deployment that matched: label@version
     at_ms: int  # when the event was accepted
-    stages: tuple[Stage, ...]
+    stages: tuple[KeyedOperator, ...]
     needs: tuple[str, ...]  # names of the values in the row: "data.path | stem" ...
     event: BufferedEvent
 

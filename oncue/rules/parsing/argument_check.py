@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from oncue.protocol.records import Parameter
-from oncue.rules.parsing.rule_file import Given, RuleSet
+from oncue.rules.parsing.rule_file import RuleSet, SourcePositions
 from oncue.rules.yaml_document import Problems, nearest
 
 Known = Mapping[str, Sequence[Parameter] | None]
@@ -29,7 +29,7 @@ def check_arguments(rules: RuleSet, known: Known) -> None:
     problems.check()
 
 
-def _check(given: Given, parameters: Sequence[Parameter], function: str, problems: Problems) -> None:
+def _check(given: SourcePositions, parameters: Sequence[Parameter], function: str, problems: Problems) -> None:
     meant = _check_names(given, parameters, function, problems)
     places = [p.name for p in parameters if p.kind in _BY_PLACE]
     if len(given.items) > len(places) and not _has(parameters, "var_positional"):
@@ -56,7 +56,9 @@ def _how(p: Parameter, is_list: bool, places: Sequence[str]) -> str:
     return f"add it to `args`: {p.name}: ..."
 
 
-def _check_names(given: Given, parameters: Sequence[Parameter], function: str, problems: Problems) -> set[str]:
+def _check_names(
+    given: SourcePositions, parameters: Sequence[Parameter], function: str, problems: Problems
+) -> set[str]:
     """The parameters that names which are not right seem to mean: one mistake gives one message."""
     meant: set[str] = set()
     known = [p.name for p in parameters if p.kind in _BY_NAME]

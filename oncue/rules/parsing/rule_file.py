@@ -56,7 +56,7 @@ class TriggerSpec(msgspec.Struct, frozen=True):
     line: int = 0
 
 
-class Given(msgspec.Struct, frozen=True):
+class SourcePositions(msgspec.Struct, frozen=True):
     """Where the parts of a run stand (line, column): its arguments, which argument_check.py holds against the parameters."""
 
     place: tuple[int, int]  # of all of them; of the function, where there are none
@@ -66,14 +66,14 @@ class Given(msgspec.Struct, frozen=True):
     endpoint: tuple[int, int] = (0, 0)  # and the endpoint, or the run that names none
 
 
-class Run(msgspec.Struct, frozen=True):
+class RuleRun(msgspec.Struct, frozen=True):
     """One function that a rule runs."""
 
     function: str  # "tomo.py:reconstruct", or the name of a registered one
     endpoint: str
     args: Template  # of a mapping (keyword arguments) or a list (positional ones)
     timeout_ms: int
-    given: Given
+    given: SourcePositions
 
 
 class RuleTest(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class Rule(msgspec.Struct, frozen=True):
     on: Any  # as written
     conditions: tuple[Condition, ...]  # of `on`, then `match`
     when: Cel | None
-    runs: tuple[Run, ...]
+    runs: tuple[RuleRun, ...]
     retry: StoredRetryPolicy | None = None
     expires_ms: int = 0
     enabled: bool = True
@@ -234,7 +234,7 @@ def _when(node: Node | None, problems: Problems) -> Cel | None:
         return None
 
 
-def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> tuple[Run, ...]:
+def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> tuple[RuleRun, ...]:
     nodes = node.value if isinstance(node.value, list) else [node]
     if not 0 < len(nodes) <= MAX_RUNS:
         problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
@@ -242,7 +242,7 @@ def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) 
     return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems, refer)))
 
 
-def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> Run | None:
+def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> RuleRun | None:
     if not _mapping(node, "`run`", problems):
         return None
     _known(node, RUN_KEYS, "`run`", problems)
@@ -258,12 +258,12 @@ def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -
     template = compile_args(args, problems, refer=refer)
     if "timeout" in node.value:
         timeout_ms = _limit(node.value["timeout"], "timeout", problems)
-    return Run(function, endpoint, template, timeout_ms, _given(args, place, node.value.get("endpoint", node)))
+    return RuleRun(function, endpoint, template, timeout_ms, _given(args, place, node.value.get("endpoint", node)))
 
 
-def _given(args: Node, function: Node, endpoint: Node) -> Given:
+def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
     items = args.value if isinstance(args.value, list) else []
-    return Given(
+    return SourcePositions(
         (args.line, args.column),
         tuple((n.line, n.column) for n in items),
         dict(args.keys),

@@ -13,14 +13,14 @@ from oncue.protocol.records import Event
 from oncue.protocol.topics import WINDOWS
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview, preview
-from oncue.rules.stateful.changelog_states import looked_up, wanted_keys
+from oncue.rules.stateful.changelog_states import states_in, wanted_keys
 from oncue.rules.stateful.fold import state_keys
 from oncue.rules.stateful.pending_changes import event_key
 
 LOOK_S = 5.0
 
 
-class Changelog:
+class ChangelogReader:
     def __init__(self, log: Log, partitions: int) -> None:
         self._log, self._partitions = log, partitions
 
@@ -41,10 +41,10 @@ class Changelog:
             return OperatorPreview(
                 True, why, (ExplainStep(condition=operators.describe(), holds=True, found=why, wanted="to know"),)
             )
-        return preview(operators, match, looked_up(newest, wheres, key))
+        return preview(operators, match, states_in(newest, wheres, key))
 
     async def _newest(self, part: int, wanted: set[bytes]) -> dict[bytes, bytes]:
-        """What the changelog says last of these keys: it is read from its beginning, which compaction keeps short."""
+        """What the changelog says last of these keys: it is read from its beginning, which compaction for_servers short."""
         found: dict[bytes, bytes] = {}
         async with contextlib.aclosing(read_partition(self._log, WINDOWS, part)) as batches:
             async for batch in batches:

@@ -24,16 +24,16 @@ from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import BufferedEvent
 from oncue.rules.stateful.fold import MARGIN_MS, StateKey
 from oncue.rules.stateful.pending_changes import PendingChanges
-from oncue.rules.stateful.record_group import Progress, RecordGroup, Summary
+from oncue.rules.stateful.record_group import Progress, RecordGroup, WindowSummary
 
 Key = tuple[str, ...]
 Change = tuple[Key, bytes]  # empty: the key is deleted
-PLACE, CLAIM, KEPT = ("p",), ("c",), ("h",)
+PROGRESS, CLAIM, BY_SERVERS = ("p",), ("c",), ("h",)
 STATE, ITEM = "s", "i"
 FORGET = 2_000  # in one step
 
 
-class Claim(Stored, frozen=True):
+class PartitionClaim(Stored, frozen=True):
     """A worker, or a server, has taken the partition: from this record on no other writes here."""
 
     v: int
@@ -41,11 +41,14 @@ class Claim(Stored, frozen=True):
     at_us: int
 
 
-class WindowTable:
+class ChangelogStates:
     def __init__(self, data: MutableMapping[bytes, bytes] | None = None) -> None:
         self._data: MutableMapping[bytes, bytes] = {} if data is None else data
-        self.place, self.placed = Progress(), False  # placed: somebody has begun on the partition, or handed it over
-        self.kept = False  # by servers
+        self.progress, self.started = (
+            Progress(),
+            False,
+        )  # placed: somebody has begun on the partition, or handed it over
+        self.by_servers = False  # by servers
         self._open: set[StateKey] = set()  # states with buffered events
         self._due_ms: dict[StateKey, int] = {}  # of states that wait for a tick
         self._items: dict[StateKey, set[bytes]] = {}
@@ -56,7 +59,7 @@ class WindowTable:
 
     # ------------------------------------------------------------ changes
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def apply_record(self, key: bytes, value: bytes) -> None:
         """A record of the changelog. Raises Undecodable."""
         if value:
             self._data[key] = value
@@ -74,11 +77,11 @@ class WindowTable:
                 self._items.setdefault(where, set()).add(key)
             elif where in self._items:
                 self._items[where].discard(key)
-        elif kind == PLACE[0]:
-            self.placed = bool(value)
-            self.place = Progress(*decode(tuple[int, int], value)) if value else Progress()
-        elif kind == KEPT[0]:
-            self.kept = bool(value)
+        elif kind == PROGRESS[0]:
+            self.started = bool(value)
+            self.progress = Progress(*decode(tuple[int, int], value)) if value else Progress()
+        elif kind == BY_SERVERS[0]:
+            self.by_servers = bool(value)
 
     def _index_state(self, where: StateKey, state: OperatorState | None) -> None:
         if state is None or not state.buffered():
@@ -115,7 +118,7 @@ class WindowTable:
     def has(self, where: StateKey, event: str) -> bool:
         return encode((ITEM, *where, event)) in self._data
 
-    def held(self, where: StateKey) -> list[BufferedEvent]:
+    def buffered(self, where: StateKey) -> list[BufferedEvent]:
         found = [decode(BufferedEvent, self._data[key]) for key in self._items.get(where, ())]
         return sorted(found, key=lambda event: event.place)
 
@@ -151,13 +154,13 @@ class WindowTable:
     def open_specs(self) -> set[tuple[str, str]]:
         return {where[:2] for where in self._open}
 
-    def summary(self) -> dict[str, Summary]:
+    def summary(self) -> dict[str, WindowSummary]:
         """Rule -> its open windows, of those that have any."""
-        found: dict[str, Summary] = {}
+        found: dict[str, WindowSummary] = {}
         for where in self._open:
-            windows, events, next_due = found.get(where.rule, Summary(0, 0, 0))
+            windows, events, next_due = found.get(where.rule, WindowSummary(0, 0, 0))
             next_due = min(filter(None, (next_due, self._due_ms.get(where, 0))), default=0)
-            found[where.rule] = Summary(windows + 1, events + len(self._items.get(where, ())), next_due)
+            found[where.rule] = WindowSummary(windows + 1, events + len(self._items.get(where, ())), next_due)
         return found
 
     def entries(self) -> Iterator[Change]:
@@ -170,21 +173,21 @@ class WindowTable:
 
     def fold(self, batches: Iterable[RecordBatch]) -> tuple[RecordGroup, list[Change]]:
         """Of this partition, not empty. Nothing is changed yet: what fires, and then the changes, have to be durable first."""
-        group, states = RecordGroup(), TableStates(self)
+        group, states = RecordGroup(), ChangelogChanges(self)
         part = -1
         for batch in batches:
             part = batch.partition
-            group.add(batch, states, self.place)
+            group.add(batch, states, self.progress)
         place = group.next[part]
-        return group, [*self.forgotten(place.newest_ms), *states.changes(), (PLACE, encode(tuple(place)))]
+        return group, [*self.forgotten(place.newest_ms), *states.changes(), (PROGRESS, encode(tuple(place)))]
 
     def apply(self, changes: Iterable[Change]) -> None:
         for key, value in changes:
-            self.put(encode(key), value)
+            self.apply_record(encode(key), value)
 
 
-class TableStates(PendingChanges):
-    def __init__(self, table: WindowTable) -> None:
+class ChangelogChanges(PendingChanges):
+    def __init__(self, table: ChangelogStates) -> None:
         super().__init__()
         self._table = table
 
@@ -195,7 +198,7 @@ class TableStates(PendingChanges):
         return self._table.has(where, event)
 
     def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
-        return self._table.held(where)
+        return self._table.buffered(where)
 
     def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
         return self._table.due(at_ms, before, most)
@@ -222,7 +225,7 @@ def records(changes: Iterable[Change]) -> list[Record]:
     return [Record(value, encode(key)) for key, value in changes]
 
 
-def looked_up(
+def states_in(
     changelog: Mapping[bytes, bytes], wheres: Iterable[StateKey], event: str
 ) -> list[tuple[OperatorState | None, bool]]:
     """From what the changelog says last of these keys: the state of each, and whether its open window has the event."""
@@ -234,5 +237,5 @@ def looked_up(
 
 
 def wanted_keys(wheres: Iterable[StateKey], event: str) -> set[bytes]:
-    """Of what `looked_up` looks at."""
+    """Of what `states_in` looks at."""
     return {key for where in wheres for key in (encode((STATE, *where)), encode((ITEM, *where, event)))}

@@ -25,8 +25,8 @@ from oncue.rules.active_rules import ActiveRule, ActiveRules
 from oncue.rules.operators.preview import OperatorPreview, preview
 from oncue.rules.stateful.firing import Firer, in_force, retired
 from oncue.rules.stateful.fold import state_keys
-from oncue.rules.stateful.record_group import RecordGroup, Summary
-from oncue.rules.stateful.sqlite_states import WindowStore
+from oncue.rules.stateful.record_group import RecordGroup, WindowSummary
+from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.stateful.timers import Retired, Timers
 from oncue.rules.task_frames import EndpointDirectory, commit
 
@@ -45,32 +45,32 @@ class EmbeddedRunner:
         log: Log,
         directory: EndpointDirectory,
         path: Path,
-        book: Callable[[], ActiveRules],
+        active_rules: Callable[[], ActiveRules],
         *,
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._log, self._book, self._path = log, book, path
+        self._log, self._active_rules, self._path = log, active_rules, path
         self._before_batch, self._clock_ms = before_batch, clock_ms
         self._thread = ThreadPoolExecutor(1, "oncue-windows")
-        self._store: WindowStore | None = None
+        self._store: SqliteStates | None = None
         self._partitions = 1  # known once it runs
-        self._ticks = Timers()
-        self.firer = Firer(directory, book, offload, history)
+        self._timers = Timers()
+        self.firer = Firer(directory, active_rules, offload, history)
         self._forget_at = 0.0
 
     def wake(self) -> None:
         """The rules have changed: windows of operators that are gone close."""
-        self._ticks.woken.set()
+        self._timers.rules_changed.set()
 
     async def run(self) -> None:
         """Raises LogError or DiskFull; run it again, it goes on where it was."""
         await self._start()
         reader = self._log.read([MATCHES], start=self._positions())
         try:
-            self._ticks.woken.set()
+            self._timers.rules_changed.set()
             await self._go_on(reader)
         finally:
             await reader.close()
@@ -90,7 +90,7 @@ class EmbeddedRunner:
 
     async def _start(self) -> None:
         if self._store is None:
-            self._store = await self._call(WindowStore, self._path)
+            self._store = await self._call(SqliteStates, self._path)
         store = self._store
         begins, ends = await self._log.begin_offsets([MATCHES]), await self._log.end_offsets([MATCHES])
         self._partitions = len(ends)
@@ -107,7 +107,7 @@ class EmbeddedRunner:
             elif following < begins.get(key, 0):
                 missed = begins[key] - following
                 _log.error("%d matches of partition %d were forgotten by the log before they were read", missed, part)
-        self._ticks.restart({part: await self._call(store.next_due_ms, part) for part in store.parts})
+        self._timers.restart({part: await self._call(store.next_due_ms, part) for part in store.parts})
 
     def _positions(self) -> dict[tuple[str, int], int]:
         assert self._store is not None
@@ -119,10 +119,10 @@ class EmbeddedRunner:
         reading = asyncio.ensure_future(reader.next(max_batches=MAX_BATCHES))
         try:
             while True:
-                woken = asyncio.ensure_future(self._ticks.woken.wait())
+                woken = asyncio.ensure_future(self._timers.rules_changed.wait())
                 try:
-                    patience_s = self._ticks.patience_s(self._clock_ms())
-                    await asyncio.wait({reading, woken}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                    next_due_s = self._timers.next_due_s(self._clock_ms())
+                    await asyncio.wait({reading, woken}, timeout=next_due_s, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     woken.cancel()
                 if reading.done():
@@ -137,14 +137,16 @@ class EmbeddedRunner:
     async def tick(self) -> None:
         """Say how late it is in the partitions where a window is due, or is of an operator that no rule has any more."""
         now_ms = self._clock_ms()
-        await self._ticks.append(self._log, now_ms, await self._retired() if self._ticks.woken.is_set() else {})
+        await self._timers.append(
+            self._log, now_ms, await self._retired() if self._timers.rules_changed.is_set() else {}
+        )
 
     async def _retired(self) -> Retired:
-        self._ticks.woken.clear()
+        self._timers.rules_changed.clear()
         if self._before_batch is not None:
             await self._before_batch()
         assert self._store is not None
-        return retired(self._book(), await self._call(self._store.open_specs))
+        return retired(self._active_rules(), await self._call(self._store.open_specs))
 
     async def step(self, batches: Sequence[RecordBatch]) -> None:
         """Fold, fire, store."""
@@ -154,18 +156,18 @@ class EmbeddedRunner:
         assert store is not None
         group = await self._call(store.fold_batches, batches)
         fired = await self.firer.fire(group)
-        if fired.appends:  # where they stand is kept with the states: the log keeps no place for this group
+        if fired.appends:  # where they stand is kept with the states: the log for_servers no place for this group
             await commit(self._log, GROUP, (), fired.appends)
         await self._call(store.store, group)
         self.firer.count(group, fired)
-        await self._look_again(store, group)
+        await self._update_timers(store, group)
 
-    async def _look_again(self, store: WindowStore, group: RecordGroup) -> None:
+    async def _update_timers(self, store: SqliteStates, group: RecordGroup) -> None:
         for part, (following, _) in group.next.items():
-            self._ticks.applied(part, following, await self._call(store.next_due_ms, part))
-        book = self._book()
-        if group.retiring or any(not in_force(book, rule, spec) for rule, spec in group.opened):
-            self._ticks.woken.set()
+            self._timers.applied(part, following, await self._call(store.next_due_ms, part))
+        active_rules = self._active_rules()
+        if group.retiring or any(not in_force(active_rules, rule, spec) for rule, spec in group.opened):
+            self._timers.rules_changed.set()
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + FORGET_S
             await self._call(store.forget)
@@ -183,7 +185,7 @@ class EmbeddedRunner:
         found = await self._call(store.states_of, part, state_keys(match), event.source, event.id)
         return preview(operators, match, found)
 
-    async def summary(self) -> dict[str, Summary]:
+    async def summary(self) -> dict[str, WindowSummary]:
         """Rule -> its open windows, of those that have any."""
         store = self._store
         return {} if store is None else await self._call(store.summary)

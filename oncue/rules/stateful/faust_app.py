@@ -51,12 +51,12 @@ class FaustApp:
     def __init__(
         self,
         cluster: KafkaCluster,
-        host: KafkaRunner,
+        runner: KafkaRunner,
         partitions: int,
         folder: Path,
         placed: Callable[[list[int]], None],
     ) -> None:
-        self._app = _App(cluster, host, folder)
+        self._app = _App(cluster, runner, folder)
         self._app.add_table(cluster.prefix + WINDOWS, partitions, placed)
         self._app.topics.add(self._app.topic(self._app.matches, acks=False, **_RAW))
 
@@ -81,7 +81,7 @@ class FaustApp:
 
 
 class _App(faust.App):
-    def __init__(self, cluster: KafkaCluster, host: KafkaRunner, folder: Path) -> None:
+    def __init__(self, cluster: KafkaCluster, runner: KafkaRunner, folder: Path) -> None:
         session_s = min(cluster.session_s, SESSION_S)
         super().__init__(
             cluster.prefix + GROUP,
@@ -102,7 +102,7 @@ class _App(faust.App):
             table_standby_replicas=0,
             stream_recovery_delay=0.0,
         )
-        self.windows, self.matches = host, cluster.prefix + MATCHES
+        self.windows, self.matches = runner, cluster.prefix + MATCHES
 
     def add_table(self, changelog: str, partitions: int, placed: Callable[[list[int]], None]) -> None:
         topic = self.topic(
@@ -178,7 +178,7 @@ class _Consumer(driver.Consumer):
             if tp.topic != app.matches:
                 yield tp, m
             elif m.generation_id == app.consumer_generation_id:  # of the partitions as they are given out now
-                await app.windows.take(tp.partition, m.offset, Record(m.value or b"", m.key or b""))
+                await app.windows.enqueue(tp.partition, m.offset, Record(m.value or b"", m.key or b""))
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """To where the tables say; of what is not read from them yet, Faust asks again."""

@@ -20,7 +20,7 @@ from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 Counted = tuple[ActiveRule | None, int, str]  # rule, tasks, reason for a dead letter
 
 
-class Fired(NamedTuple):
+class FiringResult(NamedTuple):
     appends: list[Append]
     counted: list[Counted]  # of each closed window
     dead: int
@@ -33,25 +33,25 @@ class Firer:
     def __init__(
         self,
         directory: EndpointDirectory,
-        book: Callable[[], ActiveRules],
+        active_rules: Callable[[], ActiveRules],
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
     ) -> None:
-        self._directory, self._book, self._offload, self._history = directory, book, offload, history
+        self._directory, self._active_rules, self._offload, self._history = directory, active_rules, offload, history
         self._old: tuple[tuple[str, int], ActiveRules] = (
             ("", 0),
             ActiveRules(),
         )  # the older deployment that was used last
         self.fired = self.dead = 0  # windows and dead letters, since the start
 
-    async def fire(self, group: RecordGroup) -> Fired:
+    async def fire(self, group: RecordGroup) -> FiringResult:
         frames = TaskFrames(self._directory, now_us())
-        counted = await self._all(group, frames)
+        counted = await self._fire_windows(group, frames)
         if self._offload is not None:
             await frames.offload(self._offload)
-        return Fired(frames.appends(), counted, len(frames.dead))
+        return FiringResult(frames.appends(), counted, len(frames.dead))
 
-    async def _all(self, group: RecordGroup, frames: TaskFrames) -> list[Counted]:
+    async def _fire_windows(self, group: RecordGroup, frames: TaskFrames) -> list[Counted]:
         counted: list[Counted] = []
         for bad in group.bad:
             letter = DeadLetter(
@@ -60,9 +60,9 @@ class Firer:
             )  # fmt: skip
             frames.dead.append(letter)
         for batch, offset, closed in group.closed:
-            entry = self._book().entries.get(closed.rule)
+            entry = self._active_rules().entries.get(closed.rule)
             try:
-                counted.append((entry, await self._one(entry, closed, frames), ""))
+                counted.append((entry, await self._fire_window(entry, closed, frames), ""))
             except RuleError as e:
                 counted.append((entry, 0, e.reason))
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, e, frames.now_us))
@@ -72,30 +72,30 @@ class Firer:
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, refusal, frames.now_us))
         return counted
 
-    async def _one(self, entry: ActiveRule | None, closed: ClosedWindow, frames: TaskFrames) -> int:
+    async def _fire_window(self, entry: ActiveRule | None, closed: ClosedWindow, frames: TaskFrames) -> int:
         """By the rule in force; where its arguments need what the events were not held with, by the version that they
         matched under."""
         if entry is None:
             raise RuleError(
                 "window", f"there is no rule {closed.rule!r} any more", "deploy it again, then `oncue dead retry N`"
             )
-        if entry.asleep:
+        if entry.disabled_because:
             remedy = f"oncue rules enable {closed.rule}, then `oncue dead retry N` (N: this letter's number)"
-            raise RuleError("window", f"the rule is disabled: {entry.asleep}", remedy)
+            raise RuleError("window", f"the rule is disabled: {entry.disabled_because}", remedy)
         operators = entry.rule.operators
         if operators is None or not set(operators.needs.names) <= set(closed.needs):
-            entry = await self._older(closed)
+            entry = await self._older_version(closed)
         ready = frames.prepare(entry, EventRows.of(closed))
         task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
         first, last = closed.events[0], closed.events[-1]
         frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
         return len(ready)
 
-    async def _older(self, closed: ClosedWindow) -> ActiveRule:
+    async def _older_version(self, closed: ClosedWindow) -> ActiveRule:
         wanted = (closed.label, closed.version)
         if self._old[0] != wanted:
             found = await self._history(*wanted) if self._history is not None else None
-            self._old = (wanted, RuleCompiler().book([found] if found is not None else []))
+            self._old = (wanted, RuleCompiler().compile([found] if found is not None else []))
         entry = self._old[1].entries.get(closed.rule)
         if entry is None:
             raise RuleError(
@@ -105,7 +105,7 @@ class Firer:
             )
         return entry
 
-    def count(self, group: RecordGroup, fired: Fired) -> None:
+    def count(self, group: RecordGroup, fired: FiringResult) -> None:
         """Once all of it is durable."""
         self.fired += sum(1 for _, tasks, _ in fired.counted if tasks)
         self.dead += fired.dead
@@ -114,7 +114,7 @@ class Firer:
                 entry.counters.fired += tasks
                 entry.counters.failed += bool(reason)
                 entry.counters.last_reason = reason or entry.counters.last_reason
-        entries = self._book().entries
+        entries = self._active_rules().entries
         for rule, count in group.suppressed.items():
             if rule in entries:
                 entries[rule].counters.suppressed += count
@@ -144,18 +144,18 @@ def _letter(
     )
 
 
-def in_force(book: ActiveRules, rule: str, operator: str) -> bool:
+def in_force(active_rules: ActiveRules, rule: str, operator: str) -> bool:
     """True if a rule in force has this operator (operator_id)."""
-    entry = book.entries.get(rule)
+    entry = active_rules.entries.get(rule)
     if entry is None:
-        return bool(book.broken)  # it may be in a file that this version cannot read: then its windows wait
+        return bool(active_rules.broken)  # it may be in a file that this version cannot read: then its windows wait
     return entry.rule.operators is not None and operator in entry.rule.operators.ids
 
 
-def retired(book: ActiveRules, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
+def retired(active_rules: ActiveRules, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
     """Of (partition, rule, spec) of open windows: those that are of no operator in force, by partition."""
     found: dict[int, list[tuple[str, str]]] = {}
     for part, rule, spec in specs:
-        if not in_force(book, rule, spec):
+        if not in_force(active_rules, rule, spec):
             found.setdefault(part, []).append((rule, spec))
     return found

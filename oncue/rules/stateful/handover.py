@@ -20,22 +20,22 @@ from oncue.errors import NotOwner
 from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.topics import MATCHES, WINDOWS
-from oncue.rules.stateful.changelog_states import KEPT, PLACE, Change, WindowTable, records
-from oncue.rules.stateful.kafka_runner import GROUP, Fence
+from oncue.rules.stateful.changelog_states import BY_SERVERS, PROGRESS, Change, ChangelogStates, records
+from oncue.rules.stateful.kafka_runner import GROUP, PartitionFence
 from oncue.rules.stateful.record_group import Progress
-from oncue.rules.stateful.sqlite_states import WindowStore
+from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.task_frames import commit
 
 LOOK_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-async def tables(log: Log, numbers: Iterable[int] | None = None) -> dict[int, WindowTable]:
+async def read_states(log: Log, numbers: Iterable[int] | None = None) -> dict[int, ChangelogStates]:
     """Of these partitions (None: all), as the changelog has them now."""
     ends = {number: end for (_, number), end in (await log.end_offsets([WINDOWS])).items()}
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([WINDOWS])).items()}
     wanted = set(ends) if numbers is None else set(numbers)
-    found = {number: WindowTable() for number in wanted}
+    found = {number: ChangelogStates() for number in wanted}
     left = {number for number in wanted if ends.get(number, 0) > begins.get(number, 0)}
     if not left:
         return found
@@ -45,7 +45,7 @@ async def tables(log: Log, numbers: Iterable[int] | None = None) -> dict[int, Wi
             for batch in await reader.next():
                 if batch.partition in left:
                     for r in batch.records:
-                        found[batch.partition].put(r.key, r.value)
+                        found[batch.partition].apply_record(r.key, r.value)
                     if batch.next_offset >= ends[batch.partition]:
                         left.discard(batch.partition)
     finally:
@@ -53,24 +53,24 @@ async def tables(log: Log, numbers: Iterable[int] | None = None) -> dict[int, Wi
     return found
 
 
-async def hand_over(log: Log, fence: Fence, path: Path, *, to_workers: bool = True) -> list[int]:
+async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: bool = True) -> list[int]:
     """Let workers begin (`to_workers`; else servers): where the log has the states, or with this server's file of before, if it
     is there. The partitions that nobody can begin on so far: the log has forgotten their first matches, and the file is not
     here. Raises LogError."""
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([MATCHES])).items()}
-    found = await tables(log)
-    store = await asyncio.to_thread(WindowStore, path) if path.exists() else None
+    found = await read_states(log)
+    store = await asyncio.to_thread(SqliteStates, path) if path.exists() else None
     left: list[int] = []
     try:
         for number, table in found.items():
             place = store.parts.get(number) if store is not None else None
-            if table.placed:
-                if table.kept and to_workers:
-                    await _let_go(log, fence, number)
+            if table.started:
+                if table.by_servers and to_workers:
+                    await _release(log, fence, number)
             elif store is not None and place is not None and place.next >= begins.get(number, 0):
-                await _give(log, fence, number, place, await asyncio.to_thread(store.entries, number))
+                await _hand_over(log, fence, number, place, await asyncio.to_thread(store.entries, number))
             elif begins.get(number, 0) == 0:
-                await _give(log, fence, number, Progress(), [])  # what fires again has the same ids
+                await _hand_over(log, fence, number, Progress(), [])  # what fires again has the same ids
             else:
                 left.append(number)
     finally:
@@ -79,29 +79,31 @@ async def hand_over(log: Log, fence: Fence, path: Path, *, to_workers: bool = Tr
     return left
 
 
-async def keep(log: Log, number: int, table: WindowTable) -> None:
+async def mark_for_servers(log: Log, number: int, table: ChangelogStates) -> None:
     """This server, which has claimed the partition, runs it: workers that are left with it end. Raises LogError, NotOwner."""
-    changes: list[Change] = [(KEPT, encode(True))]
-    if not table.placed:
-        changes.append((PLACE, encode(tuple(table.place))))
-    if not table.kept or not table.placed:
-        await commit(log, GROUP, _at(number, table.place), [Append(WINDOWS, records(changes), number)])
+    changes: list[Change] = [(BY_SERVERS, encode(True))]
+    if not table.started:
+        changes.append((PROGRESS, encode(tuple(table.progress))))
+    if not table.by_servers or not table.started:
+        await commit(log, GROUP, _position(number, table.progress), [Append(WINDOWS, records(changes), number)])
         table.apply(changes)
 
 
-async def begin_anew(log: Log, fence: Fence) -> list[int]:
+async def start_at_end(log: Log, fence: PartitionFence) -> list[int]:
     """Let workers begin at the log's end where nobody has handed over. Which partitions. Raises LogError."""
     ends = {number: end for (_, number), end in (await log.end_offsets([MATCHES])).items()}
-    missing = [number for number, table in (await tables(log)).items() if not table.placed]
+    missing = [number for number, table in (await read_states(log)).items() if not table.started]
     for number in missing:
-        await _give(log, fence, number, Progress(ends.get(number, 0)), [])
+        await _hand_over(log, fence, number, Progress(ends.get(number, 0)), [])
     return missing
 
 
-async def begun(log: Log, say: Callable[[str], None]) -> None:
+async def wait_for_handover(log: Log, say: Callable[[str], None]) -> None:
     """Until all partitions are the workers'. Raises LogError."""
     told = False
-    while missing := sorted(n for n, table in (await tables(log)).items() if table.kept or not table.placed):
+    while missing := sorted(
+        n for n, table in (await read_states(log)).items() if table.by_servers or not table.started
+    ):
         if not told:
             which = ", ".join(map(str, missing))
             say(f"waiting until a server hands over the partitions {which} of {MATCHES}: see rules_memory")
@@ -109,30 +111,36 @@ async def begun(log: Log, say: Callable[[str], None]) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _give(log: Log, fence: Fence, number: int, place: Progress, entries: list[Change]) -> None:
+async def _hand_over(log: Log, fence: PartitionFence, number: int, place: Progress, entries: list[Change]) -> None:
     await fence.claim(GROUP, MATCHES, number)
-    if (await tables(log, [number]))[number].placed:
+    if (await read_states(log, [number]))[number].started:
         return
-    changes: list[Change] = [*entries, (PLACE, encode(tuple(place)))]
+    changes: list[Change] = [*entries, (PROGRESS, encode(tuple(place)))]
     try:
-        await commit(log, GROUP, _at(number, place), [Append(WINDOWS, records(changes), number)])
+        await commit(log, GROUP, _position(number, place), [Append(WINDOWS, records(changes), number)])
     except NotOwner as e:
         _log.info("partition %d is handed over by another server: %s", number, e.message)
         return
     _log.info("partition %d begins at offset %d, with %d states", number, place.next, len(entries))
 
 
-async def _let_go(log: Log, fence: Fence, number: int) -> None:
+async def _release(log: Log, fence: PartitionFence, number: int) -> None:
     await fence.claim(GROUP, MATCHES, number)
-    table = (await tables(log, [number]))[number]
-    if table.kept:
+    table = (await read_states(log, [number]))[number]
+    if table.by_servers:
+        unmark = Record(b"", encode(BY_SERVERS))
         try:
-            await commit(log, GROUP, _at(number, table.place), [Append(WINDOWS, [Record(b"", encode(KEPT))], number)])
+            await commit(
+                log,
+                GROUP,
+                _position(number, table.progress),
+                [Append(WINDOWS, [unmark], number)],
+            )
         except NotOwner as e:
             _log.info("partition %d is let go by another server: %s", number, e.message)
 
 
-def _at(number: int, place: Progress) -> list[RecordBatch]:
+def _position(number: int, place: Progress) -> list[RecordBatch]:
     """So that the commit is the partition's, and refused when another has claimed it. At the very beginning there is nothing
     to keep apart, and the group may not be ahead of the place."""
     return [RecordBatch(MATCHES, number, (), (), place.next)] if place.next else []

@@ -28,35 +28,35 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Deployment
 from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.active_rules import ActiveRules
-from oncue.rules.stateful.changelog_states import CLAIM, Claim, WindowTable, records
+from oncue.rules.stateful.changelog_states import CLAIM, ChangelogStates, PartitionClaim, records
 from oncue.rules.stateful.firing import Firer, in_force, retired
-from oncue.rules.stateful.record_group import RecordGroup, Summary
+from oncue.rules.stateful.record_group import RecordGroup, WindowSummary
 from oncue.rules.stateful.timers import Timers
 from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "stream"
 STEP = 2_000  # matches folded and stored together
 LINGER_S = 0.1  # from one step of a partition to the next: what comes meanwhile shares its transaction (10 to 30 ms)
-WAITING = 20_000  # matches taken of a partition and not folded yet: then taking waits
-AGAIN_S = 1.0
-REFUSED_S = 15.0
+MAX_PENDING = 20_000  # matches taken of a partition and not folded yet: then taking waits
+RETRY_S = 1.0
+REASSIGNMENT_S = 15.0
 _log = logging.getLogger(__name__)
 
 
-class Fence(Protocol):
+class PartitionFence(Protocol):
     """What a log can do beyond others that lets go of a partition for good (Kafka)."""
 
     async def claim(self, group: str, topic: str, partition: int) -> None: ...
 
 
-class Part:
+class AssignedPartition:
     """A partition that this worker has."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.table = number, WindowTable()
+        self.number, self.table = number, ChangelogStates()
         self.ready = False  # the table is as the changelog says
         self.inbox: deque[tuple[int, Record]] = deque()
-        self.taken = 0  # behind the last that went into it
+        self.enqueued = 0  # behind the last that went into it
         self.fresh, self.room = asyncio.Event(), asyncio.Event()
         self.room.set()
         self.work: asyncio.Task[None] | None = None
@@ -68,46 +68,46 @@ class KafkaRunner:
     def __init__(
         self,
         log: Log,
-        fence: Fence,
+        fence: PartitionFence,
         directory: EndpointDirectory,
-        book: Callable[[], ActiveRules],
+        active_rules: Callable[[], ActiveRules],
         worker: str,
         *,
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        keeps: bool = False,
+        for_servers: bool = False,
         step: int = STEP,
     ) -> None:
-        """`keeps`: it is a server's, and the partitions are marked so."""
-        self._log, self._fence, self._book, self._worker = log, fence, book, worker
-        self._keeps, self._step = keeps, step
+        """`for_servers`: it is a server's, and the partitions are marked so."""
+        self._log, self._fence, self._active_rules, self._worker = log, fence, active_rules, worker
+        self._keeps, self._step = for_servers, step
         self._before_batch, self._clock_ms = before_batch, clock_ms
-        self.firer = Firer(directory, book, offload, history)
-        self.parts: dict[int, Part] = {}
-        self._ticks = Timers()
+        self.firer = Firer(directory, active_rules, offload, history)
+        self.parts: dict[int, AssignedPartition] = {}
+        self._timers = Timers()
         self._moved = asyncio.Event()  # the next window is due at another time
         self.events = 0  # matches folded, since the start
-        self.news = asyncio.Event()  # something has fired
-        self.refused = asyncio.Event()  # another has claimed a partition; normally partitions are given out anew now
+        self.fired = asyncio.Event()  # something has fired
+        self.claim_lost = asyncio.Event()  # another has claimed a partition; normally partitions are given out anew now
 
     def wake(self) -> None:
         """The rules have changed: windows of operators that are gone close."""
-        self._ticks.woken.set()
+        self._timers.rules_changed.set()
 
     # ------------------------------------------------------------ partitions that come and go
 
-    async def stay(self) -> None:
+    async def watch_claims(self) -> None:
         """Ends with LogError when a partition was claimed by another for good, and not to give it out anew."""
         while True:
-            await self.refused.wait()
-            self.refused.clear()
+            await self.claim_lost.wait()
+            self.claim_lost.clear()
             before = dict(self.parts)
-            await asyncio.sleep(REFUSED_S)
+            await asyncio.sleep(REASSIGNMENT_S)
             if any(not part.ready and before.get(n) is part for n, part in self.parts.items()):
                 raise LogError(
-                    "another process has claimed partitions of this worker and keeps them",
+                    "another process has claimed partitions of this worker and for_servers them",
                     remedy="start it again: it says then who has them",
                 )
 
@@ -115,20 +115,20 @@ class KafkaRunner:
         """These, and no others, are this worker's from now on; their tables are to be restored. Raises LogError."""
         wanted = set(numbers)
         await self.release(set(self.parts))
-        parts = {number: Part(number) for number in wanted}
+        parts = {number: AssignedPartition(number) for number in wanted}
         self.parts = parts
         await asyncio.gather(*[self._claim(number) for number in wanted])
 
     async def _claim(self, number: int) -> None:
         await self._fence.claim(GROUP, MATCHES, number)
         # Behind all that others wrote, and outside of any transaction, so that whoever restores the table sees its end.
-        record = Record(encode(Claim(VERSION, self._worker, now_us())), encode(CLAIM))
+        record = Record(encode(PartitionClaim(VERSION, self._worker, now_us())), encode(CLAIM))
         await self._log.append(WINDOWS, [record], number)
 
     async def release(self, numbers: Iterable[int]) -> None:
         """What is under way of them comes to its end, or is refused."""
         gone = [part for number in numbers if (part := self.parts.pop(number, None)) is not None]
-        self._ticks.forget(part.number for part in gone)
+        self._timers.forget(part.number for part in gone)
         for part in gone:
             part.ready = False
             part.room.set()
@@ -140,9 +140,9 @@ class KafkaRunner:
         """A record of the changelog. Raises Undecodable: a newer version wrote it."""
         part = self.parts.get(number)
         if part is not None and not part.ready:
-            part.table.put(key, value)
+            part.table.apply_record(key, value)
 
-    def restored(self, number: int, table: WindowTable) -> None:
+    def restored(self, number: int, table: ChangelogStates) -> None:
         """The whole of the changelog."""
         part = self.parts.get(number)
         if part is not None and not part.ready:
@@ -152,7 +152,7 @@ class KafkaRunner:
         """Faust begins to read where the group is, which is where the tables are, by the same transactions. Raises LogError:
         somebody has moved the group ahead; what is between would be lost."""
         committed = await self._log.committed(GROUP)
-        places = {number: part.table.place.next for number, part in self.parts.items() if part.table.placed}
+        places = {number: part.table.progress.next for number, part in self.parts.items() if part.table.started}
         ahead = [n for n, following in places.items() if committed.get((MATCHES, n), 0) > following]
         if ahead:
             raise LogError(
@@ -164,39 +164,39 @@ class KafkaRunner:
     def ready(self) -> list[int]:
         """The tables are restored. The partitions that are at work. Raises LogError: servers have some."""
         tables = [(part.number, part.table) for part in self.parts.values()]
-        if taken := [number for number, table in tables if not table.placed or table.kept is not self._keeps]:
+        if taken := [number for number, table in tables if not table.started or table.by_servers is not self._keeps]:
             raise LogError(
                 f"servers have the partitions {', '.join(map(str, taken))}: they run rules with memory themselves",
                 remedy='set rules_memory to "stream" for all servers, or leave it to them',
             )
         for part in self.parts.values():
             if not part.ready:
-                part.ready, part.taken = True, part.table.place.next
-                self._ticks.due_ms[part.number] = part.table.next_due_ms()
+                part.ready, part.enqueued = True, part.table.progress.next
+                self._timers.due_ms[part.number] = part.table.next_due_ms()
                 part.work = asyncio.create_task(self._work(part), name=f"windows {part.number}")
-        self._ticks.woken.set()
+        self._timers.rules_changed.set()
         self._moved.set()
         return sorted(self.parts)
 
     def positions(self) -> dict[int, int]:
         """Partition -> the offset from which its matches are wanted, of those that are restored."""
-        return {number: part.taken for number, part in self.parts.items() if part.ready}
+        return {number: part.enqueued for number, part in self.parts.items() if part.ready}
 
     # ------------------------------------------------------------ matches
 
-    async def take(self, number: int, offset: int, record: Record) -> None:
+    async def enqueue(self, number: int, offset: int, record: Record) -> None:
         """A match of the partition, in order. Waits while many wait."""
         part = self.parts.get(number)
-        if part is None or not part.ready or offset < part.taken:
+        if part is None or not part.ready or offset < part.enqueued:
             return  # another's by now; or it comes again from where the table says; or it came before
-        part.taken = offset + 1
+        part.enqueued = offset + 1
         part.inbox.append((offset, record))
         part.fresh.set()
-        if len(part.inbox) >= WAITING:
+        if len(part.inbox) >= MAX_PENDING:
             part.room.clear()
             await part.room.wait()
 
-    async def _work(self, part: Part) -> None:
+    async def _work(self, part: AssignedPartition) -> None:
         loop = asyncio.get_running_loop()
         stepped = -LINGER_S
         while True:
@@ -208,20 +208,20 @@ class KafkaRunner:
             stepped = loop.time()
             batch = _batch(part, self._step)
             try:
-                await self._again_until_done(part, [batch])
+                await self._retry_until_done(part, [batch])
             except NotOwner as e:
                 _log.warning("partition %d is left to another: %s", part.number, e.message)
                 part.ready = False
-                self._ticks.forget([part.number])
+                self._timers.forget([part.number])
                 part.inbox.clear()
                 part.room.set()
-                self.refused.set()
+                self.claim_lost.set()
                 return
             for _ in batch.offsets:
                 part.inbox.popleft()
             part.room.set()
 
-    async def _again_until_done(self, part: Part, batches: Sequence[RecordBatch]) -> None:
+    async def _retry_until_done(self, part: AssignedPartition, batches: Sequence[RecordBatch]) -> None:
         """Raises NotOwner."""
         while True:
             try:
@@ -233,9 +233,9 @@ class KafkaRunner:
                 _log.error("rules with memory wait, and are tried again: %s", e)
             except Exception:
                 _log.exception("rules with memory failed; they go on from where they were stored")
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
-    async def step(self, part: Part, batches: Sequence[RecordBatch]) -> None:
+    async def step(self, part: AssignedPartition, batches: Sequence[RecordBatch]) -> None:
         """Fold, fire, and make all of it durable together; then change the table. Raises NotOwner, LogError."""
         if self._before_batch is not None:
             await self._before_batch()
@@ -248,17 +248,17 @@ class KafkaRunner:
         self.firer.count(group, fired)
         self.events += sum(len(b.offsets) for b in batches)
         if fired.counted:
-            self.news.set()
+            self.fired.set()
         if self.parts.get(part.number) is part:
-            self._look_again(part, group)
+            self._update_timers(part, group)
 
-    def _look_again(self, part: Part, group: RecordGroup) -> None:
-        before = self._ticks.due_ms.get(part.number, 0)
-        self._ticks.applied(part.number, part.table.place.next, part.table.next_due_ms())
-        book = self._book()
-        if group.retiring or any(not in_force(book, rule, spec) for rule, spec in group.opened):
-            self._ticks.woken.set()
-        if self._ticks.due_ms[part.number] != before:
+    def _update_timers(self, part: AssignedPartition, group: RecordGroup) -> None:
+        before = self._timers.due_ms.get(part.number, 0)
+        self._timers.applied(part.number, part.table.progress.next, part.table.next_due_ms())
+        active_rules = self._active_rules()
+        if group.retiring or any(not in_force(active_rules, rule, spec) for rule, spec in group.opened):
+            self._timers.rules_changed.set()
+        if self._timers.due_ms[part.number] != before:
             self._moved.set()
 
     # ------------------------------------------------------------ the time
@@ -266,10 +266,10 @@ class KafkaRunner:
     async def run(self) -> None:
         """Tell the partitions how late it is, where a window is due or its operator is gone."""
         while True:
-            woken, moved = (asyncio.ensure_future(e.wait()) for e in (self._ticks.woken, self._moved))
-            patience_s = self._ticks.patience_s(self._clock_ms())
+            woken, moved = (asyncio.ensure_future(e.wait()) for e in (self._timers.rules_changed, self._moved))
+            next_due_s = self._timers.next_due_s(self._clock_ms())
             try:
-                await asyncio.wait({woken, moved}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({woken, moved}, timeout=next_due_s, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 woken.cancel()
                 moved.cancel()
@@ -278,37 +278,37 @@ class KafkaRunner:
                 await self.tick()
             except OncueError as e:
                 _log.error("the time cannot be told to the windows, and is tried again: %s", e)
-                self._ticks.woken.set()
-                await asyncio.sleep(AGAIN_S)
+                self._timers.rules_changed.set()
+                await asyncio.sleep(RETRY_S)
 
     async def tick(self) -> None:
         now_ms = self._clock_ms()
         gone = {}
-        if self._ticks.woken.is_set():
-            self._ticks.woken.clear()
+        if self._timers.rules_changed.is_set():
+            self._timers.rules_changed.clear()
             if self._before_batch is not None:
                 await self._before_batch()
             specs = [(p.number, *spec) for p in self.parts.values() if p.ready for spec in p.table.open_specs()]
-            gone = retired(self._book(), specs)
-        await self._ticks.append(self._log, now_ms, gone)
+            gone = retired(self._active_rules(), specs)
+        await self._timers.append(self._log, now_ms, gone)
 
     # ------------------------------------------------------------ looking
 
-    def summary(self) -> dict[str, Summary]:
+    def summary(self) -> dict[str, WindowSummary]:
         """Rule -> its open windows in this worker's partitions, of those that have any."""
-        found: dict[str, Summary] = {}
+        found: dict[str, WindowSummary] = {}
         for part in self.parts.values():
             for rule, more in part.table.summary().items():
-                one = found.get(rule, Summary(0, 0, 0))
+                one = found.get(rule, WindowSummary(0, 0, 0))
                 due_ms = min(filter(None, (one.due_ms, more.due_ms)), default=0)
-                found[rule] = Summary(one.windows + more.windows, one.events + more.events, due_ms)
+                found[rule] = WindowSummary(one.windows + more.windows, one.events + more.events, due_ms)
         return found
 
     async def close(self) -> None:
         await self.release(set(self.parts))
 
 
-def _batch(part: Part, most: int) -> RecordBatch:
+def _batch(part: AssignedPartition, most: int) -> RecordBatch:
     """What waits, so much as is folded in one step."""
     some = [part.inbox[n] for n in range(min(len(part.inbox), most))]
     return RecordBatch(MATCHES, part.number, [offset for offset, _ in some], [record for _, record in some])

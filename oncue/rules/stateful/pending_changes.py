@@ -85,7 +85,7 @@ class PendingChanges(ABC):
 
     # ------------------------------------------------------------ the end of a group
 
-    def take_suppressed(self) -> dict[str, int]:
+    def drain_suppressed(self) -> dict[str, int]:
         """Rule -> events that were doubles, since it was asked last."""
         taken, self._suppressed = self._suppressed, {}
         return taken

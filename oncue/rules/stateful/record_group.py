@@ -21,7 +21,7 @@ class Progress(NamedTuple):
     newest_ms: int = 0
 
 
-class Summary(NamedTuple):
+class WindowSummary(NamedTuple):
     """Of a rule's open windows."""
 
     windows: int
@@ -29,7 +29,7 @@ class Summary(NamedTuple):
     due_ms: int  # of the next that closes by time; 0: none does
 
 
-class Bad(NamedTuple):
+class BadRecord(NamedTuple):
     """A record that cannot be folded."""
 
     batch: RecordBatch
@@ -41,7 +41,7 @@ class Bad(NamedTuple):
 class RecordGroup:
     def __init__(self) -> None:
         self.closed: list[tuple[RecordBatch, int, ClosedWindow]] = []  # with the record that closed it
-        self.bad: list[Bad] = []
+        self.bad: list[BadRecord] = []
         self.suppressed: dict[str, int] = {}  # rule -> events
         self.next: dict[int, Progress] = {}  # partition -> what it comes to
         self.retiring = False  # a tick has closed windows of operators that are gone, not necessarily all
@@ -65,13 +65,13 @@ class RecordGroup:
             except sqlite3.Error:
                 raise
             except Exception as e:
-                self.bad.append(Bad(batch, offset, record, f"{type(e).__name__}: {e}"))
+                self.bad.append(BadRecord(batch, offset, record, f"{type(e).__name__}: {e}"))
                 continue
             self.closed += [(batch, offset, closed) for closed in fired]
             if isinstance(content, Match | Tick):
                 newest = max(newest, content.at_ms)
                 self.retiring |= isinstance(content, Tick) and bool(content.retired)
-        for rule, count in states.take_suppressed().items():
+        for rule, count in states.drain_suppressed().items():
             self.suppressed[rule] = self.suppressed.get(rule, 0) + count
         self.opened |= {where[:2] for where in states.opened()}
         self.next[batch.partition] = Progress(max(following, batch.next_offset), newest)
@@ -87,5 +87,5 @@ class RecordGroup:
                     check_operators(content)
                 found.append((offset, record, content))
             except OncueError as e:
-                self.bad.append(Bad(batch, offset, record, e.message))
+                self.bad.append(BadRecord(batch, offset, record, e.message))
         return found

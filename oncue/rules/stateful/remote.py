@@ -10,8 +10,8 @@ from oncue.protocol.records import Event
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
-from oncue.rules.stateful.changelog_reader import Changelog
-from oncue.rules.stateful.record_group import Summary
+from oncue.rules.stateful.changelog_reader import ChangelogReader
+from oncue.rules.stateful.record_group import WindowSummary
 from oncue.rules.stateful.worker_reports import StreamWorkers
 
 
@@ -21,7 +21,7 @@ class RemoteRules:
     def __init__(self, log: Log, workers: StreamWorkers, partitions: int, left: Sequence[int] = ()) -> None:
         """`left`: partitions that this server could not hand over."""
         self.workers, self._partitions, self._left = workers, partitions, left
-        self._changelog = Changelog(log, partitions)
+        self._changelog = ChangelogReader(log, partitions)
 
     async def run(self) -> None:
         await self.workers.run()
@@ -40,15 +40,15 @@ class RemoteRules:
             return ""
         if stuck := [number for number in missing if number in self._left]:
             return (
-                f'rules with memory wait: {forgotten(stuck)}; start the server that ran them with rules_memory = "stream",'
-                f" or begin anew: oncue stream --anew --log {shlex.quote(log_url)}"
+                f"stateful rules wait: {expired_matches(stuck)}; start the server that ran them with"
+                f' rules_memory = "stream", or begin anew: oncue stream --anew --log {shlex.quote(log_url)}'
             )
         if not having:
             command = f"oncue stream --log {shlex.quote(log_url)}"
             return f"rules with memory do not run: no stream worker is heard of; start one: {command}"
         return f"no stream worker has the partitions {_list(missing)} of {MATCHES} yet: that takes some seconds"
 
-    async def summary(self) -> dict[str, Summary]:
+    async def summary(self) -> dict[str, WindowSummary]:
         return self.workers.summary()
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
@@ -56,7 +56,7 @@ class RemoteRules:
         return await self._changelog.preview(entry, event)
 
 
-def forgotten(numbers: Sequence[int]) -> str:
+def expired_matches(numbers: Sequence[int]) -> str:
     return (
         f"the log has forgotten the first matches of the partitions {_list(numbers)}, and what a server remembered of them"
         " is not here"

@@ -18,12 +18,12 @@ from oncue.protocol.records import Event
 from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
-from oncue.rules.stateful.changelog_reader import Changelog
-from oncue.rules.stateful.changelog_states import WindowTable
-from oncue.rules.stateful.handover import keep, tables
-from oncue.rules.stateful.kafka_runner import Fence, KafkaRunner
-from oncue.rules.stateful.record_group import Summary
-from oncue.rules.stateful.remote import forgotten
+from oncue.rules.stateful.changelog_reader import ChangelogReader
+from oncue.rules.stateful.changelog_states import ChangelogStates
+from oncue.rules.stateful.handover import mark_for_servers, read_states
+from oncue.rules.stateful.kafka_runner import KafkaRunner, PartitionFence
+from oncue.rules.stateful.record_group import WindowSummary
+from oncue.rules.stateful.remote import expired_matches
 from oncue.rules.task_frames import EndpointDirectory
 
 STEP = 500  # matches: folding them takes the server's loop some 15 ms
@@ -36,7 +36,7 @@ class ServerRunner:
     def __init__(
         self,
         log: Log,
-        fence: Fence,
+        fence: PartitionFence,
         directory: EndpointDirectory,
         server: str,
         partitions: int,
@@ -44,21 +44,23 @@ class ServerRunner:
         **more: Any,
     ) -> None:
         self._log, self._fence, self._partitions, self._log_url = log, fence, partitions, log_url
-        self._host = KafkaRunner(log, fence, directory, worker=server, keeps=True, step=STEP, **more)
-        self._changelog = Changelog(log, partitions)
+        self._runner = KafkaRunner(log, fence, directory, worker=server, for_servers=True, step=STEP, **more)
+        self._changelog = ChangelogReader(log, partitions)
         self.trouble = ""  # why it cannot run
 
     def wake(self) -> None:
-        self._host.wake()
+        self._runner.wake()
 
     async def run(self) -> None:
         """Until cancelled. Raises LogError, NotOwner: another has the partitions. Run it again, it goes on where they are."""
-        host = self._host
-        host.refused.clear()
+        runner = self._runner
+        runner.claim_lost.clear()
         try:
-            await self._take()
-            reader = self._log.read([MATCHES], start={(MATCHES, n): at for n, at in host.positions().items()})
-            parts = [asyncio.create_task(part) for part in (self._feed(reader), host.run(), self._refused())]
+            await self._claim()
+            reader = self._log.read([MATCHES], start={(MATCHES, n): at for n, at in runner.positions().items()})
+            parts = [
+                asyncio.create_task(part) for part in (self._feed(reader), runner.run(), self._fail_on_lost_claim())
+            ]
             try:
                 await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
                 for part in parts:
@@ -70,49 +72,49 @@ class ServerRunner:
                 await asyncio.gather(*parts, return_exceptions=True)
                 await reader.close()
         finally:
-            await host.close()
+            await runner.close()
 
-    async def _take(self) -> None:
-        host = self._host
+    async def _claim(self) -> None:
+        runner = self._runner
         if self.trouble:  # whoever mends it must not be refused
-            await self._check(await tables(self._log))
-        await host.claim(range(self._partitions))
-        found = await tables(self._log)
+            await self._check(await read_states(self._log))
+        await runner.claim(range(self._partitions))
+        found = await read_states(self._log)
         await self._check(found)
         for number, table in found.items():
-            await keep(self._log, number, table)
-            host.restored(number, table)
-        await host.check()
-        _log.info("this server runs rules with memory, in %d partitions", len(host.ready()))
+            await mark_for_servers(self._log, number, table)
+            runner.restored(number, table)
+        await runner.check()
+        _log.info("this server runs rules with memory, in %d partitions", len(runner.ready()))
 
-    async def _check(self, found: dict[int, WindowTable]) -> None:
+    async def _check(self, found: dict[int, ChangelogStates]) -> None:
         """Raises LogError: states and matches do not belong together."""
         begins, ends = await self._log.begin_offsets([MATCHES]), await self._log.end_offsets([MATCHES])
         self.trouble = ""
-        if left := [n for n, table in found.items() if not table.placed and begins.get((MATCHES, n), 0)]:
+        if left := [n for n, table in found.items() if not table.started and begins.get((MATCHES, n), 0)]:
             anew = (
                 f"start the server that ran them, or begin anew: oncue stream --anew --log {shlex.quote(self._log_url)}"
             )
-            self.trouble = f"rules with memory wait: {forgotten(left)}; {anew}"
-            raise LogError(forgotten(left), remedy=anew)
+            self.trouble = f"rules with memory wait: {expired_matches(left)}; {anew}"
+            raise LogError(expired_matches(left), remedy=anew)
         for number, table in found.items():
             end, begin = ends.get((MATCHES, number), 0), begins.get((MATCHES, number), 0)
-            if table.place.next > end:
+            if table.progress.next > end:
                 why = f"the states of partition {number} are of another {MATCHES}: they are ahead of its end"
                 remedy = f"stop servers and stream workers, and delete the topic {WINDOWS}: it is made again"
                 self.trouble = f"rules with memory wait: {why}; {remedy}"
                 raise LogError(why, remedy=remedy)
-            missed = begin - table.place.next
+            missed = begin - table.progress.next
             if missed > 1:  # one: the mark of the last transaction
                 _log.error("%d matches of partition %d were forgotten by the log before they were read", missed, number)
 
     async def _feed(self, reader: Reader) -> None:
         async for batch in reader:
             for offset, record in zip(batch.offsets, batch.records, strict=True):
-                await self._host.take(batch.partition, offset, record)
+                await self._runner.enqueue(batch.partition, offset, record)
 
-    async def _refused(self) -> None:
-        await self._host.refused.wait()
+    async def _fail_on_lost_claim(self) -> None:
+        await self._runner.claim_lost.wait()
         raise LogError("another process has claimed partitions of rules with memory")
 
     async def close(self) -> None:
@@ -120,9 +122,9 @@ class ServerRunner:
 
     # ------------------------------------------------------------ looking
 
-    async def summary(self) -> dict[str, Summary]:
+    async def summary(self) -> dict[str, WindowSummary]:
         """Of nothing, while another server runs them."""
-        return self._host.summary()
+        return self._runner.summary()
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """By what is stored, whichever server runs them. Raises Invalid: the event lacks a field."""

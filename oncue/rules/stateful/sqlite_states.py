@@ -29,7 +29,7 @@ from oncue.rules.operators.records import BufferedEvent, Match
 from oncue.rules.stateful.changelog_states import ITEM, STATE, Change
 from oncue.rules.stateful.fold import MARGIN_MS, StateKey, state_keys
 from oncue.rules.stateful.pending_changes import PendingChanges, event_key
-from oncue.rules.stateful.record_group import Progress, RecordGroup, Summary
+from oncue.rules.stateful.record_group import Progress, RecordGroup, WindowSummary
 
 APPLICATION_ID = 0x6F6E6377  # "oncw"
 SCHEMA = 2
@@ -61,7 +61,7 @@ FORGET = """DELETE FROM state WHERE id IN
  (SELECT id FROM state WHERE part = ? AND forget_ms > 0 AND forget_ms < ? LIMIT ?)"""
 
 
-class WindowStore:
+class SqliteStates:
     """Used by one thread at a time. Raises LogError or DiskFull."""
 
     def __init__(self, path: Path) -> None:
@@ -118,11 +118,11 @@ class WindowStore:
 
     def fold_batches(self, batches: Sequence[RecordBatch]) -> RecordGroup:
         """Nothing is changed yet: what fires has to be durable first."""
-        group = StoredGroup()
+        group = SqliteRecordGroup()
         try:
             for batch in batches:
                 part = batch.partition
-                states = group.parts.setdefault(part, PartStates(self._db, part))
+                states = group.parts.setdefault(part, SqliteChanges(self._db, part))
                 group.add(batch, states, self.parts.get(part, Progress()), states.prefetch)
         except sqlite3.Error as e:
             raise self._explained(e) from e
@@ -130,7 +130,7 @@ class WindowStore:
 
     def store(self, group: RecordGroup) -> None:
         """All of it, and the offsets, or nothing."""
-        assert isinstance(group, StoredGroup)
+        assert isinstance(group, SqliteRecordGroup)
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -188,27 +188,27 @@ class WindowStore:
         """(partition, rule, spec) of all open windows."""
         return set(self._db.execute("SELECT DISTINCT part, rule, spec FROM state WHERE held > 0"))
 
-    def summary(self) -> dict[str, Summary]:
+    def summary(self) -> dict[str, WindowSummary]:
         rows = self._db.execute(
             "SELECT rule, count(*), sum(held), coalesce(min(nullif(due_ms, 0)), 0) FROM state WHERE held > 0 GROUP BY rule"
         )
-        return {rule: Summary(*rest) for rule, *rest in rows}
+        return {rule: WindowSummary(*rest) for rule, *rest in rows}
 
     def states_of(
         self, part: int, wheres: Sequence[StateKey], source: str, id: str
     ) -> list[tuple[OperatorState | None, bool]]:
         """The state of each key of a partition, and whether its open window has this event."""
-        states = PartStates(self._db, part)
+        states = SqliteChanges(self._db, part)
         return [(states.get(where), states.is_buffered(where, source, id)) for where in wheres]
 
 
-class StoredGroup(RecordGroup):
+class SqliteRecordGroup(RecordGroup):
     def __init__(self) -> None:
         super().__init__()
-        self.parts: dict[int, PartStates] = {}
+        self.parts: dict[int, SqliteChanges] = {}
 
 
-class PartStates(PendingChanges):
+class SqliteChanges(PendingChanges):
     """What is in the file, and the queries for it."""
 
     def __init__(self, db: sqlite3.Connection, part: int) -> None:

@@ -18,10 +18,10 @@ class Timers:
     """One tick is under way in a partition at a time: the next waits until it is applied."""
 
     def __init__(self) -> None:
-        self.woken = asyncio.Event()  # the rules have changed: windows of operators that are gone close
+        self.rules_changed = asyncio.Event()  # the rules have changed: windows of operators that are gone close
         self.due_ms: dict[int, int] = {}  # partition -> when the next of its windows closes; 0: none does by time
         self._under_way: dict[int, int] = {}  # partition -> offset of a tick that was not applied yet
-        self._look_after = False  # it: windows of changed rules wait for one
+        self._retired_waiting = False  # it: windows of changed rules wait for one
 
     def restart(self, due_ms: Mapping[int, int]) -> None:
         self.due_ms = dict(due_ms)
@@ -33,7 +33,7 @@ class Timers:
             self.due_ms.pop(part, None)
             self._under_way.pop(part, None)
 
-    def patience_s(self, now_ms: int) -> float | None:
+    def next_due_s(self, now_ms: int) -> float | None:
         """Until the next window is due; for ever where none is."""
         due = [at for part, at in self.due_ms.items() if at and part not in self._under_way]
         return max(0.0, (min(due) - now_ms) / 1000) if due else None
@@ -42,7 +42,7 @@ class Timers:
         due = {part for part, at in self.due_ms.items() if 0 < at <= now_ms}
         for part in sorted(due | set(retired)):
             if part in self._under_way:
-                self._look_after |= part in retired
+                self._retired_waiting |= part in retired
                 continue
             record = Record(encode(Tick(VERSION, now_ms, tuple(sorted(retired.get(part, []))))))
             (position,) = await log.append(MATCHES, [record], part)
@@ -53,6 +53,6 @@ class Timers:
         self.due_ms[part] = due_ms
         if self._under_way.get(part, following) < following:
             del self._under_way[part]
-            if self._look_after:
-                self._look_after = False
-                self.woken.set()
+            if self._retired_waiting:
+                self._retired_waiting = False
+                self.rules_changed.set()

@@ -25,9 +25,9 @@ from oncue.protocol import payload
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
 from oncue.protocol.topics import STREAM, TaskTopics
-from oncue.rules.registry_reader import Registry
-from oncue.rules.stateful.handover import begin_anew, begun
-from oncue.rules.stateful.kafka_runner import Fence, KafkaRunner
+from oncue.rules.registry_reader import RegistryReader
+from oncue.rules.stateful.handover import start_at_end, wait_for_handover
+from oncue.rules.stateful.kafka_runner import KafkaRunner, PartitionFence
 from oncue.rules.stateful.topics import ensure_stream
 from oncue.rules.stateful.worker_reports import REPORT_S, SOON_S, RuleReport, StreamReport
 
@@ -57,16 +57,16 @@ async def serve(
     log = await open_log(settings.log_url, settings)
     try:
         partitions = await ensure_stream(log, settings)
-        if anew and (numbers := await begin_anew(log, _fence(log))):
+        if anew and (numbers := await start_at_end(log, _fence(log))):
             say(f"the partitions {', '.join(map(str, numbers))} begin anew: what was open there is not known")
-        if await _unless(stopping, begun(log, say)):
+        if await _unless(stopping, wait_for_handover(log, say)):
             await StreamWorker(log, settings).run(make, partitions, stopping, ready)
     finally:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(log.close(), CLOSE_S)
 
 
-def _fence(log: Log) -> Fence:
+def _fence(log: Log) -> PartitionFence:
     return log  # type: ignore[return-value]  # the log on Kafka can claim
 
 
@@ -88,12 +88,12 @@ class StreamWorker:
         self._log = log
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._blobs = open_blobs(settings.blobs_folder or str(settings.data_path / "blobs"))
-        self.registry = Registry(log, lambda: self.host.wake(), TaskTopics(settings.task_topics))
-        self.host = KafkaRunner(
+        self.registry = RegistryReader(log, lambda: self.runner.wake(), TaskTopics(settings.task_topics))
+        self.runner = KafkaRunner(
             log,
             _fence(log),
             self.registry,
-            lambda: self.registry.book,
+            lambda: self.registry.active_rules,
             self.name,
             before_batch=self.registry.caught_up,
             offload=self._offload,
@@ -111,10 +111,9 @@ class StreamWorker:
         running = [asyncio.create_task(part) for part in parts]
         try:
             await _within(self.registry.caught_up(), running, START_S)
-            app = make(self.host, partitions, ready)
-            running += [
-                asyncio.create_task(part) for part in (self.host.run(), self.host.stay(), self._reports(), app.run())
-            ]
+            app = make(self.runner, partitions, ready)
+            parts = [self.runner.run(), self.runner.watch_claims(), self._reports(), app.run()]
+            running += [asyncio.create_task(part) for part in parts]
             end = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([*running, end], return_when=asyncio.FIRST_COMPLETED)
             end.cancel()
@@ -124,28 +123,28 @@ class StreamWorker:
             for task in reversed(running):
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            await self.host.close()
+            await self.runner.close()
             with contextlib.suppress(LogError, TimeoutError):
                 await asyncio.wait_for(self._log.append(STREAM, [Record(b"", self.name.encode())]), CLOSE_S)
 
     async def _reports(self) -> None:
         while True:
-            self.host.news.clear()
+            self.runner.fired.clear()
             await self._log.append(STREAM, [Record(encode(self.report()), self.name.encode())])
             await asyncio.sleep(SOON_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.host.news.wait(), REPORT_S - SOON_S)
+                await asyncio.wait_for(self.runner.fired.wait(), REPORT_S - SOON_S)
 
     def report(self) -> StreamReport:
-        windows = self.host.summary()
+        windows = self.runner.summary()
         rules = []
-        for name, entry in self.registry.book.entries.items():
+        for name, entry in self.registry.active_rules.entries.items():
             counts = entry.counters
             if name in windows or counts.fired or counts.suppressed or counts.failed:
                 w = windows.get(name)
                 open_, events, due_ms = w if w else (0, 0, 0)
                 rules.append(RuleReport(name, open_, events, due_ms, counts.fired, counts.suppressed, counts.failed))
-        ready = tuple(sorted(n for n, part in self.host.parts.items() if part.ready))
+        ready = tuple(sorted(n for n, part in self.runner.parts.items() if part.ready))
         return StreamReport(VERSION, self.name, now_us(), __version__, ready, tuple(rules))
 
 

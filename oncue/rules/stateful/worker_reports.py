@@ -11,7 +11,7 @@ from oncue.log.base import Log, Topic
 from oncue.protocol.codec import decode
 from oncue.protocol.records import Stored
 from oncue.protocol.topics import STREAM
-from oncue.rules.stateful.record_group import Summary
+from oncue.rules.stateful.record_group import WindowSummary
 
 REPORT_S = 2.0
 SOON_S = 0.2  # after something has fired; and from one report to the next
@@ -55,11 +55,11 @@ class StreamWorkers:
         try:
             async for batch in reader:
                 for offset, record in zip(batch.offsets, batch.records, strict=True):
-                    self.take(record.key, record.value, offset < old, offset >= old or _young(record.time_ms))
+                    self.apply(record.key, record.value, offset < old, offset >= old or _young(record.time_ms))
         finally:
             await reader.close()
 
-    def take(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
+    def apply(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
         """`before`: it was there when this process began. An old one tells nothing."""
         if not value:  # it has stopped in good order
             self._reports.pop(key, None)
@@ -90,8 +90,8 @@ class StreamWorkers:
     def rules(self) -> dict[str, RuleReport]:
         return summed(rule for report in self.alive() for rule in report.rules)
 
-    def summary(self) -> dict[str, Summary]:
-        return {r.rule: Summary(r.windows, r.events, r.due_ms) for r in self.rules().values() if r.windows}
+    def summary(self) -> dict[str, WindowSummary]:
+        return {r.rule: WindowSummary(r.windows, r.events, r.due_ms) for r in self.rules().values() if r.windows}
 
 
 def summed(reports: Iterable[RuleReport]) -> dict[str, RuleReport]:

@@ -19,7 +19,7 @@ from oncue.rules.parsing.rule_file import Rule, RuleTest
 from oncue.rules.stateful.fold import StateKey, fold
 
 
-class InMemory:
+class InMemoryStates:
     """The states of one partition, in a dict."""
 
     def __init__(self) -> None:
@@ -59,26 +59,26 @@ class InMemory:
         return min((due for s in self.states.values() if (due := s.due_ms())), default=0)
 
 
-class Fired(msgspec.Struct, frozen=True):
+class SimulatedFiring(msgspec.Struct, frozen=True):
     at_ms: int
     events: int
     args: Any  # of the run, or a list of those of all runs
     trouble: str = ""
 
 
-def rehearse(rule: Rule, events: Sequence[tuple[int, Event]]) -> list[Fired]:
+def simulate(rule: Rule, events: Sequence[tuple[int, Event]]) -> list[SimulatedFiring]:
     """What fires for (at_ms, event) pairs, in the order of their times; then time runs on until no window has a `wait`."""
     ordered = sorted(events, key=lambda pair: pair[0])
     if rule.operators is None:
         return [_of_event(rule, at_ms, event) for at_ms, event in ordered if decide(rule, event) is None]
-    clock, states, found = _Clock(), InMemory(), []
+    clock, states, found = _Clock(), InMemoryStates(), []
     for at_ms, event in ordered:
         found += clock.advance(rule, states, at_ms)
         if decide(rule, event) is None:
             try:
                 match = rule.operators.match(rule.name, "", 0, event, at_ms, 0)
             except Invalid as e:
-                found.append(Fired(at_ms, 1, None, e.message))
+                found.append(SimulatedFiring(at_ms, 1, None, e.message))
                 continue
             found += [_of_window(rule, at_ms, c) for c in fold(states, match, 0, clock.offset())]
     return found + clock.advance(rule, states, None)
@@ -92,27 +92,27 @@ class _Clock:
         self._offset += 1
         return self._offset
 
-    def advance(self, rule: Rule, states: InMemory, to_ms: int | None) -> list[Fired]:
+    def advance(self, rule: Rule, states: InMemoryStates, to_ms: int | None) -> list[SimulatedFiring]:
         """Tick at each time that something is due at; to None: until nothing is."""
-        found: list[Fired] = []
+        found: list[SimulatedFiring] = []
         while (due := states.next_due_ms()) and (to_ms is None or due <= to_ms):
             closed = fold(states, Tick(VERSION, due), 0, self.offset())
             found += [_of_window(rule, due, c) for c in closed]
         return found
 
 
-def _of_event(rule: Rule, at_ms: int, event: Event) -> Fired:
+def _of_event(rule: Rule, at_ms: int, event: Event) -> SimulatedFiring:
     args, trouble = rendered(rule, event)
-    return Fired(at_ms, 1, args, trouble)
+    return SimulatedFiring(at_ms, 1, args, trouble)
 
 
-def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> Fired:
+def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
     rows = EventRows.of(closed)
     try:
         args = [run.args.render(rows) for run in rule.runs]
     except Invalid as e:
-        return Fired(at_ms, len(closed.events), None, e.message)
-    return Fired(at_ms, len(closed.events), args[0] if len(args) == 1 else args)
+        return SimulatedFiring(at_ms, len(closed.events), None, e.message)
+    return SimulatedFiring(at_ms, len(closed.events), args[0] if len(args) == 1 else args)
 
 
 # ---------------------------------------------------------------- tests of a rule file
@@ -126,7 +126,7 @@ def run_over_time(rule: Rule, test: RuleTest, read: Callable[[Any], Event]) -> t
         events = [(at_ms, _numbered(read(event), event, n)) for n, (at_ms, event) in enumerate(given)]
     except OncueError as e:
         return False, str(e)
-    found = rehearse(rule, events)
+    found = simulate(rule, events)
     trouble = next((f.trouble for f in found if f.trouble), "")
     if trouble:
         return False, f"a dead letter: {trouble}"
@@ -142,7 +142,7 @@ def _numbered(event: Event, given: Any, n: int) -> Event:
     return event if not isinstance(given, dict) or "id" in given else msgspec.structs.replace(event, id=f"test-{n + 1}")
 
 
-def _fired(rule: Rule, events: Sequence[tuple[int, Event]], found: Sequence[Fired]) -> str:
+def _fired(rule: Rule, events: Sequence[tuple[int, Event]], found: Sequence[SimulatedFiring]) -> str:
     """How often, when, and, where it did not at all, why not."""
     if found:
         times = ", ".join(f"at {duration_text(f.at_ms)} for {f.events}" for f in found[:20])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oncue.errors import RuleFileError
 from oncue.globs import compiled
 from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
-from oncue.rules.active_rules import ActiveRules, Counters, RuleCompiler
+from oncue.rules.active_rules import ActiveRules, RuleCompiler, RuleCounters
 from oncue.rules.explain import decide, explain
 from oncue.rules.matching.cel import STRIKES, compile_cel
 from oncue.rules.matching.conditions import glob, regex
@@ -134,7 +134,7 @@ def test_the_index_gives_what_testing_every_rule_gives(rules: list[Any], events:
         {"name": f"r{n}", "on": {"type": on}, "match": match, "run": {"function": "f"}}
         for n, (on, match) in enumerate(rules)
     ]
-    book = RuleCompiler().book([Deployment(VERSION, "x", 1, "me", json.dumps({"rules": bodies}), {"f": "0"})])
+    book = RuleCompiler().compile([Deployment(VERSION, "x", 1, "me", json.dumps({"rules": bodies}), {"f": "0"})])
     assert not book.broken
     for happened in events:
         brute = [name for name, entry in book.entries.items() if decide(entry.rule, happened) is None]
@@ -307,8 +307,8 @@ def test_a_reason_is_of_the_version_in_force() -> None:
     body = json.dumps({"rules": [{"name": "r", "on": {"type": "t"}, "run": {"function": "f"}}]})
     library = RuleCompiler()
 
-    def counters(version: int) -> Counters:
-        return library.book([Deployment(VERSION, "x", version, "me", body, {"f": "0"})]).entries["r"].counters
+    def counters(version: int) -> RuleCounters:
+        return library.compile([Deployment(VERSION, "x", version, "me", body, {"f": "0"})]).entries["r"].counters
 
     counters(1).last_reason = "the event has no data.path"
     counters(1).failed = 3
@@ -326,11 +326,11 @@ def test_books_take_the_newest_version_and_switches() -> None:
 
     library = RuleCompiler()
     both = [deployed("a", 2, "new"), deployed("a", 1, "old"), deployed("b", 1, "other")]
-    assert names(library.book(both)) == ["new", "other"]
-    off = library.book(both, [RuleSwitch(VERSION, "new", False, "ann", "noisy")])
+    assert names(library.compile(both)) == ["new", "other"]
+    off = library.compile(both, [RuleSwitch(VERSION, "new", False, "ann", "noisy")])
     assert names(off) == ["other"]
     assert off.entries["new"].state == ("disabled", "disabled by ann: noisy")
-    assert names(library.book([*both, deployed("b", 2, "other", removed=True)])) == ["new"]
-    broken = library.book([*both, Deployment(VERSION, "c", 1, "me", "rules: 5", {}), deployed("d", 1, "other")])
+    assert names(library.compile([*both, deployed("b", 2, "other", removed=True)])) == ["new"]
+    broken = library.compile([*both, Deployment(VERSION, "c", 1, "me", "rules: 5", {}), deployed("d", 1, "other")])
     assert set(broken.broken) == {"c", "d"}
     assert names(broken) == ["new", "other"]

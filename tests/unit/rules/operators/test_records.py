@@ -8,13 +8,13 @@ import pytest
 from oncue.errors import Undecodable
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import VERSION
-from oncue.rules.operators.batch import Batch, BatchState
-from oncue.rules.operators.catalog import CATALOGUE, operator_id, resolve, stage
-from oncue.rules.operators.dedupe import Dedupe, DedupeState
-from oncue.rules.operators.records import BufferedEvent, Match, Stage
+from oncue.rules.operators.batch import BatchOperator, BatchState
+from oncue.rules.operators.catalog import CATALOGUE, keyed_operator, operator_id, resolve
+from oncue.rules.operators.dedupe import DedupeOperator, DedupeState
+from oncue.rules.operators.records import BufferedEvent, KeyedOperator, Match
 from oncue.rules.stateful.fold import check_operators
 
-BATCH, DEDUPE = Batch("${k}", 3, 5, 7), Dedupe("${k}", 25)
+BATCH, DEDUPE = BatchOperator("${k}", 3, 5, 7), DedupeOperator("${k}", 25)
 STORED = [
     (BATCH, "95a56261746368a4247b6b7d030507"),
     (DEDUPE, "93a6646564757065a4247b6b7d19"),
@@ -37,7 +37,9 @@ def test_operators_and_states_are_stored_as_before(value: msgspec.Struct, stored
 
 def test_a_match_is_stored_as_before() -> None:
     event = BufferedEvent(-1, "/s", "1", b"\x91\x01", 5, 6)
-    match = Match(VERSION, "r", "f", 1, 10, (stage(DEDUPE, "a"), stage(BATCH, "b")), ("data.n",), event)
+    match = Match(
+        VERSION, "r", "f", 1, 10, (keyed_operator(DEDUPE, "a"), keyed_operator(BATCH, "b")), ("data.n",), event
+    )
     assert encode(match).hex() == MATCH
     stages = decode(Match, bytes.fromhex(MATCH)).stages
     assert [resolve(bytes(s.operator), ("data.n",)).operator for s in stages] == [DEDUPE, BATCH]
@@ -50,7 +52,7 @@ def test_ids_of_operators_are_as_before_and_those_of_buffers_depend_on_the_value
 
 
 def test_an_operator_of_a_newer_version_is_refused() -> None:
-    unknown = Stage(msgspec.Raw(encode(["join", "${k}"])), "a")
+    unknown = KeyedOperator(msgspec.Raw(encode(["join", "${k}"])), "a")
     match = Match(VERSION, "r", "f", 1, 10, (unknown,), (), BufferedEvent(-1, "/s", "1", b"\x90"))
     with pytest.raises(Undecodable, match="the operator cannot be read"):
         check_operators(decode(Match, encode(match)))

@@ -14,15 +14,15 @@ from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
 from oncue.protocol.topics import MATCHES
-from oncue.rules.operators.batch import Batch
+from oncue.rules.operators.batch import BatchOperator
 from oncue.rules.operators.catalog import operator_id
-from oncue.rules.operators.dedupe import Dedupe
+from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.records import ClosedWindow, MatchesRecord, Tick
-from oncue.rules.stateful.changelog_states import WindowTable, looked_up, records, wanted_keys
+from oncue.rules.stateful.changelog_states import ChangelogStates, records, states_in, wanted_keys
 from oncue.rules.stateful.fold import MARGIN_MS, TICK_WINDOWS, StateKey, window_id_seed
 from oncue.rules.stateful.pending_changes import event_key
-from oncue.rules.stateful.sqlite_states import WindowStore
-from oncue.rules.testing.simulation import InMemory
+from oncue.rules.stateful.sqlite_states import SqliteStates
+from oncue.rules.testing.simulation import InMemoryStates
 from tests.unit.rules.stateful.test_fold import folded, match, streams
 
 
@@ -35,7 +35,7 @@ class Worker:
     """A table and its changelog, a topic that only grows; after a death the table is read from it."""
 
     def __init__(self) -> None:
-        self.table, self.changelog = WindowTable(), list[Record]()
+        self.table, self.changelog = ChangelogStates(), list[Record]()
 
     def step(self, batch: LogBatch, fate: str) -> list[ClosedWindow]:
         group, changes = self.table.fold([batch])
@@ -51,9 +51,9 @@ class Worker:
         return [closed for _, _, closed in group.closed]
 
     def restart(self) -> None:
-        self.table = WindowTable()
+        self.table = ChangelogStates()
         for record in self.changelog:
-            self.table.put(record.key, record.value)
+            self.table.apply_record(record.key, record.value)
 
     def compact(self) -> None:
         newest = {record.key: record for record in self.changelog}
@@ -66,16 +66,16 @@ FATES = ["lives", "lives", "killed before the commit", "killed after the commit"
 @settings(max_examples=80, deadline=None)
 @given(streams(), st.data())
 def test_both_hosts_fire_the_same_windows_whatever_dies(records: list[MatchesRecord], data: st.DataObject) -> None:
-    expected = folded(InMemory(), enumerate(records))
+    expected = folded(InMemoryStates(), enumerate(records))
     worker, on_kafka, embedded = Worker(), list[ClosedWindow](), list[ClosedWindow]()
-    while (at := worker.table.place.next) < len(records):
+    while (at := worker.table.progress.next) < len(records):
         first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
         last = data.draw(st.integers(at, len(records) - 1))
         on_kafka += worker.step(log_batch(records, first, last), data.draw(st.sampled_from(FATES)))
         if data.draw(st.booleans()):
             worker.compact()
     with tempfile.TemporaryDirectory() as folder:
-        store = WindowStore(Path(folder) / "windows.db")
+        store = SqliteStates(Path(folder) / "windows.db")
         while (at := store.parts.get(0, (0, 0))[0]) < len(records):
             last = data.draw(st.integers(at, len(records) - 1))
             group = store.fold_batches([log_batch(records, at, last)])
@@ -99,14 +99,18 @@ def test_a_table_that_is_read_again_is_the_same(records: list[MatchesRecord]) ->
     worker.restart()
     again = worker.table
     assert len(again) == len(before)
-    assert (again.place, again.summary(), again.next_due_ms()) == (before.place, before.summary(), before.next_due_ms())
+    assert (again.progress, again.summary(), again.next_due_ms()) == (
+        before.progress,
+        before.summary(),
+        before.next_due_ms(),
+    )
     assert again.open_specs() == before.open_specs()
     for at_ms in (0, 1_000, 2_000, 10_000):
         assert again.due(at_ms, 1_000, 5) == before.due(at_ms, 1_000, 5)
 
 
 def test_due_windows_come_in_the_order_of_their_times_and_as_often_as_they_are_asked_for() -> None:
-    worker, spec = Worker(), (Batch("${k}", wait_ms=100),)
+    worker, spec = Worker(), (BatchOperator("${k}", wait_ms=100),)
     keys = [f"k{n % 10}" for n in range(100)]
     worker.step(log_batch([match(spec, n, n, [key]) for n, key in enumerate(keys)], 0, 99), "lives")
     first = worker.table.due(105, 1_000, 64)
@@ -119,7 +123,7 @@ def test_due_windows_come_in_the_order_of_their_times_and_as_often_as_they_are_a
 
 
 def test_a_tick_closes_what_is_due_and_leaves_the_rest_to_the_next() -> None:
-    worker, spec = Worker(), (Batch("${k}", wait_ms=10),)
+    worker, spec = Worker(), (BatchOperator("${k}", wait_ms=10),)
     many = TICK_WINDOWS + 5
     stream: list[MatchesRecord] = [match(spec, n, 0, [f"k{n:03}"]) for n in range(many)]
     stream += [Tick(VERSION, 10), Tick(VERSION, 10), Tick(VERSION, 10)]
@@ -134,9 +138,9 @@ def test_a_tick_closes_what_is_due_and_leaves_the_rest_to_the_next() -> None:
 def test_what_tells_nothing_any_more_is_deleted_in_the_changelog_too() -> None:
     worker = Worker()
     stream: list[MatchesRecord] = [
-        match((Dedupe("${k}", 10),), 1, 100, ["a"]),
-        match((Dedupe("${k}", 2 * MARGIN_MS),), 2, 100, ["c"]),
-        match((Batch("${k}", count=2),), 3, 100, ["d"]),
+        match((DedupeOperator("${k}", 10),), 1, 100, ["a"]),
+        match((DedupeOperator("${k}", 2 * MARGIN_MS),), 2, 100, ["c"]),
+        match((BatchOperator("${k}", count=2),), 3, 100, ["d"]),
         Tick(VERSION, 100 + MARGIN_MS + 11),
         Tick(VERSION, 100 + MARGIN_MS + 12),
     ]
@@ -152,13 +156,13 @@ def test_what_tells_nothing_any_more_is_deleted_in_the_changelog_too() -> None:
 
 
 def test_the_changelog_answers_for_single_keys() -> None:
-    worker, spec = Worker(), Batch("${k}", count=3)
+    worker, spec = Worker(), BatchOperator("${k}", count=3)
     worker.step(log_batch([match((spec,), n, 5, ["a"]) for n in range(2)], 0, 1), "lives")
     where = StateKey("r", operator_id(spec, ()), "a")
     keys = wanted_keys([where], event_key("/s", "1"))
     said = {r.key: r.value for r in worker.changelog if r.key in keys}
-    ((state, known),) = looked_up(said, [where], event_key("/s", "1"))
+    ((state, known),) = states_in(said, [where], event_key("/s", "1"))
     assert state is not None
     assert (state.applied, known) == (1, True)
-    ((_, known),) = looked_up(said, [where], event_key("/s", "9"))
+    ((_, known),) = states_in(said, [where], event_key("/s", "9"))
     assert not known

@@ -19,21 +19,21 @@ from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
 from oncue.rules.operators.base import AnyOperator
-from oncue.rules.operators.batch import WINDOW_BYTES, WINDOW_EVENTS, Batch, BatchState
-from oncue.rules.operators.catalog import operator_id, resolve, stage
-from oncue.rules.operators.dedupe import Dedupe
+from oncue.rules.operators.batch import WINDOW_BYTES, WINDOW_EVENTS, BatchOperator, BatchState
+from oncue.rules.operators.catalog import keyed_operator, operator_id, resolve
+from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
 from oncue.rules.stateful.fold import StateKey, fold, window_id_seed
-from oncue.rules.stateful.sqlite_states import WindowStore
-from oncue.rules.testing.simulation import InMemory
+from oncue.rules.stateful.sqlite_states import SqliteStates
+from oncue.rules.testing.simulation import InMemoryStates
 
 SPECS: list[tuple[AnyOperator, ...]] = [
-    (Batch("${k}", count=3),),
-    (Batch("${k}", size_bytes=25),),
-    (Batch("${k}", wait_ms=30),),
-    (Batch("${k}", count=4, size_bytes=40, wait_ms=20),),
-    (Dedupe("${k}", 25),),
-    (Dedupe("${k}", 25), Batch("", count=3, wait_ms=50)),
+    (BatchOperator("${k}", count=3),),
+    (BatchOperator("${k}", size_bytes=25),),
+    (BatchOperator("${k}", wait_ms=30),),
+    (BatchOperator("${k}", count=4, size_bytes=40, wait_ms=20),),
+    (DedupeOperator("${k}", 25),),
+    (DedupeOperator("${k}", 25), BatchOperator("", count=3, wait_ms=50)),
 ]
 
 
@@ -46,7 +46,7 @@ def match(
     row: bytes = b"\x90",
     rule: str = "r",
 ) -> Match:
-    stages = tuple(stage(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
+    stages = tuple(keyed_operator(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
     return Match(VERSION, rule, "f", 1, at_ms, stages, (), BufferedEvent(-1, "/s", str(n), row, size))
 
 
@@ -61,7 +61,7 @@ def streams(draw: st.DrawFn, doubles: bool = True) -> list[MatchesRecord]:
         chosen = specs[0] if n < 20 else specs[-1]
         if draw(st.integers(0, 7)) == 0:
             gone = specs[0] if n >= 20 and specs[0] != specs[-1] else ()
-            retired = tuple(("r", operator_id(s, ())) for s in gone if isinstance(s, Batch))
+            retired = tuple(("r", operator_id(s, ())) for s in gone if isinstance(s, BatchOperator))
             found.append(Tick(VERSION, at_ms + draw(st.integers(0, 60)), retired))
         else:
             number = draw(st.integers(0, n)) if doubles else n
@@ -70,11 +70,11 @@ def streams(draw: st.DrawFn, doubles: bool = True) -> list[MatchesRecord]:
     return found
 
 
-def folded(states: InMemory, records: Iterable[tuple[int, MatchesRecord]]) -> list[ClosedWindow]:
+def folded(states: InMemoryStates, records: Iterable[tuple[int, MatchesRecord]]) -> list[ClosedWindow]:
     return [closed for offset, record in records for closed in fold(states, record, 0, offset)]
 
 
-def same(a: InMemory, b: InMemory) -> bool:
+def same(a: InMemoryStates, b: InMemoryStates) -> bool:
     return a.states == b.states and {w: h for w, h in a.buffers.items() if h} == {
         w: h for w, h in b.buffers.items() if h
     }
@@ -84,7 +84,7 @@ def same(a: InMemory, b: InMemory) -> bool:
 def test_records_that_come_again_change_nothing(records: list[MatchesRecord], data: st.DataObject) -> None:
     """A reader that goes back, any time and any way, while the states stay: the same windows, and the same states."""
     numbered = list(enumerate(records))
-    once, often = InMemory(), InMemory()
+    once, often = InMemoryStates(), InMemoryStates()
     expected = folded(once, numbered)
     found: list[ClosedWindow] = []
     for at, pair in enumerate(numbered):
@@ -104,7 +104,7 @@ def test_a_replay_from_a_stored_state_fires_the_same_windows_with_the_same_ids(
     numbered = list(enumerate(records))
     stored_at = data.draw(st.integers(0, len(numbered)))
     back_to = data.draw(st.integers(0, stored_at))
-    states = InMemory()
+    states = InMemoryStates()
     before = folded(states, numbered[:stored_at])
     restored = copy.deepcopy(states)
     expected = before + folded(states, numbered[stored_at:])
@@ -113,12 +113,12 @@ def test_a_replay_from_a_stored_state_fires_the_same_windows_with_the_same_ids(
     assert found == expected
     assert len({window_id_seed(c) for c in found}) == len(found)
     # Without any state: all over again, and the same ids.
-    assert folded(InMemory(), numbered) == expected
+    assert folded(InMemoryStates(), numbered) == expected
 
 
 @given(streams(doubles=False))
 def test_no_event_is_in_two_batches_and_none_is_lost(records: list[MatchesRecord]) -> None:
-    states = InMemory()
+    states = InMemoryStates()
     closed = folded(states, enumerate(records))
     fired = Counter(held.id for c in closed for held in c.events)
     waiting = Counter(id for held in states.buffers.values() for _, id in held)
@@ -126,7 +126,7 @@ def test_no_event_is_in_two_batches_and_none_is_lost(records: list[MatchesRecord
     assert not set(fired) & set(waiting)
     given_ids = {r.event.id for r in records if isinstance(r, Match)}
     if all(
-        isinstance(resolve(bytes(s.operator), ()).operator, Batch)
+        isinstance(resolve(bytes(s.operator), ()).operator, BatchOperator)
         for r in records
         if isinstance(r, Match)
         for s in r.stages
@@ -139,7 +139,7 @@ def test_no_event_is_in_two_batches_and_none_is_lost(records: list[MatchesRecord
 
 @given(streams())
 def test_a_window_keeps_its_limits_and_its_order(records: list[MatchesRecord]) -> None:
-    for c in folded(InMemory(), enumerate(records)):
+    for c in folded(InMemoryStates(), enumerate(records)):
         assert list(c.events) == sorted(c.events, key=lambda h: h.place)
         assert len({(h.source, h.id) for h in c.events}) == len(c.events) > 0
         assert c.opening == c.events[0].place
@@ -151,9 +151,9 @@ def test_the_file_gives_the_same_answers_however_often_it_dies(
     records: list[MatchesRecord], data: st.DataObject
 ) -> None:
     """Groups of any size; one that was not stored comes again, as after a crash."""
-    expected = folded(InMemory(), enumerate(records))
+    expected = folded(InMemoryStates(), enumerate(records))
     with tempfile.TemporaryDirectory() as folder:
-        store = WindowStore(Path(folder) / "windows.db")
+        store = SqliteStates(Path(folder) / "windows.db")
         found: list[ClosedWindow] = []
         try:
             while (at := store.parts.get(0, (0, 0))[0]) < len(records):
@@ -164,7 +164,7 @@ def test_the_file_gives_the_same_answers_however_often_it_dies(
                 assert not group.bad
                 if data.draw(st.integers(0, 3)) == 3:  # killed before it was stored
                     store.close()
-                    store = WindowStore(Path(folder) / "windows.db")
+                    store = SqliteStates(Path(folder) / "windows.db")
                     continue
                 store.store(group)
                 found += [c for _, _, c in group.closed]
@@ -174,7 +174,7 @@ def test_the_file_gives_the_same_answers_however_often_it_dies(
 
 
 def test_the_first_of_a_key_passes_and_the_time_counts_from_it() -> None:
-    states, spec = InMemory(), (Dedupe("${k}", 100),)
+    states, spec = InMemoryStates(), (DedupeOperator("${k}", 100),)
     times = [(0, "a"), (50, "a"), (99, "a"), (99, "b"), (100, "a"), (199, "a"), (200, "a")]
     closed = folded(states, ((n, match(spec, n, at, [key])) for n, (at, key) in enumerate(times)))
     assert [(c.opened_ms, c.key, c.why) for c in closed] == [
@@ -183,7 +183,7 @@ def test_the_first_of_a_key_passes_and_the_time_counts_from_it() -> None:
 
 
 def test_a_match_after_the_wait_opens_the_next_window_without_a_tick() -> None:
-    states, spec = InMemory(), (Batch("", count=3, wait_ms=30),)
+    states, spec = InMemoryStates(), (BatchOperator("", count=3, wait_ms=30),)
     closed = folded(states, ((n, match(spec, n, at, [""])) for n, at in enumerate([0, 29, 30, 31])))
     assert [(c.why, [h.id for h in c.events]) for c in closed] == [("wait", ["0", "1"])]
     closed = folded(states, [(4, match(spec, 4, 32, [""]))])
@@ -191,24 +191,24 @@ def test_a_match_after_the_wait_opens_the_next_window_without_a_tick() -> None:
 
 
 def test_bytes_close_the_window_that_reaches_them() -> None:
-    spec = (Batch("", size_bytes=100),)
-    closed = folded(InMemory(), ((n, match(spec, n, 0, [""], size)) for n, size in enumerate([60, 39, 1, 200])))
+    spec = (BatchOperator("", size_bytes=100),)
+    closed = folded(InMemoryStates(), ((n, match(spec, n, 0, [""], size)) for n, size in enumerate([60, 39, 1, 200])))
     assert [(c.why, [h.id for h in c.events]) for c in closed] == [("bytes", ["0", "1", "2"]), ("bytes", ["3"])]
 
 
 def test_a_window_that_is_full_closes_early_and_fits_into_a_record() -> None:
-    spec = (Batch("", wait_ms=1_000),)
+    spec = (BatchOperator("", wait_ms=1_000),)
     large = b"\xc5\xff\xff" + b"x" * 0xFFFF
-    closed = folded(InMemory(), ((n, match(spec, n, 0, [""], row=large)) for n in range(40)))
+    closed = folded(InMemoryStates(), ((n, match(spec, n, 0, [""], row=large)) for n in range(40)))
     assert {c.why for c in closed} == {"full"}
     assert all(WINDOW_BYTES - 70_000 < len(encode(c)) < WINDOW_BYTES + 1_000 for c in closed)
-    closed = folded(InMemory(), ((n, match(spec, n, 0, [""])) for n in range(WINDOW_EVENTS + 1)))
+    closed = folded(InMemoryStates(), ((n, match(spec, n, 0, [""])) for n in range(WINDOW_EVENTS + 1)))
     assert [(c.why, len(c.events)) for c in closed] == [("full", WINDOW_EVENTS)]
 
 
 def test_windows_of_an_operator_that_is_gone_fire_as_they_are() -> None:
-    states = InMemory()
-    old, new = Batch("", count=10), Batch("", count=5)
+    states = InMemoryStates()
+    old, new = BatchOperator("", count=10), BatchOperator("", count=5)
     folded(states, ((n, match((old,), n, 0, [""])) for n in range(3)))
     folded(states, ((n, match((new,), n, 0, [""])) for n in range(3, 5)))
     closed = folded(states, [(5, Tick(VERSION, 1, (("r", operator_id(old, ())),)))])
@@ -220,7 +220,7 @@ def test_windows_of_an_operator_that_is_gone_fire_as_they_are() -> None:
     )
 
 
-def grouped(store: WindowStore, first: int, *records: MatchesRecord, part: int = 0) -> list[ClosedWindow]:
+def grouped(store: SqliteStates, first: int, *records: MatchesRecord, part: int = 0) -> list[ClosedWindow]:
     """Fold and store one group; what fires."""
     batch = LogBatch("oncue.matches", part, range(first, first + len(records)), [Record(encode(r)) for r in records])
     group = store.fold_batches([batch])
@@ -231,7 +231,7 @@ def grouped(store: WindowStore, first: int, *records: MatchesRecord, part: int =
 
 def test_an_event_is_known_only_while_its_window_is_open(tmp_path: Path) -> None:
     """Also where the window was closed, and the event told again, between two looks at the file."""
-    store, spec = WindowStore(tmp_path / "windows.db"), (Batch("", count=3),)
+    store, spec = SqliteStates(tmp_path / "windows.db"), (BatchOperator("", count=3),)
     assert not grouped(store, 0, match(spec, 1, 0, [""]), match(spec, 2, 0, [""]), match(spec, 1, 0, [""]))
     (closed,) = grouped(store, 3, match(spec, 3, 0, [""]), match(spec, 1, 0, [""]), match(spec, 2, 0, [""]))
     assert [h.id for h in closed.events] == ["1", "2", "3"]
@@ -244,13 +244,18 @@ def test_an_event_is_known_only_while_its_window_is_open(tmp_path: Path) -> None
 
 
 def test_what_tells_nothing_any_more_is_forgotten(tmp_path: Path) -> None:
-    store, hour = WindowStore(tmp_path / "windows.db"), 3_600_000
-    grouped(store, 0, match((Dedupe("${k}", 10),), 1, 100, ["a"]), match((Batch("${k}", count=1),), 2, 100, ["b"]))
+    store, hour = SqliteStates(tmp_path / "windows.db"), 3_600_000
+    grouped(
+        store,
+        0,
+        match((DedupeOperator("${k}", 10),), 1, 100, ["a"]),
+        match((BatchOperator("${k}", count=1),), 2, 100, ["b"]),
+    )
     grouped(
         store,
         2,
-        match((Dedupe("${k}", 2 * hour),), 3, 100, ["c"]),
-        match((Batch("${k}", count=2),), 4, 100, ["d"]),
+        match((DedupeOperator("${k}", 2 * hour),), 3, 100, ["c"]),
+        match((BatchOperator("${k}", count=2),), 4, 100, ["d"]),
     )
     assert store.forget() == 0
     grouped(store, 4, Tick(VERSION, 100 + hour + 11))
@@ -265,9 +270,9 @@ def test_what_tells_nothing_any_more_is_forgotten(tmp_path: Path) -> None:
 def test_a_key_starts_anew_in_another_partition_whose_offsets_are_others(tmp_path: Path) -> None:
     """StateKey a rule gets another operator, its matches may go to another partition."""
     store, once, three = (
-        WindowStore(tmp_path / "windows.db"),
-        (Dedupe("${k}", 25),),
-        (Batch("${k}", count=3),),
+        SqliteStates(tmp_path / "windows.db"),
+        (DedupeOperator("${k}", 25),),
+        (BatchOperator("${k}", count=3),),
     )
     assert len(grouped(store, 1_000, match(once, 1, 1_000, ["a"]), match(three, 2, 1_000, ["a"]))) == 1
     assert len(grouped(store, 0, match(once, 3, 1_010, ["a"]), part=1)) == 1
@@ -281,7 +286,7 @@ def test_a_key_starts_anew_in_another_partition_whose_offsets_are_others(tmp_pat
 
 def test_a_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "windows.db"
-    store, spec = WindowStore(path), (Batch("${k}", count=3),)
+    store, spec = SqliteStates(path), (BatchOperator("${k}", count=3),)
     grouped(store, 0, match(spec, 1, 0, ["a"]), match(spec, 2, 0, ["a"]), part=2)
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as db, db:  # as it was then
@@ -289,7 +294,7 @@ def test_a_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
         for table in ("state", "item"):
             db.execute(f"UPDATE {table} SET id = ?", (old,))
         db.execute("PRAGMA user_version=1")
-    store = WindowStore(path)
+    store = SqliteStates(path)
     (closed,) = grouped(store, 2, match(spec, 3, 0, ["a"]), part=2)
     assert [h.id for h in closed.events] == ["1", "2", "3"]
     store.close()

@@ -17,9 +17,9 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Deployment, EndpointRecord, Event, RuleSwitch, TokenRecord
 from oncue.protocol.topics import MATCHES, REGISTRY, STREAM, WINDOWS, TaskTopics
 from oncue.rules.active_rules import RuleCompiler
-from oncue.rules.registry_reader import Registry
-from oncue.rules.stateful.changelog_states import WindowTable, records
-from oncue.rules.stateful.record_group import Summary
+from oncue.rules.registry_reader import RegistryReader
+from oncue.rules.stateful.changelog_states import ChangelogStates, records
+from oncue.rules.stateful.record_group import WindowSummary
 from oncue.rules.stateful.remote import RemoteRules
 from oncue.rules.stateful.worker_reports import SILENT_S, TOPIC, RuleReport, StreamReport, StreamWorkers, summed
 
@@ -60,17 +60,17 @@ def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
         windows = RemoteRules(log, workers, PARTITIONS)
         url = "kafka://a:1?prefix=x.&session_s=2"
         assert "start one: oncue stream --log 'kafka://a:1?prefix=x.&session_s=2'" in windows.trouble(url)
-        workers.take(b"one", report("one", 0, 1))
+        workers.apply(b"one", report("one", 0, 1))
         assert "2, 3 of oncue.matches" in windows.trouble(url)
-        workers.take(b"two", report("two", 2, 3))
+        workers.apply(b"two", report("two", 2, 3))
         assert windows.trouble(url) == ""
         clock.now += SILENT_S - 1
-        workers.take(b"two", report("two", 2, 3))
+        workers.apply(b"two", report("two", 2, 3))
         clock.now += 2
         assert [r.worker for r in workers.alive()] == ["two"]
-        workers.take(b"two", b"")
+        workers.apply(b"two", b"")
         assert "no stream worker is heard of" in windows.trouble(url)
-        workers.take(b"three", b"\xff not a report")
+        workers.apply(b"three", b"\xff not a report")
         assert not workers.alive()
 
     with_log(tmp_path, body)
@@ -79,13 +79,13 @@ def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
 def test_counts_are_those_since_this_process_listens(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         workers = StreamWorkers(log, Clock())
-        workers.take(b"one", report("one", 0, rules=(counts("r", 7),)), before=True)
+        workers.apply(b"one", report("one", 0, rules=(counts("r", 7),)), before=True)
         assert workers.counted == {}
-        workers.take(b"one", report("one", 0, rules=(counts("r", 9, windows=1, due_ms=50),)))
-        workers.take(b"two", report("two", 1, rules=(counts("r", 1, windows=2, due_ms=40), counts("s", 0))))
+        workers.apply(b"one", report("one", 0, rules=(counts("r", 9, windows=1, due_ms=50),)))
+        workers.apply(b"two", report("two", 1, rules=(counts("r", 1, windows=2, due_ms=40), counts("s", 0))))
         assert workers.counted == {"r": (3, 0), "s": (0, 0)}
         assert workers.rules()["r"] == RuleReport("r", 3, 6, 40, 10, 0, 0)
-        assert await RemoteRules(log, workers, PARTITIONS).summary() == {"r": Summary(3, 6, 40)}
+        assert await RemoteRules(log, workers, PARTITIONS).summary() == {"r": WindowSummary(3, 6, 40)}
         assert summed([]) == {}
 
     with_log(tmp_path, body)
@@ -98,8 +98,8 @@ def test_reports_in_the_log_are_heard_and_old_ones_are_not(tmp_path: Path) -> No
         heard: asyncio.Queue[bytes] = asyncio.Queue()
 
         class Heard(StreamWorkers):
-            def take(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
-                super().take(key, value, before, fresh)
+            def apply(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
+                super().apply(key, value, before, fresh)
                 heard.put_nowait(key)
 
         workers = Heard(log)
@@ -136,7 +136,7 @@ def event(n: int, **data: object) -> Event:
 
 def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
-        entry = RuleCompiler().book([DEPLOYED]).entries["r"]
+        entry = RuleCompiler().compile([DEPLOYED]).entries["r"]
         memory = entry.rule.operators
         assert memory is not None
         windows = RemoteRules(log, StreamWorkers(log), PARTITIONS)
@@ -144,7 +144,7 @@ def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
         now_ms = 1_000_000_000_000_000  # far ahead, so that the key's ttl has not passed
         matches = [memory.match("r", "f", 1, event(n), now_ms, 0) for n in (1, 2)]
         part = partition_of(memory.partition_key(matches[0]), PARTITIONS)
-        table = WindowTable()
+        table = ChangelogStates()
         found = [Record(encode(m)) for m in matches]
         _, changes = table.fold([LogBatch(MATCHES, part, range(2), found)])
         await log.append(WINDOWS, records(changes), part)
@@ -163,7 +163,7 @@ def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
 def test_a_worker_reads_rules_and_endpoints_from_the_registry(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         changed = asyncio.Event()
-        registry = Registry(log, changed.set, TaskTopics())
+        registry = RegistryReader(log, changed.set, TaskTopics())
         task = asyncio.create_task(registry.run())
 
         async def put(*entries: tuple[str, object]) -> None:
@@ -175,21 +175,21 @@ def test_a_worker_reads_rules_and_endpoints_from_the_registry(tmp_path: Path) ->
         endpoint = EndpointRecord(VERSION, "e1", "local", "ann", b"")
         await put(("token:t", token), ("endpoint:e1", endpoint), ("deployment:f@1", DEPLOYED))
         assert changed.is_set()
-        assert list(registry.book.entries) == ["r"]
+        assert list(registry.active_rules.entries) == ["r"]
         assert (registry.endpoint_id("local", "ann"), registry.endpoint_id("e1", "ann")) == ("e1", "e1")
         assert registry.endpoint_id("local", "bob") is None
         assert await registry.deployment("f", 1) == DEPLOYED
         removed = Deployment(VERSION, "f", 2, "ann", "", {}, removed=True)
         await put(("deployment:f@2", removed))
-        assert not registry.book.entries
+        assert not registry.active_rules.entries
         assert await registry.deployment("f", 2) is None
         third = Deployment(VERSION, "f", 3, "ann", json.dumps(RULES), {"f": "hash"})
         await put(("deployment:f@3", third), ("switch:r", RuleSwitch(VERSION, "r", False, "ann")))
-        assert registry.book.entries["r"].asleep
+        assert registry.active_rules.entries["r"].disabled_because
         await log.append(REGISTRY, [Record(b"", b"switch:r"), Record(b"\x01 damaged", b"deployment:g@1")])
         async with asyncio.timeout(20):
             await registry.caught_up()
-        assert not registry.book.entries["r"].asleep
+        assert not registry.active_rules.entries["r"].disabled_because
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
