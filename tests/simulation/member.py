@@ -393,12 +393,12 @@ class Member(Server):
             super()._carry(channel, effect)
 
     def _store(self, name: str, effect: StoreResults) -> None:
-        if not effect.ours and self.store_fails and self.rng.random() < self.store_fails:
+        if not effect.by_server and self.store_fails and self.rng.random() < self.store_fails:
             self._later(1_000, lambda: self.with_channel(name, lambda channel: channel.on_store_failed(effect.token)))
             return
 
         def done(offset: int) -> None:
-            if self.is_exclusive(name) and not effect.ours:
+            if self.is_exclusive(name) and not effect.by_server:
                 for e in effect.closing:
                     self._tell(self.name, e)
             else:

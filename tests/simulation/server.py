@@ -220,7 +220,7 @@ class Server:
                     )
 
     def _store(self, name: str, effect: StoreResults) -> None:
-        if not effect.ours and self.store_fails and self.rng.random() < self.store_fails:
+        if not effect.by_server and self.store_fails and self.rng.random() < self.store_fails:
             self._later(1_000, lambda: self.with_channel(name, lambda channel: channel.on_store_failed(effect.token)))
             return
 

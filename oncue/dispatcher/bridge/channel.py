@@ -139,14 +139,14 @@ class EndpointChannel:
     def _end_attempts(self, group: TaskGroup, ends: list[Ended]) -> None:
         """End attempts of the group's tasks that the server has decided to end."""
         closing = self._apply_ends(group.call, ends, {e.id: group for e in ends})
-        self._store(group, ends, closing, told=True)
+        self._store(group, ends, closing, complete=True)
 
-    def _store(self, group: TaskGroup, ends: list[Ended], closing: list[Ended], *, told: bool) -> None:
+    def _store(self, group: TaskGroup, ends: list[Ended], closing: list[Ended], *, complete: bool) -> None:
         """Append ends that the server decided."""
         self._token += 1
         self._appending[self._token] = ends
         record = encode((VERSION, group.call, "", group.accepted_us, ends, self.epoch))
-        self._out.append(StoreResults(record, self._token, group.call, closing, told, True))
+        self._out.append(StoreResults(record, self._token, group.call, closing, complete, True))
 
     # ------------------------------------------------------------ cancel, hold, end
 
@@ -168,7 +168,7 @@ class EndpointChannel:
         waiting = set(self.stop_waiting(e.id for e in ends))
         kept = [e for e in ends if e.id in waiting]
         if kept:
-            self._store(group, kept, [], told=False)
+            self._store(group, kept, [], complete=False)
         return [e.id for e in kept]
 
     def hold(self, task_id: bytes) -> bool:

@@ -1,6 +1,6 @@
-"""Carries out what lanes want of the log, the view and the blobs (effects.py); the sockets' part is the bridge's.
+"""Runs the effects of channels on the log, the view and the blobs.
 
-An outcome is told to people when, and only when, its record is durable.
+BridgeSocket sends frames; all other effects (effects.py) come here. Outcomes are published only after their record is durable.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ from oncue.protocol.records import Ended, Report, Started, TaskRecord, Usage
 from oncue.protocol.topics import REGISTRY, REPORTS, RESULTS
 
 log = logging.getLogger("oncue.carrier")
-STORE_AGAIN_S = 1.0
+STORE_AGAIN_S = 1.0  # after an append that failed
 
 
 class EffectRunner:
+    """The EffectHandler of a server: runs effects, and keeps the newest usage and phase of each endpoint."""
+
     _bridge: BridgeSocket
     _ownership: PartitionOwnership
 
@@ -55,11 +57,11 @@ class EffectRunner:
         self._mark = ((TOLD, context.server_id.encode()),)
         self._jobs: set[asyncio.Task[None]] = set()
         self._uploads: dict[tuple[str, str], Any] = {}
-        self.usage: dict[str, Usage] = {}  # endpoint -> the newest
-        self.phase_reasons: dict[str, str] = {}  # endpoint -> why its phase is what it is
+        self.usage: dict[str, Usage] = {}  # endpoint -> its newest report
+        self.phase_reasons: dict[str, str] = {}  # endpoint -> reason of its phase
 
     def attach(self, bridge: BridgeSocket, ownership: PartitionOwnership) -> None:
-        """Set the parts that need this one to be built: before the bridge reads its first frame."""
+        """Set the parts whose constructors need this one. Call it before the event loop runs again."""
         self._bridge, self._ownership = bridge, ownership
 
     def run(self, channel: EndpointChannel, effect: Effect) -> None:
@@ -72,21 +74,22 @@ class EffectRunner:
         elif isinstance(effect, EndWaitingTasks):
             self._job(self._end_waiting(channel.endpoint, effect.ids))
         elif isinstance(effect, ReadPart):
-            self._job(self._fetch(channel.endpoint, effect))
+            self._job(self._read_part(channel.endpoint, effect))
         elif isinstance(effect, WritePart):
-            self._job(self._put_part(channel.endpoint, effect))
+            self._job(self._write_part(channel.endpoint, effect))
         elif isinstance(effect, ForwardReport):
             self._report(channel, effect.body)
         elif isinstance(effect, PhaseChanged):
-            self._changed(channel, effect)
+            self._on_phase_changed(channel, effect)
         elif isinstance(effect, SendFrame):
             raise TypeError("frames are sent by the bridge")
 
     def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
+        """See EffectHandler: redirect the agent to the owner of its endpoint."""
         try:
             return self._ownership.answer_agent(endpoint, parts)
         except Undecodable as e:
-            log.warning("endpoint %s sent what cannot be read: %s", endpoint, e.message)
+            log.warning("endpoint %s sent a message that cannot be decoded: %s", endpoint, e.message)
             return None
 
     def _job(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -100,6 +103,7 @@ class EffectRunner:
             log.error("work for an endpoint failed", exc_info=task.exception())
 
     async def close(self) -> None:
+        """Cancel effects in progress."""
         for task in list(self._jobs):
             task.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -107,7 +111,7 @@ class EffectRunner:
     # ------------------------------------------------------------ results
 
     def _store(self, endpoint: str, effect: StoreResults) -> None:
-        headers = self._mark if effect.told else ()
+        headers = self._mark if effect.closing_complete else ()
         future = self._context.log.append(RESULTS, [Record(effect.record, headers=headers)])
         future.add_done_callback(partial(self._stored, endpoint, effect))
 
@@ -117,28 +121,31 @@ class EffectRunner:
         error = future.exception()
         if error is not None:
             log.error("outcomes of endpoint %s could not be stored: %s", endpoint, error)
-            if not effect.ours:
+            if not effect.by_server:
                 self._bridge.with_channel(endpoint, lambda channel: channel.on_store_failed(effect.token))
             else:
                 asyncio.get_running_loop().call_later(STORE_AGAIN_S, self._store, endpoint, effect)
             return
         if effect.closing:
-            self._tell(endpoint, effect, future.result())
-        # After the turn of the streams that were told: people wait for those, and the agent for nothing.
+            self._publish(endpoint, effect, future.result())
+        # After the callbacks of the streams: clients wait for outcomes, the agent does not wait for the ack.
         asyncio.get_running_loop().call_soon(
             self._bridge.with_channel, endpoint, lambda channel: channel.on_stored(effect.token)
         )
 
-    def _tell(self, endpoint: str, effect: StoreResults, positions: list[Position]) -> None:
-        fenced = effect.ours and self._context.log.shared  # by a later claim it may be: the log's order says
+    def _publish(self, endpoint: str, effect: StoreResults, positions: list[Position]) -> None:
+        fenced = effect.by_server and self._context.log.shared  # a later claim may precede the record in the log
         if self._ownership.is_exclusive(endpoint) and not fenced:
             self._context.notifier.tell(effect.call, effect.closing)
             self._context.metrics.outcomes(_by_state(effect.closing))
         else:
-            self._job(self._tell_by_view([e.id for e in effect.closing], positions))
+            self._job(self._publish_by_view([e.id for e in effect.closing], positions))
 
-    async def _tell_by_view(self, ids: list[bytes], positions: list[Position]) -> None:
-        """Another server may act for the endpoint by now, and have ended something itself: the log's order says what counts."""
+    async def _publish_by_view(self, ids: list[bytes], positions: list[Position]) -> None:
+        """Publish the ends that count according to the view.
+
+        Another server may own the endpoint by now and have ended tasks itself. The order of the log decides.
+        """
         await self._context.applied(positions)
         found = await self._context.view.outcomes(ids)
         for closing in found:
@@ -160,18 +167,20 @@ class EffectRunner:
         states = await self._context.view.states(effect.ids)
         known = {task_id for task_id, (_, where) in states.items() if where == endpoint}
         if len(known) < len(effect.ids):
-            log.warning("endpoint %s ended %d tasks that nobody had asked for", endpoint, len(effect.ids) - len(known))
+            log.warning(
+                "endpoint %s reported ends of %d tasks that were never accepted", endpoint, len(effect.ids) - len(known)
+            )
         self._bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, known))
 
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
-        """Until each is closed or at the agent: an attempt that ended in the same moment may have come first."""
+        """End waiting tasks. Repeat until each is closed or at the agent, since an attempt may end at the same time."""
         while ids:
             await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
             states = [await self._context.view.task(task_id) for task_id in ids]
             ids = [s.id for s in states if s is not None and self._end_one(endpoint, s)]
 
     def _end_one(self, endpoint: str, state: TaskState) -> bool:
-        """Append the end of a task that waits; False when there was nothing to append."""
+        """Append the end of a waiting task. Return False if there is nothing to append."""
         channel = self._bridge.channels.get(endpoint)
         if channel is None or state.call is None or state.state is not State.WAITING:
             return False
@@ -185,12 +194,12 @@ class EffectRunner:
 
     # ------------------------------------------------------------ blobs and function bodies
 
-    async def _fetch(self, endpoint: str, effect: ReadPart) -> None:
+    async def _read_part(self, endpoint: str, effect: ReadPart) -> None:
         sha, offset = effect.sha256, effect.offset_bytes
         size, body, why = 0, b"", ""
         try:
             record = await self._context.view.function(sha)
-            if record is None and self._context.log.shared:  # registered through another server a moment ago, perhaps
+            if record is None and self._context.log.shared:  # another server may have registered it a moment ago
                 await self._context.barrier((REGISTRY,))
                 record = await self._context.view.function(sha)
             if record is not None and record.body:
@@ -202,7 +211,7 @@ class EffectRunner:
             why = e.message
         self._bridge.with_channel(endpoint, lambda channel: channel.send_part(sha, offset, size, body, why))
 
-    async def _put_part(self, endpoint: str, effect: WritePart) -> None:
+    async def _write_part(self, endpoint: str, effect: WritePart) -> None:
         key = (endpoint, effect.sha256)
         why, at = "", effect.offset_bytes
         try:
@@ -230,7 +239,7 @@ class EffectRunner:
         try:
             report: Report = decode(Report, body)  # type: ignore[arg-type]
         except Undecodable as e:
-            log.warning("endpoint %s sent a report that cannot be read: %s", endpoint, e.message)
+            log.warning("endpoint %s sent a report that cannot be decoded: %s", endpoint, e.message)
             return
         if report.endpoint != endpoint:
             return
@@ -238,8 +247,8 @@ class EffectRunner:
             self.usage[endpoint] = report
         elif self._context.notifier.watched and isinstance(report, Started):
             self._show_started(channel, report)
-        # Reports may be lost: nobody waits for this one.
-        self._context.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_look)
+        # Reports may be lost, so the append is not awaited.
+        self._context.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_ignore_error)
 
     def _show_started(self, channel: EndpointChannel, report: Started) -> None:
         for task_id, attempt, started_us in report.tasks:
@@ -254,7 +263,7 @@ class EffectRunner:
                 }
                 self._context.notifier.show("task", item)
 
-    def _changed(self, channel: EndpointChannel, effect: PhaseChanged) -> None:
+    def _on_phase_changed(self, channel: EndpointChannel, effect: PhaseChanged) -> None:
         name = self._context.registry.endpoint_name(channel.endpoint)
         self.phase_reasons[channel.endpoint] = effect.why
         log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
@@ -263,7 +272,7 @@ class EffectRunner:
             self._job(self._repeat_cancels(channel.endpoint))
 
     async def _repeat_cancels(self, endpoint: str) -> None:
-        """Cancels that were asked for before this server, or this link, was there."""
+        """Repeat cancel requests from before this server owned the endpoint, or before the agent connected."""
         wanted = await self._context.view.cancels(10_000)
         ids = [task_id for task_id, where in wanted if where == endpoint]
         if ids:
@@ -271,7 +280,7 @@ class EffectRunner:
 
 
 def task_of(state: TaskState) -> TaskRecord:
-    """The task as it was accepted, from what the view knows of it."""
+    """Return the task as it was accepted, from the view's state of it."""
     return TaskRecord(state.id, state.args, state.event, state.retry_of, state.mark_us)
 
 
@@ -283,6 +292,6 @@ def _by_state(closing: Sequence[Ended]) -> dict[str, int]:
     return counts
 
 
-def _look(future: asyncio.Future[Any]) -> None:
+def _ignore_error(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()

@@ -30,15 +30,15 @@ class SendFrame(msgspec.Struct, frozen=True, gc=False):
 class StoreResults(msgspec.Struct, frozen=True):
     """Append `record` to oncue.results, then call `on_stored(token)` or `on_store_failed(token)`.
 
-    `ours`: the server decided these ends. No agent would send them again, so the append is repeated until it is durable.
+    `by_server`: the server decided these ends. No agent would send them again, so the append is repeated until it is durable.
     """
 
     record: bytes
     token: int
     call: Call
     closing: list[Ended]  # ends that close their tasks
-    told: bool  # `closing` is complete; else only the view knows which ends close a task
-    ours: bool = False
+    closing_complete: bool  # False: only the view knows which ends close a task
+    by_server: bool = False
 
 
 class LoadOpenTasks(msgspec.Struct, frozen=True):

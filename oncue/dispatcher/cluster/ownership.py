@@ -1,13 +1,13 @@
-"""Which endpoints this server acts for, and who acts for the others.
+"""Ownership of partitions: the endpoints that this server owns, and the owners of the others.
 
     group of oncue.control ──partitions──► Claim in each (its offset + 1: the epoch) ──► Fence in oncue.results
-                                             ──► the view has all from before ──► lanes open; triggers, windows of these keys
-    a newer claim of another server, read from the log, or the group's word ──► lanes close, agents are sent there
+                                       ──► the view has all earlier records ──► channels open; triggers, stateful rules start
+    a newer claim of another server, read from the log, or a new assignment ──► channels close, agents are redirected
 
-An endpoint belongs to the partition of oncue.control that its id's hash says, and so does whatever else one server must do
-alone (a file trigger, by its name). Two servers may both think for a moment that they act for one: the agent obeys the higher
-epoch, and ends that the other made up itself stand behind the fence and do not count. Where the log is one process's alone
-there is one partition, claimed at the start and never lost.
+An endpoint belongs to the partition of oncue.control that the hash of its id gives. So does other work that one server must do
+alone, such as a file trigger, by its name. Two servers may both believe for a moment that they own a partition. Agents obey
+the higher epoch, and ends that the other server decided come after the fence and are ignored. If the log belongs to one process
+there is one partition, which is claimed at the start and never lost.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from oncue.view import ClaimRow
 
 log = logging.getLogger("oncue.owners")
 GROUP = "oncue.owners"
-PAUSE_S = 1.0  # after what failed, and before a partition is claimed again that another has claimed
-RENEW_S = 86_400.0  # claims are said again, so that the log's retention does not forget them
-MANY = 100_000  # cancels that are under way
-PATIENCE_S = 24 * 3600.0  # with a view that is far behind
+PAUSE_S = 1.0  # after an error, and before a partition that another server has claimed is claimed again
+RENEW_S = 86_400.0  # claims are repeated, so that retention does not remove them from the log
+MANY_CANCELS = 100_000
+CATCH_UP_S = 24 * 3600.0  # for a view that is far behind
 
 
 class PartitionOwnership:
-    """`start`, then `close`. `on_change` is called after partitions came or went."""
+    """The partitions that this server owns, and the newest claim of each. Call `start`, later `close`."""
 
     def __init__(
         self,
@@ -52,77 +52,80 @@ class PartitionOwnership:
         me: Claim,
         on_change: Callable[[], None],
     ) -> None:
-        """`follow_tasks`: has the view read this topic, too. `me`: how others reach this server."""
+        """`follow_tasks(topic)`: make the view read a topic of tasks, too. `me`: addresses of this server. `on_change`: called
+        after this server has gained or lost partitions."""
         self._context, self._bridge, self._follow_tasks = context, bridge, follow_tasks
         self._me, self._on_change = me, on_change
         self._partitions = 1
-        self._claims: dict[int, ClaimRow] = {}  # the newest
-        self._epochs: dict[int, int] = {}  # partition -> epoch, where this server acts
-        self._assigned: frozenset[int] = frozenset()  # by the group
-        self._contested = asyncio.Event()  # another has claimed what the group gave to this server, or claims are old
+        self._claims: dict[int, ClaimRow] = {}  # partition -> its newest claim
+        self._epochs: dict[int, int] = {}  # partition -> epoch, of the owned partitions
+        self._assigned: frozenset[int] = frozenset()  # partitions, by the group
+        self._contested = asyncio.Event()  # an assigned partition must be claimed again
         self._changed = asyncio.Condition()
-        self._admitted: set[str] = set()  # endpoints
+        self._admitted: set[str] = set()  # endpoints whose key may connect
         self._revoked: set[str] = set()
-        self._cancels: dict[
-            str, list[bytes]
-        ] = {}  # endpoint -> tasks that somebody has cancelled, while lanes are opened
+        self._cancels: dict[str, list[bytes]] = {}  # endpoint -> cancelled open tasks; set while channels are opened
         self._tasks: list[asyncio.Task[None]] = []
         self._assignment: Assignment | None = None
 
-    # ------------------------------------------------------------ asked
+    # ------------------------------------------------------------ queries
 
     def partition(self, key: str) -> int:
+        """Return the partition of an endpoint (id), a trigger (name) or other work."""
         return partition_of(key.encode(), self._partitions)
 
     def owns(self, key: str) -> bool:
-        """Whether this server acts for this endpoint (id), trigger (name) ..."""
+        """Return True if this server owns the partition of `key`."""
         return self.partition(key) in self._epochs
 
     def is_exclusive(self, key: str) -> bool:
-        """Whether it surely is the only one that does, now: what is durable now came before whatever another may do."""
+        """Return True if no other server can own `key` now.
+
+        Records that are durable now precede any record of a later owner.
+        """
         return self.owns(key) and self._assignment is not None and self._assignment.is_exclusive()
 
     def latest_claim(self, key: str) -> ClaimRow | None:
-        """Who has claimed it last."""
+        """Return the newest claim of the partition of `key`."""
         return self._claims.get(self.partition(key))
 
     def other_blob_stores(self) -> list[str]:
-        """The servers that keep their blobs elsewhere: what is large cannot be had through all."""
+        """Return the servers with another blob store, whose blobs this server cannot read."""
         found = {
             row.claim.url or row.claim.server for row in self._claims.values() if row.claim.blobs != self._me.blobs
         }
         return sorted(found) if self._context.log.shared else []
 
     def owner_label(self, key: str) -> str:
-        """Where that is, for people."""
+        """Return the URL or id of the owner of `key`, for messages; "" if unknown."""
         row = self.latest_claim(key)
         return (row.claim.url or row.claim.server) if row is not None else ""
 
     def owner_url(self, key: str) -> str:
-        """The API of the server that acts for it; "": this one does, or it is not known."""
+        """Return the API URL of the other server that owns `key`; "" if this one does, or none is known."""
         row = self.latest_claim(key)
         if row is None or self.owns(key) or row.claim.server == self._me.server or row.claim.url == self._me.url:
             return ""
         return row.claim.url
 
     def peer_urls(self) -> list[str]:
-        """The APIs of the other servers that act for anything."""
+        """Return the API URLs of the other servers that own partitions."""
         urls = {row.claim.url for row in self._claims.values() if row.claim.server != self._me.server}
         return sorted(urls - {"", self._me.url}) if self._context.log.shared else []
 
     def advertise(self, url: str) -> None:
-        """Where the API is, once it listens: what was claimed with another address is claimed again."""
+        """Set this server's API URL. Partitions that were claimed with another URL are claimed again."""
         if url != self._me.url and self._context.log.shared:
             self._me = msgspec.structs.replace(self._me, url=url)
             self._contested.set()
 
     async def wait_until(self, key: str, owns: bool) -> None:
-        """Wait until this server acts for it; or does not."""
+        """Wait until this server owns `key`, or with owns=False until it does not."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.owns(key) is owns)
 
     async def run_while_owned(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it for as long as this server acts for the key; then it is cancelled. Raises what it raises."""
+        """Wait until this server owns `key`, then run `work` until it ends or ownership is lost. Raises errors of `work`."""
         await self.wait_until(key, True)
         working = asyncio.ensure_future(work())
         lost = asyncio.ensure_future(self.wait_until(key, False))
@@ -138,7 +141,7 @@ class PartitionOwnership:
     # ------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
-        """Where the log is this process's alone, it acts for all when this returns."""
+        """Join the group. If the log belongs to this process, it owns all partitions when this returns."""
         self._partitions = (await self._context.log.topics())[CONTROL].partitions
         self._claims = {row.partition: row for row in await self._context.view.claims()}
         self._report_blob_stores(self.other_blob_stores())
@@ -152,7 +155,7 @@ class PartitionOwnership:
         ]
 
     async def close(self) -> None:
-        """Others get the partitions at once, where the log can be reached. The lanes are the bridge's to close."""
+        """Leave the group, so that others get the partitions at once. The bridge closes the channels."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -160,34 +163,34 @@ class PartitionOwnership:
         if self._assignment is not None:
             await self._assignment.close()
 
-    async def _follow(self, share: Assignment) -> None:
-        news = asyncio.ensure_future(share.next())
+    async def _follow(self, assignment: Assignment) -> None:
+        change = asyncio.ensure_future(assignment.next())
         try:
             while True:
                 again = asyncio.ensure_future(self._contested.wait())
-                await asyncio.wait((news, again), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((change, again), return_when=asyncio.FIRST_COMPLETED)
                 again.cancel()
                 try:
-                    if news.done():
-                        given = news.result()
-                        news = asyncio.ensure_future(share.next())
-                        await self._take_over(given)
+                    if change.done():
+                        assigned = change.result()
+                        change = asyncio.ensure_future(assignment.next())
+                        await self._take_over(assigned)
                     else:
-                        await asyncio.wait((news,), timeout=PAUSE_S)
-                        # Else the group has given them to the other, and this server will hear of it.
-                        if not news.done() and share.is_exclusive():
+                        await asyncio.wait((change,), timeout=PAUSE_S)
+                        # Otherwise the group has assigned them to another server, and `next` will return.
+                        if not change.done() and assignment.is_exclusive():
                             await self._take_over(self._assigned)
                 except OncueError as e:
-                    log.error("this server's part in the group of owners: %s", e)
-                    if news.done() and not isinstance(news.exception(), LogError):
+                    log.error("this server's membership in the group of owners failed: %s", e)
+                    if change.done() and not isinstance(change.exception(), LogError):
                         raise
-                    if news.done():
-                        news = asyncio.ensure_future(share.next())
-                    self._contested.set()  # what the group gave is claimed when the log can be written again
+                    if change.done():
+                        change = asyncio.ensure_future(assignment.next())
+                    self._contested.set()  # claim again when the log can be written
                     await asyncio.sleep(PAUSE_S)
         finally:
-            news.cancel()
-            await asyncio.gather(news, return_exceptions=True)
+            change.cancel()
+            await asyncio.gather(change, return_exceptions=True)
 
     async def _renew(self) -> None:
         while True:
@@ -195,26 +198,26 @@ class PartitionOwnership:
             with contextlib.suppress(OncueError):
                 await self._claim(list(self._epochs))
 
-    # ------------------------------------------------------------ partitions come and go
+    # ------------------------------------------------------------ gain and lose partitions
 
-    async def _take_over(self, given: frozenset[int]) -> None:
-        """Act for what the group gave, and for nothing else. Raises LogError."""
-        self._assigned = given
+    async def _take_over(self, assigned: frozenset[int]) -> None:
+        """Own the assigned partitions, and no others. Raises LogError."""
+        self._assigned = assigned
         self._contested.clear()
-        for partition in [p for p in self._epochs if p not in given]:
+        for partition in [p for p in self._epochs if p not in assigned]:
             self._lose(partition, "the servers have divided the endpoints anew")
-        # Whoever had one before may have claimed it since.
+        # A former owner may have claimed a partition meanwhile.
         await self._view_caught_up((CONTROL,))
         for row in await self._context.view.claims():
             self._learn(row)
         epochs = await self._claim(
-            [p for p in given if p not in self._epochs or self._claims[p].claim.url != self._me.url]
+            [p for p in assigned if p not in self._epochs or self._claims[p].claim.url != self._me.url]
         )
         endpoints = {self._context.registry.tasks_topic(e.id) for e in self._endpoints(epochs)}
         await self._view_caught_up((CONTROL, RESULTS, REGISTRY, *endpoints))
         await self._context.reload()
-        # A claim that left this process late, when the group had given its partition to another, must not be acted on:
-        # so whoever acts has claimed before its successor has.
+        # The group may have assigned a partition to another server before this claim was written. Such a claim must not take
+        # effect, so that each owner's claim precedes the claim of its successor.
         if self._assignment is None or not await self._assignment.wait_until_exclusive():
             return
         for row in await self._context.view.claims():
@@ -225,9 +228,9 @@ class PartitionOwnership:
             else:
                 self._contested.set()
         if epochs:
-            log.info("this server acts for %d of %d partitions", len(self._epochs), self._partitions)
+            log.info("this server owns %d of %d partitions", len(self._epochs), self._partitions)
         self._cancels = {}
-        for task_id, endpoint in await self._context.view.cancels(MANY):
+        for task_id, endpoint in await self._context.view.cancels(MANY_CANCELS):
             self._cancels.setdefault(endpoint, []).append(task_id)
         self.sync_endpoints()
         self._cancels = {}
@@ -235,10 +238,10 @@ class PartitionOwnership:
 
     async def _view_caught_up(self, topics: Iterable[str]) -> None:
         ends = await self._context.log.end_offsets(topics)
-        await self._context.view.wait_for(ends, PATIENCE_S)
+        await self._context.view.wait_for(ends, CATCH_UP_S)
 
     async def _claim(self, partitions: list[int]) -> dict[int, int]:
-        """partition -> epoch; durable, and fenced."""
+        """Append claims, durable and fenced. Return the epoch of each partition."""
         if not partitions:
             return {}
         context, at = self._context, now_us()
@@ -248,7 +251,7 @@ class PartitionOwnership:
             p: position.first + 1 for p, (position,) in zip(partitions, await asyncio.gather(*futures), strict=True)
         }
         for partition, epoch in epochs.items():
-            if partition in self._epochs:  # said again: what lanes end from here on may come behind the fence
+            if partition in self._epochs:  # renewed: later ends of its channels may come after the fence
                 self._epochs[partition] = epoch
                 for channel in self._channels(partition):
                     channel.epoch = epoch
@@ -258,7 +261,7 @@ class PartitionOwnership:
         return epochs
 
     def on_claim(self, partition: int, offset: int, claim: Claim) -> None:
-        """A claim that the view has now."""
+        """Handle a claim that the view has applied."""
         self._learn(ClaimRow(partition, offset + 1, claim))
 
     def _learn(self, row: ClaimRow) -> None:
@@ -268,8 +271,7 @@ class PartitionOwnership:
         before = self.other_blob_stores()
         self._claims[row.partition] = row
         self._report_blob_stores(set(self.other_blob_stores()) - set(before))
-        mine = self._epochs.get(row.partition)
-        if mine is not None and row.claim.server != self._me.server:
+        if row.partition in self._epochs and row.claim.server != self._me.server:
             self._lose(row.partition, "another server acts for this endpoint now")
             self._contested.set()
         self._announce_servers()
@@ -284,7 +286,7 @@ class PartitionOwnership:
         del self._epochs[partition]
         for channel in channels:
             self._bridge.redirect(channel.endpoint, *self._redirect(channel.endpoint, why))
-        if self._tasks:  # not while the first of all is settled
+        if self._tasks:  # not during start
             self._notifying = asyncio.ensure_future(self._notify())
 
     async def _notify(self) -> None:
@@ -295,8 +297,10 @@ class PartitionOwnership:
     # ------------------------------------------------------------ endpoints
 
     def sync_endpoints(self) -> list[EndpointRecord]:
-        """After the registry has changed: every registered key may connect, and the endpoints of this server's partitions
-        have lanes. Returns those of this server's that have been revoked since the last time."""
+        """Apply a change of the registry: allow registered keys, and open channels for owned endpoints.
+
+        Return the owned endpoints that were revoked since the last call.
+        """
         context = self._context
         revoked: list[EndpointRecord] = []
         for e in context.registry.endpoints():
@@ -333,8 +337,8 @@ class PartitionOwnership:
         )
         channel.servers = self._servers()
         self._bridge.open(channel)
-        if wishes := self._cancels.get(e.id):  # before anything is sent
-            self._bridge.with_channel(e.id, lambda channel: channel.cancel(wishes, "cancelled"))
+        if cancelled := self._cancels.get(e.id):  # before anything is sent
+            self._bridge.with_channel(e.id, lambda channel: channel.cancel(cancelled, "cancelled"))
 
     def _endpoints(self, partitions: Iterable[int]) -> list[EndpointRecord]:
         wanted = set(partitions)
@@ -346,7 +350,7 @@ class PartitionOwnership:
     # ------------------------------------------------------------ agents of others
 
     def _servers(self) -> tuple[tuple[str, str], ...]:
-        """All that act for something; none where there can be but one."""
+        """Return the bridge addresses and keys of all owners; none if the log belongs to one process."""
         if not self._context.log.shared:
             return ()
         claims = [row.claim for row in self._claims.values()]
@@ -364,7 +368,7 @@ class PartitionOwnership:
         return row.epoch, bridge.Redirect(row.claim.bridge, row.claim.server_key, why)
 
     def answer_agent(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
-        """What an agent is told whose endpoint has no lane here; None: nothing. Raises Undecodable."""
+        """Return the answer to an agent whose endpoint has no channel here, or None. Raises Undecodable."""
         if endpoint not in self._admitted:
             return None
         envelope, _ = bridge.decode_from_agent(parts)

@@ -1,5 +1,5 @@
-"""The HTTP API's parts. `oncue.dispatcher.http.app.make_app` puts them together.
+"""The HTTP API. `oncue.dispatcher.http.app.make_app` builds it.
 
-request ──► table.py (which Route?) ──► exchange.py: token, limits, body, query ──► tasks.py, rules.py ... ──► Backend
+request ──► routes/table.py: the Route ──► handler.py: login, limits, body, query ──► routes/tasks.py ... ──► services
 answer  ◄── problems.py (RFC 9457)  ◄── one try/except ◄── a Struct, or a stream (streams.py)
 """

@@ -76,7 +76,7 @@ def make_app(
 
 
 class HttpServer:
-    """A listening API."""
+    """An API that listens."""
 
     def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
         self.runner, self.host, self.port = runner, host, port
@@ -86,15 +86,16 @@ class HttpServer:
         return http_url(self.host, self.port)
 
     async def close(self) -> None:
-        """No new connections; streams end; requests under way have SHUTDOWN_S."""
+        """Accept no connections, end streams, and give requests in progress SHUTDOWN_S."""
         await self.runner.cleanup()
 
 
 async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> HttpServer:
-    """Listen on settings.host and port (0: `last_port` if it is free, since clients may know it, or else any free one).
-    No access log, no signal handlers.
+    """Listen on settings.host and settings.port, without access log and signal handlers.
 
-    Raises Conflict when the port is taken, Invalid when it is not ours to take or the address is not this machine's."""
+    Port 0 means `last_port` if it is free, since clients may know it, else any free port.
+    Raises Conflict if the port is in use, Invalid if it is not permitted or the address is not of this machine.
+    """
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
@@ -110,14 +111,14 @@ async def serve(app: web.Application, settings: Settings, last_port: int = 0) ->
 
 
 async def check_address(settings: Settings) -> None:
-    """Whether `serve` could listen: asked before a server begins what others see. Raises Conflict, Invalid."""
+    """Check that `serve` can listen, before a server starts work that others see. Raises Conflict, Invalid."""
     loop = asyncio.get_running_loop()
     try:
-        asked = await loop.create_server(asyncio.Protocol, settings.host or None, settings.port, start_serving=False)
+        probe = await loop.create_server(asyncio.Protocol, settings.host or None, settings.port, start_serving=False)
     except OSError as e:
         raise _explained(e, f"{settings.host}:{settings.port}") from None
-    asked.close()
-    await asked.wait_closed()
+    probe.close()
+    await probe.wait_closed()
 
 
 async def _listens(runner: web.AppRunner, host: str, port: int) -> bool:

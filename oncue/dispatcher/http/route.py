@@ -1,4 +1,7 @@
-"""One row of the table from which the server's routes, the checks of scopes and bodies, and the OpenAPI document are made."""
+"""Route: one row of the table that defines the HTTP API.
+
+The aiohttp routes, the checks of scopes and bodies, and the OpenAPI document are all made from the table.
+"""
 
 from __future__ import annotations
 
@@ -27,32 +30,34 @@ ANONYMOUS = Caller("", frozenset())
 
 
 class RequestContext:
-    """A request that has passed the checks: what a handler gets."""
+    """A request that has passed all checks: the argument of a route's handler."""
 
     __slots__ = ("api", "body", "caller", "coding", "query", "raw", "request")
 
     def __init__(self, api: Api, request: web.Request, caller: Caller) -> None:
         self.api, self.request, self.caller = api, request, caller
         self.body: Any = None  # decoded as the route's `takes`
-        self.raw = b""  # the body's bytes, where the route is `raw`
+        self.raw = b""  # the body's bytes, if the route is `raw`
         self.query: Any = None  # decoded as the route's `query`
         self.coding = JSON  # of the body, and of the answer
 
     @property
     def backend(self) -> Backend:
+        """The services of the server."""
         return self.api.backend
 
     @property
     def bearer(self) -> str:
-        """With which another server may be asked for the caller; "": none may, since one has asked this server so."""
+        """The Authorization header to forward to a peer; "" if this request was forwarded itself."""
         headers = self.request.headers
         return "" if FORWARDED in headers else headers.get("Authorization", "")
 
     def path(self, name: str) -> str:
+        """Return a parameter of the path."""
         return self.request.match_info[name]
 
     def number(self, name: str) -> int:
-        """A number in the path. Raises Invalid."""
+        """Return a number in the path. Raises Invalid."""
         text = self.path(name)
         if text.isascii() and text.isdecimal() and len(text) < 19:
             return int(text)
@@ -80,6 +85,8 @@ class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """One operation of the API."""
+
     method: str
     path: str  # aiohttp's syntax: {name}, {name:.+}
     handler: Handler
@@ -88,34 +95,34 @@ class Route:
     scope: Scope
     takes: Any = None  # the Struct that the body is decoded as
     reads: tuple[str, ...] = (JSON,)  # content types of the body
-    takes_msgpack: Any = None  # where the body in msgpack has other types than in JSON
-    takes_doc: Any = None  # what the handler reads by itself, for the document
+    takes_msgpack: Any = None  # if the body in msgpack has other types than in JSON
+    takes_doc: Any = None  # type of the body for the document, if the handler reads it itself
     optional: bool = False  # an empty body is a `takes()`
     raw: bool = False  # the handler gets the body's bytes
     streamed: bool = False  # the handler reads the body itself, or answers with a stream; neither has a limit of size
     query: type[msgspec.Struct] = NoQuery
     gives: Any = None  # type of the answer; None: no content
-    gives_msgpack: Any = None  # where the answer in msgpack has other types than in JSON
-    items: Any = None  # where `gives` is a Page: of what
+    gives_msgpack: Any = None  # if the answer in msgpack has other types than in JSON
+    items: Any = None  # type of the items, if `gives` is Page
     writes: tuple[str, ...] = (JSON,)  # content types of the answer
     status: int = 200
-    errors: tuple[type[OncueError], ...] = ()  # beside those that every route may give
+    errors: tuple[type[OncueError], ...] = ()  # besides those of every route
     max_bytes: int = 0  # of the body; 0: settings.max_body_bytes
-    waits: bool = False  # may be held open by the caller's wish; ended when the server stops
+    waits: bool = False  # may be held open at the caller's request; ended when the server stops
 
     @property
     def template(self) -> str:
-        """The path as OpenAPI and people write it: without patterns."""
+        """The path without patterns, as OpenAPI writes it."""
         return re.sub(r"\{(\w+):[^{}]+\}", r"{\1}", self.path)
 
     @property
     def parameters(self) -> list[str]:
-        """Names in the path."""
+        """Names of the parameters in the path."""
         return re.findall(r"\{(\w+)\}", self.template)
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Matches the paths that this route serves."""
+        """Regular expression of the paths of this route."""
         parts = re.split(r"\{\w+(?::([^{}]+))?\}", self.path)
         literal, patterns = parts[::2], parts[1::2]
         text = re.escape(literal[0])

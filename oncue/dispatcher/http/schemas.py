@@ -1,4 +1,4 @@
-"""Requests and answers that only the HTTP API has; the rest is in oncue.protocol.api."""
+"""Bodies and queries that only the HTTP API has. The others are in oncue.protocol.api."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oncue.protocol.codec import build_decoders
 
 MAX_PAGE = 1_000
 MAX_WAIT_MS = 60_000
-LONGEST_MS = 10 * 366 * 86_400_000  # ten years: what lasts longer is a mistake, and numbers stay within 64 bits
+LONGEST_MS = 10 * 366 * 86_400_000  # ten years: a longer duration is a mistake, and numbers stay within 64 bits
 _FAR = 1 << 62
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="At most so many items.")]
@@ -23,7 +23,7 @@ Cursor = Annotated[str, Meta(description="`next` of the page before.")]
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of query parameters: a misspelt one is an error, not silence."""
+    """Base of queries. An unknown parameter is an error."""
 
 
 class PageQuery(Query, frozen=True):
@@ -88,24 +88,24 @@ class OutcomesQuery(Request, frozen=True):
 
 
 class OutcomeInfo(Response, frozen=True):
-    """How a task closed, in JSON."""
+    """Outcome of a closed task, in JSON."""
 
     id: str
     state: str
     attempt: int
     started_us: int
     ended_us: int
-    value: Any = None  # where it is plain data; else a note
-    has_value: bool = False  # whether `value` is the value itself
+    value: Any = None  # plain data, or a note in place of other values
+    has_value: bool = False  # True: `value` is the value itself
     error: FailureInfo | None = None
     output: str = ""
 
 
 class Cancelling(Response, frozen=True):
-    """202: the wish is durable; the first closing record of each task decides.
+    """202: the cancel requests are durable. The first record that closes a task decides its outcome.
 
-    `tasks`: those that were open and are asked to end. With `waiting` in the request: those that will not run (any more),
-    since they had not been sent to their endpoint; the others are left as they are."""
+    `tasks`: the open tasks that are asked to end. With `waiting` in the request: the tasks that will not run, because they
+    had not been sent to their endpoint; all others stay as they are."""
 
     count: int
     tasks: list[str]

@@ -1,4 +1,4 @@
-"""Large payloads, as streams: named by the SHA-256 of their content, never whole in memory."""
+"""Routes of blobs. They are named by SHA-256 and streamed, never whole in memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def put(context: RequestContext) -> BlobInfo:
 
 
 async def _parts(request: web.Request, size: int) -> AsyncIterator[bytes]:
-    """The body as it comes; raises Malformed when it ends before its length."""
+    """Yield the body as it arrives. Raises Malformed if it ends before its length."""
     seen = 0
     try:
         async for part in request.content.iter_any():

@@ -1,4 +1,4 @@
-"""Dead letters: look, try again, dismiss."""
+"""Routes of dead letters: list, show, retry, dismiss."""
 
 from __future__ import annotations
 

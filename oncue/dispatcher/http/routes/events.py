@@ -1,4 +1,4 @@
-"""Events in and out, triggers, and what happens right now as server-sent events."""
+"""Routes of events, triggers, and live events (server-sent events)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def emit(context: RequestContext) -> Emitted:
 
 
 def _events(context: RequestContext) -> Sequence[Event]:
-    """From a CloudEvents request (binary, structured, batch), or from plain JSON. Raises Invalid, UnsupportedType ..."""
+    """Return the events of a CloudEvents request (binary, structured, batch) or of plain JSON. Raises Invalid and others."""
     headers = {name.lower(): value for name, value in context.request.headers.items()}
     events = events_from_http(headers, context.raw)
     if events is not None:
@@ -57,7 +57,7 @@ def _events(context: RequestContext) -> Sequence[Event]:
         )
     request: EmitRequest = _plain.decode(context.raw, JSON)
     event = Event(
-        id=request.id or _minted(context, idempotency_key(context.request, "")),
+        id=request.id or _event_id(context, idempotency_key(context.request, "")),
         source=request.source,
         type=request.type,
         subject=request.subject,
@@ -69,8 +69,8 @@ def _events(context: RequestContext) -> Sequence[Event]:
     return [event]
 
 
-def _minted(context: RequestContext, key: str) -> str:
-    """An event's id that repeats with the caller's key, so that a request repeated after a time-out is the same event."""
+def _event_id(context: RequestContext, key: str) -> str:
+    """Return an event id that is derived from caller and key, so that a repeated request is the same event."""
     if not key:
         return ids.new_uuid7().hex()
     return hashlib.blake2b(f"{context.caller.subject}\0{key}".encode(), digest_size=16).hexdigest()
@@ -114,11 +114,11 @@ async def live(context: RequestContext) -> web.StreamResponse:
         headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
     counter = itertools.count(1)
-    boot = ids.new_uuid7().hex()[:12]  # ids of another connection are not ours
+    boot = ids.new_uuid7().hex()[:12]  # tells the ids of two connections apart
     resumed = "Last-Event-ID" in context.request.headers
 
     def head() -> bytes:
-        # What happened while the reader was away is not repeated here: it should read its lists again.
+        # Events that a client missed are not repeated. After `reset` it should read its lists again.
         text = f"retry: {RETRY_MS}\n" + (f"id: {boot}-0\nevent: reset\ndata: {{}}\n\n" if resumed else "\n")
         return text.encode()
 
@@ -128,13 +128,13 @@ async def live(context: RequestContext) -> web.StreamResponse:
             return b":\n\n"
         return b"id: %s-%d\nevent: %s\ndata: %s\n\n" % (boot.encode(), next(counter), kind.encode(), encode_json(data))
 
-    def last_word(error: Exception) -> bytes:
+    def problem_frame(error: Exception) -> bytes:
         known = error if isinstance(error, OncueError) else problems.unexpected(error, "GET /v1/live")
         return b"event: problem\ndata: %s\n\n" % problems.problem_json(known)
 
     held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
     source = context.backend.events.live(context.caller, kinds)
-    return await serve_stream(held, response, source, frame, head=head(), on_error=last_word)
+    return await serve_stream(held, response, source, frame, head=head(), on_error=problem_frame)
 
 
 PLAIN = Route(

@@ -1,4 +1,4 @@
-"""Functions, endpoints and tokens."""
+"""Routes of functions, endpoints and tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rule files and their rules: deploy, look, switch, explain, roll back, remove."""
+"""Routes of rules and deployments: deploy, show, enable, explain, roll back, remove."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def explain(context: RequestContext) -> Explanation:
         )
     event: Event | None = None
     if request.event is not None:
-        # A draft needs no id, time or version: it is only looked at.
+        # A draft needs no id, source or version.
         draft = {"specversion": "1.0", "id": "draft", "source": "/draft"} | request.event
         event = cloudevents.from_json(encode_json(draft))
     return await context.backend.rules.explain(context.caller, context.path("name"), event, request.offset)

@@ -1,4 +1,4 @@
-"""What is about the server itself, outside of /v1: webhooks, health, metrics, the OpenAPI document and the pages."""
+"""Routes outside of /v1: webhooks, health, metrics, the OpenAPI document and the pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FILES = ("index.html", "status.js", "docs.html", "docs.js", "page.js", "style.cs
 
 
 async def hook(context: RequestContext) -> web.Response:
-    """No bearer token: the trigger verifies the caller in its own way (a signature), before it takes anything."""
+    """Pass a request to its webhook trigger, which authenticates it by a signature or token of its own."""
     headers = {name.lower(): value for name, value in context.request.headers.items()}
     status, answered, body = await context.backend.triggers.receive(context.path("trigger"), headers, context.raw)
     response = web.Response(status=status, body=body, headers=answered)
@@ -48,7 +48,7 @@ async def alive(context: RequestContext) -> Health:
 
 
 async def ready(context: RequestContext) -> web.Response:
-    """503 while the server starts or stops. What the checks found in detail is told to callers with a token only."""
+    """Return the health, with 503 while the server starts or stops. Details of checks need a token that may read."""
     if context.api.streams.closing:
         health = Health(status="stopping", version=__version__)
     else:
@@ -61,7 +61,7 @@ async def ready(context: RequestContext) -> web.Response:
 
 
 def _brief(found: str) -> str:
-    """No names, no paths: what is no "ok", nor a count that says "not ok: 1 of 3 ..."."""
+    """Return a check's result without names and paths: only "ok", "not ok", or a count such as "not ok: 1 of 3"."""
     return found if found == "ok" or found.startswith("not ok: ") else "not ok"
 
 
@@ -75,7 +75,7 @@ async def _may_read(context: RequestContext) -> bool:
 
 
 async def metrics(context: RequestContext) -> web.Response:
-    """Needs a token that may read, unless the setting open_metrics is true: names of rules and endpoints are in it."""
+    """Return the metrics. They have names of rules and endpoints, so they need a token unless open_metrics is set."""
     if not context.api.settings.open_metrics and not await _may_read(context):
         if "Authorization" in context.request.headers:
             raise Forbidden("these metrics need a good token that may read", remedy="use a token with the scope read")
@@ -96,7 +96,7 @@ async def openapi(context: RequestContext) -> web.Response:
 
 @cache
 def page_file(name: str) -> tuple[bytes, str]:
-    """(content, content type) of a file of the page. Raises NotFound."""
+    """Return the content and content type of a page's file. Raises NotFound."""
     if name not in FILES:
         raise NotFound(f"there is no page file {name[:100]!r}", remedy="the pages are / and /docs")
     content = (resources.files("oncue.dispatcher") / "web" / name).read_bytes()

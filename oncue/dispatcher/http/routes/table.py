@@ -1,4 +1,4 @@
-"""The one table of routes; and the answer to what is not in it."""
+"""The table of all routes, and the error for requests that match none."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PATTERNS = [(route.pattern, route) for route in ROUTES]
 
 
 def heads(route: Route) -> bool:
-    """Whether HEAD is answered as well: for what has an end."""
+    """Return True if the route also answers HEAD: all GET routes that do not stream."""
     return route.method == "GET" and not route.streamed
 
 
 def no_route(method: str, path: str) -> OncueError:
-    """Why no route took a request: there is none at this path (the nearest is named), or none for this method."""
+    """Return the error for a request without a route: NotFound with the nearest path, or MethodNotAllowed."""
     here = [route for pattern, route in _PATTERNS if pattern.match(path)]
     if here:
         allow = {route.method for route in here} | {"HEAD" for route in here if heads(route)}

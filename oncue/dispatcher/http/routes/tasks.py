@@ -1,5 +1,7 @@
-"""Tasks: submit, look, wait, cancel, retry. The batch is the hot path: nothing here is done for each of its tasks but what C
-does in one call."""
+"""Routes of tasks: submit, show, wait, cancel, retry.
+
+The batch is the hot path. No Python code here runs for each of its tasks; builtins in C do.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ async def submit_batch(context: RequestContext) -> Accepted:
 
 
 def check_batch(request: BatchRequest, most: int) -> None:
-    """Raises Invalid or TooLarge."""
+    """Check counts, sizes and durations. Raises Invalid or TooLarge."""
     count = len(request.payloads) + len(request.calls)
     if not count or (request.payloads and request.calls):
         raise Invalid(
@@ -102,7 +104,7 @@ def check_batch(request: BatchRequest, most: int) -> None:
 
 
 def _check_times(request: TaskRequest | BatchRequest) -> None:
-    """Durations are at most ten years, limits above 0, retries too few to matter to a number's size. Raises Invalid."""
+    """Check durations and the number of retries. Raises Invalid."""
     check_ms(request, "wait_ms")
     for name in ("timeout_ms", "expires_ms"):
         if getattr(request, name) is not None:
@@ -112,8 +114,7 @@ def _check_times(request: TaskRequest | BatchRequest) -> None:
 
 
 def check_ms(of: Any, *names: str, path: str = "$", least: int = 0) -> None:
-    """Raises Invalid for the first of these fields that is below `least` (1: a limit that may be left out) or above
-    LONGEST_MS."""
+    """Check that these fields are between `least` and LONGEST_MS. Raises Invalid. `least` is 1 for optional limits."""
     for name in names:
         value = getattr(of, name, 0)
         if not least <= value <= LONGEST_MS:
@@ -127,7 +128,7 @@ def check_ms(of: Any, *names: str, path: str = "$", least: int = 0) -> None:
 
 
 def idempotency_key(request: web.Request, in_body: str) -> str:
-    """The key of the body or of the header Idempotency-Key (with or without quotes). Raises Invalid."""
+    """Return the key of the body or of the header Idempotency-Key, without quotes. Raises Invalid."""
     header = request.headers.get("Idempotency-Key")
     if header is None:
         key = in_body
@@ -145,7 +146,7 @@ def idempotency_key(request: web.Request, in_body: str) -> str:
 
 
 def parse_id(text: str, where: str, what: str = "a task's id has 32 hex digits") -> bytes:
-    """Raises Invalid."""
+    """Return an id that is given in hex. Raises Invalid."""
     with contextlib.suppress(ValueError):
         if text.isascii() and len(text) <= 40:
             return ids.parse(text)
@@ -154,7 +155,7 @@ def parse_id(text: str, where: str, what: str = "a task's id has 32 hex digits")
 
 
 def task_id(context: RequestContext) -> str:
-    """The path's id in its usual form. Raises Invalid."""
+    """Return the path's id in its usual form. Raises Invalid."""
     return ids.text(parse_id(context.path("id"), "the path"))
 
 
@@ -211,7 +212,7 @@ async def outcomes(context: RequestContext) -> Any:
 
 
 def shown(outcome: Outcome) -> OutcomeInfo:
-    """For people and JSON, without running anybody's code."""
+    """Return an outcome for JSON. No pickle is loaded, so no code of a user runs."""
     e = outcome.ended
     value, plain, error = None, False, None
     try:
@@ -246,15 +247,15 @@ async def outcome_stream(context: RequestContext) -> web.StreamResponse:
 
 
 def _framed(message: bytes) -> bytes:
-    """Length (4 bytes, big endian) and message; length 0 is a sign of life."""
+    """Return length (4 bytes, big endian) and message. Length 0 keeps the connection alive."""
     return len(message).to_bytes(4, "big") + message
 
 
 async def cancel(context: RequestContext) -> Cancelling:
     request: CancelRequest = context.body
     wanted = [ids.text(parse_id(text, f"$.tasks[{i}]")) for i, text in enumerate(request.tasks)]
-    wish = CancelRequest(tasks=wanted, waiting=request.waiting)
-    return _cancelling(await context.backend.cancellation.cancel(context.caller, wish, context.bearer))
+    to_cancel = CancelRequest(tasks=wanted, waiting=request.waiting)
+    return _cancelling(await context.backend.cancellation.cancel(context.caller, to_cancel, context.bearer))
 
 
 async def cancel_one(context: RequestContext) -> Cancelling:

@@ -1,4 +1,4 @@
-"""The server's view as a file: for a server that joins."""
+"""Route of the view snapshot, which a new server copies."""
 
 from __future__ import annotations
 
