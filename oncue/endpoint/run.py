@@ -78,7 +78,7 @@ class AgentProcess:
             budget_bytes=settings.spool_bytes,
         )
         self._servers = ServerList(folder / "servers.json", lambda: folder_settings.resolve_server(settings))
-        self._link = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
+        self._socket = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
         context = ProviderContext(folder, folder / "blobs", CONTAINERS[container]())
         self._provider = PROVIDERS[provider](context)
         self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
@@ -86,13 +86,13 @@ class AgentProcess:
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
         self._watching = (-1, -1)  # the pool's workers and the link's dial whose descriptors are watched
-        self._link_fds: set[int] = set()
+        self._socket_fds: set[int] = set()
         self._me = psutil.Process()
         self._usage_us = self._status_us = 0
         self._status = b""
         self._trouble = ""
         self._why = self._remedy = ""  # the server does not take the key; what to do
-        self._again = folder_settings.register_again(settings.name, folder)
+        self._register_again = folder_settings.register_again(settings.name, folder)
         self._key_refused_us = 0
         self.stop_why = ""
 
@@ -129,33 +129,33 @@ class AgentProcess:
         for key, _ in self._selector.select(timeout_s):
             if key.fd == wake_fd:
                 os.read(wake_fd, 4096)
-            elif key.fd not in self._link_fds:
+            elif key.fd not in self._socket_fds:
                 self.pool.on_readable(key.fd)
         at = now_us()
         if self.pool.next_wake_us is not None and at >= self.pool.next_wake_us:
             self.pool.tick(at)
-        self._read_link(at)
-        self._look_at_link(at)
-        self._tell_agent()
-        self.carry(self.agent.turn(at, self.pool.room(), self.pool.chunk_size))
-        self._now_and_then(at)
-        return self._tell_agent() or self._link.readable
+        self._receive(at)
+        self._check_connection(at)
+        self._forward_pool_events()
+        self.execute(self.agent.turn(at, self.pool.room(), self.pool.chunk_size))
+        self._report_status(at)
+        return self._forward_pool_events() or self._socket.readable
 
     def _watch(self) -> None:
         """The pipes of the workers that there are, and the link's descriptors."""
-        now = (self.pool.fds_version, self._link.dials)
+        now = (self.pool.fds_version, self._socket.connects)
         if self._watching == now:
             return
-        self._link_fds = set(self._link.filenos())
-        wanted = set(self.pool.fds()) | self._link_fds
+        self._socket_fds = set(self._socket.filenos())
+        wanted = set(self.pool.fds()) | self._socket_fds
         for fd in self._watched:
             self._selector.unregister(fd)  # also where the number is another file's now
         for fd in wanted:
             self._selector.register(fd, selectors.EVENT_READ)
         self._watched, self._watching = wanted, now
 
-    def _read_link(self, at: int) -> None:
-        for parts in self._link.receive():
+    def _receive(self, at: int) -> None:
+        for parts in self._socket.receive():
             try:
                 self.agent.on_message(parts, at)
             except Undecodable as e:
@@ -163,7 +163,7 @@ class AgentProcess:
                 self.agent.disconnect("the server's messages cannot be read", at)
                 return
 
-    def _tell_agent(self) -> bool:
+    def _forward_pool_events(self) -> bool:
         """What happened in the pool. Whether anything did."""
         events = self.pool.drain()
         if not events:
@@ -179,10 +179,10 @@ class AgentProcess:
             agent.on_output(task_id, attempt, offset, text)
         return True
 
-    def carry(self, effects: list[Effect]) -> None:
+    def execute(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, SendMessage):
-                self._link.send(effect.parts)
+                self._socket.send(effect.parts)
             elif isinstance(effect, RunTasks):
                 self.pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
             elif isinstance(effect, CancelRunning):
@@ -190,21 +190,21 @@ class AgentProcess:
             elif isinstance(effect, LogLine):
                 log.info("%s", effect.text)
             elif isinstance(effect, Connect):
-                self._dial(effect)
+                self._connect(effect)
             elif isinstance(effect, RememberServers):
-                self._servers.learn(effect.servers)
+                self._servers.remember(effect.servers)
 
-    def _dial(self, to: Connect) -> None:
+    def _connect(self, to: Connect) -> None:
         try:
             server = self._servers.pick(to.bridge, to.server_key)
-            self._link.dial(server.bridge, server.key.encode())
+            self._socket.connect(server.bridge, server.key.encode())
         except OncueError as e:
             log.warning("%s", e)
             self.agent.disconnect(e.message, now_us())
 
     # ------------------------------------------------------------ now and then
 
-    def _now_and_then(self, at: int) -> None:
+    def _report_status(self, at: int) -> None:
         if at - self._status_us < STATUS_US:
             return
         self._status_us = at
@@ -218,32 +218,34 @@ class AgentProcess:
             self.agent.report_usage(self.pool.busy, os.getloadavg()[0], memory)
         self.write_status()
 
-    def _look_at_link(self, at: int) -> None:
+    def _check_connection(self, at: int) -> None:
         if self.agent.phase is SessionPhase.CONNECTED and self._key_refused_us:
             self._key_refused_us, self._why = 0, ""
-        troubles = self._link.troubles()
-        if not troubles:
+        problems = self._socket.problems()
+        if not problems:
             return
-        if ConnectionProblem.KEY in troubles:
+        if ConnectionProblem.KEY_REFUSED in problems:
             self._key_refused_us = self._key_refused_us or at
-            revoked = troubles[ConnectionProblem.KEY] == curve.REVOKED
+            revoked = problems[ConnectionProblem.KEY_REFUSED] == curve.REVOKED
             why = self._why = (
                 REVOKED if revoked else "the server does not know this endpoint's key: is it another server's?"
             )
             if revoked or at - self._key_refused_us > KEY_REFUSED_US:
-                self.agent.refused = Refused(why, remedy=self._again)
+                self.agent.refused = Refused(why, remedy=self._register_again)
             self.agent.disconnect(why, at)
-        elif ConnectionProblem.CLOSED in troubles:
+        elif ConnectionProblem.CLOSED in problems:
             self.agent.disconnect(ConnectionProblem.CLOSED.value, at)
-        elif self._servers.several():  # where there is but one, its socket goes on trying
-            self.agent.disconnect(ConnectionProblem.NOBODY.value, at)
+        elif self._servers.has_several():  # where there is but one, its socket goes on trying
+            self.agent.disconnect(ConnectionProblem.NO_ANSWER.value, at)
 
-    def given_up(self, refused: Refused) -> Refused:
+    def refusal(self, refused: Refused) -> Refused:
         """The refusal as it is told: here is known how this endpoint is registered again."""
-        told = Refused(REVOKED, remedy=self._again) if refused.details.get("reason") == "revoked" else refused
-        self._why, self._remedy = told.message, told.remedy
+        refusal = (
+            Refused(REVOKED, remedy=self._register_again) if refused.details.get("reason") == "revoked" else refused
+        )
+        self._why, self._remedy = refusal.message, refusal.remedy
         self.write_status("refused")
-        return told
+        return refusal
 
     def write_status(self, state: str = "") -> None:
         """`status.json`, when it changed."""
@@ -281,21 +283,21 @@ class AgentProcess:
         agent = self.agent
         agent.stop(self.stop_why)
         self._provider.cancel([self._block.id], self.settings.grace_s)
-        self._tell_agent()
-        self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
+        self._forward_pool_events()
+        self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))
         deadline = time.monotonic() + 2.0
         while agent.phase is SessionPhase.CONNECTED and agent.outbox.spool and time.monotonic() < deadline:
             self._watch()
             self._selector.select(0.05)
-            self._read_link(now_us())
-            self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
+            self._receive(now_us())
+            self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))
         agent.end_session(self.stop_why)
-        self.carry(agent.turn(now_us(), 0, self.pool.chunk_size))
+        self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))
         self.write_status("stopped")
         log.info("stopped")
 
     def close(self) -> None:
-        self._link.close()
+        self._socket.close()
         self._selector.close()
         self._file.close()
         self._lock.release()
@@ -326,7 +328,7 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
     try:
         process.run()
     except Refused as e:
-        print(f"Refused: {process.given_up(e)}", file=sys.stderr)  # noqa: T201
+        print(f"Refused: {process.refusal(e)}", file=sys.stderr)  # noqa: T201
         return e.exit_code
     finally:
         process.close()

@@ -687,7 +687,7 @@ def test_without_room_a_chunk_comes_back(rig: Rig, tmp_path: Path) -> None:
 def test_workers_that_cannot_start_are_told_and_tried_more_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oncue.endpoint.pool.pool.QUICK_DEATHS", 2)
+    monkeypatch.setattr("oncue.endpoint.pool.pool.FAILED_STARTS", 2)
     pool = Pool(1, tmp_path, env={"PYTHONHOME": "/nowhere", "PATH": "/bin"})
     rig = Rig(pool, tmp_path)
     try:

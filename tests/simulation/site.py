@@ -65,10 +65,10 @@ class MemoryCabinet:
         self.whole: dict[str, bytes] = {}
         self.partial: dict[str, bytearray] = {}
 
-    def body(self, sha256: str) -> bytes | None:
+    def read_function(self, sha256: str) -> bytes | None:
         return self.bodies.get(sha256)
 
-    def keep_body(self, sha256: str, body: bytes) -> None:
+    def write_function(self, sha256: str, body: bytes) -> None:
         self.bodies[sha256] = body
 
     def has_blob(self, sha256: str) -> bool:

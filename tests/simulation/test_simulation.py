@@ -57,7 +57,7 @@ class ForgetsBeforeAck(Agent):
     def _send_results(self) -> None:
         super()._send_results()
         if self.outbox.spool:
-            self.outbox.ack(next(reversed(self.outbox.spool)))
+            self.outbox.on_ack(next(reversed(self.outbox.spool)))
 
 
 class AcceptsDuplicates(Agent):

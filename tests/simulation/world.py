@@ -274,7 +274,8 @@ class World:
         if self._open_ids() or self._left():
             return False
         return all(
-            s.agent is not None and not s.agent.queue.held and not s.agent.outbox.held() for s in self.sites.values()
+            s.agent is not None and not s.agent.queue.held and not s.agent.outbox.inventory()
+            for s in self.sites.values()
         )
 
     def check(self) -> None:

@@ -99,14 +99,14 @@ class Agent(HeldTasks):
         if isinstance(message, bridge.Dispatch):
             self._on_dispatch(message, body)
         elif isinstance(message, bridge.Ack):
-            self.outbox.ack(message.seq)
+            self.outbox.on_ack(message.seq)
         elif isinstance(message, bridge.CancelTasks):
             step = bridge.ID_BYTES
             self.cancel({body[i : i + step] for i in range(0, len(body), step)}, message.why)
         elif isinstance(message, bridge.BlobPart):
-            self._fetcher.part(message, body, self.now_us)
+            self._fetcher.on_part(message, body, self.now_us)
         elif isinstance(message, bridge.UploadAck):
-            self.outbox.put_ack(message)
+            self.outbox.on_upload_ack(message)
         elif isinstance(message, bridge.Welcome):
             self._remember_servers(message)
 
@@ -196,9 +196,9 @@ class Agent(HeldTasks):
         self.outbox.flush(self.now_us, force=self.running == 0 or self.stopping or rewrite)
         if self.phase is SessionPhase.CONNECTED:
             self._send_results()
-            for want in self._fetcher.asks(self.now_us):
+            for want in self._fetcher.next_requests(self.now_us):
                 self._send(want)
-            for put, body in self.outbox.puts(self.now_us):
+            for put, body in self.outbox.next_parts(self.now_us):
                 self._send(put, body)
             self._grant()
         if rewrite:
@@ -265,7 +265,7 @@ class Agent(HeldTasks):
         """A new session: who we are, and what we hold."""
         self.session.begin(self.now_us)
         self.received = self.granted = 0
-        held = [(task_id, g.attempt) for task_id, g in self.queue.held.items()] + self.outbox.held()
+        held = [(task_id, g.attempt) for task_id, g in self.queue.held.items()] + self.outbox.inventory()
         i = self.identity
         self._send(
             bridge.Hello(

@@ -26,7 +26,7 @@ class BlobArguments:
         self._waits: dict[str, Waiting] = {}
         self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
 
-    def need(self, group: AttemptGroup, task: TaskRecord, sha256: str) -> bool:
+    def require(self, group: AttemptGroup, task: TaskRecord, sha256: str) -> bool:
         """Whether the task must wait for the blob."""
         self.users.setdefault(sha256, set()).add(task.id)
         self._blob_of[task.id] = sha256
@@ -35,7 +35,7 @@ class BlobArguments:
         self._waits.setdefault(sha256, []).append((group, task))
         return True
 
-    def arrived(self, sha256: str) -> Waiting:
+    def pop_waiting(self, sha256: str) -> Waiting:
         """What waited for it, or for its failure: it waits here no longer."""
         return self._waits.pop(sha256, [])
 
@@ -83,7 +83,7 @@ class BlobArguments:
                 del self.users[sha256]
                 self._unneeded[sha256] = now_us
 
-    def unneeded(self, sha256: str, now_us: int) -> None:
+    def mark_unneeded(self, sha256: str, now_us: int) -> None:
         """A blob that was here for another reason."""
         self._unneeded[sha256] = now_us
 

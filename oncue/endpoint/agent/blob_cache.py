@@ -17,13 +17,13 @@ class DiskCache:
         self._functions, self._blobs = Blobs(functions, durable=False), Blobs(blobs, durable=False)
         self._uploads: dict[str, Upload] = {}
 
-    def body(self, sha256: str) -> bytes | None:
+    def read_function(self, sha256: str) -> bytes | None:
         try:
             return self._functions.read(sha256)
         except OncueError:  # not there, or damaged
             return None
 
-    def keep_body(self, sha256: str, body: bytes) -> None:
+    def write_function(self, sha256: str, body: bytes) -> None:
         with _as_os_error():
             self._functions.put(body)
 

@@ -15,17 +15,17 @@ from oncue.protocol.records import FUNCTION_BYTES
 
 WINDOW = 4  # parts of one fetch under way
 AT_ONCE = 2  # fetches under way; the others wait their turn
-AGAIN_US = 30_000_000  # without an answer for so long a part is asked for again
+REQUEST_TIMEOUT_US = 30_000_000  # without an answer for so long a part is asked for again
 
 
 class BlobCache(Protocol):
     """Where bodies and blobs are kept by hash: a folder, or memory in simulations. All raise OSError."""
 
-    def body(self, sha256: str) -> bytes | None:
+    def read_function(self, sha256: str) -> bytes | None:
         """A function's body, if it is here."""
         ...
 
-    def keep_body(self, sha256: str, body: bytes) -> None: ...
+    def write_function(self, sha256: str, body: bytes) -> None: ...
 
     def has_blob(self, sha256: str) -> bool: ...
 
@@ -63,18 +63,18 @@ class ContentFetcher:
     def __init__(
         self,
         cache: BlobCache,
-        arrived: Callable[[Download, bytes], None],
-        failed: Callable[[Download, str], None],
+        on_fetched: Callable[[Download, bytes], None],
+        on_failed: Callable[[Download, str], None],
     ) -> None:
-        self._cache, self._arrived, self._failed = cache, arrived, failed
+        self._cache, self._on_fetched, self._on_failed = cache, on_fetched, on_failed
         self._fetches: dict[str, Download] = {}
-        self._heard_us = 0
+        self._received_us = 0
 
-    def want(self, sha256: str, *, blob: bool) -> None:
+    def start(self, sha256: str, *, blob: bool) -> None:
         if sha256 not in self._fetches:
             self._fetches[sha256] = Download(sha256, blob)
 
-    def forget(self, sha256: str) -> None:
+    def stop(self, sha256: str) -> None:
         """Nobody waits for it any more."""
         self._fetches.pop(sha256, None)
 
@@ -84,13 +84,13 @@ class ContentFetcher:
             fetch.asked = fetch.got
             fetch.early.clear()
 
-    def asks(self, now_us: int) -> list[bridge.FetchPart]:
+    def next_requests(self, now_us: int) -> list[bridge.FetchPart]:
         """What to ask for now."""
         if not self._fetches:
-            self._heard_us = now_us
+            self._received_us = now_us
             return []
-        if now_us - self._heard_us > AGAIN_US:
-            self._heard_us = now_us
+        if now_us - self._received_us > REQUEST_TIMEOUT_US:
+            self._received_us = now_us
             self.new_session()
         wants: list[bridge.FetchPart] = []
         for fetch in list(self._fetches.values())[:AT_ONCE]:
@@ -101,8 +101,8 @@ class ContentFetcher:
                 fetch.asked += bridge.PART_BYTES
         return wants
 
-    def part(self, part: bridge.BlobPart, body: bytes, now_us: int) -> None:
-        self._heard_us = now_us
+    def on_part(self, part: bridge.BlobPart, body: bytes, now_us: int) -> None:
+        self._received_us = now_us
         fetch = self._fetches.get(part.sha256)
         if fetch is None:
             return
@@ -114,13 +114,13 @@ class ContentFetcher:
         if part.offset_bytes >= fetch.got and (body or not fetch.size):
             fetch.early[part.offset_bytes] = body
         try:
-            self._in_order(fetch)
+            self._write_in_order(fetch)
         except OSError as e:
             return self._fail(fetch, f"the endpoint cannot keep it: {e.strerror or e}")
         if fetch.got >= fetch.size:
-            self._whole(fetch)
+            self._complete(fetch)
 
-    def _in_order(self, fetch: Download) -> None:
+    def _write_in_order(self, fetch: Download) -> None:
         while fetch.got in fetch.early:
             data = fetch.early.pop(fetch.got)
             if not data:
@@ -133,7 +133,7 @@ class ContentFetcher:
             fetch.got += len(data)
             fetch.asked = max(fetch.asked, fetch.got)
 
-    def _whole(self, fetch: Download) -> None:
+    def _complete(self, fetch: Download) -> None:
         if fetch.hash.hexdigest() != fetch.sha256:
             return self._fail(fetch, "what the server sent does not have the hash that it should have")
         body = b"".join(fetch.parts)
@@ -143,8 +143,8 @@ class ContentFetcher:
         except OSError as e:
             return self._fail(fetch, f"the endpoint cannot keep it: {e.strerror or e}")
         del self._fetches[fetch.sha256]
-        self._arrived(fetch, body)
+        self._on_fetched(fetch, body)
 
     def _fail(self, fetch: Download, why: str) -> None:
         del self._fetches[fetch.sha256]
-        self._failed(fetch, why)
+        self._on_failed(fetch, why)

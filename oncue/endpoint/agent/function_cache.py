@@ -19,7 +19,7 @@ class FunctionCache:
         if body is not None:
             self._bodies[function] = body  # used last
             return body
-        body = self._cache.body(function)
+        body = self._cache.read_function(function)
         if body is not None:
             self._remember(function, body)
         return body
@@ -27,7 +27,7 @@ class FunctionCache:
     def store(self, function: str, body: bytes) -> None:
         """Raises OSError when it cannot be kept on disk; it is in memory then."""
         self._remember(function, body)
-        self._cache.keep_body(function, body)
+        self._cache.write_function(function, body)
 
     def _remember(self, function: str, body: bytes) -> None:
         self._bytes += len(body) - len(self._bodies.pop(function, b""))

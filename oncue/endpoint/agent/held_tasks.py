@@ -37,7 +37,7 @@ class HeldTasks:
         self.prefetch = PrefetchLimit(workers)
         self.queue = TaskQueue()
         self.outbox = Outbox(journal, cache, self._drop_blob_of_result)
-        self._fetcher = ContentFetcher(cache, self._arrived, self._failed)
+        self._fetcher = ContentFetcher(cache, self._on_fetched, self._on_fetch_failed)
         self._functions = FunctionCache(cache)
         self._arguments = BlobArguments(cache)
         self.running = 0
@@ -58,7 +58,7 @@ class HeldTasks:
         for held in found.held:
             size = sum(len(t.args) + COST_OF_TASK for t in held.tasks)
             group = AttemptGroup(held.call, decode(Call, held.call), held.attempt, held.accepted_us, held.tasks, size)
-            self.queue.receive(group)
+            self.queue.add(group)
             lost = [t for t in held.tasks if t.id in held.started]
             if lost:
                 self._end(group, lost, LOST, why)
@@ -67,7 +67,7 @@ class HeldTasks:
         for sha in self._cache.blobs():
             if sha not in used:
                 self._cache.drop_blob(sha)
-        found.held, found.kept, found.spooled = [], [], []  # not needed any more
+        found.held, found.uploading, found.spooled = [], [], []  # not needed any more
 
     # ------------------------------------------------------------ what a task needs before it can run
 
@@ -77,7 +77,7 @@ class HeldTasks:
             message.call, call, message.attempt, message.accepted_us, tasks, len(body) + COST_OF_TASK * len(tasks)
         )
         self._journal.received(message.call, message.attempt, message.accepted_us, body)
-        self.queue.receive(group)
+        self.queue.add(group)
         self._enqueue(group, tasks)
 
     def _enqueue(self, group: AttemptGroup, tasks: list[TaskRecord]) -> None:
@@ -90,9 +90,9 @@ class HeldTasks:
         if tasks:
             function = group.call.function
             here = self._functions.get(function) is not None
-            self.queue.put(group, tasks, here=here)
+            self.queue.enqueue(group, tasks, here=here)
             if not here:
-                self._fetcher.want(function, blob=False)
+                self._fetcher.start(function, blob=False)
 
     def _needs_blob(self, group: AttemptGroup, task: TaskRecord) -> bool:
         if task.args[:1] != REF:
@@ -104,34 +104,34 @@ class HeldTasks:
             return True
         if ref is None:
             return False
-        if not self._arguments.need(group, task, ref.sha256):
+        if not self._arguments.require(group, task, ref.sha256):
             return False
-        self._fetcher.want(ref.sha256, blob=True)
+        self._fetcher.start(ref.sha256, blob=True)
         return True
 
-    def _arrived(self, fetch: Download, body: bytes) -> None:
+    def _on_fetched(self, fetch: Download, body: bytes) -> None:
         if not fetch.blob:
             try:
                 self._functions.store(fetch.sha256, body)
             except OSError as e:
                 self._log(f"a function could not be kept on disk: {e.strerror or e}")
-            self.queue.arrived(fetch.sha256)
+            self.queue.on_function(fetch.sha256)
             return
-        for group, task in self._arguments.arrived(fetch.sha256):
+        for group, task in self._arguments.pop_waiting(fetch.sha256):
             here = self._functions.get(group.call.function) is not None
-            self.queue.put(group, [task], here=here)
+            self.queue.enqueue(group, [task], here=here)
             if not here:
-                self._fetcher.want(group.call.function, blob=False)
+                self._fetcher.start(group.call.function, blob=False)
 
-    def _failed(self, fetch: Download, why: str) -> None:
+    def _on_fetch_failed(self, fetch: Download, why: str) -> None:
         if fetch.blob:
             failure = encode(Failure("oncue.BlobMissing", f"its large arguments could not be fetched: {why}"))
-            for group, task in self._arguments.arrived(fetch.sha256):
+            for group, task in self._arguments.pop_waiting(fetch.sha256):
                 self._end(group, [task], ERROR, failure)
             return
         remedy = "register the function again, and run the task anew"
         failure = encode(Failure("oncue.FunctionError", f"the function could not be fetched: {why}", "", remedy))
-        for group, tasks in self.queue.fail(fetch.sha256):
+        for group, tasks in self.queue.pop_without_function(fetch.sha256):
             self._end(group, tasks, ERROR, failure)
 
     def _assign(self, room: int, chunk_size: Callable[[str], int]) -> None:
@@ -142,12 +142,12 @@ class HeldTasks:
                 return
             body = self._functions.get(function)
             if body is None:  # its file is gone: ask for it again
-                for group, tasks in [queue.take(function, 1 << 30)]:
-                    queue.put(group, tasks, here=False)
-                self._fetcher.want(function, blob=False)
+                for group, tasks in [queue.dequeue(function, 1 << 30)]:
+                    queue.enqueue(group, tasks, here=False)
+                self._fetcher.start(function, blob=False)
                 continue
             most = max(1, min(chunk_size(function), -(-queue.queued // max(1, room))))
-            group, tasks = queue.take(function, most)
+            group, tasks = queue.dequeue(function, most)
             if group.call.expires_us and self.now_us > group.call.expires_us:
                 why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
                 self._end(group, tasks, EXPIRED, why)
@@ -168,19 +168,19 @@ class HeldTasks:
             self.prefetch.measured(len(ends), took)
         queue = self.queue
         current: AttemptGroup | None = None
-        mine: list[Ended] = []
+        finished: list[Ended] = []
         for e in ends:
-            group = queue.ended(e.id)
+            group = queue.finish(e.id)
             if group is None:
                 continue  # known already
             self.running -= 1
             if group is not current:
-                if mine and current is not None:
-                    self.outbox.add((current.call_raw, current.accepted_us), mine)
-                current, mine = group, []
-            mine.append(e)
-        if mine and current is not None:
-            self.outbox.add((current.call_raw, current.accepted_us), mine)
+                if finished and current is not None:
+                    self.outbox.add((current.call_raw, current.accepted_us), finished)
+                current, finished = group, []
+            finished.append(e)
+        if finished and current is not None:
+            self.outbox.add((current.call_raw, current.accepted_us), finished)
         self._arguments.release((e.id for e in ends), self.now_us)
 
     def requeue(self, tasks: Iterable[TaskRecord]) -> None:
@@ -194,10 +194,10 @@ class HeldTasks:
             self.running -= len(given)
             self._journal.requeued(group.attempt, b"".join([t.id for t in given]))
             here = self._functions.get(group.call.function) is not None
-            self.queue.put(group, given, here=here, first=True)
+            self.queue.enqueue(group, given, here=here, first=True)
             self._note_expiry(group.call.expires_us)
             if not here:
-                self._fetcher.want(group.call.function, blob=False)
+                self._fetcher.start(group.call.function, blob=False)
 
     # ------------------------------------------------------------ cancel and ends without a worker
 
@@ -218,7 +218,7 @@ class HeldTasks:
             ids.discard(task.id)
             self._end(group, [task], status, failure)
         for sha256 in idle:
-            self._fetcher.forget(sha256)
+            self._fetcher.stop(sha256)
 
     def _note_expiry(self, at_us: int) -> None:
         if at_us:
@@ -244,7 +244,7 @@ class HeldTasks:
     def _end(self, group: AttemptGroup, tasks: list[TaskRecord], status: int, failure: bytes) -> None:
         """Attempts that end here, without a worker."""
         for t in tasks:
-            self.queue.ended(t.id)
+            self.queue.finish(t.id)
         ends = [
             Ended(t.id, group.attempt, status, 0, self.now_us, failure, b"", t.event, t.retry_of, t.mark_us)
             for t in tasks
@@ -253,7 +253,7 @@ class HeldTasks:
         self._arguments.release((t.id for t in tasks), self.now_us)
 
     def _drop_blob_of_result(self, sha256: str) -> None:
-        self._arguments.unneeded(sha256, self.now_us)
+        self._arguments.mark_unneeded(sha256, self.now_us)
 
     # ------------------------------------------------------------ for the journal
 
@@ -272,7 +272,7 @@ class HeldTasks:
             started = b"".join([t.id for t in tasks if t.id not in waiting])
             if started:
                 records.append(journal.pack(journal.STARTED, encode((g.attempt, started))))
-        for spooled, frame in self.outbox.frames():
+        for spooled, frame in self.outbox.journal_frames():
             records.append(journal.pack(journal.ENDED if spooled else journal.UPLOADING, encode(frame)))
         records.append(journal.pack(journal.ACKED, encode((self.outbox.acked_seq,))))
         return records

@@ -133,7 +133,7 @@ class Recovered(msgspec.Struct):
 
     identity: bytes = b""
     held: list[RecoveredTasks] = []
-    kept: list[AttemptsEnded] = []
+    uploading: list[AttemptsEnded] = []
     spooled: list[AttemptsEnded] = []
     next_seq: int = 0
     epoch: int = 0  # the highest obeyed
@@ -172,7 +172,7 @@ class Journal:
     def ended(self, seq: int, call: bytes, accepted_us: int, body: bytes) -> None:
         self._pending += pack(ENDED, encode((seq, call, accepted_us, msgspec.Raw(body))))
 
-    def kept(self, call: bytes, accepted_us: int, body: bytes) -> None:
+    def uploading(self, call: bytes, accepted_us: int, body: bytes) -> None:
         self._pending += pack(UPLOADING, encode((-1, call, accepted_us, msgspec.Raw(body))))
 
     def acked(self, seq: int) -> None:
@@ -258,7 +258,7 @@ def fold(records: Iterable[tuple[int, memoryview]]) -> Recovered:
     folded = _Fold()
     for kind, content in records:
         try:
-            folded.take(kind, content)
+            folded.apply(kind, content)
         except Undecodable as e:
             folded.out.problems.append(f"a record of kind {kind} was skipped: {e.message}")
     return folded.finish()
@@ -267,13 +267,13 @@ def fold(records: Iterable[tuple[int, memoryview]]) -> Recovered:
 class _Fold:
     def __init__(self) -> None:
         self.out = Recovered()
-        self.holders: dict[tuple[bytes, int], RecoveredTasks] = {}  # (id, attempt)
+        self.latest: dict[tuple[bytes, int], RecoveredTasks] = {}  # (id, attempt)
         self.done: set[tuple[bytes, int]] = set()
-        self.kept: dict[tuple[bytes, int], AttemptsEnded] = {}
+        self.uploading: dict[tuple[bytes, int], AttemptsEnded] = {}
         self.spooled: dict[int, AttemptsEnded] = {}
         self.highest = -1
 
-    def take(self, kind: int, content: memoryview) -> None:
+    def apply(self, kind: int, content: memoryview) -> None:
         if kind == IDENTITY:
             self.out.identity = bytes(content)
         elif kind == RECEIVED:
@@ -281,15 +281,15 @@ class _Fold:
             held = RecoveredTasks(r.call, r.attempt, r.accepted_us, r.tasks, set())
             self.out.held.append(held)
             keys = [(t.id, r.attempt) for t in r.tasks]
-            self.holders.update(dict.fromkeys(keys, held))
+            self.latest.update(dict.fromkeys(keys, held))
             self.done.difference_update(keys)
         elif kind in (STARTED, REQUEUED):
             s = decode(TasksStarted, content)
             for i in range(0, len(s.ids), ID_BYTES):
                 task_id = s.ids[i : i + ID_BYTES]
-                holder = self.holders.get((task_id, s.attempt))
-                if holder is not None:
-                    (holder.started.add if kind == STARTED else holder.started.discard)(task_id)
+                received = self.latest.get((task_id, s.attempt))
+                if received is not None:
+                    (received.started.add if kind == STARTED else received.started.discard)(task_id)
         elif kind in (ENDED, UPLOADING):
             self._ended(kind, decode(AttemptsEnded, content))
         elif kind == ACKED:
@@ -305,10 +305,10 @@ class _Fold:
         keys = [(e.id, e.attempt) for e in decode(list[Ended], frame.body)]
         self.done.update(keys)
         if kind == UPLOADING:
-            self.kept.update(dict.fromkeys(keys, frame))
+            self.uploading.update(dict.fromkeys(keys, frame))
             return
         for key in keys:
-            self.kept.pop(key, None)
+            self.uploading.pop(key, None)
         self.spooled[frame.seq] = frame
         self.highest = max(self.highest, frame.seq)
 
@@ -318,9 +318,9 @@ class _Fold:
             held.tasks = [
                 t
                 for t in held.tasks
-                if (t.id, held.attempt) not in self.done and self.holders[t.id, held.attempt] is held
+                if (t.id, held.attempt) not in self.done and self.latest[t.id, held.attempt] is held
             ]
         out.held = [h for h in out.held if h.tasks]
-        out.kept, out.spooled = list(self.kept.values()), list(self.spooled.values())
+        out.uploading, out.spooled = list(self.uploading.values()), list(self.spooled.values())
         out.next_seq = self.highest + 1 + SEQ_LEAP if out.identity else 0
         return out

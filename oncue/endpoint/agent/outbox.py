@@ -23,7 +23,7 @@ FRAME_TASKS = 256
 FRAME_BYTES = 4 << 20
 FLUSH_US = 1_000  # after a frame, the next one waits so long for company
 UNACKED_BYTES = 32 << 20  # sent and not acked; the rest of the spool waits
-PUT_AGAIN_US = 30_000_000
+UPLOAD_TIMEOUT_US = 30_000_000
 
 CallKey = tuple[bytes, int]  # (call, accepted_us)
 
@@ -52,8 +52,8 @@ class ResultUpload(msgspec.Struct):
     size: int
     ends: list[tuple[CallKey, Ended]]
     at: int = 0
-    asked: bool = False  # a part is under way
-    asked_us: int = 0
+    in_flight: bool = False  # a part is under way
+    sent_us: int = 0
 
 
 class Outbox:
@@ -72,7 +72,7 @@ class Outbox:
         for frame in journal.recovered.spooled:
             ends = decode(list[Ended], frame.body)
             self._add(SpooledResults(frame.seq, frame.call, frame.accepted_us, len(ends), bytes(frame.body)))
-        for frame in journal.recovered.kept:
+        for frame in journal.recovered.uploading:
             for e in decode(list[Ended], frame.body):
                 self._upload((frame.call, frame.accepted_us), e)
 
@@ -82,17 +82,17 @@ class Outbox:
         """Attempts of one call that ended."""
         for e in ends:
             if e.value[:1] == REF and e.status == 0:
-                ends = [e for e in ends if not self._keep(key, e)]
+                ends = [e for e in ends if not self._start_upload(key, e)]
                 break
         if ends:
             self._gathered.setdefault(key, []).extend(ends)
             self.gathered += len(ends)
 
-    def _keep(self, key: CallKey, e: Ended) -> bool:
+    def _start_upload(self, key: CallKey, e: Ended) -> bool:
         """Whether its result must be uploaded first."""
         if e.value[:1] != REF or e.status != 0:
             return False
-        self._journal.kept(key[0], key[1], encode([e]))
+        self._journal.uploading(key[0], key[1], encode([e]))
         self._upload(key, e)
         return True
 
@@ -160,43 +160,43 @@ class Outbox:
             out.append(entry)
         return out
 
-    def puts(self, now_us: int) -> list[tuple[bridge.UploadPart, bytes]]:
+    def next_parts(self, now_us: int) -> list[tuple[bridge.UploadPart, bytes]]:
         """The next part of the first upload."""
         out: list[tuple[bridge.UploadPart, bytes]] = []
         while self.uploads and not out:
             upload = next(iter(self.uploads.values()))
-            if upload.asked and now_us - upload.asked_us < PUT_AGAIN_US:
+            if upload.in_flight and now_us - upload.sent_us < UPLOAD_TIMEOUT_US:
                 break
             try:
                 body = self._cache.read_blob(upload.sha256, upload.at, bridge.PART_BYTES)
             except OSError as e:
-                self._done(upload, f"its large result is not there any more: {e}")
+                self._finish_upload(upload, f"its large result is not there any more: {e}")
                 continue
-            upload.asked, upload.asked_us = True, now_us
+            upload.in_flight, upload.sent_us = True, now_us
             out.append((bridge.UploadPart(upload.sha256, upload.at, upload.size), body))
         return out
 
     # ------------------------------------------------------------ the server's answers
 
-    def put_ack(self, ack: bridge.UploadAck) -> None:
+    def on_upload_ack(self, ack: bridge.UploadAck) -> None:
         upload = self.uploads.get(ack.sha256)
         if upload is None:
             return
         if ack.why:
-            self._done(upload, f"the server did not take its large result: {ack.why}")
+            self._finish_upload(upload, f"the server did not take its large result: {ack.why}")
         elif ack.offset_bytes >= upload.size:
-            self._done(upload, "")
+            self._finish_upload(upload, "")
         else:
-            upload.at, upload.asked = ack.offset_bytes, False
+            upload.at, upload.in_flight = ack.offset_bytes, False
 
-    def _done(self, upload: ResultUpload, why: str) -> None:
+    def _finish_upload(self, upload: ResultUpload, why: str) -> None:
         del self.uploads[upload.sha256]
         for key, e in upload.ends:
             self._gathered.setdefault(key, []).append(as_blob_missing(e, why) if why else e)
         self.gathered += len(upload.ends)
         self._uploaded(upload.sha256)
 
-    def ack(self, seq: int) -> None:
+    def on_ack(self, seq: int) -> None:
         """All up to seq is durable."""
         if not self.spool or next(iter(self.spool)) > seq:
             return
@@ -211,21 +211,21 @@ class Outbox:
     def new_session(self, durable_seq: int) -> None:
         """Everything that is not durable is to be sent again."""
         self.next_seq = max(self.next_seq, durable_seq + 1)
-        self.ack(durable_seq)
+        self.on_ack(durable_seq)
         self._sent_seq, self._unacked = -1, 0
         for upload in self.uploads.values():
-            upload.at, upload.asked = 0, False
+            upload.at, upload.in_flight = 0, False
 
     # ------------------------------------------------------------ for inventory and journal
 
-    def held(self) -> list[tuple[bytes, int]]:
+    def inventory(self) -> list[tuple[bytes, int]]:
         """(id, attempt) of all that ended and is not acked."""
         out = [(e.id, e.attempt) for entry in self.spool.values() for e in decode(list[AttemptKey], entry.body)]
         out += [(e.id, e.attempt) for ends in self._gathered.values() for e in ends]
         out += [(e.id, e.attempt) for u in self.uploads.values() for _, e in u.ends]
         return out
 
-    def frames(self) -> list[tuple[bool, AttemptsEnded]]:
+    def journal_frames(self) -> list[tuple[bool, AttemptsEnded]]:
         """(spooled or kept, frame) of all that must stay in the journal; what was gathered must be flushed before."""
         out = [(True, AttemptsEnded(n.seq, n.call, n.accepted_us, msgspec.Raw(n.body))) for n in self.spool.values()]
         for upload in self.uploads.values():

@@ -24,8 +24,8 @@ class ServerAddress(msgspec.Struct, frozen=True):
 class ServerList:
     def __init__(self, path: Path, registered: Callable[[], tuple[str, bytes]]) -> None:
         self._path, self._registered = path, registered
-        self._told = self._load()
-        self._at: ServerAddress | None = None  # dialled last
+        self._advertised = self._load()
+        self._current: ServerAddress | None = None  # dialled last
 
     def _load(self) -> list[ServerAddress]:
         try:
@@ -33,14 +33,14 @@ class ServerList:
         except (OSError, msgspec.MsgspecError):
             return []  # the one that it was registered with tells them again
 
-    def learn(self, servers: Iterable[tuple[str, str]]) -> None:
-        told = [ServerAddress(bridge, key) for bridge, key in servers]
-        if told == self._told:
+    def remember(self, servers: Iterable[tuple[str, str]]) -> None:
+        servers_now = [ServerAddress(bridge, key) for bridge, key in servers]
+        if servers_now == self._advertised:
             return
-        self._told = told
+        self._advertised = servers_now
         try:
             fresh = self._path.with_suffix(".new")
-            fresh.write_bytes(msgspec.json.encode(told))
+            fresh.write_bytes(msgspec.json.encode(servers_now))
             fresh.replace(self._path)
         except OSError as e:
             log.warning("%s could not be written: %s", self._path, e.strerror)
@@ -51,12 +51,12 @@ class ServerList:
             bridge, key = self._registered()
             home = [ServerAddress(bridge, key.decode())]
         except Invalid:
-            if not self._told:
+            if not self._advertised:
                 raise
             home = []
-        return list(dict.fromkeys([*home, *self._told]))
+        return list(dict.fromkeys([*home, *self._advertised]))
 
-    def several(self) -> bool:
+    def has_several(self) -> bool:
         try:
             return len(self.known()) > 1
         except Invalid:
@@ -65,9 +65,9 @@ class ServerList:
     def pick(self, bridge: str = "", key: str = "") -> ServerAddress:
         """This one, or the next of those that are known. Raises Invalid when none is."""
         if bridge:
-            self._at = ServerAddress(bridge, key)
+            self._current = ServerAddress(bridge, key)
         else:
             known = self.known()
-            place = known.index(self._at) + 1 if self._at in known else 0
-            self._at = known[place % len(known)]
-        return self._at
+            following = known.index(self._current) + 1 if self._current in known else 0
+            self._current = known[following % len(known)]
+        return self._current

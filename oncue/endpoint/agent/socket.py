@@ -19,15 +19,15 @@ EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CO
 class ConnectionProblem(Enum):
     """What the socket tells of its connection."""
 
-    KEY = "the server does not know our key"
+    KEY_REFUSED = "the server does not know our key"
     CLOSED = "the server closed the connection"
-    NOBODY = "nobody answers there"  # it is tried again, also without a new dial
+    NO_ANSWER = "nobody answers there"  # it is tried again, also without a new dial
 
 
-_TROUBLES = {
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: ConnectionProblem.KEY,
+_PROBLEMS = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: ConnectionProblem.KEY_REFUSED,
     zmq.EVENT_DISCONNECTED: ConnectionProblem.CLOSED,
-    zmq.EVENT_CONNECT_RETRIED: ConnectionProblem.NOBODY,
+    zmq.EVENT_CONNECT_RETRIED: ConnectionProblem.NO_ANSWER,
 }
 
 
@@ -38,18 +38,18 @@ class AgentSocket:
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self.lost = 0  # frames that could not be sent
-        self.dials = 0
+        self.connects = 0
 
-    def dial(self, address: str, server_key: bytes) -> None:
+    def connect(self, address: str, server_key: bytes) -> None:
         """Raises Invalid when the key or the address is none."""
-        self.hang_up()
+        self.disconnect()
         socket = curve.dealer(self._context, server_key, self._keys)
         self._monitor = socket.get_monitor_socket(EVENTS)
         self._socket = socket
-        self.dials += 1
+        self.connects += 1
         curve.connect(socket, address)
 
-    def hang_up(self, linger_ms: int = 0) -> None:
+    def disconnect(self, linger_ms: int = 0) -> None:
         if self._socket is not None:
             self._socket.disable_monitor()
             self._socket.close(linger_ms)
@@ -85,16 +85,16 @@ class AgentSocket:
         except zmq.ZMQError:
             self.lost += 1
 
-    def troubles(self) -> dict[ConnectionProblem, int]:
-        """Since the last call. With KEY: curve.UNKNOWN or curve.REVOKED, as the server said."""
+    def problems(self) -> dict[ConnectionProblem, int]:
+        """Since the last call. With KEY_REFUSED: curve.UNKNOWN or curve.REVOKED, as the server said."""
         found: dict[ConnectionProblem, int] = {}
         while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             message = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-            trouble = _TROUBLES.get(zmq.Event(message["event"]))
-            if trouble is not None:
-                found[trouble] = int(message["value"])
+            problem = _PROBLEMS.get(zmq.Event(message["event"]))
+            if problem is not None:
+                found[problem] = int(message["value"])
         return found
 
     def close(self) -> None:
-        self.hang_up(500)  # a Bye on its way
+        self.disconnect(500)  # a Bye on its way
         self._context.term()

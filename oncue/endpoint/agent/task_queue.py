@@ -1,8 +1,8 @@
 """The tasks that an agent holds: pure.
 
-    put ──► queue of its function ──take (function by function in turn)──► a worker
+    enqueue ──► queue of its function ──dequeue (function by function in turn)──► a worker
                  ▲    └── or set aside until its body, or a task's large arguments, are here
-                 └── give_back (never started)
+                 └── enqueue(first=True): requeued
 
 What the tasks of one frame share is a Group; a dictionary from id to Group is all that a single task costs here.
 """
@@ -45,16 +45,16 @@ class TaskQueue:
         self.live_bytes = 0
         self.queued = 0  # in queues of functions that are here
         self._queues: OrderedDict[str, deque[QueuedSlice]] = OrderedDict()  # in turn
-        self.aside: dict[str, deque[QueuedSlice]] = {}  # function -> tasks that wait for its body
+        self.without_function: dict[str, deque[QueuedSlice]] = {}  # function -> tasks that wait for its body
 
     # ------------------------------------------------------------ in
 
-    def receive(self, group: AttemptGroup) -> None:
+    def add(self, group: AttemptGroup) -> None:
         group.live = len(group.tasks)
         self.held.update(dict.fromkeys([t.id for t in group.tasks], group))
         self.live_bytes += group.size_bytes
 
-    def put(self, group: AttemptGroup, tasks: list[TaskRecord], *, here: bool, first: bool = False) -> None:
+    def enqueue(self, group: AttemptGroup, tasks: list[TaskRecord], *, here: bool, first: bool = False) -> None:
         """Tasks that may run; `here`: their function's body is here."""
         function = group.call.function
         if here:
@@ -63,19 +63,19 @@ class TaskQueue:
             if queue is None:
                 queue = self._queues[function] = deque()
         else:
-            queue = self.aside.setdefault(function, deque())
+            queue = self.without_function.setdefault(function, deque())
         (queue.appendleft if first else queue.append)(QueuedSlice(group, tasks))
 
-    def arrived(self, function: str) -> None:
+    def on_function(self, function: str) -> None:
         """The function's body is here."""
-        lots = self.aside.pop(function, None)
-        if lots:
-            self.queued += sum(len(lot.tasks) - lot.at for lot in lots)
-            self._queues.setdefault(function, deque()).extend(lots)
+        slices = self.without_function.pop(function, None)
+        if slices:
+            self.queued += sum(len(part.tasks) - part.at for part in slices)
+            self._queues.setdefault(function, deque()).extend(slices)
 
-    def fail(self, function: str) -> list[tuple[AttemptGroup, list[TaskRecord]]]:
+    def pop_without_function(self, function: str) -> list[tuple[AttemptGroup, list[TaskRecord]]]:
         """The function's body cannot be had: what waited for it is taken out."""
-        return [(lot.group, lot.tasks[lot.at :]) for lot in self.aside.pop(function, ())]
+        return [(part.group, part.tasks[part.at :]) for part in self.without_function.pop(function, ())]
 
     # ------------------------------------------------------------ out
 
@@ -83,22 +83,22 @@ class TaskQueue:
         """Whose turn it is."""
         return next(iter(self._queues), None)
 
-    def take(self, function: str, most: int) -> tuple[AttemptGroup, list[TaskRecord]]:
+    def dequeue(self, function: str, most: int) -> tuple[AttemptGroup, list[TaskRecord]]:
         """Up to `most` tasks of one group of this function; then it is the next function's turn."""
         queue = self._queues[function]
-        lot = queue[0]
-        tasks = lot.tasks[lot.at : lot.at + most]
-        lot.at += len(tasks)
-        if lot.at >= len(lot.tasks):
+        part = queue[0]
+        tasks = part.tasks[part.at : part.at + most]
+        part.at += len(tasks)
+        if part.at >= len(part.tasks):
             queue.popleft()
         if queue:
             self._queues.move_to_end(function)
         else:
             del self._queues[function]
         self.queued -= len(tasks)
-        return lot.group, tasks
+        return part.group, tasks
 
-    def ended(self, task_id: bytes) -> AttemptGroup | None:
+    def finish(self, task_id: bytes) -> AttemptGroup | None:
         """The task's group, and it is held no more; None when it was not held."""
         group = self.held.pop(task_id, None)
         if group is not None:
@@ -110,15 +110,15 @@ class TaskQueue:
     def remove(self, ids: set[bytes]) -> list[tuple[AttemptGroup, TaskRecord]]:
         """Take those of the ids out that wait here (not those at workers)."""
         found: list[tuple[AttemptGroup, TaskRecord]] = []
-        for queues, counted in ((self._queues, True), (self.aside, False)):
+        for queues, counted in ((self._queues, True), (self.without_function, False)):
             for function, queue in list(queues.items()):
-                out = [(lot.group, t) for lot in queue for t in lot.tasks[lot.at :] if t.id in ids]
+                out = [(part.group, t) for part in queue for t in part.tasks[part.at :] if t.id in ids]
                 if not out:
                     continue
                 found += out
-                for lot in queue:
-                    lot.tasks, lot.at = [t for t in lot.tasks[lot.at :] if t.id not in ids], 0
-                left = deque(lot for lot in queue if lot.tasks)
+                for part in queue:
+                    part.tasks, part.at = [t for t in part.tasks[part.at :] if t.id not in ids], 0
+                left = deque(part for part in queue if part.tasks)
                 if counted:
                     self.queued -= len(out)
                 if left:
@@ -131,12 +131,12 @@ class TaskQueue:
         """(ids of what waits here past its expiry, when the next of the others expires; 0: none does)."""
         due: set[bytes] = set()
         following = 0
-        for queues in (self._queues, self.aside):
+        for queues in (self._queues, self.without_function):
             for queue in queues.values():
-                for lot in queue:
-                    at = lot.group.call.expires_us
+                for part in queue:
+                    at = part.group.call.expires_us
                     if at and at < now_us:
-                        due.update([t.id for t in lot.tasks[lot.at :]])
+                        due.update([t.id for t in part.tasks[part.at :]])
                     elif at:
                         following = min(following or at, at)
         return due, following
@@ -147,10 +147,10 @@ class TaskQueue:
         """Ids of those in queues."""
         return {
             t.id
-            for queues in (self._queues, self.aside)
+            for queues in (self._queues, self.without_function)
             for queue in queues.values()
-            for lot in queue
-            for t in lot.tasks[lot.at :]
+            for part in queue
+            for t in part.tasks[part.at :]
         }
 
     def groups(self) -> Iterable[AttemptGroup]:

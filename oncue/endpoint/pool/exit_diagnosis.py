@@ -24,7 +24,7 @@ class OomWatch:
                     return int(line.split()[1])
         return 0
 
-    def struck(self) -> bool:
+    def check(self) -> bool:
         """Whether it killed any since this was last asked."""
         before, self._seen = self._seen, self._count()
         return self._seen > before

@@ -39,7 +39,7 @@ LOADING_US = 60_000_000  # more than its timeout, while a task's function is imp
 LONG_US = 50_000  # a task that runs for so long keeps nobody waiting behind it
 SETTLE_US = 2_000  # after a stop was asked for, until it is surely seen
 STARTED_US = 1_000_000  # a task that runs for so long is reported as started
-QUICK_DEATHS = 5
+FAILED_STARTS = 5
 BODIES_BYTES = 256 << 20
 START_US = 30_000_000  # a worker that is not ready by then is started anew
 
@@ -69,9 +69,9 @@ class Pool:
         self._events = PoolEvents()
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._spawn_due: list[int] = [0] * workers  # when each missing worker is to be started, unix µs
-        self._deaths = 0  # in a row, before they were ready
+        self._failed_starts = 0  # in a row, before they were ready
         self._names = 0
-        self._pace = ChunkSizer()
+        self._chunk_sizer = ChunkSizer()
         self._bodies: OrderedDict[str, bytes] = OrderedDict()
         self._oom = OomWatch()
         self._closing = False
@@ -104,12 +104,12 @@ class Pool:
     @property
     def busy(self) -> int:
         """Workers that have something to do."""
-        return sum(bool(w.flights) for w in self._workers.values())
+        return sum(bool(w.chunks) for w in self._workers.values())
 
     @property
     def queued(self) -> int:
         """Tasks at the workers, running ones too."""
-        return sum(f.taken - f.done for w in self._workers.values() for f in w.flights)
+        return sum(f.end - f.done for w in self._workers.values() for f in w.chunks)
 
     @property
     def pids(self) -> list[int]:
@@ -119,18 +119,18 @@ class Pool:
 
     def chunk_size(self, function: str) -> int:
         """Tasks that a chunk of this function should have: one or two ms of work; 1 while nothing is known of it."""
-        return self._pace.chunk_size(function)
+        return self._chunk_sizer.chunk_size(function)
 
     def room(self) -> int:
         """Chunks that can be taken now. Short chunks: two a worker; others: one."""
         return sum(self._room_of(w) for w in self._workers.values())
 
     def _room_of(self, w: WorkerProcess) -> int:
-        if not w.ready or w.stop is not None or w.ending or w.gone_us or self._closing or len(w.flights) > 1:
+        if not w.ready or w.stop is not None or w.ending or w.pipe_closed_us or self._closing or len(w.chunks) > 1:
             return 0
-        if not w.flights:
-            return 2 if w.functions and self._pace.short(next(reversed(w.functions))) else 1
-        return 1 if self._pace.short(w.flights[0].function, len(w.flights[0].tasks)) else 0
+        if not w.chunks:
+            return 2 if w.functions and self._chunk_sizer.short(next(reversed(w.functions))) else 1
+        return 1 if self._chunk_sizer.short(w.chunks[0].function, len(w.chunks[0].tasks)) else 0
 
     def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
         """One chunk. `body` may be left out for a function that was given lately (FunctionError if it is not known).
@@ -140,7 +140,7 @@ class Pool:
         if not fit:
             self._events.requeue.append((function, attempt, tasks))
             return
-        w = min(fit, key=lambda w: (len(w.flights), function not in w.functions))
+        w = min(fit, key=lambda w: (len(w.chunks), function not in w.functions))
         w.send(function, body, attempt, timeout_ms, tasks)
         self._wake(_now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
 
@@ -167,52 +167,52 @@ class Pool:
             if isinstance(message, ChunkResults):
                 self._done(w, message)
             elif isinstance(message, WorkerReady):
-                w.ready, self._deaths, self.trouble = True, 0, ""
+                w.ready, self._failed_starts, self.trouble = True, 0, ""
         if ended:
-            w.gone_us = w.gone_us or _now_us()
+            w.pipe_closed_us = w.pipe_closed_us or _now_us()
             if w.exited():
-                self._bury(w, _now_us())
+                self._remove_exited(w, _now_us())
             else:
                 self._wake(_now_us() + 1_000)
 
     def _done(self, w: WorkerProcess, done: ChunkResults) -> None:
-        flight = w.flights[0]
-        self._tell(flight, flight.received, done.ended)
-        flight.received += len(done.ended)
+        chunk = w.chunks[0]
+        self._report(chunk, chunk.received, done.ended)
+        chunk.received += len(done.ended)
         if not done.last:
             return
-        w.flights.popleft()
-        self._give_back(flight, flight.done)
-        if w.stop is not None and not w.flights:
+        w.chunks.popleft()
+        self._requeue(chunk, chunk.done)
+        if w.stop is not None and not w.chunks:
             w.resume()
 
-    def _tell(self, flight: ChunkInFlight, first: int, ended: list[Ended]) -> None:
+    def _report(self, chunk: ChunkInFlight, first: int, ended: list[Ended]) -> None:
         """Ends of the tasks from index `first` on; some may have been told already, from the board."""
-        fresh = ended[flight.done - first :] if flight.done > first else ended
+        fresh = ended[chunk.done - first :] if chunk.done > first else ended
         if fresh:
-            flight.done += len(fresh)
-            self._events.ended.append((flight.function, flight.attempt, fresh))
-            self._pace.measured(flight.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
+            chunk.done += len(fresh)
+            self._events.ended.append((chunk.function, chunk.attempt, fresh))
+            self._chunk_sizer.measured(chunk.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
 
-    def _give_back(self, flight: ChunkInFlight, first: int) -> None:
+    def _requeue(self, chunk: ChunkInFlight, first: int) -> None:
         """The tasks from `first` on did not start: requeued, or ended if somebody cancelled them meanwhile."""
-        tasks = flight.tasks[first : flight.taken]
-        flight.taken = min(first, flight.taken)
-        if flight.cancelled:
-            out = [t for t in tasks if t.id in flight.cancelled]
-            tasks = [t for t in tasks if t.id not in flight.cancelled]
-            self._end(flight, [(t, CANCELLED, cancelled(), 0, b"") for t in out])
+        tasks = chunk.tasks[first : chunk.end]
+        chunk.end = min(first, chunk.end)
+        if chunk.cancelled:
+            out = [t for t in tasks if t.id in chunk.cancelled]
+            tasks = [t for t in tasks if t.id not in chunk.cancelled]
+            self._end(chunk, [(t, CANCELLED, cancelled(), 0, b"") for t in out])
         if tasks:
-            self._events.requeue.append((flight.function, flight.attempt, tasks))
+            self._events.requeue.append((chunk.function, chunk.attempt, tasks))
 
-    def _end(self, flight: ChunkInFlight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
-        now, attempt = _now_us(), flight.attempt
+    def _end(self, chunk: ChunkInFlight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
+        now, attempt = _now_us(), chunk.attempt
         made = [
             Ended(t.id, attempt, status, started, now, encode(why), output, t.event, t.retry_of, t.mark_us)
             for t, status, why, started, output in ends
         ]
         if made:
-            self._events.ended.append((flight.function, attempt, made))
+            self._events.ended.append((chunk.function, attempt, made))
 
     # ------------------------------------------------------------ cancel
 
@@ -221,16 +221,16 @@ class Pool:
         now, found = _now_us(), set()
         for w in self._workers.values():
             at = w.running()
-            for flight in w.flights:
-                mine = {t.id for t in flight.tasks[flight.done : flight.taken] if t.id in ids}
-                if not mine:
+            for chunk in w.chunks:
+                here = {t.id for t in chunk.tasks[chunk.done : chunk.end] if t.id in ids}
+                if not here:
                     continue
-                found |= mine
-                flight.cancelled |= mine
+                found |= here
+                chunk.cancelled |= here
                 if w.stop is None:
                     w.ask_stop(now)
-                if at is not None and at[0] is flight and flight.tasks[at[1]].id in mine:
-                    self._stop_worker(w, "cancel", flight.tasks[at[1]].id, now)
+                if at is not None and at[0] is chunk and chunk.tasks[at[1]].id in here:
+                    self._stop_worker(w, "cancel", chunk.tasks[at[1]].id, now)
         if found:
             self._wake(now + SETTLE_US)
         return found
@@ -248,7 +248,7 @@ class Pool:
         """Timeouts, deaths, long tasks, refill. To be called at `next_wake_us`; more often does no harm."""
         self.next_wake_us = None
         for w in list(self._workers.values()):
-            self._look_at(w, now_us)
+            self._check_worker(w, now_us)
         if not self._closing:
             self._refill(now_us)
 
@@ -256,13 +256,13 @@ class Pool:
         if self.next_wake_us is None or at_us < self.next_wake_us:
             self.next_wake_us = at_us
 
-    def _look_at(self, w: WorkerProcess, now: int) -> None:
-        if w.gone_us or (not w.ready and now - w.spawned_us > START_US):
+    def _check_worker(self, w: WorkerProcess, now: int) -> None:
+        if w.pipe_closed_us or (not w.ready and now - w.spawned_us > START_US):
             if w.exited():
-                self._bury(w, now)
+                self._remove_exited(w, now)
                 return
-            if now - (w.gone_us or w.spawned_us) > 200_000:  # it closed its pipe, or hangs in its start
-                w.ending = w.ending or ("pipe" if w.gone_us else "")
+            if now - (w.pipe_closed_us or w.spawned_us) > 200_000:  # it closed its pipe, or hangs in its start
+                w.ending = w.ending or ("pipe" if w.pipe_closed_us else "")
                 w.signal(signal.SIGKILL)
             self._wake(now + 5_000)
             return
@@ -276,55 +276,55 @@ class Pool:
             self._wake(max(w.term_us + GRACE_US, now + 50_000))
         if not w.ready:
             self._wake(w.spawned_us + START_US + 1)
-        elif w.flights:
-            self._look_at_task(w, now)
+        elif w.chunks:
+            self._check_task(w, now)
 
-    def _look_at_task(self, w: WorkerProcess, now: int) -> None:
+    def _check_task(self, w: WorkerProcess, now: int) -> None:
         self._wake(now + LONG_US // 2)
         if w.stop is not None and now - w.stop_us >= SETTLE_US and w.stopped():
-            for flight in w.flights:
-                first = max(w.stop - position(flight.n, 0), flight.done, 0)
-                if first < flight.taken:
-                    self._give_back(flight, first)
+            for chunk in w.chunks:
+                first = max(w.stop - position(chunk.n, 0), chunk.done, 0)
+                if first < chunk.end:
+                    self._requeue(chunk, first)
         elif w.stop is not None:
             self._wake(w.stop_us + SETTLE_US)
         at = w.running()
         if at is None:
             return
-        flight, index, started = at
+        chunk, index, started = at
         ran = now - started
-        if index > flight.done and ran > LONG_US // 2:
-            self._harvest(w, flight)
-        if w.stop is None and ran > LONG_US and (index + 1 < flight.taken or len(w.flights) > 1):
+        if index > chunk.done and ran > LONG_US // 2:
+            self._read_finished(w, chunk)
+        if w.stop is None and ran > LONG_US and (index + 1 < chunk.end or len(w.chunks) > 1):
             w.ask_stop(now)
             self._wake(now + SETTLE_US)
-        if flight.timeout_us:
-            limit = started + flight.timeout_us + (LOADING_US if w.loading else 0)
+        if chunk.timeout_us:
+            limit = started + chunk.timeout_us + (LOADING_US if w.loading else 0)
             if now >= limit:
-                self._stop_worker(w, "timeout", flight.tasks[index].id, now)
+                self._stop_worker(w, "timeout", chunk.tasks[index].id, now)
             elif not w.ending:
                 self._wake(limit)
         if ran > STARTED_US:
-            self._show(w, flight, index, started, now)
+            self._report_long_task(w, chunk, index, started, now)
 
-    def _show(self, w: WorkerProcess, flight: ChunkInFlight, index: int, started: int, now: int) -> None:
+    def _report_long_task(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, now: int) -> None:
         """Report a long task as started, and what it prints."""
-        task = flight.tasks[index]
-        if w.printed.began(position(flight.n, index)):
-            self._events.started.append((task.id, flight.attempt, started, w.name))
-        found = w.printed.look(now, lambda: w.running() == (flight, index, started))
+        task = chunk.tasks[index]
+        if w.live_output.start_task(position(chunk.n, index)):
+            self._events.started.append((task.id, chunk.attempt, started, w.name))
+        found = w.live_output.poll(now, lambda: w.running() == (chunk, index, started))
         if found is not None:
-            self._events.output.append((task.id, flight.attempt, *found))
+            self._events.output.append((task.id, chunk.attempt, *found))
 
-    def _harvest(self, w: WorkerProcess, flight: ChunkInFlight) -> None:
+    def _read_finished(self, w: WorkerProcess, chunk: ChunkInFlight) -> None:
         """Tell what the board keeps of this chunk."""
-        first, ended = w.board.kept()
-        if w.chunk == flight.n and first <= flight.done < first + len(ended):
-            self._tell(flight, first, ended)
+        first, ended = w.progress.finished()
+        if w.current_chunk == chunk.n and first <= chunk.done < first + len(ended):
+            self._report(chunk, first, ended)
 
     # ------------------------------------------------------------ deaths and births
 
-    def _bury(self, w: WorkerProcess, now: int) -> None:
+    def _remove_exited(self, w: WorkerProcess, now: int) -> None:
         """It has exited: read what it left, tell the ends, give the rest back."""
         messages, _ = w.read()
         for message in messages:
@@ -333,35 +333,35 @@ class Pool:
             else:
                 w.ready = True
         code = w.reap()
-        if w.flights:
-            self._harvest(w, w.flights[0])
+        if w.chunks:
+            self._read_finished(w, w.chunks[0])
         at = w.running()
-        for flight in list(w.flights):
-            first = flight.done
-            if at is not None and at[0] is flight and first <= at[1] < flight.taken:
-                first = self._end_running(w, flight, at[1], at[2], code)
-            self._give_back(flight, first)
-        w.flights.clear()
+        for chunk in list(w.chunks):
+            first = chunk.done
+            if at is not None and at[0] is chunk and first <= at[1] < chunk.end:
+                first = self._end_running(w, chunk, at[1], at[2], code)
+            self._requeue(chunk, first)
+        w.chunks.clear()
         del self._workers[w.fd_out]
         self.fds_version += 1
         due = now
         if not w.ready:
-            self._deaths += 1
-            due += min(100_000 << min(self._deaths - 1, 10), 30_000_000)
-            if self._deaths >= QUICK_DEATHS:
+            self._failed_starts += 1
+            due += min(100_000 << min(self._failed_starts - 1, 10), 30_000_000)
+            if self._failed_starts >= FAILED_STARTS:
                 self.trouble = start_failure(self._python, code, read_output(w.capture))
         w.close()
         self._spawn_due.append(due)
         self._wake(due)
 
-    def _end_running(self, w: WorkerProcess, flight: ChunkInFlight, index: int, started: int, code: int) -> int:
+    def _end_running(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, code: int) -> int:
         """The task that it was at. Gives the index from which on tasks have not started."""
-        task = flight.tasks[index]
+        task = chunk.tasks[index]
         if w.ending in ("timeout", "cancel") and task.id != w.target:
             return index  # the one that was meant ended in time, and this one was hit instead: not its fault
-        oom = not w.ending and self._oom.struck()
-        status, failure = diagnose(w.ending, flight.timeout_us // 1000, code, oom)
-        self._end(flight, [(task, status, failure, started, read_output(w.capture))])
+        oom = not w.ending and self._oom.check()
+        status, failure = diagnose(w.ending, chunk.timeout_us // 1000, code, oom)
+        self._end(chunk, [(task, status, failure, started, read_output(w.capture))])
         return index + 1
 
     def _refill(self, now: int) -> None:
@@ -393,11 +393,11 @@ class Pool:
         now = _now_us()
         deadline = now + int(grace_s * 1e6)
         for w in self._workers.values():
-            if w.flights and w.stop is None:
+            if w.chunks and w.stop is None:
                 w.ask_stop(now)
         self._turn_until(deadline, lambda: not self.busy)
         for w in list(self._workers.values()):
-            if w.flights:
+            if w.chunks:
                 self._stop_worker(w, "close", b"", _now_us())
             else:
                 w.signal(signal.SIGTERM)

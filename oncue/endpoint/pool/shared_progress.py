@@ -23,8 +23,8 @@ from oncue.protocol.records import Ended
 
 CHUNK, INDEX, STARTED, STOP, FIRST, USED = range(6)
 HEAD_BYTES = 64
-KEPT_BYTES = 1 << 20
-SIZE_BYTES = HEAD_BYTES + KEPT_BYTES
+FINISHED_BYTES = 1 << 20
+SIZE_BYTES = HEAD_BYTES + FINISHED_BYTES
 NEVER = (1 << 63) - 1
 _CHUNK_STEP = 1 << 20
 
@@ -46,11 +46,11 @@ class SharedProgress:
     @classmethod
     def fresh(cls, fd: int) -> SharedProgress:
         os.ftruncate(fd, SIZE_BYTES)
-        board = cls(fd)
-        board.numbers[INDEX], board.numbers[STOP] = -1, NEVER
-        return board
+        progress = cls(fd)
+        progress.numbers[INDEX], progress.numbers[STOP] = -1, NEVER
+        return progress
 
-    def where(self) -> tuple[int, int, int]:
+    def current(self) -> tuple[int, int, int]:
         """(chunk, index, started_us); read twice, so that a worker that moves on meanwhile does not mix two places."""
         n = self.numbers
         while True:
@@ -58,7 +58,7 @@ class SharedProgress:
             if seen == (n[CHUNK], n[INDEX], n[STARTED]):
                 return seen
 
-    def kept(self) -> tuple[int, list[Ended]]:
+    def finished(self) -> tuple[int, list[Ended]]:
         """(index of the first, the finished tasks that were not sent). Empty when it cannot be read whole."""
         first, used = self.numbers[FIRST], self.numbers[USED]
         data = bytes(self.map[HEAD_BYTES : HEAD_BYTES + used])

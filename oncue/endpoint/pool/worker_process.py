@@ -1,4 +1,4 @@
-"""One worker process as its pool sees it: pipes that never block, the chunks in flight, the board, the capture file."""
+"""One worker process, as its pool drives it: pipes, chunks, progress and output. Never blocks."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ FUNCTIONS = 256  # kept loaded in one worker
 class ChunkInFlight:
     """A chunk at a worker."""
 
-    __slots__ = ("attempt", "cancelled", "done", "function", "n", "received", "taken", "tasks", "timeout_us")
+    __slots__ = ("attempt", "cancelled", "done", "end", "function", "n", "received", "tasks", "timeout_us")
 
     def __init__(self, n: int, function: str, attempt: int, timeout_ms: int, tasks: list[TaskRecord]) -> None:
         self.n, self.function, self.attempt, self.tasks = n, function, attempt, tasks
         self.timeout_us = timeout_ms * 1000
-        self.done = 0  # tasks whose end was told, from the pipe or the board
+        self.done = 0  # tasks whose end was reported, from the pipe or shared memory
         self.received = 0  # tasks whose end came through the pipe
-        self.taken = len(tasks)  # those from here on were taken back
-        self.cancelled: set[bytes] = set()  # to be ended instead of requeued when they come back
+        self.end = len(tasks)  # tasks from here on were requeued
+        self.cancelled: set[bytes] = set()  # ended instead of requeued
 
 
 class WorkerLaunch(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class WorkerProcess:
         self.name = name
         self.ready = False
         self.spawned_us = now_us
-        self.flights: deque[ChunkInFlight] = deque()
+        self.chunks: deque[ChunkInFlight] = deque()
         self.functions: OrderedDict[str, None] = OrderedDict()
         self.count = 0  # chunks sent
         self.stop: int | None = None  # asked to stop before this place
@@ -70,10 +70,10 @@ class WorkerProcess:
         self.ending = ""  # why it was made to end: timeout, cancel, close; pipe: it was closed
         self.target = b""  # the task because of which
         self.term_us = 0
-        self.gone_us = 0  # its pipe ended
+        self.pipe_closed_us = 0  # its pipe ended
         self._in, self._out = bytearray(), bytearray()
         self._spawn(launch)
-        self.printed = LiveOutput(self.capture)  # by the task that runs
+        self.live_output = LiveOutput(self.capture)  # by the task that runs
 
     def _spawn(self, launch: WorkerLaunch) -> None:
         folder = launch.folder
@@ -82,7 +82,7 @@ class WorkerProcess:
         child_in, self.fd_in = os.pipe()
         self.fd_out, child_out = os.pipe()
         try:
-            self.board = SharedProgress.fresh(mark)
+            self.progress = SharedProgress.fresh(mark)
             self.process = subprocess.Popen(
                 launch.command_line((child_in, child_out, mark)),
                 stdin=subprocess.DEVNULL,
@@ -109,7 +109,7 @@ class WorkerProcess:
     # ------------------------------------------------------------ the pipes
 
     def send(self, function: str, body: bytes, attempt: int, timeout_ms: int, tasks: list[TaskRecord]) -> None:
-        """Queue a chunk, after its function if the worker has not got that."""
+        """Send a chunk, after its function if the worker does not have it."""
         if function in self.functions:
             self.functions.move_to_end(function)
         else:
@@ -119,12 +119,12 @@ class WorkerProcess:
                 self._out += pack(LoadFunction(self.functions.popitem(last=False)[0], b""))
         self.count += 1
         self._out += pack(TaskChunk(self.count, function, attempt, tasks))
-        self.flights.append(ChunkInFlight(self.count, function, attempt, timeout_ms, tasks))
+        self.chunks.append(ChunkInFlight(self.count, function, attempt, timeout_ms, tasks))
         self.write()
 
     @property
     def backlog(self) -> int:
-        """Bytes that the pipe did not take yet."""
+        """Bytes that the pipe has no room for yet."""
         return len(self._out)
 
     def write(self) -> None:
@@ -135,11 +135,11 @@ class WorkerProcess:
                 del self._out[:sent]
         except BlockingIOError:
             pass
-        except OSError:  # it is dead: reading will tell
+        except OSError:  # it is dead; read() finds that out
             self._out.clear()
 
     def read(self) -> tuple[list[FromWorker], bool]:
-        """(messages, whether the pipe has ended)."""
+        """Return (messages, True if the pipe has ended)."""
         ended = False
         try:
             while data := os.read(self.fd_out, READ_BYTES):
@@ -167,55 +167,60 @@ class WorkerProcess:
         del buffer[:at]
         return found
 
-    # ------------------------------------------------------------ where it is
+    # ------------------------------------------------------------ progress
 
     def running(self) -> tuple[ChunkInFlight, int, int] | None:
-        """(flight, index, started_us) of the task that it is at; loading a function counts for the first one."""
-        if not self.flights:
+        """Return (chunk, index, started_us) of the task that runs; None without one.
+
+        While a function is loaded, that is the chunk's first task.
+        """
+        if not self.chunks:
             return None
-        chunk, index, started = self.board.where()
-        flight = self.flights[0]
-        if chunk != flight.n or index == -1:
+        n, index, started = self.progress.current()
+        chunk = self.chunks[0]
+        if n != chunk.n or index == -1:
             return None
-        return flight, index if index >= 0 else 0, started
+        return chunk, index if index >= 0 else 0, started
 
     @property
     def loading(self) -> bool:
-        return self.board.where()[1] <= -2
+        return self.progress.current()[1] <= -2
 
     def ask_stop(self, now_us: int) -> None:
-        """Let it finish what it is at, and begin nothing more."""
-        first = position(self.flights[0].n, 0) if self.flights else position(self.count + 1, 0)
-        chunk, index, _ = self.board.where()
+        """Ask the worker to finish the task that runs, and to start no other."""
+        first = position(self.chunks[0].n, 0) if self.chunks else position(self.count + 1, 0)
+        chunk, index, _ = self.progress.current()
         here = position(chunk, max(index, 0) + 1) if chunk and index != -1 else 0
         self.stop = max(first, here)
         self.stop_us = now_us
-        self.board.numbers[STOP] = self.stop
+        self.progress.numbers[STOP] = self.stop
 
     def stopped(self) -> bool:
-        """Some time after `ask_stop`: whether it surely begins nothing behind the stop. If it had just begun one, the stop
-        moves behind that one."""
+        """Return True if the worker surely starts nothing behind the stop, some time after `ask_stop`.
+
+        If it had just started a task there, the stop moves behind that task.
+        """
         assert self.stop is not None
-        chunk, index, _ = self.board.where()
+        chunk, index, _ = self.progress.current()
         if chunk and index >= 0 and position(chunk, index) >= self.stop:
             self.stop = position(chunk, index + 1)
-            self.board.numbers[STOP] = self.stop
+            self.progress.numbers[STOP] = self.stop
             return False
         return True
 
     def resume(self) -> None:
         self.stop = None
-        self.board.numbers[STOP] = NEVER
+        self.progress.numbers[STOP] = NEVER
 
     # ------------------------------------------------------------ its end
 
     def signal(self, number: int) -> None:
-        """To it and to the processes that it started."""
+        """Signal the worker and the processes that it started."""
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, number)
 
     def exited(self) -> bool:
-        """Without reaping it: its process group keeps its number meanwhile."""
+        """Return True if the process has exited. It is not reaped, so its process group keeps its number."""
         if self.process.returncode is not None:
             return True
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
@@ -226,7 +231,7 @@ class WorkerProcess:
             return True
 
     def reap(self) -> int:
-        """Ends what it left running, then takes its exit code (negative: the signal)."""
+        """Kill what the worker left running; return its exit code (negative: the signal)."""
         self.signal(signal.SIGKILL)
         return self.process.wait()
 
@@ -234,15 +239,15 @@ class WorkerProcess:
         for fd in (self.fd_in, self.fd_out, self.capture):
             with contextlib.suppress(OSError):
                 os.close(fd)
-        self.board.close()
+        self.progress.close()
 
     @property
-    def chunk(self) -> int:
-        return self.board.numbers[CHUNK]
+    def current_chunk(self) -> int:
+        return self.progress.numbers[CHUNK]
 
 
 def _scratch(folder: Path, name: str) -> int:
-    """A file without a name, which no crash leaves behind."""
+    """Open a file without a name, so that no crash leaves it behind."""
     if hasattr(os, "memfd_create"):  # Linux
         return os.memfd_create(name)
     with tempfile.TemporaryFile(dir=folder) as f:

@@ -32,10 +32,10 @@ from oncue.endpoint.pool.protocol import (
     pack,
 )
 from oncue.endpoint.pool.shared_progress import (
+    FINISHED_BYTES,
     FIRST,
     HEAD_BYTES,
     INDEX,
-    KEPT_BYTES,
     STARTED,
     STOP,
     USED,
@@ -78,9 +78,9 @@ class _Sent(msgspec.Struct, array_like=True, tag="done"):
 class Worker:
     def __init__(self, fd_in: int, fd_out: int, fd_mark: int) -> None:
         self.fd_in, self.fd_out = fd_in, fd_out
-        self.board = SharedProgress(fd_mark)
+        self.progress = SharedProgress(fd_mark)
         self.capture = Capture()
-        self.tidy = Cleanup(os.getcwd())
+        self.cleanup = Cleanup(os.getcwd())
         self.bodies: dict[str, bytes] = {}
         self.loaded: dict[str, Loaded] = {}
         self.broken: dict[str, tuple[int, Failure]] = {}
@@ -100,15 +100,15 @@ class Worker:
             if isinstance(message, TaskChunk):
                 self.run(message)
             elif message.body:
-                self._take_body(message)
+                self._store_body(message)
             else:
-                self._forget(message.function)
+                self._drop_function(message.function)
 
-    def _take_body(self, message: LoadFunction) -> None:
-        self._forget(message.function)
+    def _store_body(self, message: LoadFunction) -> None:
+        self._drop_function(message.function)
         self.bodies[message.function] = message.body
 
-    def _forget(self, function: str) -> None:
+    def _drop_function(self, function: str) -> None:
         for kept in (self.bodies, self.loaded, self.broken):
             kept.pop(function, None)
 
@@ -132,7 +132,7 @@ class Worker:
         head = b"\xdd" + len(self.pieces).to_bytes(4, "big")  # msgpack array32
         body = _encode_value(_Sent(n, msgspec.Raw(head + b"".join(self.pieces)), last))
         self._send(LENGTH.pack(len(body)) + body)
-        numbers = self.board.numbers
+        numbers = self.progress.numbers
         numbers[USED] = 0
         numbers[FIRST] += len(self.pieces)
         self.pieces.clear()
@@ -141,7 +141,7 @@ class Worker:
     # ------------------------------------------------------------ a chunk
 
     def run(self, chunk: TaskChunk) -> None:
-        n, numbers, here = chunk.n, self.board.numbers, position(chunk.n, 0)
+        n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
         self.sent_us = now = time.time_ns() // 1000
@@ -155,7 +155,7 @@ class Worker:
         for i, task in enumerate(chunk.tasks):
             if here + i >= numbers[STOP]:
                 break
-            now = self._one(n, i, task, chunk.attempt, loaded, why, now)
+            now = self._run_task(n, i, task, chunk.attempt, loaded, why, now)
             if now - self.sent_us >= FLUSH_US and i + 1 < len(chunk.tasks):
                 self.flush(n, False)
                 self.sent_us = now = time.time_ns() // 1000
@@ -164,11 +164,11 @@ class Worker:
             self.capture.restore()
         self.flush(n, True)
 
-    def _one(
+    def _run_task(
         self, n: int, i: int, task: TaskRecord, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
     ) -> int:
         """Run one task; its end is on the board when this returns. Gives the time (unix µs), when the next one starts."""
-        numbers, capture, tidy = self.board.numbers, self.capture, self.tidy
+        numbers, capture, cleanup = self.progress.numbers, self.capture, self.cleanup
         numbers[STARTED] = started
         numbers[INDEX] = i
         if loaded is not None:
@@ -179,19 +179,19 @@ class Worker:
             os._exit(0)
         if self.ending:
             os._exit(128 + signal.SIGTERM)
-        output = capture.settle()
+        output = capture.collect()
         if sys.stdout is not capture.out or sys.stderr is not capture.err:
             capture.restore()
-        if tidy.dirty or sys.path != tidy.path:
-            tidy.restore()
+        if cleanup.dirty or sys.path != cleanup.path:
+            cleanup.restore()
         now = time.time_ns() // 1000
         ended = Ended(task.id, attempt, status, started, now, value, output, task.event, task.retry_of, task.mark_us)
         piece = encode(ended)
         size = len(piece)
-        if self.used + size + 4 > KEPT_BYTES:
+        if self.used + size + 4 > FINISHED_BYTES:
             self.flush(n, False)
         at = HEAD_BYTES + self.used
-        self.board.map[at : at + 4 + size] = size.to_bytes(4, "little") + piece
+        self.progress.map[at : at + 4 + size] = size.to_bytes(4, "little") + piece
         self.used += size + 4
         numbers[USED] = self.used
         self.pieces.append(piece)
@@ -214,7 +214,7 @@ class Worker:
             return ERROR, encode(failure(e))
         try:
             packed = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
-            return OK, packed if len(packed) <= INLINE_BYTES else _to_blob(packed)
+            return OK, packed if len(packed) <= INLINE_BYTES else _store_blob(packed)
         except Terminated:
             os._exit(128 + signal.SIGTERM)
         except UnicodeEncodeError:
@@ -244,8 +244,8 @@ class Worker:
             return None, self.broken[function][1]
         self.bodies.pop(function, None)
         self.broken.pop(function, None)
-        self.tidy.keep()
-        self.tidy.dirty = False
+        self.cleanup.save()
+        self.cleanup.dirty = False
         return found, None
 
     # ------------------------------------------------------------ signals and forks
@@ -320,7 +320,7 @@ def _fetch(ref: Ref) -> bytes:
     return bytes(_blobs().read(ref.sha256))
 
 
-def _to_blob(packed: bytes) -> bytes:
+def _store_blob(packed: bytes) -> bytes:
     return pack_ref(Ref(_blobs().put(packed), len(packed)))
 
 
@@ -344,7 +344,7 @@ def main() -> None:
     sys.argv[1:] = []
     worker = Worker(fd_in, fd_out, fd_mark)
     os.set_inheritable(worker.capture.fd, False)
-    worker.tidy._set_signal(signal.SIGTERM, worker.on_term)
+    worker.cleanup._set_signal(signal.SIGTERM, worker.on_term)
     os.register_at_fork(after_in_child=worker.after_fork)
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(2)

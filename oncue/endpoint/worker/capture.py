@@ -32,7 +32,7 @@ class Capture:
         sys.stdout, sys.stderr = self.out, self.err
         sys.__stdout__, sys.__stderr__ = self.out, self.err  # type: ignore[misc]
 
-    def settle(self) -> bytes:
+    def collect(self) -> bytes:
         """After each task: what it printed; 1 and 2 are right again."""
         end = os.lseek(self.fd, MARK, 2)
         try:
@@ -41,7 +41,7 @@ class Capture:
             right = False
         if not right:
             self.restore()
-        return self._take() if end != MARK else b""
+        return self._drain() if end != MARK else b""
 
     def no_input(self) -> bool:
         """0 is /dev/null, which is at 0 wherever one seeks."""
@@ -50,7 +50,7 @@ class Capture:
         except OSError:
             return False
 
-    def _take(self) -> bytes:
+    def _drain(self) -> bytes:
         """What was printed since the last time; for when the file is not empty."""
         found = read_output(self.fd)
         os.ftruncate(self.fd, 0)

@@ -23,7 +23,7 @@ class Cleanup:
         self._set_signal = signal.signal
         self._real_chdir = os.chdir
         self.path: list[str] = []
-        self.keep()
+        self.save()
         # os.environ's methods look putenv up in os; contextlib.chdir looks chdir up there.
         for name in ("chdir", "fchdir", "putenv", "unsetenv"):
             self._watch(os, name)
@@ -31,7 +31,7 @@ class Cleanup:
             self._watch(signal, name)
         signal.signal = self._signal  # type: ignore[assignment]
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """What is there now is what later tasks find: after a function was loaded, whose imports may set things up."""
         self._environ = dict(os.environ)
         self.path = list(sys.path)

@@ -182,10 +182,10 @@ def test_an_agent_remembers_the_servers_and_takes_them_in_turn(tmp_path: Path) -
     home = ServerAddress("tcp://home:1", "h" * 40)
     a, b = ServerAddress("tcp://a:1", "a" * 40), ServerAddress("tcp://b:1", "b" * 40)
     assert [servers.pick(), servers.pick()] == [home, home]
-    assert not servers.several()
-    servers.learn([(a.bridge, a.key), (home.bridge, home.key), (b.bridge, b.key)])
+    assert not servers.has_several()
+    servers.remember([(a.bridge, a.key), (home.bridge, home.key), (b.bridge, b.key)])
     again = ServerList(tmp_path / "servers.json", lambda: resolve_server(settings))
-    assert again.several()
+    assert again.has_several()
     assert [again.pick() for _ in range(4)] == [home, a, b, home]
     assert again.pick(b.bridge, b.key) == b
     assert again.pick() == home
