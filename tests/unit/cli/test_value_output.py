@@ -18,8 +18,8 @@ import pytest
 from oncue.cli.value_output import TEXT_CHARS, json_of, shown, text_of
 from oncue.client import Client
 from oncue.protocol.api import TaskInfo
-from tests.unit.client.client_server import serving
-from tests.unit.client.test_client import Bomb, packing  # noqa: F401  (a fixture)
+from tests.unit.client.client_server import Bomb, serving
+from tests.unit.client.conftest import plain_pickles  # noqa: F401  (a fixture)
 
 
 class Colour(enum.Enum):
@@ -120,10 +120,10 @@ def test_only_ones_own_endpoints_values_are_unpacked(tmp_path: Path, monkeypatch
         assert large.json == info.value
         assert "large" in large.why_not
         missing = type(
-            "Missing", (), {"__module__": "tests.unit.client.test_client"}
+            "Missing", (), {"__module__": "tests.unit.client.client_server"}
         )  # what only the worker can import
-        monkeypatch.setattr("tests.unit.client.test_client.Missing", missing, raising=False)
+        monkeypatch.setattr("tests.unit.client.client_server.Missing", missing, raising=False)
         gone = client.submit(missing)
         assert gone.wait(10)
-        monkeypatch.delattr("tests.unit.client.test_client.Missing")
+        monkeypatch.delattr("tests.unit.client.client_server.Missing")
         assert "cannot be read here: AttributeError" in shown(gone, info).why_not

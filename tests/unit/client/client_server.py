@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -276,6 +277,13 @@ def shout(text: str) -> str:
 
 def fail(kind: str) -> None:
     raise {"value": ValueError, "key": KeyError}.get(kind, RuntimeError)(kind)
+
+
+class Bomb:
+    """Object that makes a folder where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("bomb-went-off",))
 
 
 def wait_until_unreachable(client: Client) -> None:

@@ -14,7 +14,7 @@ from tests.unit.client.client_server import Server, double, packed, serving
 
 
 @pytest.fixture(autouse=True)
-def _plain_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack functions as plain pickles, which the test server runs, instead of FunctionBody."""
     monkeypatch.setitem(sys.modules, "oncue.functions", SimpleNamespace(pack_function=packed, Watch=Watch))
 

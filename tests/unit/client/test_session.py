@@ -11,7 +11,14 @@ import pytest
 
 from oncue import errors
 from oncue.client import Client
-from tests.unit.client.client_server import Server, World, double, shout, wait_until_unreachable
+from tests.unit.client.client_server import (
+    Bomb,
+    Server,
+    World,
+    double,
+    shout,
+    wait_until_unreachable,
+)
 
 
 def test_closed_and_unreferenced_clients(server: Server) -> None:
@@ -87,11 +94,6 @@ def test_new_function_is_registered_when_the_server_is_back(offline: tuple[Clien
     finally:
         client.close(flush=False)
         second.stop()
-
-
-class Bomb:
-    def __reduce__(self) -> Any:
-        return (os.mkdir, ("bomb-went-off",))
 
 
 def test_untrusted_pickles_stay_raw(server: Server, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
