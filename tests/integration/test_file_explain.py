@@ -1,4 +1,4 @@
-"""Why did this file fire, or not? Asked of a trigger in each state that a file can be in."""
+"""FileTrigger.explain, for each state that a file can be in."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from watched import Watched
 from oncue.errors import LogError, TriggerFailed
 
 
-async def asked(w: Watched, path: str) -> tuple[str, str]:
+async def explained(w: Watched, path: str) -> tuple[str, str]:
     found = await w.trigger.explain(path)
     return found.state, found.why
 
 
-def test_each_state_of_a_file(tmp_path: Path) -> None:
+def test_each_state_of_a_file_is_explained(tmp_path: Path) -> None:
     w = Watched(tmp_path, glob="**/*.h5", ignore=(".*", "*~", "raw/trash"), refire="never", rescan="1h")
     (w.data / "old.h5").write_bytes(b"1")
 
     async def main() -> None:
         async with w.running():
-            state, why = await asked(w, "old.h5")
+            state, why = await explained(w, "old.h5")
             assert state == "old"
             assert "existing: false" in why
             (w.data / "new.h5").write_bytes(b"1")
@@ -34,11 +34,11 @@ def test_each_state_of_a_file(tmp_path: Path) -> None:
             assert (found.item, found.state) == ("new.h5", "fired")
             assert found.at_us > 0
             (w.data / "new.h5").write_bytes(b"22")
-            async with asyncio.timeout(30):  # the watcher may have noticed it and not looked yet, which is told too
-                while "refire: never" not in (await asked(w, "new.h5"))[1]:  # noqa: ASYNC110 - what is asked sends no event
+            async with asyncio.timeout(30):  # until then it may be pending, which is explained too
+                while "refire: never" not in (await explained(w, "new.h5"))[1]:  # noqa: ASYNC110 - no event to wait for
                     await asyncio.sleep(0.01)
             (w.data / "new.h5").unlink()
-            state, why = await asked(w, "new.h5")
+            state, why = await explained(w, "new.h5")
             assert state == "missing"
             assert "it fired" in why
             for path, word in (
@@ -49,19 +49,19 @@ def test_each_state_of_a_file(tmp_path: Path) -> None:
                 ("../data2/a.h5", "not below"),
                 (str(tmp_path), "not below"),
             ):
-                state, why = await asked(w, path)
+                state, why = await explained(w, path)
                 assert state == "not meant", path
                 assert word in why
             os.symlink(w.data / "old.h5", w.data / "link.h5")
-            assert "symlinks: ignore" in (await asked(w, "link.h5"))[1]
+            assert "symlinks: ignore" in (await explained(w, "link.h5"))[1]
             (w.data / "folder.h5").mkdir()
-            assert "regular file" in (await asked(w, "folder.h5"))[1]
+            assert "regular file" in (await explained(w, "folder.h5"))[1]
 
     asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who writes")
-def test_a_file_that_waits(tmp_path: Path) -> None:
+def test_a_waiting_file_is_explained(tmp_path: Path) -> None:
     w = Watched(tmp_path)
 
     async def main() -> None:
@@ -70,19 +70,19 @@ def test_a_file_that_waits(tmp_path: Path) -> None:
             file.flush()
             async with w.running():
                 await w.decided("half.h5")
-                state, why = await asked(w, "half.h5")
+                state, why = await explained(w, "half.h5")
                 assert (state, "open for writing" in why) == ("waits", True)
         w.options["ready"] = {"stable": "1h"}
         async with w.running():
             (w.data / "still.h5").write_bytes(b"1")
             await w.until(lambda: any(d.item == "still.h5" for d in w.trigger.decisions()))
-            state, why = await asked(w, "still.h5")
+            state, why = await explained(w, "still.h5")
             assert (state, "stable for 3600 s" in why) == ("waits", True)
 
     asyncio.run(main())
 
 
-def test_an_event_that_cannot_be_stored_yet(tmp_path: Path) -> None:
+def test_an_event_that_cannot_be_stored_yet_is_explained(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     w.fails = [LogError("the disk is full")] * 1000
 
@@ -90,7 +90,7 @@ def test_an_event_that_cannot_be_stored_yet(tmp_path: Path) -> None:
         async with w.running():
             (w.data / "a.h5").write_bytes(b"1")
             await w.until(lambda: "disk is full" in w.trigger.status().detail)
-            state, why = await asked(w, "a.h5")
+            state, why = await explained(w, "a.h5")
             assert (state, "disk is full" in why) == ("fires", True)
             w.fails.clear()
             await w.count(1)
@@ -98,13 +98,13 @@ def test_an_event_that_cannot_be_stored_yet(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_trigger_that_does_not_run(tmp_path: Path) -> None:
+def test_a_trigger_that_does_not_run_cannot_explain(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     w.data.rmdir()
 
     async def main() -> None:
         async with w.running(until="waiting"):
-            state, why = await asked(w, "a.h5")
+            state, why = await explained(w, "a.h5")
             assert (state, "no such file" in why) == ("missing", True)
             other = Watched(tmp_path)  # makes the folder
             (w.data / "a.h5").write_bytes(b"1")

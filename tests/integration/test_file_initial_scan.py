@@ -1,4 +1,4 @@
-"""The first look of a file trigger, and a deploy that is answered before it has ended."""
+"""The initial scan of a file trigger, and a deploy that is answered before the scan has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who write
 
 
 class Held:
-    """The watcher's thread stops where its first look meets hold.h5 in the watched folder itself, the first that is listed."""
+    """Blocks the watcher's thread when its initial scan finds hold.h5, the first file that is listed."""
 
     def __init__(self, w: Watched) -> None:
         self.w = w
@@ -42,7 +42,7 @@ class Held:
         self._go.set()
 
 
-def test_a_deploy_that_is_answered_before_the_look_has_ended(tmp_path: Path) -> None:
+def test_after_an_early_answer_files_are_classified_by_their_times(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     held = Held(w)
 
@@ -70,14 +70,14 @@ def test_a_deploy_that_is_answered_before_the_look_has_ended(tmp_path: Path) -> 
     asyncio.run(main())
 
 
-def test_what_is_noticed_during_the_look_is_not_taken_for_old(tmp_path: Path) -> None:
+def test_a_file_noticed_during_the_scan_is_new(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     held = Held(w)
 
     async def main() -> None:
         async with w.running(until="looking", hold=held):
             await held.reached()
-            for i in range(300):  # more than one step of a walk
+            for i in range(300):  # more than one step of a scan
                 (w.data / f"{i}.h5").write_bytes(b"new")
             (w.data / "deep" / "unnoticed.h5").write_bytes(b"there when it is listed, and nobody has been answered")
             held.release()
@@ -90,13 +90,13 @@ def test_what_is_noticed_during_the_look_is_not_taken_for_old(tmp_path: Path) ->
         w.events.clear()
         async with w.running():
             await w.quiet()
-            assert w.names == []  # nothing is left over
+            assert w.names == []  # no event is left over
 
     asyncio.run(main())
 
 
 @linux
-def test_an_overflow_during_the_look_loses_nothing(tmp_path: Path) -> None:
+def test_an_overflow_during_the_scan_loses_no_file(tmp_path: Path) -> None:
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if queue > 50_000:
         pytest.skip("the queue of this machine is too long to fill it in a test")
@@ -121,7 +121,7 @@ def test_an_overflow_during_the_look_loses_nothing(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_file_that_is_being_written_at_the_look_fires_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_being_written_during_the_scan_fires_when_it_is_complete(tmp_path: Path) -> None:
     w = Watched(tmp_path)
 
     async def main() -> None:
@@ -138,8 +138,8 @@ def test_a_file_that_is_being_written_at_the_look_fires_when_it_is_whole(tmp_pat
     asyncio.run(main())
 
 
-def test_a_look_that_a_kill_cut_short_goes_on_by_the_files_times(tmp_path: Path) -> None:
-    """The ledger has the beginning of the look only, as after kill -9."""
+def test_a_scan_cut_short_by_a_kill_resumes_by_the_files_times(tmp_path: Path) -> None:
+    """The ledger has only the beginning of the scan, as after kill -9."""
     w = Watched(tmp_path)
     held = Held(w)
 
@@ -157,8 +157,8 @@ def test_a_look_that_a_kill_cut_short_goes_on_by_the_files_times(tmp_path: Path)
     asyncio.run(main())
 
 
-def test_a_folder_that_goes_away_and_comes_back_has_the_same_old_files(tmp_path: Path) -> None:
-    """A disk that is unmounted for a while."""
+def test_a_folder_that_comes_back_has_the_same_existing_files(tmp_path: Path) -> None:
+    """As when a disk is unmounted for a while."""
     w = Watched(tmp_path)
     (w.data / "old.h5").write_bytes(b"1")
 

@@ -1,4 +1,4 @@
-"""The file trigger on real files, with the kernel's real notices."""
+"""FileTrigger on real files, with real notices of the kernel."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who write
 
 
 def play(tmp: Path, part: Callable[[Watched], Awaitable[None]], **options: object) -> Watched:
-    """Runs one part with a trigger that is up and has looked at all that was there."""
+    """Run `part` with a trigger whose initial scan has ended."""
     watched = Watched(tmp, **options)
 
     async def main() -> None:
@@ -57,7 +57,7 @@ def end(writer: subprocess.Popen[str]) -> None:
 # ---------------------------------------------------------------- what fires
 
 
-def test_a_closed_file_fires_once_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+def test_a_closed_file_fires_once_with_its_facts(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         (w.data / "sub").mkdir()
         path = w.data / "sub" / "scan 1.h5"
@@ -105,8 +105,8 @@ def test_a_slow_writer_fires_when_it_closes(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_walk_does_not_take_a_half_written_file(tmp_path: Path) -> None:
-    """The writer is at work when oncue starts, and pauses for long."""
+def test_a_scan_does_not_fire_a_half_written_file(tmp_path: Path) -> None:
+    """The writer runs when oncue starts, and pauses for long."""
     w = Watched(tmp_path)
 
     async def main() -> None:
@@ -133,7 +133,7 @@ def test_rename_into_place_fires_for_the_final_name_only(tmp_path: Path) -> None
         temporary.rename(w.data / "scan.h5")
         outside = tmp_path / "outside.h5"
         outside.write_bytes(b"22")
-        os.utime(outside, (1, 1))  # an old time must not matter
+        os.utime(outside, (1, 1))  # its old time must not matter
         outside.rename(w.data / "in.h5")
         await w.count(2)
         await w.quiet()
@@ -142,7 +142,7 @@ def test_rename_into_place_fires_for_the_final_name_only(tmp_path: Path) -> None
     play(tmp_path, part)
 
 
-def test_links_into_place(tmp_path: Path) -> None:
+def test_links_to_complete_files_fire(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         outside = tmp_path / "outside.h5"
         outside.write_bytes(b"22")
@@ -157,7 +157,7 @@ def test_links_into_place(tmp_path: Path) -> None:
     play(tmp_path, part)
 
 
-def test_symlinks_when_asked_for(tmp_path: Path) -> None:
+def test_symlinks_fire_when_the_options_say_so(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         outside = tmp_path / "outside.h5"
         outside.write_bytes(b"22")
@@ -173,7 +173,7 @@ def test_symlinks_when_asked_for(tmp_path: Path) -> None:
     play(tmp_path, part, symlinks="files")
 
 
-def test_globs_and_ignored_names(tmp_path: Path) -> None:
+def test_only_selected_files_fire(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         for name in ("a.h5", "b.tif", ".hidden.h5", "c.h5~", "deep/d.h5", "deep/raw/e.h5", ".git/f.h5"):
             path = w.data / name
@@ -197,7 +197,7 @@ def test_a_glob_without_depth_watches_one_folder(tmp_path: Path) -> None:
     play(tmp_path, part, glob="*.h5")
 
 
-def test_a_tree_moved_in_and_one_made_inside(tmp_path: Path) -> None:
+def test_files_of_a_tree_moved_in_and_of_one_made_inside_fire(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         tree = tmp_path / "run_7"
         (tree / "a" / "b").mkdir(parents=True)
@@ -226,7 +226,7 @@ def test_a_tree_moved_in_and_one_made_inside(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- again, or not
 
 
-def test_refire_changed(tmp_path: Path) -> None:
+def test_a_changed_file_fires_again(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         path = w.data / "a.h5"
         path.write_bytes(b"1")
@@ -246,7 +246,7 @@ def test_refire_changed(tmp_path: Path) -> None:
     play(tmp_path, part)
 
 
-def test_refire_never(tmp_path: Path) -> None:
+def test_refire_never_fires_a_file_once(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         path = w.data / "a.h5"
         path.write_bytes(b"1")
@@ -261,7 +261,7 @@ def test_refire_never(tmp_path: Path) -> None:
     assert w.trigger.status().skipped == 1
 
 
-def test_stable_waits_until_the_file_keeps_still(tmp_path: Path) -> None:
+def test_stable_waits_until_the_file_is_unchanged(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         path = w.data / "a.h5"
         for i in range(4):  # closed again and again, with pauses shorter than asked for
@@ -283,7 +283,7 @@ def test_stable_waits_until_the_file_keeps_still(tmp_path: Path) -> None:
     play(tmp_path, part, ready={"any": ["close_write", "rename"], "stable": "400ms"})
 
 
-def test_stable_alone_takes_a_file_that_is_never_closed(tmp_path: Path) -> None:
+def test_stable_alone_fires_a_file_that_is_never_closed(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         with (w.data / "a.h5").open("wb") as f:
             f.write(b"1")
@@ -334,7 +334,7 @@ def test_renamed_while_it_is_written_waits_for_the_close(tmp_path: Path) -> None
 # ---------------------------------------------------------------- starts
 
 
-def test_what_was_there_before_does_not_fire_and_what_came_meanwhile_does(tmp_path: Path) -> None:
+def test_existing_files_do_not_fire_and_files_that_came_while_down_do(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     (w.data / "before.h5").write_bytes(b"1")
     (w.data / "deep").mkdir()
@@ -362,7 +362,7 @@ def test_what_was_there_before_does_not_fire_and_what_came_meanwhile_does(tmp_pa
     assert sorted(w.names) == ["deep/before.h5", "meanwhile.h5", "old.h5"]
 
 
-def test_existing_true(tmp_path: Path) -> None:
+def test_existing_true_fires_existing_files(tmp_path: Path) -> None:
     w = Watched(tmp_path, existing=True)
     for i in range(5):
         (w.data / f"{i}.h5").write_bytes(b"1")
@@ -378,7 +378,7 @@ def test_existing_true(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_wider_glob_does_not_fire_for_all_that_is_old(tmp_path: Path) -> None:
+def test_a_wider_glob_does_not_fire_existing_files(tmp_path: Path) -> None:
     w = Watched(tmp_path, glob="**/*.h5")
 
     async def main() -> None:
@@ -397,7 +397,7 @@ def test_a_wider_glob_does_not_fire_for_all_that_is_old(tmp_path: Path) -> None:
     assert w.names == ["a.h5", "b.h5", "b.tif"]
 
 
-def test_emit_that_fails_is_tried_again_with_the_same_ids(tmp_path: Path) -> None:
+def test_a_failed_emit_is_retried_with_the_same_ids(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         w.fails = [LogError("the disk is full"), LogError("the disk is full")]
         (w.data / "a.h5").write_bytes(b"1")
@@ -438,7 +438,7 @@ def test_a_folder_that_is_missing_removed_and_remade(tmp_path: Path) -> None:
         async with w.running(until="waiting"):
             assert str(w.data) in w.trigger.status().detail
             w.data.mkdir()
-            (w.data / "first.h5").write_bytes(b"1")  # nothing was there before: it fires
+            (w.data / "first.h5").write_bytes(b"1")  # the folder was missing at the deploy: it fires
             await w.until(lambda: w.trigger.status().state == "running")
             await w.count(1)
             shutil.rmtree(w.data)
@@ -455,7 +455,7 @@ def test_a_folder_that_is_missing_removed_and_remade(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_file_in_the_folders_place_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_in_the_folders_place_is_an_error(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     w.data.rmdir()
     w.data.write_bytes(b"")
@@ -469,7 +469,7 @@ def test_a_file_in_the_folders_place_is_no_folder(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def nobody(*owned: Path) -> Iterator[None]:
-    """Root may read all; so root plays somebody else, who owns these."""
+    """Run as the user nobody, who owns these: root may read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -498,7 +498,7 @@ def test_a_folder_that_may_not_be_read() -> None:
         (w.data / "a.h5").write_bytes(b"1")
         await w.count(1)
         (w.data / "secret").chmod(0o700)
-        (w.data / "secret" / "b.h5").write_bytes(b"1")  # found by a later walk
+        (w.data / "secret" / "b.h5").write_bytes(b"1")  # found by a later scan
         await w.count(2)
         w.data.chmod(0)  # from here on nothing can be listed
         await w.until(lambda: w.trigger.status().state == "failed")
@@ -513,7 +513,7 @@ def test_a_folder_that_may_not_be_read() -> None:
 
 
 @linux
-def test_folders_beyond_the_kernels_limit_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_beyond_the_kernels_limit_are_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from oncue.triggers.file.watch.inotify import InotifyWatch
 
     real = InotifyWatch.add
@@ -535,7 +535,7 @@ def test_folders_beyond_the_kernels_limit_are_looked_at(tmp_path: Path, monkeypa
     play(tmp_path, part, rescan="200ms")
 
 
-def test_names_that_are_not_utf8_are_told_and_harm_nobody(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_reported_and_harm_no_other_file(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         try:
             fd = os.open(os.fsencode(w.data) + b"/bad\xff.h5", os.O_CREAT | os.O_WRONLY)
@@ -559,7 +559,7 @@ def test_names_that_are_not_utf8_are_told_and_harm_nobody(tmp_path: Path) -> Non
     asyncio.run(again())
 
 
-def test_a_second_process_on_the_same_ledger_is_told(tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_ledger_is_refused(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     other = Watched(tmp_path)
 
@@ -583,7 +583,7 @@ for folder in range(10):
 """
 
 
-def test_a_burst(tmp_path: Path) -> None:
+def test_each_file_of_a_burst_fires(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         writer = await asyncio.create_subprocess_exec(sys.executable, "-c", BURST, str(w.data))
         await w.count(5_000)
@@ -596,8 +596,8 @@ def test_a_burst(tmp_path: Path) -> None:
 
 
 @linux
-def test_an_overflow_of_the_kernels_queue_loses_nothing(tmp_path: Path) -> None:
-    """The watcher's thread is held up while more happens than the kernel's queue holds."""
+def test_an_overflow_of_the_kernels_queue_loses_no_file(tmp_path: Path) -> None:
+    """The watcher's thread is blocked while more notices arrive than the kernel's queue holds."""
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if queue > 50_000:
         pytest.skip("the queue of this machine is too long to fill it in a test")
@@ -622,9 +622,9 @@ def test_an_overflow_of_the_kernels_queue_loses_nothing(tmp_path: Path) -> None:
         await w.count(n + 2)
         await w.quiet()
         assert len({e.id for e in w.events}) == len(w.events) == n + 2
-        assert any("lost notices" in d.why for d in told)
+        assert any("lost notices" in d.why for d in waiting)
 
-    told: list[Decision] = []
+    waiting: list[Decision] = []
     w = Watched(tmp_path)
 
     async def main() -> None:
@@ -632,7 +632,7 @@ def test_an_overflow_of_the_kernels_queue_loses_nothing(tmp_path: Path) -> None:
             waits = w.trigger._activity.record_waiting
             w.trigger._activity.record_waiting = lambda path, why: (
                 waits(path, why),
-                told.append(Decision(path, False, why, 0)),
+                waiting.append(Decision(path, False, why, 0)),
             )[0]
             await part(w)
 

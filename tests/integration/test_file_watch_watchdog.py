@@ -1,4 +1,4 @@
-"""The watch of systems that do not tell of closes, by watchdog's observer (here with whatever it has on this machine)."""
+"""ObserverWatch, with the observer that watchdog has for this machine."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from oncue.triggers.file.watch.base import CHANGED, FOLDER_ADDED, RENAMED
 from oncue.triggers.file.watch.open import open_watch
 
 
-def test_what_it_notices(tmp_path: Path) -> None:
+def test_changes_become_notices(tmp_path: Path) -> None:
     watch = open_watch(tmp_path, "darwin")
     try:
         assert not watch.reports_closes
@@ -40,7 +40,7 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
         open_watch(tmp_path / "none", "darwin")
 
 
-def test_files_have_to_keep_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_fire_when_unchanged_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "open_watch", lambda root: open_watch(root, "darwin"))
     w = Watched(tmp_path, ready={"any": ["close_write", "rename"], "stable": "300ms"})
     monkeypatch.setattr("oncue.triggers.file.readiness.FALLBACK_S", 0.3)

@@ -1,4 +1,4 @@
-"""Several triggers of one server: who waits for whose first look, and who does not."""
+"""TriggerSupervisor: which initial scans a deploy waits for, and which not."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PATIENCE_S = 30.0
 
 
 class Site:
-    """A host, and folders of which one is on a file server that does not answer."""
+    """A supervisor and two folders; the one named stuck is on a file server that does not answer."""
 
     def __init__(self, tmp: Path) -> None:
         self.tmp = tmp
         self.events: list[Event] = []
         self.changed = asyncio.Event()
-        self.host = TriggerSupervisor(self._emit, tmp / "triggers")
-        self.host.on_deployed()  # the server has started, with none
+        self.supervisor = TriggerSupervisor(self._emit, tmp / "triggers")
+        self.supervisor.on_deployed()  # the server has started, without triggers
         for name in ("good", "stuck"):
             (tmp / name).mkdir()
             (tmp / name / "old.h5").write_bytes(b"1")
@@ -43,7 +43,7 @@ class Site:
         return {name: DesiredTrigger(name, "file", msgspec.convert(given, FileOptions), "label")}
 
     def state(self, name: str) -> tuple[str, bool]:
-        (info,) = self.host.infos([name])
+        (info,) = self.supervisor.infos([name])
         return info.state, info.looked
 
     async def count(self, n: int) -> list[str]:
@@ -60,7 +60,7 @@ def play(tmp: Path, part: Callable[[Site], Awaitable[None]]) -> None:
         try:
             await part(site)
         finally:
-            await site.host.close()
+            await site.supervisor.close()
 
     asyncio.run(main())
 
@@ -83,41 +83,42 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadi
         found.set()
 
 
-def test_one_that_is_stuck_holds_up_no_other(tmp_path: Path, answers: threading.Event) -> None:
+def test_a_blocked_trigger_delays_no_other(tmp_path: Path, answers: threading.Event) -> None:
     async def part(s: Site) -> None:
-        s.host.update(s.wanted("good") | s.wanted("stuck"))
-        await s.host.initial_scan(["good"], PATIENCE_S)
+        s.supervisor.update(s.wanted("good") | s.wanted("stuck"))
+        await s.supervisor.initial_scan(["good"], PATIENCE_S)
         assert s.state("good") == ("running", True)
-        await s.host.initial_scan(["good", "stuck"], 0.05)
+        await s.supervisor.initial_scan(["good", "stuck"], 0.05)
         assert s.state("stuck") == ("starting", False)
-        assert "no answer" in s.host.infos(["stuck"])[0].detail
-        s.host.on_deployed(["good", "stuck"])
+        assert "no answer" in s.supervisor.infos(["stuck"])[0].detail
+        s.supervisor.on_deployed(["good", "stuck"])
         (tmp_path / "good" / "new.h5").write_bytes(b"1")
         assert await s.count(1) == ["new.h5"]
         # Another deploy, without it: its thread is not waited for.
-        s.host.update(s.wanted("good") | s.wanted("more", "good"))
+        s.supervisor.update(s.wanted("good") | s.wanted("more", "good"))
         assert s.state("good") == ("running", True)
-        await s.host.initial_scan(["more"], PATIENCE_S)
+        await s.supervisor.initial_scan(["more"], PATIENCE_S)
         assert s.state("more") == ("running", True)
         answers.set()
 
     play(tmp_path, part)
 
 
-def test_one_that_is_replaced_during_its_look(tmp_path: Path, answers: threading.Event) -> None:
-    """Who waited for it is answered; the new one starts when the thread of the old one has left the ledger, and goes on with
-    the look that had begun, by the files' times."""
+def test_a_trigger_replaced_during_its_initial_scan(tmp_path: Path, answers: threading.Event) -> None:
+    """The deploy that waited is answered. The new trigger starts when the old thread has closed the ledger.
+
+    It resumes the scan that had begun, and classifies files by their times."""
 
     async def part(s: Site) -> None:
         aged(tmp_path / "stuck" / "old.h5")
-        s.host.update(s.wanted("stuck"))
-        waiting = asyncio.create_task(s.host.initial_scan(["stuck"], PATIENCE_S))
+        s.supervisor.update(s.wanted("stuck"))
+        waiting = asyncio.create_task(s.supervisor.initial_scan(["stuck"], PATIENCE_S))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.05)
         assert not waiting.done()
-        s.host.update(s.wanted("stuck", refire="never"))
+        s.supervisor.update(s.wanted("stuck", refire="never"))
         await waiting
-        again = asyncio.create_task(s.host.initial_scan(["stuck"], PATIENCE_S))
+        again = asyncio.create_task(s.supervisor.initial_scan(["stuck"], PATIENCE_S))
         answers.set()
         await again
         assert s.state("stuck") == ("running", True)
@@ -127,24 +128,24 @@ def test_one_that_is_replaced_during_its_look(tmp_path: Path, answers: threading
     play(tmp_path, part)
 
 
-def test_a_later_version_of_a_deployment_leaves_its_triggers_alone(tmp_path: Path) -> None:
+def test_a_new_version_does_not_restart_unchanged_triggers(tmp_path: Path) -> None:
     async def part(s: Site) -> None:
-        s.host.update(s.wanted("good"))
-        run = s.host._running["good"]
+        s.supervisor.update(s.wanted("good"))
+        run = s.supervisor._running["good"]
         later = {n: msgspec.structs.replace(w, deployed_us=5) for n, w in s.wanted("good").items()}
-        s.host.update(later)
-        assert s.host._running["good"] is run
-        s.host.update(s.wanted("good", existing=True))
-        assert s.host._running["good"] is not run
+        s.supervisor.update(later)
+        assert s.supervisor._running["good"] is run
+        s.supervisor.update(s.wanted("good", existing=True))
+        assert s.supervisor._running["good"] is not run
 
     play(tmp_path, part)
 
 
-def test_what_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_trigger_that_cannot_be_created_is_not_waited_for(tmp_path: Path) -> None:
     async def part(s: Site) -> None:
         (tmp_path / "triggers").write_bytes(b"in the way")
-        s.host.update(s.wanted("good"))
-        await s.host.initial_scan(["good", "no such trigger"], PATIENCE_S)
+        s.supervisor.update(s.wanted("good"))
+        await s.supervisor.initial_scan(["good", "no such trigger"], PATIENCE_S)
         assert s.state("good") == ("failed", False)
 
     play(tmp_path, part)

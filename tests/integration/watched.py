@@ -1,4 +1,4 @@
-"""A file trigger on a real folder, with what it emitted, for tests."""
+"""Watched: a FileTrigger on a real folder, with the events that it emitted."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ PATIENCE_S = 30.0
 
 
 def aged(file: Path) -> None:
-    """Waits until a deploy can be told from the file's last change."""
+    """Wait until the file's last change is certainly before a deploy made now."""
     while now_us() < file.stat().st_ctime_ns // 1000 + round(1.5e6 * TICK_S):
         time.sleep(TICK_S / 4)
 
 
 class Watched:
-    """`async with watched.running():` runs the trigger; afterwards it can be run again, as after a restart."""
+    """`async with watched.running():` runs the trigger; a second time is like a restart."""
 
     def __init__(self, tmp: Path, **options: object) -> None:
         self.data = tmp / "data"
         self.data.mkdir(exist_ok=True)
         self.tmp, self.options = tmp, options
         self.deployed_us, self.server = 0, "state"  # the folder of the server that runs it
-        self.memory: ReplicatedState | None = None
+        self.state: ReplicatedState | None = None
         self.events: list[Event] = []
         self.fails: list[Exception] = []  # raised by the next emits
         self._changed = asyncio.Event()
@@ -47,7 +47,7 @@ class Watched:
             raise NotFound(name)
 
         options = msgspec.convert({"path": str(self.data), **self.options}, FileOptions)
-        context = TriggerContext(self._emit, self.tmp / self.server, secrets, self.deployed_us, self.memory)
+        context = TriggerContext(self._emit, self.tmp / self.server, secrets, self.deployed_us, self.state)
         return FileTrigger("detector", options, context)
 
     async def _emit(self, events: Sequence[Event]) -> None:
@@ -61,7 +61,7 @@ class Watched:
     async def running(
         self, *, until: str = "running", hold: Callable[[Callable[[str, str], bool], str, str], bool] | None = None
     ) -> AsyncIterator[Watched]:
-        """`hold` is called, in the watcher's thread, for each path that is matched."""
+        """Run the trigger. `hold` is called in the watcher's thread, for each path that it matches."""
         self._changed = asyncio.Event()
         self.trigger = self._make()
         if hold is not None:
@@ -90,13 +90,13 @@ class Watched:
                 await asyncio.wait_for(self._changed.wait(), 0.02)
 
     async def count(self, n: int) -> list[Event]:
-        """Waits for so many events; fails on more."""
+        """Wait for `n` events; fail on more."""
         await self.until(lambda: len(self.events) >= n)
         assert len(self.events) == n, self.names
         return self.events
 
     async def quiet(self) -> None:
-        """Waits until a file made now has been dealt with: what came before it has been as well."""
+        """Wait until a file made now has fired: earlier files are handled then."""
         fence = self.data / f"fence-{time.monotonic_ns()}"
         before = len(self.events)
         fence.write_bytes(b"")
@@ -104,7 +104,7 @@ class Watched:
         self.events[:] = [e for e in self.events if e.data["name"] != fence.name]
 
     async def decided(self, relative: str) -> str:
-        """Waits until something was decided of the file; gives the newest reason."""
+        """Wait for a decision about the file; return the latest reason."""
 
         def found() -> list[str]:
             return [d.why for d in self.trigger.decisions() if d.item == relative]

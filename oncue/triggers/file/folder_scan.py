@@ -15,7 +15,7 @@ from oncue import ids
 from oncue.triggers.file.ledger import KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.stability import FileKey
-from oncue.triggers.file.watch.base import Watch
+from oncue.triggers.file.watch.base import FolderWatch
 
 NOT_UTF8 = "its path is not UTF-8, which an event cannot hold: rename it"
 STEP = 256  # entries of one step
@@ -31,7 +31,7 @@ class FolderScan:
     Iterate it: each item (None) is one step."""
 
     def __init__(
-        self, start: str, spec: FileSpec, watch: Watch, ledger: Ledger, on_file: OnFile, on_skip: OnSkip
+        self, start: str, spec: FileSpec, watch: FolderWatch, ledger: Ledger, on_file: OnFile, on_skip: OnSkip
     ) -> None:
         self.start, self.full = start, not start
         self.unwatched = 0  # folders that the kernel refused to watch
@@ -61,7 +61,7 @@ class FolderScan:
             self._prune()
 
     def _add(self, folder: str) -> None:
-        """Watch a folder; count it when the kernel's limit of watches is reached."""
+        """FolderWatch a folder; count it when the kernel's limit of watches is reached."""
         try:
             self._watch.add(folder)
         except OSError as e:

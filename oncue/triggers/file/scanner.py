@@ -20,7 +20,7 @@ from oncue.triggers.file.ledger import EXISTING, FIRED, FileRow, KnownFile, Ledg
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.stability import fingerprint
-from oncue.triggers.file.watch.base import Watch
+from oncue.triggers.file.watch.base import FolderWatch
 
 SCAN_STEP_S = 0.02  # longest step
 RESCAN_S, RESCAN_NETWORK_S, RESCAN_UNWATCHED_S = 300.0, 10.0, 30.0
@@ -33,7 +33,7 @@ class Scanner:
     def __init__(
         self,
         spec: FileSpec,
-        watch: Watch,
+        watch: FolderWatch,
         ledger: Ledger,
         baseline: Baseline,
         pending_files: PendingFiles,

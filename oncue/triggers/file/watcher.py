@@ -41,7 +41,7 @@ from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import BATCH, FolderGone, PendingFiles
 from oncue.triggers.file.scanner import Scanner
 from oncue.triggers.file.stability import Fingerprint
-from oncue.triggers.file.watch.base import Watch
+from oncue.triggers.file.watch.base import FolderWatch
 from oncue.triggers.file.watch.open import network_mount, open_watch
 
 MAX_IN_FLIGHT = 4  # batches published and not durable
@@ -93,7 +93,7 @@ class FileWatcher:
         self._deploy_answered = threading.Event()
         self._stop = threading.Event()
         self._waker = threading.Event()
-        self._watch: Watch | None = None
+        self._watch: FolderWatch | None = None
         self._ledger: Ledger
         self._opened = self._ledger_open = False  # the ledger was opened before; it is open now
         self._questions: deque[tuple[str, Future[ItemExplanation]]] = deque()
@@ -126,7 +126,7 @@ class FileWatcher:
         self._wake()
 
     def run(self) -> None:
-        """Watch until `stop`: the body of the thread."""
+        """FolderWatch until `stop`: the body of the thread."""
         while not self._stop.is_set():
             try:
                 self._ledger = Ledger(self._file, self._listener)
@@ -172,7 +172,7 @@ class FileWatcher:
                 self._send(number, pending)
 
     def _session(self, baseline: Baseline) -> None:
-        """Watch the folder until `stop`.
+        """FolderWatch the folder until `stop`.
 
         Raises OSError when it is missing or replaced."""
         if self._activity.state == "starting":

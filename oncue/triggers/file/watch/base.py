@@ -1,6 +1,6 @@
 """Interface of the watches: sources of change notices below a folder.
 
-    kernel ──► Watch.read() ──► [Notice, ...] ──► FileWatcher
+    kernel ──► FolderWatch.read() ──► [Notice, ...] ──► FileWatcher
 
 Paths are (folder, name). The folder is relative to the watched one, with slashes; "" is the watched
 folder itself. Both parts are texts as `os.fsdecode` returns them.
@@ -31,14 +31,14 @@ class Notice(NamedTuple):
     at_us: int  # when the notice was read
 
 
-class Watch(Protocol):
+class FolderWatch(Protocol):
     """Reports changes below one folder. `wake` may be called from any thread."""
 
     #: False: files must stay unchanged for a while before they count as complete.
     reports_closes: bool
 
     def add(self, folder: str) -> None:
-        """Watch this folder, without its subfolders. Idempotent. Raises OSError."""
+        """FolderWatch this folder, without its subfolders. Idempotent. Raises OSError."""
         ...
 
     def read(self, timeout_s: float) -> list[Notice]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from oncue.triggers.file.watch.base import Watch
+from oncue.triggers.file.watch.base import FolderWatch
 
 NETWORK_TYPES = (
     "nfs nfs4 cifs smb3 smbfs lustre gpfs beegfs ceph afs panfs pvfs2 orangefs glusterfs 9p virtiofs"
@@ -13,7 +13,7 @@ NETWORK_TYPES = (
 )
 
 
-def open_watch(root: Path, system: str = sys.platform) -> Watch:
+def open_watch(root: Path, system: str = sys.platform) -> FolderWatch:
     """Open the watch of this system: inotify on Linux, else watchdog's observer.
 
     Raises OSError (the folder is missing, no permission, limits of the kernel)."""

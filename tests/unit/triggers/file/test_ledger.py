@@ -22,7 +22,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "l.db")
 
 
-def test_a_pending_batch_comes_back_word_for_word_until_it_is_done(tmp_path: Path) -> None:
+def test_a_pending_batch_comes_back_unchanged_until_it_is_complete(tmp_path: Path) -> None:
     first = Ledger(tmp_path / "l.db")
     pending = PendingBatch([row("a"), row("b", "sub")], [event("a"), event("b")])
     first.store_pending(3, pending)
@@ -38,7 +38,7 @@ def test_a_pending_batch_comes_back_word_for_word_until_it_is_done(tmp_path: Pat
     second.close()
 
 
-def test_the_newest_state_counts(ledger: Ledger) -> None:
+def test_the_newest_state_is_found(ledger: Ledger) -> None:
     ledger.store([row("a", state=EXISTING)])
     ledger.store([row("a", size=2, ino=-(1 << 63))])
     (found,) = ledger.find([("", "a")]).values()
@@ -46,8 +46,8 @@ def test_the_newest_state_counts(ledger: Ledger) -> None:
     assert ledger.listing("")["a"] == found
 
 
-def test_what_is_met_does_not_overwrite_what_is_remembered(ledger: Ledger) -> None:
-    """A walk's listing is older than what was done meanwhile."""
+def test_store_unknown_does_not_overwrite_an_entry(ledger: Ledger) -> None:
+    """A scan's listing is older than the entries stored meanwhile."""
     ledger.store([row("a")])
     assert ledger.store_unknown([row("a", state=EXISTING), row("b", state=EXISTING)]) == 1
     assert {name: found.state for name, found in ledger.listing("").items()} == {"a": FIRED, "b": EXISTING}
@@ -55,7 +55,7 @@ def test_what_is_met_does_not_overwrite_what_is_remembered(ledger: Ledger) -> No
     assert ledger.store_unknown([]) == 0
 
 
-def test_the_end_of_the_first_look_is_remembered(tmp_path: Path) -> None:
+def test_the_end_of_the_initial_scan_is_recorded(tmp_path: Path) -> None:
     first = Ledger(tmp_path / "deep" / "l.db")
     first.set_meta(looking="x", selects="old")
     first.commit_meta(looking="", selects="new")
@@ -65,14 +65,14 @@ def test_the_end_of_the_first_look_is_remembered(tmp_path: Path) -> None:
     second.close()
 
 
-def test_names_with_anything_in_them(ledger: Ledger) -> None:
+def test_any_characters_in_names(ledger: Ledger) -> None:
     names = ["'; DROP TABLE files;--", '"', "a\nb", "[x]", "走", "\x01"]
     ledger.store([row(n, folder="q'\"") for n in names])
     assert set(ledger.listing("q'\"")) == set(names)
     assert len(ledger.find([("q'\"", n) for n in names])) == len(names)
 
 
-def test_gone_and_back_and_forgotten(ledger: Ledger) -> None:
+def test_files_that_are_gone_come_back_or_are_pruned(ledger: Ledger) -> None:
     ledger.store([row("a"), row("b"), row("c", "sub")])
     ledger.mark_gone([("", "a"), ("", "b")], 100)
     ledger.mark_gone([("", "a")], 200)  # the first time counts
@@ -85,7 +85,7 @@ def test_gone_and_back_and_forgotten(ledger: Ledger) -> None:
     assert ledger.folders() == [""]
 
 
-def test_what_is_gone_is_bounded(ledger: Ledger) -> None:
+def test_the_number_of_gone_files_is_bounded(ledger: Ledger) -> None:
     ledger.store([row(str(i)) for i in range(20)])
     for i in range(10):
         ledger.mark_gone([("", str(i))], 100 + i)
@@ -93,7 +93,7 @@ def test_what_is_gone_is_bounded(ledger: Ledger) -> None:
     assert sorted(map(int, ledger.listing(""))) == [6, 7, 8, 9, *range(10, 20)]
 
 
-def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
+def test_a_failed_transaction_stores_nothing(ledger: Ledger) -> None:
     ledger.store_pending(1, PendingBatch([row("a")], [event("a")]))
     with pytest.raises((TypeError, sqlite3.Error)):
         ledger.complete(1, [("", None, 0, 1, 1, 1, 1)])  # type: ignore[list-item]
@@ -101,7 +101,7 @@ def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
     ledger.complete(1, [row("a")])
 
 
-def test_two_at_once_and_a_damaged_one(tmp_path: Path) -> None:
+def test_a_ledger_in_use_or_damaged_is_refused(tmp_path: Path) -> None:
     first = Ledger(tmp_path / "l.db")
     with pytest.raises(Conflict) as e:
         Ledger(tmp_path / "l.db")
