@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +15,8 @@ def ledgers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     made: list[Ledger] = []
     really = Ledger.__init__
 
-    def noted(self: Ledger, path: Path) -> None:
-        really(self, path)
+    def noted(self: Ledger, *args: Any) -> None:
+        really(self, *args)
         made.append(self)
 
     monkeypatch.setattr(Ledger, "__init__", noted)

@@ -1,4 +1,4 @@
-"""Steps 1 to 3 of a deploy: parse the rule files, check them, bind their functions.
+"""Steps 1 to 3 of a deploy: check labels, parse the rule files, bind their functions.
 
 Each step returns a value that the next one takes. No step changes anything.
 """
@@ -37,32 +37,31 @@ class BoundFile:
     functions: dict[str, str]
 
 
-def parse_files(files: Sequence[r.RuleFile], deployed: DeployedRules) -> list[ParsedFile]:
-    """Parse the files. Raises RuleFileError; Invalid for no file, Conflict for two of one label.
-
-    A rule may use a trigger of any file that is in force or in the same request.
-    """
-    by_label = {f.label: f for f in files}
+def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: DeployedRules) -> None:
+    """Raise Invalid for no file, Conflict for two of one label, Forbidden for a label of another."""
     if not files:
         raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
-    if len(by_label) < len(files):
+    labels = {f.label for f in files}
+    if len(labels) < len(files):
         raise Conflict(
             "two of the files have the same label",
             remedy="rename one, or deploy them one after the other, each with a --label",
         )
-    names = {t.name for label, s in deployed.rulesets.items() if label not in by_label for t in s.triggers}
-    names |= {name for f in by_label.values() for name in _trigger_names(f)}
-    options = OptionStructs()
-    return [ParsedFile(f, parse(f.text, f.path or f.label, options, triggers=names)) for f in by_label.values()]
+    for f in files:
+        check_owner(caller, f.label, deployed)
 
 
-def check_files(caller: Caller, files: Sequence[ParsedFile], deployed: DeployedRules) -> None:
-    """Check owners of labels and unique names. Raises Forbidden, Conflict, RuleFileError."""
-    labels = {f.file.label for f in files}
-    for label in labels:
-        check_owner(caller, label, deployed)
+def parse_files(files: Sequence[r.RuleFile], deployed: DeployedRules) -> list[ParsedFile]:
+    """Parse the files. Raises RuleFileError for faults, and for names that a file in force has.
+
+    A rule may use a trigger of any file that is in force or in the same request.
+    """
+    labels = {f.label for f in files}
     others = [s for label, s in deployed.rulesets.items() if label not in labels]
-    check_unique([*others, *(f.rules for f in files)])
+    names = {t.name for s in others for t in s.triggers} | {n for f in files for n in _trigger_names(f)}
+    parsed = [ParsedFile(f, parse(f.text, f.path or f.label, OptionStructs(), triggers=names)) for f in files]
+    check_unique([*others, *(f.rules for f in parsed)])
+    return parsed
 
 
 def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:

@@ -1,6 +1,6 @@
 """Deploys, rolls back and removes rule files.
 
-    deploy ─► parse ─► check ─► bind ─► plan ─► record ─► wait ─► answer
+    deploy ─► check ─► parse ─► bind ─► plan ─► record ─► wait ─► answer
               └─ deployment_checks.py ┘ deployment_plan.py   └─ triggers.py: initial scans
 
 A deploy is all or nothing: the records of all files are one append to the registry.
@@ -19,7 +19,7 @@ from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import DeployedRules
 from oncue.dispatcher.services.deployment_checks import (
     bind_file,
-    check_files,
+    check_labels,
     check_origin,
     check_owner,
     parse_files,
@@ -58,8 +58,8 @@ class DeploymentService:
         context.check_accepting()
         async with self._changing:
             await deployed.sync()
+            check_labels(caller, request.files, deployed)
             parsed = parse_files(request.files, deployed)
-            check_files(caller, parsed, deployed)
             bound = [await bind_file(caller, f, request.functions, context) for f in parsed]
             plans = [await plan_file(caller, f, request.note, deployed, context) for f in bound]
             answers = [plan.answer for plan in plans]
