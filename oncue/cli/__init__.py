@@ -1,5 +1,8 @@
-"""The command line: `oncue`. Each command's module is imported when the command is used, so that `oncue --help` is fast
-and the server's process carries nothing of the other commands."""
+"""The command line `oncue`.
+
+A command's module is imported when the command is used, so that `oncue --help` is fast and the
+server's process does not load the other commands.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0, the error class's exit_code, 2 for wrong usage, 130 on Ctrl-C."""
+    """Run a command and exit with its code.
+
+    0: success; `exit_code` of the error's class; 2: wrong usage; 130: Ctrl-C.
+    """
     import click
 
     from oncue.cli.root import root
@@ -46,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         where = f": {e.filename}" if e.filename else ""
         click.echo(f"error: {e.strerror or e}{where} (ONCUE_DEBUG=1 shows where)", err=True)
-        _let_go_of_output()
+        _drop_unwritable_output()
         sys.exit(1)
 
 
-def _let_go_of_output() -> None:
-    """What cannot be written is dropped here, not with a traceback when the interpreter ends."""
+def _drop_unwritable_output() -> None:
+    """Drop buffered output, so that the interpreter prints no traceback when it flushes at exit."""
     try:
         sys.stdout.flush()
     except OSError:

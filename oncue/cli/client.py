@@ -1,4 +1,4 @@
-"""The client of a command, and the arguments that commands share."""
+"""The client that a command uses, and parsers of arguments that commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oncue.errors import Invalid
 
 @contextlib.contextmanager
 def connected() -> Iterator[Client]:
-    """The server of ONCUE_URL and ONCUE_TOKEN, or the local one (in ONCUE_DATA)."""
+    """Open a client of the server at ONCUE_URL (with ONCUE_TOKEN), or of the local server."""
     client = Client(patience=30)
     try:
         yield client
@@ -25,8 +25,8 @@ def connected() -> Iterator[Client]:
 
 
 def arguments(given: tuple[str, ...]) -> dict[str, Any]:
-    """`k=text` and `k:=json` as they stand on the command line. Raises Invalid."""
-    found: dict[str, Any] = {}
+    """Parse `k=text` and `k:=json` of the command line. Raises Invalid."""
+    parsed: dict[str, Any] = {}
     for text in given:
         match = re.match(r"([A-Za-z_]\w*)(:?=)(.*)", text, re.DOTALL)
         if match is None:
@@ -34,20 +34,20 @@ def arguments(given: tuple[str, ...]) -> dict[str, Any]:
                 f"--arg {text!r} is not name=text or name:=json", remedy="for example --arg path=/data or --arg n:=3"
             )
         name, how, value = match.groups()
-        if name in found:
+        if name in parsed:
             raise Invalid(f"--arg {name} is given twice", remedy="give it once; a list is --arg name:='[1, 2]'")
         if how == "=":
-            found[name] = value
+            parsed[name] = value
             continue
         try:
-            found[name] = msgspec.json.decode(value)
+            parsed[name] = msgspec.json.decode(value)
         except msgspec.DecodeError as e:
             raise Invalid(f"--arg {name}:= is not JSON: {e}", remedy=f"for text write {name}=…") from None
-    return found
+    return parsed
 
 
 def json_file(path: str) -> Any:
-    """The JSON in a file, "-": stdin. Raises Invalid."""
+    """Read JSON from a file; "-" is stdin. Raises Invalid."""
     try:
         with click.open_file(path, "rb") as f:
             return msgspec.json.decode(f.read())
@@ -60,7 +60,7 @@ def json_file(path: str) -> Any:
 
 
 def seconds(text: str | None) -> float | None:
-    """A duration such as 30s or 5m, in seconds. Raises Invalid."""
+    """Return a duration such as 30s or 5m in seconds. Raises Invalid."""
     if text is None:
         return None
     from oncue.quantities import duration_ms

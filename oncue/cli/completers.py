@@ -1,4 +1,4 @@
-"""What the shell may complete an argument to, as the server knows it: quick, and silent when the server is away.
+"""Shell completion of arguments with names from the server; silent if the server is away.
 
 @click.argument("name", shell_complete=rules)
 """
@@ -14,9 +14,9 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from oncue.client import Client
 
-ANSWER_S = 1.0  # who presses Tab does not wait longer
+ANSWER_S = 1.0  # longest wait after Tab
 NEWEST = 50  # tasks and dead letters
-Known = Callable[["Client"], Iterator[tuple[str, str]]]  # -> (word, what it is)
+Source = Callable[["Client"], Iterator[tuple[str, str]]]  # -> (word, description)
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -24,19 +24,19 @@ def files(context: click.Context, parameter: click.Parameter, incomplete: str) -
     return [CompletionItem(incomplete, type="file")]
 
 
-def _asked(known: Known) -> Complete:
+def _from_server(source: Source) -> Complete:
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from oncue.client import Client
 
         client = Client(patience=ANSWER_S)
         client.http.timeout_s = ANSWER_S
         try:
-            words = dict(known(client))
-        except Exception:  # no server, no token, an answer that came too late ...: a shell has no place for it
+            words = dict(source(client))
+        except Exception:  # no server, no token, a late response ...: a shell cannot show it
             return []
         finally:
             client.close(flush=False)
-        return [CompletionItem(word, help=what) for word, what in words.items() if word.startswith(incomplete)]
+        return [CompletionItem(word, help=text) for word, text in words.items() if word.startswith(incomplete)]
 
     return complete
 
@@ -53,31 +53,31 @@ def _open_task_ids(client: Client) -> Iterator[tuple[str, str]]:
     return ((t.id, f"{t.state} {t.name}") for t in client.tasks.list(state="open", limit=NEWEST))
 
 
-endpoints = _asked(lambda client: ((e.name, e.state) for e in client.endpoints.list() if e.state != "revoked"))
-rules = _asked(lambda client: ((r.name, r.state) for r in client.rules.list()))
-labels = _asked(lambda client: ((r.label, "") for r in client.rules.list()))
-functions = _asked(_functions)
-task_ids = _asked(_task_ids)
-open_task_ids = _asked(_open_task_ids)
-dead_letters = _asked(lambda client: ((str(d.id), d.reason) for d in client.dead.list(limit=NEWEST)))
-tokens = _asked(lambda client: ((t.id, t.name) for t in client.tokens.list() if not t.revoked))
+endpoints = _from_server(lambda client: ((e.name, e.state) for e in client.endpoints.list() if e.state != "revoked"))
+rules = _from_server(lambda client: ((r.name, r.state) for r in client.rules.list()))
+labels = _from_server(lambda client: ((r.label, "") for r in client.rules.list()))
+functions = _from_server(_functions)
+task_ids = _from_server(_task_ids)
+open_task_ids = _from_server(_open_task_ids)
+dead_letters = _from_server(lambda client: ((str(d.id), d.reason) for d in client.dead.list(limit=NEWEST)))
+tokens = _from_server(lambda client: ((t.id, t.name) for t in client.tokens.list() if not t.revoked))
 
 
 def functions_or_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """A registered function, or the file of one."""
+    """Complete a registered function, or the file of one."""
     return [*functions(context, parameter, incomplete), *files(context, parameter, incomplete)]
 
 
 def states(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Of tasks."""
+    """Complete a state of tasks."""
     words = ("open", "closed", "waiting", "retrying", "running", "cancelling")
     closed = ("succeeded", "failed", "lost", "timed_out", "cancelled", "expired", "refused")
     return [CompletionItem(word) for word in (*words, *closed) if word.startswith(incomplete)]
 
 
 def local_endpoints(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Those with a folder on this machine."""
+    """Complete an endpoint that has a folder on this machine."""
     from oncue.config import default_data
 
-    found = sorted(path.parent.name for path in default_data().glob("endpoints/*/agent.json"))
-    return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+    names = sorted(path.parent.name for path in default_data().glob("endpoints/*/agent.json"))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""What deploying, or rolling back, would change: rules, functions, the text."""
+"""Prints the changes of a deploy or rollback: rules, functions, text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HASH_CHARS = 12
 
 
 def show(d: Deployed, err: bool) -> None:
-    """`err`: on stderr, since stdout is for JSON."""
+    """Print the changes of one rule file; with `err` on stderr, since stdout is for JSON."""
     for word, names in (("new", d.added), ("changed", d.changed_rules), ("removed", d.removed)):
         if names:
             say(f"{d.label}: {word}: {', '.join(names)}", err=err)
@@ -23,8 +23,7 @@ def show(d: Deployed, err: bool) -> None:
 
 
 def show_functions(label: str, changes: list[FunctionChange], err: bool = False) -> None:
-    """Those that were in force with another content; that new rules have functions, and removed ones had, goes without
-    saying."""
+    """Print functions whose content changes; those of added and removed rules are left out."""
     for c in changes:
         if c.old and c.new:
             old, new = _named(c.old_version, c.old), _named(c.new_version, c.new)
@@ -36,13 +35,15 @@ def _named(version: int, content: str) -> str:
 
 
 def changed_functions(client: Client, path: str, deployed: Mapping[str, str]) -> list[FunctionChange]:
-    """What a deploy of this rule file would bind anew; nothing is registered. Raises RuleFileError, Invalid, NotFound,
-    MissingExtra."""
+    """Return the functions that a deploy of this rule file would change. Registers nothing.
+
+    Raises RuleFileError, Invalid, NotFound, MissingExtra.
+    """
     from oncue.cli.rule_files import pack_functions, read
 
     sets = read([path])
     packed = pack_functions(sets)
-    found = []
+    changes = []
     for name in sets[0].functions:
         new = _registered(client, packed[name].id if name in packed else name)
         content = packed[name].id if name in packed else new.id if new else ""
@@ -50,8 +51,8 @@ def changed_functions(client: Client, path: str, deployed: Mapping[str, str]) ->
         if content != before:
             old = _registered(client, before) if before else None
             versions = {"old_version": old.version if old else 0, "new_version": new.version if new else 0}
-            found.append(FunctionChange(function=name, old=before, new=content, **versions))
-    return found
+            changes.append(FunctionChange(function=name, old=before, new=content, **versions))
+    return changes
 
 
 def _registered(client: Client, name: str) -> FunctionInfo | None:

@@ -1,4 +1,4 @@
-"""The live view of `oncue tasks watch`. Cells are Text objects: rich never reads data as markup."""
+"""Live view of `oncue tasks watch`. Cells are Text objects, so rich reads no data as markup."""
 
 from __future__ import annotations
 
@@ -15,38 +15,37 @@ from oncue.client import Client
 from oncue.protocol.api import TaskInfo
 
 STYLES = {"succeeded": "green", "running": "cyan", "failed": "red", "lost": "red", "timed_out": "red"}
-EVERY_S = 0.5  # the list is read again at most so often, however many tasks close
-
+REFRESH_S = 0.5  # shortest time between two reads of the list, however many tasks close
 
 NAMES = ("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY")
-GIVE_UP = ("ACCEPTED", "TOOK", "ID", "WHY")  # in this order, where the terminal is too narrow for all
-LEAST_WHY = 12
-WHOLE_ID = 120  # columns from which ids are shown whole
+OPTIONAL = ("ACCEPTED", "TOOK", "ID", "WHY")  # dropped in this order if the terminal is too narrow
+LEAST_WHY = 12  # characters
+WHOLE_ID = 120  # columns of a terminal that shows whole ids
 GAP = 2
 
 
 def watch_tasks(client: Client, limit: int) -> None:
-    """Until the server goes away (Unreachable) or Ctrl-C."""
+    """Show the newest tasks until Ctrl-C. Raises Unreachable when the server goes away."""
     console = Console()
-    shown = list(client.tasks.list(limit=limit))
-    with Live(view(shown, console.width), console=console, screen=False, auto_refresh=False) as live:
+    tasks = list(client.tasks.list(limit=limit))
+    with Live(view(tasks, console.width), console=console, screen=False, auto_refresh=False) as live:
         last = 0.0
-        for _ in client.live("task", "outcome"):  # a sign of life as well: then the last news are shown
-            if time.monotonic() - last >= EVERY_S:
+        for _ in client.live("task", "outcome"):  # keepalives too: they show the last changes
+            if time.monotonic() - last >= REFRESH_S:
                 live.update(view(list(client.tasks.list(limit=limit)), console.width), refresh=True)
                 last = time.monotonic()
 
 
 def view(tasks: list[TaskInfo], width: int) -> Table:
-    """The tasks as lines of at most `width` columns."""
+    """Return the tasks as a table of at most `width` columns."""
     rows = [[safe(cell) for cell in _cells(t, width)] for t in tasks]
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
-    kept = widths(rows, width)
-    for name, wide in kept.items():
+    columns = widths(rows, width)
+    for name, wide in columns.items():
         table.add_column(name, no_wrap=True, overflow="ellipsis", width=wide)
     for row in rows:
-        shown = dict(zip(NAMES, row, strict=True))
-        table.add_row(*(Text(shown[name], style=STYLES.get(shown[name], "")) for name in kept))
+        cells = dict(zip(NAMES, row, strict=True))
+        table.add_row(*(Text(cells[name], style=STYLES.get(cells[name], "")) for name in columns))
     return table
 
 
@@ -58,17 +57,17 @@ def _cells(t: TaskInfo, width: int) -> tuple[str, ...]:
 
 
 def widths(rows: list[list[str]], width: int) -> dict[str, int]:
-    """The columns that there is room for, and their widths. Long names are cut; why gets what is left."""
+    """Return the columns that fit, with their widths. WHY gets the remaining width."""
     most = {"FUNCTION": max(12, width // 5), "ENDPOINT": max(10, width // 8), "WHY": LEAST_WHY}
-    found = {
+    columns = {
         name: min(most.get(name, width), max([len(name), *(cell_len(row[i]) for row in rows)]))
         for i, name in enumerate(NAMES)
     }
-    for name in GIVE_UP:
-        if sum(found.values()) + GAP * len(found) <= width:
+    for name in OPTIONAL:
+        if sum(columns.values()) + GAP * len(columns) <= width:
             break
-        del found[name]
-    left = width - sum(found.values()) - GAP * len(found)
-    if "WHY" in found:
-        found["WHY"] += max(0, left)
-    return found
+        del columns[name]
+    left = width - sum(columns.values()) - GAP * len(columns)
+    if "WHY" in columns:
+        columns["WHY"] += max(0, left)
+    return columns

@@ -1,5 +1,8 @@
-"""What commands print. Data is never markup: control characters (also those that turn the direction of text) are escaped,
-and what goes into a pipe is plain and whole."""
+"""Output of commands: text, tables, JSON, errors.
+
+Control characters in data are escaped, those that change the direction of text too. Output to a
+pipe has no colors and is never shortened.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ STATES = {
 
 
 def safe(value: Any, *, lines: bool = False) -> str:
-    """Text for a terminal: what is not printable is shown as an escape. `lines`: line breaks and tabs stay."""
+    """Return text for a terminal, with escapes for unprintable characters.
+
+    `lines`: keep line breaks and tabs.
+    """
     text = value if isinstance(value, str) else str(value)
     if text.isprintable():
         return text
@@ -35,7 +41,7 @@ def safe(value: Any, *, lines: bool = False) -> str:
 
 
 def _shortened(text: str) -> str:
-    """The ends of a path tell more than its middle."""
+    """Cut the middle out of long text: of a path, the ends are the most telling."""
     half = CELL_CHARS // 2
     return text if len(text) <= CELL_CHARS else f"{text[:half]}…{text[1 - half :]}"
 
@@ -50,7 +56,7 @@ def say(text: str = "", *, err: bool = False) -> None:
 
 
 def as_json(value: Any) -> None:
-    """One JSON document."""
+    """Print one JSON document."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2)
     click.echo(text)
 
@@ -61,8 +67,11 @@ def json_line(value: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> None:
-    """Columns by their widest cell. In a terminal the middle of long cells is left out (`--json` and `show` have all of it);
-    the last column is neither cut nor padded."""
+    """Print a table, or the text `nothing` on stderr if there are no rows.
+
+    A column is as wide as its widest cell. In a terminal, the middle of long cells is cut out
+    (`--json` and `show` print all of it). The last column is neither cut nor padded.
+    """
     cells = [[safe(c) for c in row] for row in rows]
     if sys.stdout.isatty():
         cells = [[*map(_shortened, row[:-1]), *row[-1:]] for row in cells]
@@ -76,13 +85,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> N
 
 
 def listing(
-    found: Iterable[T], json_: bool, head: Sequence[str], row: Callable[[T], Sequence[Any]], nothing: str
+    items: Iterable[T], json_: bool, head: Sequence[str], row: Callable[[T], Sequence[Any]], nothing: str
 ) -> None:
-    """What a list command answers: all of it as JSON, or a table with a row each."""
+    """Print the items of a list command as JSON, or as a table with a row for each."""
     if json_:
-        as_json(list(found))
+        as_json(list(items))
     else:
-        table(head, map(row, found), nothing)
+        table(head, map(row, items), nothing)
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], plain: Sequence[str] | None = None) -> str:
@@ -92,7 +101,7 @@ def _row(cells: Sequence[str], widths: Sequence[int], plain: Sequence[str] | Non
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
-    """name: value, one a line; empty ones are left out; longer texts stand indented below their name."""
+    """Print `name: value` lines. Empty values are left out; longer texts follow indented."""
     shown = [(name, value) for name, value in pairs if value not in ("", None, 0, [], {}, ())]
     width = max((len(name) for name, _ in shown), default=0) + 1
     for name, value in shown:
@@ -105,17 +114,17 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
 
 
 def plain(value: Any) -> str:
-    """A JSON-able value on one line."""
+    """Return a value as JSON on one line."""
     return msgspec.json.encode(value).decode()
 
 
 def when(us: int) -> str:
-    """Local time of unix microseconds."""
+    """Return unix microseconds as local time; "" for 0."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(us / 1e6)) if us else ""
 
 
 def took(start_us: int, end_us: int) -> str:
-    """A duration as people read it."""
+    """Return a duration for people, such as 3.2 s; "" if it is not known."""
     if not start_us or end_us < start_us:
         return ""
     s = (end_us - start_us) / 1e6
@@ -125,7 +134,7 @@ def took(start_us: int, end_us: int) -> str:
 
 
 def show_error(e: OncueError) -> None:
-    """The message, what that kind of error means, and what to do."""
+    """Print the message, the explanation of the error's class, and the remedy."""
     file = getattr(e, "file", "")
     line, column = getattr(e, "line", 0), getattr(e, "column", 0)
     where = f"{file}:{line}:{column}: " if file and line else ""

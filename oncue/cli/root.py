@@ -1,4 +1,4 @@
-"""The tree of commands: a table of names, so that showing help imports none of them."""
+"""The command tree: a table of names, so that `oncue --help` imports no command."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from importlib import import_module
 import click
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    # name: (module in oncue.cli.commands, attribute, what it does)
-    "up": ("up", "up", "Start a server here, with an endpoint for this machine."),
-    "down": ("down", "down", "Stop the server that runs here."),
-    "stream": ("stream", "stream", "Run rules with memory beside the servers (log on Kafka)."),
-    "demo": ("demo", "demo", "See it work: frames arrive, functions run."),
+    # name: (module in oncue.cli.commands, attribute, help)
+    "up": ("up", "up", "Start a server and an endpoint on this machine."),
+    "down": ("down", "down", "Stop the server on this machine."),
+    "stream": ("stream", "stream", "Run stateful rules beside the servers (log on Kafka)."),
+    "demo": ("demo", "demo", "Run the demo: frames arrive, functions run."),
     "invoke": ("invoke", "invoke", "Run a function now."),
-    "deploy": ("deploy", "deploy", "Put rule files in force."),
-    "tasks": ("tasks", "tasks", "Look at tasks; cancel and retry them."),
-    "events": ("events", "events", "Look at events; send them."),
-    "functions": ("functions", "functions", "Look at functions; register them."),
-    "rules": ("rules", "rules", "Look at rules; test, explain and switch them."),
-    "triggers": ("triggers", "triggers", "Look at the sources of events."),
-    "endpoints": ("endpoints", "endpoints", "Look at endpoints; revoke them."),
-    "endpoint": ("endpoint", "endpoint", "On an endpoint's machine: register, start and stop its agent."),
-    "dead": ("dead", "dead", "Look at what could not go on, and why; retry or dismiss it."),
-    "tokens": ("tokens", "tokens", "Make, list and revoke tokens."),
-    "doctor": ("doctor", "doctor", "Check this machine and its server."),
-    "completion": ("completion", "completion", "Print the shell's completion script."),
+    "deploy": ("deploy", "deploy", "Deploy rule files."),
+    "tasks": ("tasks", "tasks", "List, inspect, cancel and retry tasks."),
+    "events": ("events", "events", "List, inspect and send events."),
+    "functions": ("functions", "functions", "List, inspect and register functions."),
+    "rules": ("rules", "rules", "List, test, explain, enable and disable rules."),
+    "triggers": ("triggers", "triggers", "List and explain triggers, the sources of events."),
+    "endpoints": ("endpoints", "endpoints", "List, inspect and revoke endpoints."),
+    "endpoint": ("endpoint", "endpoint", "Register, start and stop an endpoint on this machine."),
+    "dead": ("dead", "dead", "List, retry and dismiss events that could not be processed."),
+    "tokens": ("tokens", "tokens", "Create, list and revoke tokens."),
+    "doctor": ("doctor", "doctor", "Check this machine, the log and the server."),
+    "completion": ("completion", "completion", "Print the completion script of a shell."),
 }
 
 
-class Lazy(click.Group):
+class LazyGroup(click.Group):
+    """Command group that imports a command's module when the command is used."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -52,7 +54,7 @@ class Lazy(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, what) for name, (_, _, what) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
 def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -63,10 +65,10 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
         ctx.exit()
 
 
-@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def root() -> None:
-    """oncue runs your Python functions on cue: when a file has arrived, a webhook was called, or you ask.
+    """oncue runs your Python functions when a file arrives, a webhook is called, or you say so.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What a rule with dedupe or batch has in mind now, in words."""
+"""State of a stateful rule (dedupe, batch), in words."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import time
 from oncue.protocol.api import RuleInfo
 
 
-def remembered(rule: RuleInfo) -> str:
-    """ "2 open windows with 37 events, the next closes in 18 s at the latest; 5 not let pass": "" without any."""
+def state_text(rule: RuleInfo) -> str:
+    """Return open windows and dropped events in words; "" if there are none.
+
+    "2 open windows with 37 events, the next closes in 18 s at the latest; 5 dropped since start".
+    """
     parts = []
     if rule.windows:
         text = f"{_many(rule.windows, 'open window')} with {_many(rule.waiting, 'event')}"
@@ -17,7 +20,7 @@ def remembered(rule: RuleInfo) -> str:
             text += f", the next closes in {seconds:,} s at the latest"
         parts.append(text)
     if rule.suppressed:
-        parts.append(f"{rule.suppressed:,} not let pass since start")
+        parts.append(f"{rule.suppressed:,} dropped since start")
     return "; ".join(parts)
 
 

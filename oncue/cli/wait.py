@@ -1,4 +1,4 @@
-"""Waiting for a call's end, and saying why it does not begin."""
+"""Waits for a task to close; prints why it has not started."""
 
 from __future__ import annotations
 
@@ -9,44 +9,49 @@ from oncue.client import Client
 from oncue.client.task import Task
 from oncue.errors import NotFound, NotReady, OncueError, Unreachable
 
-LOOK_S, MOST_S = 1.0, 5.0  # between looks: the first, and the longest
-COMES_NOT = ("away", "never")  # states of an endpoint whose agent is not there
+FIRST_POLL_S, LONGEST_POLL_S = 1.0, 5.0  # the pause doubles in between
+DISCONNECTED = ("away", "never")  # states of an endpoint without an agent
 
 
-class Reason(NamedTuple):
-    kind: tuple[Any, ...]  # what is told again when it changes; the text may count
+class Progress(NamedTuple):
+    """State of a task that has not closed, and the line that explains it."""
+
+    key: tuple[Any, ...]  # the line is printed when this changes; the text itself may hold a count
     waits: bool
     text: str
 
 
 def await_end(client: Client, task: Task[Any]) -> OncueError | None:
-    """How it ended, as `task.exception()`. While it waits, stderr says why: after a second, and when that changes."""
-    pause, told = LOOK_S, None
+    """Wait until the task closes; return its error as `task.exception()` does.
+
+    After the first second, print to stderr why it waits, whenever that changes.
+    """
+    pause, printed = FIRST_POLL_S, None
     while True:
         try:
             return task.exception(pause)
         except TimeoutError:
-            pause = min(pause * 2, MOST_S)
-        reason = why(client, task)
-        if reason.kind != told and (reason.waits or told is not None):
-            told = reason.kind
-            say(("waiting: " if reason.waits else "") + reason.text, err=True)
+            pause = min(pause * 2, LONGEST_POLL_S)
+        progress = progress_of(client, task)
+        if progress.key != printed and (progress.waits or printed is not None):
+            printed = progress.key
+            say(("waiting: " if progress.waits else "") + progress.text, err=True)
 
 
-def why(client: Client, task: Task[Any]) -> Reason:
-    """Where it is, and what it waits for."""
+def progress_of(client: Client, task: Task[Any]) -> Progress:
+    """Return the task's state and the reason why it waits."""
     try:
         info = client.tasks.get(task.id)
         endpoint = client.endpoints.get(info.endpoint_id)
     except (Unreachable, NotReady) as e:
-        return Reason(("server",), True, f"{e.message}; the server is asked again")
-    except NotFound:  # it belongs to somebody else
-        return Reason((info.state, info.sent), not info.sent, info.why)
-    away = endpoint.state in COMES_NOT
+        return Progress(("server",), True, f"{e.message}; trying again")
+    except NotFound:  # the endpoint belongs to another person
+        return Progress((info.state, info.sent), not info.sent, info.why)
+    away = endpoint.state in DISCONNECTED
     text = info.why
     if away and endpoint.since_us:
         text = (
             f"endpoint {info.endpoint!r} is away since {when(endpoint.since_us)}; "
-            f"start it where it lives: oncue endpoint start {info.endpoint}"
+            f"start it on its machine: oncue endpoint start {info.endpoint}"
         )
-    return Reason((info.state, info.sent, endpoint.state), away or not info.sent, text)
+    return Progress((info.state, info.sent, endpoint.state), away or not info.sent, text)

@@ -63,7 +63,7 @@ COMMANDS: list[tuple[list[str], int, str, str]] = [
     (["endpoint", "register", "a b"], 2, "a b", "letters"),
     (["endpoint", "register", "x", "--label", "y"], 2, "y", "site=alcf"),
     (["tokens", "create", "x", "--expires", "-3d"], 2, "-3d", ""),
-    (["tokens", "create", "x", "--expires", "0"], 2, "--expires 0", "leave --expires out for no end"),
+    (["tokens", "create", "x", "--expires", "0"], 2, "--expires 0", "leave it out for a token without expiry"),
     (["tokens", "create", " "], 2, "a name", "laptop"),
     (["triggers", "explain", "deep", "\udcff\udcfebad.raw"], 2, "not UTF-8", "rename the file"),
     (["triggers", "explain", "\udcff", "bad.raw"], 4, "", "oncue deploy FILE"),

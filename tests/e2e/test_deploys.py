@@ -212,7 +212,7 @@ def test_a_file_from_another_folder_does_not_take_a_name_unasked(system: System)
     ours, theirs = in_folder(system, "a", "scans", "ours"), in_folder(system, "b", "scans", "theirs")
     system.oncue("deploy", str(ours), "--yes")
     told = (
-        f"ANOTHER FILE has this name: {os.uname().nodename}:{ours} is in force, this is {os.uname().nodename}:{theirs}"
+        f"ANOTHER FILE has this name: {os.uname().nodename}:{ours} is deployed, this is {os.uname().nodename}:{theirs}"
     )
     planned = system.oncue("deploy", str(theirs), "--dry-run").stdout
     assert told in planned

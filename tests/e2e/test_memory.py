@@ -84,7 +84,7 @@ def test_a_window_is_told_of_and_a_change_of_the_rule_lets_it_go(stopped: System
     assert (info["windows"], info["memory"]) == (1, "dedupe by ${data.n} for 10m, batch of 100 events or 1h")
     listed = stopped.oncue("rules", "list").stdout
     assert "1 open window with 2 events" in listed
-    assert "1 not let pass" in listed
+    assert "1 dropped since start" in listed
     events = stopped.json("events", "list")
     offset = min(e["offset"] for e in events)
     found = stopped.oncue("rules", "explain", "collected", str(offset)).stdout

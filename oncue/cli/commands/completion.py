@@ -12,7 +12,7 @@ from oncue.errors import Invalid
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the shell's completion script.
+    """Print the completion script of SHELL. New shells then complete commands and names.
 
     \b
     Example:

@@ -12,7 +12,7 @@ from oncue.errors import Invalid
 
 @click.group()
 def dead() -> None:
-    """Look at what could not go on, and why; retry or dismiss it.
+    """List, retry and dismiss dead letters: events and records that could not be processed.
 
     \b
     Example:
@@ -21,11 +21,11 @@ def dead() -> None:
 
 
 @dead.command("list")
-@click.option("--all", "all_", is_flag=True, help="Also those that were retried or dismissed.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--all", "all_", is_flag=True, help="Include dead letters that were retried or dismissed.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
 @json_option
 def list_(all_: bool, limit: int, json_: bool) -> None:
-    """The newest dead letters about which nothing was done yet.
+    """List the newest open dead letters.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def list_(all_: bool, limit: int, json_: bool) -> None:
 @click.argument("letter", type=int, shell_complete=completers.dead_letters)
 @json_option
 def show(letter: int, json_: bool) -> None:
-    """One dead letter.
+    """Show one dead letter, with the reason and the remedy.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def show(letter: int, json_: bool) -> None:
 @click.argument("letter", type=int, shell_complete=completers.dead_letters)
 @json_option
 def retry(letter: int, json_: bool) -> None:
-    """Put it back where it came from.
+    """Process a dead letter again, after its cause is repaired.
 
     \b
     Example:
@@ -76,11 +76,11 @@ def retry(letter: int, json_: bool) -> None:
 
 @dead.command()
 @click.argument("letters", nargs=-1, type=click.IntRange(0), metavar="LETTER...")
-@click.option("--all", "all_", is_flag=True, help="All that are open now.")
-@click.option("--reason", default="", help="Kept, and shown to those who look at it.")
+@click.option("--all", "all_", is_flag=True, help="Dismiss all that are open now.")
+@click.option("--reason", default="", help="Reason, shown by `oncue dead show`.")
 @json_option
 def dismiss(letters: tuple[int, ...], all_: bool, reason: str, json_: bool) -> None:
-    """Nothing is to be done about these: they leave the list. `oncue dead list --all` still has them.
+    """Take dead letters off the list. `oncue dead list --all` still shows them.
 
     \b
     Example:
@@ -88,7 +88,7 @@ def dismiss(letters: tuple[int, ...], all_: bool, reason: str, json_: bool) -> N
       oncue dead dismiss --all
     """
     if bool(letters) == all_:
-        raise Invalid("say which: numbers of letters, or --all", remedy="`oncue dead list` shows the numbers")
+        raise Invalid("give numbers of dead letters, or --all", remedy="`oncue dead list` shows the numbers")
     with connected() as client:
         count = client.dead.dismiss_all(reason) if all_ else client.dead.dismiss(letters, reason)
     if json_:

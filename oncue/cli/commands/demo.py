@@ -8,7 +8,7 @@ import click
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> None:
-    """See it work: a simulated detector writes frames, rules fire, functions run.
+    """Run the demo: a simulated detector writes frames, rules fire, functions run.
 
     \b
     Example:

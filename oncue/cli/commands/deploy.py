@@ -22,14 +22,16 @@ from oncue.protocol.records import origin
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completers.files)
-@click.option("--dry-run", is_flag=True, help="Only show what would change.")
-@click.option("--label", default="", help="The deployment's name (default: the file's name); for one file only.")
-@click.option("--note", default="", help="Kept in the history.")
-@click.option("--replace", is_flag=True, help="Also where a file from another place has this name.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Show the changes and deploy nothing.")
+@click.option("--label", default="", help="Name of the deployment (default: the file's name). For one file only.")
+@click.option("--note", default="", help="Note for the history.")
+@click.option("--replace", is_flag=True, help="Replace a deployment of this name that came from another file.")
+@click.option("--yes", is_flag=True, help="Deploy without asking.")
 @json_option
 def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace: bool, yes: bool, json_: bool) -> None:
-    """Put rule files in force: all of them or none. Their tests run first, then the difference is shown.
+    """Deploy rule files, all or none.
+
+    First runs the tests in the files, then shows the changes and asks.
 
     \b
     Example:
@@ -39,12 +41,12 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
     from oncue.cli.rule_files import check_packed, pack_functions, read, run_tests, show_tests
 
     if label and len(files) > 1:
-        raise Invalid("--label names one file's deployment", remedy="deploy the files one at a time")
+        raise Invalid("--label names the deployment of one file", remedy="deploy the files one at a time")
     sets = read(files)
     show_tests(run_tests(sets))
     packed = pack_functions(sets)
     check_packed(sets, packed)
-    # Absolute: what is relative in a rule file is relative to it, wherever the server was started.
+    # Absolute, since relative paths in a rule file are relative to its folder, not to the server's.
     host = socket.gethostname()
     rule_files = [
         RuleFile(label=label or Path(s.file).stem, text=s.text, path=os.path.abspath(s.file), host=host) for s in sets
@@ -69,9 +71,9 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
             return
         clash = not replace and any(d.replaces for d in planned)
         if changes and not yes:
-            ask("Put it in the place of the other file?" if clash else "Deploy this?")
-        # With --yes alone the server refuses a clash, and says what to do. Where nothing changes, it is asked as well:
-        # how its triggers are.
+            ask("Replace the other file?" if clash else "Deploy this?")
+        # With --yes alone the server refuses a clash, and its error says what to do. Without
+        # changes the request is sent as well, for the state of the triggers.
         done = client.rules.deploy(
             msgspec.structs.replace(request, dry_run=False, replace=replace or (clash and not yes))
         )
@@ -87,31 +89,32 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
 
 
 def show_trigger(t: TriggerInfo, quiet: bool = False) -> None:
-    """Print the state of a deployed trigger; one that does not run goes to stderr."""
+    """Print if new items fire from now on. A trigger that does not run is reported on stderr."""
     if not t.looked:
-        stuck = "cannot scan its source" if t.state == "failed" else "has not ended its initial scan"
+        problem = "cannot scan" if t.state == "failed" else "has not finished its initial scan"
         say(
-            f"trigger {t.name} {stuck}: {t.detail or t.state}\n  it goes on; until the scan has ended, a file counts"
-            " as new if it changed (ctime) after this deploy. `oncue triggers list` shows its state",
+            f"trigger {t.name} {problem}: {t.detail or t.state}\n"
+            "  it goes on trying; until the scan is done, files that changed (ctime) after this deploy are new."
+            " See: oncue triggers list",
             err=True,
         )
     elif t.state != "running":
         say(f"trigger {t.name} is {t.state}: {t.detail}", err=True)
     elif t.existing and not quiet:
-        say(f"trigger {t.name} runs; {t.existing:,} files are old: they fire only when they change")
+        say(f"trigger {t.name} runs; {t.existing:,} existing files fire only when they change")
 
 
-def ask(question: str, remedy: str = "say --yes (and --replace, for another file's name), or --dry-run") -> None:
-    """Raises Invalid when there is nobody to ask."""
+def ask(question: str, remedy: str = "give --yes (and --replace, to replace another file), or --dry-run") -> None:
+    """Ask a yes/no question. Raises Invalid if stdin is not a terminal, Abort on no."""
     if not sys.stdin.isatty():
-        raise Invalid("nobody can be asked here", remedy=remedy)
+        raise Invalid("this needs a confirmation, and stdin is not a terminal", remedy=remedy)
     click.confirm(question, abort=True, err=True)
 
 
 def _show(planned: list[Deployed], here: Mapping[str, str], err: bool) -> None:
     for d in planned:
         if d.replaces:
-            say(f"{d.label}: ANOTHER FILE has this name: {d.replaces} is in force, this is {here[d.label]}", err=err)
+            say(f"{d.label}: ANOTHER FILE has this name: {d.replaces} is deployed, this is {here[d.label]}", err=err)
         if not d.changed:
             say(f"{d.label}: no change", err=err)
             continue

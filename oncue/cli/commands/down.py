@@ -13,10 +13,10 @@ from oncue.errors import NotFound, OncueError
 
 
 @click.command()
-@click.option("--data", type=click.Path(file_okay=False), help="The server's data folder (default: ~/.oncue).")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for its end.")
+@click.option("--data", type=click.Path(file_okay=False), help="Data folder of the server (default: ~/.oncue).")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait until it has stopped.")
 def down(data: str | None, timeout: float) -> None:
-    """Stop the server that runs here, and its endpoint. What was accepted is kept.
+    """Stop the server on this machine, and its local endpoint. Accepted tasks and events are kept.
 
     \b
     Example:
@@ -27,17 +27,17 @@ def down(data: str | None, timeout: float) -> None:
     folder = load_settings({"data": data}).data_path
     local = local_server(folder)
     if local is None:
-        # A server that was killed leaves its endpoint's agent: it goes on, and waits for the next server.
+        # The agent of a server that was killed goes on and waits for the next server.
         agent = running_agent(local_folder(folder))
         if not agent:
-            raise NotFound(f"no server runs in {folder}", remedy="name its folder with --data, or ONCUE_DATA")
+            raise NotFound(f"no server runs in {folder}", remedy="give its folder with --data, or ONCUE_DATA")
         stop_agent(agent, None, timeout)
-        click.echo(f"no server runs in {folder}; the agent of its local endpoint (pid {agent}) did, and has ended")
+        click.echo(f"no server runs in {folder}; the agent of its local endpoint (pid {agent}) has stopped")
         return
     pid = int(local["pid"])
     os.kill(pid, signal.SIGTERM)
     if not await_true(lambda: not alive(pid), timeout):
         raise OncueError(
-            f"the server (pid {pid}) has not ended in {timeout:g} s", remedy=f"look at {folder / 'server.log'}"
+            f"the server (pid {pid}) has not stopped in {timeout:g} s", remedy=f"see {folder / 'server.log'}"
         )
-    click.echo(f"the server at {local['url']} (pid {pid}) has ended")
+    click.echo(f"the server at {local['url']} (pid {pid}) has stopped")

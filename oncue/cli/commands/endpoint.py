@@ -1,4 +1,4 @@
-"""`oncue endpoint`: on the machine of an agent."""
+"""`oncue endpoint`: commands for the machine of an agent."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from oncue.cli.output import as_json, facts, json_option, say, when
 from oncue.config import default_data
 from oncue.errors import Conflict, Invalid, NotFound, OncueError, Refused
 
-GREETING_S = 15.0  # that an agent gets for its first greeting
-REFUSED_S = 5.0
+CONNECT_S = 15.0  # longest wait for an agent's first connection
+REFUSED_S = 5.0  # an agent that was refused for so long is stopped
 
 _dir = click.option(
-    "--dir", "folder", type=click.Path(file_okay=False), help="The endpoint's folder (default: by its name)."
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False),
+    help="Folder of the endpoint (default: endpoints/NAME in the data folder).",
 )
 
 
@@ -31,17 +34,18 @@ def _folder(folder: str | None, name: str) -> Path:
 
 
 def _reachable(bridge: str, url: str) -> str:
-    """A server that listens on all addresses cannot say which of them leads to it: the API's own host does."""
+    """Return the bridge's address; if it is a wildcard, with the host of the API's URL."""
     host, _, port = bridge.removeprefix("tcp://").rpartition(":")
     if host.strip("[]") not in ("0.0.0.0", "::"):
         return bridge
-    found = urlsplit(url).hostname or host
-    return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"
+    from oncue.curve import address
+
+    return address(urlsplit(url).hostname or host, port)
 
 
 @click.group()
 def endpoint() -> None:
-    """On an endpoint's machine: register, start and stop its agent.
+    """Register, start and stop an endpoint on this machine.
 
     \b
     Example:
@@ -52,15 +56,19 @@ def endpoint() -> None:
 @endpoint.command()
 @click.argument("name")
 @_dir
-@click.option("--workers", type=click.IntRange(0), help="0: one a core (the default).")
+@click.option("--workers", type=click.IntRange(0), help="Number of workers; 0: one per core (the default).")
 @click.option(
     "--lost-after",
     metavar="DURATION",
-    help="Away for longer than this, its running tasks are lost; 0: never (the default).",
+    help="After this time without a connection its running tasks are lost; 0: never (the default).",
 )
-@click.option("--label", "labels", multiple=True, metavar="K=V", help="All its labels: those it had are gone.")
-@click.option("--no-labels", is_flag=True, help="It has none any more.")
-@click.option("--bridge", metavar="tcp://HOST:PORT", help='Where to dial; "": as the server says (the default).')
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label; replaces all labels. Can be repeated.")
+@click.option("--no-labels", is_flag=True, help="Remove all labels.")
+@click.option(
+    "--bridge",
+    metavar="tcp://HOST:PORT",
+    help='Address to connect to; "": the one that the server gives (the default).',
+)
 @json_option
 def register(
     name: str,
@@ -72,8 +80,10 @@ def register(
     bridge: str | None,
     json_: bool,
 ) -> None:
-    """Make this endpoint's keys and tell the server (ONCUE_URL, ONCUE_TOKEN). The secret key stays here.
-    Again: what is not given stays as it is. Where the endpoint was revoked, it gets new keys.
+    """Create keys for an endpoint on this machine and register it at the server (ONCUE_URL, ONCUE_TOKEN).
+
+    The secret key stays on this machine. Registering again changes only the options given; a revoked endpoint gets new
+    keys.
 
     \b
     Example:
@@ -88,41 +98,41 @@ def register(
     if wrong:
         raise Invalid(f"--label {wrong[0]!r} is not name=value", remedy="for example --label site=alcf")
     if labels and no_labels:
-        raise Invalid("--label and --no-labels", remedy="give one of them")
+        raise Invalid("--label and --no-labels exclude each other", remedy="give one of them")
     place = _folder(folder, name)
     lost_after_s = seconds(lost_after)
     pairs = dict(label.split("=", 1) for label in labels) if labels or no_labels else None
     with connected() as client:
         lost_after_ms = None if lost_after_s is None else round(lost_after_s * 1000)
-        found = register_endpoint(client, place, name, lost_after_ms=lost_after_ms, labels=pairs)
-        settings = load_or_default(place, found.id, found.name)
-        told = _reachable(found.bridge, client.http.target()[0])
+        registered = register_endpoint(client, place, name, lost_after_ms=lost_after_ms, labels=pairs)
+        settings = load_or_default(place, registered.id, registered.name)
+        given = _reachable(registered.bridge, client.http.target()[0])
     before = settings.workers
     if bridge is not None or not settings.bridge_given:
-        # The file in which `oncue up` says where it is: of that server only, and what is given wins.
-        file = settings.bridge_file if not bridge and settings.server_key == found.server_key else ""
-        settings = msgspec.structs.replace(settings, bridge=bridge or told, bridge_given=bool(bridge), bridge_file=file)
+        # The server's local.json is kept if the server is the same one and --bridge is not given.
+        file = settings.bridge_file if not bridge and settings.server_key == registered.server_key else ""
+        settings = msgspec.structs.replace(
+            settings, bridge=bridge or given, bridge_given=bool(bridge), bridge_file=file
+        )
     settings = msgspec.structs.replace(
-        settings, server_key=found.server_key, workers=before if workers is None else workers
+        settings, server_key=registered.server_key, workers=before if workers is None else workers
     )
     save(place, settings)
     if json_:
-        as_json({"id": found.id, "name": found.name, "dir": str(place), "bridge": settings.bridge})
+        as_json({"id": registered.id, "name": registered.name, "dir": str(place), "bridge": settings.bridge})
     else:
-        say(f"{found.name} is registered ({found.id}); its agent will dial {settings.bridge}")
+        say(f"{registered.name} is registered ({registered.id}); its agent will connect to {settings.bridge}")
         if settings.workers != before and running_agent(place):
-            say(
-                f"  its agent runs: it takes the number of workers at its next start (oncue endpoint stop {name}, start)"
-            )
+            say(f"  restart its agent to change the number of workers: oncue endpoint stop {name}, then start")
         say(f"  start it: oncue endpoint start {name}" + (f" --dir {place}" if folder else ""))
 
 
 @endpoint.command()
 @click.argument("name", default="local", shell_complete=completers.local_endpoints)
 @_dir
-@click.option("--detach", is_flag=True, help="Go on in the background.")
+@click.option("--detach", is_flag=True, help="Run in the background; return when it is connected.")
 def start(name: str, folder: str | None, detach: bool) -> None:
-    """Run the agent, here or in the background.
+    """Start the agent of an endpoint, in the foreground or with --detach in the background.
 
     \b
     Example:
@@ -138,7 +148,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     if pid:
         raise Conflict(f"the agent of {place} runs already (pid {pid})", remedy=f"stop it: oncue endpoint stop {name}")
     if not detach:
-        # In this process's place: signals of a terminal or a supervisor are the agent's own, and nobody is left over.
+        # The agent replaces this process, so that it gets the signals of a terminal or supervisor.
         sys.stdout.flush()
         os.execv(sys.executable, agent_command(place, by_hand=True))
     path = place / "agent.log"
@@ -150,8 +160,11 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     now: dict[str, Any] = {}
     refused_at = 0.0
 
-    def greeted() -> bool:
-        """Or it ended, or the server goes on refusing its key: one that starts does not know its endpoints at once."""
+    def settled() -> bool:
+        """Return True if the agent is connected, has ended, or has been refused for REFUSED_S.
+
+        A server that is starting refuses endpoints until it has read the registry.
+        """
         nonlocal now, refused_at
         now = _status(place) or {}
         if now.get("pid") != process.pid:
@@ -160,22 +173,22 @@ def start(name: str, folder: str | None, detach: bool) -> None:
         refused = refused_at and time.monotonic() - refused_at > REFUSED_S
         return process.poll() is not None or now.get("state") == "connected" or bool(refused)
 
-    await_true(greeted, GREETING_S)
+    await_true(settled, CONNECT_S)
     if process.poll() is not None:
-        _refused(place, process.pid, name)
-        said = path.read_bytes()[began:][-1000:].decode("utf-8", "replace").strip()
-        raise OncueError(f"the agent ended at once:\n{said}", remedy=f"all that it said is in {path}")
+        _raise_if_refused(place, process.pid, name)
+        printed = path.read_bytes()[began:][-1000:].decode("utf-8", "replace").strip()
+        raise OncueError(f"the agent ended at once:\n{printed}", remedy=f"its log is {path}")
     if now.get("why"):
         stop_agent(process.pid, process)
         raise Refused(f"{now['why']}; the agent was stopped", remedy=register_again(name, place))
-    say(f"the agent runs (pid {process.pid}); it writes to {path}")
+    say(f"the agent runs (pid {process.pid}); its log is {path}")
     if now.get("state") != "connected":
-        say("  it has not reached its server yet, and goes on trying: is the server up?", err=True)
-    process.returncode = 0  # it goes on; nothing here waits for it
+        say("  it is not connected to its server yet and keeps trying: is the server up?", err=True)
+    process.returncode = 0  # it runs on: no warning about a child that nobody waits for
 
 
-def _refused(place: Path, pid: int, name: str) -> None:
-    """Raises Refused, where that is why this agent has ended."""
+def _raise_if_refused(place: Path, pid: int, name: str) -> None:
+    """Raise Refused if this agent has ended because the server refused it."""
     from oncue.endpoint.settings import register_again
 
     now = _status(place) or {}
@@ -185,10 +198,10 @@ def _refused(place: Path, pid: int, name: str) -> None:
 
 def _status(place: Path) -> dict[str, Any] | None:
     try:
-        found = msgspec.json.decode((place / "status.json").read_bytes())
+        content = msgspec.json.decode((place / "status.json").read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 @endpoint.command()
@@ -196,8 +209,10 @@ def _status(place: Path) -> dict[str, Any] | None:
 @_dir
 @json_option
 def stop(name: str, folder: str | None, json_: bool) -> None:
-    """Stop the agent: running tasks get a grace, the rest stays in its journal for the next start. The endpoint of
-    `oncue up` stays stopped, too, until `oncue endpoint start`.
+    """Stop the agent of an endpoint.
+
+    Running tasks get a few seconds to end; waiting tasks stay in the journal for the next start. The endpoint of
+    `oncue up` stays stopped until `oncue endpoint start`.
 
     \b
     Example:
@@ -208,20 +223,20 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
 
     place = _folder(folder, name)
     pid = running_agent(place)
-    kept = bool(pid or (place / "agent.json").exists()) and bool(load(place).bridge_file)
-    if kept:
-        mark_stopped(place)  # before its end, which `oncue up` sees
+    supervised = bool(pid or (place / "agent.json").exists()) and bool(load(place).bridge_file)
+    if supervised:
+        mark_stopped(place)  # before the agent ends: `oncue up` would restart it
         pid = running_agent(place)
-    if not pid and not kept:
-        raise NotFound(f"no agent runs in {place}", remedy="`oncue endpoint status` shows what is there")
+    if not pid and not supervised:
+        raise NotFound(f"no agent runs in {place}", remedy="see `oncue endpoint status`")
     if pid:
         stop_agent(pid, None)
     if json_:
         as_json({"name": name, "dir": str(place), "pid": pid})
         return
-    say(f"the agent (pid {pid}) has ended" if pid else "no agent runs")
-    if kept:
-        say(f"  `oncue up` does not start it: it stays stopped until `oncue endpoint start {name}`")
+    say(f"the agent (pid {pid}) has stopped" if pid else "no agent runs")
+    if supervised:
+        say(f"  `oncue up` does not restart it: it stays stopped until `oncue endpoint start {name}`")
 
 
 @endpoint.command()
@@ -229,7 +244,7 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
 @_dir
 @json_option
 def status(name: str, folder: str | None, json_: bool) -> None:
-    """What the agent on this machine does now.
+    """Show the state of an endpoint's agent on this machine.
 
     \b
     Example:
@@ -241,32 +256,32 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     place = _folder(folder, name)
     settings = load(place)
     pid = running_agent(place)
-    found = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}
-    found["held"] = is_marked_stopped(place)
+    answer = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}
+    answer["held"] = is_marked_stopped(place)
     now = _status(place)
-    if now is not None:  # it is written when something changes; an agent that was killed leaves what it wrote last
+    if now is not None:  # written on changes; a killed agent leaves its last one behind
         now["current"] = bool(pid) and now.get("pid") == pid
         now["written_us"] = (place / "status.json").stat().st_mtime_ns // 1000
     if not pid and (now or {}).get("state") != "refused" and _revoked(settings.id):
-        # It was away then, and has not been told.
+        # It was not connected when it was revoked, so its status does not have it.
         now = (now or {}) | {"state": "revoked", "remedy": register_again(name, place)}
-    found["status"] = now
+    answer["status"] = now
     if json_:
-        as_json(found)
+        as_json(answer)
         return
-    found.pop("status")
-    held = found.pop("held")
-    facts([(k, "no" if v is False else v) for k, v in found.items()])
-    facts([("held", held and f"stopped by hand, until: oncue endpoint start {name}")])
+    answer.pop("status")
+    held = answer.pop("held")
+    facts([(k, "no" if v is False else v) for k, v in answer.items()])
+    facts([("held", held and f"stopped by hand; to start it: oncue endpoint start {name}")])
     if isinstance(now, dict):
         written = when(now.pop("written_us", 0))
         if not now.pop("current", True):
-            say(f"the agent that wrote this, last at {written}, does not run any more:", err=True)
-        facts([(k, v) for k, v in now.items() if k not in found])
+            say(f"the agent that wrote this status at {written} does not run any more:", err=True)
+        facts([(k, v) for k, v in now.items() if k not in answer])
 
 
 def _revoked(id: str) -> bool:
-    """Whether the server says so, where one can be asked from here."""
+    """Return True if a server can be reached from here and has this endpoint as revoked."""
     from oncue.client import Client
 
     try:

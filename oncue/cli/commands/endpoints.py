@@ -15,7 +15,7 @@ from oncue.quantities import duration_text
 
 @click.group()
 def endpoints() -> None:
-    """Look at endpoints; revoke them.
+    """List, inspect and revoke endpoints.
 
     \b
     Example:
@@ -26,14 +26,14 @@ def endpoints() -> None:
 @endpoints.command("list")
 @json_option
 def list_(json_: bool) -> None:
-    """The endpoints that you may use.
+    """List the endpoints that you may use.
 
     \b
     Example:
       oncue endpoints list --json
     """
     head = ("NAME", "STATE", "SINCE", "WORKERS", "BUSY", "QUEUED", "OPEN", "HOST", "OWNER", "WHY")
-    nothing = "no endpoints: `oncue up` has one, or `oncue endpoint register`"
+    nothing = "no endpoints: `oncue up` starts one, `oncue endpoint register` adds one"
     with connected() as client:
         listing(client.endpoints.list(), json_, head, _row, nothing)
 
@@ -46,7 +46,7 @@ def _row(e: EndpointInfo) -> tuple[Any, ...]:
 @click.argument("name", shell_complete=completers.endpoints)
 @json_option
 def show(name: str, json_: bool) -> None:
-    """One endpoint, by name or id.
+    """Show one endpoint, by name or id.
 
     \b
     Example:
@@ -66,17 +66,17 @@ def show(name: str, json_: bool) -> None:
 
 @endpoints.command()
 @click.argument("name", shell_complete=completers.endpoints)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Revoke without asking.")
 @json_option
 def revoke(name: str, yes: bool, json_: bool) -> None:
-    """Make an endpoint's key worthless; a live connection is cut.
+    """Revoke an endpoint's key and close its connection.
 
     \b
     Example:
       oncue endpoints revoke old-laptop --yes
     """
     if not yes:
-        click.confirm(f"Revoke {name}? Its agent cannot come back with this key.", abort=True, err=json_)
+        click.confirm(f"Revoke {name}? Its agent cannot connect with this key again.", abort=True, err=json_)
     with connected() as client:
         client.endpoints.revoke(name)
     as_json({"name": name, "revoked": True}) if json_ else say(f"{name} is revoked")

@@ -19,7 +19,7 @@ from oncue.protocol.cloudevents import time_text
 
 @click.group()
 def events() -> None:
-    """Look at events; send them.
+    """List, inspect and send events.
 
     \b
     Example:
@@ -30,10 +30,10 @@ def events() -> None:
 @events.command("list")
 @click.option("--type", "type_", default="", help="Only events of this type.")
 @click.option("--source", default="", help="Only events of this source.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
 @json_option
 def list_(type_: str, source: str, limit: int, json_: bool) -> None:
-    """The newest events.
+    """List the newest events.
 
     \b
     Example:
@@ -46,15 +46,15 @@ def list_(type_: str, source: str, limit: int, json_: bool) -> None:
 
 
 def _row(e: EventInfo) -> tuple[Any, ...]:
-    about = (e.event.get(name) or "" for name in ("type", "source", "subject"))
-    return (e.offset, when(e.at_us), *about, len(e.tasks))
+    attributes = (e.event.get(name) or "" for name in ("type", "source", "subject"))
+    return (e.offset, when(e.at_us), *attributes, len(e.tasks))
 
 
 @events.command()
 @click.argument("offset", type=int)
 @json_option
 def show(offset: int, json_: bool) -> None:
-    """One event, the rules that it made run, and their tasks (JSON).
+    """Show the event at OFFSET, the rules that it fired, and their tasks, as JSON.
 
     \b
     Example:
@@ -65,17 +65,17 @@ def show(offset: int, json_: bool) -> None:
 
 
 @events.command()
-@click.option("--type", "type_", help="The event's type.")
-@click.option("--source", help="The event's source, a URI.")
-@click.option("--subject", help="What of the source it is about.")
-@click.option("--data", help="JSON.")
-@click.option("--id", "id_", help="Again with the same source and id is the same event.")
-@click.option("--time", help="When it happened, as 2026-11-23T20:59:29Z (default: now).")
+@click.option("--type", "type_", help="Type of the event, such as scan.done.")
+@click.option("--source", help="Source of the event, a URI.")
+@click.option("--subject", help="Subject of the event within its source, such as a file name.")
+@click.option("--data", help="Data of the event, as JSON.")
+@click.option("--id", "id_", help="Id of the event: source and id make it unique (default: random).")
+@click.option("--time", help="Time of the event, such as 2026-11-23T20:59:29Z (default: now).")
 @click.option(
     "--file",
     "path",
     shell_complete=completers.files,
-    help="A CloudEvent in JSON; - is stdin. Instead of the other options.",
+    help="File with a CloudEvent in JSON, instead of the other options; - is stdin.",
 )
 @json_option
 def emit(
@@ -88,7 +88,7 @@ def emit(
     path: str | None,
     json_: bool,
 ) -> None:
-    """Send an event; returns when it is durable.
+    """Send an event, and print its id once it is durable.
 
     \b
     Example:
@@ -109,10 +109,10 @@ def _event(
     type_: str | None, source: str | None, subject: str | None, data: str | None, path: str | None
 ) -> dict[str, Any]:
     if path is not None:
-        found = json_file(path)
-        if not isinstance(found, dict):
-            raise Invalid(f"{path} holds no event", remedy="an event is a JSON object with type, source and data")
-        return found
+        content = json_file(path)
+        if not isinstance(content, dict):
+            raise Invalid(f"{path} is not an event", remedy="an event is a JSON object with type, source and data")
+        return content
     if not type_ or not source:
         raise Invalid("an event needs --type and --source", remedy="or give a CloudEvent with --file")
     event: dict[str, Any] = {"type": type_, "source": source}
@@ -122,14 +122,14 @@ def _event(
         try:
             event |= {"datacontenttype": "application/json", "data": msgspec.json.decode(data)}
         except msgspec.DecodeError as e:
-            raise Invalid(f"--data is not JSON: {e}", remedy="a text is JSON with its quotes: '\"text\"'") from None
+            raise Invalid(f"--data is not JSON: {e}", remedy="text needs quotes inside: --data '\"text\"'") from None
     return event
 
 
 @events.command()
 @click.option("--json", "json_", is_flag=True, help="Print JSON lines.")
 def tail(json_: bool) -> None:
-    """Events as they happen, one a line, until Ctrl-C.
+    """Print events as they arrive, one per line, until Ctrl-C.
 
     \b
     Example:

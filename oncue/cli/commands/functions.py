@@ -15,7 +15,7 @@ from oncue.protocol.api import FunctionInfo
 
 @click.group()
 def functions() -> None:
-    """Look at functions; register them.
+    """List, inspect and register functions.
 
     \b
     Example:
@@ -24,10 +24,10 @@ def functions() -> None:
 
 
 @functions.command("list")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="List at most so many.")
 @json_option
 def list_(limit: int, json_: bool) -> None:
-    """The registered functions.
+    """List the registered functions.
 
     \b
     Example:
@@ -46,7 +46,7 @@ def _row(f: FunctionInfo) -> tuple[str, ...]:
 @click.argument("name", shell_complete=completers.functions)
 @json_option
 def show(name: str, json_: bool) -> None:
-    """One function, with its source. NAME may be name, name@version, or the hash.
+    """Show one function with its source. NAME is name, name@version, or the content hash.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def show(name: str, json_: bool) -> None:
 @click.argument("places", nargs=-1, required=True, metavar="FILE.PY:NAME...", shell_complete=completers.files)
 @json_option
 def register(places: tuple[str, ...], json_: bool) -> None:
-    """Register functions of files by their content; again is harmless.
+    """Register functions from Python files. Repeating it with the same content changes nothing.
 
     \b
     Example:

@@ -22,8 +22,10 @@ from oncue.errors import Invalid
 
 @contextlib.contextmanager
 def _beside(file: str) -> Iterator[None]:
-    """Where a value of a class of this file is made again: the file is found by its name, last of all, and what it prints is
-    not the command's answer."""
+    """Make `file` importable while a value of one of its classes is unpickled.
+
+    Its folder comes last on sys.path. Anything that the file prints goes to stderr.
+    """
     if not file:
         yield
         return
@@ -45,13 +47,13 @@ def _beside(file: str) -> Iterator[None]:
     default="local",
     show_default=True,
     shell_complete=completers.endpoints,
-    help="Where it runs: an endpoint's name or id.",
+    help="Name or id of the endpoint that runs it.",
 )
-@click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="A keyword argument; may be repeated.")
-@click.option("--wait/--no-wait", default=True, help="Wait for the outcome (the default), or print the task's id.")
-@click.option("--timeout", metavar="DURATION", help="Stop the function after so long, for example 5m.")
-@click.option("--expires", metavar="DURATION", help="Give up if it has not started by then.")
-@click.option("--retries", type=click.IntRange(0), default=0, help="Retries when it fails or is lost.")
+@click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="Keyword argument. Can be repeated.")
+@click.option("--wait/--no-wait", default=True, help="Wait for the result (the default), or print the task's id.")
+@click.option("--timeout", metavar="DURATION", help="Stop the function after this time, such as 5m.")
+@click.option("--expires", metavar="DURATION", help="Drop the task if it has not started after this time.")
+@click.option("--retries", type=click.IntRange(0), default=0, help="Retry so many times if it fails or is lost.")
 @json_option
 def invoke(
     function: str,
@@ -63,7 +65,9 @@ def invoke(
     retries: int,
     json_: bool,
 ) -> None:
-    """Run a function now. FUNCTION is file.py:name, or the name (name@version, hash) of a registered one.
+    """Run a function now.
+
+    FUNCTION is file.py:name, or a registered function: its name, name@version, or content hash.
 
     \b
     Example:
@@ -80,7 +84,7 @@ def invoke(
                 name = pack_file(match[1], match[2])
         elif function.endswith(".py"):
             raise Invalid(
-                f"{function} names a file, and not which function of it", remedy=f"add :NAME, as in {function}:NAME"
+                f"{function} is a file, and no function is named", remedy=f"add its name, as in {function}:NAME"
             )
         bound = client.with_options(
             endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None

@@ -14,7 +14,7 @@ from oncue.cli.commands.deploy import ask, show_trigger
 from oncue.cli.diff_output import changed_functions, show_functions
 from oncue.cli.diff_output import show as show_difference
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
-from oncue.cli.stateful_output import remembered
+from oncue.cli.stateful_output import state_text
 from oncue.errors import Invalid, MissingExtra
 from oncue.protocol.api import FunctionChange, RuleInfo
 from oncue.protocol.records import origin
@@ -22,7 +22,7 @@ from oncue.protocol.records import origin
 
 @click.group()
 def rules() -> None:
-    """Look at rules; test, explain and switch them.
+    """List, test, explain, enable and disable rules.
 
     \b
     Example:
@@ -33,7 +33,7 @@ def rules() -> None:
 @rules.command("list")
 @json_option
 def list_(json_: bool) -> None:
-    """The rules in force, and how they are.
+    """List the deployed rules and their states.
 
     \b
     Example:
@@ -46,14 +46,14 @@ def list_(json_: bool) -> None:
 
 def _row(r: RuleInfo) -> tuple[Any, ...]:
     on = r.on if isinstance(r.on, str) else plain(r.on)
-    return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, "; ".join(filter(None, (r.why, remembered(r)))))
+    return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, "; ".join(filter(None, (r.why, state_text(r)))))
 
 
 @rules.command()
 @click.argument("name", shell_complete=completers.rules)
 @json_option
 def show(name: str, json_: bool) -> None:
-    """One rule.
+    """Show one rule: its trigger, functions, state and text.
 
     \b
     Example:
@@ -67,7 +67,7 @@ def show(name: str, json_: bool) -> None:
     facts(
         [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why), ("on", r.on)]
     )
-    facts([("memory", r.memory), ("now", remembered(r))])
+    facts([("memory", r.memory), ("now", state_text(r))])
     facts([("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired since start", r.fired), ("text", r.text)])
 
 
@@ -75,8 +75,9 @@ def show(name: str, json_: bool) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completers.files)
 @json_option
 def test(files: tuple[str, ...], json_: bool) -> None:
-    """Run the tests of rule files, offline, with the matcher of production; and see whether `args` fit the functions that are
-    in files beside them.
+    """Run the tests in rule files, without a server, with the code that matches events in production.
+
+    Also check `args` against the functions in the Python files beside them.
 
     \b
     Example:
@@ -91,7 +92,7 @@ def test(files: tuple[str, ...], json_: bool) -> None:
     show_tests(tests)
     check_offline(sets)
     if not tests:
-        say("no tests in these files: a rule's go under `tests:`", err=True)
+        say("no tests in these files: add them to a rule under `tests:`", err=True)
 
 
 @rules.command()
@@ -100,11 +101,13 @@ def test(files: tuple[str, ...], json_: bool) -> None:
 @click.option(
     "--rules-file",
     shell_complete=completers.files,
-    help="Explain by this file, offline, instead of by what is deployed.",
+    help="Explain with the rules of this file, without a server, instead of the deployed ones.",
 )
 @json_option
 def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
-    """Why RULE fires for EVENT, or why not: its offset (see `oncue events list`), or a JSON file (- is stdin).
+    """Explain why RULE fires for EVENT, or does not.
+
+    EVENT is an offset (see `oncue events list`), or a JSON file (- is stdin).
 
     \b
     Example:
@@ -126,10 +129,12 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
 
 @rules.command()
 @click.argument("file", shell_complete=completers.files)
-@click.option("--label", default="", help="The deployment to compare with (default: the file's name).")
+@click.option("--label", default="", help="Deployment to compare with (default: the file's name).")
 @json_option
 def diff(file: str, label: str, json_: bool) -> None:
-    """What differs between FILE, with its functions, and what is deployed. Exit code 1 when something does.
+    """Show the changes from the deployed rules and functions to those of FILE.
+
+    Exit code 1 if there are changes.
 
     \b
     Example:
@@ -151,11 +156,11 @@ def diff(file: str, label: str, json_: bool) -> None:
         try:
             functions = changed_functions(client, file, old.get("functions", {}))
         except MissingExtra as e:
-            say(f"its functions were not compared: {e}", err=True)
+            say(f"functions were not compared: {e}", err=True)
     changed = bool(lines or functions)
     if json_:
-        found = {"label": label, "version": version, "changed": changed, "diff": "\n".join(lines)}
-        as_json(found | {"functions": functions})
+        answer = {"label": label, "version": version, "changed": changed, "diff": "\n".join(lines)}
+        as_json(answer | {"functions": functions})
     else:
         show_functions(label, functions)
     if changed:
@@ -166,7 +171,7 @@ def diff(file: str, label: str, json_: bool) -> None:
 @click.argument("label", shell_complete=completers.labels)
 @json_option
 def history(label: str, json_: bool) -> None:
-    """All versions of a deployment.
+    """List all versions of a deployment.
 
     \b
     Example:
@@ -191,11 +196,12 @@ def _version_row(d: dict[str, Any]) -> tuple[str, ...]:
 @rules.command()
 @click.argument("label", shell_complete=completers.labels)
 @click.argument("version", type=click.IntRange(1))
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Deploy without asking.")
 @json_option
 def rollback(label: str, version: int, yes: bool, json_: bool) -> None:
-    """Put an older version of a deployment in force again, as a new version: with its functions as they were then. The
-    difference is shown first.
+    """Deploy an older version again, with its functions as they were then.
+
+    Shows the changes and asks first. The result is a new version.
 
     \b
     Example:
@@ -204,9 +210,9 @@ def rollback(label: str, version: int, yes: bool, json_: bool) -> None:
     with connected() as client:
         show_difference(client.rules.rollback(label, version, dry_run=True), err=json_)
         if not yes:
-            ask(f"Put version {version} of {label} in force again?", "say --yes")
+            ask(f"Deploy version {version} of {label} again?", "give --yes")
         done = client.rules.rollback(label, version)
-    as_json(done) if json_ else say(f"{done.label}@{done.version} is in force")
+    as_json(done) if json_ else say(f"{done.label}@{done.version} is deployed")
     for trigger in done.triggers:
         show_trigger(trigger, quiet=json_)
 
@@ -216,7 +222,7 @@ def rollback(label: str, version: int, yes: bool, json_: bool) -> None:
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
 @json_option
 def enable(name: str, why: str, json_: bool) -> None:
-    """Let a rule fire again.
+    """Enable a rule: it fires again.
 
     \b
     Example:
@@ -232,7 +238,7 @@ def enable(name: str, why: str, json_: bool) -> None:
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
 @json_option
 def disable(name: str, why: str, json_: bool) -> None:
-    """Keep a rule from firing.
+    """Disable a rule: it does not fire until it is enabled.
 
     \b
     Example:
@@ -245,10 +251,10 @@ def disable(name: str, why: str, json_: bool) -> None:
 
 @rules.command()
 @click.argument("label", shell_complete=completers.labels)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
 @json_option
 def remove(label: str, yes: bool, json_: bool) -> None:
-    """Take all rules and triggers of a deployment out of force. Its history is kept.
+    """Remove all rules and triggers of a deployment. Its history is kept.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`oncue stream`: a worker of rules with memory, for a log on Kafka."""
+"""`oncue stream`: a worker that runs stateful rules, for a log on Kafka."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     type=click.Path(file_okay=False),
-    help="Folder of the settings, blobs and its own work (default: ~/.oncue).",
+    help="Folder of settings, blobs and working files (default: ~/.oncue).",
 )
-@click.option("--anew", is_flag=True, help="Begin at the log's end where no server can hand over what it had.")
+@click.option(
+    "--anew", is_flag=True, help="Start with empty state at the log's end if no server can hand over its state."
+)
 def stream(log_url: str | None, data: str | None, anew: bool) -> None:
-    """Run rules with memory (dedupe, batch) beside the servers, until Ctrl-C. For a log on Kafka.
+    """Run stateful rules (dedupe, batch) beside the servers, until Ctrl-C. For a log on Kafka.
 
-    Servers leave them to stream workers where their setting rules_memory is "stream". What is remembered is in the log, so it
-    goes along. Several workers share the partitions of oncue.matches; when one is killed, the others go on with its
-    windows within ten seconds.
+    Servers leave these rules to stream workers if their setting rules_memory is "stream". The state is in the log, so
+    workers can take over from servers and from each other. Several workers share the partitions of oncue.matches; if one
+    is killed, the others continue its windows within ten seconds.
 
     \b
     Example:
@@ -45,33 +47,33 @@ def stream(log_url: str | None, data: str | None, anew: bool) -> None:
     settings = load_settings({"log": log_url, "data": data})
     if not settings.log_url.startswith("kafka://"):
         raise Invalid(
-            f"the log is {settings.log_url}: on such a log the server runs rules with memory itself",
-            remedy="nothing more is needed there; a stream worker is for a log on Kafka: oncue stream --log kafka://host:port",
+            f"the log is {settings.log_url}: on this log the server runs stateful rules itself",
+            remedy="a stream worker is only for a log on Kafka: oncue stream --log kafka://host:port",
         )
     need("a stream worker", {**SERVER, **STREAM}, STREAM_PIP)
     make_data_folder(settings.data_path)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in (
-        "faust",
-        "mode",
-        "oncue.rules.stateful.faust_app",
-    ):  # Faust tells of its own under our module's name, too
+    for name in ("faust", "mode", "oncue.rules.stateful.faust_app"):  # Faust logs under our module's name, too
         logging.getLogger(name).setLevel(logging.ERROR)
     with asyncio.Runner() as runner:
-        runner.run(_serve(settings, _told(settings), anew))
+        runner.run(_serve(settings, _assignment_reporter(settings), anew))
 
 
-def _told(settings: Settings) -> Callable[[list[int]], None]:
-    place = settings.data_path / "stream.partitions"  # there once this worker has its place: for health checks
-    place.unlink(missing_ok=True)
+def _assignment_reporter(settings: Settings) -> Callable[[list[int]], None]:
+    """Return a callback that prints the assigned partitions and writes them to a file.
 
-    def told(partitions: list[int]) -> None:
-        which = ", ".join(map(str, partitions)) or "none, others have them all"
-        click.echo(f"oncue stream is up on {settings.log_url}, partitions of {MATCHES}: {which}")
+    The file exists once this worker has its partitions: health checks test for it.
+    """
+    file = settings.data_path / "stream.partitions"
+    file.unlink(missing_ok=True)
+
+    def report(partitions: list[int]) -> None:
+        names = ", ".join(map(str, partitions)) or "none, others have them all"
+        click.echo(f"oncue stream is up on {settings.log_url}, partitions of {MATCHES}: {names}")
         sys.stdout.flush()
-        place.write_text(f"{which}\n")
+        file.write_text(f"{names}\n")
 
-    return told
+    return report
 
 
 async def _serve(settings: Settings, ready: Callable[[list[int]], None], anew: bool) -> None:
@@ -100,9 +102,9 @@ async def _serve(settings: Settings, ready: Callable[[list[int]], None], anew: b
 
 @contextmanager
 def _no_arguments() -> Iterator[None]:
-    """Faust reads the process's arguments while it is imported, and would take ours for its own."""
-    kept, sys.argv = sys.argv, sys.argv[:1]
+    """Hide the process's arguments: Faust parses them while it is imported."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
         yield
     finally:
-        sys.argv = kept
+        sys.argv = arguments

@@ -17,7 +17,7 @@ from oncue.protocol.api import TaskInfo
 
 @click.group()
 def tasks() -> None:
-    """Look at tasks; cancel and retry them.
+    """List, inspect, cancel and retry tasks.
 
     \b
     Example:
@@ -30,15 +30,15 @@ def tasks() -> None:
     "--state",
     default="",
     shell_complete=completers.states,
-    help="open, closed, or a state: waiting, running, succeeded, failed ...",
+    help="Only tasks in this state: open, closed, waiting, running, succeeded, failed ...",
 )
-@click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only those of this endpoint.")
-@click.option("--function", default="", shell_complete=completers.functions, help="Only those of this function.")
-@click.option("--rule", default="", shell_complete=completers.rules, help="Only those that this rule made.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only tasks of this endpoint.")
+@click.option("--function", default="", shell_complete=completers.functions, help="Only tasks of this function.")
+@click.option("--rule", default="", shell_complete=completers.rules, help="Only tasks of this rule.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
 @json_option
 def list_(state: str, endpoint: str, function: str, rule: str, limit: int, json_: bool) -> None:
-    """The newest tasks.
+    """List the newest tasks.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def _row(t: TaskInfo) -> tuple[str, ...]:
 @click.argument("task", shell_complete=completers.task_ids)
 @json_option
 def show(task: str, json_: bool) -> None:
-    """All that is known of one task: its attempts, its timeline, its value or its error.
+    """Show one task: its attempts, timeline, and result or error.
 
     \b
     Example:
@@ -104,7 +104,7 @@ def show(task: str, json_: bool) -> None:
 @tasks.command()
 @click.option("--json", "json_", is_flag=True, help="Print JSON lines.")
 def tail(json_: bool) -> None:
-    """Tasks and outcomes as they happen, one a line, until Ctrl-C.
+    """Print new tasks and outcomes, one per line, until Ctrl-C.
 
     \b
     Example:
@@ -114,6 +114,7 @@ def tail(json_: bool) -> None:
 
 
 def follow(kinds: tuple[str, ...], json_: bool) -> None:
+    """Print live messages of these kinds. Raises Unreachable when the server closes the stream."""
     with connected() as client:
         for kind, data in client.live(*kinds):
             if not kind:
@@ -122,22 +123,22 @@ def follow(kinds: tuple[str, ...], json_: bool) -> None:
                 json_line({"kind": kind, "data": data})
             else:
                 say(f"{kind:8} {one_line(data)}")
-        _ = client.me  # was it the token?
-    raise Unreachable("the server has ended the stream", remedy="run the command again")
+        _ = client.me  # raises the better error if the token is not valid any more
+    raise Unreachable("the server has closed the stream", remedy="run the command again")
 
 
 def one_line(data: Any) -> str:
-    """name=value of what is short and known."""
+    """Return name=value pairs of the fields that are not empty."""
     if not isinstance(data, dict):
         return safe(data)
-    shown = ((k, v) for k, v in data.items() if v not in ("", None, 0, [], {}))
-    return safe(" ".join(f"{k}={v if isinstance(v, str) else plain(v)}" for k, v in shown))
+    fields = ((k, v) for k, v in data.items() if v not in ("", None, 0, [], {}))
+    return safe(" ".join(f"{k}={v if isinstance(v, str) else plain(v)}" for k, v in fields))
 
 
 @tasks.command()
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Show at most so many.")
 def watch(limit: int) -> None:
-    """A live view of the newest tasks, until Ctrl-C.
+    """Show a live view of the newest tasks, until Ctrl-C.
 
     \b
     Example:
@@ -153,7 +154,9 @@ def watch(limit: int) -> None:
 @click.argument("ids", nargs=-1, required=True, metavar="TASK...", shell_complete=completers.open_task_ids)
 @json_option
 def cancel(ids: tuple[str, ...], json_: bool) -> None:
-    """Ask for the end of tasks, also while they run.
+    """Cancel tasks, waiting or running.
+
+    A task that ends before the request arrives keeps its outcome.
 
     \b
     Example:
@@ -161,14 +164,14 @@ def cancel(ids: tuple[str, ...], json_: bool) -> None:
     """
     with connected() as client:
         asked = client.tasks.cancel(ids)
-    as_json({"asked": asked}) if json_ else say("asked; each task's first outcome decides")
+    as_json({"asked": asked}) if json_ else say("cancel requested; a task that ends before that keeps its outcome")
 
 
 @tasks.command()
 @click.argument("task", shell_complete=completers.task_ids)
 @json_option
 def retry(task: str, json_: bool) -> None:
-    """Run a closed task's call again, as a new task.
+    """Run the call of a closed task again, as a new task, and print its id.
 
     \b
     Example:
@@ -181,9 +184,9 @@ def retry(task: str, json_: bool) -> None:
 
 @tasks.command()
 @click.argument("task", shell_complete=completers.task_ids)
-@click.option("--follow", "-f", "follow_", is_flag=True, help="Go on until the task has closed.")
+@click.option("--follow", "-f", "follow_", is_flag=True, help="Print new output until the task has closed.")
 def logs(task: str, follow_: bool) -> None:
-    """What a task printed.
+    """Print the output of a task.
 
     \b
     Example:

@@ -15,7 +15,7 @@ from oncue.protocol.api import TokenInfo, TokenRequest
 
 @click.group()
 def tokens() -> None:
-    """Make, list and revoke tokens.
+    """Create, list and revoke tokens.
 
     \b
     Example:
@@ -26,7 +26,7 @@ def tokens() -> None:
 @tokens.command("list")
 @json_option
 def list_(json_: bool) -> None:
-    """Your tokens; never their secrets.
+    """List your tokens, without their secrets.
 
     \b
     Example:
@@ -44,23 +44,27 @@ def _row(t: TokenInfo) -> tuple[str, ...]:
 @tokens.command()
 @click.argument("name")
 @click.option(
-    "--scope", "scopes", multiple=True, type=click.Choice(["admin", "user", "emit", "read"]), help="Default: user."
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["admin", "user", "emit", "read"]),
+    help="What the token may do (default: user). Can be repeated.",
 )
-@click.option("--expires", metavar="DURATION", help="For example 30d.")
-@click.option("--subject", default="", help="For whom; default: yourself.")
+@click.option("--expires", metavar="DURATION", help="Time until the token expires, such as 30d (default: never).")
+@click.option("--subject", default="", help="Person that the token is for (default: yourself).")
 @json_option
 def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str, json_: bool) -> None:
-    """Make a token. It is shown this once, on stdout.
+    """Create a token and print it. It is shown only this once.
 
     \b
     Example:
       oncue tokens create daq --scope emit --expires 30d
     """
     if not name.strip():
-        raise Invalid("a token has a name", remedy="for example oncue tokens create laptop")
+        raise Invalid("the token needs a name", remedy="for example oncue tokens create laptop")
     expires_s = seconds(expires)
     if expires_s is not None and expires_s < 1:
-        raise Invalid(f"--expires {expires} is less than a second", remedy="leave --expires out for no end")
+        raise Invalid(f"--expires {expires} is less than a second", remedy="leave it out for a token without expiry")
     request = TokenRequest(
         name=name, scopes=list(scopes) or ["user"], expires_s=math.ceil(expires_s or 0), subject=subject
     )
@@ -73,7 +77,7 @@ def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str
 @click.argument("token_id", shell_complete=completers.tokens)
 @json_option
 def revoke(token_id: str, json_: bool) -> None:
-    """Make a token worthless, at once.
+    """Revoke a token, at once.
 
     \b
     Example:

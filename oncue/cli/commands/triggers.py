@@ -13,7 +13,7 @@ from oncue.protocol.api import TriggerInfo
 
 @click.group()
 def triggers() -> None:
-    """Inspect the sources of events, and why a file fired or did not.
+    """List triggers, and explain why an item fired or did not.
 
     \b
     Example:
@@ -24,7 +24,9 @@ def triggers() -> None:
 @triggers.command("list")
 @json_option
 def list_(json_: bool) -> None:
-    """List the triggers: their states, and what they emitted and skipped. Old files existed before the trigger.
+    """List triggers, their states, and the numbers of items emitted and skipped.
+
+    OLD FILES existed before the trigger; they fire only when they change.
 
     \b
     Example:
@@ -46,7 +48,7 @@ def _row(t: TriggerInfo) -> tuple[Any, ...]:
 @click.argument("name")
 @json_option
 def show(name: str, json_: bool) -> None:
-    """Show one trigger and its latest decisions.
+    """Show one trigger, with its decisions on the last items.
 
     \b
     Example:
@@ -72,7 +74,9 @@ def show(name: str, json_: bool) -> None:
 @click.argument("file")
 @json_option
 def explain(name: str, file: str, json_: bool) -> None:
-    """Explain why FILE made the trigger NAME fire, or why not. FILE is absolute, or relative to the watched folder.
+    """Explain why FILE made the trigger NAME fire, or did not.
+
+    FILE is absolute, or relative to the watched folder.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`oncue up`: the server in this process, the local endpoint's agent as its child."""
+"""`oncue up`: the server in this process, the local endpoint's agent as a child process."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ HELD = "  its endpoint `local` was stopped by hand; to start it: oncue endpoint 
 
 @click.command()
 @click.option(
-    "--data", type=click.Path(file_okay=False), help="Folder of log, view, blobs and keys (default: ~/.oncue)."
+    "--data", type=click.Path(file_okay=False), help="Folder for log, view, blobs and keys (default: ~/.oncue)."
 )
 @click.option("--host", help="Address to listen on (default: 127.0.0.1).")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of the API and the page; 0: any free one.")
-@click.option("--workers", type=click.IntRange(0), help="Workers of the local endpoint; 0: one a core.")
-@click.option("--log", "log_url", help="URL of the log (default: SQLite in the data folder).")
-@click.option("--no-endpoint", is_flag=True, help="No endpoint on this machine.")
 @click.option(
-    "--endpoint-name", help="Name of the endpoint on this machine (default: local; if another has that: local-HOST)."
+    "--port", type=click.IntRange(0, 65535), help="Port of the API and the web page (default: 8765); 0: any free port."
 )
-@click.option("--detach", is_flag=True, help="Go on in the background; returns when the server is ready.")
+@click.option("--workers", type=click.IntRange(0), help="Workers of the local endpoint; 0: one per core (the default).")
+@click.option("--log", "log_url", help="URL of the log (default: SQLite in the data folder).")
+@click.option("--no-endpoint", is_flag=True, help="Start no endpoint on this machine.")
+@click.option(
+    "--endpoint-name", help="Name of the endpoint on this machine (default: local; if that is taken: local-HOST)."
+)
+@click.option("--detach", is_flag=True, help="Run in the background; return when the server is ready.")
 def up(
     data: str | None,
     host: str | None,
@@ -44,7 +46,9 @@ def up(
     endpoint_name: str | None,
     detach: bool,
 ) -> None:
-    """Start a server here, with an endpoint for this machine.
+    """Start a server and an endpoint on this machine.
+
+    Runs until Ctrl-C, or with --detach until `oncue down`.
 
     \b
     Example:
@@ -59,7 +63,7 @@ def up(
     if running is not None:
         raise Conflict(
             f"a server runs already in {folder}: {running['url']} (pid {running['pid']})",
-            remedy="use it, or stop it with `oncue down`; another one needs another --data",
+            remedy="use it, or stop it with `oncue down`; a second server needs another --data",
         )
     if detach:
         _detach(
@@ -100,7 +104,7 @@ def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> 
 
 
 def _own_argv() -> bool:
-    """Whether this process is `oncue up ...` itself, not a program that calls the command."""
+    """Return True if this process is `oncue up ...`, not a program that calls the command."""
     return len(sys.argv) > 1 and sys.argv[1] == "up"
 
 
@@ -110,21 +114,24 @@ def _argv(flags: dict[str, Any], no_endpoint: bool, endpoint_name: str | None) -
     return ["up", *given, *(["--no-endpoint"] if no_endpoint else [])]
 
 
-def _registered(data: Path, found: dict[str, Any]) -> bool:
+def _registered(data: Path, local: dict[str, Any]) -> bool:
     from oncue.cli.agent_process import registered_name
 
     name = registered_name(data / "endpoints" / "local")
-    return bool(name) and answers(found["url"], f"/v1/endpoints/{name}", token=found["token"])
+    return bool(name) and answers(local["url"], f"/v1/endpoints/{name}", token=local["token"])
 
 
-def _last(path: Path, start: int, word: str) -> str:
-    """What the server's log said last behind this word, from an offset on."""
+def _last_after(path: Path, start: int, phrase: str) -> str:
+    """Return what follows `phrase` in the last line that has it, from byte `start` on."""
     lines = path.read_bytes()[start:].decode("utf-8", "replace").splitlines()
-    return next((line.partition(word)[2] for line in reversed(lines) if word in line), "")
+    return next((line.partition(phrase)[2] for line in reversed(lines) if phrase in line), "")
 
 
 def _detach(folder: Path, arguments: list[str]) -> None:
-    """A process of its own session that holds nothing of this terminal; wait until it answers or ends."""
+    """Start the server in a session of its own; return when it is ready.
+
+    Raises OncueError if it ends or is not ready after START_S.
+    """
     from oncue.cli.agent_process import local_folder
     from oncue.endpoint.settings import is_marked_stopped
 
@@ -133,7 +140,8 @@ def _detach(folder: Path, arguments: list[str]) -> None:
     with path.open("ab") as out:
         start = out.tell()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "oncue", *arguments],  # -P: no file of this folder is a module of the server's
+            # -P: a file in the current folder must not shadow a module of the server.
+            [sys.executable, "-P", "-m", "oncue", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -146,25 +154,24 @@ def _detach(folder: Path, arguments: list[str]) -> None:
         local = local_server(folder)
         return local is not None and local["pid"] == process.pid and answers(local["url"], "/health/ready")
 
-    waits = ""  # why its endpoint is not registered
+    unregistered = ""  # why the endpoint is not registered
     done = await_true(ready, START_S)
     if done and process.poll() is None and "--no-endpoint" not in arguments:
-        # Its endpoint is registered a moment later, on Kafka perhaps a second: whoever calls next finds it there.
-        found = local_server(folder) or {"url": "", "token": ""}
-        if not await_true(lambda: _registered(folder, found), REGISTERED_S):
-            waits = _last(path, start, "could not be registered: ") or f"not yet; {path} says more"
+        # The endpoint is registered a moment later (on Kafka up to a second). Wait for it, so that
+        # a command after this one can use it.
+        local = local_server(folder) or {"url": "", "token": ""}
+        if not await_true(lambda: _registered(folder, local), REGISTERED_S):
+            unregistered = _last_after(path, start, "could not be registered: ") or f"not yet; see {path}"
     if process.poll() is not None or not done:
         if process.poll() is None:
             process.terminate()
             process.wait(10)
-        said = path.read_bytes()[start:][-2000:].decode("utf-8", "replace").strip()
-        raise OncueError(f"the server did not start:\n{said}", remedy=f"all that it said is in {path}")
-    local = local_server(folder)
-    url = local["url"] if local else "?"
-    click.echo(f"oncue is up at {url} (pid {process.pid}); it writes to {path}")
+        printed = path.read_bytes()[start:][-2000:].decode("utf-8", "replace").strip()
+        raise OncueError(f"the server did not start:\n{printed}", remedy=f"its log is {path}")
+    click.echo(f"oncue is up at {(local_server(folder) or {'url': '?'})['url']} (pid {process.pid}); its log is {path}")
     click.echo("  stop it: oncue down")
     if "--no-endpoint" not in arguments and is_marked_stopped(local_folder(folder)):
         click.echo(HELD)
-    if waits:
-        click.echo(f"  its endpoint is not registered, which is tried again and again: {waits}", err=True)
-    process.returncode = 0  # it goes on; nothing here waits for it
+    if unregistered:
+        click.echo(f"  its endpoint is not registered yet, trying again: {unregistered}", err=True)
+    process.returncode = 0  # it runs on: no warning about a child that nobody waits for
