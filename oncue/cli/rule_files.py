@@ -1,4 +1,4 @@
-"""Rule files on this machine: reading them, their functions, and their tests by the production matcher."""
+"""Rule files on this machine: read them, pack their functions, run their tests."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from oncue.rules.parsing.rule_file import RuleSet
 
 
-class Tested(msgspec.Struct, frozen=True):
-    """A test of a rule, with its file."""
+class TestResult(msgspec.Struct, frozen=True):
+    """The result of one test in a rule file."""
 
     rule: str
     file: str
@@ -32,7 +32,10 @@ class Tested(msgspec.Struct, frozen=True):
 
 
 def read(paths: Sequence[str]) -> list[RuleSet]:
-    """Parse the files as one deployment. Raises RuleFileError; Invalid when one cannot be read; MissingExtra."""
+    """Parse the files as one deployment.
+
+    Raises RuleFileError, Invalid if a file cannot be read, MissingExtra.
+    """
     need("reading rule files")
     from oncue.rules.parsing.rule_file import check_unique, parse
     from oncue.triggers.catalog import OptionStructs
@@ -53,31 +56,35 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
 
 
 def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
-    """ "tomo.py:reconstruct" -> the function, from the folder of the rule file that names it; registered names are left
-    out. Raises RuleFileError for one that cannot be packed, and when two files mean different functions by one name."""
+    """Return {"tomo.py:reconstruct": packed function} for functions in files beside the rules.
+
+    Names of registered functions are left out. Raises RuleFileError if a function cannot be packed,
+    or if two rule files have different functions under one name.
+    """
     from oncue.functions import pack_file
 
-    found: dict[str, Packed] = {}
+    packed_by_name: dict[str, Packed] = {}
     for ruleset, function, path, name in _own_functions(sets):
         try:
             with _printing_aside():
                 packed = pack_file(path, name)
         except OncueError as e:
             raise _at(ruleset, function, f"{function}: {e.message}", e.remedy) from None
-        other = found.setdefault(function, packed)
+        other = packed_by_name.setdefault(function, packed)
         if other.id != packed.id:
-            what = f"{function} is another function beside this rule file than beside another"
+            what = f"{function} is a different function for this rule file than for another one"
             raise _at(ruleset, function, what, "deploy the files one at a time")
-    return found
+    return packed_by_name
 
 
 def _at(ruleset: RuleSet, function: str, message: str, remedy: str) -> RuleFileError:
+    """Return an error that points to the first use of the function in the rule file."""
     line, column = ruleset.place_of(function)
     return RuleFileError(message, remedy=remedy, file=ruleset.file, line=line, column=column)
 
 
 def _own_functions(sets: Sequence[RuleSet]) -> Iterator[tuple[RuleSet, str, Path, str]]:
-    """(rule file, function as written, its file, its name) of those that are in files beside the rule files."""
+    """Yield (rule file, function as written, Python file, name) of functions beside the rules."""
     for ruleset in sets:
         for function in ruleset.functions:
             if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
@@ -85,12 +92,12 @@ def _own_functions(sets: Sequence[RuleSet]) -> Iterator[tuple[RuleSet, str, Path
 
 
 def _printing_aside() -> contextlib.AbstractContextManager[Any]:
-    """What files print while they are imported is not the command's answer."""
+    """Redirect output of imported files to stderr, away from the command's own output."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
 def check_packed(sets: Sequence[RuleSet], packed: Mapping[str, Packed]) -> None:
-    """Whether the rules' arguments fit, before anything is sent. Raises RuleFileError."""
+    """Check the rules' arguments against the functions. Raises RuleFileError."""
     from oncue.rules.parsing.argument_check import check_arguments
 
     for ruleset in sets:
@@ -98,8 +105,11 @@ def check_packed(sets: Sequence[RuleSet], packed: Mapping[str, Packed]) -> None:
 
 
 def check_offline(sets: Sequence[RuleSet]) -> None:
-    """The same for functions that are not packed: of a file that cannot be imported here its text says what it can, and
-    registered names are left to the deploy. Raises RuleFileError."""
+    """Check the rules' arguments without packing the functions. Raises RuleFileError.
+
+    If a file cannot be imported here, its source is parsed instead. Functions that are used by a
+    registered name are checked by the deploy.
+    """
     from oncue.cli.output import say
     from oncue.functions import parameters_in_file
     from oncue.rules.parsing.argument_check import check_arguments
@@ -112,24 +122,27 @@ def check_offline(sets: Sequence[RuleSet]) -> None:
         except OncueError as e:
             raise _at(ruleset, function, f"{function}: {e.message}", e.remedy) from None
         if why:
-            say(f"{why}; its text was read instead", err=True)
+            say(f"{why}; its source was parsed instead", err=True)
     for ruleset in sets:
         check_arguments(ruleset, {f: parameters for (file, f), parameters in known.items() if file == ruleset.file})
 
 
-def run_tests(sets: Sequence[RuleSet]) -> list[Tested]:
-    """The `tests:` of all rules, offline."""
+def run_tests(sets: Sequence[RuleSet]) -> list[TestResult]:
+    """Run the `tests:` of all rules, without a server."""
     from oncue.rules.testing import runner
 
     return [
-        Tested(t.rule, ruleset.file, t.line, t.passed, t.why)
+        TestResult(t.rule, ruleset.file, t.line, t.passed, t.why)
         for ruleset in sets
         for t in runner.run_tests(ruleset, Path(ruleset.file).parent)
     ]
 
 
 def explain_offline(name: str, event: Any, path: str) -> Explanation:
-    """By a rule file, without a server. `event`: its JSON. Raises NotFound, RuleFileError, Invalid, MissingExtra."""
+    """Explain a rule for an event (JSON) by a rule file, without a server.
+
+    Raises NotFound, RuleFileError, Invalid, MissingExtra.
+    """
     need("reading rule files")
     from oncue.rules.explain import explain
     from oncue.rules.testing.runner import read_event
@@ -141,33 +154,36 @@ def explain_offline(name: str, event: Any, path: str) -> Explanation:
     raise NotFound(f"{path} has no rule {name!r}", remedy=f"it has: {', '.join(r.name for r in ruleset.rules)}")
 
 
-def show_tests(tests: Sequence[Tested]) -> None:
-    """Failures, and a line that counts. Raises RuleFileError when one failed."""
+def show_tests(tests: Sequence[TestResult]) -> None:
+    """Print failures and the number of passed tests. Raises RuleFileError if a test failed."""
     from oncue.cli.output import say
 
-    bad = [t for t in tests if not t.passed]
-    for t in bad:
+    failed = [t for t in tests if not t.passed]
+    for t in failed:
         say(f"{t.file}:{t.line}: {t.rule}: {t.why}", err=True)
     if tests:
-        say(f"{len(tests) - len(bad)} of {len(tests)} tests passed", err=True)
-    if bad:
+        say(f"{len(tests) - len(failed)} of {len(tests)} tests passed", err=True)
+    if failed:
         raise RuleFileError(
-            f"a test of the rule {bad[0].rule!r} failed: {bad[0].why}",
+            f"a test of the rule {failed[0].rule!r} failed: {failed[0].why}",
             remedy="`oncue rules explain` names each condition; nothing was deployed",
-            file=bad[0].file,
-            line=bad[0].line,
+            file=failed[0].file,
+            line=failed[0].line,
             column=1,
         )
 
 
-def show_steps(found: Explanation) -> None:
+def show_steps(explanation: Explanation) -> None:
+    """Print why a rule fires for an event, or does not, with each condition."""
     from oncue.cli.output import plain, say, when
 
-    for f in found.fired:
-        say(f"{found.rule} fired for this event at {when(f.at_us)}: task {f.task}, by version {f.version} of its file")
-    does = f"{found.rule} {'fires' if found.fires else 'does not fire'}" + (f": {found.why}" if found.why else "")
-    say(f"as it is now, {does}" if found.fired else does)
-    for step in found.steps:
+    rule = explanation.rule
+    for f in explanation.fired:
+        say(f"{rule} fired for this event at {when(f.at_us)}: task {f.task}, by version {f.version} of its file")
+    verb = "fires" if explanation.fires else "does not fire"
+    line = f"{rule} {verb}" + (f": {explanation.why}" if explanation.why else "")
+    say(f"as it is now, {line}" if explanation.fired else line)
+    for step in explanation.steps:
         say(f"  {'✓' if step.holds else '✗'} {step.condition}: found {step.found}, wanted {step.wanted}")
-    if found.args is not None:
-        say(f"  arguments: {plain(found.args)}")
+    if explanation.args is not None:
+        say(f"  arguments: {plain(explanation.args)}")

@@ -1,7 +1,8 @@
-"""A task's value as commands show it: for people, and as JSON.
+"""A task's value as text and as JSON.
 
-What is no plain data is a pickle, and unpickling runs code: it is done where the client does it, for endpoints of one's own,
-and for no others."""
+A value that is not plain data is a pickle, and unpickling runs code. As in the client, a pickle is
+loaded only if its endpoint belongs to the caller or is trusted.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from oncue.errors import Forbidden, OncueError, Unreachable, UntrustedResult
 from oncue.protocol import payload
 from oncue.protocol.api import TaskInfo
 
-FETCH_BYTES = 1 << 20  # of a value in the blob store; what is larger is not fetched to be shown
+FETCH_BYTES = 1 << 20  # a larger value in the blob store is not fetched
 TEXT_CHARS = 10_000
 ITEMS = 10_000  # of an array that becomes a list
 DEEPEST = 64
@@ -29,36 +30,38 @@ WAIT_S = 30.0
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
-class Shown(NamedTuple):
+class ValueOutput(NamedTuple):
+    """A task's value in the forms that commands print."""
+
     text: str  # for people; not escaped yet
-    json: Any  # what JSON can hold
-    why_not: str = ""  # why it could not be unpacked: text and json are a note then
+    json: Any
+    why_not: str = ""  # why it was not unpickled; text and json are a note then
 
 
-def shown(task: Task[Any], info: TaskInfo) -> Shown:
-    """Its value, if it has one. Raises Unreachable."""
+def value_output(task: Task[Any], info: TaskInfo) -> ValueOutput:
+    """Return the task's value, if it has one. Raises Unreachable."""
     if not info.has_value:
-        return Shown("", None)
+        return ValueOutput("", None)
     try:
         ref = payload.ref_of(task._outcome(Deadline(WAIT_S)).value)
-    except Forbidden:  # a token that only reads gets what the server shows
-        return Shown(text_of(info.value), info.value)
+    except Forbidden:  # a read-only token gets the server's note
+        return ValueOutput(text_of(info.value), info.value)
     note = str(info.value)
     if ref is not None and ref.size_bytes > FETCH_BYTES:
-        return Shown(note, note, f"it is large; Client().task({info.id!r}).result() fetches it")
+        return ValueOutput(note, note, f"it is large; Client().task({info.id!r}).result() fetches it")
     try:
         value = task.result(WAIT_S)
     except UntrustedResult:
-        return Shown(note, note, f"it would run code of whoever owns the endpoint {info.endpoint!r}")
+        return ValueOutput(note, note, f"it would run code of whoever owns the endpoint {info.endpoint!r}")
     except Unreachable:
         raise
     except OncueError as e:
-        return Shown(note, note, e.message)
-    return Shown(text_of(value), json_of(value))
+        return ValueOutput(note, note, e.message)
+    return ValueOutput(text_of(value), json_of(value))
 
 
 def text_of(value: Any) -> str:
-    """Text as it is, plain data as JSON, all else by its repr, up to TEXT_CHARS."""
+    """Return text as it is, plain data as JSON, other values by their repr up to TEXT_CHARS."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -71,8 +74,10 @@ def text_of(value: Any) -> str:
 
 
 def json_of(value: Any, depth: int = DEEPEST) -> Any:
-    """The JSON form: a tuple or set is a list, an array's scalar a number ...; {"repr": ..., "type": ...} for what has
-    none."""
+    """Return the value's JSON form: a tuple or set as a list, an array's scalar as a number ...
+
+    A value without one becomes {"repr": ..., "type": ...}.
+    """
     try:
         return _json(value, depth)
     except Exception:  # a value's own methods may do anything

@@ -1,4 +1,4 @@
-"""`oncue doctor`: each check says ok, or what is wrong and what to do."""
+"""`oncue doctor`: checks that report ok, or the fault and its remedy."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ Check = Callable[[], Iterator[Finding]]
 
 
 @click.command()
-@click.option("--data", type=click.Path(file_okay=False), help="The data folder to check (default: ~/.oncue).")
+@click.option("--data", type=click.Path(file_okay=False), help="Data folder to check (default: ~/.oncue).")
 @click.option("--log", "log_url", help="URL of the log to check (default: the setting `log`).")
 @json_option
 def doctor(data: str | None, log_url: str | None, json_: bool) -> None:
-    """Check this machine, its log and its server. Exit code 1 when something is wrong.
+    """Check this machine, the log and the server.
+
+    Prints a remedy for each fault. Exit code 1 if there is a fault.
 
     \b
     Example:
@@ -50,54 +52,57 @@ def doctor(data: str | None, log_url: str | None, json_: bool) -> None:
     settings = load_settings({"data": data, "log": log_url})
     folder = settings.data_path
     serves = can_serve(folder)
-    servers_own: list[tuple[str, Check]] = [("inotify", inotify), ("log", lambda: log(settings))]
-    if not endpoints_home(folder):
-        servers_own.append(("port", lambda: port(settings.host, settings.port, folder)))
+    server_checks: list[tuple[str, Check]] = [("inotify", inotify), ("log", lambda: log(settings))]
+    if not has_only_endpoints(folder):
+        server_checks.append(("port", lambda: port(settings.host, settings.port, folder)))
     checks: list[tuple[str, Check]] = [
         ("python", python),
         ("libraries", lambda: libraries(serves)),
         ("data folder", lambda: data_folder(folder, settings.disk_stop_percent, serves)),
-        *(servers_own if serves else []),
+        *(server_checks if serves else []),
         ("server", lambda: server(folder)),
     ]
-    found = [finding for name, check in checks for finding in guarded(name, check)]
+    findings = [finding for name, check in checks for finding in guarded(name, check)]
     if json_:
-        as_json(found)
+        as_json(findings)
     else:
-        for f in found:
+        for f in findings:
             mark = click.style("ok   ", fg="green") if f.ok else click.style("WRONG", fg="red")
             click.echo(f"{mark} {safe(f.check)}: {safe(f.found)}")
             if f.remedy and not f.ok:
                 click.echo(f"      → {safe(f.remedy)}")
-    if not all(f.ok for f in found):
+    if not all(f.ok for f in findings):
         raise SystemExit(1)
 
 
 def guarded(name: str, check: Check) -> list[Finding]:
-    """A check that cannot be made is a finding as well."""
+    """Run a check. If it raises, the error is its finding."""
     try:
         return list(check())
     except OncueError as e:
         return [Finding(name, False, e.message, e.remedy)]
     except OSError as e:
-        return [Finding(name, False, f"{type(e).__name__}: {e}", "look at this place by hand")]
+        return [Finding(name, False, f"{type(e).__name__}: {e}", "check this path by hand")]
 
 
 def python() -> Iterator[Finding]:
-    here = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    yield Finding("python", good, f"{here} at {sys.executable}", "oncue runs on Python 3.11 to 3.13")
+    version_ = ".".join(map(str, sys.version_info[:3]))
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Finding("python", supported, f"{version_} at {sys.executable}", "oncue runs on Python 3.11 to 3.13")
 
 
 def can_serve(folder: Path) -> bool:
-    """Whether this is meant to run a server: one has run in this folder, or what only a server needs is installed.
-    A part of those libraries may be here for other packages' sake."""
+    """Return True if this machine is meant to run a server.
+
+    A server has run in this folder, or the server's libraries are installed. Some of them may be
+    there for other packages, so that one of TELLING decides.
+    """
     absent = missing(SERVER)
     return not absent or (folder / "log").exists() or any(name not in absent for name in TELLING)
 
 
-def endpoints_home(folder: Path) -> bool:
-    """Whether endpoints live here and no server ever ran here: nobody is going to listen."""
+def has_only_endpoints(folder: Path) -> bool:
+    """Return True if the folder has endpoints and no server ever ran in it: no port is needed."""
     return not (folder / "local.json").exists() and any(folder.glob("endpoints/*/agent.json"))
 
 
@@ -139,7 +144,7 @@ def data_folder(folder: Path, stop_percent: float, serves: bool) -> Iterator[Fin
 
 
 def log(settings: Settings) -> Iterator[Finding]:
-    """A cluster that keeps it; where it is in the data folder there is nothing more to say."""
+    """Check the Kafka cluster that has the log; an embedded log needs no check."""
     if not settings.log_url.startswith("kafka://"):
         return
     need("a check of the cluster")
@@ -150,11 +155,11 @@ def log(settings: Settings) -> Iterator[Finding]:
     from oncue.rules.stateful.worker_reports import TOPIC as STREAM_TOPIC
 
     topics = server_topics(settings)
-    # Those of rules with memory keep the partitions that they were begun with.
+    # Topics of stateful rules keep the number of partitions that they were created with.
     topics |= {MATCHES: Topic(retention_ms=topics[EVENTS].retention_ms), WINDOWS: Topic(compact=True)}
     topics |= {STREAM: STREAM_TOPIC, **dict.fromkeys(TaskTopics(settings.task_topics).names(), Topic())}
     groups = {RULES: [EVENTS]}
-    if settings.rules_memory == "stream":  # a server is no member: it says itself what is wrong
+    if settings.rules_memory == "stream":  # servers are no members of this group
         groups[STREAM_GROUP] = [MATCHES]
     yield from asyncio.run(examine_log(settings.log_url, settings, topics, groups))
 
@@ -162,7 +167,7 @@ def log(settings: Settings) -> Iterator[Finding]:
 def inotify() -> Iterator[Finding]:
     base = Path("/proc/sys/fs/inotify")
     if not base.exists():
-        yield Finding("inotify", True, "not on this system; folders are watched in its own way")
+        yield Finding("inotify", True, "not on this system; folders are watched by other means")
         return
     for name, least in (("max_user_watches", 65_536), ("max_queued_events", 16_384), ("max_user_instances", 128)):
         limit = int((base / name).read_text())
@@ -174,14 +179,14 @@ def port(host: str, number: int, folder: Path) -> Iterator[Finding]:
 
     local = local_server(folder)
     if local is not None:
-        yield Finding("port", True, f"our server holds {local['url']}")
+        yield Finding("port", True, f"the server of this folder listens at {local['url']}")
         return
     try:
         with socket.create_server((host, number)):
             pass
     except OSError as e:
         yield Finding(
-            "port", False, f"{host}:{number}: {e.strerror}", "choose another: oncue up --port N (0: any free one)"
+            "port", False, f"{host}:{number}: {e.strerror}", "choose another port: oncue up --port N (0: any free one)"
         )
     else:
         yield Finding("port", True, f"{host}:{number} is free")
@@ -212,54 +217,58 @@ def server(folder: Path) -> Iterator[Finding]:
             ("server's blobs", "blobs", "set blobs_folder to one that all servers see"),
             ("rules with memory", "rules with memory", "docs/rules.md, On Kafka, says who runs them"),
         ):
-            told = health.checks.get(check, "ok")
-            yield Finding(title, told == "ok", told, remedy)
+            status = health.checks.get(check, "ok")
+            yield Finding(title, status == "ok", status, remedy)
         here = endpoints_here(folder)
         yield from triggers(client.triggers.list())
-        for e in _settled(client, here):
+        for e in _own_endpoints(client, here):
             good = e.state == "connected" or (e.state == "revoked" and e.id not in here)
             text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "")
             name = e.name if e.owner == me.subject else f"{e.name} of {e.owner}"
             yield Finding(f"endpoint {name}", good, text, endpoint_remedy(e.name, e.state, folder, here.get(e.id)))
 
 
-def triggers(found: list[TriggerInfo]) -> Iterator[Finding]:
-    """One that does not run, whoever deployed it: what it would see is nobody's event."""
-    idle = [t for t in found if t.state in ("failed", "waiting")]
+def triggers(all_: list[TriggerInfo]) -> Iterator[Finding]:
+    """Report triggers that do not run, whoever deployed them: they miss events."""
+    idle = [t for t in all_ if t.state in ("failed", "waiting")]
     for t in idle:
-        mend = "make what it waits for" if t.state == "waiting" else "mend that"
-        remedy = f"{mend}, or change its rule file and deploy it again; `oncue triggers show {t.name}` says more"
+        repair = "create what it waits for" if t.state == "waiting" else "repair that"
+        remedy = f"{repair}, or change its rule file and deploy it again; see `oncue triggers show {t.name}`"
         yield Finding(f"trigger {t.name}", False, f"{t.state}: {t.detail}" if t.detail else t.state, remedy)
-    if found and not idle:
-        yield Finding("triggers", True, f"all {len(found)} run")
+    if all_ and not idle:
+        yield Finding("triggers", True, f"all {len(all_)} run")
 
 
-def _settled(client: Client, here: Mapping[str, Path]) -> list[EndpointInfo]:
-    """One's own endpoints, and those of this machine; one that is just starting gets some seconds to come. An admin sees
-    those of others as well, which are not this machine's matter."""
+def _own_endpoints(client: Client, here: Mapping[str, Path]) -> list[EndpointInfo]:
+    """Return the caller's endpoints and those of this machine.
+
+    An endpoint that is starting gets some seconds to connect. Endpoints of other people, which an
+    admin can see, are left out.
+    """
     deadline = time.monotonic() + 5
     while True:
-        found = [e for e in client.endpoints.list() if e.owner == client.me.subject or e.id in here]
-        if time.monotonic() > deadline or all(e.state in ("connected", "revoked") for e in found):
-            return found
+        own = [e for e in client.endpoints.list() if e.owner == client.me.subject or e.id in here]
+        if time.monotonic() > deadline or all(e.state in ("connected", "revoked") for e in own):
+            return own
         time.sleep(0.1)
 
 
 def endpoints_here(folder: Path) -> dict[str, Path]:
-    """id -> folder of the endpoints that this data folder holds."""
+    """Return {id: folder} of the endpoints in this data folder."""
     from oncue.endpoint.settings import load
 
-    found = {}
+    folders = {}
     for path in folder.glob("endpoints/*/agent.json"):
         with contextlib.suppress(OncueError):
-            found[load(path.parent).id] = path.parent
-    return found
+            folders[load(path.parent).id] = path.parent
+    return folders
 
 
-def endpoint_remedy(name: str, state: str, data: Path, place: Path | None) -> str:
-    if place is None:
+def endpoint_remedy(name: str, state: str, data: Path, folder: Path | None) -> str:
+    """Return the command that brings an endpoint back; `folder` if it is on this machine."""
+    if folder is None:
         return f"on its machine: oncue endpoint start {name} --detach"
-    where = f"{name} --dir {shlex.quote(str(place))}"
+    where = f"{name} --dir {shlex.quote(str(folder))}"
     if state != "revoked":
         return f"oncue endpoint start {where} --detach"
     again = f"ONCUE_DATA={shlex.quote(str(data))} oncue endpoint register {where}"

@@ -80,10 +80,10 @@ def register(
     bridge: str | None,
     json_: bool,
 ) -> None:
-    """Create keys for an endpoint on this machine and register it at the server (ONCUE_URL, ONCUE_TOKEN).
+    """Register an endpoint of this machine at the server.
 
-    The secret key stays on this machine. Registering again changes only the options given; a revoked endpoint gets new
-    keys.
+    The server is that of ONCUE_URL, with ONCUE_TOKEN. Keys are created; the secret key stays on this machine.
+    Registering again changes only the options given; a revoked endpoint gets new keys.
 
     \b
     Example:
@@ -132,7 +132,9 @@ def register(
 @_dir
 @click.option("--detach", is_flag=True, help="Run in the background; return when it is connected.")
 def start(name: str, folder: str | None, detach: bool) -> None:
-    """Start the agent of an endpoint, in the foreground or with --detach in the background.
+    """Start the agent of an endpoint.
+
+    It runs until Ctrl-C, or with --detach until `oncue endpoint stop`.
 
     \b
     Example:

@@ -14,7 +14,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
-from oncue.cli.value_output import shown
+from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end
 from oncue.client.task import Task
 from oncue.errors import Invalid
@@ -100,7 +100,7 @@ def invoke(
         error = await_end(client, task)
         info = task.info()
         with _beside(match[1] if match else ""):
-            value = shown(task, info)
+            value = value_output(task, info)
         if json_:
             as_json(msgspec.structs.replace(info, value=value.json))
         elif info.output:

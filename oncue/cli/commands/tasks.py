@@ -10,7 +10,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.output import as_json, facts, json_line, json_option, listing, plain, safe, say, took, when
-from oncue.cli.value_output import TEXT_CHARS, shown
+from oncue.cli.value_output import TEXT_CHARS, value_output
 from oncue.errors import Unreachable
 from oncue.protocol.api import TaskInfo
 
@@ -68,7 +68,7 @@ def show(task: str, json_: bool) -> None:
     with connected() as client:
         info = client.tasks.get(task)
         timeline = client.tasks.timeline(task)
-        value = shown(client.task(task), info)
+        value = value_output(client.task(task), info)
     if json_:
         as_json({"task": msgspec.structs.replace(info, value=value.json), "timeline": timeline})
         return

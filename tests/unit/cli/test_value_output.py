@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from oncue.cli.value_output import TEXT_CHARS, json_of, shown, text_of
+from oncue.cli.value_output import TEXT_CHARS, json_of, text_of, value_output
 from oncue.client import Client
 from oncue.protocol.api import TaskInfo
 from tests.unit.client.client_server import Bomb, serving
@@ -109,14 +109,14 @@ def test_only_ones_own_endpoints_values_are_unpacked(tmp_path: Path, monkeypatch
     info = msgspec.structs.replace(info, value="a pickled value of 21 bytes")
     with serving() as server, Client(server.url, "t") as client:
         server.world.owner = "mallory"
-        found = shown(client.submit(Bomb, endpoint="hers"), info)
+        found = value_output(client.submit(Bomb, endpoint="hers"), info)
         assert found.text == found.json == "a pickled value of 21 bytes"
         assert "hers" in found.why_not
         assert not os.listdir(tmp_path)
         server.world.owner = "ada"
-        assert shown(client.submit(complex, 1, 2), info).text == "(1+2j)"
-        assert shown(client.submit(tuple, [1, 2]), info).json == [1, 2]
-        large = shown(client.submit(lambda: b"z" * 2_000_000), info)
+        assert value_output(client.submit(complex, 1, 2), info).text == "(1+2j)"
+        assert value_output(client.submit(tuple, [1, 2]), info).json == [1, 2]
+        large = value_output(client.submit(lambda: b"z" * 2_000_000), info)
         assert large.json == info.value
         assert "large" in large.why_not
         missing = type(
@@ -126,4 +126,4 @@ def test_only_ones_own_endpoints_values_are_unpacked(tmp_path: Path, monkeypatch
         gone = client.submit(missing)
         assert gone.wait(10)
         monkeypatch.delattr("tests.unit.client.client_server.Missing")
-        assert "cannot be read here: AttributeError" in shown(gone, info).why_not
+        assert "cannot be read here: AttributeError" in value_output(gone, info).why_not
