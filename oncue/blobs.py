@@ -1,10 +1,11 @@
-"""Large payloads and function bodies, by the SHA-256 of their content.
+"""Content-addressed store of large payloads and function bodies, keyed by SHA-256.
 
-    put, put_file, upload ──► <folder>/tmp/<random>  ──hash right? fsync, rename, fsync of the folder──►  <folder>/ab/abcd…
+    put, put_file, upload ──► <folder>/tmp/<random>
+                                  └──check hash, fsync, rename, fsync folder──► <folder>/ab/abcd…
 
-A blob that has its name is whole and has that content: a process that dies in between leaves only a file in `tmp`, which
-`sweep` takes away. Several processes may use one folder at a time: writers of the same content race harmlessly.
-Another store (S3 ...) has the same methods through fsspec, see `open_blobs`.
+A blob under its final name is complete. A process that dies while it writes leaves a file in `tmp`,
+which `sweep` deletes. Several processes may use one folder: two that write the same content at once
+do no harm. Other stores (S3 ...) have the same methods through fsspec, see `open_blobs`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
 
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
 _COPY_BYTES = 1 << 20
-_STALE_TMP_S = 24 * 3600.0  # an upload that has not grown for this long has nobody
+_STALE_TMP_S = 24 * 3600.0  # an upload without a write for so long is abandoned
 
 
 class Upload:
-    """One blob on its way in, in parts and in order. A context manager: what was not finished is dropped at its end."""
+    """Upload of one blob in parts, in order.
+
+    A context manager: an upload that is not finished at its end is deleted.
+    """
 
     def __init__(
         self, sha256: str, size: int | None, temporary: BinaryIO, keep: Callable[[BinaryIO, str], None]
@@ -40,15 +44,18 @@ class Upload:
         self._temporary, self._keep, self._hash, self._open = temporary, keep, hashlib.sha256(), True
 
     def write(self, offset: int, part: bytes) -> int:
-        """Takes the part that starts at `offset`; gives the next offset that is wanted. A part that was seen before is
-        skipped. Raises Invalid when there is a gap, or more than was announced; DiskFull."""
+        """Write the part that starts at `offset`; return the next offset.
+
+        Bytes that were written before are skipped. Raises Invalid for a gap and for more bytes than
+        announced; DiskFull.
+        """
         if not self._open:
             raise Invalid("this upload has ended", remedy="start it again from the first byte")
         if offset > self.offset:
-            raise Invalid(f"a gap: byte {self.offset:,} is wanted next, not {offset:,}")
+            raise Invalid(f"a gap in the upload: the next byte is {self.offset:,}, not {offset:,}")
         fresh = memoryview(part)[self.offset - offset :]
         if self.size is not None and self.offset + len(fresh) > self.size:
-            raise Invalid(f"more than the {self.size:,} bytes that were announced")
+            raise Invalid(f"the upload has more than the announced {self.size:,} bytes")
         with _disk():
             self._temporary.write(fresh)
         self._hash.update(fresh)
@@ -56,7 +63,10 @@ class Upload:
         return self.offset
 
     def finish(self) -> str:
-        """Durable, and named by its hash, when this returns. Raises Invalid when it is not that content; DiskFull."""
+        """Make the blob durable under its hash, and return the hash.
+
+        Raises Invalid if size or hash differ from the announced ones; DiskFull.
+        """
         found = self._hash.hexdigest()
         wrong = (self.size is not None and self.offset != self.size) or (self.sha256 and found != self.sha256)
         if wrong or not self._open:
@@ -76,7 +86,7 @@ class Upload:
         return found
 
     def abort(self) -> None:
-        """Forget it. Harmless after `finish`."""
+        """Delete the upload. Does nothing after `finish`."""
         if self._open:
             self._open = False
             with contextlib.suppress(OSError):
@@ -92,7 +102,10 @@ class Upload:
 
 
 class Blobs:
-    """A folder of blobs. `durable=False` leaves out fsync: for an agent's folder, which need not outlive a power cut."""
+    """Blob store in a folder.
+
+    `durable=False` skips fsync: for an agent's cache, which need not survive a power cut.
+    """
 
     def __init__(self, folder: Path | str, *, durable: bool = True) -> None:
         self.folder, self.durable = Path(folder), durable
@@ -101,14 +114,14 @@ class Blobs:
             self._tmp.mkdir(parents=True, exist_ok=True)
 
     def identity(self) -> str:
-        """Which store this is: the same for all who see it. Raises DiskFull, Invalid."""
+        """Return the store's id, equal in all processes that use it. Raises DiskFull, Invalid."""
         path = self.folder / "store.id"
         if not path.exists():
             with _disk():
                 fd, name = tempfile.mkstemp(dir=self._tmp)
                 os.write(fd, secrets.token_hex(8).encode())
                 os.close(fd)
-                with contextlib.suppress(FileExistsError):  # two that make it at once get the same
+                with contextlib.suppress(FileExistsError):  # another process was faster
                     os.link(name, path)
                 os.unlink(name)
         try:
@@ -116,10 +129,10 @@ class Blobs:
         except OSError as e:
             raise Invalid(f"{path} cannot be read: {e.strerror}", remedy="the server needs to read it") from None
 
-    # ------------------------------------------------------------ in
+    # ------------------------------------------------------------ write
 
     def put(self, content: bytes) -> str:
-        """Stores it; gives its hash. Raises DiskFull."""
+        """Store the content and return its hash. Raises DiskFull."""
         sha = hashlib.sha256(content).hexdigest()
         if not self.has(sha):
             with self.upload(sha, len(content)) as upload:
@@ -128,9 +141,9 @@ class Blobs:
         return sha
 
     def put_file(self, path: Path | str) -> tuple[str, int]:
-        """Copies a file in; gives (hash, size). Raises Invalid when it cannot be read, DiskFull."""
+        """Store a file; return (hash, size). Raises Invalid if it cannot be read, DiskFull."""
         try:
-            source = open(path, "rb")  # noqa: SIM115  (its errors are told apart from the store's)
+            source = open(path, "rb")  # noqa: SIM115  (its errors differ from the store's)
         except OSError as e:
             raise Invalid(f"{path} cannot be read: {e.strerror}") from None
         with source, self.upload("", None) as upload:
@@ -139,7 +152,10 @@ class Blobs:
             return upload.finish(), upload.offset
 
     def upload(self, sha256: str, size: int | None = None) -> Upload:
-        """Take a blob in parts. `sha256` "" and `size` None: whatever comes. Raises Invalid for a malformed hash."""
+        """Start an upload. `sha256` "" and `size` None accept any content.
+
+        Raises Invalid for a malformed hash.
+        """
         if sha256:
             _check(sha256)
         with _disk():
@@ -161,43 +177,43 @@ class Blobs:
             _sync_folder(target.parent)
             _sync_folder(self.folder)
 
-    # ------------------------------------------------------------ out
+    # ------------------------------------------------------------ read
 
     def has(self, sha256: str) -> bool:
         return self._path(sha256).exists()
 
     def size(self, sha256: str) -> int:
-        """Bytes. Raises BlobMissing."""
+        """Return the size in bytes. Raises BlobMissing."""
         try:
             return self._path(sha256).stat().st_size
         except OSError as e:
             raise _missing(sha256) from e
 
     def open(self, sha256: str) -> BinaryIO:
-        """For reading. Raises BlobMissing."""
+        """Open a blob for reading. Raises BlobMissing."""
         try:
             return open(self._path(sha256), "rb")
         except OSError as e:
             raise _missing(sha256) from e
 
     def part(self, sha256: str, offset: int, n: int) -> bytes:
-        """At most n bytes from the offset on; b"" at the end. Raises BlobMissing."""
+        """Return at most n bytes from `offset` on; b"" at the end. Raises BlobMissing."""
         with self.open(sha256) as f:
             f.seek(offset)
             return f.read(n)
 
     def read(self, sha256: str) -> bytes:
-        """All of it, checked against its hash. Raises BlobMissing, also when the content is not what it should be."""
+        """Return the content. Raises BlobMissing, also if the content does not have its hash."""
         with self.open(sha256) as f:
             content = f.read()
         if hashlib.sha256(content).hexdigest() != sha256:
             raise BlobMissing(f"the blob {sha256[:12]}… is damaged", remedy="delete it and send it again")
         return content
 
-    # ------------------------------------------------------------ away
+    # ------------------------------------------------------------ delete
 
     def delete(self, sha256: str) -> bool:
-        """Whether it was there."""
+        """Delete a blob. Return False if there was none."""
         try:
             self._path(sha256).unlink()
         except FileNotFoundError:
@@ -205,20 +221,22 @@ class Blobs:
         return True
 
     def sweep(self, keep: Collection[str], older_than_s: float) -> int:
-        """Deletes the blobs that were written before `older_than_s` (unix time) and are not in `keep`, and uploads that
-        nobody continued for a day. Gives the number of blobs deleted."""
-        gone = 0
+        """Delete blobs written before `older_than_s` (unix time) that are not in `keep`.
+
+        Also deletes uploads without a write for a day. Returns the number of deleted blobs.
+        """
+        deleted = 0
         for entry in self.folder.glob("[0-9a-f][0-9a-f]/*"):
             with contextlib.suppress(FileNotFoundError):
                 if entry.name not in keep and entry.stat().st_mtime < older_than_s:
                     entry.unlink()
-                    gone += 1
+                    deleted += 1
         stale = time.time() - _STALE_TMP_S
         for entry in self._tmp.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if entry.stat().st_mtime < stale:
                     entry.unlink()
-        return gone
+        return deleted
 
     def _path(self, sha: str) -> Path:
         _check(sha)
@@ -226,7 +244,10 @@ class Blobs:
 
 
 class UrlBlobs(Blobs):
-    """The same in any store that fsspec knows. A blob is gathered in a local file, checked, then sent under its name."""
+    """Blob store at any URL that fsspec supports.
+
+    An upload is written to a local file, checked, then sent to the store under its final name.
+    """
 
     def __init__(self, url: str) -> None:
         try:
@@ -247,7 +268,7 @@ class UrlBlobs(Blobs):
     def _keep(self, temporary: BinaryIO, sha: str) -> None:
         temporary.close()
         name, part = self._name(sha), f"{self._root}/tmp/{os.path.basename(temporary.name)}"
-        if self._store.protocol in ("file", ("file", "local")):  # others show an object only when it is whole
+        if self._store.protocol in ("file", ("file", "local")):  # in other stores an object appears whole
             self._store.makedirs(f"{self._root}/tmp", exist_ok=True)
             self._store.makedirs(f"{self._root}/{sha[:2]}", exist_ok=True)
             self._store.put_file(temporary.name, part)
@@ -290,7 +311,7 @@ class UrlBlobs(Blobs):
         return gone
 
     def _modified_s(self, name: str) -> float:
-        """A store that does not tell when a blob was written keeps it for ever."""
+        """Return when the blob was written; infinity if the store does not know, so it is kept."""
         try:
             return float(self._store.modified(name).timestamp())
         except (NotImplementedError, AttributeError, KeyError):
@@ -302,8 +323,10 @@ class UrlBlobs(Blobs):
 
 
 def open_blobs(where: str | Path, *, durable: bool = True) -> Blobs:
-    """A folder (path or file:// URL), or any other URL through fsspec (s3://bucket/prefix, memory://x ...).
-    Raises MissingExtra when what the URL needs is not installed."""
+    """Open a folder (path or file:// URL), or another URL through fsspec (s3://bucket/prefix ...).
+
+    Raises MissingExtra if a library for the URL is not installed.
+    """
     text = str(where)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
@@ -311,7 +334,7 @@ def open_blobs(where: str | Path, *, durable: bool = True) -> Blobs:
 
 
 def _check(sha: str) -> None:
-    """A hash comes from outside and becomes a path: nothing but hex may pass."""
+    """Raise Invalid unless `sha` is hex: it comes from outside and becomes part of a path."""
     if not _SHA.match(sha):
         raise Invalid(f"{sha[:80]!r} is not a SHA-256 in hex", remedy="64 digits, 0-9 and a-f")
 
@@ -319,7 +342,7 @@ def _check(sha: str) -> None:
 def _missing(sha: str) -> BlobMissing:
     return BlobMissing(
         f"there is no blob {sha[:12]}… in the store",
-        remedy="it was collected at the log's horizon, or never arrived: send it again",
+        remedy="it was deleted with the records that used it, or was never stored: send it again",
     )
 
 

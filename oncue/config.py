@@ -1,7 +1,7 @@
-"""One Settings struct: TOML file < environment < flags.
+"""Settings, merged from a TOML file, the environment and flags; flags win over the environment.
 
-The file is `oncue.toml` in the data folder, or where ONCUE_CONFIG points. Each field may be set by the environment variable
-ONCUE_<FIELD IN CAPITALS>. Flags of the command line win.
+The file is `oncue.toml` in the data folder, or the path in ONCUE_CONFIG. The environment variable
+of a field is ONCUE_<FIELD IN CAPITALS>.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from oncue.errors import Invalid
 
 
 def default_data() -> Path:
-    """Where `oncue up` keeps its data unless told: ONCUE_DATA, or ~/.oncue."""
+    """Return the default data folder: ONCUE_DATA, or ~/.oncue."""
     return Path(os.environ.get("ONCUE_DATA") or Path.home() / ".oncue")
 
 
 def make_data_folder(folder: Path) -> None:
-    """With mode 700. Raises Invalid when it cannot be made or written."""
+    """Create the data folder with mode 700. Raises Invalid if it cannot be created or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
@@ -43,51 +43,52 @@ def make_data_folder(folder: Path) -> None:
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Partitions = Annotated[int, msgspec.Meta(ge=1, le=10_000)]  # a broker takes some thousands
+Partitions = Annotated[int, msgspec.Meta(ge=1, le=10_000)]  # a broker supports some thousands
 Days = Annotated[float, msgspec.Meta(gt=0, le=36_500)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a server. docs/operating.md explains them."""
+
     data: str = ""  # folder of log, view, blobs, keys; "": default_data()
-    log: str = ""  # URL of the log: kafka://host:port,...; "": sqlite in the data folder
-    kafka_tls: bool = False  # a CA or a certificate of one's own turns it on as well
+    log: str = ""  # URL of the log: kafka://host:port,...; "": SQLite in the data folder
+    kafka_tls: bool = False  # a kafka_ca_file or kafka_cert_file turns it on as well
     kafka_ca_file: str = ""  # PEM; "": the system's
-    kafka_cert_file: str = ""  # PEM, for brokers that want to know their clients
+    kafka_cert_file: str = ""  # PEM, for brokers that require client certificates
     kafka_key_file: str = ""
     kafka_sasl: str = ""  # PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; "": none
     kafka_user: str = ""
-    kafka_password: str = ""  # rather in a file:
+    kafka_password: str = ""  # better in a file:
     kafka_password_file: str = ""
     kafka_token_file: str = ""  # OAUTHBEARER: read at each connection
-    kafka_token_command: str = ""  # OAUTHBEARER: prints the token; run at each connection, without a shell
+    kafka_token_command: str = ""  # OAUTHBEARER: prints the token; run per connection, no shell
     host: str = "127.0.0.1"
-    port: Port = 8765  # HTTP; 0: any free one
-    bridge_host: str = ""  # "": as host
-    advertise_host: str = ""  # the name under which agents and other servers reach this one; "": bridge_host
+    port: Port = 8765  # HTTP; 0: any free port
+    bridge_host: str = ""  # "": same as host
+    advertise_host: str = ""  # name of this server for agents and other servers; "": bridge_host
     advertise_url: str = ""  # of the API, for other servers; "": http://, advertise_host and port
-    bridge_port: Port = 0  # ZeroMQ; 0: any free one, remembered in the data folder
-    blobs_folder: str = ""  # large payloads and functions; "": in the data folder. Servers of one log must share it
-    workers: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0  # of the local endpoint; 0: one a core
-    max_body_bytes: Positive = 64 * 1024 * 1024  # one request; larger payloads go to the blob store in a stream
+    bridge_port: Port = 0  # ZeroMQ; 0: any free port, stored in the data folder
+    # Large payloads and functions; "": in the data folder. Servers of one log must share it.
+    blobs_folder: str = ""
+    workers: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0  # of the local endpoint; 0: one per core
+    max_body_bytes: Positive = 64 * 1024 * 1024  # of a request; larger payloads are sent as blobs
     max_batch: Positive = 65_536  # tasks in one request
-    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0  # requests a second for each token; 0: no limit
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0  # requests per token; 0: no limit
     results_retention_days: Days = 30.0
     events_retention_days: Days = 30.0
     reports_retention_days: Days = 2.0
-    rules_memory: Literal["server", "stream"] = "server"  # who runs dedupe and batch; stream: `oncue stream`
-    matches_partitions: Partitions = 8  # of the topic of rules with memory; fixed from the first start on
+    rules_memory: Literal["server", "stream"] = "server"  # runs stateful rules; stream: `oncue stream`
+    matches_partitions: Partitions = 8  # of oncue.matches; fixed at the first start
     results_retention_bytes: Natural = 0  # 0: by age only
-    task_topics: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = (
-        0  # topics that all endpoints share; 0: one for each endpoint. Fixed from the first start on
-    )
+    # Topics that all endpoints share; 0: one per endpoint. Fixed at the first start.
+    task_topics: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     events_partitions: Partitions = 1  # of oncue.events; can only be raised
-    events_mode: Literal["structured", "binary"] = "structured"  # how events are written; both are read
-    queue_bytes: Positive = 64 * 1024 * 1024  # kept in memory an endpoint; what is more waits in the view
-    disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0  # accepting stops above this
+    events_mode: Literal["structured", "binary"] = "structured"  # of written events; both are read
+    queue_bytes: Positive = 64 * 1024 * 1024  # pending tasks in memory per endpoint; more wait in the view
+    disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0  # above, nothing is accepted
     uvloop: bool = True
     open_metrics: bool = False  # GET /metrics without a token
-    admin_token_file: str = ""  # holds a token that is an admin's from the first start on
-    # Whether oncue may send webhooks' callbacks ... to private addresses is decided where a trigger is configured.
+    admin_token_file: str = ""  # a token in it has the scope admin from the first start on
 
     @property
     def data_path(self) -> Path:
@@ -95,12 +96,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def advertised_host(self) -> str:
+        """Name of this server for agents and other servers."""
         host = self.advertise_host or self.bridge_host or self.host
         return socket.gethostname() if host in ("", "0.0.0.0", "::") else host
 
     @property
     def shared_log(self) -> bool:
-        """Whether other servers may have the same log."""
+        """True if other servers may use the same log."""
         return self.log_url.startswith("kafka://")
 
     @property
@@ -109,13 +111,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def http_url(host: str, port: int) -> str:
-    """http://host:port, with brackets where an IPv6 address needs them."""
+    """Return http://host:port, with brackets around an IPv6 address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 FIELDS = {f.name: f for f in msgspec.structs.fields(Settings)}
-# Variables of other parts: where the client's server is, where the file is; a worker's folder of large arguments.
+# Variables that are no settings: of the client, of this module, of workers.
 OTHERS = ("ONCUE_URL", "ONCUE_TOKEN", "ONCUE_CONFIG", "ONCUE_DEBUG", "ONCUE_BLOBS")
 OTHER_PREFIXES = ("ONCUE_SECRET_", "ONCUE_TEST_", "ONCUE_BENCH_", "ONCUE_CHAOS_")
 
@@ -123,9 +125,10 @@ OTHER_PREFIXES = ("ONCUE_SECRET_", "ONCUE_TEST_", "ONCUE_BENCH_", "ONCUE_CHAOS_"
 def load_settings(
     flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, file: Path | None = None
 ) -> Settings:
-    """Merge file, environment and flags (None values of flags count as not given).
+    """Merge file, environment and flags. A flag that is None is not given.
 
-    Raises Invalid, naming the place (file, variable or flag), the field, and the nearest right word."""
+    Raises Invalid, which names the file, variable or flag, the field, and the closest valid name.
+    """
     environ = os.environ if environ is None else environ
     flags = {k: v for k, v in (flags or {}).items() if v is not None}
     data = flags.get("data") or environ.get("ONCUE_DATA")
@@ -155,22 +158,22 @@ def _from_file(path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(name, FIELDS, n=1)
             raise Invalid(
                 f"{path}: unknown setting {name!r}",
-                remedy=f"did you mean {near[0]!r}?" if near else f"known ones: {', '.join(FIELDS)}",
+                remedy=f"did you mean {near[0]!r}?" if near else f"the settings are: {', '.join(FIELDS)}",
             )
     return {name: _convert(name, value, f"{path}: {name}") for name, value in found.items()}
 
 
 def _check_names(environ: Mapping[str, str]) -> None:
-    """Raises Invalid for a variable that is meant for us, and that nothing here reads: a misspelt setting."""
+    """Raise Invalid for an unknown ONCUE_ variable: it is a misspelt setting."""
     known = (*("ONCUE_" + name.upper() for name in FIELDS), *OTHERS)
     for name in environ:
         if name.startswith("ONCUE_") and name not in known and not name.startswith(OTHER_PREFIXES):
             near = difflib.get_close_matches(name, known, n=1)
             raise Invalid(
                 f"the environment variable {name}: there is no such setting",
-                remedy=f"did you mean {near[0]}? else unset it"
+                remedy=f"did you mean {near[0]}? If not, unset it"
                 if near
-                else f"unset it; known ones: {', '.join(known)}",
+                else f"unset it; the variables are: {', '.join(known)}",
             )
 
 
@@ -185,7 +188,7 @@ def _convert(name: str, value: Any, place: str) -> Any:
 
 
 def _wanted(kind: Any) -> str:
-    """What a setting may be, in words: "a whole number, at least 0, at most 65,535"."""
+    """Return the valid values in words: "a whole number, at least 0, at most 65,535"."""
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     if get_origin(kind) is not Annotated:

@@ -1,6 +1,8 @@
-"""One tree of errors. Each class's docstring is the explanation that a user reads (`oncue` prints it under the
-message), `code` is the stable name that scripts match, `status` the HTTP status of the API's problem response (RFC 9457),
-and `remedy` says what to do next.
+"""All errors of oncue, in one tree.
+
+The docstring of a class explains the error to users: the command line prints it under the message.
+`code` is a stable name for scripts, `status` the HTTP status of the API's problem response
+(RFC 9457), `remedy` the user's next step.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ def _rebuild(cls: type[OncueError], message: str, remedy: str, details: dict[str
     return cls(message, remedy=remedy, **details)
 
 
-# ---------------------------------------------------------------- what a caller did
+# ---------------------------------------------------------------- errors of the caller
 
 
 class Invalid(OncueError):
-    """The request does not have the form that oncue takes; nothing was done."""
+    """The request is not valid; nothing was done."""
 
     code = "invalid"
     status = 422
@@ -44,14 +46,14 @@ class Invalid(OncueError):
 
 
 class RuleFileError(Invalid):
-    """A rule file is not right; nothing of it was deployed. The message names file, line and column."""
+    """A rule file has an error; nothing was deployed. The message names file, line and column."""
 
     code = "rule-file"
 
     def __init__(
         self, message: str, *, remedy: str = "", file: str = "", line: int = 0, column: int = 0, **details: Any
     ) -> None:
-        remedy = remedy or "correct that place; `oncue deploy --dry-run FILE` looks at it again and changes nothing"
+        remedy = remedy or "correct that line; `oncue deploy --dry-run FILE` checks it again and deploys nothing"
         super().__init__(message, remedy=remedy, file=file, line=line, column=column, **details)
         self.file, self.line, self.column = file, line, column
 
@@ -61,35 +63,35 @@ class RuleFileError(Invalid):
 
 
 class Malformed(Invalid):
-    """The request cannot be read at all: its body is not what its content type says."""
+    """The request's body cannot be read as its content type."""
 
     code = "malformed"
     status = 400
 
 
 class UnsupportedType(Invalid):
-    """The request's content type is not one that this place takes."""
+    """The request's content type is not supported at this path."""
 
     code = "unsupported-type"
     status = 415
 
 
 class MethodNotAllowed(Invalid):
-    """There is something at this path, but not for this method."""
+    """The path exists, but it does not support this method."""
 
     code = "method-not-allowed"
     status = 405
 
 
 class TooLarge(OncueError):
-    """The request is over a size limit. Large arguments and results travel as blobs, by themselves."""
+    """The request exceeds a size limit. Large arguments and results are sent as blobs automatically."""
 
     code = "too-large"
     status = 413
 
 
 class NotFound(OncueError):
-    """There is no such thing, or you may not see it."""
+    """It does not exist, or you may not see it."""
 
     code = "not-found"
     status = 404
@@ -97,14 +99,14 @@ class NotFound(OncueError):
 
 
 class Conflict(OncueError):
-    """The request does not fit what is there now."""
+    """The request conflicts with the current state."""
 
     code = "conflict"
     status = 409
 
 
 class Unauthorized(OncueError):
-    """The request carried no token, or one that is unknown, expired or revoked."""
+    """The request has no token, or its token is unknown, expired or revoked."""
 
     code = "unauthorized"
     status = 401
@@ -112,7 +114,7 @@ class Unauthorized(OncueError):
 
 
 class Forbidden(OncueError):
-    """The token is good, but it does not carry the scope that this needs, or the thing belongs to someone else."""
+    """The token is valid, but it lacks the scope for this, or the object belongs to another person."""
 
     code = "forbidden"
     status = 403
@@ -120,20 +122,20 @@ class Forbidden(OncueError):
 
 
 class RateLimited(OncueError):
-    """Too many requests from one token in a short time."""
+    """One token has sent too many requests in a short time."""
 
     code = "rate-limited"
     status = 429
 
 
 class DiskFull(OncueError):
-    """The disk that holds the log is full or nearly so; nothing new is accepted, results still are."""
+    """The disk of the log is almost full; new tasks and events are rejected, results are accepted."""
 
     code = "disk-full"
     status = 507
 
 
-# ---------------------------------------------------------------- what a part of oncue met
+# ---------------------------------------------------------------- errors of the system
 
 
 class Unreachable(OncueError):
@@ -152,32 +154,32 @@ class NotReady(OncueError):
 
 
 class TriggerFailed(OncueError):
-    """A trigger does not run. Whoever deployed it finds the reason in `oncue triggers list`; a sender may try again."""
+    """A trigger does not run. `oncue triggers list` shows the reason; a sender may try again."""
 
     code = "trigger-failed"
     status = 503
 
 
 class MissingExtra(OncueError):
-    """A part of oncue was asked for whose libraries are not installed."""
+    """This feature needs libraries that are not installed."""
 
     code = "missing-extra"
 
 
 class LogError(OncueError):
-    """The durable log could not do what was asked."""
+    """The log has failed to read or write."""
 
     code = "log"
 
 
 class LogLocked(LogError):
-    """Another server has this log open. One embedded log serves one server; several servers share Kafka."""
+    """Another server has this log open. Several servers can share a log on Kafka only."""
 
     code = "log-locked"
 
 
 class NotOwner(LogError):
-    """Another server has taken over the partition that this one worked on. It does again what was not committed here."""
+    """Another server has taken over the partition. It repeats the work that was not committed here."""
 
     code = "not-owner"
 
@@ -189,25 +191,25 @@ class NetworkMount(LogError):
 
 
 class Undecodable(OncueError):
-    """A record or frame is not in a form that this version can read."""
+    """This version of oncue cannot read the record or message."""
 
     code = "undecodable"
 
 
 class OtherPython(Undecodable):
-    """A value or function came as bytecode of another minor version of Python, which would crash this one."""
+    """A value or function has bytecode of another minor version of Python, which would crash this one."""
 
     code = "other-python"
 
 
 class Refused(OncueError):
-    """The server refused an endpoint's agent: unknown key, revoked, or a version it cannot speak with."""
+    """The server refused the agent: its key is unknown or revoked, or its version does not fit."""
 
     code = "refused"
 
 
 class BlobMissing(OncueError):
-    """A large payload is not in its store any more, or its content does not have the hash it should have."""
+    """A large payload is not in the blob store any more, or it is damaged."""
 
     code = "blob-missing"
     status = 410
@@ -217,28 +219,28 @@ class BlobMissing(OncueError):
 
 
 class FunctionError(OncueError):
-    """A function could not be packed, or could not be loaded where it should run."""
+    """A function could not be packed, or could not be loaded by the worker."""
 
     code = "function"
 
 
 class CannotPack(FunctionError, Invalid):
-    """This callable cannot be shipped."""
+    """This function or value cannot be sent to a worker."""
 
     code = "cannot-pack"
 
 
 class CannotImport(CannotPack):
-    """The file of this function cannot be imported here."""
+    """The function's file cannot be imported on this machine."""
 
 
 class CannotLoad(FunctionError):
-    """The worker could not load the function: a module is missing there, or the Python versions differ."""
+    """The worker could not load the function: a module is missing, or the Python versions differ."""
 
     code = "cannot-load"
 
 
-# ---------------------------------------------------------------- how a task ended, when not well
+# ---------------------------------------------------------------- tasks without a result
 
 
 class TaskError(OncueError):
@@ -250,8 +252,10 @@ class TaskError(OncueError):
 
 
 class TaskFailed(TaskError):
-    """The function raised an exception. `type_name`, `message` and `traceback` are the remote exception's;
-    where its type is a builtin, it is this error's `__cause__` as well."""
+    """The function raised an exception. `type_name`, `message` and `traceback` are those of the exception.
+
+    If its type is a builtin, the exception is also this error's `__cause__`.
+    """
 
     code = "task-failed"
 
@@ -263,7 +267,7 @@ class TaskFailed(TaskError):
 
 
 class TaskLost(TaskError):
-    """The worker that ran the task died, or its endpoint went away, before there was a result."""
+    """The worker died, or the endpoint was disconnected for too long, before the task had a result."""
 
     code = "task-lost"
 
@@ -281,27 +285,29 @@ class TaskCancelled(TaskError):
 
 
 class TaskExpired(TaskError):
-    """The task did not start before its expiry."""
+    """The task did not start before it expired."""
 
     code = "task-expired"
 
 
 class TaskRefused(TaskError):
-    """The endpoint would not run the task: it does not serve this person or this function."""
+    """The endpoint refused the task: it does not serve this person or this function."""
 
     code = "task-refused"
 
 
 class UnreadableResult(TaskError):
-    """The function returned, but its result cannot be made again here: a module, class or Python version is missing, or its
-    class does not unpickle. The bytes are in `.raw`, what went wrong is its `__cause__`."""
+    """The function returned, but its result cannot be unpickled here. `.raw` has its bytes, `__cause__` the reason.
+
+    A module or class is missing, the Python versions differ, or the class cannot be unpickled.
+    """
 
     code = "unreadable-result"
     raw: bytes = b""
 
 
 class UntrustedResult(TaskError):
-    """The result is a pickle from an endpoint that you neither own nor trust; unpickling runs code. It is in `.raw`."""
+    """The result is a pickle from an endpoint that you neither own nor trust. Unpickling runs code. `.raw` has its bytes."""
 
     code = "untrusted-result"
     raw: bytes = b""

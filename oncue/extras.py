@@ -1,4 +1,7 @@
-"""What `pip install 'oncue[server]'` adds. The plain `oncue` runs endpoints and the client, and does without it."""
+"""Libraries of pip's extras, such as `oncue[server]`; the plain `oncue` needs none of them.
+
+The plain install runs endpoints and the client.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from importlib.util import find_spec
 
 from oncue.errors import MissingExtra
 
-# distribution: the module that it brings. (uvloop is in that extra as well; a server does without it.)
+# distribution: its module. (uvloop is in the extra as well, but a server also runs without it.)
 SERVER: Mapping[str, str] = {
     "watchdog": "watchdog",
     "ruamel.yaml": "ruamel.yaml",
@@ -18,26 +21,26 @@ SERVER: Mapping[str, str] = {
     "prometheus-client": "prometheus_client",
 }
 SERVER_PIP = "pip install 'oncue[server]'"
-# `oncue stream` needs these as well.
+# In addition for `oncue stream`.
 STREAM: Mapping[str, str] = {"aiokafka": "aiokafka", "cramjam": "cramjam", "faust-streaming": "faust"}
 STREAM_PIP = "pip install 'oncue[server,kafka]'"
-# Of the server's, the ones that hardly anything else brings: where one is, somebody wanted a server.
+# Libraries of the server that few other packages depend on: if one is installed, a server is wanted.
 TELLING = ("google-re2", "cel-expr-python")
 
 
 def missing(libraries: Mapping[str, str]) -> list[str]:
-    """The distributions of {distribution: module} whose module is not there. Nothing of them is run."""
-    return [name for name, module in libraries.items() if not _there(module)]
+    """Return the distributions of {distribution: module} that are not installed; imports none."""
+    return [name for name, module in libraries.items() if not _installed(module)]
 
 
-def _there(module: str) -> bool:
+def _installed(module: str) -> bool:
     try:
         return module in sys.modules or find_spec(module) is not None
-    except ModuleNotFoundError:  # of "ruamel.yaml", ruamel
+    except ModuleNotFoundError:  # the parent: of "ruamel.yaml", ruamel
         return False
 
 
-def need(what: str, libraries: Mapping[str, str] = SERVER, pip: str = SERVER_PIP) -> None:
-    """Before work of which those are a part. Raises MissingExtra, which names what is missing and the pip line."""
+def need(feature: str, libraries: Mapping[str, str] = SERVER, pip: str = SERVER_PIP) -> None:
+    """Raise MissingExtra, with the pip command, if a library of the feature is not installed."""
     if absent := missing(libraries):
-        raise MissingExtra(f"{what} needs libraries that are not installed: {', '.join(absent)}", remedy=pip)
+        raise MissingExtra(f"{feature} needs libraries that are not installed: {', '.join(absent)}", remedy=pip)

@@ -1,11 +1,13 @@
-"""Globs as regular expressions for google-re2 (linear time: a hostile pattern or path cannot hold up the process).
+"""Globs, translated to regular expressions for google-re2.
+
+google-re2 matches in linear time, so that a hostile pattern or path cannot block the process.
 
     *       any characters but /            ?       one character but /
-    **      whole folders, none included    [a-c]   one of these; [!a-c] one but these (never /)
-    {a,b}   a or b, may be nested           \\x      the character x as it is
+    **      zero or more folders            [a-c]   one of these; [!a-c] none of these, nor /
+    {a,b}   a or b, may be nested           \\x      the character x itself
 
-`**` is special only as a whole part between slashes (`**/*.h5`, `raw/**`); elsewhere it is `*`. A pattern has to match
-the whole path. Names that begin with a dot are nothing special.
+`**` is special only as a whole part between slashes (`**/*.h5`, `raw/**`); elsewhere it means `*`. A
+pattern must match the whole path. Names that begin with a dot are not special.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 def glob_regex(pattern: str) -> str:
-    """The regular expression (RE2 syntax, for `fullmatch`) that means the same as the glob.
+    """Translate a glob to a regular expression (RE2 syntax, for `fullmatch`).
 
-    Raises Invalid, naming the column: an unclosed bracket or brace, a backslash at the end, a pattern too long."""
+    Raises Invalid, which names the column, for an unclosed bracket or brace and for a backslash at
+    the end; also for a pattern over MAX_CHARS.
+    """
     if len(pattern) > MAX_CHARS:
         raise Invalid(f"the glob {pattern[:40]!r}... has {len(pattern)} characters", remedy=f"at most {MAX_CHARS}")
     out, i, depth = ["(?s)"], 0, 0
@@ -58,8 +62,8 @@ def glob_regex(pattern: str) -> str:
 
 @lru_cache(maxsize=4096)
 def compiled(pattern: str) -> Any:
-    """The glob as a compiled google-re2 expression; use its `fullmatch`. Raises Invalid."""
-    import re2  # an endpoint does without it
+    """Return the glob as a compiled google-re2 expression, for `fullmatch`. Raises Invalid."""
+    import re2  # not installed on endpoints
 
     options = re2.Options()
     options.log_errors = False
@@ -72,19 +76,22 @@ def compiled(pattern: str) -> Any:
 
 
 def never_relative(pattern: str) -> str | None:
-    """Of a glob that no relative path matches, since it begins with / or ./: the rest, which would. None: it may match."""
+    """Return the glob without a leading / or ./, which no relative path matches.
+
+    None if the glob has no such prefix.
+    """
     rooted = _ROOTED.match(pattern)
     return pattern[rooted.end() :] if rooted else None
 
 
 def max_depth(pattern: str) -> int | None:
-    """How many parts between slashes a matching path has at most; None: no bound."""
+    """Return the largest number of path parts that can match; None if there is no limit."""
     parts = pattern.split("/")
     return None if "**" in parts or "{" in pattern else len(parts)
 
 
 def _stars(pattern: str, i: int) -> tuple[str, int]:
-    """The expression for the stars at i, and how many characters of the pattern it stands for."""
+    """Return the expression for the stars at i, and the number of pattern characters it covers."""
     end = i
     while end < len(pattern) and pattern[end] == "*":
         end += 1
@@ -98,7 +105,7 @@ def _stars(pattern: str, i: int) -> tuple[str, int]:
 
 def _bracket(pattern: str, i: int) -> tuple[str, int]:
     start = i + 2 if pattern[i + 1 : i + 2] in ("!", "^") else i + 1
-    end = pattern.find("]", start + 1)  # a ] that comes first is meant as itself
+    end = pattern.find("]", start + 1)  # a ] in first place is the character itself
     if end < 0 or "/" in pattern[start:end]:
         raise _wrong(pattern, i, "a bracket that is not closed", "write \\[ for the character itself")
     inside = "".join(c if c == "-" or c in _PLAIN else _literal(c) for c in pattern[start:end])

@@ -1,12 +1,12 @@
-"""Task ids: 16 bytes, UUIDv7-shaped (RFC 9562), so that they sort by time and repeat when work is repeated.
+"""Task ids: 16 bytes in the layout of UUIDv7 (RFC 9562), derived from the request.
 
     48 bits   unix time in ms          4 bits version (7)
     12 bits   of the hash              2 bits variant
     46 bits   of the hash             16 bits index in the batch
 
-The hash is of who asked and of a key that repeats with the request, so that a request repeated after a time-out names
-the same tasks, and nobody can squat another's ids. The ids of one batch follow each other: SQLite takes ordered rows
-many times faster than random ones.
+The hash covers the caller and the request's idempotency key. So a request that is repeated after a
+timeout yields the same ids, and a caller cannot occupy another caller's ids. Ids sort by time. The
+ids of a batch are consecutive: SQLite inserts ordered rows many times faster than random ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def now_us() -> int:
 
 
 def new_uuid7(ms: int | None = None) -> bytes:
-    """A fresh random UUIDv7: what a client mints once a batch."""
+    """Return a random UUIDv7: a client creates one per batch."""
     ms = now_ms() if ms is None else ms
     bits = int.from_bytes(os.urandom(10), "big")
     return _shape(ms, bits >> 68, bits & ((1 << 62) - 1))
@@ -41,9 +41,9 @@ def _shape(ms: int, a12: int, b62: int) -> bytes:
 
 
 def batch_ids(owner: str, key: bytes, count: int) -> list[bytes]:
-    """The ids of a client's batch of `count` tasks: the time of `key` (a UUIDv7) and hash(owner, key), then the index.
+    """Return the ids of a client's batch: time of `key` (a UUIDv7), hash(owner, key), index.
 
-    Raises ValueError when count is over MAX_BATCH or key has not 16 bytes.
+    Raises ValueError if count exceeds MAX_BATCH or key does not have 16 bytes.
     """
     if len(key) != 16:
         raise ValueError("a batch key is a UUIDv7 of 16 bytes")
@@ -51,7 +51,7 @@ def batch_ids(owner: str, key: bytes, count: int) -> list[bytes]:
 
 
 def derived_ids(ms: int, seed: bytes, count: int = 1, first: int = 0) -> list[bytes]:
-    """`count` ids that follow from a time in ms and a seed; a rule's firing takes one a function that it runs."""
+    """Return `count` consecutive ids, derived from a time in ms and a seed."""
     if not 0 < count <= MAX_BATCH - first:
         raise ValueError(f"a batch holds 1 to {MAX_BATCH} tasks, not {count}")
     bits = int.from_bytes(hashlib.blake2b(seed, digest_size=8).digest(), "big")
@@ -60,9 +60,12 @@ def derived_ids(ms: int, seed: bytes, count: int = 1, first: int = 0) -> list[by
 
 
 def rule_task_ids(rule: str, replay: str, source: str, event_id: str, event_ms: int | None, count: int) -> list[bytes]:
-    """The ids of what one event makes one rule run. The rule's version is recorded but not hashed, so that a redeploy
-    does not fire an old event twice. `event_ms` is given only where our own trigger stored that time before it published;
-    otherwise the time bits come from the hash as well, so that a repeated event has the same ids."""
+    """Return the ids of the tasks that one event makes one rule run, one per function.
+
+    The rule's version is not hashed, so that a redeploy does not fire an old event twice. `event_ms`
+    is given only if one of our triggers stored that time before it published the event. Otherwise
+    the time bits come from the hash too, so that a repeated event yields the same ids.
+    """
     seed = "\0".join(("rule", rule, replay, source, event_id)).encode()
     if event_ms is None:
         event_ms = int.from_bytes(hashlib.blake2b(seed, digest_size=6, person=b"oncue-time").digest(), "big")
@@ -70,18 +73,21 @@ def rule_task_ids(rule: str, replay: str, source: str, event_id: str, event_ms: 
 
 
 def window_task_ids(seed: bytes, opened_ms: int, count: int) -> list[bytes]:
-    """The ids of what a window makes a rule run: `seed` says which window it is, and `opened_ms` is the time of its first
-    event, which the log has; so a firing that is repeated has the same ids."""
+    """Return the ids of the tasks that a closed window makes a rule run.
+
+    `seed` identifies the window. `opened_ms` is the time of its first event in the log, so that a
+    repeated firing yields the same ids.
+    """
     return derived_ids(opened_ms, seed, count)
 
 
 def text(task_id: bytes) -> str:
-    """The id as people and JSON see it: 32 hex digits."""
+    """Return the id as 32 hex digits, as in JSON and for people."""
     return task_id.hex()
 
 
 def parse(text_id: str) -> bytes:
-    """Raises ValueError when it is not an id (dashes are allowed)."""
+    """Parse an id; dashes are allowed. Raises ValueError."""
     raw = bytes.fromhex(text_id.replace("-", ""))
     if len(raw) != 16:
         raise ValueError(f"{text_id!r} is not a task id: it has {len(raw)} bytes, not 16")

@@ -1,14 +1,18 @@
-"""One task, one outcome: the pure fold (state, record) -> state that the projector, the owner, rules and the page share.
+"""Task state machine: decides if a task is retried, when, and how it closes.
 
-    accepted ──► WAITING ──attempt ends──► retry due? ──yes──► WAITING (attempt + 1, due_us)
-                                               └──no──► SUCCEEDED | FAILED | LOST | TIMED_OUT | CANCELLED | EXPIRED | REFUSED
+A pure fold (state, record) -> state, shared by the view, the endpoint's channel and the web page.
 
-Whether an ended attempt is retried or closes the task, when the retry is due, and its jitter follow from the records alone:
-nobody holds a timer that can be lost. All records that end attempts of one task are in one partition of `oncue.results`;
-the first closing one in its order wins. A success of any attempt closes an open task. What comes later is kept as superseded.
+    accepted ──► WAITING ──attempt ended──► retry_due()? ──yes──► WAITING (attempt + 1, due_us)
+                                                └──no──► SUCCEEDED | FAILED | LOST | TIMED_OUT
+                                                         | CANCELLED | EXPIRED | REFUSED
 
-Records of different topics may be seen in any order (an outcome before its task), and any record may be seen twice: the fold
-ends in the same state (tests/unit/test_lifecycle.py holds it to that).
+Retries, their times and their jitter follow from the records alone, so no timer can be lost. All
+records that end attempts of one task are in one partition of `oncue.results`. The first closing
+record in offset order wins. A success of any attempt closes an open task. Later records are kept as
+superseded attempts.
+
+Records of different topics may arrive in any order (an outcome before its task), and any record may
+arrive twice: the resulting state is the same (property test: tests/unit/test_lifecycle.py).
 """
 
 from __future__ import annotations
@@ -36,14 +40,16 @@ from oncue.protocol.records import (
 
 
 class State(IntEnum):
+    """State of a task: WAITING is open (also while it runs), all others are closed."""
+
     WAITING = 0  # accepted; runs when its endpoint has room, not before due_us
     SUCCEEDED = 1  # an attempt returned a value
-    FAILED = 2  # the function raised, and its policy has no retry left
+    FAILED = 2  # the function raised, and no retry is left
     LOST = 3  # its worker or endpoint died
-    TIMED_OUT = 4  # it ran over its timeout
-    CANCELLED = 5  # somebody cancelled it
+    TIMED_OUT = 4  # it ran longer than its timeout
+    CANCELLED = 5  # cancelled by a person or program
     EXPIRED = 6  # it did not start in time
-    REFUSED = 7  # the endpoint would not run it
+    REFUSED = 7  # the endpoint refused to run it
 
     @property
     def closed(self) -> bool:
@@ -62,7 +68,7 @@ CLOSED_AS = {
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """An attempt that ended, and whether that came too late to count."""
+    """An ended attempt; `superseded` if it ended too late to count."""
 
     n: int
     status: int
@@ -77,8 +83,10 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class TaskState(msgspec.Struct, frozen=True):
+    """A task as folded from its records."""
+
     id: bytes
-    known: bool = False  # the task's own record was seen (an outcome may come first)
+    known: bool = False  # the task's own record was folded (an outcome may arrive first)
     call: Call | None = None
     args: bytes = b""
     accepted_us: int = 0
@@ -86,11 +94,11 @@ class TaskState(msgspec.Struct, frozen=True):
     retry_of: bytes = b""
     mark_us: int = 0
     state: State = State.WAITING
-    attempt: int = 1  # open: the attempt to run or running; closed: the one that closed it
-    due_us: int = 0  # open: not to be started before
-    attempts: tuple[Attempt, ...] = ()  # ended ones, in the order of their records
-    running: tuple[int, int] = (0, 0)  # (attempt, started_us) of the newest start reported; a hint, may be missing
-    cancel_us: int = 0  # when a cancel was asked for; 0: never
+    attempt: int = 1  # open: the current attempt; closed: the attempt that closed it
+    due_us: int = 0  # open: earliest start of the current attempt
+    attempts: tuple[Attempt, ...] = ()  # ended attempts, in the order of their records
+    running: tuple[int, int] = (0, 0)  # (attempt, started_us) of the newest reported start; may be missing
+    cancel_us: int = 0  # time of the first cancel request; 0: none
     cancel_by: str = ""
 
     @property
@@ -101,13 +109,15 @@ class TaskState(msgspec.Struct, frozen=True):
         return next(a for a in self.attempts if a.n == self.attempt and not a.superseded)
 
 
-RETRYABLE = frozenset(
-    (ERROR, LOST, TIMEOUT)
-)  # whatever a policy says: the others are somebody's decision, or a success
+# The other statuses are a success or a decision (cancel, expiry, refusal): no policy retries them.
+RETRYABLE = frozenset((ERROR, LOST, TIMEOUT))
 
 
 def retry_due(call: Call, task_id: bytes, attempt: int, status: int, ended_us: int) -> int | None:
-    """When the attempt after this one is due (unix µs); None: this end closes the task."""
+    """Decide if an ended attempt is retried.
+
+    Return the time of the next attempt (unix µs), or None if the ended attempt closes the task.
+    """
     policy = call.retry
     if policy is None or status not in RETRYABLE or attempt > policy.max or STATUS_NAMES[status] not in policy.on:
         return None
@@ -115,8 +125,11 @@ def retry_due(call: Call, task_id: bytes, attempt: int, status: int, ended_us: i
 
 
 def delay_us(policy: StoredRetryPolicy, task_id: bytes, attempt: int) -> int:
-    """The pause after the given attempt: base·2^(n−1) up to the cap, then between half and all of it ("equal jitter"),
-    by a hash of task and attempt, so that every server computes the same."""
+    """Return the pause after an attempt, in µs.
+
+    base·2^(n−1) up to the cap, of which between half and all is taken ("equal jitter"). The jitter
+    is a hash of task and attempt, so that all servers compute the same pause.
+    """
     grown = policy.base_ms << min(attempt - 1, 40) if policy.backoff == "exponential" else policy.base_ms
     full = min(grown, policy.cap_ms) * 1000
     digest = hashlib.blake2b(task_id + attempt.to_bytes(4, "big"), digest_size=4).digest()
@@ -124,7 +137,7 @@ def delay_us(policy: StoredRetryPolicy, task_id: bytes, attempt: int) -> int:
 
 
 def accept(state: TaskState | None, call: Call, task: TaskRecord, accepted_us: int) -> TaskState:
-    """The task's own record. Its owner may append it again (same id): that changes nothing."""
+    """Fold the task's own record. A repeated record with the same id changes nothing."""
     state = state or TaskState(task.id)
     if state.known:
         return state
@@ -141,11 +154,11 @@ def accept(state: TaskState | None, call: Call, task: TaskRecord, accepted_us: i
 
 
 def end(state: TaskState | None, call: Call, accepted_us: int, ended: Ended) -> TaskState:
-    """An attempt ended."""
+    """Fold the end of an attempt: retry, close, or keep it as superseded."""
     state = state or TaskState(ended.id)
     if any(a.same_as(ended) for a in state.attempts):
         return state
-    if state.call is None:  # the outcome stands alone until its task is seen
+    if state.call is None:  # the outcome has arrived before its task
         state = msgspec.structs.replace(
             state,
             call=call,
@@ -161,7 +174,7 @@ def end(state: TaskState | None, call: Call, accepted_us: int, ended: Ended) -> 
     )
     if superseded:
         return msgspec.structs.replace(state, attempts=(*state.attempts, record))
-    if already:  # a success of an attempt that had been given up: it takes that end's place
+    if already:  # a success of an attempt that was declared lost or timed out replaces that end
         kept = tuple(msgspec.structs.replace(a, superseded=True) if a.n == ended.attempt else a for a in state.attempts)
         state = msgspec.structs.replace(state, attempts=kept)
     due = retry_due(call, ended.id, ended.attempt, ended.status, ended.ended_us)
@@ -173,21 +186,24 @@ def end(state: TaskState | None, call: Call, accepted_us: int, ended: Ended) -> 
 
 
 def cancel(state: TaskState | None, task_id: bytes, at_us: int, by: str) -> TaskState:
-    """Somebody asked for a cancel: a wish. The owner ends the attempt; the first closing record decides."""
+    """Fold a cancel request.
+
+    The endpoint's owner then ends the attempt; the first closing record decides the outcome.
+    """
     state = state or TaskState(task_id)
     if state.cancel_us:
         return state
-    return msgspec.structs.replace(state, cancel_us=at_us or 1, cancel_by=by)  # 0 would say that nobody asked
+    return msgspec.structs.replace(state, cancel_us=at_us or 1, cancel_by=by)  # 0 means no request
 
 
 def started(state: TaskState | None, task_id: bytes, attempt: int, started_us: int) -> TaskState:
-    """A report that an attempt runs."""
+    """Fold a report that an attempt runs."""
     state = state or TaskState(task_id)
     return msgspec.structs.replace(state, running=max(state.running, (attempt, started_us)))
 
 
 def phase(state: State, attempt: int, running_attempt: int, cancel_us: int) -> str:
-    """The word people see: waiting, retrying, running, cancelling, or how it closed."""
+    """Return the state for people: waiting, retrying, running, cancelling, or the closed state."""
     if state.closed:
         return state.name.lower()
     if cancel_us:

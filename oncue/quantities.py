@@ -1,7 +1,7 @@
-"""Durations and sizes as people write them: "2s", "1h30m", "250ms"; "1MB", "10 MiB".
+"""Durations and sizes as text: "2s", "1h30m", "250ms"; "1MB", "10 MiB".
 
-In option Structs annotate a field as `Duration` (int, milliseconds) or `Size` (int, bytes): the reader of rule files
-then takes the texts as well as plain numbers (seconds, bytes).
+Annotate a field of an option Struct as `Duration` (int, milliseconds) or `Size` (int, bytes): in rule
+files the field then accepts text, or a plain number of seconds or bytes.
 
     class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         stable: Duration = 2_000
@@ -10,13 +10,13 @@ then takes the texts as well as plain numbers (seconds, bytes).
 
 from __future__ import annotations
 
-import re  # the patterns are ours and linear; the texts come from rule files
+import re  # safe for text from users: these patterns match in linear time
 from decimal import Decimal
 from typing import Annotated
 
 import msgspec
 
-#: Marks that `duration_ms` and `size_bytes` go by; seen in `Annotated` metadata by the reader of rule files.
+#: Values of `Annotated` metadata, by which the parser of rule files converts text.
 DURATION, SIZE = "duration", "size"
 Duration = Annotated[int, msgspec.Meta(extra={"quantity": DURATION})]
 Size = Annotated[int, msgspec.Meta(extra={"quantity": SIZE})]
@@ -37,9 +37,10 @@ MOST_BYTES = (1 << 63) - 1
 
 
 def duration_ms(value: str | int | float) -> int:
-    """Milliseconds of "250ms", "2s", "1.5h", "1h30m"; a plain number is seconds.
+    """Convert "250ms", "2s", "1.5h", "1h30m" or a number of seconds to milliseconds.
 
-    Raises ValueError, saying what would be right."""
+    Raises ValueError with an example of the right form.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"a duration is a text like 2s, 5m or 250ms, not {_named(value)}")
     if isinstance(value, str):
@@ -52,9 +53,10 @@ def duration_ms(value: str | int | float) -> int:
 
 
 def size_bytes(value: str | int) -> int:
-    """Bytes of "1MB" (1,000,000), "10 MiB" (10,485,760), "512 kB"; case does not matter; a plain number is bytes.
+    """Convert "1MB" (1,000,000), "10 MiB" (10,485,760), "512 kB" or a number to bytes.
 
-    Raises ValueError, saying what would be right."""
+    Case does not matter. Raises ValueError with an example of the right form.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise ValueError(f"a size is not negative ({value})")
@@ -74,7 +76,7 @@ def size_bytes(value: str | int) -> int:
 
 
 def duration_text(ms: int) -> str:
-    """The shortest form that `duration_ms` reads as the same: 2_000 is "2s"."""
+    """Return the shortest text that `duration_ms` converts back: 2_000 is "2s"."""
     for unit in ("d", "h", "m", "s"):
         if ms and ms % UNIT_MS[unit] == 0:
             return f"{ms // UNIT_MS[unit]}{unit}"
@@ -82,7 +84,7 @@ def duration_text(ms: int) -> str:
 
 
 def size_text(count: int) -> str:
-    """For people: 1_500_000 is "1.5 MB"."""
+    """Return a size for people: 1_500_000 is "1.5 MB"."""
     for unit in ("PB", "TB", "GB", "MB", "kB"):
         if count >= UNIT_BYTES[unit]:
             return f"{count / UNIT_BYTES[unit]:.4g} {unit}"

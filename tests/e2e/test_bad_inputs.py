@@ -32,7 +32,7 @@ COMMANDS: list[tuple[list[str], int, str, str]] = [
     (["invoke", "nowhere.py:f"], 2, "nowhere.py", ""),
     (["invoke", "good.py:bad"], 2, "bad", "good"),
     (["invoke", "wrong.py:broken"], 2, "wrong.py", ""),
-    (["invoke", "good.py"], 2, "names a file", "good.py:NAME"),
+    (["invoke", "good.py"], 2, "no function is named", "good.py:NAME"),
     (["triggers", "explain", "deep", ""], 2, "no file is named", "relative to the watched folder"),
     (["invoke", "no-such-function"], 4, "no-such-function", ""),
     (["invoke", "good.py:good", "--arg", "novalue"], 2, "novalue", "--arg path=/data"),

@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_imported_here(system: System) -> None:
     """`rules test` reads it, and says so; what has to be shipped has to be imported."""
     system.write("heavy.py", "import nowhere_to_be_found\ndef solve(path): pass\n")
     rules(system, "heavies", "heavy.py:solve", "{path: 1}")
-    assert "its text was read instead" in system.oncue("rules", "test", "heavies.yaml").stderr
+    assert "its source was parsed instead" in system.oncue("rules", "test", "heavies.yaml").stderr
     rules(system, "heavies", "heavy.py:solve", "{pth: 1}")
     assert "has no parameter 'pth'" in system.oncue("rules", "test", "heavies.yaml", code=2).stderr
     said = system.oncue("deploy", "heavies.yaml", "--yes", code=2).stderr
@@ -253,7 +253,7 @@ def test_somebody_at_a_terminal_is_asked(system: System) -> None:
     system.oncue("deploy", str(ours), "--yes")
     no = answered(system, "n\n", "deploy", str(theirs))
     assert (no.returncode, deployed(system, "asked")) == (130, 1)
-    assert "in the place of the other file?" in no.stderr
+    assert "Replace the other file?" in no.stderr
     refused = answered(system, "y\n", "deploy", str(theirs), "--yes")  # it says that nothing is to be asked
     assert (refused.returncode, deployed(system, "asked")) == (1, 1)
     yes = answered(system, "y\n", "deploy", str(theirs))

@@ -153,7 +153,7 @@ def results(system: System, count: int) -> list[Any]:
 @pytest.mark.embedded
 def test_on_another_log_it_says_that_nothing_more_is_needed(stopped: System) -> None:
     done = stopped.oncue("stream", code=2)
-    assert "the server runs rules with memory itself" in done.stderr
+    assert "the server runs stateful rules itself" in done.stderr
     done = stopped.oncue("up", "--port", "0", env={"ONCUE_RULES_MEMORY": "stream"}, code=2)
     assert 'rules_memory is "stream", and the log is not on Kafka' in done.stderr
     done = stopped.oncue("up", "--port", "0", env={"ONCUE_RULES_MEMORY": "servers"}, code=2)
