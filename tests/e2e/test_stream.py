@@ -77,8 +77,8 @@ def rule(system: System) -> dict[str, Any]:
 def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, start: Any) -> None:
     system.write("layers.yaml", RULES)
     deployed = system.oncue("deploy", "--yes", "layers.yaml")
-    assert "no stream worker is heard of; start one: oncue stream --log 'kafka://" in deployed.stderr
-    assert "no stream worker is heard of" in rule(system)["why"]
+    assert "no stream worker reports; start one: oncue stream --log 'kafka://" in deployed.stderr
+    assert "no stream worker reports" in rule(system)["why"]
     doctor = {f["check"]: f for f in system.json("doctor", code=1)}
     assert "oncue stream" in doctor["rules with memory"]["found"]
     emit(system, 7, 1, 2, 2)  # they wait in the log

@@ -72,7 +72,7 @@ def test_where_the_log_has_forgotten_the_first_matches_it_waits_and_says_so(tmp_
         for number, end in ends.items():
             await site.log.truncate(MATCHES, number, end)
         runner = runner_of(site)
-        with pytest.raises(LogError, match="has forgotten the first matches"):
+        with pytest.raises(LogError, match="has deleted the first matches"):
             await runner.run()
         assert "oncue stream --anew --log kafka://b:1" in runner.trouble
         # Meanwhile it claims nothing, so whoever mends it is not refused.
@@ -106,7 +106,7 @@ def test_states_of_other_matches_are_not_gone_on_with(tmp_path: Path) -> None:
             WINDOWS, records([(PROGRESS, encode(tuple(Progress(7, 1)))), (BY_SERVERS, encode(True))]), 0
         )
         runner = runner_of(site)
-        with pytest.raises(LogError, match=r"are of another oncue\.matches"):
+        with pytest.raises(LogError, match=r"belong to another oncue\.matches"):
             await runner.run()
         assert "delete the topic oncue.windows" in runner.trouble
 

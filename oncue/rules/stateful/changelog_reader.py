@@ -1,4 +1,4 @@
-"""What `oncue.windows` says of an event's keys, whoever runs the rules with memory."""
+"""ChangelogReader: reads states from `oncue.windows`, on a server that may not run the rules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ChangelogReader:
             async with asyncio.timeout(LOOK_S):
                 newest = await self._newest(part, wanted_keys(wheres, key))
         except TimeoutError:
-            why = f"the changelog of its windows could not be read in {LOOK_S:.0f} s"
+            why = f"the states of its windows could not be read in {LOOK_S:.0f} s"
             return OperatorPreview(
                 True, why, (ExplainStep(condition=operators.describe(), holds=True, found=why, wanted="to know"),)
             )

@@ -1,14 +1,16 @@
-"""The states of one partition of `oncue.matches` in a table of bytes, whose changes are records of a changelog: of the same
-partition of `oncue.windows`. A Faust table is such a mapping; so is a dict.
+"""ChangelogStates: state store of one partition of `oncue.matches`, as a table of bytes.
+
+Its changes are the records of a changelog, the same partition of `oncue.windows`. The table is any
+mutable mapping: a dict, or a Faust table.
 
 key                                    value
-("p",)                                 Place: how far the partition is applied, and the newest time in it
-("c",)                                 Claim: who had the partition last (for people)
-("h",)                                 there: servers run the rules themselves, and stream workers leave the partition to them
-("s", rule, spec, key)                 a state of fold.py
-("i", rule, spec, key, event)          one event of an open window
+("p",)                                 Progress: next offset to apply, and the newest time
+("c",)                                 PartitionClaim: the last owner, for people
+("h",)                                 present: servers run the partition, not stream workers
+("s", rule, spec, key)                 OperatorState
+("i", rule, spec, key, event)          one buffered event
 
-Beside it, in memory: which windows are open and when they are due, so that nothing has to be searched for.
+Indexes in memory hold the open windows and their due times.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ FORGET = 2_000  # in one step
 
 
 class PartitionClaim(Stored, frozen=True):
-    """A worker, or a server, has taken the partition: from this record on no other writes here."""
+    """A worker or server claimed the partition. After this record no former owner writes here."""
 
     v: int
     worker: str
@@ -47,12 +49,12 @@ class ChangelogStates:
         self.progress, self.started = (
             Progress(),
             False,
-        )  # placed: somebody has begun on the partition, or handed it over
+        )  # placed: the partition was started or handed over
         self.by_servers = False  # by servers
         self._open: set[StateKey] = set()  # states with buffered events
         self._due_ms: dict[StateKey, int] = {}  # of states that wait for a tick
         self._items: dict[StateKey, set[bytes]] = {}
-        self._due: list[tuple[int, StateKey]] = []  # heaps; what is out of date in them is left out when it is met
+        self._due: list[tuple[int, StateKey]] = []  # heaps; outdated entries are skipped
         self._forget: list[tuple[int, StateKey]] = []
         for key, value in list(self._data.items()):
             self._index(key, value)
@@ -60,7 +62,7 @@ class ChangelogStates:
     # ------------------------------------------------------------ changes
 
     def apply_record(self, key: bytes, value: bytes) -> None:
-        """A record of the changelog. Raises Undecodable."""
+        """Apply one record of the changelog. Raises Undecodable."""
         if value:
             self._data[key] = value
         else:
@@ -99,14 +101,14 @@ class ChangelogStates:
             heapq.heappush(self._forget, (at, where))
 
     def forgotten(self, newest_ms: int) -> list[Change]:
-        """States that tell nothing any more, some at a time."""
+        """Return deletions of states without effect, at most FORGET."""
         gone: dict[StateKey, int] = {}
         while self._forget and self._forget[0][0] < newest_ms - MARGIN_MS and len(gone) < FORGET:
             at, where = heapq.heappop(self._forget)
             state = self.state(where)
             if state is not None and state.forget_ms() == at:
                 gone[where] = at
-        for where, at in gone.items():  # until it is gone indeed
+        for where, at in gone.items():  # until the deletion is applied
             heapq.heappush(self._forget, (at, where))
         return [((STATE, *where), b"") for where in gone]
 
@@ -155,7 +157,7 @@ class ChangelogStates:
         return {where[:2] for where in self._open}
 
     def summary(self) -> dict[str, WindowSummary]:
-        """Rule -> its open windows, of those that have any."""
+        """Return rule -> summary, of rules with open windows."""
         found: dict[str, WindowSummary] = {}
         for where in self._open:
             windows, events, next_due = found.get(where.rule, WindowSummary(0, 0, 0))
@@ -172,7 +174,9 @@ class ChangelogStates:
     # ------------------------------------------------------------ a group
 
     def fold(self, batches: Iterable[RecordBatch]) -> tuple[RecordGroup, list[Change]]:
-        """Of this partition, not empty. Nothing is changed yet: what fires, and then the changes, have to be durable first."""
+        """Fold batches of this partition; return the group and its changes.
+
+        The table is unchanged: firings and changes have to be durable first (see `apply`)."""
         group, states = RecordGroup(), ChangelogChanges(self)
         part = -1
         for batch in batches:
@@ -207,7 +211,7 @@ class ChangelogChanges(PendingChanges):
         return self._table.open(rule, spec, before, most)
 
     def changes(self) -> Iterator[Change]:
-        """Events before the states that count them."""
+        """Return the changes, events before the states that count them."""
         for where in self.released:
             again = self.fresh.get(where, {})
             yield from ((key, b"") for key in self._table.item_keys(where) if key[-1] not in again)
@@ -221,14 +225,14 @@ def _state(value: bytes | None) -> OperatorState | None:
 
 
 def records(changes: Iterable[Change]) -> list[Record]:
-    """As they stand in the changelog."""
+    """Return the changes as records of the changelog."""
     return [Record(value, encode(key)) for key, value in changes]
 
 
 def states_in(
     changelog: Mapping[bytes, bytes], wheres: Iterable[StateKey], event: str
 ) -> list[tuple[OperatorState | None, bool]]:
-    """From what the changelog says last of these keys: the state of each, and whether its open window has the event."""
+    """Return the state of each key, and whether its buffer has the event, from changelog records."""
     found: list[tuple[OperatorState | None, bool]] = []
     for where in wheres:
         state = _state(changelog.get(encode((STATE, *where))))
@@ -237,5 +241,5 @@ def states_in(
 
 
 def wanted_keys(wheres: Iterable[StateKey], event: str) -> set[bytes]:
-    """Of what `states_in` looks at."""
+    """Return the changelog keys that `states_in` reads."""
     return {key for where in wheres for key in (encode((STATE, *where)), encode((ITEM, *where, event)))}

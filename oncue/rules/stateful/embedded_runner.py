@@ -1,11 +1,12 @@
-"""The host of rules with memory on the embedded log: fold.py says what is asked of it.
+"""EmbeddedRunner: runs stateful rules on the embedded log (contract: fold.py).
 
     oncue.matches ──batches──► fold (store, in its thread) ──► closed windows ──► TaskFrames, dead letters ──► log.commit
           ▲                                                                                                       │
           └── Tick, when a window is due or its rule has changed                 states + offsets, one transaction ◄┘
 
-Killed before the log's commit: the batches come again, and fire. Killed after it: they come again, and the same tasks are
-made with the same ids, which the server knows. Killed after the states are stored: nothing is left to do.
+After a kill before the log's commit, the batches are delivered again and fire. After a kill between
+that commit and the states' transaction, they are delivered again and give tasks with the same ids,
+which the server recognises. After both nothing is repeated.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class EmbeddedRunner:
-    """`run` until cancelled; `wake` when the rules have changed. `history` finds an older deployment by label and version."""
+    """Runs stateful rules with states in SQLite: `run` until cancelled, `wake` when rules change.
+
+    `history` returns an older deployment by label and version.
+    """
 
     def __init__(
         self,
@@ -62,11 +66,11 @@ class EmbeddedRunner:
         self._forget_at = 0.0
 
     def wake(self) -> None:
-        """The rules have changed: windows of operators that are gone close."""
+        """The rules have changed: close windows of removed operators."""
         self._timers.rules_changed.set()
 
     async def run(self) -> None:
-        """Raises LogError or DiskFull; run it again, it goes on where it was."""
+        """Run until cancelled. Raises LogError or DiskFull; a new call resumes."""
         await self._start()
         reader = self._log.read([MATCHES], start=self._positions())
         try:
@@ -76,14 +80,14 @@ class EmbeddedRunner:
             await reader.close()
 
     async def close(self) -> None:
-        """When `run` has ended."""
+        """Close the store, after `run` has ended."""
         store, self._store = self._store, None
         if store is not None:
             await self._call(store.close)
         self._thread.shutdown(wait=False)
 
     async def _call(self, function: Callable[..., T], *values: object) -> T:
-        """In the one thread that uses the store, to its end: also when the caller is cancelled."""
+        """Run in the store's thread. The call completes even when the caller is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *values)
 
     # ------------------------------------------------------------ starting
@@ -99,14 +103,14 @@ class EmbeddedRunner:
             if following > ends.get(key, 0):
                 lost = await self._call(store.drop, part)
                 _log.error(
-                    "%s is not of this log: %d events in open windows of partition %d are dropped",
+                    "%s belongs to another log: %d events in open windows of partition %d are dropped",
                     self._path,
                     lost,
                     part,
                 )
             elif following < begins.get(key, 0):
                 missed = begins[key] - following
-                _log.error("%d matches of partition %d were forgotten by the log before they were read", missed, part)
+                _log.error("%d matches of partition %d were deleted from the log before they were read", missed, part)
         self._timers.restart({part: await self._call(store.next_due_ms, part) for part in store.parts})
 
     def _positions(self) -> dict[tuple[str, int], int]:
@@ -135,7 +139,7 @@ class EmbeddedRunner:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def tick(self) -> None:
-        """Say how late it is in the partitions where a window is due, or is of an operator that no rule has any more."""
+        """Append a Tick to each partition with a due window or a window of a removed operator."""
         now_ms = self._clock_ms()
         await self._timers.append(
             self._log, now_ms, await self._retired() if self._timers.rules_changed.is_set() else {}
@@ -149,7 +153,7 @@ class EmbeddedRunner:
         return retired(self._active_rules(), await self._call(self._store.open_specs))
 
     async def step(self, batches: Sequence[RecordBatch]) -> None:
-        """Fold, fire, store."""
+        """Fold the batches, commit the firings, then store the states."""
         if self._before_batch is not None:
             await self._before_batch()
         store = self._store
@@ -172,7 +176,7 @@ class EmbeddedRunner:
             self._forget_at = time.monotonic() + FORGET_S
             await self._call(store.forget)
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ queries
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """Return what the rule's operators would do with this event now. Raises Invalid: it lacks a field."""
@@ -186,6 +190,6 @@ class EmbeddedRunner:
         return preview(operators, match, found)
 
     async def summary(self) -> dict[str, WindowSummary]:
-        """Rule -> its open windows, of those that have any."""
+        """Return rule -> summary, of rules with open windows."""
         store = self._store
         return {} if store is None else await self._call(store.summary)

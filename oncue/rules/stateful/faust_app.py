@@ -1,9 +1,11 @@
-"""Rules with memory in a Faust app (`oncue stream`). The only place that imports Faust, which is slow to import, and reads
-sys.argv while it is: only the process of that command does.
+"""FaustApp: KafkaRunner inside Faust (`oncue stream`).
 
-Faust gives out the partitions (`oncue.matches` and its changelog `oncue.windows` together), reads the changelog into the table
-after each change of them, and then hands over matches. What a match does is kafka_runner.py's. Faust commits no offsets: where
-reading goes on is in the table, so that the two can never differ.
+The only module that imports Faust, which is slow to import and reads sys.argv on import; only the
+process of that command imports it.
+
+Faust assigns partitions of `oncue.matches` and of its changelog `oncue.windows` together, restores the
+table from the changelog after each rebalance, and then delivers matches to the KafkaRunner. Faust
+commits no offsets: the table holds them, so that states and offsets never differ.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from oncue.log.base import Record
 from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.stateful.kafka_runner import GROUP, KafkaRunner
 
-SESSION_S = 6.0  # of a worker that was killed: then others take over
+SESSION_S = 6.0  # of a killed worker; then others take over
 STOP_S = 10.0
 _RAW: dict[str, Any] = {
     "key_type": bytes,
@@ -37,16 +39,16 @@ _log = logging.getLogger("oncue.stream")
 
 
 class KafkaCluster(NamedTuple):
-    """Where Kafka is, as the log's address says."""
+    """The Kafka cluster of the log's address."""
 
     servers: tuple[str, ...]
-    client: Mapping[str, Any]  # arguments of aiokafka's clients: how to speak with the brokers
+    client: Mapping[str, Any]  # connection arguments of aiokafka's clients
     prefix: str  # of the topics' and groups' names
     session_s: float
 
 
 class FaustApp:
-    """`run` until cancelled. `placed` is called with the partitions, whenever they are others and at work."""
+    """A Faust app: `run` until cancelled. `placed` is called with the partitions after a rebalance."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class FaustApp:
         self._app.topics.add(self._app.topic(self._app.matches, acks=False, **_RAW))
 
     async def run(self) -> None:
-        """Raises LogError when Faust has given up."""
+        """Run until cancelled. Raises LogError when Faust stops."""
         app = self._app
         try:
             await app.maybe_start()
@@ -77,7 +79,7 @@ class FaustApp:
         try:
             await asyncio.wait_for(self._app.stop(), STOP_S)
         except Exception as e:
-            _log.warning("Faust did not stop in good order: %s: %s", type(e).__name__, e)
+            _log.warning("Faust did not stop cleanly: %s: %s", type(e).__name__, e)
 
 
 class _App(faust.App):
@@ -97,7 +99,7 @@ class _App(faust.App):
             store="memory://",
             autodiscover=False,
             web_enabled=False,
-            topic_allow_declare=False,  # they are made by the log, with its settings
+            topic_allow_declare=False,  # the log creates them, with its settings
             topic_disable_leader=True,
             table_standby_replicas=0,
             stream_recovery_delay=0.0,
@@ -130,7 +132,7 @@ class _Table(faust.Table[bytes, bytes]):
 
 
 class _Store(memory.Store[bytes, bytes]):
-    """The table's storage is the host's: a WindowTable a partition."""
+    """Table storage that is the runner's ChangelogStates, one per partition."""
 
     windows: KafkaRunner
     placed: Callable[[list[int]], None]
@@ -140,15 +142,15 @@ class _Store(memory.Store[bytes, bytes]):
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Whether another had a partition meanwhile cannot be known: each is claimed, and read from the changelog."""
-        mine = {tp for tp in assigned if tp.topic == self.changelog}
+        """Claim and restore every partition: another worker may have had it meanwhile."""
+        assigned_here = {tp for tp in assigned if tp.topic == self.changelog}
         recovery = cast(TableManager, self.app.tables).recovery
-        for tp in mine:
+        for tp in assigned_here:
             recovery.revoke(tp)
-        await self.windows.claim(tp.partition for tp in mine)
+        await self.windows.claim(tp.partition for tp in assigned_here)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        """What goes wrong here Faust would log, and go on without the record."""
+        """Apply records. Errors are raised later: Faust would log them and skip the record."""
         try:
             for event in batch:
                 m = event.message
@@ -171,17 +173,20 @@ class _Consumer(driver.Consumer):
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """Matches go to the host from here. Faust's streams would drop some: a queue that is cleared when flow resumes, after
-        it was filled from where reading goes on."""
+        """Deliver matches to the runner directly.
+
+        Faust's streams would drop some: they clear a queue when flow resumes, after it was refilled."""
         app = cast(_App, self.app)
         async for tp, m in super().getmany(timeout):
             if tp.topic != app.matches:
                 yield tp, m
-            elif m.generation_id == app.consumer_generation_id:  # of the partitions as they are given out now
+            elif m.generation_id == app.consumer_generation_id:  # of the current assignment
                 await app.windows.enqueue(tp.partition, m.offset, Record(m.value or b"", m.key or b""))
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """To where the tables say; of what is not read from them yet, Faust asks again."""
+        """Seek to the offsets stored in the tables.
+
+        Faust calls this again for partitions that are not restored yet."""
         app = cast(_App, self.app)
         found = {**await super().seek_to_committed()}
         wanted = {TP(app.matches, number): offset for number, offset in app.windows.positions().items()}
@@ -196,7 +201,7 @@ class _Transport(driver.Transport):
 
 class _Thread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
-        """As with transactions, which Faust does not make here: what was aborted is not read."""
+        """Create a consumer that skips aborted transactions, though Faust's own are not used."""
         self.consumer.in_transaction = True
         try:
             return super()._create_worker_consumer(transport)

@@ -1,4 +1,4 @@
-"""From closed windows to tasks and dead letters: what both hosts of rules with memory do with a group."""
+"""Firer: turns the closed windows of a RecordGroup into tasks and dead letters, for all runners."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ class FiringResult(NamedTuple):
 
 
 class Firer:
-    """`history` finds an older deployment by label and version; `offload` turns a payload that is too large to travel
-    inline into a reference to a blob that is durable."""
+    """Makes tasks and dead letters of closed windows.
+
+    `history` returns an older deployment by label and version; `offload` stores a payload that is too
+    large to travel inline as a durable blob and returns the reference.
+    """
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class Firer:
         self._old: tuple[tuple[str, int], ActiveRules] = (
             ("", 0),
             ActiveRules(),
-        )  # the older deployment that was used last
+        )  # the last older deployment used
         self.fired = self.dead = 0  # windows and dead letters, since the start
 
     async def fire(self, group: RecordGroup) -> FiringResult:
@@ -73,8 +76,10 @@ class Firer:
         return counted
 
     async def _fire_window(self, entry: ActiveRule | None, closed: ClosedWindow, frames: TaskFrames) -> int:
-        """By the rule in force; where its arguments need what the events were not held with, by the version that they
-        matched under."""
+        """Fire by the rule in force; return the number of tasks.
+
+        If its arguments need values that were not buffered, the version under which the events matched
+        fires. Raises RuleError."""
         if entry is None:
             raise RuleError(
                 "window", f"there is no rule {closed.rule!r} any more", "deploy it again, then `oncue dead retry N`"
@@ -106,7 +111,7 @@ class Firer:
         return entry
 
     def count(self, group: RecordGroup, fired: FiringResult) -> None:
-        """Once all of it is durable."""
+        """Update the counters, after the commit."""
         self.fired += sum(1 for _, tasks, _ in fired.counted if tasks)
         self.dead += fired.dead
         for entry, tasks, reason in fired.counted:
@@ -123,7 +128,7 @@ class Firer:
 def _letter(
     closed: ClosedWindow, entry: ActiveRule | None, partition: int, offset: int, refusal: RuleError, at_us: int
 ) -> DeadLetter:
-    """Of a whole window: tried again, it is the same window."""
+    """Return the dead letter of a whole window; a retry fires the same window."""
     first, last = closed.events[0], closed.events[-1]
     reason = refusal.reason
     if len(closed.events) > 1:
@@ -148,12 +153,12 @@ def in_force(active_rules: ActiveRules, rule: str, operator: str) -> bool:
     """True if a rule in force has this operator (operator_id)."""
     entry = active_rules.entries.get(rule)
     if entry is None:
-        return bool(active_rules.broken)  # it may be in a file that this version cannot read: then its windows wait
+        return bool(active_rules.broken)  # the rule may be in a file that this version cannot read: its windows wait
     return entry.rule.operators is not None and operator in entry.rule.operators.ids
 
 
 def retired(active_rules: ActiveRules, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
-    """Of (partition, rule, spec) of open windows: those that are of no operator in force, by partition."""
+    """Return partition -> (rule, operator_id) of open windows whose operator is not in force."""
     found: dict[int, list[tuple[str, str]]] = {}
     for part, rule, spec in specs:
         if not in_force(active_rules, rule, spec):

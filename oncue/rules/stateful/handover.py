@@ -1,12 +1,13 @@
-"""Who begins on a partition of rules with memory where the log is shared, and from where: their states are in `oncue.windows`,
-so whoever runs them next goes on with all of them, and each event is counted once.
+"""Transfers partitions of stateful rules between servers and stream workers.
 
-    servers: the one that acts takes all partitions, and marks them as kept (server_runner.py)
-    stream workers: they begin where all partitions have a Place and none is kept
-    hand_over: a server that leaves them to workers takes the mark away; what is in a windows.db of before goes into the log
+State is in `oncue.windows`; the new owner resumes from it, so each event is counted once.
 
-Who changes a partition's mark or place claims it first, so that of several servers and workers one does it, whole or not at
-all.
+    servers: the acting one claims all partitions and marks them BY_SERVERS (server_runner.py)
+    stream workers: start when all partitions have a Progress and none has the mark
+    hand_over: a server removes the mark, and moves an older `windows.db` into the log
+
+A process claims a partition before it changes the mark or the progress, so that one of several
+servers and workers does it, in one transaction.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 async def read_states(log: Log, numbers: Iterable[int] | None = None) -> dict[int, ChangelogStates]:
-    """Of these partitions (None: all), as the changelog has them now."""
+    """Read the states of these partitions (None: all) from the changelog."""
     ends = {number: end for (_, number), end in (await log.end_offsets([WINDOWS])).items()}
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([WINDOWS])).items()}
     wanted = set(ends) if numbers is None else set(numbers)
@@ -54,9 +55,10 @@ async def read_states(log: Log, numbers: Iterable[int] | None = None) -> dict[in
 
 
 async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: bool = True) -> list[int]:
-    """Let workers begin (`to_workers`; else servers): where the log has the states, or with this server's file of before, if it
-    is there. The partitions that nobody can begin on so far: the log has forgotten their first matches, and the file is not
-    here. Raises LogError."""
+    """Hand partitions over to workers (`to_workers`) or servers, from the log or this server's file.
+
+    Returns partitions that nobody can start: the log has deleted their first matches, and the file
+    with their states is not here. Raises LogError."""
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([MATCHES])).items()}
     found = await read_states(log)
     store = await asyncio.to_thread(SqliteStates, path) if path.exists() else None
@@ -70,7 +72,7 @@ async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: 
             elif store is not None and place is not None and place.next >= begins.get(number, 0):
                 await _hand_over(log, fence, number, place, await asyncio.to_thread(store.entries, number))
             elif begins.get(number, 0) == 0:
-                await _hand_over(log, fence, number, Progress(), [])  # what fires again has the same ids
+                await _hand_over(log, fence, number, Progress(), [])  # repeated firings have the same ids
             else:
                 left.append(number)
     finally:
@@ -80,7 +82,9 @@ async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: 
 
 
 async def mark_for_servers(log: Log, number: int, table: ChangelogStates) -> None:
-    """This server, which has claimed the partition, runs it: workers that are left with it end. Raises LogError, NotOwner."""
+    """Mark a claimed partition as run by servers; workers that still have it end.
+
+    Raises LogError, NotOwner."""
     changes: list[Change] = [(BY_SERVERS, encode(True))]
     if not table.started:
         changes.append((PROGRESS, encode(tuple(table.progress))))
@@ -90,7 +94,7 @@ async def mark_for_servers(log: Log, number: int, table: ChangelogStates) -> Non
 
 
 async def start_at_end(log: Log, fence: PartitionFence) -> list[int]:
-    """Let workers begin at the log's end where nobody has handed over. Which partitions. Raises LogError."""
+    """Start partitions that were never handed over at the log's end; return them. Raises LogError."""
     ends = {number: end for (_, number), end in (await log.end_offsets([MATCHES])).items()}
     missing = [number for number, table in (await read_states(log)).items() if not table.started]
     for number in missing:
@@ -99,15 +103,15 @@ async def start_at_end(log: Log, fence: PartitionFence) -> list[int]:
 
 
 async def wait_for_handover(log: Log, say: Callable[[str], None]) -> None:
-    """Until all partitions are the workers'. Raises LogError."""
-    told = False
+    """Wait until all partitions are handed over to workers. Raises LogError."""
+    reported = False
     while missing := sorted(
         n for n, table in (await read_states(log)).items() if table.by_servers or not table.started
     ):
-        if not told:
+        if not reported:
             which = ", ".join(map(str, missing))
             say(f"waiting until a server hands over the partitions {which} of {MATCHES}: see rules_memory")
-        told = True
+        reported = True
         await asyncio.sleep(LOOK_S)
 
 
@@ -121,7 +125,7 @@ async def _hand_over(log: Log, fence: PartitionFence, number: int, place: Progre
     except NotOwner as e:
         _log.info("partition %d is handed over by another server: %s", number, e.message)
         return
-    _log.info("partition %d begins at offset %d, with %d states", number, place.next, len(entries))
+    _log.info("partition %d starts at offset %d, with %d states", number, place.next, len(entries))
 
 
 async def _release(log: Log, fence: PartitionFence, number: int) -> None:
@@ -137,10 +141,11 @@ async def _release(log: Log, fence: PartitionFence, number: int) -> None:
                 [Append(WINDOWS, [unmark], number)],
             )
         except NotOwner as e:
-            _log.info("partition %d is let go by another server: %s", number, e.message)
+            _log.info("partition %d is released by another server: %s", number, e.message)
 
 
 def _position(number: int, place: Progress) -> list[RecordBatch]:
-    """So that the commit is the partition's, and refused when another has claimed it. At the very beginning there is nothing
-    to keep apart, and the group may not be ahead of the place."""
+    """Return an empty batch, so that the commit is refused when another process claimed the partition.
+
+    At offset 0 nothing is committed: the group must not be ahead of the progress."""
     return [RecordBatch(MATCHES, number, (), (), place.next)] if place.next else []

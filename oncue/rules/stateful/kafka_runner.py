@@ -1,15 +1,16 @@
-"""The host of rules with memory where the log has their states: fold.py says what is asked of it. In a stream worker
-(stream.py: Faust gives the matches), and in a server whose log others share (server_runner.py).
+"""KafkaRunner: runs stateful rules with states in `oncue.windows` (contract: fold.py).
 
-    oncue.matches ─────────► take ──► fold (a partition at a time) ──► closed windows ──► TaskFrames, dead letters ─┐
+Used by a stream worker (faust_app.py) and by a server on a shared log (server_runner.py).
+
+    oncue.matches ─────────► enqueue ──► fold (a partition at a time) ──► closed windows ──► TaskFrames, dead letters ─┐
           ▲                                  │ changes of the table ──► oncue.windows, the same partition ──────────┤
           └── Tick ◄── due, or gone          ▼                                                                      ▼
                                         the table, once the rest is durable ◄──────────────── one transaction of the partition
 
-Whoever runs it claims a partition before it reads the changelog: from then on the brokers refuse what another, that was paused
-or cut off, still writes there. So firings, states and the place in `oncue.matches` change together or not at all, and by one
-process at a time. Faust's own way, changelog records that nobody waits for, would lose that: events were counted twice
-after kills.
+A runner claims a partition before it reads the changelog. From then on the brokers refuse writes of a
+former owner that was paused or cut off. So firings, states and the offset in `oncue.matches` change in
+one transaction, by one process at a time. Faust's own changelog writes are not awaited and would lose
+that: events were counted twice after kills.
 """
 
 from __future__ import annotations
@@ -36,34 +37,34 @@ from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "stream"
 STEP = 2_000  # matches folded and stored together
-LINGER_S = 0.1  # from one step of a partition to the next: what comes meanwhile shares its transaction (10 to 30 ms)
-MAX_PENDING = 20_000  # matches taken of a partition and not folded yet: then taking waits
+LINGER_S = 0.1  # between steps of a partition: matches meanwhile share a transaction (10 to 30 ms)
+MAX_PENDING = 20_000  # matches of a partition that are queued; then `enqueue` waits
 RETRY_S = 1.0
 REASSIGNMENT_S = 15.0
 _log = logging.getLogger(__name__)
 
 
 class PartitionFence(Protocol):
-    """What a log can do beyond others that lets go of a partition for good (Kafka)."""
+    """A log that can fence former owners of a partition (Kafka)."""
 
     async def claim(self, group: str, topic: str, partition: int) -> None: ...
 
 
 class AssignedPartition:
-    """A partition that this worker has."""
+    """A partition that is assigned to this process."""
 
     def __init__(self, number: int) -> None:
         self.number, self.table = number, ChangelogStates()
-        self.ready = False  # the table is as the changelog says
+        self.ready = False  # the table is restored
         self.inbox: deque[tuple[int, Record]] = deque()
-        self.enqueued = 0  # behind the last that went into it
+        self.enqueued = 0  # offset after the last queued match
         self.fresh, self.room = asyncio.Event(), asyncio.Event()
         self.room.set()
         self.work: asyncio.Task[None] | None = None
 
 
 class KafkaRunner:
-    """`run` until cancelled. All is called from one event loop."""
+    """Runs stateful rules of the claimed partitions: `run` until cancelled. For one event loop."""
 
     def __init__(
         self,
@@ -80,26 +81,26 @@ class KafkaRunner:
         for_servers: bool = False,
         step: int = STEP,
     ) -> None:
-        """`for_servers`: it is a server's, and the partitions are marked so."""
+        """`for_servers`: this process is a server, so the partitions carry the servers' mark."""
         self._log, self._fence, self._active_rules, self._worker = log, fence, active_rules, worker
         self._keeps, self._step = for_servers, step
         self._before_batch, self._clock_ms = before_batch, clock_ms
         self.firer = Firer(directory, active_rules, offload, history)
         self.parts: dict[int, AssignedPartition] = {}
         self._timers = Timers()
-        self._moved = asyncio.Event()  # the next window is due at another time
+        self._moved = asyncio.Event()  # the time of the next due window has changed
         self.events = 0  # matches folded, since the start
-        self.fired = asyncio.Event()  # something has fired
-        self.claim_lost = asyncio.Event()  # another has claimed a partition; normally partitions are given out anew now
+        self.fired = asyncio.Event()  # set when something has fired
+        self.claim_lost = asyncio.Event()  # another process claimed a partition; usually a rebalance follows
 
     def wake(self) -> None:
-        """The rules have changed: windows of operators that are gone close."""
+        """The rules have changed: close windows of removed operators."""
         self._timers.rules_changed.set()
 
     # ------------------------------------------------------------ partitions that come and go
 
     async def watch_claims(self) -> None:
-        """Ends with LogError when a partition was claimed by another for good, and not to give it out anew."""
+        """Raises LogError when another process has claimed a partition and no rebalance follows."""
         while True:
             await self.claim_lost.wait()
             self.claim_lost.clear()
@@ -108,11 +109,11 @@ class KafkaRunner:
             if any(not part.ready and before.get(n) is part for n, part in self.parts.items()):
                 raise LogError(
                     "another process has claimed partitions of this worker and for_servers them",
-                    remedy="start it again: it says then who has them",
+                    remedy="start it again: it then reports the owner",
                 )
 
     async def claim(self, numbers: Iterable[int]) -> None:
-        """These, and no others, are this worker's from now on; their tables are to be restored. Raises LogError."""
+        """Claim exactly these partitions; their tables are restored next. Raises LogError."""
         wanted = set(numbers)
         await self.release(set(self.parts))
         parts = {number: AssignedPartition(number) for number in wanted}
@@ -121,12 +122,13 @@ class KafkaRunner:
 
     async def _claim(self, number: int) -> None:
         await self._fence.claim(GROUP, MATCHES, number)
-        # Behind all that others wrote, and outside of any transaction, so that whoever restores the table sees its end.
+        # Written after all records of former owners, and outside of a transaction, so that a
+        # process that restores the table finds its end.
         record = Record(encode(PartitionClaim(VERSION, self._worker, now_us())), encode(CLAIM))
         await self._log.append(WINDOWS, [record], number)
 
     async def release(self, numbers: Iterable[int]) -> None:
-        """What is under way of them comes to its end, or is refused."""
+        """Release partitions. Steps in progress complete or are refused."""
         gone = [part for number in numbers if (part := self.parts.pop(number, None)) is not None]
         self._timers.forget(part.number for part in gone)
         for part in gone:
@@ -137,20 +139,22 @@ class KafkaRunner:
         await asyncio.gather(*[part.work for part in gone if part.work is not None], return_exceptions=True)
 
     def restore(self, number: int, key: bytes, value: bytes) -> None:
-        """A record of the changelog. Raises Undecodable: a newer version wrote it."""
+        """Apply a record of the changelog. Raises Undecodable: a newer version wrote it."""
         part = self.parts.get(number)
         if part is not None and not part.ready:
             part.table.apply_record(key, value)
 
     def restored(self, number: int, table: ChangelogStates) -> None:
-        """The whole of the changelog."""
+        """Set the table of a partition, restored completely."""
         part = self.parts.get(number)
         if part is not None and not part.ready:
             part.table = table
 
     async def check(self) -> None:
-        """Faust begins to read where the group is, which is where the tables are, by the same transactions. Raises LogError:
-        somebody has moved the group ahead; what is between would be lost."""
+        """Check that the group's committed offsets are not ahead of the tables.
+
+        Faust starts at the group's offsets, which are committed with the tables. Raises LogError: the
+        group was moved ahead, and the matches between would be lost."""
         committed = await self._log.committed(GROUP)
         places = {number: part.table.progress.next for number, part in self.parts.items() if part.table.started}
         ahead = [n for n, following in places.items() if committed.get((MATCHES, n), 0) > following]
@@ -162,11 +166,11 @@ class KafkaRunner:
             )
 
     def ready(self) -> list[int]:
-        """The tables are restored. The partitions that are at work. Raises LogError: servers have some."""
+        """Start the restored partitions; return their numbers. Raises LogError: servers own some."""
         tables = [(part.number, part.table) for part in self.parts.values()]
-        if taken := [number for number, table in tables if not table.started or table.by_servers is not self._keeps]:
+        if owned := [number for number, table in tables if not table.started or table.by_servers is not self._keeps]:
             raise LogError(
-                f"servers have the partitions {', '.join(map(str, taken))}: they run rules with memory themselves",
+                f"servers have the partitions {', '.join(map(str, owned))}: they run stateful rules themselves",
                 remedy='set rules_memory to "stream" for all servers, or leave it to them',
             )
         for part in self.parts.values():
@@ -179,16 +183,16 @@ class KafkaRunner:
         return sorted(self.parts)
 
     def positions(self) -> dict[int, int]:
-        """Partition -> the offset from which its matches are wanted, of those that are restored."""
+        """Return restored partition -> offset of the next match to read."""
         return {number: part.enqueued for number, part in self.parts.items() if part.ready}
 
     # ------------------------------------------------------------ matches
 
     async def enqueue(self, number: int, offset: int, record: Record) -> None:
-        """A match of the partition, in order. Waits while many wait."""
+        """Queue a match of the partition, in order. Waits while the queue is full."""
         part = self.parts.get(number)
         if part is None or not part.ready or offset < part.enqueued:
-            return  # another's by now; or it comes again from where the table says; or it came before
+            return  # not assigned any more, or delivered before
         part.enqueued = offset + 1
         part.inbox.append((offset, record))
         part.fresh.set()
@@ -222,7 +226,7 @@ class KafkaRunner:
             part.room.set()
 
     async def _retry_until_done(self, part: AssignedPartition, batches: Sequence[RecordBatch]) -> None:
-        """Raises NotOwner."""
+        """Call `step` until it succeeds. Raises NotOwner."""
         while True:
             try:
                 await self.step(part, batches)
@@ -230,20 +234,22 @@ class KafkaRunner:
             except NotOwner:
                 raise
             except OncueError as e:
-                _log.error("rules with memory wait, and are tried again: %s", e)
+                _log.error("stateful rules wait, and are tried again: %s", e)
             except Exception:
-                _log.exception("rules with memory failed; they go on from where they were stored")
+                _log.exception("stateful rules failed; they resume from the stored states")
             await asyncio.sleep(RETRY_S)
 
     async def step(self, part: AssignedPartition, batches: Sequence[RecordBatch]) -> None:
-        """Fold, fire, and make all of it durable together; then change the table. Raises NotOwner, LogError."""
+        """Fold, commit firings and states in one transaction, then update the table.
+
+        Raises NotOwner, LogError."""
         if self._before_batch is not None:
             await self._before_batch()
         table = part.table
         group, changes = table.fold(batches)
         fired = await self.firer.fire(group)
         appends = [*fired.appends, Append(WINDOWS, records(changes), part.number)]
-        await commit(self._log, GROUP, batches, appends)  # cancelled, it goes on: whoever claims next waits for it
+        await commit(self._log, GROUP, batches, appends)  # goes on when cancelled: the next claim waits for it
         table.apply(changes)
         self.firer.count(group, fired)
         self.events += sum(len(b.offsets) for b in batches)
@@ -261,10 +267,10 @@ class KafkaRunner:
         if self._timers.due_ms[part.number] != before:
             self._moved.set()
 
-    # ------------------------------------------------------------ the time
+    # ------------------------------------------------------------ ticks
 
     async def run(self) -> None:
-        """Tell the partitions how late it is, where a window is due or its operator is gone."""
+        """Append ticks for due windows and for windows of removed operators, until cancelled."""
         while True:
             woken, moved = (asyncio.ensure_future(e.wait()) for e in (self._timers.rules_changed, self._moved))
             next_due_s = self._timers.next_due_s(self._clock_ms())
@@ -277,7 +283,7 @@ class KafkaRunner:
             try:
                 await self.tick()
             except OncueError as e:
-                _log.error("the time cannot be told to the windows, and is tried again: %s", e)
+                _log.error("a tick cannot be appended, and is tried again: %s", e)
                 self._timers.rules_changed.set()
                 await asyncio.sleep(RETRY_S)
 
@@ -292,10 +298,10 @@ class KafkaRunner:
             gone = retired(self._active_rules(), specs)
         await self._timers.append(self._log, now_ms, gone)
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ queries
 
     def summary(self) -> dict[str, WindowSummary]:
-        """Rule -> its open windows in this worker's partitions, of those that have any."""
+        """Return rule -> summary of open windows in the assigned partitions."""
         found: dict[str, WindowSummary] = {}
         for part in self.parts.values():
             for rule, more in part.table.summary().items():
@@ -309,6 +315,6 @@ class KafkaRunner:
 
 
 def _batch(part: AssignedPartition, most: int) -> RecordBatch:
-    """What waits, so much as is folded in one step."""
+    """Return queued matches for one step, at most `most`."""
     some = [part.inbox[n] for n in range(min(len(part.inbox), most))]
     return RecordBatch(MATCHES, part.number, [offset for offset, _ in some], [record for _, record in some])

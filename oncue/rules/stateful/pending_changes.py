@@ -1,5 +1,7 @@
-"""What a group of records changes in the states of one partition, over what is stored: nothing is written before what fires
-is durable. The hosts say what is stored, and write the changes."""
+"""PendingChanges: uncommitted changes of one partition's states, over a state store.
+
+Nothing is written before the firings are durable. Subclasses read the store and write the changes.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from oncue.rules.stateful.fold import StateKey
 
 
 class PendingChanges(ABC):
-    """`States` of fold.py."""
+    """Implements `States` of fold.py."""
 
     def __init__(self) -> None:
         self.changed: dict[StateKey, OperatorState] = {}
-        self.released: set[StateKey] = set()  # what was stored of their events is held no longer
-        self.fresh: dict[StateKey, dict[str, BufferedEvent]] = {}  # event_key -> what is held of it
+        self.released: set[StateKey] = set()  # their stored events are to be deleted
+        self.fresh: dict[StateKey, dict[str, BufferedEvent]] = {}  # event_key -> event to be stored
         self._suppressed: dict[str, int] = {}
 
     # ------------------------------------------------------------ what is stored
@@ -28,19 +30,19 @@ class PendingChanges(ABC):
 
     @abstractmethod
     def stored_event(self, where: StateKey, event: str) -> bool:
-        """Whether the open window has this event (event_key)."""
+        """Return True if the stored buffer has this event (event_key)."""
 
     @abstractmethod
     def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
-        """In the order of their places."""
+        """Return the stored buffer in the order of places."""
 
     @abstractmethod
     def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
-        """The first open windows by (due_ms, where) with 0 < due_ms <= at_ms and applied < before."""
+        """Return states with 0 < due_ms <= at_ms and applied < before: the first by (due_ms, key)."""
 
     @abstractmethod
     def stored_open(self, rule: str, operator: str, before: int, most: int) -> list[StateKey]:
-        """The first open windows of a rule's operator, by key, with applied < before."""
+        """Return open windows of a rule's operator with applied < before: the first by key."""
 
     # ------------------------------------------------------------ States
 
@@ -86,12 +88,12 @@ class PendingChanges(ABC):
     # ------------------------------------------------------------ the end of a group
 
     def drain_suppressed(self) -> dict[str, int]:
-        """Rule -> events that were doubles, since it was asked last."""
+        """Return rule -> suppressed events since the last call."""
         taken, self._suppressed = self._suppressed, {}
         return taken
 
     def opened(self) -> Iterator[StateKey]:
-        """Windows that are open and have new events."""
+        """Return the open windows that have new events."""
         return (where for where, state in self.changed.items() if state.buffered())
 
 

@@ -1,4 +1,4 @@
-"""A few batches of `oncue.matches`, folded: what they change and what fires, before any of it is stored."""
+"""RecordGroup: several batches of `oncue.matches`, folded together before they are committed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from oncue.rules.stateful.pending_changes import PendingChanges
 
 
 class Progress(NamedTuple):
-    """How far a partition is applied, and the newest time in it."""
+    """Next offset to apply in a partition, and the newest time in it."""
 
     next: int = 0
     newest_ms: int = 0
 
 
 class WindowSummary(NamedTuple):
-    """Of a rule's open windows."""
+    """Summary of a rule's open windows."""
 
     windows: int
     events: int
-    due_ms: int  # of the next that closes by time; 0: none does
+    due_ms: int  # when the next window closes by time; 0: none does
 
 
 class BadRecord(NamedTuple):
@@ -43,9 +43,9 @@ class RecordGroup:
         self.closed: list[tuple[RecordBatch, int, ClosedWindow]] = []  # with the record that closed it
         self.bad: list[BadRecord] = []
         self.suppressed: dict[str, int] = {}  # rule -> events
-        self.next: dict[int, Progress] = {}  # partition -> what it comes to
-        self.retiring = False  # a tick has closed windows of operators that are gone, not necessarily all
-        self.opened: set[tuple[str, str]] = set()  # (rule, spec) of the windows that are open and have new events
+        self.next: dict[int, Progress] = {}  # partition -> progress after the group
+        self.retiring = False  # a tick closed windows of removed operators, possibly not all of them
+        self.opened: set[tuple[str, str]] = set()  # (rule, operator_id) of open windows with new events
 
     def add(
         self,
@@ -54,7 +54,7 @@ class RecordGroup:
         before: Progress,
         prefetch: Callable[[list[Match]], None] | None = None,
     ) -> None:
-        """Fold a batch of the states' partition; what was applied before is left out."""
+        """Fold a batch of the states' partition, without the records that are applied already."""
         following, newest = self.next.get(batch.partition, before)
         found = self._decoded(batch, following)
         if prefetch is not None:

@@ -1,4 +1,4 @@
-"""Rules with memory as a server sees them when stream workers run them: by their reports, and by their changelog."""
+"""RemoteRules: stateful rules that stream workers run, as seen by a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oncue.rules.stateful.worker_reports import StreamWorkers
 
 
 class RemoteRules:
-    """In the place of a WindowHost, which runs them itself."""
+    """Takes the place of a runner: reads the workers' reports and their changelog."""
 
     def __init__(self, log: Log, workers: StreamWorkers, partitions: int, left: Sequence[int] = ()) -> None:
         """`left`: partitions that this server could not hand over."""
@@ -27,13 +27,13 @@ class RemoteRules:
         await self.workers.run()
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def wake(self) -> None:
         """The workers read the registry themselves."""
 
     def trouble(self, log_url: str) -> str:
-        """Why rules with memory do not run now; "": they do."""
+        """Return why stateful rules do not run now; "": they do."""
         having = self.workers.partitions()
         missing = sorted(set(range(self._partitions)) - having)
         if not missing:
@@ -45,21 +45,21 @@ class RemoteRules:
             )
         if not having:
             command = f"oncue stream --log {shlex.quote(log_url)}"
-            return f"rules with memory do not run: no stream worker is heard of; start one: {command}"
+            return f"stateful rules do not run: no stream worker reports; start one: {command}"
         return f"no stream worker has the partitions {_list(missing)} of {MATCHES} yet: that takes some seconds"
 
     async def summary(self) -> dict[str, WindowSummary]:
         return self.workers.summary()
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """By what the workers have stored. Raises Invalid: the event lacks a field."""
+        """Return the preview by the states that the workers stored. Raises Invalid: a field is missing."""
         return await self._changelog.preview(entry, event)
 
 
 def expired_matches(numbers: Sequence[int]) -> str:
     return (
-        f"the log has forgotten the first matches of the partitions {_list(numbers)}, and what a server remembered of them"
-        " is not here"
+        f"the log has deleted the first matches of the partitions {_list(numbers)}, and the states that a server had of"
+        " them are not here"
     )
 
 

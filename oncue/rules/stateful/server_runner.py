@@ -1,6 +1,8 @@
-"""Rules with memory in a server whose log other servers have, too: one of them runs all partitions, for as long as it acts, and
-their states are in the log. So whoever acts next has all of them, killed or paused as the one before may be, and it does not
-matter how much of `oncue.matches` the log has forgotten.
+"""ServerRunner: KafkaRunner inside one of several servers that share a log.
+
+The acting server runs all partitions. States are in the log, so the next acting server resumes with
+all of them even if the former one was killed or paused, and even where the log has deleted the
+records of `oncue.matches`.
 
     oncue.matches ──reader──► KafkaRunner ──► tasks, dead letters, oncue.windows
 """
@@ -31,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class ServerRunner:
-    """`run` while this server acts for rules with memory. What it is made with is as a KafkaRunner's."""
+    """Runs stateful rules while this server acts for them. Arguments are those of KafkaRunner."""
 
     def __init__(
         self,
@@ -46,13 +48,15 @@ class ServerRunner:
         self._log, self._fence, self._partitions, self._log_url = log, fence, partitions, log_url
         self._runner = KafkaRunner(log, fence, directory, worker=server, for_servers=True, step=STEP, **more)
         self._changelog = ChangelogReader(log, partitions)
-        self.trouble = ""  # why it cannot run
+        self.trouble = ""  # why it cannot run; "": it can
 
     def wake(self) -> None:
         self._runner.wake()
 
     async def run(self) -> None:
-        """Until cancelled. Raises LogError, NotOwner: another has the partitions. Run it again, it goes on where they are."""
+        """Run until cancelled; a new call resumes.
+
+        Raises LogError; NotOwner: another process has the partitions."""
         runner = self._runner
         runner.claim_lost.clear()
         try:
@@ -76,7 +80,7 @@ class ServerRunner:
 
     async def _claim(self) -> None:
         runner = self._runner
-        if self.trouble:  # whoever mends it must not be refused
+        if self.trouble:  # do not fence a process that repairs it
             await self._check(await read_states(self._log))
         await runner.claim(range(self._partitions))
         found = await read_states(self._log)
@@ -85,7 +89,7 @@ class ServerRunner:
             await mark_for_servers(self._log, number, table)
             runner.restored(number, table)
         await runner.check()
-        _log.info("this server runs rules with memory, in %d partitions", len(runner.ready()))
+        _log.info("this server runs stateful rules, in %d partitions", len(runner.ready()))
 
     async def _check(self, found: dict[int, ChangelogStates]) -> None:
         """Raises LogError: states and matches do not belong together."""
@@ -95,18 +99,18 @@ class ServerRunner:
             anew = (
                 f"start the server that ran them, or begin anew: oncue stream --anew --log {shlex.quote(self._log_url)}"
             )
-            self.trouble = f"rules with memory wait: {expired_matches(left)}; {anew}"
+            self.trouble = f"stateful rules wait: {expired_matches(left)}; {anew}"
             raise LogError(expired_matches(left), remedy=anew)
         for number, table in found.items():
             end, begin = ends.get((MATCHES, number), 0), begins.get((MATCHES, number), 0)
             if table.progress.next > end:
-                why = f"the states of partition {number} are of another {MATCHES}: they are ahead of its end"
+                why = f"the states of partition {number} belong to another {MATCHES}: they are ahead of its end"
                 remedy = f"stop servers and stream workers, and delete the topic {WINDOWS}: it is made again"
-                self.trouble = f"rules with memory wait: {why}; {remedy}"
+                self.trouble = f"stateful rules wait: {why}; {remedy}"
                 raise LogError(why, remedy=remedy)
             missed = begin - table.progress.next
-            if missed > 1:  # one: the mark of the last transaction
-                _log.error("%d matches of partition %d were forgotten by the log before they were read", missed, number)
+            if missed > 1:  # one: the marker of the last transaction
+                _log.error("%d matches of partition %d were deleted from the log before they were read", missed, number)
 
     async def _feed(self, reader: Reader) -> None:
         async for batch in reader:
@@ -115,17 +119,17 @@ class ServerRunner:
 
     async def _fail_on_lost_claim(self) -> None:
         await self._runner.claim_lost.wait()
-        raise LogError("another process has claimed partitions of rules with memory")
+        raise LogError("another process has claimed partitions of stateful rules")
 
     async def close(self) -> None:
-        """When `run` has ended."""
+        """Nothing to close after `run` has ended."""
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ queries
 
     async def summary(self) -> dict[str, WindowSummary]:
-        """Of nothing, while another server runs them."""
+        """Return rule -> summary; empty while another server runs the rules."""
         return self._runner.summary()
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """By what is stored, whichever server runs them. Raises Invalid: the event lacks a field."""
+        """Return the preview by stored states, whichever server runs the rules. Raises Invalid."""
         return await self._changelog.preview(entry, event)

@@ -1,12 +1,13 @@
-"""The states of rules with memory in one SQLite file, `windows.db`: written together with the offsets that they stand for.
+"""SqliteStates: state store of the embedded runner, in the SQLite file `windows.db`.
 
-part    how far each partition of `oncue.matches` is applied, and the newest time in it
-state   a row a key of an operator (fold.py says what is in it)
-item    the events of open windows, one a row: a large window is not written again for each event
+part    next offset to apply per partition of `oncue.matches`, and the newest time in it
+state   one row per key of an operator (OperatorState)
+item    one row per buffered event, so that a large window is not rewritten for each event
 
-Nothing is kept in memory, so that a million keys cost disk only. A group of batches is folded over what it touches
-(`fold_batches`), and stored in one transaction once what fires is durable (`store`). A commit need not reach the disk at
-once: after a crash of the machine the file is at an older commit, with the offsets of then, and the log has the rest.
+States and offsets are written in one transaction. Nothing is cached, so a million keys cost only
+disk. A group of batches is folded over the states that it touches (`fold_batches`), and stored once
+its firings are durable (`store`). Commits are not synced: after a crash of the machine the file is
+at an older commit with its offsets, and the log has the records since.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ FORGET = """DELETE FROM state WHERE id IN
 
 
 class SqliteStates:
-    """Used by one thread at a time. Raises LogError or DiskFull."""
+    """State store in SQLite, used by one thread at a time. Raises LogError or DiskFull."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -89,7 +90,7 @@ class SqliteStates:
             self._upgrade()
 
     def _upgrade(self) -> None:
-        """In the first version a key had one id in all partitions."""
+        """Upgrade from version 1, in which a key had the same id in all partitions."""
         db = self._db
         rows = db.execute("SELECT id, part, rule, spec, key FROM state").fetchall()
         ids = [(_id(part, StateKey(*where)), old) for old, part, *where in rows]
@@ -117,7 +118,7 @@ class SqliteStates:
     # ------------------------------------------------------------ folding
 
     def fold_batches(self, batches: Sequence[RecordBatch]) -> RecordGroup:
-        """Nothing is changed yet: what fires has to be durable first."""
+        """Fold batches into a group. The file is unchanged: firings have to be durable first."""
         group = SqliteRecordGroup()
         try:
             for batch in batches:
@@ -129,7 +130,7 @@ class SqliteStates:
         return group
 
     def store(self, group: RecordGroup) -> None:
-        """All of it, and the offsets, or nothing."""
+        """Write the group's changes and offsets in one transaction."""
         assert isinstance(group, SqliteRecordGroup)
         db = self._db
         try:
@@ -149,7 +150,7 @@ class SqliteStates:
         self.parts |= group.next
 
     def forget(self) -> int:
-        """States that tell nothing any more, some at a time. How many."""
+        """Delete states without effect, at most FORGET_ROWS per partition; return their number."""
         gone = 0
         try:
             for part, (_, newest_ms) in self.parts.items():
@@ -159,7 +160,7 @@ class SqliteStates:
         return gone
 
     def drop(self, part: int) -> int:
-        """All states of a partition, whose records are not those of the log. How many events were held."""
+        """Delete all states of a partition that belong to another log; return the events lost."""
         lost: int = self._db.execute("SELECT coalesce(sum(held), 0) FROM state WHERE part = ?", (part,)).fetchone()[0]
         self._db.executescript(
             f"BEGIN; DELETE FROM item WHERE id IN (SELECT id FROM state WHERE part = {part:d});"
@@ -171,7 +172,7 @@ class SqliteStates:
     # ------------------------------------------------------------ to another host (handover.py)
 
     def entries(self, part: int) -> list[Change]:
-        """All that is known of a partition, as a changelog has it."""
+        """Return all states of a partition as changelog entries."""
         states = self._db.execute("SELECT rule, spec, key, state FROM state WHERE part = ?", (part,))
         items = self._db.execute(
             "SELECT rule, spec, key, event, item.held FROM item JOIN state USING (id) WHERE part = ?", (part,)
@@ -179,13 +180,13 @@ class SqliteStates:
         found: list[Change] = [((ITEM, *key), value) for *key, value in items]
         return found + [((STATE, *key), value) for *key, value in states]
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ queries
 
     def next_due_ms(self, part: int) -> int:
         return int(self._db.execute(NEXT_DUE, (part,)).fetchone()[0] or 0)
 
     def open_specs(self) -> set[tuple[int, str, str]]:
-        """(partition, rule, spec) of all open windows."""
+        """Return (partition, rule, operator_id) of all open windows."""
         return set(self._db.execute("SELECT DISTINCT part, rule, spec FROM state WHERE held > 0"))
 
     def summary(self) -> dict[str, WindowSummary]:
@@ -197,7 +198,7 @@ class SqliteStates:
     def states_of(
         self, part: int, wheres: Sequence[StateKey], source: str, id: str
     ) -> list[tuple[OperatorState | None, bool]]:
-        """The state of each key of a partition, and whether its open window has this event."""
+        """Return the state of each key of a partition, and whether its buffer has this event."""
         states = SqliteChanges(self._db, part)
         return [(states.get(where), states.is_buffered(where, source, id)) for where in wheres]
 
@@ -209,16 +210,16 @@ class SqliteRecordGroup(RecordGroup):
 
 
 class SqliteChanges(PendingChanges):
-    """What is in the file, and the queries for it."""
+    """Uncommitted changes over the states of one partition in the file."""
 
     def __init__(self, db: sqlite3.Connection, part: int) -> None:
         super().__init__()
         self._db, self._part = db, part
         self._read: dict[StateKey, OperatorState | None] = {}
-        self._known: dict[tuple[str, str], bool] = {}  # (id, event): whether it is in the file
+        self._known: dict[tuple[str, str], bool] = {}  # (id, event) -> True if it is in the file
 
     def prefetch(self, matches: Iterable[Match]) -> None:
-        """What the matches will touch, in a few queries."""
+        """Load the states and events that the matches touch, in a few queries."""
         wheres: dict[StateKey, None] = {}
         events: dict[tuple[str, str], None] = {}
         for match in matches:
@@ -264,7 +265,7 @@ class SqliteChanges(PendingChanges):
     # ------------------------------------------------------------ the end of a group
 
     def write(self) -> None:
-        """Into the transaction that is open."""
+        """Write the changes in the open transaction."""
         gone = [(self._id(where),) for where in self.released]
         self._db.executemany("DELETE FROM item WHERE id = ?", gone)
         self._db.executemany("INSERT OR REPLACE INTO item VALUES (?,?,?,?)", self._items())
@@ -285,7 +286,10 @@ class SqliteChanges(PendingChanges):
 
 
 def _id(part: int, where: StateKey) -> str:
-    """Other operators in a rule may move its matches to other partitions, where offsets are others: there a key starts anew."""
+    """Return the id of a key in one partition.
+
+    A change of the operators may move a rule's matches to other partitions with other offsets, so a
+    key has a separate state in each."""
     return blake2b("\0".join((str(part), *where)).encode(), digest_size=16).hexdigest()
 
 

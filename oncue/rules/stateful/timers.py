@@ -1,4 +1,8 @@
-"""When the time has to be told to a partition of `oncue.matches`: a window is due, or its operator is gone."""
+"""Timers: schedule Tick records.
+
+A Tick is appended to a partition of `oncue.matches` when a window is due, or when its operator was
+removed from the rule.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +15,30 @@ from oncue.protocol.records import VERSION
 from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import Tick
 
-Retired = Mapping[int, Sequence[tuple[str, str]]]  # partition -> (rule, spec) that no rule has any more
+Retired = Mapping[int, Sequence[tuple[str, str]]]  # partition -> (rule, operator_id) of removed operators
 
 
 class Timers:
-    """One tick is under way in a partition at a time: the next waits until it is applied."""
+    """Appends at most one Tick per partition at a time; the next waits until it is applied."""
 
     def __init__(self) -> None:
-        self.rules_changed = asyncio.Event()  # the rules have changed: windows of operators that are gone close
-        self.due_ms: dict[int, int] = {}  # partition -> when the next of its windows closes; 0: none does by time
-        self._under_way: dict[int, int] = {}  # partition -> offset of a tick that was not applied yet
-        self._retired_waiting = False  # it: windows of changed rules wait for one
+        self.rules_changed = asyncio.Event()  # windows of removed operators are to be closed
+        self.due_ms: dict[int, int] = {}  # partition -> when its next window closes; 0: none does
+        self._under_way: dict[int, int] = {}  # partition -> offset of the tick that is not applied yet
+        self._retired_waiting = False  # windows of removed operators wait for a tick to be applied
 
     def restart(self, due_ms: Mapping[int, int]) -> None:
         self.due_ms = dict(due_ms)
         self._under_way = {}
 
     def forget(self, parts: Iterable[int]) -> None:
-        """Others have them by now."""
+        """Drop partitions that have another owner now."""
         for part in parts:
             self.due_ms.pop(part, None)
             self._under_way.pop(part, None)
 
     def next_due_s(self, now_ms: int) -> float | None:
-        """Until the next window is due; for ever where none is."""
+        """Return the seconds until the next window is due; None: there is none."""
         due = [at for part, at in self.due_ms.items() if at and part not in self._under_way]
         return max(0.0, (min(due) - now_ms) / 1000) if due else None
 
@@ -49,7 +53,7 @@ class Timers:
             self._under_way[part] = position.first
 
     def applied(self, part: int, following: int, due_ms: int) -> None:
-        """The partition is folded so far."""
+        """Record that the partition is folded up to the offset `following`."""
         self.due_ms[part] = due_ms
         if self._under_way.get(part, following) < following:
             del self._under_way[part]

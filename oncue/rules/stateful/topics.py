@@ -1,5 +1,7 @@
-"""The topics of rules with memory. Their number of partitions is fixed from the first start on: with it the place of each key
-would change."""
+"""Topics of stateful rules.
+
+Their partition count is fixed at the first start: a change would move keys to other partitions.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 async def ensure_matches(log: Log, settings: Settings) -> int:
-    """How many partitions there are. Raises LogError."""
+    """Create or update `oncue.matches`; return its partition count. Raises LogError."""
     there, wanted = (await log.topics()).get(MATCHES), settings.matches_partitions
     count = there.partitions if there is not None else wanted
     if count != wanted:
@@ -27,7 +29,7 @@ async def ensure_matches(log: Log, settings: Settings) -> int:
 
 
 async def ensure_stream(log: Log, settings: Settings) -> int:
-    """Those of stream workers as well. Raises LogError."""
+    """Also create the topics of stream workers; return the partition count. Raises LogError."""
     count = await ensure_matches(log, settings)
     there = (await log.topics()).get(WINDOWS)
     if there is not None and there.partitions != count:

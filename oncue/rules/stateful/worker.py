@@ -1,4 +1,4 @@
-"""Puts a stream worker together: the log, what it needs of the registry, the host, and the reports of it.
+"""StreamWorker: the `oncue stream` process, assembled from log, registry, runner and reports.
 
 oncue.registry ──► Registry ──► rules, endpoints ──┐
 oncue.matches ──► Faust (given: `app`) ──► KafkaRunner ──► tasks, dead letters, oncue.windows
@@ -36,12 +36,12 @@ CLOSE_S = 8.0
 
 
 class App(Protocol):
-    """StreamApp."""
+    """FaustApp."""
 
     async def run(self) -> None: ...
 
 
-MakeApp = Callable[[KafkaRunner, int, Callable[[list[int]], None]], App]  # host, partitions, placed -> the app
+MakeApp = Callable[[KafkaRunner, int, Callable[[list[int]], None]], App]  # runner, partitions, placed -> app
 
 
 async def serve(
@@ -52,13 +52,17 @@ async def serve(
     say: Callable[[str], None],
     anew: bool = False,
 ) -> None:
-    """Until `stopping`. `ready` is told which partitions this worker has, whenever they are others. `anew`: begin at the log's
-    end where nobody has handed over. Raises LogError."""
+    """Run a worker until `stopping`. Raises LogError.
+
+    `ready` is called with this worker's partitions whenever they change. `anew`: start partitions that
+    were never handed over at the log's end."""
     log = await open_log(settings.log_url, settings)
     try:
         partitions = await ensure_stream(log, settings)
         if anew and (numbers := await start_at_end(log, _fence(log))):
-            say(f"the partitions {', '.join(map(str, numbers))} begin anew: what was open there is not known")
+            say(
+                f"the partitions {', '.join(map(str, numbers))} start at the log's end: their open windows are not known"
+            )
         if await _unless(stopping, wait_for_handover(log, say)):
             await StreamWorker(log, settings).run(make, partitions, stopping, ready)
     finally:
@@ -71,7 +75,7 @@ def _fence(log: Log) -> PartitionFence:
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Whether the work came to its end before."""
+    """Return True if the work completed before `stopping` was set."""
     tasks = [asyncio.create_task(work), asyncio.create_task(stopping.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     ended = tasks[0].done()
@@ -118,7 +122,7 @@ class StreamWorker:
             done, _ = await asyncio.wait([*running, end], return_when=asyncio.FIRST_COMPLETED)
             end.cancel()
             for task in done - {end}:
-                task.result()  # none of them ends by itself, but by an error
+                task.result()  # each of them ends only by an error
         finally:
             for task in reversed(running):
                 task.cancel()
@@ -149,7 +153,7 @@ class StreamWorker:
 
 
 async def _within(work: Awaitable[None], running: list[asyncio.Task[object]], seconds: float) -> None:
-    """`work`, unless what it needs fails."""
+    """Await `work`; raise the error of a running task that it depends on. Raises LogError."""
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task, *running}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     if not done:

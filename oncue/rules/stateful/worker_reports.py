@@ -1,5 +1,4 @@
-"""What stream workers say of themselves in `oncue.stream`, and what a server knows by it: whether rules with memory are at
-work, and what their windows hold."""
+"""Reports of stream workers in `oncue.stream`, and a server's view of them: StreamWorkers."""
 
 from __future__ import annotations
 
@@ -14,13 +13,13 @@ from oncue.protocol.topics import STREAM
 from oncue.rules.stateful.record_group import WindowSummary
 
 REPORT_S = 2.0
-SOON_S = 0.2  # after something has fired; and from one report to the next
-SILENT_S = 10.0  # then a worker is not counted on
+SOON_S = 0.2  # delay of a report after a firing, and between two reports
+SILENT_S = 10.0  # then a worker counts as stopped
 TOPIC = Topic(compact=True)
 
 
 class RuleReport(Stored, frozen=True):
-    """Of one rule in the partitions of one worker; what is counted is counted since the worker's start."""
+    """One rule in the partitions of one worker. Counters count since the worker's start."""
 
     rule: str
     windows: int
@@ -41,15 +40,15 @@ class StreamReport(Stored, frozen=True):
 
 
 class StreamWorkers:
-    """`run` until cancelled: the newest report of each worker, by the server's own clock."""
+    """The newest report of each worker, aged by the server's clock. `run` until cancelled."""
 
     def __init__(self, log: Log, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._log, self._clock_s = log, clock_s
         self._reports: dict[bytes, tuple[float, StreamReport]] = {}
-        self.counted: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) since this process began to listen
+        self.counted: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) since this process began to read
 
     async def run(self) -> None:
-        """Raises LogError."""
+        """Read reports until cancelled. Raises LogError."""
         old = (await self._log.end_offsets([STREAM])).get((STREAM, 0), 0)
         reader = self._log.read([STREAM], start="earliest")
         try:
@@ -60,14 +59,14 @@ class StreamWorkers:
             await reader.close()
 
     def apply(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
-        """`before`: it was there when this process began. An old one tells nothing."""
-        if not value:  # it has stopped in good order
+        """Apply one report. `before`: written before this process began; old ones are ignored."""
+        if not value:  # the worker stopped cleanly
             self._reports.pop(key, None)
         elif fresh:
             try:
                 report = decode(StreamReport, value)
             except Undecodable:
-                return  # of another version
+                return  # written by another version
             if not before:
                 self._count(self._reports.get(key), report)
             self._reports[key] = (self._clock_s(), report)
@@ -84,7 +83,7 @@ class StreamWorkers:
         return [report for at, report in self._reports.values() if now - at < SILENT_S]
 
     def partitions(self) -> set[int]:
-        """That some worker has."""
+        """Return the partitions that some worker has."""
         return {number for report in self.alive() for number in report.partitions}
 
     def rules(self) -> dict[str, RuleReport]:
@@ -95,7 +94,7 @@ class StreamWorkers:
 
 
 def summed(reports: Iterable[RuleReport]) -> dict[str, RuleReport]:
-    """Of several workers, by rule."""
+    """Return rule -> sum over the workers' reports."""
     found: dict[str, RuleReport] = {}
     for r in reports:
         one = found.get(r.rule, RuleReport(r.rule, 0, 0, 0, 0, 0, 0))
@@ -112,5 +111,5 @@ def summed(reports: Iterable[RuleReport]) -> dict[str, RuleReport]:
 
 
 def _young(time_ms: int) -> bool:
-    """Of a report that was there before this process: by the clock of whoever wrote it."""
+    """Return True if a report older than this process is recent, by its writer's clock."""
     return abs(time.time() * 1000 - time_ms) < SILENT_S * 1000

@@ -69,7 +69,7 @@ def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
         clock.now += 2
         assert [r.worker for r in workers.alive()] == ["two"]
         workers.apply(b"two", b"")
-        assert "no stream worker is heard of" in windows.trouble(url)
+        assert "no stream worker reports" in windows.trouble(url)
         workers.apply(b"three", b"\xff not a report")
         assert not workers.alive()
 
