@@ -85,11 +85,11 @@ async def _serve(settings: Settings, ready: Callable[[list[int]], None], anew: b
         loop.add_signal_handler(number, stopping.set)
 
     def make(host: KafkaRunner, partitions: int, placed: Callable[[list[int]], None]) -> FaustApp:
-        from oncue.log.kafka.address import parse
+        from oncue.log.kafka.address import parse_address
 
         with _no_arguments():
             from oncue.rules.stateful.faust_app import FaustApp, KafkaCluster
-        address = parse(settings.log_url.partition("://")[2], settings)
+        address = parse_address(settings.log_url.partition("://")[2], settings)
         cluster = KafkaCluster(address.servers, address.client, address.options.prefix, address.options.session_s)
         return FaustApp(cluster, host, partitions, settings.data_path / "stream", placed)
 

@@ -1,12 +1,14 @@
-"""The log on Apache Kafka: for more than one machine, or where a cluster is there already. The only aiokafka import.
+"""Log on Apache Kafka, for several servers or an existing cluster.
 
-    append ──► Writer (a queue a partition, one batch of it under way) ──► idempotent producer, acks=all ──► futures, watchers
-    commit ──► Transactions (a producer an input partition) ──► records and the group's offsets, together
-    read   ──► KafkaReader ◄── Fetcher (few connections for all readers, read_committed) ◄── brokers
-               └── Membership: which partitions of a group are this process's
+The only package that imports aiokafka.
 
-A Record is a Kafka record, a Batch what is stored as one batch. Offsets are Kafka's: the marks that end a transaction take
-offsets too. An empty key is no key; in a compacted topic an empty value is a tombstone.
+    append ──► KafkaWriter (queue per partition) ──► idempotent producer, acks=all ──► futures
+    commit ──► Transactions (producers per input partition) ──► records and offsets, atomically
+    read   ──► KafkaReader ◄── Fetcher (few connections, read_committed) ◄── brokers
+               └── Membership: partitions of a group that this process owns
+
+A Record is a Kafka record, a RecordBatch is a stored batch. Offsets are Kafka's: transaction markers
+take offsets, too. An empty key is no key; in a compacted topic an empty value is a tombstone.
 """
 
 from oncue.log.kafka.log import KafkaLog

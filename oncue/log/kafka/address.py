@@ -1,6 +1,7 @@
-"""Where the brokers are and how to speak with them: kafka://host:port,host:port?prefix=...&replication=3
+"""Addresses of Kafka clusters: kafka://host:port,host:port?prefix=...&replication=3
 
-Names, passwords and certificates are not part of the URL, which ends up in shells' histories: they are settings (kafka_*).
+User names, passwords and certificates are settings (kafka_*), not part of the URL: URLs end up in
+shell histories.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ RECORD_MB = 8
 TOKEN_S = 30.0
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the URL may say behind the `?`."""
+class KafkaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options in the URL's query."""
 
     prefix: str = ""  # of topics', groups' and transactions' names: several installations can share a cluster
     replication: int = -1  # of topics that oncue makes; -1: the cluster's default
@@ -34,8 +35,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Address(msgspec.Struct, frozen=True):
+    """Parsed URL and settings of a cluster."""
+
     servers: tuple[str, ...]
-    options: Options
+    options: KafkaOptions
     client: dict[str, Any]  # arguments of aiokafka's clients
 
     @property
@@ -46,8 +49,8 @@ class Address(msgspec.Struct, frozen=True):
         return ",".join(self.servers)
 
 
-def parse(rest: str, settings: Settings) -> Address:
-    """What follows kafka:// in the URL. Raises Invalid."""
+def parse_address(rest: str, settings: Settings) -> Address:
+    """Parse `rest`, the URL after kafka://. Raises Invalid."""
     places, _, query = rest.partition("?")
     servers = tuple(s.strip() for s in places.strip("/").split(",") if s.strip())
     for server in servers:
@@ -59,19 +62,17 @@ def parse(rest: str, settings: Settings) -> Address:
     return Address(servers, _options(query), {"bootstrap_servers": list(servers), **_security(settings)})
 
 
-def _options(query: str) -> Options:
+def _options(query: str) -> KafkaOptions:
     found = dict(parse_qsl(query, keep_blank_values=True))
     for name in found:
-        if name not in Options.__struct_fields__:
-            near = difflib.get_close_matches(name, Options.__struct_fields__, n=1)
-            known = (
-                f"known ones: {', '.join(Options.__struct_fields__)}; names and passwords are settings, kafka_user ..."
-            )
+        if name not in KafkaOptions.__struct_fields__:
+            near = difflib.get_close_matches(name, KafkaOptions.__struct_fields__, n=1)
+            known = f"known ones: {', '.join(KafkaOptions.__struct_fields__)}; names and passwords are settings, kafka_user ..."
             raise Invalid(
                 f"the log's URL has an unknown option {name!r}", remedy=f"did you mean {near[0]!r}?" if near else known
             )
     try:
-        options = msgspec.convert(found, Options, strict=False)
+        options = msgspec.convert(found, KafkaOptions, strict=False)
     except msgspec.ValidationError as e:
         raise Invalid(f"the log's URL: {e}", remedy="kafka://host:9092?replication=3&record_mb=8") from None
     if not 1 <= options.record_mb <= 90:  # a broker takes requests up to 100 MB (socket.request.max.bytes)
@@ -125,7 +126,7 @@ def _read(file: str, setting: str) -> str:
 
 
 class Token(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """Asked at each new connection, so that a token that is renewed in the file, or by the command, is the one in use."""
+    """OAuth token from a file or command, read again for each new connection."""
 
     def __init__(self, file: str, command: str) -> None:
         self._file, self._command = file, command

@@ -1,7 +1,7 @@
-"""Batches that cannot be read go to `oncue.dead`, each once.
+"""Writes a dead letter to `oncue.dead` for each undecodable batch, once.
 
-What was told is remembered as a note at the offsets of a group of its own, in the transaction that tells it: so neither
-another reader, nor another server, nor one that starts again tells it twice.
+The offsets already written are stored as metadata in the offsets of a separate group, in the same
+transaction: so no other reader or server, nor a restarted one, writes a second letter.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from aiokafka.structs import TopicPartition
 
 from oncue.errors import OncueError
 from oncue.log.base import Partition, Record
-from oncue.log.kafka.decoding import Damaged
+from oncue.log.kafka.decoding import DamagedBatch
 from oncue.log.kafka.offsets import Offsets
-from oncue.log.kafka.topics import Known, Topics
+from oncue.log.kafka.topics import KafkaTopic, Topics
 from oncue.log.kafka.transactions import Transactions
-from oncue.log.kafka.writer import Places
+from oncue.log.kafka.writer import PartitionedRecords
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, DeadLetter
 from oncue.protocol.topics import DEAD
@@ -27,33 +27,36 @@ from oncue.protocol.topics import DEAD
 logger = logging.getLogger(__name__)
 
 GROUP = "oncue.buried"
-NOTES = 150  # offsets in a note: Kafka takes 4 KiB
+METADATA_OFFSETS = 150  # Kafka accepts 4 KiB of metadata
 
 
-class Burial:
+class DeadLetterWriter:
+    """Writes dead letters in the background."""
+
     def __init__(
         self,
         topics: Topics,
         offsets: Offsets,
         transactions: Transactions,
-        place: Callable[[Known, Sequence[Record], int | None], Places],
+        partition_records: Callable[[KafkaTopic, Sequence[Record], int | None], PartitionedRecords],
     ) -> None:
-        self._topics, self._offsets, self._transactions, self._place = topics, offsets, transactions, place
-        self._told: set[tuple[Partition, int]] = set()
+        self._topics, self._offsets, self._transactions = topics, offsets, transactions
+        self._partition_records = partition_records
+        self._written: set[tuple[Partition, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
 
-    def bury(self, topic: Known, partition: int, damaged: Damaged) -> None:
+    def add(self, topic: KafkaTopic, partition: int, damaged: DamagedBatch) -> None:
         key = ((topic.name, partition), damaged.first)
-        if key in self._told:
+        if key in self._written:
             return
-        self._told.add(key)
+        self._written.add(key)
         logger.error("%s/%d at %d: %s", topic.name, partition, damaged.first, damaged.reason)
-        task = asyncio.create_task(self._tell(topic, partition, damaged))
+        task = asyncio.create_task(self._write(topic, partition, damaged))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _tell(self, topic: Known, partition: int, damaged: Damaged) -> None:
+    async def _write(self, topic: KafkaTopic, partition: int, damaged: DamagedBatch) -> None:
         place = (topic.name, partition)
         letter = DeadLetter(
             v=VERSION,
@@ -68,17 +71,17 @@ class Burial:
         )
         try:
             async with self._lock:
-                _, note = (await self._offsets.fetch(GROUP)).get(place, (0, ""))
-                told = [int(n) for n in note.split(",") if n]
-                if damaged.first in told:
+                _, metadata = (await self._offsets.fetch(GROUP)).get(place, (0, ""))
+                written = [int(n) for n in metadata.split(",") if n]
+                if damaged.first in written:
                     return
-                told = [*told, damaged.first][-NOTES:]
-                dead = await self._topics.need(DEAD)
-                offsets = {TopicPartition(topic.full, partition): (max(told) + 1, ",".join(map(str, told)))}
-                records = self._place(dead, [Record(encode(letter))], 0)
+                written = [*written, damaged.first][-METADATA_OFFSETS:]
+                dead = await self._topics.get_or_create(DEAD)
+                offsets = {TopicPartition(topic.full, partition): (max(written) + 1, ",".join(map(str, written)))}
+                records = self._partition_records(dead, [Record(encode(letter))], 0)
                 await self._transactions.commit(GROUP, place, offsets, [(dead, records)])
         except OncueError as e:
-            self._told.discard((place, damaged.first))
+            self._written.discard((place, damaged.first))
             logger.error("a dead letter could not be stored, and the next reader tries again: %s", e)
 
     async def close(self) -> None:

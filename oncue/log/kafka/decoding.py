@@ -1,4 +1,7 @@
-"""What a fetch brought, as Batches: without the marks of transactions, aborted records, and batches that are damaged."""
+"""Decodes fetch responses into record batches.
+
+Leaves out transaction markers, aborted records and damaged batches.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ CONTROL, TRANSACTIONAL = 0x20, 0x10
 ABORT = 0
 
 
-class Damaged(msgspec.Struct, frozen=True):
-    """A stored batch that cannot be read: what its bytes begin with, and why."""
+class DamagedBatch(msgspec.Struct, frozen=True):
+    """A stored batch that cannot be decoded: its first bytes, and the reason."""
 
     first: int
     reason: str
@@ -30,53 +33,56 @@ class Damaged(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct):
-    """Batches with their stored sizes, the damaged ones, and the offset up to which this tells all."""
+    """Batches with their stored sizes, damaged ones, and the next offset to fetch."""
 
     batches: list[tuple[RecordBatch, int]]
-    damaged: list[Damaged]
+    damaged: list[DamagedBatch]
     reached: int
 
 
 def decode(
     topic: str, partition: int, data: bytes, at: int, reached: int, aborted: Sequence[tuple[int, int]]
 ) -> Decoded:
-    """Records at `at` and behind. `aborted`: (producer, first offset) of transactions that came to nothing."""
+    """Decode records from offset `at` on.
+
+    `aborted`: (producer id, first offset) of aborted transactions; `reached`: end of the last fetch.
+    """
     found = Decoded([], [], reached)
-    waiting = sorted(aborted or (), key=lambda a: a[1])
-    gone: set[int] = set()
+    starts = sorted(aborted or (), key=lambda a: a[1])
+    aborting: set[int] = set()
     place, view = 0, memoryview(data)
     while place + HEAD.size <= len(data):
         base, length, _, magic, _, attributes, delta = HEAD.unpack_from(data, place)
         if place + AFTER_LENGTH + length > len(data):
-            break  # cut off by the size of the fetch: it comes with the next
+            break  # cut off by the fetch size: the next fetch returns it
         blob = view[place : place + AFTER_LENGTH + length].tobytes()
         place += AFTER_LENGTH + length
         following = base + delta + 1 if magic >= 2 else base + 1
         if following <= found.reached:
             continue
-        while waiting and waiting[0][1] <= base:
-            gone.add(waiting.pop(0)[0])
+        while starts and starts[0][1] <= base:
+            aborting.add(starts.pop(0)[0])
         try:
             batch = MemoryRecords(blob).next_batch()
             if not batch.validate_crc():
                 raise k.CorruptRecordException("the stored batch does not have its checksum")
             if magic >= 2 and attributes & CONTROL:
-                if _mark(next(batch).key) == ABORT:
-                    gone.discard(batch.producer_id)
-            elif not (magic >= 2 and attributes & TRANSACTIONAL and batch.producer_id in gone):
+                if _marker_type(next(batch).key) == ABORT:
+                    aborting.discard(batch.producer_id)
+            elif not (magic >= 2 and attributes & TRANSACTIONAL and batch.producer_id in aborting):
                 offsets, records = _records(batch, at)
                 if offsets:
                     found.batches.append((RecordBatch(topic, partition, offsets, records), len(blob)))
         except (k.KafkaError, ValueError, LookupError, TypeError, OverflowError, AssertionError, StopIteration) as e:
             why = f"{e} ({len(blob)} bytes)" if str(e) else f"{type(e).__name__} ({len(blob)} bytes)"
-            found.damaged.append(Damaged(base, why, blob[:EVENT_BYTES]))
+            found.damaged.append(DamagedBatch(base, why, blob[:EVENT_BYTES]))
         found.reached = following
-    _tell_end(found, topic, partition, at, reached)
+    _set_end(found, topic, partition, at, reached)
     return found
 
 
-def _tell_end(found: Decoded, topic: str, partition: int, at: int, before: int) -> None:
-    """Where the last offsets are no records, the reader's place is further than behind its last record."""
+def _set_end(found: Decoded, topic: str, partition: int, at: int, before: int) -> None:
+    """Move the end past offsets that hold no records, such as markers."""
     if found.reached <= max(at, before):
         return
     if found.batches:
@@ -106,7 +112,7 @@ def _records(batch: object, at: int) -> tuple[Sequence[int], list[Record]]:
     return offsets, records
 
 
-def _mark(key: bytes) -> int:
-    """Of a transaction's end: 0 it was aborted, 1 committed."""
+def _marker_type(key: bytes) -> int:
+    """Return the type of a transaction marker: 0 abort, 1 commit."""
     kind: int = struct.unpack_from(">hh", key)[1]
     return kind

@@ -1,4 +1,4 @@
-"""What Kafka's errors mean to a user of oncue."""
+"""Translation of Kafka's errors into errors with a remedy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from oncue.errors import LogError, NotOwner, OncueError, TooLarge
 
 
 def quiet() -> None:
-    """Of aiokafka's own lines, one for each repetition, none is shown unless asked for; what lasts is told by this package."""
+    """Silence aiokafka's log, which has a line per retry, unless it is configured.
+
+    This package logs lasting problems itself.
+    """
     noisy = logging.getLogger("aiokafka")
     if noisy.level == logging.NOTSET:
         noisy.setLevel(logging.CRITICAL)
 
 
 def explain(error: BaseException, place: str, doing: str) -> OncueError:
-    """`doing` completes "Kafka could not ...". An OncueError stays what it is."""
+    """Return an OncueError; `doing` completes "Kafka could not ...".
+
+    Returns an OncueError unchanged.
+    """
     if isinstance(error, OncueError):
         return error
     if isinstance(error, k.ProducerFenced | k.InvalidProducerEpoch | k.IllegalGenerationError | k.UnknownMemberIdError):

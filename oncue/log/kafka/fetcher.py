@@ -1,15 +1,18 @@
-"""Fetching for all readers of a log, over few connections.
+"""Fetches records for all readers of a log, over few connections.
 
-    Cursors (a partition of a reader each) ──► requests, one a line ──► broker: answers when there is something, or late
-                                        ◄── decoded batches ──
+    FetchStates (one per partition and reader) ──► requests, one per connection ──► broker
+                                               ◄── decoded batches ──
 
-A broker answers one request of a connection after another, and a request that waits for records blocks its connection. So
-there are some lines a broker, and each request covers the cursors that no other covers: a new cursor waits half a second at
-most. Partitions that had nothing for a while share a request that may wait long: 2,000 quiet topics cost one
-request each few seconds, and nothing on the way of the busy ones. A broker that has a request at hand answers it for each
-single record, and that work stands in the way of the next append: so a line rests for a moment after a small answer. What
-comes after a pause is told at once all the same. (The line rests, not its cursors one by one: those would go apart, each on
-a line of its own, until no line is free.)
+A broker answers the requests of a connection in order, and a request that waits for records blocks
+its connection. So there are several connections per broker, and each request covers the cursors
+that no other request covers: a new cursor waits half a second at most. Partitions without records
+for a while share a request with a long wait: 2,000 quiet topics cost one request every few seconds,
+and do not delay busy ones.
+
+A broker with a waiting request answers it for each single record, which slows down the next append.
+So a connection pauses for a moment after a small response. A record after a pause is still
+delivered at once. (The connection pauses, not each cursor: cursors would drift apart until each
+occupied its own connection, and none was free.)
 """
 
 from __future__ import annotations
@@ -28,36 +31,39 @@ from aiokafka.structs import TopicPartition
 
 from oncue.errors import OncueError
 from oncue.log.kafka.address import Address
-from oncue.log.kafka.decoding import Damaged, Decoded, decode
+from oncue.log.kafka.decoding import DamagedBatch, Decoded, decode
 from oncue.log.kafka.failures import explain
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
-from oncue.log.kafka.topics import Known
+from oncue.log.kafka.topics import KafkaTopic
 
 logger = logging.getLogger(__name__)
 
-LINES, QUIET_LINES = 4, 2  # to a broker: for what is busy, and for what is quiet
-FIRST_LINE = 10  # aiokafka numbers its own connections to a broker below
-ANSWER_BYTES, PARTITION_BYTES = 4 * 1024 * 1024, 1024 * 1024  # one batch always comes, whatever its size
+CONNECTIONS, QUIET_CONNECTIONS = 4, 2  # per broker, for busy and for quiet partitions
+FIRST_CONNECTION = 10  # aiokafka uses lower numbers for its own connections
+ANSWER_BYTES, PARTITION_BYTES = 4 * 1024 * 1024, 1024 * 1024  # at least one batch is returned, whatever its size
 WAIT_MS, QUIET_WAIT_MS = 500, 5_000
 QUIET_S = 5.0
 PAUSE_S = 0.1
-COMPANY_S, LITTLE_BYTES = 0.003, 64 * 1024  # after so little, the line rests: what comes meanwhile is one answer
-CURSOR_S = 20e-6  # and longer with many cursors: each takes its time in each request, here and at the broker
+COMPANY_S, LITTLE_BYTES = 0.003, 64 * 1024  # pause after a small response, to gather records
+CURSOR_S = 20e-6  # added per cursor, which costs time in each request, here and at the broker
 READ_COMMITTED = 1
-LATE_S = 10.0  # then the log says that it cannot read
+LATE_S = 10.0  # interval of warnings about failed reads
 
 
-class Target(Protocol):
-    """A reader, as the fetcher sees it."""
+class FetchTarget(Protocol):
+    """Reader, as the fetcher uses it."""
 
-    def full(self) -> bool: ...
-    def deliver(self, cursor: Cursor, decoded: Decoded) -> None: ...
+    def is_full(self) -> bool: ...
+    def deliver(self, cursor: FetchState, decoded: Decoded) -> None: ...
     def fail(self, error: OncueError) -> None: ...
 
 
-class Cursor:
-    """`at`: the offset that the reader wants next; `fetch_at`: where the next request begins, lower when `at` is not there
-    yet."""
+class FetchState:
+    """Fetch position of one partition of a reader.
+
+    `at` is the reader's next offset; `fetch_at` is where the next request begins, lower if `at`
+    does not exist yet.
+    """
 
     __slots__ = (
         "at",
@@ -65,58 +71,61 @@ class Cursor:
         "covered",
         "failing_since",
         "fetch_at",
+        "generation",
         "late_at",
         "not_before",
         "partition",
         "target",
         "topic",
-        "turn",
     )
 
-    def __init__(self, target: Target, topic: Known, partition: int, at: int) -> None:
+    def __init__(self, target: FetchTarget, topic: KafkaTopic, partition: int, at: int) -> None:
         self.target, self.topic, self.partition = target, topic, partition
-        self.turn = 0  # of seeks: what was asked before one is stale
+        self.generation = 0  # counts seeks; older requests are stale
         self.covered = False
         self.not_before = self.failing_since = self.late_at = 0.0
         self.place(at)
 
     def place(self, at: int) -> None:
         self.at = self.fetch_at = at
-        self.turn += 1
+        self.generation += 1
         self.covered = False
         self.busy_until = time.monotonic() + QUIET_S
 
 
 class Fetcher:
+    """Sends fetch requests and hands their batches to readers."""
+
     def __init__(
         self,
         client: AIOKafkaClient,
         offsets: Offsets,
         address: Address,
-        bury: Callable[[Known, int, Damaged], None],
+        to_dead_letters: Callable[[KafkaTopic, int, DamagedBatch], None],
     ) -> None:
-        self._client, self._offsets, self._address, self._bury = client, offsets, address, bury
-        self._cursors: dict[Cursor, None] = {}  # in the order of their turns
-        self._lines: dict[int, set[int]] = {}  # node -> lines in use
+        self._client, self._offsets, self._address = client, offsets, address
+        self._to_dead_letters = to_dead_letters
+        self._cursors: dict[FetchState, None] = {}  # in fetch order
+        self._busy_connections: dict[int, set[int]] = {}  # node -> connections in use
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting: set[asyncio.Future[bool]] = set()
         self._run_task = asyncio.create_task(self._run(), name="kafka fetcher")
 
-    def add(self, cursor: Cursor) -> None:
+    def add(self, cursor: FetchState) -> None:
         self._cursors[cursor] = None
         self._wake.set()
 
-    def remove(self, cursors: Iterable[Cursor]) -> None:
+    def remove(self, cursors: Iterable[FetchState]) -> None:
         for cursor in cursors:
             self._cursors.pop(cursor, None)
 
     def wake(self) -> None:
-        """Some cursor was placed, or its reader has room again."""
+        """Check for work: a cursor moved, or a reader has space again."""
         self._wake.set()
 
     def late_s(self) -> float:
-        """For how long nothing could be read of the partition that has failed longest."""
+        """Return how long reading has failed, at the partition that has failed longest."""
         failing = [cursor.failing_since for cursor in self._cursors if cursor.failing_since]
         return time.monotonic() - min(failing) if failing else 0.0
 
@@ -126,23 +135,23 @@ class Fetcher:
             task.cancel()
         await asyncio.gather(self._run_task, *self._tasks, *self._connecting, return_exceptions=True)
 
-    # ------------------------------------------------------------ who is asked for what
+    # ------------------------------------------------------------ scheduling
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            pause = self._ask()
+            pause = self._send_requests()
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)
             except TimeoutError:
                 continue
 
-    def _ask(self) -> float | None:
-        """Send what can be sent; how long until something that pauses may go on."""
+    def _send_requests(self) -> float | None:
+        """Send all possible requests; return seconds until a paused cursor is due."""
         now, soonest, lost = time.monotonic(), None, False
-        by_node: dict[int, tuple[list[Cursor], list[Cursor]]] = {}
+        by_node: dict[int, tuple[list[FetchState], list[FetchState]]] = {}
         for cursor in self._cursors:
-            if cursor.covered or cursor.target.full():
+            if cursor.covered or cursor.target.is_full():
                 continue
             if cursor.not_before > now:
                 soonest = min(soonest or cursor.not_before, cursor.not_before)
@@ -156,22 +165,24 @@ class Fetcher:
         if lost:
             self._client.force_metadata_update()
         for node, (busy, quiet) in by_node.items():
-            # Without a line for them the quiet ones go with the busy: nobody waits for a request that waits long.
-            if quiet and not self._send(node, quiet, QUIET_WAIT_MS, range(LINES, LINES + QUIET_LINES)):
+            # If no connection is free for quiet cursors, they join the busy ones.
+            if quiet and not self._send(
+                node, quiet, QUIET_WAIT_MS, range(CONNECTIONS, CONNECTIONS + QUIET_CONNECTIONS)
+            ):
                 busy += quiet
-            self._send(node, busy, WAIT_MS, range(LINES))
+            self._send(node, busy, WAIT_MS, range(CONNECTIONS))
         return None if soonest is None else max(0.001, soonest - now)
 
-    def _send(self, node: int, cursors: list[Cursor], wait_ms: int, lines: Iterable[int]) -> bool:
-        """False: none of the lines is free; the next that is takes them along."""
-        used = self._lines.setdefault(node, set())
-        line = next((n for n in lines if n not in used), None)
-        if line is None or not cursors:
+    def _send(self, node: int, cursors: list[FetchState], wait_ms: int, connections: Iterable[int]) -> bool:
+        """Send one request; False if no connection is free: a later one covers these."""
+        used = self._busy_connections.setdefault(node, set())
+        connection = next((n for n in connections if n not in used), None)
+        if connection is None or not cursors:
             return False
-        used.add(line)
+        used.add(connection)
         for cursor in cursors:
             cursor.covered = True
-        self._spawn(self._fetch(node, line, cursors, [c.turn for c in cursors], wait_ms))
+        self._spawn(self._fetch(node, connection, cursors, [c.generation for c in cursors], wait_ms))
         return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -181,11 +192,13 @@ class Fetcher:
 
     # ------------------------------------------------------------ one request
 
-    async def _fetch(self, node: int, line: int, cursors: list[Cursor], turns: list[int], wait_ms: int) -> None:
-        # A request names a partition once: readers that are at the same place share it, another has the next request.
-        asked: dict[tuple[str, int], list[tuple[Cursor, int]]] = {}
+    async def _fetch(
+        self, node: int, connection: int, cursors: list[FetchState], generations: list[int], wait_ms: int
+    ) -> None:
+        # A request names a partition once: readers at the same offset share it, others wait.
+        asked: dict[tuple[str, int], list[tuple[FetchState, int]]] = {}
         topics: dict[str, list[tuple[int, int, int]]] = {}
-        for cursor, turn in zip(cursors, turns, strict=True):
+        for cursor, generation in zip(cursors, generations, strict=True):
             sharing = asked.setdefault((cursor.topic.full, cursor.partition), [])
             if not sharing:
                 topics.setdefault(cursor.topic.full, []).append((cursor.partition, cursor.fetch_at, PARTITION_BYTES))
@@ -193,18 +206,18 @@ class Fetcher:
                 cursor.covered = False
                 self._wake.set()
                 continue
-            sharing.append((cursor, turn))
+            sharing.append((cursor, generation))
         try:
             request = FetchRequest(wait_ms, 1, ANSWER_BYTES, READ_COMMITTED, list(topics.items()))
-            await self._connect(node, FIRST_LINE + line)
-            response = await self._client.send(node, request, group=FIRST_LINE + line)
+            await self._connect(node, FIRST_CONNECTION + connection)
+            response = await self._client.send(node, request, group=FIRST_CONNECTION + connection)
             nbytes = 0
             for full, entries in response.topics:
                 for entry in entries:
                     aborted = entry[-2] if len(entry) < 8 else entry[-3]
                     nbytes += len(entry[-1] or b"")
-                    for cursor, turn in asked[full, entry[0]]:
-                        if turn == cursor.turn and cursor in self._cursors:
+                    for cursor, generation in asked[full, entry[0]]:
+                        if generation == cursor.generation and cursor in self._cursors:
                             self._answered(cursor, entry[1], entry[-1], aborted)
             if 0 < nbytes < LITTLE_BYTES:
                 await asyncio.sleep(max(COMPANY_S, CURSOR_S * len(cursors)))
@@ -216,28 +229,30 @@ class Fetcher:
                 cursor.not_before = time.monotonic() + 10 * PAUSE_S
                 cursor.target.fail(explain(e, str(self._address), f"read {cursor.topic.full}"))
         finally:
-            self._lines[node].discard(line)
+            self._busy_connections[node].discard(connection)
             for sharing in asked.values():
-                for cursor, turn in sharing:
-                    if turn == cursor.turn:
+                for cursor, generation in sharing:
+                    if generation == cursor.generation:
                         cursor.covered = False
-                    if cursor in self._cursors:  # to the end of the line: others have their turn
+                    if cursor in self._cursors:  # round robin
                         self._cursors[cursor] = self._cursors.pop(cursor)
             self._wake.set()
 
-    async def _connect(self, node: int, line: int) -> None:
-        """Not to be cut off: aiokafka would forget a connection that is half made, and leave it open."""
-        connecting = asyncio.ensure_future(self._client.ready(node, group=line))
+    async def _connect(self, node: int, connection: int) -> None:
+        """Connect, shielded from cancellation: aiokafka would leak a half-open connection."""
+        connecting = asyncio.ensure_future(self._client.ready(node, group=connection))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
         await asyncio.shield(connecting)
 
-    def _failed(self, cursors: Iterable[Cursor], error: BaseException) -> None:
+    def _failed(self, cursors: Iterable[FetchState], error: BaseException) -> None:
         for cursor in cursors:
             self._pause(cursor, error)
         self._client.force_metadata_update()
 
-    def _answered(self, cursor: Cursor, code: int, data: bytes | None, aborted: list[tuple[int, int]] | None) -> None:
+    def _answered(
+        self, cursor: FetchState, code: int, data: bytes | None, aborted: list[tuple[int, int]] | None
+    ) -> None:
         if code:
             self._refused(cursor, k.for_code(code))
             return
@@ -251,13 +266,13 @@ class Fetcher:
         cursor.at = max(cursor.at, found.reached)
         cursor.busy_until = time.monotonic() + QUIET_S
         for damaged in found.damaged:
-            self._bury(cursor.topic, cursor.partition, damaged)
+            self._to_dead_letters(cursor.topic, cursor.partition, damaged)
         cursor.target.deliver(cursor, found)
 
-    def _refused(self, cursor: Cursor, error: type[k.KafkaError]) -> None:
+    def _refused(self, cursor: FetchState, error: type[k.KafkaError]) -> None:
         if error is k.OffsetOutOfRangeError:
             cursor.not_before = math.inf
-            self._spawn(self._reposition(cursor, cursor.turn))
+            self._spawn(self._reposition(cursor, cursor.generation))
         elif error.retriable or error.__name__ in ("OffsetNotAvailable", "FencedLeaderEpoch", "UnknownLeaderEpoch"):
             self._pause(cursor, error())
             self._client.force_metadata_update()
@@ -266,7 +281,7 @@ class Fetcher:
             what = f"read {cursor.topic.full}/{cursor.partition} at {cursor.fetch_at}"
             cursor.target.fail(explain(error(), str(self._address), what))
 
-    def _pause(self, cursor: Cursor, error: BaseException) -> None:
+    def _pause(self, cursor: FetchState, error: BaseException) -> None:
         now = time.monotonic()
         cursor.not_before = now + PAUSE_S
         if not cursor.failing_since:
@@ -276,8 +291,8 @@ class Fetcher:
             what = f"read {cursor.topic.full}/{cursor.partition}"
             logger.warning("%s", explain(error, str(self._address), what).message)
 
-    async def _reposition(self, cursor: Cursor, turn: int) -> None:
-        """Its offset is not there: truncated, or not there yet."""
+    async def _reposition(self, cursor: FetchState, generation: int) -> None:
+        """Move a cursor whose offset is truncated, or does not exist yet."""
         place = (cursor.topic, cursor.partition)
         key = (cursor.topic.name, cursor.partition)
         try:
@@ -285,12 +300,12 @@ class Fetcher:
         except OncueError as e:
             cursor.target.fail(e)
             begin, end = cursor.fetch_at, cursor.fetch_at
-        if turn == cursor.turn:
+        if generation == cursor.generation:
             if cursor.fetch_at < begin:
                 cursor.fetch_at = begin
                 cursor.at = max(cursor.at, begin)
             elif cursor.fetch_at > end:
-                waits = "%s/%d ends at %d, and a reader waits for %d: was the topic made anew?"
+                waits = "%s/%d ends at %d, and a reader waits for %d: was the topic created anew?"
                 logger.warning(waits, *key, end, cursor.fetch_at)
                 cursor.fetch_at = end
         cursor.not_before = 0.0

@@ -1,4 +1,4 @@
-"""The log on Kafka: puts the parts of this package together."""
+"""Log on Kafka, composed of the parts of this package."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from aiokafka.structs import TopicPartition
 from oncue.config import Settings
 from oncue.errors import LogError, NotOwner, OncueError
 from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
-from oncue.log.kafka.address import Address, parse
+from oncue.log.kafka.address import Address, parse_address
 from oncue.log.kafka.assignment import KafkaAssignment
-from oncue.log.kafka.dead_letters import Burial
+from oncue.log.kafka.dead_letters import DeadLetterWriter
 from oncue.log.kafka.failures import explain, quiet
 from oncue.log.kafka.fetcher import Fetcher
 from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
 from oncue.log.kafka.producer_ids import ProducerIds
-from oncue.log.kafka.reader import KafkaReader, group_reader
-from oncue.log.kafka.topics import Known, Topics
+from oncue.log.kafka.reader import KafkaReader, membership_callbacks
+from oncue.log.kafka.topics import KafkaTopic, Topics
 from oncue.log.kafka.transactions import Transactions
-from oncue.log.kafka.writer import Counters, Places, Writer, places
+from oncue.log.kafka.writer import KafkaCounters, KafkaWriter, PartitionedRecords, partition_records
 
 logger = logging.getLogger(__name__)
 
-# A quiet partition that is well again says so after 5 s; a cluster that changes its leaders is not in trouble.
+# Longer than a change of leaders takes, and than quiet partitions (5 s) need to recover.
 TROUBLE_S = 8.0
-BY = "oncue-by"  # header: which process appended it
+BY = "oncue-by"  # header: id of the process that appended the record
 Callback = Callable[[str, Sequence[Record]], None]
 
 
 class KafkaLog(Log):
-    # Each partition keeps the order of its appends, but one partition's may be durable before an earlier one of another.
+    """Log on a Kafka cluster, shared by any number of processes."""
+
+    # Only each partition keeps the order of appends: another's may be durable earlier.
     fifo = False
     shared = True
 
@@ -49,28 +51,28 @@ class KafkaLog(Log):
         """Use `open`."""
         self._address, self._client, self._admin = address, client, admin
         self._topics = Topics(client, admin, address)
-        self._topics.grown = self._grown
+        self._topics.on_partitions_added = self._partitions_added
         self._offsets = Offsets(client, admin, self._topics, address)
         self._transactions = Transactions(address, ProducerIds(client))
-        self._writer = Writer(address, self._publish)
-        self._burial = Burial(self._topics, self._offsets, self._transactions, self._place)
-        self._fetcher = Fetcher(client, self._offsets, address, self._burial.bury)
+        self._writer = KafkaWriter(address, self._publish)
+        self._dead_letters = DeadLetterWriter(self._topics, self._offsets, self._transactions, self._partition_records)
+        self._fetcher = Fetcher(client, self._offsets, address, self._dead_letters.add)
         self._watches: list[tuple[str, Callback]] = []
         self._readers: set[KafkaReader] = set()
         self._assignments: set[KafkaAssignment] = set()
-        self._mark = ((BY, secrets.token_bytes(8)),)
-        self._late: dict[str, list[tuple[Sequence[Record], int | None, asyncio.Future[list[Position]]]]] = {}
+        self._own_header = ((BY, secrets.token_bytes(8)),)
+        self._unknown_topics: dict[str, list[tuple[Sequence[Record], int | None, asyncio.Future[list[Position]]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @classmethod
     async def open(cls, rest: str, settings: Settings) -> KafkaLog:
         """`rest` is what follows kafka:// in the URL. Raises Invalid, LogError."""
-        address = parse(rest, settings)
+        address = parse_address(rest, settings)
         quiet()
         options = {**address.client, "client_id": "oncue", "metadata_max_age_ms": 30_000}
         client, admin = AIOKafkaClient(**options), AIOKafkaAdminClient(**options)
-        # Both to their end: one that is closed while it connects leaves its connection open.
+        # Wait for both: a client closed while it connects leaves its connection open.
         started = await asyncio.gather(client.bootstrap(), admin.start(), return_exceptions=True)
         if (error := next((e for e in started if e is not None), None)) is not None:
             await asyncio.gather(client.close(), admin.close(), return_exceptions=True)
@@ -91,13 +93,13 @@ class KafkaLog(Log):
     # ------------------------------------------------------------ metrics
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> KafkaCounters:
         return self._writer.counters
 
     @property
     def queue_depth(self) -> int:
-        """Appends that wait, or are under way."""
-        return self._writer.depth + sum(map(len, self._late.values()))
+        """Number of appends that are queued or in flight."""
+        return self._writer.depth + sum(map(len, self._unknown_topics.values()))
 
     # ------------------------------------------------------------ topics
 
@@ -109,9 +111,9 @@ class KafkaLog(Log):
         self._check()
         return await self._topics.all()
 
-    def _grown(self, topic: Known, before: int) -> None:
+    def _partitions_added(self, topic: KafkaTopic, before: int) -> None:
         for reader in self._readers:
-            reader.grown(topic, before)
+            reader.partitions_added(topic, before)
 
     # ------------------------------------------------------------ writing
 
@@ -126,44 +128,50 @@ class KafkaLog(Log):
             future.set_result([])
             return future
         known = self._topics.get(topic)
-        if known is not None and topic not in self._late:
-            self._hand_over(known, records, partition, future)
+        if known is not None and topic not in self._unknown_topics:
+            self._enqueue(known, records, partition, future)
             return future
-        # The topic is not known yet: what comes for it waits in order.
-        waiting = self._late.get(topic)
+        # Appends to a topic that is not known yet wait, in order.
+        waiting = self._unknown_topics.get(topic)
         if waiting is None:
-            waiting = self._late[topic] = []
-            self._run(self._hand_over_late(topic))
+            waiting = self._unknown_topics[topic] = []
+            self._run(self._enqueue_when_known(topic))
         waiting.append((tuple(records), partition, future))
         return future
 
-    def _hand_over(
-        self, topic: Known, records: Sequence[Record], partition: int | None, future: asyncio.Future[list[Position]]
+    def _enqueue(
+        self,
+        topic: KafkaTopic,
+        records: Sequence[Record],
+        partition: int | None,
+        future: asyncio.Future[list[Position]],
     ) -> None:
         try:
-            self._writer.put(topic, self._place(topic, records, partition), future)
+            self._writer.enqueue(topic, self._partition_records(topic, records, partition), future)
         except OncueError as e:
             future.set_exception(e)
 
-    def _place(self, topic: Known, records: Sequence[Record], partition: int | None) -> Places:
+    def _partition_records(
+        self, topic: KafkaTopic, records: Sequence[Record], partition: int | None
+    ) -> PartitionedRecords:
         try:
             if any(topic.name.startswith(prefix) for prefix, _ in self._watches):
-                records = [msgspec.structs.replace(r, headers=(*r.headers, *self._mark)) for r in records]
-            return places(topic, records, partition, self._address.record_bytes)
+                records = [msgspec.structs.replace(r, headers=(*r.headers, *self._own_header)) for r in records]
+            return partition_records(topic, records, partition, self._address.record_bytes)
         except (TypeError, AttributeError) as e:
             raise LogError(f"a record for {topic.name!r} is not bytes: {e}") from e
 
-    async def _hand_over_late(self, name: str) -> None:
+    async def _enqueue_when_known(self, name: str) -> None:
         try:
-            topic = await self._topics.need(name)
+            topic = await self._topics.get_or_create(name)
         except OncueError as e:
-            for _, _, future in self._late.pop(name):
+            for _, _, future in self._unknown_topics.pop(name):
                 if not future.done():
                     future.set_exception(e)
             return
-        for records, partition, future in self._late.pop(name):
+        for records, partition, future in self._unknown_topics.pop(name):
             if not future.done():
-                self._hand_over(topic, records, partition, future)
+                self._enqueue(topic, records, partition, future)
 
     async def commit(
         self, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append] = (), *, repeatable: bool = False
@@ -183,61 +191,66 @@ class KafkaLog(Log):
             owner = self._owner(group, place, min(b.offsets[0] if b.offsets else b.end for b in batches))
             if owner is not None:
                 if repeatable:
-                    return await self._append_then_mark(owner, place, ends[place], appends)
-                await owner.settle()  # a place that is told late must not come behind a later one
-        found: list[tuple[Known, Places]] = []
+                    return await self._append_then_commit(owner, place, ends[place], appends)
+                await owner.flush_commits()  # an earlier offset must not be committed after this one
+        found: list[tuple[KafkaTopic, PartitionedRecords]] = []
         for append in appends:
             if append.records:
-                topic = await self._topics.need(append.topic)
-                found.append((topic, self._place(topic, append.records, append.partition)))
+                topic = await self._topics.get_or_create(append.topic)
+                found.append((topic, self._partition_records(topic, append.records, append.partition)))
         if place is not None and owner is None and self._transactions.fenced(group, place):
-            # No group says whose it is: the caller does, who has it again.
+            # Partitions are assigned by the caller, not by the group: it owns this one again.
             await self._transactions.claim(group, place)
         offsets = {TopicPartition(self._topics.full(t), p): (end, "") for (t, p), end in ends.items()}
         positions = await self._transactions.commit(group, place, offsets, found)
-        self._offsets.note(group, ends)
+        self._offsets.record_commit(group, ends)
         if place is not None and owner is not None:
-            owner.did(place, ends[place])
+            owner.advance(place, ends[place])
         for topic, spread in found:
             for _, records in spread:
                 self._publish(topic, records)
         return positions
 
     async def claim(self, group: str, topic: str, partition: int) -> None:
-        """For a group whose partitions others give out: this process commits for the partition from now on, and who did before
-        is refused. What that one has under way is aborted. Raises LogError."""
+        """Become the only process that commits for a partition; fence the previous one.
+
+        For a group whose partitions are assigned outside of Kafka. Raises LogError.
+        """
         self._check()
         await self._transactions.claim(group, (topic, partition))
 
     def _owner(self, group: str, place: Partition, first: int) -> KafkaReader | None:
-        """The reader that the group has given this to; None: the group has no reader here. Raises NotOwner."""
+        """Return the reader that owns the partition; None if the group has no reader here.
+
+        Raises NotOwner.
+        """
         members = [r for r in self._readers if r.group == group]
         found = next((r for r in members if r.owns(place, first)), None)
         if members and found is None:
             raise NotOwner(f"the group {group!r} has given {place[0]}/{place[1]} to another server")
         return found
 
-    async def _append_then_mark(
+    async def _append_then_commit(
         self, owner: KafkaReader, place: Partition, end: int, appends: Sequence[Append]
     ) -> list[Position]:
-        """A transaction takes ten times as long as an append."""
+        """Append, then commit the offset soon: ten times as fast as a transaction."""
         wanted = [self.append(a.topic, a.records, a.partition) for a in appends if a.records]
         positions = [p for found in await asyncio.gather(*wanted) for p in found]
-        owner.did(place, end)
-        owner.mark(place, end)
+        owner.advance(place, end)
+        owner.commit_later(place, end)
         return positions
 
     async def _flush(self) -> None:
-        while self._late:
-            await asyncio.wait([future for waiting in self._late.values() for _, _, future in waiting])
+        while self._unknown_topics:
+            await asyncio.wait([future for waiting in self._unknown_topics.values() for _, _, future in waiting])
         await self._writer.flush()
 
-    def _publish(self, topic: Known, records: Sequence[Record]) -> None:
+    def _publish(self, topic: KafkaTopic, records: Sequence[Record]) -> None:
         for prefix, callback in list(self._watches):
             if topic.name.startswith(prefix):
                 try:
                     callback(topic.name, records)
-                except Exception:  # one watcher's fault is not another's
+                except Exception:  # other watchers must be called all the same
                     logger.exception("a watcher of %s failed", topic.name)
 
     # ------------------------------------------------------------ reading
@@ -247,9 +260,9 @@ class KafkaLog(Log):
         reader = KafkaReader(topics, self._topics, self._fetcher, self._offsets, self._readers.discard)
         self._readers.add(reader)
         if group is not None and start == "committed":
-            gained, lost = group_reader(reader, group, self._offsets, self._transactions)
-            told = partial(self._offsets.note, group)
-            membership = Membership(self._address, self._topics, group, gained, lost, reader.fail, told)
+            gained, lost = membership_callbacks(reader, group, self._offsets, self._transactions)
+            committed = partial(self._offsets.record_commit, group)
+            membership = Membership(self._address, self._topics, group, gained, lost, reader.fail, committed)
             reader.begin_in_group(group, membership)
         else:
             reader.begin_at(start, group)
@@ -274,8 +287,8 @@ class KafkaLog(Log):
         return f"Kafka at {self._address} has not answered for {late_s:.0f} s" if late_s > TROUBLE_S else ""
 
     def is_own(self, record: Record) -> bool:
-        """By a header that appends to watched topics have."""
-        return self._mark[0] in record.headers
+        """True if the record has this process's header, set in watched topics only."""
+        return self._own_header[0] in record.headers
 
     def join_group(self, topic: str, group: str) -> Assignment:
         self._check()
@@ -295,18 +308,18 @@ class KafkaLog(Log):
 
     async def committed(self, group: str) -> dict[Partition, int]:
         self._check()
-        await asyncio.gather(*[r.settle() for r in self._readers if r.group == group])
+        await asyncio.gather(*[r.flush_commits() for r in self._readers if r.group == group])
         return await self._offsets.committed(group)
 
     async def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
-        """As in Log; offsets that compaction removed, and marks of transactions, count as records."""
+        """As in Log; compacted offsets and transaction markers count as records."""
         names = list(topics)
         ends, begins, done = await asyncio.gather(
             self.end_offsets(names), self.begin_offsets(names), self.committed(group)
         )
         return {place: max(0, end - max(done.get(place, 0), begins[place])) for place, end in ends.items()}
 
-    # ------------------------------------------------------------ room
+    # ------------------------------------------------------------ space
 
     async def truncate(self, topic: str, partition: int, before: int) -> None:
         self._check()
@@ -324,11 +337,11 @@ class KafkaLog(Log):
             raise explain(e, str(self._address), f"truncate {known.full}/{partition}") from e
 
     async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
-        """Nothing: the brokers do it, by the topics' settings."""
+        """No-op: the brokers apply the topics' settings."""
         self._check()
         return {}
 
-    # ------------------------------------------------------------ the end
+    # ------------------------------------------------------------ closing
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -340,7 +353,6 @@ class KafkaLog(Log):
             raise LogError("the log is closed")
 
     async def close(self) -> None:
-        """Write what was handed over, leave the groups, let the connections go. Again is harmless."""
         if self._closed:
             return
         self._closed = True
@@ -352,7 +364,7 @@ class KafkaLog(Log):
             reader.end("the log is closed")
         assignments = list(self._assignments)
         await asyncio.gather(*[r.close() for r in readers], *[a.close() for a in assignments], return_exceptions=True)
-        await self._burial.close()
+        await self._dead_letters.close()
         await self._fetcher.close()
         await self._transactions.close()
         await self._topics.close()

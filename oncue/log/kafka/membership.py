@@ -1,8 +1,8 @@
-"""Which partitions of a group are this process's: a consumer that only takes part in the group, and fetches nothing.
+"""Membership in a consumer group, without fetching.
 
-After a rebalance each partition that is this process's is claimed (whoever had it can commit nothing any more), and begins
-behind what the group committed; one that was here, and that nobody else has moved, goes on with its work in flight. One
-that went is let go.
+After a rebalance each assigned partition is claimed, so that its previous owner cannot commit any
+more, and read from the committed offset. A partition that was assigned here before, and committed
+by nobody else since, continues with its batches in flight. A partition that was revoked is dropped.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ logger = logging.getLogger(__name__)
 Gained = Callable[[Sequence[Partition]], Awaitable[None]]
 Lost = Callable[[Partition], Awaitable[None]]
 PAUSE_S = 1.0
-MARK_S = 0.05  # between two words of how far it is
+COMMIT_S = 0.05  # between two commits of offsets
 NO_LIMIT_MS = 2**31 - 1
 
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """This process's member of a group."""
+
     def __init__(
         self,
         address: Address,
@@ -43,19 +45,19 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         gained: Gained,
         lost: Lost,
         failed: Callable[[OncueError], None],
-        told: Callable[[dict[Partition, int]], None],
+        committed: Callable[[dict[Partition, int]], None],
     ) -> None:
         self._address, self._topics, self._group = address, topics, group
-        self._gained, self._lost, self._failed, self._told = gained, lost, failed, told
+        self._gained, self._lost, self._failed, self._committed = gained, lost, failed, committed
         self.owned: set[Partition] = set()
         self.assignors: tuple[type[AbstractPartitionAssignor], ...] = (RoundRobinPartitionAssignor,)
         self._consumer: AIOKafkaConsumer | None = None
-        self._marks: dict[Partition, int] = {}  # that the group has not been told
-        self._marking: asyncio.Task[None] | None = None
+        self._pending: dict[Partition, int] = {}  # offsets to commit
+        self._committing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
     async def join(self, names: Iterable[str]) -> None:
-        """Raises LogError."""
+        """Join the group, with subscriptions to these topics. Raises LogError."""
         session_ms = int(self._address.options.session_s * 1000)
         self._consumer = consumer = AIOKafkaConsumer(
             **self._address.client,
@@ -68,7 +70,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(100, session_ms // 5),
             rebalance_timeout_ms=max(session_ms, 10_000),
-            max_poll_interval_ms=NO_LIMIT_MS,  # how long a batch takes is the reader's affair
+            max_poll_interval_ms=NO_LIMIT_MS,  # batches may take any time
             metadata_max_age_ms=30_000,
             fetch_max_bytes=1,
             max_partition_fetch_bytes=1,
@@ -81,24 +83,24 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
 
     @property
     def coordinator(self) -> Any:
-        """aiokafka's. Only of a member that has joined."""
+        """aiokafka's coordinator; requires `join`."""
         assert self._consumer is not None
         return self._consumer._coordinator
 
     def pause(self, places: Iterable[TopicPartition]) -> None:
-        """Nothing of these is fetched."""
+        """Disable fetching of these partitions."""
         assert self._consumer is not None
         self._consumer.pause(*places)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Until the group has a new order nobody else has them: work goes on."""
+        """Continue: nobody else owns them until the group has rebalanced."""
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         self.pause(assigned)
         now = {(name, tp.partition) for tp in assigned if (name := self._topics.short(tp.topic)) is not None}
         for place in self.owned - now:
             self.owned.discard(place)
-            self._marks.pop(place, None)
+            self._pending.pop(place, None)
             await self._lost(place)
         while True:
             try:
@@ -109,48 +111,51 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 await asyncio.sleep(PAUSE_S)
         self.owned |= now
 
-    # ------------------------------------------------------------ how far it is
+    # ------------------------------------------------------------ commits
 
-    def mark(self, place: Partition, end: int) -> None:
-        """The group's place is here, soon. Who is not a member any more cannot tell: the next one does the work again."""
+    def commit_later(self, place: Partition, end: int) -> None:
+        """Commit an offset soon.
+
+        A process that is not a member any more cannot commit: the next owner repeats the work.
+        """
         if place in self.owned:
-            self._marks[place] = end
-            if self._marking is None or self._marking.done():
-                self._marking = asyncio.create_task(self._mark_all(), name=f"kafka marks of {self._group}")
+            self._pending[place] = end
+            if self._committing is None or self._committing.done():
+                self._committing = asyncio.create_task(self._commit_all(), name=f"kafka commits of {self._group}")
 
-    async def _mark_all(self) -> None:
-        while self._marks and self._consumer is not None:
+    async def _commit_all(self) -> None:
+        while self._pending and self._consumer is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), MARK_S)
-            marks, self._marks = self._marks, {}
+                await asyncio.wait_for(self._hurry.wait(), COMMIT_S)
+            offsets, self._pending = self._pending, {}
             try:
                 await self._consumer.commit(
-                    {TopicPartition(self._topics.full(t), p): end for (t, p), end in marks.items()}
+                    {TopicPartition(self._topics.full(t), p): end for (t, p), end in offsets.items()}
                 )
-                self._told(marks)
-            except (k.KafkaError, OSError) as e:  # the group decides anew, or its coordinator moves
-                logger.info("the group %s could not be told how far its member is: %s", self._group, e)
-                self._marks = {p: end for p, end in marks.items() if p in self.owned} | self._marks
+                self._committed(offsets)
+            except (k.KafkaError, OSError) as e:  # rebalance, or the coordinator moves
+                logger.info("offsets of the group %s could not be committed: %s", self._group, e)
+                self._pending = {p: end for p, end in offsets.items() if p in self.owned} | self._pending
                 await asyncio.sleep(PAUSE_S)
 
-    async def settle(self) -> None:
-        """Until all marks are told; not for long while the group decides anew."""
-        if self._marking is not None and not self._marking.done():
+    async def flush_commits(self) -> None:
+        """Wait until pending offsets are committed; at most PAUSE_S."""
+        if self._committing is not None and not self._committing.done():
             self._hurry.set()
-            await asyncio.wait([self._marking], timeout=PAUSE_S)
+            await asyncio.wait([self._committing], timeout=PAUSE_S)
             self._hurry.clear()
 
     async def leave(self) -> None:
-        """At once, so that others need not wait for the end of the session."""
-        await self.settle()
-        if self._marking is not None:
-            self._marking.cancel()
-            await asyncio.gather(self._marking, return_exceptions=True)
+        """Leave the group, so that others need not wait for the session timeout."""
+        await self.flush_commits()
+        if self._committing is not None:
+            self._committing.cancel()
+            await asyncio.gather(self._committing, return_exceptions=True)
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return
         try:
             await asyncio.wait_for(consumer.stop(), self._address.options.session_s)
-        except Exception as e:  # then the session ends by itself
+        except Exception as e:  # the session then times out
             logger.info("a member of the group %s did not leave in order: %s", self._group, e)
         self.owned.clear()

@@ -1,4 +1,4 @@
-"""Where partitions begin and end, and what groups have committed."""
+"""Begin, end and committed offsets."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from aiokafka.structs import TopicPartition
 from oncue.log.base import Partition
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.failures import explain
-from oncue.log.kafka.topics import Known, Topics
+from oncue.log.kafka.topics import KafkaTopic, Topics
 
 BEGIN, END = -2, -1
-PATIENCE_S = 30.0  # for a leader to be there again
+PATIENCE_S = 30.0  # for a new leader
 PAUSE_S = 0.1
-SETTLE_S = 5.0  # for an offset that a transaction committed to be seen
+VISIBLE_S = 5.0  # for offsets of a transaction to become visible
 
 
 class Offsets:
+    """Queries for offsets."""
+
     def __init__(self, client: AIOKafkaClient, admin: AIOKafkaAdminClient, topics: Topics, address: Address) -> None:
         self._client, self._admin, self._topics, self._address = client, admin, topics, address
-        # What was committed here and not seen in an answer yet: the broker tells of a transaction a moment later.
-        self._fresh: dict[str, dict[Partition, int]] = {}
+        # Committed here, not yet returned by a broker: transactions become visible a moment later.
+        self._unconfirmed: dict[str, dict[Partition, int]] = {}
 
     def group(self, name: str) -> str:
         return self._address.options.prefix + name
@@ -35,13 +37,16 @@ class Offsets:
     # ------------------------------------------------------------ of partitions
 
     async def of(self, names: Iterable[str], which: int) -> dict[Partition, int]:
-        """BEGIN or END of all partitions of those topics that there are. Raises LogError."""
+        """Return BEGIN or END of all partitions of the existing topics. Raises LogError."""
         known = [t for t in map(self._topics.get, dict.fromkeys(names)) if t is not None]
         found = await self.at([(t, p) for t in known for p in range(t.count)], which)
         return {(t.name, p): found[t.name, p] for t in known for p in range(t.count)}
 
-    async def at(self, wanted: Iterable[tuple[Known, int]], which: int) -> dict[Partition, int]:
-        """Raises LogError when a partition has no leader for 30 s."""
+    async def at(self, wanted: Iterable[tuple[KafkaTopic, int]], which: int) -> dict[Partition, int]:
+        """Return BEGIN or END of partitions.
+
+        Raises LogError if a partition has no leader for 30 s.
+        """
         left = {TopicPartition(t.full, p): (t.name, p) for t, p in wanted}
         found: dict[Partition, int] = {}
         end = time.monotonic() + PATIENCE_S
@@ -71,7 +76,7 @@ class Offsets:
         return found
 
     async def _ask(self, node: int, topics: dict[str, list[tuple[int, int]]]) -> dict[TopicPartition, tuple[int, int]]:
-        # Not read_committed: a transaction that is open would hide records behind it that are durable.
+        # Not read_committed: an open transaction would hide durable records after it.
         response = await self._client.send(node, OffsetRequest(-1, 0, list(topics.items())))
         return {
             TopicPartition(topic, entry[0]): (entry[1], entry[3])
@@ -81,34 +86,34 @@ class Offsets:
 
     # ------------------------------------------------------------ of groups
 
-    def note(self, group: str, places: dict[Partition, int]) -> None:
-        """Committed here."""
-        self._fresh.setdefault(group, {}).update(places)
+    def record_commit(self, group: str, places: dict[Partition, int]) -> None:
+        """Note offsets that this process committed."""
+        self._unconfirmed.setdefault(group, {}).update(places)
 
     async def committed(self, group: str) -> dict[Partition, int]:
-        """Of the topics of this log. Raises LogError."""
-        end = time.monotonic() + SETTLE_S
+        """Return the group's committed offsets in this log. Raises LogError."""
+        end = time.monotonic() + VISIBLE_S
         while True:
             found = {place: offset for place, (offset, _) in (await self.fetch(group)).items()}
-            fresh = self._fresh.get(group, {})
-            for place in [p for p, offset in fresh.items() if found.get(p) == offset]:
-                del fresh[place]
-            if not fresh:
+            unconfirmed = self._unconfirmed.get(group, {})
+            for place in [p for p, offset in unconfirmed.items() if found.get(p) == offset]:
+                del unconfirmed[place]
+            if not unconfirmed:
                 return found
             if time.monotonic() > end:  # another process has committed since
-                self._fresh.pop(group, None)
+                self._unconfirmed.pop(group, None)
                 return found
             await asyncio.sleep(0.005)
 
     async def fetch(self, group: str) -> dict[Partition, tuple[int, str]]:
-        """(offset, note) as the coordinator tells. Raises LogError."""
+        """Return (offset, metadata) from the coordinator. Raises LogError."""
         end = time.monotonic() + PATIENCE_S
         while True:
             try:
                 found = await self._admin.list_consumer_group_offsets(self.group(group))
                 break
             except (k.KafkaError, OSError) as e:
-                # The first group of a cluster has no coordinator for a moment.
+                # The first group of a cluster has no coordinator at first.
                 if not getattr(e, "retriable", True) or time.monotonic() > end:
                     raise explain(e, str(self._address), f"tell what the group {group!r} committed") from e
                 await asyncio.sleep(PAUSE_S)

@@ -1,7 +1,8 @@
-"""Who may commit under a transactional id: the one that claimed it last (InitProducerId, kafka.apache.org/protocol).
+"""Claims of transactional ids (InitProducerId, kafka.apache.org/protocol).
 
-Claiming takes two short requests over connections that are there, where a whole producer takes connections and tasks of its
-own: a server that takes over hundreds of partitions claims two ids for each.
+Only the last claimant may commit. A claim takes two short requests on existing connections, while a
+producer needs its own connections and tasks: a server that takes over hundreds of partitions claims
+two ids for each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from aiokafka import errors as k
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-PATIENCE_S = 30.0  # with a coordinator that moves, or that aborts what the last claimant has under way
+PATIENCE_S = 30.0  # for a coordinator that moves, or aborts the last claimant's transaction
 PAUSE_S = 0.1
 WAIT_FOR = (
     k.CoordinatorNotAvailableError,
@@ -26,16 +27,20 @@ WAIT_FOR = (
     k.RequestTimedOutError,
 )
 
-ProducerId = tuple[int, int]  # and its epoch, which only grows
+ProducerId = tuple[int, int]  # id, epoch
 
 
 class ProducerIds:
+    """Claims ids through the log's client."""
+
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
 
     async def claim(self, transactional_id: str, timeout_ms: int) -> ProducerId:
-        """From when this returns, whoever claimed it before is refused, and what that one had under way is aborted. Raises
-        KafkaError."""
+        """Claim an id; previous claimants are rejected, their open transactions aborted.
+
+        Raises KafkaError.
+        """
         end = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -54,6 +59,9 @@ class ProducerIds:
         return response.producer_id, response.producer_epoch
 
 
-def give(producer: AIOKafkaProducer, found: ProducerId) -> None:
-    """It starts with what was claimed; otherwise it would claim anew, and so refuse whoever has claimed since."""
+def use_producer_id(producer: AIOKafkaProducer, found: ProducerId) -> None:
+    """Make a producer start with a claimed id.
+
+    Otherwise it would claim it again, and fence a server that claimed it since.
+    """
     producer._txn_manager.set_pid_and_epoch(*found)

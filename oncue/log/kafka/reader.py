@@ -1,4 +1,4 @@
-"""Readers of the log on Kafka: a queue that the fetcher fills, and where each partition begins."""
+"""Readers of the log on Kafka: a queue that the fetcher fills."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 from oncue.errors import LogError, OncueError
 from oncue.log.base import Partition, Reader, RecordBatch, Start
 from oncue.log.kafka.decoding import Decoded
-from oncue.log.kafka.fetcher import Cursor, Fetcher
+from oncue.log.kafka.fetcher import Fetcher, FetchState
 from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import END, Offsets
-from oncue.log.kafka.topics import Known, Topics
+from oncue.log.kafka.topics import KafkaTopic, Topics
 from oncue.log.kafka.transactions import Transactions
 
-QUEUE_BYTES = 16 * 1024 * 1024  # as stored; what is being fetched may come on top
+QUEUE_BYTES = 16 * 1024 * 1024  # stored size; a fetch in progress may exceed it
 
 
 class KafkaReader(Reader):
+    """Reader of all partitions, or of those that its group assigns to it."""
+
     def __init__(
         self,
         names: Iterable[str],
@@ -30,30 +32,30 @@ class KafkaReader(Reader):
         forget: Callable[[KafkaReader], None],
     ) -> None:
         self.names = frozenset(names)
-        self.group: str | None = None  # whose partitions it shares
-        self.done: dict[Partition, int] = {}  # of those: behind what the group has committed, as far as is known here
+        self.group: str | None = None  # set if the group assigns its partitions
+        self.done: dict[Partition, int] = {}  # offsets committed by the group, as known here
         self._topics, self._fetcher, self._offsets, self._forget = topics, fetcher, offsets, forget
-        self._queue: deque[tuple[Cursor, RecordBatch, int]] = deque()
+        self._queue: deque[tuple[FetchState, RecordBatch, int]] = deque()
         self._bytes = 0
         self._was_full = False
-        self._fresh = asyncio.Event()
+        self._changed = asyncio.Event()
         self._error: OncueError | None = None
         self._closed = ""
-        self._cursors: dict[Partition, Cursor] = {}
+        self._cursors: dict[Partition, FetchState] = {}
         self._membership: Membership | None = None
         self._start: Start = "committed"
         self._started = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
 
-    # ------------------------------------------------------------ where it begins
+    # ------------------------------------------------------------ start
 
     def begin_at(self, start: Start, group: str | None) -> None:
-        """All partitions."""
+        """Start reading all partitions."""
         self._start = start
         self._begin(lambda: self._place_all(start, group))
 
     def begin_in_group(self, group: str, membership: Membership) -> None:
-        """Those that the group gives it."""
+        """Start reading the partitions that the group assigns."""
         self.group, self._membership = group, membership
         self._begin(lambda: self._join(membership))
 
@@ -69,11 +71,11 @@ class KafkaReader(Reader):
         self._starting = asyncio.create_task(begin())
 
     async def _join(self, membership: Membership) -> None:
-        await asyncio.gather(*[self._topics.need(name) for name in self.names])
+        await asyncio.gather(*[self._topics.get_or_create(name) for name in self.names])
         await membership.join(sorted(self.names))
 
     async def _place_all(self, start: Start, group: str | None) -> None:
-        found = await asyncio.gather(*[self._topics.need(name) for name in self.names])
+        found = await asyncio.gather(*[self._topics.get_or_create(name) for name in self.names])
         places = [(topic, number) for topic in found for number in range(topic.count)]
         at: dict[Partition, int] = {}
         if start == "latest":
@@ -83,53 +85,53 @@ class KafkaReader(Reader):
         elif not isinstance(start, str):
             at = dict(start)
         for topic, number in places:
-            self._follow(topic, number, at.get((topic.name, number), 0))
+            self._add(topic, number, at.get((topic.name, number), 0))
 
-    def _follow(self, topic: Known, number: int, at: int) -> None:
+    def _add(self, topic: KafkaTopic, number: int, at: int) -> None:
         if not self._closed and (topic.name, number) not in self._cursors:
-            cursor = self._cursors[topic.name, number] = Cursor(self, topic, number, at)
+            cursor = self._cursors[topic.name, number] = FetchState(self, topic, number, at)
             self._fetcher.add(cursor)
 
-    def grown(self, topic: Known, before: int) -> None:
-        """The topic has more partitions; a group hears of it by its rebalance."""
+    def partitions_added(self, topic: KafkaTopic, before: int) -> None:
+        """Read new partitions of a topic; in a group, a rebalance assigns them."""
         if topic.name in self.names and self._membership is None and self._started.is_set():
             for number in range(before, topic.count):
-                self._follow(topic, number, 0)
+                self._add(topic, number, 0)
 
-    def follow(self, place: Partition, at: int) -> None:
-        """The group gave this partition to this reader."""
+    def add_partition(self, place: Partition, at: int) -> None:
+        """Read a partition that the group assigned."""
         topic = self._topics.get(place[0])
         if topic is not None:
-            self._follow(topic, place[1], at)
+            self._add(topic, place[1], at)
 
     def owns(self, place: Partition, first: int) -> bool:
-        """Whether a batch that begins there is this process's to commit."""
+        """True if this process may commit a batch that begins at `first`."""
         return self._membership is not None and place in self._membership.owned and first >= self.done.get(place, 0)
 
-    def did(self, place: Partition, end: int) -> None:
-        """All before this offset is done, and what it caused is durable."""
+    def advance(self, place: Partition, end: int) -> None:
+        """Record that everything before offset `end` is processed durably."""
         if place in self.done:
             self.done[place] = end
 
-    def mark(self, place: Partition, end: int) -> None:
-        """Tell the group, soon."""
+    def commit_later(self, place: Partition, end: int) -> None:
+        """Commit the offset to the group soon."""
         if self._membership is not None:
-            self._membership.mark(place, end)
+            self._membership.commit_later(place, end)
 
-    async def settle(self) -> None:
-        """Until the group has been told, or is deciding anew."""
+    async def flush_commits(self) -> None:
+        """Wait until pending offsets are committed, or a rebalance starts."""
         if self._membership is not None:
-            await self._membership.settle()
+            await self._membership.flush_commits()
 
-    def let_go(self, place: Partition) -> None:
-        """The group gave it to another: what was fetched of it is the other's."""
+    def drop_partition(self, place: Partition) -> None:
+        """Stop reading a partition and drop its fetched batches: another process owns it."""
         self.done.pop(place, None)
         cursor = self._cursors.pop(place, None)
         if cursor is not None:
             self._fetcher.remove([cursor])
             self._drop(cursor)
 
-    # ------------------------------------------------------------ for users
+    # ------------------------------------------------------------ Reader
 
     async def next(self, *, max_batches: int = 64) -> list[RecordBatch]:
         while True:
@@ -140,8 +142,8 @@ class KafkaReader(Reader):
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
-            self._fresh.clear()
-            await self._fresh.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     async def seek(self, partition: Partition, offset: int) -> None:
         await self._started.wait()
@@ -168,31 +170,33 @@ class KafkaReader(Reader):
         self._fetcher.remove(self._cursors.values())
         self._cursors.clear()
         self._queue.clear()
-        self._fresh.set()
+        self._changed.set()
 
     # ------------------------------------------------------------ for the fetcher
 
-    def full(self) -> bool:
+    def is_full(self) -> bool:
+        """True if the fetcher should not fetch more now."""
         self._was_full = self._bytes >= QUEUE_BYTES
         return self._was_full
 
-    def deliver(self, cursor: Cursor, decoded: Decoded) -> None:
+    def deliver(self, cursor: FetchState, decoded: Decoded) -> None:
+        """Queue fetched batches."""
         for batch, nbytes in decoded.batches:
             self._queue.append((cursor, batch, nbytes))
             self._bytes += nbytes
-        self._fresh.set()
+        self._changed.set()
 
     def fail(self, error: OncueError) -> None:
-        """Told by `next`, once the queue is empty; reading goes on if it can."""
+        """Make `next` raise this error once the queue is empty; reading continues."""
         self._error = error
-        self._fresh.set()
+        self._changed.set()
 
     # ------------------------------------------------------------ the queue
 
     def _pop(self, most: int) -> list[RecordBatch]:
         queued = self._queue
         found: list[RecordBatch] = []
-        if self._membership is not None:  # a transaction takes what is of one partition
+        if self._membership is not None:  # one transaction commits one partition
             first = queued[0][0]
             most = min(most, sum(1 for _ in takewhile(lambda item: item[0] is first, queued)))
         while queued and len(found) < most:
@@ -203,30 +207,32 @@ class KafkaReader(Reader):
             self._fetcher.wake()
         return found
 
-    def _drop(self, cursor: Cursor) -> None:
+    def _drop(self, cursor: FetchState) -> None:
         kept = [item for item in self._queue if item[0] is not cursor]
         self._queue = deque(kept)
         self._bytes = sum(item[2] for item in kept)
 
 
-def group_reader(reader: KafkaReader, group: str, offsets: Offsets, transactions: Transactions) -> tuple[Any, Any]:
-    """What a Membership calls: (gained, lost)."""
+def membership_callbacks(
+    reader: KafkaReader, group: str, offsets: Offsets, transactions: Transactions
+) -> tuple[Any, Any]:
+    """Return the callbacks (gained, lost) of the reader's Membership."""
 
     async def gained(places: Sequence[Partition]) -> None:
         fenced = {place for place in places if transactions.fenced(group, place)}
         await asyncio.gather(*[transactions.claim(group, place) for place in places])
-        committed = await offsets.committed(group)  # not before all claims: who had them may have committed until then
+        committed = await offsets.committed(group)  # after all claims: previous owners may commit until then
         for place in places:
             at = committed.get(place, 0)
-            # Where another had it meanwhile, what is in flight here was done there. (The group may not have been told yet
-            # how far this one is.)
+            # If another process owned it meanwhile, that process has handled the batches in flight
+            # here. (The group may not have this process's latest offset yet.)
             if place in fenced or reader.done.get(place, -1) < at:
-                reader.let_go(place)
+                reader.drop_partition(place)
                 reader.done[place] = at
-                reader.follow(place, at)
+                reader.add_partition(place, at)
 
     async def lost(place: Partition) -> None:
-        reader.let_go(place)
+        reader.drop_partition(place)
         await transactions.release(group, place)
 
     return gained, lost

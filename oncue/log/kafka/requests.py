@@ -1,4 +1,4 @@
-"""Questions that Kafka answers and aiokafka does not ask yet: what a broker can do, what we may do, what time it is.
+"""Kafka requests that aiokafka lacks: features, authorization, cluster time.
 
 Their layouts are those of the protocol guide (kafka.apache.org/protocol): ApiVersions v3, Metadata v8, DescribeGroups v3,
 DescribeQuorum v1.
@@ -46,24 +46,24 @@ OPERATIONS = {
     "AlterConfigs": 11,
 }
 TOPIC = 2  # a resource's type
-GROUP, TRANSACTION = 0, 1  # a coordinator's
+GROUP, TRANSACTION = 0, 1  # types of coordinators
 FEATURE = "metadata.version"
-# The last level of each release; what comes after the newest is said as "or later".
+# The last level of each release; higher levels are shown as "or later".
 RELEASES = {7: "3.3", 8: "3.4", 11: "3.5", 14: "3.6", 19: "3.7", 20: "3.8", 21: "3.9", 25: "4.0", 27: "4.1", 29: "4.2"}
 
 
 def release(level: int) -> str:
-    """The release of Kafka that a level of metadata.version belongs to."""
+    """Return the Kafka release of a level of metadata.version."""
     found = next((name for last, name in RELEASES.items() if level <= last), "")
     return found or f"{list(RELEASES.values())[-1]} or later"
 
 
-def may(bits: int) -> set[str]:
-    """The names of OPERATIONS that the answer allows."""
+def operation_names(bits: int) -> set[str]:
+    """Return the names of allowed OPERATIONS."""
     return {name for name, bit in OPERATIONS.items() if bits >> bit & 1}
 
 
-# ---------------------------------------------------------------- what a broker can do
+# ---------------------------------------------------------------- features of a broker
 
 
 class _FeaturesResponse(Response):
@@ -89,7 +89,7 @@ class _FeaturesStruct(RequestStruct):
     )
 
     def parse_response_header(self, read_buffer: Any) -> Any:
-        # The one answer whose header stays as it was: whoever asks does not know yet what the broker speaks.
+        # This response keeps header v0: the client does not know the broker's versions yet.
         return ResponseHeader_v0.decode(read_buffer)
 
 
@@ -104,29 +104,29 @@ _SUPPORTED, _FINALIZED = 0, 2
 _RANGES = CompactArray(("name", CompactString("utf-8")), ("a", Int16), ("b", Int16), ("tags", TaggedFields))
 
 
-class Levels(msgspec.Struct, frozen=True):
-    """Of metadata.version; 0: not told (before Kafka 3.3, or with ZooKeeper)."""
+class FeatureLevels(msgspec.Struct, frozen=True):
+    """Levels of metadata.version; 0 if unknown (before Kafka 3.3, or ZooKeeper)."""
 
-    broker: int  # the highest that this broker's software knows
-    cluster: int  # the one in force
+    broker: int  # highest that this broker supports
+    cluster: int  # active
 
 
-async def levels(conn: AIOKafkaConnection) -> Levels:
+async def levels(conn: AIOKafkaConnection) -> FeatureLevels:
     """Raises KafkaError."""
     try:
         answer = await conn.send(_Features())
     except NotImplementedError:  # older than 2.4
-        return Levels(0, 0)
+        return FeatureLevels(0, 0)
     if answer.error_code:
         raise k.for_code(answer.error_code)("ApiVersions")
     found = []
     for tag in (_SUPPORTED, _FINALIZED):
         ranges = _RANGES.decode(BytesIO(answer.tags[tag])) if tag in answer.tags else []
         found.append(max((max(a, b) for name, a, b, _ in ranges or [] if name == FEATURE), default=0))
-    return Levels(*found)
+    return FeatureLevels(*found)
 
 
-# ---------------------------------------------------------------- what is there, and what we may do with it
+# ---------------------------------------------------------------- metadata and authorization
 
 
 class _MapResponse(Response):
@@ -187,8 +187,8 @@ class _Map(Request[_MapStruct]):
         return request_struct_class(self._topics, False, True, True)
 
 
-class Copies(msgspec.Struct, frozen=True):
-    """One partition."""
+class PartitionDescription(msgspec.Struct, frozen=True):
+    """Leader and replicas of a partition."""
 
     number: int
     leader: int  # -1: none
@@ -196,33 +196,37 @@ class Copies(msgspec.Struct, frozen=True):
     in_sync: tuple[int, ...]
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """One topic, as the cluster tells us of it."""
+class TopicDescription(msgspec.Struct, frozen=True):
+    """Metadata of a topic."""
 
     name: str
-    error: int  # a code of Kafka's; 0: none
-    partitions: tuple[Copies, ...]
+    error: int  # Kafka error code; 0: none
+    partitions: tuple[PartitionDescription, ...]
     operations: frozenset[str]
 
 
-class Map(msgspec.Struct, frozen=True):
-    brokers: dict[int, tuple[str, int]]  # node -> (host, port) that clients are sent to
+class ClusterDescription(msgspec.Struct, frozen=True):
+    """Metadata of a cluster."""
+
+    brokers: dict[int, tuple[str, int]]  # node -> advertised (host, port)
     controller: int
     operations: frozenset[str]  # on the cluster itself
-    topics: dict[str, Seen]
+    topics: dict[str, TopicDescription]
 
 
-async def cluster_map(conn: AIOKafkaConnection, topics: list[str] | None = None) -> Map:
-    """None: of all topics that we may see. Raises KafkaError."""
+async def describe_cluster(conn: AIOKafkaConnection, topics: list[str] | None = None) -> ClusterDescription:
+    """Return metadata of topics (None: all visible). Raises KafkaError."""
     answer = await conn.send(_Map(topics))
     found = {}
     for error, name, _, partitions, operations in answer.topics:
         copies = tuple(
-            sorted((Copies(p[1], p[2], tuple(p[4]), tuple(p[5])) for p in partitions), key=lambda c: c.number)
+            sorted(
+                (PartitionDescription(p[1], p[2], tuple(p[4]), tuple(p[5])) for p in partitions), key=lambda c: c.number
+            )
         )
-        found[name] = Seen(name, error, copies, frozenset(may(operations)))
+        found[name] = TopicDescription(name, error, copies, frozenset(operation_names(operations)))
     brokers = {node: (host, port) for node, host, port, _ in answer.brokers}
-    return Map(brokers, answer.controller, frozenset(may(answer.operations)), found)
+    return ClusterDescription(brokers, answer.controller, frozenset(operation_names(answer.operations)), found)
 
 
 class _GroupsStruct(RequestStruct):
@@ -242,21 +246,23 @@ class _Groups(Request[_GroupsStruct]):
         return request_struct_class([self._group], True)
 
 
-class Group(msgspec.Struct, frozen=True):
+class GroupDescription(msgspec.Struct, frozen=True):
+    """State of a consumer group."""
+
     error: int
     state: str  # Stable, Empty, Dead ...
     members: int
     operations: frozenset[str]
 
 
-async def group_state(conn: AIOKafkaConnection, group: str) -> Group:
-    """Of the group's coordinator. Raises KafkaError."""
+async def group_state(conn: AIOKafkaConnection, group: str) -> GroupDescription:
+    """Describe a group; asks its coordinator. Raises KafkaError."""
     ((error, _, state, _, _, members, operations),) = (await conn.send(_Groups(group))).groups
-    return Group(error, state, len(members), frozenset(may(operations)))
+    return GroupDescription(error, state, len(members), frozenset(operation_names(operations)))
 
 
 async def topic_configs(conn: AIOKafkaConnection, topics: list[str], names: list[str]) -> dict[str, dict[str, str]]:
-    """topic -> setting -> value, of those that we may ask about. Raises KafkaError."""
+    """Return topic -> setting -> value of accessible topics. Raises KafkaError."""
     answer = await conn.send(DescribeConfigsRequest([(TOPIC, topic, names) for topic in topics]))
     found = {}
     for code, message, _, topic, entries in answer.resources:
@@ -269,7 +275,7 @@ async def topic_configs(conn: AIOKafkaConnection, topics: list[str], names: list
 
 
 async def coordinator(conn: AIOKafkaConnection, name: str, kind: int = GROUP) -> int:
-    """The node of a group's coordinator (or of a TRANSACTION's). Raises KafkaError."""
+    """Return the coordinator's node of a group or transaction. Raises KafkaError."""
     answer = await conn.send(FindCoordinatorRequest(name, kind))
     if answer.error_code:
         raise k.for_code(answer.error_code)(name)
@@ -277,21 +283,20 @@ async def coordinator(conn: AIOKafkaConnection, name: str, kind: int = GROUP) ->
 
 
 async def committed(conn: AIOKafkaConnection, group: str) -> dict[tuple[str, int], int]:
-    """(topic, partition) -> offset, asked of the group's coordinator. Raises KafkaError."""
+    """Return (topic, partition) -> offset from the coordinator. Raises KafkaError."""
     answer = await conn.send(OffsetFetchRequest(group, None))
     if answer.error_code:
         raise k.for_code(answer.error_code)(group)
     return {(topic, p[0]): p[1] for topic, partitions in answer.topics for p in partitions if not p[3] and p[1] >= 0}
 
 
-async def edge(conn: AIOKafkaConnection, topic: str, partitions: list[int], which: int) -> dict[int, int]:
-    """partition -> its first offset (BEGIN) or the one behind its last (END), of those that this broker leads. Raises
-    KafkaError."""
+async def list_offsets(conn: AIOKafkaConnection, topic: str, partitions: list[int], which: int) -> dict[int, int]:
+    """Return partition -> BEGIN or END offset, where this broker leads. Raises KafkaError."""
     answer = await conn.send(OffsetRequest(-1, 0, [(topic, [(p, which) for p in partitions])]))
     return {entry[0]: entry[3] for _, entries in answer.topics for entry in entries if not entry[1]}
 
 
-# ---------------------------------------------------------------- what time it is there
+# ---------------------------------------------------------------- cluster time
 
 _REPLICA = (
     ("replica", Int32),
@@ -357,8 +362,10 @@ class _Quorum(Request[_QuorumStruct]):
 
 
 async def cluster_time_s(conn: AIOKafkaConnection) -> float:
-    """The active controller's clock, in seconds since 1970; NaN where it cannot be told (before Kafka 3.3). Raises KafkaError:
-    ClusterAuthorizationFailedError without Describe on the cluster."""
+    """Return the active controller's time, seconds since 1970; NaN before Kafka 3.3.
+
+    Raises KafkaError: ClusterAuthorizationFailedError without Describe on the cluster.
+    """
     try:
         answer = await conn.send(_Quorum())
     except (NotImplementedError, k.IncompatibleBrokerVersion):
@@ -369,6 +376,6 @@ async def cluster_time_s(conn: AIOKafkaConnection) -> float:
         for _, error, leader, _, _, voters, _, _ in partitions:
             if error:
                 raise k.for_code(error)("DescribeQuorum")
-            # The leader says of itself that it has caught up now.
+            # The leader's own entry has the current time.
             return next((fetched_ms / 1000 for node, _, fetched_ms, _, _ in voters if node == leader), math.nan)
     return math.nan

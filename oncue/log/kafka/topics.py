@@ -1,7 +1,7 @@
-"""The topics of this log on the cluster: which there are, made where missing, put right where their settings differ.
+"""Topics of this log on the cluster: lists, creates and reconfigures them.
 
-All questions about topics go through one client's metadata; a topic that was made here is asked for at once, because a
-client that does not know it would look again only minutes later.
+All queries use one client's metadata. A topic created here is requested by name at once, because a
+client refreshes its metadata only after minutes.
 """
 
 from __future__ import annotations
@@ -25,55 +25,57 @@ from oncue.log.kafka.failures import explain
 
 logger = logging.getLogger(__name__)
 
-OURS = "oncue."  # without a prefix, topics whose names begin so are ours, and no others
-CHUNK = 100  # topics in one request
+OURS = "oncue."  # without a prefix, only topics that start with this belong to oncue
+CHUNK = 100  # topics per request
 READY_S = 30.0
-SEEN_S, PAUSE_S = 10.0, 0.05  # until each broker has heard of a topic that is new; between two questions
+SEEN_S, PAUSE_S = 10.0, 0.05  # until all brokers know a new topic; between two requests
 HOUR_MS, WEEK_MS = 3_600_000, 7 * 86_400_000
 NAMES = ("retention.ms", "retention.bytes", "cleanup.policy", "max.message.bytes", "min.insync.replicas")
 LATEST = -1  # to ask for a partition's end
-DYNAMIC = 1  # config_source: set on this topic
+DYNAMIC = 1  # config_source of settings of the topic itself
 
 
-class Known:
-    """One topic that is there."""
+class KafkaTopic:
+    """An existing topic."""
 
     __slots__ = ("compact", "count", "full", "name", "settings")
 
     def __init__(self, name: str, full: str, settings: Topic) -> None:
         self.name, self.full = name, full
-        self.put(settings)
+        self.set_settings(settings)
 
-    def put(self, settings: Topic) -> None:
+    def set_settings(self, settings: Topic) -> None:
         self.settings, self.count, self.compact = settings, settings.partitions, settings.compact
 
 
 class Topics:
+    """All topics of the log, by name without the prefix."""
+
     def __init__(self, client: AIOKafkaClient, admin: AIOKafkaAdminClient, address: Address) -> None:
         self._client, self._admin, self._address = client, admin, address
         self._prefix = address.options.prefix
-        self._known: dict[str, Known] = {}
-        self._wanted: dict[str, asyncio.Future[Known]] = {}
+        self._known: dict[str, KafkaTopic] = {}
+        self._wanted: dict[str, asyncio.Future[KafkaTopic]] = {}
         self._settings: dict[str, Topic] = {}  # of those in `_wanted`
         self._making: asyncio.Task[None] | None = None
-        self.grown: Callable[[Known, int], None] = lambda known, before: None
+        self.on_partitions_added: Callable[[KafkaTopic, int], None] = lambda known, before: None
 
     def full(self, name: str) -> str:
         return self._prefix + name
 
     def short(self, full: str) -> str | None:
-        """None: not a topic of this log."""
+        """Return the name without prefix; None if the topic is not of this log."""
         if not full.startswith(self._prefix or OURS) and full not in self._known:
             return None
         return full[len(self._prefix) :]
 
-    def get(self, name: str) -> Known | None:
+    def get(self, name: str) -> KafkaTopic | None:
         return self._known.get(name)
 
-    # ------------------------------------------------------------ what is there
+    # ------------------------------------------------------------ existing topics
 
     async def load(self) -> None:
-        """Raises LogError."""
+        """Read all topics of the log. Raises LogError."""
         try:
             cluster = await self._client.fetch_all_metadata()
             found = {f: len(cluster.partitions_for_topic(f) or ()) for f in cluster.topics() if self.short(f)}
@@ -82,34 +84,34 @@ class Topics:
             raise explain(e, str(self._address), "list the topics") from e
         for full, count in found.items():
             name = full[len(self._prefix) :]
-            self._take(name, _topic(count, configs[full]))
-        await self._follow()
+            self._update(name, _topic(count, configs[full]))
+        await self._subscribe()
         self._client.cluster.add_listener(self._on_metadata)
 
-    async def _follow(self) -> None:
+    async def _subscribe(self) -> None:
         if self._known:
             await self._client.set_topics({known.full for known in self._known.values()})
 
-    def _take(self, name: str, settings: Topic) -> Known:
+    def _update(self, name: str, settings: Topic) -> KafkaTopic:
         known = self._known.get(name)
         if known is None:
-            known = self._known[name] = Known(name, self.full(name), settings)
+            known = self._known[name] = KafkaTopic(name, self.full(name), settings)
         else:
             before = known.count
-            known.put(settings)
+            known.set_settings(settings)
             if known.count > before:
-                self.grown(known, before)
+                self.on_partitions_added(known, before)
         return known
 
     def _on_metadata(self, cluster: Any) -> None:
-        """Partitions that somebody else added."""
+        """Handle partitions that another process added."""
         for known in self._known.values():
             count = len(cluster.partitions_for_topic(known.full) or ())
             if count > known.count:
-                self._take(known.name, _with(known.settings, count))
+                self._update(known.name, _with(known.settings, count))
 
     async def _described(self, fulls: Iterable[str]) -> dict[str, dict[str, tuple[str, int]]]:
-        """topic -> setting -> (value, source)."""
+        """Return topic -> setting -> (value, source)."""
         found: dict[str, dict[str, tuple[str, int]]] = {}
         names = list(fulls)
         end = asyncio.get_running_loop().time() + SEEN_S
@@ -120,7 +122,7 @@ class Topics:
                     found |= await self._describe(chunk)
                     break
                 except k.UnknownTopicOrPartitionError:
-                    # It was made by way of one broker; the one that was asked has not heard of it yet.
+                    # Another broker created it; this one does not know it yet.
                     if asyncio.get_running_loop().time() > end:
                         raise
                 await asyncio.sleep(PAUSE_S)
@@ -136,10 +138,13 @@ class Topics:
                 found[full] = {e[0]: (e[1], e[3]) for e in entries}
         return found
 
-    # ------------------------------------------------------------ made where missing
+    # ------------------------------------------------------------ creation
 
-    async def need(self, name: str, settings: Topic | None = None) -> Known:
-        """The topic; made with these settings if it is missing. Many at once share their requests. Raises LogError."""
+    async def get_or_create(self, name: str, settings: Topic | None = None) -> KafkaTopic:
+        """Return a topic, created with these settings if missing. Raises LogError.
+
+        Concurrent calls share their requests.
+        """
         known = self._known.get(name)
         if known is not None:
             return known
@@ -152,7 +157,7 @@ class Topics:
         return await asyncio.shield(future)
 
     async def _make(self) -> None:
-        await asyncio.sleep(0)  # those that are asked for in the same turn go along
+        await asyncio.sleep(0)  # collect calls of the same loop iteration
         while self._wanted:
             names = list(self._wanted)[:CHUNK]
             wanted = {name: self._settings.pop(name) for name in names}
@@ -165,7 +170,7 @@ class Topics:
                 future = self._wanted.pop(name)
                 if name in failed:
                     future.set_exception(failed[name])
-                    future.exception()  # somebody may have stopped waiting
+                    future.exception()  # its callers may have been cancelled
                 else:
                     future.set_result(self._known[name])
         self._making = None
@@ -190,21 +195,21 @@ class Topics:
                 failed[name] = explain(error(message or full), str(self._address), f"make the topic {full!r}")
         made = {name: t for name, t in wanted.items() if name not in failed}
         await self._client.set_topics({self.full(n) for n in (*self._known, *made)})
-        await self._led([self.full(name) for name in made])
+        await self._wait_for_leaders([self.full(name) for name in made])
         configs = await self._described(exist)
         for name, settings in made.items():
             full = self.full(name)
             count = len(self._client.cluster.partitions_for_topic(full))
-            self._take(name, _topic(count, configs[full]) if full in configs else settings)
+            self._update(name, _topic(count, configs[full]) if full in configs else settings)
         return failed
 
     def _new_configs(self, topic: Topic, copies: int) -> dict[str, str]:
         found = configs_of(topic) | {
             "max.message.bytes": str(largest(self._address.record_bytes)),
-            "message.timestamp.after.max.ms": str(2**63 - 1),  # a record has the time that its maker gave it
+            "message.timestamp.after.max.ms": str(2**63 - 1),  # records keep the time given by their producer
             "unclean.leader.election.enable": "false",
         }
-        # Retention and compaction take whole segments, so a topic with little traffic needs them to end by time.
+        # Retention and compaction work on whole segments: close them by time in quiet topics.
         if topic.retention_ms or topic.compact:
             keep = topic.retention_ms or WEEK_MS
             found["segment.ms"] = str(min(WEEK_MS, max(HOUR_MS, keep // 10)))
@@ -212,13 +217,17 @@ class Topics:
             found["min.insync.replicas"] = "2"  # acks=all means at least two
         return found
 
-    async def _led(self, fulls: list[str]) -> None:
-        """Wait until each partition's leader says that it is: brokers learn of a topic one after another, and a client's
-        metadata is ahead of them."""
+    async def _wait_for_leaders(self, fulls: list[str]) -> None:
+        """Wait until each partition's leader answers as such.
+
+        Brokers learn of a new topic one after another, later than the client's metadata.
+        """
         end = asyncio.get_running_loop().time() + READY_S
         left = set(fulls)
         while True:
-            left -= {full for full in left if self._client.cluster.partitions_for_topic(full)} - await self._unled(left)
+            left -= {
+                full for full in left if self._client.cluster.partitions_for_topic(full)
+            } - await self._without_leader(left)
             if not left:
                 return
             if asyncio.get_running_loop().time() > end:
@@ -228,7 +237,7 @@ class Topics:
             await asyncio.sleep(0.02)
             await self._client.force_metadata_update()
 
-    async def _unled(self, fulls: Iterable[str]) -> set[str]:
+    async def _without_leader(self, fulls: Iterable[str]) -> set[str]:
         cluster, found = self._client.cluster, set()
         by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for full in fulls:
@@ -246,11 +255,16 @@ class Topics:
                 found |= set(topics)
         return found
 
-    # ------------------------------------------------------------ put right
+    # ------------------------------------------------------------ settings
 
     async def ensure(self, topics: Mapping[str, Topic]) -> None:
-        """Raises LogError, naming what differs and cannot be put right."""
-        known = dict(zip(topics, await asyncio.gather(*[self.need(n, t) for n, t in topics.items()]), strict=True))
+        """Create topics and update settings.
+
+        Raises LogError, naming differences that cannot be changed.
+        """
+        known = dict(
+            zip(topics, await asyncio.gather(*[self.get_or_create(n, t) for n, t in topics.items()]), strict=True)
+        )
         for name, settings in topics.items():
             if settings.partitions < known[name].count:
                 raise LogError(
@@ -267,9 +281,9 @@ class Topics:
             raise explain(e, str(self._address), "describe the topics") from e
         for name, settings in topics.items():
             await self._repair(known[name], settings, configs[known[name].full])
-            self._take(name, settings)
+            self._update(name, settings)
 
-    async def _grow(self, known: Known, count: int) -> None:
+    async def _grow(self, known: KafkaTopic, count: int) -> None:
         try:
             await self._admin.create_partitions({known.full: NewPartitions(count)})
             end = asyncio.get_running_loop().time() + READY_S
@@ -278,20 +292,20 @@ class Topics:
                     raise k.KafkaTimeoutError("the brokers do not show them")
                 await asyncio.sleep(0.02)
                 await self._client.force_metadata_update()
-            await self._led([known.full])
+            await self._wait_for_leaders([known.full])
         except (k.KafkaError, OSError) as e:
             raise explain(e, str(self._address), f"give the topic {known.full!r} {count} partitions") from e
 
-    async def _repair(self, known: Known, topic: Topic, found: Mapping[str, tuple[str, int]]) -> None:
+    async def _repair(self, known: KafkaTopic, topic: Topic, found: Mapping[str, tuple[str, int]]) -> None:
         wanted = configs_of(topic)
-        if int(found["max.message.bytes"][0]) < largest(self._address.record_bytes):  # a larger one does no harm
+        if int(found["max.message.bytes"][0]) < largest(self._address.record_bytes):  # a larger limit is fine
             wanted["max.message.bytes"] = str(largest(self._address.record_bytes))
         wrong = {name: value for name, value in wanted.items() if not same(found[name][0], value)}
         if not wrong:
             return
         differs = ", ".join(f"{name} is {found[name][0]}, not {value}" for name, value in wrong.items())
         try:
-            # The request replaces all that is set on the topic: what others set there goes along.
+            # The request replaces all settings of the topic, so include those that others made.
             (every,) = await self._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, known.full)])
             kept = {e[0]: e[1] for e in every.resources[0][4] if e[3] == DYNAMIC}
             resource = ConfigResource(ConfigResourceType.TOPIC, known.full, kept | wrong)
@@ -307,7 +321,7 @@ class Topics:
                 remedy=f"have them changed: kafka-configs.sh --bootstrap-server {self._address.servers[0]} --alter"
                 f" --entity-type topics --entity-name {known.full} --add-config {change}",
             ) from e
-        logger.warning("the topic %s had other settings, and was put right: %s", known.full, differs)
+        logger.warning("corrected settings of the topic %s: %s", known.full, differs)
 
     async def close(self) -> None:
         if self._making is not None:
@@ -315,7 +329,7 @@ class Topics:
             await asyncio.gather(self._making, return_exceptions=True)
 
     async def all(self) -> dict[str, Topic]:
-        """As they are now. Raises LogError."""
+        """Return current settings, read from the cluster. Raises LogError."""
         await self._refresh()
         return {name: known.settings for name, known in self._known.items()}
 
@@ -327,12 +341,12 @@ class Topics:
         except (k.KafkaError, OSError) as e:
             raise explain(e, str(self._address), "list the topics") from e
         for full, count in new.items():
-            self._take(full[len(self._prefix) :], _topic(count, configs[full]))
-        await self._follow()
+            self._update(full[len(self._prefix) :], _topic(count, configs[full]))
+        await self._subscribe()
 
 
 def largest(record_bytes: int) -> int:
-    """max.message.bytes: the record, its frame, and what lz4 adds to data that cannot be made smaller."""
+    """Return max.message.bytes: record, framing, and lz4's overhead for random data."""
     return record_bytes + record_bytes // 64 + 65_536
 
 

@@ -1,8 +1,9 @@
-"""What a batch caused and the group's offset, together: a Kafka transaction.
+"""Kafka transactions: records and a group's offsets, committed together.
 
-The producers of an input partition of a group have transactional ids of their own. A server that takes over a partition claims
-the ids, and from then on the brokers refuse the server that had it before (a zombie that was paused, say): whatever that one
-still has under way is aborted. So a partition's offset and its effects come from one server at a time.
+Each input partition of a group has producers with their own transactional ids. A server that takes
+over a partition claims the ids. From then on the brokers reject the previous server (a paused
+zombie, say), and abort its open transactions. So a partition's offset and the records derived from
+it come from one server at a time.
 """
 
 from __future__ import annotations
@@ -22,60 +23,59 @@ from oncue.errors import NotOwner
 from oncue.log.base import Partition, Position, Record
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.failures import explain
-from oncue.log.kafka.producer_ids import ProducerId, ProducerIds, give
-from oncue.log.kafka.topics import Known
-from oncue.log.kafka.writer import BATCH_BYTES, Places, fill, seen, size
+from oncue.log.kafka.producer_ids import ProducerId, ProducerIds, use_producer_id
+from oncue.log.kafka.topics import KafkaTopic
+from oncue.log.kafka.writer import BATCH_BYTES, PartitionedRecords, append_records, encoded_size, wait_until_known
 
 logger = logging.getLogger(__name__)
 
-# A server that dies inside a transaction holds up readers of what it wrote to for so long, unless its successor claims
-# the partition before.
+# A crash inside a transaction blocks read_committed readers for so long, unless a successor claims
+# the partition earlier.
 TIMEOUT_MS = 15_000
 CLOSE_S = 10.0
-PATIENCE_S = 30.0  # with a cluster that changes its leaders
+PATIENCE_S = 30.0  # for retries while leaders change
 PAUSE_S = 0.1
 
 
-class Sent:
-    """One Kafka batch of a transaction, of some appends: (index of the position, count of records)."""
+class TransactionBatch:
+    """One Kafka batch of a transaction; may contain several appends."""
 
-    def __init__(self, topic: Known, partition: int) -> None:
+    def __init__(self, topic: KafkaTopic, partition: int) -> None:
         self.topic, self.partition = topic, partition
         self.records: list[Record] = []
-        self.shares: list[tuple[int, int]] = []
+        self.appends: list[tuple[int, int]] = []  # index of the position, number of records
         self.nbytes = 0
 
 
-class Channel:
-    """The producers of one input partition; one transaction at a time.
+class PartitionProducers:
+    """Producers of one input partition; one transaction at a time.
 
-    Two of them take turns: the brokers refuse a producer's next transaction until the marks of its last one are written,
-    and aiokafka then waits 20 ms, or 100. What is committed is committed in order all the same: the second begins when the
-    first is durable, and of a group's offsets the one that was written later stays. A producer is made when there is
-    something to commit: many partitions never have a transaction."""
+    Two producers alternate: the brokers reject a producer's next transaction until the markers of
+    its last one are written, and aiokafka then waits 20 or 100 ms. Commits stay in order: the
+    second transaction begins when the first is durable, and a group's later offset wins. Producers
+    are created on first use, because many partitions never have a transaction.
+    """
 
     def __init__(self, address: Address, ids: ProducerIds, name: str) -> None:
         self._address, self._ids, self._name = address, ids, name
         self._claimed: list[ProducerId | None] = [None, None]
         self._producers: list[AIOKafkaProducer | None] = [None, None]
         self._turn = 0
-        self.fenced = (
-            False  # another server has claimed it: nothing more is committed here until this one claims it again
-        )
+        self.fenced = False  # another server claimed the ids: no commits here until claimed again
         self.lock = asyncio.Lock()
 
     async def claim(self) -> None:
-        """Fence whoever had these ids. Raises LogError."""
+        """Claim the ids, which fences their previous owner. Raises LogError."""
         async with self.lock:
             await self._close()
-            names = [self._called(turn) for turn in range(len(self._producers))]
+            names = [self._transactional_id(turn) for turn in range(len(self._producers))]
             try:
                 self._claimed = list(await asyncio.gather(*[self._ids.claim(name, TIMEOUT_MS) for name in names]))
             except (k.KafkaError, OSError) as e:
                 raise explain(e, str(self._address), "take a transaction's producer") from e
             self.fenced = False
 
-    def _called(self, turn: int) -> str:
+    def _transactional_id(self, turn: int) -> str:
         return f"{self._name}/{turn}"
 
     async def _open(self, turn: int) -> AIOKafkaProducer:
@@ -84,7 +84,7 @@ class Channel:
             producer = AIOKafkaProducer(
                 **self._address.client,
                 client_id="oncue",
-                transactional_id=self._called(turn),
+                transactional_id=self._transactional_id(turn),
                 transaction_timeout_ms=TIMEOUT_MS,
                 compression_type="lz4",
                 max_batch_size=2 * self._address.record_bytes + BATCH_BYTES,
@@ -92,7 +92,7 @@ class Channel:
                 metadata_max_age_ms=30_000,
             )
             if (found := self._claimed[turn]) is not None:
-                give(producer, found)
+                use_producer_id(producer, found)
             try:
                 await producer.start()
             except (k.KafkaError, OSError) as e:
@@ -102,21 +102,28 @@ class Channel:
         return producer
 
     async def run(
-        self, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata], batches: Sequence[Sent], count: int
+        self,
+        group: str,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        batches: Sequence[TransactionBatch],
+        count: int,
     ) -> list[Position]:
-        """Raises NotOwner when the id was claimed by another, LogError; then nothing of it is visible."""
+        """Run one transaction.
+
+        Raises NotOwner if another server claimed the ids, LogError; then nothing of it is visible.
+        """
         end = time.monotonic() + PATIENCE_S
         async with self.lock:
             while True:
-                if self.fenced:  # another producer of the same name would fence the rightful owner
+                if self.fenced:  # a new producer would fence the current owner
                     raise NotOwner(f"another server has taken over what {self._name} was for")
                 self._turn = 1 - self._turn
                 producer = await self._open(self._turn)
                 try:
                     positions = await self._prepare(producer, group, offsets, batches, count)
                 except Exception as e:
-                    await self._give_up(producer, e)
-                    # Aborted, so that it may be done again: a leader that moves, say, which aiokafka does not wait out here.
+                    await self._abort(producer, e)
+                    # Aborted, so it can be retried: aiokafka does not wait for a new leader here.
                     if getattr(e, "retriable", False) and time.monotonic() < end:
                         await asyncio.sleep(PAUSE_S)
                         continue
@@ -124,7 +131,7 @@ class Channel:
                 try:
                     await producer.commit_transaction()
                 except Exception as e:
-                    await self._give_up(producer, e)
+                    await self._abort(producer, e)
                     raise explain(e, str(self._address), f"commit for the group {group!r}") from e
                 return positions
 
@@ -133,31 +140,31 @@ class Channel:
         producer: AIOKafkaProducer,
         group: str,
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
-        batches: Sequence[Sent],
+        batches: Sequence[TransactionBatch],
         count: int,
     ) -> list[Position]:
-        """All of a transaction but its end."""
+        """Begin a transaction; send its records and offsets."""
         positions: list[Position | None] = [None] * count
-        under_way = []
+        in_flight = []
         await producer.begin_transaction()
         for sent in batches:
-            await seen(producer, sent.topic.full, sent.partition)
+            await wait_until_known(producer, sent.topic.full, sent.partition)
             builder = producer.create_batch()
-            fill(builder, sent.topic, sent.records)
+            append_records(builder, sent.topic, sent.records)
             future = await producer.send_batch(builder, sent.topic.full, partition=sent.partition)
-            future.add_done_callback(_look)  # the first failure is told; the others must not be told as forgotten ones
-            under_way.append(future)
+            future.add_done_callback(_retrieve)  # only the first failure is raised
+            in_flight.append(future)
         if offsets:
             await producer.send_offsets_to_transaction(dict(offsets), group)
-        for sent, future in zip(batches, under_way, strict=True):
+        for sent, future in zip(batches, in_flight, strict=True):
             first = (await future).offset
-            for index, records in sent.shares:
+            for index, records in sent.appends:
                 positions[index] = Position(sent.topic.name, sent.partition, first, records)
                 first += records
         return [p for p in positions if p is not None]
 
-    async def _give_up(self, producer: AIOKafkaProducer, error: Exception) -> None:
-        """Abort, so that readers need not wait for the time-out; then another producer begins anew."""
+    async def _abort(self, producer: AIOKafkaProducer, error: Exception) -> None:
+        """Abort, so that readers need not wait for the timeout; drop the producer."""
         self.fenced = isinstance(error, k.ProducerFenced | k.InvalidProducerEpoch)
         try:
             await asyncio.wait_for(producer.abort_transaction(), CLOSE_S)
@@ -165,10 +172,10 @@ class Channel:
             logger.info("a transaction could not be aborted in order: %s", e)
         self._producers = [p if p is not producer else None for p in self._producers]
         await _stopped(producer)
-        # aiokafka leaves its own failed future behind, which asyncio would complain of.
+        # asyncio would warn about a failed future that aiokafka leaves behind.
         waiter = getattr(getattr(producer, "_txn_manager", None), "_transaction_waiter", None)
         if waiter is not None and waiter.done():
-            _look(waiter)
+            _retrieve(waiter)
 
     async def _close(self) -> None:
         producers, self._producers, self._claimed = self._producers, [None, None], [None, None]
@@ -180,72 +187,79 @@ class Channel:
 
 
 class Transactions:
+    """All transactional producers of a log."""
+
     def __init__(self, address: Address, ids: ProducerIds) -> None:
         self._address, self._ids = address, ids
-        self._channels: dict[str, Channel] = {}
-        self._mine = secrets.token_hex(6)  # for commits without an input partition, which nobody takes over
+        self._producers_of: dict[str, PartitionProducers] = {}
+        self._own_id = secrets.token_hex(6)  # for commits without an input partition
 
-    def channel(self, group: str, place: Partition | None) -> Channel:
-        where = f"{place[0]}/{place[1]}" if place else self._mine
+    def producers_of(self, group: str, place: Partition | None) -> PartitionProducers:
+        where = f"{place[0]}/{place[1]}" if place else self._own_id
         name = f"{self._address.options.prefix}oncue/{group}/{where}"
-        found = self._channels.get(name)
+        found = self._producers_of.get(name)
         if found is None:
-            found = self._channels[name] = Channel(self._address, self._ids, name)
+            found = self._producers_of[name] = PartitionProducers(self._address, self._ids, name)
         return found
 
     async def claim(self, group: str, place: Partition) -> None:
-        await self.channel(group, place).claim()
+        await self.producers_of(group, place).claim()
 
     def fenced(self, group: str, place: Partition) -> bool:
-        return self.channel(group, place).fenced
+        return self.producers_of(group, place).fenced
 
     async def release(self, group: str, place: Partition) -> None:
-        """After what is under way: another process has the partition now."""
-        await self.channel(group, place).close()
+        """Close the partition's producers: another process owns it now."""
+        await self.producers_of(group, place).close()
 
     async def commit(
         self,
         group: str,
         place: Partition | None,
         offsets: Mapping[TopicPartition, tuple[int, str]],
-        appends: Sequence[tuple[Known, Places]],
+        appends: Sequence[tuple[KafkaTopic, PartitionedRecords]],
     ) -> list[Position]:
-        """`offsets`: (next offset, a note). Positions in the order of the appends and their places."""
+        """Commit offsets (next offset, metadata) and appends in one transaction.
+
+        Returns positions in the order of the appends and their partitions.
+        """
         found = {tp: OffsetAndMetadata(offset, note) for tp, (offset, note) in offsets.items()}
         batches, count = _batches(appends, self._address.record_bytes)
         full = self._address.options.prefix + group
-        running = asyncio.create_task(self.channel(group, place).run(full, found, batches, count))
-        running.add_done_callback(_look)
-        # A caller that stops waiting does not leave half a transaction behind.
+        running = asyncio.create_task(self.producers_of(group, place).run(full, found, batches, count))
+        running.add_done_callback(_retrieve)
+        # Cancelling the caller must not interrupt the transaction.
         return await asyncio.shield(running)
 
     async def close(self) -> None:
-        closing = [asyncio.wait_for(c.close(), CLOSE_S) for c in self._channels.values()]
+        closing = [asyncio.wait_for(c.close(), CLOSE_S) for c in self._producers_of.values()]
         for error in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(error, BaseException):
                 logger.warning("a transaction did not end before the log was closed: %s", error)
 
 
-def _batches(appends: Sequence[tuple[Known, Places]], limit: int) -> tuple[list[Sent], int]:
-    """Few large batches: all of one partition in one, as far as they fit."""
-    done: list[Sent] = []
-    open_: dict[tuple[str, int], Sent] = {}
+def _batches(
+    appends: Sequence[tuple[KafkaTopic, PartitionedRecords]], limit: int
+) -> tuple[list[TransactionBatch], int]:
+    """Group appends into few large batches, by partition."""
+    done: list[TransactionBatch] = []
+    open_: dict[tuple[str, int], TransactionBatch] = {}
     index = 0
     for topic, found in appends:
         for partition, records in found:
-            nbytes = size(records)
+            nbytes = encoded_size(records)
             sent = open_.get((topic.name, partition))
             if sent is None or sent.nbytes + nbytes > limit:
-                sent = open_[topic.name, partition] = Sent(topic, partition)
+                sent = open_[topic.name, partition] = TransactionBatch(topic, partition)
                 done.append(sent)
             sent.records += records
             sent.nbytes += nbytes
-            sent.shares.append((index, len(records)))
+            sent.appends.append((index, len(records)))
             index += 1
     return done, index
 
 
-def _look(future: asyncio.Future[Any]) -> None:
+def _retrieve(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
 

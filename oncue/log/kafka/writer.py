@@ -1,11 +1,12 @@
-"""Appends on their way to the brokers.
+"""Sends appends to the brokers, with one queue per partition.
 
-    append ──► Lane (a partition): queue ──► one batch of what waits, up to BATCH_BYTES ──► producer ──► offsets ──► futures
+    append ──► PartitionQueue ──► one batch, up to BATCH_BYTES ──► producer ──► offsets ──► futures
 
-One batch of a partition is under way at a time: so records are stored in the order of their calls, and while one is under
-way the next ones gather behind it. A producer (idempotent, acks=all) repeats a batch for as long as brokers are away,
-and the broker knows a repetition by its number: nothing is lost and nothing doubled. A batch that a broker refuses for good
-fails its appends alone; the producer's numbers are then no longer in order, so another takes over.
+Each partition has one batch in flight: so records are stored in the order of the calls, and further
+appends gather into the next batch. A producer (idempotent, acks=all) retries a batch while brokers
+are down. The broker recognizes retries by sequence number: nothing is lost or duplicated. If a
+broker rejects a batch for good, only its appends fail. The producer's sequence numbers then have a
+gap, so a new producer replaces it.
 """
 
 from __future__ import annotations
@@ -25,32 +26,35 @@ from oncue.errors import LogError, OncueError, TooLarge
 from oncue.log.base import Position, Record, partition_of
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.failures import explain
-from oncue.log.kafka.topics import Known
+from oncue.log.kafka.topics import KafkaTopic
 
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 1024 * 1024
-OVERHEAD = 32  # of a record in a batch, at most, without headers
-LATE_S = 10.0  # then the log says that it waits
-SEEN_S = 15.0  # until a broker shows a partition that is there
-CLOSE_S = 30.0  # for what was handed over, at the end
-Places = list[tuple[int, Sequence[Record]]]  # partition, its records
+OVERHEAD = 32  # upper limit per record in a batch, without headers
+LATE_S = 10.0  # interval of warnings about a batch in flight
+SEEN_S = 15.0  # until brokers report a new partition
+CLOSE_S = 30.0  # to write what is queued
+PartitionedRecords = list[tuple[int, Sequence[Record]]]  # partition, its records
 
 
-class Counters:
-    """Since opening: batches acknowledged, records, bytes of values, appends that failed, seconds the last batch took."""
+class KafkaCounters:
+    """Counters since opening: acknowledged batches, records, bytes, failed appends.
+
+    `commit_s` is the duration of the last batch.
+    """
 
     def __init__(self) -> None:
         self.commits = self.records = self.bytes = self.failures = 0
         self.commit_s = 0.0
 
 
-class Write:
-    """One append: done when all its parts are."""
+class PendingAppend:
+    """An append, complete when the records of all its partitions are."""
 
     __slots__ = ("error", "future", "left", "positions", "topic")
 
-    def __init__(self, topic: Known, future: asyncio.Future[list[Position]], parts: int) -> None:
+    def __init__(self, topic: KafkaTopic, future: asyncio.Future[list[Position]], parts: int) -> None:
         self.topic, self.future, self.left = topic, future, parts
         self.positions: list[Position | None] = [None] * parts
         self.error: OncueError | None = None
@@ -66,35 +70,40 @@ class Write:
                 self.future.set_result([p for p in self.positions if p is not None])
 
 
-class Part:
+class QueuedRecords:
+    """Records of one append for one partition."""
+
     __slots__ = ("index", "nbytes", "records", "write")
 
-    def __init__(self, write: Write, index: int, records: Sequence[Record], nbytes: int) -> None:
+    def __init__(self, write: PendingAppend, index: int, records: Sequence[Record], nbytes: int) -> None:
         self.write, self.index, self.records, self.nbytes = write, index, records, nbytes
 
 
-class Lane:
-    """One partition's parts, in order."""
+class PartitionQueue:
+    """Records queued for one partition, in order."""
 
-    __slots__ = ("partition", "queue", "since", "topic", "working")
+    __slots__ = ("partition", "since", "topic", "waiting", "working")
 
-    def __init__(self, topic: Known, partition: int) -> None:
+    def __init__(self, topic: KafkaTopic, partition: int) -> None:
         self.topic, self.partition = topic, partition
-        self.queue: deque[Part] = deque()
+        self.waiting: deque[QueuedRecords] = deque()
         self.working: asyncio.Task[None] | None = None
-        self.since = 0.0  # when the batch that is under way began to be
+        self.since = 0.0  # when the batch in flight was created
 
 
-class Writer:
-    """`publish(topic, records)` is called for each part that is durable, before its future resolves."""
+class KafkaWriter:
+    """Appends records; calls `publish(topic, records)` once they are durable.
 
-    def __init__(self, address: Address, publish: Callable[[Known, Sequence[Record]], None]) -> None:
+    `publish` runs before the append's future resolves.
+    """
+
+    def __init__(self, address: Address, publish: Callable[[KafkaTopic, Sequence[Record]], None]) -> None:
         self._address, self._publish = address, publish
-        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._queues: dict[tuple[str, int], PartitionQueue] = {}
         self._producer: AIOKafkaProducer | None = None
         self._renewing: asyncio.Task[AIOKafkaProducer] | None = None
         self._retired: set[asyncio.Task[None]] = set()
-        self.counters = Counters()
+        self.counters = KafkaCounters()
 
     async def start(self) -> None:
         self._producer = await self._new()
@@ -119,81 +128,81 @@ class Writer:
 
     @property
     def depth(self) -> int:
-        return sum(len(lane.queue) for lane in self._lanes.values())
+        return sum(len(queue.waiting) for queue in self._queues.values())
 
     def late_s(self) -> float:
-        """For how long the batch has been under way that waits longest."""
-        waiting = [lane.since for lane in self._lanes.values() if lane.working is not None and lane.since]
+        """Return how long the oldest batch has been in flight."""
+        waiting = [queue.since for queue in self._queues.values() if queue.working is not None and queue.since]
         return time.monotonic() - min(waiting) if waiting else 0.0
 
-    # ------------------------------------------------------------ handed over
+    # ------------------------------------------------------------ queues
 
-    def put(self, topic: Known, places: Places, future: asyncio.Future[list[Position]]) -> None:
-        write = Write(topic, future, len(places))
-        for index, (partition, records) in enumerate(places):
-            lane = self._lanes.get((topic.name, partition))
-            if lane is None:
-                lane = self._lanes[topic.name, partition] = Lane(topic, partition)
-            lane.queue.append(Part(write, index, records, size(records)))
-            if lane.working is None:
-                lane.working = asyncio.create_task(self._work(lane), name=f"kafka {topic.name}/{partition}")
+    def enqueue(self, topic: KafkaTopic, parts: PartitionedRecords, future: asyncio.Future[list[Position]]) -> None:
+        write = PendingAppend(topic, future, len(parts))
+        for index, (partition, records) in enumerate(parts):
+            queue = self._queues.get((topic.name, partition))
+            if queue is None:
+                queue = self._queues[topic.name, partition] = PartitionQueue(topic, partition)
+            queue.waiting.append(QueuedRecords(write, index, records, encoded_size(records)))
+            if queue.working is None:
+                queue.working = asyncio.create_task(self._work(queue), name=f"kafka {topic.name}/{partition}")
 
     async def flush(self) -> None:
-        """Until what is handed over by now is durable, or has failed."""
-        waiting = [lane.queue[-1].write.future for lane in self._lanes.values() if lane.queue]
+        """Wait until all queued appends are durable or have failed."""
+        waiting = [queue.waiting[-1].write.future for queue in self._queues.values() if queue.waiting]
         if waiting:
             await asyncio.wait(waiting)
 
     # ------------------------------------------------------------ one partition
 
-    async def _work(self, lane: Lane) -> None:
+    async def _work(self, queue: PartitionQueue) -> None:
         try:
-            while lane.queue:
-                parts, lane.since = _fitting(lane.queue), time.monotonic()
-                await self._send(lane, parts)
+            while queue.waiting:
+                parts, queue.since = _fitting(queue.waiting), time.monotonic()
+                await self._send(queue, parts)
                 for _ in parts:
-                    lane.queue.popleft()
+                    queue.waiting.popleft()
         finally:
-            lane.working = None
+            queue.working = None
 
-    async def _send(self, lane: Lane, parts: list[Part]) -> None:
+    async def _send(self, queue: PartitionQueue, parts: list[QueuedRecords]) -> None:
         started = time.perf_counter()
         producer: AIOKafkaProducer | None = None
         try:
             producer = await self._current()
             batch = producer.create_batch()
             for part in parts:
-                fill(batch, lane.topic, part.records)
-            await seen(producer, lane.topic.full, lane.partition)
-            sent = await producer.send_batch(batch, lane.topic.full, partition=lane.partition)
-            first = await self._patiently(sent, lane)
+                append_records(batch, queue.topic, part.records)
+            await wait_until_known(producer, queue.topic.full, queue.partition)
+            sent = await producer.send_batch(batch, queue.topic.full, partition=queue.partition)
+            first = await self._wait_for_offset(sent, queue)
         except Exception as e:
             if producer is not None:
                 self._retire(producer)
             self.counters.failures += len(parts)
-            error = explain(e, str(self._address), f"append to {lane.topic.full}/{lane.partition}")
+            error = explain(e, str(self._address), f"append to {queue.topic.full}/{queue.partition}")
             for part in parts:
                 part.write.part_done(part.index, None, error)
             return
         for part in parts:
             count = len(part.records)
-            self._publish(lane.topic, part.records)
-            part.write.part_done(part.index, Position(lane.topic.name, lane.partition, first, count))
+            self._publish(queue.topic, part.records)
+            part.write.part_done(part.index, Position(queue.topic.name, queue.partition, first, count))
             first += count
             self.counters.records += count
             self.counters.bytes += part.nbytes
         self.counters.commits += 1
         self.counters.commit_s = time.perf_counter() - started
 
-    async def _patiently(self, sent: asyncio.Future[Any], lane: Lane) -> int:
-        """The offset that the broker gave the first record; while it does not, the log says what it waits for."""
+    async def _wait_for_offset(self, sent: asyncio.Future[Any], queue: PartitionQueue) -> int:
+        """Return the first record's offset; log a warning while it takes long."""
         waited = 0.0
         while True:
             done, _ = await asyncio.wait([sent], timeout=LATE_S)
             if done:
                 return int(sent.result().offset)
             waited += LATE_S
-            place = f"{lane.topic.full}/{lane.partition}"
+            place = f"{queue.topic.full}/{queue.partition}"
             logger.warning("Kafka at %s has not taken the records of %s for %.0f s", self._address, place, waited)
 
     # ------------------------------------------------------------ producers
@@ -213,7 +222,7 @@ class Writer:
             self._renewing = None
 
     def _retire(self, producer: AIOKafkaProducer) -> None:
-        """What it has under way for other partitions still comes to its end."""
+        """Replace the producer; its other batches in flight are still completed."""
         if producer is self._producer:
             self._producer = None
             task = asyncio.create_task(_stopped(producer))
@@ -221,8 +230,8 @@ class Writer:
             task.add_done_callback(self._retired.discard)
 
     async def close(self) -> None:
-        """Write what was handed over; what is not durable after 30 s fails."""
-        working = [lane.working for lane in self._lanes.values() if lane.working is not None]
+        """Write queued appends; those not durable after 30 s fail."""
+        working = [queue.working for queue in self._queues.values() if queue.working is not None]
         late: set[asyncio.Task[None]] = set()
         if working:
             _, late = await asyncio.wait(working, timeout=CLOSE_S)
@@ -232,8 +241,8 @@ class Writer:
         )
         for task in late:
             task.cancel()
-        for lane in self._lanes.values():
-            for part in lane.queue if late else ():
+        for queue in self._queues.values():
+            for part in queue.waiting if late else ():
                 part.write.part_done(part.index, None, why)
         if self._producer is not None:
             await _stopped(self._producer, 1.0 if late else CLOSE_S)
@@ -241,7 +250,7 @@ class Writer:
 
 
 async def _stopped(producer: AIOKafkaProducer, timeout_s: float = CLOSE_S) -> None:
-    """aiokafka's own stop waits for its batches without an end."""
+    """Stop a producer within a time limit, which aiokafka does not have."""
     try:
         await asyncio.wait_for(producer.stop(), timeout_s)
     except (k.KafkaError, OSError, TimeoutError) as e:
@@ -249,12 +258,13 @@ async def _stopped(producer: AIOKafkaProducer, timeout_s: float = CLOSE_S) -> No
         await producer.client.close()
 
 
-async def seen(producer: AIOKafkaProducer, full: str, partition: int) -> None:
-    """Until the producer, whose metadata is its own, knows the partition: it may be new. Raises UnknownTopicOrPartitionError
-    when the brokers do not show it in SEEN_S.
+async def wait_until_known(producer: AIOKafkaProducer, full: str, partition: int) -> None:
+    """Wait until the producer's own metadata contains the partition, which may be new.
 
-    The topic is named to it in any case: aiokafka knows all topics at first, and at the first that it is asked for by name
-    it forgets the others, whose batches then have no leader."""
+    Raises UnknownTopicOrPartitionError if brokers do not report it within SEEN_S. Always adds the
+    topic by name: aiokafka knows all topics at first, but drops those never named once the first
+    is, and their batches then have no leader.
+    """
     await producer.client.add_topic(full)
     end = time.monotonic() + SEEN_S
     while partition not in (producer.client.cluster.partitions_for_topic(full) or ()):
@@ -264,8 +274,8 @@ async def seen(producer: AIOKafkaProducer, full: str, partition: int) -> None:
         await asyncio.sleep(0.02)
 
 
-def _fitting(queue: deque[Part]) -> list[Part]:
-    """The first, and what fits beside it."""
+def _fitting(queue: deque[QueuedRecords]) -> list[QueuedRecords]:
+    """Return the first items of a queue that fit into one batch."""
     parts, total = [queue[0]], queue[0].nbytes
     for part in islice(queue, 1, None):
         total += part.nbytes
@@ -275,8 +285,8 @@ def _fitting(queue: deque[Part]) -> list[Part]:
     return parts
 
 
-def fill(batch: object, topic: Known, records: Sequence[Record]) -> None:
-    """Records into aiokafka's batch builder."""
+def append_records(batch: object, topic: KafkaTopic, records: Sequence[Record]) -> None:
+    """Add records to aiokafka's batch builder."""
     append = batch.append  # type: ignore[attr-defined]
     compact = topic.compact
     for r in records:
@@ -285,8 +295,8 @@ def fill(batch: object, topic: Known, records: Sequence[Record]) -> None:
             raise LogError("aiokafka's batch was full before its limit")
 
 
-def size(records: Sequence[Record]) -> int:
-    """In a batch, before compression; an upper limit."""
+def encoded_size(records: Sequence[Record]) -> int:
+    """Return an upper limit of the records' size in a batch, before compression."""
     total = 0
     for r in records:
         total += len(r.value) + len(r.key) + OVERHEAD
@@ -295,9 +305,13 @@ def size(records: Sequence[Record]) -> int:
     return total
 
 
-def places(topic: Known, records: Sequence[Record], partition: int | None, limit: int) -> Places:
-    """Each partition's records, stamped; checked, so that what cannot be stored is refused before anything is sent.
-    Raises LogError, TooLarge."""
+def partition_records(
+    topic: KafkaTopic, records: Sequence[Record], partition: int | None, limit: int
+) -> PartitionedRecords:
+    """Return the records of each partition, with timestamps.
+
+    Checks all first, so that nothing is sent if a part cannot be stored. Raises LogError, TooLarge.
+    """
     now = time.time_ns() // 1_000_000
     stamped = [r if r.time_ms else Record(r.value, r.key, r.headers, now) for r in records]
     found: dict[int, list[Record]] = {}
@@ -316,7 +330,7 @@ def places(topic: Known, records: Sequence[Record], partition: int | None, limit
             f"the topic {topic.name!r} is compacted, so its records need keys", remedy="give each record its key"
         )
     for chosen in found.values():
-        nbytes = size(chosen)
+        nbytes = encoded_size(chosen)
         if nbytes > limit:
             raise TooLarge(
                 f"{nbytes:,} bytes in one append to {topic.name!r}; the log on Kafka takes {limit:,}",

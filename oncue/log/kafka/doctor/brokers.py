@@ -14,7 +14,7 @@ from aiokafka.conn import AIOKafkaConnection
 from oncue.errors import OncueError
 from oncue.log.finding import Finding
 from oncue.log.kafka.address import Address
-from oncue.log.kafka.requests import FEATURE, Map, cluster_map, levels, release
+from oncue.log.kafka.requests import FEATURE, ClusterDescription, describe_cluster, levels, release
 
 PATIENCE_S = 5.0
 LISTENER = (
@@ -53,7 +53,7 @@ class Brokers:
         places = [_place(server) for server in self._address.servers]
         return list(await asyncio.gather(*[self._reach(f"kafka {_text(p)}", p) for p in dict.fromkeys(places)]))
 
-    async def advertised(self, there: Map) -> list[Finding]:
+    async def advertised(self, there: ClusterDescription) -> list[Finding]:
         """Those that the cluster has, at the addresses to which it sends its clients."""
         self._nodes = dict(there.brokers)
         new = {place: node for node, place in there.brokers.items() if place not in self._conns}
@@ -69,7 +69,7 @@ class Brokers:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await conn.connect()
-                await cluster_map(conn, [])  # a broker that wants to know us first closes the connection here
+                await describe_cluster(conn, [])  # a broker that wants to know us first closes the connection here
                 known = await levels(conn)
         except Exception as e:
             await _closed(conn)
@@ -100,7 +100,7 @@ def _text(place: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _told_to(finding: Finding, there: Map) -> Finding:
+def _told_to(finding: Finding, there: ClusterDescription) -> Finding:
     hint = "; clients are sent to this address by the broker's advertised.listeners: it has to lead there from this machine"
     return Finding(finding.check, False, finding.found, finding.remedy + hint)
 

@@ -10,7 +10,14 @@ from aiokafka.conn import AIOKafkaConnection
 
 from oncue.log.finding import SKEW_S, Finding
 from oncue.log.kafka.address import Address
-from oncue.log.kafka.requests import TRANSACTION, Map, cluster_map, cluster_time_s, coordinator, group_state
+from oncue.log.kafka.requests import (
+    TRANSACTION,
+    ClusterDescription,
+    cluster_time_s,
+    coordinator,
+    describe_cluster,
+    group_state,
+)
 
 NO_COORDINATOR = (k.GroupCoordinatorNotAvailableError, k.NotCoordinatorForGroupError, k.GroupLoadInProgressError)
 TOPIC_RIGHTS = ("Read", "Write", "Create", "Describe", "Alter", "Delete", "DescribeConfigs", "AlterConfigs")
@@ -34,13 +41,13 @@ async def check_clock(conn: AIOKafkaConnection, now: Callable[[], float]) -> lis
 
 
 async def check_rights(
-    conn: AIOKafkaConnection, address: Address, there: Map, topics: Sequence[str], groups: Sequence[str]
+    conn: AIOKafkaConnection, address: Address, there: ClusterDescription, topics: Sequence[str], groups: Sequence[str]
 ) -> list[Finding]:
     """What ACLs are missing, with the command that gives them. Without an authorizer all is allowed. Raises KafkaError."""
     prefix = address.options.prefix
     fulls = [prefix + name for name in topics]
     lacks: dict[str, list[str]] = {}
-    for full, seen in (await cluster_map(conn, fulls)).topics.items():
+    for full, seen in (await describe_cluster(conn, fulls)).topics.items():
         has = set(seen.operations) | ({"Create"} if "Create" in there.operations else set())
         for right in TOPIC_RIGHTS:
             if right not in has:

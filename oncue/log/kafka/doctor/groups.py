@@ -12,13 +12,17 @@ from oncue.log.kafka.address import Address
 from oncue.log.kafka.doctor.brokers import Brokers
 from oncue.log.kafka.doctor.cluster import NO_COORDINATOR
 from oncue.log.kafka.offsets import BEGIN, END
-from oncue.log.kafka.requests import Map, committed, coordinator, edge, group_state
+from oncue.log.kafka.requests import ClusterDescription, committed, coordinator, group_state, list_offsets
 
 Place = tuple[str, int]  # full name of a topic, partition
 
 
 async def check_groups(
-    conn: AIOKafkaConnection, brokers: Brokers, address: Address, there: Map, groups: Mapping[str, Sequence[str]]
+    conn: AIOKafkaConnection,
+    brokers: Brokers,
+    address: Address,
+    there: ClusterDescription,
+    groups: Mapping[str, Sequence[str]],
 ) -> list[Finding]:
     """`groups`: name -> the topics that it reads. Raises KafkaError."""
     prefix = address.options.prefix
@@ -31,7 +35,7 @@ async def check_groups(
     return found
 
 
-async def _edges(brokers: Brokers, there: Map, fulls: Sequence[str], which: int) -> dict[Place, int]:
+async def _edges(brokers: Brokers, there: ClusterDescription, fulls: Sequence[str], which: int) -> dict[Place, int]:
     """Of all partitions whose leader is within reach."""
     found: dict[Place, int] = {}
     for full in fulls:
@@ -40,7 +44,7 @@ async def _edges(brokers: Brokers, there: Map, fulls: Sequence[str], which: int)
             led.setdefault(part.leader, []).append(part.number)
         for node, partitions in led.items():
             if (conn := brokers.node(node)) is not None:
-                offsets = await edge(conn, full, partitions, which)
+                offsets = await list_offsets(conn, full, partitions, which)
                 found |= {(full, p): offset for p, offset in offsets.items()}
     return found
 

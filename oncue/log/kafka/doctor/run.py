@@ -16,13 +16,13 @@ from aiokafka import errors as k
 from oncue.config import Settings
 from oncue.log.base import Topic
 from oncue.log.finding import Finding
-from oncue.log.kafka.address import parse
+from oncue.log.kafka.address import parse_address
 from oncue.log.kafka.doctor.brokers import Brokers
 from oncue.log.kafka.doctor.cluster import check_clock, check_rights
 from oncue.log.kafka.doctor.groups import check_groups
 from oncue.log.kafka.doctor.topics import check_topics
 from oncue.log.kafka.failures import explain, quiet
-from oncue.log.kafka.requests import cluster_map
+from oncue.log.kafka.requests import describe_cluster
 
 
 async def examine(
@@ -34,7 +34,7 @@ async def examine(
 ) -> list[Finding]:
     """`rest` is what follows kafka:// in the URL; `topics` are those that a server keeps, `groups` maps each group to what
     it reads. Raises Invalid for settings that cannot be used."""
-    address = parse(rest, settings)
+    address = parse_address(rest, settings)
     quiet()
     async with Brokers(address) as brokers:
         found = await brokers.given()
@@ -42,7 +42,7 @@ async def examine(
         if conn is None:
             return found
         try:
-            there = await cluster_map(conn)
+            there = await describe_cluster(conn)
             found += await brokers.advertised(there)
             found += await check_clock(conn, now)
             found += await check_rights(conn, address, there, [*topics], [*groups])

@@ -9,7 +9,7 @@ from aiokafka.conn import AIOKafkaConnection
 from oncue.log.base import Topic
 from oncue.log.finding import Finding
 from oncue.log.kafka.address import Address
-from oncue.log.kafka.requests import Map, Seen, topic_configs
+from oncue.log.kafka.requests import ClusterDescription, TopicDescription, topic_configs
 from oncue.log.kafka.topics import CHUNK, configs_of, largest, same
 from oncue.protocol.topics import TASKS_PREFIX
 
@@ -28,7 +28,7 @@ Problem = tuple[str, str]  # what is wrong, what to do
 
 
 async def check_topics(
-    conn: AIOKafkaConnection, address: Address, there: Map, wanted: Mapping[str, Topic]
+    conn: AIOKafkaConnection, address: Address, there: ClusterDescription, wanted: Mapping[str, Topic]
 ) -> list[Finding]:
     """Raises KafkaError."""
     prefix = address.options.prefix
@@ -42,7 +42,7 @@ async def check_topics(
     configs: dict[str, dict[str, str]] = {}
     for start in range(0, len(fulls), CHUNK):
         configs |= await topic_configs(conn, fulls[start : start + CHUNK], list(CHECKED))
-    check = Check(address, there)
+    check = TopicChecks(address, there)
     found, fine = [], 0
     for name, topic in names.items():
         seen = present.get(name)
@@ -61,19 +61,19 @@ def _missing() -> Problem:
     return "is not there, others are", "start the server anew: it makes what is missing; what was in it is gone"
 
 
-def _summary(seen: Seen, topic: Topic) -> str:
+def _summary(seen: TopicDescription, topic: Topic) -> str:
     copies = min((len(p.replicas) for p in seen.partitions), default=0)
     kept = f"kept {topic.retention_ms / DAY_MS:g} days" if topic.retention_ms else "kept"
     return f"partitions: {len(seen.partitions)}, copies: {copies}, {'compacted' if topic.compact else kept}"
 
 
-class Check:
+class TopicChecks:
     """One topic after the other."""
 
-    def __init__(self, address: Address, there: Map) -> None:
+    def __init__(self, address: Address, there: ClusterDescription) -> None:
         self._address, self._there = address, there
 
-    def problems(self, seen: Seen, topic: Topic, configs: Mapping[str, str] | None) -> Iterator[Problem]:
+    def problems(self, seen: TopicDescription, topic: Topic, configs: Mapping[str, str] | None) -> Iterator[Problem]:
         if len(seen.partitions) < topic.partitions:
             yield (
                 f"has partitions: {len(seen.partitions)}, the settings say {topic.partitions}",
@@ -85,7 +85,7 @@ class Check:
             yield from self._in_sync(seen, int(configs["min.insync.replicas"]))
             yield from self._settings(seen, topic, configs)
 
-    def _leaders(self, seen: Seen) -> Iterator[Problem]:
+    def _leaders(self, seen: TopicDescription) -> Iterator[Problem]:
         orphans = [p for p in seen.partitions if p.leader < 0]
         if orphans:
             nodes = sorted({n for p in orphans for n in p.replicas})
@@ -94,7 +94,7 @@ class Check:
                 f"start the brokers that have them: one of {_list(nodes)}",
             )
 
-    def _copies(self, seen: Seen) -> Iterator[Problem]:
+    def _copies(self, seen: TopicDescription) -> Iterator[Problem]:
         wanted = self._address.options.replication
         if wanted < 1:
             wanted = min(SAFE_COPIES, len(self._there.brokers))
@@ -113,7 +113,7 @@ class Check:
                 f"is broker {_list(nodes)} up? its server.log says why it is behind",
             )
 
-    def _in_sync(self, seen: Seen, needed: int) -> Iterator[Problem]:
+    def _in_sync(self, seen: TopicDescription, needed: int) -> Iterator[Problem]:
         short = [p for p in seen.partitions if p.leader >= 0 and len(p.in_sync) < needed]
         copies = min((len(p.replicas) for p in seen.partitions), default=0)
         if short:
@@ -130,7 +130,7 @@ class Check:
                 self._change(seen, {"min.insync.replicas": str(SAFE_IN_SYNC)}),
             )
 
-    def _settings(self, seen: Seen, topic: Topic, configs: Mapping[str, str]) -> Iterator[Problem]:
+    def _settings(self, seen: TopicDescription, topic: Topic, configs: Mapping[str, str]) -> Iterator[Problem]:
         wanted = configs_of(topic)
         largest_bytes = largest(self._address.record_bytes)
         if int(configs["max.message.bytes"]) < largest_bytes:
@@ -146,7 +146,7 @@ class Check:
         if theirs:
             yield _differs(theirs, configs), self._change(seen, theirs)
 
-    def _change(self, seen: Seen, wanted: Mapping[str, str]) -> str:
+    def _change(self, seen: TopicDescription, wanted: Mapping[str, str]) -> str:
         change = ",".join(f"{n}=[{v}]" if "," in v else f"{n}={v}" for n, v in wanted.items())
         return (
             f"kafka-configs.sh --bootstrap-server {self._address.servers[0]} --alter --entity-type topics"
