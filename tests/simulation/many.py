@@ -29,13 +29,13 @@ class ManyWorld(World):
     ) -> None:
         super().__init__(seed, trace, agent_class, channel_class)
         self.topics = Topics()
-        self.topics.servers_told = seed % 2 == 1  # in the others no frame of that comes between what else happens
+        self.topics.announces_servers = seed % 2 == 1  # in the others no such message comes between the rest
         self.topics.functions = self.durable.functions
         self.topics.blobs = self.durable.blobs
         self.group = Group(self.clock, self.rng, list(self.sites))
         self.members: list[Member] = []
         self._member_class = member_class
-        self.told: dict[bytes, list[tuple[str, Ended]]] = {}
+        self.published: dict[bytes, list[tuple[str, Ended]]] = {}
         self._target: dict[tuple[str, int], str] = {}  # (site, link) -> server
         self._next: dict[str, int] = {}
         for site in self.sites.values():
@@ -53,7 +53,7 @@ class ManyWorld(World):
         self.clock.note(f"{name} starts")
         self.members.append(
             self._member_class(
-                name, self.topics, self.group, self.clock, self.rng, self.lost_after, self._to_agent, self._on_told,
+                name, self.topics, self.group, self.clock, self.rng, self.lost_after, self._to_agent, self._on_published,
                 self._channel_class,
             )
         )  # fmt: skip
@@ -62,8 +62,8 @@ class ManyWorld(World):
         while len([m for m in self.members if m.alive]) < 2:
             self._add()
 
-    def _on_told(self, server: str, e: Ended) -> None:
-        self.told.setdefault(e.id, []).append((server, e))
+    def _on_published(self, server: str, e: Ended) -> None:
+        self.published.setdefault(e.id, []).append((server, e))
 
     # ------------------------------------------------------------ the network
 
@@ -164,7 +164,7 @@ class ManyWorld(World):
     def _open(self) -> str:
         channels = {m.name: sorted(m.channels) for m in self.members if m.alive}
         agents = {n: len(s.agent.queue.held) if s.agent else None for n, s in self.sites.items()}
-        return f"open {[i.hex()[-16:] for i in self._open_ids()]}, held {agents}, lanes {channels}"
+        return f"open {[i.hex()[-16:] for i in self._open_ids()]}, held {agents}, channels {channels}"
 
     def _left(self) -> list[str]:
         channels = [channel for m in self.members if m.alive for channel in m.channels.values()]
@@ -193,9 +193,9 @@ class ManyWorld(World):
                 assert {i: s for i, s in member.fold.states.items() if s.known} == {
                     i: s for i, s in fold.states.items() if s.known
                 }, f"{member.name} gives other answers"
-        for task_id, ends in self.told.items():
+        for task_id, ends in self.published.items():
             state = fold.states[task_id]
             closing = state.closing
             for server, e in ends:
-                assert closing is not None, f"{e} was told by {server}, and the log has the task open"
-                assert closing.same_as(e), f"{e} was told by {server}, and the log has {closing}"
+                assert closing is not None, f"{e} was published by {server}, and the task is open in the log"
+                assert closing.same_as(e), f"{e} was published by {server}, and the log has {closing}"

@@ -1,5 +1,7 @@
-"""One of several servers: the real lanes, a view that lags behind the shared log, appends that are under way when it is
-stopped, and what dispatcher/cluster/ownership.py does, step by step on virtual time."""
+"""One of several servers: the real channels, and a model of PartitionOwnership on virtual time.
+
+The view lags behind the shared log, and the server may be stopped while appends are in progress.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,12 @@ from tests.simulation.group import HEARTBEAT_US, MARGIN, SESSION_US, Group
 from tests.simulation.server import Server
 from tests.simulation.topics import (
     RESULTS,
+    CancelRequested,
     Claimed,
     Entry,
     Fenced,
     Fold,
     Topics,
-    Wish,
     Written,
     control_of,
     tasks_of,
@@ -46,7 +48,7 @@ EXPIRY_US = 1_000_000
 
 
 class Member(Server):
-    """`tell` is what clients are told: an end that closes its task."""
+    """`publish` gets each end that closes a task, as clients would."""
 
     def __init__(
         self,
@@ -57,12 +59,12 @@ class Member(Server):
         rng: random.Random,
         endpoints: dict[str, int],
         send: Callable[[str, str, int, list[bytes]], None],
-        tell: Callable[[str, Ended], None],
+        publish: Callable[[str, Ended], None],
         channel_class: type[EndpointChannel] = EndpointChannel,
     ) -> None:
         self.name, self.topics, self.group, self.clock, self.rng = name, topics, group, clock, rng
         self.durable = topics  # type: ignore[assignment]  # its blobs and functions
-        self._endpoints, self._channel_class, self._tell = endpoints, channel_class, tell
+        self._endpoints, self._channel_class, self._publish = endpoints, channel_class, publish
         self._send = lambda endpoint, link, parts: send(name, endpoint, link, parts)
         self.alive, self.paused = True, False
         self.channels: dict[str, EndpointChannel] = {}
@@ -193,8 +195,8 @@ class Member(Server):
                     lost = self._endpoints[endpoint]
                     self.channels[endpoint] = self._channel_class(endpoint, epoch, self.name, "1", lost_after_ms=lost)
                     self.channels[endpoint].servers = self.fold.servers()
-                    wishes = [s.id for s in self.fold.open_of(endpoint) if s.cancel_us]
-                    self.with_channel(endpoint, lambda channel, w=wishes: channel.cancel(w, "end_cancelled"))
+                    cancelled = [s.id for s in self.fold.open_of(endpoint) if s.cancel_us]
+                    self.with_channel(endpoint, lambda channel, c=cancelled: channel.cancel(c, "cancelled"))
                 else:
                     self._contest()
 
@@ -266,7 +268,7 @@ class Member(Server):
         self._waiting = [(ends, call) for ends, call in self._waiting if not self.fold.has(ends)]
         for call in ready:
             self.run(call)
-        # The lanes hear a moment later, when the view is asked meanwhile, too.
+        # The channels get entries a moment later than the view, so the view may be queried in between.
         self._later(self.rng.choice((0, 500)), lambda: self._feed(fresh))
         self._later(self.rng.choice((1_000, 1_000, 10_000, 60_000)), self._read)
 
@@ -280,10 +282,8 @@ class Member(Server):
                 self.with_channel(
                     entry.call.endpoint, lambda channel, e=entry, o=offset, s=size: channel.add_tasks(e, s, o)
                 )
-            elif isinstance(entry, Wish):
-                self.with_channel(
-                    name.partition(".")[2], lambda channel, e=entry: channel.cancel(e.ids, "end_cancelled")
-                )
+            elif isinstance(entry, CancelRequested):
+                self.with_channel(name.partition(".")[2], lambda channel, e=entry: channel.cancel(e.ids, "cancelled"))
             elif isinstance(entry, Claimed):
                 for channel in self.channels.values():
                     channel.servers = self.fold.servers()
@@ -323,7 +323,7 @@ class Member(Server):
         self.append(tasks_of(endpoint), frame, done)
 
     def cancel(self, endpoint: str, ids: list[bytes], recorded: Callable[[], None] = lambda: None) -> None:
-        self.append(control_of(endpoint), Wish(tuple(ids), self.clock.now_us), lambda _: recorded())
+        self.append(control_of(endpoint), CancelRequested(tuple(ids), self.clock.now_us), lambda _: recorded())
 
     def cancel_waiting(self, endpoint: str, task_id: bytes, promise: Callable[[], None]) -> None:
         state, channel = self.fold.states.get(task_id), self.channels.get(endpoint)
@@ -371,9 +371,9 @@ class Member(Server):
                     self.with_channel(endpoint, lambda channel, s=s, e=end: channel.end_waiting(_tasks(s), [e]))
         self._later(EXPIRY_US, self._expire)
 
-    # ------------------------------------------------------------ what lanes want
+    # ------------------------------------------------------------ effects of channels
 
-    def _carry(self, channel: EndpointChannel, effect: Any) -> None:
+    def _run_effect(self, channel: EndpointChannel, effect: Any) -> None:
         name = channel.endpoint
         if isinstance(effect, LoadOpenTasks):
             self.barrier(lambda: self._load(name, effect), name)
@@ -387,10 +387,10 @@ class Member(Server):
                 wanted = [s.id for s in self.fold.open_of(name) if s.cancel_us]
                 if wanted:
                     self._later(
-                        100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "end_cancelled"))
+                        100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "cancelled"))
                     )
         else:
-            super()._carry(channel, effect)
+            super()._run_effect(channel, effect)
 
     def _store(self, name: str, effect: StoreResults) -> None:
         if not effect.by_server and self.store_fails and self.rng.random() < self.store_fails:
@@ -400,20 +400,20 @@ class Member(Server):
         def done(offset: int) -> None:
             if self.is_exclusive(name) and not effect.by_server:
                 for e in effect.closing:
-                    self._tell(self.name, e)
+                    self._publish(self.name, e)
             else:
                 ids = [e.id for e in effect.closing]
-                self._when({RESULTS: offset + 1}, lambda: self._tell_by_view(ids))
+                self._when({RESULTS: offset + 1}, lambda: self._publish_by_view(ids))
             self.with_channel(name, lambda channel: channel.on_stored(effect.token))
 
         decode(ResultFrame, effect.record)
         self.append(RESULTS, bytes(effect.record), done)
 
-    def _tell_by_view(self, ids: list[bytes]) -> None:
+    def _publish_by_view(self, ids: list[bytes]) -> None:
         for task_id in ids:
             closing = self.fold.closing(task_id)
             if closing is not None:
-                self._tell(self.name, closing)
+                self._publish(self.name, closing)
 
     def _load(self, name: str, effect: LoadOpenTasks) -> None:
         rows = [
@@ -442,7 +442,7 @@ class Member(Server):
 
             def finish(channel: EndpointChannel, s: TaskState = s, end: Ended = end) -> None:
                 if not channel.end_waiting(_tasks(s), [end]):
-                    channel.cancel([end.id], "end_cancelled")
+                    channel.cancel([end.id], "cancelled")
 
             self.with_channel(name, finish)
             if self.alive and name in self.channels and not self.channels[name].at_agent(task_id):

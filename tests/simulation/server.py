@@ -1,4 +1,4 @@
-"""The server: the real lanes, a log in memory whose appends become durable later and in order, and the lifecycle fold."""
+"""A server: the real channels, a log in memory, and the lifecycle fold. Appends become durable later and in order."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Server:
                 state = self.durable.states.get(task_id)
                 self.durable.states[task_id] = lifecycle.cancel(state, task_id, self.clock.now_us, "me")
             recorded()
-            self.with_channel(endpoint, lambda channel: channel.cancel(ids, "end_cancelled"))
+            self.with_channel(endpoint, lambda channel: channel.cancel(ids, "cancelled"))
 
         self.append(durable)
 
@@ -185,11 +185,11 @@ class Server:
                 self.crash()
             if not self.alive:
                 return
-            self._carry(channel, effect)
+            self._run_effect(channel, effect)
 
-    # ------------------------------------------------------------ what lanes want
+    # ------------------------------------------------------------ effects of channels
 
-    def _carry(self, channel: EndpointChannel, effect: Effect) -> None:
+    def _run_effect(self, channel: EndpointChannel, effect: Effect) -> None:
         name = channel.endpoint
         if isinstance(effect, SendFrame):
             if name in self.routes:
@@ -216,7 +216,7 @@ class Server:
                 ]
                 if wanted:
                     self._later(
-                        100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "end_cancelled"))
+                        100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "cancelled"))
                     )
 
     def _store(self, name: str, effect: StoreResults) -> None:
@@ -227,17 +227,17 @@ class Server:
         def durable() -> None:
             self.durable.end(effect.record)
             for e in effect.closing:
-                self._told(e)
+                self._check_published(e)
             self.with_channel(name, lambda channel: channel.on_stored(effect.token))
 
         self.append(durable)
 
-    def _told(self, e: object) -> None:
-        """What clients are told must be what the durable log says, now and for ever."""
+    def _check_published(self, e: object) -> None:
+        """Check that the end that clients get is the one in the durable log."""
         state = self.durable.states[e.id]  # type: ignore[attr-defined]
         closing = state.closing
-        assert closing is not None, f"{e} was told, and the log has the task open"
-        assert closing.same_as(e), f"{e} was told, and the log has {closing}"  # type: ignore[arg-type]
+        assert closing is not None, f"{e} was published, and the task is open in the log"
+        assert closing.same_as(e), f"{e} was published, and the log has {closing}"  # type: ignore[arg-type]
 
     def _load(self, name: str, effect: LoadOpenTasks) -> None:
         rows: list[OpenTask] = []
@@ -264,7 +264,7 @@ class Server:
 
             def finish(channel: EndpointChannel, group: TaskGroup = group, end: Ended = end) -> None:
                 if not channel.end_waiting(group, [end]):
-                    channel.cancel([end.id], "end_cancelled")
+                    channel.cancel([end.id], "cancelled")
 
             self.with_channel(name, finish)
             if self.alive and not self.channels[name].at_agent(task_id):

@@ -182,7 +182,7 @@ class SimPool:
                 self._next(chunk, CANCELLED, WHY)
 
     def kill_worker(self, rng: random.Random) -> None:
-        """A worker dies: its task is lost, the rest is given back."""
+        """Kill a worker: its task is lost, the rest is requeued."""
         if not self.chunks:
             return
         chunk = rng.choice(self.chunks)
@@ -190,11 +190,11 @@ class SimPool:
         task, rest = chunk.tasks[chunk.at], chunk.tasks[chunk.at + 1 :]
         end = Ended(task.id, chunk.attempt, LOST, chunk.started_us, self.site.clock.now_us, WHY, b"", task.event)
 
-        def told(agent: Agent) -> None:
+        def report(agent: Agent) -> None:
             agent.on_results([end])
             agent.requeue(rest)
 
-        self.site.input(told)
+        self.site.input(report)
 
 
 class Site:
@@ -218,10 +218,10 @@ class Site:
         self.crash_chance = 0.0  # at each effect
         self._wake_us = 0
         self.boots = 0
-        #: Attempts whose end the agent was told: whatever dies, they are never run again (unless a disk was full).
+        #: Attempts whose end the agent has received. They are never run again, whatever dies (unless a disk was full).
         self.finished: set[tuple[bytes, int]] = set()
         self.was_full = False
-        self.servers: tuple[tuple[str, str], ...] = ()  # that the agent was told of last
+        self.servers: tuple[tuple[str, str], ...] = ()  # the newest list that the agent got
         self._inbox: list[Callable[[Agent], None]] = []
         self._turning = False
 

@@ -1,4 +1,4 @@
-"""A log that several servers share: partitions with an order of their own each, and the fold that any reader comes to."""
+"""A log that several servers share: ordered partitions, and the fold of their entries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Fenced(msgspec.Struct, frozen=True):
     epochs: tuple[tuple[str, int], ...]
 
 
-class Wish(msgspec.Struct, frozen=True):
-    """A cancel."""
+class CancelRequested(msgspec.Struct, frozen=True):
+    """A request to cancel tasks."""
 
     ids: tuple[bytes, ...]
     at_us: int
 
 
-Entry = TaskFrame | bytes | Claimed | Fenced | Wish  # bytes: a ResultFrame
+Entry = TaskFrame | bytes | Claimed | Fenced | CancelRequested  # bytes: a ResultFrame
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -51,14 +51,14 @@ class Topics:
         self.partitions: dict[str, list[Written]] = defaultdict(list)
         self.blobs: dict[str, bytes] = {}
         self.functions: dict[str, bytes] = {}
-        self.servers_told = True  # whether agents hear of the servers
+        self.announces_servers = True  # agents get the list of servers
 
     def ends(self, names: Iterable[str]) -> dict[str, int]:
         return {name: len(self.partitions[name]) for name in names}
 
 
 class Fold:
-    """What a reader has made of the partitions, as far as it has come in each."""
+    """State of a reader that has read each partition up to an offset."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
@@ -70,7 +70,7 @@ class Fold:
         self._fences: dict[str, int] = {}
 
     def apply(self, partition: str, upto: int) -> list[tuple[int, Written]]:
-        """The next entries, up to an offset."""
+        """Apply and return the next entries, up to an offset."""
         begin = self.reached[partition]
         fresh = list(enumerate(self._topics.partitions[partition][begin:upto], begin))
         for offset, written in fresh:
@@ -84,8 +84,8 @@ class Fold:
         return self
 
     def servers(self) -> tuple[tuple[str, str], ...]:
-        """That act for something, as lanes have them."""
-        if not self._topics.servers_told:
+        """Return the servers that own endpoints, as channels announce them."""
+        if not self._topics.announces_servers:
             return ()
         return tuple(sorted({(server, server) for _, server in self.claims.values()}))
 

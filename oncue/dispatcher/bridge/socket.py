@@ -43,9 +43,9 @@ class EffectHandler(Protocol):
 class BridgeSocket:
     """Connections of all agents, and the channel of each endpoint that this server owns."""
 
-    def __init__(self, keys: curve.Keys, host: str, port: int, courier: EffectHandler) -> None:
+    def __init__(self, keys: curve.Keys, host: str, port: int, effects: EffectHandler) -> None:
         self._loop = asyncio.get_running_loop()
-        self._effects = courier
+        self._effects = effects
         self._context = zmq.Context()
         self._gate = curve.Gate(self._context)
         self._socket = curve.router(self._context, keys)

@@ -1,5 +1,4 @@
-"""Fresh tasks reach their lane once: whichever of this process's word and the log's reader comes first, and however often they
-are told."""
+"""New tasks are forwarded to their channel once, in any order of append watcher and log reader, and if they are repeated."""
 
 from __future__ import annotations
 
@@ -26,23 +25,23 @@ NEW, HASHED = (
 )  # of a time since the start; of no time
 
 
-class Site:
-    """A log, a view and a bridge, as far as Incoming asks them."""
+class FakeServer:
+    """Stands for the log, the view and the bridge of a TaskRouter."""
 
     fifo = False
     shared = True
 
     def __init__(self) -> None:
         self.first: dict[bytes, int] = {}  # in the view: task -> accepted_us of its first record
-        self.handed: list[bytes] = []
+        self.forwarded: list[bytes] = []
         self.offset = itertools.count()
-        self.beside: list[Any] = []
+        self.coroutines: list[Any] = []
         self.router = TaskRouter(
             cast(Log, self),
             cast(View, self),
             cast(BridgeSocket, self),
             ids.now_us() - 1_000_000,
-            self.beside.append,
+            self.coroutines.append,
             self.made,
         )
 
@@ -55,18 +54,18 @@ class Site:
         return {t: self.first[t] for t in tasks if t in self.first}
 
     def with_channel(self, endpoint: str, call: Callable[..., None]) -> None:
-        self.handed += [t.id for t in call.keywords["frame"].tasks]  # type: ignore[attr-defined]
+        self.forwarded += [t.id for t in call.keywords["frame"].tasks]  # type: ignore[attr-defined]
 
     def read(self, record: Record, frame: TaskFrame) -> None:
-        """By the view, and then here; what is asked beside comes to its end."""
+        """Apply a record to the view, let the router read it, and run the coroutines that it starts."""
         for task in frame.tasks:
             self.first.setdefault(task.id, frame.accepted_us)
         self.router.on_read(RecordBatch(TOPIC, 0, [next(self.offset)], [record]))
-        while self.beside:
-            asyncio.run(self.beside.pop(0))
+        while self.coroutines:
+            asyncio.run(self.coroutines.pop(0))
 
     def step(self, step: str, record: Record, frame: TaskFrame) -> None:
-        if step == "told":
+        if step == "appended":
             self.router.on_appended(TOPIC, [record])
         else:
             self.read(record, frame)
@@ -76,7 +75,7 @@ class Site:
 
 
 def frame_of(task_id: bytes, at_us: int) -> tuple[TaskFrame, Record, Record]:
-    """As this process has it, and as another has."""
+    """Return a frame, its record from this process, and its record from another process."""
     frame = TaskFrame(
         VERSION, Call(VERSION, "f" * 64, "ep_1", "somebody"), at_us, [TaskRecord(task_id, b"m\x92\x90\x80")]
     )
@@ -84,42 +83,42 @@ def frame_of(task_id: bytes, at_us: int) -> tuple[TaskFrame, Record, Record]:
 
 
 @pytest.mark.parametrize("task_id", [NEW, HASHED], ids=["new", "hashed"])
-@pytest.mark.parametrize("order", ["told, read", "read, told"])
+@pytest.mark.parametrize("order", ["appended, read", "read, appended"])
 def test_a_record_of_this_process(task_id: bytes, order: str) -> None:
-    site, (frame, ours, _) = Site(), frame_of(task_id, 5)
+    server, (frame, ours, _) = FakeServer(), frame_of(task_id, 5)
     for step in order.split(", "):
-        site.step(step, ours, frame)
-    assert site.handed == [task_id]
-    assert site.left_over() == 0
+        server.step(step, ours, frame)
+    assert server.forwarded == [task_id]
+    assert server.left_over() == 0
 
 
 @pytest.mark.parametrize("task_id", [NEW, HASHED], ids=["new", "hashed"])
-@pytest.mark.parametrize("order", sorted(set(itertools.permutations(("told", "read", "another")))))
-def test_a_request_that_two_servers_took(task_id: bytes, order: tuple[str, ...]) -> None:
-    """In any order of the two records in the log, and of the word that this process's one is durable."""
-    site = Site()
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations(("appended", "read", "another")))))
+def test_a_request_that_two_servers_accepted(task_id: bytes, order: tuple[str, ...]) -> None:
+    """In any order of the two records in the log, and of the report that this process's append is durable."""
+    server = FakeServer()
     mine, ours, _ = frame_of(task_id, 5)
     other, _, theirs = frame_of(task_id, 6)
     for step in order:
         if step == "another":
-            site.read(theirs, other)
+            server.read(theirs, other)
         else:
-            site.step(step, ours, mine)
-    assert site.handed == [task_id]
-    assert site.left_over() == 0
+            server.step(step, ours, mine)
+    assert server.forwarded == [task_id]
+    assert server.left_over() == 0
 
 
-@pytest.mark.parametrize("order", sorted(set(itertools.permutations(("told", "told", "read", "read")))))
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations(("appended", "appended", "read", "read")))))
 def test_the_same_record_twice(order: tuple[str, ...]) -> None:
-    site, (frame, ours, _) = Site(), frame_of(HASHED, 5)
+    server, (frame, ours, _) = FakeServer(), frame_of(HASHED, 5)
     for step in order:
-        site.step(step, ours, frame)
-    assert site.handed == [HASHED]
-    assert site.left_over() == 0
+        server.step(step, ours, frame)
+    assert server.forwarded == [HASHED]
+    assert server.left_over() == 0
 
 
-def test_a_record_that_the_process_is_never_told_of() -> None:
-    """Its append was said to have failed, and is in the log all the same."""
-    site, (frame, ours, _) = Site(), frame_of(HASHED, 5)
-    site.read(ours, frame)
-    assert site.handed == [HASHED]
+def test_a_record_whose_append_is_never_reported() -> None:
+    """The append was reported as failed, but the record is in the log."""
+    server, (frame, ours, _) = FakeServer(), frame_of(HASHED, 5)
+    server.read(ours, frame)
+    assert server.forwarded == [HASHED]
