@@ -1,7 +1,8 @@
-"""A real HTTP server for the client's tests: the API's routes for tasks, in memory, with faults to order.
+"""HTTP server for the client's tests: the API's routes of tasks, in memory, with faults on demand.
 
-It runs in a thread with its own loop. `run` is how a task's payload becomes an Ended; the state lives in `World`, so that a
-server can be stopped and another started on the same world: a restart."""
+It runs in a thread with its own event loop. Its state is in a `World`, so that a server can be
+stopped and another one started on the same world: a restart.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class World:
-    """What survives a restart, and the faults."""
+    """State that survives a restart, and faults to inject."""
 
     def __init__(self) -> None:
         self.tasks: dict[bytes, tuple[BatchRequest, bytes]] = {}
@@ -44,17 +45,17 @@ class World:
         self.events: list[dict[str, Any]] = []
         self.owner = SUBJECT
         self.endpoint_id = "ep_mine"  # "ep_hers" is mallory's
-        self.hold = threading.Event()  # tasks end only when it is set
+        self.hold = threading.Event()  # tasks end only while it is set
         self.hold.set()
-        self.sent: set[int] = set()  # of the tasks in their order, those that are at their endpoint already
-        self.lose_answers = 0  # of POST tasks/batch: done, then the connection is cut
+        self.sent: set[int] = set()  # indexes of tasks that are at their endpoint already
+        self.lose_answers = 0  # of POST tasks/batch: carried out, then the connection is closed
         self.refuse: OncueError | None = None
-        self.early = False  # outcomes overtake the answer of the POST
-        self.doubles = 1  # how often each outcome is told
-        self.mute = False  # outcomes are not told to streams
-        self.asked = threading.Event()  # a batch has come
-        self.ran = threading.Event()  # ... and has ended
-        self.questions = threading.Event()  # an outcome was asked for
+        self.early = False  # outcomes are sent before the answer of the POST
+        self.copies = 1  # how often each outcome is sent
+        self.mute = False  # outcomes are not sent to streams
+        self.received = threading.Event()  # a batch has arrived
+        self.ran = threading.Event()  # ... and its tasks have ended
+        self.polled = threading.Event()  # an outcome was requested
         self.streams = 0
 
     def execute(self, request: BatchRequest, task: bytes, content: bytes) -> Ended:
@@ -74,7 +75,7 @@ class World:
 
 
 class Server:
-    """One run of the server on a world."""
+    """A server that runs on a world."""
 
     def __init__(self, world: World, port: int = 0) -> None:
         self.world = world
@@ -140,7 +141,7 @@ class Server:
         new = [(n, p) for n, p in zip(names, batch.payloads, strict=True) if n not in w.tasks]
         w.tasks |= {n: (batch, p) for n, p in new}
         work = asyncio.ensure_future(self._run(batch, new))
-        w.asked.set()
+        w.received.set()
         if w.early:
             await work
         if w.lose_answers:
@@ -166,7 +167,7 @@ class Server:
             return
         message = _encode([[n, "", self.world.ended[n]] for n, _ in new])
         for response in self._streams.get(batch.stream, []):
-            for _ in range(self.world.doubles):
+            for _ in range(self.world.copies):
                 with contextlib.suppress(ConnectionError):
                     await response.write(len(message).to_bytes(4, "big") + message)
 
@@ -181,7 +182,7 @@ class Server:
 
     async def _ask(self, request: web.Request) -> web.Response:
         asked: dict[str, Any] = msgspec.msgpack.decode(await request.read())
-        self.world.questions.set()
+        self.world.polled.set()
         for _ in range(min(20, asked["wait_ms"] // 10)):
             if all(i in self.world.ended for i in asked["ids"]):
                 break
@@ -215,7 +216,7 @@ class Server:
         found = self.world.blobs.get(request.match_info["sha"])
         if found is None:
             raise NotFound("there is no such blob")
-        response = web.StreamResponse()  # chunked: its length is not said
+        response = web.StreamResponse()  # chunked, without a length
         await response.prepare(request)
         for start in range(0, len(found), 100_000):
             await response.write(found[start : start + 100_000])

@@ -1,4 +1,4 @@
-"""What concurrent.futures documents for executors, held by ours over a real HTTP server."""
+"""OncueExecutor against the documentation of concurrent.futures, over a real HTTP server."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_map(executor: OncueExecutor) -> None:
         next(found)
 
 
-def test_map_times_out_and_cancels_what_is_left(executor: OncueExecutor, server: Server) -> None:
+def test_map_cancels_the_rest_on_timeout(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     with pytest.raises(cf.TimeoutError):
         list(executor.map(double, range(3), timeout=0.05))
@@ -100,7 +100,7 @@ def test_cancel(executor: OncueExecutor, server: Server) -> None:
     assert not done.cancel()
 
 
-def test_a_running_call_is_left_alone(executor: OncueExecutor, server: Server) -> None:
+def test_cancel_does_not_end_a_running_call(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     running, waiting = executor.submit(double, 1), executor.submit(double, 2)
     server.world.sent = {0}
@@ -114,7 +114,7 @@ def test_a_running_call_is_left_alone(executor: OncueExecutor, server: Server) -
     assert not running.running()
 
 
-def test_running_asks_the_server(executor: OncueExecutor, server: Server) -> None:
+def test_running_requests_the_state(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     future = executor.submit(double, 1)
     future.task._wait_accepted()
@@ -128,7 +128,7 @@ def test_running_asks_the_server(executor: OncueExecutor, server: Server) -> Non
     assert future.result(10) == 2
 
 
-def test_what_cannot_be_asked_is_not_cancelled() -> None:
+def test_cancel_fails_without_a_server() -> None:
     with serving() as server:
         client = Client(server.url, "t", patience=0.3)
         server.world.hold.clear()
@@ -142,7 +142,7 @@ def test_what_cannot_be_asked_is_not_cancelled() -> None:
     client.close(flush=False)
 
 
-def test_a_closed_client_brings_no_outcomes(server: Server) -> None:
+def test_futures_fail_when_the_client_is_closed(server: Server) -> None:
     server.world.hold.clear()
     with Client(server.url, "t", patience=10) as client:
         future = client.executor().submit(double, 1)
@@ -197,7 +197,7 @@ def test_shutdown_cancels_futures(executor: OncueExecutor, server: Server) -> No
     assert len(server.world.cancelled) == 4
 
 
-def test_shutdown_cancels_no_running_call_and_waits_for_it(executor: OncueExecutor, server: Server) -> None:
+def test_shutdown_waits_for_a_running_call(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     futures = [executor.submit(double, i) for i in range(4)]
     futures[-1].task._wait_accepted()
@@ -209,7 +209,7 @@ def test_shutdown_cancels_no_running_call_and_waits_for_it(executor: OncueExecut
     assert cf.wait(futures, 0).done == set(futures)
 
 
-def test_shutdown_does_not_wait_when_it_shall_not(executor: OncueExecutor, server: Server) -> None:
+def test_shutdown_without_waiting(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     future = executor.submit(double, 1)
     future.task._wait_accepted()
@@ -231,7 +231,7 @@ def test_the_context_manager_waits(server: Server) -> None:
             executor.submit(double, 1)
 
 
-def test_a_callback_that_waits_for_its_executor_is_told(executor: OncueExecutor) -> None:
+def test_shutdown_in_a_callback_raises(executor: OncueExecutor) -> None:
     found: SimpleQueue[BaseException] = SimpleQueue()
 
     def shut(_: Any) -> None:
@@ -258,7 +258,7 @@ def test_map_reads_its_iterables_at_once_and_calls_at_once(executor: OncueExecut
     assert list(results) == [0, 2, 4]
 
 
-def test_map_leaves_what_runs_when_it_gives_up(executor: OncueExecutor, server: Server) -> None:
+def test_map_does_not_cancel_running_calls(executor: OncueExecutor, server: Server) -> None:
     server.world.hold.clear()
     server.world.sent = {0}
     results = executor.map(double, range(3), timeout=0.05)
@@ -268,7 +268,7 @@ def test_map_leaves_what_runs_when_it_gives_up(executor: OncueExecutor, server: 
     server.world.hold.set()
 
 
-def test_map_counts_its_time_from_the_call(executor: OncueExecutor, server: Server) -> None:
+def test_map_timeout_starts_with_the_call(executor: OncueExecutor, server: Server) -> None:
     results = executor.map(double, range(2), timeout=1e-9)
     executor.submit(double, 3).result(10)  # told behind those
     assert list(results) == [0, 2]  # they are there, whenever they are asked for
@@ -278,7 +278,7 @@ def test_map_counts_its_time_from_the_call(executor: OncueExecutor, server: Serv
 
 
 def test_callbacks(executor: OncueExecutor, server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """In the order of their adding, each with the future; one that raises is logged; at once when it is done."""
+    """They run in order, each with the future; errors are logged; on a done future they run at once."""
     server.world.hold.clear()
     future = executor.submit(double, 1)
     seen: SimpleQueue[tuple[str, Any]] = SimpleQueue()
@@ -295,7 +295,7 @@ def test_callbacks(executor: OncueExecutor, server: Server, caplog: pytest.LogCa
     assert seen.get_nowait() == ("late", future)
 
 
-def test_what_cannot_be_shipped(executor: OncueExecutor) -> None:
+def test_calls_that_cannot_be_packed(executor: OncueExecutor) -> None:
     with pytest.raises(errors.CannotPack):
         executor.submit(double, threading.Lock())
     with pytest.raises(errors.CannotPack):
@@ -319,8 +319,8 @@ def test_exceptions(executor: OncueExecutor, server: Server) -> None:
     assert both[0] in done
 
 
-def test_the_thread_goes_when_nothing_is_open(executor: OncueExecutor) -> None:
-    """So that an executor that was never shut down is forgotten, with its client."""
+def test_thread_ends_without_open_futures(executor: OncueExecutor) -> None:
+    """An executor that was never shut down can then be collected, with its client."""
     executor.submit(double, 1).result(10)
     thread = executor._thread
     if thread is not None:
@@ -360,7 +360,7 @@ def test_callbacks_run_off_the_outcome_thread(executor: OncueExecutor) -> None:
     assert names[0] != "oncue-outcomes"
 
 
-def test_what_was_refused_and_no_future_was_asked_for_is_told_by_the_client(
+def test_flush_reports_rejections_that_no_future_raised(
     executor: OncueExecutor, client: Client, server: Server
 ) -> None:
     server.world.refuse = errors.NotFound("there is no endpoint 'moon'", remedy="look")
@@ -376,7 +376,7 @@ def test_what_was_refused_and_no_future_was_asked_for_is_told_by_the_client(
     client.flush()
 
 
-def test_refused(executor: OncueExecutor, server: Server) -> None:
+def test_rejected(executor: OncueExecutor, server: Server) -> None:
     server.world.refuse = errors.Forbidden("not yours", remedy="ask")
     with pytest.raises(errors.Forbidden):
         executor.submit(double, 1).result(10)

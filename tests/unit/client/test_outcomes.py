@@ -12,7 +12,7 @@ from tests.unit.client.client_server import Server, World, double, serving
 
 
 def test_early_and_duplicate_outcomes(client: Client, server: Server) -> None:
-    server.world.early, server.world.doubles = True, 3
+    server.world.early, server.world.copies = True, 3
     assert client.gather(client.map(double, range(50)), timeout=10) == [2 * i for i in range(50)]
     seen: list[str] = []
     task = client.submit(double, 4)
@@ -28,7 +28,7 @@ def test_server_restart_while_waiting() -> None:
     client = Client(first.url, "t", patience=20)
     world.hold.clear()
     task = client.submit(double, 3)
-    assert world.asked.wait(10)
+    assert world.received.wait(10)
     results: list[int] = []
     waiter = threading.Thread(target=lambda: results.append(task.result(20)))
     waiter.start()

@@ -38,7 +38,7 @@ def test_task_submitted_later_by_another_client(server: Server) -> None:
         results: list[int] = []
         waiter = threading.Thread(target=lambda: results.append(client.task(batch.id(0).hex()).result(20)))
         waiter.start()
-        assert server.world.questions.wait(10)  # it was requested, and the server did not know it
+        assert server.world.polled.wait(10)  # it was requested, and the server did not know it
         other.session.sender._post(batch)
         waiter.join(20)
         assert results == [8]
