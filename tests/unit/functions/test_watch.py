@@ -1,4 +1,4 @@
-"""A function that was packed is packed again when what it reaches is another: by name, in place, or by a cell run again."""
+"""Watch: a function counts as changed when something it reaches has changed."""
 
 from __future__ import annotations
 

@@ -16,8 +16,7 @@ from oncue.errors import CannotLoad, OtherPython, UnreadableResult
 from oncue.functions import pack_function
 from oncue.protocol.payload import PICKLE, pack, pack_args, unpack, unpack_args
 from oncue.protocol.records import OK, Ended
-from tests.unit.functions.other_process import packed_by, there
-from tests.unit.functions.test_functions import another  # noqa: F401 - a fixture
+from tests.unit.functions.other_process import another, packed_by, there  # noqa: F401  (a fixture)
 
 SOURCE = """
 import dataclasses, enum
