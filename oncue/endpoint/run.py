@@ -1,10 +1,13 @@
-"""The agent's process: `python -m oncue.endpoint.run --dir DIR`. One thread, one selectors loop.
+"""The agent's process: `python -m oncue.endpoint.run --dir DIR`.
 
-    link (ZeroMQ FD) ─┐                      ┌─► link: frames
-    pool's pipes ─────┼─► Agent ──effects────┼─► pool: chunks, cancels
-    timers, signals ──┘                      └─► stderr: one line a change of state
+One thread, one loop.
 
-SIGTERM or SIGINT: take nothing new, let what runs end (grace_s), say Bye; the rest stays in the journal.
+    socket (ZeroMQ FD) ─┐                    ┌─► socket: messages
+    pool's pipes ───────┼─► Agent ──effects──┼─► pool: chunks, cancels
+    timers, signals ────┘                    └─► stderr: one line a change of state
+
+SIGTERM or SIGINT: accept nothing new, let running tasks end (grace_s), send Bye. The rest stays in
+the journal.
 """
 
 from __future__ import annotations
@@ -45,11 +48,15 @@ from oncue.ids import now_us
 log = logging.getLogger("oncue.agent")
 USAGE_US, STATUS_US = 5_000_000, 2_000_000
 REVOKED = "the server refused this endpoint: it was revoked"
-KEY_REFUSED_US = 20_000_000  # a server that starts does not know its endpoints at once
+KEY_REFUSED_US = 20_000_000  # a server that starts needs time to read its endpoints
 
 
 class AgentProcess:
-    """Raises Invalid (settings, keys), Conflict (an agent runs here already), OSError (the folder)."""
+    """Agent, socket and one block of workers, which a loop connects.
+
+    `provider` and `container` are kinds of the catalogues. Raises Invalid (settings, keys),
+    Conflict (an agent runs here already), OSError (the folder).
+    """
 
     def __init__(
         self, folder: Path, settings: EndpointSettings, *, provider: str = LOCAL, container: str = NONE
@@ -85,13 +92,13 @@ class AgentProcess:
         self.pool = self._block.pool
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
-        self._watching = (-1, -1)  # the pool's workers and the link's dial whose descriptors are watched
+        self._watching = (-1, -1)  # versions of the pool's and the socket's descriptors
         self._socket_fds: set[int] = set()
         self._me = psutil.Process()
         self._usage_us = self._status_us = 0
         self._status = b""
         self._trouble = ""
-        self._why = self._remedy = ""  # the server does not take the key; what to do
+        self._why = self._remedy = ""  # why the server refuses the key; remedy
         self._register_again = folder_settings.register_again(settings.name, folder)
         self._key_refused_us = 0
         self.stop_why = ""
@@ -99,7 +106,7 @@ class AgentProcess:
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Until a signal. Raises Refused when the server will not have this endpoint."""
+        """Run until a signal. Raises Refused if the server rejects this endpoint."""
         wake_r, wake_w = os.pipe()
         os.set_blocking(wake_w, False)
         signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
@@ -124,7 +131,7 @@ class AgentProcess:
         return max(0.0, (wake - now_us()) / 1e6)
 
     def _once(self, timeout_s: float, wake_fd: int) -> bool:
-        """One turn. Whether the next should follow without a pause."""
+        """Run one turn. Return True if the next should follow without a pause."""
         self._watch()
         for key, _ in self._selector.select(timeout_s):
             if key.fd == wake_fd:
@@ -142,14 +149,14 @@ class AgentProcess:
         return self._forward_pool_events() or self._socket.readable
 
     def _watch(self) -> None:
-        """The pipes of the workers that there are, and the link's descriptors."""
+        """Watch the descriptors of the pool and the socket."""
         now = (self.pool.fds_version, self._socket.connects)
         if self._watching == now:
             return
         self._socket_fds = set(self._socket.filenos())
         wanted = set(self.pool.fds()) | self._socket_fds
         for fd in self._watched:
-            self._selector.unregister(fd)  # also where the number is another file's now
+            self._selector.unregister(fd)  # also if the number is another file's now
         for fd in wanted:
             self._selector.register(fd, selectors.EVENT_READ)
         self._watched, self._watching = wanted, now
@@ -159,12 +166,12 @@ class AgentProcess:
             try:
                 self.agent.on_message(parts, at)
             except Undecodable as e:
-                log.error("the server sent what cannot be read: %s", e.message)
+                log.error("a message of the server cannot be read: %s", e.message)
                 self.agent.disconnect("the server's messages cannot be read", at)
                 return
 
     def _forward_pool_events(self) -> bool:
-        """What happened in the pool. Whether anything did."""
+        """Pass the pool's events to the agent. Return True if there were any."""
         events = self.pool.drain()
         if not events:
             return False
@@ -202,7 +209,7 @@ class AgentProcess:
             log.warning("%s", e)
             self.agent.disconnect(e.message, now_us())
 
-    # ------------------------------------------------------------ now and then
+    # ------------------------------------------------------------ status
 
     def _report_status(self, at: int) -> None:
         if at - self._status_us < STATUS_US:
@@ -235,11 +242,11 @@ class AgentProcess:
             self.agent.disconnect(why, at)
         elif ConnectionProblem.CLOSED in problems:
             self.agent.disconnect(ConnectionProblem.CLOSED.value, at)
-        elif self._servers.has_several():  # where there is but one, its socket goes on trying
+        elif self._servers.has_several():  # to a single server, ZeroMQ retries by itself
             self.agent.disconnect(ConnectionProblem.NO_ANSWER.value, at)
 
     def refusal(self, refused: Refused) -> Refused:
-        """The refusal as it is told: here is known how this endpoint is registered again."""
+        """Return the refusal with the command that registers this endpoint again."""
         refusal = (
             Refused(REVOKED, remedy=self._register_again) if refused.details.get("reason") == "revoked" else refused
         )
@@ -248,7 +255,7 @@ class AgentProcess:
         return refusal
 
     def write_status(self, state: str = "") -> None:
-        """`status.json`, when it changed."""
+        """Write `status.json` if it changed."""
         agent = self.agent
         status = {
             "pid": self.identity.pid,
@@ -279,7 +286,7 @@ class AgentProcess:
     # ------------------------------------------------------------ the end
 
     def _finish(self) -> None:
-        """What runs may end, and what ended is sent; what waits stays in the journal."""
+        """Let running tasks end and send results. Waiting tasks stay in the journal."""
         agent = self.agent
         agent.stop(self.stop_why)
         self._provider.cancel([self._block.id], self.settings.grace_s)
@@ -315,7 +322,7 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1
-    # Under the lock: whoever stops it by hand either finds it here, or it finds that it was stopped.
+    # Checked under the lock: `endpoint stop` either finds this process, or its mark is found here.
     if given.by_hand:
         folder_settings.unmark_stopped(folder)
     elif folder_settings.is_marked_stopped(folder):

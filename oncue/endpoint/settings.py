@@ -1,9 +1,9 @@
-"""An endpoint's folder: who the agent is and where it dials.
+"""An endpoint's folder: identity of the agent, addresses of its server, lock.
 
-agent.json    Settings          agent.key    its CURVE keys, mode 600          lock    held while an agent runs
-held          stopped by hand: it does not start by itself
-journal       journal.py          functions/   blobs/    work/                   status.json    what it does now
-servers.json  servers.py: the other servers that it may dial
+agent.json    EndpointSettings            agent.key    CURVE keys, mode 600
+lock          held while an agent runs    held         stopped by hand: it does not start by itself
+journal       agent/journal.py            functions/   blobs/    work/
+servers.json  agent/servers.py            status.json  present state
 """
 
 from __future__ import annotations
@@ -20,22 +20,26 @@ from oncue.errors import Conflict, Invalid
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`agent.json`. `bridge_file` names a server's `local.json` (its `bridge` and `server_key` are read before each dial,
-    so a restarted local server with another port is found); else `bridge` and `server_key` say where to dial."""
+    """Content of `agent.json`.
+
+    `bridge_file` names a server's `local.json`. Its `bridge` and `server_key` are read before each
+    dial, so that a restarted local server is found at its new port. Without it, `bridge` and
+    `server_key` are used.
+    """
 
     id: str
     name: str
     bridge: str = ""  # tcp://host:port
-    bridge_given: bool = False  # by hand: registering again leaves it
+    bridge_given: bool = False  # set by hand: registering again keeps it
     server_key: str = ""  # CURVE, Z85
     bridge_file: str = ""
-    workers: int = 0  # 0: one a core
+    workers: int = 0  # 0: one per core
     spool_bytes: int = 256 << 20
-    grace_s: float = 5.0  # that running tasks get when the agent stops
+    grace_s: float = 5.0  # for running tasks when the agent stops
 
 
 def load(folder: Path) -> EndpointSettings:
-    """Raises Invalid, naming the file and what is wrong with it."""
+    """Read the settings. Raises Invalid, naming the file and the fault."""
     path = folder / "agent.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=EndpointSettings)
@@ -47,8 +51,10 @@ def load(folder: Path) -> EndpointSettings:
 
 
 def load_or_default(folder: Path, id: str, name: str) -> EndpointSettings:
-    """Those in the folder, for this id and name; the defaults where there are none, or none that can be read: to register
-    again is their remedy."""
+    """Return the folder's settings with this id and name, or defaults.
+
+    Unreadable settings count as none: registering again is their remedy.
+    """
     try:
         return msgspec.structs.replace(load(folder), id=id, name=name)
     except Invalid:
@@ -56,7 +62,7 @@ def load_or_default(folder: Path, id: str, name: str) -> EndpointSettings:
 
 
 def save(folder: Path, settings: EndpointSettings) -> None:
-    """Make the folder (mode 700) with these settings."""
+    """Write the settings; make the folder (mode 700) if needed."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = folder / "agent.json.new"
     fresh.write_bytes(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
@@ -64,25 +70,30 @@ def save(folder: Path, settings: EndpointSettings) -> None:
 
 
 def mark_stopped(folder: Path) -> None:
-    """From now on nobody starts its agent by itself, until somebody has started it by hand."""
+    """Keep the agent from starting by itself until it is started by hand."""
     (folder / "held").touch()
 
 
 def is_marked_stopped(folder: Path) -> bool:
+    """Return True if the agent was stopped by hand."""
     return (folder / "held").exists()
 
 
 def unmark_stopped(folder: Path) -> None:
+    """Let the agent start by itself again."""
     (folder / "held").unlink(missing_ok=True)
 
 
 def register_again(name: str, folder: Path) -> str:
-    """The remedy of a refused endpoint: the command as it stands."""
+    """Return the remedy of a refused endpoint: the command to type."""
     return f"register the endpoint again: oncue endpoint register {shlex.quote(name)} --dir {shlex.quote(str(folder))}"
 
 
 def resolve_server(settings: EndpointSettings) -> tuple[str, bytes]:
-    """(address, server's key) to dial now. Raises Invalid when they cannot be found."""
+    """Return (address, server's key) to dial now.
+
+    Raises Invalid if they cannot be found.
+    """
     address, key = settings.bridge, settings.server_key
     if settings.bridge_file:
         try:
@@ -99,7 +110,10 @@ def resolve_server(settings: EndpointSettings) -> tuple[str, bytes]:
 
 
 class AgentLock:
-    """One agent a folder. Raises Conflict, naming the process that holds it. The kernel drops it when that dies."""
+    """Lock of the folder: one agent at a time.
+
+    Raises Conflict, naming the process that holds it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

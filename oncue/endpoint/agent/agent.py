@@ -1,12 +1,13 @@
-"""The agent's state machine, sans-IO: frames, ticks and what the workers did in; effects out (effects.py).
+"""State machine of the agent, sans-IO: messages and results in, effects out.
 
-    Dispatch ──► journal ──► queue ──turn: room at the workers──► Run
-    Results ◄── journal ◄── outbox ◄── ended(...)
-    FetchPart, BlobPart: fetcher (function bodies, large arguments)   UploadPart, UploadAck: outbox (large results)
+    Dispatch ──► journal ──► queue ──turn: room at the workers──► RunTasks
+    Results ◄── journal ◄── outbox ◄── on_results
+    FetchPart, BlobPart: fetcher (function bodies, large arguments)
+    UploadPart, UploadAck: outbox (large results)
 
-After any inputs the rim calls `turn`, and carries out the effects, in order. The journal is written in `turn`, before the
-effects leave it: what the world sees of a task, the journal knew before. Without a link (session.py) the agent goes on with
-what it has.
+After its inputs the caller runs `turn` and executes the effects in order (effects.py). `turn`
+writes the journal before it returns the effects, so the journal knows of everything that others
+see. Without a connection (session.py) the agent continues with the tasks that it holds.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import VERSION, Output, Report, Started, TaskRecord, Usage
 
 INVENTORY_TASKS = 50_000  # named in one message
-OUTPUT_RATE = 256 * 1024  # bytes a second of running tasks' output; what is more is in the outcome
+OUTPUT_RATE = 256 * 1024  # bytes a second of live output; the outcome has the rest
 
 
 class AgentIdentity(msgspec.Struct, frozen=True):
-    """Who this agent is."""
+    """Identity of this agent, as it introduces itself to a server."""
 
     endpoint: str
     version: str
@@ -42,6 +43,8 @@ class AgentIdentity(msgspec.Struct, frozen=True):
 
 
 class Agent(HeldTasks):
+    """HeldTasks with a server connection: session, credit, reports."""
+
     def __init__(
         self,
         identity: AgentIdentity,
@@ -69,7 +72,10 @@ class Agent(HeldTasks):
     # ------------------------------------------------------------ frames of the bridge
 
     def on_message(self, parts: list[bytes], now_us: int) -> None:
-        """Raises Undecodable; the rim then says so and calls `cut`."""
+        """Apply a message of the bridge.
+
+        Raises Undecodable; the caller then calls `disconnect`.
+        """
         self.now_us = max(self.now_us, now_us)
         envelope, body = bridge.decode_from_bridge(parts)
         session = self.session
@@ -121,8 +127,8 @@ class Agent(HeldTasks):
         self.outbox.new_session(welcome.durable_seq)
         self._fetcher.new_session()
         if len(self.outbox.spool) < named:
-            # The inventory named tasks whose ends are durable, and the bridge now waits for ends that it will not see
-            # again: a retry of one would never be sent. So say what is held once more.
+            # The inventory named tasks whose results are durable already. The bridge would wait for them
+            # for ever and never send their retries. So send the inventory again.
             return self._hello()
         self._log(f"connected to {welcome.server} (oncue {welcome.server_version})")
 
@@ -146,7 +152,7 @@ class Agent(HeldTasks):
         self.received += message.count
         tasks = decode(list[TaskRecord], body)
         if not self.queue.held.keys().isdisjoint([t.id for t in tasks]):
-            tasks = [t for t in tasks if t.id not in self.queue.held]  # the bridge knows that we have them
+            tasks = [t for t in tasks if t.id not in self.queue.held]  # the bridge knows that they are here
             body = encode(tasks)
         if not tasks:
             return
@@ -155,13 +161,13 @@ class Agent(HeldTasks):
     # ------------------------------------------------------------ reports
 
     def on_started(self, tasks: Sequence[tuple[bytes, int, int]], worker: str = "") -> None:
-        """(id, attempt, started_us) of tasks that run for over a second."""
+        """Report (id, attempt, started_us) of tasks that run for over a second."""
         if tasks:
             self.prefetch.runs_long()
             self._report(Started(VERSION, self.identity.endpoint, tuple(tasks), worker))
 
     def on_output(self, task_id: bytes, attempt: int, offset: int, text: bytes) -> None:
-        """What a running task has printed; reported as far as the rate allows."""
+        """Report output of a running task, as far as OUTPUT_RATE allows."""
         passed = (self.now_us - self._output_us) / 1e6
         self._output_us = self.now_us
         self._output_allowance = min(OUTPUT_RATE, self._output_allowance + passed * OUTPUT_RATE) - len(text)
@@ -171,7 +177,7 @@ class Agent(HeldTasks):
             self._output_allowance += len(text)
 
     def report_usage(self, busy: int, load: float, memory_bytes: int) -> None:
-        """Every few seconds: what the machine does."""
+        """Report the machine's load and memory. Called every few seconds."""
         i = self.identity
         spooled = sum(n.count for n in self.outbox.spool.values())
         queued = len(self.queue.held) - self.running
@@ -185,14 +191,17 @@ class Agent(HeldTasks):
     # ------------------------------------------------------------ turns
 
     def turn(self, now_us: int, room: int, chunk_size: Callable[[str], int]) -> list[Effect]:
-        """What follows from the inputs since the last turn. `room`: chunks that the workers want now; `chunk_size`:
-        how many tasks of a function a chunk should have."""
+        """Return the effects of the inputs since the last turn.
+
+        `room`: chunks that the workers accept now. `chunk_size`: tasks that a chunk of a function
+        should hold.
+        """
         self.now_us = max(self.now_us, now_us)
         self._tick_session()
         self._expire()
         self._assign(room, chunk_size)
         rewrite = self._journal.wants_rewrite(self.live_bytes)
-        # When nothing runs, no company is on its way: what ended goes at once.
+        # If nothing runs, no further result can join the frame: send it at once.
         self.outbox.flush(self.now_us, force=self.running == 0 or self.stopping or rewrite)
         if self.phase is SessionPhase.CONNECTED:
             self._send_results()
@@ -214,7 +223,7 @@ class Agent(HeldTasks):
             self._send(bridge.Results(entry.seq, entry.count, entry.call, entry.accepted_us, granted), entry.body)
 
     def _credit_total(self) -> int:
-        """The total to grant: never less than before."""
+        """Return the total credit to grant. It never falls."""
         if self.stopping or self._full:
             return self.granted
         return max(self.granted, self.received + max(0, self.prefetch.capacity - len(self.queue.held)))
@@ -231,7 +240,7 @@ class Agent(HeldTasks):
         return self.session.phase
 
     def _write(self) -> None:
-        """Journal first. A disk or a spool that is full grants no credit."""
+        """Write the journal. A full disk or spool stops new credit."""
         journal = self._journal
         full = ""
         if not journal.write():
@@ -254,7 +263,7 @@ class Agent(HeldTasks):
                 self._target = Connect()
                 self._hello()
         elif session.timed_out(self.now_us):
-            self._redial(f"not a word from the server for {bridge.SILENCE_MS / 1000:g} s")
+            self._redial(f"the server was silent for {bridge.SILENCE_MS / 1000:g} s")
         elif session.beat_due(self.now_us):
             if session.phase is SessionPhase.HANDSHAKE:
                 self._hello()  # the last one may be lost
@@ -262,7 +271,7 @@ class Agent(HeldTasks):
                 self._send(bridge.Heartbeat(self.now_us))
 
     def _hello(self) -> None:
-        """A new session: who we are, and what we hold."""
+        """Begin a session: send our identity and the inventory of tasks held."""
         self.session.begin(self.now_us)
         self.received = self.granted = 0
         held = [(task_id, g.attempt) for task_id, g in self.queue.held.items()] + self.outbox.inventory()
@@ -278,7 +287,7 @@ class Agent(HeldTasks):
             self._send(bridge.Inventory(at + len(part) == len(held)), bridge.pack_inventory(part))
 
     def disconnect(self, why: str, now_us: int) -> None:
-        """The rim's word that the link is no good: it is dialled anew."""
+        """Drop a connection that the caller found broken; it is dialled again."""
         self.now_us = max(self.now_us, now_us)
         if self.phase is not SessionPhase.DISCONNECTED:
             self._redial(why)
@@ -293,18 +302,18 @@ class Agent(HeldTasks):
         self.session.phase = SessionPhase.DISCONNECTED
 
     def stop(self, why: str) -> None:
-        """Take nothing new; what ends is still sent. `bye` when all is done."""
+        """Accept no new tasks; results are still sent. `end_session` follows."""
         self.stopping = True
         self._log(f"stopping: {why}")
 
     def end_session(self, why: str) -> None:
-        """The last word: what is held stays in the journal."""
+        """Send Bye. Tasks that are held stay in the journal."""
         if self.phase is SessionPhase.CONNECTED:
             self._send(bridge.Bye(why))
         self.session.phase = SessionPhase.DISCONNECTED
 
     def next_wake_us(self) -> int:
-        """When `turn` should be called at the latest."""
+        """Return the latest time at which `turn` must be called, unix µs."""
         if self.refused:
             return self.now_us + SILENCE_US
         if self.phase is SessionPhase.DISCONNECTED:

@@ -1,8 +1,9 @@
-"""Large arguments at an agent: which tasks need which blob, which wait for one, and when a blob can go. Pure but for the
-cache, which is handed in.
+"""Large arguments of held tasks: tasks that wait for or use a blob.
 
-need ──here──► the task may run                 release (its task ended) ──nobody needs it──► lingers ──► dropped
-  └──not here──► waits ──arrived──► the task may run
+    require ──blob is here──► the task may run          release ──no users left──► linger ──► delete
+       └──missing──► waits ──fetched──► the task may run
+
+Pure, except for the cache that is handed in.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.task_queue import AttemptGroup
 from oncue.protocol.records import TaskRecord
 
-LINGER_US = 60_000_000  # that a blob which nobody needs stays
+LINGER_US = 60_000_000  # how long an unneeded blob stays
 
 Waiting = list[tuple[AttemptGroup, TaskRecord]]
 
 
 class BlobArguments:
+    """Blobs by the tasks that use them."""
+
     def __init__(self, cache: BlobCache) -> None:
         self._cache = cache
         self.users: dict[str, set[bytes]] = {}  # blob -> tasks that need it
@@ -27,7 +30,7 @@ class BlobArguments:
         self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
 
     def require(self, group: AttemptGroup, task: TaskRecord, sha256: str) -> bool:
-        """Whether the task must wait for the blob."""
+        """Register a task's blob. Return True if the task must wait for it."""
         self.users.setdefault(sha256, set()).add(task.id)
         self._blob_of[task.id] = sha256
         if self._cache.has_blob(sha256):
@@ -36,11 +39,14 @@ class BlobArguments:
         return True
 
     def pop_waiting(self, sha256: str) -> Waiting:
-        """What waited for it, or for its failure: it waits here no longer."""
+        """Remove and return the tasks that waited for this blob."""
         return self._waits.pop(sha256, [])
 
     def remove(self, ids: set[bytes]) -> tuple[Waiting, list[str]]:
-        """Take those of the ids out that wait here: (they, the blobs that nobody waits for any more)."""
+        """Remove these tasks if they wait.
+
+        Return (them, the blobs that nobody waits for now).
+        """
         out: Waiting = []
         idle: list[str] = []
         for sha256, waits in list(self._waits.items()):
@@ -52,7 +58,7 @@ class BlobArguments:
         return out, idle
 
     def expired(self, now_us: int) -> tuple[set[bytes], int]:
-        """(ids of what waits here past its expiry, when the next of the others expires; 0: none does)."""
+        """Return (ids of waiting tasks past their expiry, the next expiry; 0: none)."""
         due: set[bytes] = set()
         following = 0
         for waits in self._waits.values():
@@ -65,12 +71,13 @@ class BlobArguments:
         return due, following
 
     def waiting(self) -> set[bytes]:
+        """Return the ids of all waiting tasks."""
         return {t.id for waits in self._waits.values() for _, t in waits}
 
     # ------------------------------------------------------------ blobs that can go
 
     def release(self, ids: Iterable[bytes], now_us: int) -> None:
-        """These tasks have ended."""
+        """Release the blobs of tasks that have ended."""
         if not self._blob_of:
             return
         for task_id in ids:
@@ -84,11 +91,15 @@ class BlobArguments:
                 self._unneeded[sha256] = now_us
 
     def mark_unneeded(self, sha256: str, now_us: int) -> None:
-        """A blob that was here for another reason."""
+        """Let a blob go that was here for another reason."""
         self._unneeded[sha256] = now_us
 
     def drop(self, now_us: int, uploads: Container[str]) -> None:
-        """Not at once: a worker may have found it there, and its result that names it is still on its way here."""
+        """Delete blobs that were unneeded for LINGER_US.
+
+        The delay is needed: a worker may have found the blob here, and its result that names it is
+        on its way.
+        """
         for sha256, since_us in list(self._unneeded.items()):
             if sha256 in self.users or sha256 in uploads:
                 del self._unneeded[sha256]

@@ -1,4 +1,7 @@
-"""Function bodies and large payloads on the endpoint's disk, by hash. The workers share the folder of blobs."""
+"""Disk cache of function bodies and blobs, by hash.
+
+Workers share the blob folder.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from oncue.errors import OncueError
 
 
 class DiskCache:
-    """fetching.Cabinet in two folders. What can be had again from the server is not fsynced."""
+    """A BlobCache in two folders. Nothing is fsynced: the server has all of it."""
 
     def __init__(self, functions: Path, blobs: Path) -> None:
         self._functions, self._blobs = Blobs(functions, durable=False), Blobs(blobs, durable=False)

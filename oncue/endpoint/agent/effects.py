@@ -1,4 +1,7 @@
-"""What the agent's state machine wants done, in order: the only way in which it touches sockets and workers."""
+"""Effects: the agent's commands to sockets and workers, in order.
+
+The state machine has no other way to touch either.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,26 @@ from oncue.protocol.records import TaskRecord
 
 
 class Connect(msgspec.Struct, frozen=True):
-    """Close the link, if there is one, and open another: to this server, or ("") to the next of those that are known."""
+    """Connect anew, to this server; if empty, to the next known one."""
 
     bridge: str = ""  # tcp://host:port
     server_key: str = ""  # CURVE, Z85
 
 
 class RememberServers(msgspec.Struct, frozen=True):
-    """All servers that the agent may dial, (address, key) each: to be remembered."""
+    """Remember all servers that the agent may dial, as (address, key)."""
 
     servers: tuple[tuple[str, str], ...]
 
 
 class SendMessage(msgspec.Struct, frozen=True, gc=False):
+    """Send a message to the server."""
+
     parts: list[bytes]
 
 
 class RunTasks(msgspec.Struct, frozen=True):
-    """A chunk for a worker: one attempt of tasks of one call."""
+    """Run a chunk at a worker: one attempt of tasks of one call."""
 
     function: str  # content hash
     body: bytes
@@ -35,13 +40,13 @@ class RunTasks(msgspec.Struct, frozen=True):
 
 
 class CancelRunning(msgspec.Struct, frozen=True):
-    """Tasks that were handed over with Run and shall end."""
+    """End tasks that were handed over with RunTasks."""
 
     ids: frozenset[bytes]
 
 
 class LogLine(msgspec.Struct, frozen=True):
-    """A change of state: one line for the log."""
+    """Write a change of state to the log, as one line."""
 
     text: str
 

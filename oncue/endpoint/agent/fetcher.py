@@ -1,7 +1,9 @@
-"""What an agent asks the server for by hash, in parts: function bodies and large arguments. Pure.
+"""Fetches function bodies and large arguments from the server by hash, in parts.
 
-want ──► FetchPart, FetchPart ... (a window) ──BlobPart──► sink.write in order ──all, and the hash is right──► arrived
-                                                └── why, or a wrong hash ──► failed
+Pure.
+
+    start ──► FetchPart, FetchPart ... (a window) ──BlobPart──► written in order ──hash is right──► on_fetched
+                                                     └── an error, or a wrong hash ──► on_failed
 """
 
 from __future__ import annotations
@@ -13,16 +15,19 @@ from typing import Protocol
 from oncue.protocol import bridge
 from oncue.protocol.records import FUNCTION_BYTES
 
-WINDOW = 4  # parts of one fetch under way
-AT_ONCE = 2  # fetches under way; the others wait their turn
-REQUEST_TIMEOUT_US = 30_000_000  # without an answer for so long a part is asked for again
+WINDOW = 4  # parts of one download in flight
+AT_ONCE = 2  # downloads in parallel; the others wait
+REQUEST_TIMEOUT_US = 30_000_000  # after which a part is requested again
 
 
 class BlobCache(Protocol):
-    """Where bodies and blobs are kept by hash: a folder, or memory in simulations. All raise OSError."""
+    """Store of bodies and blobs by hash: folders, or memory in simulations.
+
+    All raise OSError.
+    """
 
     def read_function(self, sha256: str) -> bytes | None:
-        """A function's body, if it is here."""
+        """Return a function's body; None if it is not here."""
         ...
 
     def write_function(self, sha256: str, body: bytes) -> None: ...
@@ -34,7 +39,10 @@ class BlobCache(Protocol):
     def read_blob(self, sha256: str, offset: int, size: int) -> bytes: ...
 
     def write_blob(self, sha256: str, offset: int, data: bytes) -> None:
-        """A part, in order; what is at the offset and behind it is overwritten. Not seen as a blob before it is finished."""
+        """Write a part at `offset`, and drop what was at the offset and behind it.
+
+        Parts come in order. The blob is not visible before `finish_blob`.
+        """
         ...
 
     def finish_blob(self, sha256: str) -> None: ...
@@ -45,7 +53,7 @@ class BlobCache(Protocol):
 
 
 class Download:
-    """One body or blob."""
+    """A body or blob on its way here."""
 
     def __init__(self, sha256: str, blob: bool) -> None:
         self.sha256, self.blob = sha256, blob
@@ -60,6 +68,8 @@ class Download:
 
 
 class ContentFetcher:
+    """Runs downloads, AT_ONCE at a time."""
+
     def __init__(
         self,
         cache: BlobCache,
@@ -71,21 +81,22 @@ class ContentFetcher:
         self._received_us = 0
 
     def start(self, sha256: str, *, blob: bool) -> None:
+        """Queue a download, unless it runs already."""
         if sha256 not in self._fetches:
             self._fetches[sha256] = Download(sha256, blob)
 
     def stop(self, sha256: str) -> None:
-        """Nobody waits for it any more."""
+        """Drop a download that nobody waits for any more."""
         self._fetches.pop(sha256, None)
 
     def new_session(self) -> None:
-        """What was asked for in the last session may never be answered."""
+        """Request again what was requested in the last session."""
         for fetch in self._fetches.values():
             fetch.asked = fetch.got
             fetch.early.clear()
 
     def next_requests(self, now_us: int) -> list[bridge.FetchPart]:
-        """What to ask for now."""
+        """Return the requests to send now."""
         if not self._fetches:
             self._received_us = now_us
             return []
@@ -94,7 +105,7 @@ class ContentFetcher:
             self.new_session()
         wants: list[bridge.FetchPart] = []
         for fetch in list(self._fetches.values())[:AT_ONCE]:
-            # Until the first part has come the size is not known: one is asked for.
+            # The first part brings the size: until then request only that one.
             limit = bridge.PART_BYTES if fetch.size < 0 else min(fetch.size, fetch.got + WINDOW * bridge.PART_BYTES)
             while fetch.asked < limit:
                 wants.append(bridge.FetchPart(fetch.sha256, fetch.asked))
@@ -102,6 +113,10 @@ class ContentFetcher:
         return wants
 
     def on_part(self, part: bridge.BlobPart, body: bytes, now_us: int) -> None:
+        """Accept a part.
+
+        A complete download calls `on_fetched`, a failed one `on_failed`.
+        """
         self._received_us = now_us
         fetch = self._fetches.get(part.sha256)
         if fetch is None:
@@ -135,7 +150,7 @@ class ContentFetcher:
 
     def _complete(self, fetch: Download) -> None:
         if fetch.hash.hexdigest() != fetch.sha256:
-            return self._fail(fetch, "what the server sent does not have the hash that it should have")
+            return self._fail(fetch, "the content that the server sent has a wrong hash")
         body = b"".join(fetch.parts)
         try:
             if fetch.blob:

@@ -1,4 +1,4 @@
-"""Function bodies at an agent: the latest ones in memory, all of them in the cache."""
+"""Cache of function bodies: the latest in memory, all of them on disk."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ BODIES_BYTES = 64 << 20  # kept in memory
 
 
 class FunctionCache:
+    """Bodies in memory, least recently used first, over a BlobCache."""
+
     def __init__(self, cache: BlobCache) -> None:
         self._cache = cache
         self._bodies: dict[str, bytes] = {}  # in order of use
         self._bytes = 0
 
     def get(self, function: str) -> bytes | None:
-        """None when it is not here, or not any more."""
+        """Return a function's body; None if it is not here."""
         body = self._bodies.pop(function, None)
         if body is not None:
             self._bodies[function] = body  # used last
@@ -25,7 +27,7 @@ class FunctionCache:
         return body
 
     def store(self, function: str, body: bytes) -> None:
-        """Raises OSError when it cannot be kept on disk; it is in memory then."""
+        """Store a body. Raises OSError if the disk refuses it; memory has it then."""
         self._remember(function, body)
         self._cache.write_function(function, body)
 

@@ -1,8 +1,9 @@
-"""The tasks that an agent holds, from their arrival until their ends are spooled: the half of its state machine that knows
-no link.
+"""Tasks that an agent holds, from arrival until their results are spooled.
 
-    take in ──► journal ──► queue ──hand out──► Run ──► ended, requeue
-                   └── aside until the function's body, or large arguments, are here
+    accept ──► journal ──► queue ──assign──► RunTasks ──► on_results, requeue
+                   └── set aside until the function's body, or large arguments, are here
+
+This is the half of the agent's state machine that needs no connection.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import REF, ref_of
 from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, TaskRecord
 
-EXPIRY_STEP_US = 1_000_000  # between two looks at all that waits
+EXPIRY_STEP_US = 1_000_000  # between two scans of the waiting tasks
 
 
 class HeldTasks:
-    """What it wants done is gathered in `_out`, for the turn that follows."""
+    """Held tasks and their way to the workers.
+
+    Effects gather in `_out` until the next turn.
+    """
 
     def __init__(self, journal: journal.Journal, cache: BlobCache, workers: int, now_us: int) -> None:
         self._journal, self._cache = journal, cache
@@ -41,7 +45,7 @@ class HeldTasks:
         self._functions = FunctionCache(cache)
         self._arguments = BlobArguments(cache)
         self.running = 0
-        self._expiry_us = self._expired_us = 0  # when something that waits expires (0: nothing does); the last look
+        self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
         self._recover()
 
     def _log(self, text: str) -> None:
@@ -50,7 +54,11 @@ class HeldTasks:
     # ------------------------------------------------------------ after a start
 
     def _recover(self) -> None:
-        """Queued tasks go on; started ones that did not end are lost; spooled results are there already."""
+        """Restore the state before the restart.
+
+        Queued tasks continue. Tasks that had started and not ended are lost. The outbox restores
+        results itself.
+        """
         found = self._journal.recovered
         for problem in found.problems:
             self._log(f"the journal was damaged: {problem}")
@@ -69,7 +77,7 @@ class HeldTasks:
                 self._cache.drop_blob(sha)
         found.held, found.uploading, found.spooled = [], [], []  # not needed any more
 
-    # ------------------------------------------------------------ what a task needs before it can run
+    # ------------------------------------------------------------ functions and arguments
 
     def _accept(self, message: bridge.Dispatch, tasks: list[TaskRecord], body: bytes) -> None:
         call = decode(Call, message.call)
@@ -81,7 +89,7 @@ class HeldTasks:
         self._enqueue(group, tasks)
 
     def _enqueue(self, group: AttemptGroup, tasks: list[TaskRecord]) -> None:
-        """Into the queue, or aside for its function's body or a large argument."""
+        """Queue tasks, or set them aside until body and large argument are here."""
         for t in tasks:
             if t.args[:1] == REF:
                 tasks = [t for t in tasks if not self._needs_blob(group, t)]
@@ -141,7 +149,7 @@ class HeldTasks:
             if function is None:
                 return
             body = self._functions.get(function)
-            if body is None:  # its file is gone: ask for it again
+            if body is None:  # its file is gone: fetch it again
                 for group, tasks in [queue.dequeue(function, 1 << 30)]:
                     queue.enqueue(group, tasks, here=False)
                 self._fetcher.start(function, blob=False)
@@ -157,10 +165,10 @@ class HeldTasks:
             self._out.append(RunTasks(function, body, group.call.timeout_ms, group.attempt, tasks))
             room -= 1
 
-    # ------------------------------------------------------------ what the workers did
+    # ------------------------------------------------------------ results of the workers
 
     def on_results(self, ends: Sequence[Ended]) -> None:
-        """Attempts that ended at the workers: as they came, in chunks."""
+        """Accept the results of attempts that ended at the workers, a chunk or more."""
         if not ends:
             return
         took = ends[-1].ended_us - ends[0].started_us if ends[0].started_us else 0
@@ -172,7 +180,7 @@ class HeldTasks:
         for e in ends:
             group = queue.finish(e.id)
             if group is None:
-                continue  # known already
+                continue  # a duplicate
             self.running -= 1
             if group is not current:
                 if finished and current is not None:
@@ -184,7 +192,7 @@ class HeldTasks:
         self._arguments.release((e.id for e in ends), self.now_us)
 
     def requeue(self, tasks: Iterable[TaskRecord]) -> None:
-        """Tasks that the workers give back: they never started, or nobody is to blame for them."""
+        """Queue tasks again that did not start; no attempt is charged."""
         by_group: dict[int, tuple[AttemptGroup, list[TaskRecord]]] = {}
         for t in tasks:
             group = self.queue.held.get(t.id)
@@ -202,14 +210,14 @@ class HeldTasks:
     # ------------------------------------------------------------ cancel and ends without a worker
 
     def cancel(self, ids: set[bytes], why: str = "") -> None:
-        """Those that wait end at once; those at workers are asked for."""
+        """Cancel tasks: waiting ones end at once, running ones are ended by the pool."""
         self._end_waiting(ids, CANCELLED, encode(Failure("oncue.TaskCancelled", why or "cancelled")))
         running = frozenset(i for i in ids if i in self.queue.held)
         if running:
             self._out.append(CancelRunning(running))
 
     def _end_waiting(self, ids: set[bytes], status: int, failure: bytes) -> None:
-        """End those of them that wait; they are taken out of `ids`."""
+        """End those tasks that wait, and remove them from `ids`."""
         for group, task in self.queue.remove(ids):
             ids.discard(task.id)
             self._end(group, [task], status, failure)
@@ -228,7 +236,7 @@ class HeldTasks:
         return max(self._expiry_us + 1, self._expired_us + EXPIRY_STEP_US)
 
     def _expire(self) -> None:
-        """What waits past its expiry ends, though no worker is free to take it."""
+        """End waiting tasks past their expiry, even if no worker is free."""
         if not self._expiry_us or self.now_us < self._expiry_due_us():
             return
         self._expired_us = self.now_us
@@ -242,7 +250,7 @@ class HeldTasks:
             )
 
     def _end(self, group: AttemptGroup, tasks: list[TaskRecord], status: int, failure: bytes) -> None:
-        """Attempts that end here, without a worker."""
+        """End attempts without a worker."""
         for t in tasks:
             self.queue.finish(t.id)
         ends = [
@@ -262,7 +270,7 @@ class HeldTasks:
         return self.queue.live_bytes + self.outbox.bytes
 
     def _all_records(self, epoch: int) -> list[bytes]:
-        """All that the journal has to know, anew."""
+        """Return the records of a new journal: everything that must survive."""
         waiting = self.queue.waiting()
         waiting |= self._arguments.waiting()
         held, records = self.queue.held, [journal.pack(journal.EPOCH, epoch.to_bytes(8, "big"))]

@@ -1,14 +1,14 @@
-"""The agent's journal: one checksummed append-only file of what it holds, so that kill -9 loses nothing.
+"""The agent's journal: a checksummed append-only file; kill -9 loses nothing.
 
     received ──► started ──► ended (seq) ──► acked          requeued: undoes started
-                     └─────► kept (its large result is still to be uploaded) ──► ended (seq)
+                     └─────► uploading (a large result) ──► ended (seq)
 
-A record is MARK, kind, length, CRC-32 of kind and content, content. Records of a turn are gathered and written at once, before
-anything that follows from them leaves the process; the page cache survives the process, so there is no fsync. No SQLite:
-its WAL fails on NFS, where login nodes keep their homes.
+A record is MARK, kind, length, CRC-32 of kind and content, content. The records of a turn are
+written at once, before its effects leave the process. There is no fsync: the page cache survives
+the process. SQLite is not used, because its WAL fails on NFS, where login nodes keep their homes.
 
-Reading: a torn tail is cut; a damaged record in the middle is skipped up to the next mark with a right checksum, and
-reported. Writing: what a full disk did not take stays in memory, in order, and is tried again.
+Reading cuts a torn end. A damaged record in the middle is skipped up to the next mark with a right
+checksum, and reported. Writing keeps in memory what a full disk refused, in order, and retries it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ MARK = b"\xc9\x0c"
 IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, UPLOADING, ACKED, EPOCH = range(1, 9)
 ID_BYTES = 16
 REWRITE_BYTES = 32 << 20  # a smaller file is not worth writing anew
-#: Numbers that a full disk kept out of the journal may have been used: each start leaps over them.
+#: Each start skips numbers that may have been used while a full disk kept them out of the journal.
 SEQ_LEAP = 1 << 20
 
 
 class TasksReceived(Stored, frozen=True):
-    """Tasks as they came."""
+    """Record of tasks as they arrived."""
 
     call: bytes  # msgpack of Call
     attempt: int
@@ -46,14 +46,17 @@ class TasksReceived(Stored, frozen=True):
 
 
 class TasksStarted(Stored, frozen=True):
-    """Handed to a worker, or taken back: ids, 16 bytes each."""
+    """Record of tasks handed to a worker, or requeued: ids, 16 bytes each."""
 
     attempt: int
     ids: bytes
 
 
 class AttemptsEnded(Stored, frozen=True):
-    """Attempts of one call that ended. `seq` is the spool number (-1 in UPLOADING)."""
+    """Record of ended attempts of one call.
+
+    `seq` is the spool number (-1 in UPLOADING).
+    """
 
     seq: int
     call: bytes
@@ -62,27 +65,29 @@ class AttemptsEnded(Stored, frozen=True):
 
 
 class SpoolAcked(Stored, frozen=True):
+    """Record of results that are durable at the server, up to `seq`."""
+
     seq: int
 
 
 class JournalFile(Protocol):
-    """Where the bytes are: a file, or memory in simulations. All raise OSError."""
+    """Bytes of a journal: a file, or memory in simulations. All raise OSError."""
 
     def read(self) -> bytes: ...
 
     def append(self, data: bytes | bytearray) -> int:
-        """How many bytes were taken."""
+        """Append; return how many bytes were written."""
         ...
 
     def truncate(self, size: int) -> None: ...
 
     def replace(self, data: bytes) -> None:
-        """All of the content, atomically."""
+        """Replace the whole content, atomically."""
         ...
 
 
 class DiskFile:
-    """A journal's file."""
+    """A JournalFile on disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -119,7 +124,7 @@ class DiskFile:
 
 
 class RecoveredTasks(msgspec.Struct):
-    """What the journal knew of received tasks."""
+    """Received tasks that the journal holds."""
 
     call: bytes
     attempt: int
@@ -129,7 +134,7 @@ class RecoveredTasks(msgspec.Struct):
 
 
 class Recovered(msgspec.Struct):
-    """The journal's content after a start, in order."""
+    """Content of the journal after a start, in order."""
 
     identity: bytes = b""
     held: list[RecoveredTasks] = []
@@ -141,12 +146,16 @@ class Recovered(msgspec.Struct):
 
 
 class Journal:
-    """`identity` is the journal's 8 bytes: new when there was none. Raises OSError when the file cannot be read or made."""
+    """Appends records, and holds what the last process left (`recovered`).
+
+    `identity`: the journal's 8 bytes, new for a new file. Raises OSError if the file cannot be
+    read or made.
+    """
 
     def __init__(self, file: JournalFile, new_identity: bytes) -> None:
         self._file = file
         self._pending = bytearray()
-        self.problem = ""  # why the last write failed; "": it did not
+        self.problem = ""  # why the last write failed; empty if it did not
         content = file.read()
         records, good, problems = scan(content)
         self.recovered = fold(records)
@@ -186,7 +195,10 @@ class Journal:
         return len(self._pending)
 
     def write(self) -> bool:
-        """Write what was gathered. False: the disk did not take it all; `problem` says why, and it is kept."""
+        """Write pending records.
+
+        Return False if the disk refused some; `problem` says why.
+        """
         try:
             while self._pending:
                 taken = self._file.append(self._pending)
@@ -199,11 +211,16 @@ class Journal:
         return True
 
     def wants_rewrite(self, live_bytes: int) -> bool:
-        """Whether the file is mostly dead."""
+        """Return True if the file is mostly dead."""
         return self.size > REWRITE_BYTES and self.size > 4 * live_bytes
 
     def rewrite(self, records: Iterable[bytes]) -> bool:
-        """Replace the file by these records (made by `pack`): all that is still needed, whatever was gathered included."""
+        """Replace the file by these records, made by `pack`.
+
+        Return False as `write` does.
+
+        They must contain everything that is still needed, pending records included.
+        """
         data = pack(IDENTITY, self.identity) + b"".join(records)
         try:
             self._file.replace(data)
@@ -216,12 +233,12 @@ class Journal:
 
 
 def pack(kind: int, content: bytes) -> bytes:
-    """A record."""
+    """Return a record as bytes."""
     return HEAD.pack(MARK, kind, len(content), zlib.crc32(content, kind)) + content
 
 
 def scan(data: bytes) -> tuple[list[tuple[int, memoryview]], int, list[str]]:
-    """The good records, up to where the file is good (what is behind is a torn tail), and what was skipped."""
+    """Return (good records, length of the good part of the file, problems found)."""
     records: list[tuple[int, memoryview]] = []
     problems: list[str] = []
     view = memoryview(data)
@@ -243,7 +260,7 @@ def scan(data: bytes) -> tuple[list[tuple[int, memoryview]], int, list[str]]:
 
 
 def _record_end(data: bytes, view: memoryview, at: int) -> int:
-    """Where the record that starts here ends; 0 when there is none."""
+    """Return the end of the record that starts here; 0 if there is none."""
     if at + HEAD.size > len(data):
         return 0
     mark, kind, length, crc = HEAD.unpack_from(data, at)
@@ -254,7 +271,7 @@ def _record_end(data: bytes, view: memoryview, at: int) -> int:
 
 
 def fold(records: Iterable[tuple[int, memoryview]]) -> Recovered:
-    """What the records amount to."""
+    """Return the state that these records describe."""
     folded = _Fold()
     for kind, content in records:
         try:
@@ -265,6 +282,8 @@ def fold(records: Iterable[tuple[int, memoryview]]) -> Recovered:
 
 
 class _Fold:
+    """State of the fold. A result is final; a task that came twice is held once."""
+
     def __init__(self) -> None:
         self.out = Recovered()
         self.latest: dict[tuple[bytes, int], RecoveredTasks] = {}  # (id, attempt)

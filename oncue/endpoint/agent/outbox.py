@@ -1,7 +1,9 @@
-"""Attempts that ended, on their way to the server: pure but for journal and cache, which are handed in.
+"""Results on their way to the server.
 
-ended ──► gathered by call ──flush──► a spool entry (journal) ──► Results(seq) ──Ack──► forgotten
-   └── its result is a blob ──► kept (journal) ──UploadPart, UploadAck ... all──► gathered
+Pure, except for the journal and the cache handed in.
+
+    add ──► gathered by call ──flush──► spooled (journal) ──► Results(seq) ──Ack──► dropped
+     └── a large result ──► uploading (journal) ──UploadPart, UploadAck ... all──► gathered
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ from oncue.protocol.records import ERROR, Ended, Failure, Stored
 
 FRAME_TASKS = 256
 FRAME_BYTES = 4 << 20
-FLUSH_US = 1_000  # after a frame, the next one waits so long for company
-UNACKED_BYTES = 32 << 20  # sent and not acked; the rest of the spool waits
+FLUSH_US = 1_000  # after a frame, the next one waits for more results
+UNACKED_BYTES = 32 << 20  # sent and not acked, at most
 UPLOAD_TIMEOUT_US = 30_000_000
 
 CallKey = tuple[bytes, int]  # (call, accepted_us)
 
 
 class SpooledResults(msgspec.Struct):
-    """A frame of results, spooled."""
+    """A frame of results in the spool."""
 
     seq: int
     call: bytes
@@ -39,14 +41,14 @@ class SpooledResults(msgspec.Struct):
 
 
 class AttemptKey(Stored, frozen=True):
-    """The first fields of an Ended: which attempt it is."""
+    """First fields of an Ended: the attempt's key."""
 
     id: bytes
     attempt: int
 
 
 class ResultUpload(msgspec.Struct):
-    """A large result: parts go one after the other, each when the one before was acked."""
+    """Upload of a large result. Each part is sent when the one before was acked."""
 
     sha256: str
     size: int
@@ -57,6 +59,8 @@ class ResultUpload(msgspec.Struct):
 
 
 class Outbox:
+    """Spool of results, numbered by `seq`, and uploads of large ones."""
+
     def __init__(self, journal: Journal, cache: BlobCache, uploaded: Callable[[str], None]) -> None:
         self._journal, self._cache, self._uploaded = journal, cache, uploaded
         self._gathered: dict[CallKey, list[Ended]] = {}
@@ -79,7 +83,7 @@ class Outbox:
     # ------------------------------------------------------------ in
 
     def add(self, key: CallKey, ends: list[Ended]) -> None:
-        """Attempts of one call that ended."""
+        """Add ended attempts of one call."""
         for e in ends:
             if e.value[:1] == REF and e.status == 0:
                 ends = [e for e in ends if not self._start_upload(key, e)]
@@ -89,7 +93,7 @@ class Outbox:
             self.gathered += len(ends)
 
     def _start_upload(self, key: CallKey, e: Ended) -> bool:
-        """Whether its result must be uploaded first."""
+        """Return True if this result must be uploaded first."""
         if e.value[:1] != REF or e.status != 0:
             return False
         self._journal.uploading(key[0], key[1], encode([e]))
@@ -117,11 +121,14 @@ class Outbox:
     # ------------------------------------------------------------ out
 
     def due_us(self) -> int | None:
-        """When to flush what was gathered."""
+        """Return when to flush; None if nothing is gathered."""
         return self._last_flush_us + FLUSH_US if self.gathered else None
 
     def flush(self, now_us: int, *, force: bool = False) -> None:
-        """Make spool entries of what was gathered. The first after a pause goes at once, the next ones in company."""
+        """Spool the gathered results.
+
+        The first after a pause goes at once. The next ones wait up to FLUSH_US, to share a frame.
+        """
         if not self.gathered:
             return
         if not force and self.gathered < FRAME_TASKS and 0 <= now_us - self._last_flush_us < FLUSH_US:
@@ -148,7 +155,7 @@ class Outbox:
         self.bytes += len(entry.body)
 
     def unsent(self) -> list[SpooledResults]:
-        """Entries to send now, in order; they count as sent."""
+        """Return the frames to send now, in order, and mark them as sent."""
         out: list[SpooledResults] = []
         if not self.spool or next(reversed(self.spool)) <= self._sent_seq:
             return out
@@ -161,7 +168,7 @@ class Outbox:
         return out
 
     def next_parts(self, now_us: int) -> list[tuple[bridge.UploadPart, bytes]]:
-        """The next part of the first upload."""
+        """Return the next part of the first upload."""
         out: list[tuple[bridge.UploadPart, bytes]] = []
         while self.uploads and not out:
             upload = next(iter(self.uploads.values()))
@@ -183,7 +190,7 @@ class Outbox:
         if upload is None:
             return
         if ack.why:
-            self._finish_upload(upload, f"the server did not take its large result: {ack.why}")
+            self._finish_upload(upload, f"the server refused its large result: {ack.why}")
         elif ack.offset_bytes >= upload.size:
             self._finish_upload(upload, "")
         else:
@@ -197,7 +204,7 @@ class Outbox:
         self._uploaded(upload.sha256)
 
     def on_ack(self, seq: int) -> None:
-        """All up to seq is durable."""
+        """Drop results up to `seq`: they are durable at the server."""
         if not self.spool or next(iter(self.spool)) > seq:
             return
         while self.spool and next(iter(self.spool)) <= seq:
@@ -209,7 +216,7 @@ class Outbox:
         self._journal.acked(seq)
 
     def new_session(self, durable_seq: int) -> None:
-        """Everything that is not durable is to be sent again."""
+        """Send everything again that is not durable at the server."""
         self.next_seq = max(self.next_seq, durable_seq + 1)
         self.on_ack(durable_seq)
         self._sent_seq, self._unacked = -1, 0
@@ -219,14 +226,17 @@ class Outbox:
     # ------------------------------------------------------------ for inventory and journal
 
     def inventory(self) -> list[tuple[bytes, int]]:
-        """(id, attempt) of all that ended and is not acked."""
+        """Return (id, attempt) of all results that are not acked."""
         out = [(e.id, e.attempt) for entry in self.spool.values() for e in decode(list[AttemptKey], entry.body)]
         out += [(e.id, e.attempt) for ends in self._gathered.values() for e in ends]
         out += [(e.id, e.attempt) for u in self.uploads.values() for _, e in u.ends]
         return out
 
     def journal_frames(self) -> list[tuple[bool, AttemptsEnded]]:
-        """(spooled or kept, frame) of all that must stay in the journal; what was gathered must be flushed before."""
+        """Return (True if spooled, frame) of all that the journal must hold.
+
+        Flush before.
+        """
         out = [(True, AttemptsEnded(n.seq, n.call, n.accepted_us, msgspec.Raw(n.body))) for n in self.spool.values()]
         for upload in self.uploads.values():
             out += [(False, AttemptsEnded(-1, *key, msgspec.Raw(encode([e])))) for key, e in upload.ends]
@@ -234,7 +244,10 @@ class Outbox:
 
 
 def _after(spool: OrderedDict[int, SpooledResults], seq: int) -> list[SpooledResults]:
-    """The entries behind seq: read from the end, where what is new is."""
+    """Return the frames behind `seq`.
+
+    Reads from the end, where the new ones are.
+    """
     out: list[SpooledResults] = []
     for entry in reversed(spool.values()):
         if entry.seq <= seq:
@@ -245,5 +258,5 @@ def _after(spool: OrderedDict[int, SpooledResults], seq: int) -> list[SpooledRes
 
 
 def as_blob_missing(e: Ended, why: str) -> Ended:
-    """The same end as an error."""
+    """Return this result as an error."""
     return msgspec.structs.replace(e, status=ERROR, value=encode(Failure("oncue.BlobMissing", why)))

@@ -1,6 +1,7 @@
-"""Where the agent dials: the server that it was registered with, and those that servers told it of (`servers.json`).
+"""Servers that the agent can dial: the registered one, and those that a server named.
 
-Any server says who acts for the endpoint, so it is enough that one of them can be reached.
+Those that a server named are stored in `servers.json`. Any server knows which one acts for the
+endpoint, so it is enough that one of them can be reached.
 """
 
 from __future__ import annotations
@@ -17,23 +18,31 @@ log = logging.getLogger("oncue.agent")
 
 
 class ServerAddress(msgspec.Struct, frozen=True):
+    """Bridge address and key of a server."""
+
     bridge: str  # tcp://host:port
     key: str  # CURVE, Z85
 
 
 class ServerList:
+    """Known servers.
+
+    `registered` returns the first one's (address, key), or raises Invalid.
+    """
+
     def __init__(self, path: Path, registered: Callable[[], tuple[str, bytes]]) -> None:
         self._path, self._registered = path, registered
         self._advertised = self._load()
-        self._current: ServerAddress | None = None  # dialled last
+        self._current: ServerAddress | None = None  # connected to last
 
     def _load(self) -> list[ServerAddress]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=list[ServerAddress])
         except (OSError, msgspec.MsgspecError):
-            return []  # the one that it was registered with tells them again
+            return []  # the registered server names them again
 
     def remember(self, servers: Iterable[tuple[str, str]]) -> None:
+        """Store the servers that a server named."""
         servers_now = [ServerAddress(bridge, key) for bridge, key in servers]
         if servers_now == self._advertised:
             return
@@ -46,7 +55,10 @@ class ServerList:
             log.warning("%s could not be written: %s", self._path, e.strerror)
 
     def known(self) -> list[ServerAddress]:
-        """The one that it was registered with comes first. Raises Invalid when there is none at all."""
+        """Return all servers, the registered one first.
+
+        Raises Invalid if there is none.
+        """
         try:
             bridge, key = self._registered()
             home = [ServerAddress(bridge, key.decode())]
@@ -63,7 +75,10 @@ class ServerList:
             return False
 
     def pick(self, bridge: str = "", key: str = "") -> ServerAddress:
-        """This one, or the next of those that are known. Raises Invalid when none is."""
+        """Return this server, or the next known one.
+
+        Raises Invalid if there is none.
+        """
         if bridge:
             self._current = ServerAddress(bridge, key)
         else:

@@ -1,6 +1,7 @@
-"""The agent's socket: one DEALER, encrypted, that dials out; closed and made anew with each dial.
+"""The agent's socket: an encrypted DEALER, made anew with each dial.
 
-ZeroMQ's file descriptor is edge-triggered: after it was readable, and after each send, read until there is nothing more.
+ZeroMQ's file descriptor is edge-triggered: after it was readable, and after each send, read until
+there is nothing more.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CO
 
 
 class ConnectionProblem(Enum):
-    """What the socket tells of its connection."""
+    """A problem that the socket's monitor reports."""
 
     KEY_REFUSED = "the server does not know our key"
     CLOSED = "the server closed the connection"
-    NO_ANSWER = "nobody answers there"  # it is tried again, also without a new dial
+    NO_ANSWER = "nobody answers there"  # ZeroMQ retries by itself
 
 
 _PROBLEMS = {
@@ -32,6 +33,8 @@ _PROBLEMS = {
 
 
 class AgentSocket:
+    """The connection to a server; it holds at most one."""
+
     def __init__(self, keys: curve.Keys) -> None:
         self._keys = keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -41,7 +44,10 @@ class AgentSocket:
         self.connects = 0
 
     def connect(self, address: str, server_key: bytes) -> None:
-        """Raises Invalid when the key or the address is none."""
+        """Close the connection, if any, and dial.
+
+        Raises Invalid for a bad key or address.
+        """
         self.disconnect()
         socket = curve.dealer(self._context, server_key, self._keys)
         self._monitor = socket.get_monitor_socket(EVENTS)
@@ -58,12 +64,14 @@ class AgentSocket:
         self._socket = self._monitor = None
 
     def filenos(self) -> list[int]:
-        """To watch for reading: of the messages, and of what is told of the connection. None without a link."""
+        """Return the descriptors to watch for reading: messages and monitor."""
         return [int(s.getsockopt(zmq.FD)) for s in (self._socket, self._monitor) if s is not None]
 
     def receive(self) -> list[list[bytes]]:
-        """Messages that are there, some at most: when it is full, ask again. (To ask whether there is one costs a third
-        of the exception that says that there is none.)"""
+        """Return messages, at most READ_AT_ONCE: if it is full, call again.
+
+        Asking first if there is a message costs a third of the exception that says there is none.
+        """
         out: list[list[bytes]] = []
         try:
             while self.readable and len(out) < READ_AT_ONCE:
@@ -77,7 +85,10 @@ class AgentSocket:
         return self._socket is not None and bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, parts: list[bytes]) -> None:
-        """What cannot be sent is lost: the numbers show the gap, and the session starts anew."""
+        """Send a message.
+
+        A lost one leaves a gap in the numbers, which restarts the session.
+        """
         if self._socket is None:
             return
         try:
@@ -86,7 +97,10 @@ class AgentSocket:
             self.lost += 1
 
     def problems(self) -> dict[ConnectionProblem, int]:
-        """Since the last call. With KEY_REFUSED: curve.UNKNOWN or curve.REVOKED, as the server said."""
+        """Return problems since the last call.
+
+        KEY_REFUSED has curve.UNKNOWN or curve.REVOKED.
+        """
         found: dict[ConnectionProblem, int] = {}
         while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             message = recv_monitor_message(self._monitor, zmq.NOBLOCK)

@@ -1,10 +1,11 @@
-"""The tasks that an agent holds: pure.
+"""Queue of held tasks, by function. Pure.
 
-    enqueue ──► queue of its function ──dequeue (function by function in turn)──► a worker
-                 ▲    └── or set aside until its body, or a task's large arguments, are here
-                 └── enqueue(first=True): requeued
+    enqueue ──► queue of its function ──dequeue (functions in turn)──► a worker
+                 ▲    └── or set aside until the function's body is here
+                 └── enqueue(first=True): requeued by the pool
 
-What the tasks of one frame share is a Group; a dictionary from id to Group is all that a single task costs here.
+An AttemptGroup has what the tasks of one frame share. A single task costs only its entry in the
+dictionary from id to group.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ COST_OF_TASK = 64  # bytes that a task costs beside its arguments
 
 
 class AttemptGroup(msgspec.Struct, eq=False, weakref=False):
-    """Tasks that came together: one attempt of one call."""
+    """Tasks that arrived together: one attempt of one call."""
 
     call_raw: bytes
     call: Call
@@ -32,7 +33,7 @@ class AttemptGroup(msgspec.Struct, eq=False, weakref=False):
 
 
 class QueuedSlice(msgspec.Struct, eq=False):
-    """Tasks of a group that wait, from index `at` on."""
+    """Waiting tasks of a group, from index `at` on."""
 
     group: AttemptGroup
     tasks: list[TaskRecord]
@@ -40,6 +41,8 @@ class QueuedSlice(msgspec.Struct, eq=False):
 
 
 class TaskQueue:
+    """All held tasks; those that wait are in queues by function."""
+
     def __init__(self) -> None:
         self.held: dict[bytes, AttemptGroup] = {}  # all that were received and have not ended
         self.live_bytes = 0
@@ -50,12 +53,13 @@ class TaskQueue:
     # ------------------------------------------------------------ in
 
     def add(self, group: AttemptGroup) -> None:
+        """Hold a group of tasks."""
         group.live = len(group.tasks)
         self.held.update(dict.fromkeys([t.id for t in group.tasks], group))
         self.live_bytes += group.size_bytes
 
     def enqueue(self, group: AttemptGroup, tasks: list[TaskRecord], *, here: bool, first: bool = False) -> None:
-        """Tasks that may run; `here`: their function's body is here."""
+        """Queue tasks of a group. `here`: their function's body is here."""
         function = group.call.function
         if here:
             self.queued += len(tasks)
@@ -67,24 +71,24 @@ class TaskQueue:
         (queue.appendleft if first else queue.append)(QueuedSlice(group, tasks))
 
     def on_function(self, function: str) -> None:
-        """The function's body is here."""
+        """Queue the tasks that waited for this function's body."""
         slices = self.without_function.pop(function, None)
         if slices:
             self.queued += sum(len(part.tasks) - part.at for part in slices)
             self._queues.setdefault(function, deque()).extend(slices)
 
     def pop_without_function(self, function: str) -> list[tuple[AttemptGroup, list[TaskRecord]]]:
-        """The function's body cannot be had: what waited for it is taken out."""
+        """Remove and return the tasks that wait for this function's body."""
         return [(part.group, part.tasks[part.at :]) for part in self.without_function.pop(function, ())]
 
     # ------------------------------------------------------------ out
 
     def next_function(self) -> str | None:
-        """Whose turn it is."""
+        """Return the function whose turn it is."""
         return next(iter(self._queues), None)
 
     def dequeue(self, function: str, most: int) -> tuple[AttemptGroup, list[TaskRecord]]:
-        """Up to `most` tasks of one group of this function; then it is the next function's turn."""
+        """Remove up to `most` tasks of one group; the next function's turn follows."""
         queue = self._queues[function]
         part = queue[0]
         tasks = part.tasks[part.at : part.at + most]
@@ -99,7 +103,7 @@ class TaskQueue:
         return part.group, tasks
 
     def finish(self, task_id: bytes) -> AttemptGroup | None:
-        """The task's group, and it is held no more; None when it was not held."""
+        """Release a task; return its group, or None if it was not held."""
         group = self.held.pop(task_id, None)
         if group is not None:
             group.live -= 1
@@ -108,7 +112,7 @@ class TaskQueue:
         return group
 
     def remove(self, ids: set[bytes]) -> list[tuple[AttemptGroup, TaskRecord]]:
-        """Take those of the ids out that wait here (not those at workers)."""
+        """Remove those of these tasks that wait here, not those at workers."""
         found: list[tuple[AttemptGroup, TaskRecord]] = []
         for queues, counted in ((self._queues, True), (self.without_function, False)):
             for function, queue in list(queues.items()):
@@ -128,7 +132,7 @@ class TaskQueue:
         return found
 
     def expired(self, now_us: int) -> tuple[set[bytes], int]:
-        """(ids of what waits here past its expiry, when the next of the others expires; 0: none does)."""
+        """Return (ids of waiting tasks past their expiry, the next expiry; 0: none)."""
         due: set[bytes] = set()
         following = 0
         for queues in (self._queues, self.without_function):
@@ -144,7 +148,7 @@ class TaskQueue:
     # ------------------------------------------------------------ for the journal
 
     def waiting(self) -> set[bytes]:
-        """Ids of those in queues."""
+        """Return the ids of queued tasks."""
         return {
             t.id
             for queues in (self._queues, self.without_function)
@@ -154,5 +158,5 @@ class TaskQueue:
         }
 
     def groups(self) -> Iterable[AttemptGroup]:
-        """Each group of which something is held, once."""
+        """Return each group that has held tasks, once."""
         return {id(g): g for g in self.held.values()}.values()

@@ -1,9 +1,9 @@
-"""Interface of a container runtime: makes the command line of a worker process.
+"""Interface of a container runtime: makes a worker's command line.
 
 The pool starts the command itself. So whatever the runtime puts before the worker must
 
-- replace itself by the worker (`exec`): the pool signals and reaps the process that it started, and
-  the worker ends when its parent is no longer the pool;
+- replace itself by the worker (`exec`): the pool signals and reaps the process that it started,
+  and the worker ends when its parent is no longer the pool;
 - pass on the open descriptors that the command line names, and stdin, stdout and stderr;
 - keep the working directory and `binds` at the same paths inside;
 - pass on the environment, which names the folder of large values.

@@ -1,4 +1,7 @@
-"""Catalogue of container runtimes, by kind. A new runtime is its module and one line here."""
+"""Catalogue of container runtimes, by kind.
+
+A new one is its module and one line here.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ class PoolEvents(msgspec.Struct):
 
 
 class WorkerPool(Protocol):
-    """Workers that run chunks of tasks. Every task handed over comes back: ended or requeued."""
+    """Workers that run chunks of tasks.
+
+    Every task handed over comes back, ended or requeued.
+    """
 
     @property
     def size(self) -> int:
@@ -56,7 +59,7 @@ class WorkerPool(Protocol):
 
     @property
     def next_wake_us(self) -> int | None:
-        """Time at which `tick` is due, unix µs; None if only an event can change anything."""
+        """Time at which `tick` is due, unix µs; None: only an event matters."""
         ...
 
     def fds(self) -> list[int]:
@@ -68,7 +71,10 @@ class WorkerPool(Protocol):
         ...
 
     def tick(self, now_us: int) -> None:
-        """Do what is due: timeouts, dead workers, new workers. Calls before it is due are harmless."""
+        """Do what is due: timeouts, dead workers, new workers.
+
+        Early calls are harmless.
+        """
         ...
 
     def drain(self) -> PoolEvents:
@@ -92,5 +98,5 @@ class WorkerPool(Protocol):
         ...
 
     def close(self, grace_s: float) -> None:
-        """Requeue what has not started, wait `grace_s` seconds for what runs, then end the workers."""
+        """End the workers, after `grace_s` seconds for running tasks. Blocks."""
         ...

@@ -1,4 +1,4 @@
-"""Why a worker died, as far as that can be known."""
+"""Diagnoses why a worker process died."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oncue.protocol.records import CANCELLED, LOST, TIMEOUT, Failure
 
 
 class OomWatch:
-    """The kernel counts the processes that it killed for want of memory (also those of a cgroup with a limit)."""
+    """Watches the kernel's count of OOM kills, those of cgroups included."""
 
     def __init__(self, vmstat: Path = Path("/proc/vmstat")) -> None:
         self._vmstat = vmstat
@@ -25,13 +25,13 @@ class OomWatch:
         return 0
 
     def check(self) -> bool:
-        """Whether it killed any since this was last asked."""
+        """Return True if the kernel killed any process since the last call."""
         before, self._seen = self._seen, self._count()
         return self._seen > before
 
 
 def worker_died(code: int, oom: bool) -> Failure:
-    """Of the task that a worker was at when it ended with this code (negative: the signal)."""
+    """Return the failure of a task whose worker exited (code < 0: a signal)."""
     if code < 0:
         try:
             name = signal.Signals(-code).name
@@ -88,14 +88,17 @@ def endpoint_stopped() -> Failure:
 def pipes_closed() -> Failure:
     return Failure(
         "oncue.TaskLost",
-        "the function closed the worker's descriptors, by which it talks with the endpoint; the worker was ended",
+        "the function closed the worker's descriptors, which connect it with the endpoint; the worker was ended",
         remedy="close only what the function has opened itself: os.closerange and the like take the worker's with them",
     )
 
 
 def diagnose(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
-    """(status, why) of the task that a worker was at when it ended with this code. `ending`: why it was told to end (timeout,
-    cancel, close), or why it was ended (pipe); "" when nobody told it to. `oom`: the kernel killed processes meanwhile."""
+    """Return (status, failure) of a task whose worker exited with this code.
+
+    `ending`: why the pool ended it (timeout, cancel, close, pipe); empty if it did not. `oom`: the
+    kernel killed processes meanwhile.
+    """
     if ending == "timeout":
         return TIMEOUT, timed_out(timeout_ms)
     if ending == "cancel":
@@ -108,8 +111,9 @@ def diagnose(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, F
 
 
 def start_failure(python: str, code: int, output: bytes) -> str:
+    """Return the message for workers that end as soon as they start."""
     text = " | ".join(output.decode("utf-8", "replace").strip().splitlines()[-4:])
     return (
-        f"workers end as soon as they start ({python}, exit code {code}): {text or 'they said nothing'}\n"
+        f"workers end as soon as they start ({python}, exit code {code}): {text or 'no output'}\n"
         f"  try: {python} -c 'import oncue.endpoint.worker'"
     )

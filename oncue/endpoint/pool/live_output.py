@@ -32,9 +32,10 @@ class LiveOutput:
         return True
 
     def poll(self, now_us: int, same_task: Callable[[], bool]) -> tuple[int, bytes] | None:
-        """Return (offset, text) of new output, in whole lines if there are any; None without any.
+        """Return (offset, text) of new output, or None without any.
 
-        `same_task` is called after the read; it returns True if the same task still runs.
+        The text is whole lines, if there are any. `same_task` is called after the read; it returns
+        True if the same task still runs.
         """
         if now_us - self._polled_us < OUTPUT_US:
             return None
@@ -55,7 +56,10 @@ class LiveOutput:
 
 
 def punch(fd: int, start: int, end: int) -> None:
-    """Free the memory of a part of a file, keeping its size. Does nothing where that is not supported."""
+    """Free the memory of a part of a file, keeping its size.
+
+    Does nothing where that is not supported.
+    """
     if sys.platform == "linux" and end > start:
         keep_size_punch_hole = 0x01 | 0x02
         libc = ctypes.CDLL(None, use_errno=True)

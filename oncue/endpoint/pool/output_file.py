@@ -1,4 +1,4 @@
-"""The file that a worker's stdout and stderr go to, as the pool and the worker read it."""
+"""Reads the file that a worker's stdout and stderr go to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ TAIL_BYTES = OUTPUT_BYTES - HEAD_BYTES - _NOTE_BYTES  # kept of the end
 
 
 def read_output(fd: int) -> bytes:
-    """Return the file's start and end: at most OUTPUT_BYTES, with a note of what was left out."""
+    """Return the file's start and end.
+
+    At most OUTPUT_BYTES, with a note of what was left out.
+    """
     size = os.fstat(fd).st_size
     if size <= OUTPUT_BYTES:
         return os.pread(fd, size, 0)

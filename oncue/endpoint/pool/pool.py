@@ -1,13 +1,18 @@
-"""N worker processes of this machine, driven by the agent's loop: nothing here blocks, waits or starts a thread.
+"""Pool of worker processes on this machine, driven by the agent's loop.
 
-    agent ──run(chunk)──► pool ══ pipe ══► worker        agent ◄──drain()── pool ◄══ pipe, board ══ worker
+Never blocks but in `close`.
 
-- A worker that dies costs the task that it was at (`lost`). What it had finished is read from its board; the rest of its
-  chunks is given back, uncharged (`requeue`).
-- A task that runs long holds nobody up: what it has behind it in its worker is given back, what finished before it is told.
-- A task over its timeout, or cancelled while it runs: its worker gets SIGTERM (an exception in the function, so `finally`
-  blocks run), and SIGKILL when it has not ended after `GRACE_US`; another worker takes its place.
-- A worker that cannot even start (broken environment) is tried again, ever more slowly; `trouble` says why.
+    agent ──run(chunk)──► pool ══ pipe ══► worker
+    agent ◄──drain()───── pool ◄══ pipe, shared memory ══ worker
+
+- A worker that dies costs the task that it ran (`lost`). The results of its finished tasks are
+  read from shared memory; the rest of its chunks is requeued, uncharged.
+- A task that runs long does not delay others: tasks behind it in its worker are requeued, and
+  results before it are reported.
+- A task over its timeout, or cancelled while it runs: its worker gets SIGTERM (an exception in the
+  function, so `finally` blocks run), and SIGKILL after `GRACE_US`. A new worker replaces it.
+- A worker that cannot start (broken environment) is started again with growing pauses; `trouble`
+  says why.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import signal
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from oncue.endpoint.containers.base import ContainerRuntime
@@ -35,17 +40,21 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import CANCELLED, Ended, Failure, TaskRecord
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
-LOADING_US = 60_000_000  # more than its timeout, while a task's function is imported
-LONG_US = 50_000  # a task that runs for so long keeps nobody waiting behind it
-SETTLE_US = 2_000  # after a stop was asked for, until it is surely seen
-STARTED_US = 1_000_000  # a task that runs for so long is reported as started
+LOADING_US = 60_000_000  # added to the timeout while a task's function is imported
+LONG_US = 50_000  # after which the tasks behind a running one are requeued
+SETTLE_US = 2_000  # from a stop to when the worker has surely seen it
+STARTED_US = 1_000_000  # after which a running task is reported as started
 FAILED_STARTS = 5
 BODIES_BYTES = 256 << 20
-START_US = 30_000_000  # a worker that is not ready by then is started anew
+START_US = 30_000_000  # after which a worker that is not ready is started again
 
 
 class Pool:
-    """`folder` holds the workers' working directory (`work`) and large values (`blobs`, unless `blobs` says where)."""
+    """A WorkerPool of child processes (pool/base.py).
+
+    `folder` holds the workers' working directory (`work`) and large values (`blobs`), unless
+    `blobs` names another folder for these. Raises OSError if the working directory cannot be made.
+    """
 
     def __init__(
         self,
@@ -58,8 +67,8 @@ class Pool:
         container: ContainerRuntime | None = None,
     ) -> None:
         self.size = workers
-        self.trouble = ""  # why workers cannot be started; "" when they can
-        self.next_wake_us: int | None = None  # when `tick` wants to be called; None: not before something happens
+        self.trouble = ""  # why workers cannot be started; empty if they can
+        self.next_wake_us: int | None = None  # when `tick` is due; None: only an event can change anything
         self.fds_version = 0  # changes when `fds` does
         work, self._python = folder / "work", python
         work.mkdir(parents=True, exist_ok=True)
@@ -80,17 +89,8 @@ class Pool:
     # ------------------------------------------------------------ for the agent's loop
 
     def fds(self) -> list[int]:
-        """To be watched for reading."""
+        """Return the descriptors to watch for reading."""
         return list(self._workers)
-
-    def write_fds(self) -> list[int]:
-        """To be watched for writing: workers whose pipe is full. (`tick` writes too.)"""
-        return [w.fd_in for w in self._workers.values() if w.backlog]
-
-    def on_writable(self, fd: int) -> None:
-        for w in self._workers.values():
-            if w.fd_in == fd:
-                w.write()
 
     def drain(self) -> PoolEvents:
         events, self._events = self._events, PoolEvents()
@@ -103,12 +103,12 @@ class Pool:
 
     @property
     def busy(self) -> int:
-        """Workers that have something to do."""
+        """Workers that hold a chunk."""
         return sum(bool(w.chunks) for w in self._workers.values())
 
     @property
     def queued(self) -> int:
-        """Tasks at the workers, running ones too."""
+        """Tasks at the workers, running ones included."""
         return sum(f.end - f.done for w in self._workers.values() for f in w.chunks)
 
     @property
@@ -118,11 +118,14 @@ class Pool:
     # ------------------------------------------------------------ work in
 
     def chunk_size(self, function: str) -> int:
-        """Tasks that a chunk of this function should have: one or two ms of work; 1 while nothing is known of it."""
+        """Return how many tasks a chunk should hold: one or two ms of work."""
         return self._chunk_sizer.chunk_size(function)
 
     def room(self) -> int:
-        """Chunks that can be taken now. Short chunks: two a worker; others: one."""
+        """Return how many chunks `run` accepts now.
+
+        A worker takes two short ones, or one.
+        """
         return sum(self._room_of(w) for w in self._workers.values())
 
     def _room_of(self, w: WorkerProcess) -> int:
@@ -133,8 +136,11 @@ class Pool:
         return 1 if self._chunk_sizer.short(w.chunks[0].function, len(w.chunks[0].tasks)) else 0
 
     def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
-        """One chunk. `body` may be left out for a function that was given lately (FunctionError if it is not known).
-        Without room for it, it comes back as requeued."""
+        """Run one chunk. It is requeued if there is no room for it.
+
+        `body` may be None for a function that was given lately. Raises FunctionError if it is not
+        known.
+        """
         body = self._body(function, body)
         fit = [w for w in self._workers.values() if self._room_of(w)]
         if not fit:
@@ -156,7 +162,7 @@ class Pool:
                 self._bodies.popitem(last=False)
         return body
 
-    # ------------------------------------------------------------ ends out
+    # ------------------------------------------------------------ results out
 
     def on_readable(self, fd: int) -> None:
         w = self._workers.get(fd)
@@ -187,7 +193,7 @@ class Pool:
             w.resume()
 
     def _report(self, chunk: ChunkInFlight, first: int, ended: list[Ended]) -> None:
-        """Ends of the tasks from index `first` on; some may have been told already, from the board."""
+        """Report results from index `first` on, except those reported already."""
         fresh = ended[chunk.done - first :] if chunk.done > first else ended
         if fresh:
             chunk.done += len(fresh)
@@ -195,7 +201,10 @@ class Pool:
             self._chunk_sizer.measured(chunk.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
 
     def _requeue(self, chunk: ChunkInFlight, first: int) -> None:
-        """The tasks from `first` on did not start: requeued, or ended if somebody cancelled them meanwhile."""
+        """Requeue the tasks from `first` on, which did not start.
+
+        Cancelled ones end.
+        """
         tasks = chunk.tasks[first : chunk.end]
         chunk.end = min(first, chunk.end)
         if chunk.cancelled:
@@ -217,7 +226,10 @@ class Pool:
     # ------------------------------------------------------------ cancel
 
     def cancel(self, ids: set[bytes] | frozenset[bytes]) -> set[bytes]:
-        """End those of these tasks that are here; gives which. One that is just finishing may still end well."""
+        """End those of these tasks that are here; return their ids.
+
+        One that just ends may still succeed.
+        """
         now, found = _now_us(), set()
         for w in self._workers.values():
             at = w.running()
@@ -245,7 +257,7 @@ class Pool:
     # ------------------------------------------------------------ time
 
     def tick(self, now_us: int) -> None:
-        """Timeouts, deaths, long tasks, refill. To be called at `next_wake_us`; more often does no harm."""
+        """Do what is due: timeouts, dead workers, long tasks, new workers."""
         self.next_wake_us = None
         for w in list(self._workers.values()):
             self._check_worker(w, now_us)
@@ -261,7 +273,7 @@ class Pool:
             if w.exited():
                 self._remove_exited(w, now)
                 return
-            if now - (w.pipe_closed_us or w.spawned_us) > 200_000:  # it closed its pipe, or hangs in its start
+            if now - (w.pipe_closed_us or w.spawned_us) > 200_000:  # it closed its pipe, or hangs while it starts
                 w.ending = w.ending or ("pipe" if w.pipe_closed_us else "")
                 w.signal(signal.SIGKILL)
             self._wake(now + 5_000)
@@ -308,7 +320,7 @@ class Pool:
             self._report_long_task(w, chunk, index, started, now)
 
     def _report_long_task(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, now: int) -> None:
-        """Report a long task as started, and what it prints."""
+        """Report a long task as started, and its new output."""
         task = chunk.tasks[index]
         if w.live_output.start_task(position(chunk.n, index)):
             self._events.started.append((task.id, chunk.attempt, started, w.name))
@@ -317,15 +329,15 @@ class Pool:
             self._events.output.append((task.id, chunk.attempt, *found))
 
     def _read_finished(self, w: WorkerProcess, chunk: ChunkInFlight) -> None:
-        """Tell what the board keeps of this chunk."""
+        """Report the finished tasks of this chunk that are in shared memory."""
         first, ended = w.progress.finished()
         if w.current_chunk == chunk.n and first <= chunk.done < first + len(ended):
             self._report(chunk, first, ended)
 
-    # ------------------------------------------------------------ deaths and births
+    # ------------------------------------------------------------ exited and new workers
 
     def _remove_exited(self, w: WorkerProcess, now: int) -> None:
-        """It has exited: read what it left, tell the ends, give the rest back."""
+        """Remove a worker that has exited: report its results, requeue the rest."""
         messages, _ = w.read()
         for message in messages:
             if isinstance(message, ChunkResults):
@@ -355,10 +367,13 @@ class Pool:
         self._wake(due)
 
     def _end_running(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, code: int) -> int:
-        """The task that it was at. Gives the index from which on tasks have not started."""
+        """End the task that a dead worker ran.
+
+        Return the index of the first unstarted task.
+        """
         task = chunk.tasks[index]
         if w.ending in ("timeout", "cancel") and task.id != w.target:
-            return index  # the one that was meant ended in time, and this one was hit instead: not its fault
+            return index  # the task meant had just ended, and the signal hit this one: requeue it
         oom = not w.ending and self._oom.check()
         status, failure = diagnose(w.ending, chunk.timeout_us // 1000, code, oom)
         self._end(chunk, [(task, status, failure, started, read_output(w.capture))])
@@ -387,8 +402,11 @@ class Pool:
     # ------------------------------------------------------------ the end
 
     def close(self, grace_s: float = 5.0) -> None:
-        """Takes back what has not started; waits `grace_s` for what runs (blocking), then ends it: lost. After it, `drain`
-        once more."""
+        """End the workers, after `grace_s` seconds for running tasks. Blocks.
+
+        Tasks that have not started are requeued. Tasks that still run then are lost. Call `drain`
+        once more afterwards.
+        """
         self._closing = True
         now = _now_us()
         deadline = now + int(grace_s * 1e6)
@@ -407,8 +425,7 @@ class Pool:
         self._turn_until(_now_us() + 5_000_000, lambda: not self._workers)
         self._spawn_due = []
 
-    def _turn_until(self, deadline_us: int, over: object) -> None:
-        assert callable(over)
+    def _turn_until(self, deadline_us: int, over: Callable[[], bool]) -> None:
         while not over() and (now := _now_us()) < deadline_us:
             wake = min(self.next_wake_us or deadline_us, deadline_us, now + 50_000)
             readable, _, _ = (
@@ -420,7 +437,7 @@ class Pool:
 
 
 def clean_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a worker sees of the agent's environment: nothing of oncue's own settings, tokens and keys."""
+    """Return the agent's environment without oncue's settings, tokens and keys."""
     return {k: v for k, v in environ.items() if not k.startswith("ONCUE_")}
 
 

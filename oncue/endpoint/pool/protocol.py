@@ -1,10 +1,13 @@
-"""What a pool and a worker process say to each other over two pipes: a length (4 bytes, big endian) and msgpack.
+"""Messages between a pool and a worker process, over two pipes.
 
-    pool ──LoadFunction(function)──► worker        pool ◄──Ready── worker
-    pool ──TaskChunk(tasks)────► worker        pool ◄──ChunkResults(ended ...)── worker
+Each is a length (4 bytes, big endian) and msgpack.
 
-A worker runs the tasks of a chunk in order and writes which one it is at to shared memory (`MARK`), so that when it dies
-the pool knows whose fault it was: that task is lost, the rest of the chunk goes to another worker uncharged.
+    pool ──LoadFunction──► worker        pool ◄──WorkerReady─── worker
+    pool ──TaskChunk─────► worker        pool ◄──ChunkResults── worker
+
+A worker runs the tasks of a chunk in order, and writes to shared memory which one it runs
+(shared_progress.py). When it dies, that task is lost, and the rest goes to another worker
+uncharged.
 """
 
 from __future__ import annotations
@@ -16,19 +19,21 @@ import msgspec
 from oncue.protocol.records import Ended, Stored, TaskRecord
 
 LENGTH = struct.Struct(">I")
-EXIT_PIPES_CLOSED = 113  # a worker's exit code when it finds its descriptors closed by the function
-#: Shared memory of a worker: number of the chunk, index in it of the task that runs (-1: none), when it started (unix µs).
-MARK = struct.Struct("=qqq")
+EXIT_PIPES_CLOSED = 113  # exit code of a worker whose pipes the function has closed
 
 
 class LoadFunction(Stored, tag="load", frozen=True):
+    """Store this function; without a body: drop it."""
+
     function: str  # content hash: SHA-256 of the body
     body: bytes  # msgpack of functions.FunctionBody
 
 
 class TaskChunk(Stored, tag="chunk", frozen=True):
+    """Run these tasks: one attempt of one call."""
+
     n: int  # counts from 1 in each worker
-    function: str  # content hash; a Load came before
+    function: str  # content hash; a LoadFunction came before
     attempt: int
     tasks: list[TaskRecord]
 
@@ -37,12 +42,17 @@ ToWorker = LoadFunction | TaskChunk
 
 
 class WorkerReady(Stored, tag="ready", frozen=True):
+    """The worker has started."""
+
     pid: int
     python: str
 
 
 class ChunkResults(Stored, tag="done", frozen=True):
-    """Results of a chunk; several where the chunk takes long (a finished task does not wait for its neighbour)."""
+    """Results of a chunk.
+
+    A long chunk sends several, so that finished tasks do not wait.
+    """
 
     n: int
     ended: list[Ended]
@@ -57,5 +67,6 @@ decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 
 
 def pack(message: ToWorker | FromWorker) -> bytes:
+    """Return a message with its length in front."""
     body = encode(message)
     return LENGTH.pack(len(body)) + body

@@ -1,15 +1,18 @@
-"""Shared memory of one worker and its pool: where the worker is, what it has finished but not sent yet, and where to stop.
+"""Shared memory of a worker and its pool: progress and unsent results.
 
-    eight signed 64-bit numbers, then the finished tasks of the chunk that were not sent through the pipe yet
+    eight signed 64-bit numbers, then the finished tasks of the chunk that were not sent yet
 
-    CHUNK    number of the chunk                 STARTED  unix µs
-    INDEX    task that runs in it; -1 none;      STOP     written by the pool: do not start what is at or behind this place
-             below: -2 - i loads i's function    FIRST    index of the first finished task that is kept here
-                                                 USED     bytes of them, each msgpack of Ended
+    CHUNK    number of the chunk
+    INDEX    task that runs in it; -1: none; below: -2 - i loads i's function
+    STARTED  its start, unix µs
+    STOP     written by the pool: do not start tasks at or behind this position
+    FIRST    index of the first finished task in here
+    USED     bytes of finished tasks, each msgpack of Ended
 
-A worker that is killed at any moment leaves here what it had finished, so its death costs the task that ran and no other, and
-nothing is run twice. A pool that sees a long task can have the results of those before it, and take back those behind it.
-Numbers are written in an order that is safe to read at any moment: the time before the index, the bytes before their count.
+A worker that is killed at any moment leaves here what it had finished. So its death costs only the
+task that ran, and nothing runs twice. A pool that sees a long task can read the results before it,
+and requeue the tasks behind it. Numbers are written in an order that is safe to read at any
+moment: the time before the index, the bytes before their count.
 """
 
 from __future__ import annotations
@@ -32,12 +35,15 @@ _split = msgspec.msgpack.Decoder(Ended).decode
 
 
 def position(chunk: int, index: int) -> int:
-    """One number that orders all tasks a worker is given."""
+    """Return a number that orders all tasks of a worker."""
     return chunk * _CHUNK_STEP + index
 
 
 class SharedProgress:
-    """Both sides map the same file. The lengths of the kept records are 4 bytes before each."""
+    """The mapping, at either side.
+
+    Each finished task has its length in 4 bytes before it.
+    """
 
     def __init__(self, fd: int) -> None:
         self.map = mmap.mmap(fd, SIZE_BYTES)
@@ -45,13 +51,17 @@ class SharedProgress:
 
     @classmethod
     def fresh(cls, fd: int) -> SharedProgress:
+        """Map a new file, with no task and no stop."""
         os.ftruncate(fd, SIZE_BYTES)
         progress = cls(fd)
         progress.numbers[INDEX], progress.numbers[STOP] = -1, NEVER
         return progress
 
     def current(self) -> tuple[int, int, int]:
-        """(chunk, index, started_us); read twice, so that a worker that moves on meanwhile does not mix two places."""
+        """Return (chunk, index, started_us) of the running task.
+
+        They are read twice, so that a worker that moves on meanwhile does not mix two tasks.
+        """
         n = self.numbers
         while True:
             seen = n[CHUNK], n[INDEX], n[STARTED]
@@ -59,7 +69,10 @@ class SharedProgress:
                 return seen
 
     def finished(self) -> tuple[int, list[Ended]]:
-        """(index of the first, the finished tasks that were not sent). Empty when it cannot be read whole."""
+        """Return (index of the first, unsent finished tasks).
+
+        Empty if they cannot be read whole.
+        """
         first, used = self.numbers[FIRST], self.numbers[USED]
         data = bytes(self.map[HEAD_BYTES : HEAD_BYTES + used])
         found, at = [], 0
@@ -68,7 +81,7 @@ class SharedProgress:
                 size = int.from_bytes(data[at : at + 4], "little")
                 found.append(_split(data[at + 4 : at + 4 + size]))
                 at += 4 + size
-        except msgspec.MsgspecError:  # the worker sent them while this was read
+        except msgspec.MsgspecError:  # the worker sent them meanwhile
             return first, []
         return first, found
 

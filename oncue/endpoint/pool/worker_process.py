@@ -1,4 +1,4 @@
-"""One worker process, as its pool drives it: pipes, chunks, progress and output. Never blocks."""
+"""One worker process, as its pool drives it. Nothing here blocks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ChunkInFlight:
 
 
 class WorkerLaunch(msgspec.Struct, frozen=True):
-    """How a pool's workers are started."""
+    """Settings with which a pool starts its workers."""
 
     container: ContainerRuntime
     python: str
@@ -56,7 +56,10 @@ class WorkerLaunch(msgspec.Struct, frozen=True):
 
 
 class WorkerProcess:
-    """A worker process and the chunks that it holds. Raises OSError if it cannot be started."""
+    """A worker process and the chunks that it holds.
+
+    Raises OSError if it cannot be started.
+    """
 
     def __init__(self, name: str, launch: WorkerLaunch, now_us: int) -> None:
         self.name = name
@@ -196,9 +199,10 @@ class WorkerProcess:
         self.progress.numbers[STOP] = self.stop
 
     def stopped(self) -> bool:
-        """Return True if the worker surely starts nothing behind the stop, some time after `ask_stop`.
+        """Return True if the worker surely starts nothing behind the stop.
 
-        If it had just started a task there, the stop moves behind that task.
+        Valid some time after `ask_stop`. If the worker had just started a task there, the stop
+        moves behind it.
         """
         assert self.stop is not None
         chunk, index, _ = self.progress.current()
@@ -220,7 +224,10 @@ class WorkerProcess:
             os.killpg(self.process.pid, number)
 
     def exited(self) -> bool:
-        """Return True if the process has exited. It is not reaped, so its process group keeps its number."""
+        """Return True if the process has exited.
+
+        It is not reaped, so its process group keeps its number.
+        """
         if self.process.returncode is not None:
             return True
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
@@ -231,7 +238,7 @@ class WorkerProcess:
             return True
 
     def reap(self) -> int:
-        """Kill what the worker left running; return its exit code (negative: the signal)."""
+        """Kill what the worker left running; return its exit code (< 0: a signal)."""
         self.signal(signal.SIGKILL)
         return self.process.wait()
 

@@ -2,21 +2,23 @@
 
 A block is one batch job or one local process group. It holds a pool of workers.
 
-    submit(request) ──► PENDING ──workers can start──► RUNNING ──job over, or cancel──► ENDED
+    submit(request) ──► PENDING ──a worker starts──► RUNNING ──job over, or cancel──► ENDED
 
-The contract, which every provider keeps:
+The contract of every provider:
 
-- *One block for one id.* The agent chooses `BlockRequest.id` before it calls `submit`. A provider of
-  batch jobs puts the id into the job's name, so that a job whose submission timed out is found
+- *One block for one id.* The agent chooses `BlockRequest.id` before it calls `submit`. A provider
+  of batch jobs puts the id into the job's name, so that a job whose submission timed out is found
   again instead of submitted twice.
 - *Status in bulk.* `status` takes all blocks at once, so that a scheduler is asked once (one
-  `squeue`), never once a block. A block that the answer leaves out is unknown: its last state holds.
-- *ENDED is final.* It is reported only when it is confirmed: a job that the scheduler does not list
-  yet, or a scheduler that does not answer, is not ENDED. An ended block never runs again.
-- *`reason` is for the user*: why a block waits, cannot start workers or has ended.
-- *The pool never blocks.* The agent's loop drives `Block.pool`, see pool/base.py. `submit` and
-  `status` may be called from that loop too, so neither may wait for a scheduler.
-- *Errors*: `submit` and `cancel` raise OncueError or OSError with the scheduler's own words.
+  `squeue`), never once a block. A block that the answer leaves out is unknown: its last state
+  holds.
+- *ENDED is final.* It is reported only when it is confirmed. A job that the scheduler does not
+  list yet is not ENDED, nor is any job while the scheduler does not answer. An ended block never
+  runs again.
+- *`reason` is for the user*: why a block waits, cannot start workers, or has ended.
+- *Nothing blocks the agent's loop.* The loop drives `Block.pool` (pool/base.py) and calls `submit`
+  and `status`, so neither may wait for a scheduler.
+- *Errors.* `submit` and `cancel` raise OncueError or OSError, with the scheduler's own words.
   After a `submit` that raised, nothing is left running.
 """
 
@@ -63,7 +65,7 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class ProviderContext(msgspec.Struct, frozen=True):
-    """What the agent gives a provider: its folders, and the runtime that its workers run in."""
+    """Folders and container runtime that the agent gives a provider."""
 
     folder: Path  # of the endpoint; `work` in it is the workers' working directory
     blobs: Path  # large arguments and results, shared with the workers
@@ -82,8 +84,9 @@ class Provider(Protocol):
         ...
 
     def cancel(self, ids: Sequence[str], grace_s: float) -> None:
-        """End these blocks, after `grace_s` seconds for what runs. Ended blocks are left alone.
+        """End these blocks, after `grace_s` seconds for running tasks.
 
-        Returns when they have ended; their pools can be drained once more. Raises OncueError, OSError.
+        Returns when they have ended; their pools can be drained once more. Ended blocks are left
+        alone. Raises OncueError, OSError.
         """
         ...

@@ -1,4 +1,7 @@
-"""Catalogue of providers, by kind. A new provider is its module and one line here."""
+"""Catalogue of providers, by kind.
+
+A new provider is its module and one line here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Provider of workers on the agent's own machine: a block is a pool of child processes."""
+"""Provider of workers on the agent's own machine, as child processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from oncue.endpoint.providers.base import Block, BlockRequest, BlockState, Block
 
 
 class LocalProvider:
-    """Starts the workers at once. They end with the agent, so no block outlives it."""
+    """Starts the workers at once.
+
+    They end with the agent, so no block outlives it.
+    """
 
     def __init__(self, context: ProviderContext) -> None:
         self._context = context

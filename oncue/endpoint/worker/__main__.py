@@ -1,9 +1,12 @@
-"""A worker process: `python -m oncue.endpoint.worker FD_IN FD_OUT FD_MARK`. Started by a pool (pool.py), speaks protocol.py.
+"""A worker process.
 
-    read a Chunk ─► for each task: note on the board (shared_progress.py) ─► unpack ─► call ─► pack ─► keep on the board ─► Done
+    python -m oncue.endpoint.worker FD_IN FD_OUT FD_PROGRESS PARENT_PID
 
-stdin is /dev/null; stdout and stderr are the capture file (capture.py). ONCUE_BLOBS names the folder of large arguments and
-results. A worker ends when its pool's process ends.
+    read a TaskChunk ─► for each task: unpack ─► call ─► pack ─► shared memory ─► ChunkResults
+
+A pool starts and drives it (pool/worker_process.py), by the messages of pool/protocol.py. stdin is /dev/null;
+stdout and stderr are the output file (capture.py). ONCUE_BLOBS names the folder of large arguments
+and results. A worker ends when its pool's process ends.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ from oncue.protocol.payload import MSGPACK, Ref, is_plain, pack_ref, unpack_args
 from oncue.protocol.payload import pack as pack_value
 from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord
 
-FLUSH_US = 5_000  # a finished task is sent at the latest when its chunk has run for this long, at the end of a task
+FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the end of a task
 RELOAD_US = (
     5_000_000  # a function that could not be loaded is tried again after this: somebody may have installed something
 )
@@ -64,11 +67,11 @@ _decode_args = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]]).decode
 
 
 class Terminated(BaseException):
-    """The pool asked this worker to end: raised in the running function, so that its `finally` blocks run."""
+    """Raised in the running function on SIGTERM, so that its `finally` blocks run."""
 
 
 class _Sent(msgspec.Struct, array_like=True, tag="done"):
-    """chunk.Done, with tasks that are encoded already."""
+    """ChunkResults whose tasks are encoded already."""
 
     n: int
     ended: msgspec.Raw
@@ -76,6 +79,8 @@ class _Sent(msgspec.Struct, array_like=True, tag="done"):
 
 
 class Worker:
+    """Runs chunks until the pipe ends."""
+
     def __init__(self, fd_in: int, fd_out: int, fd_mark: int) -> None:
         self.fd_in, self.fd_out = fd_in, fd_out
         self.progress = SharedProgress(fd_mark)
@@ -88,7 +93,7 @@ class Worker:
         self.used = 0
         self.sent_us = 0
         self.ending = False
-        self.child = False  # this process was forked by a user's function and came back out of it
+        self.child = False  # forked by a user's function, and returned from it
 
     # ------------------------------------------------------------ the pipe
 
@@ -128,7 +133,11 @@ class Worker:
             view = view[os.write(self.fd_out, view) :]
 
     def flush(self, n: int, last: bool) -> None:
-        """Send what is finished. The board forgets it only after the pipe has it: the pool knows doubles by their index."""
+        """Send the finished tasks.
+
+        Shared memory drops them only after the pipe has them. The pool detects duplicates by their
+        index.
+        """
         head = b"\xdd" + len(self.pieces).to_bytes(4, "big")  # msgpack array32
         body = _encode_value(_Sent(n, msgspec.Raw(head + b"".join(self.pieces)), last))
         self._send(LENGTH.pack(len(body)) + body)
@@ -160,14 +169,17 @@ class Worker:
                 self.flush(n, False)
                 self.sent_us = now = time.time_ns() // 1000
         numbers[INDEX] = -1
-        if not self.capture.no_input():  # not after each task: it costs a seek, and few read it
+        if not self.capture.no_input():  # once a chunk: it costs a seek, and few functions read stdin
             self.capture.restore()
         self.flush(n, True)
 
     def _run_task(
         self, n: int, i: int, task: TaskRecord, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
     ) -> int:
-        """Run one task; its end is on the board when this returns. Gives the time (unix µs), when the next one starts."""
+        """Run one task and write its result to shared memory.
+
+        Return when it ended, unix µs.
+        """
         numbers, capture, cleanup = self.progress.numbers, self.capture, self.cleanup
         numbers[STARTED] = started
         numbers[INDEX] = i
@@ -198,7 +210,7 @@ class Worker:
         return now
 
     def _call(self, loaded: Loaded, task: TaskRecord) -> tuple[int, bytes]:
-        """(status, value or Failure as bytes)."""
+        """Call the function; return (status, value or Failure as bytes)."""
         try:
             payload = task.args
             if payload[:1] == MSGPACK:
@@ -222,12 +234,15 @@ class Worker:
         except CannotPack as e:
             return ERROR, encode(_unpackable(result, e))
         except BaseException as e:
-            return ERROR, encode(failure(e, "the result could not be kept"))
+            return ERROR, encode(failure(e, "the result could not be stored"))
 
     # ------------------------------------------------------------ functions
 
     def _function(self, function: str) -> tuple[Loaded | None, Failure | None]:
-        """Loaded as late as its first task, under whose name it happens: what dies in an import is that task."""
+        """Return the loaded function, or the reason why it cannot be loaded.
+
+        It is loaded for its first task, so that a crash in an import is that task's.
+        """
         found = self.loaded.get(function)
         if found is not None:
             found.activate()
@@ -255,7 +270,7 @@ class Worker:
         raise Terminated
 
     def after_fork(self) -> None:
-        """In a process that a user's function forked: it must not speak to the pool."""
+        """Cut a process that a user's function forked off from the pool."""
         self.child = True
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
@@ -264,7 +279,7 @@ class Worker:
 
 
 def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Of a call. Raises CannotLoad, BlobMissing."""
+    """Unpack a call's arguments. Raises CannotLoad, BlobMissing."""
     here = f"the worker's Python {PYTHON} ({sys.executable})"
     try:
         return unpack_args(payload, _fetch)
@@ -295,7 +310,7 @@ def _run_async(call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> A
 
 
 def _finish(coroutine: Any) -> Any:
-    import asyncio  # 15 ms and 6 MB, for those who use it
+    import asyncio  # imported on use: 15 ms and 6 MB
 
     return asyncio.run(coroutine)
 
@@ -325,14 +340,16 @@ def _store_blob(packed: bytes) -> bytes:
 
 
 def die_with_parent(parent: int) -> None:
-    """Linux: the kernel kills this process when the pool's process ends, also in the midst of a function. Elsewhere the end
-    of the pipe tells, at the end of the function."""
+    """Have the kernel kill this process when the pool's process ends.
+
+    Linux only. Elsewhere the worker finds the end of the pipe after the function.
+    """
     if sys.platform == "linux":
         import ctypes
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(0)
 
 
@@ -356,7 +373,7 @@ def main() -> None:
         pass
     except BrokenPipeError:  # the pool is gone
         os._exit(0)
-    except OSError as e:  # of its own: what a function raises ends the task only
+    except OSError as e:  # of the worker's own; a function's errors end only the task
         if e.errno == errno.EBADF:
             os._exit(EXIT_PIPES_CLOSED)
         raise

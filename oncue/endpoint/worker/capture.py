@@ -1,9 +1,12 @@
-"""What a task prints, by Python, C or a child process: file descriptors 1 and 2 are one file that the pool gave, which is
-empty between tasks. So the pool can read what a running task has printed, and the check after each task is three seeks:
+"""Captures what a task prints by Python, C or a child process.
 
-    capture.fd ──► to MARK beyond its end: at MARK when it is empty      1, 2 ──► there too: they are that open file
+Descriptors 1 and 2 are one file of the pool's, which is empty between tasks. So the pool can read
+a running task's output, and the check after each task is three seeks:
 
-A descriptor that was closed or put elsewhere is not there; a seek that only asks does nothing to a file of the user's.
+    capture.fd ──► MARK beyond its end: at MARK if it is empty      1, 2 ──► there too: same open file
+
+A descriptor that was closed or redirected is elsewhere. Asking for its offset changes nothing in a
+user's file.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ MARK = 1_000_003  # an offset that no other file happens to be at; what is writt
 
 
 class Capture:
+    """The output file, and descriptors 0, 1 and 2 as a task must find them."""
+
     def __init__(self) -> None:
         self.fd = os.dup(1)
         self._null = os.open(os.devnull, os.O_RDWR)
@@ -25,7 +30,7 @@ class Capture:
         self.restore()
 
     def restore(self) -> None:
-        """After a task that put something else there, or closed it."""
+        """Restore descriptors and streams that a task has replaced or closed."""
         for fd, right in ((0, self._null), (1, self.fd), (2, self.fd)):
             if not _same(fd, right):
                 os.dup2(right, fd)
@@ -33,7 +38,10 @@ class Capture:
         sys.__stdout__, sys.__stderr__ = self.out, self.err  # type: ignore[misc]
 
     def collect(self) -> bytes:
-        """After each task: what it printed; 1 and 2 are right again."""
+        """Return what the task printed, and restore 1 and 2 if needed.
+
+        Called after each task.
+        """
         end = os.lseek(self.fd, MARK, 2)
         try:
             right = os.lseek(1, 0, 1) == end and os.lseek(2, 0, 1) == end
@@ -44,28 +52,31 @@ class Capture:
         return self._drain() if end != MARK else b""
 
     def no_input(self) -> bool:
-        """0 is /dev/null, which is at 0 wherever one seeks."""
+        """Return True if 0 is /dev/null, which is at 0 after any seek."""
         try:
             return os.lseek(0, 1, 1) == 0
         except OSError:
             return False
 
     def _drain(self) -> bytes:
-        """What was printed since the last time; for when the file is not empty."""
+        """Return the output since the last call, and empty the file."""
         found = read_output(self.fd)
         os.ftruncate(self.fd, 0)
         return found
 
 
 class _Text(io.TextIOWrapper):
-    """A function that closes it closes it for itself only; to look after each task would cost half a microsecond."""
+    """A stream that a function cannot close.
+
+    Checking after each task would cost 0.5 µs.
+    """
 
     def close(self) -> None:
         pass
 
 
 def _text(fd: int) -> io.TextIOWrapper:
-    """Unbuffered, so that what C and child processes print stands in its place."""
+    """Open a stream, unbuffered: output of C and child processes keeps its order."""
     raw = io.FileIO(fd, "w", closefd=False)
     return _Text(raw, "utf-8", errors="backslashreplace", write_through=True)
 

@@ -1,6 +1,8 @@
-"""What a function may leave behind for the next task of its worker, put back: working directory, environment, sys.path,
-signal handlers, timers. Looking at all of them after each task would cost more than the task; so the functions that change
-them are wrapped, and what was not touched is not looked at.
+"""Restores what a function may change for the next task of its worker.
+
+That is: working directory, environment, sys.path, signal handlers, timers. A check of all of them
+after each task would cost more than the task. So the functions that change them are wrapped, and
+nothing is checked that was not touched.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 
 
 class Cleanup:
+    """The state to restore, and whether a task has touched it (`dirty`)."""
+
     def __init__(self, at_home: str) -> None:
         self.dirty = False
         self._home = at_home
@@ -32,7 +36,10 @@ class Cleanup:
         signal.signal = self._signal  # type: ignore[assignment]
 
     def save(self) -> None:
-        """What is there now is what later tasks find: after a function was loaded, whose imports may set things up."""
+        """Save the present state.
+
+        Called after a function was loaded, whose imports may set things up.
+        """
         self._environ = dict(os.environ)
         self.path = list(sys.path)
         self._handlers.clear()
@@ -54,7 +61,7 @@ class Cleanup:
         return before
 
     def restore(self) -> None:
-        """Called when `dirty`, or when sys.path is not `path`."""
+        """Restore the saved state. Called if `dirty`, or if sys.path is not `path`."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number, handler in self._handlers.items():

@@ -1,4 +1,4 @@
-"""An exception as data: type, message, and the user's own lines of the traceback."""
+"""Describes an exception: type, message, the user's lines of the traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _MESSAGE_CHARS = 4_000
 
 
 def failure(error: BaseException, what: str = "") -> Failure:
-    """Raises nothing, whatever the exception's own methods do."""
+    """Return an exception as data.
+
+    Raises nothing, whatever the exception's own methods do.
+    """
     kind = type(error)
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
@@ -30,7 +33,7 @@ def failure(error: BaseException, what: str = "") -> Failure:
             remedy = "the worker has no more memory: use smaller pieces, or fewer workers on that machine"
     if what:
         message = f"{what}: {message}"
-    # Of our own refusals, without a line of the user's, the traceback would only say the message again.
+    # An error of oncue's own without a line of the user's: the traceback would repeat the message.
     lines = "" if remedy and isinstance(error, OncueError) and not _user_frames(error) else own_lines(error)
     return Failure(name, _cut(message), lines, remedy)
 
@@ -50,7 +53,7 @@ def _text(error: BaseException) -> str:
 
 
 def own_lines(error: BaseException) -> str:
-    """The traceback with chained causes, without oncue's own frames; at most TRACEBACK_BYTES, the end kept."""
+    """Return the traceback and its causes, at most TRACEBACK_BYTES, without oncue's frames."""
     try:
         shown = traceback.TracebackException.from_exception(error, compact=True)
         _strip(shown, 0)
