@@ -1,0 +1,64 @@
+"""StatusService: /health says which part is not well; /metrics has the gauges of bridge, view and rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oncue.dispatcher.services.status import StatusService
+from oncue.log import Record
+from oncue.protocol import api as r
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, DeadLetter
+from oncue.protocol.topics import DEAD
+from tests.unit.dispatcher.services.rule_site import RuleSite, rule_file, with_rules
+from tests.unit.dispatcher.services.service_site import ADA
+
+
+def service(rules: RuleSite) -> StatusService:
+    site = rules.site
+    return StatusService(site.context, site.bridge, site.ownership, rules.triggers, rules.stateful)
+
+
+def test_a_server_is_starting_ok_or_degraded(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        status, context = service(rules), rules.context
+        well = await status.health()
+        context.disk_full = "the disk is full"
+        full = await status.health()
+        context.ready = False
+        stopping = await status.health()
+        assert (well.status, set(well.checks.values())) == ("ok", {"ok"})
+        assert (full.status, full.checks["log"]) == ("degraded", "the disk is full")
+        assert stopping.status == "starting"
+
+    with_rules(tmp_path, work)
+
+
+def test_triggers_and_blob_stores_that_are_not_well_are_named(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        text = f"triggers:\n  - {{name: detector, kind: file, path: '{tmp_path / 'none'}'}}\n"
+        await rules.deployments.deploy(ADA, r.DeployRequest(files=[rule_file(text)]))
+        rules.site.ownership.blob_stores = ["http://peer:1"]
+        health = await service(rules).health()
+        assert health.status == "ok"
+        assert health.checks["triggers"] == "not ok: 1 of 1 do not run"
+        assert [*health.triggers] == ["detector"]
+        assert health.checks["blobs"].startswith("not the folder of http://peer:1")
+
+    with_rules(tmp_path, work)
+
+
+def test_gauges_are_brought_up_to_date(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        site = rules.site
+        site.bridge.open("ep_ada_local")
+        letter = DeadLetter(VERSION, "match", "it does not fit", 5, owner="ada")
+        await site.context.applied(await site.log.append(DEAD, [Record(encode(letter))]))
+        await service(rules).collect()
+        lines = site.context.metrics.text().decode().splitlines()
+        assert 'oncue_queue_depth{endpoint="local"} 0.0' in lines
+        assert "oncue_endpoints_connected 0.0" in lines
+        assert "oncue_dead_letters_open 1.0" in lines
+        assert "oncue_view_lag_records 0.0" in lines
+
+    with_rules(tmp_path, work)
