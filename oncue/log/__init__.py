@@ -1,4 +1,7 @@
-"""The durable log. `open_log(url)` picks the backend: `sqlite:///folder` (embedded) or `kafka://host:port,...`."""
+"""The durable log.
+
+`open_log(url)` picks the backend: `sqlite:///folder` (embedded) or `kafka://host:port,...`.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,10 @@ __all__ = [
 
 
 async def open_log(url: str, settings: Settings | None = None) -> Log:
-    """`settings` has the names, passwords and certificates (kafka_*). Raises Invalid for a URL of an unknown kind,
-    MissingExtra, and what the backend raises on opening."""
+    """Open the log at this URL; `settings` has Kafka's credentials (kafka_*).
+
+    Raises Invalid for an unknown scheme, MissingExtra, and the backend's errors.
+    """
     kind, _, rest = url.partition("://")
     if kind == "sqlite":
         from oncue.log.sqlite.log import SqliteLog
@@ -46,8 +51,11 @@ async def open_log(url: str, settings: Settings | None = None) -> Log:
 async def examine_log(
     url: str, settings: Settings, topics: Mapping[str, Topic], groups: Mapping[str, Sequence[str]]
 ) -> list[Finding]:
-    """Whether a log that others keep is fit for oncue: `topics` that a server needs, `groups` and what they read. Nothing
-    is changed. An embedded log has no findings of its own. Raises Invalid, MissingExtra."""
+    """Check an external log for `oncue doctor`; changes nothing.
+
+    `topics` are those that a server needs, `groups` maps each group to the topics it reads. An
+    embedded log has no findings. Raises Invalid, MissingExtra.
+    """
     kind, _, rest = url.partition("://")
     if kind != "kafka":
         return []

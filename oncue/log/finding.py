@@ -1,4 +1,4 @@
-"""What an examination found: `oncue doctor` shows them."""
+"""Finding of an examination, as shown by `oncue doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One process at a time may have an embedded log open. The kernel drops the lock when that process dies, in any way."""
+"""Lock that lets one process at a time open an embedded log.
+
+The kernel releases it when the process ends, in whatever way.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from oncue.errors import LogLocked
 
 
 class FolderLock:
-    """Raises LogLocked, naming the process that holds the folder."""
+    """Lock of a folder. Raises LogLocked, naming the process that holds it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lock"
-        # The file stays: removing it would let two processes lock two files of the same name.
+        # Never deleted: two processes could then lock two files of the same name.
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

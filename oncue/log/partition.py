@@ -1,4 +1,4 @@
-"""One partition of a topic, from an offset to its end."""
+"""Reading one partition from an offset to its current end."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from oncue.log.base import Log, RecordBatch
 
 
 async def read_partition(log: Log, topic: str, number: int, begin: int = 0) -> AsyncGenerator[RecordBatch]:
-    """Batches up to the end that it has now; none where there is nothing. Raises LogError."""
+    """Yield batches up to the current end. Raises LogError."""
     ends = await log.end_offsets([topic])
     end = ends.get((topic, number), 0)
     if max(begin, (await log.begin_offsets([topic])).get((topic, number), 0)) >= end:
         return
-    # The others are read from their ends: they have nothing to tell.
+    # Start the other partitions at their ends, so that they return nothing.
     start = {place: at for place, at in ends.items() if place[1] != number} | {(topic, number): begin}
     reader = log.read([topic], start=start)
     try:

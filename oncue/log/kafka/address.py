@@ -1,4 +1,6 @@
-"""Addresses of Kafka clusters: kafka://host:port,host:port?prefix=...&replication=3
+"""Addresses of Kafka clusters.
+
+For example kafka://host:port,host:port?prefix=...&replication=3
 
 User names, passwords and certificates are settings (kafka_*), not part of the URL: URLs end up in
 shell histories.

@@ -125,7 +125,7 @@ class Fetcher:
         self._wake.set()
 
     def late_s(self) -> float:
-        """Return how long reading has failed, at the partition that has failed longest."""
+        """Return for how long the longest failing partition has failed."""
         failing = [cursor.failing_since for cursor in self._cursors if cursor.failing_since]
         return time.monotonic() - min(failing) if failing else 0.0
 
@@ -239,7 +239,7 @@ class Fetcher:
             self._wake.set()
 
     async def _connect(self, node: int, connection: int) -> None:
-        """Connect, shielded from cancellation: aiokafka would leak a half-open connection."""
+        """Connect; not cancellable, because aiokafka would leak the connection."""
         connecting = asyncio.ensure_future(self._client.ready(node, group=connection))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)

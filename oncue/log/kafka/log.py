@@ -212,7 +212,7 @@ class KafkaLog(Log):
         return positions
 
     async def claim(self, group: str, topic: str, partition: int) -> None:
-        """Become the only process that commits for a partition; fence the previous one.
+        """Become the only committer of a partition; fence the previous one.
 
         For a group whose partitions are assigned outside of Kafka. Raises LogError.
         """
@@ -220,8 +220,9 @@ class KafkaLog(Log):
         await self._transactions.claim(group, (topic, partition))
 
     def _owner(self, group: str, place: Partition, first: int) -> KafkaReader | None:
-        """Return the reader that owns the partition; None if the group has no reader here.
+        """Return the reader that owns the partition.
 
+        None if the group has no reader in this process.
         Raises NotOwner.
         """
         members = [r for r in self._readers if r.group == group]

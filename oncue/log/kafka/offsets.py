@@ -37,7 +37,7 @@ class Offsets:
     # ------------------------------------------------------------ of partitions
 
     async def of(self, names: Iterable[str], which: int) -> dict[Partition, int]:
-        """Return BEGIN or END of all partitions of the existing topics. Raises LogError."""
+        """Return BEGIN or END of the existing topics' partitions. Raises LogError."""
         known = [t for t in map(self._topics.get, dict.fromkeys(names)) if t is not None]
         found = await self.at([(t, p) for t in known for p in range(t.count)], which)
         return {(t.name, p): found[t.name, p] for t in known for p in range(t.count)}

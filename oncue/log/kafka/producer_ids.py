@@ -37,8 +37,9 @@ class ProducerIds:
         self._client = client
 
     async def claim(self, transactional_id: str, timeout_ms: int) -> ProducerId:
-        """Claim an id; previous claimants are rejected, their open transactions aborted.
+        """Claim an id, which fences previous claimants.
 
+        Their open transactions are aborted.
         Raises KafkaError.
         """
         end = time.monotonic() + PATIENCE_S

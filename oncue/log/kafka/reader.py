@@ -124,7 +124,7 @@ class KafkaReader(Reader):
             await self._membership.flush_commits()
 
     def drop_partition(self, place: Partition) -> None:
-        """Stop reading a partition and drop its fetched batches: another process owns it."""
+        """Stop reading a partition that another process owns; drop its batches."""
         self.done.pop(place, None)
         cursor = self._cursors.pop(place, None)
         if cursor is not None:

@@ -291,7 +291,7 @@ async def committed(conn: AIOKafkaConnection, group: str) -> dict[tuple[str, int
 
 
 async def list_offsets(conn: AIOKafkaConnection, topic: str, partitions: list[int], which: int) -> dict[int, int]:
-    """Return partition -> BEGIN or END offset, where this broker leads. Raises KafkaError."""
+    """Return BEGIN or END of partitions that this broker leads. Raises KafkaError."""
     answer = await conn.send(OffsetRequest(-1, 0, [(topic, [(p, which) for p in partitions])]))
     return {entry[0]: entry[3] for _, entries in answer.topics for entry in entries if not entry[1]}
 
@@ -362,9 +362,9 @@ class _Quorum(Request[_QuorumStruct]):
 
 
 async def cluster_time_s(conn: AIOKafkaConnection) -> float:
-    """Return the active controller's time, seconds since 1970; NaN before Kafka 3.3.
+    """Return the active controller's time in seconds since 1970.
 
-    Raises KafkaError: ClusterAuthorizationFailedError without Describe on the cluster.
+    NaN before Kafka 3.3. Raises KafkaError: ClusterAuthorizationFailedError without Describe on the cluster.
     """
     try:
         answer = await conn.send(_Quorum())

@@ -346,7 +346,7 @@ class Topics:
 
 
 def largest(record_bytes: int) -> int:
-    """Return max.message.bytes: record, framing, and lz4's overhead for random data."""
+    """Return max.message.bytes: record, framing, and lz4's overhead."""
     return record_bytes + record_bytes // 64 + 65_536
 
 

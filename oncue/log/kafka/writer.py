@@ -39,9 +39,9 @@ PartitionedRecords = list[tuple[int, Sequence[Record]]]  # partition, its record
 
 
 class KafkaCounters:
-    """Counters since opening: acknowledged batches, records, bytes, failed appends.
+    """Counters for metrics, since the log was opened.
 
-    `commit_s` is the duration of the last batch.
+    `commits` counts acknowledged batches, `commit_s` is the last one's duration.
     """
 
     def __init__(self) -> None:
@@ -259,7 +259,7 @@ async def _stopped(producer: AIOKafkaProducer, timeout_s: float = CLOSE_S) -> No
 
 
 async def wait_until_known(producer: AIOKafkaProducer, full: str, partition: int) -> None:
-    """Wait until the producer's own metadata contains the partition, which may be new.
+    """Wait until the producer's own metadata contains a new partition.
 
     Raises UnknownTopicOrPartitionError if brokers do not report it within SEEN_S. Always adds the
     topic by name: aiokafka knows all topics at first, but drops those never named once the first

@@ -1,4 +1,4 @@
-"""Each broker by itself: is it there, does it speak as the settings say, does it let us in, which version is it?"""
+"""Checks of each broker: reachable, security settings, version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONNECTION = k.KafkaConnectionError | ConnectionError | asyncio.IncompleteReadEr
 
 
 class Brokers:
-    """A connection to each broker, as long as the examination lasts."""
+    """Connections to all brokers, for the time of the examination."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -49,16 +49,16 @@ class Brokers:
         return self._conns.get(place) if place is not None else None
 
     async def given(self) -> list[Finding]:
-        """Those that the log's URL names."""
+        """Check the brokers in the log's URL."""
         places = [_place(server) for server in self._address.servers]
         return list(await asyncio.gather(*[self._reach(f"kafka {_text(p)}", p) for p in dict.fromkeys(places)]))
 
     async def advertised(self, there: ClusterDescription) -> list[Finding]:
-        """Those that the cluster has, at the addresses to which it sends its clients."""
+        """Check all brokers of the cluster at their advertised addresses."""
         self._nodes = dict(there.brokers)
         new = {place: node for node, place in there.brokers.items() if place not in self._conns}
         checks = [self._reach(f"kafka broker {node} {_text(place)}", place) for place, node in new.items()]
-        found = [_told_to(f, there) if not f.ok else f for f in await asyncio.gather(*checks)]
+        found = [_with_listener_hint(f, there) if not f.ok else f for f in await asyncio.gather(*checks)]
         count = len(there.brokers)
         text = f"{count} broker{'s' * (count > 1)} ({', '.join(map(str, sorted(there.brokers)))})"
         return [*found, Finding("kafka cluster", True, text)]
@@ -69,7 +69,7 @@ class Brokers:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await conn.connect()
-                await describe_cluster(conn, [])  # a broker that wants to know us first closes the connection here
+                await describe_cluster(conn, [])  # a broker that requires authentication closes the connection here
                 known = await levels(conn)
         except Exception as e:
             await _closed(conn)
@@ -84,7 +84,7 @@ class Brokers:
 
 
 async def _closed(conn: AIOKafkaConnection) -> None:
-    """Until its socket is closed; one that was never connected has none."""
+    """Wait until a connection is closed; one never connected has no socket."""
     closing = conn.close()
     if closing is not None:
         await asyncio.wait([closing], timeout=0.2)
@@ -100,13 +100,13 @@ def _text(place: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _told_to(finding: Finding, there: ClusterDescription) -> Finding:
+def _with_listener_hint(finding: Finding, there: ClusterDescription) -> Finding:
     hint = "; clients are sent to this address by the broker's advertised.listeners: it has to lead there from this machine"
     return Finding(finding.check, False, finding.found, finding.remedy + hint)
 
 
 def trouble(error: Exception, place: tuple[str, int], address: Address) -> tuple[str, str]:
-    """(what is wrong, what to do) of a connection that could not be made."""
+    """Return (problem, remedy) of a failed connection."""
     host, port = place
     if isinstance(error, OncueError):
         return error.message, error.remedy

@@ -1,4 +1,4 @@
-"""The cluster's clock, and what it lets us do."""
+"""Checks of the cluster's clock and of permissions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ GROUP_RIGHTS = ("Read", "Describe")
 
 
 async def check_clock(conn: AIOKafkaConnection, now: Callable[[], float]) -> list[Finding]:
-    """Retention, expiry and the order of ids go by clocks. Raises KafkaError."""
+    """Compare the clocks. Raises KafkaError.
+
+    Retention, expiry and the order of ids depend on them.
+    """
     check = "kafka clock"
     before = now()
     try:
@@ -43,7 +46,10 @@ async def check_clock(conn: AIOKafkaConnection, now: Callable[[], float]) -> lis
 async def check_rights(
     conn: AIOKafkaConnection, address: Address, there: ClusterDescription, topics: Sequence[str], groups: Sequence[str]
 ) -> list[Finding]:
-    """What ACLs are missing, with the command that gives them. Without an authorizer all is allowed. Raises KafkaError."""
+    """Report missing ACLs, with the commands that add them. Raises KafkaError.
+
+    Without an authorizer everything is allowed.
+    """
     prefix = address.options.prefix
     fulls = [prefix + name for name in topics]
     lacks: dict[str, list[str]] = {}
@@ -66,16 +72,16 @@ async def check_rights(
         rights = ["Write", "Describe"]
         found.append(_lacking("on transactional ids: Write, Describe", address, rights, "--transactional-id"))
     except NO_COORDINATOR:
-        pass  # the first of a cluster has none for a moment
+        pass  # a new cluster has none at first
     return found or [Finding("kafka ACLs", True, "oncue may do what it needs")]
 
 
 async def _group_lacks(conn: AIOKafkaConnection, group: str) -> list[str]:
-    # Any broker says what we may do with a group; of its state only the coordinator knows.
+    # Any broker knows the permissions; only the coordinator knows the state.
     state = await group_state(conn, group)
     if k.for_code(state.error) is k.GroupAuthorizationFailedError:
         return list(GROUP_RIGHTS)
-    if state.error:  # asked of a broker that is not its coordinator: nothing is said of rights
+    if state.error:  # not its coordinator: no permissions in the response
         return []
     return [right for right in GROUP_RIGHTS if right not in state.operations]
 

@@ -1,4 +1,4 @@
-"""The groups that read: how far they are behind, and whether anybody is there to go on."""
+"""Checks of consumer groups: lag and members."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def check_groups(
     there: ClusterDescription,
     groups: Mapping[str, Sequence[str]],
 ) -> list[Finding]:
-    """`groups`: name -> the topics that it reads. Raises KafkaError."""
+    """Check groups (name -> topics it reads). Raises KafkaError."""
     prefix = address.options.prefix
     found = []
     for group, topics in groups.items():
@@ -36,7 +36,7 @@ async def check_groups(
 
 
 async def _edges(brokers: Brokers, there: ClusterDescription, fulls: Sequence[str], which: int) -> dict[Place, int]:
-    """Of all partitions whose leader is within reach."""
+    """Return BEGIN or END offsets of partitions whose leader can be reached."""
     found: dict[Place, int] = {}
     for full in fulls:
         led: dict[int, list[int]] = {}

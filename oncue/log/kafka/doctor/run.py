@@ -1,9 +1,9 @@
-"""Is the cluster fit for oncue? Nothing is changed: it is looked at, and each finding says what to do.
+"""Checks that a cluster is fit for oncue; changes nothing.
 
-checkup ──► check_brokers   each broker by itself: name, port, TLS, SASL, version
-        ──► check_cluster   the controller's clock, what we may do (ACLs)
-        ──► check_topics    settings, copies, leaders
-        └─► check_groups    how far the readers are behind, and whether anybody reads
+examine ──► brokers   each broker: host name, port, TLS, SASL, version
+        ──► cluster   the controller's clock, permissions (ACLs)
+        ──► topics    settings, replicas, leaders
+        └─► groups    lag and members
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ async def examine(
     groups: Mapping[str, Sequence[str]],
     now: Callable[[], float] = time.time,
 ) -> list[Finding]:
-    """`rest` is what follows kafka:// in the URL; `topics` are those that a server keeps, `groups` maps each group to what
-    it reads. Raises Invalid for settings that cannot be used."""
+    """Run all checks; `rest` is the URL after kafka://.
+
+    `topics` are those that a server needs, `groups` maps each group to the topics it reads.
+    Raises Invalid for unusable settings.
+    """
     address = parse_address(rest, settings)
     quiet()
     async with Brokers(address) as brokers:

@@ -1,4 +1,7 @@
-"""The topics: settings, partitions, copies, leaders. What a server would put right at its start is said so."""
+"""Checks of topics: settings, partitions, replicas, leaders.
+
+Findings say what a server corrects by itself at its next start.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ Problem = tuple[str, str]  # what is wrong, what to do
 async def check_topics(
     conn: AIOKafkaConnection, address: Address, there: ClusterDescription, wanted: Mapping[str, Topic]
 ) -> list[Finding]:
-    """Raises KafkaError."""
+    """Check the topics. Raises KafkaError."""
     prefix = address.options.prefix
     names = dict(wanted) | {
         full[len(prefix) :]: Topic() for full in there.topics if full.startswith(prefix + TASKS_PREFIX)
@@ -68,7 +71,7 @@ def _summary(seen: TopicDescription, topic: Topic) -> str:
 
 
 class TopicChecks:
-    """One topic after the other."""
+    """Finds the problems of a topic."""
 
     def __init__(self, address: Address, there: ClusterDescription) -> None:
         self._address, self._there = address, there
