@@ -1,4 +1,4 @@
-"""All deployed rules, compiled: what the engine holds events against. A book never changes; a deploy makes a new one."""
+"""ActiveRules: all deployed rules, compiled. Immutable; a deploy makes a new one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from oncue.rules.parsing.rule_file import Rule, RuleRun, RuleSet, parse
 
 
 class RuleCounters:
-    """Of one rule since the server started; they outlive redeploys."""
+    """Counters of one rule since the server started; they survive redeploys."""
 
     __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
-        self.doubles = 0  # of the tasks made, those that had been made before: of events that are told again
-        self.suppressed = 0  # events that matched, and were doubles
-        self.last_reason = ""  # of the newest dead letter by the version in force
+        self.doubles = 0  # tasks that existed before: of repeated events
+        self.suppressed = 0  # events that matched and were suppressed
+        self.last_reason = ""  # of the newest dead letter of the active version
         self.of = ("", 0)  # that version: label, number
 
 
 class Action:
-    """One function that one deployed rule runs: what its tasks share, and their arguments."""
+    """One function that a deployed rule runs: the common part of its tasks, and their arguments."""
 
     __slots__ = ("_constant", "_run", "call", "endpoint", "expires_ms", "owner")
 
@@ -47,7 +47,7 @@ class Action:
         self._constant = _packed(run.args.render(_NOTHING)) if run.args.constant else b""
 
     def arguments(self, source: Any) -> bytes:
-        """The payload, of an event, or of Rows where the rule has memory. Raises Invalid where a field is missing."""
+        """Return the payload for an Event, or EventRows of a stateful rule. Raises Invalid."""
         return self._constant or _packed(self._run.args.render(source))
 
 
@@ -69,7 +69,7 @@ class ActiveRule:
 
     @property
     def state(self) -> tuple[str, str]:
-        """(active, disabled or paused; why)"""
+        """Return (active, disabled or paused; reason)."""
         if self.disabled_because:
             return "disabled", self.disabled_because
         if self.rule.when is not None and self.rule.when.paused:
@@ -80,7 +80,7 @@ class ActiveRule:
 class ActiveRules:
     def __init__(self, entries: Iterable[ActiveRule] = (), broken: Mapping[str, str] | None = None) -> None:
         self.entries: dict[str, ActiveRule] = {}
-        self.broken = dict(broken or {})  # label -> why its text cannot be read by this version
+        self.broken = dict(broken or {})  # label -> why this version cannot read its text
         for entry in entries:
             if entry.rule.name in self.entries:
                 other = self.entries[entry.rule.name].deployment.label
@@ -93,12 +93,12 @@ class ActiveRules:
         return self._index.candidates(event)
 
     def matching(self, event: Event) -> list[ActiveRule]:
-        """The rules that fire for the event, in the order of their deployment."""
+        """Return the rules that fire for the event, in the order of their deployment."""
         return [entry for entry in self._index.candidates(event) if decide(entry.rule, event) is None]
 
 
 class RuleCompiler:
-    """Makes books of deployments, and reads each text once."""
+    """Compiles deployments to ActiveRules; parses each text once."""
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, int, str], RuleSet | str] = {}
@@ -106,8 +106,9 @@ class RuleCompiler:
         self._switched: dict[str, RuleSwitch] = {}
 
     def compile(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
-        """Of the newest deployment of each label; the last switch of a rule wins over its `enabled`, and one that enables
-        it ends a pause."""
+        """Compile the newest deployment of each label.
+
+        The last switch of a rule overrides its `enabled`; one that enables it ends a pause."""
         newest: dict[str, Deployment] = {}
         for d in deployments:
             if d.label not in newest or d.version >= newest[d.label].version:
@@ -128,7 +129,7 @@ class RuleCompiler:
 
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
         counters = self._counters.setdefault(rule.name, RuleCounters())
-        if counters.of != (d.label, d.version):  # its cause may be mended
+        if counters.of != (d.label, d.version):  # its cause may be fixed
             counters.of, counters.last_reason = (d.label, d.version), ""
         disabled_because = "" if rule.enabled else "`enabled: false` in its file"
         if switch is not None:
@@ -140,8 +141,9 @@ class RuleCompiler:
 
 
 def _read(deployment: Deployment) -> RuleSet | str:
-    """The rules of a text that was checked when it was deployed; why not, where another version wrote it. The triggers
-    it names were checked then, with all files at hand."""
+    """Parse a deployed text; return the error if another version wrote it.
+
+    Its trigger names were checked against all files when it was deployed."""
     try:
         return parse(deployment.text, deployment.label, triggers=None)
     except OncueError as e:

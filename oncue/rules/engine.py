@@ -1,12 +1,12 @@
-"""The rules' engine: from `oncue.events` to tasks.
+"""Engine: matches events of `oncue.events` against the active rules and makes tasks.
 
-    oncue.events ──batches──► decode ─► index ─► decide ─► arguments ─► TaskFrames, one an endpoint and action
+    oncue.events ──batches──► decode ─► index ─► decide ─► arguments ─► TaskFrames by endpoint, action
                                  │                 │          │
-                                 │   rules with memory ─► Match ─► oncue.matches (embedded_runner.py goes on)
+                                 │   stateful rules ─► Match ─► oncue.matches (embedded_runner.py goes on)
                                  └── oncue.dead (reason) ◄────┘        commit("rules", batches, appends): all or nothing
 
-If the process dies before the commit, the batches come again and make the same tasks: their ids follow from rule and event.
-One bad event or rule costs a dead letter, and no other event or rule anything.
+After a crash before the commit the batches are delivered again and make the same tasks: ids follow
+from rule and event. A bad event or rule gives a dead letter and does not affect others.
 """
 
 from __future__ import annotations
@@ -30,16 +30,19 @@ from oncue.rules.operators.chain import OperatorChain
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames, commit
 
 GROUP = "rules"
-MAX_DEPTH = 16  # an event caused by an event caused by ...: a loop
+MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
 MAX_BATCHES = 16  # in one commit
-YIELD_EVENTS = 256  # events between looks at the event loop
+YIELD_EVENTS = 256  # events between two yields to the event loop
 
 _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """`run` until cancelled; `update` swaps the rules between two events' batches. `offload` turns a payload that is too
-    large to travel inline into a reference to a blob that is durable."""
+    """Matches events until cancelled (`run`); `update` replaces the rules between two steps.
+
+    `offload` stores a payload that is too large to travel inline as a durable blob and returns the
+    reference.
+    """
 
     def __init__(
         self,
@@ -55,15 +58,15 @@ class Engine:
         self._before_batch, self._offload = before_batch, offload
         self._compiler = RuleCompiler()
         self.active_rules = ActiveRules()
-        self.events = self.dead = 0  # seen, and dead letters written, since the start
+        self.events = self.dead = 0  # events seen and dead letters written since the start
 
     def update(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
-        """Put these in force. A deployment that cannot be read is named in `book.broken`, and the others work."""
+        """Replace the active rules. Deployments that cannot be read are in `active_rules.broken`."""
         self.active_rules = self._compiler.compile(deployments, switches)
         return self.active_rules
 
     async def run(self) -> None:
-        """Raises LogError when the log is closed or will not take a commit; what was not committed comes again."""
+        """Run until cancelled. Raises LogError: the log is closed or refuses a commit."""
         reader = self._log.read([EVENTS], group=self._group)
         try:
             while True:
@@ -72,7 +75,7 @@ class Engine:
             await reader.close()
 
     async def step(self, batches: Sequence[RecordBatch]) -> None:
-        """What these batches cause, committed; where they are another server's by now, nothing."""
+        """Process batches and commit the results; nothing if another server owns them by now."""
         if self._before_batch is not None:
             await self._before_batch()
         work = _BatchResult(self.active_rules, self._directory, self._replay)
@@ -98,19 +101,19 @@ class Engine:
         self.dead += len(work.frames.dead)
 
     def explain(self, rule: str, event: Event) -> Explanation:
-        """Raises NotFound for a rule that is not deployed."""
+        """Explain a rule for an event. Raises NotFound: the rule is not deployed."""
         entry = self.active_rules.entries.get(rule)
         if entry is None:
             raise NotFound(f"there is no rule {rule!r}", remedy="`oncue rules` lists those that are deployed")
         return explain(entry.rule, event, disabled_because=entry.disabled_because)
 
     def made_before(self, rule: str, tasks: int) -> None:
-        """So many of the tasks made were there: whoever looks at all tasks tells."""
+        """Count tasks of a rule that existed before, as reported by the view."""
         if (entry := self.active_rules.entries.get(rule)) is not None:
             entry.counters.doubles += tasks
 
     def rules(self) -> list[RuleInfo]:
-        """All deployed rules with their state and counts."""
+        """Return all deployed rules with their states and counters."""
         return [_info(entry) for entry in self.active_rules.entries.values()]
 
 
@@ -133,7 +136,7 @@ def _info(entry: ActiveRule) -> RuleInfo:
 
 
 class _BatchResult:
-    """What a few batches cause: tasks, matches and dead letters; counted only when committed."""
+    """Tasks, matches and dead letters of several batches; counted after the commit."""
 
     def __init__(self, book: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
         self._active_rules, self._replay = book, replay
@@ -164,11 +167,11 @@ class _BatchResult:
             except RuleError as e:
                 self._to_dead_letters(batch, offset, record, e, event, entry)
             except Exception as e:
-                refusal = RuleError("match", f"{type(e).__name__}: {e}")
-                self._to_dead_letters(batch, offset, record, refusal, event, entry)
+                error = RuleError("match", f"{type(e).__name__}: {e}")
+                self._to_dead_letters(batch, offset, record, error, event, entry)
 
     def _fire(self, entry: ActiveRule, event: Event) -> None:
-        """All of the rule's functions, or none and a dead letter."""
+        """Make the tasks of all functions of the rule. Raises RuleError: none is made."""
         counts = self._matched.setdefault(entry, [0, 0, 0])
         counts[0] += 1
         ready = self.frames.prepare(entry, event)
@@ -200,18 +203,18 @@ class _BatchResult:
         batch: RecordBatch,
         offset: int,
         record: Record,
-        refusal: RuleError,
+        error: RuleError,
         event: Event | None,
         entry: ActiveRule | None = None,
     ) -> None:
         if entry is not None:
             self._matched.setdefault(entry, [0, 0, 0])[2] += 1
-            self._reasons[entry] = refusal.reason
+            self._reasons[entry] = error.reason
         self.frames.dead.append(
             DeadLetter(
                 VERSION,
-                refusal.stage,
-                refusal.reason[:2_000],
+                error.stage,
+                error.reason[:2_000],
                 self.frames.now_us,
                 batch.topic,
                 batch.partition,
@@ -219,7 +222,7 @@ class _BatchResult:
                 entry.rule.name if entry else "",
                 (event.source, event.id) if event else None,
                 record.value[:EVENT_BYTES],
-                refusal.remedy,
+                error.remedy,
                 entry.deployment.owner if entry else "",
                 headers_within_limit(record.headers),
             )
@@ -227,8 +230,9 @@ class _BatchResult:
 
     @property
     def repeatable(self) -> bool:
-        """Tasks of rules have the same ids when their event comes again; matches would be counted twice, and dead letters
-        listed twice."""
+        """True if a repeated commit is harmless.
+
+        Tasks keep their ids when an event is delivered again; matches and dead letters would be doubled."""
         return not self._matches and not self.frames.dead
 
     def appends(self) -> list[Append]:
@@ -245,7 +249,7 @@ class _BatchResult:
 
 
 def _decoded(record: Record) -> Event:
-    """Raises Refusal for what is no event, or an event of a loop."""
+    """Decode an event. Raises RuleError: it is not an event, or part of a loop."""
     try:
         event = cloudevents.from_record(record.value, record.headers)
     except OncueError as e:
@@ -260,7 +264,7 @@ def _decoded(record: Record) -> Event:
 
 
 def _number(value: Any) -> int | None:
-    """Of an extension that is a number, as text where it is over CloudEvents' 32 bits."""
+    """Return a number in an extension; CloudEvents stores those over 32 bits as text."""
     if type(value) is int:
         return value if value >= 0 else None
     if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18:

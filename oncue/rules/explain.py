@@ -1,5 +1,7 @@
-"""Whether a rule fires for an event, and why: `decide` is the one place where that is found out. The engine, the offline
-tests and the explanations all call it."""
+"""`decide` whether a rule fires for an event, and `explain` why.
+
+The engine, the tests of rule files and the explanations all call `decide`.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,16 @@ from oncue.rules.parsing.rule_file import Rule
 
 
 class NotFired(msgspec.Struct, frozen=True):
-    """The first step that failed: its place among the rule's conditions (their number for `when`), and why where that is
-    more than false."""
+    """The first step that failed: its index among the conditions (their number for `when`).
+
+    `reason`: why `when` could not be evaluated; "": a condition is false."""
 
     step: int
     reason: str = ""
 
 
 def decide(rule: Rule, event: Event) -> NotFired | None:
-    """None: it fires. A condition that cannot be tested does not hold."""
+    """Return the first failed step; None: the rule fires. A condition that cannot be tested fails."""
     for number, condition in enumerate(rule.conditions):
         if not condition.test(event):
             return NotFired(number)
@@ -59,7 +62,7 @@ def _step(condition: str, holds: bool, found: str, wanted: str) -> ExplainStep:
 
 
 def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
-    """The arguments of the first run (and of all in a list, where there are more), or what is wrong with them."""
+    """Return the arguments of the run (a list for several runs), or the error."""
     try:
         source = event if rule.operators is None else rule.operators.rows(event)
         args = [run.args.render(source) for run in rule.runs]

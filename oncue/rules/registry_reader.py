@@ -1,4 +1,4 @@
-"""What rules need of `oncue.registry`, for a process that has no view: deployments, switches and endpoints, kept in memory."""
+"""RegistryReader: deployments, switches and endpoints in memory, for a process without a view."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class RegistryReader:
-    """`run` until cancelled; `changed` is called when rules or endpoints are others."""
+    """Reads `oncue.registry` until cancelled; calls `changed` after changes of rules or endpoints."""
 
     def __init__(self, log: Log, changed: Callable[[], None], task_topics: TaskTopics) -> None:
         self._log, self._changed, self._task_topics = log, changed, task_topics
@@ -45,7 +45,7 @@ class RegistryReader:
             await reader.close()
 
     async def caught_up(self) -> None:
-        """All that is in the registry by now is known here: a deploy that was acknowledged is in force for later events."""
+        """Wait until all current records are applied, so that acknowledged deploys are in force."""
         ends = await self._log.end_offsets([REGISTRY])
         end = ends.get((REGISTRY, 0), 0)
         while self._reached < end:
@@ -62,26 +62,26 @@ class RegistryReader:
         return (owner, name) in self._revoked
 
     async def deployment(self, label: str, version: int) -> Deployment | None:
-        """As it was deployed then."""
+        """Return an older deployment."""
         found = self._newest.get(f"deployment:{label}@{version}".encode())
         return found if isinstance(found, Deployment) and not found.removed else None
 
     # ------------------------------------------------------------ reading
 
     def _apply(self, batch: RecordBatch) -> bool:
-        news = False
+        changed = False
         for record in batch.records:
             found = _wanted(record)
             if found is not None:
                 self._newest[record.key] = found
-                news = True
+                changed = True
             elif not record.value:
-                news |= self._newest.pop(record.key, None) is not None
-        return news
+                changed |= self._newest.pop(record.key, None) is not None
+        return changed
 
     def _compile(self) -> None:
         every = list(self._newest.values())
-        deployments = [d for d in every if isinstance(d, Deployment)]  # each version: the newest of a label counts
+        deployments = [d for d in every if isinstance(d, Deployment)]  # all versions; the newest of a label counts
         switches = [s for s in every if isinstance(s, RuleSwitch)]
         endpoints = sorted((e for e in every if isinstance(e, EndpointRecord)), key=lambda e: e.at_us)
         good = [e for e in endpoints if not e.revoked]
@@ -100,7 +100,7 @@ _KINDS: dict[str, type[RegistryRecord]] = {"endpoint": EndpointRecord, "deployme
 
 
 def _wanted(record: Record) -> RegistryRecord | None:
-    """None: a record that rules need nothing of (functions are large), or that this version cannot read."""
+    """Decode a record; None: rules do not use it (functions are large), or it cannot be read."""
     try:
         kind = _KINDS.get(decode(_Tag, record.value).tag) if record.value else None
         return decode(kind, record.value) if kind is not None else None

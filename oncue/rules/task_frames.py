@@ -1,5 +1,7 @@
-"""From what fires to records: tasks in frames, one an endpoint and action, and dead letters. The engine and the host of rules
-with memory both make them here, and commit them here."""
+"""TaskFrames: tasks and dead letters of rules as log records; `commit` writes them.
+
+Used by the engine and by the runners of stateful rules.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +21,28 @@ from oncue.protocol.topics import DEAD
 from oncue.rules.active_rules import Action, ActiveRule
 
 FRAME_TASKS, FRAME_BYTES = 1_024, 1024 * 1024
-TRIES = 8  # of a commit, unless the disk is full: that is waited out
+TRIES = 8  # of a commit; a full disk is waited out without limit
 _log = logging.getLogger(__name__)
 
 
 class EndpointDirectory(Protocol):
-    """What the server knows of endpoints."""
+    """Look-up of endpoints."""
 
     def endpoint_id(self, name: str, owner: str) -> str | None:
-        """The endpoint of this name (or id) that the owner may use."""
+        """Return the id of the endpoint with this name (or id) that the owner may use."""
         ...
 
     def tasks_topic(self, endpoint: str) -> str:
-        """Where the tasks of the endpoint of this id go."""
+        """Return the topic for tasks of the endpoint with this id."""
         ...
 
     def is_revoked(self, name: str, owner: str) -> bool:
-        """Whether the owner had one, and it was revoked."""
+        """Return True if the owner had such an endpoint and it was revoked."""
         ...
 
 
 class RuleError(Exception):
-    """Why an event, or a rule's answer to it, goes to the dead letters."""
+    """An event or firing that goes to the dead letters, with the reason and a remedy."""
 
     def __init__(self, stage: str, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
@@ -48,7 +50,7 @@ class RuleError(Exception):
 
 
 class TaskFrames:
-    """Tasks by action, and dead letters, of a few batches."""
+    """Tasks by action, and dead letters, of several batches."""
 
     def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
         self._directory, self.now_us = directory, now_us
@@ -57,8 +59,9 @@ class TaskFrames:
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
     def prepare(self, entry: ActiveRule, source: Any) -> list[tuple[str, bytes]]:
-        """(endpoint id, payload) of each function of the rule. Raises Refusal: all of them, or none and a dead letter.
-        `source`: the event, or Rows."""
+        """Return (endpoint id, payload) of each function of the rule. Raises RuleError.
+
+        `source`: an Event, or EventRows of a stateful rule."""
         return [self._prepare(action, source) for action in entry.actions]
 
     def _prepare(self, action: Action, source: Any) -> tuple[str, bytes]:
@@ -93,7 +96,7 @@ class TaskFrames:
             tasks.append(TaskRecord(task_id, args, cause, b"", mark_us))
 
     async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Large payloads become references; their blobs are durable before the tasks that name them."""
+        """Replace large payloads by references; blobs are durable before their tasks."""
         for _, tasks in self._tasks.values():
             for at, task in enumerate(tasks):
                 if needs_blob(task.args):
@@ -118,7 +121,7 @@ class TaskFrames:
 
 
 def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:
-    """Cut so that no frame is large."""
+    """Split tasks into frames of bounded size."""
     part, size = [], 0
     for task in tasks:
         part.append(task)
@@ -133,8 +136,9 @@ def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:
 async def commit(
     log: Log, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append], *, repeatable: bool = False
 ) -> None:
-    """All or nothing, or (`repeatable`, see Log.commit) at least once; a full disk is waited out. Raises LogError after some
-    tries, NotOwner at once."""
+    """Commit atomically or, if `repeatable` (see Log.commit), at least once; wait while the disk is full.
+
+    Raises LogError after TRIES tries, NotOwner at once."""
     pause, tries = 0.1, 0
     while True:
         try:
@@ -148,6 +152,6 @@ async def commit(
                 raise
             _log.warning("the commit of %s failed, trying again in %.1f s: %s", group, pause, e.message)
         except DiskFull as e:
-            _log.warning("the %s wait for space: %s", group, e.message)
+            _log.warning("the %s wait for disk space: %s", group, e.message)
         await asyncio.sleep(pause)
         pause = min(pause * 2, 5.0)

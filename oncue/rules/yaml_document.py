@@ -1,8 +1,8 @@
 """Strict YAML 1.2 with positions: text -> tree of Nodes, each with its line and column (from 1).
 
-Read from ruamel.yaml's events, so that nothing is constructed: no tags, no aliases, capped size and depth. Plain scalars
-follow the core schema of YAML 1.2 (`on` is a text, `0o17` a number). What is wrong is collected in Problems, so that
-the author sees all of a file at once.
+Built from ruamel.yaml's events, so no objects are constructed: no tags, no aliases, capped size and
+depth. Plain scalars follow the core schema of YAML 1.2 (`on` is a text, `0o17` a number). Errors are
+collected in Problems, so that the author sees all of them at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Node:
         return self.value
 
     def kind(self) -> str:
-        """What people call it."""
+        """Return the name of the value's type for people."""
         return kind_name(self.value)
 
     def at_key(self, key: str) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class FileProblem(msgspec.Struct, frozen=True, order=True):
 
 
 class Problems:
-    """What is wrong with one file."""
+    """Errors of one file, with positions."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -77,7 +77,7 @@ class Problems:
         self.found.append(FileProblem(line, column, message[:CHARS], remedy[:CHARS]))
 
     def check(self) -> None:
-        """Raises one RuleFileError for all; `details["problems"]` has them as data (the first 20)."""
+        """Raises one RuleFileError for all; `details["problems"]` has the first 20 as data."""
         if not self.found:
             return
         self.found = sorted(set(self.found))
@@ -102,7 +102,7 @@ def kind_name(value: Any) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The remedy for a word that is not known."""
+    """Return the remedy for an unknown word."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     if not close:
@@ -113,7 +113,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def read(text: str | bytes, problems: Problems) -> Node | None:
-    """The tree of the one document in the text; None when a problem was added that leaves no tree."""
+    """Return the tree of the one document in the text; None: a problem was added."""
     decoded = _decode(text, problems)
     if decoded is None:
         return None
@@ -148,7 +148,7 @@ def _decode(text: str | bytes, problems: Problems) -> str | None:
 
 
 def _special(text: str) -> tuple[int, int]:
-    """Where the first character is that YAML does not take."""
+    """Return the position of the first character that YAML does not allow."""
     for number, line in enumerate(text.splitlines(), 1):
         for column, char in enumerate(line, 1):
             if not (char == "\t" or " " <= char <= "~" or char == "\x85" or char >= "\xa0"):
@@ -157,7 +157,7 @@ def _special(text: str) -> tuple[int, int]:
 
 
 class _Stop(Exception):
-    """Enough is wrong to leave the rest unread."""
+    """Stops reading after a fatal error or too many."""
 
 
 class _Builder:
@@ -235,7 +235,7 @@ def _place(event: Any) -> tuple[int, int]:
 
 
 def scalar(text: str) -> Any:
-    """A plain scalar by the core schema of YAML 1.2."""
+    """Convert a plain scalar by the core schema of YAML 1.2."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -252,7 +252,7 @@ def scalar(text: str) -> Any:
 
 
 def _explain_syntax(text: str, error: MarkedYAMLError, problems: Problems) -> None:
-    """The author's usual slips have their own words; the rest has the parser's."""
+    """Add a problem: a plain message for usual mistakes, else the parser's."""
     mark = error.problem_mark or error.context_mark
     number, column = (mark.line, mark.column) if mark else (0, 0)
     lines = text.split("\n")

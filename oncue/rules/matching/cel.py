@@ -1,11 +1,12 @@
-"""The seam to CEL: `compile_cel(text) -> Cel`, `Cel.test(event) -> bool | str` (the text says why there is no answer).
+"""CEL conditions: `compile_cel(text) -> Cel`, `Cel.test(event) -> bool | str` (str: the error).
 
-Google's cel-expr-python, not common-expression-language. Measured here in November 2026 (docs/decisions.md, "CEL"): a small
-event 12 µs (the other 10), one of 300 fields 121 µs (430); a loop of 200 x 200 x 200 stops at its budget of 10,000
-iterations within 4 ms, where the other held the interpreter for 5 to 275 s with no way to end it; nesting is capped at 32;
-what is misspelt is an error at deploy. Both have wheels for CPython 3.11 to 3.13 on Linux and macOS, x86-64 and arm64.
+Uses Google's cel-expr-python, not common-expression-language. Measured in November 2026
+(docs/decisions.md, "CEL"): a small event takes 12 µs (the other: 10), one of 300 fields 121 µs (430).
+A loop of 200 x 200 x 200 stops at its budget of 10,000 iterations within 4 ms; the other held the
+interpreter for 5 to 275 s and could not be stopped. Nesting is capped at 32, and misspelt names are
+errors at deploy. Both have wheels for CPython 3.11 to 3.13 on Linux and macOS, x86-64 and arm64.
 
-A condition sees `data`, `event` (all attributes, `event.type` among them), and id, source, subject, time by name.
+A condition sees `data`, `event` (all attributes, such as `event.type`), and id, source, subject, time.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from oncue.rules.matching.fields import ATTRIBUTES
 
 MAX_CHARS = 2_000
 BUDGET_S = 0.020  # one evaluation
-STRIKES = 3  # evaluations over budget in a row that pause the rule; one ten times over does so at once
+STRIKES = 3  # consecutive evaluations over budget pause the rule; one at ten times the budget also does
 NAMES = ("data", "event", "id", "source", "subject", "time")
 
 
 class Cel:
-    """One compiled condition, and the account of its time."""
+    """One compiled condition, with the time that it used."""
 
     __slots__ = ("_expression", "_uses", "over_budget", "paused", "text")
 
@@ -42,7 +43,7 @@ class Cel:
         try:
             answer = self._expression.eval(data=self._activation(event))
             kind, value = answer.type().name(), answer.value()
-        except Exception as e:  # the library's own errors and what it cannot convert (a lone surrogate ...)
+        except Exception as e:  # errors of the library and of conversion (a lone surrogate ...)
             return _reason(str(e))
         finally:
             self._charge(time.perf_counter() - start)
@@ -81,7 +82,9 @@ def _environment() -> Any:
 
 
 def compile_cel(text: str) -> Cel:
-    """Raises Invalid: no CEL, a name that is unknown, too long or too deep, or it cannot give true or false."""
+    """Compile a condition.
+
+    Raises Invalid: not CEL, unknown names, too long or deep, or its type is not bool."""
     if len(text) > MAX_CHARS:
         raise Invalid(
             f"the condition has {len(text)} characters", remedy=f"at most {MAX_CHARS}; move it into the function"
@@ -103,7 +106,7 @@ def _short(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    """The library's message without its status words, in one line."""
+    """Return the library's message in one line, without its status words."""
     text = text.split("\n")[0]
     text = re.sub(r"^[A-Z_]+: (ERROR: <input>:\d+:(\d+): )?", lambda m: f"column {m[2]}: " if m[2] else "", text)
     return re.sub(r" (\(in container ''\)|\[[A-Z_]+\](?: None)?)", "", text).strip()

@@ -1,4 +1,4 @@
-"""Conditions on an event, pure. `explain` walks the very objects that `matches` tests, so the two cannot disagree.
+"""Conditions on an event, pure. `explain` uses the same objects that the engine tests.
 
     Leaf    one operator on one path          Group   any / all / not over others
 
@@ -28,7 +28,7 @@ SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 class Leaf:
-    """`equals` (one of these scalars) and `prefix` are necessary conditions that the index may go by."""
+    """One condition. `equals` (one of these scalars) and `prefix` are necessary, for the index."""
 
     __slots__ = ("check", "equals", "get", "path", "prefix", "wanted")
 
@@ -77,7 +77,7 @@ Condition = Leaf | ConditionGroup
 
 
 def show(value: Any) -> str:
-    """A value in one line for people."""
+    """Return a value in one line for people."""
     text = "nothing" if value is MISSING else repr(value)
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
@@ -96,7 +96,7 @@ def equal(wanted: Any) -> Check:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """JSON equality, in which true is not 1."""
+    """Compare by JSON equality, in which true is not 1."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, list) and isinstance(b, list):
@@ -119,7 +119,7 @@ def one_of(wanted: list[Any]) -> Check:
 
 
 def compare(op: str, wanted: Any) -> Check:
-    """Raises ValueError when the value is no number, size or RFC 3339 time."""
+    """Return a comparison with a number, size or RFC 3339 time. Raises ValueError."""
     test = COMPARE[op]
     if isinstance(wanted, str):
         moment = parse_time(wanted)
@@ -148,7 +148,7 @@ def compare(op: str, wanted: Any) -> Check:
 
 
 def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time or date as an aware datetime (UTC where it names no zone); None when it is none."""
+    """Parse an RFC 3339 time or date as an aware datetime (default zone UTC); None: it is none."""
     if not (10 <= len(text) <= 40 and text[4] == "-" and text[:4].isdigit()):
         return None
     try:
@@ -163,7 +163,7 @@ def glob(pattern: str) -> Check:
     fullmatch = compiled_glob(pattern).fullmatch
     prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
     if pattern == f"{prefix}**/*{suffix}" and prefix[-1:] in ("", "/") and "/" not in suffix:
-        least = len(prefix) + len(suffix)  # the usual form needs no expression: any folders, any name with this ending
+        least = len(prefix) + len(suffix)  # usual form (any folder, this ending), tested without an expression
         return lambda v: type(v) is str and len(v) >= least and v.startswith(prefix) and v.endswith(suffix)
 
     if (ends := _named(pattern, prefix)) is not None:
@@ -176,7 +176,7 @@ def glob(pattern: str) -> Check:
 
 
 def _named(pattern: str, prefix: str) -> tuple[str, str] | None:
-    """(a, b) of `prefix**/a*b`, in which nothing else is special."""
+    """Return (a, b) of a glob `prefix**/a*b` without other special characters."""
     folders, name = pattern[len(prefix) : len(prefix) + 3], pattern[len(prefix) + 3 :]
     a, star, b = name.partition("*")
     plain = folders == "**/" and prefix[-1:] in ("", "/") and star and "/" not in name and not _MAGIC & set(a + b)
@@ -184,7 +184,7 @@ def _named(pattern: str, prefix: str) -> tuple[str, str] | None:
 
 
 def _below(prefix: str, a: str, b: str) -> Check:
-    """As the expression would, without one: each has tables of its own, which 10,000 of them push out of the cache."""
+    """Test `prefix**/a*b` without an expression: 10,000 compiled ones do not fit the CPU cache."""
     least = len(a) + len(b)
 
     def check(value: Any) -> bool:
@@ -216,10 +216,10 @@ def regex(pattern: str) -> Check:
 
 
 def _safely(test: Callable[[bytes], Any], value: str) -> bool:
-    """In bytes, since the library's positions of characters cost four times what the search does."""
+    """Search in bytes: the library's character positions cost four times the search."""
     try:
         return test(value.encode()) is not None
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, so no pattern means it
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, so no pattern matches it
         return False
 
 
@@ -227,13 +227,13 @@ _MAGIC = frozenset("*?[]{},\\")
 
 
 def literal_prefix(pattern: str) -> str:
-    """What every path that matches the glob begins with."""
+    """Return the common prefix of all paths that match the glob."""
     end = next((i for i, char in enumerate(pattern) if char in _MAGIC), len(pattern))
     return pattern[:end]
 
 
 def literal_suffix(pattern: str) -> str:
-    """What every path that matches the glob ends with; "" unless a star stands before it."""
+    """Return the common suffix of all matching paths; "" unless it follows a star."""
     start = next((i for i in range(len(pattern), 0, -1) if pattern[i - 1] in _MAGIC), 0)
     starred = start and pattern[start - 1] == "*" and not _MAGIC & set(pattern[:start].replace("*", ""))
     whole_folders = pattern[max(start - 2, 0) : start] == "**"  # `**/x` may stand for x alone

@@ -1,5 +1,8 @@
-"""Paths into an event: `data.meta.size`, `type`, `subject`, an extension's name; `data."a.b"` for a key with a dot,
-`data.tags.0` for an item of a list. A path is compiled once to a function event -> value, MISSING where there is none."""
+"""Paths into an event, compiled to functions event -> value (MISSING: there is none).
+
+Examples: `data.meta.size`, `type`, `subject`, the name of an extension, `data."a.b"` for a key with a
+dot, `data.tags.0` for an item of a list.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
 
 
 def parse_path(path: str) -> tuple[str, ...]:
-    """The parts of a path. Raises ValueError, with the nearest right word."""
+    """Return the parts of a path. Raises ValueError, with the nearest known word."""
     parts, at = [], 0
     while at <= len(path):
         match = _PART.match(path, at)
@@ -49,7 +52,7 @@ def parse_path(path: str) -> tuple[str, ...]:
 
 
 def getter(path: str) -> Get:
-    """event -> value of the path, or MISSING. Raises ValueError for what is no path."""
+    """Return a function event -> value of the path, or MISSING. Raises ValueError."""
     parts = parse_path(path)
     if parts[0] != "data":
         return _attribute(parts[0])

@@ -1,4 +1,6 @@
-"""Which items can match an event at all: a tree of exact values and prefixes, so that 10,000 rules cost little more than 10.
+"""Index: finds the rules that can match an event, by a tree of exact values and prefixes.
+
+10,000 rules cost little more than 10.
 
 An item's top-level equalities (trigger, type, source, a field) and prefixes are necessary conditions. The field that splits
 the items best is looked up first, in a dict; each of its buckets is split again by another field. What cannot be split is
@@ -16,7 +18,7 @@ from oncue.rules.matching.conditions import Condition, Leaf
 from oncue.rules.matching.fields import Get, getter
 
 T = TypeVar("T")
-SMALL = 4  # so few are tested as they are
+SMALL = 4  # up to this number items are tested one by one
 MAX_PREFIX = 256
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 _Key = tuple[bool, str]  # (whether by prefix, path)
@@ -24,7 +26,7 @@ _Item = tuple[int, Any, dict[_Key, tuple[Any, ...]]]
 
 
 class Index(Generic[T]):
-    """Built once of (item, its conditions); `candidates` come in the order in which the items were given."""
+    """Built once from (item, conditions) pairs; `candidates` keep the order of the items."""
 
     def __init__(self, items: Sequence[tuple[T, Sequence[Condition]]]) -> None:
         self._root = _Node(
@@ -83,7 +85,7 @@ class _Node:
 
 
 def _necessary(conditions: Sequence[Condition]) -> dict[_Key, tuple[Any, ...]]:
-    """Of all conditions that must hold, those that a dict can answer."""
+    """Return the necessary conditions that a dict can test."""
     out: dict[_Key, tuple[Any, ...]] = {}
     for condition in conditions:
         if not isinstance(condition, Leaf):
@@ -96,12 +98,12 @@ def _necessary(conditions: Sequence[Condition]) -> dict[_Key, tuple[Any, ...]]:
 
 
 def _rounded(prefix: str) -> str:
-    """Prefixes of few different lengths: an event is looked up once a length."""
+    """Shorten a prefix to one of few lengths; an event is looked up once per length."""
     return prefix if len(prefix) <= 8 else prefix[: min(len(prefix) // 8 * 8, MAX_PREFIX)]
 
 
 def _best(items: list[_Item], used: frozenset[_Key]) -> _Key | None:
-    """The key that most items are told apart by; None when none has two."""
+    """Return the key that separates most items; None: no key has two values."""
     counts: dict[_Key, dict[Any, int]] = defaultdict(lambda: defaultdict(int))
     owners: dict[_Key, int] = defaultdict(int)
     for _, _, keys in items:

@@ -19,8 +19,8 @@ from oncue.protocol.records import Event
 from oncue.rules.matching.fields import MISSING, getter
 from oncue.rules.yaml_document import Node, Problems, nearest
 
-Render = Callable[[Any], Any]  # of an Event; in a rule with memory, of Rows (event_rows.py)
-Refer = Callable[[str, str], Render]  # (what stands in ${...}, place) -> its value. Raises ValueError
+Render = Callable[[Any], Any]  # of an Event; in a stateful rule of EventRows (event_rows.py)
+Refer = Callable[[str, str], Render]  # (reference, place) -> function of its value. Raises ValueError
 FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
     "name": lambda path: path.name,
     "stem": lambda path: path.stem,
@@ -30,7 +30,7 @@ FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
 
 
 class Template:
-    """`render(event)` gives the value; `constant` when no event changes it. Raises Invalid, naming the argument."""
+    """`render(event)` returns the value or raises Invalid; `constant`: it is the same for all events."""
 
     __slots__ = ("constant", "render")
 
@@ -39,8 +39,9 @@ class Template:
 
 
 def compile_args(node: Node, problems: Problems, place: str = "args", refer: Refer | None = None) -> Template:
-    """The template of a tree of arguments; what is wrong is added to the problems, with its position. `refer`: what
-    ${...} means (by default: a path into the event)."""
+    """Compile a tree of arguments; errors are added to `problems` with their positions.
+
+    `refer` resolves ${...}; the default is a path into the event."""
     value = node.value
     if isinstance(value, dict):
         return _mapping({k: compile_args(v, problems, f"{place}.{k}", refer) for k, v in value.items()})
@@ -79,7 +80,7 @@ def _text(text: str, place: str, refer: Refer) -> Template:
 
 
 def split(text: str) -> list[str | tuple[str]]:
-    """Literal texts, and references as tuples of one. Raises ValueError for a ${ that is not closed."""
+    """Split into texts, and references as tuples of one. Raises ValueError: a ${ is not closed."""
     pieces: list[str | tuple[str]] = []
     literal, at = "", 0
     while (start := text.find("${", at)) >= 0:
@@ -101,12 +102,12 @@ def split(text: str) -> list[str | tuple[str]]:
 
 
 def as_text(value: Any) -> str:
-    """A value inside a text: texts as they are, the rest as JSON."""
+    """Return a value as part of a text: texts unchanged, other values as JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def whole(event: Event) -> dict[str, Any]:
-    """The event as CloudEvents JSON would have it."""
+    """Return the event as a mapping in CloudEvents JSON form."""
     out: dict[str, Any] = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type}
     for name in ("subject", "time", "datacontenttype", "dataschema", "data"):
         value = getattr(event, name)
@@ -116,7 +117,7 @@ def whole(event: Event) -> dict[str, Any]:
 
 
 def reference(text: str, place: str) -> Render:
-    """event -> value of a path, through its filters. Raises ValueError for what is no path."""
+    """Return a function event -> value of a path after its filters. Raises ValueError."""
     path, *filters = (part.strip() for part in text.split("|"))
     if path.startswith("secret:"):
         raise ValueError("secrets are for triggers; a function gets its own where it runs")

@@ -1,4 +1,4 @@
-"""Operator: the interface of the stateful steps of a rule, such as `dedupe` and `batch`.
+"""Operator: the interface of the stateful steps of a rule.
 
     event that matched ──► operator.step ──► Step ─┬─ passes ─► the rule's next operator; after the last one, it fires
                                                    └─ effects: BUFFER the event, DISCARD the buffer, Fire the buffer
@@ -34,7 +34,7 @@ DISCARD = BufferEffect.DISCARD  # empty the buffer; nothing fires
 
 
 class Fire(NamedTuple):
-    """Effect: the rule fires with all events of the buffer, which is empty afterwards."""
+    """Effect: fire the rule with all events of the buffer, and empty it."""
 
     reason: str  # for `oncue dead` and the record: count, wait ...
     opening: int  # offset of the first match; the ids of the tasks follow from it
@@ -70,7 +70,7 @@ class OperatorState(Stored, frozen=True):
         return 0
 
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
-        """Return what follows from the time, or (`reason` "changed") from the removal of the operator; None: nothing."""
+        """Apply the time, or (`reason` "changed") the removal of the operator; None: no change."""
         return None
 
 
@@ -78,7 +78,7 @@ S = TypeVar("S", bound=OperatorState)
 
 
 class Step(NamedTuple):
-    """What follows from one match or tick: the next state, effects in their order, and whether the event passes."""
+    """Result of one match or tick: the next state, the effects in order, and if the event passes."""
 
     state: OperatorState
     effects: tuple[Effect, ...] = ()
@@ -87,7 +87,7 @@ class Step(NamedTuple):
 
 
 class OperatorFinding(NamedTuple):
-    """What an operator would do with an event now, in words."""
+    """Preview of one operator for an event, in words."""
 
     passes: bool
     found: str

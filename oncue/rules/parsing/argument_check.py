@@ -1,4 +1,4 @@
-"""Whether the `args` of rules fit the functions that they run: pure, the same for a deploy and for `oncue rules test`.
+"""Checks that the `args` of rules fit their functions; used by deploy and `oncue rules test`.
 
 What is known of a function are its parameters (functions/signature.py), as the client that packed it saw them.
 """
@@ -17,9 +17,9 @@ _BY_PLACE = ("positional_only", "positional_or_keyword")
 
 
 def check_arguments(rules: RuleSet, known: Known) -> None:
-    """`known`: function as written in the file -> its parameters; those that are not known are not checked.
+    """Check the arguments of all runs. Raises one RuleFileError for all misfits.
 
-    Raises one RuleFileError for all that does not fit."""
+    `known`: function as written in the file -> its parameters; others are not checked."""
     problems = Problems(rules.file)
     for rule in rules.rules:
         for run in rule.runs:
@@ -59,7 +59,7 @@ def _how(p: Parameter, is_list: bool, places: Sequence[str]) -> str:
 def _check_names(
     given: SourcePositions, parameters: Sequence[Parameter], function: str, problems: Problems
 ) -> set[str]:
-    """The parameters that names which are not right seem to mean: one mistake gives one message."""
+    """Return parameters that misspelt names mean, so that one mistake gives one message."""
     meant: set[str] = set()
     known = [p.name for p in parameters if p.kind in _BY_NAME]
     unused = [name for name in known if name not in given.names]

@@ -1,4 +1,4 @@
-"""The `on` and `match` parts of a rule file -> Conditions; what is wrong is added to the Problems with its position."""
+"""Parses `on` and `match` of a rule to Conditions; errors go to Problems with their positions."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from oncue.rules.matching.conditions import (
 from oncue.rules.matching.fields import ATTRIBUTES, MISSING, getter
 from oncue.rules.yaml_document import Node, Problems, nearest
 
-TRIGGER = "oncuetrigger"  # the extension by which our triggers sign their events
+TRIGGER = "oncuetrigger"  # extension with the name of the trigger
 GROUPS = ("any", "all", "not")
 OPERATORS = ("eq", "ne", "in", "not_in", "prefix", "suffix", "glob", "regex", *COMPARE, "exists")
 _MAGIC = frozenset("*?[{")
 
 
 def parse_on(node: Node, triggers: Collection[str] | None, problems: Problems) -> list[Condition]:
-    """A trigger's name, a list of names, or a mapping of patterns on attributes (a text may be a glob)."""
+    """Parse `on`: a trigger's name, a list of names, or a mapping attribute -> pattern or glob."""
     if isinstance(node.value, dict):
         if not node.value:
             problems.add(node, "`on` is empty", "name a trigger, or {type: ...}")
@@ -70,7 +70,7 @@ def _attribute(parent: Node, key: str, node: Node, problems: Problems) -> list[C
 
 
 def parse_match(node: Node, problems: Problems) -> list[Condition]:
-    """{path: value | [one of] | {operator: value}}, and any / all / not over such mappings."""
+    """Parse `match`: {path: value | [one of] | {operator: value}}, with any, all and not."""
     if not isinstance(node.value, dict):
         problems.add(node, f"`match` is a mapping of paths, not {node.kind()}", "match: {data.size: {gt: 1MB}}")
         return []
@@ -91,14 +91,14 @@ def _all(conditions: list[Condition]) -> Condition:
 
 
 def _grouped(mode: str, members: list[Condition]) -> Condition:
-    """`not` over a list means that none of them holds."""
+    """Combine conditions; `not` over a list holds if none of them holds."""
     if mode == "not" and len(members) > 1:
         return ConditionGroup("not", [ConditionGroup("any", members)])
     return ConditionGroup(mode, members)
 
 
 def parse_field(path: str, place: tuple[int, int], node: Node, problems: Problems) -> list[Condition]:
-    """The conditions on one path."""
+    """Parse the conditions on one path."""
     try:
         getter(path)
     except ValueError as e:
@@ -136,7 +136,7 @@ def _operator(path: str, place: tuple[int, int], op: str, node: Node, problems: 
 
 
 def _leaf(path: str, op: str, node: Node) -> Leaf:
-    """Raises Invalid or ValueError for a value that the operator does not take."""
+    """Return the test of an operator. Raises Invalid, ValueError: it does not accept the value."""
     get, value = getter(path), node.plain()
     if op == "eq":
         return _equals(path, [value])

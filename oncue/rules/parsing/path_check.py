@@ -1,5 +1,7 @@
-"""Conditions of `match` that no event of a file trigger can fulfil: these values are relative to the watched folder, and
-never begin with a slash."""
+"""Finds conditions of `match` that no event of a file trigger can fulfil.
+
+Its paths are relative to the watched folder and never begin with a slash.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ _TEXTS = ("glob", "prefix", "eq", "in")
 
 
 def relative_paths(options: Any) -> frozenset[str]:
-    """The paths of a trigger's events whose values are relative to its folder: the options of its kind name them."""
+    """Return the event paths with values relative to the trigger's folder, from its option Struct."""
     return frozenset(getattr(options, "RELATIVE", ()))
 
 
 def check_relative(match: Node, on: Node | None, triggers: Mapping[str, frozenset[str]], problems: Problems) -> None:
-    """`triggers`: name -> its relative paths. Where `on` also lets others in, it may be their events that are meant."""
+    """Add a problem for each impossible condition. `triggers`: name -> its relative paths.
+
+    Nothing is added if `on` also accepts other events: the condition may concern those."""
     given = on.plain() if on else None
     names = [given] if isinstance(given, str) else given if isinstance(given, list) else []
     found = [triggers.get(name, frozenset()) for name in names if isinstance(name, str)]
@@ -27,7 +31,7 @@ def check_relative(match: Node, on: Node | None, triggers: Mapping[str, frozense
 
 
 def _check_all(match: Node, paths: Collection[str], problems: Problems) -> None:
-    """What is under `not` holds always, and is left alone."""
+    """Check one mapping. Conditions under `not` always hold and are skipped."""
     if not isinstance(match.value, dict):
         return
     for key, node in match.value.items():

@@ -1,7 +1,9 @@
-"""A rule file, parsed strictly: text -> RuleSet of TriggerSpecs and Rules, or one RuleFileError that names all that is wrong.
+"""Strict parser of rule files: text -> RuleSet of TriggerSpecs and Rules.
 
-`on`, `match` and `when` become one list of steps, in the order in which they are tested; conditions.py and cel.py say what
-a step is. The form of the file is described in the design and, for users, in docs/rules.md.
+All errors of a file are reported in one RuleFileError.
+
+`on`, `match` and `when` become one list of steps in the order of their tests (conditions.py, cel.py).
+docs/rules.md describes the format.
 """
 
 from __future__ import annotations
@@ -52,18 +54,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class TriggerSpec(msgspec.Struct, frozen=True):
     name: str
     kind: str
-    options: Any  # the option Struct of its kind; None where kinds were not given
+    options: Any  # option Struct of its kind; None: kinds were not given
     line: int = 0
 
 
 class SourcePositions(msgspec.Struct, frozen=True):
-    """Where the parts of a run stand (line, column): its arguments, which argument_check.py holds against the parameters."""
+    """Positions (line, column) of the parts of a run, for argument_check.py."""
 
-    place: tuple[int, int]  # of all of them; of the function, where there are none
+    place: tuple[int, int]  # of `args`, or of the function if there are none
     items: tuple[tuple[int, int], ...] = ()  # positional ones
     names: Mapping[str, tuple[int, int]] = {}  # keyword arguments
-    function: tuple[int, int] = (0, 0)  # and where the function stands,
-    endpoint: tuple[int, int] = (0, 0)  # and the endpoint, or the run that names none
+    function: tuple[int, int] = (0, 0)  # of the function
+    endpoint: tuple[int, int] = (0, 0)  # of the endpoint, or of the run without one
 
 
 class RuleRun(msgspec.Struct, frozen=True):
@@ -78,8 +80,8 @@ class RuleRun(msgspec.Struct, frozen=True):
 
 class RuleTest(msgspec.Struct, frozen=True):
     event: Any  # a file name beside the rule file, or the event as a mapping
-    fires: bool | int  # how often, where it is a number
-    args: Any = None  # of the run, or a list of those of all runs; None: not looked at
+    fires: bool | int  # a number: how often
+    args: Any = None  # of the run, or a list for several runs; None: not checked
     line: int = 0
     events: tuple[
         tuple[int, Any], ...
@@ -88,7 +90,7 @@ class RuleTest(msgspec.Struct, frozen=True):
 
 class Rule(msgspec.Struct, frozen=True):
     name: str
-    on: Any  # as written
+    on: Any  # as written in the file
     conditions: tuple[Condition, ...]  # of `on`, then `match`
     when: Cel | None
     runs: tuple[RuleRun, ...]
@@ -110,21 +112,21 @@ class RuleSet(msgspec.Struct, frozen=True):
 
     @property
     def functions(self) -> list[str]:
-        """All that the rules run, as written, without doubles."""
+        """Return the functions of all rules as written, each once."""
         return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs))
 
     def place_of(self, function: str) -> tuple[int, int]:
-        """Line and column of the first run of a function."""
+        """Return line and column of the first run of a function."""
         return next(run.given.function for rule in self.rules for run in rule.runs if run.function == function)
 
 
 def parse(
     text: str | bytes, file: str = "", kinds: Kinds | None = None, *, triggers: Collection[str] | None = ()
 ) -> RuleSet:
-    """`kinds`: kind -> option Struct of all triggers known (None: their options are not looked at, as when a deployed
-    text is read again); `triggers`: names of triggers in other files that `on` may use (None: any).
+    """Parse a rule file. Raises one RuleFileError for all errors (yaml_document.Problems.check).
 
-    Raises RuleFileError for all that is wrong (see document.Problems.check)."""
+    `kinds`: trigger kind -> option Struct (None: options are not parsed, as for deployed texts).
+    `triggers`: names of triggers in other files that `on` may use (None: any)."""
     problems = Problems(file)
     root = read(text, problems)
     specs: list[TriggerSpec] = []
@@ -145,7 +147,7 @@ def parse(
 
 
 def check_unique(sets: Iterable[RuleSet]) -> None:
-    """Rule and trigger names are unique over all files. Raises RuleFileError, naming both places."""
+    """Raises RuleFileError, with both places: a rule or trigger name is used twice."""
     seen: dict[tuple[str, str], tuple[str, int]] = {}
     for ruleset in sets:
         for what, items in (("rule", ruleset.rules), ("trigger", ruleset.triggers)):
@@ -385,7 +387,7 @@ def _duration(node: Node | None, key: str, problems: Problems, default: int = 0)
 
 
 def _limit(node: Node | None, key: str, problems: Problems) -> int:
-    """A duration above 0; 0 where there is none, which a run says by `none` against its rule's."""
+    """Parse a duration above 0; 0: no limit (missing, or `none`, which overrides the rule's)."""
     if node is None or node.value == NO_LIMIT:
         return 0
     before = len(problems.found)
@@ -413,7 +415,7 @@ def _named(root: Node, key: str) -> list[Node]:
 
 
 def _half_parsed(root: Node) -> set[str]:
-    """Triggers whose own keys are wrong are still there: one mistake gives one message."""
+    """Return names of all triggers, also invalid ones, so that one mistake gives one message."""
     return {name.value for name in _named(root, "triggers")}
 
 

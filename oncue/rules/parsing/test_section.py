@@ -1,4 +1,4 @@
-"""The parts of a rule's `tests:` that go over time: `events:` with their `at`, and how often a rule fires."""
+"""Parses `events:` with their `at`, and `fires:`, of a rule's `tests:`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORM = "events: [{at: 0s, event: {data: {...}}}, {at: 5s, event: sample.json}]"
 
 
 def timed_events(node: Node, problems: Problems) -> tuple[tuple[int, Any], ...]:
-    """(at_ms, event) of each; one without `at` comes with the one before it."""
+    """Return (at_ms, event) pairs; an event without `at` has the time of the one before."""
     if not isinstance(node.value, list) or not 0 < len(node.value) <= MAX_EVENTS:
         problems.add(node, f"`events` is a list of 1 to {MAX_EVENTS:,} events, not {node.kind()}", _FORM)
         return ()
@@ -47,7 +47,7 @@ def _at(node: Node | None, before_ms: int, problems: Problems) -> int:
 
 
 def fires(expect: Node, problems: Problems) -> bool | int:
-    """true, false, or how often."""
+    """Parse `fires`: true, false, or a number of firings."""
     node = expect.value.get("fires")
     if node is None:
         return True

@@ -1,6 +1,6 @@
-"""A trigger's keys in a rule file -> the option Struct of its kind, with line and column of what does not fit.
+"""Converts a trigger's keys to the option Struct of its kind; errors have line and column.
 
-Durations and sizes (oncue/quantities.py) are taken as texts wherever a Struct's field is annotated so.
+Durations and sizes (oncue/quantities.py) are accepted as texts wherever a field of the Struct is annotated so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 def convert(node: Node, skip: set[str], kind: type[msgspec.Struct], problems: Problems, what: str) -> Any:
-    """The Struct of the mapping without the keys to skip; None when problems were added."""
+    """Return the Struct of the mapping without skipped keys; None: problems were added."""
     before = len(problems.found)
     body = Node({k: v for k, v in node.value.items() if k not in skip}, node.line, node.column)
     body.keys = node.keys
@@ -42,7 +42,7 @@ def convert(node: Node, skip: set[str], kind: type[msgspec.Struct], problems: Pr
             where = what + (found[1] if found else "")
             problems.add(place, f"{where} is {_in_words(wrong[1])}, not {place.kind()}")
             return None
-        if own := _OWN.match(message):  # a Struct's __post_init__ that names the key it means
+        if own := _OWN.match(message):  # raised by a Struct's __post_init__, with the key
             place = _locate(place, "." + own[1])
         problems.add(place, f"{what}: {message[:1].lower()}{message[1:]}", getattr(e, "remedy", ""))
         return None
@@ -54,7 +54,7 @@ def _info(kind: type[msgspec.Struct]) -> inspect.Type:
 
 
 def _prepare(node: Node, info: inspect.Type, problems: Problems, what: str) -> Any:
-    """Plain values, with quantities as numbers and unknown keys named."""
+    """Return plain values, with quantities as numbers; report unknown keys."""
     quantity, remedy = None, ""
     while isinstance(info, inspect.Metadata):
         quantity = (info.extra or {}).get("quantity", quantity)
@@ -100,7 +100,7 @@ def _struct(node: Node, info: inspect.StructType, problems: Problems, what: str)
 
 
 def _words(info: inspect.Type) -> list[str]:
-    """The texts that a value may be, where those are counted."""
+    """Return the texts that a value may have, if they are enumerated."""
     members = info.types if isinstance(info, inspect.UnionType) else (info,)
     if any(isinstance(m, (inspect.StrType, inspect.AnyType, inspect.Metadata)) for m in members):
         return []
@@ -108,7 +108,7 @@ def _words(info: inspect.Type) -> list[str]:
 
 
 def _branch(node: Node, info: inspect.UnionType) -> inspect.Type:
-    """The member of a union that the node looks like."""
+    """Return the member of a union that fits the node."""
     for member in info.types:
         inner, quantity = member, False
         while isinstance(inner, inspect.Metadata):
@@ -129,7 +129,7 @@ def _branch(node: Node, info: inspect.UnionType) -> inspect.Type:
 
 
 def _in_words(types: str) -> str:
-    """msgspec's `object | null` as people say it; that a key may be left out is no news."""
+    """Return msgspec's `object | null` in plain words, without `null`."""
     names = types.split(" | ")
     told = [n for n in names if n != "null"] or names
     return " or ".join(dict.fromkeys(_NAMES.get(n, n) for n in told))

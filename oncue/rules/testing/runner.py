@@ -1,4 +1,4 @@
-"""`tests:` of a rule file, run offline with the matcher of production, and what a deploy would change."""
+"""Runs the `tests:` of a rule file offline with the production code; compares rule files (`diff`)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class TestResult(msgspec.Struct, frozen=True):
 
 
 def run_tests(rules: RuleSet, folder: Path) -> list[TestResult]:
-    """One result a test; files of events are looked for in `folder`, that of the rule file."""
+    """Run all tests; return one result per test. Event files are relative to `folder`."""
     return [_run(rule, test, folder) for rule in rules.rules for test in rule.tests]
 
 
 def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> Event:
-    """The event of a test or a command line: a JSON file's name, or a mapping. What a CloudEvent must have and the mapping
-    lacks is made up, and the trigger is the rule's own where `on` names one. Raises Invalid."""
+    """Return the event of a test or a command line, given as a JSON file's name or a mapping.
+
+    Missing required attributes get defaults; the trigger is that of `on` if it names one. Raises Invalid."""
     if isinstance(given, str):
         path = folder / given
         try:
@@ -87,7 +88,7 @@ class RuleDifference(msgspec.Struct, frozen=True):
 
 
 def diff(old: RuleSet | None, new: RuleSet) -> RuleDifference:
-    """What deploying `new` in the place of `old` changes; comments and tests of a rule do not change it."""
+    """Return what replacing `old` by `new` changes; comments and tests of a rule do not count."""
     before = {rule.name: rule.source for rule in old.rules} if old else {}
     after = {rule.name: rule.source for rule in new.rules}
     lines = difflib.unified_diff(

@@ -1,4 +1,4 @@
-"""What a rule would do with some events on a virtual clock: the production fold, over states in memory."""
+"""`simulate` a rule on a virtual clock, with the production fold over states in memory."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SimulatedFiring(msgspec.Struct, frozen=True):
 
 
 def simulate(rule: Rule, events: Sequence[tuple[int, Event]]) -> list[SimulatedFiring]:
-    """What fires for (at_ms, event) pairs, in the order of their times; then time runs on until no window has a `wait`."""
+    """Return the firings for (at_ms, event) pairs; then time runs until no state is due."""
     ordered = sorted(events, key=lambda pair: pair[0])
     if rule.operators is None:
         return [_of_event(rule, at_ms, event) for at_ms, event in ordered if decide(rule, event) is None]
@@ -93,7 +93,7 @@ class _Clock:
         return self._offset
 
     def advance(self, rule: Rule, states: InMemoryStates, to_ms: int | None) -> list[SimulatedFiring]:
-        """Tick at each time that something is due at; to None: until nothing is."""
+        """Append a tick at each due time up to `to_ms`; None: until nothing is due."""
         found: list[SimulatedFiring] = []
         while (due := states.next_due_ms()) and (to_ms is None or due <= to_ms):
             closed = fold(states, Tick(VERSION, due), 0, self.offset())
@@ -119,10 +119,10 @@ def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
 
 
 def run_over_time(rule: Rule, test: RuleTest, read: Callable[[Any], Event]) -> tuple[bool, str]:
-    """(passed, why) of a test with several events, or of a rule with memory."""
+    """Run a test with several events, or of a stateful rule; return (passed, reason)."""
     given = test.events or ((0, test.event),)
     try:
-        # Events that are made up differ in their ids, as those of the world do.
+        # Events without an id get different ones.
         events = [(at_ms, _numbered(read(event), event, n)) for n, (at_ms, event) in enumerate(given)]
     except OncueError as e:
         return False, str(e)
@@ -143,7 +143,7 @@ def _numbered(event: Event, given: Any, n: int) -> Event:
 
 
 def _fired(rule: Rule, events: Sequence[tuple[int, Event]], found: Sequence[SimulatedFiring]) -> str:
-    """How often, when, and, where it did not at all, why not."""
+    """Return in words how often and when the rule fired, or why it did not."""
     if found:
         times = ", ".join(f"at {duration_text(f.at_ms)} for {f.events}" for f in found[:20])
         return f"it fires {len(found)} time{'s' if len(found) > 1 else ''}: {times}"
