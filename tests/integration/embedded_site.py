@@ -1,4 +1,4 @@
-"""A log with an engine and a host of rules with memory, as the server puts them together; also as a process to be killed:
+"""An embedded log with an engine and an EmbeddedRunner; also as a process to be killed:
 
 python -m tests.integration.embedded_site FOLDER RULES_JSON   runs until it is killed
 """
@@ -79,7 +79,7 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Engine and host; a failure of one of them is the test's."""
+        """Run engine and runner; a failure of one of them fails the test."""
         parts = [asyncio.create_task(self.engine.run()), asyncio.create_task(self.runner.run())]
         try:
             yield
@@ -124,7 +124,7 @@ class Site:
 
 
 async def all_of(log: Log, topic: str) -> list[Record]:
-    """What is in the topic now."""
+    """Return all records of the topic."""
     ends = {key: end for key, end in (await log.end_offsets([topic])).items() if end}
     reader, found = log.read([topic], start="earliest"), []
     while ends:

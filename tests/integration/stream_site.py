@@ -1,4 +1,4 @@
-"""A log on Kafka with an engine of its own, and `oncue stream` as processes that can be killed."""
+"""A log on Kafka with an engine, and `oncue stream` processes that can be killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Worker:
         self.process, self._said = process, said
 
     async def placed(self) -> list[int]:
-        """The partitions that it has, when it says so the next time."""
+        """Return its partitions, once it reports them next."""
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = (await self.process.stdout.readline()).decode()
@@ -78,7 +78,7 @@ class StreamSite:
         return "e1"
 
     async def deploy(self, *rules: dict[str, Any], version: int = 1) -> None:
-        """For the engine here, and for the workers in the registry."""
+        """Deploy for this engine, and for the workers in the registry."""
         d = deployed(list(rules), version)
         endpoint = EndpointRecord(VERSION, "e1", "local", d.owner, b"")
         entries = [("endpoint:e1", endpoint), (f"deployment:{d.label}@{version}", d)]
@@ -101,7 +101,7 @@ class StreamSite:
         await self.log.append(EVENTS, records)
 
     async def until(self, done: Callable[[], Awaitable[Any]], what: str) -> Any:
-        """For what other processes do, which send no event."""
+        """Poll until `done`, for what other processes do."""
         end = asyncio.get_running_loop().time() + PATIENCE_S
         while not (found := await done()):
             assert asyncio.get_running_loop().time() < end, f"{what}\n" + "\n".join(w.said() for w in self.workers)
@@ -109,7 +109,7 @@ class StreamSite:
         return found
 
     async def settled(self) -> None:
-        """Everything that is in the log now was seen by engine and workers."""
+        """Wait until engine and workers have processed all records of the log."""
 
         async def matched() -> bool:
             return not any((await self.log.lag("rules", [EVENTS])).values())
@@ -139,11 +139,11 @@ class StreamSite:
         return found
 
     async def tables(self) -> dict[int, ChangelogStates]:
-        """As the changelog has them."""
+        """Return the states in the changelog."""
         return await read_states(self.log)
 
     async def waiting(self) -> list[int]:
-        """The numbers of the events in open windows."""
+        """Return the numbers of the events in open windows."""
         found = [table.buffered(where) for table in (await self.tables()).values() for where in table.open_windows()]
         return sorted(int(event.id) for window in found for event in window)
 

@@ -1,4 +1,4 @@
-"""Rules with memory on the real embedded log: engine, host, and its SQLite file."""
+"""EmbeddedRunner on the real embedded log, with engine and SQLite file."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_dedupe_then_batch_with_several_functions(tmp_path: Path) -> None:
     with_site(tmp_path, body)
 
 
-def test_the_wait_is_told_by_one_tick_and_nobody_ticks_in_vain(tmp_path: Path) -> None:
+def test_a_wait_ends_by_one_tick_and_no_other_tick_is_appended(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(batch={"key": "${data.k}", "wait": "200ms"}))
         async with site.running():
@@ -110,7 +110,7 @@ def test_the_wait_is_told_by_one_tick_and_nobody_ticks_in_vain(tmp_path: Path) -
     with_site(tmp_path, body)
 
 
-def test_a_tick_that_is_not_applied_yet_is_not_said_again(tmp_path: Path) -> None:
+def test_a_tick_is_not_repeated_before_it_is_applied(tmp_path: Path) -> None:
     now = [1 << 50]
 
     async def body(site: Site) -> None:
@@ -159,7 +159,7 @@ def test_a_window_that_was_due_while_the_server_was_down_closes_at_the_start(tmp
     with_site(tmp_path, body)
 
 
-def test_killed_between_the_firing_and_the_states_the_same_tasks_come_again(tmp_path: Path) -> None:
+def test_a_kill_between_firing_and_states_repeats_the_same_tasks(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(batch={"count": 2}))
 
@@ -186,7 +186,7 @@ def test_killed_between_the_firing_and_the_states_the_same_tasks_come_again(tmp_
     with_site(tmp_path, body)
 
 
-def test_a_changed_batch_fires_what_the_old_one_held_by_the_old_arguments(tmp_path: Path) -> None:
+def test_a_changed_batch_fires_the_buffered_events_with_the_old_arguments(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(args={"old": "${each.data.n}"}, batch={"count": 100}))
         async with site.running():
@@ -246,7 +246,7 @@ def test_the_rule_in_force_at_the_firing_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["removed", "disabled"])
-def test_events_of_a_rule_that_is_gone_are_a_dead_letter_that_can_be_tried_again(tmp_path: Path, gone: str) -> None:
+def test_events_of_a_removed_rule_are_a_dead_letter_that_can_be_retried(tmp_path: Path, gone: str) -> None:
     async def body(site: Site) -> None:
         kept = rule(batch={"count": 3})
         site.deploy(kept)
@@ -272,7 +272,7 @@ def test_events_of_a_rule_that_is_gone_are_a_dead_letter_that_can_be_tried_again
     with_site(tmp_path, body)
 
 
-def test_what_cannot_be_folded_or_held_is_a_dead_letter_and_the_others_go_on(tmp_path: Path) -> None:
+def test_an_invalid_record_or_event_is_a_dead_letter_and_others_go_on(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(
             rule("many", batch={"count": 2, "bytes": "1GB"}),
@@ -312,7 +312,7 @@ def test_large_batches_travel_as_blobs(tmp_path: Path) -> None:
     with_site(tmp_path, body)
 
 
-def test_a_lost_file_is_made_again_from_the_log(tmp_path: Path) -> None:
+def test_a_lost_file_is_rebuilt_from_the_log(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(batch={"count": 3}))
         async with site.running():
@@ -333,7 +333,7 @@ def test_a_lost_file_is_made_again_from_the_log(tmp_path: Path) -> None:
     with_site(tmp_path, body)
 
 
-def test_a_file_of_another_log_is_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_states_of_another_log_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
 

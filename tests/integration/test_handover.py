@@ -68,7 +68,7 @@ def batch(stream: list[MatchesRecord], first: int, last: int) -> LogBatch:
 
 @settings(max_examples=15, deadline=None)
 @given(stream=streams(), data=st.data())
-def test_windows_are_the_same_wherever_they_change_their_host(
+def test_windows_are_the_same_through_any_handovers(
     stream: list[MatchesRecord], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("handover")
@@ -112,7 +112,7 @@ def test_windows_are_the_same_wherever_they_change_their_host(
     assert found == folded(InMemoryStates(), enumerate(stream))
 
 
-def test_where_the_log_has_forgotten_the_first_matches_nobody_begins_by_chance(tmp_path: Path) -> None:
+def test_no_runner_starts_where_the_log_has_deleted_the_first_matches(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         await log.append(MATCHES, [Record(b"x" * 100) for _ in range(10)], 0)
         await log.truncate(MATCHES, 0, 10)

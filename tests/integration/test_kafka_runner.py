@@ -1,4 +1,4 @@
-"""The host of a stream worker, without Faust: partitions that come and go while commits fail."""
+"""KafkaRunner without Faust: partitions are assigned and revoked while commits fail."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def counted_once(site: Site, worker: Worker, accepted: int) -> None:
     assert sum(counts.values()) + sum(s.events for s in worker.runner.summary().values()) == accepted
 
 
-def test_a_commit_that_fails_is_made_again_and_one_that_is_refused_leaves_the_partition(tmp_path: Path) -> None:
+def test_a_failed_commit_is_retried_and_a_refused_one_releases_the_partition(tmp_path: Path) -> None:
     async def body(site: Site, worker: Worker) -> None:
         site.deploy(rule(batch={"key": "${data.k}", "count": 5}))
         real, troubles = site.log.commit, [LogError("no leader"), LogError("no leader"), NotOwner("another has it")]
@@ -125,7 +125,7 @@ def test_a_commit_that_fails_is_made_again_and_one_that_is_refused_leaves_the_pa
     with_worker(tmp_path, body)
 
 
-def test_a_partition_that_goes_while_it_commits_is_right_when_it_comes_back(tmp_path: Path) -> None:
+def test_a_partition_revoked_during_a_commit_is_consistent_when_reassigned(tmp_path: Path) -> None:
     """The commit comes to its end behind the worker's back; the changelog tells of it."""
 
     async def body(site: Site, worker: Worker) -> None:
@@ -161,7 +161,7 @@ def test_a_partition_that_goes_while_it_commits_is_right_when_it_comes_back(tmp_
     with_worker(tmp_path, body)
 
 
-def test_a_tick_is_told_without_traffic_and_matches_wait_while_many_are_taken(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_tick_is_appended_without_traffic_and_a_full_queue_blocks(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("oncue.rules.stateful.kafka_runner.MAX_PENDING", 3)
     monkeypatch.setattr("oncue.rules.stateful.kafka_runner.STEP", 2)
 

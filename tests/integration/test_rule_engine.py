@@ -1,4 +1,4 @@
-"""The engine on the real embedded log: events in, task frames and dead letters out, once however often it dies."""
+"""The engine on the real embedded log: each event gives its tasks and dead letters once, through crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules with memory in a server of several: where it begins, and what it says when it cannot."""
+"""ServerRunner on a shared log: where it starts, and its errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def folded(site: Site) -> bool:
     return all(done[n].progress.next >= end for (_, n), end in (await site.log.end_offsets([MATCHES])).items())
 
 
-def test_it_goes_on_with_what_the_server_had_in_a_file(tmp_path: Path) -> None:
+def test_it_resumes_with_the_states_of_a_server_file(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         async with site.running():
             await site.emit(*(record(n) for n in range(4)))
@@ -63,7 +63,7 @@ def test_it_goes_on_with_what_the_server_had_in_a_file(tmp_path: Path) -> None:
     with_site(tmp_path, body)
 
 
-def test_where_the_log_has_forgotten_the_first_matches_it_waits_and_says_so(tmp_path: Path) -> None:
+def test_it_reports_that_the_log_has_deleted_the_first_matches(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         async with running(site.engine.run()):
             await site.emit(*(record(n) for n in range(5)))
@@ -100,7 +100,7 @@ async def _claims(site: Site) -> list[int]:
     return [end for end in (await site.log.end_offsets([WINDOWS])).values() for _ in range(end)]
 
 
-def test_states_of_other_matches_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_states_of_another_log_are_refused(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         await site.log.append(
             WINDOWS, records([(PROGRESS, encode(tuple(Progress(7, 1)))), (BY_SERVERS, encode(True))]), 0
@@ -113,7 +113,7 @@ def test_states_of_other_matches_are_not_gone_on_with(tmp_path: Path) -> None:
     with_site(tmp_path, body)
 
 
-def test_refused_it_ends_and_goes_on_from_what_is_stored(tmp_path: Path) -> None:
+def test_after_a_lost_claim_it_resumes_from_the_stored_states(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         real, troubles = site.log.commit, [NotOwner("another server has it")]
 

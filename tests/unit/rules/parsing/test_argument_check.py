@@ -1,4 +1,4 @@
-"""Whether a rule's arguments fit its function: what is known of functions, and what is said where it does not fit."""
+"""Arguments of rules checked against the parameters of their functions, and the errors."""
 
 from __future__ import annotations
 
@@ -290,4 +290,4 @@ def test_offline_as_in_a_deploy(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(RuleFileError) as reading:
         check_offline(sets)
     assert str(reading.value) == str(testing.value)
-    assert "its text was read instead" in capsys.readouterr().err
+    assert "its source was parsed instead" in capsys.readouterr().err

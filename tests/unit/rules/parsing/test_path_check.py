@@ -1,4 +1,4 @@
-"""Globs that are relative to a trigger's folder, and begin with a slash: they would never match, so a deploy says so."""
+"""Globs on relative paths that begin with a slash can never match; a deploy reports them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""What is wrong with a rule file, and where: a table of texts and the exact error."""
+"""Errors of rule files with their positions: a table of texts and exact messages."""
 
 from __future__ import annotations
 

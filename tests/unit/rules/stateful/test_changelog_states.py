@@ -1,4 +1,4 @@
-"""The fold over a table with a changelog, as a stream worker has it: in step with the embedded host's file, whatever dies."""
+"""The fold over ChangelogStates agrees with SqliteStates, through any crashes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ FATES = ["lives", "lives", "killed before the commit", "killed after the commit"
 
 @settings(max_examples=80, deadline=None)
 @given(streams(), st.data())
-def test_both_hosts_fire_the_same_windows_whatever_dies(records: list[MatchesRecord], data: st.DataObject) -> None:
+def test_both_stores_fire_the_same_windows_through_crashes(records: list[MatchesRecord], data: st.DataObject) -> None:
     expected = folded(InMemoryStates(), enumerate(records))
     worker, on_kafka, embedded = Worker(), list[ClosedWindow](), list[ClosedWindow]()
     while (at := worker.table.progress.next) < len(records):
@@ -92,7 +92,7 @@ def test_both_hosts_fire_the_same_windows_whatever_dies(records: list[MatchesRec
 
 @settings(max_examples=60, deadline=None)
 @given(streams())
-def test_a_table_that_is_read_again_is_the_same(records: list[MatchesRecord]) -> None:
+def test_a_restored_table_is_the_same(records: list[MatchesRecord]) -> None:
     worker = Worker()
     worker.step(log_batch(records, 0, len(records) - 1), "lives")
     before = worker.table
@@ -109,7 +109,7 @@ def test_a_table_that_is_read_again_is_the_same(records: list[MatchesRecord]) ->
         assert again.due(at_ms, 1_000, 5) == before.due(at_ms, 1_000, 5)
 
 
-def test_due_windows_come_in_the_order_of_their_times_and_as_often_as_they_are_asked_for() -> None:
+def test_due_windows_are_ordered_by_time_and_remain_due_until_closed() -> None:
     worker, spec = Worker(), (BatchOperator("${k}", wait_ms=100),)
     keys = [f"k{n % 10}" for n in range(100)]
     worker.step(log_batch([match(spec, n, n, [key]) for n, key in enumerate(keys)], 0, 99), "lives")
@@ -135,7 +135,7 @@ def test_a_tick_closes_what_is_due_and_leaves_the_rest_to_the_next() -> None:
     assert worker.step(log_batch(stream, many + 2, many + 2), "lives") == []
 
 
-def test_what_tells_nothing_any_more_is_deleted_in_the_changelog_too() -> None:
+def test_states_without_effect_are_deleted_in_the_changelog() -> None:
     worker = Worker()
     stream: list[MatchesRecord] = [
         match((DedupeOperator("${k}", 10),), 1, 100, ["a"]),

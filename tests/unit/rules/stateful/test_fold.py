@@ -1,4 +1,4 @@
-"""The fold of rules with memory, by properties: in memory and in its SQLite file it gives the same answers."""
+"""Properties of the fold of stateful rules, with states in memory and in SQLite."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def same(a: InMemoryStates, b: InMemoryStates) -> bool:
 
 
 @given(streams(), st.data())
-def test_records_that_come_again_change_nothing(records: list[MatchesRecord], data: st.DataObject) -> None:
+def test_repeated_records_change_nothing(records: list[MatchesRecord], data: st.DataObject) -> None:
     """A reader that goes back, any time and any way, while the states stay: the same windows, and the same states."""
     numbered = list(enumerate(records))
     once, often = InMemoryStates(), InMemoryStates()
@@ -147,9 +147,7 @@ def test_a_window_keeps_its_limits_and_its_order(records: list[MatchesRecord]) -
 
 @settings(max_examples=60, deadline=None)  # it waits for a disk
 @given(streams(), st.data())
-def test_the_file_gives_the_same_answers_however_often_it_dies(
-    records: list[MatchesRecord], data: st.DataObject
-) -> None:
+def test_the_file_fires_the_same_windows_through_crashes(records: list[MatchesRecord], data: st.DataObject) -> None:
     """Groups of any size; one that was not stored comes again, as after a crash."""
     expected = folded(InMemoryStates(), enumerate(records))
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +204,7 @@ def test_a_window_that_is_full_closes_early_and_fits_into_a_record() -> None:
     assert [(c.why, len(c.events)) for c in closed] == [("full", WINDOW_EVENTS)]
 
 
-def test_windows_of_an_operator_that_is_gone_fire_as_they_are() -> None:
+def test_windows_of_a_removed_operator_fire_as_they_are() -> None:
     states = InMemoryStates()
     old, new = BatchOperator("", count=10), BatchOperator("", count=5)
     folded(states, ((n, match((old,), n, 0, [""])) for n in range(3)))
@@ -243,7 +241,7 @@ def test_an_event_is_known_only_while_its_window_is_open(tmp_path: Path) -> None
     store.close()
 
 
-def test_what_tells_nothing_any_more_is_forgotten(tmp_path: Path) -> None:
+def test_states_without_effect_are_deleted(tmp_path: Path) -> None:
     store, hour = SqliteStates(tmp_path / "windows.db"), 3_600_000
     grouped(
         store,
@@ -284,7 +282,7 @@ def test_a_key_starts_anew_in_another_partition_whose_offsets_are_others(tmp_pat
     store.close()
 
 
-def test_a_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+def test_a_file_of_version_1_is_upgraded(tmp_path: Path) -> None:
     path = tmp_path / "windows.db"
     store, spec = SqliteStates(path), (BatchOperator("${k}", count=3),)
     grouped(store, 0, match(spec, 1, 0, ["a"]), match(spec, 2, 0, ["a"]), part=2)

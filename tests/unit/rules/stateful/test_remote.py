@@ -1,4 +1,4 @@
-"""What a server knows of rules with memory that stream workers run; and what a worker knows of the registry."""
+"""RemoteRules and StreamWorkers of a server, and the RegistryReader of a worker."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Clock:
         return self.now
 
 
-def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
+def test_workers_count_as_running_while_they_report(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         clock = Clock()
         workers = StreamWorkers(log, clock)
@@ -76,7 +76,7 @@ def test_workers_are_counted_on_while_they_report(tmp_path: Path) -> None:
     with_log(tmp_path, body)
 
 
-def test_counts_are_those_since_this_process_listens(tmp_path: Path) -> None:
+def test_counters_begin_when_this_process_begins_to_read(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         workers = StreamWorkers(log, Clock())
         workers.apply(b"one", report("one", 0, rules=(counts("r", 7),)), before=True)
@@ -91,7 +91,7 @@ def test_counts_are_those_since_this_process_listens(tmp_path: Path) -> None:
     with_log(tmp_path, body)
 
 
-def test_reports_in_the_log_are_heard_and_old_ones_are_not(tmp_path: Path) -> None:
+def test_recent_reports_of_the_log_are_applied_and_old_ones_ignored(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         old = Record(report("old", 0), b"old", time_ms=1)
         await log.append(STREAM, [old, Record(report("young", 1), b"young")])
@@ -134,7 +134,7 @@ def event(n: int, **data: object) -> Event:
     return Event(id=str(n), source="/s", type="t", data={"n": n, "p": f"p{n}", "k": "a"} | data)
 
 
-def test_explain_is_told_by_the_changelog(tmp_path: Path) -> None:
+def test_explain_reads_the_changelog(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         entry = RuleCompiler().compile([DEPLOYED]).entries["r"]
         memory = entry.rule.operators

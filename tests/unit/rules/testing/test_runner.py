@@ -1,4 +1,4 @@
-"""`tests:` of rules with memory, on a virtual clock."""
+"""`tests:` of stateful rules, on a virtual clock."""
 
 from __future__ import annotations
 
