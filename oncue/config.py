@@ -70,22 +70,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bridge_port: Port = 0  # ZeroMQ; 0: any free port, stored in the data folder
     # Large payloads and functions; "": in the data folder. Servers of one log must share it.
     blobs_folder: str = ""
-    workers: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0  # of the local endpoint; 0: one per core
+    # Of the local endpoint; 0: one per core.
+    workers: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     max_body_bytes: Positive = 64 * 1024 * 1024  # of a request; larger payloads are sent as blobs
     max_batch: Positive = 65_536  # tasks in one request
-    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0  # requests per token; 0: no limit
+    # Requests per second and token; 0: no limit.
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
     results_retention_days: Days = 30.0
     events_retention_days: Days = 30.0
     reports_retention_days: Days = 2.0
-    rules_memory: Literal["server", "stream"] = "server"  # runs stateful rules; stream: `oncue stream`
+    # Process that runs stateful rules; stream: `oncue stream`.
+    rules_memory: Literal["server", "stream"] = "server"
     matches_partitions: Partitions = 8  # of oncue.matches; fixed at the first start
     results_retention_bytes: Natural = 0  # 0: by age only
     # Topics that all endpoints share; 0: one per endpoint. Fixed at the first start.
     task_topics: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     events_partitions: Partitions = 1  # of oncue.events; can only be raised
     events_mode: Literal["structured", "binary"] = "structured"  # of written events; both are read
-    queue_bytes: Positive = 64 * 1024 * 1024  # pending tasks in memory per endpoint; more wait in the view
-    disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0  # above, nothing is accepted
+    # Pending tasks in memory per endpoint; more wait in the view.
+    queue_bytes: Positive = 64 * 1024 * 1024
+    # Above this usage of the disk, nothing new is accepted.
+    disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0
     uvloop: bool = True
     open_metrics: bool = False  # GET /metrics without a token
     admin_token_file: str = ""  # a token in it has the scope admin from the first start on

@@ -1,11 +1,14 @@
-"""Keys and encrypted sockets: CURVE (libzmq, RFC 26 of ZeroMQ) between agents and bridge, and the gate that knows the keys.
+"""CURVE keys, encrypted ZeroMQ sockets, and authentication of agents by their keys.
 
-    agent's DEALER ──CURVE handshake──► bridge's ROUTER ──ZAP (RFC 27), inproc──► Gate: 200 with the endpoint's id, or 400
+CURVE is RFC 26 of ZeroMQ, ZAP is RFC 27.
 
-A key that the gate does not know is refused in the handshake, before any message is read. libzmq cannot cut one peer's
-link of a ROUTER: so whoever forbids a key also drops what still comes with that user id (bridge.py does).
-`zmq.auth` has an asyncio authenticator on zmq.asyncio sockets and a thread; the gate is one REP socket for `add_reader`
-of an ordinary loop: no thread, no second loop.
+    agent's DEALER ──CURVE handshake──► bridge's ROUTER ──ZAP, inproc──► Gate
+                                                                          └─► 200 + endpoint id, or 400
+
+An unknown key is refused in the handshake, before any message is read. libzmq cannot close the
+connection of one peer of a ROUTER. So after a key is revoked, the bridge must also drop messages with
+its user id. The gate is a REP socket for `add_reader` of the event loop; the authenticators in
+`zmq.auth` need a thread or zmq.asyncio sockets.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from zmq.utils import z85
 from oncue.errors import Conflict, Invalid, OncueError
 
 ZAP = "inproc://zeromq.zap.01"  # RFC 27 fixes the name
-HWM = 20_000  # messages of one peer; a task frame is at most some MB, and credit bounds their number
-MAX_MESSAGE_BYTES = 96 << 20  # a part above this ends the link
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 4_000, 12_000  # ZMTP pings find dead TCP links; wire.Beat finds dead peers
+HWM = 20_000  # messages of one peer; a task frame has at most some MB, and credit limits their number
+MAX_MESSAGE_BYTES = 96 << 20  # a larger part closes the connection
+# ZMTP pings detect dead TCP connections; bridge.Heartbeat detects peers that hang.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 4_000, 12_000
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -33,7 +37,7 @@ class Keys(msgspec.Struct, frozen=True):
     public: bytes
     secret: bytes
 
-    def __repr__(self) -> str:  # a secret does not belong into a log
+    def __repr__(self) -> str:  # keeps the secret out of logs
         return f"Keys({self.public.decode()})"
 
 
@@ -42,22 +46,24 @@ def make_keys() -> Keys:
 
 
 def load_or_make_keys(path: Path) -> Keys:
-    """The pair in this file (JSON, mode 600); made when there is none. Two that make it at once get the same one.
+    """Return the key pair in this file (JSON, mode 600); create it if there is none.
 
-    Raises Invalid when it cannot be read or is not a pair of keys."""
+    Two processes that create it at once get the same pair. Raises Invalid if the file cannot be read
+    or has no key pair.
+    """
     try:
         return _load(path)
     except FileNotFoundError:
         pass
     keys = make_keys()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp makes it mode 600
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # with mode 600
     try:
         with os.fdopen(handle, "w") as f:
             json.dump({"public": keys.public.decode(), "secret": keys.secret.decode()}, f)
             f.flush()
             os.fsync(f.fileno())
-        os.link(fresh, path)  # fails where rename would overwrite the other's
+        os.link(fresh, path)  # fails if the file exists; rename would overwrite it
     except FileExistsError:
         return _load(path)
     finally:
@@ -87,10 +93,10 @@ def _load(path: Path) -> Keys:
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], server_key: bytes, keys: Keys) -> zmq.Socket[bytes]:
-    """An agent's socket, not yet connected. Raises Invalid when the server's key is not one."""
+    """Return an agent's socket, not yet connected. Raises Invalid for a malformed server key."""
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     _common(socket)
-    # Each dial is a new socket, and a link that comes back by itself would be silently another.
+    # Each connection of a session is a new socket; libzmq's own reconnects must not go unnoticed.
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
@@ -104,11 +110,14 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], server_key: bytes, keys: Key
 
 
 def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[bytes]:
-    """The bridge's socket, not yet bound. Have a Gate in the same context first: without one nobody gets in."""
+    """Return the bridge's socket, not yet bound.
+
+    Its context must have a Gate already: without one all connections are refused.
+    """
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     _common(socket)
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # with it another valid key took over a peer's tasks
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a send to one that is gone says so
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # 1 would let another valid key take over a peer's tasks
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a disconnected peer raises
     socket.setsockopt(zmq.BACKLOG, 1024)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     socket.setsockopt(zmq.ZAP_DOMAIN, b"oncue")
@@ -131,27 +140,31 @@ def _common(socket: zmq.Socket[bytes]) -> None:
 
 
 def address(host: str, port: int | str) -> str:
-    """tcp://host:port, with brackets where an IPv6 address needs them."""
+    """Return tcp://host:port, with brackets around an IPv6 address."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def connect(socket: zmq.Socket[bytes], where: str) -> None:
-    """Dial tcp://host:port. Raises Invalid when it is no such address."""
+    """Connect to tcp://host:port. Raises Invalid for a malformed address."""
     try:
         socket.connect(where)
     except zmq.ZMQError as e:
-        raise Invalid(f"{where!r} cannot be dialled: {e.strerror}", remedy="an address is tcp://host:port") from None
+        raise Invalid(f"cannot connect to {where!r}: {e.strerror}", remedy="an address is tcp://host:port") from None
 
 
 def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
-    """Bind, and give the port (0: any free one). Raises Conflict when it is taken, Invalid when the host is not ours."""
+    """Bind the socket and return the port; 0 takes any free port.
+
+    Raises Conflict if the port is taken, Invalid if the host is not an address of this machine.
+    """
     name = "127.0.0.1" if host == "localhost" else host
     try:
         socket.bind(address("0.0.0.0" if name == "" else name, port or "*"))
     except zmq.ZMQError as e:
         if e.errno == zmq.EADDRINUSE:
             raise Conflict(
-                f"port {port} of {host} is taken", remedy="end what listens there, or give another --bridge-port"
+                f"port {port} of {host} is taken",
+                remedy="stop the program that listens there, or give another --bridge-port",
             ) from None
         raise Invalid(
             f"cannot listen on {host}:{port}: {e.strerror}", remedy="give an address of this machine"
@@ -160,16 +173,19 @@ def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
     return int(last.rpartition(":")[2])
 
 
-# ---------------------------------------------------------------- who may connect
+# ---------------------------------------------------------------- authentication
 
 
-# What an agent is told of a handshake that failed: a ZAP status. ZAP has no word for a key that is good no more, so that is
-# the status of an "internal error", which nothing else here gives.
+# ZAP status of a failed handshake. ZAP has none for a revoked key, so that gets the status of an
+# "internal error", which this module does not use otherwise.
 UNKNOWN, REVOKED = 400, 500
 
 
 class Gate:
-    """Answers libzmq's question who a key is (ZAP). Watch `fileno()` and call `on_readable()`; one gate a context."""
+    """ZAP handler: authenticates public keys. One per context.
+
+    Watch `fileno()` in the event loop and call `on_readable()`.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._known: dict[bytes, bytes] = {}  # raw public key -> user id
@@ -187,20 +203,23 @@ class Gate:
         return int(self._socket.getsockopt(zmq.FD))
 
     def allow(self, public_key: bytes, user: str) -> None:
-        """This key (Z85) may connect; its messages carry `user` as User-Id. Raises Invalid when it is not a key."""
+        """Let this key (Z85) connect; its messages carry `user` as User-Id. Raises Invalid."""
         key = raw_key(public_key)
         self._known[key] = user.encode()
         self._forbidden.discard(key)
 
     def forbid(self, public_key: bytes) -> None:
-        """This key may not connect any more, and is told that it was revoked. A link that it has already goes on: drop what
-        comes with its user id."""
+        """Refuse new connections of this key as revoked.
+
+        An existing connection stays open: drop messages with its user id.
+        """
         key = raw_key(public_key)
         self._known.pop(key, None)
         self._forbidden.add(key)
 
     def on_readable(self) -> None:
-        while True:  # edge-triggered: until there is nothing more
+        """Answer all pending requests."""
+        while True:  # the file descriptor is edge-triggered
             try:
                 request = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -224,10 +243,10 @@ class Gate:
 
 
 def raw_key(public_key: bytes) -> bytes:
-    """The 32 bytes of a Z85 key. Raises Invalid."""
+    """Return the 32 bytes of a Z85 key. Raises Invalid."""
     try:
         raw = z85.decode(public_key)
-    except Exception as e:  # KeyError, ValueError, struct.error: by what is wrong with it
+    except Exception as e:  # KeyError, ValueError or struct.error, depending on the fault
         raise Invalid(f"not a CURVE public key: {e}", remedy="a key is 40 characters of Z85") from None
     if len(raw) != 32:
         what = f"not a CURVE public key: {len(public_key)} characters instead of 40"

@@ -91,7 +91,7 @@ class TooLarge(OncueError):
 
 
 class NotFound(OncueError):
-    """It does not exist, or you may not see it."""
+    """The object does not exist, or you may not see it."""
 
     code = "not-found"
     status = 404
@@ -197,7 +197,7 @@ class Undecodable(OncueError):
 
 
 class OtherPython(Undecodable):
-    """A value or function has bytecode of another minor version of Python, which would crash this one."""
+    """The value or function has bytecode of another Python version, which would crash this one."""
 
     code = "other-python"
 
@@ -252,9 +252,10 @@ class TaskError(OncueError):
 
 
 class TaskFailed(TaskError):
-    """The function raised an exception. `type_name`, `message` and `traceback` are those of the exception.
+    """The function raised an exception.
 
-    If its type is a builtin, the exception is also this error's `__cause__`.
+    `type_name`, `message` and `traceback` are those of the exception. If its type is a builtin, the
+    exception is also this error's `__cause__`.
     """
 
     code = "task-failed"
@@ -297,9 +298,10 @@ class TaskRefused(TaskError):
 
 
 class UnreadableResult(TaskError):
-    """The function returned, but its result cannot be unpickled here. `.raw` has its bytes, `__cause__` the reason.
+    """The function returned, but its result cannot be unpickled here.
 
-    A module or class is missing, the Python versions differ, or the class cannot be unpickled.
+    A module or class is missing, the Python versions differ, or the class cannot be unpickled. `.raw`
+    has the bytes, `__cause__` the reason.
     """
 
     code = "unreadable-result"
@@ -307,7 +309,10 @@ class UnreadableResult(TaskError):
 
 
 class UntrustedResult(TaskError):
-    """The result is a pickle from an endpoint that you neither own nor trust. Unpickling runs code. `.raw` has its bytes."""
+    """The result is a pickle from an endpoint that you neither own nor trust; unpickling runs code.
+
+    `.raw` has the bytes.
+    """
 
     code = "untrusted-result"
     raw: bytes = b""

@@ -24,7 +24,7 @@ SERVER_PIP = "pip install 'oncue[server]'"
 # In addition for `oncue stream`.
 STREAM: Mapping[str, str] = {"aiokafka": "aiokafka", "cramjam": "cramjam", "faust-streaming": "faust"}
 STREAM_PIP = "pip install 'oncue[server,kafka]'"
-# Libraries of the server that few other packages depend on: if one is installed, a server is wanted.
+# Libraries that few other packages depend on: if one is installed, a server is wanted.
 TELLING = ("google-re2", "cel-expr-python")
 
 

@@ -6,8 +6,8 @@ google-re2 matches in linear time, so that a hostile pattern or path cannot bloc
     **      zero or more folders            [a-c]   one of these; [!a-c] none of these, nor /
     {a,b}   a or b, may be nested           \\x      the character x itself
 
-`**` is special only as a whole part between slashes (`**/*.h5`, `raw/**`); elsewhere it means `*`. A
-pattern must match the whole path. Names that begin with a dot are not special.
+`**` is special only as a whole part between slashes (`**/*.h5`, `raw/**`); elsewhere it means `*`.
+A pattern must match the whole path. Names that begin with a dot are not special.
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ def derived_ids(ms: int, seed: bytes, count: int = 1, first: int = 0) -> list[by
 def rule_task_ids(rule: str, replay: str, source: str, event_id: str, event_ms: int | None, count: int) -> list[bytes]:
     """Return the ids of the tasks that one event makes one rule run, one per function.
 
-    The rule's version is not hashed, so that a redeploy does not fire an old event twice. `event_ms`
-    is given only if one of our triggers stored that time before it published the event. Otherwise
-    the time bits come from the hash too, so that a repeated event yields the same ids.
+    The rule's version is not hashed, so that a redeploy does not fire an old event twice.
+    `event_ms` is given only if one of our triggers stored that time before it published the event.
+    Otherwise the time bits come from the hash too, so that a repeated event yields the same ids.
     """
     seed = "\0".join(("rule", rule, replay, source, event_id)).encode()
     if event_ms is None:

@@ -97,7 +97,7 @@ class TaskState(msgspec.Struct, frozen=True):
     attempt: int = 1  # open: the current attempt; closed: the attempt that closed it
     due_us: int = 0  # open: earliest start of the current attempt
     attempts: tuple[Attempt, ...] = ()  # ended attempts, in the order of their records
-    running: tuple[int, int] = (0, 0)  # (attempt, started_us) of the newest reported start; may be missing
+    running: tuple[int, int] = (0, 0)  # (attempt, started_us) of the newest reported start, if any
     cancel_us: int = 0  # time of the first cancel request; 0: none
     cancel_by: str = ""
 

@@ -1,7 +1,7 @@
 """Durations and sizes as text: "2s", "1h30m", "250ms"; "1MB", "10 MiB".
 
-Annotate a field of an option Struct as `Duration` (int, milliseconds) or `Size` (int, bytes): in rule
-files the field then accepts text, or a plain number of seconds or bytes.
+Annotate a field of an option Struct as `Duration` (int, milliseconds) or `Size` (int, bytes). In
+rule files the field then accepts text, or a plain number of seconds or bytes.
 
     class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         stable: Duration = 2_000

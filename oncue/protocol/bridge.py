@@ -1,20 +1,22 @@
-"""What bridge and agent say to each other. Pure: Structs and bytes, no sockets.
+"""Messages between bridge and agent: Structs and bytes, no sockets.
 
-    agent (DEALER, dials out)                                bridge (ROUTER)
-      Hello, Inventory...            ──────────────►
-                                     ◄──────────────         Welcome(epoch), Redirect  or  Refuse
-      Credit, Results, Want, ...     ──────────────►
-                                     ◄──────────────         Dispatch, Ack, Part, CancelTasks, Welcome (other servers) ...
-      Beat                           ◄─────────────►         Beat
+    agent (DEALER, connects)                             bridge (ROUTER)
+      Hello, Inventory...              ────────────►
+                                       ◄────────────     Welcome(epoch), Redirect or Refuse
+      Credit, Results, FetchPart ...   ────────────►
+                                       ◄────────────     Dispatch, Ack, BlobPart, CancelTasks ...
+      Heartbeat                        ◄───────────►     Heartbeat
 
-A ZeroMQ message has one to three parts: the envelope, then raw bodies that nobody on the way needs to look into.
-Each side numbers its messages of a session from 0 (Hello and the first Welcome; Reset and Redirect have none: -1). A number
-seen before is a double and is dropped; a gap means that something was lost: the agent says Hello again, the bridge sends
-Reset to ask for it. A message of another session is stale and is dropped. So a session is exact, and the inventory at its
-start makes the two sides agree on who holds which task.
+A ZeroMQ message has one or two parts: the envelope, then a body of raw bytes. Each side numbers its
+messages in a session from 0 (Hello, the first Welcome); Reset and Redirect have the number -1. A
+repeated number is a duplicate and is dropped. A gap means that a message was lost: the agent then
+sends Hello again, the bridge sends Reset to request that. Messages of other sessions are stale and
+are dropped. So each message of a session is processed exactly once, and after the inventory at its
+start both sides agree on the tasks that the agent holds.
 
-Credit is the total number of tasks that the agent is ready to have been sent since the session's start: a total can be
-repeated without harm. Results carry the agent's spool numbers; Ack(seq) says that all up to seq are durable in the log.
+Credit is the total number of tasks that the agent accepts since the start of the session: a total
+can be repeated safely. Results carry the agent's journal numbers; Ack(seq) confirms that all results
+up to seq are durable in the log.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.records import Call, Stored
 
-PROTOCOL = 2  # both must speak the same; a difference is refused with a remedy
-BEAT_MS = 2_000  # each side says something at least this often
-SILENCE_MS = 8_000  # after this long without a word the other side is taken as gone
+PROTOCOL = 2  # version; the bridge refuses an agent with another one
+BEAT_MS = 2_000  # longest pause between two messages of a side
+SILENCE_MS = 8_000  # a side that sends nothing for so long counts as disconnected
 ID_BYTES = 16
 PART_BYTES = 1 << 20
 
@@ -37,50 +39,60 @@ PART_BYTES = 1 << 20
 
 
 class Hello(Stored, tag="hello", frozen=True):
+    """Opens a session."""
+
     protocol: int
     agent_version: str
     python: str
     host: str
     pid: int
-    boot: bytes  # 8 random bytes a start of the agent
-    journal: bytes  # 8 random bytes a journal (spool and job table): another one means that the old was lost
+    boot: bytes  # 8 random bytes, new at each start of the agent
+    journal: bytes  # 8 random bytes, new with each journal: a change means that the old one was lost
     workers: int
-    held: int  # how many tasks the Inventory messages after this name, in all
-    epoch: int = 0  # the highest the agent has obeyed
+    held: int  # number of tasks in the Inventory messages that follow
+    epoch: int = 0  # highest epoch that the agent has accepted
 
 
 class Inventory(Stored, tag="inventory", frozen=True):
-    """Body: the tasks that the agent holds (queued, running, or ended and not yet acked), 20 bytes each:
-    id and attempt (big endian). Sent until `held` are named; none for held = 0."""
+    """Tasks that the agent holds: queued, running, or ended and not acknowledged.
+
+    Body: 20 bytes per task, id and attempt (big endian). As many messages as `held` tasks need.
+    """
 
     last: bool
 
 
 class Results(Stored, tag="results", frozen=True):
-    """Body: msgpack list of messages.Ended. All of one call."""
+    """Ended attempts of one call. Body: msgpack of list[Ended]."""
 
-    seq: int  # spool number
+    seq: int  # journal number
     count: int
-    call: bytes  # msgpack of Call, as it came with the Dispatch
+    call: bytes  # msgpack of Call, unchanged from the Dispatch
     accepted_us: int
     granted: int  # see Credit
 
 
 class Credit(Stored, tag="credit", frozen=True):
+    """Number of tasks that the agent accepts, in total since the start of the session."""
+
     granted: int
 
 
 class FetchPart(Stored, tag="want", frozen=True):
-    """A part of a large payload or of a function's body, by its hash, from this offset on. Several may be asked at once;
-    each is answered by one Part."""
+    """Requests a part of a blob or function body. Each request gets one BlobPart.
+
+    Several requests may be open at once.
+    """
 
     sha256: str
     offset_bytes: int = 0
 
 
 class UploadPart(Stored, tag="put", frozen=True):
-    """Body: a part of a large result, at most PART_BYTES, in order. A result that names a blob is sent only after its
-    UploadAck said that the blob is durable."""
+    """Uploads a part of a large result, in order. Body: at most PART_BYTES.
+
+    A result that refers to a blob is sent only after UploadAck has confirmed that it is durable.
+    """
 
     sha256: str
     offset_bytes: int
@@ -88,11 +100,11 @@ class UploadPart(Stored, tag="put", frozen=True):
 
 
 class ReportFrame(Stored, tag="report", frozen=True):
-    """Body: msgpack of messages.Report. May be lost."""
+    """Progress of tasks. Body: msgpack of records.Report. May be lost."""
 
 
 class Bye(Stored, tag="bye", frozen=True):
-    """The agent stops on purpose; what it still holds stays in its journal."""
+    """The agent stops. Tasks that it holds stay in its journal."""
 
     why: str = ""
 
@@ -101,18 +113,23 @@ class Bye(Stored, tag="bye", frozen=True):
 
 
 class Welcome(Stored, tag="welcome", frozen=True):
-    """The answer to Hello. Said again in the session when `servers` change, which is all that counts of it then; agents
-    of before that was so take no notice."""
+    """Accepts Hello. Sent again in the session when `servers` change.
+
+    Of a repeated Welcome only `servers` counts; older agents ignore it.
+    """
 
     epoch: int
     server: str
     server_version: str
-    durable_seq: int = -1  # spool entries up to here are known to be durable
-    servers: tuple[tuple[str, str], ...] = ()  # (address, CURVE key) of all that an agent may dial
+    durable_seq: int = -1  # journal entries up to here are durable in the log
+    servers: tuple[tuple[str, str], ...] = ()  # (address, CURVE key) of all servers
 
 
 class Redirect(Stored, tag="redirect", frozen=True):
-    """Another server acts for this endpoint: dial that one. Without an address: nobody does yet; ask again soon."""
+    """Another server owns this endpoint: connect to that one.
+
+    Without an address no server owns it yet: try again soon.
+    """
 
     bridge: str = ""
     server_key: str = ""
@@ -120,13 +137,15 @@ class Redirect(Stored, tag="redirect", frozen=True):
 
 
 class Refuse(Stored, tag="refuse", frozen=True):
+    """Rejects Hello."""
+
     code: str  # version, revoked, stale-epoch
     message: str
     remedy: str = ""
 
 
 class Dispatch(Stored, tag="dispatch", frozen=True):
-    """Body: msgpack list of messages.Task."""
+    """Tasks of one call for the agent. Body: msgpack of list[TaskRecord]."""
 
     call: bytes  # msgpack of Call
     attempt: int
@@ -135,7 +154,10 @@ class Dispatch(Stored, tag="dispatch", frozen=True):
 
 
 class BlobPart(Stored, tag="part", frozen=True):
-    """Body: at most PART_BYTES from the offset. `why` is set when there is no such blob or function."""
+    """A part of a blob or function body. Body: at most PART_BYTES from the offset on.
+
+    `why` is set if the blob or function does not exist.
+    """
 
     sha256: str
     offset_bytes: int
@@ -144,24 +166,28 @@ class BlobPart(Stored, tag="part", frozen=True):
 
 
 class UploadAck(Stored, tag="putack", frozen=True):
-    """The next offset that the server wants; equal to the size: all is there and durable."""
+    """The next offset of an upload. If it equals the size, the blob is complete and durable."""
 
     sha256: str
     offset_bytes: int
-    why: str = ""  # set: the server will not take it (too large, disk full)
+    why: str = ""  # set if the server rejects the blob (too large, disk full)
 
 
 class Ack(Stored, tag="ack", frozen=True):
+    """Results up to journal number `seq` are durable in the log."""
+
     seq: int
 
 
 class CancelTasks(Stored, tag="cancel", frozen=True):
-    """Body: ids, 16 bytes each."""
+    """Cancels tasks. Body: ids, 16 bytes each."""
 
     why: str = ""
 
 
 class Reset(Stored, tag="reset", frozen=True):
+    """Requests a new session: the agent sends Hello again."""
+
     why: str
 
 
@@ -169,6 +195,8 @@ class Reset(Stored, tag="reset", frozen=True):
 
 
 class Heartbeat(Stored, tag="beat", frozen=True):
+    """Keeps the connection alive when there is nothing else to send."""
+
     at_us: int
 
 
@@ -177,13 +205,17 @@ FromBridge = Welcome | Redirect | Refuse | Dispatch | BlobPart | UploadAck | Ack
 
 
 class AgentEnvelope(Stored, frozen=True):
-    session: int  # chosen by the agent at Hello, higher each time (unix µs); echoed by the bridge
-    n: int
+    """First part of a message from the agent."""
+
+    session: int  # chosen by the agent at Hello, increasing (unix µs); repeated by the bridge
+    n: int  # of the message in the session
     epoch: int
     message: FromAgent
 
 
 class BridgeEnvelope(Stored, frozen=True):
+    """First part of a message from the bridge."""
+
     session: int
     n: int
     epoch: int
@@ -199,12 +231,12 @@ _call = msgspec.msgpack.Decoder(Call)
 
 
 def decode_from_agent(parts: MessageParts) -> tuple[AgentEnvelope, bytes]:
-    """The envelope and the body (b"" if none). Raises Undecodable."""
+    """Return the envelope and the body (b"" if none). Raises Undecodable."""
     return _decode(_from_agent, parts)
 
 
 def decode_from_bridge(parts: MessageParts) -> tuple[BridgeEnvelope, bytes]:
-    """The envelope and the body (b"" if none). Raises Undecodable."""
+    """Return the envelope and the body (b"" if none). Raises Undecodable."""
     return _decode(_from_bridge, parts)
 
 
@@ -218,11 +250,12 @@ def _decode(decoder: msgspec.msgpack.Decoder[E_], parts: MessageParts) -> tuple[
 
 
 def pack_inventory(held: list[tuple[bytes, int]]) -> bytes:
+    """Encode (task id, attempt) pairs as the body of Inventory."""
     return b"".join(task_id + attempt.to_bytes(4, "big") for task_id, attempt in held)
 
 
 def unpack_inventory(body: bytes) -> list[tuple[bytes, int]]:
-    """Raises Undecodable when it is not a whole number of entries."""
+    """Decode the body of Inventory. Raises Undecodable."""
     step = ID_BYTES + 4
     if len(body) % step:
         raise Undecodable(f"an inventory of {len(body)} bytes")

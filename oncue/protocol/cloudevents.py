@@ -1,13 +1,13 @@
-"""Events as bytes: CloudEvents 1.0 in JSON, and as Kafka records in structured or binary mode.
+"""CloudEvents 1.0 as JSON, and as Kafka records in structured or binary mode.
 
-    structured   value: the whole event as JSON      headers: content-type: application/cloudevents+json
-    binary       value: the data alone               headers: ce_id, ce_source ...; content-type: that of the data
+    structured   value: the event as JSON   headers: content-type: application/cloudevents+json
+    binary       value: the data alone      headers: ce_id, ce_source ...; content-type of the data
 
-We write structured records (extensions keep their types); any Kafka client may write either. Sources: the CloudEvents
-specification 1.0.2, its JSON event format and its Kafka protocol binding.
+oncue writes structured records, in which extensions keep their types. Other Kafka clients may write
+either. Sources: CloudEvents specification 1.0.2, its JSON event format, its Kafka protocol binding.
 
-Reading is strict: what breaks the standard raises Invalid, naming the attribute. Attributes that the standard does not
-name become extensions.
+Parsing is strict: an event that violates the standard raises Invalid, which names the attribute.
+Attributes that the standard does not define become extensions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REQUIRED = ("id", "source", "type")
 _OPTIONAL = ("subject", "time", "datacontenttype", "dataschema")
 _BODY = frozenset(("specversion", "data", "data_base64"))
 _NAME = re.compile(r"[a-z0-9]+")
-# What the standard's String type excludes: control characters and unpaired surrogates.
+# Characters that the standard's String type excludes: controls and unpaired surrogates.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _MEDIA = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+*-]+\s*(;.*)?", re.ASCII)
@@ -48,17 +48,22 @@ _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 
 
 def to_record(event: Event, *, binary: bool = False) -> tuple[bytes, Headers]:
-    """(value, headers) of a record. In binary mode extensions become text, and data that is no bytes and has no content
-    type is sent as application/json. Raises Invalid, and TooLarge over EVENT_BYTES."""
+    """Return (value, headers) of the record.
+
+    In binary mode extensions become text. Data that is not bytes and has no content type is sent as
+    application/json. Raises Invalid, and TooLarge over EVENT_BYTES.
+    """
     if binary:
         return _to_binary(event)
     return to_json(event), _HEADERS
 
 
 def from_record(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
-    """The event of a record in either mode; without headers it is taken as structured. Raises Invalid, and TooLarge
-    over EVENT_BYTES."""
-    if headers == _HEADERS:  # our own
+    """Parse a record in either mode; without headers it is structured.
+
+    Raises Invalid, and TooLarge over EVENT_BYTES.
+    """
+    if headers == _HEADERS:  # written by oncue
         return from_json(value)
     named = {name.lower(): content for name, content in headers}
     kind = named.get("content-type", b"").decode("utf-8", "replace").partition(";")[0].strip().lower()
@@ -140,7 +145,7 @@ def _data_of(value: bytes, content_type: str | None) -> Any:
         try:
             return value.decode()
         except UnicodeDecodeError:
-            return value  # another charset: its reader knows
+            return value  # another charset: left to the consumer
     return value
 
 
@@ -159,7 +164,7 @@ def _as_text(value: str | int | bool) -> str:
 
 
 def to_builtins(event: Event) -> dict[str, Any]:
-    """The JSON object of an event, not checked. Bytes become `data_base64`."""
+    """Return the JSON object of an event, not checked. Bytes become `data_base64`."""
     found: dict[str, Any] = {"specversion": "1.0", "id": event.id, "source": event.source, "type": event.type}
     for name in _OPTIONAL:
         text = getattr(event, name)
@@ -174,7 +179,7 @@ def to_builtins(event: Event) -> dict[str, Any]:
 
 
 def to_json(event: Event) -> bytes:
-    """Raises Invalid, and TooLarge over EVENT_BYTES."""
+    """Encode an event as JSON. Raises Invalid, and TooLarge over EVENT_BYTES."""
     check(event)
     try:
         return _bounded(_encode(to_builtins(event)))
@@ -183,7 +188,7 @@ def to_json(event: Event) -> bytes:
 
 
 def from_json(value: bytes | str) -> Event:
-    """Raises Invalid, and TooLarge over EVENT_BYTES."""
+    """Parse an event in JSON. Raises Invalid, and TooLarge over EVENT_BYTES."""
     if len(value) > EVENT_BYTES:
         raise _too_large(len(value))
     try:
@@ -198,7 +203,7 @@ def from_json(value: bytes | str) -> Event:
 
 
 def from_builtins(found: Mapping[str, Any]) -> Event:
-    """The event of a JSON object that is decoded already. Attributes that are null count as absent. Raises Invalid."""
+    """Convert a decoded JSON object. Attributes that are null count as absent. Raises Invalid."""
     fields = {name: value for name, value in found.items() if name not in ("data", "data_base64") and value is not None}
     data = found.get("data")
     encoded = found.get("data_base64")
@@ -228,7 +233,10 @@ def _data_json(data: Any) -> bytes:
 
 
 def check_data(data: Any, path: str = "data") -> None:
-    """Raises Invalid, naming the path, for what JSON has no form for: without a word it would become something else."""
+    """Raise Invalid, which names the path, for a value that JSON cannot represent.
+
+    Without this check the encoder would convert it silently.
+    """
     kind = type(data)
     if kind is str or kind is int or kind is bool or data is None:
         return
@@ -263,11 +271,11 @@ def _not_json(e: Exception) -> Invalid:
     )
 
 
-# ---------------------------------------------------------------- what the standard asks
+# ---------------------------------------------------------------- conformance
 
 
 def check(event: Event) -> None:
-    """Raises Invalid when the event breaks the standard, naming the attribute."""
+    """Raise Invalid, which names the attribute, if the event violates the standard."""
     for name in _REQUIRED:
         _check_text(name, getattr(event, name))
     for name in _OPTIONAL:
@@ -308,7 +316,10 @@ def _check_text(name: str, text: Any) -> None:
 
 
 def time_text(at: datetime | None = None) -> str:
-    """A time (now, where none is given; local where it has no zone) as CloudEvents write it: RFC 3339, UTC."""
+    """Return a time as CloudEvents write it: RFC 3339, UTC.
+
+    Without a time, now. A time without a zone is local time.
+    """
     at = datetime.now(UTC) if at is None else at.astimezone(UTC)
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
@@ -316,7 +327,7 @@ def time_text(at: datetime | None = None) -> str:
 def _check_time(text: str) -> None:
     if _TIME.fullmatch(text):
         try:
-            # A leap second is a time too, which datetime does not know.
+            # A leap second is valid, but datetime does not support it.
             datetime.fromisoformat(text.upper().replace(":60", ":59"))
             return
         except ValueError:

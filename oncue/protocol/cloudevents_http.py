@@ -24,9 +24,11 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | None:
-    """The events of a request; None when it is not in any form of CloudEvents. `headers` have lower-case names.
+    """Parse the events of a request; None if it is not in a mode of CloudEvents.
 
-    Raises Invalid, naming the attribute (and in a batch the index), and TooLarge for an event over EVENT_BYTES."""
+    `headers` have lower-case names. Raises Invalid, which names the attribute (and the index in a
+    batch), and TooLarge for an event over EVENT_BYTES.
+    """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == STRUCTURED:
         return [from_json(body)]
@@ -61,7 +63,7 @@ def _binary(headers: Mapping[str, str], body: bytes) -> Event:
 
 
 def _value(text: str) -> bytes:
-    """A header's value is percent-encoded UTF-8, and may be in double quotes (binding, section 3.1.3.2)."""
+    """Decode a header's value: percent-encoded UTF-8, maybe quoted (binding, section 3.1.3.2)."""
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape"))

@@ -1,10 +1,11 @@
-"""Arguments and results as bytes: one letter, then the content.
+"""Arguments and results as bytes: one letter for the format, then the content.
 
-m  msgpack: exactly the types that come back as they were (None, bool, int of 64 bits, float, str, bytes, list, dict
-   with str keys; each list and dict in one place only). The server can show it to people without running anybody's code.
-p  pickle by cloudpickle, protocol 5: everything else, also a list that stands in two places. Only a worker, or a client that
-   trusts its origin, loads it.
-r  a Ref: the content (with its own letter) is a blob, too large to travel inline.
+m  msgpack: values whose types survive a round trip (None, bool, int of 64 bits, float, str, bytes,
+   list, dict with str keys) and whose lists and dicts are referenced once each. The server can show
+   them without running code.
+p  pickle by cloudpickle, protocol 5: all other values. Only a worker, or a client that trusts the
+   origin, loads it.
+r  Ref: the content, with its own letter, is in the blob store because it is large.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class Ref(Stored, frozen=True):
 
 
 def is_plain(value: Any) -> bool:
-    """Whether msgpack gives back the same value: the same types, and no list or dict that is reached twice, by which the
-    other side would get two."""
+    """Return True if msgpack reproduces the value exactly.
+
+    All types are supported, and no list or dict is referenced twice: the copy would have two.
+    """
     kind = type(value)
     if kind is list or kind is dict:
         return _plain_inside(value, kind, _DEPTH, set())
@@ -47,12 +50,15 @@ def is_plain(value: Any) -> bool:
 
 
 def has_plain_types(value: Any) -> bool:
-    """As `is_plain`, but one list in two places may become two equal ones."""
+    """Return True if all types are supported; a list may be referenced twice."""
     return _plain_inside([value], list, _DEPTH, None)
 
 
 def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> bool:
-    """`seen`: ids of the lists and dicts met before, all of which are alive as long as `value` is."""
+    """Check the items of a list or dict.
+
+    `seen` has the ids of lists and dicts checked before; they live as long as the root value.
+    """
     if depth == 0:
         return False
     if seen is not None:
@@ -77,9 +83,11 @@ def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> 
 
 
 def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT) -> bytes:
-    """One value, inline whatever its size (see `needs_blob`). Raises CannotPack when it cannot be pickled.
+    """Encode one value, inline whatever its size (see `needs_blob`).
 
-    `as_data`: it was read from JSON or the like, where a list in two places is two lists. `ids`: as for a result."""
+    `as_data`: the value was read from JSON, where no list is referenced twice. `ids`: see
+    oncue.pickles.pickler. Raises CannotPack if the value cannot be pickled.
+    """
     if has_plain_types(value) if as_data else is_plain(value):
         try:
             return MSGPACK + _encode(value)
@@ -89,8 +97,8 @@ def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT) -> bytes:
         return _pickled(value, ids)
     except Exception as e:
         raise CannotPack(
-            f"a value of type {type(value).__name__} cannot be shipped: {type(e).__name__}: {e}",
-            remedy="open files, sockets and locks where they are used, inside the function",
+            f"a value of type {type(value).__name__} cannot be pickled: {type(e).__name__}: {e}",
+            remedy="open files, sockets and locks inside the function that uses them",
         ) from e
 
 
@@ -102,7 +110,7 @@ def _pickled(value: Any, ids: Ids) -> bytes:
 
 
 def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """What a call gets. Raises CannotPack."""
+    """Encode the arguments of a call. Raises CannotPack, which names the argument."""
     try:
         return pack([list(args), kwargs], ids=Ids.CONTENT)
     except CannotPack as e:
@@ -117,6 +125,7 @@ def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
 
 
 def needs_blob(payload: bytes) -> bool:
+    """Return True if the payload is too large to be sent inline."""
     return len(payload) > INLINE_BYTES
 
 
@@ -125,7 +134,7 @@ def pack_ref(ref: Ref) -> bytes:
 
 
 def ref_of(payload: bytes) -> Ref | None:
-    """The Ref that this payload is; None when it is inline. Raises Undecodable."""
+    """Return the payload's Ref; None if it is inline. Raises Undecodable."""
     if payload[:1] != REF:
         return None
     try:
@@ -135,11 +144,12 @@ def ref_of(payload: bytes) -> Ref | None:
 
 
 def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_home: bool = True) -> Any:
-    """The value. **Runs code** for pickles: workers and trusting clients only. `at_home`: this is the program of the person
-    whose value it is (see oncue.pickles.reader).
+    """Decode a value. **Runs code** for pickles: only for workers and for clients that trust it.
 
-    Raises Undecodable when the bytes are no payload, or name a blob and there is no `fetch`; OtherPython; and what unpickling
-    raises."""
+    `at_home`: this process is a program of the person whose value it is (see oncue.pickles.reader).
+    Raises Undecodable if the bytes are not a payload, or refer to a blob and `fetch` is None;
+    OtherPython; any error of unpickling.
+    """
     letter = payload[:1]
     if letter == MSGPACK:
         try:
@@ -155,13 +165,13 @@ def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_ho
 
 
 def unpack_args(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for a call, in a worker. **Runs code** for pickles. Raises as `unpack`."""
+    """Decode the arguments of a call, in a worker. **Runs code** for pickles. Raises as `unpack`."""
     args, kwargs = unpack(payload, fetch, at_home=False)
     return tuple(args), kwargs
 
 
 def peek(payload: bytes) -> tuple[bool, Any]:
-    """For showing to people without running code: (True, value) for msgpack, else (False, a note of what it is)."""
+    """Return (True, value) for msgpack, otherwise (False, note for people). Runs no code."""
     letter = payload[:1]
     if letter == MSGPACK:
         return True, unpack(payload)

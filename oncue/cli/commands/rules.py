@@ -75,9 +75,10 @@ def show(name: str, json_: bool) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completers.files)
 @json_option
 def test(files: tuple[str, ...], json_: bool) -> None:
-    """Run the tests in rule files, without a server, with the code that matches events in production.
+    """Run the tests in rule files, without a server.
 
-    Also check `args` against the functions in the Python files beside them.
+    The tests use the same matching code as the server. `args` are checked against the functions in
+    the Python files beside the rules.
 
     \b
     Example:

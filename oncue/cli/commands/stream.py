@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 def stream(log_url: str | None, data: str | None, anew: bool) -> None:
     """Run stateful rules (dedupe, batch) beside the servers, until Ctrl-C. For a log on Kafka.
 
-    Servers leave these rules to stream workers if their setting rules_memory is "stream". The state is in the log, so
-    workers can take over from servers and from each other. Several workers share the partitions of oncue.matches; if one
-    is killed, the others continue its windows within ten seconds.
+    Servers leave these rules to stream workers if their setting rules_memory is "stream". The state
+    is in the log, so workers can take over from servers and from each other. Several workers share
+    the partitions of oncue.matches; if one is killed, the others continue its windows within ten
+    seconds.
 
     \b
     Example:
@@ -53,7 +54,8 @@ def stream(log_url: str | None, data: str | None, anew: bool) -> None:
     need("a stream worker", {**SERVER, **STREAM}, STREAM_PIP)
     make_data_folder(settings.data_path)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("faust", "mode", "oncue.rules.stateful.faust_app"):  # Faust logs under our module's name, too
+    # Faust logs under the name of our module, too.
+    for name in ("faust", "mode", "oncue.rules.stateful.faust_app"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with asyncio.Runner() as runner:
         runner.run(_serve(settings, _assignment_reporter(settings), anew))

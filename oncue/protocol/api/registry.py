@@ -73,7 +73,7 @@ class EndpointRequest(Request, frozen=True):
 
     name: str
     public_key: str  # Z85
-    lost_after_ms: int | None = None  # without a connection for so long, its attempts are lost; 0: never
+    lost_after_ms: int | None = None  # disconnected for so long, its attempts are lost; 0: never
     labels: dict[str, str] | None = None  # replaces all labels; {}: none
 
 

@@ -146,7 +146,7 @@ class CancelRequest(Request, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How a task closed, in msgpack.
+    """The outcome of a closed task, in msgpack.
 
     The outcome stream and POST /v1/tasks/outcomes answer with lists of it."""
 
