@@ -101,7 +101,7 @@ class Site:
         return found
 
     async def settled(self) -> None:
-        """Everything that is in the log now was seen by engine and runner."""
+        """Wait until engine and runner have processed all records of the log."""
 
         async def done() -> bool:
             if any((await self.log.lag("rules", [EVENTS])).values()):

@@ -44,7 +44,7 @@ class ChangelogReader:
         return preview(operators, match, states_in(newest, wheres, key))
 
     async def _newest(self, part: int, wanted: set[bytes]) -> dict[bytes, bytes]:
-        """What the changelog says last of these keys: it is read from its beginning, which compaction for_servers short."""
+        """Return the newest records of these keys. Reads the whole changelog, which is compacted."""
         found: dict[bytes, bytes] = {}
         async with contextlib.aclosing(read_partition(self._log, WINDOWS, part)) as batches:
             async for batch in batches:
