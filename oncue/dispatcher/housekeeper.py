@@ -1,7 +1,10 @@
-"""What is done now and then: expiry, retention, the disk. Each duty by itself: one that fails is logged and tried again.
+"""Runs the periodic jobs of a server: expiry, retention, disk space, blobs.
 
-A task topic is never cut by time alone: what is still open and old is appended again (same id), then the topic is truncated
-below. So a day's mark (the end offsets then) is kept for as long as outcomes are.
+Each job has a task of its own. A job that fails is logged and repeated.
+
+A task topic is not truncated by time alone. Tasks that are old and still open are appended again
+with the same id, then the topic is truncated below. For this, the end offsets of each day (a
+TopicMark) are stored for as long as outcomes are kept.
 """
 
 from __future__ import annotations
@@ -34,16 +37,20 @@ from oncue.protocol.topics import TASKS_PREFIX
 log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0
 PAGE = 1_000
-BLOBS = "blobs"  # whoever acts for this sweeps a folder that several servers have
-AGAIN = (("oncue-again", b"1"),)  # header of a task that is appended again: its lane knows it already
+BLOBS = "blobs"  # the owner of this key sweeps a blob folder that several servers share
+AGAIN = (("oncue-again", b"1"),)  # header of a task that is appended again: its channel has it
 
 
-class Mark(msgspec.Struct):
+class TopicMark(msgspec.Struct):
+    """End offsets of the task topics at one time."""
+
     at_s: float
     ends: dict[str, int]  # task topic -> end offset
 
 
 class Housekeeper:
+    """Periodic jobs. `start`, then `close`."""
+
     def __init__(
         self,
         context: ServerContext,
@@ -53,34 +60,36 @@ class Housekeeper:
         triggers: Callable[[], list[TriggerInfo]],
     ) -> None:
         self._context, self._bridge, self._ownership = context, bridge, ownership
-        self._folder, self._triggers_now = folder, triggers
+        self._folder, self._trigger_infos = folder, triggers
         self._marks_file = folder / "marks.json"
         self._tasks: list[asyncio.Task[None]] = []
-        self._triggers: dict[str, tuple[str, str]] = {}  # name -> (state, detail), as shown last
+        self._triggers: dict[str, tuple[str, str]] = {}  # name -> (state, detail) published last
 
     def start(self) -> None:
-        for duty, seconds in (
+        """Start all jobs."""
+        for job, seconds in (
             (self.expire, EXPIRY_S),
-            (self.look_at_disk, DISK_S),
-            (self.retain, RETENTION_S),
+            (self.check_disk, DISK_S),
+            (self.apply_retention, RETENTION_S),
             (self.end_revoked, RETENTION_S),
-            (self.look_at_triggers, TRIGGERS_S),
+            (self.publish_triggers, TRIGGERS_S),
             (self.cut_task_topics, MARK_S / 4),
             (self.sweep_blobs, MARK_S / 4),
         ):
-            self._tasks.append(asyncio.create_task(self._every(seconds, duty), name=duty.__name__))
+            self._tasks.append(asyncio.create_task(self._repeat(seconds, job), name=job.__name__))
 
-    async def _every(self, seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await duty()
+                await job()
             except asyncio.CancelledError:
                 raise
             except Exception:
-                log.exception("housekeeping (%s) failed; it will be tried again", getattr(duty, "__name__", duty))
+                log.exception("housekeeping (%s) failed; it will be tried again", getattr(job, "__name__", job))
             await asyncio.sleep(seconds)
 
     async def close(self) -> None:
+        """Stop all jobs."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -88,7 +97,7 @@ class Housekeeper:
     # ------------------------------------------------------------ expiry
 
     async def expire(self) -> None:
-        """End the tasks that did not start in time and are not at an agent, connected or not."""
+        """End tasks that passed their expiry and are not at an agent."""
         why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
         at = now_us()
         for row in await self._context.view.expired(at, PAGE):
@@ -101,8 +110,10 @@ class Housekeeper:
             )
 
     async def end_revoked(self) -> None:
-        """Nobody will run the open tasks of a revoked endpoint: they end. (When it is revoked; and now and then, for those
-        that this server, or the one that died then, did not come to.)"""
+        """Close open tasks of revoked endpoints.
+
+        They are closed at the revocation. This job closes those that a server did not get to.
+        """
         for endpoint in self._context.registry.endpoints():
             if (
                 endpoint.revoked
@@ -113,45 +124,50 @@ class Housekeeper:
 
     # ------------------------------------------------------------ the triggers
 
-    async def look_at_triggers(self) -> None:
-        """For live feeds: a trigger changes its state by itself, and tells nobody."""
+    async def publish_triggers(self) -> None:
+        """Publish changed trigger states to live feeds, if there are any."""
         if not self._context.notifier.watched:
             self._triggers.clear()
             return
-        found = {info.name: (info.state, info.detail) for info in self._triggers_now()}
+        found = {info.name: (info.state, info.detail) for info in self._trigger_infos()}
         for name, (state, detail) in found.items():
             if self._triggers.get(name) != (state, detail):
-                self._context.notifier.show("trigger", {"name": name, "state": state, "detail": detail})
+                self._context.notifier.publish_item("trigger", {"name": name, "state": state, "detail": detail})
         self._triggers = found
 
     # ------------------------------------------------------------ the disk
 
-    async def look_at_disk(self) -> None:
-        """Accepting stops when the disk is nearly full; outcomes go on, and a ballast file is freed so that retention
-        has room to work."""
+    async def check_disk(self) -> None:
+        """Stop accepting when the disk is nearly full.
+
+        Outcomes are still stored. A ballast file is freed, so that retention has room to work.
+        """
         usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
-        percent = 100 * usage.used / (usage.used + usage.free)  # as df: what is reserved for root counts for neither
+        percent = 100 * usage.used / (usage.used + usage.free)  # as df: space reserved for root does not count
         limit = self._context.settings.disk_stop_percent
         if percent >= limit:
             if not self._context.disk_full:
                 log.error("the disk of %s is %.1f %% full: nothing new is accepted", self._folder, percent)
-                await self.retain()
+                await self.apply_retention()
             self._context.disk_full = f"the disk of {self._folder} is {percent:.1f} % full (limit: {limit:g} %)"
         elif self._context.disk_full and percent < limit - 1:
-            log.info("there is space again: accepting")
+            log.info("there is space again: requests are accepted")
             self._context.disk_full = ""
 
     # ------------------------------------------------------------ retention
 
-    async def retain(self) -> None:
-        """The log forgets by its topics' settings; the view and the blobs forget with it."""
+    async def apply_retention(self) -> None:
+        """Delete old records of the log by its topics' settings, and old rows of the view."""
         context = self._context
         await context.log.housekeep()
         horizon_s = time.time() - context.settings.results_retention_days * 86_400
         await context.view.delete_older_than(int(horizon_s * 1000))
 
     async def sweep_blobs(self) -> None:
-        """Blobs older than all records that could name them; the bodies of large functions are kept."""
+        """Delete blobs that are older than any record that could name them.
+
+        Bodies of large functions and arguments of open tasks are kept.
+        """
         context = self._context
         if context.settings.blobs_folder and not self._ownership.owns(BLOBS):
             return
@@ -166,6 +182,7 @@ class Housekeeper:
         await asyncio.to_thread(context.blobs.sweep, kept, horizon_s)
 
     async def _open_refs(self, endpoint: str) -> set[str]:
+        """Return the blobs that open tasks of an endpoint have as arguments."""
         found: set[str] = set()
         after = -1
         while True:
@@ -177,30 +194,30 @@ class Housekeeper:
             after = rows[-1].seq
 
     async def cut_task_topics(self) -> None:
+        """Truncate task topics at the newest mark that is older than the retention."""
         context = self._context
         marks = self._load_marks()
         names = [t for t in await context.log.topics() if t.startswith(TASKS_PREFIX)]
         now = time.time()
         if not marks or now - marks[-1].at_s >= MARK_S:
-            marks.append(Mark(now, {t: end for (t, _), end in (await context.log.end_offsets(names)).items()}))
+            marks.append(TopicMark(now, {t: end for (t, _), end in (await context.log.end_offsets(names)).items()}))
         horizon = now - context.settings.results_retention_days * 86_400
         due = [m for m in marks if m.at_s <= horizon]
         if due:
             for topic, end in due[-1].ends.items():
-                if self._ownership.owns(
-                    topic.removeprefix(TASKS_PREFIX)
-                ):  # for a topic that endpoints share: by its name
+                # The key is the endpoint's id, or the name of a topic that endpoints share.
+                if self._ownership.owns(topic.removeprefix(TASKS_PREFIX)):
                     await self._cut(topic, end)
         self._marks_file.write_bytes(msgspec.json.encode([m for m in marks if m.at_s > horizon]))
 
-    def _load_marks(self) -> list[Mark]:
+    def _load_marks(self) -> list[TopicMark]:
         try:
-            return msgspec.json.decode(self._marks_file.read_bytes(), type=list[Mark])
+            return msgspec.json.decode(self._marks_file.read_bytes(), type=list[TopicMark])
         except (OSError, msgspec.MsgspecError):
-            return []  # then the next cut comes a horizon later
+            return []  # the next cut is one retention period later
 
     async def _cut(self, topic: str, before: int) -> None:
-        """Append again what is open below this offset, then truncate."""
+        """Append open tasks below this offset again, then truncate."""
         for endpoint in [
             e.id for e in self._context.registry.endpoints() if self._context.registry.tasks_topic(e.id) == topic
         ]:

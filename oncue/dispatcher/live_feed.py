@@ -1,7 +1,8 @@
-"""What people who look at a live feed are shown of fresh records: (kind, item). Only asked for while somebody looks.
+"""Turns new log records into items of live feeds: (kind, item). Used only while a feed is open.
 
-An item with an owner is shown to that owner and to administrators, others to all who may read: they hold no one's data.
-Closings are told by the board itself, and starts by whom the agents' reports come to.
+An item with an owner is shown to that owner and to admins. Items without one hold no private data
+and are shown to every reader. The Notifier itself publishes closed tasks, and the EffectRunner tasks
+that start.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from oncue.protocol.codec import decode
 from oncue.protocol.records import Call, DeadLetter, Deployment, Registry, RuleSwitch, TaskFrame
 from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
 
-MOST = 1_000  # of one batch
-News = Iterator[tuple[str, dict[str, Any]]]
+MAX_ITEMS = 1_000  # of one batch
+FeedItems = Iterator[tuple[str, dict[str, Any]]]
 
 
-def of(batch: RecordBatch) -> News:
-    """At most MOST of the batch. A record that cannot be read is no news: its reader buries it."""
+def feed_items(batch: RecordBatch) -> FeedItems:
+    """Yield at most MAX_ITEMS items of a batch. Skips records that cannot be read."""
     if batch.topic == EVENTS:
-        yield from (("event", {"offset": offset}) for offset in islice(batch.offsets, MOST))
+        yield from (("event", {"offset": offset}) for offset in islice(batch.offsets, MAX_ITEMS))
     elif batch.topic.startswith(TASKS_PREFIX) or batch.topic in (DEAD, REGISTRY):
-        yield from islice(_each(batch), MOST)
+        yield from islice(_each(batch), MAX_ITEMS)
 
 
-def _each(batch: RecordBatch) -> News:
+def _each(batch: RecordBatch) -> FeedItems:
     for offset, record in zip(batch.offsets, batch.records, strict=True):
         try:
             if batch.topic == DEAD:
@@ -43,7 +44,7 @@ def _each(batch: RecordBatch) -> News:
             continue
 
 
-def _registry(entry: Registry) -> News:
+def _registry(entry: Registry) -> FeedItems:
     if isinstance(entry, Deployment):
         item = {"label": entry.label, "version": entry.version, "removed": entry.removed, "owner": entry.owner}
         yield "rule", item
@@ -51,14 +52,14 @@ def _registry(entry: Registry) -> News:
         yield "rule", {"name": entry.rule, "enabled": entry.enabled, "by": entry.by, "why": entry.why}
 
 
-def _tasks(frame: TaskFrame) -> News:
+def _tasks(frame: TaskFrame) -> FeedItems:
     shared = {"state": "waiting", **about(frame.call), "accepted_us": frame.accepted_us}
     for task in frame.tasks:
         yield "task", {"id": task.id.hex(), "event": list(task.event) if task.event else None, **shared}
 
 
 def about(call: Call) -> dict[str, str]:
-    """What each item of a task says of its call."""
+    """Return the fields of a call that every item about its tasks has."""
     return {
         "name": call.name,
         "function": call.function,

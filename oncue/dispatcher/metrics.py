@@ -1,7 +1,8 @@
-"""What GET /metrics shows, in Prometheus' text format. The service adds whole batches; nothing here is done for each task.
+"""Metrics of GET /metrics, in Prometheus' text format.
 
-Names start with `oncue_`; times are seconds, sizes bytes. Labels are bounded: a rule or endpoint beyond the first
-hundreds is counted as "(others)", so that 10,000 rules do not make 10,000 series.
+The server counts whole batches; nothing here runs for each task. Names start with `oncue_`. Times
+are in seconds, sizes in bytes. Labels are bounded: rules or endpoints beyond the first hundreds are
+counted as "(others)", so that 10,000 rules do not make 10,000 series.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 
 
 class Metrics:
-    """One a server; its own registry, so that two servers in a process (tests) do not meet."""
+    """Metrics of one server, in a registry of their own: tests run several in a process."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -52,33 +53,38 @@ class Metrics:
         registry.register(self._http)
         ProcessCollector(registry=registry)
 
-    # ------------------------------------------------------------ what the service tells
+    # ------------------------------------------------------------ counted by the services
 
     def accepted(self, count: int) -> None:
+        """Count accepted tasks."""
         self._accepted.inc(count)
 
     def outcomes(self, by_state: Mapping[str, int]) -> None:
-        """State ("succeeded" ...) -> how many closed so."""
+        """Count closed tasks. `by_state`: "succeeded" ... -> number of tasks."""
         for state, count in by_state.items():
             self._outcomes.labels(state).inc(count)
 
     def events(self, count: int) -> None:
+        """Count stored events."""
         self._events.inc(count)
 
     def dead(self, letters: int) -> None:
+        """Set the number of open dead letters."""
         self._dead.set(letters)
 
     def rules_fired(self, by_rule: Mapping[str, int]) -> None:
+        """Count firings of rules."""
         self._add(self._fired, by_rule)
 
     def rules_suppressed(self, by_rule: Mapping[str, int]) -> None:
+        """Count events that `dedupe` suppressed."""
         self._add(self._suppressed, by_rule)
 
     def _add(self, counter: Counter, by_rule: Mapping[str, int]) -> None:
         for rule, count in by_rule.items():
-            counter.labels(self._shown(rule)).inc(count)
+            counter.labels(self._rule_label(rule)).inc(count)
 
-    def _shown(self, rule: str) -> str:
+    def _rule_label(self, rule: str) -> str:
         if rule not in self._rule_names:
             if len(self._rule_names) >= RULES_SHOWN:
                 return OTHERS
@@ -86,14 +92,17 @@ class Metrics:
         return rule
 
     def windows(self, by_rule: Mapping[str, tuple[int, int]]) -> None:
-        """(open windows, events in them) of the rules that have any. Those not named any more disappear."""
+        """Set (open windows, events in them) of rules. Rules that are not given disappear."""
         for gauge, at in ((self._windows, 0), (self._waiting, 1)):
             gauge.clear()
             for rule, counts in by_rule.items():
-                gauge.labels(self._shown(rule)).inc(counts[at])
+                gauge.labels(self._rule_label(rule)).inc(counts[at])
 
     def queue_depths(self, by_endpoint: Mapping[str, int]) -> None:
-        """All endpoints with open tasks; the deepest are shown by name. Those not named any more disappear."""
+        """Set the open tasks of endpoints. The deepest queues are shown by name.
+
+        Endpoints that are not given disappear.
+        """
         self._queue.clear()
         ordered = sorted(by_endpoint.items(), key=lambda kv: -kv[1])
         for endpoint, depth in ordered[:ENDPOINTS_SHOWN]:
@@ -102,33 +111,40 @@ class Metrics:
             self._queue.labels(OTHERS).set(sum(depth for _, depth in ordered[ENDPOINTS_SHOWN:]))
 
     def connected(self, endpoints: int) -> None:
+        """Set the number of connected endpoints."""
         self._connected.set(endpoints)
 
     def view_lag(self, records: int) -> None:
+        """Set the number of records that the view has not applied."""
         self._view_lag.set(records)
 
     def disk(self, used_ratio: float) -> None:
+        """Set the used part of the disk, 0 to 1."""
         self._disk.set(used_ratio)
 
-    # ------------------------------------------------------------ what the API counts
+    # ------------------------------------------------------------ counted by the HTTP API
 
     def streams(self, count: int) -> None:
+        """Set the number of open streams and waiting requests."""
         self._streams.set(count)
 
     def http_route(self, route: str, timed: bool = True) -> Callable[[int, float], None]:
-        """A function (status, seconds) that counts one request of a route."""
+        """Return a function (status, seconds) that counts one request of a route."""
         return self._http.route(route, timed)
 
-    # ------------------------------------------------------------ what is read
+    # ------------------------------------------------------------ read
 
     def text(self) -> bytes:
-        """The page, in the format of CONTENT_TYPE."""
+        """Return all metrics, in the format of CONTENT_TYPE."""
         return generate_latest(self.registry)
 
 
 class HttpCounts(Collector):
-    """Requests by route and status, and how long they took: plain numbers, made into series when somebody reads them. (All
-    requests are on one thread; three locked counters a request would cost more than the rest of the counting.)"""
+    """Counts requests by route and status, and their durations.
+
+    Plain numbers, made into series when they are read. All requests run on one thread; three locked
+    counters for each request would cost more than the rest of the counting.
+    """
 
     def __init__(self) -> None:
         self._by_route: dict[str, dict[int, int]] = {}
@@ -136,6 +152,7 @@ class HttpCounts(Collector):
         self._seconds = 0.0
 
     def route(self, route: str, timed: bool) -> Callable[[int, float], None]:
+        """Return a function (status, seconds) that counts one request."""
         by_status = self._by_route.setdefault(route, {})
         buckets = self._buckets
 
@@ -148,6 +165,7 @@ class HttpCounts(Collector):
         return count
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the series. See prometheus_client."""
         requests = CounterMetricFamily("oncue_http_requests", "Requests answered.", labels=["route", "status"])
         for route, by_status in self._by_route.items():
             for status, count in by_status.items():

@@ -1,11 +1,11 @@
-"""Who waits for outcomes: requests, clients' streams, live pages. Told only what is durable.
+"""Publishes durable outcomes to requests that wait, to clients' streams and to live feeds.
 
-    lane's Store ──durable──► tell(call, closing) ──► waiters by task id
-    view's ClosedTask ──────►                    ├─► the call's stream (one a client)
-                                                 └─► live feeds (the page, `oncue tasks watch`)
+    channel's StoreResults ──durable──► publish(call, closing) ──► waiters by task id
+    view's ClosedTask ────────────────►                       ├─► the call's stream (one a client)
+                                                              └─► live feeds (web page, `oncue tasks watch`)
 
-A listener that does not read fast enough loses its place, not anybody else's: a stream is closed (its client connects
-again and asks for what it missed), a live feed skips.
+A slow reader delays no other one. A stream with too much unread is closed: its client connects again
+and requests the outcomes that it missed. A full live feed skips items.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call, Ended
 
-STREAM_BYTES = 256 << 20  # unread of one stream
-FEED_ITEMS = 1_000  # unread of one live feed
-ALIVE_S = 10.0
+STREAM_BYTES = 256 << 20  # unread, of one stream
+FEED_ITEMS = 1_000  # unread, of one live feed
+KEEP_ALIVE_S = 10.0
 
 STATE_WORDS = {status: state.name.lower() for status, state in CLOSED_AS.items()}
 
 
-class Stream:
-    """Outcomes for one client, in messages."""
+class OutcomeStream:
+    """Encoded outcomes that one client has not read yet."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -38,7 +38,8 @@ class Stream:
         self.ready = asyncio.Event()
         self.closed = False
 
-    def put(self, message: bytes) -> None:
+    def enqueue(self, message: bytes) -> None:
+        """Add a message. Closes the stream if too much is unread."""
         self.pending.append(message)
         self.pending_bytes += len(message)
         if self.pending_bytes > STREAM_BYTES:
@@ -47,15 +48,16 @@ class Stream:
         self.ready.set()
 
 
-class Feed:
-    """What happens, for people: bounded, and what did not fit is counted."""
+class LiveFeed:
+    """A bounded queue of items for one page. Items that did not fit are counted."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self.kinds = kinds
         self.items: asyncio.Queue[tuple[str, Any]] = asyncio.Queue(FEED_ITEMS)
         self.skipped = 0
 
-    def put(self, kind: str, item: Any) -> None:
+    def enqueue(self, kind: str, item: Any) -> None:
+        """Add an item, or count it as skipped."""
         try:
             self.items.put_nowait((kind, item))
         except asyncio.QueueFull:
@@ -63,16 +65,18 @@ class Feed:
 
 
 class Notifier:
+    """Waiters, outcome streams and live feeds of one server."""
+
     def __init__(self) -> None:
         self._waiters: dict[bytes, list[asyncio.Future[Ended]]] = {}
-        self._streams: dict[str, Stream] = {}
-        self._feeds: set[Feed] = set()
+        self._streams: dict[str, OutcomeStream] = {}
+        self._feeds: set[LiveFeed] = set()
         self._closing = asyncio.Event()
 
-    # ------------------------------------------------------------ telling
+    # ------------------------------------------------------------ publish
 
-    def tell(self, call: Call, closing: Sequence[Ended]) -> None:
-        """These ends are durable and close their tasks. Telling twice is harmless."""
+    def publish(self, call: Call, closing: Sequence[Ended]) -> None:
+        """Publish ends that are durable and close their tasks. Idempotent."""
         if self._waiters:
             for e in closing:
                 for waiter in self._waiters.pop(e.id, ()):
@@ -80,31 +84,32 @@ class Notifier:
                         waiter.set_result(e)
         stream = self._streams.get(call.stream) if call.stream else None
         if stream is not None and closing:
-            stream.put(encode([Outcome(e.id, STATE_WORDS[e.status], e) for e in closing]))
+            stream.enqueue(encode([Outcome(e.id, STATE_WORDS[e.status], e) for e in closing]))
         if self._feeds:
             for e in closing[:FEED_ITEMS]:
-                self.show("outcome", _summary(call, e))
+                self.publish_item("outcome", _summary(call, e))
 
-    def show(self, kind: str, item: Any) -> None:
-        """Something for live feeds."""
+    def publish_item(self, kind: str, item: Any) -> None:
+        """Add an item to the live feeds of its kind."""
         for feed in self._feeds:
             if not feed.kinds or kind in feed.kinds:
-                feed.put(kind, item)
+                feed.enqueue(kind, item)
 
     @property
     def watched(self) -> bool:
-        """Whether anybody looks at a live feed."""
+        """True if a live feed is open."""
         return bool(self._feeds)
 
-    # ------------------------------------------------------------ waiting
+    # ------------------------------------------------------------ wait
 
     def wait(self, task_id: bytes) -> asyncio.Future[Ended]:
-        """A future of the task's closing end. Forget it with `forget`."""
+        """Return a future of the end that closes the task. Release it with `forget`."""
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(task_id, []).append(future)
         return future
 
     def forget(self, task_id: bytes, future: asyncio.Future[Ended]) -> None:
+        """Cancel and remove a future of `wait`."""
         waiters = self._waiters.get(task_id)
         if waiters and future in waiters:
             waiters.remove(future)
@@ -113,41 +118,44 @@ class Notifier:
         future.cancel()
 
     async def stream(self, name: str, owner: str) -> AsyncIterator[bytes]:
-        """Messages for the client that named its stream so; b"" as a sign of life. A name that is in use by its owner
-        moves to the newest caller. Raises Conflict when it is another's."""
+        """Yield the messages of a client's stream; b"" as a keep-alive.
+
+        A second reader with the same owner takes over the stream's name. Raises Conflict if the name
+        belongs to another owner.
+        """
         old = self._streams.get(name)
         if old is not None:
             if old.owner != owner:
                 raise Conflict("this outcome stream belongs to someone else", remedy="use another stream name")
             old.closed = True
             old.ready.set()
-        mine = self._streams[name] = Stream(owner)
+        stream = self._streams[name] = OutcomeStream(owner)
         try:
-            yield b""  # the caller knows that from here on it will hear
-            while not mine.closed and not self._closing.is_set():
+            yield b""  # the stream is subscribed
+            while not stream.closed and not self._closing.is_set():
                 try:
-                    async with asyncio.timeout(ALIVE_S):
-                        await mine.ready.wait()
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        await stream.ready.wait()
                 except TimeoutError:
                     yield b""
                     continue
-                mine.ready.clear()
-                messages, mine.pending, mine.pending_bytes = mine.pending, [], 0
+                stream.ready.clear()
+                messages, stream.pending, stream.pending_bytes = stream.pending, [], 0
                 for message in messages:
                     yield message
         finally:
-            if self._streams.get(name) is mine:
+            if self._streams.get(name) is stream:
                 del self._streams[name]
 
     async def live(self, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
-        """(kind, item) as it happens; ("", None) as a sign of life."""
-        feed = Feed(kinds)
+        """Yield (kind, item) as they happen; ("", None) as a keep-alive."""
+        feed = LiveFeed(kinds)
         self._feeds.add(feed)
         try:
             yield "", None
             while not self._closing.is_set():
                 try:
-                    async with asyncio.timeout(ALIVE_S):
+                    async with asyncio.timeout(KEEP_ALIVE_S):
                         kind, item = await feed.items.get()
                 except TimeoutError:
                     kind, item = "", None
@@ -161,13 +169,13 @@ class Notifier:
             self._feeds.discard(feed)
 
     def close(self) -> None:
-        """End all streams and feeds: the server stops."""
+        """End all streams, feeds and waits: the server stops."""
         self._closing.set()
         for stream in self._streams.values():
             stream.closed = True
             stream.ready.set()
         for feed in self._feeds:
-            feed.put("closing", None)
+            feed.enqueue("closing", None)
         _cancel_all(w for waiters in self._waiters.values() for w in waiters)
         self._waiters.clear()
 

@@ -1,8 +1,8 @@
-"""Log → view → board: the one reader that keeps this server's view, and tells what the view alone could decide.
+"""Consumes the log's topics into the view, and publishes the outcomes that the view decided.
 
-topics ──readers──► a group of batches ──► view.apply (one transaction) ──► closings ──► board
-                                                   ├──► the registry changed ──► reload
-                                                   └──► claims, cancels, tasks that other servers wrote ──► owners, lanes
+topics ──readers──► group of batches ──► view.apply (one transaction) ──► closed tasks ──► Notifier
+                                            ├──► registry changed ──► reload
+                                            └──► claims, cancels, tasks of other servers ──► ownership, channels
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
 
-from oncue.dispatcher import live_feed
+from oncue.dispatcher.live_feed import feed_items
 from oncue.dispatcher.notifier import Notifier
 from oncue.errors import OncueError, Undecodable
 from oncue.log import Log, Partition, Position, Reader, Record, RecordBatch
@@ -26,33 +26,39 @@ from oncue.protocol.topics import DEAD, REGISTRY, RESULTS, TASKS_PREFIX
 from oncue.view import View
 
 log = logging.getLogger("oncue.feeder")
-TOLD = "oncue-told"  # header: the server whose lane has told the closings of this record already
+PUBLISHED = "oncue-told"  # header: the server whose channel has published the outcomes of this record
 GROUP = 64  # batches applied in one transaction
 SMALL_BYTES = 64 << 10
-LINGER_S = 0.003  # little waits for company for so long, unless somebody waits for the view
+LINGER_S = 0.003  # a small batch waits so long for more, unless a request waits for the view
 
 
 class ViewConsumer:
+    """The only writer of a server's view. `catch_up`, `follow`, then `run`, then `close`."""
+
     def __init__(
         self,
         durable: Log,
         view: View,
-        board: Notifier,
+        notifier: Notifier,
         server: str,
         on_registry: Callable[[], Awaitable[None]],
         on_batch: Callable[[RecordBatch], None],
-        buries: Callable[[], bool],
+        writes_dead_letters: Callable[[], bool],
     ) -> None:
-        self._log, self._view, self._board, self._on_registry = durable, view, board, on_registry
-        self._on_batch, self._buries = on_batch, buries
-        self._told_mark = server.encode()
+        """`on_registry`, `on_batch`: called after the view has applied registry records, or any.
+
+        `writes_dead_letters`: True if this server appends the dead letters of unreadable records.
+        """
+        self._log, self._view, self._notifier, self._on_registry = durable, view, notifier, on_registry
+        self._on_batch, self._writes_dead_letters = on_batch, writes_dead_letters
+        self._published_headers = ((PUBLISHED, server.encode()),)
         self._queue: asyncio.Queue[list[RecordBatch]] = asyncio.Queue(GROUP)
         self._readers: dict[str, Reader] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
         self.applied = 0  # batches
 
     def follow(self, topics: Iterable[str], name: str) -> None:
-        """Read these topics too, from where the view is."""
+        """Read these topics too, from the view's positions on."""
         if name in self._readers:
             return
         reader = self._log.read(list(topics), start=self._view.positions())
@@ -60,13 +66,17 @@ class ViewConsumer:
         self._pumps[name] = asyncio.create_task(self._pump(reader), name=f"feeder {name}")
 
     def follow_tasks(self, topic: str) -> None:
+        """Read a task topic too."""
         self.follow([topic], topic)
 
     async def catch_up(self, topics: Iterable[str], ends: Mapping[Partition, int]) -> None:
-        """Bring the view to these end offsets, in the order in which the records came: the topics are merged by the times
-        of their records. A view that is built anew has its lists in the order of the old one."""
-        streams = [_Stream(self._log.read([name], start=self._view.positions()), name, ends) for name in topics]
-        heap: list[tuple[int, int, _Stream]] = []
+        """Bring the view to these end offsets.
+
+        The topics are merged by the times of their records, so a rebuilt view has its lists in the
+        order of the old one.
+        """
+        streams = [_TopicStream(self._log.read([name], start=self._view.positions()), name, ends) for name in topics]
+        heap: list[tuple[int, int, _TopicStream]] = []
         try:
             for n, stream in enumerate(streams):
                 if (time_us := await stream.head(self._view.positions())) is not None:
@@ -74,7 +84,7 @@ class ViewConsumer:
             group: list[RecordBatch] = []
             while heap:
                 _, n, stream = heapq.heappop(heap)
-                group.append(stream.take())
+                group.append(stream.dequeue())
                 if (time_us := await stream.head({})) is not None:
                     heapq.heappush(heap, (time_us, n, stream))
                 if len(group) >= GROUP or not heap:
@@ -89,11 +99,12 @@ class ViewConsumer:
             await self._queue.put(await reader.next(max_batches=GROUP))
 
     async def run(self) -> None:
+        """Apply batches, until cancelled."""
         while True:
             batches = list(await self._queue.get())
             if self._queue.empty() and _bytes(batches) < SMALL_BYTES and not self._log.shared:
-                # One task at a time: its view would be written on the very core that carries its outcome. From a shared
-                # log come other servers' tasks and outcomes as well, which somebody waits for.
+                # With one task at a time, writing the view would delay the task's own outcome. A
+                # shared log also brings tasks and outcomes of other servers, which callers wait for.
                 await self._view.wait_for_waiters(LINGER_S)
             while len(batches) < GROUP and not self._queue.empty():
                 batches += self._queue.get_nowait()
@@ -102,36 +113,38 @@ class ViewConsumer:
                 self._on_batch(batch)
 
     async def _apply(self, batches: list[RecordBatch]) -> None:
-        applied = await self._view.apply(batches, self._told(batches))
+        applied = await self._view.apply(batches, self._published(batches))
         self.applied += len(batches)
         by_call: dict[int, tuple[Call, list[Ended]]] = {}
         for c in applied.closed:
             by_call.setdefault(id(c.call), (c.call, []))[1].append(c.ended)
         for call, ends in by_call.values():
-            self._board.tell(call, ends)
-        if applied.dead and self._buries():
-            self._bury([Record(encode(letter)) for letter in applied.dead])
+            self._notifier.publish(call, ends)
+        if applied.dead and self._writes_dead_letters():
+            self._append_dead_letters([Record(encode(letter)) for letter in applied.dead])
         if any(b.topic == REGISTRY for b in batches):
             await self._on_registry()
-        if self._board.watched:
+        if self._notifier.watched:
             for b in batches:
-                for kind, item in live_feed.of(b):
-                    self._board.show(kind, item)
+                for kind, item in feed_items(b):
+                    self._notifier.publish_item(kind, item)
 
-    def _told(self, batches: list[RecordBatch]) -> frozenset[tuple[str, int, int]]:
-        mark = ((TOLD, self._told_mark),)
+    def _published(self, batches: list[RecordBatch]) -> frozenset[tuple[str, int, int]]:
+        """Return the positions of results that this server has published already."""
+        headers = self._published_headers
         return frozenset(
             (b.topic, b.partition, offset)
             for b in batches
             if b.topic == RESULTS
             for offset, record in zip(b.offsets, b.records, strict=True)
-            if record.headers == mark
+            if record.headers == headers
         )
 
-    def _bury(self, records: list[Record]) -> None:
-        self._log.append(DEAD, records).add_done_callback(_say_failed)
+    def _append_dead_letters(self, records: list[Record]) -> None:
+        self._log.append(DEAD, records).add_done_callback(_log_failure)
 
     async def close(self) -> None:
+        """Stop reading."""
         for pump in self._pumps.values():
             pump.cancel()
         await asyncio.gather(*self._pumps.values(), return_exceptions=True)
@@ -139,28 +152,29 @@ class ViewConsumer:
             await reader.close()
 
 
-class _Stream:
-    """A topic on its way to its end."""
+class _TopicStream:
+    """Batches of one topic, up to given end offsets."""
 
     def __init__(self, reader: Reader, topic: str, ends: Mapping[Partition, int]) -> None:
         self.reader = reader
-        self._left = {place: end for place, end in ends.items() if place[0] == topic}
+        self._left = {partition: end for partition, end in ends.items() if partition[0] == topic}
         self._batches: deque[RecordBatch] = deque()
 
-    async def head(self, have: Mapping[Partition, int]) -> int | None:
-        """The time of the next batch (µs); None at the end. `have`: what need not be read."""
-        self._left = {place: end for place, end in self._left.items() if have.get(place, 0) < end}
+    async def head(self, known: Mapping[Partition, int]) -> int | None:
+        """Return the time of the next batch in µs; None at the end. `known`: offsets already applied."""
+        self._left = {key: end for key, end in self._left.items() if known.get(key, 0) < end}
         while not self._batches:
             if not self._left:
                 return None
             self._batches.extend(await self.reader.next(max_batches=GROUP))
         return _time_us(self._batches[0])
 
-    def take(self) -> RecordBatch:
+    def dequeue(self) -> RecordBatch:
+        """Remove and return the next batch. Call `head` before."""
         batch = self._batches.popleft()
-        place = (batch.topic, batch.partition)
-        if batch.next_offset >= self._left.get(place, 0):
-            self._left.pop(place, None)
+        partition = (batch.topic, batch.partition)
+        if batch.next_offset >= self._left.get(partition, 0):
+            self._left.pop(partition, None)
         return batch
 
 
@@ -173,7 +187,10 @@ class _Head(Stored, frozen=True):
 
 
 def _time_us(batch: RecordBatch) -> int:
-    """When its first record came; of tasks to the microsecond, for many may come in one millisecond."""
+    """Return the time of the batch's first record.
+
+    Tasks have microseconds, because many may arrive in one millisecond.
+    """
     if not batch.records:
         return 0
     record = batch.records[0]
@@ -187,6 +204,6 @@ def _bytes(batches: list[RecordBatch]) -> int:
     return sum(len(record.value) for b in batches for record in b.records)
 
 
-def _say_failed(future: asyncio.Future[list[Position]]) -> None:
+def _log_failure(future: asyncio.Future[list[Position]]) -> None:
     if not future.cancelled() and isinstance(future.exception(), OncueError):
         log.error("a dead letter could not be stored: %s", future.exception())

@@ -13,7 +13,7 @@ import pytest
 
 from oncue.config import Settings
 from oncue.dispatcher.bridge.socket import BridgeSocket
-from oncue.dispatcher.housekeeper import Housekeeper, Mark
+from oncue.dispatcher.housekeeper import Housekeeper, TopicMark
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.ids import batch_ids, new_uuid7
@@ -61,7 +61,7 @@ def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, s
         still_open = {IDS[n] for n in (1, 2, 3, 5)}
         names = {topics.of(e) for e in ENDPOINTS}
         before = {t: end for (t, _), end in (await log.end_offsets(names)).items()}
-        (tmp_path / "marks.json").write_bytes(msgspec.json.encode([Mark(time.time() - 31 * 86_400, before)]))
+        (tmp_path / "marks.json").write_bytes(msgspec.json.encode([TopicMark(time.time() - 31 * 86_400, before)]))
         view = await viewed(log, tmp_path / "view.db")
         assert await open_ids(view) == still_open
         registry = SimpleNamespace(tasks_topic=topics.of, endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS])

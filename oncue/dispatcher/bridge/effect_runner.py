@@ -32,7 +32,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
 from oncue.dispatcher.notifier import STATE_WORDS
-from oncue.dispatcher.view_consumer import TOLD
+from oncue.dispatcher.view_consumer import PUBLISHED
 from oncue.errors import OncueError, Undecodable
 from oncue.ids import now_us
 from oncue.lifecycle import State, TaskState
@@ -54,7 +54,7 @@ class EffectRunner:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
-        self._mark = ((TOLD, context.server_id.encode()),)
+        self._mark = ((PUBLISHED, context.server_id.encode()),)
         self._jobs: set[asyncio.Task[None]] = set()
         self._uploads: dict[tuple[str, str], Any] = {}
         self.usage: dict[str, Usage] = {}  # endpoint -> its newest report
@@ -136,7 +136,7 @@ class EffectRunner:
     def _publish(self, endpoint: str, effect: StoreResults, positions: list[Position]) -> None:
         fenced = effect.by_server and self._context.log.shared  # a later claim may precede the record in the log
         if self._ownership.is_exclusive(endpoint) and not fenced:
-            self._context.notifier.tell(effect.call, effect.closing)
+            self._context.notifier.publish(effect.call, effect.closing)
             self._context.metrics.outcomes(_by_state(effect.closing))
         else:
             self._job(self._publish_by_view([e.id for e in effect.closing], positions))
@@ -149,7 +149,7 @@ class EffectRunner:
         await self._context.applied(positions)
         found = await self._context.view.outcomes(ids)
         for closing in found:
-            self._context.notifier.tell(closing.call, [closing.ended])
+            self._context.notifier.publish(closing.call, [closing.ended])
         self._context.metrics.outcomes(_by_state([c.ended for c in found]))
 
     # ------------------------------------------------------------ what the view knows
@@ -261,13 +261,13 @@ class EffectRunner:
                     "started_us": started_us,
                     **about(group.call),
                 }
-                self._context.notifier.show("task", item)
+                self._context.notifier.publish_item("task", item)
 
     def _on_phase_changed(self, channel: EndpointChannel, effect: PhaseChanged) -> None:
         name = self._context.registry.endpoint_name(channel.endpoint)
         self.phase_reasons[channel.endpoint] = effect.why
         log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
-        self._context.notifier.show("endpoint", {"name": name, "state": effect.phase.value, "why": effect.why})
+        self._context.notifier.publish_item("endpoint", {"name": name, "state": effect.phase.value, "why": effect.why})
         if effect.phase is ChannelPhase.READY:
             self._job(self._repeat_cancels(channel.endpoint))
 

@@ -1,4 +1,7 @@
-"""Requests that come again with their key: the same tasks, told from memory; other calls under an old key are a conflict."""
+"""Remembers requests by their idempotency keys.
+
+A repeated request gets the tasks of the first one. A key that comes with other calls is a conflict.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +15,57 @@ from oncue.errors import Conflict
 from oncue.log import Position
 from oncue.protocol.records import Call, TaskRecord
 
-Mark = tuple[str, bytes]  # (owner, key)
+RequestKey = tuple[str, bytes]  # (owner, key)
 
 
-class Seen(msgspec.Struct, frozen=True, gc=False):
+class AcceptedRequest(msgspec.Struct, frozen=True, gc=False):
+    """A request whose tasks were handed to the log."""
+
     accepted_us: int
     durable: asyncio.Future[list[Position]]
-    content: int  # of what was asked for: see content_of
+    content: int  # hash of its calls: see content_of
 
 
 class IdempotencyCache:
-    """The newest `most` requests of this process; what is older, or from before its start, only the view knows."""
+    """The latest requests of this process, at most `capacity`.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._seen: OrderedDict[Mark, Seen] = OrderedDict()
+    Only the view knows older ones, and those of an earlier process.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._requests: OrderedDict[RequestKey, AcceptedRequest] = OrderedDict()
 
     @property
     def full(self) -> bool:
-        """Some have been forgotten."""
-        return len(self._seen) >= self._most
+        """True if requests may have been dropped."""
+        return len(self._requests) >= self._capacity
 
-    def find(self, mark: Mark, call: Call, tasks: Sequence[TaskRecord]) -> Seen | None:
-        """Raises Conflict when the key was used for other calls."""
-        seen = self._seen.get(mark)
-        if seen is not None and seen.content != content_of(call, tasks):
-            raise reused()
-        return seen
+    def find(self, key: RequestKey, call: Call, tasks: Sequence[TaskRecord]) -> AcceptedRequest | None:
+        """Return the request with this key. Raises Conflict if it had other calls."""
+        found = self._requests.get(key)
+        if found is not None and found.content != content_of(call, tasks):
+            raise key_reused()
+        return found
 
-    def keep(self, mark: Mark, seen: Seen) -> None:
-        self._seen[mark] = seen
-        if len(self._seen) > self._most:
-            self._seen.popitem(last=False)
+    def add(self, key: RequestKey, request: AcceptedRequest) -> None:
+        """Remember a request. Drops the oldest one if the cache is full."""
+        self._requests[key] = request
+        if len(self._requests) > self._capacity:
+            self._requests.popitem(last=False)
 
-    def forget(self, mark: Mark) -> None:
-        self._seen.pop(mark, None)
+    def remove(self, key: RequestKey) -> None:
+        """Forget a request whose tasks could not be appended."""
+        self._requests.pop(key, None)
 
 
 def content_of(call: Call, tasks: Sequence[TaskRecord]) -> int:
-    """The same in this process for the same function, endpoint and arguments."""
+    """Return a hash of function, endpoint and arguments. It is valid in this process only."""
     return hash((call.function, call.endpoint, *[t.args for t in tasks]))
 
 
-def reused() -> Conflict:
+def key_reused() -> Conflict:
+    """Return the error for a key that comes with other calls."""
     return Conflict(
         "this key was used before, for other calls",
         remedy="a key names one request, which may be sent again as it was; mint a new key for other calls",

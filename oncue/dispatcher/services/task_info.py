@@ -1,4 +1,7 @@
-"""From what the view has to what people get: pure, and without running anybody's code (a pickle stays a note)."""
+"""Turns task states of the view into the TaskInfo and the timeline of the API.
+
+Pure functions. No pickle is loaded, so no code of a user runs: a note describes the value.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from oncue.protocol import payload
 from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, STATUS_NAMES, Failure
 
-SHOWN_BYTES = 64 * 1024  # of a value in a list or a page; the rest is had by its own request
+SHOWN_BYTES = 64 * 1024  # a larger value is described; a request for the outcome returns it
 
 
 def failure_info(value: bytes) -> r.FailureInfo | None:
-    """None when there is nothing to tell."""
+    """Return a stored Failure for the API; None if there is none."""
     if not value:
         return None
     try:
@@ -26,8 +29,8 @@ def failure_info(value: bytes) -> r.FailureInfo | None:
     return r.FailureInfo(type=f.type, message=f.message, traceback=f.traceback, remedy=f.remedy)
 
 
-def shown(value: bytes) -> Any:
-    """A payload for people: the value where it is plain and small, else a note of what it is."""
+def displayed(value: bytes) -> Any:
+    """Return a payload as JSON if it is plain and small, else a note about it."""
     if len(value) > SHOWN_BYTES and value[:1] == payload.MSGPACK:
         return f"a value of {len(value) - 1:,} bytes"
     try:
@@ -49,6 +52,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def attempt_info(a: Attempt) -> r.AttemptInfo:
+    """Return an attempt for the API."""
     return r.AttemptInfo(
         n=a.n,
         status=STATUS_NAMES[a.status],
@@ -60,6 +64,10 @@ def attempt_info(a: Attempt) -> r.AttemptInfo:
 
 
 def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = "", sent: bool = False) -> r.TaskInfo:
+    """Return a task for the API.
+
+    `why`: the reason why it is open. `sent`: it is at its agent. `endpoint_name`: id -> name.
+    """
     call = state.call
     assert call is not None
     closing = state.closing
@@ -88,17 +96,17 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         mark_us=state.mark_us,
         sent=sent,
         why=why or (error.line if error else ""),
-        value=shown(closing.value) if good and closing else None,
+        value=displayed(closing.value) if good and closing else None,
         has_value=good,
         error=error,
         output=last.output.decode("utf-8", "replace") if last else "",
-        arguments=shown(state.args) if state.args else None,
+        arguments=displayed(state.args) if state.args else None,
         attempts=[attempt_info(a) for a in state.attempts],
     )
 
 
 def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.TimelineEntry]:
-    """What happened to a task, in the order of time."""
+    """Return the events of a task, oldest first."""
     call = state.call
     assert call is not None
     entries: list[r.TimelineEntry] = []
@@ -114,9 +122,9 @@ def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.Ti
         if a.started_us:
             entries.append(r.TimelineEntry(at_us=a.started_us, what="started", detail=f"attempt {a.n}"))
         failure = None if a.status == OK else failure_info(a.value)
-        told = f"attempt {a.n}: {STATUS_NAMES[a.status]}" + (f": {failure.line}" if failure else "")
+        outcome = f"attempt {a.n}: {STATUS_NAMES[a.status]}" + (f": {failure.line}" if failure else "")
         late = " (superseded: it came too late to count)" if a.superseded else ""
-        entries.append(r.TimelineEntry(at_us=a.ended_us, what="ended", detail=told + late))
+        entries.append(r.TimelineEntry(at_us=a.ended_us, what="ended", detail=outcome + late))
     if not state.state.closed and state.running[0] == state.attempt:
         entries.append(r.TimelineEntry(at_us=state.running[1], what="started", detail=f"attempt {state.attempt}"))
     if state.state is State.WAITING and state.due_us:

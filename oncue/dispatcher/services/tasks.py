@@ -3,8 +3,9 @@
     submit_batch ──► Call + ids ──► TaskFrames ──append──► durable ──► Accepted
                                         └──(early watch)──► channel ──► agent
 
-A request is answered with "accepted" when its record is durable. The task may be sent to its agent while its commit is under
-way: its outcome is behind it in the log's queue, so no outcome is reported before the task is durable.
+A request is answered with "accepted" when its record is durable. The task may be sent to its agent
+while its commit is in progress: its outcome is behind it in the log's queue, so no outcome is
+reported before the task is durable.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
 from oncue.dispatcher.notifier import STATE_WORDS
-from oncue.dispatcher.services.idempotency import IdempotencyCache, Mark, Seen, content_of, reused
+from oncue.dispatcher.services.idempotency import (
+    AcceptedRequest,
+    IdempotencyCache,
+    RequestKey,
+    content_of,
+    key_reused,
+)
 from oncue.dispatcher.services.task_info import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from oncue.ids import now_us
@@ -57,19 +64,22 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskService:
-    """Tasks of all endpoints: those of this server's channels, and those of its peers."""
+    """Tasks of all endpoints, on this server and its peers."""
 
     def __init__(
         self, context: ServerContext, bridge: BridgeSocket, ownership: PartitionOwnership, peers: PeerClient
     ) -> None:
         self._context, self._bridge, self._ownership, self._peers = context, bridge, ownership, peers
-        self._repeats = IdempotencyCache(RECENT)
+        self._requests = IdempotencyCache(RECENT)
         self._functions: OrderedDict[tuple[str, str], FunctionRecord] = OrderedDict()
 
     # ------------------------------------------------------------ submit
 
     async def submit_batch(self, caller: Caller, request: r.BatchRequest) -> r.Accepted:
-        """Accept many calls of one function; durable on return. A repeated key gives the same tasks."""
+        """Accept many calls of one function; they are durable on return.
+
+        A repeated key gives the same tasks. Raises Invalid, NotFound, Forbidden, TooLarge, Conflict.
+        """
         self._context.check_accepting()
         payloads = request.payloads or [payload.pack_args(tuple(a), k) for a, k in request.calls]
         count = len(payloads)
@@ -83,16 +93,16 @@ class TaskService:
         call = await self._call(caller, request)
         ids = task_ids.batch_ids(caller.subject, key, count)
         tasks = [TaskRecord(i, p) for i, p in zip(ids, payloads, strict=True)]
-        mark = (caller.subject, key)
-        if request.key and self._is_old(key) and self._repeats.find(mark, call, tasks) is None:
+        request_key = (caller.subject, key)
+        if request.key and self._is_old(key) and self._requests.find(request_key, call, tasks) is None:
             await self._context.barrier((self._context.registry.tasks_topic(call.endpoint), RESULTS))
             if await self._known(call, tasks[0]):
                 return _accepted(ids, [])
         _check_payloads(payloads)
-        return _accepted(ids, (await self._append(mark, call, tasks))[1])
+        return _accepted(ids, (await self._append(request_key, call, tasks))[1])
 
     async def submit(self, caller: Caller, request: r.TaskRequest) -> r.TaskInfo:
-        """Accept one call; durable on return. Waits up to `wait_ms` for its outcome."""
+        """Accept one call; durable on return. Wait up to `wait_ms` for its outcome."""
         self._context.check_accepting()
         packed = payload.pack_args(tuple(request.args), request.kwargs)
         _check_payloads([packed])
@@ -119,41 +129,51 @@ class TaskService:
             return self._ended_info(state, ended, position)
         return msgspec.structs.replace(self._info(state), position=position)
 
-    async def _append(self, mark: Mark, call: Call, tasks: list[TaskRecord]) -> tuple[int, list[Position]]:
-        """Append the tasks. Returns (time of acceptance in their record, unix µs; positions of the records).
+    async def _append(self, request_key: RequestKey, call: Call, tasks: list[TaskRecord]) -> tuple[int, list[Position]]:
+        """Append tasks. Return (their time of acceptance in unix µs, positions).
 
-        A repeated key returns what the first request did. Raises Conflict if that had other calls.
+        A repeated key returns the values of the first request. Raises Conflict if that had other
+        calls.
         """
-        seen = self._repeats.find(mark, call, tasks)
-        if seen is not None:
-            return seen.accepted_us, await asyncio.shield(seen.durable)
+        earlier = self._requests.find(request_key, call, tasks)
+        if earlier is not None:
+            return earlier.accepted_us, await asyncio.shield(earlier.durable)
         accepted = now_us()
         records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in _parts(tasks)]
         future = self._context.log.append(self._context.registry.tasks_topic(call.endpoint), records, 0)
-        self._repeats.keep(mark, Seen(accepted, future, content_of(call, tasks)))
+        self._requests.add(request_key, AcceptedRequest(accepted, future, content_of(call, tasks)))
         try:
             positions = await asyncio.shield(future)
         except Exception:
-            self._repeats.forget(mark)
+            self._requests.remove(request_key)
             raise
         self._context.metrics.accepted(len(tasks))
         return accepted, positions
 
     def _is_old(self, key: bytes) -> bool:
-        """Return True for a key that the cache may not have: older than this server, or than the full cache."""
-        ms = int.from_bytes(key[:6], "big")
-        return ms * 1000 < self._context.started_us or self._repeats.full
+        """Return True for a key that the cache may not have.
 
-    async def _is_repeated(self, mark: Mark, call: Call, task: TaskRecord) -> bool:
-        """Return True if this request was accepted before, once it is durable. Raises Conflict."""
-        seen = self._repeats.find(mark, call, [task])
-        if seen is None:
+        It is older than this server, or the cache is full and has dropped requests.
+        """
+        ms = int.from_bytes(key[:6], "big")
+        return ms * 1000 < self._context.started_us or self._requests.full
+
+    async def _is_repeated(self, request_key: RequestKey, call: Call, task: TaskRecord) -> bool:
+        """Return True if this request was accepted before. Waits until it is durable.
+
+        Raises Conflict if its key was used for another call.
+        """
+        earlier = self._requests.find(request_key, call, [task])
+        if earlier is None:
             return await self._known(call, task)
-        await asyncio.shield(seen.durable)
+        await asyncio.shield(earlier.durable)
         return True
 
     async def _known(self, call: Call, task: TaskRecord) -> bool:
-        """Return True if the view has this task. Raises Conflict if its key was used for another call."""
+        """Return True if the view has this task.
+
+        Raises Conflict if its key was used for another call.
+        """
         state = await self._state(task.id)
         if state is None or state.call is None:
             return False
@@ -162,7 +182,7 @@ class TaskService:
             call.function,
             call.endpoint,
         ):
-            raise reused()
+            raise key_reused()
         return True
 
     async def _state(self, task_id: bytes) -> TaskState | None:
@@ -209,7 +229,7 @@ class TaskService:
     # ------------------------------------------------------------ look up and wait
 
     async def get(self, caller: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
-        """Return a task, after up to `wait_ms` for its outcome. Raises NotFound, Invalid.
+        """Return a task. Wait up to `wait_ms` for its outcome. Raises NotFound, Invalid.
 
         `bearer`: the caller's Authorization header, to ask the owning server; "" to ask nobody.
         """
@@ -231,7 +251,10 @@ class TaskService:
         return await self._peers.task(self._ownership.owner_url(state.call.endpoint), info, bearer)
 
     async def _visible(self, caller: Caller, text: str) -> TaskState:
-        """Return the state of a task that the caller may see, read after its own writes. Raises NotFound, Invalid."""
+        """Return the state of a task that the caller may see. Raises NotFound, Invalid.
+
+        It includes the outcomes that streams have reported, and tasks accepted just before.
+        """
         task_id = task_ids.parse_task_id(text)
         state = await self._state(task_id)
         if state is None:  # perhaps it is newer than the view
@@ -258,7 +281,7 @@ class TaskService:
         return task_info(state, self._context.registry.endpoint_name, self._why(state), sent)
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
-        """Return the info of a task closed by `e`, which the view may not have applied yet."""
+        """Return a task closed by `e`, which the view may not have applied yet."""
         call = state.call
         assert call is not None
         state = msgspec.structs.replace(state, attempt=max(state.attempt, e.attempt))
@@ -323,7 +346,7 @@ class TaskService:
         return timeline(await self._visible(caller, task_id), self._context.registry.endpoint_name)
 
     async def outcomes(self, caller: Caller, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
-        """Return the outcomes of the closed ones of these tasks, after up to `wait_ms` for all of them."""
+        """Return outcomes of closed tasks. Wait up to `wait_ms` until all are closed."""
         if len(ids) > self._context.settings.max_batch:
             raise TooLarge(
                 f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self._context.settings.max_batch:,}"
@@ -345,7 +368,7 @@ class TaskService:
         ]
 
     def stream(self, caller: Caller, stream: str) -> AsyncIterator[bytes]:
-        """Yield msgpack of list[Outcome] for tasks of this stream; b"" as a keep-alive."""
+        """Yield msgpack of list[Outcome] of this stream; b"" as a keep-alive."""
         return self._context.notifier.stream(stream, caller.subject)
 
     async def _logs_once(self, caller: Caller, task_id: str) -> tuple[TaskState, bytes]:
@@ -356,7 +379,10 @@ class TaskService:
         return state, await self._context.view.output(state.id)
 
     async def logs(self, caller: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
-        """Yield the output of a task; with `follow` until it closes, and b"" as a keep-alive."""
+        """Yield the output of a task. With `follow`, until it closes; b"" as a keep-alive.
+
+        Raises NotFound, Invalid.
+        """
         sent = 0
         while True:
             state, text = await self._logs_once(caller, task_id)
@@ -378,7 +404,10 @@ class TaskService:
     # ------------------------------------------------------------ retry
 
     async def retry(self, caller: Caller, task_id: str) -> r.TaskInfo:
-        """Submit the call of a closed task again, as a new task that names the old one. Raises Conflict, Forbidden."""
+        """Submit the call of a closed task again, as a new task that names the old one.
+
+        Raises NotFound, Conflict, Forbidden.
+        """
         self._context.check_accepting()
         state = await self._visible(caller, task_id)
         if not state.state.closed:
@@ -435,7 +464,7 @@ def _check_payloads(payloads: Sequence[bytes]) -> None:
 
 
 def _parts(tasks: list[TaskRecord]) -> list[list[TaskRecord]]:
-    """Split tasks into records of at most RECORD_TASKS tasks and about RECORD_BYTES."""
+    """Split tasks into records of up to RECORD_TASKS tasks and RECORD_BYTES bytes."""
     total = sum(len(t.args) for t in tasks)
     if len(tasks) <= RECORD_TASKS and total <= RECORD_BYTES:
         return [tasks]
