@@ -114,7 +114,10 @@ class Blobs:
             self._tmp.mkdir(parents=True, exist_ok=True)
 
     def identity(self) -> str:
-        """Return the store's id, equal in all processes that use it. Raises DiskFull, Invalid."""
+        """Return the store's id, equal in all processes that use it.
+
+        Raises DiskFull, Invalid.
+        """
         path = self.folder / "store.id"
         if not path.exists():
             with _disk():
@@ -141,7 +144,10 @@ class Blobs:
         return sha
 
     def put_file(self, path: Path | str) -> tuple[str, int]:
-        """Store a file; return (hash, size). Raises Invalid if it cannot be read, DiskFull."""
+        """Store a file; return (hash, size).
+
+        Raises Invalid if it cannot be read, DiskFull.
+        """
         try:
             source = open(path, "rb")  # noqa: SIM115  (its errors differ from the store's)
         except OSError as e:
@@ -203,7 +209,10 @@ class Blobs:
             return f.read(n)
 
     def read(self, sha256: str) -> bytes:
-        """Return the content. Raises BlobMissing, also if the content does not have its hash."""
+        """Return the content.
+
+        Raises BlobMissing, also if the content does not have its hash.
+        """
         with self.open(sha256) as f:
             content = f.read()
         if hashlib.sha256(content).hexdigest() != sha256:

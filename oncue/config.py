@@ -25,7 +25,10 @@ def default_data() -> Path:
 
 
 def make_data_folder(folder: Path) -> None:
-    """Create the data folder with mode 700. Raises Invalid if it cannot be created or written."""
+    """Create the data folder with mode 700.
+
+    Raises Invalid if it cannot be created or written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:

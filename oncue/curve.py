@@ -6,8 +6,8 @@ CURVE is RFC 26 of ZeroMQ, ZAP is RFC 27.
                                                                           └─► 200 + endpoint id, or 400
 
 An unknown key is refused in the handshake, before any message is read. libzmq cannot close the
-connection of one peer of a ROUTER. So after a key is revoked, the bridge must also drop messages with
-its user id. The gate is a REP socket for `add_reader` of the event loop; the authenticators in
+connection of one peer of a ROUTER. So after a key is revoked, the bridge must also drop messages
+with its user id. The gate is a REP socket for `add_reader` of the event loop; the authenticators in
 `zmq.auth` need a thread or zmq.asyncio sockets.
 """
 
@@ -48,8 +48,8 @@ def make_keys() -> Keys:
 def load_or_make_keys(path: Path) -> Keys:
     """Return the key pair in this file (JSON, mode 600); create it if there is none.
 
-    Two processes that create it at once get the same pair. Raises Invalid if the file cannot be read
-    or has no key pair.
+    Two processes that create it at once get the same pair. Raises Invalid if the file cannot be
+    read or has no key pair.
     """
     try:
         return _load(path)
@@ -93,7 +93,10 @@ def _load(path: Path) -> Keys:
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], server_key: bytes, keys: Keys) -> zmq.Socket[bytes]:
-    """Return an agent's socket, not yet connected. Raises Invalid for a malformed server key."""
+    """Return an agent's socket, not yet connected.
+
+    Raises Invalid for a malformed server key.
+    """
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     _common(socket)
     # Each connection of a session is a new socket; libzmq's own reconnects must not go unnoticed.
@@ -203,7 +206,10 @@ class Gate:
         return int(self._socket.getsockopt(zmq.FD))
 
     def allow(self, public_key: bytes, user: str) -> None:
-        """Let this key (Z85) connect; its messages carry `user` as User-Id. Raises Invalid."""
+        """Let this key (Z85) connect; its messages carry `user` as User-Id.
+
+        Raises Invalid.
+        """
         key = raw_key(public_key)
         self._known[key] = user.encode()
         self._forbidden.discard(key)

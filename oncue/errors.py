@@ -46,7 +46,10 @@ class Invalid(OncueError):
 
 
 class RuleFileError(Invalid):
-    """A rule file has an error; nothing was deployed. The message names file, line and column."""
+    """A rule file has an error; nothing was deployed.
+
+    The message names file, line and column.
+    """
 
     code = "rule-file"
 
@@ -84,7 +87,10 @@ class MethodNotAllowed(Invalid):
 
 
 class TooLarge(OncueError):
-    """The request exceeds a size limit. Large arguments and results are sent as blobs automatically."""
+    """The request exceeds a size limit.
+
+    Large arguments and results are sent as blobs automatically.
+    """
 
     code = "too-large"
     status = 413
@@ -154,7 +160,10 @@ class NotReady(OncueError):
 
 
 class TriggerFailed(OncueError):
-    """A trigger does not run. `oncue triggers list` shows the reason; a sender may try again."""
+    """A trigger does not run.
+
+    `oncue triggers list` shows the reason; a sender may try again.
+    """
 
     code = "trigger-failed"
     status = 503
@@ -173,13 +182,19 @@ class LogError(OncueError):
 
 
 class LogLocked(LogError):
-    """Another server has this log open. Several servers can share a log on Kafka only."""
+    """Another server has this log open.
+
+    Several servers can share a log on Kafka only.
+    """
 
     code = "log-locked"
 
 
 class NotOwner(LogError):
-    """Another server has taken over the partition. It repeats the work that was not committed here."""
+    """Another server has taken over the partition.
+
+    It repeats the work that was not committed here.
+    """
 
     code = "not-owner"
 
@@ -300,8 +315,8 @@ class TaskRefused(TaskError):
 class UnreadableResult(TaskError):
     """The function returned, but its result cannot be unpickled here.
 
-    A module or class is missing, the Python versions differ, or the class cannot be unpickled. `.raw`
-    has the bytes, `__cause__` the reason.
+    A module or class is missing, the Python versions differ, or the class cannot be unpickled.
+    `.raw` has the bytes, `__cause__` the reason.
     """
 
     code = "unreadable-result"

@@ -62,7 +62,10 @@ def glob_regex(pattern: str) -> str:
 
 @lru_cache(maxsize=4096)
 def compiled(pattern: str) -> Any:
-    """Return the glob as a compiled google-re2 expression, for `fullmatch`. Raises Invalid."""
+    """Return the glob as a compiled google-re2 expression, for `fullmatch`.
+
+    Raises Invalid.
+    """
     import re2  # not installed on endpoints
 
     options = re2.Options()
@@ -85,7 +88,10 @@ def never_relative(pattern: str) -> str | None:
 
 
 def max_depth(pattern: str) -> int | None:
-    """Return the largest number of path parts that can match; None if there is no limit."""
+    """Return the largest number of path parts that can match;
+
+    None if there is no limit.
+    """
     parts = pattern.split("/")
     return None if "**" in parts or "{" in pattern else len(parts)
 

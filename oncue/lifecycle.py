@@ -137,7 +137,10 @@ def delay_us(policy: StoredRetryPolicy, task_id: bytes, attempt: int) -> int:
 
 
 def accept(state: TaskState | None, call: Call, task: TaskRecord, accepted_us: int) -> TaskState:
-    """Fold the task's own record. A repeated record with the same id changes nothing."""
+    """Fold the task's own record.
+
+    A repeated record with the same id changes nothing.
+    """
     state = state or TaskState(task.id)
     if state.known:
         return state

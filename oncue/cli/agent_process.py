@@ -69,7 +69,10 @@ def stop_agent(pid: int, process: subprocess.Popen[bytes] | None, grace_s: float
 
 
 def registered_name(folder: Path) -> str:
-    """Return the name of the endpoint in this folder; "" if it is not registered yet."""
+    """Return the name of the endpoint in this folder;
+
+    "" if it is not registered yet.
+    """
     try:
         return load(folder).name
     except OncueError:

@@ -35,7 +35,9 @@ def _named(version: int, content: str) -> str:
 
 
 def changed_functions(client: Client, path: str, deployed: Mapping[str, str]) -> list[FunctionChange]:
-    """Return the functions that a deploy of this rule file would change. Registers nothing.
+    """Return the functions that a deploy of this rule file would change.
+
+    Registers nothing.
 
     Raises RuleFileError, Invalid, NotFound, MissingExtra.
     """

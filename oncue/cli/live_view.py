@@ -1,4 +1,7 @@
-"""Live view of `oncue tasks watch`. Cells are Text objects, so rich reads no data as markup."""
+"""Live view of `oncue tasks watch`.
+
+Cells are Text objects, so rich reads no data as markup.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ GAP = 2
 
 
 def watch_tasks(client: Client, limit: int) -> None:
-    """Show the newest tasks until Ctrl-C. Raises Unreachable when the server goes away."""
+    """Show the newest tasks until Ctrl-C.
+
+    Raises Unreachable when the server goes away.
+    """
     console = Console()
     tasks = list(client.tasks.list(limit=limit))
     with Live(view(tasks, console.width), console=console, screen=False, auto_refresh=False) as live:
@@ -57,7 +63,10 @@ def _cells(t: TaskInfo, width: int) -> tuple[str, ...]:
 
 
 def widths(rows: list[list[str]], width: int) -> dict[str, int]:
-    """Return the columns that fit, with their widths. WHY gets the remaining width."""
+    """Return the columns that fit, with their widths.
+
+    WHY gets the remaining width.
+    """
     most = {"FUNCTION": max(12, width // 5), "ENDPOINT": max(10, width // 8), "WHY": LEAST_WHY}
     columns = {
         name: min(most.get(name, width), max([len(name), *(cell_len(row[i]) for row in rows)]))

@@ -14,7 +14,9 @@ import msgspec
 
 
 def local_server(data: Path) -> dict[str, Any] | None:
-    """Return the running server's `local.json` (url, token, pid); None if no server runs.
+    """Return the running server's `local.json` (url, token, pid);
+
+    None if no server runs.
 
     A file that a killed server left is ignored: its pid is gone, or its URL does not answer.
     """
@@ -51,7 +53,10 @@ def alive(pid: int) -> bool:
 
 
 def await_true(condition: Callable[[], bool], timeout_s: float, pause_s: float = 0.05) -> bool:
-    """Poll until `condition` holds: other processes send no event. Return False on timeout."""
+    """Poll until `condition` holds: other processes send no event.
+
+    Return False on timeout.
+    """
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -101,7 +101,10 @@ def _row(cells: Sequence[str], widths: Sequence[int], plain: Sequence[str] | Non
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
-    """Print `name: value` lines. Empty values are left out; longer texts follow indented."""
+    """Print `name: value` lines.
+
+    Empty values are left out; longer texts follow indented.
+    """
     shown = [(name, value) for name, value in pairs if value not in ("", None, 0, [], {}, ())]
     width = max((len(name) for name, _ in shown), default=0) + 1
     for name, value in shown:

@@ -105,7 +105,9 @@ def check_packed(sets: Sequence[RuleSet], packed: Mapping[str, Packed]) -> None:
 
 
 def check_offline(sets: Sequence[RuleSet]) -> None:
-    """Check the rules' arguments without packing the functions. Raises RuleFileError.
+    """Check the rules' arguments without packing the functions.
+
+    Raises RuleFileError.
 
     If a file cannot be imported here, its source is parsed instead. Functions that are used by a
     registered name are checked by the deploy.
@@ -155,7 +157,10 @@ def explain_offline(name: str, event: Any, path: str) -> Explanation:
 
 
 def show_tests(tests: Sequence[TestResult]) -> None:
-    """Print failures and the number of passed tests. Raises RuleFileError if a test failed."""
+    """Print failures and the number of passed tests.
+
+    Raises RuleFileError if a test failed.
+    """
     from oncue.cli.output import say
 
     failed = [t for t in tests if not t.passed]

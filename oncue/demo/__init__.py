@@ -1,4 +1,5 @@
-"""`oncue demo`: a detector writes files, a rule reconstructs each, the outcomes come in as they are; for real, embedded.
+"""`oncue demo`: a detector writes files, a rule reconstructs each, the outcomes come in as they
+are; for real, embedded.
 
 oncue up ◄── oncue deploy rules.yaml          detector ──files──► watched folder ──► tomo.py:reconstruct ──► pictures
 """
@@ -39,9 +40,12 @@ START_S, OUTCOME_S = 30.0, 60.0
 
 
 def main(out: Path | None = None, slices: int = 12) -> Path:
-    """Runs the demo in the folder `out` (default: ./demo-out) and gives the path of the picture that it made.
+    """Runs the demo in the folder `out` (default: ./demo-out) and gives the path of the picture
+    that it made.
 
-    Raises MissingExtra without the extras `server` and `demo`, and OncueError when a part did not do its work."""
+    Raises MissingExtra without the extras `server` and `demo`, and OncueError when a part did not
+    do its work.
+    """
     need(
         "the demo",
         {"numpy": "numpy", "h5py": "h5py", "pillow": "PIL"} | dict(SERVER),

@@ -1,12 +1,12 @@
-"""A make-believe detector: writes the sinogram of each slice of a head phantom to its own HDF5 file, as detectors do:
-slowly, projection by projection; every second file under its final name (then closing it is the sign), the others under a
-temporary name (then the rename is).
+"""A make-believe detector: writes the sinogram of each slice of a head phantom to its own HDF5
+file, as detectors do: slowly, projection by projection; every second file under its final name
+(then closing it is the sign), the others under a temporary name (then the rename is).
 
     python -m oncue.demo.detector FOLDER SLICES
 
-The phantom is the 3-D Shepp–Logan head of A. C. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging" (1988),
-table 3.1, with the contrast of P. Toft (1996). Its line integrals are exact (chords of ellipses); counts follow Poisson's law
-for 20,000 photons a pixel in the open beam.
+The phantom is the 3-D Shepp–Logan head of A. C. Kak and M. Slaney, "Principles of Computerized
+Tomographic Imaging" (1988), table 3.1, with the contrast of P. Toft (1996). Its line integrals are
+exact (chords of ellipses); counts follow Poisson's law for 20,000 photons a pixel in the open beam.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ ELLIPSOIDS = (
 
 
 def line_integrals(z: float, angles: Array, pixels: int = PIXELS) -> Array:
-    """Exact projections of the slice at height z; angles in radians; shape (angles, pixels); lengths in units of the
-    phantom's half width."""
+    """Exact projections of the slice at height z; angles in radians; shape (angles, pixels);
+    lengths in units of the phantom's half width.
+    """
     s = (np.arange(pixels) - (pixels - 1) / 2) * 2 / pixels
     total = np.zeros((len(angles), pixels))
     for density, a, b, c, x, y, z0, degrees in ELLIPSOIDS:

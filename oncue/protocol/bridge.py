@@ -15,8 +15,8 @@ are dropped. So each message of a session is processed exactly once, and after t
 start both sides agree on the tasks that the agent holds.
 
 Credit is the total number of tasks that the agent accepts since the start of the session: a total
-can be repeated safely. Results carry the agent's journal numbers; Ack(seq) confirms that all results
-up to seq are durable in the log.
+can be repeated safely. Results carry the agent's journal numbers; Ack(seq) confirms that all
+results up to seq are durable in the log.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ class Dispatch(Stored, tag="dispatch", frozen=True):
 
 
 class BlobPart(Stored, tag="part", frozen=True):
-    """A part of a blob or function body. Body: at most PART_BYTES from the offset on.
+    """A part of a blob or function body.
+
+    Body: at most PART_BYTES from the offset on.
 
     `why` is set if the blob or function does not exist.
     """
@@ -166,7 +168,10 @@ class BlobPart(Stored, tag="part", frozen=True):
 
 
 class UploadAck(Stored, tag="putack", frozen=True):
-    """The next offset of an upload. If it equals the size, the blob is complete and durable."""
+    """The next offset of an upload.
+
+    If it equals the size, the blob is complete and durable.
+    """
 
     sha256: str
     offset_bytes: int

@@ -203,7 +203,10 @@ def from_json(value: bytes | str) -> Event:
 
 
 def from_builtins(found: Mapping[str, Any]) -> Event:
-    """Convert a decoded JSON object. Attributes that are null count as absent. Raises Invalid."""
+    """Convert a decoded JSON object.
+
+    Attributes that are null count as absent. Raises Invalid.
+    """
     fields = {name: value for name, value in found.items() if name not in ("data", "data_base64") and value is not None}
     data = found.get("data")
     encoded = found.get("data_base64")

@@ -165,13 +165,19 @@ def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_ho
 
 
 def unpack_args(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Decode the arguments of a call, in a worker. **Runs code** for pickles. Raises as `unpack`."""
+    """Decode the arguments of a call, in a worker. **Runs code** for pickles.
+
+    Raises as `unpack`.
+    """
     args, kwargs = unpack(payload, fetch, at_home=False)
     return tuple(args), kwargs
 
 
 def peek(payload: bytes) -> tuple[bool, Any]:
-    """Return (True, value) for msgpack, otherwise (False, note for people). Runs no code."""
+    """Return (True, value) for msgpack, otherwise (False, note for people).
+
+    Runs no code.
+    """
     letter = payload[:1]
     if letter == MSGPACK:
         return True, unpack(payload)

@@ -12,7 +12,9 @@ from oncue.errors import Invalid
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of SHELL. New shells then complete commands and names.
+    """Print the completion script of SHELL.
+
+    New shells then complete commands and names.
 
     \b
     Example:

@@ -89,7 +89,10 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
 
 
 def show_trigger(t: TriggerInfo, quiet: bool = False) -> None:
-    """Print if new items fire from now on. A trigger that does not run is reported on stderr."""
+    """Print if new items fire from now on.
+
+    A trigger that does not run is reported on stderr.
+    """
     if not t.looked:
         problem = "cannot scan" if t.state == "failed" else "has not finished its initial scan"
         say(
@@ -105,7 +108,10 @@ def show_trigger(t: TriggerInfo, quiet: bool = False) -> None:
 
 
 def ask(question: str, remedy: str = "give --yes (and --replace, to replace another file), or --dry-run") -> None:
-    """Ask a yes/no question. Raises Invalid if stdin is not a terminal, Abort on no."""
+    """Ask a yes/no question.
+
+    Raises Invalid if stdin is not a terminal, Abort on no.
+    """
     if not sys.stdin.isatty():
         raise Invalid("this needs a confirmation, and stdin is not a terminal", remedy=remedy)
     click.confirm(question, abort=True, err=True)

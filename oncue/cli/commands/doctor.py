@@ -265,7 +265,10 @@ def endpoints_here(folder: Path) -> dict[str, Path]:
 
 
 def endpoint_remedy(name: str, state: str, data: Path, folder: Path | None) -> str:
-    """Return the command that brings an endpoint back; `folder` if it is on this machine."""
+    """Return the command that brings an endpoint back;
+
+    `folder` if it is on this machine.
+    """
     if folder is None:
         return f"on its machine: oncue endpoint start {name} --detach"
     where = f"{name} --dir {shlex.quote(str(folder))}"

@@ -16,7 +16,9 @@ from oncue.errors import NotFound, OncueError
 @click.option("--data", type=click.Path(file_okay=False), help="Data folder of the server (default: ~/.oncue).")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait until it has stopped.")
 def down(data: str | None, timeout: float) -> None:
-    """Stop the server on this machine, and its local endpoint. Accepted tasks and events are kept.
+    """Stop the server on this machine, and its local endpoint.
+
+    Accepted tasks and events are kept.
 
     \b
     Example:

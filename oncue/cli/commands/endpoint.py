@@ -82,8 +82,9 @@ def register(
 ) -> None:
     """Register an endpoint of this machine at the server.
 
-    The server is that of ONCUE_URL, with ONCUE_TOKEN. Keys are created; the secret key stays on this
-    machine. Registering again changes only the options given; a revoked endpoint gets new keys.
+    The server is that of ONCUE_URL, with ONCUE_TOKEN. Keys are created; the secret key stays on
+    this machine. Registering again changes only the options given; a revoked endpoint gets new
+    keys.
 
     \b
     Example:
@@ -213,8 +214,8 @@ def _status(place: Path) -> dict[str, Any] | None:
 def stop(name: str, folder: str | None, json_: bool) -> None:
     """Stop the agent of an endpoint.
 
-    Running tasks get a few seconds to end; waiting tasks stay in the journal for the next start. The
-    endpoint of `oncue up` stays stopped until `oncue endpoint start`.
+    Running tasks get a few seconds to end; waiting tasks stay in the journal for the next start.
+    The endpoint of `oncue up` stays stopped until `oncue endpoint start`.
 
     \b
     Example:

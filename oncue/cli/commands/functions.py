@@ -46,7 +46,9 @@ def _row(f: FunctionInfo) -> tuple[str, ...]:
 @click.argument("name", shell_complete=completers.functions)
 @json_option
 def show(name: str, json_: bool) -> None:
-    """Show one function with its source. NAME is name, name@version, or the content hash.
+    """Show one function with its source.
+
+    NAME is name, name@version, or the content hash.
 
     \b
     Example:
@@ -72,7 +74,9 @@ def show(name: str, json_: bool) -> None:
 @click.argument("places", nargs=-1, required=True, metavar="FILE.PY:NAME...", shell_complete=completers.files)
 @json_option
 def register(places: tuple[str, ...], json_: bool) -> None:
-    """Register functions from Python files. Repeating it with the same content changes nothing.
+    """Register functions from Python files.
+
+    Repeating it with the same content changes nothing.
 
     \b
     Example:

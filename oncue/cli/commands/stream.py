@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     "--anew", is_flag=True, help="Start with empty state at the log's end if no server can hand over its state."
 )
 def stream(log_url: str | None, data: str | None, anew: bool) -> None:
-    """Run stateful rules (dedupe, batch) beside the servers, until Ctrl-C. For a log on Kafka.
+    """Run stateful rules (dedupe, batch) beside the servers, until Ctrl-C.
+
+    For a log on Kafka.
 
     Servers leave these rules to stream workers if their setting rules_memory is "stream". The state
     is in the log, so workers can take over from servers and from each other. Several workers share

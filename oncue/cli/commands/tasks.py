@@ -114,7 +114,10 @@ def tail(json_: bool) -> None:
 
 
 def follow(kinds: tuple[str, ...], json_: bool) -> None:
-    """Print live messages of these kinds. Raises Unreachable when the server closes the stream."""
+    """Print live messages of these kinds.
+
+    Raises Unreachable when the server closes the stream.
+    """
     with connected() as client:
         for kind, data in client.live(*kinds):
             if not kind:

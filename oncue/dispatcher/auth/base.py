@@ -2,8 +2,8 @@
 
     request ──► Credentials ──► AuthenticatorChain ──► Authenticator 1, 2 ... ──► Caller (identity.py)
 
-To add a login: write a class with the three methods of `Authenticator`, and add its factory to `AUTHENTICATORS`
-(catalog.py).
+To add a login: write a class with the three methods of `Authenticator`, and add its factory to
+`AUTHENTICATORS` (catalog.py).
 """
 
 from __future__ import annotations
@@ -39,24 +39,27 @@ class Credentials(msgspec.Struct, frozen=True):
 class Authenticator(Protocol):
     """One kind of login. Made once for each server, by a factory of the catalogue.
 
-    A login sees only credentials, not the request, so it works for every route. It decides by their form whether they are
-    of its kind. The first login of the catalogue that recognizes credentials decides about them alone.
+    A login sees only credentials, not the request, so it works for every route. It decides by their
+    form whether they are of its kind. The first login of the catalogue that recognizes credentials
+    decides about them alone.
     """
 
     async def authenticate(self, credentials: Credentials) -> Caller | None:
         """Return the caller, or None if the credentials are of another kind.
 
-        Called for each request, so it must answer from memory if it can. It may wait for I/O (keys of an issuer,
-        introspection of an opaque token) for credentials that it has not seen before.
+        Called for each request, so it must answer from memory if it can. It may wait for I/O (keys
+        of an issuer, introspection of an opaque token) for credentials that it has not seen before.
 
-        Raises Unauthorized, with a remedy, for credentials of this kind that are wrong, expired or revoked.
+        Raises Unauthorized, with a remedy, for credentials of this kind that are wrong, expired or
+        revoked.
         """
         ...
 
     def is_valid(self, credentials: Credentials) -> bool:
         """Return True if the credentials are accepted now. No I/O.
 
-        Called every few seconds for each open stream, with credentials that `authenticate` accepted at its start.
+        Called every few seconds for each open stream, with credentials that `authenticate` accepted
+        at its start.
         """
         ...
 
@@ -117,7 +120,10 @@ def _unrecognized(credentials: Credentials) -> Unauthorized:
 
 
 def challenge(error: Unauthorized | Forbidden, sent: bool) -> str:
-    """Return the WWW-Authenticate header (RFC 6750) of a refusal. `sent`: the request had an Authorization header."""
+    """Return the WWW-Authenticate header (RFC 6750) of a refusal.
+
+    `sent`: the request had an Authorization header.
+    """
     if isinstance(error, Forbidden):
         return 'Bearer realm="oncue", error="insufficient_scope"'
     return 'Bearer realm="oncue", error="invalid_token"' if sent else 'Bearer realm="oncue"'

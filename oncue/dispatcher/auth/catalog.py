@@ -1,4 +1,7 @@
-"""All logins of oncue, in the order in which they are tried. A new login is one line here."""
+"""All logins of oncue, in the order in which they are tried.
+
+A new login is one line here.
+"""
 
 from __future__ import annotations
 

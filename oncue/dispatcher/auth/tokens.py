@@ -2,8 +2,9 @@
 
     Authorization: Bearer oncue_<43 characters> ──SHA-256──► find_token(hash) ──► TokenRecord ──► Caller
 
-A token is "oncue_" and 32 random bytes (base64url). The registry has its SHA-256 only. A plain hash is enough, because 256
-random bits cannot be guessed. A lookup takes the same time for known and unknown tokens.
+A token is "oncue_" and 32 random bytes (base64url). The registry has its SHA-256 only. A plain hash
+is enough, because 256 random bits cannot be guessed. A lookup takes the same time for known and
+unknown tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _LONGEST_S = 10 * 366 * 86_400
 
 
 def new_token() -> tuple[str, str]:
-    """Return a new token, and its hash. The token is shown once and stored nowhere."""
+    """Return a new token, and its hash.
+
+    The token is shown once and stored nowhere.
+    """
     token = PREFIX + secrets.token_urlsafe(32)
     return token, hash_token(token)
 
@@ -46,8 +50,9 @@ def open_token_login(context: AuthContext) -> TokenAuthenticator:
 class TokenAuthenticator:
     """Login by a token of the registry.
 
-    Only the Caller made of a record is cached. Each request looks the record up again, so a token that was revoked, on this
-    server or another, is refused as soon as the registry has the revocation.
+    Only the Caller made of a record is cached. Each request looks the record up again, so a token
+    that was revoked, on this server or another, is refused as soon as the registry has the
+    revocation.
     """
 
     def __init__(
@@ -57,7 +62,10 @@ class TokenAuthenticator:
         self._callers: dict[str, tuple[TokenRecord, Caller, int]] = {}  # by hash; (record, caller, expiry in µs)
 
     async def authenticate(self, credentials: Credentials) -> Caller | None:
-        """See Authenticator. Raises Unauthorized for a token that is unknown, revoked or expired."""
+        """See Authenticator.
+
+        Raises Unauthorized for a token that is unknown, revoked or expired.
+        """
         token = _own_token(credentials)
         if not token:
             return None
@@ -112,7 +120,8 @@ def _own_token(credentials: Credentials) -> str:
 def check_token_request(caller: Caller, request: TokenRequest) -> None:
     """Check that the new token can do no more than its maker.
 
-    Raises Invalid for a scope that does not exist, Forbidden for one that the caller may not give away.
+    Raises Invalid for a scope that does not exist, Forbidden for one that the caller may not give
+    away.
     """
     wanted: Sequence[str] = request.scopes
     unknown = [s for s in wanted if s not in SCOPES]

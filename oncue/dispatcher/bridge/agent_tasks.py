@@ -11,7 +11,9 @@ from oncue.protocol.records import Ended
 
 
 class AgentTasks:
-    """Attempts that were sent to the agent, and attempts that it has from an earlier owner of the endpoint."""
+    """Attempts that were sent to the agent, and attempts that it has from an earlier owner of the
+    endpoint.
+    """
 
     def __init__(self) -> None:
         self.in_flight: dict[bytes, TaskGroup] = {}  # sent by this server; the group has the attempt
@@ -43,7 +45,9 @@ class AgentTasks:
                 del self.held[task_id]
 
     def groups_of(self, message: bridge.Results, ends: Sequence[Ended]) -> dict[bytes, TaskGroup] | None:
-        """Return the group of each end, or None unless all are attempts in flight of the message's call."""
+        """Return the group of each end, or None unless all are attempts in flight of the message's
+        call.
+        """
         groups: dict[bytes, TaskGroup] = {}
         in_flight, call = self.in_flight, message.call
         for e in ends:

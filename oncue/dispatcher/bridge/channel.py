@@ -4,9 +4,9 @@
                                         ▲                    │
                                         └────── retries ◄────┘
 
-Input: frames of the agent, ticks, new tasks, and the answers to effects. Output: effects (effects.py), which the caller takes
-with `drain()` after each call and runs in order. The state is a cache: if it is lost, it is rebuilt from the view and from the
-agent's inventory.
+Input: frames of the agent, ticks, new tasks, and the answers to effects. Output: effects
+(effects.py), which the caller takes with `drain()` after each call and runs in order. The state is
+a cache: if it is lost, it is rebuilt from the view and from the agent's inventory.
 """
 
 from __future__ import annotations
@@ -96,12 +96,18 @@ class EndpointChannel:
     # ------------------------------------------------------------ tasks
 
     def add_tasks(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
-        """Add tasks that were appended just now, perhaps not durable yet. `offset`: see PendingTasks.add."""
+        """Add tasks that were appended just now, perhaps not durable yet.
+
+        `offset`: see PendingTasks.add.
+        """
         self.pending.add(frame, size_bytes, offset)
         self.dispatch()
 
     def on_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
-        """Handle the answer to LoadOpenTasks. The view had all task records below the offset `reached`."""
+        """Handle the answer to LoadOpenTasks.
+
+        The view had all task records below the offset `reached`.
+        """
         self._appending_ids = {e.id for ends in self._appending.values() for e in ends}
         self.pending.add_page(token, rows, reached)
         self._appending_ids = set()
@@ -161,9 +167,12 @@ class EndpointChannel:
             self._out.append(EndWaitingTasks(waiting))
 
     def end_waiting(self, group: TaskGroup, ends: list[Ended]) -> list[bytes]:
-        """End tasks that wait according to the view. Return those that were ended: the agent does not have them.
+        """End tasks that wait according to the view.
 
-        The log may already have an end from the agent, so only the view can say which end closed a task.
+        Return those that were ended: the agent does not have them.
+
+        The log may already have an end from the agent, so only the view can say which end closed a
+        task.
         """
         waiting = set(self.stop_waiting(e.id for e in ends))
         kept = [e for e in ends if e.id in waiting]
@@ -172,7 +181,10 @@ class EndpointChannel:
         return [e.id for e in kept]
 
     def hold(self, task_id: bytes) -> bool:
-        """Keep a waiting task from being sent. Return False if the agent has it or its end is being appended."""
+        """Keep a waiting task from being sent.
+
+        Return False if the agent has it or its end is being appended.
+        """
         if self.at_agent(task_id) or any(e.id == task_id for ends in self._appending.values() for e in ends):
             return False
         self._stop([task_id])
@@ -196,7 +208,10 @@ class EndpointChannel:
     # ------------------------------------------------------------ frames of the agent
 
     def on_frame(self, parts: list[bytes], now_us: int) -> None:
-        """Handle a message of the agent. Raises Undecodable; the caller refuses the agent then."""
+        """Handle a message of the agent.
+
+        Raises Undecodable; the caller refuses the agent then.
+        """
         self.now_us = max(self.now_us, now_us)
         envelope, body = bridge.decode_from_agent(parts)
         message, session = envelope.message, self._session
@@ -277,8 +292,9 @@ class EndpointChannel:
     def _recover(self, missing: list[bytes], journal_lost: bool) -> None:
         """Handle tasks that were sent, but are not in the agent's inventory.
 
-        Usually the agent never received them, because a frame was lost. They are sent again as the same attempt: they are
-        open in the view, so loading brings them back. If the agent has lost its journal, their attempts are lost.
+        Usually the agent never received them, because a frame was lost. They are sent again as the
+        same attempt: they are open in the view, so loading brings them back. If the agent has lost
+        its journal, their attempts are lost.
         """
         if journal_lost:
             self._lose(missing, "the endpoint's agent came back without its journal")
@@ -313,7 +329,10 @@ class EndpointChannel:
         self._out.append(StoreResults(record, token, call, closing, True))
 
     def _apply_ends(self, call: Call, ends: list[Ended], groups: dict[bytes, TaskGroup]) -> list[Ended]:
-        """Remove ended attempts from `in_flight`, and defer their retries. Return the ends that close a task."""
+        """Remove ended attempts from `in_flight`, and defer their retries.
+
+        Return the ends that close a task.
+        """
         in_flight, closing = self.in_flight, []
         for e in ends:
             in_flight.pop(e.id, None)
@@ -338,8 +357,9 @@ class EndpointChannel:
     def on_checked(self, token: int, known: set[bytes]) -> None:
         """Handle the answer to CheckTasks.
 
-        Results of tasks that were never accepted are dropped: the agent invented them, or the server crashed before it
-        acknowledged the request. The view decides which of the other results count.
+        Results of tasks that were never accepted are dropped: the agent invented them, or the
+        server crashed before it acknowledged the request. The view decides which of the other
+        results count.
         """
         if token not in self._checking:
             return
@@ -363,13 +383,17 @@ class EndpointChannel:
         self.dispatch()
 
     def on_stored(self, token: int) -> None:
-        """Handle the success of StoreResults: acknowledge all results that are durable without a gap."""
+        """Handle the success of StoreResults: acknowledge all results that are durable without a
+        gap.
+        """
         self._appending.pop(token, None)
         if self._acks.is_open(token) and self._acks.finish(token) and self.phase is ChannelPhase.READY:
             self._send(bridge.Ack(self._acks.durable_seq))
 
     def on_store_failed(self, token: int) -> None:
-        """Handle the failure of StoreResults (a full disk): the agent sends the results again after its next Hello."""
+        """Handle the failure of StoreResults (a full disk): the agent sends the results again after
+        its next Hello.
+        """
         ends = self._appending.pop(token, ())
         repeated = {e.id for others in self._appending.values() for e in others}  # the agent has sent them again
         for e in ends:
@@ -387,7 +411,10 @@ class EndpointChannel:
             self._send(bridge.BlobPart(sha256, offset, size, why), body)
 
     def send_put_ack(self, sha256: str, offset: int, why: str = "") -> None:
-        """Answer WritePart: all bytes below `offset` are stored. `why`: the error; "" for none."""
+        """Answer WritePart: all bytes below `offset` are stored.
+
+        `why`: the error; "" for none.
+        """
         if self.phase is ChannelPhase.READY:
             self._send(bridge.UploadAck(sha256, offset, why))
 
@@ -418,7 +445,8 @@ class EndpointChannel:
         self._disconnect(refusal.message)
 
     def redirect(self, epoch: int, to: bridge.Redirect) -> None:
-        """Send the agent to the server that claimed the endpoint with this epoch (0: not known yet).
+        """Send the agent to the server that claimed the endpoint with this epoch (0: not known
+        yet).
 
         No task ends. The agent's inventory and the view give the new owner all tasks.
         """

@@ -1,6 +1,7 @@
 """Runs the effects of channels on the log, the view and the blobs.
 
-BridgeSocket sends frames; all other effects (effects.py) come here. Outcomes are published only after their record is durable.
+BridgeSocket sends frames; all other effects (effects.py) come here. Outcomes are published only
+after their record is durable.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ STORE_AGAIN_S = 1.0  # after an append that failed
 
 
 class EffectRunner:
-    """The EffectHandler of a server: runs effects, and keeps the newest usage and phase of each endpoint."""
+    """The EffectHandler of a server: runs effects, and keeps the newest usage and phase of each
+    endpoint.
+    """
 
     _bridge: BridgeSocket
     _ownership: PartitionOwnership
@@ -61,7 +64,10 @@ class EffectRunner:
         self.phase_reasons: dict[str, str] = {}  # endpoint -> reason of its phase
 
     def attach(self, bridge: BridgeSocket, ownership: PartitionOwnership) -> None:
-        """Set the parts whose constructors need this one. Call it before the event loop runs again."""
+        """Set the parts whose constructors need this one.
+
+        Call it before the event loop runs again.
+        """
         self._bridge, self._ownership = bridge, ownership
 
     def run(self, channel: EndpointChannel, effect: Effect) -> None:
@@ -128,7 +134,8 @@ class EffectRunner:
             return
         if effect.closing:
             self._publish(endpoint, effect, future.result())
-        # After the callbacks of the streams: clients wait for outcomes, the agent does not wait for the ack.
+        # After the callbacks of the streams: clients wait for outcomes, the agent does not wait for
+        # the ack.
         asyncio.get_running_loop().call_soon(
             self._bridge.with_channel, endpoint, lambda channel: channel.on_stored(effect.token)
         )
@@ -144,7 +151,8 @@ class EffectRunner:
     async def _publish_by_view(self, ids: list[bytes], positions: list[Position]) -> None:
         """Publish the ends that count according to the view.
 
-        Another server may own the endpoint by now and have ended tasks itself. The order of the log decides.
+        Another server may own the endpoint by now and have ended tasks itself. The order of the log
+        decides.
         """
         await self._context.applied(positions)
         found = await self._context.view.outcomes(ids)
@@ -173,14 +181,20 @@ class EffectRunner:
         self._bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, known))
 
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
-        """End waiting tasks. Repeat until each is closed or at the agent, since an attempt may end at the same time."""
+        """End waiting tasks.
+
+        Repeat until each is closed or at the agent, since an attempt may end at the same time.
+        """
         while ids:
             await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
             states = [await self._context.view.task(task_id) for task_id in ids]
             ids = [s.id for s in states if s is not None and self._end_one(endpoint, s)]
 
     def _end_one(self, endpoint: str, state: TaskState) -> bool:
-        """Append the end of a waiting task. Return False if there is nothing to append."""
+        """Append the end of a waiting task.
+
+        Return False if there is nothing to append.
+        """
         channel = self._bridge.channels.get(endpoint)
         if channel is None or state.call is None or state.state is not State.WAITING:
             return False
@@ -272,7 +286,9 @@ class EffectRunner:
             self._job(self._repeat_cancels(channel.endpoint))
 
     async def _repeat_cancels(self, endpoint: str) -> None:
-        """Repeat cancel requests from before this server owned the endpoint, or before the agent connected."""
+        """Repeat cancel requests from before this server owned the endpoint, or before the agent
+        connected.
+        """
         wanted = await self._context.view.cancels(10_000)
         ids = [task_id for task_id, where in wanted if where == endpoint]
         if ids:

@@ -1,7 +1,7 @@
 """Effects: I/O that an EndpointChannel asks for.
 
-The channel itself does no I/O. After each call, `BridgeSocket.run_effects` runs the effects in order: it sends frames, and
-EffectRunner does the rest and calls the channel back with the answer.
+The channel itself does no I/O. After each call, `BridgeSocket.run_effects` runs the effects in
+order: it sends frames, and EffectRunner does the rest and calls the channel back with the answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class SendFrame(msgspec.Struct, frozen=True, gc=False):
 class StoreResults(msgspec.Struct, frozen=True):
     """Append `record` to oncue.results, then call `on_stored(token)` or `on_store_failed(token)`.
 
-    `by_server`: the server decided these ends. No agent would send them again, so the append is repeated until it is durable.
+    `by_server`: the server decided these ends. No agent would send them again, so the append is
+    repeated until it is durable.
     """
 
     record: bytes
@@ -42,7 +43,8 @@ class StoreResults(msgspec.Struct, frozen=True):
 
 
 class LoadOpenTasks(msgspec.Struct, frozen=True):
-    """Call `on_page(token, rows)` with the open tasks with seq > after, in order of seq, at most `limit`.
+    """Call `on_page(token, rows)` with the open tasks with seq > after, in order of seq, at most
+    `limit`.
 
     The view must have applied all that was handed to the log before.
     """

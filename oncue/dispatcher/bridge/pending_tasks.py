@@ -4,9 +4,10 @@
     add_page(rows) ──the view─┤►  queue ──► dequeue(count)
     defer(due, task) ─────────┴►  deferred (a heap of retries) ──due──► queue
 
-New tasks come from appends of this process, and from the log reader for appends of other servers. If they exceed the memory
-budget, or the agent was away, the queue *loads*: it reads the view's open tasks in pages. New tasks are left to the view
-until loading has caught up. A page may have tasks that were sent meanwhile, or whose end is being appended; they are skipped.
+New tasks come from appends of this process, and from the log reader for appends of other servers.
+If they exceed the memory budget, or the agent was away, the queue *loads*: it reads the view's open
+tasks in pages. New tasks are left to the view until loading has caught up. A page may have tasks
+that were sent meanwhile, or whose end is being appended; they are skipped.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ class OpenTask(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PendingTasks:
-    """Tasks of an endpoint that have not been sent, in order. At most `budget_bytes` of them are in memory."""
+    """Tasks of an endpoint that have not been sent, in order.
+
+    At most `budget_bytes` of them are in memory.
+    """
 
     def __init__(self, is_sent: Callable[[bytes], bool], budget_bytes: int) -> None:
         """`is_sent`: True for a task that the agent has, or whose end is being appended."""
@@ -76,7 +80,10 @@ class PendingTasks:
         self._ended: set[bytes] = set()  # since the page was requested
 
     def restart(self) -> None:
-        """Empty the queue, and load from the view, which has all tasks. Pages requested before are ignored."""
+        """Empty the queue, and load from the view, which has all tasks.
+
+        Pages requested before are ignored.
+        """
         self.queue.clear()
         self.deferred.clear()
         self.queued_tasks = self.queued_bytes = 0
@@ -94,7 +101,8 @@ class PendingTasks:
     def add(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
         """Add tasks that were appended just now, perhaps not durable yet.
 
-        `offset`: of their record, if the log reader delivered it: a page may have had its tasks already.
+        `offset`: of their record, if the log reader delivered it: a page may have had its tasks
+        already.
         """
         if 0 <= offset < self._horizon:
             return
@@ -113,7 +121,10 @@ class PendingTasks:
         self.queued_bytes += group.size_bytes
 
     def defer(self, due_us: int, group: TaskGroup) -> None:
-        """Add a retry (a group of one task) that is due later. Without room in memory it is loaded from the view then."""
+        """Add a retry (a group of one task) that is due later.
+
+        Without room in memory it is loaded from the view then.
+        """
         if self.queued_bytes + group.size_bytes > self._budget:
             self.reload_at(due_us)
             return
@@ -149,7 +160,10 @@ class PendingTasks:
         return self._token, self._cursor
 
     def add_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
-        """Add the page that was requested with this token. The view had all records below `reached`."""
+        """Add the page that was requested with this token.
+
+        The view had all records below `reached`.
+        """
         if not self._asked or token != self._token:
             return
         self._asked = False
@@ -184,7 +198,9 @@ class PendingTasks:
             self._add(TaskGroup(row.call, call_raw, row.attempt, row.accepted_us, _ViewRows([row.task]), size))
 
     def _catch_up(self, seen: set[bytes], reached: int) -> None:
-        """End loading after the last page: add the new tasks since its request, unless they exceeded the budget."""
+        """End loading after the last page: add the new tasks since its request, unless they
+        exceeded the budget.
+        """
         if self._buffered_bytes > self._budget:
             self._cursor = -1
             return
@@ -211,7 +227,10 @@ class PendingTasks:
             self.stopped.clear()
 
     def dequeue(self, most: int) -> TaskGroup:
-        """Remove and return the next tasks, at most `most` and one frame's worth. Stopped ones are dropped, perhaps all."""
+        """Remove and return the next tasks, at most `most` and one frame's worth.
+
+        Stopped ones are dropped, perhaps all.
+        """
         group = self.queue.popleft()
         count = min(len(group.tasks), most, FRAME_TASKS)
         if group.size_bytes > FRAME_BYTES:

@@ -6,8 +6,8 @@ from __future__ import annotations
 class ResultAcks:
     """Progress of the appends of one agent's result messages.
 
-    Appends may finish out of order. The agent gets one number: all messages up to `durable_seq` are durable, and it may
-    remove them from its journal.
+    Appends may finish out of order. The agent gets one number: all messages up to `durable_seq` are
+    durable, and it may remove them from its journal.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,10 @@ class ResultAcks:
         return replaced
 
     def end_session(self) -> None:
-        """Forget appends in progress. The agent sends their messages again in its next session."""
+        """Forget appends in progress.
+
+        The agent sends their messages again in its next session.
+        """
         self._appends.clear()
 
     def is_repeated(self, seq: int) -> bool:

@@ -1,4 +1,6 @@
-"""Numbered messages between the server and one agent, and the refusal of an agent with another protocol."""
+"""Numbered messages between the server and one agent, and the refusal of an agent with another
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def unnumbered(session: int, epoch: int, message: bridge.FromBridge) -> SendFram
 
 
 def refuse_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
-    """Return the refusal of an agent that speaks another protocol than this server (of release `version`)."""
+    """Return the refusal of an agent that speaks another protocol than this server (of release
+    `version`).
+    """
     return bridge.Refuse(
         "version",
         f"the agent (oncue {hello.agent_version}) speaks protocol {hello.protocol}, this server (oncue {version}) speaks"

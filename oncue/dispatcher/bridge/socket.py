@@ -3,8 +3,9 @@
     agent's key ──ZAP──► refused before a message is read, or known as endpoint X
     frame of X ──► channel X (channel.py) ──► effects ──► SendFrame: this socket; the rest: EffectHandler
 
-The sender of a frame is known by the ZAP user id, never by a routing id, which the peer chooses. The event loop watches
-ZeroMQ's file descriptor by `add_reader`. It is edge-triggered: read until EAGAIN, and check again after each send.
+The sender of a frame is known by the ZAP user id, never by a routing id, which the peer chooses.
+The event loop watches ZeroMQ's file descriptor by `add_reader`. It is edge-triggered: read until
+EAGAIN, and check again after each send.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class BridgeSocket:
         self.channels[channel.endpoint] = channel
 
     def redirect(self, endpoint: str, epoch: int, to: bridge.Redirect) -> None:
-        """Close the channel, and send the agent to the server that claimed the endpoint with this epoch."""
+        """Close the channel, and send the agent to the server that claimed the endpoint with this
+        epoch.
+        """
         channel = self.channels.pop(endpoint, None)
         if channel is not None:
             channel.redirect(epoch, to)
@@ -161,7 +164,10 @@ class BridgeSocket:
             log.debug("a frame could not be sent: %s", e)
 
     def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
-        """Call the endpoint's channel and run its effects. Without a channel, do nothing."""
+        """Call the endpoint's channel and run its effects.
+
+        Without a channel, do nothing.
+        """
         channel = self.channels.get(endpoint)
         if channel is not None:
             channel.now_us = max(channel.now_us, now_us())
@@ -176,7 +182,10 @@ class BridgeSocket:
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
 
     def close(self) -> None:
-        """Close all. Callbacks that run later, such as the end of an append, find no channel and do nothing."""
+        """Close all.
+
+        Callbacks that run later, such as the end of an append, find no channel and do nothing.
+        """
         self.channels.clear()
         self._tick_timer.cancel()
         self._loop.remove_reader(self._fd)

@@ -3,12 +3,13 @@
     appended by this process ──append watcher (early if the log allows it)──► channel
     appended by another server, or perhaps a repetition ──log reader, after the view──► channel
 
-On Kafka the log reader may deliver a record of this process before its append is reported durable. The first of the two
-forwards the tasks; the second finds that it was done.
+On Kafka the log reader may deliver a record of this process before its append is reported durable.
+The first of the two forwards the tasks; the second finds that it was done.
 
-A repeated event or request makes the same tasks, with the same ids, again. Only the first may run. If the first was accepted
-before this server started, only the view knows it. An id whose time is later was made later, and is remembered here. The time
-of an id that is a hash (ids.py) means nothing, but only one in a million of these falls into a given day.
+A repeated event or request makes the same tasks, with the same ids, again. Only the first may run.
+If the first was accepted before this server started, only the view knows it. An id whose time is
+later was made later, and is remembered here. The time of an id that is a hash (ids.py) means
+nothing, but only one in a million of these falls into a given day.
 """
 
 from __future__ import annotations
@@ -47,15 +48,18 @@ class TaskRouter:
         run: Callable[[Coroutine[Any, Any, None]], None],
         count_known: Callable[[str, int], None],
     ) -> None:
-        """`run` starts a coroutine as a task. `count_known(rule, n)` corrects the counter of a rule: n of the tasks that
-        it made on this server were accepted before."""
+        """`run` starts a coroutine as a task.
+
+        `count_known(rule, n)` corrects the counter of a rule: n of the tasks that it made on this
+        server were accepted before.
+        """
         self._log, self._view, self._bridge, self._run = durable, view, bridge, run
         self._count_known = count_known
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._from_ms = started_us // 1000 + 1  # `_known` has all tasks whose id has this time or a later one
-        # Records appended here that only one of the two sources (append watcher, log reader) has reported so far. Keyed by
-        # content, because two records may start with the same task. In a FIFO log the watcher always reports first, so
-        # forwarded records need no entry.
+        # Records appended here that only one of the two sources (append watcher, log reader) has
+        # reported so far. Keyed by content, because two records may start with the same task. In a
+        # FIFO log the watcher always reports first, so forwarded records need no entry.
         self._awaiting_reader: Counter[bytes] = Counter()  # reported by the watcher, left to the reader
         self._forwarded: Counter[bytes] = Counter()  # reported by the watcher, and forwarded
         self._read_first: Counter[bytes] = Counter()  # reported by the reader
@@ -82,7 +86,8 @@ class TaskRouter:
     def _direct(self, frame: TaskFrame) -> bool:
         """Return True if the frame's tasks are certainly new.
 
-        Where this server is the only one, tasks of clients' requests are: it has deduplicated the requests by key.
+        Where this server is the only one, tasks of clients' requests are: it has deduplicated the
+        requests by key.
         """
         return not frame.tasks or (not frame.call.rule and not self._log.shared) or self._all_new(frame.tasks)
 
@@ -113,7 +118,10 @@ class TaskRouter:
         )
 
     async def _forward_unseen(self, frame: TaskFrame, size: int, offset: int, ours: bool) -> None:
-        """Forward the tasks that no earlier record has. The view has applied all earlier records."""
+        """Forward the tasks that no earlier record has.
+
+        The view has applied all earlier records.
+        """
         unseen = {t.id: t for t in frame.tasks if t.id not in self._known}
         for task_id in unseen:
             self._remember(task_id)

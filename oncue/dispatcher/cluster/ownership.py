@@ -4,10 +4,11 @@
                                        ──► the view has all earlier records ──► channels open; triggers, stateful rules start
     a newer claim of another server, read from the log, or a new assignment ──► channels close, agents are redirected
 
-An endpoint belongs to the partition of oncue.control that the hash of its id gives. So does other work that one server must do
-alone, such as a file trigger, by its name. Two servers may both believe for a moment that they own a partition. Agents obey
-the higher epoch, and ends that the other server decided come after the fence and are ignored. If the log belongs to one process
-there is one partition, which is claimed at the start and never lost.
+An endpoint belongs to the partition of oncue.control that the hash of its id gives. So does other
+work that one server must do alone, such as a file trigger, by its name. Two servers may both
+believe for a moment that they own a partition. Agents obey the higher epoch, and ends that the
+other server decided come after the fence and are ignored. If the log belongs to one process there
+is one partition, which is claimed at the start and never lost.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ CATCH_UP_S = 24 * 3600.0  # for a view that is far behind
 
 
 class PartitionOwnership:
-    """The partitions that this server owns, and the newest claim of each. Call `start`, later `close`."""
+    """The partitions that this server owns, and the newest claim of each.
+
+    Call `start`, later `close`.
+    """
 
     def __init__(
         self,
@@ -52,8 +56,11 @@ class PartitionOwnership:
         me: Claim,
         on_change: Callable[[], None],
     ) -> None:
-        """`follow_tasks(topic)`: make the view read a topic of tasks, too. `me`: addresses of this server. `on_change`: called
-        after this server has gained or lost partitions."""
+        """`follow_tasks(topic)`: make the view read a topic of tasks, too.
+
+        `me`: addresses of this server. `on_change`: called after this server has gained or lost
+        partitions.
+        """
         self._context, self._bridge, self._follow_tasks = context, bridge, follow_tasks
         self._me, self._on_change = me, on_change
         self._partitions = 1
@@ -102,7 +109,10 @@ class PartitionOwnership:
         return (row.claim.url or row.claim.server) if row is not None else ""
 
     def owner_url(self, key: str) -> str:
-        """Return the API URL of the other server that owns `key`; "" if this one does, or none is known."""
+        """Return the API URL of the other server that owns `key`;
+
+        "" if this one does, or none is known.
+        """
         row = self.latest_claim(key)
         if row is None or self.owns(key) or row.claim.server == self._me.server or row.claim.url == self._me.url:
             return ""
@@ -114,7 +124,10 @@ class PartitionOwnership:
         return sorted(urls - {"", self._me.url}) if self._context.log.shared else []
 
     def advertise(self, url: str) -> None:
-        """Set this server's API URL. Partitions that were claimed with another URL are claimed again."""
+        """Set this server's API URL.
+
+        Partitions that were claimed with another URL are claimed again.
+        """
         if url != self._me.url and self._context.log.shared:
             self._me = msgspec.structs.replace(self._me, url=url)
             self._contested.set()
@@ -125,7 +138,10 @@ class PartitionOwnership:
             await self._changed.wait_for(lambda: self.owns(key) is owns)
 
     async def run_while_owned(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait until this server owns `key`, then run `work` until it ends or ownership is lost. Raises errors of `work`."""
+        """Wait until this server owns `key`, then run `work` until it ends or ownership is lost.
+
+        Raises errors of `work`.
+        """
         await self.wait_until(key, True)
         working = asyncio.ensure_future(work())
         lost = asyncio.ensure_future(self.wait_until(key, False))
@@ -141,7 +157,10 @@ class PartitionOwnership:
     # ------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
-        """Join the group. If the log belongs to this process, it owns all partitions when this returns."""
+        """Join the group.
+
+        If the log belongs to this process, it owns all partitions when this returns.
+        """
         self._partitions = (await self._context.log.topics())[CONTROL].partitions
         self._claims = {row.partition: row for row in await self._context.view.claims()}
         self._report_blob_stores(self.other_blob_stores())
@@ -155,7 +174,10 @@ class PartitionOwnership:
         ]
 
     async def close(self) -> None:
-        """Leave the group, so that others get the partitions at once. The bridge closes the channels."""
+        """Leave the group, so that others get the partitions at once.
+
+        The bridge closes the channels.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -177,7 +199,8 @@ class PartitionOwnership:
                         await self._take_over(assigned)
                     else:
                         await asyncio.wait((change,), timeout=PAUSE_S)
-                        # Otherwise the group has assigned them to another server, and `next` will return.
+                        # Otherwise the group has assigned them to another server, and `next` will
+                        # return.
                         if not change.done() and assignment.is_exclusive():
                             await self._take_over(self._assigned)
                 except OncueError as e:
@@ -216,8 +239,9 @@ class PartitionOwnership:
         endpoints = {self._context.registry.tasks_topic(e.id) for e in self._endpoints(epochs)}
         await self._view_caught_up((CONTROL, RESULTS, REGISTRY, *endpoints))
         await self._context.reload()
-        # The group may have assigned a partition to another server before this claim was written. Such a claim must not take
-        # effect, so that each owner's claim precedes the claim of its successor.
+        # The group may have assigned a partition to another server before this claim was written.
+        # Such a claim must not take effect, so that each owner's claim precedes the claim of its
+        # successor.
         if self._assignment is None or not await self._assignment.wait_until_exclusive():
             return
         for row in await self._context.view.claims():
@@ -297,7 +321,8 @@ class PartitionOwnership:
     # ------------------------------------------------------------ endpoints
 
     def sync_endpoints(self) -> list[EndpointRecord]:
-        """Apply a change of the registry: allow registered keys, and open channels for owned endpoints.
+        """Apply a change of the registry: allow registered keys, and open channels for owned
+        endpoints.
 
         Return the owned endpoints that were revoked since the last call.
         """
@@ -350,7 +375,9 @@ class PartitionOwnership:
     # ------------------------------------------------------------ agents of others
 
     def _servers(self) -> tuple[tuple[str, str], ...]:
-        """Return the bridge addresses and keys of all owners; none if the log belongs to one process."""
+        """Return the bridge addresses and keys of all owners; none if the log belongs to one
+        process.
+        """
         if not self._context.log.shared:
             return ()
         claims = [row.claim for row in self._claims.values()]
@@ -368,7 +395,10 @@ class PartitionOwnership:
         return row.epoch, bridge.Redirect(row.claim.bridge, row.claim.server_key, why)
 
     def answer_agent(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
-        """Return the answer to an agent whose endpoint has no channel here, or None. Raises Undecodable."""
+        """Return the answer to an agent whose endpoint has no channel here, or None.
+
+        Raises Undecodable.
+        """
         if endpoint not in self._admitted:
             return None
         envelope, _ = bridge.decode_from_agent(parts)

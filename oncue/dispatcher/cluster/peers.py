@@ -3,8 +3,9 @@
     caller ──► this server ──caller's token, Oncue-Handed-On──► the server that owns the endpoint
                     ◄── its answer; without one in 2 s, this server answers from its own view
 
-Requests that only an endpoint's owner can answer are forwarded to it with the caller's token, once: a server never forwards
-a forwarded request. After a failure a peer is not asked for a moment, so that a server that hangs does not delay each request.
+Requests that only an endpoint's owner can answer are forwarded to it with the caller's token, once:
+a server never forwards a forwarded request. After a failure a peer is not asked for a moment, so
+that a server that hangs does not delay each request.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ PAUSE_S = 3.0  # after a failure
 LIVE = ("state", "since_us", "workers", "busy", "queued", "host", "agent_version", "python", "why")
 
 
-# These Structs have only the fields that are needed, because a server of another release may send more.
+# These Structs have only the fields that are needed, because a server of another release may send
+# more.
 
 
 class PeerTask(msgspec.Struct, frozen=True):
@@ -65,7 +67,8 @@ T = TypeVar("T")
 class PeerClient:
     """Forwards requests to peer servers.
 
-    Each method takes the peer's URL and the caller's Authorization header. If one of them is "", no request is sent.
+    Each method takes the peer's URL and the caller's Authorization header. If one of them is "", no
+    request is sent.
     """
 
     def __init__(self) -> None:
@@ -87,7 +90,10 @@ class PeerClient:
         return msgspec.structs.replace(own, **{name: getattr(peer, name) for name in LIVE})
 
     async def cancel_waiting(self, url: str, ids: Sequence[bytes], bearer: str) -> list[bytes]:
-        """Cancel waiting tasks, and return those that will not run. After a timeout the others may still end as cancelled."""
+        """Cancel waiting tasks, and return those that will not run.
+
+        After a timeout the others may still end as cancelled.
+        """
         request = r.CancelRequest(tasks=[i.hex() for i in ids], waiting=True)
         answer = await self._request(url, bearer, "POST", "/v1/tasks/cancel", PeerCancelled, request)
         cancelled = set(answer.tasks) if answer is not None else set()

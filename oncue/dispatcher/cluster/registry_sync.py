@@ -1,7 +1,8 @@
 """Reads the registry to its end before a server refuses an unknown name or token.
 
-A token made through one server is valid on all servers as soon as the request is answered. The others read its record some
-milliseconds later, so a request with something unknown waits until they have.
+A token made through one server is valid on all servers as soon as the request is answered. The
+others read its record some milliseconds later, so a request with something unknown waits until they
+have.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ PAUSE_S = 0.1  # between two reads of the log's end; limits the load from caller
 
 
 class RegistrySync:
-    """Single-flight refresh of the registry. All callers that come before a refresh starts share it."""
+    """Single-flight refresh of the registry.
+
+    All callers that come before a refresh starts share it.
+    """
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
         """`refresh`: returns when all that the registry has at its call is in force here."""
@@ -25,7 +29,10 @@ class RegistrySync:
         self._started = 0.0
 
     async def __call__(self) -> bool:
-        """Wait until all that is in the registry now is in force here. Return False if the log did not answer in time."""
+        """Wait until all that is in the registry now is in force here.
+
+        Return False if the log did not answer in time.
+        """
         if self._next is None:
             self._next = asyncio.create_task(self._run(), name="catch up with the registry")
             self._running.add(self._next)

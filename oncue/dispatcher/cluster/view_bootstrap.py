@@ -3,8 +3,8 @@
     claims in oncue.control: the peers ──► a token of this server in oncue.registry (it may write the log, so it may ask)
                                        ──► GET /v1/view ──► view.db, with its offsets ──► the log from there on
 
-A copy takes less time than reading the whole log, whose beginning retention may have removed. Without a peer, or after an
-error, the view is built from the log.
+A copy takes less time than reading the whole log, whose beginning retention may have removed.
+Without a peer, or after an error, the view is built from the log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ PAUSE_S = 0.5
 
 
 async def copy_view(durable: Log, path: Path, server: str) -> bool:
-    """Copy a peer's view to `path`. Return False if the view should be built from the log."""
+    """Copy a peer's view to `path`.
+
+    Return False if the view should be built from the log.
+    """
     names = (EVENTS, RESULTS, REGISTRY)
     begins, ends = await durable.begin_offsets(names), await durable.end_offsets(names)
     gone = any(begins[place] for place in begins if place[0] != REGISTRY)
@@ -98,7 +101,10 @@ async def _peer_urls(durable: Log) -> list[str]:
 
 
 async def _fetch(url: str, token: str, part: Path) -> None:
-    """Download the view of a peer. Raises aiohttp.ClientError, TimeoutError, OSError."""
+    """Download the view of a peer.
+
+    Raises aiohttp.ClientError, TimeoutError, OSError.
+    """
     patience = asyncio.get_running_loop().time() + ANSWER_S
     limits = aiohttp.ClientTimeout(total=COPY_S, sock_connect=ANSWER_S, sock_read=60.0)
     async with aiohttp.ClientSession(timeout=limits, headers={"Authorization": f"Bearer {token}"}) as session:

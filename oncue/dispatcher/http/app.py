@@ -4,8 +4,8 @@
     server = await serve(app, settings)           # listens; server.port
     await server.close()                          # streams end cleanly, requests in progress are answered
 
-One table (routes/table.py) defines the routes, the scopes they need, how bodies and queries are decoded, and the
-OpenAPI document.
+One table (routes/table.py) defines the routes, the scopes they need, how bodies and queries are
+decoded, and the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -43,13 +43,17 @@ def make_app(
     streams: Streams | None = None,
     logins: Sequence[AuthenticatorFactory] = AUTHENTICATORS,
 ) -> web.Application:
-    """Return the application. `metrics`: the server's. `streams`: the limits of open streams."""
+    """Return the application.
+
+    `metrics`: the server's. `streams`: the limits of open streams.
+    """
     streams = Streams() if streams is None else streams  # (an empty Streams is false: it has a length)
     chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.tokens.find, backend.sync_registry))
     streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
     api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
     limit = RateLimit(settings.rate_per_s)
-    # http/body.py reads bodies, with a limit for each route. aiohttp's own limit would answer with a text of its own.
+    # http/body.py reads bodies, with a limit for each route. aiohttp's own limit would answer with
+    # a text of its own.
     app = web.Application(client_max_size=0)
     app[API] = api
     problems.quiet_aiohttp()
@@ -93,8 +97,9 @@ class HttpServer:
 async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> HttpServer:
     """Listen on settings.host and settings.port, without access log and signal handlers.
 
-    Port 0 means `last_port` if it is free, since clients may know it, else any free port.
-    Raises Conflict if the port is in use, Invalid if it is not permitted or the address is not of this machine.
+    Port 0 means `last_port` if it is free, since clients may know it, else any free port. Raises
+    Conflict if the port is in use, Invalid if it is not permitted or the address is not of this
+    machine.
     """
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
@@ -111,7 +116,10 @@ async def serve(app: web.Application, settings: Settings, last_port: int = 0) ->
 
 
 async def check_address(settings: Settings) -> None:
-    """Check that `serve` can listen, before a server starts work that others see. Raises Conflict, Invalid."""
+    """Check that `serve` can listen, before a server starts work that others see.
+
+    Raises Conflict, Invalid.
+    """
     loop = asyncio.get_running_loop()
     try:
         probe = await loop.create_server(asyncio.Protocol, settings.host or None, settings.port, start_serving=False)

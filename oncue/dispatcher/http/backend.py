@@ -1,7 +1,8 @@
 """Services that the HTTP routes call.
 
-Each method takes the caller first where permission matters, checks what that caller may see and do, and raises the errors of
-oncue.errors; the handler turns them into problem responses. A method returns "accepted" only when the record is durable.
+Each method takes the caller first where permission matters, checks what that caller may see and do,
+and raises the errors of oncue.errors; the handler turns them into problem responses. A method
+returns "accepted" only when the record is durable.
 """
 
 from __future__ import annotations

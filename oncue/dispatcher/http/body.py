@@ -1,4 +1,7 @@
-"""Reads and decodes request bodies and queries. Errors name the place in the input and a remedy."""
+"""Reads and decodes request bodies and queries.
+
+Errors name the place in the input and a remedy.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ _AT = re.compile(r" - at `(?:key in )?(?P<path>\$[^`]*)`")
 
 
 def coding_of(request: web.Request, route: Route) -> str:
-    """Return the content type of the body; the route's first if there is no header. Raises UnsupportedType."""
+    """Return the content type of the body; the route's first if there is no header.
+
+    Raises UnsupportedType.
+    """
     header = request.headers.get("Content-Type")
     if header is None or header in route.reads:
         return header or route.reads[0]
@@ -41,7 +47,9 @@ def coding_of(request: web.Request, route: Route) -> str:
 
 
 async def read_body(request: web.Request, limit: int, fixed: bool = False) -> bytes:
-    """Return the whole body. `fixed`: the limit is the route's own, not the server's setting.
+    """Return the whole body.
+
+    `fixed`: the limit is the route's own, not the server's setting.
 
     Raises TooLarge, before reading if Content-Length exceeds the limit, and Malformed.
     """
@@ -84,7 +92,10 @@ def too_large(size: int, limit: int, fixed: bool = False) -> TooLarge:
 
 
 class BodyDecoder:
-    """Decodes bodies of one route, in JSON or msgpack. `optional`: an empty body is the type's default."""
+    """Decodes bodies of one route, in JSON or msgpack.
+
+    `optional`: an empty body is the type's default.
+    """
 
     def __init__(self, in_json: Any, in_msgpack: Any = None, optional: bool = False) -> None:
         self._types = {JSON: in_json, MSGPACK: in_msgpack or in_json}
@@ -93,7 +104,11 @@ class BodyDecoder:
         self._optional = optional
 
     def decode(self, data: bytes, coding: str) -> Any:
-        """Decode a body. Raises Malformed if it is not JSON or msgpack, Invalid if it does not match the route's type."""
+        """Decode a body.
+
+        Raises Malformed if it is not JSON or msgpack, Invalid if it does not match the route's
+        type.
+        """
         if not data and self._optional:
             return self._types[coding]()
         try:
@@ -110,7 +125,10 @@ class BodyDecoder:
 
 
 def decode_query(request: web.Request, kind: type[msgspec.Struct]) -> Any:
-    """Decode the query. Raises Invalid for a parameter that is unknown, given twice, or of another type."""
+    """Decode the query.
+
+    Raises Invalid for a parameter that is unknown, given twice, or of another type.
+    """
     query = request.query
     values = dict(query)
     if len(values) != len(query):

@@ -1,6 +1,7 @@
 """Handles one request: authenticate, limit, decode, call the route's handler, encode, count.
 
-There is one try/except and no chain of middlewares. All this costs about a quarter of a bare aiohttp handler.
+There is one try/except and no chain of middlewares. All this costs about a quarter of a bare
+aiohttp handler.
 """
 
 from __future__ import annotations

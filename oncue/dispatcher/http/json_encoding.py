@@ -1,6 +1,7 @@
 """JSON encoding of any value.
 
-Results of functions and data of events may have values that JSON has not. They are shown in the nearest form.
+Results of functions and data of events may have values that JSON has not. They are shown in the
+nearest form.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ _DEEPEST = 100
 
 
 def encode_json(value: Any) -> bytes:
-    """Encode any value. Lone surrogates are escaped, keys become text, parts that are nested too deeply become a note."""
+    """Encode any value.
+
+    Lone surrogates are escaped, keys become text, parts that are nested too deeply become a note.
+    """
     try:
         return _encode(value)
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):

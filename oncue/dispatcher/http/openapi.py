@@ -1,6 +1,7 @@
 """Build the OpenAPI 3.1 document from routes and from the Structs that they take and give.
 
-The server decodes, checks and encodes by the same routes and Structs, so the document cannot differ from it.
+The server decodes, checks and encodes by the same routes and Structs, so the document cannot differ
+from it.
 """
 
 from __future__ import annotations

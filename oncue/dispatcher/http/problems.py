@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problem responses.
 
-A problem says what is wrong, where, and what to do. An unexpected error gets an incident number. Its traceback goes to the
-server's log, never to a caller.
+A problem says what is wrong, where, and what to do. An unexpected error gets an incident number.
+Its traceback goes to the server's log, never to a caller.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def response(error: OncueError, request: web.Request | None = None) -> web.Respo
 
 
 def quiet_aiohttp() -> None:
-    """Keep aiohttp from logging tracebacks for broken connections and malformed HTTP, which are faults of the client."""
+    """Keep aiohttp from logging tracebacks for broken connections and malformed HTTP, which are
+    faults of the client.
+    """
     logging.getLogger("aiohttp.server").addFilter(_is_server_error)  # (logging adds a filter once)
 
 
@@ -93,7 +95,10 @@ def _is_server_error(record: logging.LogRecord) -> bool:
 
 
 def unexpected(error: BaseException, what: str) -> OncueError:
-    """Log an unexpected error with its traceback. Return an Internal error that has its incident number."""
+    """Log an unexpected error with its traceback.
+
+    Return an Internal error that has its incident number.
+    """
     incident = secrets.token_hex(6)
     log.error("incident %s in %s", incident, what, exc_info=error)
     return Internal(
@@ -104,7 +109,10 @@ def unexpected(error: BaseException, what: str) -> OncueError:
 
 
 class Internal(OncueError):
-    """The server met an error of its own. It is in the server's log under the incident's number."""
+    """The server met an error of its own.
+
+    It is in the server's log under the incident's number.
+    """
 
     code = "internal"
     status = 500

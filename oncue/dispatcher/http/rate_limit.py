@@ -12,7 +12,10 @@ _KEPT = 10_000
 
 
 class RateLimit:
-    """Allows `rate_per_s` requests a second for each key, in bursts of up to two seconds' worth. 0: no limit."""
+    """Allows `rate_per_s` requests a second for each key, in bursts of up to two seconds' worth.
+
+    0: no limit.
+    """
 
     def __init__(self, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate_per_s
@@ -21,7 +24,10 @@ class RateLimit:
         self._buckets: dict[str, tuple[float, float]] = {}  # key -> (requests left, at this time)
 
     def count(self, key: str) -> None:
-        """Count a request. Raises RateLimited, with `retry_after_s`, if the limit is exceeded."""
+        """Count a request.
+
+        Raises RateLimited, with `retry_after_s`, if the limit is exceeded.
+        """
         if not self.rate:
             return
         now = self._clock()

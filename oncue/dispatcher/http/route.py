@@ -1,6 +1,7 @@
 """Route: one row of the table that defines the HTTP API.
 
-The aiohttp routes, the checks of scopes and bodies, and the OpenAPI document are all made from the table.
+The aiohttp routes, the checks of scopes and bodies, and the OpenAPI document are all made from the
+table.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class RequestContext:
 
     @property
     def bearer(self) -> str:
-        """The Authorization header to forward to a peer; "" if this request was forwarded itself."""
+        """The Authorization header to forward to a peer;
+
+        "" if this request was forwarded itself.
+        """
         headers = self.request.headers
         return "" if FORWARDED in headers else headers.get("Authorization", "")
 

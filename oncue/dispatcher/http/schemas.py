@@ -1,4 +1,7 @@
-"""Bodies and queries that only the HTTP API has. The others are in oncue.protocol.api."""
+"""Bodies and queries that only the HTTP API has.
+
+The others are in oncue.protocol.api.
+"""
 
 from __future__ import annotations
 
@@ -102,10 +105,13 @@ class OutcomeInfo(Response, frozen=True):
 
 
 class Cancelling(Response, frozen=True):
-    """202: the cancel requests are durable. The first record that closes a task decides its outcome.
+    """202: the cancel requests are durable.
 
-    `tasks`: the open tasks that are asked to end. With `waiting` in the request: the tasks that will not run, because they
-    had not been sent to their endpoint; all others stay as they are."""
+    The first record that closes a task decides its outcome.
+
+    `tasks`: the open tasks that are asked to end. With `waiting` in the request: the tasks that
+    will not run, because they had not been sent to their endpoint; all others stay as they are.
+    """
 
     count: int
     tasks: list[str]
@@ -118,7 +124,9 @@ class WhyRequest(Request, frozen=True):
 
 
 class ExplainRequest(Request, frozen=True):
-    """POST /v1/rules/{name}/explain: a stored event by its offset, or any event in CloudEvents' JSON."""
+    """POST /v1/rules/{name}/explain: a stored event by its offset, or any event in CloudEvents'
+    JSON.
+    """
 
     event: dict[str, Any] | None = None
     offset: Annotated[int, Meta(ge=0, le=_FAR)] | None = None
@@ -130,8 +138,11 @@ class RollbackRequest(Request, frozen=True):
 
 
 class EmitRequest(Request, frozen=True):
-    """POST /v1/events with application/json: an event as people write it. Without an id it gets one: a new one, or, with
-    the header Idempotency-Key, one that follows from the caller and that key."""
+    """POST /v1/events with application/json: an event as people write it.
+
+    Without an id it gets one: a new one, or, with the header Idempotency-Key, one that follows from
+    the caller and that key.
+    """
 
     type: Annotated[str, Meta(min_length=1)]
     source: Annotated[str, Meta(min_length=1)]

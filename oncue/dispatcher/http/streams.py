@@ -4,8 +4,8 @@
     every 2 s: sweep ──► client gone, write stuck, or token revoked? ──► cancel
     shutdown ──► cancel ──► end of the response (an empty chunk), by which the client knows that it is complete
 
-Each response is written by the task of its request, so a slow client delays no other. A client that does not read is cut
-off. A client that has gone is noticed even if there is nothing to send.
+Each response is written by the task of its request, so a slow client delays no other. A client that
+does not read is cut off. A client that has gone is noticed even if there is nothing to send.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Streams:
         return len(self._open)
 
     def add(self, held: OpenRequest) -> None:
-        """Add a request. Raises NotReady if the server stops, RateLimited if the token has too many."""
+        """Add a request.
+
+        Raises NotReady if the server stops, RateLimited if the token has too many.
+        """
         if self.closing:
             raise _stopping()
         if held.key and self._count[held.key] >= self._per_token:
@@ -95,8 +98,8 @@ class Streams:
 class OpenRequest:
     """Context manager of a request that its task holds open.
 
-    If the server ends the request, the block is cancelled, the CancelledError stops here, and `ended` is true.
-    `key`: the token whose number of open requests is limited; "" for no limit.
+    If the server ends the request, the block is cancelled, the CancelledError stops here, and
+    `ended` is true. `key`: the token whose number of open requests is limited; "" for no limit.
     """
 
     __slots__ = ("_streams", "_task", "ended", "key", "request", "writing_since")
@@ -136,14 +139,18 @@ async def serve_stream(
     length: int | None = None,
     on_error: Callable[[Exception], bytes] | None = None,
 ) -> web.StreamResponse:
-    """Write `head`, then `frame(item)` for each item of `source`. An item framed as b"" is not written.
+    """Write `head`, then `frame(item)` for each item of `source`.
 
-    Before the headers are sent, the first item is awaited for up to `grace_s`. So an error that the source raises at once
-    becomes a problem response, and the source is subscribed when the client sees the headers. A later error ends the stream
-    with `on_error(error)`. Without `on_error` it cuts the connection, so that the client does not take a part for the whole;
-    so does a source that ends before `length` bytes.
+    An item framed as b"" is not written.
 
-    Raises NotReady if the server stops before the headers were sent, and any error of the source until then.
+    Before the headers are sent, the first item is awaited for up to `grace_s`. So an error that the
+    source raises at once becomes a problem response, and the source is subscribed when the client
+    sees the headers. A later error ends the stream with `on_error(error)`. Without `on_error` it
+    cuts the connection, so that the client does not take a part for the whole; so does a source
+    that ends before `length` bytes.
+
+    Raises NotReady if the server stops before the headers were sent, and any error of the source
+    until then.
     """
     request = held.request
     first = asyncio.ensure_future(_next(source))

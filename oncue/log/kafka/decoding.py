@@ -45,7 +45,8 @@ def decode(
 ) -> Decoded:
     """Decode records from offset `at` on.
 
-    `aborted`: (producer id, first offset) of aborted transactions; `reached`: end of the last fetch.
+    `aborted`: (producer id, first offset) of aborted transactions; `reached`: end of the last
+    fetch.
     """
     found = Decoded([], [], reached)
     starts = sorted(aborted or (), key=lambda a: a[1])

@@ -1,7 +1,7 @@
 """Kafka requests that aiokafka lacks: features, authorization, cluster time.
 
-Their layouts are those of the protocol guide (kafka.apache.org/protocol): ApiVersions v3, Metadata v8, DescribeGroups v3,
-DescribeQuorum v1.
+Their layouts are those of the protocol guide (kafka.apache.org/protocol): ApiVersions v3, Metadata
+v8, DescribeGroups v3, DescribeQuorum v1.
 """
 
 # mypy: disable-error-code="misc"
@@ -364,7 +364,8 @@ class _Quorum(Request[_QuorumStruct]):
 async def cluster_time_s(conn: AIOKafkaConnection) -> float:
     """Return the active controller's time in seconds since 1970.
 
-    NaN before Kafka 3.3. Raises KafkaError: ClusterAuthorizationFailedError without Describe on the cluster.
+    NaN before Kafka 3.3. Raises KafkaError: ClusterAuthorizationFailedError without Describe on the
+    cluster.
     """
     try:
         answer = await conn.send(_Quorum())

@@ -18,7 +18,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Page(Response, frozen=True):
-    """A page of a list. `next` is the cursor of the following page; null on the last one."""
+    """A page of a list.
+
+    `next` is the cursor of the following page; null on the last one.
+    """
 
     items: list[Any]
     next: str | None = None

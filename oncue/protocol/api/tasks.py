@@ -21,7 +21,10 @@ class RetryPolicy(Request, frozen=True):
     on: list[str] = msgspec.field(default_factory=lambda: ["lost", "error"])
 
     def stored(self) -> StoredRetryPolicy:
-        """Return the policy as a record. Raises msgspec.ValidationError for an unknown backoff."""
+        """Return the policy as a record.
+
+        Raises msgspec.ValidationError for an unknown backoff.
+        """
         fields = (self.max, self.backoff, self.base_ms, self.cap_ms, tuple(self.on))
         return msgspec.convert(fields, StoredRetryPolicy)
 

@@ -1,4 +1,7 @@
-"""Routes of blobs. They are named by SHA-256 and streamed, never whole in memory."""
+"""Routes of blobs.
+
+They are named by SHA-256 and streamed, never whole in memory.
+"""
 
 from __future__ import annotations
 

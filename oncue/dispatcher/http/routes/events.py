@@ -40,7 +40,10 @@ async def emit(context: RequestContext) -> Emitted:
 
 
 def _events(context: RequestContext) -> Sequence[Event]:
-    """Return the events of a CloudEvents request (binary, structured, batch) or of plain JSON. Raises Invalid and others."""
+    """Return the events of a CloudEvents request (binary, structured, batch) or of plain JSON.
+
+    Raises Invalid and others.
+    """
     headers = {name.lower(): value for name, value in context.request.headers.items()}
     events = events_from_http(headers, context.raw)
     if events is not None:
@@ -70,7 +73,9 @@ def _events(context: RequestContext) -> Sequence[Event]:
 
 
 def _event_id(context: RequestContext, key: str) -> str:
-    """Return an event id that is derived from caller and key, so that a repeated request is the same event."""
+    """Return an event id that is derived from caller and key, so that a repeated request is the
+    same event.
+    """
     if not key:
         return ids.new_uuid7().hex()
     return hashlib.blake2b(f"{context.caller.subject}\0{key}".encode(), digest_size=16).hexdigest()
@@ -118,7 +123,8 @@ async def live(context: RequestContext) -> web.StreamResponse:
     resumed = "Last-Event-ID" in context.request.headers
 
     def head() -> bytes:
-        # Events that a client missed are not repeated. After `reset` it should read its lists again.
+        # Events that a client missed are not repeated. After `reset` it should read its lists
+        # again.
         text = f"retry: {RETRY_MS}\n" + (f"id: {boot}-0\nevent: reset\ndata: {{}}\n\n" if resumed else "\n")
         return text.encode()
 

@@ -35,7 +35,9 @@ FILES = ("index.html", "status.js", "docs.html", "docs.js", "page.js", "style.cs
 
 
 async def hook(context: RequestContext) -> web.Response:
-    """Pass a request to its webhook trigger, which authenticates it by a signature or token of its own."""
+    """Pass a request to its webhook trigger, which authenticates it by a signature or token of its
+    own.
+    """
     headers = {name.lower(): value for name, value in context.request.headers.items()}
     status, answered, body = await context.backend.triggers.receive(context.path("trigger"), headers, context.raw)
     response = web.Response(status=status, body=body, headers=answered)
@@ -48,7 +50,10 @@ async def alive(context: RequestContext) -> Health:
 
 
 async def ready(context: RequestContext) -> web.Response:
-    """Return the health, with 503 while the server starts or stops. Details of checks need a token that may read."""
+    """Return the health, with 503 while the server starts or stops.
+
+    Details of checks need a token that may read.
+    """
     if context.api.streams.closing:
         health = Health(status="stopping", version=__version__)
     else:
@@ -61,12 +66,17 @@ async def ready(context: RequestContext) -> web.Response:
 
 
 def _brief(found: str) -> str:
-    """Return a check's result without names and paths: only "ok", "not ok", or a count such as "not ok: 1 of 3"."""
+    """Return a check's result without names and paths: only "ok", "not ok", or a count such as "not
+    ok: 1 of 3".
+    """
     return found if found == "ok" or found.startswith("not ok: ") else "not ok"
 
 
 async def _may_read(context: RequestContext) -> bool:
-    """Return True if the request has the credentials of a caller who may read. Unknown ones are refused from memory."""
+    """Return True if the request has the credentials of a caller who may read.
+
+    Unknown ones are refused from memory.
+    """
     logins, credentials = context.api.logins, Credentials(context.request.headers.get("Authorization"))
     if not logins.is_valid(credentials):
         return False
@@ -75,7 +85,10 @@ async def _may_read(context: RequestContext) -> bool:
 
 
 async def metrics(context: RequestContext) -> web.Response:
-    """Return the metrics. They have names of rules and endpoints, so they need a token unless open_metrics is set."""
+    """Return the metrics.
+
+    They have names of rules and endpoints, so they need a token unless open_metrics is set.
+    """
     if not context.api.settings.open_metrics and not await _may_read(context):
         if "Authorization" in context.request.headers:
             raise Forbidden("these metrics need a good token that may read", remedy="use a token with the scope read")

@@ -27,7 +27,9 @@ def heads(route: Route) -> bool:
 
 
 def no_route(method: str, path: str) -> OncueError:
-    """Return the error for a request without a route: NotFound with the nearest path, or MethodNotAllowed."""
+    """Return the error for a request without a route: NotFound with the nearest path, or
+    MethodNotAllowed.
+    """
     here = [route for pattern, route in _PATTERNS if pattern.match(path)]
     if here:
         allow = {route.method for route in here} | {"HEAD" for route in here if heads(route)}

@@ -114,7 +114,10 @@ def _check_times(request: TaskRequest | BatchRequest) -> None:
 
 
 def check_ms(of: Any, *names: str, path: str = "$", least: int = 0) -> None:
-    """Check that these fields are between `least` and LONGEST_MS. Raises Invalid. `least` is 1 for optional limits."""
+    """Check that these fields are between `least` and LONGEST_MS.
+
+    Raises Invalid. `least` is 1 for optional limits.
+    """
     for name in names:
         value = getattr(of, name, 0)
         if not least <= value <= LONGEST_MS:
@@ -128,7 +131,10 @@ def check_ms(of: Any, *names: str, path: str = "$", least: int = 0) -> None:
 
 
 def idempotency_key(request: web.Request, in_body: str) -> str:
-    """Return the key of the body or of the header Idempotency-Key, without quotes. Raises Invalid."""
+    """Return the key of the body or of the header Idempotency-Key, without quotes.
+
+    Raises Invalid.
+    """
     header = request.headers.get("Idempotency-Key")
     if header is None:
         key = in_body
@@ -247,7 +253,10 @@ async def outcome_stream(context: RequestContext) -> web.StreamResponse:
 
 
 def _framed(message: bytes) -> bytes:
-    """Return length (4 bytes, big endian) and message. Length 0 keeps the connection alive."""
+    """Return length (4 bytes, big endian) and message.
+
+    Length 0 keeps the connection alive.
+    """
     return len(message).to_bytes(4, "big") + message
 
 
