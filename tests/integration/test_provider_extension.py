@@ -1,4 +1,4 @@
-"""A provider and a container runtime that are written here, and run a task to its result.
+"""The provider and the container runtime of docs/extending.md run a task to its result.
 
 Run as a module, this file is the agent's process with both of them in their catalogues.
 """
@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,53 +19,17 @@ from oncue.endpoint import run
 from oncue.endpoint.containers.base import WorkerCommand
 from oncue.endpoint.containers.catalog import CONTAINERS
 from oncue.endpoint.containers.host import HostRuntime
-from oncue.endpoint.pool.pool import Pool
-from oncue.endpoint.providers.base import Block, BlockRequest, BlockState, BlockStatus, Provider, ProviderContext
+from oncue.endpoint.providers.base import BlockRequest, BlockState, BlockStatus, Provider, ProviderContext
 from oncue.endpoint.providers.catalog import PROVIDERS
 from oncue.endpoint.providers.local import LocalProvider
 from oncue.functions import pack_function
 from oncue.protocol.payload import unpack
 from oncue.protocol.records import OK
+from tests.extending import module
 from tests.integration.test_agent import Bridge
 
 
-class ToyScheduler:
-    """A provider with job numbers, which writes what it is asked to `jobs` in the endpoint's folder."""
-
-    def __init__(self, context: ProviderContext) -> None:
-        self._context = context
-        self._pools: dict[str, Pool] = {}
-
-    def _record(self, line: str) -> None:
-        with open(self._context.folder / "jobs", "a") as jobs:
-            jobs.write(line + "\n")
-
-    def submit(self, request: BlockRequest) -> Block:
-        self._record(f"submit {request.id} {request.workers}")
-        at = self._context
-        env = dict(os.environ, TOY_JOB="4711")
-        pool = Pool(request.workers, at.folder, env=env, blobs=at.blobs, container=at.container)
-        self._pools[request.id] = pool
-        return Block(request.id, pool)
-
-    def status(self, ids: Sequence[str]) -> dict[str, BlockStatus]:
-        return {i: BlockStatus(BlockState.RUNNING) for i in ids if i in self._pools}
-
-    def cancel(self, ids: Sequence[str], grace_s: float) -> None:
-        for block_id in ids:
-            self._record(f"cancel {block_id}")
-            self._pools.pop(block_id).close(grace_s)
-
-
-class ToyContainer:
-    """A runtime that starts workers by `env`, which replaces itself by the worker as `apptainer exec` does."""
-
-    def command_line(self, worker: WorkerCommand) -> list[str]:
-        return ["/usr/bin/env", f"TOY_BINDS={len(worker.binds)}", worker.python, *worker.arguments]
-
-
 def where_it_ran(name: str) -> str:
-    import os
 
     return f"{name}: job {os.environ['TOY_JOB']}, {os.environ['TOY_BINDS']} binds"
 
@@ -134,6 +98,6 @@ def test_a_block_whose_workers_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    PROVIDERS["toy"] = ToyScheduler
-    CONTAINERS["toy"] = ToyContainer
+    PROVIDERS["toy"] = module("toy_scheduler").ToyScheduler
+    CONTAINERS["toy"] = module("toy_container").ToyContainer
     sys.exit(run.main(["--dir", sys.argv[1]], provider="toy", container="toy"))
