@@ -1,4 +1,7 @@
-"""ActiveRules: all deployed rules, compiled. Immutable; a deploy makes a new one."""
+"""ActiveRules: all deployed rules, compiled.
+
+Immutable; a deploy makes a new one.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ class Action:
         self._constant = _packed(run.args.render(_NOTHING)) if run.args.constant else b""
 
     def arguments(self, source: Any) -> bytes:
-        """Return the payload for an Event, or EventRows of a stateful rule. Raises Invalid."""
+        """Return the payload for an Event, or EventRows of a stateful rule.
+
+        Raises Invalid.
+        """
         return self._constant or _packed(self._run.args.render(source))
 
 

@@ -38,7 +38,9 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Matches events until cancelled (`run`); `update` replaces the rules between two steps.
+    """Matches events until cancelled (`run`);
+
+    `update` replaces the rules between two steps.
 
     `offload` stores a payload that is too large to travel inline as a durable blob and returns the
     reference.
@@ -61,7 +63,10 @@ class Engine:
         self.events = self.dead = 0  # events seen and dead letters written since the start
 
     def update(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
-        """Replace the active rules. Deployments that cannot be read are in `active_rules.broken`."""
+        """Replace the active rules.
+
+        Deployments that cannot be read are in `active_rules.broken`.
+        """
         self.active_rules = self._compiler.compile(deployments, switches)
         return self.active_rules
 
@@ -232,7 +237,9 @@ class _BatchResult:
     def repeatable(self) -> bool:
         """True if a repeated commit is harmless.
 
-        Tasks keep their ids when an event is delivered again; matches and dead letters would be doubled."""
+        Tasks keep their ids when an event is delivered again; matches and dead letters would be
+        doubled.
+        """
         return not self._matches and not self.frames.dead
 
     def appends(self) -> list[Append]:
@@ -264,7 +271,10 @@ def _decoded(record: Record) -> Event:
 
 
 def _number(value: Any) -> int | None:
-    """Return a number in an extension; CloudEvents stores those over 32 bits as text."""
+    """Return a number in an extension;
+
+    CloudEvents stores those over 32 bits as text.
+    """
     if type(value) is int:
         return value if value >= 0 else None
     if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18:

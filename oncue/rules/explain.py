@@ -25,7 +25,10 @@ class NotFired(msgspec.Struct, frozen=True):
 
 
 def decide(rule: Rule, event: Event) -> NotFired | None:
-    """Return the first failed step; None: the rule fires. A condition that cannot be tested fails."""
+    """Return the first failed step;
+
+    None: the rule fires. A condition that cannot be tested fails.
+    """
     for number, condition in enumerate(rule.conditions):
         if not condition.test(event):
             return NotFired(number)

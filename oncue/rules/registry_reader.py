@@ -100,7 +100,10 @@ _KINDS: dict[str, type[RegistryRecord]] = {"endpoint": EndpointRecord, "deployme
 
 
 def _wanted(record: Record) -> RegistryRecord | None:
-    """Decode a record; None: rules do not use it (functions are large), or it cannot be read."""
+    """Decode a record;
+
+    None: rules do not use it (functions are large), or it cannot be read.
+    """
     try:
         kind = _KINDS.get(decode(_Tag, record.value).tag) if record.value else None
         return decode(kind, record.value) if kind is not None else None

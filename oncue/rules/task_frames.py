@@ -1,4 +1,6 @@
-"""TaskFrames: tasks and dead letters of rules as log records; `commit` writes them.
+"""TaskFrames: tasks and dead letters of rules as log records;
+
+`commit` writes them.
 
 Used by the engine and by the runners of stateful rules.
 """
@@ -59,9 +61,12 @@ class TaskFrames:
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
     def prepare(self, entry: ActiveRule, source: Any) -> list[tuple[str, bytes]]:
-        """Return (endpoint id, payload) of each function of the rule. Raises RuleError.
+        """Return (endpoint id, payload) of each function of the rule.
 
-        `source`: an Event, or EventRows of a stateful rule."""
+        Raises RuleError.
+
+        `source`: an Event, or EventRows of a stateful rule.
+        """
         return [self._prepare(action, source) for action in entry.actions]
 
     def _prepare(self, action: Action, source: Any) -> tuple[str, bytes]:
@@ -136,9 +141,11 @@ def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:
 async def commit(
     log: Log, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append], *, repeatable: bool = False
 ) -> None:
-    """Commit atomically or, if `repeatable` (see Log.commit), at least once; wait while the disk is full.
+    """Commit atomically or, if `repeatable` (see Log.commit), at least once; wait while the disk is
+    full.
 
-    Raises LogError after TRIES tries, NotOwner at once."""
+    Raises LogError after TRIES tries, NotOwner at once.
+    """
     pause, tries = 0.1, 0
     while True:
         try:

@@ -1,8 +1,8 @@
 """Strict YAML 1.2 with positions: text -> tree of Nodes, each with its line and column (from 1).
 
 Built from ruamel.yaml's events, so no objects are constructed: no tags, no aliases, capped size and
-depth. Plain scalars follow the core schema of YAML 1.2 (`on` is a text, `0o17` a number). Errors are
-collected in Problems, so that the author sees all of them at once.
+depth. Plain scalars follow the core schema of YAML 1.2 (`on` is a text, `0o17` a number). Errors
+are collected in Problems, so that the author sees all of them at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _QUOTES = "put it in quotes"
 
 
 class Node:
-    """`value` is a scalar, a list of Nodes, or a dict of key -> Node; `keys` are the positions of a mapping's keys."""
+    """`value` is a scalar, a list of Nodes, or a dict of key -> Node;
+
+    `keys` are the positions of a mapping's keys.
+    """
 
     __slots__ = ("column", "keys", "line", "value")
 
@@ -77,7 +80,10 @@ class Problems:
         self.found.append(FileProblem(line, column, message[:CHARS], remedy[:CHARS]))
 
     def check(self) -> None:
-        """Raises one RuleFileError for all; `details["problems"]` has the first 20 as data."""
+        """Raises one RuleFileError for all;
+
+        `details["problems"]` has the first 20 as data.
+        """
         if not self.found:
             return
         self.found = sorted(set(self.found))

@@ -1,12 +1,14 @@
 """CEL conditions: `compile_cel(text) -> Cel`, `Cel.test(event) -> bool | str` (str: the error).
 
 Uses Google's cel-expr-python, not common-expression-language. Measured in November 2026
-(docs/decisions.md, "CEL"): a small event takes 12 µs (the other: 10), one of 300 fields 121 µs (430).
-A loop of 200 x 200 x 200 stops at its budget of 10,000 iterations within 4 ms; the other held the
-interpreter for 5 to 275 s and could not be stopped. Nesting is capped at 32, and misspelt names are
-errors at deploy. Both have wheels for CPython 3.11 to 3.13 on Linux and macOS, x86-64 and arm64.
+(docs/decisions.md, "CEL"): a small event takes 12 µs (the other: 10), one of 300 fields 121 µs
+(430). A loop of 200 x 200 x 200 stops at its budget of 10,000 iterations within 4 ms; the other
+held the interpreter for 5 to 275 s and could not be stopped. Nesting is capped at 32, and misspelt
+names are errors at deploy. Both have wheels for CPython 3.11 to 3.13 on Linux and macOS, x86-64 and
+arm64.
 
-A condition sees `data`, `event` (all attributes, such as `event.type`), and id, source, subject, time.
+A condition sees `data`, `event` (all attributes, such as `event.type`), and id, source, subject,
+time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Conditions on an event, pure. `explain` uses the same objects that the engine tests.
+"""Conditions on an event, pure.
+
+`explain` uses the same objects that the engine tests.
 
     Leaf    one operator on one path          Group   any / all / not over others
 
-A path that the event does not have satisfies only `exists: false`, and whatever a `not` turns around. true is not 1;
-1 is 1.0. Texts are compared as they are; regex is searched anywhere (anchor it with ^ and $) by google-re2, in linear time.
+A path that the event does not have satisfies only `exists: false`, and whatever a `not` turns
+around. true is not 1; 1 is 1.0. Texts are compared as they are; regex is searched anywhere (anchor
+it with ^ and $) by google-re2, in linear time.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 class Leaf:
-    """One condition. `equals` (one of these scalars) and `prefix` are necessary, for the index."""
+    """One condition.
+
+    `equals` (one of these scalars) and `prefix` are necessary, for the index.
+    """
 
     __slots__ = ("check", "equals", "get", "path", "prefix", "wanted")
 
@@ -148,7 +154,10 @@ def compare(op: str, wanted: Any) -> Check:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse an RFC 3339 time or date as an aware datetime (default zone UTC); None: it is none."""
+    """Parse an RFC 3339 time or date as an aware datetime (default zone UTC);
+
+    None: it is none.
+    """
     if not (10 <= len(text) <= 40 and text[4] == "-" and text[:4].isdigit()):
         return None
     try:

@@ -1,7 +1,7 @@
 """Paths into an event, compiled to functions event -> value (MISSING: there is none).
 
-Examples: `data.meta.size`, `type`, `subject`, the name of an extension, `data."a.b"` for a key with a
-dot, `data.tags.0` for an item of a list.
+Examples: `data.meta.size`, `type`, `subject`, the name of an extension, `data."a.b"` for a key with
+a dot, `data.tags.0` for an item of a list.
 """
 
 from __future__ import annotations

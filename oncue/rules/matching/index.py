@@ -2,9 +2,10 @@
 
 10,000 rules cost little more than 10.
 
-An item's top-level equalities (trigger, type, source, a field) and prefixes are necessary conditions. The field that splits
-the items best is looked up first, in a dict; each of its buckets is split again by another field. What cannot be split is
-tested always. The answer holds all items that match and few others: the conditions themselves decide.
+An item's top-level equalities (trigger, type, source, a field) and prefixes are necessary
+conditions. The field that splits the items best is looked up first, in a dict; each of its buckets
+is split again by another field. What cannot be split is tested always. The answer holds all items
+that match and few others: the conditions themselves decide.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _Item = tuple[int, Any, dict[_Key, tuple[Any, ...]]]
 
 
 class Index(Generic[T]):
-    """Built once from (item, conditions) pairs; `candidates` keep the order of the items."""
+    """Built once from (item, conditions) pairs;
+
+    `candidates` keep the order of the items.
+    """
 
     def __init__(self, items: Sequence[tuple[T, Sequence[Condition]]]) -> None:
         self._root = _Node(

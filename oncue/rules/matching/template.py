@@ -30,7 +30,10 @@ FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
 
 
 class Template:
-    """`render(event)` returns the value or raises Invalid; `constant`: it is the same for all events."""
+    """`render(event)` returns the value or raises Invalid;
+
+    `constant`: it is the same for all events.
+    """
 
     __slots__ = ("constant", "render")
 
@@ -80,7 +83,10 @@ def _text(text: str, place: str, refer: Refer) -> Template:
 
 
 def split(text: str) -> list[str | tuple[str]]:
-    """Split into texts, and references as tuples of one. Raises ValueError: a ${ is not closed."""
+    """Split into texts, and references as tuples of one.
+
+    Raises ValueError: a ${ is not closed.
+    """
     pieces: list[str | tuple[str]] = []
     literal, at = "", 0
     while (start := text.find("${", at)) >= 0:
@@ -117,7 +123,10 @@ def whole(event: Event) -> dict[str, Any]:
 
 
 def reference(text: str, place: str) -> Render:
-    """Return a function event -> value of a path after its filters. Raises ValueError."""
+    """Return a function event -> value of a path after its filters.
+
+    Raises ValueError.
+    """
     path, *filters = (part.strip() for part in text.split("|"))
     if path.startswith("secret:"):
         raise ValueError("secrets are for triggers; a function gets its own where it runs")

@@ -9,8 +9,8 @@ An operator is one file with two frozen Structs, and one line in catalog.py:
   effect although the rule was changed meanwhile.
 - the OperatorState is stored per rule, operator and key. Its tag is the operator's.
 
-Both are pure: the time comes from the record, and the event's values too. The class names are free, but tags and the
-order of the fields are stored: append fields, with defaults, and never remove any.
+Both are pure: the time comes from the record, and the event's values too. The class names are free,
+but tags and the order of the fields are stored: append fields, with defaults, and never remove any.
 """
 
 from __future__ import annotations
@@ -62,15 +62,24 @@ class OperatorState(Stored, frozen=True):
         return 0
 
     def forget_ms(self) -> int:
-        """Return the time from which the state has no effect any more; 0: not known yet."""
+        """Return the time from which the state has no effect any more;
+
+        0: not known yet.
+        """
         return 0
 
     def buffered(self) -> int:
-        """Return the number of events in the buffer. While there are some, the window is open."""
+        """Return the number of events in the buffer.
+
+        While there are some, the window is open.
+        """
         return 0
 
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
-        """Apply the time, or (`reason` "changed") the removal of the operator; None: no change."""
+        """Apply the time, or (`reason` "changed") the removal of the operator;
+
+        None: no change.
+        """
         return None
 
 
@@ -113,7 +122,9 @@ class Operator(Stored, Generic[S], frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        """Return the operator of a mapping whose keys are known, or None; what is wrong goes to `problems`."""
+        """Return the operator of a mapping whose keys are known, or None; what is wrong goes to
+        `problems`.
+        """
         raise NotImplementedError
 
     def default_key(self, event: Event) -> str:
@@ -121,11 +132,17 @@ class Operator(Stored, Generic[S], frozen=True):
         return ""
 
     def measure(self, event: Event) -> int:
-        """Return a number of the event that `step` needs, as `match.event.size_bytes`. Raises Invalid."""
+        """Return a number of the event that `step` needs, as `match.event.size_bytes`.
+
+        Raises Invalid.
+        """
         return 0
 
     def step(self, state: S | None, match: Match, offset: int, known: Callable[[], bool]) -> Step:
-        """Fold one match into the state of its key. `known()`: the buffer has the event already."""
+        """Fold one match into the state of its key.
+
+        `known()`: the buffer has the event already.
+        """
         raise NotImplementedError
 
     def describe(self) -> str:

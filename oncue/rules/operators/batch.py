@@ -1,4 +1,6 @@
-"""batch: events of a key are buffered until there are `count`, or `bytes` of data.size, or `wait` has passed."""
+"""batch: events of a key are buffered until there are `count`, or `bytes` of data.size, or `wait`
+has passed.
+"""
 
 from __future__ import annotations
 

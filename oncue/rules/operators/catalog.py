@@ -1,7 +1,9 @@
-"""The operators that a rule may have. A new one is a file of its own and one line here.
+"""The operators that a rule may have.
 
-Rules apply their operators in this order, whatever the order in the rule file is. Decoders of stored operators and
-states are built from the catalogue.
+A new one is a file of its own and one line here.
+
+Rules apply their operators in this order, whatever the order in the rule file is. Decoders of
+stored operators and states are built from the catalogue.
 """
 
 from __future__ import annotations
@@ -92,7 +94,10 @@ def keyed_operator(operator: AnyOperator, key: str) -> KeyedOperator:
 
 
 def operator_id(operator: AnyOperator, needs: tuple[str, ...]) -> str:
-    """Return the id under which states are stored. An operator whose options change starts afresh; one that buffers
-    events also does when the buffered values change."""
+    """Return the id under which states are stored.
+
+    An operator whose options change starts afresh; one that buffers events also does when the
+    buffered values change.
+    """
     values = encode(needs) if operator.BUFFERS else b""
     return blake2b(encode(operator) + values, digest_size=8).hexdigest()

@@ -1,4 +1,7 @@
-"""OperatorChain: the operators of one rule, in order. It turns an event that matched into a Match."""
+"""OperatorChain: the operators of one rule, in order.
+
+It turns an event that matched into a Match.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ class CompiledOperator(msgspec.Struct, frozen=True):
     packed: msgspec.Raw  # as a Match carries it
 
     def key_of(self, event: Event) -> str:
-        """Return the key of an event. Raises Invalid: the event lacks a field, or the key is too long."""
+        """Return the key of an event.
+
+        Raises Invalid: the event lacks a field, or the key is too long.
+        """
         if self.key is None:
             return self.operator.default_key(event)
         key = as_text(self.key.render(event))
@@ -38,7 +44,9 @@ class CompiledOperator(msgspec.Struct, frozen=True):
 
 
 class OperatorChain(msgspec.Struct, frozen=True):
-    """The operators of one rule in their order, and the values that its arguments need of each event."""
+    """The operators of one rule in their order, and the values that its arguments need of each
+    event.
+    """
 
     operators: tuple[CompiledOperator, ...]
     needs: RequiredFields
@@ -56,13 +64,18 @@ class OperatorChain(msgspec.Struct, frozen=True):
         return ", ".join(o.operator.describe() for o in self.operators)
 
     def rows(self, event: Event) -> EventRows:
-        """Return what the arguments see when the rule fires for this event alone. Raises Invalid."""
+        """Return what the arguments see when the rule fires for this event alone.
+
+        Raises Invalid.
+        """
         return EventRows(self.needs.names, [self.needs.row(event)], self.operators[-1].key_of(event))
 
     def match(self, rule: str, label: str, version: int, event: Event, at_ms: int, mark_us: int) -> Match:
         """Return the Match of an event.
 
-        Raises Invalid: the event lacks a field that a key or the arguments need, or the values are too large."""
+        Raises Invalid: the event lacks a field that a key or the arguments need, or the values are
+        too large.
+        """
         stages = tuple(KeyedOperator(o.packed, o.key_of(event)) for o in self.operators)
         row = _packed(self.needs.row(event))
         size = self.last.measure(event)

@@ -38,7 +38,10 @@ class EventRows:
         return cls(window.needs, [_row.decode(event.row) for event in window.events], window.key)
 
     def column(self, need: str) -> int:
-        """Return the index of a column. Raises Invalid: the events were buffered without it."""
+        """Return the index of a column.
+
+        Raises Invalid: the events were buffered without it.
+        """
         at = self._at.get(need)
         if at is None:
             raise Invalid(f"the events were buffered without {need}", remedy="deploy the rule again as it was")
@@ -49,7 +52,10 @@ class RequiredFields:
     """Collects the values that a rule's arguments need of each event, while they are compiled."""
 
     def __init__(self, many: str = "") -> None:
-        """`many`: name of the rule's operator that fires with many events; "": each firing has one event."""
+        """`many`: name of the rule's operator that fires with many events;
+
+        "": each firing has one event.
+        """
         self._many = many
         self._found: dict[str, Render] = {}
 
@@ -62,7 +68,10 @@ class RequiredFields:
         return [get(event) for get in self._found.values()]
 
     def refer(self, text: str, place: str) -> Render:
-        """Return the function that evaluates `${text}` on EventRows. Raises ValueError."""
+        """Return the function that evaluates `${text}` on EventRows.
+
+        Raises ValueError.
+        """
         if not self._many:
             return self._of(text, place, _first)
         if text in ("count", "key"):

@@ -12,7 +12,10 @@ MAX_DURATION_MS = 30 * 86_400_000
 
 
 def duration(node: Node | None, name: str, problems: Problems) -> int:
-    """Return milliseconds, more than 0 and at most 30 days; 0 where the option is missing or wrong."""
+    """Return milliseconds, more than 0 and at most 30 days;
+
+    0 where the option is missing or wrong.
+    """
 
     def parse(value: Any) -> int:
         found = duration_ms(value)

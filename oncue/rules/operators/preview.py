@@ -1,4 +1,6 @@
-"""Preview of a rule's operators: what they would do with an event now, in words, for `oncue rules explain`."""
+"""Preview of a rule's operators: what they would do with an event now, in words, for `oncue rules
+explain`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ class OperatorPreview(NamedTuple):
 
 
 def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorState | None, bool]]) -> OperatorPreview:
-    """Return what the operators would do. `states`: of each operator its state, and whether its buffer has the event."""
+    """Return what the operators would do.
+
+    `states`: of each operator its state, and whether its buffer has the event.
+    """
     steps: list[ExplainStep] = []
     why = ""
     for compiled, stage, (state, known) in zip(chain.operators, match.stages, states, strict=True):

@@ -4,8 +4,9 @@
     runner ──Tick ──►├── oncue.matches ──► fold (fold.py) ──► ClosedWindow ──► tasks
     `oncue dead retry` of a batch ──ClosedWindow──►┘
 
-A Match is self-contained. It carries the operators by value, so that a record that is read again has the same effect
-although the rule was changed meanwhile; and of the event only the values that the function's arguments need.
+A Match is self-contained. It carries the operators by value, so that a record that is read again
+has the same effect although the rule was changed meanwhile; and of the event only the values that
+the function's arguments need.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Match(Stored, tag="match", frozen=True):
 
 
 class Tick(Stored, tag="tick", frozen=True):
-    """The time in a partition, and operators (rule, operator_id) that no rule has any more: their windows close."""
+    """The time in a partition, and operators (rule, operator_id) that no rule has any more: their
+    windows close.
+    """
 
     v: int
     at_ms: int
@@ -56,7 +59,10 @@ class Tick(Stored, tag="tick", frozen=True):
 
 
 class ClosedWindow(Stored, tag="closed", frozen=True):
-    """One firing with its events. As a record: a firing that failed and is retried."""
+    """One firing with its events.
+
+    As a record: a firing that failed and is retried.
+    """
 
     v: int
     rule: str

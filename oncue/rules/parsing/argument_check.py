@@ -1,6 +1,7 @@
 """Checks that the `args` of rules fit their functions; used by deploy and `oncue rules test`.
 
-What is known of a function are its parameters (functions/signature.py), as the client that packed it saw them.
+What is known of a function are its parameters (functions/signature.py), as the client that packed
+it saw them.
 """
 
 from __future__ import annotations

@@ -136,7 +136,10 @@ def _operator(path: str, place: tuple[int, int], op: str, node: Node, problems: 
 
 
 def _leaf(path: str, op: str, node: Node) -> Leaf:
-    """Return the test of an operator. Raises Invalid, ValueError: it does not accept the value."""
+    """Return the test of an operator.
+
+    Raises Invalid, ValueError: it does not accept the value.
+    """
     get, value = getter(path), node.plain()
     if op == "eq":
         return _equals(path, [value])

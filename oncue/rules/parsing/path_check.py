@@ -20,9 +20,12 @@ def relative_paths(options: Any) -> frozenset[str]:
 
 
 def check_relative(match: Node, on: Node | None, triggers: Mapping[str, frozenset[str]], problems: Problems) -> None:
-    """Add a problem for each impossible condition. `triggers`: name -> its relative paths.
+    """Add a problem for each impossible condition.
 
-    Nothing is added if `on` also accepts other events: the condition may concern those."""
+    `triggers`: name -> its relative paths.
+
+    Nothing is added if `on` also accepts other events: the condition may concern those.
+    """
     given = on.plain() if on else None
     names = [given] if isinstance(given, str) else given if isinstance(given, list) else []
     found = [triggers.get(name, frozenset()) for name in names if isinstance(name, str)]

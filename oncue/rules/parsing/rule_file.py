@@ -2,8 +2,8 @@
 
 All errors of a file are reported in one RuleFileError.
 
-`on`, `match` and `when` become one list of steps in the order of their tests (conditions.py, cel.py).
-docs/rules.md describes the format.
+`on`, `match` and `when` become one list of steps in the order of their tests (conditions.py,
+cel.py). docs/rules.md describes the format.
 """
 
 from __future__ import annotations
@@ -123,10 +123,13 @@ class RuleSet(msgspec.Struct, frozen=True):
 def parse(
     text: str | bytes, file: str = "", kinds: Kinds | None = None, *, triggers: Collection[str] | None = ()
 ) -> RuleSet:
-    """Parse a rule file. Raises one RuleFileError for all errors (yaml_document.Problems.check).
+    """Parse a rule file.
+
+    Raises one RuleFileError for all errors (yaml_document.Problems.check).
 
     `kinds`: trigger kind -> option Struct (None: options are not parsed, as for deployed texts).
-    `triggers`: names of triggers in other files that `on` may use (None: any)."""
+    `triggers`: names of triggers in other files that `on` may use (None: any).
+    """
     problems = Problems(file)
     root = read(text, problems)
     specs: list[TriggerSpec] = []
@@ -387,7 +390,10 @@ def _duration(node: Node | None, key: str, problems: Problems, default: int = 0)
 
 
 def _limit(node: Node | None, key: str, problems: Problems) -> int:
-    """Parse a duration above 0; 0: no limit (missing, or `none`, which overrides the rule's)."""
+    """Parse a duration above 0;
+
+    0: no limit (missing, or `none`, which overrides the rule's).
+    """
     if node is None or node.value == NO_LIMIT:
         return 0
     before = len(problems.found)

@@ -1,6 +1,7 @@
 """Converts a trigger's keys to the option Struct of its kind; errors have line and column.
 
-Durations and sizes (oncue/quantities.py) are accepted as texts wherever a field of the Struct is annotated so.
+Durations and sizes (oncue/quantities.py) are accepted as texts wherever a field of the Struct is
+annotated so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 def convert(node: Node, skip: set[str], kind: type[msgspec.Struct], problems: Problems, what: str) -> Any:
-    """Return the Struct of the mapping without skipped keys; None: problems were added."""
+    """Return the Struct of the mapping without skipped keys;
+
+    None: problems were added.
+    """
     before = len(problems.found)
     body = Node({k: v for k, v in node.value.items() if k not in skip}, node.line, node.column)
     body.keys = node.keys

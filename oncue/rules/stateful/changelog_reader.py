@@ -25,7 +25,10 @@ class ChangelogReader:
         self._log, self._partitions = log, partitions
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """Return what the rule's operators would do with this event now. Raises Invalid: it lacks a field."""
+        """Return what the rule's operators would do with this event now.
+
+        Raises Invalid: it lacks a field.
+        """
         rule, operators = entry.rule, entry.rule.operators
         if operators is None:
             return OperatorPreview(True, "", ())
@@ -44,7 +47,10 @@ class ChangelogReader:
         return preview(operators, match, states_in(newest, wheres, key))
 
     async def _newest(self, part: int, wanted: set[bytes]) -> dict[bytes, bytes]:
-        """Return the newest records of these keys. Reads the whole changelog, which is compacted."""
+        """Return the newest records of these keys.
+
+        Reads the whole changelog, which is compacted.
+        """
         found: dict[bytes, bytes] = {}
         async with contextlib.aclosing(read_partition(self._log, WINDOWS, part)) as batches:
             async for batch in batches:

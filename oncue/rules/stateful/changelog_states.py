@@ -36,7 +36,10 @@ FORGET = 2_000  # in one step
 
 
 class PartitionClaim(Stored, frozen=True):
-    """A worker or server claimed the partition. After this record no former owner writes here."""
+    """A worker or server claimed the partition.
+
+    After this record no former owner writes here.
+    """
 
     v: int
     worker: str

@@ -87,7 +87,10 @@ class EmbeddedRunner:
         self._thread.shutdown(wait=False)
 
     async def _call(self, function: Callable[..., T], *values: object) -> T:
-        """Run in the store's thread. The call completes even when the caller is cancelled."""
+        """Run in the store's thread.
+
+        The call completes even when the caller is cancelled.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *values)
 
     # ------------------------------------------------------------ starting
@@ -179,7 +182,10 @@ class EmbeddedRunner:
     # ------------------------------------------------------------ queries
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """Return what the rule's operators would do with this event now. Raises Invalid: it lacks a field."""
+        """Return what the rule's operators would do with this event now.
+
+        Raises Invalid: it lacks a field.
+        """
         rule, store = entry.rule, self._store
         operators = rule.operators
         if operators is None or store is None:

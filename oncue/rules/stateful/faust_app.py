@@ -3,9 +3,9 @@
 The only module that imports Faust, which is slow to import and reads sys.argv on import; only the
 process of that command imports it.
 
-Faust assigns partitions of `oncue.matches` and of its changelog `oncue.windows` together, restores the
-table from the changelog after each rebalance, and then delivers matches to the KafkaRunner. Faust
-commits no offsets: the table holds them, so that states and offsets never differ.
+Faust assigns partitions of `oncue.matches` and of its changelog `oncue.windows` together, restores
+the table from the changelog after each rebalance, and then delivers matches to the KafkaRunner.
+Faust commits no offsets: the table holds them, so that states and offsets never differ.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class KafkaCluster(NamedTuple):
 
 
 class FaustApp:
-    """A Faust app: `run` until cancelled. `placed` is called with the partitions after a rebalance."""
+    """A Faust app: `run` until cancelled.
+
+    `placed` is called with the partitions after a rebalance.
+    """
 
     def __init__(
         self,
@@ -150,7 +153,10 @@ class _Store(memory.Store[bytes, bytes]):
         await self.windows.claim(tp.partition for tp in assigned_here)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        """Apply records. Errors are raised later: Faust would log them and skip the record."""
+        """Apply records.
+
+        Errors are raised later: Faust would log them and skip the record.
+        """
         try:
             for event in batch:
                 m = event.message
@@ -175,7 +181,9 @@ class _Consumer(driver.Consumer):
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Deliver matches to the runner directly.
 
-        Faust's streams would drop some: they clear a queue when flow resumes, after it was refilled."""
+        Faust's streams would drop some: they clear a queue when flow resumes, after it was
+        refilled.
+        """
         app = cast(_App, self.app)
         async for tp, m in super().getmany(timeout):
             if tp.topic != app.matches:

@@ -29,8 +29,8 @@ class FiringResult(NamedTuple):
 class Firer:
     """Makes tasks and dead letters of closed windows.
 
-    `history` returns an older deployment by label and version; `offload` stores a payload that is too
-    large to travel inline as a durable blob and returns the reference.
+    `history` returns an older deployment by label and version; `offload` stores a payload that is
+    too large to travel inline as a durable blob and returns the reference.
     """
 
     def __init__(
@@ -78,8 +78,9 @@ class Firer:
     async def _fire_window(self, entry: ActiveRule | None, closed: ClosedWindow, frames: TaskFrames) -> int:
         """Fire by the rule in force; return the number of tasks.
 
-        If its arguments need values that were not buffered, the version under which the events matched
-        fires. Raises RuleError."""
+        If its arguments need values that were not buffered, the version under which the events
+        matched fires. Raises RuleError.
+        """
         if entry is None:
             raise RuleError(
                 "window", f"there is no rule {closed.rule!r} any more", "deploy it again, then `oncue dead retry N`"

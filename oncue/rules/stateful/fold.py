@@ -1,7 +1,8 @@
-"""Pure fold of stateful rules: (states, record of `oncue.matches`) -> (states, closed windows). No clock, no I/O.
+"""Pure fold of stateful rules: (states, record of `oncue.matches`) -> (states, closed windows). No
+clock, no I/O.
 
-An event goes through the rule's operators in their order (operators/base.py). The rule fires for what the last operator
-passes on or releases from its buffer.
+An event goes through the rule's operators in their order (operators/base.py). The rule fires for
+what the last operator passes on or releases from its buffer.
 
 Contract of a runner (embedded_runner.py with states in SQLite, kafka_runner.py with states in `oncue.windows`):
 1. Read each partition of `oncue.matches` in order, and give each record to `fold` with its offset. A state holds the last
@@ -66,7 +67,9 @@ class States(Protocol):
         ...
 
     def open(self, rule: str, operator: str, before: int, most: int) -> list[StateKey]:
-        """Return states of a rule's operator with buffered events and applied < before: the first by key."""
+        """Return states of a rule's operator with buffered events and applied < before: the first
+        by key.
+        """
         ...
 
 
@@ -180,7 +183,9 @@ def _closed(where: StateKey, fire: Fire, partition: int, events: Sequence[Buffer
 def window_id_seed(window: ClosedWindow, replay: str = "") -> bytes:
     """Return what the ids of a window's tasks are hashed from.
 
-    The rule's version is not in it, so a firing that is repeated after a redeploy gives the same tasks."""
+    The rule's version is not in it, so a firing that is repeated after a redeploy gives the same
+    tasks.
+    """
     first: Sequence[str] = (window.events[0].source, window.events[0].id) if window.events else ("", "")
     parts = ("window", window.rule, replay, window.key, str(window.partition), str(window.opening), *first)
     return "\0".join(parts).encode()

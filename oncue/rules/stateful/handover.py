@@ -55,10 +55,12 @@ async def read_states(log: Log, numbers: Iterable[int] | None = None) -> dict[in
 
 
 async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: bool = True) -> list[int]:
-    """Hand partitions over to workers (`to_workers`) or servers, from the log or this server's file.
+    """Hand partitions over to workers (`to_workers`) or servers, from the log or this server's
+    file.
 
     Returns partitions that nobody can start: the log has deleted their first matches, and the file
-    with their states is not here. Raises LogError."""
+    with their states is not here. Raises LogError.
+    """
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([MATCHES])).items()}
     found = await read_states(log)
     store = await asyncio.to_thread(SqliteStates, path) if path.exists() else None
@@ -94,7 +96,10 @@ async def mark_for_servers(log: Log, number: int, table: ChangelogStates) -> Non
 
 
 async def start_at_end(log: Log, fence: PartitionFence) -> list[int]:
-    """Start partitions that were never handed over at the log's end; return them. Raises LogError."""
+    """Start partitions that were never handed over at the log's end; return them.
+
+    Raises LogError.
+    """
     ends = {number: end for (_, number), end in (await log.end_offsets([MATCHES])).items()}
     missing = [number for number, table in (await read_states(log)).items() if not table.started]
     for number in missing:
@@ -145,7 +150,9 @@ async def _release(log: Log, fence: PartitionFence, number: int) -> None:
 
 
 def _position(number: int, place: Progress) -> list[RecordBatch]:
-    """Return an empty batch, so that the commit is refused when another process claimed the partition.
+    """Return an empty batch, so that the commit is refused when another process claimed the
+    partition.
 
-    At offset 0 nothing is committed: the group must not be ahead of the progress."""
+    At offset 0 nothing is committed: the group must not be ahead of the progress.
+    """
     return [RecordBatch(MATCHES, number, (), (), place.next)] if place.next else []

@@ -7,10 +7,10 @@ Used by a stream worker (faust_app.py) and by a server on a shared log (server_r
           └── Tick ◄── due, or gone          ▼                                                                      ▼
                                         the table, once the rest is durable ◄──────────────── one transaction of the partition
 
-A runner claims a partition before it reads the changelog. From then on the brokers refuse writes of a
-former owner that was paused or cut off. So firings, states and the offset in `oncue.matches` change in
-one transaction, by one process at a time. Faust's own changelog writes are not awaited and would lose
-that: events were counted twice after kills.
+A runner claims a partition before it reads the changelog. From then on the brokers refuse writes of
+a former owner that was paused or cut off. So firings, states and the offset in `oncue.matches`
+change in one transaction, by one process at a time. Faust's own changelog writes are not awaited
+and would lose that: events were counted twice after kills.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class AssignedPartition:
 
 
 class KafkaRunner:
-    """Runs stateful rules of the claimed partitions: `run` until cancelled. For one event loop."""
+    """Runs stateful rules of the claimed partitions: `run` until cancelled.
+
+    For one event loop.
+    """
 
     def __init__(
         self,
@@ -113,7 +116,10 @@ class KafkaRunner:
                 )
 
     async def claim(self, numbers: Iterable[int]) -> None:
-        """Claim exactly these partitions; their tables are restored next. Raises LogError."""
+        """Claim exactly these partitions; their tables are restored next.
+
+        Raises LogError.
+        """
         wanted = set(numbers)
         await self.release(set(self.parts))
         parts = {number: AssignedPartition(number) for number in wanted}
@@ -139,7 +145,10 @@ class KafkaRunner:
         await asyncio.gather(*[part.work for part in gone if part.work is not None], return_exceptions=True)
 
     def restore(self, number: int, key: bytes, value: bytes) -> None:
-        """Apply a record of the changelog. Raises Undecodable: a newer version wrote it."""
+        """Apply a record of the changelog.
+
+        Raises Undecodable: a newer version wrote it.
+        """
         part = self.parts.get(number)
         if part is not None and not part.ready:
             part.table.apply_record(key, value)
@@ -153,8 +162,9 @@ class KafkaRunner:
     async def check(self) -> None:
         """Check that the group's committed offsets are not ahead of the tables.
 
-        Faust starts at the group's offsets, which are committed with the tables. Raises LogError: the
-        group was moved ahead, and the matches between would be lost."""
+        Faust starts at the group's offsets, which are committed with the tables. Raises LogError:
+        the group was moved ahead, and the matches between would be lost.
+        """
         committed = await self._log.committed(GROUP)
         places = {number: part.table.progress.next for number, part in self.parts.items() if part.table.started}
         ahead = [n for n, following in places.items() if committed.get((MATCHES, n), 0) > following]
@@ -166,7 +176,10 @@ class KafkaRunner:
             )
 
     def ready(self) -> list[int]:
-        """Start the restored partitions; return their numbers. Raises LogError: servers own some."""
+        """Start the restored partitions; return their numbers.
+
+        Raises LogError: servers own some.
+        """
         tables = [(part.number, part.table) for part in self.parts.values()]
         if owned := [number for number, table in tables if not table.started or table.by_servers is not self._keeps]:
             raise LogError(

@@ -52,7 +52,10 @@ class RemoteRules:
         return self.workers.summary()
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """Return the preview by the states that the workers stored. Raises Invalid: a field is missing."""
+        """Return the preview by the states that the workers stored.
+
+        Raises Invalid: a field is missing.
+        """
         return await self._changelog.preview(entry, event)
 
 

@@ -33,7 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 class ServerRunner:
-    """Runs stateful rules while this server acts for them. Arguments are those of KafkaRunner."""
+    """Runs stateful rules while this server acts for them.
+
+    Arguments are those of KafkaRunner.
+    """
 
     def __init__(
         self,
@@ -131,5 +134,8 @@ class ServerRunner:
         return self._runner.summary()
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """Return the preview by stored states, whichever server runs the rules. Raises Invalid."""
+        """Return the preview by stored states, whichever server runs the rules.
+
+        Raises Invalid.
+        """
         return await self._changelog.preview(entry, event)

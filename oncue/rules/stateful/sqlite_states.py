@@ -63,7 +63,10 @@ FORGET = """DELETE FROM state WHERE id IN
 
 
 class SqliteStates:
-    """State store in SQLite, used by one thread at a time. Raises LogError or DiskFull."""
+    """State store in SQLite, used by one thread at a time.
+
+    Raises LogError or DiskFull.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,7 +121,10 @@ class SqliteStates:
     # ------------------------------------------------------------ folding
 
     def fold_batches(self, batches: Sequence[RecordBatch]) -> RecordGroup:
-        """Fold batches into a group. The file is unchanged: firings have to be durable first."""
+        """Fold batches into a group.
+
+        The file is unchanged: firings have to be durable first.
+        """
         group = SqliteRecordGroup()
         try:
             for batch in batches:

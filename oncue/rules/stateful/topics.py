@@ -18,7 +18,10 @@ _log = logging.getLogger(__name__)
 
 
 async def ensure_matches(log: Log, settings: Settings) -> int:
-    """Create or update `oncue.matches`; return its partition count. Raises LogError."""
+    """Create or update `oncue.matches`; return its partition count.
+
+    Raises LogError.
+    """
     there, wanted = (await log.topics()).get(MATCHES), settings.matches_partitions
     count = there.partitions if there is not None else wanted
     if count != wanted:
@@ -29,7 +32,10 @@ async def ensure_matches(log: Log, settings: Settings) -> int:
 
 
 async def ensure_stream(log: Log, settings: Settings) -> int:
-    """Also create the topics of stream workers; return the partition count. Raises LogError."""
+    """Also create the topics of stream workers; return the partition count.
+
+    Raises LogError.
+    """
     count = await ensure_matches(log, settings)
     there = (await log.topics()).get(WINDOWS)
     if there is not None and there.partitions != count:

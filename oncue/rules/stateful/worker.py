@@ -54,8 +54,9 @@ async def serve(
 ) -> None:
     """Run a worker until `stopping`. Raises LogError.
 
-    `ready` is called with this worker's partitions whenever they change. `anew`: start partitions that
-    were never handed over at the log's end."""
+    `ready` is called with this worker's partitions whenever they change. `anew`: start partitions
+    that were never handed over at the log's end.
+    """
     log = await open_log(settings.log_url, settings)
     try:
         partitions = await ensure_stream(log, settings)
@@ -153,7 +154,10 @@ class StreamWorker:
 
 
 async def _within(work: Awaitable[None], running: list[asyncio.Task[object]], seconds: float) -> None:
-    """Await `work`; raise the error of a running task that it depends on. Raises LogError."""
+    """Await `work`; raise the error of a running task that it depends on.
+
+    Raises LogError.
+    """
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task, *running}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     if not done:

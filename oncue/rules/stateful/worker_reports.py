@@ -19,7 +19,10 @@ TOPIC = Topic(compact=True)
 
 
 class RuleReport(Stored, frozen=True):
-    """One rule in the partitions of one worker. Counters count since the worker's start."""
+    """One rule in the partitions of one worker.
+
+    Counters count since the worker's start.
+    """
 
     rule: str
     windows: int
@@ -40,7 +43,10 @@ class StreamReport(Stored, frozen=True):
 
 
 class StreamWorkers:
-    """The newest report of each worker, aged by the server's clock. `run` until cancelled."""
+    """The newest report of each worker, aged by the server's clock.
+
+    `run` until cancelled.
+    """
 
     def __init__(self, log: Log, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._log, self._clock_s = log, clock_s
@@ -59,7 +65,10 @@ class StreamWorkers:
             await reader.close()
 
     def apply(self, key: bytes, value: bytes, before: bool = False, fresh: bool = True) -> None:
-        """Apply one report. `before`: written before this process began; old ones are ignored."""
+        """Apply one report.
+
+        `before`: written before this process began; old ones are ignored.
+        """
         if not value:  # the worker stopped cleanly
             self._reports.pop(key, None)
         elif fresh:

@@ -31,14 +31,19 @@ class TestResult(msgspec.Struct, frozen=True):
 
 
 def run_tests(rules: RuleSet, folder: Path) -> list[TestResult]:
-    """Run all tests; return one result per test. Event files are relative to `folder`."""
+    """Run all tests; return one result per test.
+
+    Event files are relative to `folder`.
+    """
     return [_run(rule, test, folder) for rule in rules.rules for test in rule.tests]
 
 
 def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> Event:
     """Return the event of a test or a command line, given as a JSON file's name or a mapping.
 
-    Missing required attributes get defaults; the trigger is that of `on` if it names one. Raises Invalid."""
+    Missing required attributes get defaults; the trigger is that of `on` if it names one. Raises
+    Invalid.
+    """
     if isinstance(given, str):
         path = folder / given
         try:
