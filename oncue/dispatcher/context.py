@@ -1,7 +1,7 @@
-"""State that every part of the server shares: log, view, blobs, notifier, registry cache.
+"""State that all parts of a server share: log, view, blobs, registry.
 
-`Server` opens log and view, makes one ServerContext, and gives it to each service. A service states its other needs in its
-own `__init__`.
+`Server` opens log and view, makes one ServerContext, and gives it to each service. A service states
+its other needs in its own `__init__`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def new_server_id() -> str:
 
 
 class ServerContext:
-    """Log, view, blobs, notifier, metrics, settings and registry cache of one server."""
+    """Log, view, blobs, notifier, metrics, settings and registry of one server."""
 
     def __init__(
         self,
@@ -64,12 +64,15 @@ class ServerContext:
     # ------------------------------------------------------------ read your own writes
 
     async def barrier(self, topics: Iterable[str]) -> None:
-        """Wait until the view has all that was handed to the log for these topics by now."""
+        """Wait until the view has all records handed to the log for these topics."""
         await self.log.commit("oncue.barrier", [], [])
         await self.view.wait_for(await self.log.end_offsets(topics), CATCH_UP_S)
 
     async def wait_for(self, position: str) -> None:
-        """Wait, for 2 s at most, until the view has reached an `Oncue-Position`. Text of another form is ignored."""
+        """Wait until the view has reached an `Oncue-Position`, at most 2 s.
+
+        Text of another form is ignored.
+        """
         wanted: dict[tuple[str, int], int] = {}
         for entry in position.split(","):
             topic, _, rest = entry.strip().rpartition(":")
@@ -86,7 +89,10 @@ class ServerContext:
     # ------------------------------------------------------------ the registry
 
     async def record(self, entries: Sequence[tuple[str, Registry]]) -> list[Position]:
-        """Append (key, record) pairs to the registry, all or nothing. Returns when they are in force here."""
+        """Append (key, record) pairs to the registry, all or none.
+
+        They are in force here on return. Raises LogError, DiskFull.
+        """
         records = [Record(encode(entry), key=key.encode()) for key, entry in entries]
         positions = await self.log.append(REGISTRY, records)
         await self.applied(positions)
@@ -94,15 +100,15 @@ class ServerContext:
         return positions
 
     async def sync_registry(self) -> None:
-        """Wait until all that is in the registry now, written by any server, is in force here."""
+        """Wait until all records of the registry, of any server, are in force here."""
         await self.view.wait_for(await self.log.end_offsets((REGISTRY,)), CATCH_UP_S)
         await self.reload()
 
     async def reload(self) -> None:
-        """Take the registry from the view into memory."""
+        """Load the registry from the view into memory."""
         await self.registry.reload(self.view)
 
 
 def position_text(positions: Iterable[Position]) -> str:
-    """Return positions as the `Oncue-Position` header: topic:partition:offset, comma separated."""
+    """Return the `Oncue-Position` header: topic:partition:offset, comma separated."""
     return ",".join(f"{p.topic}:{p.partition}:{p.first + p.count}" for p in positions)

@@ -1,4 +1,7 @@
-"""Files of the server in its data folder: keys, ports, and the mark of the log from which the view was derived."""
+"""Files of a server in its data folder: lock, keys, ports, derived databases.
+
+`log.id` names the log from which view and windows were derived.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ log = logging.getLogger("oncue.server")
 
 
 class DataFolder:
-    """A server's data folder, locked for one process. Raises LogLocked if another server has it."""
+    """A server's data folder. One process at a time may lock it."""
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.data_path
@@ -21,7 +24,10 @@ class DataFolder:
         self._lock: FolderLock | None = None
 
     def lock(self) -> None:
-        """Lock the folder: a log on Kafka does not keep two servers of one folder apart."""
+        """Lock the folder. Raises LogLocked if another server has it.
+
+        A log on Kafka does not keep two servers of one folder apart.
+        """
         self._lock = FolderLock(self.path)
 
     def release(self) -> None:
@@ -79,7 +85,7 @@ class DataFolder:
     # ------------------------------------------------------------ the log
 
     def forget_other_log(self, identity: str) -> None:
-        """Delete what was derived from another log: its offsets would be taken for this log's.
+        """Delete databases derived from another log, because its offsets differ.
 
         `identity`: of the log that is open now. It changes with `oncue up --log`.
         """

@@ -143,7 +143,8 @@ class Housekeeper:
         Outcomes are still stored. A ballast file is freed, so that retention has room to work.
         """
         usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
-        percent = 100 * usage.used / (usage.used + usage.free)  # as df: space reserved for root does not count
+        # As df does: space reserved for root does not count.
+        percent = 100 * usage.used / (usage.used + usage.free)
         limit = self._context.settings.disk_stop_percent
         if percent >= limit:
             if not self._context.disk_full:
@@ -157,7 +158,7 @@ class Housekeeper:
     # ------------------------------------------------------------ retention
 
     async def apply_retention(self) -> None:
-        """Delete old records of the log by its topics' settings, and old rows of the view."""
+        """Delete old records of the log, and old rows of the view."""
         context = self._context
         await context.log.housekeep()
         horizon_s = time.time() - context.settings.results_retention_days * 86_400

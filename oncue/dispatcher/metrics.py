@@ -26,7 +26,7 @@ _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 
 
 class Metrics:
-    """Metrics of one server, in a registry of their own: tests run several in a process."""
+    """Metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -92,7 +92,10 @@ class Metrics:
         return rule
 
     def windows(self, by_rule: Mapping[str, tuple[int, int]]) -> None:
-        """Set (open windows, events in them) of rules. Rules that are not given disappear."""
+        """Set (open windows, events in them) of rules.
+
+        Rules that are not given disappear.
+        """
         for gauge, at in ((self._windows, 0), (self._waiting, 1)):
             gauge.clear()
             for rule, counts in by_rule.items():

@@ -1,8 +1,8 @@
-"""Publishes durable outcomes to requests that wait, to clients' streams and to live feeds.
+"""Publishes durable outcomes to waiting requests, streams and live feeds.
 
     channel's StoreResults ──durable──► publish(call, closing) ──► waiters by task id
     view's ClosedTask ────────────────►                       ├─► the call's stream (one a client)
-                                                              └─► live feeds (web page, `oncue tasks watch`)
+                                                              └─► live feeds
 
 A slow reader delays no other one. A stream with too much unread is closed: its client connects again
 and requests the outcomes that it missed. A full live feed skips items.

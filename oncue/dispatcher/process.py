@@ -89,7 +89,7 @@ async def _open_http(server: Server) -> HttpServer:
 
 
 async def _write_local(server: Server, port: int) -> dict[str, Any]:
-    """Write `local.json`, by which the CLI and the client of the same person find this server.
+    """Write `local.json`, by which CLI and client find this server.
 
     Its mode is 600, because it holds a token.
     """

@@ -1,7 +1,7 @@
 """In-memory copy of the registry: endpoints and tokens.
 
-Every request needs the registry, and it is small. `reload` replaces the copy from the view, whenever the view has new
-registry records.
+Every request needs the registry, and it is small. `reload` replaces the copy from the view when the
+view has new registry records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from oncue.view import View
 
 
 class RegistryCache:
-    """Endpoints and tokens by name, id and hash. Implements rules.task_frames.EndpointDirectory."""
+    """Endpoints and tokens by name, id and hash.
+
+    Implements rules.task_frames.EndpointDirectory.
+    """
 
     def __init__(self, task_topics: TaskTopics) -> None:
         self._task_topics = task_topics
@@ -26,7 +29,7 @@ class RegistryCache:
         """Replace the copy by what the view has now."""
         endpoints = await view.endpoints()
         self._endpoints = {e.id: e for e in endpoints}
-        # Two servers may register one name at the same moment. Until one is revoked, the first counts.
+        # Two servers may register one name at once. Until one is revoked, the first counts.
         self._endpoint_names = {(e.owner, e.name): e.id for e in reversed(endpoints) if not e.revoked}
         self._tokens = {t.hash: t for t in await view.tokens()}
 
@@ -75,7 +78,7 @@ class RegistryCache:
         return [*{self.tasks_topic(e) for e in self._endpoints}]
 
     def is_revoked(self, name: str, owner: str) -> bool:
-        """Return True if the owner had an endpoint of this name or id that was revoked."""
+        """Return True if an endpoint of the owner with this name or id was revoked."""
         return self._revoked(name, owner) is not None
 
     def find_endpoint(self, caller: Caller, name: str) -> EndpointRecord:

@@ -5,8 +5,8 @@
                    log ──► view consumer ──┼──► view, notifier (outcomes to callers)
                                            └──► engine, stateful rules, triggers
 
-Start: open the log, bring the view to its end, bind the bridge, claim partitions, start rules and triggers. HTTP opens last
-(process.py). Stop: the same in reverse.
+Start: open the log, bring the view to its end, bind the bridge, claim partitions, start rules and
+triggers. HTTP opens last (process.py). Stop: the same in reverse.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from oncue.protocol.topics import CONTROL, TASKS_PREFIX, UNVIEWED
 from oncue.view import View
 
 log = logging.getLogger("oncue.server")
-DEAD_LETTERS = "dead"  # the owner of this key writes the dead letters of records that cannot be read
+DEAD_LETTERS = "dead"  # the owner of this key writes the dead letters of unreadable records
 REBUILD_S = 24 * 3600.0  # a view that is rebuilt from a large log may take hours
 
 
@@ -79,12 +79,15 @@ class Server:
         self.metrics, self.notifier = Metrics(), Notifier()
         self.server_id = new_server_id()
         self._jobs: set[asyncio.Task[Any]] = set()
-        self._live = False  # True once registry and control records concern channels, rules and triggers
+        self._live = False  # True once new records concern channels, rules and triggers
 
     # ------------------------------------------------------------ start
 
     async def start(self) -> None:
-        """Start all parts but HTTP. Raises LogLocked, NetworkMount, Conflict, Invalid, LogError."""
+        """Start all parts but HTTP.
+
+        Raises LogLocked, NetworkMount, Conflict, Invalid, LogError.
+        """
         self.folder.lock()
         self._log = await self._open_log()
         try:
@@ -140,7 +143,8 @@ class Server:
             self._writes_dead_letters,
         )
         names = [t for t in await self._log.topics() if t not in UNVIEWED]
-        await self.view.skip_to(await self._log.begin_offsets(names))  # records that retention has deleted
+        # Retention has deleted the records before these offsets.
+        await self.view.skip_to(await self._log.begin_offsets(names))
         await self._consumer.catch_up(names, await self._log.end_offsets(names))
         self._consumer.follow(server_topics(self.settings), "all")
         for topic in names:
@@ -152,7 +156,8 @@ class Server:
         keys = self.folder.bridge_keys()
         self.server_key = keys.public.decode()
         self._effects = EffectRunner(self.context)
-        port = self.settings.bridge_port or self.folder.last_bridge_port()  # agents know the last one
+        # Agents know the last port.
+        port = self.settings.bridge_port or self.folder.last_bridge_port()
         host = self.settings.bridge_host or self.settings.host
         try:
             self.bridge = BridgeSocket(keys, host, port, self._effects)
@@ -208,7 +213,7 @@ class Server:
     # ------------------------------------------------------------ addresses
 
     def _claim(self) -> Claim:
-        """Return the record that tells other servers and agents how to reach this server."""
+        """Return the record with the addresses of this server."""
         return Claim(
             VERSION,
             self.server_id,
@@ -251,7 +256,7 @@ class Server:
         self.notifier.close()
 
     async def stop(self) -> None:
-        """Stop all parts, in the order in which records flow. Accepted records are durable already."""
+        """Stop all parts, in the order in which records flow."""
         self.refuse_new()
         await self._housekeeper.close()
         await self._peers.close()
@@ -274,11 +279,14 @@ class Server:
     # ------------------------------------------------------------ records from the log
 
     def _writes_dead_letters(self) -> bool:
-        """Each server's view finds the records that cannot be read; one server writes their dead letters."""
+        """Return True if this server writes the dead letters of unreadable records.
+
+        Each server's view finds these records, so one server must write.
+        """
         return not self._log.shared or (self._live and self.ownership.owns(DEAD_LETTERS))
 
     def _on_batch(self, batch: RecordBatch) -> None:
-        """Hand records that the view has applied to the channels, if this process did not append them itself."""
+        """Hand applied records of other servers to channels and ownership."""
         if batch.topic.startswith(TASKS_PREFIX):
             self._router.on_read(batch)
         elif batch.topic == CONTROL and self._log.shared:
@@ -291,7 +299,7 @@ class Server:
                         self._cancellation.apply(entry)
 
     async def _on_registry(self) -> None:
-        """Put new registry records in force, perhaps of another server."""
+        """Put new registry records in force, of this server or another."""
         await self.context.reload()
         if self._live:
             for endpoint in self.ownership.sync_endpoints():
@@ -299,7 +307,7 @@ class Server:
             await self._deployed.reload()
 
     async def sync_registry(self) -> bool:
-        """Return True once all that other servers have registered by now is in force here."""
+        """Apply the records of other servers. Return False if there can be none."""
         return self._live and self._log.shared and await self._registry_sync()
 
     async def _read_registry(self) -> None:

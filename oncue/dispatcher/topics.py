@@ -43,7 +43,10 @@ def server_topics(s: Settings) -> dict[str, Topic]:
 
 
 async def ensure_topics(log: Log, settings: Settings) -> None:
-    """Create the topics that are missing. Raises Invalid if `task_topics` is not what the log was begun with."""
+    """Create the topics that are missing.
+
+    Raises Invalid if the log was begun with another setting of `task_topics`.
+    """
     task_topics = TaskTopics(settings.task_topics)
     check_task_topics(await log.topics(), task_topics)
     await log.ensure({**server_topics(settings), **dict.fromkeys(task_topics.names(), Topic())})
@@ -51,9 +54,10 @@ async def ensure_topics(log: Log, settings: Settings) -> None:
 
 
 def check_task_topics(names: Iterable[str], wanted: TaskTopics) -> None:
-    """Raise Invalid if the log's topics (`names`) belong to another setting of `task_topics`.
+    """Raise Invalid if the log's topics have another setting of `task_topics`.
 
-    The order of an endpoint's tasks is that of one topic. With another setting, open tasks would be in two.
+    The tasks of an endpoint are ordered within one topic. With another setting, open tasks would be
+    in two topics.
     """
     found = [n.removeprefix(TASKS_PREFIX) for n in names if n.startswith(TASKS_PREFIX)]
     shared = max((_number(n) + 1 for n in found), default=0)

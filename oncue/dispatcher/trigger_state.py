@@ -1,8 +1,9 @@
-"""Stores the state of triggers in a shared log, so that another server can resume them.
+"""Stores the state of triggers in a shared log.
 
     trigger ──persist──► oncue.files ──load──► the trigger, on the server that runs it next
 
-The topic is compacted. The entries of one trigger are in one partition.
+Another server resumes a trigger from it. The topic is compacted. The entries of one trigger are in
+one partition.
 """
 
 from __future__ import annotations

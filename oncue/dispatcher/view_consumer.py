@@ -1,4 +1,4 @@
-"""Consumes the log's topics into the view, and publishes the outcomes that the view decided.
+"""Consumes the log's topics into the view, and publishes its outcomes.
 
 topics ──readers──► group of batches ──► view.apply (one transaction) ──► closed tasks ──► Notifier
                                             ├──► registry changed ──► reload
@@ -26,14 +26,14 @@ from oncue.protocol.topics import DEAD, REGISTRY, RESULTS, TASKS_PREFIX
 from oncue.view import View
 
 log = logging.getLogger("oncue.feeder")
-PUBLISHED = "oncue-told"  # header: the server whose channel has published the outcomes of this record
+PUBLISHED = "oncue-told"  # header: id of the server that has published these outcomes
 GROUP = 64  # batches applied in one transaction
 SMALL_BYTES = 64 << 10
 LINGER_S = 0.003  # a small batch waits so long for more, unless a request waits for the view
 
 
 class ViewConsumer:
-    """The only writer of a server's view. `catch_up`, `follow`, then `run`, then `close`."""
+    """The only writer of a view. `catch_up`, `follow`, then `run`, then `close`."""
 
     def __init__(
         self,
@@ -45,8 +45,9 @@ class ViewConsumer:
         on_batch: Callable[[RecordBatch], None],
         writes_dead_letters: Callable[[], bool],
     ) -> None:
-        """`on_registry`, `on_batch`: called after the view has applied registry records, or any.
+        """Prepare; reads nothing yet.
 
+        `on_registry`, `on_batch`: called after the view has applied registry records, or any batch.
         `writes_dead_letters`: True if this server appends the dead letters of unreadable records.
         """
         self._log, self._view, self._notifier, self._on_registry = durable, view, notifier, on_registry
@@ -161,7 +162,10 @@ class _TopicStream:
         self._batches: deque[RecordBatch] = deque()
 
     async def head(self, known: Mapping[Partition, int]) -> int | None:
-        """Return the time of the next batch in µs; None at the end. `known`: offsets already applied."""
+        """Return the time of the next batch in µs; None at the end.
+
+        `known`: offsets that are applied already.
+        """
         self._left = {key: end for key, end in self._left.items() if known.get(key, 0) < end}
         while not self._batches:
             if not self._left:

@@ -1,7 +1,7 @@
 """Accepts an admin token that exists before the server does.
 
-The setting `admin_token_file` names it: a secret of compose, a credential of systemd. It is valid from the server's first
-start on, so endpoints can be registered without a person.
+The setting `admin_token_file` names it: a secret of compose, a credential of systemd. It is valid
+from the server's first start on, so endpoints can be registered without a person.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def read_token(file: str) -> str:
     except (OSError, UnicodeDecodeError) as e:
         raise Invalid(f"admin_token_file: {e}", remedy="name a file that the server can read, or unset it") from None
     if not FORM.fullmatch(token):
-        raise Invalid(f"admin_token_file: what {file} holds is no token", remedy=f"make one: {MAKE} > {file}")
+        raise Invalid(f"admin_token_file: {file} holds no token", remedy=f"make one: {MAKE} > {file}")
     return token
 
 
 async def accept_given_token(context: ServerContext, file: str) -> None:
-    """Record the token as an admin's. Idempotent, on any number of servers. Raises Invalid."""
+    """Record the token as an admin's. Idempotent, on any server. Raises Invalid."""
     digest = hash_token(read_token(file))
     known = context.registry.token(digest)
     if known is not None:

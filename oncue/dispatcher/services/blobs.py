@@ -1,4 +1,4 @@
-"""Uploads and downloads blobs: large payloads, named by the SHA-256 of their content."""
+"""Uploads and downloads blobs: large payloads, named by their SHA-256."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class BlobService:
         self._context, self._blobs = context, context.blobs
 
     async def put(self, caller: Caller, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
-        """Store a blob; durable on return. Raises Invalid if the content has another hash, NotReady, DiskFull."""
+        """Store a blob; durable on return.
+
+        Raises Invalid if the content has another hash, NotReady, DiskFull.
+        """
         self._context.check_accepting()
         if await asyncio.to_thread(self._blobs.has, sha256):
             async for _ in parts:
@@ -37,7 +40,8 @@ class BlobService:
     async def get(self, caller: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
         """Return (size in bytes, parts) of a blob. Raises BlobMissing.
 
-        Knowing the hash is the permission: a hash is known only to those who know the content, or were given it.
+        Knowing the hash is the permission: only those know it who have the content, or were given
+        the hash.
         """
         size = await asyncio.to_thread(self._blobs.size, sha256)
         return size, self._parts(sha256, size)

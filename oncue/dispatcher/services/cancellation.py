@@ -1,11 +1,11 @@
-"""Cancels tasks: wherever they are, or only those that were not sent to their endpoint.
+"""Cancels tasks: all of them, or only those not sent to their endpoint yet.
 
     cancel           ──Cancel record──► durable ──► channel: asks the agent, or ends a pending task
     cancel (waiting) ──channel holds the task──► still open? ──► as above, for these tasks only
                      └─the owner is another server──► one request a server (peers.py)
 
-concurrent.futures allows to cancel a future unless its call runs. So the check that a task is pending, and the decision not to
-send it, are one step of its channel.
+concurrent.futures allows to cancel a future unless its call runs. So the check that a task is
+pending, and the decision not to send it, are one step of its channel.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ class CancellationService:
         self._ownership, self._peers = ownership, peers
 
     async def cancel(self, caller: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
-        """Request the cancellation of the open ones of these tasks. Returns the ids of those requested.
+        """Request the cancellation of open tasks. Return the ids of those requested.
 
-        With `waiting`, only tasks that were not sent to their endpoint are cancelled, and the ids are of those that will not
-        run; other tasks stay as they are. The first closing record of a task decides. Raises TooLarge, NotFound, Invalid.
+        With `waiting`, only tasks that were not sent to their endpoint are cancelled. Then the ids
+        are of tasks that will not run. The first closing record of a task decides. Raises TooLarge,
+        NotFound, Invalid.
         """
         if len(request.tasks) > MAX_CANCEL:
             raise TooLarge(
@@ -75,7 +76,7 @@ class CancellationService:
     async def _cancel_waiting(
         self, caller: Caller, wanted: list[TaskState], bearer: str
     ) -> tuple[list[bytes], list[TaskState]]:
-        """Return (ids cancelled before or by peers, tasks held here whose cancel is recorded)."""
+        """Return (ids cancelled before or by peers, held tasks now being cancelled)."""
         elsewhere = self._by_server(wanted)
         held = self._hold(wanted)
         try:
@@ -83,7 +84,7 @@ class CancellationService:
             cancelled = [i for i, state in closed.items() if state is State.CANCELLED]
             wanted = [s for s in held if s.id not in closed]
             await self._record(caller, wanted)
-            # If another server may act by now, it may have sent some before it read the Cancel record.
+            # Another server that owns the endpoint by now may have sent some of them before.
             wanted = [s for s in wanted if s.call is not None and self._ownership.is_exclusive(s.call.endpoint)]
         except BaseException:
             self._release(held)
@@ -93,12 +94,15 @@ class CancellationService:
         return cancelled, wanted
 
     def apply(self, entry: Cancel) -> None:
-        """Cancel the tasks of a record that the view has, if this server has their channel."""
+        """Apply a Cancel record that the view has, if the channel is here."""
         why = f"cancelled by {entry.by}"
         self._bridge.with_channel(entry.endpoint, partial(EndpointChannel.cancel, ids=entry.tasks, why=why))
 
     async def _visible(self, caller: Caller, texts: Sequence[str]) -> list[TaskState]:
-        """Return the states of tasks that the caller may see, with one query for all. Raises NotFound, Invalid."""
+        """Return the states of tasks that the caller may see, with one query for all.
+
+        Raises NotFound, Invalid.
+        """
         ids = [parse_task_id(text) for text in texts]
         found = await self._context.view.tasks_of(ids)
         if any(i not in found for i in ids):
@@ -109,7 +113,7 @@ class CancellationService:
         return [self._tasks.check_visible(caller, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
 
     def _by_server(self, states: Sequence[TaskState]) -> dict[str, list[bytes]]:
-        """Return the tasks whose endpoints other servers own, by the URL of those servers."""
+        """Return the tasks of other servers, by the URL of the server."""
         found: dict[str, list[bytes]] = {}
         for endpoint, ids in _by_endpoint(states).items():
             if url := self._ownership.owner_url(endpoint):
@@ -124,7 +128,10 @@ class CancellationService:
             await self._context.log.append(CONTROL, [Record(encode(entry), key=endpoint.encode())])
 
     def _hold(self, states: Sequence[TaskState]) -> list[TaskState]:
-        """Return the tasks that are certainly pending here, after their channels hold them: they are not sent."""
+        """Hold tasks that are certainly pending here, so that they are not sent.
+
+        Return those tasks.
+        """
         held: list[TaskState] = []
         for state in states:
             channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
@@ -145,7 +152,7 @@ class CancellationService:
             self._bridge.with_channel(endpoint, partial(EndpointChannel.release, ids=ids))
 
     async def _closed_meanwhile(self, ids: Sequence[bytes]) -> dict[bytes, State]:
-        """Return the tasks that ended just before they were held, which the view may have got since."""
+        """Return the tasks that ended just before they were held."""
         await self._context.barrier((RESULTS,))
         return {i: state for i, (state, _) in (await self._context.view.states(ids)).items() if state.closed}
 

@@ -1,7 +1,8 @@
 """Lists, retries and dismisses dead letters.
 
-A dead letter of a rule belongs to the rule's owner. Others (records that could not be read) are for admins. A Resolution is
-a record of oncue.dead behind the letter. No letter is removed, so a view that is rebuilt from the log gives the same answers.
+A dead letter of a rule belongs to the rule's owner. Others (records that could not be read) are for
+admins. A Resolution is a record of oncue.dead behind the letter. No letter is removed, so a view
+rebuilt from the log gives the same answers.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class DeadLetterService:
         return found
 
     async def retry(self, caller: Caller, letter: int) -> None:
-        """Append the record to its topic again and mark the letter as retried, in one commit.
+        """Append the record to its topic again and resolve the letter, in one commit.
 
         Raises Conflict if the record was not kept, NotFound.
         """
@@ -65,7 +66,10 @@ class DeadLetterService:
         await self._context.applied(positions)
 
     async def dismiss(self, caller: Caller, request: r.DismissRequest) -> r.Dismissed:
-        """Dismiss the given letters, all or none, or all open ones. Resolved letters stay as they are."""
+        """Dismiss the given letters (all or none), or all open ones.
+
+        Resolved letters stay as they are. Raises Invalid, NotFound.
+        """
         self._context.check_accepting()
         if bool(request.letters) == request.all:
             what = "both letters and all" if request.all else "neither letters nor all"

@@ -1,6 +1,7 @@
-"""Rule files in force: their deployments, parsed rules, and the engine that runs them.
+"""Rule files in force: deployments, parsed rules, and the engine.
 
-registry ──► view ──► reload ──► engine (stateless rules) and the `on_reload` callbacks (stateful rules, triggers)
+registry ──► view ──► reload ──► engine (stateless rules)
+                             └─► `on_reload` callbacks (stateful rules, triggers)
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class DeployedRules:
         return caller.sees(self.deployments[label].owner)
 
     def no_label(self, caller: Caller, label: str) -> NotFound:
-        """Return the error for a label that is unknown, with those that the caller may see."""
+        """Return the error for an unknown label, with the labels the caller may see."""
         labels = ", ".join(sorted(known for known in self.deployments if self.visible(caller, known)))
         return NotFound(
             f"there is no rule file {label!r}", remedy=f"there are: {labels}" if labels else "oncue deploy FILE"
@@ -124,6 +125,6 @@ class DeployedRules:
 def _parsed(d: Deployment) -> RuleSet:
     try:
         return parse(d.text, d.label, OptionStructs(), triggers=None)
-    except OncueError as e:  # deployed by another version of oncue, with rules that this one does not know
+    except OncueError as e:  # deployed by another version of oncue
         log.error("the deployed rule file %s cannot be read: %s", d.label, e)
         return RuleSet(d.label, d.text, (), ())

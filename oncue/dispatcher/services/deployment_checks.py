@@ -1,4 +1,4 @@
-"""Steps 1 to 3 of a deploy: check labels, parse the rule files, bind their functions.
+"""Steps 1 to 3 of a deploy: check labels, parse rule files, bind functions.
 
 Each step returns a value that the next one takes. No step changes anything.
 """
@@ -30,7 +30,7 @@ class ParsedFile:
 
 @dataclass(frozen=True, slots=True)
 class BoundFile:
-    """A parsed file whose functions have contents: `functions` maps names to hashes."""
+    """A parsed file, and the content hashes of its functions by name."""
 
     file: r.RuleFile
     rules: RuleSet
@@ -38,7 +38,10 @@ class BoundFile:
 
 
 def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: DeployedRules) -> None:
-    """Raise Invalid for no file, Conflict for two of one label, Forbidden for a label of another."""
+    """Check that the labels are unique and the caller's.
+
+    Raises Invalid for no file, Conflict for two of one label, Forbidden for another's label.
+    """
     if not files:
         raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
     labels = {f.label for f in files}
@@ -52,7 +55,7 @@ def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: Deployed
 
 
 def parse_files(files: Sequence[r.RuleFile], deployed: DeployedRules) -> list[ParsedFile]:
-    """Parse the files. Raises RuleFileError for faults, and for names that a file in force has.
+    """Parse the files. Raises RuleFileError for faults and for names in use.
 
     A rule may use a trigger of any file that is in force or in the same request.
     """
@@ -72,9 +75,10 @@ def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:
 
 
 async def bind_file(caller: Caller, parsed: ParsedFile, given: Mapping[str, str], context: ServerContext) -> BoundFile:
-    """Bind the functions of a file to contents. `given` maps names in the file to hashes or registered names.
+    """Bind the functions of a file to contents.
 
-    Raises RuleFileError for functions and endpoints that do not exist, and for arguments that do not fit.
+    `given` maps names in the file to hashes or registered names. Raises RuleFileError for functions
+    and endpoints that do not exist, and for arguments that do not fit.
     """
     problems = Problems(parsed.rules.file)
     bound: dict[str, FunctionRecord] = {}
@@ -103,7 +107,7 @@ async def _function(caller: Caller, name: str, given: Mapping[str, str], context
 
 
 def _trigger_names(file: r.RuleFile) -> Iterable[str]:
-    """Return the trigger names of a file; none if it has errors, which its own parsing reports."""
+    """Return the trigger names of a file; none if it has errors (see parse_files)."""
     try:
         return [t.name for t in parse(file.text, file.label, None, triggers=None).triggers]
     except OncueError:
@@ -114,7 +118,7 @@ def _trigger_names(file: r.RuleFile) -> Iterable[str]:
 
 
 def same_origin(old: Deployment, file: r.RuleFile) -> bool:
-    """Return True if the file comes from the machine and path of the old deployment.
+    """Return True if the file has the machine and path of the old deployment.
 
     Older deployments have no host: their paths are compared.
     """
@@ -122,7 +126,10 @@ def same_origin(old: Deployment, file: r.RuleFile) -> bool:
 
 
 def check_origin(replaces: str, file: r.RuleFile) -> None:
-    """Raise Conflict if the file would replace a deployment from elsewhere. `replaces`: that origin, or ""."""
+    """Raise Conflict if the file would replace a deployment from another place.
+
+    `replaces`: the origin of that deployment; "" if it is the same.
+    """
     if replaces:
         raise Conflict(
             f"the rule file {file.label!r} that is in force came from {replaces}, this one is from"

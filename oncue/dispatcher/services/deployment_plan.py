@@ -1,4 +1,4 @@
-"""Step 4 of a deploy: plan what each file changes, and the record that does it."""
+"""Step 4 of a deploy: plan the changes of each file, and its record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oncue.view import View
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a deploy changes: the answer to the caller, and the record to append (None if nothing changes)."""
+    """Answer to the caller, and the record to append; None if nothing changes."""
 
     answer: r.Deployed
     record: Deployment | None
@@ -59,7 +59,10 @@ async def plan_file(
 
 
 async def plan_rollback(caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext) -> Plan:
-    """Plan to deploy an older version as a new one: the history only grows. Raises Conflict, RuleFileError."""
+    """Plan to deploy an older version as a new one: the history only grows.
+
+    Raises RuleFileError.
+    """
     others = [s for label, s in deployed.rulesets.items() if label != old.label]
     rules = parse(old.text, old.label, OptionStructs(), triggers=None)
     check_unique([*others, rules])
@@ -110,7 +113,10 @@ async def _answer(
 async def _function_changes(
     view: View, old: Deployment | None, functions: Mapping[str, str], owner: str
 ) -> list[r.FunctionChange]:
-    """Return the functions whose content differs. `functions` maps names to hashes, as `owner` would deploy them."""
+    """Return the functions whose content differs.
+
+    `functions` maps names to hashes, as `owner` would deploy them.
+    """
     before = old.functions if old and not old.removed else {}
     return [
         r.FunctionChange(

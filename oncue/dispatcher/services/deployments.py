@@ -44,15 +44,15 @@ class DeploymentService:
     ) -> None:
         self._context, self._deployed = context, deployed
         self._triggers, self._stateful = triggers, stateful
-        self._changing = asyncio.Lock()  # what a deploy is compared with stays the same until the deploy is in force
+        self._changing = asyncio.Lock()  # from the comparison of a deploy until it is in force
 
     # ------------------------------------------------------------ change
 
     async def deploy(self, caller: Caller, request: r.DeployRequest, bearer: str = "") -> list[r.Deployed]:
-        """Deploy the files, all or none. With `dry_run`, only say what would change.
+        """Deploy the files, all or none. With `dry_run`, only return the changes.
 
-        The answer waits for the initial scans of the triggers, also if nothing changed: an earlier answer may have been
-        lost. Raises RuleFileError, Conflict, Forbidden, Invalid.
+        The answer waits for the initial scans of the triggers, also if nothing changed: an earlier
+        answer may have been lost. Raises RuleFileError, Conflict, Forbidden, Invalid.
         """
         context, deployed = self._context, self._deployed
         context.check_accepting()
@@ -74,7 +74,10 @@ class DeploymentService:
     async def rollback(
         self, caller: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""
     ) -> r.Deployed:
-        """Deploy an older version again, as a new one. Raises NotFound, Conflict, Forbidden, RuleFileError."""
+        """Deploy an older version again, as a new one.
+
+        Raises NotFound, Conflict, Forbidden, RuleFileError.
+        """
         self._context.check_accepting()
         async with self._changing:
             await self._deployed.sync()
@@ -104,7 +107,10 @@ class DeploymentService:
         return plan.answer
 
     async def _record(self, plans: Sequence[Plan]) -> None:
-        """Append the records of all plans and put them in force. Raises Conflict if another server was first."""
+        """Append the records of all plans and put them in force.
+
+        Raises Conflict if another server was first.
+        """
         records = [plan.record for plan in plans if plan.record is not None]
         if not records:
             return
@@ -121,8 +127,9 @@ class DeploymentService:
             raise
 
     async def _check_first(self, records: Sequence[Deployment], offset: int) -> None:
-        """Raise Conflict if another server deployed the same version of a label first, and restore that one.
+        """Raise Conflict if another server deployed the same version of a label first.
 
+        Its deployment is recorded again, behind this one, and so is in force.
         All servers read the registry in the same order, so they agree on which was first.
         """
         lost: list[tuple[str, Deployment]] = []
@@ -141,7 +148,7 @@ class DeploymentService:
             )
 
     async def _wait(self, answers: list[r.Deployed], bearer: str) -> list[r.Deployed]:
-        """Return the answers with the states of the triggers, after their initial scans."""
+        """Add the states of the triggers after their initial scans."""
         rulesets = self._deployed.rulesets
         labels = [a.label for a in answers]
         names = {label: [t.name for t in rulesets[label].triggers] for label in labels if label in rulesets}

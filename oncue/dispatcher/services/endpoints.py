@@ -52,8 +52,9 @@ class EndpointService:
     # ------------------------------------------------------------ register
 
     async def register(self, caller: Caller, request: r.EndpointRequest) -> r.Registered:
-        """Register a name with its public key. Repeating it with the same key updates labels and lost_after.
+        """Register a name with its public key.
 
+        Repeating it with the same key updates labels and lost_after_ms.
         Raises Conflict if the name has another key, or the key another endpoint; Invalid.
         """
         context = self._context
@@ -108,7 +109,7 @@ class EndpointService:
             raise Conflict("this key belongs to another endpoint", remedy="make a new key: remove the agent's folder")
 
     async def _check_first(self, record: EndpointRecord, offset: int) -> None:
-        """Revoke the new endpoint and raise Conflict if another server registered the name first.
+        """Revoke the endpoint and raise Conflict if another server was first.
 
         All servers read the registry in the same order, so they agree on which was first.
         """
@@ -129,7 +130,7 @@ class EndpointService:
         return [self._info(e, counts.get(e.id, 0), reports.get(e.id)) for e in sorted(visible, key=lambda e: e.name)]
 
     async def get(self, caller: Caller, name: str, bearer: str = "") -> r.EndpointInfo:
-        """Return one endpoint, with what its owning server knows. Raises NotFound, Forbidden.
+        """Return one endpoint. Raises NotFound, Forbidden.
 
         `bearer`: the caller's Authorization header, to ask that server; "" to ask nobody.
         """
@@ -141,7 +142,7 @@ class EndpointService:
         return await self._peers.endpoint(self._ownership.owner_url(found.id), info, bearer)
 
     async def _reports(self) -> dict[str, Usage]:
-        """Return the last reports of agents; with one server only, the bridge has newer ones."""
+        """Return the last reports of agents. A single server has newer ones in memory."""
         return await self._context.view.usage() if self._context.log.shared else {}
 
     def _info(self, e: EndpointRecord, waiting: int, report: Usage | None) -> r.EndpointInfo:
@@ -187,7 +188,10 @@ class EndpointService:
     # ------------------------------------------------------------ revoke
 
     async def revoke(self, caller: Caller, name: str) -> None:
-        """Refuse the endpoint's key from now on, and close its open tasks as refused. Raises NotFound, Forbidden."""
+        """Refuse the endpoint's key from now on, and close its open tasks as refused.
+
+        Raises NotFound, Forbidden.
+        """
         found = self._context.registry.find_endpoint(caller, name)
         gone = msgspec.structs.replace(found, revoked=True)
         await self._context.record([(f"endpoint:{found.id}", gone)])
@@ -197,9 +201,9 @@ class EndpointService:
 
 
 async def close_open_tasks(context: ServerContext, endpoint: EndpointRecord) -> None:
-    """Close all open tasks of a revoked endpoint as refused; durable on return. Idempotent.
+    """Close all open tasks of a revoked endpoint as refused.
 
-    Raises LogError, DiskFull.
+    Durable on return. Idempotent. Raises LogError, DiskFull.
     """
     reason = Failure(
         "oncue.TaskRefused",
@@ -222,7 +226,10 @@ async def close_open_tasks(context: ServerContext, endpoint: EndpointRecord) -> 
 
 
 def _check(request: r.EndpointRequest) -> bytes:
-    """Return the public key. Raises Invalid: a server cannot start with a wrong key in the registry."""
+    """Return the public key. Raises Invalid.
+
+    A server cannot start with a wrong key in the registry.
+    """
     if not NAME.match(request.name) or len(request.name) > NAME_CHARS:
         raise Invalid(
             f"{request.name!r} is not a name for an endpoint",
@@ -237,7 +244,7 @@ def _check(request: r.EndpointRequest) -> bytes:
 
 
 def _info_by_report(e: EndpointRecord, waiting: int, report: Usage | None, why: str) -> r.EndpointInfo:
-    """Return the state of an endpoint whose agent is connected elsewhere, from its last report in the log."""
+    """Return an endpoint of another server by its agent's last report in the log."""
     here = report is not None and now_us() - report.at_us < REPORT_US
     info = r.EndpointInfo(
         id=e.id,

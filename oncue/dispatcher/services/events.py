@@ -1,7 +1,7 @@
 """Accepts, lists and streams events.
 
-Events belong to the facility, not to their sender: any event may make anybody's rule run, so every reader sees all events.
-The tasks that an event caused are shown to their owners only.
+Events belong to the facility, not to their sender: any event may start anybody's rule, so every
+reader sees all events. The tasks that an event caused are shown to their owners only.
 """
 
 from __future__ import annotations
@@ -31,14 +31,21 @@ class EventService:
         self._context = context
 
     async def emit(self, caller: Caller, events: Sequence[Event]) -> r.Emitted:
-        """Append a caller's events. Extension attributes that start with "oncue" are reserved and removed."""
+        """Append a caller's events.
+
+        Extension attributes that start with "oncue" are reserved and removed. Raises TooLarge,
+        NotReady, DiskFull.
+        """
         clean = [_without_reserved(e) for e in events]
         positions = await self.append(clean)
         only = clean[0].id if len(clean) == 1 else ""
         return r.Emitted(count=len(clean), id=only, position=position_text(positions))
 
     async def append(self, events: Sequence[Event]) -> list[Position]:
-        """Append events of triggers or callers; durable on return. Raises TooLarge, NotReady, DiskFull."""
+        """Append events of triggers or callers; durable on return.
+
+        Raises TooLarge, NotReady, DiskFull.
+        """
         self._context.check_accepting()
         if not events:
             return []
@@ -87,7 +94,10 @@ class EventService:
         )
 
     async def live(self, caller: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
-        """Yield (kind, item) of these kinds as they happen; items without an owner are for all callers."""
+        """Yield (kind, item) of these kinds as they happen.
+
+        Items without an owner are for all callers.
+        """
         async for kind, item in self._context.notifier.live(kinds):
             if not isinstance(item, dict) or caller.sees(item.get("owner", caller.subject)):
                 yield kind, item

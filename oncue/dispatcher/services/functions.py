@@ -1,4 +1,4 @@
-"""Registers and looks up functions: packed bodies, named by the hash of their content."""
+"""Registers and looks up functions: packed bodies, named by their hash."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class FunctionService:
         self._context = context
 
     async def register(self, caller: Caller, request: r.FunctionRequest) -> r.FunctionInfo:
-        """Register a body under a name, as its next version. Repeating a registration changes nothing.
+        """Register a body under a name, as its next version.
 
-        Raises Invalid, TooLarge, NotReady, DiskFull.
+        Repeating a registration changes nothing. Raises Invalid, TooLarge, NotReady, DiskFull.
         """
         context = self._context
         context.check_accepting()
@@ -60,7 +60,10 @@ class FunctionService:
         return r.Page(items=[_function_info(f) for f in rows], next=following)
 
     async def get(self, caller: Caller, name: str) -> r.FunctionInfo:
-        """Return a function by name (newest version) or hash, with its source. Raises NotFound."""
+        """Return a function by name (newest version) or hash, with its source.
+
+        Raises NotFound.
+        """
         found = await self._context.view.function(name, owner=caller.subject)
         if found is None:
             raise NotFound(f"there is no function {name!r}", remedy="oncue functions list shows what there is")
@@ -71,7 +74,7 @@ class FunctionService:
 
 
 def _check(request: r.FunctionRequest) -> str:
-    """Return the Python version that the body needs, "" for any. Raises Invalid, TooLarge."""
+    """Return the Python version of the body; "" for any. Raises Invalid, TooLarge."""
     if len(request.body) > FUNCTION_BYTES:
         raise TooLarge(
             f"the function has {len(request.body):,} bytes; at most {FUNCTION_BYTES:,} are taken",

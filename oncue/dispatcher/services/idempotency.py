@@ -60,7 +60,7 @@ class IdempotencyCache:
 
 
 def content_of(call: Call, tasks: Sequence[TaskRecord]) -> int:
-    """Return a hash of function, endpoint and arguments. It is valid in this process only."""
+    """Return a hash of function, endpoint and arguments, for this process only."""
     return hash((call.function, call.endpoint, *[t.args for t in tasks]))
 
 

@@ -18,7 +18,7 @@ from oncue.protocol.records import VERSION, Event, RuleSwitch
 
 
 class RuleService:
-    """Rules in force, with what the engine, the stateful rules and the triggers know of them."""
+    """Rules in force, with counts, open windows and states of triggers."""
 
     def __init__(
         self,
@@ -31,7 +31,10 @@ class RuleService:
         self._triggers, self._stateful = triggers, stateful
 
     async def all(self, caller: Caller, bearer: str = "") -> list[r.RuleInfo]:
-        """Return the rules that the caller may see. With `bearer`, counts include the other servers'."""
+        """Return the rules that the caller may see.
+
+        With `bearer`, the counts of the other servers are added.
+        """
         failed = {t.name: t for t in self._triggers.not_running()}
         visible = [i for i in self._deployed.engine.rules() if self._deployed.visible(caller, i.label)]
         infos = [_with_trigger(info, failed) for info in visible]
@@ -56,7 +59,10 @@ class RuleService:
         return await self.get(caller, name)
 
     async def explain(self, caller: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
-        """Explain what the rule does with an event now, or did with the stored event at `offset`. Raises NotFound."""
+        """Explain whether the rule fires for an event, or for a stored one.
+
+        Raises NotFound.
+        """
         await self.get(caller, name)
         if event is None:
             found = await self._context.view.event(offset or 0)

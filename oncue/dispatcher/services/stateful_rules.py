@@ -1,7 +1,8 @@
 """Runs the stateful rules of the server, and reports their state.
 
-Stateful rules fold the topic `oncue.matches`. Who runs them: EmbeddedRunner with an embedded log; with a shared log
-ServerRunner on one of the servers, or stream workers, which RemoteRules observes.
+Stateful rules fold the topic `oncue.matches`. EmbeddedRunner runs them on an embedded log. On a
+shared log, ServerRunner runs them on one of the servers, or stream workers run them and RemoteRules
+observes those.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class StatefulRuleService:
         self._runner: StatefulRunner | None = None
         self._workers: StreamWorkers | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._counted: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) that the metrics have
+        self._counted: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) in the metrics
 
     # ------------------------------------------------------------ run
 
@@ -152,7 +153,10 @@ class StatefulRuleService:
     # ------------------------------------------------------------ look up
 
     def trouble(self) -> str:
-        """Return why nobody, or more than one, runs the stateful rules; "" if all is well or there are none."""
+        """Return the reason why stateful rules do not run, or run twice.
+
+        "" if all is well or there are no stateful rules.
+        """
         if not any(entry.rule.operators for entry in self._deployed.engine.active_rules.entries.values()):
             return ""
         if isinstance(self._runner, RemoteRules):
@@ -186,7 +190,10 @@ class StatefulRuleService:
         return info
 
     async def with_peers(self, infos: list[r.RuleInfo], bearer: str) -> list[r.RuleInfo]:
-        """Add the counts of the other servers, and the open windows of the one that runs the stateful rules."""
+        """Add the counts of the other servers.
+
+        Open windows come from the server that runs the stateful rules.
+        """
         urls = self._ownership.peer_urls() if infos and bearer else []
         there: dict[str, list[r.RuleInfo]] = {}
         for answer in await asyncio.gather(*(self._peers.rules(url, bearer) for url in urls)):
@@ -234,7 +241,10 @@ class StatefulRuleService:
 
 
 def _summed(infos: list[r.RuleInfo]) -> r.RuleInfo:
-    """Return one rule of several servers: their counts summed, and the reason that keeps it from firing anywhere."""
+    """Return one rule of several servers, with the sum of their counts.
+
+    The state and reason are of a server where the rule cannot fire, if there is one.
+    """
     acting = max(infos, key=lambda info: info.windows)
     ill = next((info for info in infos if info.state != "active"), None) or next((i for i in infos if i.why), infos[0])
     return msgspec.structs.replace(

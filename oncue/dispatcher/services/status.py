@@ -14,7 +14,7 @@ from oncue.protocol import api as r
 
 
 class StatusService:
-    """What /health and /metrics show."""
+    """Content of /health and /metrics."""
 
     def __init__(
         self,

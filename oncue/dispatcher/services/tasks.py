@@ -78,7 +78,8 @@ class TaskService:
     async def submit_batch(self, caller: Caller, request: r.BatchRequest) -> r.Accepted:
         """Accept many calls of one function; they are durable on return.
 
-        A repeated key gives the same tasks. Raises Invalid, NotFound, Forbidden, TooLarge, Conflict.
+        A repeated key gives the same tasks. Raises Invalid, NotFound, Forbidden, TooLarge,
+        Conflict.
         """
         self._context.check_accepting()
         payloads = request.payloads or [payload.pack_args(tuple(a), k) for a, k in request.calls]
@@ -229,15 +230,15 @@ class TaskService:
     # ------------------------------------------------------------ look up and wait
 
     async def get(self, caller: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
-        """Return a task. Wait up to `wait_ms` for its outcome. Raises NotFound, Invalid.
+        """Return a task. Wait up to `wait_ms` for its outcome.
 
-        `bearer`: the caller's Authorization header, to ask the owning server; "" to ask nobody.
+        Raises NotFound, Invalid. `bearer`: the caller's Authorization header, to ask the owning server; "" to ask nobody.
         """
         state = await self._visible(caller, task_id)
         if wait_ms and not state.state.closed:
             waiter = self._context.notifier.wait(state.id)
             try:
-                state = await self._visible(caller, task_id)  # it may have closed just before the wait began
+                state = await self._visible(caller, task_id)  # it may have closed before the wait
                 if not state.state.closed:
                     ended = await _within(waiter, wait_ms)
                     if ended is not None:
@@ -251,9 +252,10 @@ class TaskService:
         return await self._peers.task(self._ownership.owner_url(state.call.endpoint), info, bearer)
 
     async def _visible(self, caller: Caller, text: str) -> TaskState:
-        """Return the state of a task that the caller may see. Raises NotFound, Invalid.
+        """Return the state of a task that the caller may see.
 
-        It includes the outcomes that streams have reported, and tasks accepted just before.
+        It includes outcomes that streams have reported, and tasks accepted just before. Raises
+        NotFound, Invalid.
         """
         task_id = task_ids.parse_task_id(text)
         state = await self._state(task_id)
@@ -379,9 +381,9 @@ class TaskService:
         return state, await self._context.view.output(state.id)
 
     async def logs(self, caller: Caller, task_id: str, follow: bool) -> AsyncIterator[bytes]:
-        """Yield the output of a task. With `follow`, until it closes; b"" as a keep-alive.
+        """Yield the output of a task; with `follow`, until it closes.
 
-        Raises NotFound, Invalid.
+        b"" is a keep-alive. Raises NotFound, Invalid.
         """
         sent = 0
         while True:
@@ -404,7 +406,7 @@ class TaskService:
     # ------------------------------------------------------------ retry
 
     async def retry(self, caller: Caller, task_id: str) -> r.TaskInfo:
-        """Submit the call of a closed task again, as a new task that names the old one.
+        """Submit the call of a closed task again, as a new task.
 
         Raises NotFound, Conflict, Forbidden.
         """

@@ -63,7 +63,8 @@ class TokenService:
     async def local_token(self, path: Path, server_key: str) -> str:
         """Return the admin token of the person who started the server.
 
-        This is the one in `path`, a local.json, if it is valid, else a new one. `server_key`: the server's public key.
+        This is the one in `path`, a local.json, if it is valid, else a new one. `server_key`: the
+        server's public key.
         """
         try:
             token = str(json.loads(path.read_text())["token"])

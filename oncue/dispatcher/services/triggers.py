@@ -1,4 +1,4 @@
-"""Runs the triggers of the rule files in force, and reports those of other servers.
+"""Runs the triggers in force, and reports those of other servers.
 
 deploy ──► triggers here: initial scan ───────────────────────────► the answer
        ├─► triggers on another server: its state, until scanned ──►┘
@@ -55,7 +55,7 @@ class TriggerService:
     # ------------------------------------------------------------ run
 
     def start(self) -> None:
-        """Start the triggers in force. Deploys of an earlier process have been answered."""
+        """Start the triggers in force. Their deploys have been answered before."""
         self._started = True
         self.update()
         self._supervisor.on_deployed()
@@ -72,7 +72,7 @@ class TriggerService:
         here = {n: w for n, w in wanted.items() if trigger_class(w.kind).runs_everywhere or self._ownership.owns(n)}
         elsewhere = {n: (w, self._ownership.owner_label(n)) for n, w in wanted.items() if n not in here}
         self._supervisor.update(here, elsewhere)
-        if self._context.log.shared:  # deployed through another server, which may have answered already
+        if self._context.log.shared:  # another server may have answered the deploy
             self._supervisor.on_deployed([n for n, w in here.items() if w.label not in self._deploying])
 
     async def _emit(self, events: Sequence[Event]) -> None:
@@ -95,16 +95,22 @@ class TriggerService:
     # ------------------------------------------------------------ deploys
 
     def deploying(self, labels: Iterable[str]) -> None:
-        """Note deploys that this server is about to record: their triggers wait with new items until `deployed`."""
+        """Note deploys that this server is about to record.
+
+        Their triggers wait with new items until `deployed`.
+        """
         self._deploying.update(labels)
 
     def deployed(self, labels: Iterable[str], names: Iterable[str] = ()) -> None:
-        """Note that the deploys of these labels are being answered: items of the triggers `names` are new from now on."""
+        """Note that the deploys of these labels are being answered.
+
+        From now on, arriving items of the triggers `names` are new.
+        """
         self._supervisor.on_deployed(names)
         self._deploying.difference_update(labels)
 
     async def initial_scans(self, names: Iterable[str], bearer: str) -> list[r.TriggerInfo]:
-        """Return the states of triggers after their initial scans, on whichever server they run.
+        """Return the states of triggers after their initial scans, on any server.
 
         A trigger that cannot scan now does not delay the answer. Waits at most LOOK_S seconds.
         """
@@ -115,7 +121,7 @@ class TriggerService:
                 while left:
                     here = self._supervisor.running(left)
                     await self._supervisor.initial_scan(here, LOOK_S)
-                    left = left - self._supervisor.running(here)  # others have moved to another server meanwhile
+                    left = left - self._supervisor.running(here)  # the others have moved
                     left = {info.name for info in self._supervisor.infos(left)}
                     states |= await self._states_elsewhere(left, bearer)
                     left = {n for n in left if n not in states or _may_scan(states[n])}
@@ -148,8 +154,11 @@ class TriggerService:
         return [t for t in self._supervisor.infos() if t.state not in ("running", "elsewhere")]
 
     async def all(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
-        """Return the triggers that the caller may see. With `bearer`, their own servers are asked."""
-        if not bearer and self._context.log.shared:  # a peer asks, which may have deployed one a moment ago
+        """Return the triggers that the caller may see.
+
+        With `bearer`, the servers that run them are asked.
+        """
+        if not bearer and self._context.log.shared:  # a peer asks; it may have deployed just before
             await self._deployed.sync()
         visible = self._visible(caller)
         states = await self._states_elsewhere([info.name for info in visible if info.state == "elsewhere"], bearer)
@@ -178,7 +187,7 @@ class TriggerService:
         ]
 
     def _runs_at(self, info: r.TriggerInfo) -> str:
-        """Return the URL of the other server that runs the trigger; "" if it runs here or nowhere."""
+        """Return the URL of the server that runs the trigger; "" for here or nowhere."""
         return self._ownership.owner_url(info.name) if info.state == "elsewhere" else ""
 
     def _one(self, caller: Caller, name: str) -> r.TriggerInfo:
@@ -193,7 +202,10 @@ class TriggerService:
     # ------------------------------------------------------------ webhooks
 
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Hand a request to a webhook. Returns (status, headers, body). Raises NotFound, Unauthorized, TriggerFailed."""
+        """Pass a request to a webhook. Return (status, headers, body).
+
+        Raises NotFound, Unauthorized, TriggerFailed.
+        """
         self._context.check_accepting()
         if not self._supervisor.receives(trigger) and await self._sync_registry():
             await self._supervisor.initial_scan([trigger], FIRST_S)

@@ -14,7 +14,7 @@ PART_BYTES = 1 << 20
 
 
 class ViewSnapshotService:
-    """Snapshots of this server's view. They hold everybody's data: the route is for admins."""
+    """Snapshots of this server's view. They hold all owners' data: for admins."""
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context

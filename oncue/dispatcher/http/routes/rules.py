@@ -1,4 +1,4 @@
-"""Routes of rules and deployments: deploy, show, enable, explain, roll back, remove."""
+"""Routes of rules: deploy, show, enable, explain, roll back, remove."""
 
 from __future__ import annotations
 
