@@ -1,0 +1,109 @@
+"""Notifier: outcomes reach waiters and the stream of their call; slow readers delay nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from oncue.dispatcher import notifier as module
+from oncue.dispatcher.notifier import FEED_ITEMS, Notifier
+from oncue.errors import Conflict
+from oncue.protocol.api import Outcome
+from oncue.protocol.codec import decode
+from oncue.protocol.records import ERROR, OK, VERSION, Call, Ended
+
+CALL = Call(VERSION, "f" * 64, "ep", "ada", "f", stream="s")
+ENDED = Ended(b"1" * 16, 1, OK, 2, 3)
+FAILED = Ended(b"2" * 16, 1, ERROR, 2, 3)
+
+
+def run(work: Callable[[Notifier], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30):
+            await work(Notifier())
+
+    asyncio.run(main())
+
+
+def test_all_waiters_of_a_task_get_its_end() -> None:
+    async def work(notifier: Notifier) -> None:
+        first, second, other = notifier.wait(ENDED.id), notifier.wait(ENDED.id), notifier.wait(b"9" * 16)
+        notifier.publish(CALL, [ENDED])
+        notifier.publish(CALL, [ENDED])
+        assert (await first, await second, other.done()) == (ENDED, ENDED, False)
+        notifier.forget(b"9" * 16, other)
+        assert other.cancelled()
+
+    run(work)
+
+
+def test_a_stream_gets_the_outcomes_of_its_calls() -> None:
+    async def work(notifier: Notifier) -> None:
+        stream = notifier.stream("s", "ada")
+        assert await anext(stream) == b""
+        notifier.publish(CALL, [ENDED, FAILED])
+        notifier.publish(Call(VERSION, "f" * 64, "ep", "ada", stream="another"), [ENDED])
+        found = decode(list[Outcome], await anext(stream))
+        assert [(o.id, o.state) for o in found] == [(ENDED.id, "succeeded"), (FAILED.id, "failed")]
+        notifier.close()
+        assert [message async for message in stream] == []
+
+    run(work)
+
+
+def test_the_newest_reader_of_an_owner_takes_over_its_stream() -> None:
+    async def work(notifier: Notifier) -> None:
+        old, new = notifier.stream("s", "ada"), notifier.stream("s", "ada")
+        await anext(old)
+        await anext(new)
+        notifier.publish(CALL, [ENDED])
+        assert [message async for message in old] == []
+        assert decode(list[Outcome], await anext(new))[0].id == ENDED.id
+        with pytest.raises(Conflict, match="someone else"):
+            await anext(notifier.stream("s", "bob"))
+        await new.aclose()
+
+    run(work)
+
+
+def test_a_stream_with_too_much_unread_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(notifier: Notifier) -> None:
+        stream = notifier.stream("s", "ada")
+        await anext(stream)
+        for _ in range(20):
+            notifier.publish(CALL, [ENDED])
+        assert [message async for message in stream] == []
+
+    monkeypatch.setattr(module, "STREAM_BYTES", 100)
+    run(work)
+
+
+def test_a_live_feed_has_items_of_its_kinds_and_counts_skipped_ones() -> None:
+    async def work(notifier: Notifier) -> None:
+        assert not notifier.watched
+        feed = notifier.live(frozenset({"task"}))
+        assert await anext(feed) == ("", None)
+        assert notifier.watched
+        for number in range(FEED_ITEMS + 3):
+            notifier.publish_item("event", number)
+            notifier.publish_item("task", number)
+        assert await anext(feed) == ("skipped", {"count": 3})
+        assert await anext(feed) == ("task", 0)
+        await feed.aclose()
+        assert not notifier.watched
+
+    run(work)
+
+
+def test_a_server_that_stops_ends_streams_feeds_and_waits() -> None:
+    async def work(notifier: Notifier) -> None:
+        stream, feed, waiter = notifier.stream("s", "ada"), notifier.live(frozenset()), notifier.wait(ENDED.id)
+        await anext(stream)
+        await anext(feed)
+        notifier.close()
+        assert [item async for item in stream] == [item async for item in feed] == []
+        assert waiter.cancelled()
+
+    run(work)
