@@ -14,8 +14,8 @@ from oncue.dispatcher.services.deployment_checks import BoundFile, same_origin
 from oncue.ids import now_us
 from oncue.protocol import api as r
 from oncue.protocol.records import VERSION, Deployment
+from oncue.rules.diff import diff
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
-from oncue.rules.testing.runner import diff
 from oncue.triggers.catalog import OptionStructs
 from oncue.view import View
 

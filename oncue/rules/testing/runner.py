@@ -1,8 +1,7 @@
-"""Runs the `tests:` of a rule file offline with the production code; compares rule files (`diff`)."""
+"""Runs the `tests:` of a rule file offline with the production code."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,10 @@ def run_tests(rules: RuleSet, folder: Path) -> list[TestResult]:
 
 
 def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> Event:
-    """Return the event of a test or a command line, given as a JSON file's name or a mapping.
+    """Return the event of a test or of a command line.
 
-    Missing required attributes get defaults; the trigger is that of `on` if it names one. Raises
-    Invalid.
+    It is given as the name of a JSON file, or as a mapping. Missing required attributes get
+    defaults; the trigger is that of `on` if it names one. Raises Invalid.
     """
     if isinstance(given, str):
         path = folder / given
@@ -83,29 +82,3 @@ def _run(rule: Rule, test: RuleTest, folder: Path) -> TestResult:
         why = f"the arguments are {show(found.args)}, expected {show(test.args)}"
         return TestResult(rule.name, test.line, False, why, found)
     return TestResult(rule.name, test.line, True, found.why, found)
-
-
-class RuleDifference(msgspec.Struct, frozen=True):
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
-    text: str  # unified diff of the files
-
-
-def diff(old: RuleSet | None, new: RuleSet) -> RuleDifference:
-    """Return what replacing `old` by `new` changes; comments and tests of a rule do not count."""
-    before = {rule.name: rule.source for rule in old.rules} if old else {}
-    after = {rule.name: rule.source for rule in new.rules}
-    lines = difflib.unified_diff(
-        old.text.splitlines() if old else [],
-        new.text.splitlines(),
-        f"{old.file if old else '/dev/null'} (deployed)",
-        new.file,
-        lineterm="",
-    )
-    return RuleDifference(
-        tuple(name for name in after if name not in before),
-        tuple(name for name, source in after.items() if name in before and before[name] != source),
-        tuple(name for name in before if name not in after),
-        "\n".join(lines),
-    )

@@ -22,7 +22,7 @@ from oncue.rules.matching.cel import STRIKES, compile_cel
 from oncue.rules.matching.conditions import glob, regex
 from oncue.rules.matching.template import whole
 from oncue.rules.parsing.rule_file import Rule, parse
-from oncue.rules.testing.runner import diff, run_tests
+from oncue.rules.testing.runner import run_tests
 
 
 def event(data: Any = None, **attributes: Any) -> Event:
@@ -291,16 +291,6 @@ def test_offline_tests(tmp_path: Path) -> None:
     assert [r.passed for r in results] == [True, False, False, True, False]
     assert results[1].why == "the arguments are {'n': 5}, expected {'n': 6}"
     assert results[2].why == "it does not fire: data.n > 2: found 1, wanted > 2"
-
-
-def test_differences() -> None:
-    def text(*rules: tuple[str, str]) -> str:
-        return "rules:\n" + "".join(f"  - {{name: {n}, on: {{type: {t}}}, run: {{function: f}}}}\n" for n, t in rules)
-
-    found = diff(parse(text(("a", "x"), ("b", "x")), "f"), parse(text(("b", "y"), ("c", "x")), "f"))
-    assert (found.added, found.changed, found.removed) == (("c",), ("b",), ("a",))
-    assert "-  - {name: a, on: {type: x}, run: {function: f}}" in found.text
-    assert diff(None, parse(text(("a", "x")), "f")).added == ("a",)
 
 
 def test_a_reason_is_of_the_version_in_force() -> None:
