@@ -28,7 +28,8 @@ KINDS = 1  # incremented when a version adds a kind of record, which older ones 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE position (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (topic, partition)
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)
 ) WITHOUT ROWID;
 
 -- texts that many rows share: endpoint ids, function hashes, names, owners, rules
@@ -40,14 +41,16 @@ CREATE TABLE task (
     id BLOB NOT NULL UNIQUE,
     call INTEGER,                                -- null: only a cancel or a start was seen
     endpoint INTEGER,
-    seq INTEGER NOT NULL DEFAULT 0,              -- offset of its record in its endpoint's topic * 65536 + index
+    -- offset of its record in its endpoint's topic * 65536 + index in the record
+    seq INTEGER NOT NULL DEFAULT 0,
     known INTEGER NOT NULL DEFAULT 0,
     state INTEGER NOT NULL DEFAULT 0,
     attempt INTEGER NOT NULL DEFAULT 1,
     due_us INTEGER NOT NULL DEFAULT 0,
     expires_us INTEGER NOT NULL DEFAULT 0,
     accepted_us INTEGER NOT NULL DEFAULT 0,
-    started_us INTEGER NOT NULL DEFAULT 0,       -- of the attempt that closed it, as ended_us, value, output
+    -- started_us, ended_us, value and output are those of the attempt that closed it
+    started_us INTEGER NOT NULL DEFAULT 0,
     ended_us INTEGER NOT NULL DEFAULT 0,
     mark_us INTEGER NOT NULL DEFAULT 0,
     cancel_us INTEGER NOT NULL DEFAULT 0,
@@ -67,16 +70,19 @@ CREATE INDEX task_cancelling ON task (cancel_us) WHERE state = 0 AND cancel_us >
 CREATE INDEX task_odd ON task (state) WHERE state > 1;
 CREATE INDEX task_caused ON task (event_source, event_id) WHERE event_id IS NOT NULL;
 
--- ends that did not close their task: retried, or superseded; `pos` is the place in TaskState.attempts
+-- ends that did not close their task: retried, or superseded; `pos` is the index in
+-- TaskState.attempts
 CREATE TABLE attempt (
-    id BLOB NOT NULL, pos INTEGER NOT NULL, n INTEGER NOT NULL, status INTEGER NOT NULL, started_us INTEGER NOT NULL,
-    ended_us INTEGER NOT NULL, value BLOB NOT NULL, output BLOB NOT NULL, superseded INTEGER NOT NULL,
+    id BLOB NOT NULL, pos INTEGER NOT NULL, n INTEGER NOT NULL, status INTEGER NOT NULL,
+    started_us INTEGER NOT NULL, ended_us INTEGER NOT NULL,
+    value BLOB NOT NULL, output BLOB NOT NULL, superseded INTEGER NOT NULL,
     PRIMARY KEY (id, pos)
 ) WITHOUT ROWID;
 
 -- rows first ... last of `task` have this call; accepted_us is that of the newest
 CREATE TABLE span (
-    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, call INTEGER NOT NULL, accepted_us INTEGER NOT NULL,
+    first INTEGER PRIMARY KEY, last INTEGER NOT NULL,
+    call INTEGER NOT NULL, accepted_us INTEGER NOT NULL,
     endpoint INTEGER, function INTEGER, name INTEGER, owner INTEGER, rule INTEGER
 );
 CREATE INDEX span_call ON span (call);
@@ -87,55 +93,70 @@ CREATE INDEX span_name ON span (name);
 CREATE INDEX span_owner ON span (owner);
 CREATE INDEX span_rule ON span (rule) WHERE rule IS NOT NULL;
 
-CREATE TABLE output (id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, next INTEGER NOT NULL, at_ms INTEGER NOT NULL,
-    text BLOB NOT NULL);
-CREATE TABLE usage (endpoint TEXT PRIMARY KEY, at_us INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
--- by partition of oncue.control: the newest claim, and the epoch below which owners' own ends do not count
+CREATE TABLE output (
+    id BLOB PRIMARY KEY, attempt INTEGER NOT NULL, next INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+    text BLOB NOT NULL
+);
+CREATE TABLE usage (
+    endpoint TEXT PRIMARY KEY, at_us INTEGER NOT NULL, record BLOB NOT NULL
+) WITHOUT ROWID;
+-- by partition of oncue.control: the newest claim, and the epoch below which owners' own ends
+-- do not count
 CREATE TABLE claim (partition INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, record BLOB NOT NULL);
-CREATE TABLE fence (partition INTEGER PRIMARY KEY, partitions INTEGER NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE fence (
+    partition INTEGER PRIMARY KEY, partitions INTEGER NOT NULL, epoch INTEGER NOT NULL
+);
 
 CREATE TABLE event (
-    n INTEGER PRIMARY KEY, place INTEGER NOT NULL UNIQUE, type TEXT NOT NULL, source TEXT NOT NULL, id TEXT NOT NULL,
+    n INTEGER PRIMARY KEY, place INTEGER NOT NULL UNIQUE,
+    type TEXT NOT NULL, source TEXT NOT NULL, id TEXT NOT NULL,
     at_ms INTEGER NOT NULL, value BLOB NOT NULL, headers BLOB
 );
 CREATE INDEX event_type ON event (type);
 CREATE INDEX event_source ON event (source);
 
 CREATE TABLE function (
-    pos INTEGER PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, id TEXT NOT NULL,
+    pos INTEGER PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL,
+    version INTEGER NOT NULL, id TEXT NOT NULL,
     key BLOB NOT NULL, record BLOB NOT NULL, body BLOB NOT NULL, UNIQUE (owner, name, id)
 );
 CREATE INDEX function_id ON function (id);
 CREATE INDEX function_name ON function (name);
 CREATE INDEX function_key ON function (key);
 CREATE TABLE endpoint (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, pos INTEGER NOT NULL,
+    key BLOB NOT NULL, record BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX endpoint_name ON endpoint (name);
 CREATE TABLE deployment (
-    label TEXT NOT NULL, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL, PRIMARY KEY (label, pos)
+    label TEXT NOT NULL, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL,
+    PRIMARY KEY (label, pos)
 ) WITHOUT ROWID;
-CREATE TABLE switch (rule TEXT PRIMARY KEY, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE switch (
+    rule TEXT PRIMARY KEY, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE token (
-    id TEXT PRIMARY KEY, hash TEXT NOT NULL, pos INTEGER NOT NULL, key BLOB NOT NULL, record BLOB NOT NULL
+    id TEXT PRIMARY KEY, hash TEXT NOT NULL, pos INTEGER NOT NULL,
+    key BLOB NOT NULL, record BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX token_hash ON token (hash);
 
 CREATE TABLE dead (
     id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL,
-    settled BLOB                                 -- the newest record that says so; null: the letter is open
+    settled BLOB  -- the newest Resolution record; null: the letter is open
 );
 CREATE INDEX dead_open ON dead (id) WHERE settled IS NULL;
 CREATE INDEX dead_owner ON dead (owner);
 CREATE INDEX dead_owner_open ON dead (owner) WHERE settled IS NULL;
--- letters given to the caller of apply() and not seen in oncue.dead yet: given again after a crash
+-- letters returned by apply() and not seen in oncue.dead yet: returned again after a crash
 CREATE TABLE unburied (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, letter BLOB NOT NULL,
     PRIMARY KEY (topic, partition, offset)
 ) WITHOUT ROWID;
 -- records of a kind that this version does not know
 CREATE TABLE skipped (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, kind TEXT NOT NULL, kinds INTEGER NOT NULL,
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+    kind TEXT NOT NULL, kinds INTEGER NOT NULL,
     record BLOB NOT NULL, PRIMARY KEY (topic, partition, offset)
 ) WITHOUT ROWID;
 """

@@ -30,7 +30,8 @@ TOKEN_S = 30.0
 class KafkaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options in the URL's query."""
 
-    prefix: str = ""  # of topics', groups' and transactions' names: several installations can share a cluster
+    # Prefix of topic, group and transactional ids: several installations can share a cluster.
+    prefix: str = ""
     replication: int = -1  # of topics that oncue makes; -1: the cluster's default
     record_mb: int = RECORD_MB  # the largest record (and append to one partition)
     session_s: float = 6.0  # a server that is silent for so long loses its partitions to others
@@ -77,7 +78,8 @@ def _options(query: str) -> KafkaOptions:
         options = msgspec.convert(found, KafkaOptions, strict=False)
     except msgspec.ValidationError as e:
         raise Invalid(f"the log's URL: {e}", remedy="kafka://host:9092?replication=3&record_mb=8") from None
-    if not 1 <= options.record_mb <= 90:  # a broker takes requests up to 100 MB (socket.request.max.bytes)
+    # A broker accepts requests up to 100 MB (socket.request.max.bytes).
+    if not 1 <= options.record_mb <= 90:
         raise Invalid("record_mb is between 1 and 90", remedy="large payloads are blobs, and need no large records")
     return options
 

@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS, QUIET_CONNECTIONS = 4, 2  # per broker, for busy and for quiet partitions
 FIRST_CONNECTION = 10  # aiokafka uses lower numbers for its own connections
-ANSWER_BYTES, PARTITION_BYTES = 4 * 1024 * 1024, 1024 * 1024  # at least one batch is returned, whatever its size
+# At least one batch is returned, whatever its size.
+ANSWER_BYTES, PARTITION_BYTES = 4 * 1024 * 1024, 1024 * 1024
 WAIT_MS, QUIET_WAIT_MS = 500, 5_000
 QUIET_S = 5.0
 PAUSE_S = 0.1

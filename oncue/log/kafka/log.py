@@ -192,7 +192,8 @@ class KafkaLog(Log):
             if owner is not None:
                 if repeatable:
                     return await self._append_then_commit(owner, place, ends[place], appends)
-                await owner.flush_commits()  # an earlier offset must not be committed after this one
+                # An earlier offset must not be committed after this one.
+                await owner.flush_commits()
         found: list[tuple[KafkaTopic, PartitionedRecords]] = []
         for append in appends:
             if append.records:

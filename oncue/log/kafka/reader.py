@@ -221,7 +221,8 @@ def membership_callbacks(
     async def gained(places: Sequence[Partition]) -> None:
         fenced = {place for place in places if transactions.fenced(group, place)}
         await asyncio.gather(*[transactions.claim(group, place) for place in places])
-        committed = await offsets.committed(group)  # after all claims: previous owners may commit until then
+        # After all claims: previous owners may commit until then.
+        committed = await offsets.committed(group)
         for place in places:
             at = committed.get(place, 0)
             # If another process owned it meanwhile, that process has handled the batches in flight

@@ -232,7 +232,8 @@ async def describe_cluster(conn: AIOKafkaConnection, topics: list[str] | None = 
 class _GroupsStruct(RequestStruct):
     API_KEY = 15
     API_VERSION = 3
-    RESPONSE_TYPE = DescribeGroupsResponse_v3  # aiokafka's own request of this version expects the answer of v2
+    # aiokafka's own request of this version expects the response of v2.
+    RESPONSE_TYPE = DescribeGroupsResponse_v3
     SCHEMA = Schema(("groups", Array(String("utf-8"))), ("operations", Boolean))
 
 

@@ -206,7 +206,8 @@ class Topics:
     def _new_configs(self, topic: Topic, copies: int) -> dict[str, str]:
         found = configs_of(topic) | {
             "max.message.bytes": str(largest(self._address.record_bytes)),
-            "message.timestamp.after.max.ms": str(2**63 - 1),  # records keep the time given by their producer
+            # Records keep the time given by their producer.
+            "message.timestamp.after.max.ms": str(2**63 - 1),
             "unclean.leader.election.enable": "false",
         }
         # Retention and compaction work on whole segments: close them by time in quiet topics.
@@ -298,7 +299,8 @@ class Topics:
 
     async def _repair(self, known: KafkaTopic, topic: Topic, found: Mapping[str, tuple[str, int]]) -> None:
         wanted = configs_of(topic)
-        if int(found["max.message.bytes"][0]) < largest(self._address.record_bytes):  # a larger limit is fine
+        # A larger limit is fine.
+        if int(found["max.message.bytes"][0]) < largest(self._address.record_bytes):
             wanted["max.message.bytes"] = str(largest(self._address.record_bytes))
         wrong = {name: value for name, value in wanted.items() if not same(found[name][0], value)}
         if not wrong:

@@ -115,7 +115,8 @@ class KafkaWriter:
             acks="all",
             enable_idempotence=True,
             compression_type="lz4",
-            max_batch_size=2 * self._address.record_bytes + BATCH_BYTES,  # the limits are ours, below
+            # Large enough never to apply: the limits are those checked below.
+            max_batch_size=2 * self._address.record_bytes + BATCH_BYTES,
             max_request_size=2 * self._address.record_bytes,
             metadata_max_age_ms=30_000,
         )

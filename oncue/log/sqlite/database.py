@@ -24,7 +24,8 @@ WAL_BYTES = 8 * 1024 * 1024  # written between two checkpoints; then the file is
 # scan of the others does not load the overflow pages of large blobs.
 TABLES = """
 CREATE TABLE batches(
-  topic INTEGER NOT NULL, partition INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+  topic INTEGER NOT NULL, partition INTEGER NOT NULL,
+  first INTEGER NOT NULL, count INTEGER NOT NULL,
   time_ms INTEGER NOT NULL, crc INTEGER NOT NULL, offsets BLOB, blob BLOB NOT NULL,
   PRIMARY KEY(topic, partition, first)) WITHOUT ROWID;
 CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, settings BLOB NOT NULL);

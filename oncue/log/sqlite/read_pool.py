@@ -32,7 +32,8 @@ THREADS = 2
 SELECT = """
 SELECT first, count, crc, offsets, blob FROM batches
  WHERE topic = ?1 AND partition = ?2 AND first < ?4 AND first >= coalesce(
-   (SELECT first FROM batches WHERE topic = ?1 AND partition = ?2 AND first <= ?3 ORDER BY first DESC LIMIT 1), ?3)
+   (SELECT first FROM batches
+     WHERE topic = ?1 AND partition = ?2 AND first <= ?3 ORDER BY first DESC LIMIT 1), ?3)
  ORDER BY first"""
 
 

@@ -97,7 +97,8 @@ class StoredState(msgspec.Struct):
 
 PARTS = """
 SELECT topic, partition, next,
- (SELECT b.first FROM batches b WHERE b.topic = p.topic AND b.partition = p.partition ORDER BY b.first LIMIT 1),
+ (SELECT b.first FROM batches b
+   WHERE b.topic = p.topic AND b.partition = p.partition ORDER BY b.first LIMIT 1),
  (SELECT b.first + b.count FROM batches b
    WHERE b.topic = p.topic AND b.partition = p.partition ORDER BY b.first DESC LIMIT 1)
 FROM partitions p ORDER BY topic, partition"""

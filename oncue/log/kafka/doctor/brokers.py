@@ -69,7 +69,8 @@ class Brokers:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await conn.connect()
-                await describe_cluster(conn, [])  # a broker that requires authentication closes the connection here
+                # A broker that requires authentication closes the connection here.
+                await describe_cluster(conn, [])
                 known = await levels(conn)
         except Exception as e:
             await _closed(conn)
