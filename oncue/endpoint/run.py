@@ -188,18 +188,19 @@ class AgentProcess:
 
     def execute(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, SendMessage):
-                self._socket.send(effect.parts)
-            elif isinstance(effect, RunTasks):
-                self.pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
-            elif isinstance(effect, CancelRunning):
-                self.pool.cancel(effect.ids)
-            elif isinstance(effect, LogLine):
-                log.info("%s", effect.text)
-            elif isinstance(effect, Connect):
-                self._connect(effect)
-            elif isinstance(effect, RememberServers):
-                self._servers.remember(effect.servers)
+            match effect:
+                case SendMessage():
+                    self._socket.send(effect.parts)
+                case RunTasks():
+                    self.pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
+                case CancelRunning():
+                    self.pool.cancel(effect.ids)
+                case LogLine():
+                    log.info("%s", effect.text)
+                case Connect():
+                    self._connect(effect)
+                case RememberServers():
+                    self._servers.remember(effect.servers)
 
     def _connect(self, to: Connect) -> None:
         try:

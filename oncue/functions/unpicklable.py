@@ -38,23 +38,26 @@ def _is_picklable(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, functools.partial):
-        yield "the function of the partial", value.func
-        yield from ((f"argument {i} of the partial", a) for i, a in enumerate(value.args))
-        yield from ((f"argument {k!r} of the partial", a) for k, a in value.keywords.items())
-    elif isinstance(value, types.MethodType):
-        yield "the object of the method", value.__self__
-        yield "the method's function", value.__func__
-    elif isinstance(value, types.FunctionType):
-        yield from _function_parts(value)
-    elif isinstance(value, dict):
-        yield from ((f"the entry {k!r}", v) for k, v in value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((f"element {i}", v) for i, v in enumerate(value))
-    elif isinstance(value, type):
-        yield from ((f"the class attribute {k!r} of {value.__name__}", v) for k, v in vars(value).items())
-    elif hasattr(value, "__dict__") and not isinstance(value, types.ModuleType):
-        yield from ((f"the attribute {k!r} of {type(value).__name__}", v) for k, v in vars(value).items())
+    match value:
+        case functools.partial():
+            yield "the function of the partial", value.func
+            yield from ((f"argument {i} of the partial", a) for i, a in enumerate(value.args))
+            yield from ((f"argument {k!r} of the partial", a) for k, a in value.keywords.items())
+        case types.MethodType():
+            yield "the object of the method", value.__self__
+            yield "the method's function", value.__func__
+        case types.FunctionType():
+            yield from _function_parts(value)
+        case dict():
+            yield from ((f"the entry {k!r}", v) for k, v in value.items())
+        case list() | tuple() | set() | frozenset():
+            yield from ((f"element {i}", v) for i, v in enumerate(value))
+        case type():
+            yield from ((f"the class attribute {k!r} of {value.__name__}", v) for k, v in vars(value).items())
+        case types.ModuleType():
+            return
+        case _ if hasattr(value, "__dict__"):
+            yield from ((f"the attribute {k!r} of {type(value).__name__}", v) for k, v in vars(value).items())
 
 
 def _function_parts(f: types.FunctionType) -> Iterator[tuple[str, Any]]:

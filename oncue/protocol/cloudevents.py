@@ -243,29 +243,34 @@ def check_data(data: Any, path: str = "data") -> None:
     kind = type(data)
     if kind is str or kind is int or kind is bool or data is None:
         return
-    if isinstance(data, float):
-        if not math.isfinite(data):
-            raise Invalid(f"{path}: {data} is no number of JSON", remedy="leave it out, or send None or a text instead")
-    elif isinstance(data, Mapping):
-        for name, value in data.items():
-            if not isinstance(name, str):
+    match data:
+        case float():
+            if not math.isfinite(data):
                 raise Invalid(
-                    f"{path}: the key {name!r:.100} is not a string", remedy="keys of JSON objects are strings"
+                    f"{path}: {data} is no number of JSON", remedy="leave it out, or send None or a text instead"
                 )
-            check_data(value, f"{path}.{name}")
-    elif isinstance(data, list | tuple):
-        for n, value in enumerate(data):
-            check_data(value, f"{path}[{n}]")
-    elif isinstance(data, bytes | bytearray | memoryview):
-        raise Invalid(
-            f"{path}: {kind.__name__} cannot be a part of JSON",
-            remedy="encode it as a text (base64, hex), or give bytes alone as the data",
-        )
-    elif not isinstance(data, str | int):
-        raise Invalid(
-            f"{path}: {kind.__name__} cannot be written as JSON",
-            remedy="a list does for a set, a text for a time: str(value), list(value)",
-        )
+        case Mapping():
+            for name, value in data.items():
+                if not isinstance(name, str):
+                    raise Invalid(
+                        f"{path}: the key {name!r:.100} is not a string", remedy="keys of JSON objects are strings"
+                    )
+                check_data(value, f"{path}.{name}")
+        case list() | tuple():
+            for n, value in enumerate(data):
+                check_data(value, f"{path}[{n}]")
+        case bytes() | bytearray() | memoryview():
+            raise Invalid(
+                f"{path}: {kind.__name__} cannot be a part of JSON",
+                remedy="encode it as a text (base64, hex), or give bytes alone as the data",
+            )
+        case str() | int():
+            return  # of a subclass
+        case _:
+            raise Invalid(
+                f"{path}: {kind.__name__} cannot be written as JSON",
+                remedy="a list does for a set, a text for a time: str(value), list(value)",
+            )
 
 
 def _not_json(e: Exception) -> Invalid:

@@ -144,7 +144,7 @@ class Server:
         self.append(durable)
 
     def cancel_waiting(self, endpoint: str, task_id: bytes, promise: Callable[[], None]) -> None:
-        """As the cancel desk does it; `promise`: it will not run any more."""
+        """Cancel a waiting task as the dispatcher does. `promise` is called when it cannot run any more."""
         state, channel = self.durable.states[task_id], self.channels[endpoint]
         if state.state.closed or (not channel.inventory_known and state.accepted_us < self.started_us):
             return

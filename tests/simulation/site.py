@@ -36,19 +36,19 @@ class MemoryFile:
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self.room: int | None = None  # bytes that the disk still takes; None: it is not full
+        self.room: int | None = None  # free bytes of the disk; None: it is not full
 
     def read(self) -> bytes:
         return bytes(self.data)
 
     def append(self, data: bytes | bytearray) -> int:
-        taken = len(data) if self.room is None else min(self.room, len(data))
-        if not taken and data:
+        written = len(data) if self.room is None else min(self.room, len(data))
+        if not written and data:
             raise OSError(28, "No space left on device")
         if self.room is not None:
-            self.room -= taken
-        self.data += data[:taken]
-        return taken
+            self.room -= written
+        self.data += data[:written]
+        return written
 
     def truncate(self, size: int) -> None:
         del self.data[size:]
@@ -59,7 +59,9 @@ class MemoryFile:
         self.data = bytearray(data)
 
 
-class MemoryCabinet:
+class MemoryCache:
+    """A BlobCache in memory. Finished blobs survive the process."""
+
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
         self.whole: dict[str, bytes] = {}
@@ -155,12 +157,12 @@ class SimPool:
             value = content_of(task.id)
             if large:
                 sha = hashlib.sha256(value).hexdigest()
-                self.site.cabinet.whole[sha] = value
+                self.site.cache.whole[sha] = value
                 value = pack_ref(Ref(sha, len(value)))
         self._next(chunk, status, value)
 
     def _next(self, chunk: Chunk, status: int, value: bytes) -> None:
-        """The running task ended so; on to the next."""
+        """End the running task with this result, and start the next."""
         task, now = chunk.tasks[chunk.at], self.site.clock.now_us
         end = Ended(task.id, chunk.attempt, status, chunk.started_us, now, value, b"", task.event)
         chunk.at += 1
@@ -210,7 +212,7 @@ class Site:
     ) -> None:
         self.name, self.clock, self.rng, self.workers = name, clock, rng, workers
         self._send, self.on_start, self._class = send, on_start, agent_class
-        self.file, self.cabinet = MemoryFile(), MemoryCabinet()
+        self.file, self.cache = MemoryFile(), MemoryCache()
         self.agent: Agent | None = None
         self.pool = SimPool(self, workers)
         self.on_dial: Callable[[Site, Connect], None] | None = None
@@ -235,7 +237,7 @@ class Site:
         journal = Journal(self.file, self.rng.randbytes(8))
         assert not [p for p in journal.recovered.problems if "damaged" in p], journal.recovered.problems
         who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self.rng.randbytes(8))
-        self.agent = self._class(who, journal, self.cabinet, self.rng, self.workers, self.clock.now_us)
+        self.agent = self._class(who, journal, self.cache, self.rng, self.workers, self.clock.now_us)
         self.input(lambda agent: None)
 
     def crash(self) -> None:
@@ -247,10 +249,10 @@ class Site:
         self.pool.alive = False
         self.link += 1
         self._inbox.clear()
-        self.cabinet.partial.clear()
+        self.cache.partial.clear()
 
     def input(self, call: Callable[[Agent], None]) -> None:
-        """Something happens to the agent. While it carries out a turn, it waits for the next."""
+        """Apply an input and run a turn. Inputs during a turn wait for the next one."""
         self._inbox.append(call)
         if self._turning:
             return
@@ -278,19 +280,20 @@ class Site:
                 self.crash()
             if self.agent is not agent:
                 return
-            if isinstance(effect, SendMessage):
-                self._send(self, effect.parts)
-            elif isinstance(effect, RunTasks):
-                self.pool.run(effect)
-            elif isinstance(effect, CancelRunning):
-                self.pool.cancel(effect.ids)
-            elif isinstance(effect, RememberServers):
-                self.servers = effect.servers
-            elif isinstance(effect, Connect):
-                self.link += 1
-                self.clock.note(f"{self.name} dials {effect.bridge}, link {self.link}")
-                if self.on_dial is not None:
-                    self.on_dial(self, effect)
+            match effect:
+                case SendMessage():
+                    self._send(self, effect.parts)
+                case RunTasks():
+                    self.pool.run(effect)
+                case CancelRunning():
+                    self.pool.cancel(effect.ids)
+                case RememberServers():
+                    self.servers = effect.servers
+                case Connect():
+                    self.link += 1
+                    self.clock.note(f"{self.name} dials {effect.bridge}, link {self.link}")
+                    if self.on_dial is not None:
+                        self.on_dial(self, effect)
         if self.agent is agent:
             self._sleep(agent)
 

@@ -84,12 +84,13 @@ class Agent(HeldTasks):
         if envelope.epoch < session.epoch:
             return self._redial("another server, with a newer claim, acts for this endpoint")
         message = envelope.message
-        if isinstance(message, bridge.Reset):
-            return self._hello()
-        if isinstance(message, bridge.Redirect):
-            return self._on_redirect(message)
-        if isinstance(message, bridge.Refuse):
-            return self._on_refuse(message)
+        match message:
+            case bridge.Reset():
+                return self._hello()
+            case bridge.Redirect():
+                return self._on_redirect(message)
+            case bridge.Refuse():
+                return self._on_refuse(message)
         if envelope.n < session.expect:
             return  # a double
         if envelope.n > session.expect:
@@ -102,19 +103,20 @@ class Agent(HeldTasks):
         self._on_message(message, body)
 
     def _on_message(self, message: bridge.FromBridge, body: bytes) -> None:
-        if isinstance(message, bridge.Dispatch):
-            self._on_dispatch(message, body)
-        elif isinstance(message, bridge.Ack):
-            self.outbox.on_ack(message.seq)
-        elif isinstance(message, bridge.CancelTasks):
-            step = bridge.ID_BYTES
-            self.cancel({body[i : i + step] for i in range(0, len(body), step)}, message.why)
-        elif isinstance(message, bridge.BlobPart):
-            self._fetcher.on_part(message, body, self.now_us)
-        elif isinstance(message, bridge.UploadAck):
-            self.outbox.on_upload_ack(message)
-        elif isinstance(message, bridge.Welcome):
-            self._remember_servers(message)
+        match message:
+            case bridge.Dispatch():
+                self._on_dispatch(message, body)
+            case bridge.Ack():
+                self.outbox.on_ack(message.seq)
+            case bridge.CancelTasks():
+                step = bridge.ID_BYTES
+                self.cancel({body[i : i + step] for i in range(0, len(body), step)}, message.why)
+            case bridge.BlobPart():
+                self._fetcher.on_part(message, body, self.now_us)
+            case bridge.UploadAck():
+                self.outbox.on_upload_ack(message)
+            case bridge.Welcome():
+                self._remember_servers(message)
 
     def _on_welcome(self, epoch: int, welcome: bridge.Welcome) -> None:
         if epoch > self.session.epoch:
@@ -127,8 +129,8 @@ class Agent(HeldTasks):
         self.outbox.new_session(welcome.durable_seq)
         self._fetcher.new_session()
         if len(self.outbox.spool) < named:
-            # The inventory named tasks whose results are durable already. The bridge would wait for them
-            # for ever and never send their retries. So send the inventory again.
+            # The inventory named tasks whose results are durable already. The bridge would wait for
+            # them for ever and never send their retries. So send the inventory again.
             return self._hello()
         self._log(f"connected to {welcome.server} (oncue {welcome.server_version})")
 
@@ -152,7 +154,8 @@ class Agent(HeldTasks):
         self.received += message.count
         tasks = decode(list[TaskRecord], body)
         if not self.queue.held.keys().isdisjoint([t.id for t in tasks]):
-            tasks = [t for t in tasks if t.id not in self.queue.held]  # the bridge knows that they are here
+            # The inventory named the others, so the bridge knows that they are held.
+            tasks = [t for t in tasks if t.id not in self.queue.held]
             body = encode(tasks)
         if not tasks:
             return

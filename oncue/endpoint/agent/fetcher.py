@@ -1,9 +1,10 @@
-"""Fetches function bodies and large arguments from the server by hash, in parts.
+"""Fetches function bodies and large arguments in parts, by hash.
 
-Pure.
+Pure, except for the cache handed in.
 
-    start ──► FetchPart, FetchPart ... (a window) ──BlobPart──► written in order ──hash is right──► on_fetched
-                                                     └── an error, or a wrong hash ──► on_failed
+    start ──► FetchPart, FetchPart ... (a window) ──BlobPart──► written in order
+    all parts written ──► the hash is right ──► on_fetched
+                      └── an error, or a wrong hash ──► on_failed
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Servers that the agent can dial: the registered one, and those that a server named.
+"""List of servers that the agent can dial.
 
-Those that a server named are stored in `servers.json`. Any server knows which one acts for the
-endpoint, so it is enough that one of them can be reached.
+It holds the registered server and those that a server named, which are stored in `servers.json`.
+Any server knows which one acts for the endpoint, so it is enough that one of them can be reached.
 """
 
 from __future__ import annotations

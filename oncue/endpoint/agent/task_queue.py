@@ -48,7 +48,8 @@ class TaskQueue:
         self.live_bytes = 0
         self.queued = 0  # in queues of functions that are here
         self._queues: OrderedDict[str, deque[QueuedSlice]] = OrderedDict()  # in turn
-        self.without_function: dict[str, deque[QueuedSlice]] = {}  # function -> tasks that wait for its body
+        #: Tasks that wait for their function's body, by function.
+        self.without_function: dict[str, deque[QueuedSlice]] = {}
 
     # ------------------------------------------------------------ in
 

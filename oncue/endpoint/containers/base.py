@@ -2,8 +2,9 @@
 
 The pool starts the command itself. So whatever the runtime puts before the worker must
 
-- replace itself by the worker (`exec`): the pool signals and reaps the process that it started,
-  and the worker ends when its parent is no longer the pool;
+- replace itself by the worker (`exec`): the pool signals and reaps the process that it started;
+- keep the worker's pid and parent: the worker compares `os.getppid()` with the pool's pid and ends
+  when they differ. So the runtime neither forks nor makes a PID namespace;
 - pass on the open descriptors that the command line names, and stdin, stdout and stderr;
 - keep the working directory and `binds` at the same paths inside;
 - pass on the environment, which names the folder of large values.

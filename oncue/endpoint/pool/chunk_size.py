@@ -16,7 +16,7 @@ class ChunkSizer:
         self._task_us: dict[str, float] = {}  # per function
 
     def measured(self, function: str, tasks: int, took_us: int) -> None:
-        """Add a measurement: `tasks` tasks, one after the other, took `took_us` in all."""
+        """Add a measurement: `tasks` tasks in sequence took `took_us` in all."""
         each, known = max(took_us / tasks, 0.5), self._task_us.get(function)
         self._task_us[function] = each if known is None else (1 - WEIGHT) * known + WEIGHT * each
         if len(self._task_us) > FUNCTIONS:

@@ -56,7 +56,7 @@ def worker_died(code: int, oom: bool) -> Failure:
         )
     if code == EXIT_PIPES_CLOSED:
         return pipes_closed()
-    if code == 128 + signal.SIGTERM:  # how a worker ends by it, after the function's `finally` blocks
+    if code == 128 + signal.SIGTERM:  # the exit code after the function's `finally` blocks
         return Failure(
             "oncue.TaskLost",
             "the worker was ended by SIGTERM while it ran this task, not by oncue",

@@ -41,8 +41,8 @@ class LiveOutput:
             return None
         self._polled_us = now_us
         size = os.fstat(self._fd).st_size
-        if size - self._read_bytes > 4 * OUTPUT_STEP:  # it prints faster than anybody reads: go on near the end
-            self._read_bytes = size - OUTPUT_STEP
+        if size - self._read_bytes > 4 * OUTPUT_STEP:
+            self._read_bytes = size - OUTPUT_STEP  # it prints faster than output is sent: skip
         text = os.pread(self._fd, OUTPUT_STEP, self._read_bytes)
         found = None
         if text and same_task():

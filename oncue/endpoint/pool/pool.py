@@ -68,7 +68,7 @@ class Pool:
     ) -> None:
         self.size = workers
         self.trouble = ""  # why workers cannot be started; empty if they can
-        self.next_wake_us: int | None = None  # when `tick` is due; None: only an event can change anything
+        self.next_wake_us: int | None = None  # when `tick` is due; None: not before an event
         self.fds_version = 0  # changes when `fds` does
         work, self._python = folder / "work", python
         work.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Pool:
         self._launch = WorkerLaunch(container or HostRuntime(), python, work, blobs, env_of_workers)
         self._events = PoolEvents()
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
-        self._spawn_due: list[int] = [0] * workers  # when each missing worker is to be started, unix µs
+        self._spawn_due: list[int] = [0] * workers  # start times of the missing workers, unix µs
         self._failed_starts = 0  # in a row, before they were ready
         self._names = 0
         self._chunk_sizer = ChunkSizer()
@@ -273,7 +273,8 @@ class Pool:
             if w.exited():
                 self._remove_exited(w, now)
                 return
-            if now - (w.pipe_closed_us or w.spawned_us) > 200_000:  # it closed its pipe, or hangs while it starts
+            # It closed its pipe and goes on, or hangs while it starts.
+            if now - (w.pipe_closed_us or w.spawned_us) > 200_000:
                 w.ending = w.ending or ("pipe" if w.pipe_closed_us else "")
                 w.signal(signal.SIGKILL)
             self._wake(now + 5_000)

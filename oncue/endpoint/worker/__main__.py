@@ -4,9 +4,9 @@
 
     read a TaskChunk ─► for each task: unpack ─► call ─► pack ─► shared memory ─► ChunkResults
 
-A pool starts and drives it (pool/worker_process.py), by the messages of pool/protocol.py. stdin is /dev/null;
-stdout and stderr are the output file (capture.py). ONCUE_BLOBS names the folder of large arguments
-and results. A worker ends when its pool's process ends.
+A pool starts and drives it (pool/worker_process.py) by the messages of pool/protocol.py. stdin is
+/dev/null; stdout and stderr are the output file (capture.py). ONCUE_BLOBS names the folder of large
+arguments and results. A worker ends when its pool's process ends.
 """
 
 from __future__ import annotations
@@ -58,9 +58,8 @@ from oncue.protocol.payload import pack as pack_value
 from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord
 
 FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the end of a task
-RELOAD_US = (
-    5_000_000  # a function that could not be loaded is tried again after this: somebody may have installed something
-)
+#: Pause before a function that could not be loaded is tried again: a package may be there now.
+RELOAD_US = 5_000_000
 
 _encode_value = msgspec.msgpack.Encoder().encode
 _decode_args = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]]).decode
@@ -169,7 +168,7 @@ class Worker:
                 self.flush(n, False)
                 self.sent_us = now = time.time_ns() // 1000
         numbers[INDEX] = -1
-        if not self.capture.no_input():  # once a chunk: it costs a seek, and few functions read stdin
+        if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
 

@@ -3,7 +3,8 @@
 Descriptors 1 and 2 are one file of the pool's, which is empty between tasks. So the pool can read
 a running task's output, and the check after each task is three seeks:
 
-    capture.fd ──► MARK beyond its end: at MARK if it is empty      1, 2 ──► there too: same open file
+    capture.fd ──► MARK bytes beyond its end: at MARK if it is empty
+    1, 2 ────────► the same offset: they share the open file
 
 A descriptor that was closed or redirected is elsewhere. Asking for its offset changes nothing in a
 user's file.
@@ -17,7 +18,8 @@ import sys
 
 from oncue.endpoint.pool.output_file import read_output
 
-MARK = 1_000_003  # an offset that no other file happens to be at; what is written is appended, wherever the offset is
+#: An unlikely offset for any other file. Writes append, wherever the offset is.
+MARK = 1_000_003
 
 
 class Capture:

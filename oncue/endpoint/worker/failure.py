@@ -53,7 +53,10 @@ def _text(error: BaseException) -> str:
 
 
 def own_lines(error: BaseException) -> str:
-    """Return the traceback and its causes, at most TRACEBACK_BYTES, without oncue's frames."""
+    """Return the traceback and its causes without oncue's frames.
+
+    At most TRACEBACK_BYTES.
+    """
     try:
         shown = traceback.TracebackException.from_exception(error, compact=True)
         _strip(shown, 0)

@@ -14,7 +14,7 @@ from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args
 from oncue.protocol.records import ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord
-from tests.simulation.site import MemoryCabinet, MemoryFile
+from tests.simulation.site import MemoryCache, MemoryFile
 
 BODY = b"the body"
 FUNCTION = hashlib.sha256(BODY).hexdigest()
@@ -31,13 +31,13 @@ class Bench:
 
     def __init__(self, file: MemoryFile | None = None, *, body: bool = True, new_identity: bytes = b"journal1") -> None:
         self.file = file or MemoryFile()
-        self.cabinet = MemoryCabinet()
+        self.cache = MemoryCache()
         if body:
-            self.cabinet.bodies[FUNCTION] = BODY
+            self.cache.bodies[FUNCTION] = BODY
         who = AgentIdentity("ep", "1", "3.12", "host", 7, b"boot8888")
         journal = Journal(self.file, new_identity)
         self.now_us = 1_000_000
-        self.agent = Agent(who, journal, self.cabinet, random.Random(1), WORKERS, self.now_us)
+        self.agent = Agent(who, journal, self.cache, random.Random(1), WORKERS, self.now_us)
         self.session = self.n = 0
         self.epoch = 5
         self.runs: list[RunTasks] = []
@@ -345,7 +345,7 @@ def test_a_body_that_comes_is_kept_and_its_tasks_run() -> None:
     bench.hear(bridge.BlobPart(FUNCTION, 0, len(BODY)), BODY)
     bench.turn(room=2)
     assert [(run.body, [t.id for t in run.tasks]) for run in bench.runs] == [(BODY, [task(1).id])]
-    assert bench.cabinet.bodies == {FUNCTION: BODY}
+    assert bench.cache.bodies == {FUNCTION: BODY}
 
 
 def test_a_body_with_another_hash_is_not_run() -> None:
@@ -355,7 +355,7 @@ def test_a_body_with_another_hash_is_not_run() -> None:
     bench.hear(bridge.BlobPart(FUNCTION, 0, 4), b"evil")
     assert [e.status for e in ends(bench)] == [ERROR]
     assert not bench.runs
-    assert not bench.cabinet.bodies
+    assert not bench.cache.bodies
 
 
 def test_an_agent_without_its_journal_says_so() -> None:
