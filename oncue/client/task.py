@@ -20,10 +20,10 @@ from oncue.client.resources import Tasks
 from oncue.client.session import Session
 from oncue.errors import Invalid, OncueError
 from oncue.ids import parse
-from oncue.lifecycle import CLOSED_AS
 from oncue.protocol import payload
 from oncue.protocol.api import TaskInfo, TimelineEntry
 from oncue.protocol.records import OK, Ended
+from oncue.task_lifecycle import CLOSED_AS
 
 R = TypeVar("R")
 log = logging.getLogger("oncue.client")

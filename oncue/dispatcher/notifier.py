@@ -16,10 +16,10 @@ from typing import Any
 
 from oncue.dispatcher.live_feed import about
 from oncue.errors import Conflict
-from oncue.lifecycle import CLOSED_AS
 from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call, Ended
+from oncue.task_lifecycle import CLOSED_AS
 
 STREAM_BYTES = 256 << 20  # unread, of one stream
 FEED_ITEMS = 1_000  # unread, of one live feed

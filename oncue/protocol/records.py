@@ -36,7 +36,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
 
 
 class StoredRetryPolicy(Stored, frozen=True):
-    """Retry policy of a task, as stored. Applied in lifecycle.py."""
+    """Retry policy of a task, as stored. Applied in task_lifecycle.py."""
 
     max: int = 0  # retries after the first attempt
     backoff: Literal["exponential", "constant"] = "exponential"

@@ -16,7 +16,7 @@ import sqlite3
 import msgspec
 
 from oncue.errors import Invalid
-from oncue.lifecycle import State, TaskState
+from oncue.task_lifecycle import State, TaskState
 from oncue.view import rows
 from oncue.view.interning import CallCache
 
@@ -38,7 +38,7 @@ _BY_SPAN = ("rule", "function", "name", "endpoint", "owner")  # most selective f
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Filters of a task list, combined by AND."""
 
-    state: str = ""  # a phase (lifecycle.phase), or "open" or "closed"
+    state: str = ""  # a phase (task_lifecycle.phase), or "open" or "closed"
     endpoint: str = ""  # its id
     function: str = ""  # content hash or name
     rule: str = ""

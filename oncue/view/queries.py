@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from oncue.lifecycle import State, TaskState
 from oncue.protocol.records import Call, TaskRecord
+from oncue.task_lifecycle import State, TaskState
 from oncue.view import rows
 from oncue.view.bulk_sql import fetch
 from oncue.view.interning import CallCache

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from oncue.lifecycle import Attempt, State, TaskState
 from oncue.protocol.records import Call, Ended
+from oncue.task_lifecycle import Attempt, State, TaskState
 from oncue.view.bulk_sql import fetch
 
 COLUMNS = (

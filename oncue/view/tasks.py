@@ -1,6 +1,6 @@
 """Stores tasks and their results as rows.
 
-The same fold as lifecycle.py, over whole frames. Nearly all frames take the fast path: one INSERT
+The same fold as task_lifecycle.py, over whole frames. Nearly all frames take the fast path: one INSERT
 for a frame of new tasks, one UPDATE for a frame of results that close open tasks. For any other
 frame (result before its task, retry, duplicate, late result) the states are loaded, folded one by
 one, and written back together. The UPDATE's row count shows if all tasks were open; if not, it
@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from oncue import lifecycle
-from oncue.lifecycle import CLOSED_AS, State, TaskState
+from oncue import task_lifecycle
 from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, TaskFrame, TaskRecord
+from oncue.task_lifecycle import CLOSED_AS, State, TaskState
 from oncue.view import rows
 from oncue.view.bulk_sql import chunks, fetch, run, statement
 from oncue.view.interning import CallInterner, CallRef
@@ -194,7 +194,7 @@ class TaskRows:
         closings = []
         for e in ended:
             old = after.get(e.id) or before.get(e.id)
-            new = lifecycle.end(old, call, accepted_us, e)
+            new = task_lifecycle.end(old, call, accepted_us, e)
             if new is old:
                 continue
             after[e.id] = new
@@ -280,7 +280,7 @@ def _attempts(s: TaskState) -> list[tuple[Any, ...]]:
 def _all_close(call: Call, ended: Sequence[Ended]) -> bool:
     """True if no result is followed by a retry."""
     return call.retry is None or all(
-        e.status == OK or lifecycle.retry_due(call, e.id, e.attempt, e.status, e.ended_us) is None for e in ended
+        e.status == OK or task_lifecycle.retry_due(call, e.id, e.attempt, e.status, e.ended_us) is None for e in ended
     )
 
 

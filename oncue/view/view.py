@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from oncue.lifecycle import State, TaskState
 from oncue.log import Partition, RecordBatch
 from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
+from oncue.task_lifecycle import State, TaskState
 from oncue.view import lists, lookups, queries, retention, snapshots
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow

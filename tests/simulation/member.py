@@ -23,10 +23,10 @@ from oncue.dispatcher.bridge.effects import (
 from oncue.dispatcher.bridge.pending_tasks import OpenTask
 from oncue.dispatcher.bridge.pending_tasks import TaskGroup as Tasks
 from oncue.dispatcher.bridge.server_ends import end_by_server, end_cancelled
-from oncue.lifecycle import State, TaskState
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import EXPIRED, Ended, Failure, ResultFrame, TaskFrame, TaskRecord
+from oncue.task_lifecycle import State, TaskState
 from tests.simulation.clock import Clock
 from tests.simulation.group import HEARTBEAT_US, MARGIN, SESSION_US, Group
 from tests.simulation.server import Server

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from oncue import lifecycle
+from oncue import task_lifecycle
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
@@ -35,7 +35,7 @@ class Durable:
     """What survives the server: the log, folded; blobs; functions."""
 
     def __init__(self) -> None:
-        self.states: dict[bytes, lifecycle.TaskState] = {}
+        self.states: dict[bytes, task_lifecycle.TaskState] = {}
         self.order: list[bytes] = []
         self.place: dict[bytes, str] = {}
         self.blobs: dict[str, bytes] = {}
@@ -47,13 +47,13 @@ class Durable:
             if t.id not in self.place:
                 self.order.append(t.id)
                 self.place[t.id] = endpoint
-            self.states[t.id] = lifecycle.accept(self.states.get(t.id), frame.call, t, frame.accepted_us)
+            self.states[t.id] = task_lifecycle.accept(self.states.get(t.id), frame.call, t, frame.accepted_us)
 
     def end(self, record: bytes) -> None:
         frame = decode(ResultFrame, record)
         for e in frame.ended:
             state = self.states.get(e.id)
-            self.states[e.id] = lifecycle.end(state, frame.call, frame.accepted_us, e)
+            self.states[e.id] = task_lifecycle.end(state, frame.call, frame.accepted_us, e)
 
 
 class Server:
@@ -137,7 +137,7 @@ class Server:
         def durable() -> None:
             for task_id in ids:
                 state = self.durable.states.get(task_id)
-                self.durable.states[task_id] = lifecycle.cancel(state, task_id, self.clock.now_us, "me")
+                self.durable.states[task_id] = task_lifecycle.cancel(state, task_id, self.clock.now_us, "me")
             recorded()
             self.with_channel(endpoint, lambda channel: channel.cancel(ids, "cancelled"))
 

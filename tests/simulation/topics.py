@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from oncue import lifecycle
-from oncue.lifecycle import TaskState
+from oncue import task_lifecycle
 from oncue.protocol.codec import decode
 from oncue.protocol.records import Ended, ResultFrame, TaskFrame
+from oncue.task_lifecycle import TaskState
 
 RESULTS = "results"
 
@@ -97,13 +97,13 @@ class Fold:
             for i, t in enumerate(entry.tasks):
                 self.place.setdefault(t.id, entry.call.endpoint)
                 self.seq.setdefault(t.id, (offset << 16) + i)
-                self.states[t.id] = lifecycle.accept(self.states.get(t.id), entry.call, t, entry.accepted_us)
+                self.states[t.id] = task_lifecycle.accept(self.states.get(t.id), entry.call, t, entry.accepted_us)
         elif isinstance(entry, bytes):
             frame = decode(ResultFrame, entry)
             if frame.epoch and frame.epoch < self._fences.get(frame.call.endpoint, 0):
                 return
             for e in frame.ended:
-                self.states[e.id] = lifecycle.end(self.states.get(e.id), frame.call, frame.accepted_us, e)
+                self.states[e.id] = task_lifecycle.end(self.states.get(e.id), frame.call, frame.accepted_us, e)
         elif isinstance(entry, Claimed):
             self.claims[partition.partition(".")[2]] = (offset + 1, entry.server)
         elif isinstance(entry, Fenced):
@@ -111,7 +111,7 @@ class Fold:
                 self._fences[endpoint] = max(epoch, self._fences.get(endpoint, 0))
         else:
             for task_id in entry.ids:
-                self.states[task_id] = lifecycle.cancel(self.states.get(task_id), task_id, entry.at_us, "me")
+                self.states[task_id] = task_lifecycle.cancel(self.states.get(task_id), task_id, entry.at_us, "me")
 
     def closing(self, task_id: bytes) -> Ended | None:
         """The end that counts, as it was recorded."""

@@ -12,11 +12,11 @@ from typing import Any
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
 from oncue.ids import derived_ids
-from oncue.lifecycle import State
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode
 from oncue.protocol.payload import Ref, pack_ref, ref_of
 from oncue.protocol.records import OK, VERSION, Call, Ended, StoredRetryPolicy, TaskFrame, TaskRecord
+from oncue.task_lifecycle import State
 from tests.simulation.clock import Clock
 from tests.simulation.server import Durable, Server
 from tests.simulation.site import Site, behaviour, content_of

@@ -7,8 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from oncue import lifecycle
-from oncue.lifecycle import TaskState
+from oncue import task_lifecycle
 from oncue.protocol.records import (
     VERSION,
     Call,
@@ -21,6 +20,7 @@ from oncue.protocol.records import (
     TaskRecord,
 )
 from oncue.protocol.topics import CONTROL, REPORTS, RESULTS, TaskTopics
+from oncue.task_lifecycle import TaskState
 
 ENDPOINT = "ep"
 ACCEPTED_US = 1_000
@@ -96,19 +96,19 @@ def interleaved(draw: st.DrawFn, history: dict[str, list[Any]]) -> list[Entry]:
 
 
 def fold(entries: Sequence[Entry], states: dict[bytes, TaskState] | None = None) -> dict[bytes, TaskState]:
-    """What lifecycle.py makes of these records."""
+    """What task_lifecycle.py makes of these records."""
     states = dict(states or {})
     for _, message in entries:
         if isinstance(message, TaskFrame):
             for t in message.tasks:
-                states[t.id] = lifecycle.accept(states.get(t.id), message.call, t, message.accepted_us)
+                states[t.id] = task_lifecycle.accept(states.get(t.id), message.call, t, message.accepted_us)
         elif isinstance(message, ResultFrame):
             for e in message.ended:
-                states[e.id] = lifecycle.end(states.get(e.id), message.call, message.accepted_us, e)
+                states[e.id] = task_lifecycle.end(states.get(e.id), message.call, message.accepted_us, e)
         elif isinstance(message, Cancel):
             for i in message.tasks:
-                states[i] = lifecycle.cancel(states.get(i), i, message.at_us, message.by)
+                states[i] = task_lifecycle.cancel(states.get(i), i, message.at_us, message.by)
         else:
             for i, attempt, at in message.tasks:
-                states[i] = lifecycle.started(states.get(i), i, attempt, at)
+                states[i] = task_lifecycle.started(states.get(i), i, attempt, at)
     return states

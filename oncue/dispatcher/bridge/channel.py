@@ -28,14 +28,14 @@ from oncue.dispatcher.bridge.effects import (
     StoreResults,
     WritePart,
 )
+from oncue.dispatcher.bridge.message_numbers import MessageNumbers, refuse_protocol, unnumbered
 from oncue.dispatcher.bridge.pending_tasks import PAGE, OpenTask, PendingTasks, TaskGroup
 from oncue.dispatcher.bridge.result_acks import ResultAcks
 from oncue.dispatcher.bridge.server_ends import end_by_server
-from oncue.dispatcher.bridge.session import AgentSession, refuse_protocol, unnumbered
-from oncue.lifecycle import retry_due
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import EXPIRED, LOST, OK, VERSION, Call, Ended, Failure, TaskFrame
+from oncue.task_lifecycle import retry_due
 
 
 class EndpointChannel:
@@ -62,7 +62,7 @@ class EndpointChannel:
         self.since_us = 0
         self.hello: bridge.Hello | None = None
         self.refused = ""
-        self._session = AgentSession()
+        self._session = MessageNumbers()
         self._inventory: list[tuple[bytes, int]] = []  # (task, attempt), while it is received
         self.granted = self.sent = 0  # tasks, since the session's start
         # tasks

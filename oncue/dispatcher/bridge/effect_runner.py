@@ -36,12 +36,12 @@ from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.view_consumer import PUBLISHED
 from oncue.errors import OncueError, Undecodable
 from oncue.ids import now_us
-from oncue.lifecycle import State, TaskState
 from oncue.log import Position, Record
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Ended, Report, Started, TaskRecord, Usage
 from oncue.protocol.topics import REGISTRY, REPORTS, RESULTS
+from oncue.task_lifecycle import State, TaskState
 
 log = logging.getLogger("oncue.carrier")
 STORE_AGAIN_S = 1.0  # after an append that failed

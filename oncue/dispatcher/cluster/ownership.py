@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 
 from oncue.dispatcher.bridge.channel import EndpointChannel
-from oncue.dispatcher.bridge.session import refuse_protocol
+from oncue.dispatcher.bridge.message_numbers import refuse_protocol
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.context import ServerContext
 from oncue.errors import LogError, OncueError

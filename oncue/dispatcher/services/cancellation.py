@@ -23,12 +23,12 @@ from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import TooLarge
 from oncue.ids import now_us, parse_task_id
-from oncue.lifecycle import State, TaskState
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Cancel
 from oncue.protocol.topics import CONTROL, RESULTS
+from oncue.task_lifecycle import State, TaskState
 
 MAX_CANCEL = 10_000
 

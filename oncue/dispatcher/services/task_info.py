@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from oncue.errors import Undecodable
-from oncue.lifecycle import Attempt, State, TaskState, phase
 from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, STATUS_NAMES, Failure
+from oncue.task_lifecycle import Attempt, State, TaskState, phase
 
 SHOWN_BYTES = 64 * 1024  # a larger value is described; a request for the outcome returns it
 

@@ -34,7 +34,6 @@ from oncue.dispatcher.services.idempotency import (
 from oncue.dispatcher.services.task_info import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from oncue.ids import now_us
-from oncue.lifecycle import TaskState, end
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import payload
@@ -42,6 +41,7 @@ from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import INLINE_BYTES, VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS
+from oncue.task_lifecycle import TaskState, end
 from oncue.view import TaskFilter
 
 RECORD_TASKS = 1_024  # tasks in one record of the log

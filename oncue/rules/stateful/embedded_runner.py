@@ -163,7 +163,7 @@ class EmbeddedRunner:
         assert store is not None
         group = await self._call(store.fold_batches, batches)
         fired = await self.firer.fire(group)
-        if fired.appends:  # where they stand is kept with the states: the log for_servers no place for this group
+        if fired.appends:  # the offset is stored with the states, not as the group's in the log
             await commit(self._log, GROUP, (), fired.appends)
         await self._call(store.store, group)
         self.firer.count(group, fired)

@@ -30,7 +30,7 @@ from oncue.rules.operators.catalog import resolve
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
 
 TICK_WINDOWS = 64  # closed by one tick: bounds the memory
-MARGIN_MS = 3_600_000  # a runner for_servers a state for so long after it has no effect any more
+MARGIN_MS = 3_600_000  # a runner keeps a state this long after it has no effect any more
 
 
 class StateKey(NamedTuple):

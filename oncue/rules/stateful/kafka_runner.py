@@ -86,7 +86,7 @@ class KafkaRunner:
     ) -> None:
         """`for_servers`: this process is a server, so the partitions carry the servers' mark."""
         self._log, self._fence, self._active_rules, self._worker = log, fence, active_rules, worker
-        self._keeps, self._step = for_servers, step
+        self._for_servers, self._step = for_servers, step
         self._before_batch, self._clock_ms = before_batch, clock_ms
         self.firer = Firer(directory, active_rules, offload, history)
         self.parts: dict[int, AssignedPartition] = {}
@@ -111,7 +111,7 @@ class KafkaRunner:
             await asyncio.sleep(REASSIGNMENT_S)
             if any(not part.ready and before.get(n) is part for n, part in self.parts.items()):
                 raise LogError(
-                    "another process has claimed partitions of this worker and for_servers them",
+                    "another process has claimed partitions of this worker and keeps them",
                     remedy="start it again: it then reports the owner",
                 )
 
@@ -181,7 +181,9 @@ class KafkaRunner:
         Raises LogError: servers own some.
         """
         tables = [(part.number, part.table) for part in self.parts.values()]
-        if owned := [number for number, table in tables if not table.started or table.by_servers is not self._keeps]:
+        if owned := [
+            number for number, table in tables if not table.started or table.by_servers is not self._for_servers
+        ]:
             raise LogError(
                 f"servers have the partitions {', '.join(map(str, owned))}: they run stateful rules themselves",
                 remedy='set rules_memory to "stream" for all servers, or leave it to them',

@@ -25,7 +25,7 @@ async def ensure_matches(log: Log, settings: Settings) -> int:
     there, wanted = (await log.topics()).get(MATCHES), settings.matches_partitions
     count = there.partitions if there is not None else wanted
     if count != wanted:
-        _log.warning("%s for_servers its %d partitions (the setting matches_partitions is %d)", MATCHES, count, wanted)
+        _log.warning("%s keeps its %d partitions (the setting matches_partitions is %d)", MATCHES, count, wanted)
     retention_ms = int(settings.events_retention_days * DAY_MS)
     await log.ensure({MATCHES: Topic(partitions=count, retention_ms=retention_ms)})
     return count

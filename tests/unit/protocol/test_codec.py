@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 sys.setswitchinterval(1e-6)
 import oncue
-from oncue import lifecycle
+from oncue import task_lifecycle
 from oncue.client import http
 from oncue.dispatcher.http import schemas
 from oncue.functions import body
@@ -21,7 +21,7 @@ from oncue.protocol import api, records
 from oncue.triggers.file import options
 from oncue.triggers.webhook import trigger
 
-modules = (http, lifecycle, records, api, schemas, body, base, options, trigger)
+modules = (http, task_lifecycle, records, api, schemas, body, base, options, trigger)
 kinds = [k for m in modules for k in vars(m).values() if isinstance(k, type) and issubclass(k, msgspec.Struct)]
 assert len(kinds) > 60, len(kinds)
 failed = []

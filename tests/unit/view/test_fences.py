@@ -6,11 +6,11 @@ from pathlib import Path
 
 from oncue import ids
 from oncue.dispatcher.bridge.server_ends import end_by_server
-from oncue.lifecycle import State
 from oncue.log.base import partition_of
 from oncue.protocol.codec import encode
 from oncue.protocol.records import EXPIRED, OK, VERSION, Call, Ended, Failure, Fence, ResultFrame, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS, TaskTopics
+from oncue.task_lifecycle import State
 from tests.unit.view.view_feed import Feed, run
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oncue.lifecycle import State, TaskState
 from oncue.log import Record, RecordBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import ERROR, OK, VERSION, Ended, ResultFrame, TaskFrame
 from oncue.protocol.topics import RESULTS
+from oncue.task_lifecycle import State, TaskState
 from oncue.view import ClosedTask, TaskFilter, View, lists, queries
 from oncue.view.projector import Applied, Projector
 from oncue.view.queries import TaskQueries

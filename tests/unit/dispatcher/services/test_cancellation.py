@@ -13,11 +13,11 @@ from oncue.dispatcher.bridge.effects import EndWaitingTasks
 from oncue.dispatcher.services.cancellation import MAX_CANCEL, CancellationService
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import LogError, NotFound, TooLarge
-from oncue.lifecycle import State
 from oncue.protocol import api as r
 from oncue.protocol.codec import decode
 from oncue.protocol.records import VERSION, Cancel, EndpointRecord, TaskFrame
 from oncue.protocol.topics import CONTROL
+from oncue.task_lifecycle import State
 from tests.unit.dispatcher.services.service_site import ADA, BOB, Site, with_site
 
 PEER = "http://peer:1"

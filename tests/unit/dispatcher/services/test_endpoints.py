@@ -12,12 +12,12 @@ from oncue import curve
 from oncue.dispatcher.services.endpoints import EndpointService
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound
 from oncue.ids import now_us
-from oncue.lifecycle import State
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Usage
 from oncue.protocol.topics import REPORTS
+from oncue.task_lifecycle import State
 from tests.unit.dispatcher.services.service_site import (
     ADA,
     ADMIN,

@@ -8,7 +8,7 @@ from oncue.dispatcher.bridge.effects import SendFrame
 from oncue.protocol import bridge
 
 
-class AgentSession:
+class MessageNumbers:
     """Message numbers and times since the agent's last Hello."""
 
     def __init__(self) -> None:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncue import lifecycle
-from oncue.lifecycle import CLOSED_AS, State, TaskState
+from oncue import task_lifecycle
 from oncue.protocol.records import (
     CANCELLED,
     ERROR,
@@ -25,6 +24,7 @@ from oncue.protocol.records import (
     ResultFrame,
     StoredRetryPolicy,
 )
+from oncue.task_lifecycle import CLOSED_AS, State, TaskState
 from tests.unit.task_histories import ACCEPTED_US, PLAIN, RETRIED, fold, histories, interleaved, task_of
 
 ID = b"\x01" * 16
@@ -35,9 +35,9 @@ def ended(attempt: int, status: int, at: int = 5_000, value: bytes = b"") -> End
 
 
 def after(call: Call, *ends: Ended) -> TaskState:
-    state = lifecycle.accept(None, call, task_of(ID), ACCEPTED_US)
+    state = task_lifecycle.accept(None, call, task_of(ID), ACCEPTED_US)
     for e in ends:
-        state = lifecycle.end(state, call, ACCEPTED_US, e)
+        state = task_lifecycle.end(state, call, ACCEPTED_US, e)
     return state
 
 
@@ -142,23 +142,23 @@ def test_an_end_of_an_older_attempt_is_superseded() -> None:
 
 
 def test_a_cancel_is_a_wish() -> None:
-    state = lifecycle.cancel(after(PLAIN), ID, 7, "ann")
+    state = task_lifecycle.cancel(after(PLAIN), ID, 7, "ann")
     assert (state.state, state.cancel_us, state.cancel_by) == (State.WAITING, 7, "ann")
-    assert lifecycle.cancel(state, ID, 8, "bob") == state
-    assert lifecycle.end(state, PLAIN, ACCEPTED_US, ended(1, OK)).state is State.SUCCEEDED
-    assert lifecycle.end(state, PLAIN, ACCEPTED_US, ended(1, CANCELLED)).state is State.CANCELLED
+    assert task_lifecycle.cancel(state, ID, 8, "bob") == state
+    assert task_lifecycle.end(state, PLAIN, ACCEPTED_US, ended(1, OK)).state is State.SUCCEEDED
+    assert task_lifecycle.end(state, PLAIN, ACCEPTED_US, ended(1, CANCELLED)).state is State.CANCELLED
 
 
 def test_a_cancel_without_a_time_counts() -> None:
-    assert lifecycle.cancel(None, ID, 0, "ann").cancel_us > 0
+    assert task_lifecycle.cancel(None, ID, 0, "ann").cancel_us > 0
 
 
 @given(st.integers(1, 100), st.sampled_from(("exponential", "constant")), st.integers(0, 10**6), st.integers(0, 10**7))
 def test_delays_stay_between_half_and_all_of_the_step(attempt: int, backoff: Any, base: int, cap: int) -> None:
     step = min(base << min(attempt - 1, 40) if backoff == "exponential" else base, cap) * 1000
-    delay = lifecycle.delay_us(StoredRetryPolicy(9, backoff, base, cap), ID, attempt)
+    delay = task_lifecycle.delay_us(StoredRetryPolicy(9, backoff, base, cap), ID, attempt)
     assert step // 2 <= delay <= step
-    assert delay == lifecycle.delay_us(StoredRetryPolicy(9, backoff, base, cap), ID, attempt)
+    assert delay == task_lifecycle.delay_us(StoredRetryPolicy(9, backoff, base, cap), ID, attempt)
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_delays_stay_between_half_and_all_of_the_step(attempt: int, backoff: Any
     ],
 )
 def test_phases(given_: tuple[State, int, int, int], word: str) -> None:
-    assert lifecycle.phase(*given_) == word
+    assert task_lifecycle.phase(*given_) == word
