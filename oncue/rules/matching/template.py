@@ -133,10 +133,6 @@ def reference(text: str, place: str) -> Render:
     for name in filters:
         if name not in FILTERS:
             raise ValueError(f"there is no filter {name!r}: {nearest(name, FILTERS)}")
-    if path.startswith(("each.", "first.", "last.")):
-        raise ValueError(
-            f"${{{text}}} is for rules that run for many events; of one event write ${{{path.partition('.')[2]}}}"
-        )
     # As in CEL, the event's own attributes may be named through `event`.
     path = path.removeprefix("event.")
     get: Render = whole if path == "event" else getter(path)

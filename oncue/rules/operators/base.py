@@ -112,7 +112,8 @@ class Operator(Stored, Generic[S], frozen=True):
     STATE: ClassVar[type[OperatorState]]
     OPTIONS: ClassVar[tuple[str, ...]]  # keys of its mapping in the rule file, beside `key`
     EXAMPLE: ClassVar[str]  # of that mapping, for error messages
-    BUFFERS: ClassVar[bool] = False  # it buffers events; then its state also depends on the values that are buffered
+    # It buffers events; its state then also depends on the buffered values. A rule's last operator only.
+    BUFFERS: ClassVar[bool] = False
     FIRES_MANY: ClassVar[bool] = False  # a firing has several events; arguments use ${each.PATH}, ${count} ...
     UNFIRED: ClassVar[str] = ""  # why buffered events may stay in the buffer, for tests of rule files
 

@@ -5,6 +5,7 @@ It turns an event that matched into a Match.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from oncue.protocol.records import VERSION, Event
 from oncue.rules.matching.template import Template, as_text, compile_args
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE, operator_id
-from oncue.rules.operators.event_rows import EventRows, RequiredFields
+from oncue.rules.operators.event_rows import EventRows, RequiredFields, refer_to_event
 from oncue.rules.operators.records import BufferedEvent, KeyedOperator, Match
 from oncue.rules.yaml_document import Node, Problems, nearest
 
@@ -119,8 +120,20 @@ def parse_operators(rule: Node, problems: Problems) -> OperatorChain | None:
     The required fields are collected afterwards, while the rule's arguments are compiled."""
     found = [(member, rule.value[name]) for name, member in CATALOGUE.members.items() if name in rule.value]
     compiled = [_compiled(member, node, problems) for member, node in found]
+    _check_order(rule, [member for member, _ in found], problems)
     many = next((member.name() for member, _ in found if member.FIRES_MANY), "")
     return OperatorChain(tuple(o for o in compiled if o), RequiredFields(many)) if found else None
+
+
+def _check_order(rule: Node, members: list[type[AnyOperator]], problems: Problems) -> None:
+    """Add a problem for each operator that buffers events before another operator.
+
+    A buffer fires the rule directly, so the operators after it would be skipped.
+    """
+    for member, following in pairwise(members):
+        if member.BUFFERS:
+            problem = f"`{member.name()}` buffers events, and `{following.name()}` would come after it"
+            problems.add(rule.at_key(following.name()), problem, "leave one of them out, or use two rules")
 
 
 def _compiled(member: type[AnyOperator], node: Node, problems: Problems) -> CompiledOperator | None:
@@ -143,4 +156,4 @@ def _key(name: str, node: Node | None, problems: Problems) -> tuple[Template | N
     if not isinstance(node.value, str) or not node.value:
         problems.add(node, f"{name}.key is a text, not {node.kind()}", f'{name}: {{key: "${{data.path}}", ...}}')
         return None, ""
-    return compile_args(node, problems, f"{name}.key"), node.value
+    return compile_args(node, problems, f"{name}.key", refer_to_event), node.value

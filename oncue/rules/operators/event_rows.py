@@ -16,6 +16,7 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.rules.matching.template import Render, reference
+from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import ClosedWindow
 
 REFERENCES = (
@@ -73,7 +74,7 @@ class RequiredFields:
         Raises ValueError.
         """
         if not self._many:
-            return self._of(text, place, _first)
+            return self._of(check_single(text), place, _first)
         if text in ("count", "key"):
             return _count if text == "count" else _key
         word, _, path = text.partition(".")
@@ -87,6 +88,20 @@ class RequiredFields:
         need = " | ".join(part.strip() for part in path.split("|"))
         self._found.setdefault(need, reference(path, place))
         return lambda rows: which(rows, rows.column(need))
+
+
+def refer_to_event(text: str, place: str) -> Render:
+    """Return the function that evaluates `${text}` on one Event. Raises ValueError."""
+    return reference(check_single(text), place)
+
+
+def check_single(text: str) -> str:
+    """Return a reference to one event. Raises ValueError: it is to one of many events."""
+    word, _, path = text.partition(".")
+    if word in _WHICH and path:
+        operators = " or ".join(f"`{m.name()}`" for m in CATALOGUE.members.values() if m.FIRES_MANY)
+        raise ValueError(f"${{{text}}} is for the arguments of rules with {operators}; of one event write ${{{path}}}")
+    return text
 
 
 def _each(rows: EventRows, column: int) -> Any:

@@ -22,6 +22,7 @@ from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
+from oncue.rules.operators.event_rows import refer_to_event
 from oncue.rules.parsing.condition_parser import parse_match, parse_on
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
@@ -203,7 +204,7 @@ def _rule(
     when = _when(get("when"), problems)
     timeout_ms = _limit(get("timeout"), "timeout", problems)
     operators = parse_operators(node, problems)
-    runs = _runs(run, timeout_ms, problems, operators.needs.refer if operators else None) if run else ()
+    runs = _runs(run, timeout_ms, problems, operators.needs.refer if operators else refer_to_event) if run else ()
     retry = _retry(get("retry"), problems)
     expires_ms = _limit(get("expires"), "expires", problems)
     enabled = _typed(get("enabled"), bool, "enabled", True, problems)
@@ -239,7 +240,7 @@ def _when(node: Node | None, problems: Problems) -> Cel | None:
         return None
 
 
-def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> tuple[RuleRun, ...]:
+def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer) -> tuple[RuleRun, ...]:
     nodes = node.value if isinstance(node.value, list) else [node]
     if not 0 < len(nodes) <= MAX_RUNS:
         problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
@@ -247,7 +248,7 @@ def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) 
     return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems, refer)))
 
 
-def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer | None) -> RuleRun | None:
+def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer) -> RuleRun | None:
     if not _mapping(node, "`run`", problems):
         return None
     _known(node, RUN_KEYS, "`run`", problems)

@@ -49,11 +49,9 @@ class PartitionClaim(Stored, frozen=True):
 class ChangelogStates:
     def __init__(self, data: MutableMapping[bytes, bytes] | None = None) -> None:
         self._data: MutableMapping[bytes, bytes] = {} if data is None else data
-        self.progress, self.started = (
-            Progress(),
-            False,
-        )  # placed: the partition was started or handed over
-        self.by_servers = False  # by servers
+        self.progress = Progress()
+        self.started = False  # the partition was started or handed over
+        self.by_servers = False  # servers run the partition, not stream workers
         self._open: set[StateKey] = set()  # states with buffered events
         self._due_ms: dict[StateKey, int] = {}  # of states that wait for a tick
         self._items: dict[StateKey, set[bytes]] = {}
