@@ -30,7 +30,10 @@ class RuleCounters:
 
 
 class Action:
-    """One function that a deployed rule runs: the common part of its tasks, and their arguments."""
+    """One function that a deployed rule runs.
+
+    Holds the common part of its tasks, and renders their arguments.
+    """
 
     __slots__ = ("_constant", "_run", "call", "endpoint", "expires_ms", "owner")
 

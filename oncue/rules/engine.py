@@ -1,9 +1,10 @@
-"""Engine: matches events of `oncue.events` against the active rules and makes tasks.
+"""Engine: matches events of `oncue.events` against rules and makes tasks.
 
-    oncue.events ──batches──► decode ─► index ─► decide ─► arguments ─► TaskFrames by endpoint, action
-                                 │                 │          │
-                                 │   stateful rules ─► Match ─► oncue.matches (embedded_runner.py goes on)
-                                 └── oncue.dead (reason) ◄────┘        commit("rules", batches, appends): all or nothing
+    oncue.events ─batches─► decode ─► index ─► decide ─► arguments ─► TaskFrames (endpoint, action)
+                              │                  │           │
+                              │   stateful rules └─► Match ─► oncue.matches (embedded_runner.py)
+                              └── oncue.dead (reason) ◄──────┘
+    All results of a step are committed in one transaction: commit("rules", batches, appends).
 
 After a crash before the commit the batches are delivered again and make the same tasks: ids follow
 from rule and event. A bad event or rule gives a dead letter and does not affect others.
@@ -38,12 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Matches events until cancelled (`run`);
+    """Matches events until cancelled (`run`).
 
-    `update` replaces the rules between two steps.
-
-    `offload` stores a payload that is too large to travel inline as a durable blob and returns the
-    reference.
+    `update` replaces the rules between two steps. `offload` stores a payload that is too large to
+    travel inline as a durable blob and returns the reference.
     """
 
     def __init__(
@@ -80,7 +79,10 @@ class Engine:
             await reader.close()
 
     async def step(self, batches: Sequence[RecordBatch]) -> None:
-        """Process batches and commit the results; nothing if another server owns them by now."""
+        """Process batches and commit the results.
+
+        Nothing is committed if another server owns the batches by now.
+        """
         if self._before_batch is not None:
             await self._before_batch()
         work = _BatchResult(self.active_rules, self._directory, self._replay)
@@ -141,10 +143,13 @@ def _info(entry: ActiveRule) -> RuleInfo:
 
 
 class _BatchResult:
-    """Tasks, matches and dead letters of several batches; counted after the commit."""
+    """Tasks, matches and dead letters of several batches.
 
-    def __init__(self, book: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
-        self._active_rules, self._replay = book, replay
+    Counters are updated after the commit.
+    """
+
+    def __init__(self, active_rules: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
+        self._active_rules, self._replay = active_rules, replay
         self.frames = TaskFrames(directory, now_us())
         self._matches: list[Record] = []
         self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
@@ -271,9 +276,9 @@ def _decoded(record: Record) -> Event:
 
 
 def _number(value: Any) -> int | None:
-    """Return a number in an extension;
+    """Return a number in an extension; None: it has none.
 
-    CloudEvents stores those over 32 bits as text.
+    CloudEvents stores numbers over 32 bits as text.
     """
     if type(value) is int:
         return value if value >= 0 else None

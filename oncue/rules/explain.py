@@ -16,18 +16,20 @@ from oncue.rules.parsing.rule_file import Rule
 
 
 class NotFired(msgspec.Struct, frozen=True):
-    """The first step that failed: its index among the conditions (their number for `when`).
+    """The first step that failed.
 
-    `reason`: why `when` could not be evaluated; "": a condition is false."""
+    `step`: its index among the conditions; for `when`, the number of conditions.
+    `reason`: why `when` could not be evaluated; "": a condition is false.
+    """
 
     step: int
     reason: str = ""
 
 
 def decide(rule: Rule, event: Event) -> NotFired | None:
-    """Return the first failed step;
+    """Return the first failed step; None: the rule fires.
 
-    None: the rule fires. A condition that cannot be tested fails.
+    A condition that cannot be tested fails.
     """
     for number, condition in enumerate(rule.conditions):
         if not condition.test(event):
@@ -42,7 +44,8 @@ def decide(rule: Rule, event: Event) -> NotFired | None:
 def explain(rule: Rule, event: Event, *, disabled_because: str = "") -> Explanation:
     """Explain each step in the order of the tests, up to the first that failed.
 
-    `disabled_because`: why the rule is disabled; "": it is not."""
+    `disabled_because`: why the rule is disabled; "": it is not.
+    """
     failed = decide(rule, event)
     last = failed.step if failed else len(rule.conditions)
     steps = [

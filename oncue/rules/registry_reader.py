@@ -1,4 +1,7 @@
-"""RegistryReader: deployments, switches and endpoints in memory, for a process without a view."""
+"""RegistryReader: deployments, switches and endpoints in memory.
+
+For processes without a view.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 class RegistryReader:
-    """Reads `oncue.registry` until cancelled; calls `changed` after changes of rules or endpoints."""
+    """Reads `oncue.registry` until cancelled.
+
+    Calls `changed` after changes of rules or endpoints.
+    """
 
     def __init__(self, log: Log, changed: Callable[[], None], task_topics: TaskTopics) -> None:
         self._log, self._changed, self._task_topics = log, changed, task_topics
@@ -45,7 +51,10 @@ class RegistryReader:
             await reader.close()
 
     async def caught_up(self) -> None:
-        """Wait until all current records are applied, so that acknowledged deploys are in force."""
+        """Wait until all current records are applied.
+
+        Acknowledged deploys are in force then.
+        """
         ends = await self._log.end_offsets([REGISTRY])
         end = ends.get((REGISTRY, 0), 0)
         while self._reached < end:
@@ -81,7 +90,7 @@ class RegistryReader:
 
     def _compile(self) -> None:
         every = list(self._newest.values())
-        deployments = [d for d in every if isinstance(d, Deployment)]  # all versions; the newest of a label counts
+        deployments = [d for d in every if isinstance(d, Deployment)]  # of all versions
         switches = [s for s in every if isinstance(s, RuleSwitch)]
         endpoints = sorted((e for e in every if isinstance(e, EndpointRecord)), key=lambda e: e.at_us)
         good = [e for e in endpoints if not e.revoked]
@@ -100,9 +109,9 @@ _KINDS: dict[str, type[RegistryRecord]] = {"endpoint": EndpointRecord, "deployme
 
 
 def _wanted(record: Record) -> RegistryRecord | None:
-    """Decode a record;
+    """Decode a record; None: rules do not use it, or it cannot be read.
 
-    None: rules do not use it (functions are large), or it cannot be read.
+    Other records are not decoded, because functions are large.
     """
     try:
         kind = _KINDS.get(decode(_Tag, record.value).tag) if record.value else None

@@ -44,7 +44,7 @@ class EndpointDirectory(Protocol):
 
 
 class RuleError(Exception):
-    """An event or firing that goes to the dead letters, with the reason and a remedy."""
+    """Raised when an event or firing must go to the dead letters."""
 
     def __init__(self, stage: str, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
@@ -57,7 +57,7 @@ class TaskFrames:
     def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
-        self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # action -> (endpoint id, tasks)
+        self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # (endpoint id, tasks)
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
     def prepare(self, entry: ActiveRule, source: Any) -> list[tuple[str, bytes]]:
@@ -141,10 +141,10 @@ def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:
 async def commit(
     log: Log, group: str, batches: Sequence[RecordBatch], appends: Sequence[Append], *, repeatable: bool = False
 ) -> None:
-    """Commit atomically or, if `repeatable` (see Log.commit), at least once; wait while the disk is
-    full.
+    """Commit atomically; wait while the disk is full.
 
-    Raises LogError after TRIES tries, NotOwner at once.
+    If `repeatable` (see Log.commit), commit at least once. Raises LogError after TRIES tries,
+    NotOwner at once.
     """
     pause, tries = 0.1, 0
     while True:

@@ -1,8 +1,9 @@
-"""Strict YAML 1.2 with positions: text -> tree of Nodes, each with its line and column (from 1).
+"""Strict YAML 1.2 with positions: text -> tree of Nodes.
 
-Built from ruamel.yaml's events, so no objects are constructed: no tags, no aliases, capped size and
-depth. Plain scalars follow the core schema of YAML 1.2 (`on` is a text, `0o17` a number). Errors
-are collected in Problems, so that the author sees all of them at once.
+Each Node has its line and column, from 1. Built from ruamel.yaml's events, so no objects are
+constructed: no tags, no aliases, capped size and depth. Plain scalars follow the core schema of
+YAML 1.2 (`on` is a text, `0o17` a number). Errors are collected in Problems, so that the author
+sees all of them at once.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ _QUOTES = "put it in quotes"
 
 
 class Node:
-    """`value` is a scalar, a list of Nodes, or a dict of key -> Node;
+    """One value of a document with its position.
 
-    `keys` are the positions of a mapping's keys.
+    `value` is a scalar, a list of Nodes, or a dict of key -> Node. `keys` are the positions of a
+    mapping's keys.
     """
 
     __slots__ = ("column", "keys", "line", "value")

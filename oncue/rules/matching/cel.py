@@ -1,4 +1,6 @@
-"""CEL conditions: `compile_cel(text) -> Cel`, `Cel.test(event) -> bool | str` (str: the error).
+"""CEL conditions (`when`), compiled with a time budget.
+
+`compile_cel(text) -> Cel`, `Cel.test(event) -> bool | str` (a text is the error).
 
 Uses Google's cel-expr-python, not common-expression-language. Measured in November 2026
 (docs/decisions.md, "CEL"): a small event takes 12 µs (the other: 10), one of 300 fields 121 µs
@@ -24,12 +26,12 @@ from oncue.rules.matching.fields import ATTRIBUTES
 
 MAX_CHARS = 2_000
 BUDGET_S = 0.020  # one evaluation
-STRIKES = 3  # consecutive evaluations over budget pause the rule; one at ten times the budget also does
+STRIKES = 3  # consecutive evaluations over budget pause the rule, or one at ten times the budget
 NAMES = ("data", "event", "id", "source", "subject", "time")
 
 
 class Cel:
-    """One compiled condition, with the time that it used."""
+    """One compiled condition, with its evaluations over budget."""
 
     __slots__ = ("_expression", "_uses", "over_budget", "paused", "text")
 
@@ -86,7 +88,8 @@ def _environment() -> Any:
 def compile_cel(text: str) -> Cel:
     """Compile a condition.
 
-    Raises Invalid: not CEL, unknown names, too long or deep, or its type is not bool."""
+    Raises Invalid: not CEL, unknown names, too long or deep, or its type is not bool.
+    """
     if len(text) > MAX_CHARS:
         raise Invalid(
             f"the condition has {len(text)} characters", remedy=f"at most {MAX_CHARS}; move it into the function"

@@ -88,7 +88,7 @@ def show(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
-# ---------------------------------------------------------------- operators: (value of the file) -> (check, wanted)
+# ---------------------------------------- operators: value in the rule file -> Check
 
 
 def equal(wanted: Any) -> Check:
@@ -154,9 +154,9 @@ def compare(op: str, wanted: Any) -> Check:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse an RFC 3339 time or date as an aware datetime (default zone UTC);
+    """Parse an RFC 3339 time or date as an aware datetime (default zone UTC).
 
-    None: it is none.
+    None: the text is neither.
     """
     if not (10 <= len(text) <= 40 and text[4] == "-" and text[:4].isdigit()):
         return None
@@ -172,7 +172,8 @@ def glob(pattern: str) -> Check:
     fullmatch = compiled_glob(pattern).fullmatch
     prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
     if pattern == f"{prefix}**/*{suffix}" and prefix[-1:] in ("", "/") and "/" not in suffix:
-        least = len(prefix) + len(suffix)  # usual form (any folder, this ending), tested without an expression
+        # The usual form (any folder, this ending) is tested without a regular expression.
+        least = len(prefix) + len(suffix)
         return lambda v: type(v) is str and len(v) >= least and v.startswith(prefix) and v.endswith(suffix)
 
     if (ends := _named(pattern, prefix)) is not None:
@@ -193,7 +194,10 @@ def _named(pattern: str, prefix: str) -> tuple[str, str] | None:
 
 
 def _below(prefix: str, a: str, b: str) -> Check:
-    """Test `prefix**/a*b` without an expression: 10,000 compiled ones do not fit the CPU cache."""
+    """Return the test of `prefix**/a*b` without a regular expression.
+
+    10,000 compiled expressions do not fit the CPU cache.
+    """
     least = len(a) + len(b)
 
     def check(value: Any) -> bool:
@@ -225,7 +229,10 @@ def regex(pattern: str) -> Check:
 
 
 def _safely(test: Callable[[bytes], Any], value: str) -> bool:
-    """Search in bytes: the library's character positions cost four times the search."""
+    """Search in UTF-8 bytes.
+
+    RE2's conversion of positions to characters costs four times the search.
+    """
     try:
         return test(value.encode()) is not None
     except UnicodeEncodeError:  # a lone surrogate has no UTF-8, so no pattern matches it

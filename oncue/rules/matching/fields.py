@@ -1,7 +1,7 @@
-"""Paths into an event, compiled to functions event -> value (MISSING: there is none).
+"""Paths into an event, compiled to functions event -> value.
 
-Examples: `data.meta.size`, `type`, `subject`, the name of an extension, `data."a.b"` for a key with
-a dot, `data.tags.0` for an item of a list.
+The value is MISSING where the event has none. Examples: `data.meta.size`, `type`, `subject`, the
+name of an extension, `data."a.b"` for a key with a dot, `data.tags.0` for an item of a list.
 """
 
 from __future__ import annotations

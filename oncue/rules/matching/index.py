@@ -1,6 +1,6 @@
-"""Index: finds the rules that can match an event, by a tree of exact values and prefixes.
+"""Index: finds the rules that can match an event.
 
-10,000 rules cost little more than 10.
+It is a tree of exact values and prefixes. 10,000 rules cost little more than 10.
 
 An item's top-level equalities (trigger, type, source, a field) and prefixes are necessary
 conditions. The field that splits the items best is looked up first, in a dict; each of its buckets
@@ -27,9 +27,9 @@ _Item = tuple[int, Any, dict[_Key, tuple[Any, ...]]]
 
 
 class Index(Generic[T]):
-    """Built once from (item, conditions) pairs;
+    """Index of (item, conditions) pairs, built once.
 
-    `candidates` keep the order of the items.
+    `candidates` returns items in their order.
     """
 
     def __init__(self, items: Sequence[tuple[T, Sequence[Condition]]]) -> None:
@@ -102,7 +102,10 @@ def _necessary(conditions: Sequence[Condition]) -> dict[_Key, tuple[Any, ...]]:
 
 
 def _rounded(prefix: str) -> str:
-    """Shorten a prefix to one of few lengths; an event is looked up once per length."""
+    """Shorten a prefix to one of few lengths.
+
+    An event is looked up once per length.
+    """
     return prefix if len(prefix) <= 8 else prefix[: min(len(prefix) // 8 * 8, MAX_PREFIX)]
 
 

@@ -1,9 +1,11 @@
 """Arguments with `${path}` in them, compiled once to closures.
 
-"${data.size}"            the value, with its type        "${event}"                 the whole event as a mapping
+"${data.size}"            the value, with its type
+"${event}"                the whole event as a mapping
 "${id}", "${event.id}"    an attribute of the event
-"scan ${data.n} of ${x}"  text; values as JSON would      "$${"                      the characters ${
+"scan ${data.n} of ${x}"  text; values that are not texts as JSON
 "${data.path | stem}"     filters: name, stem, suffix, parent of a path
+"$${"                     the characters ${
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from oncue.rules.matching.fields import MISSING, getter
 from oncue.rules.yaml_document import Node, Problems, nearest
 
 Render = Callable[[Any], Any]  # of an Event; in a stateful rule of EventRows (event_rows.py)
-Refer = Callable[[str, str], Render]  # (reference, place) -> function of its value. Raises ValueError
+Refer = Callable[[str, str], Render]  # (reference, place) -> its Render. Raises ValueError
 FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
     "name": lambda path: path.name,
     "stem": lambda path: path.stem,
@@ -30,9 +32,9 @@ FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
 
 
 class Template:
-    """`render(event)` returns the value or raises Invalid;
+    """Compiled arguments: `render(event)` returns the value, or raises Invalid.
 
-    `constant`: it is the same for all events.
+    `constant`: the value is the same for all events.
     """
 
     __slots__ = ("constant", "render")
@@ -42,9 +44,11 @@ class Template:
 
 
 def compile_args(node: Node, problems: Problems, place: str = "args", refer: Refer | None = None) -> Template:
-    """Compile a tree of arguments; errors are added to `problems` with their positions.
+    """Compile a tree of arguments.
 
-    `refer` resolves ${...}; the default is a path into the event."""
+    `refer` resolves ${...}; the default is a path into the event. Errors go to `problems` with
+    their positions.
+    """
     value = node.value
     if isinstance(value, dict):
         return _mapping({k: compile_args(v, problems, f"{place}.{k}", refer) for k, v in value.items()})
@@ -85,7 +89,7 @@ def _text(text: str, place: str, refer: Refer) -> Template:
 def split(text: str) -> list[str | tuple[str]]:
     """Split into texts, and references as tuples of one.
 
-    Raises ValueError: a ${ is not closed.
+    Raises ValueError: a `${` is not closed.
     """
     pieces: list[str | tuple[str]] = []
     literal, at = "", 0

@@ -1,13 +1,14 @@
 """Operator: the interface of the stateful steps of a rule.
 
-    event that matched ──► operator.step ──► Step ─┬─ passes ─► the rule's next operator; after the last one, it fires
-                                                   └─ effects: BUFFER the event, DISCARD the buffer, Fire the buffer
+    event that matched ──► operator.step ──► Step ─┬─ passes ─► next operator; after the last: fire
+                                                   └─ effects: BUFFER the event, DISCARD or Fire the
+                                                      buffer
     Tick, at state.due_ms() ──► state.tick ──► Step
 
 An operator is one file with two frozen Structs, and one line in catalog.py:
-- the Operator holds its options. Each Match carries them by value, so that a record that is read again has the same
-  effect although the rule was changed meanwhile.
-- the OperatorState is stored per rule, operator and key. Its tag is the operator's.
+- The Operator holds its options. Each Match carries them by value, so a record that is read again
+  has the same effect although the rule was changed meanwhile.
+- The OperatorState is stored per rule, operator and key. Its tag is the operator's.
 
 Both are pure: the time comes from the record, and the event's values too. The class names are free,
 but tags and the order of the fields are stored: append fields, with defaults, and never remove any.
@@ -62,10 +63,7 @@ class OperatorState(Stored, frozen=True):
         return 0
 
     def forget_ms(self) -> int:
-        """Return the time from which the state has no effect any more;
-
-        0: not known yet.
-        """
+        """Return the time from which the state has no effect; 0: not known yet."""
         return 0
 
     def buffered(self) -> int:
@@ -76,7 +74,7 @@ class OperatorState(Stored, frozen=True):
         return 0
 
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
-        """Apply the time, or (`reason` "changed") the removal of the operator;
+        """Apply the time, or the removal of the operator (`reason` "changed").
 
         None: no change.
         """
@@ -87,11 +85,11 @@ S = TypeVar("S", bound=OperatorState)
 
 
 class Step(NamedTuple):
-    """Result of one match or tick: the next state, the effects in order, and if the event passes."""
+    """Result of one match or tick."""
 
     state: OperatorState
-    effects: tuple[Effect, ...] = ()
-    passes: bool = False
+    effects: tuple[Effect, ...] = ()  # in order
+    passes: bool = False  # to the next operator
     suppressed: bool = False  # the event is counted as suppressed in the rule's counters
 
 
@@ -112,10 +110,13 @@ class Operator(Stored, Generic[S], frozen=True):
     STATE: ClassVar[type[OperatorState]]
     OPTIONS: ClassVar[tuple[str, ...]]  # keys of its mapping in the rule file, beside `key`
     EXAMPLE: ClassVar[str]  # of that mapping, for error messages
-    # It buffers events; its state then also depends on the buffered values. A rule's last operator only.
+    # It buffers events, so it must be the rule's last operator. Its states depend on the buffered
+    # values too.
     BUFFERS: ClassVar[bool] = False
-    FIRES_MANY: ClassVar[bool] = False  # a firing has several events; arguments use ${each.PATH}, ${count} ...
-    UNFIRED: ClassVar[str] = ""  # why buffered events may stay in the buffer, for tests of rule files
+    # A firing has several events; arguments use ${each.PATH}, ${count} ...
+    FIRES_MANY: ClassVar[bool] = False
+    # Why buffered events may stay in the buffer, for tests of rule files.
+    UNFIRED: ClassVar[str] = ""
 
     @classmethod
     def name(cls) -> str:
@@ -123,8 +124,9 @@ class Operator(Stored, Generic[S], frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        """Return the operator of a mapping whose keys are known, or None; what is wrong goes to
-        `problems`.
+        """Parse the operator's mapping in a rule file, whose keys are checked.
+
+        Errors go to `problems`; None: no operator can be made.
         """
         raise NotImplementedError
 

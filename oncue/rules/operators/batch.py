@@ -1,5 +1,6 @@
-"""batch: events of a key are buffered until there are `count`, or `bytes` of data.size, or `wait`
-has passed.
+"""batch: buffers the events of a key, and fires for all of them together.
+
+The window closes with `count` events, with `bytes` of data.size, or when `wait` has passed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The operators that a rule may have.
 
-A new one is a file of its own and one line here.
-
-Rules apply their operators in this order, whatever the order in the rule file is. Decoders of
-stored operators and states are built from the catalogue.
+A new one is a file of its own and one line here. Rules apply their operators in this order,
+whatever the order in the rule file is; those with `BUFFERS` come last. Decoders of stored operators
+and states are built from the catalogue.
 """
 
 from __future__ import annotations

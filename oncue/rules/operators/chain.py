@@ -45,8 +45,9 @@ class CompiledOperator(msgspec.Struct, frozen=True):
 
 
 class OperatorChain(msgspec.Struct, frozen=True):
-    """The operators of one rule in their order, and the values that its arguments need of each
-    event.
+    """The operators of one rule in order.
+
+    `needs`: the values of each event that its arguments refer to.
     """
 
     operators: tuple[CompiledOperator, ...]
@@ -58,7 +59,7 @@ class OperatorChain(msgspec.Struct, frozen=True):
 
     @property
     def ids(self) -> frozenset[str]:
-        """operator_id of each operator."""
+        """Return the operator_id of each operator."""
         return frozenset(operator_id(o.operator, self.needs.names) for o in self.operators)
 
     def describe(self) -> str:
@@ -84,15 +85,17 @@ class OperatorChain(msgspec.Struct, frozen=True):
         return Match(VERSION, rule, label, version, at_ms, stages, self.needs.names, buffered)
 
     def partition_key(self, match: Match) -> bytes:
-        """Return the record key of a match: events with a common state are in one partition.
+        """Return the record key of a match.
 
-        Events of operators with different keys have only the rule in common."""
+        Events with a common state are in one partition. Events of operators with different keys
+        have only the rule in common.
+        """
         keys = {o.operator.key for o in self.operators}
         return f"{match.rule}\0{match.stages[0].key if len(keys) == 1 and self._same_keys else ''}".encode()
 
     @property
     def _same_keys(self) -> bool:
-        """The default keys of two operators differ."""
+        """False if several operators use their default keys, which differ."""
         return len(self.operators) == 1 or self.operators[0].key is not None
 
 
@@ -117,7 +120,8 @@ def _packed(row: list[Any]) -> bytes:
 def parse_operators(rule: Node, problems: Problems) -> OperatorChain | None:
     """Return the operators of a rule that is a mapping; None: it has none.
 
-    The required fields are collected afterwards, while the rule's arguments are compiled."""
+    The required fields are collected later, while the rule's arguments are compiled.
+    """
     found = [(member, rule.value[name]) for name, member in CATALOGUE.members.items() if name in rule.value]
     compiled = [_compiled(member, node, problems) for member, node in found]
     _check_order(rule, [member for member, _ in found], problems)

@@ -1,4 +1,7 @@
-"""dedupe: the first event of a key passes; later ones are suppressed until `ttl` after it."""
+"""dedupe: passes the first event of a key.
+
+Later events of the key are suppressed until `ttl` after it.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""EventRows: the values of buffered events that the arguments of a stateful rule refer to.
+"""EventRows: the values of buffered events for a stateful rule's arguments.
 
 "${each.data.path}"   a list, one value per event      "${count}"   the number of events
 "${first.data.path}"  of the first event               "${key}"     of the window
 "${last.data.path}"   of the last event
-A rule whose operators fire for single events refers to "${data.path}", as rules without operators do.
+
+A rule whose operators fire for single events refers to "${data.path}", as rules without operators
+do.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ _row = msgspec.msgpack.Decoder(list[Any])
 
 
 class EventRows:
-    """Values of the events of one firing: a row per event, a column per entry of `needs`."""
+    """Values of the events of one firing.
+
+    One row per event, one column per entry of `needs`.
+    """
 
     __slots__ = ("_at", "count", "key", "needs", "rows")
 
@@ -50,10 +55,13 @@ class EventRows:
 
 
 class RequiredFields:
-    """Collects the values that a rule's arguments need of each event, while they are compiled."""
+    """Collects the values of an event that a rule's arguments refer to.
+
+    It does so while the arguments are compiled.
+    """
 
     def __init__(self, many: str = "") -> None:
-        """`many`: name of the rule's operator that fires with many events;
+        """Collect for a rule whose operator `many` fires with many events.
 
         "": each firing has one event.
         """
@@ -91,12 +99,18 @@ class RequiredFields:
 
 
 def refer_to_event(text: str, place: str) -> Render:
-    """Return the function that evaluates `${text}` on one Event. Raises ValueError."""
+    """Return the function that evaluates `${text}` on one Event.
+
+    Raises ValueError.
+    """
     return reference(check_single(text), place)
 
 
 def check_single(text: str) -> str:
-    """Return a reference to one event. Raises ValueError: it is to one of many events."""
+    """Return a reference to one event.
+
+    Raises ValueError: it is to one of many events.
+    """
     word, _, path = text.partition(".")
     if word in _WHICH and path:
         operators = " or ".join(f"`{m.name()}`" for m in CATALOGUE.members.values() if m.FIRES_MANY)

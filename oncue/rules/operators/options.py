@@ -1,4 +1,4 @@
-"""Options of operators in a rule file, with their positions, and quantities in words."""
+"""Parsers of operators' options in a rule file, and quantities in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_DURATION_MS = 30 * 86_400_000
 
 
 def duration(node: Node | None, name: str, problems: Problems) -> int:
-    """Return milliseconds, more than 0 and at most 30 days;
+    """Return milliseconds, more than 0 and at most 30 days.
 
     0 where the option is missing or wrong.
     """

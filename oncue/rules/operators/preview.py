@@ -1,5 +1,6 @@
-"""Preview of a rule's operators: what they would do with an event now, in words, for `oncue rules
-explain`.
+"""Preview of a rule's operators for one event, in words.
+
+Used by `oncue rules explain`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class OperatorPreview(NamedTuple):
 
 
 def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorState | None, bool]]) -> OperatorPreview:
-    """Return what the operators would do.
+    """Return the preview of a match.
 
     `states`: of each operator its state, and whether its buffer has the event.
     """

@@ -1,11 +1,11 @@
-"""Records of `oncue.matches`: events that a stateful rule has matched, and the time.
+"""Records of `oncue.matches`: matches of stateful rules, ticks, retries.
 
     engine ──Match──►┐
     runner ──Tick ──►├── oncue.matches ──► fold (fold.py) ──► ClosedWindow ──► tasks
     `oncue dead retry` of a batch ──ClosedWindow──►┘
 
 A Match is self-contained. It carries the operators by value, so that a record that is read again
-has the same effect although the rule was changed meanwhile; and of the event only the values that
+has the same effect although the rule was changed meanwhile. It holds only the event's values that
 the function's arguments need.
 """
 
@@ -49,8 +49,9 @@ class Match(Stored, tag="match", frozen=True):
 
 
 class Tick(Stored, tag="tick", frozen=True):
-    """The time in a partition, and operators (rule, operator_id) that no rule has any more: their
-    windows close.
+    """The time in a partition; due windows close.
+
+    `retired`: (rule, operator_id) of operators that no rule has any more. Their windows close too.
     """
 
     v: int

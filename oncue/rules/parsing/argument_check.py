@@ -1,7 +1,7 @@
-"""Checks that the `args` of rules fit their functions; used by deploy and `oncue rules test`.
+"""Checks that the `args` of rules fit their functions.
 
-What is known of a function are its parameters (functions/signature.py), as the client that packed
-it saw them.
+Used by deploy and `oncue rules test`. A function is known by its parameters
+(functions/signature.py), as read by the client that packed it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _BY_PLACE = ("positional_only", "positional_or_keyword")
 def check_arguments(rules: RuleSet, known: Known) -> None:
     """Check the arguments of all runs. Raises one RuleFileError for all misfits.
 
-    `known`: function as written in the file -> its parameters; others are not checked."""
+    `known`: function as written in the file -> its parameters; others are not checked.
+    """
     problems = Problems(rules.file)
     for rule in rules.rules:
         for run in rule.runs:
@@ -60,7 +61,10 @@ def _how(p: Parameter, is_list: bool, places: Sequence[str]) -> str:
 def _check_names(
     given: SourcePositions, parameters: Sequence[Parameter], function: str, problems: Problems
 ) -> set[str]:
-    """Return parameters that misspelt names mean, so that one mistake gives one message."""
+    """Check the names; return the parameters that misspelt names mean.
+
+    A parameter that is misspelt is not reported as missing too.
+    """
     meant: set[str] = set()
     known = [p.name for p in parameters if p.kind in _BY_NAME]
     unused = [name for name in known if name not in given.names]

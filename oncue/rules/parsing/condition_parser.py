@@ -1,4 +1,7 @@
-"""Parses `on` and `match` of a rule to Conditions; errors go to Problems with their positions."""
+"""Parses `on` and `match` of a rule to Conditions.
+
+Errors go to Problems with their positions.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ _MAGIC = frozenset("*?[{")
 
 
 def parse_on(node: Node, triggers: Collection[str] | None, problems: Problems) -> list[Condition]:
-    """Parse `on`: a trigger's name, a list of names, or a mapping attribute -> pattern or glob."""
+    """Parse `on`.
+
+    It is a trigger's name, a list of names, or a mapping attribute -> pattern or glob.
+    """
     if isinstance(node.value, dict):
         if not node.value:
             problems.add(node, "`on` is empty", "name a trigger, or {type: ...}")
@@ -70,7 +76,10 @@ def _attribute(parent: Node, key: str, node: Node, problems: Problems) -> list[C
 
 
 def parse_match(node: Node, problems: Problems) -> list[Condition]:
-    """Parse `match`: {path: value | [one of] | {operator: value}}, with any, all and not."""
+    """Parse `match`.
+
+    It is {path: value | [one of] | {operator: value}}, with any, all and not.
+    """
     if not isinstance(node.value, dict):
         problems.add(node, f"`match` is a mapping of paths, not {node.kind()}", "match: {data.size: {gt: 1MB}}")
         return []

@@ -15,7 +15,10 @@ _TEXTS = ("glob", "prefix", "eq", "in")
 
 
 def relative_paths(options: Any) -> frozenset[str]:
-    """Return the event paths with values relative to the trigger's folder, from its option Struct."""
+    """Return the event paths with values relative to the trigger's folder.
+
+    `options` is the trigger's option Struct.
+    """
     return frozenset(getattr(options, "RELATIVE", ()))
 
 

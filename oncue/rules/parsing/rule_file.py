@@ -151,7 +151,10 @@ def parse(
 
 
 def check_unique(sets: Iterable[RuleSet]) -> None:
-    """Raises RuleFileError, with both places: a rule or trigger name is used twice."""
+    """Check that names of rules and of triggers are unique over the files.
+
+    Raises RuleFileError, with both places.
+    """
     seen: dict[tuple[str, str], tuple[str, int]] = {}
     for ruleset in sets:
         for what, items in (("rule", ruleset.rules), ("trigger", ruleset.triggers)):
@@ -422,7 +425,10 @@ def _named(root: Node, key: str) -> list[Node]:
 
 
 def _half_parsed(root: Node) -> set[str]:
-    """Return names of all triggers, also invalid ones, so that one mistake gives one message."""
+    """Return names of all triggers, also of invalid ones.
+
+    A rule on an invalid trigger is then not reported too.
+    """
     return {name.value for name in _named(root, "triggers")}
 
 

@@ -12,7 +12,10 @@ _FORM = "events: [{at: 0s, event: {data: {...}}}, {at: 5s, event: sample.json}]"
 
 
 def timed_events(node: Node, problems: Problems) -> tuple[tuple[int, Any], ...]:
-    """Return (at_ms, event) pairs; an event without `at` has the time of the one before."""
+    """Return (at_ms, event) pairs.
+
+    An event without `at` has the time of the one before.
+    """
     if not isinstance(node.value, list) or not 0 < len(node.value) <= MAX_EVENTS:
         problems.add(node, f"`events` is a list of 1 to {MAX_EVENTS:,} events, not {node.kind()}", _FORM)
         return ()

@@ -1,7 +1,7 @@
-"""Converts a trigger's keys to the option Struct of its kind; errors have line and column.
+"""Converts a trigger's keys to the option Struct of its kind.
 
-Durations and sizes (oncue/quantities.py) are accepted as texts wherever a field of the Struct is
-annotated so.
+Errors have line and column. Durations and sizes (oncue/quantities.py) are accepted as texts
+wherever a field of the Struct is annotated so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 def convert(node: Node, skip: set[str], kind: type[msgspec.Struct], problems: Problems, what: str) -> Any:
-    """Return the Struct of the mapping without skipped keys;
+    """Return the Struct of the mapping without skipped keys.
 
     None: problems were added.
     """
@@ -135,8 +135,8 @@ def _branch(node: Node, info: inspect.UnionType) -> inspect.Type:
 def _in_words(types: str) -> str:
     """Return msgspec's `object | null` in plain words, without `null`."""
     names = types.split(" | ")
-    told = [n for n in names if n != "null"] or names
-    return " or ".join(dict.fromkeys(_NAMES.get(n, n) for n in told))
+    named = [n for n in names if n != "null"] or names
+    return " or ".join(dict.fromkeys(_NAMES.get(n, n) for n in named))
 
 
 def _locate(node: Node, path: str) -> Node:

@@ -1,4 +1,7 @@
-"""ChangelogReader: reads states from `oncue.windows`, on a server that may not run the rules."""
+"""ChangelogReader: reads states from `oncue.windows`.
+
+For a server that may not run the stateful rules itself.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from oncue.rules.stateful.changelog_states import states_in, wanted_keys
 from oncue.rules.stateful.fold import state_keys
 from oncue.rules.stateful.pending_changes import event_key
 
-LOOK_S = 5.0
+READ_S = 5.0
 
 
 class ChangelogReader:
@@ -25,9 +28,9 @@ class ChangelogReader:
         self._log, self._partitions = log, partitions
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """Return what the rule's operators would do with this event now.
+        """Preview the rule's operators for this event, now.
 
-        Raises Invalid: it lacks a field.
+        Raises Invalid: the event lacks a field.
         """
         rule, operators = entry.rule, entry.rule.operators
         if operators is None:
@@ -37,10 +40,10 @@ class ChangelogReader:
         key = event_key(event.source, event.id)
         part = partition_of(operators.partition_key(match), self._partitions)
         try:
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(READ_S):
                 newest = await self._newest(part, wanted_keys(wheres, key))
         except TimeoutError:
-            why = f"the states of its windows could not be read in {LOOK_S:.0f} s"
+            why = f"the states of its windows could not be read in {READ_S:.0f} s"
             return OperatorPreview(
                 True, why, (ExplainStep(condition=operators.describe(), holds=True, found=why, wanted="to know"),)
             )

@@ -1,7 +1,7 @@
-"""ChangelogStates: state store of one partition of `oncue.matches`, as a table of bytes.
+"""ChangelogStates: states of one partition of `oncue.matches`, as a table.
 
 Its changes are the records of a changelog, the same partition of `oncue.windows`. The table is any
-mutable mapping: a dict, or a Faust table.
+mutable mapping of bytes: a dict, or a Faust table.
 
 key                                    value
 ("p",)                                 Progress: next offset to apply, and the newest time
@@ -113,7 +113,7 @@ class ChangelogStates:
             heapq.heappush(self._forget, (at, where))
         return [((STATE, *where), b"") for where in gone]
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ queries
 
     def state(self, where: StateKey) -> OperatorState | None:
         return _state(self._data.get(encode((STATE, *where))))
@@ -130,15 +130,15 @@ class ChangelogStates:
 
     def due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
         found: dict[tuple[int, StateKey], None] = {}
-        looked: list[tuple[int, StateKey]] = []
+        examined: list[tuple[int, StateKey]] = []
         while self._due and self._due[0][0] <= at_ms and len(found) < most:
             due, where = heapq.heappop(self._due)
             if self._due_ms.get(where) == due and (due, where) not in found:
-                looked.append((due, where))
+                examined.append((due, where))
                 state = self.state(where)
                 if state is not None and state.applied < before:
                     found[due, where] = None
-        for item in dict.fromkeys(looked):
+        for item in dict.fromkeys(examined):
             heapq.heappush(self._due, item)
         return list(found)
 
@@ -177,7 +177,8 @@ class ChangelogStates:
     def fold(self, batches: Iterable[RecordBatch]) -> tuple[RecordGroup, list[Change]]:
         """Fold batches of this partition; return the group and its changes.
 
-        The table is unchanged: firings and changes have to be durable first (see `apply`)."""
+        The table is unchanged: firings and changes have to be durable first (see `apply`).
+        """
         group, states = RecordGroup(), ChangelogChanges(self)
         part = -1
         for batch in batches:
@@ -233,7 +234,10 @@ def records(changes: Iterable[Change]) -> list[Record]:
 def states_in(
     changelog: Mapping[bytes, bytes], wheres: Iterable[StateKey], event: str
 ) -> list[tuple[OperatorState | None, bool]]:
-    """Return the state of each key, and whether its buffer has the event, from changelog records."""
+    """Return (state, True if its buffer has the event) of each key.
+
+    `changelog`: the newest records by key.
+    """
     found: list[tuple[OperatorState | None, bool]] = []
     for where in wheres:
         state = _state(changelog.get(encode((STATE, *where))))

@@ -1,8 +1,10 @@
 """EmbeddedRunner: runs stateful rules on the embedded log (contract: fold.py).
 
-    oncue.matches ──batches──► fold (store, in its thread) ──► closed windows ──► TaskFrames, dead letters ──► log.commit
-          ▲                                                                                                       │
-          └── Tick, when a window is due or its rule has changed                 states + offsets, one transaction ◄┘
+    oncue.matches ─batches─► fold (in the store's thread) ──► closed windows
+          ▲                                                           │
+          │                             TaskFrames, dead letters ◄────┘
+          │                               └─► log.commit ──► states + offsets, one transaction
+          └── Tick, when a window is due or its rule has changed
 
 After a kill before the log's commit, the batches are delivered again and fire. After a kill between
 that commit and the states' transaction, they are delivered again and give tasks with the same ids,
@@ -39,9 +41,10 @@ _log = logging.getLogger(__name__)
 
 
 class EmbeddedRunner:
-    """Runs stateful rules with states in SQLite: `run` until cancelled, `wake` when rules change.
+    """Runs stateful rules with states in SQLite.
 
-    `history` returns an older deployment by label and version.
+    `run` until cancelled, `wake` when rules change. `history` returns an older deployment by label
+    and version.
     """
 
     def __init__(
@@ -142,7 +145,10 @@ class EmbeddedRunner:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def tick(self) -> None:
-        """Append a Tick to each partition with a due window or a window of a removed operator."""
+        """Append a Tick to each partition that needs one.
+
+        It has a due window, or an open window of a removed operator.
+        """
         now_ms = self._clock_ms()
         await self._timers.append(
             self._log, now_ms, await self._retired() if self._timers.rules_changed.is_set() else {}
@@ -182,9 +188,9 @@ class EmbeddedRunner:
     # ------------------------------------------------------------ queries
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
-        """Return what the rule's operators would do with this event now.
+        """Preview the rule's operators for this event, now.
 
-        Raises Invalid: it lacks a field.
+        Raises Invalid: the event lacks a field.
         """
         rule, store = entry.rule, self._store
         operators = rule.operators

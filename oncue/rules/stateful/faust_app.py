@@ -194,7 +194,8 @@ class _Consumer(driver.Consumer):
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek to the offsets stored in the tables.
 
-        Faust calls this again for partitions that are not restored yet."""
+        Faust calls this again for partitions that are not restored yet.
+        """
         app = cast(_App, self.app)
         found = {**await super().seek_to_committed()}
         wanted = {TP(app.matches, number): offset for number, offset in app.windows.positions().items()}
@@ -209,7 +210,10 @@ class _Transport(driver.Transport):
 
 class _Thread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
-        """Create a consumer that skips aborted transactions, though Faust's own are not used."""
+        """Create a consumer that skips aborted transactions.
+
+        Faust does so only with its own transactions, which are not used.
+        """
         self.consumer.in_transaction = True
         try:
             return super()._create_worker_consumer(transport)

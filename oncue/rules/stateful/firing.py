@@ -1,4 +1,7 @@
-"""Firer: turns the closed windows of a RecordGroup into tasks and dead letters, for all runners."""
+"""Firer: makes tasks and dead letters of the closed windows of a RecordGroup.
+
+Used by all runners.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,8 @@ class Firer:
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
     ) -> None:
         self._directory, self._active_rules, self._offload, self._history = directory, active_rules, offload, history
-        self._old: tuple[tuple[str, int], ActiveRules] = (
-            ("", 0),
-            ActiveRules(),
-        )  # the last older deployment used
+        # The last older deployment used: (label, version), its rules.
+        self._old: tuple[tuple[str, int], ActiveRules] = (("", 0), ActiveRules())
         self.fired = self.dead = 0  # windows and dead letters, since the start
 
     async def fire(self, group: RecordGroup) -> FiringResult:
@@ -154,12 +155,16 @@ def in_force(active_rules: ActiveRules, rule: str, operator: str) -> bool:
     """True if a rule in force has this operator (operator_id)."""
     entry = active_rules.entries.get(rule)
     if entry is None:
-        return bool(active_rules.broken)  # the rule may be in a file that this version cannot read: its windows wait
+        # The rule may be in a file that this version cannot read: its windows wait.
+        return bool(active_rules.broken)
     return entry.rule.operators is not None and operator in entry.rule.operators.ids
 
 
 def retired(active_rules: ActiveRules, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[tuple[str, str]]]:
-    """Return partition -> (rule, operator_id) of open windows whose operator is not in force."""
+    """Return the operators of open windows that are not in force.
+
+    As partition -> [(rule, operator_id)].
+    """
     found: dict[int, list[tuple[str, str]]] = {}
     for part, rule, spec in specs:
         if not in_force(active_rules, rule, spec):

@@ -1,20 +1,27 @@
-"""Pure fold of stateful rules: (states, record of `oncue.matches`) -> (states, closed windows). No
-clock, no I/O.
+"""Pure fold of stateful rules, without clock and I/O.
+
+    (states, record of `oncue.matches`) -> (states, closed windows)
 
 An event goes through the rule's operators in their order (operators/base.py). The rule fires for
 what the last operator passes on or releases from its buffer.
 
-Contract of a runner (embedded_runner.py with states in SQLite, kafka_runner.py with states in `oncue.windows`):
-1. Read each partition of `oncue.matches` in order, and give each record to `fold` with its offset. A state holds the last
-   offset applied to it, and `fold` ignores older records, so records may be delivered again.
-2. Store the states (`States`). The changes by one record become durable together with the partition's next offset. A
-   runner without such transactions writes the states of later operators before those of earlier ones: a record that is
-   delivered again then passes the earlier operator again, and the later one ignores it.
-3. Make firings durable in the log before the states that no longer contain them. Task ids follow from rule, key and window
-   (`window_id_seed`), so a firing that is repeated after a crash gives the same tasks.
-4. Append a Tick to a partition only when `due` returns something there, or when no rule in force has the operator of an open
-   window any more. Only the owner of the partition appends it. If more is due than one tick closes, append another.
-5. Keep the state of a key until its `forget_ms` has passed in the partition (in newest `at_ms` applied), plus one hour.
+Contract of a runner (embedded_runner.py with states in SQLite, kafka_runner.py with states in
+`oncue.windows`):
+1. Read each partition of `oncue.matches` in order, and give each record to `fold` with its offset.
+   A state holds the last offset applied to it, and `fold` ignores older records, so records may be
+   delivered again.
+2. Store the states (`States`). The changes by one record become durable together with the
+   partition's next offset. A runner without such transactions writes the states of later operators
+   before those of earlier ones: a record that is delivered again then passes the earlier operator
+   again, and the later one ignores it.
+3. Make firings durable in the log before the states that no longer contain them. Task ids follow
+   from rule, key and window (`window_id_seed`), so a firing that is repeated after a crash gives
+   the same tasks.
+4. Append a Tick to a partition only when `due` returns something there, or when no rule in force
+   has the operator of an open window any more. Only the owner of the partition appends it. If more
+   is due than one tick closes, append another.
+5. Keep the state of a key until its `forget_ms` has passed in the partition (in newest `at_ms`
+   applied), plus one hour.
 """
 
 from __future__ import annotations
@@ -63,18 +70,22 @@ class States(Protocol):
         ...
 
     def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
-        """Return states with 0 < due_ms <= at_ms and applied < before: the first by (due_ms, key)."""
+        """Return states with 0 < due_ms <= at_ms and applied < before.
+
+        The first `most` by (due_ms, key).
+        """
         ...
 
     def open(self, rule: str, operator: str, before: int, most: int) -> list[StateKey]:
-        """Return states of a rule's operator with buffered events and applied < before: the first
-        by key.
+        """Return states of a rule's operator with buffered events.
+
+        The first `most` by key, with applied < before.
         """
         ...
 
 
 def fold(states: States, record: MatchesRecord, partition: int, offset: int) -> list[ClosedWindow]:
-    """Fold one record into the states of its partition; return the windows that fire."""
+    """Fold one record into its partition's states; return the windows that fire."""
     match record:
         case Match():
             return _fold_match(states, record, partition, offset)
@@ -181,7 +192,7 @@ def _closed(where: StateKey, fire: Fire, partition: int, events: Sequence[Buffer
 
 
 def window_id_seed(window: ClosedWindow, replay: str = "") -> bytes:
-    """Return what the ids of a window's tasks are hashed from.
+    """Return the bytes from which the ids of a window's tasks are hashed.
 
     The rule's version is not in it, so a firing that is repeated after a redeploy gives the same
     tasks.

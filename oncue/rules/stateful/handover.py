@@ -27,7 +27,7 @@ from oncue.rules.stateful.record_group import Progress
 from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.task_frames import commit
 
-LOOK_S = 1.0
+POLL_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -55,11 +55,11 @@ async def read_states(log: Log, numbers: Iterable[int] | None = None) -> dict[in
 
 
 async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: bool = True) -> list[int]:
-    """Hand partitions over to workers (`to_workers`) or servers, from the log or this server's
-    file.
+    """Hand partitions over to workers (`to_workers`) or to servers.
 
-    Returns partitions that nobody can start: the log has deleted their first matches, and the file
-    with their states is not here. Raises LogError.
+    Their states come from the log, or from this server's file. Returns partitions that nobody can
+    start: the log has deleted their first matches, and the file with their states is not here.
+    Raises LogError.
     """
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([MATCHES])).items()}
     found = await read_states(log)
@@ -74,7 +74,7 @@ async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: 
             elif store is not None and place is not None and place.next >= begins.get(number, 0):
                 await _hand_over(log, fence, number, place, await asyncio.to_thread(store.entries, number))
             elif begins.get(number, 0) == 0:
-                await _hand_over(log, fence, number, Progress(), [])  # repeated firings have the same ids
+                await _hand_over(log, fence, number, Progress(), [])  # repeated firings: same ids
             else:
                 left.append(number)
     finally:
@@ -86,7 +86,8 @@ async def hand_over(log: Log, fence: PartitionFence, path: Path, *, to_workers: 
 async def mark_for_servers(log: Log, number: int, table: ChangelogStates) -> None:
     """Mark a claimed partition as run by servers; workers that still have it end.
 
-    Raises LogError, NotOwner."""
+    Raises LogError, NotOwner.
+    """
     changes: list[Change] = [(BY_SERVERS, encode(True))]
     if not table.started:
         changes.append((PROGRESS, encode(tuple(table.progress))))
@@ -117,7 +118,7 @@ async def wait_for_handover(log: Log, say: Callable[[str], None]) -> None:
             which = ", ".join(map(str, missing))
             say(f"waiting until a server hands over the partitions {which} of {MATCHES}: see rules_memory")
         reported = True
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
 async def _hand_over(log: Log, fence: PartitionFence, number: int, place: Progress, entries: list[Change]) -> None:
@@ -150,9 +151,9 @@ async def _release(log: Log, fence: PartitionFence, number: int) -> None:
 
 
 def _position(number: int, place: Progress) -> list[RecordBatch]:
-    """Return an empty batch, so that the commit is refused when another process claimed the
-    partition.
+    """Return an empty batch at the progress, for the commit.
 
-    At offset 0 nothing is committed: the group must not be ahead of the progress.
+    It makes the log refuse the commit when another process has claimed the partition. At offset 0
+    nothing is committed: the group must not be ahead of the progress.
     """
     return [RecordBatch(MATCHES, number, (), (), place.next)] if place.next else []

@@ -1,11 +1,13 @@
-"""KafkaRunner: runs stateful rules with states in `oncue.windows` (contract: fold.py).
+"""KafkaRunner: runs stateful rules with states in `oncue.windows`.
 
-Used by a stream worker (faust_app.py) and by a server on a shared log (server_runner.py).
+It fulfils the contract in fold.py. Used by a stream worker (faust_app.py) and by a server on a
+shared log (server_runner.py).
 
-    oncue.matches ─────────► enqueue ──► fold (a partition at a time) ──► closed windows ──► TaskFrames, dead letters ─┐
-          ▲                                  │ changes of the table ──► oncue.windows, the same partition ──────────┤
-          └── Tick ◄── due, or gone          ▼                                                                      ▼
-                                        the table, once the rest is durable ◄──────────────── one transaction of the partition
+    oncue.matches ─► enqueue ─► fold ─┬─► closed windows ─► TaskFrames, dead letters ─┐
+          ▲                           └─► changes ─► oncue.windows, same partition ───┤
+          │                                                                           ▼
+          └── Tick, when due or       the table, once durable ◄──── one transaction per step
+              an operator is removed
 
 A runner claims a partition before it reads the changelog. From then on the brokers refuse writes of
 a former owner that was paused or cut off. So firings, states and the offset in `oncue.matches`
@@ -84,7 +86,10 @@ class KafkaRunner:
         for_servers: bool = False,
         step: int = STEP,
     ) -> None:
-        """`for_servers`: this process is a server, so the partitions carry the servers' mark."""
+        """Create a runner without partitions.
+
+        `for_servers`: this process is a server, so the partitions carry the servers' mark.
+        """
         self._log, self._fence, self._active_rules, self._worker = log, fence, active_rules, worker
         self._for_servers, self._step = for_servers, step
         self._before_batch, self._clock_ms = before_batch, clock_ms
@@ -94,7 +99,8 @@ class KafkaRunner:
         self._moved = asyncio.Event()  # the time of the next due window has changed
         self.events = 0  # matches folded, since the start
         self.fired = asyncio.Event()  # set when something has fired
-        self.claim_lost = asyncio.Event()  # another process claimed a partition; usually a rebalance follows
+        # Set when another process has claimed a partition. Usually a rebalance follows.
+        self.claim_lost = asyncio.Event()
 
     def wake(self) -> None:
         """The rules have changed: close windows of removed operators."""
@@ -103,7 +109,10 @@ class KafkaRunner:
     # ------------------------------------------------------------ partitions that come and go
 
     async def watch_claims(self) -> None:
-        """Raises LogError when another process has claimed a partition and no rebalance follows."""
+        """Watch for partitions that another process has claimed, until cancelled.
+
+        Raises LogError when no rebalance follows.
+        """
         while True:
             await self.claim_lost.wait()
             self.claim_lost.clear()
@@ -257,14 +266,16 @@ class KafkaRunner:
     async def step(self, part: AssignedPartition, batches: Sequence[RecordBatch]) -> None:
         """Fold, commit firings and states in one transaction, then update the table.
 
-        Raises NotOwner, LogError."""
+        Raises NotOwner, LogError.
+        """
         if self._before_batch is not None:
             await self._before_batch()
         table = part.table
         group, changes = table.fold(batches)
         fired = await self.firer.fire(group)
         appends = [*fired.appends, Append(WINDOWS, records(changes), part.number)]
-        await commit(self._log, GROUP, batches, appends)  # goes on when cancelled: the next claim waits for it
+        # The commit continues when this is cancelled; the next claim waits for it.
+        await commit(self._log, GROUP, batches, appends)
         table.apply(changes)
         self.firer.count(group, fired)
         self.events += sum(len(b.offsets) for b in batches)
@@ -285,7 +296,10 @@ class KafkaRunner:
     # ------------------------------------------------------------ ticks
 
     async def run(self) -> None:
-        """Append ticks for due windows and for windows of removed operators, until cancelled."""
+        """Append ticks until cancelled.
+
+        They are for due windows, and for windows of removed operators.
+        """
         while True:
             woken, moved = (asyncio.ensure_future(e.wait()) for e in (self._timers.rules_changed, self._moved))
             next_due_s = self._timers.next_due_s(self._clock_ms())

@@ -1,6 +1,7 @@
-"""PendingChanges: uncommitted changes of one partition's states, over a state store.
+"""PendingChanges: uncommitted changes of one partition's states.
 
-Nothing is written before the firings are durable. Subclasses read the store and write the changes.
+They lie over a state store. Nothing is written before the firings are durable. Subclasses read the
+store and write the changes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class PendingChanges(ABC):
         self.fresh: dict[StateKey, dict[str, BufferedEvent]] = {}  # event_key -> event to be stored
         self._suppressed: dict[str, int] = {}
 
-    # ------------------------------------------------------------ what is stored
+    # ------------------------------------------------------------ the state store
 
     @abstractmethod
     def stored(self, where: StateKey) -> OperatorState | None: ...
@@ -38,11 +39,17 @@ class PendingChanges(ABC):
 
     @abstractmethod
     def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
-        """Return states with 0 < due_ms <= at_ms and applied < before: the first by (due_ms, key)."""
+        """Return stored states with 0 < due_ms <= at_ms and applied < before.
+
+        The first `most` by (due_ms, key).
+        """
 
     @abstractmethod
     def stored_open(self, rule: str, operator: str, before: int, most: int) -> list[StateKey]:
-        """Return open windows of a rule's operator with applied < before: the first by key."""
+        """Return stored open windows of a rule's operator.
+
+        The first `most` by key, with applied < before.
+        """
 
     # ------------------------------------------------------------ States
 
@@ -89,8 +96,8 @@ class PendingChanges(ABC):
 
     def drain_suppressed(self) -> dict[str, int]:
         """Return rule -> suppressed events since the last call."""
-        taken, self._suppressed = self._suppressed, {}
-        return taken
+        drained, self._suppressed = self._suppressed, {}
+        return drained
 
     def opened(self) -> Iterator[StateKey]:
         """Return the open windows that have new events."""

@@ -1,4 +1,4 @@
-"""RecordGroup: several batches of `oncue.matches`, folded together before they are committed."""
+"""RecordGroup: batches of `oncue.matches`, folded and committed together."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ class BadRecord(NamedTuple):
 
 class RecordGroup:
     def __init__(self) -> None:
-        self.closed: list[tuple[RecordBatch, int, ClosedWindow]] = []  # with the record that closed it
+        # Closed windows, each with the batch and offset of the record that closed it.
+        self.closed: list[tuple[RecordBatch, int, ClosedWindow]] = []
         self.bad: list[BadRecord] = []
         self.suppressed: dict[str, int] = {}  # rule -> events
         self.next: dict[int, Progress] = {}  # partition -> progress after the group
-        self.retiring = False  # a tick closed windows of removed operators, possibly not all of them
-        self.opened: set[tuple[str, str]] = set()  # (rule, operator_id) of open windows with new events
+        # A tick has closed windows of removed operators, possibly not all of them.
+        self.retiring = False
+        self.opened: set[tuple[str, str]] = set()  # (rule, operator_id): windows with new events
 
     def add(
         self,
@@ -54,7 +56,10 @@ class RecordGroup:
         before: Progress,
         prefetch: Callable[[list[Match]], None] | None = None,
     ) -> None:
-        """Fold a batch of the states' partition, without the records that are applied already."""
+        """Fold a batch of the states' partition.
+
+        Records that are applied already are skipped.
+        """
         following, newest = self.next.get(batch.partition, before)
         found = self._decoded(batch, following)
         if prefetch is not None:
@@ -82,7 +87,10 @@ class RecordGroup:
             if offset < following:
                 continue
             try:
-                content: MatchesRecord = decode(MatchesRecord, record.value)  # type: ignore[arg-type]
+                content: MatchesRecord = decode(
+                    MatchesRecord,  # type: ignore[arg-type]
+                    record.value,
+                )
                 if isinstance(content, Match):
                     check_operators(content)
                 found.append((offset, record, content))

@@ -1,4 +1,4 @@
-"""SqliteStates: state store of the embedded runner, in the SQLite file `windows.db`.
+"""SqliteStates: state store of the embedded runner, in `windows.db` (SQLite).
 
 part    next offset to apply per partition of `oncue.matches`, and the newest time in it
 state   one row per key of an operator (OperatorState)
@@ -40,8 +40,10 @@ ASKED = 500  # keys in one query
 TABLES = """
 CREATE TABLE part(part INTEGER PRIMARY KEY, next INTEGER NOT NULL, newest_ms INTEGER NOT NULL);
 CREATE TABLE state(
-  id TEXT PRIMARY KEY, part INTEGER NOT NULL, rule TEXT NOT NULL, spec TEXT NOT NULL, key TEXT NOT NULL,
-  applied INTEGER NOT NULL, held INTEGER NOT NULL, due_ms INTEGER NOT NULL, forget_ms INTEGER NOT NULL,
+  id TEXT PRIMARY KEY, part INTEGER NOT NULL,
+  rule TEXT NOT NULL, spec TEXT NOT NULL, key TEXT NOT NULL,
+  applied INTEGER NOT NULL, held INTEGER NOT NULL,
+  due_ms INTEGER NOT NULL, forget_ms INTEGER NOT NULL,
   state BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX state_due ON state(part, due_ms) WHERE due_ms > 0;
 CREATE INDEX state_open ON state(part, rule, spec, key) WHERE held > 0;
@@ -54,9 +56,11 @@ PUT = "INSERT OR REPLACE INTO state VALUES (?,?,?,?,?,?,?,?,?,?)"
 GET = "SELECT id, state FROM state WHERE id IN (SELECT value FROM json_each(?))"
 HAVE = """SELECT item.id, item.event FROM json_each(?) j JOIN item
  ON item.id = json_extract(j.value, '$[0]') AND item.event = json_extract(j.value, '$[1]')"""
-DUE = """SELECT due_ms, rule, spec, key FROM state WHERE part = ? AND due_ms > 0 AND due_ms <= ? AND applied < ?
+DUE = """SELECT due_ms, rule, spec, key FROM state
+ WHERE part = ? AND due_ms > 0 AND due_ms <= ? AND applied < ?
  ORDER BY due_ms, rule, spec, key LIMIT ?"""
-OPEN = """SELECT key FROM state WHERE part = ? AND rule = ? AND spec = ? AND held > 0 AND applied < ? ORDER BY key LIMIT ?"""
+OPEN = """SELECT key FROM state WHERE part = ? AND rule = ? AND spec = ? AND held > 0 AND applied < ?
+ ORDER BY key LIMIT ?"""
 NEXT_DUE = "SELECT min(due_ms) FROM state WHERE part = ? AND due_ms > 0"
 FORGET = """DELETE FROM state WHERE id IN
  (SELECT id FROM state WHERE part = ? AND forget_ms > 0 AND forget_ms < ? LIMIT ?)"""
@@ -156,7 +160,10 @@ class SqliteStates:
         self.parts |= group.next
 
     def forget(self) -> int:
-        """Delete states without effect, at most FORGET_ROWS per partition; return their number."""
+        """Delete states without effect; return their number.
+
+        At most FORGET_ROWS per partition.
+        """
         gone = 0
         try:
             for part, (_, newest_ms) in self.parts.items():
@@ -166,7 +173,10 @@ class SqliteStates:
         return gone
 
     def drop(self, part: int) -> int:
-        """Delete all states of a partition that belong to another log; return the events lost."""
+        """Delete all states of a partition; return the number of events lost.
+
+        They belong to another log.
+        """
         lost: int = self._db.execute("SELECT coalesce(sum(held), 0) FROM state WHERE part = ?", (part,)).fetchone()[0]
         self._db.executescript(
             f"BEGIN; DELETE FROM item WHERE id IN (SELECT id FROM state WHERE part = {part:d});"
@@ -204,7 +214,7 @@ class SqliteStates:
     def states_of(
         self, part: int, wheres: Sequence[StateKey], source: str, id: str
     ) -> list[tuple[OperatorState | None, bool]]:
-        """Return the state of each key of a partition, and whether its buffer has this event."""
+        """Return (state, True if its buffer has this event) of each key."""
         states = SqliteChanges(self._db, part)
         return [(states.get(where), states.is_buffered(where, source, id)) for where in wheres]
 

@@ -15,16 +15,20 @@ from oncue.protocol.records import VERSION
 from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import Tick
 
-Retired = Mapping[int, Sequence[tuple[str, str]]]  # partition -> (rule, operator_id) of removed operators
+# partition -> (rule, operator_id) of removed operators
+Retired = Mapping[int, Sequence[tuple[str, str]]]
 
 
 class Timers:
-    """Appends at most one Tick per partition at a time; the next waits until it is applied."""
+    """Appends at most one Tick per partition at a time.
+
+    The next one waits until it is applied.
+    """
 
     def __init__(self) -> None:
         self.rules_changed = asyncio.Event()  # windows of removed operators are to be closed
         self.due_ms: dict[int, int] = {}  # partition -> when its next window closes; 0: none does
-        self._under_way: dict[int, int] = {}  # partition -> offset of the tick that is not applied yet
+        self._under_way: dict[int, int] = {}  # partition -> offset of the unapplied tick
         self._retired_waiting = False  # windows of removed operators wait for a tick to be applied
 
     def restart(self, due_ms: Mapping[int, int]) -> None:

@@ -1,4 +1,6 @@
-"""StreamWorker: the `oncue stream` process, assembled from log, registry, runner and reports.
+"""StreamWorker: the `oncue stream` process.
+
+Assembled from log, registry, runner and reports:
 
 oncue.registry ──► Registry ──► rules, endpoints ──┐
 oncue.matches ──► Faust (given: `app`) ──► KafkaRunner ──► tasks, dead letters, oncue.windows
@@ -41,7 +43,8 @@ class App(Protocol):
     async def run(self) -> None: ...
 
 
-MakeApp = Callable[[KafkaRunner, int, Callable[[list[int]], None]], App]  # runner, partitions, placed -> app
+# (runner, partitions, callback for assigned partitions) -> app
+MakeApp = Callable[[KafkaRunner, int, Callable[[list[int]], None]], App]
 
 
 async def serve(

@@ -1,4 +1,7 @@
-"""Reports of stream workers in `oncue.stream`, and a server's view of them: StreamWorkers."""
+"""Reports of stream workers in `oncue.stream`.
+
+StreamWorkers is a server's view of them.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,8 @@ class StreamWorkers:
     def __init__(self, log: Log, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._log, self._clock_s = log, clock_s
         self._reports: dict[bytes, tuple[float, StreamReport]] = {}
-        self.counted: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) since this process began to read
+        # rule -> (fired, suppressed), since this process began to read
+        self.counted: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
         """Read reports until cancelled. Raises LogError."""
@@ -120,5 +124,8 @@ def summed(reports: Iterable[RuleReport]) -> dict[str, RuleReport]:
 
 
 def _young(time_ms: int) -> bool:
-    """Return True if a report older than this process is recent, by its writer's clock."""
+    """Return True if a report is recent by its writer's clock.
+
+    For reports that are older than this process.
+    """
     return abs(time.time() * 1000 - time_ms) < SILENT_S * 1000

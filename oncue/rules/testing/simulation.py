@@ -1,4 +1,7 @@
-"""`simulate` a rule on a virtual clock, with the production fold over states in memory."""
+"""Simulation of a rule on a virtual clock.
+
+It runs the production fold over states in memory.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,10 @@ class SimulatedFiring(msgspec.Struct, frozen=True):
 
 
 def simulate(rule: Rule, events: Sequence[tuple[int, Event]]) -> list[SimulatedFiring]:
-    """Return the firings for (at_ms, event) pairs; then time runs until no state is due."""
+    """Return the firings for (at_ms, event) pairs.
+
+    After the last event the clock runs until no state is due.
+    """
     ordered = sorted(events, key=lambda pair: pair[0])
     if rule.operators is None:
         return [_of_event(rule, at_ms, event) for at_ms, event in ordered if decide(rule, event) is None]
@@ -119,10 +125,13 @@ def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
 
 
 def run_over_time(rule: Rule, test: RuleTest, read: Callable[[Any], Event]) -> tuple[bool, str]:
-    """Run a test with several events, or of a stateful rule; return (passed, reason)."""
+    """Run a test over time; return (passed, reason).
+
+    It has several events, or its rule is stateful.
+    """
     given = test.events or ((0, test.event),)
     try:
-        # Events without an id get different ones.
+        # Events without an id get different ids.
         events = [(at_ms, _numbered(read(event), event, n)) for n, (at_ms, event) in enumerate(given)]
     except OncueError as e:
         return False, str(e)
