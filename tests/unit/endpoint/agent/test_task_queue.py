@@ -1,0 +1,93 @@
+"""TaskQueue: held tasks, in queues by function."""
+
+from __future__ import annotations
+
+from oncue.endpoint.agent.task_queue import AttemptGroup, TaskQueue
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Call, TaskRecord
+
+
+def group_of(function: str, *numbers: int, expires_us: int = 0) -> AttemptGroup:
+    call = Call(VERSION, function, "ep", "me", expires_us=expires_us)
+    tasks = [TaskRecord(n.to_bytes(16, "big"), b"") for n in numbers]
+    return AttemptGroup(encode(call), call, 1, 0, tasks, 100)
+
+
+def queue_of(*groups: AttemptGroup, here: bool = True) -> TaskQueue:
+    queue = TaskQueue()
+    for group in groups:
+        queue.add(group)
+        queue.enqueue(group, group.tasks, here=here)
+    return queue
+
+
+def ids(tasks: list[TaskRecord]) -> list[int]:
+    return [int.from_bytes(t.id, "big") for t in tasks]
+
+
+def dequeue_all(queue: TaskQueue, most: int) -> list[tuple[str, list[int]]]:
+    out = []
+    while (function := queue.next_function()) is not None:
+        out.append((function, ids(queue.dequeue(function, most)[1])))
+    return out
+
+
+def test_functions_take_turns_and_each_keeps_its_order() -> None:
+    queue = queue_of(group_of("f", 1, 2, 3), group_of("g", 4))
+    assert dequeue_all(queue, most=2) == [("f", [1, 2]), ("g", [4]), ("f", [3])]
+    assert queue.queued == 0
+
+
+def test_a_chunk_has_tasks_of_one_group() -> None:
+    queue = queue_of(group_of("f", 1), group_of("f", 2))
+    assert dequeue_all(queue, most=10) == [("f", [1]), ("f", [2])]
+
+
+def test_requeued_tasks_run_before_the_others() -> None:
+    first = group_of("f", 1, 2)
+    queue = queue_of(first, group_of("f", 3))
+    _, tasks = queue.dequeue("f", 2)
+    queue.enqueue(first, tasks[1:], here=True, first=True)
+    assert dequeue_all(queue, most=10) == [("f", [2]), ("f", [3])]
+
+
+def test_tasks_wait_until_their_function_is_here() -> None:
+    queue = queue_of(group_of("f", 1, 2), here=False)
+    assert queue.next_function() is None
+    assert queue.queued == 0
+    queue.on_function("f")
+    assert queue.queued == 2
+    assert dequeue_all(queue, most=10) == [("f", [1, 2])]
+
+
+def test_removed_tasks_are_not_dequeued_and_tasks_at_workers_are_not_removed() -> None:
+    queue = queue_of(group_of("f", 1, 2, 3))
+    queue.dequeue("f", 1)
+    removed = queue.remove({n.to_bytes(16, "big") for n in (1, 2)})
+    assert ids([t for _, t in removed]) == [2]
+    assert queue.queued == 1
+    assert dequeue_all(queue, most=10) == [("f", [3])]
+
+
+def test_bytes_of_a_group_are_released_with_its_last_task() -> None:
+    queue = queue_of(group_of("f", 1, 2))
+    queue.finish((1).to_bytes(16, "big"))
+    assert queue.live_bytes == 100
+    queue.finish((2).to_bytes(16, "big"))
+    assert queue.live_bytes == 0
+    assert queue.finish((2).to_bytes(16, "big")) is None
+
+
+def test_expired_returns_waiting_tasks_and_the_next_expiry() -> None:
+    queue = queue_of(group_of("f", 1, 2, expires_us=10), group_of("g", 3, expires_us=30), group_of("h", 4))
+    queue.dequeue("f", 1)
+    due, following = queue.expired(now_us=20)
+    assert due == {(2).to_bytes(16, "big")}
+    assert following == 30
+
+
+def test_waiting_names_queued_tasks_only() -> None:
+    queue = queue_of(group_of("f", 1, 2))
+    queue.dequeue("f", 1)
+    assert queue.waiting() == {(2).to_bytes(16, "big")}
+    assert len(list(queue.groups())) == 1
