@@ -274,12 +274,16 @@ class Server:
         content = self.durable.functions.get(effect.sha256) or self.durable.blobs.get(effect.sha256)
         if content is None:
             self.with_channel(
-                name, lambda channel: channel.send_part(effect.sha256, effect.offset_bytes, 0, b"", "no such blob")
+                name,
+                lambda channel: channel.send_part(
+                    bridge.BlobPart(effect.sha256, effect.offset_bytes, 0, "no such blob")
+                ),
             )
             return
         body = content[effect.offset_bytes : effect.offset_bytes + bridge.PART_BYTES]
         self.with_channel(
-            name, lambda channel: channel.send_part(effect.sha256, effect.offset_bytes, len(content), body)
+            name,
+            lambda channel: channel.send_part(bridge.BlobPart(effect.sha256, effect.offset_bytes, len(content)), body),
         )
 
     def _put(self, name: str, effect: WritePart) -> None:
@@ -293,4 +297,4 @@ class Server:
         if at >= effect.size_bytes:
             assert hashlib.sha256(upload).hexdigest() == effect.sha256, "an upload without its hash"
             self.durable.blobs[effect.sha256] = bytes(upload)
-        self.with_channel(name, lambda channel: channel.send_put_ack(effect.sha256, at))
+        self.with_channel(name, lambda channel: channel.send_part(bridge.UploadAck(effect.sha256, at)))

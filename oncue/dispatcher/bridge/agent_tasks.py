@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from oncue.dispatcher.bridge.pending_tasks import TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.protocol import bridge
-from oncue.protocol.records import Ended
+from oncue.protocol.records import OK, Ended
 
 
 class AgentTasks:
@@ -43,6 +43,16 @@ class AgentTasks:
             attempts.discard(attempt)
             if not attempts:
                 del self.held[task_id]
+
+    def apply_unmatched(self, e: Ended) -> None:
+        """Remove the attempt of an end that `groups_of` could not match.
+
+        A later end of the task cannot be matched either, then: it goes through the view, too.
+        """
+        self.remove_held(e.id, e.attempt)
+        group = self.in_flight.get(e.id)
+        if group is not None and (e.status == OK or group.attempt == e.attempt):
+            del self.in_flight[e.id]
 
     def groups_of(self, message: bridge.Results, ends: Sequence[Ended]) -> dict[bytes, TaskGroup] | None:
         """Return the group of each end, or None unless all are attempts in flight of the message's

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from oncue.dispatcher.bridge.agent_tasks import AgentTasks
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
@@ -25,16 +23,16 @@ from oncue.dispatcher.bridge.effects import (
     LoadOpenTasks,
     PhaseChanged,
     ReadPart,
-    StoreResults,
     WritePart,
 )
-from oncue.dispatcher.bridge.message_numbers import MessageNumbers, refuse_protocol, unnumbered
+from oncue.dispatcher.bridge.message_numbers import MessageNumbers, refusal, unnumbered
 from oncue.dispatcher.bridge.pending_tasks import PAGE, OpenTask, PendingTasks, TaskGroup
 from oncue.dispatcher.bridge.result_acks import ResultAcks
+from oncue.dispatcher.bridge.result_appends import ResultAppends
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import EXPIRED, LOST, OK, VERSION, Call, Ended, Failure, TaskFrame
+from oncue.protocol.records import EXPIRED, LOST, OK, Call, Ended, Failure, TaskFrame
 from oncue.task_lifecycle import retry_due
 
 
@@ -74,10 +72,9 @@ class EndpointChannel:
         self.cancel_requested: set[bytes] = set()  # tasks at the agent
         # results
         self._acks = ResultAcks()
-        self._token = 0
-        self._checking: dict[int, tuple[bridge.Results, list[Ended]]] = {}
-        self._appending: dict[int, list[Ended]] = {}  # token -> ends whose append is in progress
-        self._appending_ids: set[bytes] = set()  # their tasks; set while a page is added
+        self._appends = ResultAppends(endpoint)
+        self._appending_ids: set[bytes] = set()  # tasks of these appends; set while a page is added
+        self._checking: dict[int, tuple[bridge.Results, list[Ended]]] = {}  # token -> results of unknown tasks
 
     @property
     def in_flight(self) -> dict[bytes, TaskGroup]:
@@ -108,7 +105,7 @@ class EndpointChannel:
 
         The view had all task records below the offset `reached`.
         """
-        self._appending_ids = {e.id for ends in self._appending.values() for e in ends}
+        self._appending_ids = self._appends.task_ids()
         self.pending.add_page(token, rows, reached)
         self._appending_ids = set()
         self.dispatch()
@@ -145,14 +142,10 @@ class EndpointChannel:
     def _end_attempts(self, group: TaskGroup, ends: list[Ended]) -> None:
         """End attempts of the group's tasks that the server has decided to end."""
         closing = self._apply_ends(group.call, ends, {e.id: group for e in ends})
-        self._store(group, ends, closing, complete=True)
+        self._store(group, ends, closing)
 
-    def _store(self, group: TaskGroup, ends: list[Ended], closing: list[Ended], *, complete: bool) -> None:
-        """Append ends that the server decided."""
-        self._token += 1
-        self._appending[self._token] = ends
-        record = encode((VERSION, group.call, "", group.accepted_us, ends, self.epoch))
-        self._out.append(StoreResults(record, self._token, group.call, closing, complete, True))
+    def _store(self, group: TaskGroup, ends: list[Ended], closing: list[Ended] | None) -> None:
+        self._out.append(self._appends.start_by_server(group, ends, closing, self.epoch))
 
     # ------------------------------------------------------------ cancel, hold, end
 
@@ -177,7 +170,7 @@ class EndpointChannel:
         waiting = set(self.stop_waiting(e.id for e in ends))
         kept = [e for e in ends if e.id in waiting]
         if kept:
-            self._store(group, kept, [], complete=False)
+            self._store(group, kept, None)
         return [e.id for e in kept]
 
     def hold(self, task_id: bytes) -> bool:
@@ -185,9 +178,9 @@ class EndpointChannel:
 
         Return False if the agent has it or its end is being appended.
         """
-        if self.at_agent(task_id) or any(e.id == task_id for ends in self._appending.values() for e in ends):
+        if self.at_agent(task_id) or self._appends.has(task_id):
             return False
-        self._stop([task_id])
+        self.pending.stop([task_id], self.now_us)
         return True
 
     def release(self, ids: Iterable[bytes]) -> None:
@@ -199,11 +192,8 @@ class EndpointChannel:
     def stop_waiting(self, ids: Iterable[bytes]) -> list[bytes]:
         """Return the ids that the agent does not have; they will not be sent."""
         waiting = [i for i in ids if not self.at_agent(i)]
-        self._stop(waiting)
+        self.pending.stop(waiting, self.now_us)
         return waiting
-
-    def _stop(self, ids: Iterable[bytes]) -> None:
-        self.pending.stop(ids, self.now_us)
 
     # ------------------------------------------------------------ frames of the agent
 
@@ -250,11 +240,8 @@ class EndpointChannel:
     def _on_hello(self, number: int, hello: bridge.Hello) -> None:
         self._disconnect("the agent says hello again")
         self._session.start(number, self.now_us)
-        if hello.protocol != bridge.PROTOCOL:
-            self.refuse(refuse_protocol(hello, self.version))
-            return
-        if hello.epoch > self.epoch:
-            self.refuse(bridge.Refuse("stale-epoch", "another server acts for this endpoint now", ""))
+        if refused := refusal(hello, self.epoch, self.version):
+            self.refuse(refused)
             return
         self.hello, self.refused = hello, ""
         self.granted = self.sent = 0
@@ -314,8 +301,7 @@ class EndpointChannel:
                 self._send(bridge.Ack(self._acks.durable_seq))
             return
         ends = decode(list[Ended], body)
-        self._token += 1
-        token = self._token
+        token = self._appends.next_token()
         self._acks.start(token, message.seq)
         groups = self._agent_tasks.groups_of(message, ends)
         if groups is None:
@@ -324,9 +310,7 @@ class EndpointChannel:
             return
         call = groups[ends[0].id].call if ends else decode(Call, message.call)
         closing = self._apply_ends(call, ends, groups)
-        record = encode((VERSION, msgspec.Raw(message.call), self.endpoint, message.accepted_us, msgspec.Raw(body)))
-        self._appending[token] = ends
-        self._out.append(StoreResults(record, token, call, closing, True))
+        self._out.append(self._appends.start(token, message, ends, call, closing, body))
 
     def _apply_ends(self, call: Call, ends: list[Ended], groups: dict[bytes, TaskGroup]) -> list[Ended]:
         """Remove ended attempts from `in_flight`, and defer their retries.
@@ -341,14 +325,10 @@ class EndpointChannel:
                 closing.append(e)
             elif e.id in self.cancel_requested:
                 self.cancel_requested.discard(e.id)
-                self._stop([e.id])
+                self.pending.stop([e.id], self.now_us)
                 self._out.append(EndWaitingTasks([e.id]))
             else:
-                group = groups[e.id]
-                task = group.one(e.id)
-                self.pending.defer(
-                    due, TaskGroup(call, group.call_raw, e.attempt + 1, group.accepted_us, [task], len(task.args))
-                )
+                self.pending.defer(due, groups[e.id].next_attempt(e))
         self.pending.mark_ended([e.id for e in ends])
         if self.cancel_requested:
             self.cancel_requested.difference_update([e.id for e in closing])
@@ -370,53 +350,34 @@ class EndpointChannel:
             return
         call = decode(Call, message.call)
         for e in kept:
-            self._agent_tasks.remove_held(e.id, e.attempt)
-            group = self.in_flight.get(e.id)
-            if group is not None and (e.status == OK or group.attempt == e.attempt):
-                del self.in_flight[e.id]  # a later end of this task must go through the view, too
+            self._agent_tasks.apply_unmatched(e)
             if e.status != OK:  # the view has its next attempt, or a later one if this end was late
                 self.pending.reload_at(retry_due(call, e.id, e.attempt, e.status, e.ended_us) or self.now_us)
         self.pending.mark_ended([e.id for e in kept])  # a page that was requested before may show them as open
-        record = encode((VERSION, msgspec.Raw(message.call), self.endpoint, message.accepted_us, kept))
-        self._appending[token] = kept
-        self._out.append(StoreResults(record, token, call, [], False))
+        self._out.append(self._appends.start(token, message, kept, call, None))
         self.dispatch()
 
     def on_stored(self, token: int) -> None:
-        """Handle the success of StoreResults: acknowledge all results that are durable without a
-        gap.
-        """
-        self._appending.pop(token, None)
+        """Handle the success of StoreResults: acknowledge results that are durable without a gap."""
+        self._appends.finish(token)
         if self._acks.is_open(token) and self._acks.finish(token) and self.phase is ChannelPhase.READY:
             self._send(bridge.Ack(self._acks.durable_seq))
 
     def on_store_failed(self, token: int) -> None:
-        """Handle the failure of StoreResults (a full disk): the agent sends the results again after
-        its next Hello.
+        """Handle the failure of StoreResults, for example because the disk is full.
+
+        The agent sends the results again after its next Hello.
         """
-        ends = self._appending.pop(token, ())
-        repeated = {e.id for others in self._appending.values() for e in others}  # the agent has sent them again
-        for e in ends:
-            if e.id not in repeated:
-                self._agent_tasks.add_held(e.id, e.attempt)
+        for e in self._appends.fail(token):
+            self._agent_tasks.add_held(e.id, e.attempt)
         if self._acks.is_open(token):
             self._disconnect("results could not be stored")
             self._reset(self._session.number, "results could not be stored; say hello again")
 
-    # ------------------------------------------------------------ blobs
-
-    def send_part(self, sha256: str, offset: int, size: int, body: bytes, why: str = "") -> None:
-        """Answer ReadPart. `why`: the error; "" for none."""
+    def send_part(self, part: bridge.BlobPart | bridge.UploadAck, body: bytes = b"") -> None:
+        """Answer ReadPart or WritePart, if the agent is still connected."""
         if self.phase is ChannelPhase.READY:
-            self._send(bridge.BlobPart(sha256, offset, size, why), body)
-
-    def send_put_ack(self, sha256: str, offset: int, why: str = "") -> None:
-        """Answer WritePart: all bytes below `offset` are stored.
-
-        `why`: the error; "" for none.
-        """
-        if self.phase is ChannelPhase.READY:
-            self._send(bridge.UploadAck(sha256, offset, why))
+            self._send(part, body)
 
     # ------------------------------------------------------------ time and session
 
@@ -445,10 +406,10 @@ class EndpointChannel:
         self._disconnect(refusal.message)
 
     def redirect(self, epoch: int, to: bridge.Redirect) -> None:
-        """Send the agent to the server that claimed the endpoint with this epoch (0: not known
-        yet).
+        """Send the agent to the server that claimed the endpoint.
 
-        No task ends. The agent's inventory and the view give the new owner all tasks.
+        `epoch`: of the claim; 0 if not known yet. No task ends. The agent's inventory and the view
+        give the new owner all tasks.
         """
         if self.phase is not ChannelPhase.AWAY:
             self._out.append(unnumbered(self._session.number, max(epoch, self.epoch), to))

@@ -223,7 +223,9 @@ class EffectRunner:
                 body = await asyncio.to_thread(self._context.blobs.part, sha, offset, bridge.PART_BYTES)
         except OncueError as e:
             why = e.message
-        self._bridge.with_channel(endpoint, lambda channel: channel.send_part(sha, offset, size, body, why))
+        self._bridge.with_channel(
+            endpoint, lambda channel: channel.send_part(bridge.BlobPart(sha, offset, size, why), body)
+        )
 
     async def _write_part(self, endpoint: str, effect: WritePart) -> None:
         key = (endpoint, effect.sha256)
@@ -244,7 +246,7 @@ class EffectRunner:
         except OncueError as e:
             why = e.message
             self._uploads.pop(key, None)
-        self._bridge.with_channel(endpoint, lambda channel: channel.send_put_ack(effect.sha256, at, why))
+        self._bridge.with_channel(endpoint, lambda channel: channel.send_part(bridge.UploadAck(effect.sha256, at, why)))
 
     # ------------------------------------------------------------ reports and phases
 

@@ -78,7 +78,7 @@ class ReadPart(msgspec.Struct, frozen=True, gc=False):
 
 
 class WritePart(msgspec.Struct, frozen=True, gc=False):
-    """Write a part of a blob, and answer with `send_put_ack`."""
+    """Write a part of a blob, and answer with `send_part`."""
 
     sha256: str
     offset_bytes: int

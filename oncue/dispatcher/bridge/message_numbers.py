@@ -1,6 +1,4 @@
-"""Numbered messages between the server and one agent, and the refusal of an agent with another
-protocol.
-"""
+"""Numbered messages between the server and one agent, and the refusal of agents."""
 
 from __future__ import annotations
 
@@ -41,9 +39,23 @@ def unnumbered(session: int, epoch: int, message: bridge.FromBridge) -> SendFram
     return SendFrame([bridge.encode(bridge.BridgeEnvelope(session, -1, epoch, message))])
 
 
+def refusal(hello: bridge.Hello, epoch: int, version: str) -> bridge.Refuse | None:
+    """Return the refusal of an agent, or None if it is accepted.
+
+    The agent is refused if its protocol is not that of this server (of release `version`), or if it
+    knows a later claim of the endpoint than `epoch`.
+    """
+    if hello.protocol != bridge.PROTOCOL:
+        return refuse_protocol(hello, version)
+    if hello.epoch > epoch:
+        return bridge.Refuse("stale-epoch", "another server acts for this endpoint now", "")
+    return None
+
+
 def refuse_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
-    """Return the refusal of an agent that speaks another protocol than this server (of release
-    `version`).
+    """Return the refusal of an agent with another protocol than this server's.
+
+    `version`: the release of this server.
     """
     return bridge.Refuse(
         "version",

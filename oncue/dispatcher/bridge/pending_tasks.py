@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from oncue.protocol.codec import encode
-from oncue.protocol.records import Call, TaskFrame, TaskRecord
+from oncue.protocol.records import Call, Ended, TaskFrame, TaskRecord
 
 PAGE = 2_048  # tasks in a page of the view
 LOW = 512  # queued tasks; below this the next page is loaded
@@ -41,6 +41,11 @@ class TaskGroup(msgspec.Struct, gc=False):
     def one(self, task_id: bytes) -> TaskRecord:
         """Return the task with this id."""
         return next(t for t in self.tasks if t.id == task_id)
+
+    def next_attempt(self, ended: Ended) -> TaskGroup:
+        """Return the attempt that follows `ended`, as a group of one task."""
+        task = self.one(ended.id)
+        return TaskGroup(self.call, self.call_raw, ended.attempt + 1, self.accepted_us, [task], len(task.args))
 
 
 class OpenTask(msgspec.Struct, frozen=True, array_like=True):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -31,6 +30,8 @@ from oncue.dispatcher.services.idempotency import (
     content_of,
     key_reused,
 )
+from oncue.dispatcher.services.open_reason import open_reason
+from oncue.dispatcher.services.submission_checks import check_payloads, parse_batch_key, split_records, stored_retry
 from oncue.dispatcher.services.task_info import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
 from oncue.ids import now_us
@@ -39,13 +40,11 @@ from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
-from oncue.protocol.records import INLINE_BYTES, VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
+from oncue.protocol.records import VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS
 from oncue.task_lifecycle import TaskState, end
 from oncue.view import TaskFilter
 
-RECORD_TASKS = 1_024  # tasks in one record of the log
-RECORD_BYTES = 1 << 20
 RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
 
 
@@ -90,7 +89,7 @@ class TaskService:
                 remedy="send several batches",
                 limit=self._context.settings.max_batch,
             )
-        key = _batch_key(request.key)
+        key = parse_batch_key(request.key)
         call = await self._call(caller, request)
         ids = task_ids.batch_ids(caller.subject, key, count)
         tasks = [TaskRecord(i, p) for i, p in zip(ids, payloads, strict=True)]
@@ -99,14 +98,14 @@ class TaskService:
             await self._context.barrier((self._context.registry.tasks_topic(call.endpoint), RESULTS))
             if await self._known(call, tasks[0]):
                 return _accepted(ids, [])
-        _check_payloads(payloads)
+        check_payloads(payloads)
         return _accepted(ids, (await self._append(request_key, call, tasks))[1])
 
     async def submit(self, caller: Caller, request: r.TaskRequest) -> r.TaskInfo:
         """Accept one call; durable on return. Wait up to `wait_ms` for its outcome."""
         self._context.check_accepting()
         packed = payload.pack_args(tuple(request.args), request.kwargs)
-        _check_payloads([packed])
+        check_payloads([packed])
         call = await self._call(caller, request)
         if request.key:
             seed = request.key.encode()
@@ -140,7 +139,7 @@ class TaskService:
         if earlier is not None:
             return earlier.accepted_us, await asyncio.shield(earlier.durable)
         accepted = now_us()
-        records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in _parts(tasks)]
+        records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in split_records(tasks)]
         future = self._context.log.append(self._context.registry.tasks_topic(call.endpoint), records, 0)
         self._requests.add(request_key, AcceptedRequest(accepted, future, content_of(call, tasks)))
         try:
@@ -205,7 +204,7 @@ class TaskService:
             endpoint.id,
             caller.subject,
             function.name,
-            retry=_retry(request.retry),
+            retry=stored_retry(request.retry),
             timeout_ms=request.timeout_ms or 0,
             expires_us=now_us() + request.expires_ms * 1000 if request.expires_ms else 0,
             stream=getattr(request, "stream", ""),
@@ -280,7 +279,12 @@ class TaskService:
     def _info(self, state: TaskState) -> r.TaskInfo:
         channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
         sent = channel is not None and not state.state.closed and channel.at_agent(state.id)
-        return task_info(state, self._context.registry.endpoint_name, self._why(state), sent)
+        return task_info(
+            state,
+            self._context.registry.endpoint_name,
+            open_reason(state, self._context.registry, self._bridge.channels, self._ownership),
+            sent,
+        )
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
         """Return a task closed by `e`, which the view may not have applied yet."""
@@ -289,40 +293,6 @@ class TaskService:
         state = msgspec.structs.replace(state, attempt=max(state.attempt, e.attempt))
         closed = end(state, msgspec.structs.replace(call, retry=None), state.accepted_us, e)
         return msgspec.structs.replace(self._info(closed), position=position)
-
-    def _why(self, state: TaskState) -> str:
-        """Return why an open task is not finished; "" for a closed one."""
-        if state.state.closed or state.call is None:
-            return ""
-        channel = self._bridge.channels.get(state.call.endpoint)
-        name = self._context.registry.endpoint_name(state.call.endpoint)
-        endpoint = self._context.registry.endpoint(state.call.endpoint)
-        if endpoint is None or endpoint.revoked:
-            return f"endpoint {name!r} was revoked"
-        if state.due_us > now_us():
-            return f"attempt {state.attempt} is due in {(state.due_us - now_us()) / 1e6:.1f} s"
-        if channel is None:
-            return self._why_elsewhere(state, name)
-        if channel.refused:
-            return f"endpoint {name!r} is refused: {channel.refused}"
-        if channel.phase.value == "away":
-            since = f" for {(now_us() - channel.since_us) / 1e6:.0f} s" if channel.since_us else ", it has not come yet"
-            return f"endpoint {name!r} is away{since}; start it: oncue endpoint start {name}"
-        if state.running[0] == state.attempt:
-            return "it runs"
-        if channel.at_agent(state.id):
-            return f"it is at endpoint {name!r}, for a free worker or running"
-        return f"endpoint {name!r} has no free worker; {channel.pending.queued_tasks:,} tasks wait here"
-
-    def _why_elsewhere(self, state: TaskState, name: str) -> str:
-        """Return why a task waits whose endpoint another server owns."""
-        assert state.call is not None
-        if state.running[0] == state.attempt:
-            return "it runs"
-        place = self._ownership.owner_label(state.call.endpoint)
-        if not place:
-            return f"no server acts for endpoint {name!r} yet"
-        return f"the server {place} acts for endpoint {name!r}: that one can say more"
 
     async def page(self, caller: Caller, query: TaskQuery) -> r.Page:
         """Return a page of tasks, newest first."""
@@ -432,53 +402,6 @@ class TaskService:
 
 
 # ---------------------------------------------------------------- small steps
-
-
-def _batch_key(text: str) -> bytes:
-    if not text:
-        return task_ids.new_uuid7()
-    try:
-        return task_ids.parse(text)
-    except ValueError as e:
-        raise Invalid(f"key: {e}", remedy="a batch key is a UUIDv7, as 32 hex digits") from None
-
-
-def _retry(policy: r.RetryPolicy | None) -> Any:
-    if policy is None:
-        return None
-    bad = [word for word in policy.on if word not in ("lost", "error", "timeout")]
-    if bad or policy.backoff not in ("exponential", "constant") or min(policy.max, policy.base_ms, policy.cap_ms) < 0:
-        raise Invalid(
-            "retry: not a policy that oncue knows",
-            remedy="on: of lost, error, timeout; backoff: exponential or constant; max, base_ms, cap_ms not negative",
-        )
-    return policy.stored() if policy.max else None
-
-
-def _check_payloads(payloads: Sequence[bytes]) -> None:
-    if max(map(len, payloads)) > INLINE_BYTES + 1:
-        i = max(range(len(payloads)), key=lambda i: len(payloads[i]))
-        raise TooLarge(
-            f"the arguments of call {i} have {len(payloads[i]):,} bytes; {INLINE_BYTES:,} travel inline",
-            remedy="upload them first (PUT /v1/blobs/{sha256}) and send a reference; oncue.Client does that by itself",
-            limit_bytes=INLINE_BYTES,
-        )
-
-
-def _parts(tasks: list[TaskRecord]) -> list[list[TaskRecord]]:
-    """Split tasks into records of up to RECORD_TASKS tasks and RECORD_BYTES bytes."""
-    total = sum(len(t.args) for t in tasks)
-    if len(tasks) <= RECORD_TASKS and total <= RECORD_BYTES:
-        return [tasks]
-    parts: list[list[TaskRecord]] = [[]]
-    size = 0
-    for t in tasks:
-        if parts[-1] and (len(parts[-1]) >= RECORD_TASKS or size + len(t.args) > RECORD_BYTES):
-            parts.append([])
-            size = 0
-        parts[-1].append(t)
-        size += len(t.args)
-    return parts
 
 
 def _accepted(ids: list[bytes], positions: list[Position]) -> r.Accepted:
