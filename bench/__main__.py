@@ -1,10 +1,12 @@
-"""`python -m bench [names] [--quick] [--json FILE] [--peers]`: one table, and a JSON file in bench/results/.
+"""Run the benchmarks: print one table and write JSON to bench/results/.
+
+    python -m bench [names] [--quick] [--json FILE] [--peers]
 
     names      system, agent, crowd, pool, view, rules, log (default: all of these), kafka
     --quick    less of everything, about a minute; the figures are rougher
     --peers    Parsl, Dask and Celery as well, in a venv of their own (see bench/peers.py)
 
-ONCUE_BENCH_DIR says on which disk the data lies (default /var/tmp); ONCUE_BENCH_PROBE: see bench/probe.py.
+ONCUE_BENCH_DIR is the folder of the data (default /var/tmp). ONCUE_BENCH_PROBE: see bench/probe.py.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ DEFAULT = [name for name in PARTS if name != "kafka"]  # which needs Java
 
 
 def main() -> int:
-    """0; 1 when a part failed. A goal that is not met is a figure, not a failure: machines differ."""
+    """Return 0, or 1 if a part failed.
+
+    A goal that is not met is a figure, not a failure: machines differ.
+    """
     given = _arguments()
     console = Console(stderr=True)
     report: dict[str, Any] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "quick": given.quick}
@@ -61,19 +66,24 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="oncue's figures, beside its goals.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure oncue and compare the figures with its goals."
+    )
     parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(PARTS)} (default: all but kafka)")
     parser.add_argument("--quick", action="store_true", help="less of everything")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: bench/results/)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file of the figures (default: bench/results/)")
     parser.add_argument("--peers", action="store_true", help="Parsl, Dask and Celery as well, in a venv of their own")
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in PARTS]:
-        parser.error(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
     return given
 
 
 def _measure(names: list[str], quick: bool, console: Console) -> Mapping[str, dict[str, Any]]:
-    """One part after the other. One that fails says so in its place; the others go on."""
+    """Run the parts one after the other.
+
+    An error is the result of its part; the others still run.
+    """
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         console.print(f"{name} ...", style="dim", markup=False)

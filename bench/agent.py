@@ -1,7 +1,8 @@
-"""The agent with its pool alone: `python -m bench.agent`. The bench process is the server: a real CURVE ROUTER on loopback and
-what little of the bridge it needs.
+"""Measure the agent with its pool alone: `python -m bench.agent`.
 
-No-op tasks a second in frames of 256, and the p50 of one task at a time, dispatch to outcome.
+The bench process is the server: a real CURVE ROUTER on loopback and the part of the bridge that an
+agent needs. Figures: no-op tasks a second in frames of 256, and the p50 of one task at a time from
+dispatch to outcome.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def noop() -> None:
 
 
 class Server:
-    """Says Welcome, answers FetchPart, sends as credit allows, acks at once."""
+    """Minimal server: Welcome, BlobPart, tasks within credit, immediate acks."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -61,7 +62,7 @@ class Server:
         self.socket.send_multipart([self.route, head, body] if body else [self.route, head])
 
     def pump(self, wait_s: float = 1.0) -> None:
-        """Read what is there; wait for it when there is nothing."""
+        """Read all pending messages; if there are none, wait up to `wait_s`."""
         self.gate.on_readable()
         if not self._read():
             select.select([self.gate.fileno(), int(self.socket.getsockopt(zmq.FD))], [], [], wait_s)
@@ -104,7 +105,7 @@ class Server:
 
 
 def run(tasks: int = 200_000, workers: int = 2, singles: int = 500) -> dict[str, Any]:
-    """{tasks_per_s, p50_ms, agent_cpu_us (a task), agent_rss_bytes}."""
+    """Return {tasks_per_s, p50_ms, agent_cpu_us (a task), agent_rss_bytes}."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = Server(folder, workers)
@@ -122,16 +123,16 @@ def _measure(server: Server, pid: int, tasks: int, singles: int) -> dict[str, An
 
     args = pack_args((), {})
     made = [TaskRecord(i.to_bytes(16, "big"), args) for i in range(1, tasks + singles + 5_001)]
-    _all(server, made[:5_000])
+    _run_all(server, made[:5_000])
     took: list[float] = []
     for task in made[5_000 : 5_000 + singles]:
         begun = time.perf_counter()
-        _all(server, [task])
+        _run_all(server, [task])
         took.append(time.perf_counter() - begun)
     process = psutil.Process(pid)
     cpu = sum(process.cpu_times()[:2])
     begun = time.perf_counter()
-    _all(server, made[5_000 + singles :])
+    _run_all(server, made[5_000 + singles :])
     passed = time.perf_counter() - begun
     cpu = sum(process.cpu_times()[:2]) - cpu
     return {
@@ -143,8 +144,8 @@ def _measure(server: Server, pid: int, tasks: int, singles: int) -> dict[str, An
     }
 
 
-def _all(server: Server, tasks: list[TaskRecord]) -> None:
-    """Send them all, as far as credit goes, until all have ended."""
+def _run_all(server: Server, tasks: list[TaskRecord]) -> None:
+    """Send all tasks within the agent's credit; return when all have ended."""
     goal, at = server.done + len(tasks), 0
     deadline = time.monotonic() + 120
     while server.done < goal:

@@ -1,10 +1,13 @@
-"""One agent with 100,000 workers, and 1,000,000 tasks that wait for it: `python -m bench.crowd`.
+"""One agent, 100,000 workers, 1,000,000 queued tasks: `python -m bench.crowd`.
 
-    client ──1,000,000 tasks──► server (their endpoint is away) ──then──► agent ──► simulated workers, each task takes TASK_S
-                                  └─ memory with all of them queued         └─ memory while they pass
+    client ──1,000,000 tasks──► server (their endpoint is away)
+                                └─ memory with all of them queued
+                                server ──► agent ──► simulated workers, each task takes TASK_S
+                                           └─ memory while the tasks run
 
-The server, its log and view, the link and the agent with its journal are the real ones, in their own processes; only the
-workers are simulated, by a pool that answers when a task's time has passed. Every outcome is checked for its value.
+The server, its log and view, the link and the agent with its journal are the real ones, in their
+own processes. Only the workers are simulated, by a pool that answers when a task's time has passed.
+The value of each outcome is checked.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class SimulatedPool:
         return self.size - len(self._due)
 
     def chunk_size(self, function: str) -> int:
-        return 1  # as for all that runs long
+        return 1  # as for all long tasks
 
     def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
         now = time.time_ns() // 1000
@@ -104,7 +107,7 @@ class SimulatedPool:
 
 
 class SimulatedProvider:
-    """Gives blocks of simulated workers."""
+    """A provider of blocks of simulated workers."""
 
     def __init__(self, context: ProviderContext) -> None: ...
 
@@ -118,7 +121,7 @@ class SimulatedProvider:
 
 
 def _ended(task: TaskRecord, attempt: int, started_us: int, now_us: int) -> Ended:
-    """What `noop` gives: its argument."""
+    """Return the end of a `noop` task: its value is its argument."""
     args, _ = unpack_args(task.args, _no_blob)
     value = MSGPACK + msgspec.msgpack.encode(args[0])
     return Ended(task.id, attempt, OK, started_us, now_us, value, b"", task.event, task.retry_of, task.mark_us)
@@ -129,8 +132,11 @@ def _no_blob(_ref: object) -> bytes:
 
 
 def run(tasks: int = 1_000_000, workers: int = 100_000) -> dict[str, Any]:
-    """{tasks_per_s, server_queued_mb (grown while all were queued), agent_mb (early, late: with all workers busy),
-    agent_growth_mb ...}."""
+    """Return {tasks_per_s, server_mb, agent_mb, agent_growth ...}.
+
+    server_mb: before, with all tasks queued, and after. agent_mb: early and late, with all workers
+    busy; agent_growth is late / early.
+    """
     with running(workers=1) as r:
         folder = r.folder / NAME
         folder.mkdir()
@@ -168,11 +174,14 @@ def run(tasks: int = 1_000_000, workers: int = 100_000) -> dict[str, Any]:
 
 
 def _watch(handles: list[tuple[range, list[Any]]], pid: int, client: Client) -> dict[str, Any]:
-    """Gather all, look at the agent's memory after each part; the second third is compared with the last."""
+    """Gather all outcomes; read the agent's memory after each part.
+
+    The second third is compared with the last.
+    """
     sizes = []
     for part, futures in handles:
         if client.gather(futures, timeout=PATIENCE_S) != list(part):
-            raise AssertionError("an outcome had not its right value")
+            raise AssertionError("an outcome has the wrong value")
         futures.clear()
         sizes.append(_rss_mb(pid))
     third = len(sizes) // 3

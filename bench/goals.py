@@ -1,6 +1,7 @@
-"""What the design asks for on two cores, beside what was found.
+"""The design's goals on two cores, beside the measured figures.
 
-A goal names a place in the results by a path of keys, so that a figure that was not measured is shown as such, never as met.
+A goal names its figure by a path of keys in the results. A figure that was not measured is reported
+as such, never as met.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def look_up(results: Mapping[str, Any], path: str) -> float | None:
 
 
 def figures(results: Mapping[str, Any]) -> list[Figure]:
-    """All goals, in the order of the table."""
+    """Return all goals and their figures, in the order of the table."""
     out = []
     for goal in GOALS:
         value = look_up(results, goal.path)

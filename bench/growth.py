@@ -1,7 +1,10 @@
-"""Does the next task cost more when much is registered or stored? `python -m bench.growth [--log kafka] [--tasks 5000000]`
+"""Measure the cost of a task as registered endpoints and stored tasks grow.
 
-The same burst and the same calls one at a time, with 1 endpoint and with 2,000 that have a task waiting each; then, step by
-step, with more and more tasks stored. A line a step; the ratios are to the first.
+    python -m bench.growth [--log kafka] [--tasks 5000000]
+
+Runs the same burst and the same single calls with 1 endpoint, with 2,000 endpoints that have a
+waiting task each, and then with more and more tasks stored. Prints a line a step; the ratios are to
+the first step.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ def _figures(r: system.Running) -> dict[str, Any]:
 
 
 def _with_endpoints(r: system.Running, have: int, want: int) -> None:
-    """Registered, never connected, each with a task that waits."""
+    """Register endpoints that never connect, each with a waiting task."""
     for n in range(have, want):
         r.client.endpoints.register(EndpointRequest(name=f"away{n}", public_key=curve.make_keys().public.decode()))
     handles = [r.client.submit(system.noop, n, endpoint=f"away{n}") for n in range(have, want)]

@@ -1,6 +1,8 @@
-"""Which HTTP client is leanest for one blocking request: `python -m bench.http_clients` prints JSON.
+"""Compare HTTP clients for a blocking request: `python -m bench.http_clients`.
 
-One aiohttp server in a child process; each client sends POSTs of 100 bytes over one kept-alive connection."""
+One aiohttp server in a child process; each client sends POSTs of 100 bytes over one kept-alive
+connection. Prints JSON.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def _measure(ask: Callable[[], Any], count: int) -> dict[str, float]:
 
 
 def run(count: int = 3_000) -> dict[str, dict[str, float]]:
-    """Median wall time and client CPU of a request, in µs."""
+    """Return the median wall time and client CPU of a request, in µs."""
     here, there = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(target=_serve, args=(there,))
     server.start()

@@ -1,6 +1,10 @@
-"""The whole system with its log on Apache Kafka, beside the embedded log in the same run: a real broker, on these cores too.
+"""Measure the whole system on Apache Kafka and on the embedded log in one run.
 
-python -m bench kafka      needs Java 17 and Maven, as the tests do; ONCUE_BENCH_KAFKA=host:port names a broker that runs
+The broker is a real one and shares this machine's cores.
+
+    python -m bench kafka
+
+Needs Java 17 and Maven, as the tests do. ONCUE_BENCH_KAFKA=host:port names a running broker.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from tests.kafka.broker import Broker
 
 @contextlib.contextmanager
 def broker() -> Iterator[str]:
-    """Its address."""
+    """Yield the address of a broker."""
     if given := os.environ.get("ONCUE_BENCH_KAFKA"):
         yield given
         return
@@ -34,13 +38,14 @@ def broker() -> Iterator[str]:
 
 
 def run(quick: bool = False) -> dict[str, Any]:
-    """Kafka's figures under `kafka`, the embedded log's under `embedded`, what the first are of the second under `ratio`."""
+    """Return the figures of `kafka` and `embedded`, and their `ratio`."""
     with broker() as address:
         found: dict[str, Any] = {}
         for name, url in (("embedded", ""), ("kafka", f"kafka://{address}?prefix=bench{os.getpid()}.")):
             with system.running(log_url=url) as r:
                 part: dict[str, Any] = {"start_s": round(r.start_s, 2)}
-                # Bursts first: a broker that has just started runs Java that is not compiled yet, which doubles each append.
+                # Bursts first: the Java code of a fresh broker is not compiled yet, which doubles
+                # the time of each append.
                 part["throughput"] = system.throughput(r, repeats=3 if quick else 7)
                 part["latency"] = system.latency(r, 300)
                 part["file"] = system.file_latency(r, 30 if quick else 100)

@@ -1,9 +1,12 @@
-"""How quick the embedded log is: `python -m bench.log [seconds]` prints JSON. With the URL of another log behind it
-(`python -m bench.log 10 kafka://127.0.0.1:9092`) both are measured in one run, one after the other.
+"""Measure the embedded log: `python -m bench.log [seconds]` prints JSON.
 
-Commits: what the rules do with a batch: 100 records and the group's offset. Appends: one at a time (each awaited; beside
-it the same commit by raw SQLite, with nothing around it), eight at a time, and frames: one record of 1,024 x 100 bytes, as
-task topics carry them. Reads: by memory while caught up, and from the disk.
+With the URL of another log (`python -m bench.log 10 kafka://127.0.0.1:9092`) both are measured in
+one run, one after the other.
+
+Commits: 100 records and the group's offset, as the rules commit a batch. Appends: one at a time
+(each awaited; beside it the same commit by raw SQLite alone), eight at a time, and frames: one
+record of 1,024 x 100 bytes, as task topics carry them. Reads: from memory while caught up, and from
+the disk.
 """
 
 from __future__ import annotations
@@ -31,20 +34,23 @@ WINDOW = 8  # frames under way at a time
 
 
 def run(seconds: float = 10.0) -> dict[str, Any]:
-    """All of it, in about so many seconds. Rates a second, latencies in ms."""
+    """Run all parts in about `seconds`; rates a second, latencies in ms."""
     with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
         where = Path(folder)
         return _raw(where, seconds / 9) | asyncio.run(_embedded(where / "log", seconds / 9))
 
 
 def compare(seconds: float, url: str) -> dict[str, Any]:
-    """The embedded log and the one at the URL, in which topics of this run's own are left behind."""
+    """Measure the embedded log and the log at the URL.
+
+    Topics with a prefix of this run stay in the latter.
+    """
     prefix = f"{'&' if '?' in url else '?'}prefix=bench{time.time_ns()}."
     return {"embedded": run(seconds), url.partition("://")[0]: asyncio.run(_other(url + prefix, seconds / 9))}
 
 
 def _raw(folder: Path, seconds: float) -> dict[str, Any]:
-    """What one durable commit costs without threads, queues and futures."""
+    """Measure one durable commit without threads, queues and futures."""
     db = open_writer(folder / "raw.db")
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -72,8 +78,9 @@ async def _embedded(folder: Path, seconds: float) -> dict[str, Any]:
 
 async def _other(url: str, seconds: float) -> dict[str, Any]:
     log = await open_log(url)
-    await asyncio.gather(*[log.append(topic, [SMALL]) for topic in ("one", "in", "out")])  # makes them
-    for _ in range(4):  # the first of a cluster make the topics of its own transactions
+    # Creates the topics.
+    await asyncio.gather(*[log.append(topic, [SMALL]) for topic in ("one", "in", "out")])
+    for _ in range(4):  # the first commits create the cluster's own topics
         await log.commit("bench", [RecordBatch("in", 0, (0,), (SMALL,))], [Append("out", [SMALL])])
     try:
         return await _log(log, seconds)
@@ -89,7 +96,7 @@ async def _log(log: Log, seconds: float) -> dict[str, Any]:
         "append_awaited_per_s": round(len(times) / sum(times)),
     }
     result |= await _commits(log, seconds)
-    # CPU before fsync: how much of a commit is ours.
+    # CPU before fsync: the log's own share of a commit.
     count, took, cpu = await _stream(log, "many", SMALL, 64, seconds)
     result |= {"append_64_under_way_per_s": round(count / took), "append_64_cpu_us": round(cpu / count * 1e6, 1)}
     frames, took, cpu = await _stream(log, "frames", FRAME, WINDOW, seconds)
@@ -103,7 +110,10 @@ async def _log(log: Log, seconds: float) -> dict[str, Any]:
 
 
 async def _commits(log: Log, seconds: float) -> dict[str, Any]:
-    """One after another, as the rules' engine makes them: with what a batch caused, and with nothing."""
+    """Measure sequential commits, with a batch's appends and without.
+
+    The engine of the rules makes such commits.
+    """
     caused = [Append("out", [SMALL] * 100)]
     found: dict[str, Any] = {}
     for name, appends in (("commit_100_p50_ms", caused), ("commit_offset_p50_ms", [])):
@@ -126,7 +136,7 @@ async def _awaited(log: Log, seconds: float) -> list[float]:
 
 
 async def _stream(log: Log, topic: str, record: Record, window: int, seconds: float) -> tuple[int, float, float]:
-    """Appends with so many under way at all times: (count, seconds, CPU seconds)."""
+    """Append with `window` appends in flight: (count, seconds, CPU seconds)."""
     count = 0
     started, cpu = time.perf_counter(), time.process_time()
 
@@ -144,11 +154,12 @@ async def _reads(log: Log, frames: int, seconds: float) -> dict[str, Any]:
     reader = log.read(["frames"], start="earliest")
     found, took = await _timed(lambda: _drain(reader.next, frames))
     disk = {"read_disk_frames_per_s": round(found / took), "read_disk_tasks_per_s": round(found * FRAME_TASKS / took)}
-    small_count = (await log.end_offsets(["many"]))[("many", 0)]  # nothing but records: no marks of transactions
+    # Each offset is a record: this topic has no markers of transactions.
+    small_count = (await log.end_offsets(["many"]))[("many", 0)]
     small = log.read(["many"], start="earliest")
     found, took = await _timed(lambda: _drain(small.next, small_count))
     disk["read_disk_small_per_s"] = round(found / took)
-    # Caught up: what is appended comes by memory; only the reader's share of the time counts.
+    # Caught up: appended records come from memory. Only the reader's share of the time counts.
     live = log.read(["fresh"])
     await log.append("fresh", [SMALL])
     await _drain(live.next, 1)

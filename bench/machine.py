@@ -1,4 +1,4 @@
-"""What the figures were measured on; no names of hosts, people or folders."""
+"""Describe the machine, without names of hosts, people or folders."""
 
 from __future__ import annotations
 

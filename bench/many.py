@@ -1,8 +1,9 @@
-"""One, two and three servers on one Kafka: `python -m bench.many [--tasks 60000]`, a line a number of servers.
+"""Measure one, two and three servers on one Kafka: `python -m bench.many`.
 
-Three endpoints of one worker each and three clients, the same at each step, so that what changes is the number of servers only.
-All of it and the broker share this machine's cores: where these are all busy with one server already, more of them cannot
-be faster, and the figures say what they cost.
+Prints a line for each number of servers; `--tasks 60000` sets the number of tasks. Three endpoints
+of one worker each and three clients at each step, so that only the number of servers changes. All
+processes and the broker share this machine's cores: where one server keeps these busy, more servers
+cannot be faster, and the figures show their cost.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _load(data: Path, endpoint: str, tasks: int) -> None:
 
 
 def _calls(data: Path, endpoint: str) -> float:
-    """One at a time, warm, p50 in ms."""
+    """Call one task at a time, warm; p50 in ms."""
     with Client(data=data, patience=60) as client:
         for i in range(CALLS):
             client.submit(system.noop, i, endpoint=endpoint).result(60)

@@ -1,7 +1,8 @@
-"""Does it cost anything that events are spread over many partitions of Kafka? `python -m bench.partitions`, a line a step.
+"""Measure events over more and more partitions: `python -m bench.partitions`.
 
-Events come in batches over HTTP, a rule maps each to a task, and the last one's outcome ends the time. With `--log sqlite`
-there is one partition only, which is the figure to compare with.
+Events come in batches over HTTP and a rule maps each to a task; the time ends with the last
+outcome. Prints a line a step. `--log sqlite` has one partition only and is the figure to compare
+with.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ PARTITIONS = (1, 8, 64, 256)
 EVENTS, BATCH, REPEATS = 10_000, 1_000, 3
 RULE = """\
 rules:
-  - name: cue
-    on: {type: org.example.cue}
-    run: {function: cue.py:take, endpoint: local, args: {n: "${data.n}"}}
+  - name: echo
+    on: {type: org.example.bench}
+    run: {function: bench_rule.py:echo, endpoint: local, args: {n: "${data.n}"}}
 """
 
 
 def _deploy(r: system.Running) -> None:
-    (r.folder / "cue.py").write_text("def take(n):\n    return n\n")
-    rules = r.folder / "cue.yaml"
+    (r.folder / "bench_rule.py").write_text("def echo(n):\n    return n\n")
+    rules = r.folder / "rules.yaml"
     rules.write_text(RULE)
     system.deploy(r, rules)
 
 
 def _events(r: system.Running, wave: int) -> float:
-    """Events a second from the first request until all their tasks are closed in the view."""
+    """Return events a second, from the first request to the last closed task.
+
+    A task counts as closed when the view has its outcome.
+    """
     local = json.loads((r.folder / "data" / "local.json").read_text())
     headers = {"Authorization": f"Bearer {local['token']}", "Content-Type": "application/cloudevents-batch+json"}
     bodies = [
@@ -45,7 +49,7 @@ def _events(r: system.Running, wave: int) -> float:
                     "specversion": "1.0",
                     "id": f"{wave}-{n}",
                     "source": "/bench",
-                    "type": "org.example.cue",
+                    "type": "org.example.bench",
                     "data": {"n": n},
                 }
                 for n in range(first, first + BATCH)
@@ -53,13 +57,13 @@ def _events(r: system.Running, wave: int) -> float:
         ).encode()
         for first in range(0, EVENTS, BATCH)
     ]
-    fired = r.client.rules.get("cue").fired
+    fired = r.client.rules.get("echo").fired
     began = time.perf_counter()
     for body in bodies:
         request = urllib.request.Request(f"{local['url']}/v1/events", body, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             answer.read()
-    while r.client.rules.get("cue").fired < fired + EVENTS:
+    while r.client.rules.get("echo").fired < fired + EVENTS:
         time.sleep(0.005)
     system.await_view(r)
     return EVENTS / (time.perf_counter() - began)

@@ -1,4 +1,7 @@
-"""Celery's side of the comparison: an app whose Redis the environment names. Imported in the peers' own venv."""
+"""Celery's app for the comparison, imported in the peers' venv.
+
+The environment names its Redis.
+"""
 
 from __future__ import annotations
 

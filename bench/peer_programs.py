@@ -1,7 +1,9 @@
-"""The same no-op work by others, each with two workers: `python -m bench.peer_programs NAME TASKS` prints JSON.
+"""Run the same no-op work on other systems, each with two workers.
 
-Runs in the peers' venv, without oncue. Every outcome is checked for its value. None of them keeps a durable log, and the
-first two have no service in the way, so this compares costs, not what they promise.
+    python -m bench.peer_programs NAME TASKS      prints JSON
+
+Runs in the peers' venv, without oncue. The value of each outcome is checked. None of them keeps a
+durable log, and the first two have no service in between, so this compares costs, not guarantees.
 """
 
 from __future__ import annotations

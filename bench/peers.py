@@ -1,5 +1,8 @@
-"""Others at the same no-op work in the same run (`python -m bench --peers`), in a venv of their own under the user's cache
-folder. A peer that does not install within a minute, or does not run, is skipped, and the report says why."""
+"""Run other systems on the same no-op work (`python -m bench --peers`).
+
+They run in a venv of their own in the user's cache folder. A peer that does not install within a
+minute, or does not run, is skipped, and the report states the reason.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def folder() -> Path:
 
 
 def run(tasks: int = 10_000) -> dict[str, dict[str, Any]]:
-    """name -> {version, tasks, tasks_per_s, p50_ms} or {skipped: why}."""
+    """Return name -> {version, tasks, tasks_per_s, p50_ms} or {skipped: reason}."""
     where = folder()
     python = where / "bin" / "python"
     if not python.exists():
@@ -47,7 +50,8 @@ def _peer(python: Path, name: str, packages: list[str], tasks: int) -> dict[str,
     process = subprocess.Popen(
         [str(python), "-m", "bench.peer_programs", name, str(tasks)],
         cwd=root,
-        env=os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"},  # Parsl starts by name
+        # Parsl starts its programs by name.
+        env=os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,7 +79,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _last(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it said nothing"
+    return lines[-1][:200] if lines else "it printed nothing"
 
 
 if __name__ == "__main__":

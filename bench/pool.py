@@ -1,4 +1,7 @@
-"""The pool by itself: no-op tasks a second, one at a time, and what a worker weighs. `python -m bench.pool [TASKS]`"""
+"""Measure the pool alone: `python -m bench.pool [TASKS]`.
+
+Figures: no-op tasks a second, one task at a time, and the memory of a worker.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def turn(pool: Pool, timeout_s: float = 1.0) -> None:
 
 
 def burst(pool: Pool, function: str, body: bytes, queue: deque[TaskRecord]) -> float:
-    """Seconds until all have ended well."""
+    """Return the seconds until all tasks have succeeded."""
     missing, start = len(queue), time.perf_counter()
     while missing:
         while queue and pool.room():

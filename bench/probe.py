@@ -1,12 +1,16 @@
-"""A ceiling to compare with: any command that runs the same kind of work without doing what oncue does for safety.
+"""A ceiling to compare with: a command that does the work without durability.
 
-The environment variable ONCUE_BENCH_PROBE holds a shell command. Its last line on stdout is one JSON object:
+The command runs the same kind of work and leaves out oncue's measures for safety. The environment
+variable ONCUE_BENCH_PROBE holds it as a shell command. Its last line on stdout is one JSON object:
 
-    best, median               tasks/s in bursts           p50           ms, one task at a time
-    sustained_view_caught_up   tasks/s                     sum           µs of CPU a task, all processes
+    best, median               tasks/s in bursts
+    p50                        ms, one task at a time
+    sustained_view_caught_up   tasks/s
+    sum                        µs of CPU a task, all processes
     us_per_task                the same by process
 
-It runs right before and right after, since a shared machine is not equally fast at all times; ratios use the mean of both.
+It runs right before and right after the benchmarks, since a shared machine is not equally fast at
+all times; ratios use the mean of both.
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ PAIRS = {
 
 
 def run() -> dict[str, Any] | None:
-    """One run of the probe; None where none is given. A probe that fails is a result, `{"error": why}`."""
+    """Run the probe once; None if none is configured.
+
+    A failure is a result too: `{"error": reason}`.
+    """
     command = os.environ.get(VARIABLE, "").strip()
     if not command:
         return None
@@ -49,7 +56,7 @@ def run() -> dict[str, Any] | None:
 def ratios(
     results: Mapping[str, Any], before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
 ) -> dict[str, float]:
-    """Ours divided by the probe's, for what both have."""
+    """Return our figures divided by the probe's, for figures that both have."""
     out: dict[str, float] = {}
     for key, path in PAIRS.items():
         theirs = [float(p[key]) for p in (before, after) if p and isinstance(p.get(key), (int, float))]

@@ -1,7 +1,8 @@
-"""How many decoded events a second one core holds against 10, 1,000 and 10,000 rules: `run() -> dict`.
+"""Measure event matching against 10, 1,000 and 10,000 rules on one core.
 
-Each rule has a trigger, a size and a glob; an event matches one rule. Events of one trigger among ten share it with a tenth
-of the rules. The rate is by CPU time, and the best of a few rounds, since the machine does other work too.
+Each rule has a trigger, a size and a glob; an event matches one rule. There are ten triggers, so an
+event is compared with a tenth of the rules. The rate is events a second of CPU time, the best of a
+few rounds, since the machine does other work too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TRIGGERS = 10
 
 
 def text(rules: int) -> str:
-    """A rule file of so many rules."""
+    """Return a rule file of `rules` rules."""
     out = ["rules:"]
     for n in range(rules):
         on, path = f"t{n % TRIGGERS}", f"/data/beam{n:05d}/**/scan_*.h5"
@@ -27,7 +28,7 @@ def text(rules: int) -> str:
     return "\n".join(out)
 
 
-def book(rules: int) -> ActiveRules:
+def compile_rules(rules: int) -> ActiveRules:
     deployments = [
         Deployment(VERSION, f"f{k}", 1, "bench", part, {"tomo.py:reconstruct": "0" * 64})
         for k, part in enumerate(_parts(rules))
@@ -51,8 +52,11 @@ def _event(rule: int, n: int) -> Event:
 
 
 def rate(rules: int, count: int = 10_000, rounds: int = 3) -> float:
-    """Events a second. Raises AssertionError when an event does not match its one rule."""
-    compiled, given = book(rules), events(rules, count)
+    """Return events a second.
+
+    Raises AssertionError if an event does not match its one rule.
+    """
+    compiled, given = compile_rules(rules), events(rules, count)
     best = 0.0
     for _ in range(rounds):
         start = time.process_time()

@@ -1,4 +1,8 @@
-"""The whole system, embedded: `oncue up` in processes of its own, a client here. Every outcome is checked for its value."""
+"""Measure the whole system on the embedded log.
+
+`oncue up` runs in processes of its own, the client in this one. The value of each outcome is
+checked.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class Running:
         self.client, self.process, self.folder, self.start_s = client, process, folder, start_s
 
     def processes(self) -> dict[str, psutil.Process]:
-        """server, agent and workers by name."""
+        """Return server, agent and workers by name."""
         server = psutil.Process(self.process.pid)
         found = {"server": server}
         for child in server.children(recursive=True):
@@ -49,7 +53,10 @@ class Running:
 
 @contextlib.contextmanager
 def running(workers: int = 2, folder: str | None = None, log_url: str = "") -> Iterator[Running]:
-    """`oncue up` on free ports and a folder of its own, until its endpoint is connected. `log_url`: "" is the embedded log."""
+    """Run `oncue up` on free ports and yield once its endpoint is connected.
+
+    Without `folder` it uses a new one. An empty `log_url` is the embedded log.
+    """
     with tempfile.TemporaryDirectory(
         dir=folder or os.environ.get("ONCUE_BENCH_DIR", "/var/tmp"), prefix="oncue-bench-"
     ) as made:
@@ -84,7 +91,7 @@ def _await(probe: Any, process: subprocess.Popen[bytes], seconds: float) -> Any:
 
 
 def burst(r: Running, tasks: int) -> float:
-    """Tasks a second from the first call until the last checked outcome."""
+    """Return tasks a second, from the first call to the last checked outcome."""
     began = time.perf_counter()
     handles = r.client.map(noop, range(tasks))
     values = r.client.gather(handles)
@@ -95,7 +102,7 @@ def burst(r: Running, tasks: int) -> float:
 
 
 def await_view(r: Running) -> None:
-    """Until the view has all: nothing is open at the local endpoint."""
+    """Wait until the view has all outcomes: no task is open at the local endpoint."""
     while r.client.endpoints.get("local").waiting:
         time.sleep(0.02)
 
@@ -120,7 +127,7 @@ def throughput(r: Running, tasks: int = 20_000, repeats: int = 5) -> dict[str, A
 
 
 def sustained(r: Running, tasks: int = 500_000, at_once: int = 50_000) -> dict[str, Any]:
-    """Until the view has caught up with all of them."""
+    """Measure until the view has caught up with all tasks."""
     began = time.perf_counter()
     for _ in range(tasks // at_once):
         burst(r, at_once)
@@ -129,7 +136,10 @@ def sustained(r: Running, tasks: int = 500_000, at_once: int = 50_000) -> dict[s
 
 
 def latency(r: Running, calls: int = 300) -> dict[str, float]:
-    """One at a time, warm (after a burst, and as many calls that are not counted): submit until result, in ms."""
+    """Measure one task at a time, from submit to result, in ms.
+
+    Warm: after a burst, and after as many calls that are not counted.
+    """
     burst(r, 2_000)
     await_view(r)
     for i in range(calls):
@@ -162,7 +172,10 @@ def deploy(r: Running, rules: Path) -> None:
 
 
 def file_latency(r: Running, files: int = 100) -> dict[str, float]:
-    """A file is closed until its function starts, in ms, by the outcomes' own times."""
+    """Measure from the close of a file to the start of its function, in ms.
+
+    The times are those of the outcomes.
+    """
     watched = r.folder / "watched"
     watched.mkdir()
     (r.folder / "bench_task.py").write_text("def touch(path):\n    return path\n")
@@ -198,7 +211,7 @@ def _await_trigger(r: Running) -> None:
 
 
 def idle(r: Running, seconds: float = 5.0) -> dict[str, Any]:
-    """Resident memory in MB, and % of a core, of each process with nothing to do."""
+    """Return memory (MB) and CPU (% of a core) of each idle process."""
     before = r.cpu_s()
     time.sleep(seconds)
     after = r.cpu_s()
@@ -213,7 +226,10 @@ def idle(r: Running, seconds: float = 5.0) -> dict[str, Any]:
 
 
 def singles(r: Running, tasks: int = 20_000) -> dict[str, Any]:
-    """As `throughput`, but one `submit` a task, as a program without a list would call it; the client makes batches."""
+    """Measure as `throughput`, with one `submit` a task.
+
+    A program without a list of tasks calls it like this; the client makes batches.
+    """
     submit = r.client.submit
     began = time.perf_counter()
     values = r.client.gather([submit(noop, i) for i in range(tasks)])
@@ -225,7 +241,7 @@ def singles(r: Running, tasks: int = 20_000) -> dict[str, Any]:
 
 
 def run(quick: bool = False, workers: int = 2) -> dict[str, Any]:
-    """All of it with one server. `quick` takes about half a minute and less of everything."""
+    """Run all parts with one server; `quick` takes about half a minute."""
     with running(workers) as r:
         found: dict[str, Any] = {"start_s": round(r.start_s, 2), "idle": idle(r, 2.0 if quick else 10.0)}
         found["latency"] = latency(r, 100 if quick else 300)

@@ -1,4 +1,4 @@
-"""The report as people read it."""
+"""Print the report as tables."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _peers(found: Mapping[str, Any]) -> Table:
 
 
 def number(value: float | None) -> str:
-    """1,234 and 1.23: what is below a hundred keeps two digits."""
+    """Format as 1,234 or 1.23: numbers below a hundred have three digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

@@ -1,4 +1,7 @@
-"""What a task costs the view: its frame inserted, its outcome written, in groups as a busy server makes them."""
+"""Measure the view's CPU time a task, in groups as a busy server makes them.
+
+A task costs the insert of its frame and the write of its outcome.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ LAG = 8  # frames between a task and its outcome
 
 
 def run(tasks: int = 100_000, frame: int = 256) -> dict[str, float]:
-    """µs of CPU a task, in one thread: in all, and of which for frames of tasks and of outcomes."""
+    """Return µs of CPU a task in one thread: total, task frames, outcomes."""
     count = max(1, tasks // frame)
     accepted, ended = _records(count, frame)
     with tempfile.TemporaryDirectory() as folder:
