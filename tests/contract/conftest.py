@@ -22,13 +22,16 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def open_it(backend: Backend, tmp_path: Path) -> Callable[[], Awaitable[Log]]:
-    """Opens the test's log; again after closing: the same one."""
+    """Open the test's log; after closing, open the same one again."""
     return lambda: backend.open(tmp_path / "log")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB of its own. Mounting takes root: elsewhere the test is skipped, in CI it fails."""
+    """A separate file system of 24 MB.
+
+    Mounting requires root: elsewhere the test is skipped, in CI it fails.
+    """
     where = tmp_path / "disk"
     where.mkdir()
     done = subprocess.run(

@@ -1,4 +1,7 @@
-"""The backends that the contract suite runs over. A new one is an entry in BACKENDS."""
+"""Log backends of the contract suite.
+
+Add an entry to BACKENDS to run the suite over another one.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,13 @@ Seen = tuple[str, int, int, bytes]  # topic, partition, offset, value
 @dataclass(frozen=True)
 class Backend:
     name: str
-    open: Callable[[Path], Awaitable[Log]]  # in this folder; again in the same one: the same log
-    # The stored batch of (topic, 0) that begins at this offset; log closed. What a dead letter has of it.
+    open: Callable[[Path], Awaitable[Log]]  # in this folder; opening it again gives the same log
+    # Damages the stored batch of (topic, 0) that begins at this offset, while the log is closed.
+    # Returns the bytes that its dead letter holds.
     damage: Callable[[Path, str, int], bytes]
-    topics: int  # as many as a test of many makes
-    record_bytes: int  # a record may be so large; 0: no limit that a test could reach
-    whole_rows: bool  # truncation takes what is stored as one whole, and no part of it
+    topics: int  # number of topics in test_many_topics
+    record_bytes: int  # largest record; 0: no limit that a test could reach
+    whole_rows: bool  # truncation removes whole stored batches only
 
 
 def _damage_sqlite(folder: Path, topic: str, first: int) -> bytes:
@@ -40,7 +44,7 @@ def _damage_sqlite(folder: Path, topic: str, first: int) -> bytes:
 
 
 KAFKA = "ONCUE_TEST_KAFKA"  # host:port of a broker
-KAFKA_DATA = "ONCUE_TEST_KAFKA_DATA"  # its data folder, where it is ours
+KAFKA_DATA = "ONCUE_TEST_KAFKA_DATA"  # its data folder, if the tests started it
 
 
 async def _open_kafka(folder: Path) -> Log:
@@ -52,7 +56,10 @@ def _prefix(folder: Path) -> str:
 
 
 def _damage_kafka(folder: Path, topic: str, first: int) -> bytes:
-    """Flip the last byte of the stored batch. The broker does not look into what it hands out."""
+    """Flip the last byte of the stored batch.
+
+    The broker does not check the batches that it returns.
+    """
     segment = Path(os.environ[KAFKA_DATA], f"{_prefix(folder)}{topic}-0", "0" * 20 + ".log")
     with segment.open("r+b") as file:
         data, place = file.read(), 0
@@ -82,8 +89,8 @@ def flat(batches: Iterable[RecordBatch]) -> list[Seen]:
     return [(b.topic, b.partition, o, r.value) for b in batches for o, r in zip(b.offsets, b.records, strict=True)]
 
 
-async def take(reader: Reader, count: int, timeout: float = 30) -> list[Seen]:
-    """Exactly so many records, and no more than those may have come with them."""
+async def read_exactly(reader: Reader, count: int, timeout: float = 30) -> list[Seen]:
+    """Return exactly `count` records; fail if more come with them."""
     found: list[Seen] = []
     async with asyncio.timeout(timeout):
         while len(found) < count:
@@ -93,7 +100,7 @@ async def take(reader: Reader, count: int, timeout: float = 30) -> list[Seen]:
 
 
 async def quiet(reader: Reader, seconds: float = 0.05) -> bool:
-    """No record comes."""
+    """Return True if no record comes within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             while not (found := flat(await reader.next())):

@@ -1,9 +1,15 @@
-"""A process of its own that works on a log until it is killed, and prints what was acknowledged, a number a line.
+"""Child process that works on a log until it is killed.
 
-python log_child.py BACKEND FOLDER append FIRST     records FIRST, FIRST + 1 ... to the topic "a"; prints the last of each
-python log_child.py BACKEND FOLDER sweep FIRST      number n to "r" with one of five keys, and housekeeping all the time
-python log_child.py BACKEND FOLDER commit 0         for each record of "in" one to "out", as the group "g"
-python log_child.py BACKEND FOLDER repeat 0         the same, where what is appended may be appended again
+Prints the acknowledged numbers, one a line.
+
+python log_child.py BACKEND FOLDER append FIRST
+    append records FIRST, FIRST + 1 ... to the topic "a"; print the last of each append
+python log_child.py BACKEND FOLDER sweep FIRST
+    append number n to "r" with one of five keys, with housekeeping all the time
+python log_child.py BACKEND FOLDER commit 0
+    append one record to "out" for each record of "in", as the group "g"
+python log_child.py BACKEND FOLDER repeat 0
+    the same with `repeatable`: appends may be repeated
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from oncue.log import Append, Log, Topic
 
 
 async def append(log: Log, first: int) -> None:
-    """Appends of 1 to 5 records, up to eight under way."""
+    """Append 1 to 5 records at a time, with up to eight appends in flight."""
     window = asyncio.Semaphore(8)
     place = first
     while True:
@@ -38,23 +44,23 @@ async def append(log: Log, first: int) -> None:
 async def sweep(log: Log, first: int) -> None:
     await log.ensure({"r": Topic(compact=True), "old": Topic(retention_ms=1)})
 
-    async def tidy() -> None:
+    async def housekeep() -> None:
         while True:
             await log.housekeep()
 
-    tidying = asyncio.ensure_future(tidy())
+    housekeeping = asyncio.ensure_future(housekeep())
     place = first
-    while not tidying.done():
+    while not housekeeping.done():
         both = [
             log.append("old", records(str(place), time_ms=1)),
             log.append("r", records(str(place), key=b"%d" % (place % 5))),
         ]
         await asyncio.gather(*both)
-        if place % 2:  # nothing is left of "old" at times
+        if place % 2:  # sometimes this leaves nothing of "old"
             await log.housekeep()
         os.write(1, b"%d\n" % place)
         place += 1
-    tidying.result()
+    housekeeping.result()
 
 
 async def commit(log: Log, _: int, repeatable: bool = False) -> None:

@@ -66,7 +66,7 @@ def test_a_member_that_rejoins_gets_its_partitions_again(open_it: Open) -> None:
 
 
 def test_is_own_recognizes_records_of_this_process(open_it: Open) -> None:
-    """In topics that are watched."""
+    """Applies to topics that are watched."""
 
     async def main() -> None:
         log = await open_it()

@@ -1,5 +1,7 @@
-"""A full disk under the embedded log: a clear error, nothing lost, and on again when there is space. (Kafka's disks are its
-brokers' affair.)"""
+"""A full disk under the embedded log: a clear error, no loss, recovery.
+
+Kafka's disks are not oncue's to manage.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from log_backends import Backend, records, take, values
+from log_backends import Backend, read_exactly, records, values
 
 from oncue.errors import DiskFull
 from oncue.log import Topic
@@ -15,7 +17,7 @@ from oncue.log import Topic
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
-def test_a_full_disk_is_told_and_survived(backend: Backend, small_disk: Path) -> None:
+def test_appends_to_a_full_disk_fail_and_work_again_once_there_is_space(backend: Backend, small_disk: Path) -> None:
     async def main() -> None:
         log = await backend.open(small_disk / "log")
         reader = log.read(["a"])
@@ -40,18 +42,18 @@ def test_a_full_disk_is_told_and_survived(backend: Backend, small_disk: Path) ->
         ballast.unlink()
         await log.append("a", records("after"))
         accepted.append(b"after")
-        seen = await take(reader, len(accepted))
+        seen = await read_exactly(reader, len(accepted))
         assert values(seen) == accepted
-        assert [s[2] for s in seen] == list(range(len(accepted))), "what was refused left no gap"
+        assert [s[2] for s in seen] == list(range(len(accepted))), "refused appends leave no gap"
         await log.close()
         log = await backend.open(small_disk / "log")
-        assert values(await take(log.read(["a"]), len(accepted))) == accepted
+        assert values(await read_exactly(log.read(["a"]), len(accepted))) == accepted
         await log.close()
 
     asyncio.run(main())
 
 
-def test_a_large_append_that_finds_no_room_does_not_take_small_ones_with_it(backend: Backend, small_disk: Path) -> None:
+def test_a_large_append_that_does_not_fit_fails_alone(backend: Backend, small_disk: Path) -> None:
     async def main() -> None:
         log = await backend.open(small_disk / "log")
         small = [log.append("a", records(str(n))) for n in range(10)]
@@ -60,13 +62,13 @@ def test_a_large_append_that_finds_no_room_does_not_take_small_ones_with_it(back
         with pytest.raises(DiskFull):
             await large
         assert [(await f)[0].first for f in small] == list(range(20))
-        assert values(await take(log.read(["a"]), 20)) == [b"%d" % n for n in range(20)]
+        assert values(await read_exactly(log.read(["a"]), 20)) == [b"%d" % n for n in range(20)]
         await log.close()
 
     asyncio.run(main())
 
 
-def test_retention_makes_room_on_a_full_disk(backend: Backend, small_disk: Path) -> None:
+def test_retention_frees_space_on_a_full_disk(backend: Backend, small_disk: Path) -> None:
     async def main() -> None:
         log = await backend.open(small_disk / "log")
         await log.ensure({"a": Topic(retention_ms=1)})
@@ -79,7 +81,7 @@ def test_retention_makes_room_on_a_full_disk(backend: Backend, small_disk: Path)
         assert (await log.housekeep())["a"] > 0
         for n in range(20):
             await log.append("b", records(b"%d" % n + b"." * 100_000))
-        assert len(await take(log.read(["b"]), 20)) == 20
+        assert len(await read_exactly(log.read(["b"]), 20)) == 20
         await log.close()
 
     asyncio.run(main())

@@ -1,4 +1,7 @@
-"""Retention and compaction by the log itself (SQLite); those of Kafka are the brokers' (tests/integration)."""
+"""Retention and compaction by the embedded log.
+
+On Kafka the brokers do both (tests/integration/test_kafka_topics.py).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from log_backends import records, take, values
+from log_backends import read_exactly, records, values
 
 from oncue.log import Log, Record, Topic
 
@@ -28,18 +31,18 @@ def test_retention_by_age(open_it: Open) -> None:
         freed = await log.housekeep(now)
         assert set(freed) == {"short"}
         assert freed["short"] > 0
-        assert values(await take(log.read(["short"]), 2)) == [b"0.5 days", b"0 days"]
-        assert len(await take(log.read(["keeps"]), 5)) == 5
+        assert values(await read_exactly(log.read(["short"]), 2)) == [b"0.5 days", b"0 days"]
+        assert len(await read_exactly(log.read(["keeps"]), 5)) == 5
         assert await log.housekeep(now) == {}
         assert await log.housekeep(now + 10 * DAY_MS)
         assert (await log.append("short", records("next")))[0].first == 5
-        assert values(await take(live, 1)) == [b"next"]
+        assert values(await read_exactly(live, 1)) == [b"next"]
         await log.close()
 
     asyncio.run(main())
 
 
-def test_retention_by_size_counts_a_partition_and_what_was_there_before(open_it: Open) -> None:
+def test_retention_by_size_is_per_partition_and_counts_earlier_records(open_it: Open) -> None:
     async def fill(log: Log, count: int) -> None:
         await asyncio.gather(*[log.append("a", records(b"." * 10_000), p) for _ in range(count) for p in (0, 1)])
 
@@ -78,45 +81,45 @@ def test_compaction_keeps_the_newest_of_each_key(open_it: Open) -> None:
         await log.append("r", [Record(b"no key"), Record(b"", b"k1")])  # a tombstone
         end = (await log.end_offsets(["r"]))[("r", 0)]
         assert (await log.housekeep())["r"] > 0
-        assert len(await take(live, end)) == end, "a reader that was caught up got all of them"
+        assert len(await read_exactly(live, end)) == end, "a reader that had caught up received all of them"
         wanted = [b"36.0", b"39.0", b"39.2", b"39.3", b"no key", b""]
-        seen = await take(log.read(["r"]), 5)
+        seen = await read_exactly(log.read(["r"]), 5)
         assert values(seen) == wanted[1:]
         assert [s[2] for s in seen] == [end - 6, end - 4, end - 3, end - 2, end - 1], "offsets stay, with gaps"
-        from_gap = await take(log.read(["r"], start={("r", 0): end - 5}), 4)
+        from_gap = await read_exactly(log.read(["r"], start={("r", 0): end - 5}), 4)
         assert values(from_gap) == wanted[2:]
         later = int(time.time() * 1000) + 2 * DAY_MS
         assert (await log.housekeep(later))["r"] > 0, "a tombstone goes after a day"
-        assert values(await take(log.read(["r"]), 4)) == wanted[1:5]
+        assert values(await read_exactly(log.read(["r"]), 4)) == wanted[1:5]
         await log.append("r", [Record(b"", b"k0"), Record(b"", b"k2"), Record(b"", b"k3")])
         await log.housekeep(later)
         await log.housekeep(later + 2 * DAY_MS)
         await log.close()
         log = await open_it()
-        assert values(await take(log.read(["r"]), 1)) == [b"no key"]
+        assert values(await read_exactly(log.read(["r"]), 1)) == [b"no key"]
         assert (await log.append("r", [Record(b"new", b"k0")]))[0].first == end + 3, "the last record's offset is gone"
-        assert values(await take(log.read(["r"]), 2)) == [b"no key", b"new"]
+        assert values(await read_exactly(log.read(["r"]), 2)) == [b"no key", b"new"]
         await log.close()
 
     asyncio.run(main())
 
 
-def test_appends_go_on_during_housekeeping(open_it: Open) -> None:
+def test_appends_continue_during_housekeeping(open_it: Open) -> None:
     async def main() -> None:
         log = await open_it()
         await log.ensure({"old": Topic(retention_ms=1), "r": Topic(compact=True)})
         await asyncio.gather(*[log.append("old", records(b"." * 5_000, time_ms=1)) for _ in range(3_000)])
         await asyncio.gather(*[log.append("r", [Record(b"." * 500, b"%d" % (n % 7))]) for n in range(3_000)])
-        sweeping = asyncio.ensure_future(log.housekeep())
+        housekeeping = asyncio.ensure_future(log.housekeep())
         appended = 0
-        while not sweeping.done():
+        while not housekeeping.done():
             await log.append("other", records(str(appended)))
             appended += 1
-        assert sweeping.result().keys() == {"old", "r"}
-        assert appended > 5, "they had their turns between the bites"
+        assert housekeeping.result().keys() == {"old", "r"}
+        assert appended > 5, "appends ran between the steps of housekeeping"
         assert await log.begin_offsets(["old"]) == await log.end_offsets(["old"])
-        assert len(await take(log.read(["r"]), 7)) == 7
-        assert len(await take(log.read(["other"]), appended)) == appended
+        assert len(await read_exactly(log.read(["r"]), 7)) == 7
+        assert len(await read_exactly(log.read(["other"]), appended)) == appended
         await log.close()
 
     asyncio.run(main())

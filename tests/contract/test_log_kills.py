@@ -1,4 +1,4 @@
-"""`kill -9` in the middle of work: what was acknowledged is there, in order, without gap or double."""
+"""`kill -9` during work: acknowledged records survive, in order, each once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from log_backends import Backend, records, take, values
+from log_backends import Backend, read_exactly, records, values
 
 from oncue.log import Log
 
@@ -19,7 +19,10 @@ CHILD = Path(__file__).with_name("log_child.py")
 
 
 def _run_and_kill(backend: Backend, folder: Path, what: str, first: int, acks: int, delay_s: float) -> int:
-    """Start a child, kill it a moment after its acks-th acknowledgement; the last number that it acknowledged."""
+    """Run a child, kill it `delay_s` after `acks` acknowledgements.
+
+    Return the last number that it acknowledged.
+    """
     command = [sys.executable, str(CHILD), backend.name, str(folder), what, str(first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -38,7 +41,7 @@ def _run_and_kill(backend: Backend, folder: Path, what: str, first: int, acks: i
         return whole[-1]
 
 
-def test_appends_survive(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+def test_acknowledged_appends_survive(open_it: Open, backend: Backend, tmp_path: Path) -> None:
     chance = random.Random(1)
     first = 0
 
@@ -46,7 +49,7 @@ def test_appends_survive(open_it: Open, backend: Backend, tmp_path: Path) -> Non
         log = await open_it()
         end = (await log.end_offsets(["a"]))[("a", 0)]
         assert end > acknowledged
-        seen = await take(log.read(["a"]), end)
+        seen = await read_exactly(log.read(["a"]), end)
         assert [s[2] for s in seen] == list(range(end))
         assert values(seen) == [b"%d" % n for n in range(end)]
         await log.close()
@@ -56,7 +59,7 @@ def test_appends_survive(open_it: Open, backend: Backend, tmp_path: Path) -> Non
         last = _run_and_kill(backend, tmp_path / "log", "append", first, chance.randint(1, 60), chance.random() * 0.03)
         if chance.random() < 0.6:
             first = asyncio.run(check(last))
-        else:  # the next child meets what the kill left, without anyone having tidied up
+        else:  # the next child opens the log as the kill left it
             first = asyncio.run(_end(open_it))
             assert first > last
 
@@ -69,20 +72,23 @@ async def _end(open_it: Open) -> int:
         await log.close()
 
 
-def test_offsets_and_what_they_caused_become_durable_together(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+def test_committed_offsets_and_their_appends_become_durable_together(
+    open_it: Open, backend: Backend, tmp_path: Path
+) -> None:
     chance = random.Random(2)
     count = 6_000
 
     async def fill() -> None:
         log = await open_it()
-        for n in range(0, count, 2):  # each awaited, so that each is a batch
+        for n in range(0, count, 2):  # each awaited, so each is a batch of its own
             await log.append("in", records(str(n), str(n + 1)))
         await log.close()
 
     async def check(acknowledged: int) -> None:
         log = await open_it()
         done = (await log.committed("g"))[("in", 0)]
-        await log.read(["in"], group="g").next()  # as its successor begins: what was cut off is decided then
+        # A successor's first read commits or aborts interrupted commits.
+        await log.read(["in"], group="g").next()
         end = (await log.end_offsets(["out"]))[("out", 0)]
         assert done > acknowledged
         found: list[bytes] = []
@@ -92,7 +98,7 @@ def test_offsets_and_what_they_caused_become_durable_together(open_it: Open, bac
             for batch in await reader.next():
                 found += [r.value for r in batch.records]
                 reached = batch.next_offset
-        assert found == [b"%d" % n for n in range(done)], "as many results as records that count as done"
+        assert found == [b"%d" % n for n in range(done)], "one result for each committed record"
         await log.close()
 
     asyncio.run(fill())
@@ -101,13 +107,13 @@ def test_offsets_and_what_they_caused_become_durable_together(open_it: Open, bac
         asyncio.run(check(last))
 
 
-def test_what_may_be_repeated_is_never_missing(open_it: Open, backend: Backend, tmp_path: Path) -> None:
-    """What the group counts as done has had its effect: once, or more than once."""
+def test_repeatable_commits_lose_nothing(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+    """Each record that the group has committed had its effect, once or more."""
     chance = random.Random(4)
 
     async def fill() -> None:
         log = await open_it()
-        for n in range(4_000):  # each awaited, so that each is a batch
+        for n in range(4_000):  # each awaited, so each is a batch of its own
             await log.append("in", records(str(n)))
         await log.close()
 
@@ -123,7 +129,7 @@ def test_what_may_be_repeated_is_never_missing(open_it: Open, backend: Backend, 
                 found += [int(r.value) for r in batch.records]
                 reached = batch.next_offset
         assert set(range(done)) <= set(found)
-        assert list(dict.fromkeys(found)) == sorted(set(found)), "in order, but for what came again"
+        assert list(dict.fromkeys(found)) == sorted(set(found)), "in order, apart from repeated records"
         await log.close()
 
     asyncio.run(fill())
@@ -133,15 +139,18 @@ def test_what_may_be_repeated_is_never_missing(open_it: Open, backend: Backend, 
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_housekeeping_is_cut_off(open_it: Open, backend: Backend, tmp_path: Path) -> None:
-    """Both topics get number n at offset n; what is newest of a key is never lost, and no offset is given twice."""
+def test_a_kill_during_housekeeping_loses_nothing(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+    """Offsets are never reused, and the newest record of a key is never lost.
+
+    Both topics get number n at offset n.
+    """
     chance = random.Random(3)
 
     async def check(acknowledged: int) -> int:
         log = await open_it()
         ends, begins = await log.end_offsets(["r", "old"]), await log.begin_offsets(["r", "old"])
         assert min(ends.values()) > acknowledged
-        assert max(ends.values()) <= min(ends.values()) + 1, "one append of two may have been cut off"
+        assert max(ends.values()) <= min(ends.values()) + 1, "one append of two may be missing"
         if ends[("old", 0)] != ends[("r", 0)]:  # both at the same number again
             behind = min(ends, key=lambda p: ends[p])
             place = ends[behind]

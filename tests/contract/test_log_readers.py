@@ -1,4 +1,4 @@
-"""Groups, starts, rewinding, pace."""
+"""Contract of Log.read and Log.commit: groups, starts, seek, slow readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from log_backends import Backend, flat, quiet, records, take, values
+from log_backends import Backend, flat, quiet, read_exactly, records, values
 
 from oncue.errors import LogError
 from oncue.log import Append, Log, Record, RecordBatch, Topic
@@ -23,7 +23,7 @@ async def _numbers(log: Log, topic: str, count: int, first: int = 0) -> None:
 
 
 async def _one_by_one(log: Log, topic: str, count: int) -> None:
-    """Each appended when the one before is durable: so each is a batch of its own."""
+    """Append records one at a time, so that each is a batch of its own."""
     for n in range(count):
         await log.append(topic, records(str(n)))
 
@@ -32,7 +32,7 @@ def _wanted(first: int, end: int) -> list[bytes]:
     return [b"%d" % n for n in range(first, end)]
 
 
-def test_groups_are_independent_and_go_on_behind_what_they_committed(open_it: Open) -> None:
+def test_groups_are_independent_and_resume_after_their_committed_offsets(open_it: Open) -> None:
     async def main() -> None:
         log = await open_it()
         await _one_by_one(log, "a", 10)
@@ -46,21 +46,21 @@ def test_groups_are_independent_and_go_on_behind_what_they_committed(open_it: Op
         assert await log.committed("two") == {}
         assert await log.lag("one", ["a"]) == {("a", 0): 6}
         assert await log.lag("two", ["a"]) == {("a", 0): 10}
-        assert values(await take(two, 10)) == _wanted(0, 10)
+        assert values(await read_exactly(two, 10)) == _wanted(0, 10)
         await one.close()
-        assert values(await take(log.read(["a"], group="one"), 6)) == _wanted(4, 10)
+        assert values(await read_exactly(log.read(["a"], group="one"), 6)) == _wanted(4, 10)
         await log.close()
         log = await open_it()
         assert await log.committed("one") == {("a", 0): 4}
-        assert values(await take(log.read(["a"], group="one"), 6)) == _wanted(4, 10)
-        assert values(await take(log.read(["a"], group="two"), 10)) == _wanted(0, 10)
+        assert values(await read_exactly(log.read(["a"], group="one"), 6)) == _wanted(4, 10)
+        assert values(await read_exactly(log.read(["a"], group="two"), 10)) == _wanted(0, 10)
         await log.close()
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("repeatable", [False, True])
-def test_commit_appends_in_the_same_step(open_it: Open, repeatable: bool) -> None:
+def test_commit_stores_offsets_and_appends_atomically(open_it: Open, repeatable: bool) -> None:
     async def main() -> None:
         log = await open_it()
         await _numbers(log, "in", 3)
@@ -69,7 +69,7 @@ def test_commit_appends_in_the_same_step(open_it: Open, repeatable: bool) -> Non
         appends = [Append("out", records("a", "b")), Append("more", records("c"))]
         positions = await log.commit("g", batches, appends, repeatable=repeatable)
         assert [(p.topic, p.first, p.count) for p in positions] == [("out", 0, 2), ("more", 0, 1)]
-        assert sorted(values(await take(outs, 3))) == [b"a", b"b", b"c"]
+        assert sorted(values(await read_exactly(outs, 3))) == [b"a", b"b", b"c"]
         assert await log.lag("g", ["in"]) == {("in", 0): 0}
         await log.close()
 
@@ -77,8 +77,8 @@ def test_commit_appends_in_the_same_step(open_it: Open, repeatable: bool) -> Non
 
 
 @pytest.mark.parametrize("repeatable", [False, True])
-def test_what_one_call_of_a_groups_reader_gives_can_be_committed_at_once(open_it: Open, repeatable: bool) -> None:
-    """Whatever partitions it is of."""
+def test_all_batches_of_one_read_can_be_committed_at_once(open_it: Open, repeatable: bool) -> None:
+    """The batches of one call may be of several partitions."""
 
     async def main() -> None:
         log = await open_it()
@@ -95,40 +95,40 @@ def test_what_one_call_of_a_groups_reader_gives_can_be_committed_at_once(open_it
                 done += [r.value for r in found]
         assert sorted(done) == sorted(r.value for r in sent)
         assert await log.committed("g") == await log.end_offsets(["in"])
-        assert sorted(values(await take(log.read(["out"]), 60))) == sorted(done)
+        assert sorted(values(await read_exactly(log.read(["out"]), 60))) == sorted(done)
         assert set((await log.lag("g", ["in"])).values()) == {0}
         await log.close()
 
     asyncio.run(main())
 
 
-def test_where_a_reader_starts(open_it: Open) -> None:
+def test_start_positions_of_a_reader(open_it: Open) -> None:
     async def main() -> None:
         log = await open_it()
         await _numbers(log, "a", 5)
         await _numbers(log, "b", 5)
         latest = log.read(["a"], start="latest")
         assert await quiet(latest)
-        mapped = await take(log.read(["a", "b"], start={("a", 0): 3}), 7)
+        mapped = await read_exactly(log.read(["a", "b"], start={("a", 0): 3}), 7)
         assert values(s for s in mapped if s[0] == "a") == _wanted(3, 5)
         assert values(s for s in mapped if s[0] == "b") == _wanted(0, 5)
         ahead = log.read(["a"], start={("a", 0): 7})
-        assert values(await take(log.read(["a"], group="g", start="earliest"), 5)) == _wanted(0, 5)
+        assert values(await read_exactly(log.read(["a"], group="g", start="earliest"), 5)) == _wanted(0, 5)
         await _numbers(log, "a", 5, 5)
-        assert values(await take(latest, 5)) == _wanted(5, 10)
-        assert values(await take(ahead, 3)) == _wanted(7, 10), "an offset that was not there yet"
+        assert values(await read_exactly(latest, 5)) == _wanted(5, 10)
+        assert values(await read_exactly(ahead, 3)) == _wanted(7, 10), "a start beyond the end"
         await log.close()
 
     asyncio.run(main())
 
 
-def test_a_reader_of_a_topic_that_is_not_there_yet(open_it: Open) -> None:
+def test_a_reader_of_a_topic_that_does_not_exist_yet(open_it: Open) -> None:
     async def main() -> None:
         log = await open_it()
         reader = log.read(["new"])
         assert await quiet(reader)
         await _numbers(log, "new", 3)
-        assert values(await take(reader, 3)) == _wanted(0, 3)
+        assert values(await read_exactly(reader, 3)) == _wanted(0, 3)
         await log.close()
 
     asyncio.run(main())
@@ -140,13 +140,13 @@ def test_seek_rewinds_and_skips(open_it: Open) -> None:
         await log.append("a", records(*[str(n) for n in range(10)]))
         await _numbers(log, "a", 10, 10)
         reader = log.read(["a"])
-        assert values(await take(reader, 20)) == _wanted(0, 20)
+        assert values(await read_exactly(reader, 20)) == _wanted(0, 20)
         await reader.seek(("a", 0), 5)  # in the middle of a batch
-        assert values(await take(reader, 15)) == _wanted(5, 20)
+        assert values(await read_exactly(reader, 15)) == _wanted(5, 20)
         await reader.seek(("a", 0), 0)
         await reader.next(max_batches=1)
         await reader.seek(("a", 0), 18)  # drops what is queued
-        assert values(await take(reader, 2)) == _wanted(18, 20)
+        assert values(await read_exactly(reader, 2)) == _wanted(18, 20)
         await reader.seek(("a", 0), 2)
         pending = asyncio.ensure_future(reader.next())
         await asyncio.sleep(0)
@@ -154,7 +154,7 @@ def test_seek_rewinds_and_skips(open_it: Open) -> None:
         assert values(flat(await pending)) == _wanted(19, 20)
         await reader.seek(("a", 0), 20)
         await _numbers(log, "a", 2, 20)
-        assert values(await take(reader, 2)) == _wanted(20, 22)
+        assert values(await read_exactly(reader, 2)) == _wanted(20, 22)
         with pytest.raises(LogError):
             await reader.seek(("other", 0), 0)
         await log.close()
@@ -162,7 +162,7 @@ def test_seek_rewinds_and_skips(open_it: Open) -> None:
     asyncio.run(main())
 
 
-def test_iterating_gives_batch_after_batch(open_it: Open) -> None:
+def test_iterating_yields_batches(open_it: Open) -> None:
     async def main() -> None:
         log = await open_it()
         await _numbers(log, "a", 100)
@@ -177,8 +177,8 @@ def test_iterating_gives_batch_after_batch(open_it: Open) -> None:
     asyncio.run(main())
 
 
-def test_a_slow_reader_harms_no_other_and_misses_nothing(open_it: Open) -> None:
-    """48 MB that it does not take: more than is kept in memory for one reader."""
+def test_a_slow_reader_delays_no_other_and_misses_nothing(open_it: Open) -> None:
+    """48 MB stay unread: more than is kept in memory for one reader."""
 
     async def main() -> None:
         log = await open_it()
@@ -186,7 +186,7 @@ def test_a_slow_reader_harms_no_other_and_misses_nothing(open_it: Open) -> None:
         filler = b"." * 1_000_000
         for n in range(48):
             await log.append("a", [Record(b"%d|" % n + filler)])
-            ((_, _, offset, value),) = await take(quick, 1)
+            ((_, _, offset, value),) = await read_exactly(quick, 1)
             assert (offset, value[:3]) == (n, (b"%d|" % n + b"..")[:3])
         seen: list[int] = []
 
@@ -197,7 +197,7 @@ def test_a_slow_reader_harms_no_other_and_misses_nothing(open_it: Open) -> None:
                     seen.append(offset)
 
         async def write() -> None:
-            for n in range(48, 400):  # it catches up while more comes
+            for n in range(48, 400):  # the slow reader catches up during further appends
                 await log.append("a", [Record(b"%d|" % n)])
 
         async with asyncio.timeout(60):
@@ -216,13 +216,13 @@ def test_a_cancelled_wait_loses_nothing(open_it: Open) -> None:
         for n in range(20):
             assert await quiet(reader, 0.001)
             await log.append("a", records(str(n)))
-            assert values(await take(reader, 1)) == [b"%d" % n]
+            assert values(await read_exactly(reader, 1)) == [b"%d" % n]
         await log.close()
 
     asyncio.run(main())
 
 
-def test_a_damaged_batch_goes_to_dead_and_is_skipped_once(
+def test_a_damaged_batch_becomes_one_dead_letter_and_is_skipped(
     open_it: Open, backend: Backend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def write() -> None:
@@ -234,20 +234,20 @@ def test_a_damaged_batch_goes_to_dead_and_is_skipped_once(
         log = await open_it()
         dead = log.read([DEAD])
         for _ in range(2):
-            assert values(await take(log.read(["a"]), 4)) == [b"0", b"1", b"3", b"4"]
-        letter = decode(DeadLetter, (await take(dead, 1))[0][3])
+            assert values(await read_exactly(log.read(["a"]), 4)) == [b"0", b"1", b"3", b"4"]
+        letter = decode(DeadLetter, (await read_exactly(dead, 1))[0][3])
         assert (letter.stage, letter.topic, letter.partition, letter.offset) == ("decode", "a", 0, 2)
         assert letter.record == damaged
         assert letter.reason
         assert letter.remedy
-        assert await quiet(dead), "told once"
+        assert await quiet(dead), "one letter a batch"
         await log.close()
 
     async def again() -> None:
         log = await open_it()
-        assert values(await take(log.read(["a"]), 4)) == [b"0", b"1", b"3", b"4"]
+        assert values(await read_exactly(log.read(["a"]), 4)) == [b"0", b"1", b"3", b"4"]
         await log.append("a", records("5"))
-        assert len(await take(log.read([DEAD]), 1)) == 1, "not told again after a restart"
+        assert len(await read_exactly(log.read([DEAD]), 1)) == 1, "no second letter after a restart"
         await log.close()
 
     asyncio.run(write())
@@ -257,10 +257,8 @@ def test_a_damaged_batch_goes_to_dead_and_is_skipped_once(
     assert "a/0 at 2" in caplog.text
 
 
-def test_a_reader_comes_to_the_end_though_the_last_batch_is_damaged(
-    open_it: Open, backend: Backend, tmp_path: Path
-) -> None:
-    """A server that starts waits until its view has come to the end."""
+def test_a_reader_reaches_the_end_after_a_damaged_last_batch(open_it: Open, backend: Backend, tmp_path: Path) -> None:
+    """A starting server waits until its view has reached the end of the log."""
 
     async def write() -> None:
         log = await open_it()
@@ -269,7 +267,7 @@ def test_a_reader_comes_to_the_end_though_the_last_batch_is_damaged(
 
     async def read() -> None:
         log = await open_it()
-        for _ in range(2):  # when it is found, and when it is known
+        for _ in range(2):  # when the damage is found, and when it is known
             end = (await log.end_offsets(["a"]))["a", 0]
             reader = log.read(["a"])
             reached, seen = 0, []

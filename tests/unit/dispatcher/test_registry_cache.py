@@ -13,7 +13,7 @@ from oncue.dispatcher.registry_cache import RegistryCache
 from oncue.errors import Forbidden, NotFound
 from oncue.protocol.records import VERSION, EndpointRecord, TokenRecord
 from oncue.protocol.topics import REGISTRY, TaskTopics
-from tests.unit.view.view_feed import Feed, run
+from tests.unit.view.view_harness import ViewHarness, run
 
 ADA, BOB = Caller("ada", frozenset({"user"})), Caller("bob", frozenset({"user"}))
 ADMIN = Caller("root", frozenset({"admin"}))
@@ -26,9 +26,9 @@ def cache_of(folder: Path, *records: EndpointRecord | TokenRecord, topics: int =
     """Return the cache after a reload from a view with these records."""
     cache = RegistryCache(TaskTopics(topics))
 
-    async def work(feed: Feed) -> None:
-        await feed.put(REGISTRY, *records)
-        await cache.reload(feed.view)
+    async def work(harness: ViewHarness) -> None:
+        await harness.append(REGISTRY, *records)
+        await cache.reload(harness.view)
 
     run(folder, work)
     return cache
@@ -92,15 +92,15 @@ def test_a_token_is_found_by_its_hash_also_when_it_is_revoked(tmp_path: Path) ->
 
 def test_a_reload_forgets_nothing_that_the_view_has(tmp_path: Path) -> None:
     async def main() -> None:
-        feed, cache = Feed(tmp_path / "view.db"), RegistryCache(TaskTopics())
+        harness, cache = ViewHarness(tmp_path / "view.db"), RegistryCache(TaskTopics())
         try:
-            await feed.put(REGISTRY, LAPTOP)
-            await cache.reload(feed.view)
-            await feed.put(REGISTRY, CLUSTER)
+            await harness.append(REGISTRY, LAPTOP)
+            await cache.reload(harness.view)
+            await harness.append(REGISTRY, CLUSTER)
             assert cache.endpoint("e2") is None
-            await cache.reload(feed.view)
+            await cache.reload(harness.view)
             assert {e.id for e in cache.endpoints()} == {"e1", "e2"}
         finally:
-            await feed.view.close()
+            await harness.view.close()
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Dead letters in the view: whose they are, and what was done about them."""
+"""Dead letters in the view: owners and resolutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oncue.view import View
 from oncue.view.lookups import dead_text
 from oncue.view.record_rows import pack_position, unpack_position
 from oncue.view.schema import open_writer
-from tests.unit.view.view_feed import Feed, run
+from tests.unit.view.view_harness import ViewHarness, run
 
 
 def letter(n: int, owner: str = "") -> DeadLetter:
@@ -22,7 +22,7 @@ def letter(n: int, owner: str = "") -> DeadLetter:
 
 
 async def numbers(view: View, owner: str = "", settled: bool = False) -> list[int]:
-    """Of all pages."""
+    """Return the ids on all pages."""
     found: list[int] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -31,15 +31,15 @@ async def numbers(view: View, owner: str = "", settled: bool = False) -> list[in
     return found
 
 
-def test_settled_letters_leave_the_list_and_the_last_word_counts(tmp_path: Path) -> None:
+def test_resolved_letters_leave_the_list_and_the_last_resolution_counts(tmp_path: Path) -> None:
     dismissed = Resolution(VERSION, (0, 2, 99), "dismissed", "ann", "test shots", 7)
     retried = Resolution(VERSION, (2,), "retried", "bob", "", 8)
 
-    async def work(feed: Feed) -> None:
-        view = feed.view
-        await feed.put(DEAD, *[letter(n) for n in range(5)])
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
+        await harness.append(DEAD, *[letter(n) for n in range(5)])
         assert await numbers(view) == [4, 3, 2, 1, 0]
-        applied = await feed.put(DEAD, dismissed)  # 99: forgotten, or never there
+        applied = await harness.append(DEAD, dismissed)  # 99: deleted, or never existed
         assert applied.dead == []
         assert await numbers(view) == [4, 3, 1]
         assert await numbers(view, settled=True) == [4, 3, 2, 1, 0]
@@ -49,51 +49,51 @@ def test_settled_letters_leave_the_list_and_the_last_word_counts(tmp_path: Path)
         assert (row.settled.how, row.settled.by, row.settled.reason, row.settled.at_us) == (
             ("dismissed", "ann", "test shots", 7)
         )
-        await feed.put(DEAD, retried)
+        await harness.append(DEAD, retried)
         row = await view.dead_letter(2)
         assert row is not None
         assert row.settled is not None
         assert (row.settled.how, row.settled.by) == ("retried", "bob")
-        await feed.put(DEAD, letter(5))  # a letter that comes behind such records is one as ever
+        await harness.append(DEAD, letter(5))  # resolutions have offsets too: ids have gaps
         assert await numbers(view) == [7, 4, 3, 1]
 
     run(tmp_path, work)
 
 
-def test_whose_they_are(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        await feed.put(DEAD, letter(0, "ann"), letter(1, "bob"), letter(2), letter(3, "ann"))
-        await feed.put(DEAD, Resolution(VERSION, (0,), "dismissed", "ann"))
-        assert await numbers(feed.view, "ann") == [3]
-        assert await numbers(feed.view, "ann", settled=True) == [3, 0]
-        assert await numbers(feed.view, "bob") == [1]
-        assert await numbers(feed.view) == [3, 2, 1]
+def test_letters_are_listed_by_owner(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
+        await harness.append(DEAD, letter(0, "ann"), letter(1, "bob"), letter(2), letter(3, "ann"))
+        await harness.append(DEAD, Resolution(VERSION, (0,), "dismissed", "ann"))
+        assert await numbers(harness.view, "ann") == [3]
+        assert await numbers(harness.view, "ann", settled=True) == [3, 0]
+        assert await numbers(harness.view, "bob") == [1]
+        assert await numbers(harness.view) == [3, 2, 1]
 
     run(tmp_path, work)
 
 
-def test_a_letter_is_named_by_its_place_in_its_partition(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        await feed.put(DEAD, letter(0), letter(1))
-        await feed.put(DEAD, letter(0), letter(1), partition=3)
-        await feed.put(DEAD, Resolution(VERSION, (1,), "dismissed"), partition=3)
-        assert await numbers(feed.view) == [pack_position(3, 0), 1, 0]
+def test_a_letter_id_is_its_partition_and_offset(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
+        await harness.append(DEAD, letter(0), letter(1))
+        await harness.append(DEAD, letter(0), letter(1), partition=3)
+        await harness.append(DEAD, Resolution(VERSION, (1,), "dismissed"), partition=3)
+        assert await numbers(harness.view) == [pack_position(3, 0), 1, 0]
 
     run(tmp_path, work)
     assert unpack_position(pack_position(3, 1)) == (3, 1)
     assert unpack_position(7) == (0, 7)
 
 
-def test_letters_of_before_there_were_owners_and_kinds_of_a_newer_version(tmp_path: Path) -> None:
+def test_letters_without_an_owner_and_kinds_of_a_newer_version(tmp_path: Path) -> None:
     old = Record(encode([VERSION, "args", "why", 5, "oncue.events", 0, 7, "r", None, b"", "do this"]))
 
-    async def work(feed: Feed) -> None:
-        await feed.put(DEAD, old, Record(encode(["postponed", VERSION, [0]])), letter(1))
-        row = await feed.view.dead_letter(0)
+    async def work(harness: ViewHarness) -> None:
+        await harness.append(DEAD, old, Record(encode(["postponed", VERSION, [0]])), letter(1))
+        row = await harness.view.dead_letter(0)
         assert row is not None
         assert (row.letter.rule, row.letter.remedy, row.letter.owner, row.settled) == ("r", "do this", "", None)
-        assert [(s.topic, s.kind) for s in await feed.view.skipped()] == [(DEAD, "postponed")]
-        assert await numbers(feed.view) == [2, 0]
+        assert [(s.topic, s.kind) for s in await harness.view.skipped()] == [(DEAD, "postponed")]
+        assert await numbers(harness.view) == [2, 0]
 
     run(tmp_path, work)
 

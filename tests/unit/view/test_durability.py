@@ -1,4 +1,4 @@
-"""The view is derived: made again, killed in the middle, damaged, copied, forgotten; the answers are the same."""
+"""A view rebuilt, killed, damaged, copied or trimmed answers the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL = [i for n in range(FRAMES) for i in ids_of(n)]
 
 
 def dump(path: Path) -> list[object]:
-    """Answers, in the view's own rows without what is its own: row numbers."""
+    """Return the view's rows, without row numbers."""
     db = open_writer(path)
     try:
         columns = [row[1] for row in db.execute("PRAGMA table_info(task)") if row[1] not in ("n", "call", "endpoint")]
@@ -46,7 +46,7 @@ async def apply_all(path: Path, groups: list[list[RecordBatch]]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """The answers of a view that nothing happened to."""
+    """The rows of a view that was never interrupted."""
     path = tmp_path_factory.mktemp("whole") / "view.db"
     asyncio.run(apply_all(path, series()))
     made = dump(path)
@@ -55,7 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 
 @pytest.mark.parametrize("after", [3, 60, 180])
-def test_killed_in_the_middle(tmp_path: Path, whole: list[object], after: int) -> None:
+def test_a_view_killed_while_it_applies_records_catches_up(tmp_path: Path, whole: list[object], after: int) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.unit.view.view_child", str(tmp_path)],
         cwd=Path(__file__).parents[3],
@@ -73,20 +73,20 @@ def test_killed_in_the_middle(tmp_path: Path, whole: list[object], after: int) -
     reached = view.positions()
     assert 0 < reached[TASKS, 0] < FRAMES
     asyncio.run(view.close())
-    asyncio.run(apply_all(path, series()))  # it leaves out what it has
+    asyncio.run(apply_all(path, series()))  # applied batches are skipped
     assert dump(path) == whole
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_groups_of_any_size_give_the_same(tmp_path: Path, whole: list[object], size: int) -> None:
+def test_the_size_of_groups_does_not_matter(tmp_path: Path, whole: list[object], size: int) -> None:
     batches = [b for group in series() for b in group]
     groups = [batches[i : i + size] for i in range(0, len(batches), size)]
     asyncio.run(apply_all(tmp_path / "view.db", groups))
     assert dump(tmp_path / "view.db") == whole
 
 
-def test_one_topic_after_the_other_gives_the_same(tmp_path: Path, whole: list[object]) -> None:
-    """As when a view is made again, and one reader is ahead: all outcomes first."""
+def test_the_order_of_topics_does_not_matter(tmp_path: Path, whole: list[object]) -> None:
+    """As in a rebuild where one reader is ahead: all outcomes first."""
     batches = [b for group in series() for b in group]
     ordered = sorted(batches, key=lambda b: b.topic)
     assert ordered[0].topic == RESULTS
@@ -94,7 +94,7 @@ def test_one_topic_after_the_other_gives_the_same(tmp_path: Path, whole: list[ob
     assert dump(tmp_path / "view.db") == whole
 
 
-def test_made_again_from_a_real_log(tmp_path: Path) -> None:
+def test_a_view_rebuilt_from_a_log_is_the_same(tmp_path: Path) -> None:
     async def follow(path: Path, log_url: str) -> list[object]:
         log = await open_log(log_url)
         view = View.open(path)
@@ -115,8 +115,8 @@ def test_made_again_from_a_real_log(tmp_path: Path) -> None:
             for group in series()[part * 60 : part * 60 + 60]:
                 for b in group:
                     await log.append(b.topic, b.records, 0)
-            wish = Cancel(VERSION, ENDPOINT, (ids_of(part)[0],), "ann", 77)
-            await log.append(CONTROL, [Record(encode(wish))], 0)
+            cancel = Cancel(VERSION, ENDPOINT, (ids_of(part)[0],), "ann", 77)
+            await log.append(CONTROL, [Record(encode(cancel))], 0)
             await log.close()
             grown = await follow(tmp_path / "grown.db", log_url)
             log = await open_log(log_url)
@@ -144,7 +144,7 @@ def test_an_unusable_file_is_moved_aside(tmp_path: Path, harm: str) -> None:
     path = tmp_path / "view.db"
     if harm == "foreign":
         db = sqlite3.connect(path)
-        db.execute("CREATE TABLE mine (x)")
+        db.execute("CREATE TABLE other (x)")
         db.close()
     else:
         asyncio.run(apply_all(path, [some(1)]))
@@ -167,21 +167,21 @@ def test_an_unusable_file_is_moved_aside(tmp_path: Path, harm: str) -> None:
         assert await view.task(ids_of(1)[0]) is not None
         await view.close()
         assert path.with_name("view.db.aside").exists()
-        again = View.open(path)  # once is enough
+        again = View.open(path)  # it is moved aside only once
         assert again.positions() == {(TASKS, 0): 2, (RESULTS, 0): 2}
         await again.close()
 
     asyncio.run(main())
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ViewError, match="cannot be opened") as e:
         View.open(tmp_path / "file" / "view.db")
     assert e.value.remedy
 
 
-def test_snapshots(tmp_path: Path) -> None:
+def test_a_snapshot_can_be_opened_as_a_view(tmp_path: Path) -> None:
     async def main() -> None:
         view = View.open(tmp_path / "view.db")
         await view.apply(some(1))
@@ -204,7 +204,7 @@ def test_snapshots(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "snap").iterdir()) == ["one.db"]
 
 
-def test_what_is_no_snapshot(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_snapshot_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "view.db"
     asyncio.run(apply_all(path, [some(1)]))
     before = dump(path)
@@ -215,8 +215,8 @@ def test_what_is_no_snapshot(tmp_path: Path) -> None:
     assert dump(path) == before
 
 
-def test_forgetting(tmp_path: Path) -> None:
-    """Closed tasks before the horizon go; open ones stay, and what is newer."""
+def test_old_closed_tasks_are_deleted(tmp_path: Path) -> None:
+    """Tasks closed before the horizon are deleted; open and newer ones stay."""
 
     async def main() -> None:
         view = View.open(tmp_path / "view.db")
@@ -229,7 +229,8 @@ def test_forgetting(tmp_path: Path) -> None:
             frame = ResultFrame(VERSION, RETRIED, ENDPOINT, 0, [e])
             await view.apply([RecordBatch(RESULTS, 0, (offset,), (Record(encode(frame)),))])
         assert len((await view.task(b"r" * 16)).attempts) == 2  # type: ignore[union-attr]
-        assert await view.delete_older_than(6) == 5 * (SIZE - 1) + 1 + 1  # tasks, the retried one, and its call
+        # The tasks, the retried one, and its call.
+        assert await view.delete_older_than(6) == 5 * (SIZE - 1) + 1 + 1
         assert await view.task(b"r" * 16) is None
         for n in range(1, 11):
             states = await view.states(ids_of(n))
@@ -239,13 +240,13 @@ def test_forgetting(tmp_path: Path) -> None:
         assert (await view.tasks(TaskFilter(owner="bob")))[0] == []
         assert len(await view.open_tasks(ENDPOINT, -1, 100)) == 10
         assert await view.delete_older_than(6) == 0
-        await view.apply(some(12))  # calls that were forgotten can come again
+        await view.apply(some(12))  # deleted calls can come again
         await view.close()
 
     asyncio.run(main())
 
 
-def test_waiting_for_positions(tmp_path: Path) -> None:
+def test_wait_until_the_view_has_reached_positions(tmp_path: Path) -> None:
     async def main() -> None:
         view = View.open(tmp_path / "view.db")
         assert await view.wait_for({}, 0)
@@ -258,7 +259,8 @@ def test_waiting_for_positions(tmp_path: Path) -> None:
         assert await waiting
         gone = asyncio.create_task(view.wait_for({("oncue.reports", 0): 8}, 30))
         await asyncio.sleep(0)
-        await view.skip_to({("oncue.reports", 0): 8, (TASKS, 0): 1})  # truncated: no batch will ever bring it there
+        # Truncated: no batch will ever reach this offset.
+        await view.skip_to({("oncue.reports", 0): 8, (TASKS, 0): 1})
         assert await gone
         assert view.positions() == {(TASKS, 0): 2, (RESULTS, 0): 2, ("oncue.reports", 0): 8}
         await view.close()
@@ -269,8 +271,8 @@ def test_waiting_for_positions(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_many_questions_while_it_writes(tmp_path: Path) -> None:
-    """A reader never sees half of a group."""
+def test_queries_during_writes_see_whole_groups(tmp_path: Path) -> None:
+    """A reader never sees part of a group."""
 
     async def main() -> None:
         view = View.open(tmp_path / "view.db")

@@ -1,4 +1,4 @@
-"""Ends by a former owner of an endpoint, and pages of open tasks."""
+"""Fences: ends by a former owner of an endpoint; pages of open tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import EXPIRED, OK, VERSION, Call, Ended, Failure, Fence, ResultFrame, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS, TaskTopics
 from oncue.task_lifecycle import State
-from tests.unit.view.view_feed import Feed, run
+from tests.unit.view.view_harness import ViewHarness, run
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada")
 TASKS = [TaskRecord(i, b"m\x92\x90\x80") for i in ids.batch_ids("ada", ids.new_uuid7(), 4)]
@@ -23,30 +23,30 @@ def frame(*tasks: TaskRecord) -> TaskFrame:
 
 
 def test_ends_by_a_former_owner_are_ignored_after_the_fence(tmp_path: Path) -> None:
-    """A former owner that does not know of its successor yet appends them after the fence."""
-    mine = partition_of(b"ep", 64)
+    """A former owner appends them before it learns of its successor."""
+    partition = partition_of(b"ep", 64)
 
     def late(epoch: int, task: TaskRecord) -> ResultFrame:
         return ResultFrame(VERSION, CALL, "", 5, [end_by_server(task, 1, EXPIRED, 9, WHY)], epoch)
 
-    async def work(feed: Feed) -> None:
-        await feed.put(TaskTopics().of("ep"), frame(*TASKS))
-        await feed.put(RESULTS, late(3, TASKS[0]))  # before the fence
-        await feed.put(RESULTS, Fence(VERSION, "srv2", 64, ((mine, 8), ((mine + 1) % 64, 90))))
-        await feed.put(RESULTS, late(3, TASKS[1]), late(8, TASKS[2]))
+    async def work(harness: ViewHarness) -> None:
+        await harness.append(TaskTopics().of("ep"), frame(*TASKS))
+        await harness.append(RESULTS, late(3, TASKS[0]))  # before the fence
+        await harness.append(RESULTS, Fence(VERSION, "srv2", 64, ((partition, 8), ((partition + 1) % 64, 90))))
+        await harness.append(RESULTS, late(3, TASKS[1]), late(8, TASKS[2]))
         # Results of an agent count, whichever server appends them.
-        await feed.put(RESULTS, ResultFrame(VERSION, CALL, "ep", 5, [Ended(TASKS[3].id, 1, OK, 1, 2, b"m\xc0")]))
-        states = {i: state for i, (state, _) in (await feed.view.states([t.id for t in TASKS])).items()}
+        await harness.append(RESULTS, ResultFrame(VERSION, CALL, "ep", 5, [Ended(TASKS[3].id, 1, OK, 1, 2, b"m\xc0")]))
+        states = {i: state for i, (state, _) in (await harness.view.states([t.id for t in TASKS])).items()}
         assert [states[t.id] for t in TASKS] == [State.EXPIRED, State.WAITING, State.EXPIRED, State.SUCCEEDED]
 
     run(tmp_path, work)
 
 
 def test_a_page_of_open_tasks_has_the_offset_that_the_view_has_reached(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        await feed.put(TaskTopics().of("ep"), frame(TASKS[0]), frame(TASKS[1]))
-        rows, reached = await feed.view.open_page("ep", TaskTopics().of("ep"), -1, 10)
+    async def work(harness: ViewHarness) -> None:
+        await harness.append(TaskTopics().of("ep"), frame(TASKS[0]), frame(TASKS[1]))
+        rows, reached = await harness.view.open_page("ep", TaskTopics().of("ep"), -1, 10)
         assert ([row[5].id for row in rows], reached) == ([TASKS[0].id, TASKS[1].id], 2)
-        assert await feed.view.open_page("none", TaskTopics().of("none"), -1, 10) == ([], 0)
+        assert await harness.view.open_page("none", TaskTopics().of("none"), -1, 10) == ([], 0)
 
     run(tmp_path, work)

@@ -1,4 +1,4 @@
-"""What the view keeps beside tasks; records that cannot be read; and that questions use their indexes."""
+"""Rows of the view beside tasks, unreadable records, and query plans."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from oncue.protocol.records import (
 from oncue.protocol.topics import CONTROL, DEAD, EVENTS, REGISTRY, REPORTS, RESULTS, TaskTopics
 from oncue.view import DeadRow, TaskFilter, View, lists, queries
 from oncue.view.schema import KINDS, open_writer
-from tests.unit.view.view_feed import Feed, run
+from tests.unit.view.view_harness import ViewHarness, run
 
 TASKS = TaskTopics().of("ep")
 CALL = Call(VERSION, "a" * 64, "ep", "ann", "f")
@@ -50,11 +50,13 @@ def function(name: str, content: str, owner: str = "ann", version: int = 0) -> F
     return FunctionRecord(VERSION, content * 64, name, owner, "3.11", 4, b"body" + content.encode(), version=version)
 
 
-def test_versions_of_functions(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        view = feed.view
-        await feed.put(REGISTRY, function("f", "a"), function("f", "b"), function("g", "a"), function("f", "c", "bob"))
-        await feed.put(REGISTRY, function("f", "a"))  # known already
+def test_functions_have_versions(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
+        await harness.append(
+            REGISTRY, function("f", "a"), function("f", "b"), function("g", "a"), function("f", "c", "bob")
+        )
+        await harness.append(REGISTRY, function("f", "a"))  # registered already
         listed, cursor = await view.functions()
         assert [(f.name, f.owner, f.version, f.body) for f in listed] == [
             ("f", "bob", 1, b""),
@@ -70,7 +72,8 @@ def test_versions_of_functions(tmp_path: Path) -> None:
         assert first is not None
         assert first.id == "a" * 64
         assert (await view.function("a" * 64)) is not None
-        by_hash = await view.function("c" * 64, owner="ann")  # the same content, whoever registered it
+        # The same content, for all owners.
+        by_hash = await view.function("c" * 64, owner="ann")
         assert by_hash is not None
         assert by_hash.owner == "bob"
         for wrong in ("f@3", "f@x", "nothing", "d" * 64, "", "@1"):
@@ -81,18 +84,18 @@ def test_versions_of_functions(tmp_path: Path) -> None:
         rest, end = await view.functions(more, 3)
         assert [(f.name, f.version) for f in rest] == [("f", 1)]
         assert end is None
-        await feed.put(REGISTRY, function("f", "e", version=9), function("f", "d"))
+        await harness.append(REGISTRY, function("f", "e", version=9), function("f", "d"))
         assert [f.version for f in (await view.functions(limit=2))[0]] == [10, 9]
 
     run(tmp_path, work)
 
 
-def test_endpoints_deployments_switches_tokens(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        view = feed.view
+def test_the_newest_endpoint_deployment_switch_and_token_count(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
         old = EndpointRecord(VERSION, "e1", "hpc", "ann", b"k", revoked=True)
         new = EndpointRecord(VERSION, "e2", "hpc", "ann", b"k2", labels={"site": "x"})
-        await feed.put(REGISTRY, msgspec.structs.replace(old, revoked=False), new, old)
+        await harness.append(REGISTRY, msgspec.structs.replace(old, revoked=False), new, old)
         assert await view.endpoints() == [new, old]
         assert await view.endpoint("hpc") == new
         assert await view.endpoint("e1") == old
@@ -100,19 +103,19 @@ def test_endpoints_deployments_switches_tokens(tmp_path: Path) -> None:
         one = Deployment(VERSION, "scan", 1, "ann", "rules: []", {})
         two = msgspec.structs.replace(one, version=2)
         gone = msgspec.structs.replace(one, label="old", removed=True)
-        await feed.put(REGISTRY, one, msgspec.structs.replace(gone, removed=False), two, gone)
+        await harness.append(REGISTRY, one, msgspec.structs.replace(gone, removed=False), two, gone)
         assert await view.deployments() == [two]
         assert await view.deployment_history("scan") == [two, one]
         off, on = RuleSwitch(VERSION, "r", False), RuleSwitch(VERSION, "r", True)
-        await feed.put(REGISTRY, off, on)
+        await harness.append(REGISTRY, off, on)
         assert await view.switches() == [on]
         token = TokenRecord(VERSION, "t1", "h" * 64, "ann", ("user",))
         revoked = msgspec.structs.replace(token, revoked=True)
-        await feed.put(REGISTRY, token, revoked, key=b"token/t1")
+        await harness.append(REGISTRY, token, revoked, key=b"token/t1")
         assert await view.tokens() == [revoked]
         assert await view.token_by_hash("h" * 64) == revoked
         assert await view.token_by_hash("g" * 64) is None
-        await feed.put(REGISTRY, Record(b"", key=b"token/t1"))  # compaction's deletion
+        await harness.append(REGISTRY, Record(b"", key=b"token/t1"))  # compaction's deletion
         assert await view.tokens() == []
 
     run(tmp_path, work)
@@ -126,10 +129,12 @@ def test_events(tmp_path: Path) -> None:
         value, headers = cloudevents.to_record(made, binary=binary)
         return Record(value, headers=headers, time_ms=100 + n)
 
-    async def work(feed: Feed) -> None:
-        view = feed.view
-        applied = await feed.put(EVENTS, *[record(n, n % 2 == 0) for n in range(12)], Record(b"rubbish"), record(12))
-        assert applied.dead == []  # the rules' engine buries it
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
+        applied = await harness.append(
+            EVENTS, *[record(n, n % 2 == 0) for n in range(12)], Record(b"rubbish"), record(12)
+        )
+        assert applied.dead == []  # the rules' engine writes its dead letter
         row = await view.event(3)
         assert row is not None
         assert (row.offset, row.event.id, row.event.data, row.at_us) == (3, "e3", {"n": 3}, 103_000)
@@ -156,43 +161,43 @@ def test_events(tmp_path: Path) -> None:
 
 
 def test_reports(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        view = feed.view
-        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
+        await harness.append(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
         late, early = (Usage(VERSION, "ep", at, 4, busy, 0, 0) for at, busy in ((20, 2), (10, 1)))
-        await feed.put(REPORTS, late, early)
+        await harness.append(REPORTS, late, early)
         assert await view.usage() == {"ep": late}
 
         def output(attempt: int, offset: int, text: bytes) -> Output:
             return Output(VERSION, "ep", ID, attempt, offset, text)
 
-        await feed.put(REPORTS, output(1, 0, b"hello "), output(1, 6, b"world"), output(1, 0, b"hello "))
-        await feed.put(REPORTS, output(1, 9, b"ld!"))  # overlaps
+        await harness.append(REPORTS, output(1, 0, b"hello "), output(1, 6, b"world"), output(1, 0, b"hello "))
+        await harness.append(REPORTS, output(1, 9, b"ld!"))  # overlaps
         assert await view.output(ID) == b"hello world!"
-        await feed.put(REPORTS, output(1, 20, b"more"))
+        await harness.append(REPORTS, output(1, 20, b"more"))
         assert await view.output(ID) == b"hello world!\n[8 bytes missing]\nmore"
-        await feed.put(REPORTS, output(2, 0, b"x" * (OUTPUT_BYTES + 5)), output(1, 24, b"late"))
+        await harness.append(REPORTS, output(2, 0, b"x" * (OUTPUT_BYTES + 5)), output(1, 24, b"late"))
         assert await view.output(ID) == b"x" * OUTPUT_BYTES
-        await feed.put(REPORTS, Started(VERSION, "ep", ((ID, 1, 50),)))
+        await harness.append(REPORTS, Started(VERSION, "ep", ((ID, 1, 50),)))
         running, _ = await view.tasks(TaskFilter(state="running"))
         assert [s.id for s in running] == [ID]
         assert await view.output(b"?" * 16) == b""
-        await feed.put(RESULTS, ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, OK, 1, 10**15)]))
+        await harness.append(RESULTS, ResultFrame(VERSION, CALL, "ep", 1, [Ended(ID, 1, OK, 1, 10**15)]))
         await view.delete_older_than(0)
-        assert await view.output(ID) == b""  # its end has it
+        assert await view.output(ID) == b""  # its result has it
 
     run(tmp_path, work)
 
 
 def test_claims_and_cancels(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        await feed.put(CONTROL, Claim(VERSION, "s1", ("ep", "other")), Claim(VERSION, "s2", url="http://s2"))
-        (claim,) = await feed.view.claims()
+    async def work(harness: ViewHarness) -> None:
+        await harness.append(CONTROL, Claim(VERSION, "s1", ("ep", "other")), Claim(VERSION, "s2", url="http://s2"))
+        (claim,) = await harness.view.claims()
         assert (claim.partition, claim.epoch, claim.claim.server, claim.claim.url) == (0, 2, "s2", "http://s2")
-        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
-        await feed.put(CONTROL, Cancel(VERSION, "ep", (ID, b"?" * 16), "ann", 9))
-        assert await feed.view.cancels(10) == [(ID, "ep")]
-        assert [s.cancel_by for s in (await feed.view.tasks(TaskFilter(state="cancelling")))[0]] == ["ann"]
+        await harness.append(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
+        await harness.append(CONTROL, Cancel(VERSION, "ep", (ID, b"?" * 16), "ann", 9))
+        assert await harness.view.cancels(10) == [(ID, "ep")]
+        assert [s.cancel_by for s in (await harness.view.tasks(TaskFilter(state="cancelling")))[0]] == ["ann"]
 
     run(tmp_path, work)
 
@@ -229,9 +234,11 @@ POISON = [
 
 
 @pytest.mark.parametrize(("topic", "poison"), POISON)
-def test_one_poison_record_harms_only_itself(tmp_path: Path, topic: str, poison: Record) -> None:
-    async def work(feed: Feed) -> None:
-        view = feed.view
+def test_an_unreadable_record_becomes_a_dead_letter_and_stops_nothing(
+    tmp_path: Path, topic: str, poison: Record
+) -> None:
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
         good = [Record(encode(TaskFrame(VERSION, CALL, 1, [TaskRecord(bytes([n]) * 16, b"")]))) for n in range(3)]
         ends = ResultFrame(VERSION, CALL, "ep", 1, [Ended(b"\x01" * 16, 1, OK)])
         group = [RecordBatch(TASKS, 0, range(3), good)]
@@ -248,7 +255,7 @@ def test_one_poison_record_harms_only_itself(tmp_path: Path, topic: str, poison:
         assert [c.id for c in applied.closed] == [b"\x01" * 16]
         assert len(await view.open_tasks("ep", -1, 10)) == 2
         assert view.positions()[topic, 0] == first + (2 if topic == RESULTS else 1)
-        # Until it is seen in oncue.dead, the next process is told of it again.
+        # The next process gets the letter again, until it is seen in oncue.dead.
         await view.close()
         again = View.open(tmp_path / "view.db")
         assert (await again.apply([])).dead == [letter]
@@ -263,62 +270,62 @@ def test_one_poison_record_harms_only_itself(tmp_path: Path, topic: str, poison:
     run(tmp_path, work)
 
 
-def test_a_letter_that_cannot_be_read_causes_no_other(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
+def test_an_unreadable_dead_letter_causes_no_dead_letter(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
         letters = [DeadLetter(VERSION, "match", f"why {n}", n) for n in range(5)]
-        applied = await feed.put(DEAD, Record(b"\xc1"), *letters)
+        applied = await harness.append(DEAD, Record(b"\xc1"), *letters)
         assert applied.dead == []
-        rows, cursor = await feed.view.dead(limit=3)
+        rows, cursor = await harness.view.dead(limit=3)
         assert [r.id for r in rows] == [5, 4, 3]
         assert [r.letter for r in rows] == letters[:1:-1]
-        rest, end = await feed.view.dead(cursor or "", 3)
+        rest, end = await harness.view.dead(cursor or "", 3)
         assert [r.id for r in rest] == [2, 1]
         assert end is None
-        assert await feed.view.dead_letter(0) is None
+        assert await harness.view.dead_letter(0) is None
 
     run(tmp_path, work)
 
 
-def test_kinds_of_a_newer_version_are_kept_for_it(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
+def test_records_of_unknown_kinds_are_kept_for_a_newer_version(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
         newer = Record(encode([VERSION + 1, {"another": "form"}]))
-        applied = await feed.put(REGISTRY, Record(encode(["secret", 1, "sealed"])), function("f", "a"))
+        applied = await harness.append(REGISTRY, Record(encode(["secret", 1, "sealed"])), function("f", "a"))
         assert applied.dead == []
-        assert (await feed.put(TASKS, newer)).dead == []
-        found = await feed.view.skipped()
+        assert (await harness.append(TASKS, newer)).dead == []
+        found = await harness.view.skipped()
         assert [(s.topic, s.offset, s.kind) for s in found] == [
             (REGISTRY, 0, "secret"),
             (TASKS, 0, f"frame v{VERSION + 1}"),
         ]
-        assert await feed.view.function("f") is not None
+        assert await harness.view.function("f") is not None
 
     run(tmp_path, work)
-    # An older version had skipped a task, which this one knows.
+    # A kind that an older version skipped, and this one can read.
     db = open_writer(tmp_path / "view.db")
     task = Record(encode(TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")])))
     db.execute("INSERT INTO skipped VALUES (?, 0, 5, 'frame', ?, ?)", (TASKS, KINDS - 1, encode(task)))
     db.close()
 
-    async def upgraded(feed: Feed) -> None:
-        assert [row[0] for row in await feed.view.open_tasks("ep", -1, 10)] == [5 << 16]
-        assert len(await feed.view.skipped()) == 2
+    async def upgraded(harness: ViewHarness) -> None:
+        assert [row[0] for row in await harness.view.open_tasks("ep", -1, 10)] == [5 << 16]
+        assert len(await harness.view.skipped()) == 2
 
     run(tmp_path, upgraded)
 
 
-def test_a_full_disk_is_not_the_records_fault(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
-        view = feed.view
-        await feed.put(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
+def test_a_full_disk_makes_no_dead_letter(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
+        await harness.append(TASKS, TaskFrame(VERSION, CALL, 1, [TaskRecord(ID, b"")]))
         pages = view._db.execute("PRAGMA page_count").fetchone()[0]
         view._db.execute(f"PRAGMA max_page_count = {pages + 2}")
         big = TaskFrame(VERSION, CALL, 1, [TaskRecord(bytes([n]) * 16, bytes(100_000)) for n in range(9)])
         with pytest.raises(Exception, match="full") as e:
-            await feed.put(TASKS, big)
+            await harness.append(TASKS, big)
         assert "free space" in e.value.remedy  # type: ignore[attr-defined]
         assert view.positions() == {(TASKS, 0): 1}
         view._db.execute("PRAGMA max_page_count = 1000000")
-        applied = await feed.put(TASKS, big)  # there is space again
+        applied = await harness.append(TASKS, big)  # there is space again
         assert applied.dead == []
         assert len(await view.open_tasks("ep", -1, 100)) == 9 + (ID not in {t.id for t in big.tasks})
 
@@ -343,7 +350,7 @@ def plan_of(db: sqlite3.Connection, text: str, given: Sequence[object]) -> str:
         (queries.FIRED, ("s", "i"), "task_caused"),
     ],
 )
-def test_questions_use_their_index(tmp_path: Path, text: str, given: tuple[object, ...], index: str) -> None:
+def test_queries_use_their_index(tmp_path: Path, text: str, given: tuple[object, ...], index: str) -> None:
     db = open_writer(tmp_path / "view.db")
     found = plan_of(db, text, given)
     db.close()
@@ -383,11 +390,11 @@ def test_lists_use_their_index(tmp_path: Path, filters: TaskFilter, wanted: str)
         assert "TEMP B-TREE" not in found
 
 
-def test_a_state_that_does_not_exist(tmp_path: Path) -> None:
-    async def work(feed: Feed) -> None:
+def test_an_unknown_state_is_refused(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
         for filters in (TaskFilter(state="happy"), TaskFilter(cursor="1"), TaskFilter(cursor="x-y")):
             with pytest.raises(Invalid) as e:
-                await feed.view.tasks(filters)
+                await harness.view.tasks(filters)
             assert e.value.remedy
 
     run(tmp_path, work)

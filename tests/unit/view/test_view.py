@@ -1,4 +1,4 @@
-"""The view's answer is the fold's answer, whatever the order, the doubles and the groups."""
+"""The view equals the fold, for any order, repetition and grouping of records."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from tests.unit.task_histories import (
 )
 
 
-class Bench:
-    """A projector and questions to it, in this thread."""
+class ProjectorHarness:
+    """A projector and task queries on one database, in this thread."""
 
     def __init__(self, path: Path) -> None:
         self.db = open_writer(path)
         self.projector = Projector(self.db)
-        self.ask = TaskQueries()
+        self.task_queries = TaskQueries()
         self.closed: list[ClosedTask] = []
 
     def apply(self, batches: Sequence[RecordBatch]) -> Applied:
@@ -53,13 +53,13 @@ class Bench:
         return applied
 
     def state(self, task_id: bytes) -> TaskState | None:
-        return self.ask.task(self.db, task_id)
+        return self.task_queries.task(self.db, task_id)
 
 
 @contextlib.contextmanager
-def bench() -> Iterator[Bench]:
+def projector_harness() -> Iterator[ProjectorHarness]:
     with tempfile.TemporaryDirectory() as folder:
-        made = Bench(Path(folder) / "view.db")
+        made = ProjectorHarness(Path(folder) / "view.db")
         try:
             yield made
         finally:
@@ -67,7 +67,7 @@ def bench() -> Iterator[Bench]:
 
 
 def batches_of(entries: Sequence[Entry]) -> list[RecordBatch]:
-    """A batch a record, with the offsets of its topic."""
+    """Return one batch for each record, with the offsets of its topic."""
     ends: dict[str, int] = {}
     made = []
     for topic, message in entries:
@@ -84,8 +84,8 @@ def grouped(batches: Sequence[RecordBatch], cuts: Sequence[int]) -> list[list[Re
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_the_view_is_the_fold(data: st.DataObject) -> None:
-    """With doubles of records under new offsets, in random groups."""
+def test_the_view_equals_the_fold(data: st.DataObject) -> None:
+    """Records are repeated at new offsets and applied in random groups."""
     entries = data.draw(histories().flatmap(interleaved))
     if entries and data.draw(st.booleans()):
         first = data.draw(st.integers(0, len(entries) - 1))
@@ -93,34 +93,34 @@ def test_the_view_is_the_fold(data: st.DataObject) -> None:
     batches = batches_of(entries)
     cuts = data.draw(st.lists(st.integers(0, len(batches)), max_size=4))
     wanted = fold(entries)
-    with bench() as made:
+    with projector_harness() as made:
         for group in grouped(batches, cuts):
             made.apply(group)
         check(made, wanted)
-        for group in grouped(batches, cuts):  # all of it again, with the same offsets
+        for group in grouped(batches, cuts):  # everything again, at the same offsets
             assert made.apply(group).closed == []
         check(made, wanted)
 
 
-def check(made: Bench, wanted: dict[bytes, TaskState]) -> None:
-    db, ask = made.db, made.ask
+def check(made: ProjectorHarness, wanted: dict[bytes, TaskState]) -> None:
+    db, task_queries = made.db, made.task_queries
     for task_id in IDS:
         assert made.state(task_id) == wanted.get(task_id)
     closed = {i: s for i, s in wanted.items() if s.state.closed}
-    assert sorted(c.id for c in made.closed) == sorted(closed)  # each told once
-    told = {c.id: c for c in made.closed}
-    outcomes = {c.id: c for c in ask.outcomes(db, IDS)}
+    assert sorted(c.id for c in made.closed) == sorted(closed)  # each reported once
+    closed_by_id = {c.id: c for c in made.closed}
+    outcomes = {c.id: c for c in task_queries.outcomes(db, IDS)}
     assert outcomes.keys() == closed.keys()
     for task_id, s in closed.items():
         a = s.closing
         assert a is not None
-        for found in (told[task_id], outcomes[task_id]):
+        for found in (closed_by_id[task_id], outcomes[task_id]):
             e = found.ended
             assert (found.state, e.attempt, e.status, e.value, e.output) == (s.state, a.n, a.status, a.value, a.output)
     with_call = {i: s for i, s in wanted.items() if s.call is not None}
-    assert ask.states(db, IDS) == {i: (s.state, ENDPOINT) for i, s in with_call.items()}
+    assert task_queries.states(db, IDS) == {i: (s.state, ENDPOINT) for i, s in with_call.items()}
     open_ = {i: s for i, s in wanted.items() if s.known and not s.state.closed}
-    rows = ask.open_tasks(db, ENDPOINT, -1, 100)
+    rows = task_queries.open_tasks(db, ENDPOINT, -1, 100)
     assert [r[0] for r in rows] == sorted({r[0] for r in rows})
     assert {r[5].id: r[1:5] for r in rows} == {
         i: (s.call, s.accepted_us, s.attempt, s.due_us) for i, s in open_.items()
@@ -131,12 +131,12 @@ def check(made: Bench, wanted: dict[bytes, TaskState]) -> None:
     check_lists(made, with_call)
 
 
-def check_lists(made: Bench, wanted: dict[bytes, TaskState]) -> None:
+def check_lists(made: ProjectorHarness, wanted: dict[bytes, TaskState]) -> None:
     def listed(**given: object) -> set[bytes]:
         found: list[TaskState] = []
         cursor: str | None = ""
         while cursor is not None:
-            page, cursor = lists.page(made.db, TaskFilter(cursor=cursor, limit=2, **given), made.ask.calls)  # type: ignore[arg-type]
+            page, cursor = lists.page(made.db, TaskFilter(cursor=cursor, limit=2, **given), made.task_queries.calls)  # type: ignore[arg-type]
             found += page
         assert len({s.id for s in found}) == len(found)
         assert all(s == wanted[s.id] for s in found)
@@ -172,24 +172,24 @@ def many(count: int, first: int = 0) -> list[bytes]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 1_000])
-def test_frames_of_any_size(count: int) -> None:
+def test_task_frames_of_any_size(count: int) -> None:
     ids = many(count)
     big = TaskFrame(VERSION, PLAIN, 5, [msgspec.structs.replace(task_of(IDS[0]), id=i, event=None) for i in ids])
     ends = results(PLAIN, *[Ended(i, 1, OK, 6, 7, b"m\x01") for i in ids])
-    with bench() as made:
+    with projector_harness() as made:
         made.apply(batches_of([(TASKS, big)]))
-        rows = made.ask.open_tasks(made.db, ENDPOINT, -1, 10_000)
+        rows = made.task_queries.open_tasks(made.db, ENDPOINT, -1, 10_000)
         assert [r[5].id for r in rows] == ids
         assert [r[0] for r in rows] == list(range(count))
         made.apply(batches_of([(RESULTS, ends)]))
         assert [c.id for c in made.closed] == ids
-        assert made.ask.open_tasks(made.db, ENDPOINT, -1, 10) == []
+        assert made.task_queries.open_tasks(made.db, ENDPOINT, -1, 10) == []
         assert made.db.execute("SELECT count(*), min(first), max(last) FROM span").fetchone() == (1, 1, count)
 
 
-def test_a_told_record_is_not_told_again() -> None:
+def test_a_reported_result_is_not_reported_again() -> None:
     a, b = Ended(IDS[0], 1, OK), Ended(IDS[2], 1, OK)
-    with bench() as made:
+    with projector_harness() as made:
         group = batches_of(
             [(TASKS, frame(PLAIN, [IDS[0], IDS[2]])), (RESULTS, results(PLAIN, a)), (RESULTS, results(PLAIN, b))]
         )
@@ -197,10 +197,10 @@ def test_a_told_record_is_not_told_again() -> None:
         assert [c.id for c in applied.closed] == [IDS[2]]
 
 
-def test_appended_again_an_open_task_moves_up() -> None:
-    """So that its owner can truncate its topic."""
+def test_an_open_task_appended_again_gets_the_new_offset() -> None:
+    """Its owner can then truncate the topic."""
     both = [IDS[0], IDS[2]]
-    with bench() as made:
+    with projector_harness() as made:
         made.apply(batches_of([(TASKS, frame(PLAIN, both)), (RESULTS, results(PLAIN, Ended(IDS[2], 1, ERROR)))]))
         assert queries.oldest_open_seq(made.db, ENDPOINT) == 0
         made.apply([RecordBatch(TASKS, 0, (7,), (Record(encode(frame(PLAIN, both, 2_000))),))])
@@ -211,22 +211,22 @@ def test_appended_again_an_open_task_moves_up() -> None:
         assert queries.oldest_open_seq(made.db, "nowhere") is None
 
 
-def test_expired_tasks() -> None:
+def test_tasks_past_their_expiry_are_found() -> None:
     call = msgspec.structs.replace(PLAIN, expires_us=50)
-    with bench() as made:
+    with projector_harness() as made:
         made.apply(batches_of([(TASKS, frame(call, [IDS[0]])), (TASKS, frame(PLAIN, [IDS[2]]))]))
-        assert made.ask.expired(made.db, 49, 10) == []
-        assert [r[5].id for r in made.ask.expired(made.db, 50, 10)] == [IDS[0]]
+        assert made.task_queries.expired(made.db, 49, 10) == []
+        assert [r[5].id for r in made.task_queries.expired(made.db, 50, 10)] == [IDS[0]]
 
 
-def test_what_an_event_made_run() -> None:
-    with bench() as made:
+def test_tasks_fired_by_an_event() -> None:
+    with projector_harness() as made:
         made.apply(batches_of([(TASKS, frame(RETRIED, [IDS[3]]))]))
-        assert made.ask.fired(made.db, "src", "e1") == [(RETRIED, IDS[3])]
-        assert made.ask.fired(made.db, "src", "other") == []
+        assert made.task_queries.fired(made.db, "src", "e1") == [(RETRIED, IDS[3])]
+        assert made.task_queries.fired(made.db, "src", "other") == []
 
 
-def test_pages_have_no_gaps_and_no_doubles_while_rows_arrive(tmp_path: Path) -> None:
+def test_pages_have_no_gaps_or_duplicates_while_rows_arrive(tmp_path: Path) -> None:
     async def main() -> None:
         view = View.open(tmp_path / "view.db")
         tasks = [msgspec.structs.replace(task_of(IDS[0]), id=i) for i in many(60)]

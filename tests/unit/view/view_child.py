@@ -1,4 +1,7 @@
-"""A process that applies batches to a view until it is killed. Run: python -m tests.unit.view.view_child FOLDER."""
+"""Child process that applies batches to a view until it is killed.
+
+Run: python -m tests.unit.view.view_child FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ def ids_of(n: int) -> list[bytes]:
 
 
 def series() -> list[list[RecordBatch]]:
-    """Groups of batches: tasks, then their ends; some of the ends first, some retried, some twice."""
+    """Return groups of batches: task frames, then their results.
+
+    Some results come first, some tasks are retried, some records repeat.
+    """
     ends: dict[str, int] = {}
 
     def batch(topic: str, message: TaskFrame | ResultFrame) -> RecordBatch:

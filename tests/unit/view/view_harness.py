@@ -1,4 +1,4 @@
-"""A view that is fed records as a log would give them."""
+"""A view that gets records with offsets as a log gives them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from oncue.protocol.codec import encode
 from oncue.view import View
 
 
-class Feed:
-    """A view, and the log's offsets."""
+class ViewHarness:
+    """A view; `append` applies records at the next offsets of their partition."""
 
     def __init__(self, path: Path) -> None:
         self.view = View.open(path)
 
-    async def put(self, topic: str, *records: Any, key: bytes = b"", partition: int = 0) -> Any:
+    async def append(self, topic: str, *records: Any, key: bytes = b"", partition: int = 0) -> Any:
         first = self.view.positions().get((topic, partition), 0)
         made = [r if isinstance(r, Record) else Record(encode(r), key=key, time_ms=5) for r in records]
         return await self.view.apply([RecordBatch(topic, partition, range(first, first + len(made)), made)])
 
 
-def run(path: Path, work: Callable[[Feed], Awaitable[None]]) -> None:
+def run(path: Path, work: Callable[[ViewHarness], Awaitable[None]]) -> None:
     async def main() -> None:
-        feed = Feed(path / "view.db")
+        harness = ViewHarness(path / "view.db")
         try:
-            await work(feed)
+            await work(harness)
         finally:
-            await feed.view.close()
+            await harness.view.close()
 
     asyncio.run(main())

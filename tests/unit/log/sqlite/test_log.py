@@ -1,4 +1,4 @@
-"""What is particular to the embedded log; what every log must do is in tests/contract."""
+"""Behaviour of the embedded log only; tests/contract has that of every log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _values(batches: list[RecordBatch]) -> list[bytes]:
     return [r.value for b in batches for r in b.records]
 
 
-def test_a_second_opener_is_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_open_names_the_process_that_holds_the_log(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys\n"
         "from oncue.log.sqlite.log import SqliteLog\n"
@@ -68,7 +68,7 @@ def test_a_network_mount_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "log").exists()
 
 
-def test_the_url_opens_it(tmp_path: Path) -> None:
+def test_a_sqlite_url_opens_the_log(tmp_path: Path) -> None:
     async def main() -> None:
         log = await open_log(f"sqlite://{tmp_path}/deep/log")
         await log.append("a", [Record(b"x")])
@@ -81,13 +81,13 @@ def test_the_url_opens_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"this is no database, but a long enough text" * 100, b"SQLite format 3\0" + b"x" * 9000]
 )
-def test_a_file_that_is_no_log(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "log.db").write_bytes(content)
     with pytest.raises(LogError, match=r"log\.db") as caught:
         asyncio.run(SqliteLog.open(tmp_path))
     assert caught.value.remedy
     (tmp_path / "log.db").unlink()
-    asyncio.run(_touch(tmp_path))  # the lock was let go
+    asyncio.run(_touch(tmp_path))  # the lock was released
 
 
 async def _touch(folder: Path) -> None:
@@ -96,7 +96,7 @@ async def _touch(folder: Path) -> None:
     await log.close()
 
 
-def test_another_program_s_database_and_a_newer_one_are_left_alone(tmp_path: Path) -> None:
+def test_databases_of_other_programs_and_newer_versions_are_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "log.db")) as db:
         db.execute("PRAGMA application_id=7")
         db.execute("CREATE TABLE batches(x)")
@@ -112,7 +112,7 @@ def test_another_program_s_database_and_a_newer_one_are_left_alone(tmp_path: Pat
         asyncio.run(SqliteLog.open(tmp_path / "new"))
 
 
-def test_a_damaged_database_is_a_clear_error_for_a_reader(tmp_path: Path) -> None:
+def test_a_reader_of_a_damaged_database_raises_a_clear_error(tmp_path: Path) -> None:
     asyncio.run(_touch(tmp_path))
     path = tmp_path / "log.db"
     with closing(sqlite3.connect(path)) as db:
@@ -121,7 +121,7 @@ def test_a_damaged_database_is_a_clear_error_for_a_reader(tmp_path: Path) -> Non
     async def main() -> None:
         log = await SqliteLog.open(tmp_path)
         reader = log.read(["a"])
-        # Behind the back of a log that is open already: at the start it would be refused.
+        # Damage it while the log is open: at the start it would be refused.
         with path.open("r+b") as file:
             file.seek((root - 1) * 4096)
             file.write(b"\xff" * 4096)
@@ -134,8 +134,10 @@ def test_a_damaged_database_is_a_clear_error_for_a_reader(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_hand_over_between_memory_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """A reader at a random pace, with a queue so small that it falls behind again and again."""
+def test_a_reader_switches_between_memory_and_disk_without_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A reader at a random pace, with a queue so small that it often falls behind."""
     monkeypatch.setattr(reader_module, "QUEUE_BATCHES", 6)
     monkeypatch.setattr(reader_module, "QUEUE_BYTES", 4_000)
     monkeypatch.setattr(read_pool, "FETCH_ROWS", 9)
@@ -151,7 +153,8 @@ def test_the_hand_over_between_memory_and_disk(tmp_path: Path, monkeypatch: pyte
         async def write() -> None:
             n = 0
             while n < count:
-                size = min(chance.randint(1, 4), count - n)  # no more: the reader stops there, in whatever partition
+                # Never more than `count`: the reader stops there, in whatever partition.
+                size = min(chance.randint(1, 4), count - n)
                 future = log.append("a", [Record(b"%d" % i) for i in range(n, n + size)], n % 3)
                 n += size
                 if chance.random() < 0.4:
@@ -174,7 +177,7 @@ def test_the_hand_over_between_memory_and_disk(tmp_path: Path, monkeypatch: pyte
 
         async with asyncio.timeout(60):
             await asyncio.gather(read(), write())
-        assert behind > 10, "the disk had its part in it"
+        assert behind > 10, "the reader fell back to the disk"
         await log.close()
 
     asyncio.run(main())
@@ -201,7 +204,7 @@ def test_the_write_ahead_log_does_not_grow_and_the_file_shrinks(tmp_path: Path) 
     asyncio.run(main())
 
 
-def test_uvloop(tmp_path: Path) -> None:
+def test_the_log_works_on_uvloop(tmp_path: Path) -> None:
     async def main() -> None:
         log = await SqliteLog.open(tmp_path)
         reader = log.read(["a"])
@@ -219,7 +222,7 @@ def test_uvloop(tmp_path: Path) -> None:
         runner.run(main())
 
 
-def test_what_cannot_be_encoded_harms_only_itself(tmp_path: Path) -> None:
+def test_an_append_that_cannot_be_encoded_fails_alone(tmp_path: Path) -> None:
     async def main() -> None:
         log = await SqliteLog.open(tmp_path)
         futures = [
@@ -236,7 +239,7 @@ def test_what_cannot_be_encoded_harms_only_itself(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_commit_that_fails_leaves_neither_offset_nor_records(tmp_path: Path) -> None:
+def test_a_failed_commit_stores_neither_offset_nor_records(tmp_path: Path) -> None:
     async def main() -> None:
         log = await SqliteLog.open(tmp_path)
         await log.append("in", [Record(b"1")])
@@ -253,8 +256,11 @@ def test_a_commit_that_fails_leaves_neither_offset_nor_records(tmp_path: Path) -
     asyncio.run(main())
 
 
-def test_a_commit_is_on_the_disk_before_it_is_told(tmp_path: Path) -> None:
-    """A kill leaves the kernel's pages in place, so only the settings can show what a power cut would leave."""
+def test_a_commit_is_durable_before_it_is_acknowledged(tmp_path: Path) -> None:
+    """Check the database's settings.
+
+    A kill leaves the kernel's pages in place, so a test cannot show the effect of a power cut.
+    """
 
     async def main() -> None:
         log = await SqliteLog.open(tmp_path)
