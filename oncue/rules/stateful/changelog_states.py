@@ -103,15 +103,15 @@ class ChangelogStates:
 
     def forgotten(self, newest_ms: int) -> list[Change]:
         """Return deletions of states without effect, at most FORGET."""
-        gone: dict[StateKey, int] = {}
-        while self._forget and self._forget[0][0] < newest_ms - MARGIN_MS and len(gone) < FORGET:
+        deleted: dict[StateKey, int] = {}
+        while self._forget and self._forget[0][0] < newest_ms - MARGIN_MS and len(deleted) < FORGET:
             at, where = heapq.heappop(self._forget)
             state = self.state(where)
             if state is not None and state.forget_ms() == at:
-                gone[where] = at
-        for where, at in gone.items():  # until the deletion is applied
+                deleted[where] = at
+        for where, at in deleted.items():  # until the deletion is applied
             heapq.heappush(self._forget, (at, where))
-        return [((STATE, *where), b"") for where in gone]
+        return [((STATE, *where), b"") for where in deleted]
 
     # ------------------------------------------------------------ queries
 
@@ -218,7 +218,7 @@ class ChangelogChanges(PendingChanges):
             again = self.fresh.get(where, {})
             yield from ((key, b"") for key in self._table.item_keys(where) if key[-1] not in again)
         for where, events in self.fresh.items():
-            yield from (((ITEM, *where, event), encode(kept)) for event, kept in events.items())
+            yield from (((ITEM, *where, event), encode(buffered_event)) for event, buffered_event in events.items())
         yield from (((STATE, *where), encode(state)) for where, state in self.changed.items())
 
 

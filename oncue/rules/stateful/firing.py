@@ -72,8 +72,8 @@ class Firer:
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, e, frames.now_us))
             except Exception as e:
                 counted.append((entry, 0, f"{type(e).__name__}: {e}"))
-                refusal = RuleError("window", f"{type(e).__name__}: {e}")
-                frames.dead.append(_letter(closed, entry, batch.partition, offset, refusal, frames.now_us))
+                error = RuleError("window", f"{type(e).__name__}: {e}")
+                frames.dead.append(_letter(closed, entry, batch.partition, offset, error, frames.now_us))
         return counted
 
     async def _fire_window(self, entry: ActiveRule | None, closed: ClosedWindow, frames: TaskFrames) -> int:
@@ -128,16 +128,16 @@ class Firer:
 
 
 def _letter(
-    closed: ClosedWindow, entry: ActiveRule | None, partition: int, offset: int, refusal: RuleError, at_us: int
+    closed: ClosedWindow, entry: ActiveRule | None, partition: int, offset: int, error: RuleError, at_us: int
 ) -> DeadLetter:
     """Return the dead letter of a whole window; a retry fires the same window."""
     first, last = closed.events[0], closed.events[-1]
-    reason = refusal.reason
+    reason = error.reason
     if len(closed.events) > 1:
         reason = f"a batch of {len(closed.events):,} events, {first.id} ({first.source}) to {last.id}: {reason}"
     return DeadLetter(
         VERSION,
-        refusal.stage,
+        error.stage,
         reason[:2_000],
         at_us,
         MATCHES,
@@ -146,7 +146,7 @@ def _letter(
         closed.rule,
         (first.source, first.id),
         encode(closed),
-        refusal.remedy,
+        error.remedy,
         entry.deployment.owner if entry else "",
     )
 

@@ -53,7 +53,7 @@ class States(Protocol):
 
     def get(self, where: StateKey) -> OperatorState | None: ...
 
-    def put(self, where: StateKey, state: OperatorState) -> None: ...
+    def set_state(self, where: StateKey, state: OperatorState) -> None: ...
 
     def count_suppressed(self, rule: str) -> None:
         """Count one event that an operator suppressed."""
@@ -171,7 +171,7 @@ def _apply(
             states.release(where)
         elif isinstance(effect, Fire):
             closed.append(_closed(where, effect, partition, states.release(where)))
-    states.put(where, step.state)
+    states.set_state(where, step.state)
     return closed
 
 

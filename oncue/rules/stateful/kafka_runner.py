@@ -144,14 +144,14 @@ class KafkaRunner:
 
     async def release(self, numbers: Iterable[int]) -> None:
         """Release partitions. Steps in progress complete or are refused."""
-        gone = [part for number in numbers if (part := self.parts.pop(number, None)) is not None]
-        self._timers.forget(part.number for part in gone)
-        for part in gone:
+        removed = [part for number in numbers if (part := self.parts.pop(number, None)) is not None]
+        self._timers.forget(part.number for part in removed)
+        for part in removed:
             part.ready = False
             part.room.set()
             if part.work is not None:
                 part.work.cancel()
-        await asyncio.gather(*[part.work for part in gone if part.work is not None], return_exceptions=True)
+        await asyncio.gather(*[part.work for part in removed if part.work is not None], return_exceptions=True)
 
     def restore(self, number: int, key: bytes, value: bytes) -> None:
         """Apply a record of the changelog.
@@ -318,14 +318,14 @@ class KafkaRunner:
 
     async def tick(self) -> None:
         now_ms = self._clock_ms()
-        gone = {}
+        removed = {}
         if self._timers.rules_changed.is_set():
             self._timers.rules_changed.clear()
             if self._before_batch is not None:
                 await self._before_batch()
             specs = [(p.number, *spec) for p in self.parts.values() if p.ready for spec in p.table.open_specs()]
-            gone = retired(self._active_rules(), specs)
-        await self._timers.append(self._log, now_ms, gone)
+            removed = retired(self._active_rules(), specs)
+        await self._timers.append(self._log, now_ms, removed)
 
     # ------------------------------------------------------------ queries
 

@@ -56,7 +56,7 @@ class PendingChanges(ABC):
     def get(self, where: StateKey) -> OperatorState | None:
         return self.changed[where] if where in self.changed else self.stored(where)
 
-    def put(self, where: StateKey, state: OperatorState) -> None:
+    def set_state(self, where: StateKey, state: OperatorState) -> None:
         self.changed[where] = state
 
     def count_suppressed(self, rule: str) -> None:

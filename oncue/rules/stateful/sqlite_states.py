@@ -115,7 +115,7 @@ class SqliteStates:
         if "malformed" in str(e) or "not a database" in str(e):
             return LogError(
                 f"the windows of rules ({self._path}) are damaged: {e}",
-                remedy="stop oncue and move the file away: it is made again from the log (docs/rules.md, Memory)",
+                remedy="stop oncue and move the file away: it is made again from the log (docs/rules.md, dedupe and batch)",
             )
         return explain(e, self._path)
 
@@ -164,13 +164,13 @@ class SqliteStates:
 
         At most FORGET_ROWS per partition.
         """
-        gone = 0
+        deleted = 0
         try:
             for part, (_, newest_ms) in self.parts.items():
-                gone += self._db.execute(FORGET, (part, newest_ms - MARGIN_MS, FORGET_ROWS)).rowcount
+                deleted += self._db.execute(FORGET, (part, newest_ms - MARGIN_MS, FORGET_ROWS)).rowcount
         except sqlite3.Error as e:
             raise self._explained(e) from e
-        return gone
+        return deleted
 
     def drop(self, part: int) -> int:
         """Delete all states of a partition; return the number of events lost.
@@ -282,16 +282,16 @@ class SqliteChanges(PendingChanges):
 
     def write(self) -> None:
         """Write the changes in the open transaction."""
-        gone = [(self._id(where),) for where in self.released]
-        self._db.executemany("DELETE FROM item WHERE id = ?", gone)
+        released = [(self._id(where),) for where in self.released]
+        self._db.executemany("DELETE FROM item WHERE id = ?", released)
         self._db.executemany("INSERT OR REPLACE INTO item VALUES (?,?,?,?)", self._items())
         self._db.executemany(PUT, (self._row(where, state) for where, state in self.changed.items()))
 
     def _items(self) -> Iterator[tuple[Any, ...]]:
         for where, events in self.fresh.items():
             id = self._id(where)
-            for event, kept in events.items():
-                yield id, event, kept.place, encode(kept)
+            for event, buffered in events.items():
+                yield id, event, buffered.place, encode(buffered)
 
     def _row(self, where: StateKey, state: OperatorState) -> tuple[Any, ...]:
         facts = (state.applied, state.buffered(), state.due_ms(), state.forget_ms(), encode(state))

@@ -22,8 +22,8 @@ async def ensure_matches(log: Log, settings: Settings) -> int:
 
     Raises LogError.
     """
-    there, wanted = (await log.topics()).get(MATCHES), settings.matches_partitions
-    count = there.partitions if there is not None else wanted
+    existing, wanted = (await log.topics()).get(MATCHES), settings.matches_partitions
+    count = existing.partitions if existing is not None else wanted
     if count != wanted:
         _log.warning("%s keeps its %d partitions (the setting matches_partitions is %d)", MATCHES, count, wanted)
     retention_ms = int(settings.events_retention_days * DAY_MS)
@@ -37,10 +37,10 @@ async def ensure_stream(log: Log, settings: Settings) -> int:
     Raises LogError.
     """
     count = await ensure_matches(log, settings)
-    there = (await log.topics()).get(WINDOWS)
-    if there is not None and there.partitions != count:
+    existing = (await log.topics()).get(WINDOWS)
+    if existing is not None and existing.partitions != count:
         raise LogError(
-            f"{WINDOWS} has {there.partitions} partitions and {MATCHES} has {count}: they have to have the same number",
+            f"{WINDOWS} has {existing.partitions} partitions and {MATCHES} has {count}: they have to have the same number",
             remedy=f"stop servers and stream workers and delete the topic {WINDOWS}: it is made again from {MATCHES}"
             " (docs/rules.md, On Kafka)",
         )

@@ -33,7 +33,7 @@ class InMemoryStates:
     def get(self, where: StateKey) -> OperatorState | None:
         return self.states.get(where)
 
-    def put(self, where: StateKey, state: OperatorState) -> None:
+    def set_state(self, where: StateKey, state: OperatorState) -> None:
         self.states[where] = state
 
     def count_suppressed(self, rule: str) -> None:

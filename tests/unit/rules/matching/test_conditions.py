@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from oncue.errors import RuleFileError
 from oncue.globs import compiled
-from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
-from oncue.rules.active_rules import ActiveRules, RuleCompiler, RuleCounters
+from oncue.protocol.records import VERSION, Deployment, Event
+from oncue.rules.active_rules import RuleCompiler
 from oncue.rules.explain import decide, explain
 from oncue.rules.matching.cel import STRIKES, compile_cel
 from oncue.rules.matching.conditions import glob, regex
@@ -134,12 +134,14 @@ def test_the_index_gives_what_testing_every_rule_gives(rules: list[Any], events:
         {"name": f"r{n}", "on": {"type": on}, "match": match, "run": {"function": "f"}}
         for n, (on, match) in enumerate(rules)
     ]
-    book = RuleCompiler().compile([Deployment(VERSION, "x", 1, "me", json.dumps({"rules": bodies}), {"f": "0"})])
-    assert not book.broken
+    active_rules = RuleCompiler().compile(
+        [Deployment(VERSION, "x", 1, "me", json.dumps({"rules": bodies}), {"f": "0"})]
+    )
+    assert not active_rules.broken
     for happened in events:
-        brute = [name for name, entry in book.entries.items() if decide(entry.rule, happened) is None]
-        assert [entry.rule.name for entry in book.matching(happened)] == brute
-        assert [name for name, entry in book.entries.items() if explain(entry.rule, happened).fires] == brute
+        brute = [name for name, entry in active_rules.entries.items() if decide(entry.rule, happened) is None]
+        assert [entry.rule.name for entry in active_rules.matching(happened)] == brute
+        assert [name for name, entry in active_rules.entries.items() if explain(entry.rule, happened).fires] == brute
 
 
 @settings(max_examples=300, deadline=None)
@@ -291,36 +293,3 @@ def test_offline_tests(tmp_path: Path) -> None:
     assert [r.passed for r in results] == [True, False, False, True, False]
     assert results[1].why == "the arguments are {'n': 5}, expected {'n': 6}"
     assert results[2].why == "it does not fire: data.n > 2: found 1, wanted > 2"
-
-
-def test_a_reason_is_of_the_version_in_force() -> None:
-    body = json.dumps({"rules": [{"name": "r", "on": {"type": "t"}, "run": {"function": "f"}}]})
-    library = RuleCompiler()
-
-    def counters(version: int) -> RuleCounters:
-        return library.compile([Deployment(VERSION, "x", version, "me", body, {"f": "0"})]).entries["r"].counters
-
-    counters(1).last_reason = "the event has no data.path"
-    counters(1).failed = 3
-    assert counters(1).last_reason == "the event has no data.path"
-    assert (counters(2).last_reason, counters(2).failed) == ("", 3)
-
-
-def test_books_take_the_newest_version_and_switches() -> None:
-    def deployed(label: str, version: int, name: str, removed: bool = False) -> Deployment:
-        body = {"rules": [{"name": name, "on": {"type": "t"}, "run": {"function": "f"}}]}
-        return Deployment(VERSION, label, version, "me", json.dumps(body), {"f": "0"}, removed=removed)
-
-    def names(book: ActiveRules) -> list[str]:
-        return [e.rule.name for e in book.matching(event())]
-
-    library = RuleCompiler()
-    both = [deployed("a", 2, "new"), deployed("a", 1, "old"), deployed("b", 1, "other")]
-    assert names(library.compile(both)) == ["new", "other"]
-    off = library.compile(both, [RuleSwitch(VERSION, "new", False, "ann", "noisy")])
-    assert names(off) == ["other"]
-    assert off.entries["new"].state == ("disabled", "disabled by ann: noisy")
-    assert names(library.compile([*both, deployed("b", 2, "other", removed=True)])) == ["new"]
-    broken = library.compile([*both, Deployment(VERSION, "c", 1, "me", "rules: 5", {}), deployed("d", 1, "other")])
-    assert set(broken.broken) == {"c", "d"}
-    assert names(broken) == ["new", "other"]

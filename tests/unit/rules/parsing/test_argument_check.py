@@ -274,7 +274,7 @@ def test_all_that_does_not_fit_and_nothing_of_what_is_not_known() -> None:
 
 
 def test_offline_as_in_a_deploy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`oncue rules test` and `oncue deploy` say the same of a file, each knowing the function in its own way."""
+    """`oncue rules test` and `oncue deploy` report the same errors; each reads the function's parameters its own way."""
     (tmp_path / "tomo.py").write_text("print('imported')\ndef f(path, size=0): pass\n")
     path = tmp_path / "r.yaml"
     path.write_text(rule("{pth: a}"))

@@ -137,13 +137,13 @@ def event(n: int, **data: object) -> Event:
 def test_explain_reads_the_changelog(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         entry = RuleCompiler().compile([DEPLOYED]).entries["r"]
-        memory = entry.rule.operators
-        assert memory is not None
+        operators = entry.rule.operators
+        assert operators is not None
         windows = RemoteRules(log, StreamWorkers(log), PARTITIONS)
         assert "no window is open" in (await windows.preview(entry, event(1))).why
         now_ms = 1_000_000_000_000_000  # far ahead, so that the key's ttl has not passed
-        matches = [memory.match("r", "f", 1, event(n), now_ms, 0) for n in (1, 2)]
-        part = partition_of(memory.partition_key(matches[0]), PARTITIONS)
+        matches = [operators.match("r", "f", 1, event(n), now_ms, 0) for n in (1, 2)]
+        part = partition_of(operators.partition_key(matches[0]), PARTITIONS)
         table = ChangelogStates()
         found = [Record(encode(m)) for m in matches]
         _, changes = table.fold([LogBatch(MATCHES, part, range(2), found)])

@@ -50,11 +50,11 @@ def test_dedupe_over_time_and_wrong_arguments(tmp_path: Path) -> None:
     assert outcome(tmp_path, {"events": events, "expect": {"fires": 3, "args": wanted}}, args, dedupe=dedupe).passed
     found = outcome(tmp_path, {"events": events, "expect": {"args": wanted[:2]}}, args, dedupe=dedupe)
     assert found.why == "the arguments are [{'n': 1}, {'n': 3}, {'n': 4}], expected [{'n': 1}, {'n': 3}]"
-    # The default key is the event itself: made up events are different ones, and a named one told twice is one.
+    # The default key is the event: events without an id differ, and a repeated id is the same event.
     assert outcome(tmp_path, {"events": events, "expect": {"fires": 4}}, args, dedupe={"ttl": "10s"}).passed
     twice = [{"event": {"type": "t", "id": "x", "data": {"n": 1}}}] * 2
     assert outcome(tmp_path, {"events": twice, "expect": {"fires": 1}}, args, dedupe={"ttl": "10s"}).passed
-    # A rule without memory can be tested so, too.
+    # A rule without operators can have a test over time too.
     assert outcome(tmp_path, {"events": twice, "expect": {"fires": 2}}, args).passed
 
 

@@ -1,0 +1,43 @@
+"""Active rules compiled from deployments: versions, switches and counters."""
+
+from __future__ import annotations
+
+import json
+
+from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
+from oncue.rules.active_rules import ActiveRules, RuleCompiler, RuleCounters
+
+EVENT = Event(id="1", source="/s", type="t")
+
+
+def test_the_last_reason_is_reset_by_a_new_version() -> None:
+    body = json.dumps({"rules": [{"name": "r", "on": {"type": "t"}, "run": {"function": "f"}}]})
+    compiler = RuleCompiler()
+
+    def counters(version: int) -> RuleCounters:
+        return compiler.compile([Deployment(VERSION, "x", version, "me", body, {"f": "0"})]).entries["r"].counters
+
+    counters(1).last_reason = "the event has no data.path"
+    counters(1).failed = 3
+    assert counters(1).last_reason == "the event has no data.path"
+    assert (counters(2).last_reason, counters(2).failed) == ("", 3)
+
+
+def test_the_newest_version_and_switch_of_each_rule_count() -> None:
+    def deployed(label: str, version: int, name: str, removed: bool = False) -> Deployment:
+        body = {"rules": [{"name": name, "on": {"type": "t"}, "run": {"function": "f"}}]}
+        return Deployment(VERSION, label, version, "me", json.dumps(body), {"f": "0"}, removed=removed)
+
+    def names(active_rules: ActiveRules) -> list[str]:
+        return [e.rule.name for e in active_rules.matching(EVENT)]
+
+    compiler = RuleCompiler()
+    both = [deployed("a", 2, "new"), deployed("a", 1, "old"), deployed("b", 1, "other")]
+    assert names(compiler.compile(both)) == ["new", "other"]
+    off = compiler.compile(both, [RuleSwitch(VERSION, "new", False, "ann", "noisy")])
+    assert names(off) == ["other"]
+    assert off.entries["new"].state == ("disabled", "disabled by ann: noisy")
+    assert names(compiler.compile([*both, deployed("b", 2, "other", removed=True)])) == ["new"]
+    broken = compiler.compile([*both, Deployment(VERSION, "c", 1, "me", "rules: 5", {}), deployed("d", 1, "other")])
+    assert set(broken.broken) == {"c", "d"}
+    assert names(broken) == ["new", "other"]
