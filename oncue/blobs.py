@@ -1,4 +1,6 @@
-"""Content-addressed store of large payloads and function bodies, keyed by SHA-256.
+"""Content-addressed store of large payloads and function bodies.
+
+The key of a blob is the SHA-256 of its content, in hex.
 
     put, put_file, upload ──► <folder>/tmp/<random>
                                   └──check hash, fsync, rename, fsync folder──► <folder>/ab/abcd…
@@ -230,9 +232,10 @@ class Blobs:
         return True
 
     def sweep(self, keep: Collection[str], older_than_s: float) -> int:
-        """Delete blobs written before `older_than_s` (unix time) that are not in `keep`.
+        """Delete old blobs that are not in `keep`.
 
-        Also deletes uploads without a write for a day. Returns the number of deleted blobs.
+        A blob is old if it was written before `older_than_s` (unix time). Also deletes uploads
+        without a write for a day. Returns the number of deleted blobs.
         """
         deleted = 0
         for entry in self.folder.glob("[0-9a-f][0-9a-f]/*"):
@@ -277,7 +280,8 @@ class UrlBlobs(Blobs):
     def _keep(self, temporary: BinaryIO, sha: str) -> None:
         temporary.close()
         name, part = self._name(sha), f"{self._root}/tmp/{os.path.basename(temporary.name)}"
-        if self._store.protocol in ("file", ("file", "local")):  # in other stores an object appears whole
+        # In other stores than folders an object appears whole.
+        if self._store.protocol in ("file", ("file", "local")):
             self._store.makedirs(f"{self._root}/tmp", exist_ok=True)
             self._store.makedirs(f"{self._root}/{sha[:2]}", exist_ok=True)
             self._store.put_file(temporary.name, part)
@@ -320,7 +324,10 @@ class UrlBlobs(Blobs):
         return gone
 
     def _modified_s(self, name: str) -> float:
-        """Return when the blob was written; infinity if the store does not know, so it is kept."""
+        """Return the time of the last write in unix seconds.
+
+        Infinity if the store does not know it, so that `sweep` keeps the blob.
+        """
         try:
             return float(self._store.modified(name).timestamp())
         except (NotImplementedError, AttributeError, KeyError):
@@ -332,9 +339,10 @@ class UrlBlobs(Blobs):
 
 
 def open_blobs(where: str | Path, *, durable: bool = True) -> Blobs:
-    """Open a folder (path or file:// URL), or another URL through fsspec (s3://bucket/prefix ...).
+    """Open the blob store at a folder or URL.
 
-    Raises MissingExtra if a library for the URL is not installed.
+    `where` is a path, a file:// URL, or a URL that fsspec supports (s3://bucket/prefix ...). Raises
+    MissingExtra if a library for the URL is not installed.
     """
     text = str(where)
     if text.startswith("file://"):
@@ -343,7 +351,10 @@ def open_blobs(where: str | Path, *, durable: bool = True) -> Blobs:
 
 
 def _check(sha: str) -> None:
-    """Raise Invalid unless `sha` is hex: it comes from outside and becomes part of a path."""
+    """Raise Invalid unless `sha` is a SHA-256 in hex.
+
+    It comes from outside and becomes part of a path.
+    """
     if not _SHA.match(sha):
         raise Invalid(f"{sha[:80]!r} is not a SHA-256 in hex", remedy="64 digits, 0-9 and a-f")
 

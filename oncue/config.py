@@ -1,7 +1,8 @@
-"""Settings, merged from a TOML file, the environment and flags; flags win over the environment.
+"""Settings, merged from a TOML file, the environment and flags.
 
-The file is `oncue.toml` in the data folder, or the path in ONCUE_CONFIG. The environment variable
-of a field is ONCUE_<FIELD IN CAPITALS>.
+Flags win over the environment, the environment over the file. The file is `oncue.toml` in the data
+folder, or the path in ONCUE_CONFIG. The environment variable of a field is ONCUE_<FIELD IN
+CAPITALS>.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def _convert(name: str, value: Any, place: str) -> Any:
 
 
 def _wanted(kind: Any) -> str:
-    """Return the valid values in words: "a whole number, at least 0, at most 65,535"."""
+    """Return the valid values in words: "a whole number, at least 0"."""
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     if get_origin(kind) is not Annotated:

@@ -1,9 +1,9 @@
-"""CURVE keys, encrypted ZeroMQ sockets, and authentication of agents by their keys.
+"""CURVE keys, encrypted ZeroMQ sockets, and authentication of agents.
 
 CURVE is RFC 26 of ZeroMQ, ZAP is RFC 27.
 
     agent's DEALER ──CURVE handshake──► bridge's ROUTER ──ZAP, inproc──► Gate
-                                                                          └─► 200 + endpoint id, or 400
+                                      200 + endpoint id, or 400 ◄─────────┘
 
 An unknown key is refused in the handshake, before any message is read. libzmq cannot close the
 connection of one peer of a ROUTER. So after a key is revoked, the bridge must also drop messages
@@ -25,7 +25,8 @@ from zmq.utils import z85
 from oncue.errors import Conflict, Invalid, OncueError
 
 ZAP = "inproc://zeromq.zap.01"  # RFC 27 fixes the name
-HWM = 20_000  # messages of one peer; a task frame has at most some MB, and credit limits their number
+# Messages of one peer. A task frame has at most some MB, and credit limits their number.
+HWM = 20_000
 MAX_MESSAGE_BYTES = 96 << 20  # a larger part closes the connection
 # ZMTP pings detect dead TCP connections; bridge.Heartbeat detects peers that hang.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 4_000, 12_000
@@ -46,10 +47,10 @@ def make_keys() -> Keys:
 
 
 def load_or_make_keys(path: Path) -> Keys:
-    """Return the key pair in this file (JSON, mode 600); create it if there is none.
+    """Return the key pair in this file; create it if there is none.
 
-    Two processes that create it at once get the same pair. Raises Invalid if the file cannot be
-    read or has no key pair.
+    The file is JSON with mode 600. Two processes that create it at once get the same pair. Raises
+    Invalid if the file cannot be read or has no key pair.
     """
     try:
         return _load(path)
@@ -119,7 +120,8 @@ def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[by
     """
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     _common(socket)
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # 1 would let another valid key take over a peer's tasks
+    # With 1, another valid key could take over a peer's tasks.
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a disconnected peer raises
     socket.setsockopt(zmq.BACKLOG, 1024)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)

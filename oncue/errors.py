@@ -120,7 +120,7 @@ class Unauthorized(OncueError):
 
 
 class Forbidden(OncueError):
-    """The token is valid, but it lacks the scope for this, or the object belongs to another person."""
+    """The token lacks the scope for this, or the object belongs to another person."""
 
     code = "forbidden"
     status = 403
@@ -135,7 +135,7 @@ class RateLimited(OncueError):
 
 
 class DiskFull(OncueError):
-    """The disk of the log is almost full; new tasks and events are rejected, results are accepted."""
+    """The log's disk is almost full: results are accepted, tasks and events not."""
 
     code = "disk-full"
     status = 507
@@ -200,7 +200,7 @@ class NotOwner(LogError):
 
 
 class NetworkMount(LogError):
-    """The data folder is on a network mount, where SQLite's write-ahead log cannot work."""
+    """SQLite's write-ahead log cannot work on the data folder's network mount."""
 
     code = "network-mount"
 
@@ -212,13 +212,13 @@ class Undecodable(OncueError):
 
 
 class OtherPython(Undecodable):
-    """The value or function has bytecode of another Python version, which would crash this one."""
+    """The bytecode is of another Python version, which would crash this one."""
 
     code = "other-python"
 
 
 class Refused(OncueError):
-    """The server refused the agent: its key is unknown or revoked, or its version does not fit."""
+    """The server refused the agent: unknown or revoked key, or a wrong version."""
 
     code = "refused"
 
@@ -250,7 +250,7 @@ class CannotImport(CannotPack):
 
 
 class CannotLoad(FunctionError):
-    """The worker could not load the function: a module is missing, or the Python versions differ."""
+    """The function did not load: a module is missing, or Python versions differ."""
 
     code = "cannot-load"
 
@@ -283,7 +283,7 @@ class TaskFailed(TaskError):
 
 
 class TaskLost(TaskError):
-    """The worker died, or the endpoint was disconnected for too long, before the task had a result."""
+    """The task's worker died, or its endpoint was disconnected for too long."""
 
     code = "task-lost"
 
@@ -307,7 +307,7 @@ class TaskExpired(TaskError):
 
 
 class TaskRefused(TaskError):
-    """The endpoint refused the task: it does not serve this person or this function."""
+    """The endpoint refused the task: it does not serve this person or function."""
 
     code = "task-refused"
 
@@ -324,7 +324,7 @@ class UnreadableResult(TaskError):
 
 
 class UntrustedResult(TaskError):
-    """The result is a pickle from an endpoint that you neither own nor trust; unpickling runs code.
+    """Unpickling runs code, and you neither own nor trust the result's endpoint.
 
     `.raw` has the bytes.
     """

@@ -1,6 +1,6 @@
-"""Libraries of pip's extras, such as `oncue[server]`; the plain `oncue` needs none of them.
+"""Libraries of pip's extras, such as `oncue[server]`.
 
-The plain install runs endpoints and the client.
+The plain install needs none of them: it runs endpoints and the client.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ TELLING = ("google-re2", "cel-expr-python")
 
 
 def missing(libraries: Mapping[str, str]) -> list[str]:
-    """Return the distributions of {distribution: module} that are not installed; imports none."""
+    """Return the distributions that are not installed, without an import.
+
+    `libraries` is {distribution: module}.
+    """
     return [name for name, module in libraries.items() if not _installed(module)]
 
 
@@ -41,6 +44,6 @@ def _installed(module: str) -> bool:
 
 
 def need(feature: str, libraries: Mapping[str, str] = SERVER, pip: str = SERVER_PIP) -> None:
-    """Raise MissingExtra, with the pip command, if a library of the feature is not installed."""
+    """Raise MissingExtra, with the pip command, if a library is missing."""
     if absent := missing(libraries):
         raise MissingExtra(f"{feature} needs libraries that are not installed: {', '.join(absent)}", remedy=pip)

@@ -88,16 +88,13 @@ def never_relative(pattern: str) -> str | None:
 
 
 def max_depth(pattern: str) -> int | None:
-    """Return the largest number of path parts that can match;
-
-    None if there is no limit.
-    """
+    """Return the largest number of path parts that can match; None: no limit."""
     parts = pattern.split("/")
     return None if "**" in parts or "{" in pattern else len(parts)
 
 
 def _stars(pattern: str, i: int) -> tuple[str, int]:
-    """Return the expression for the stars at i, and the number of pattern characters it covers."""
+    """Return the regular expression for the stars at i, and their length."""
     end = i
     while end < len(pattern) and pattern[end] == "*":
         end += 1

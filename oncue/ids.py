@@ -1,4 +1,4 @@
-"""Task ids: 16 bytes in the layout of UUIDv7 (RFC 9562), derived from the request.
+"""Task ids, derived from the request: 16 bytes laid out as UUIDv7 (RFC 9562).
 
     48 bits   unix time in ms          4 bits version (7)
     12 bits   of the hash              2 bits variant
@@ -41,9 +41,10 @@ def _shape(ms: int, a12: int, b62: int) -> bytes:
 
 
 def batch_ids(owner: str, key: bytes, count: int) -> list[bytes]:
-    """Return the ids of a client's batch: time of `key` (a UUIDv7), hash(owner, key), index.
+    """Return the ids of a client's batch.
 
-    Raises ValueError if count exceeds MAX_BATCH or key does not have 16 bytes.
+    They consist of the time of `key` (a UUIDv7), hash(owner, key) and the index. Raises ValueError
+    if count exceeds MAX_BATCH or key does not have 16 bytes.
     """
     if len(key) != 16:
         raise ValueError("a batch key is a UUIDv7 of 16 bytes")
@@ -60,7 +61,7 @@ def derived_ids(ms: int, seed: bytes, count: int = 1, first: int = 0) -> list[by
 
 
 def rule_task_ids(rule: str, replay: str, source: str, event_id: str, event_ms: int | None, count: int) -> list[bytes]:
-    """Return the ids of the tasks that one event makes one rule run, one per function.
+    """Return the ids of the tasks of one event and one rule, one per function.
 
     The rule's version is not hashed, so that a redeploy does not fire an old event twice.
     `event_ms` is given only if one of our triggers stored that time before it published the event.

@@ -37,9 +37,10 @@ MOST_BYTES = (1 << 63) - 1
 
 
 def duration_ms(value: str | int | float) -> int:
-    """Convert "250ms", "2s", "1.5h", "1h30m" or a number of seconds to milliseconds.
+    """Convert a duration to milliseconds.
 
-    Raises ValueError with an example of the right form.
+    `value` is a text ("250ms", "2s", "1.5h", "1h30m") or a number of seconds. Raises ValueError
+    with an example of the right form.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"a duration is a text like 2s, 5m or 250ms, not {_named(value)}")
@@ -53,8 +54,9 @@ def duration_ms(value: str | int | float) -> int:
 
 
 def size_bytes(value: str | int) -> int:
-    """Convert "1MB" (1,000,000), "10 MiB" (10,485,760), "512 kB" or a number to bytes.
+    """Convert a size to bytes.
 
+    `value` is a text ("1MB" = 1,000,000, "10 MiB" = 10,485,760, "512 kB") or a number of bytes.
     Case does not matter. Raises ValueError with an example of the right form.
     """
     if isinstance(value, int) and not isinstance(value, bool):

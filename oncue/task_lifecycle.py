@@ -40,7 +40,7 @@ from oncue.protocol.records import (
 
 
 class State(IntEnum):
-    """State of a task: WAITING is open (also while it runs), all others are closed."""
+    """State of a task: WAITING is open (even while it runs), others are closed."""
 
     WAITING = 0  # accepted; runs when its endpoint has room, not before due_us
     SUCCEEDED = 1  # an attempt returned a value
@@ -206,7 +206,10 @@ def started(state: TaskState | None, task_id: bytes, attempt: int, started_us: i
 
 
 def phase(state: State, attempt: int, running_attempt: int, cancel_us: int) -> str:
-    """Return the state for people: waiting, retrying, running, cancelling, or the closed state."""
+    """Return the state as users see it.
+
+    One of waiting, retrying, running, cancelling, or the name of the closed state.
+    """
     if state.closed:
         return state.name.lower()
     if cancel_us:

@@ -57,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _drop_unwritable_output() -> None:
-    """Drop buffered output, so that the interpreter prints no traceback when it flushes at exit."""
+    """Drop buffered output that cannot be written.
+
+    Otherwise the interpreter would print a traceback when it flushes at exit.
+    """
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""The client that a command uses, and parsers of arguments that commands share."""
+"""Client of a command, and parsers of arguments that commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from oncue.errors import Invalid
 
 @contextlib.contextmanager
 def connected() -> Iterator[Client]:
-    """Open a client of the server at ONCUE_URL (with ONCUE_TOKEN), or of the local server."""
+    """Open a client of the server at ONCUE_URL, or of the local server.
+
+    The token for ONCUE_URL is in ONCUE_TOKEN.
+    """
     client = Client(patience=30)
     try:
         yield client

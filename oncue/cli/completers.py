@@ -1,6 +1,8 @@
-"""Shell completion of arguments with names from the server; silent if the server is away.
+"""Shell completion of arguments with names from the server.
 
-@click.argument("name", shell_complete=rules)
+Completes nothing, without an error, if the server cannot be reached.
+
+    @click.argument("name", shell_complete=rules)
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ HASH_CHARS = 12
 
 
 def show(d: Deployed, err: bool) -> None:
-    """Print the changes of one rule file; with `err` on stderr, since stdout is for JSON."""
+    """Print the changes of one rule file.
+
+    With `err` to stderr, if stdout is for JSON.
+    """
     for word, names in (("new", d.added), ("changed", d.changed_rules), ("removed", d.removed)):
         if names:
             say(f"{d.label}: {word}: {', '.join(names)}", err=err)
@@ -23,7 +26,10 @@ def show(d: Deployed, err: bool) -> None:
 
 
 def show_functions(label: str, changes: list[FunctionChange], err: bool = False) -> None:
-    """Print functions whose content changes; those of added and removed rules are left out."""
+    """Print the functions whose content changes.
+
+    Functions of added and removed rules are left out.
+    """
     for c in changes:
         if c.old and c.new:
             old, new = _named(c.old_version, c.old), _named(c.new_version, c.new)

@@ -69,7 +69,7 @@ class LocalAgent:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, local: dict[str, Any]) -> None:
-        """Start the thread and return at once, since the server's event loop calls this."""
+        """Start the thread and return at once, as the event loop calls this."""
         self._thread = threading.Thread(target=self._run, args=(local,), name="oncue-agent", daemon=True)
         self._thread.start()
 
@@ -120,7 +120,10 @@ class LocalAgent:
         register(self.data, self.folder, names[-1], self.workers, local)
 
     def _run_agent(self) -> str:
-        """Run the agent, or watch one that runs already, until it ends; return how it ended."""
+        """Run the agent until it ends; return how it ended.
+
+        If an agent runs already, watch that one.
+        """
         pid = running_agent(self.folder)
         if pid:
             log.warning("using the running agent (pid %d), which another server has started", pid)

@@ -1,4 +1,4 @@
-"""The server that runs in a data folder: found by its `local.json`, checked over HTTP."""
+"""Server of a data folder: found by its `local.json`, checked over HTTP."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> N
 def listing(
     items: Iterable[T], json_: bool, head: Sequence[str], row: Callable[[T], Sequence[Any]], nothing: str
 ) -> None:
-    """Print the items of a list command as JSON, or as a table with a row for each."""
+    """Print the items of a list command as JSON, or as a table of rows."""
     if json_:
         as_json(list(items))
     else:

@@ -1,4 +1,7 @@
-"""Registration of an endpoint: its keys are created and registered, or no file is left behind."""
+"""Registration of an endpoint: creates its keys and registers them.
+
+If registration fails, no file is left behind.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ def register_endpoint(
 
 
 def _retire_revoked(folder: Path) -> None:
-    """Stop the revoked agent; rename its key and journal, so that its results are not sent."""
+    """Stop the revoked agent, and rename its key and journal.
+
+    So its results are not sent.
+    """
     pid = running_agent(folder)
     if pid:
         stop_agent(pid, None)

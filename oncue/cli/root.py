@@ -1,4 +1,4 @@
-"""The command tree: a table of names, so that `oncue --help` imports no command."""
+"""Command tree as a table of names: `oncue --help` imports no command."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def root() -> None:
-    """oncue runs your Python functions when a file arrives, a webhook is called, or you say so.
+    """Run Python functions when a file arrives, on a webhook call, or on demand.
 
     \b
     Example:

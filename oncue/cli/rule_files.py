@@ -1,4 +1,4 @@
-"""Rule files on this machine: read them, pack their functions, run their tests."""
+"""Rule files on this machine: reads, packs their functions, runs their tests."""
 
 from __future__ import annotations
 
@@ -56,10 +56,11 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
 
 
 def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
-    """Return {"tomo.py:reconstruct": packed function} for functions in files beside the rules.
+    """Pack the functions in Python files beside the rules.
 
-    Names of registered functions are left out. Raises RuleFileError if a function cannot be packed,
-    or if two rule files have different functions under one name.
+    Returns {"tomo.py:reconstruct": packed function}. Names of registered functions are left out.
+    Raises RuleFileError if a function cannot be packed, or if two rule files have different
+    functions under one name.
     """
     from oncue.functions import pack_file
 
@@ -78,13 +79,16 @@ def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
 
 
 def _at(ruleset: RuleSet, function: str, message: str, remedy: str) -> RuleFileError:
-    """Return an error that points to the first use of the function in the rule file."""
+    """Return an error at the function's first use in the rule file."""
     line, column = ruleset.place_of(function)
     return RuleFileError(message, remedy=remedy, file=ruleset.file, line=line, column=column)
 
 
 def _own_functions(sets: Sequence[RuleSet]) -> Iterator[tuple[RuleSet, str, Path, str]]:
-    """Yield (rule file, function as written, Python file, name) of functions beside the rules."""
+    """Yield the functions in Python files beside the rules.
+
+    Each is (rule file, function as written, Python file, name).
+    """
     for ruleset in sets:
         for function in ruleset.functions:
             if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
@@ -92,7 +96,7 @@ def _own_functions(sets: Sequence[RuleSet]) -> Iterator[tuple[RuleSet, str, Path
 
 
 def _printing_aside() -> contextlib.AbstractContextManager[Any]:
-    """Redirect output of imported files to stderr, away from the command's own output."""
+    """Redirect output of imported files to stderr; stdout is the command's."""
     return contextlib.redirect_stdout(sys.stderr)
 
 

@@ -61,7 +61,10 @@ def value_output(task: Task[Any], info: TaskInfo) -> ValueOutput:
 
 
 def text_of(value: Any) -> str:
-    """Return text as it is, plain data as JSON, other values by their repr up to TEXT_CHARS."""
+    """Return the value's text form.
+
+    Text as it is, plain data as JSON, other values as their repr of at most TEXT_CHARS.
+    """
     if isinstance(value, str):
         return value
     if value is None:
@@ -74,9 +77,10 @@ def text_of(value: Any) -> str:
 
 
 def json_of(value: Any, depth: int = DEEPEST) -> Any:
-    """Return the value's JSON form: a tuple or set as a list, an array's scalar as a number ...
+    """Return the value's JSON form.
 
-    A value without one becomes {"repr": ..., "type": ...}.
+    A tuple or set becomes a list, an array's scalar a number. A value without one becomes {"repr":
+    ..., "type": ...}.
     """
     try:
         return _json(value, depth)
@@ -93,7 +97,8 @@ def _json(value: Any, depth: int) -> Any:
     if kind is int:
         return value if _INT_MIN <= value <= _INT_MAX else _opaque(value)
     if kind is float:
-        return value if value - value == 0 else str(value)  # JSON has no nan and no infinity; the server writes them so
+        # JSON has no nan and no infinity; the server writes them as text, too.
+        return value if value - value == 0 else str(value)
     if kind is dict:
         if all(isinstance(k, str | int) for k in value) and len({str(k) for k in value}) == len(value):
             return {str(k): json_of(v, depth - 1) for k, v in value.items()}

@@ -28,7 +28,8 @@ ALL, ACCEPTED = -1, -2  # events that a thread can wait for, besides one task's 
 class Batch(Generic[S]):
     """Up to BATCH_TASKS calls of one function with one set of options.
 
-    `session` is not used here: handles reach it through their batch, and keep it alive."""
+    `session` is not used here: handles reach it through their batch, and keep it alive.
+    """
 
     __slots__ = (
         "accepted",
@@ -78,7 +79,8 @@ class Batch(Generic[S]):
     def of_task(cls, session: S, task_id: bytes) -> Batch[S]:
         """Return a batch of one task that this client did not submit.
 
-        The outcome stream does not deliver its outcome: `pid` 0 is no process."""
+        The outcome stream does not deliver its outcome: `pid` 0 is no process.
+        """
         batch = cls(session, "", "", "", Options())
         batch.first, batch.prefix = int.from_bytes(task_id, "big"), task_id[:PREFIX]
         batch.ended, batch.sealed, batch.pid = [None], True, 0
@@ -110,7 +112,8 @@ class Batch(Generic[S]):
     def ready(self, event: int) -> bool:
         """True if `event` has happened, or never will.
 
-        `event`: a task's index, ALL or ACCEPTED."""
+        `event`: a task's index, ALL or ACCEPTED.
+        """
         if self.error is not None:
             return True
         if event >= 0:
@@ -120,7 +123,8 @@ class Batch(Generic[S]):
     def wait(self, event: int, deadline: float | None) -> bool:
         """Sleep until `event`, a wake_all(), or `deadline` (time.monotonic()).
 
-        Return ready(event); it may return early."""
+        Return ready(event); it may return early.
+        """
         lock = threading.Lock()
         lock.acquire()
         wake = lock.release

@@ -16,7 +16,8 @@ Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 def put_blob(http: Http, content: bytes, progress: Progress | None = None) -> Ref:
     """Upload a blob; return its reference once it is durable. Idempotent.
 
-    Raises Unreachable, TooLarge, DiskFull."""
+    Raises Unreachable, TooLarge, DiskFull.
+    """
     sha256 = hashlib.sha256(content).hexdigest()
     view, size = memoryview(content), len(content)
 

@@ -19,7 +19,8 @@ R = TypeVar("R")
 class BoundClient:
     """A client's calls with preset options; made by `client.with_options(...)`.
 
-    `endpoint=` of a call overrides theirs; every other keyword is passed to the function."""
+    `endpoint=` of a call overrides theirs; every other keyword is passed to the function.
+    """
 
     def __init__(self, session: Session, options: Options) -> None:
         self._session, self.options = session, options

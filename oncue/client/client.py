@@ -66,7 +66,8 @@ class Client:
 
     Use it as a context manager, or call `close()`; it also closes itself at the end of the program.
     Each of these waits as flush() does and raises Unreachable, which names the tasks that were not
-    accepted. At the end of the program they are written to stderr, and the exit code is 120."""
+    accepted. At the end of the program they are written to stderr, and the exit code is 120.
+    """
 
     def __init__(
         self,
@@ -89,7 +90,8 @@ class Client:
         """Close. An exception of the block gets a note of the unaccepted tasks.
 
         After a BaseException that is no Exception (KeyboardInterrupt, SystemExit) nothing is waited
-        for."""
+        for.
+        """
         if e is None:
             self.close()
             return
@@ -106,14 +108,16 @@ class Client:
         seconds.
         Raises Unreachable with the number of unaccepted tasks, `details["tasks"]` their first ids;
         they are still sent while the client is open. Also raises the server's rejections (NotFound,
-        Forbidden ...) that no handle has raised yet."""
+        Forbidden ...) that no handle has raised yet.
+        """
         self.session.sender.flush(timeout)
 
     def close(self, flush: bool = True) -> None:
         """Flush, then close. Idempotent.
 
         Raises as flush() does for tasks that are abandoned now; with flush=False they are not
-        reported."""
+        reported.
+        """
         self.session.close(flush)
 
     @property
@@ -160,7 +164,8 @@ class Client:
     def with_options(self, **options: Any) -> BoundClient:
         """Return a client with preset options: endpoint, retry, timeout, expires.
 
-        retry: a number or Retry; timeout and expires: seconds. Raises Invalid for other names."""
+        retry: a number or Retry; timeout and expires: seconds. Raises Invalid for other names.
+        """
         return BoundClient(self.session, Options().replace(options))
 
     def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str = "local", **kwargs: Any) -> Task[R]:
@@ -169,7 +174,8 @@ class Client:
         `fn` may be the name or hash of a registered function. Returns before the server has
         accepted the task: see flush(). A function is packed at its first submission, with the
         values that it closes over at that time. Raises CannotPack; Unreachable if there is no
-        server. Rejections by the server (NotFound, Forbidden ...) are raised by result()."""
+        server. Rejections by the server (NotFound, Forbidden ...) are raised by result().
+        """
         return submit_call(self.session, fn, args, kwargs, Options(endpoint=endpoint))
 
     def map(
@@ -199,7 +205,8 @@ class Client:
     def register(self, packed: Packed) -> str:
         """Register a function from pack_function or pack_file; return its hash.
 
-        Raises Unreachable, TooLarge."""
+        Raises Unreachable, TooLarge.
+        """
         return self.session.register(packed)
 
     # ------------------------------------------------------------ results
@@ -207,7 +214,8 @@ class Client:
     def task(self, task_id: str) -> Task[Any]:
         """Return a handle of a task by its id. Raises Invalid for a malformed id.
 
-        Sends no request: if you may see no such task, its result() raises NotFound."""
+        Sends no request: if you may see no such task, its result() raises NotFound.
+        """
         return TaskById.from_hex(self.session, task_id)
 
     def gather(
@@ -221,7 +229,8 @@ class Client:
         """Wait for all tasks and return their results in order.
 
         progress: show a bar on stderr. Raises TimeoutError and, unless return_exceptions, the first
-        error in the order of the tasks."""
+        error in the order of the tasks.
+        """
         tasks = list(tasks)
         if not progress:
             return gather(tasks, timeout, return_exceptions=return_exceptions)
@@ -245,7 +254,8 @@ class Client:
         """True if pickles of this endpoint may be loaded.
 
         They may if it is yours, or named in `trust`. Its owner is looked up by the id where that is
-        given: other people's endpoints may have the same name."""
+        given: other people's endpoints may have the same name.
+        """
         return self.session.trusts(endpoint, endpoint_id)
 
     # ------------------------------------------------------------ events
@@ -264,7 +274,8 @@ class Client:
         """Send a CloudEvent; return its `id` and position once it is durable.
 
         data: JSON data or bytes. time: when it happened (default: now).
-        Raises Invalid, TooLarge."""
+        Raises Invalid, TooLarge.
+        """
         event: dict[str, Any] = {"specversion": "1.0", "id": id or uuid.uuid4().hex, "type": type, "source": source}
         event["time"] = time if isinstance(time, str) else time_text(time)
         if subject is not None:

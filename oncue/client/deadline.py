@@ -9,7 +9,8 @@ class Deadline:
     """Point in time `seconds` from now; None is never.
 
     A call makes one and passes it on, so that error messages show the timeout that was requested,
-    not the rest of it."""
+    not the rest of it.
+    """
 
     __slots__ = ("deadline", "seconds")
 

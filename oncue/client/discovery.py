@@ -17,7 +17,8 @@ def find_server(url: str, token: str, folder: Path) -> tuple[str, str]:
     They come from the arguments, else the environment, else the file that `oncue up` wrote to the
     data folder. Each connection calls this, because a restarted local server may have another port.
     The local server's token is sent to no other server.
-    Raises Unreachable if no server is known, Unauthorized if there is no token for it."""
+    Raises Unreachable if no server is known, Unauthorized if there is no token for it.
+    """
     url = (url or os.environ.get("ONCUE_URL", "")).rstrip("/")
     token = token or os.environ.get("ONCUE_TOKEN", "")
     if url and token:

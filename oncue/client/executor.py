@@ -60,7 +60,8 @@ class TaskFuture(Future[R]):
     def _begin(self) -> bool:
         """Set the future RUNNING, so that an outcome may be set.
 
-        Return False if it was cancelled; its waiters are notified then."""
+        Return False if it was cancelled; its waiters are notified then.
+        """
         with self._condition:
             if not self._begun:
                 self._begun = True
@@ -88,7 +89,8 @@ class TaskFuture(Future[R]):
         """Cancel the call if it has not been sent to its endpoint.
 
         Waits for the server's answer. Return False if the call runs there (and goes on), has ended,
-        or the server is unreachable."""
+        or the server is unreachable.
+        """
         if not self.done() and not self._begun:
             self._executor._cancel_waiting([self])
         return self.cancelled()
@@ -131,7 +133,8 @@ class OncueExecutor(Executor):
         """Submit a call for each tuple of items; yield the results in order.
 
         The iterables are read at once. Raises TimeoutError if a result is missing `timeout` seconds
-        after this call; calls that do not run yet are then cancelled."""
+        after this call; calls that do not run yet are then cancelled.
+        """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if more:
@@ -150,7 +153,8 @@ class OncueExecutor(Executor):
         """Accept no more calls. Idempotent.
 
         `cancel_futures`: cancel calls that do not run yet. `wait`: wait for the others; raises
-        RuntimeError in a callback of a future, which would wait for itself."""
+        RuntimeError in a callback of a future, which would wait for itself.
+        """
         with self._lock:
             self._shut = True
             futures = list(self._open.values())
@@ -183,10 +187,11 @@ class OncueExecutor(Executor):
     def _listen(self, futures: list[TaskFuture[R]]) -> list[TaskFuture[R]]:
         """Queue each future when its task ends.
 
-        Call it without the lock: a task that is done already calls back at once."""
+        Call it without the lock: a task that is done already calls back at once.
+        """
         put = self._ended.put
         for future in futures:
-            future.task.add_done_callback(lambda _, future=future: put(future))  # type: ignore[misc]
+            future.task.add_done_callback(lambda _, f=future: put(f))  # type: ignore[misc]
         return futures
 
     def _run(self) -> None:

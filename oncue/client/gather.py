@@ -22,7 +22,8 @@ Endings = SimpleQueue[tuple[Batch[Session], list[int]]]  # (batch, indexes of ta
 def as_completed(tasks: Iterable[Task[R]], timeout: float | None = None) -> Iterator[Task[R]]:
     """Yield the tasks in the order in which they end, however they end.
 
-    Raises TimeoutError if some are open after `timeout` seconds in all; Unreachable."""
+    Raises TimeoutError if some are open after `timeout` seconds in all; Unreachable.
+    """
     limit = Deadline(timeout)
     wanted: dict[tuple[int, int], Task[R]] = {(id(t._batch), t._index): t for t in tasks}
     endings: Endings = SimpleQueue()
@@ -76,7 +77,8 @@ def _wait_for_whole_batches(tasks: list[Task[R]], limit: Deadline) -> None:
     """Wait for those batches of which all tasks are wanted.
 
     That is one wake-up a batch instead of one a task. Raises nothing: result() raises what goes
-    wrong."""
+    wrong.
+    """
     counts: dict[int, int] = {}
     for task in tasks:
         key = id(task._batch)
@@ -98,7 +100,8 @@ def gather(
     """Wait for all tasks and return their results in order.
 
     `each(done, total)` is called as they end. Raises TimeoutError and, unless `return_exceptions`,
-    the first error in the order of the tasks."""
+    the first error in the order of the tasks.
+    """
     tasks, limit = list(tasks), Deadline(timeout)
     if each is not None:
         for done, _ in enumerate(as_completed(tasks, timeout), 1):

@@ -156,7 +156,8 @@ class Connection:
     def parts(self, headers: dict[bytes, bytes]) -> Iterator[bytes]:
         """Yield a body as it arrives.
 
-        It ends by its length, its last HTTP chunk, or when the server closes."""
+        It ends by its length, its last HTTP chunk, or when the server closes.
+        """
         if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
             while size := self._chunk_size():
                 yield self.read(size)
@@ -240,7 +241,8 @@ class Http:
 
         A callable body is streamed; `size` is its length in bytes. `repeat`: send the request again
         if its answer was lost (default: only GET, PUT and DELETE). Raises Unreachable; for a
-        problem response, the class of oncue.errors that it names."""
+        problem response, the class of oncue.errors that it names.
+        """
         repeat = method in ("GET", "PUT", "DELETE") if repeat is None else repeat
         for attempt in (0, 1):
             try:

@@ -33,7 +33,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Options of a call.
 
     `timeout` (longest run) and `expires` (latest start from now) are in seconds; None is no limit.
-    Raises Invalid for a limit that is not above 0, and for a negative number of retries."""
+    Raises Invalid for a limit that is not above 0, and for a negative number of retries.
+    """
 
     endpoint: str = "local"
     retry: Retry | int | None = None  # a number: so many retries, with the default backoff

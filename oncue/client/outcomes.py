@@ -34,7 +34,8 @@ _outcomes = msgspec.msgpack.Decoder(list[Outcome]).decode
 class OutcomeReceiver:
     """Store outcomes in the open batches, from the stream or on request.
 
-    `patience_s`: how long the server may be away before waiting callers get an error."""
+    `patience_s`: how long the server may be away before waiting callers get an error.
+    """
 
     def __init__(self, http: Http, patience_s: float) -> None:
         self.http = http
@@ -111,7 +112,8 @@ class OutcomeReceiver:
     def request(self, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
         """Return the outcomes of those of the tasks that have one.
 
-        `wait_ms`: how long the server may wait for one. Raises Unreachable, NotFound ..."""
+        `wait_ms`: how long the server may wait for one. Raises Unreachable, NotFound ...
+        """
         body = _encode({"ids": list(wanted), "wait_ms": wait_ms})
         headers = "Accept: application/msgpack\r\n"
         answer = self.http.request("POST", "/v1/tasks/outcomes", body, kind=MSGPACK, headers=headers, repeat=True)
@@ -143,7 +145,8 @@ class OutcomeReceiver:
     def stop(self) -> None:
         """End the thread's stream; join() waits for the thread.
 
-        Closing the Http ends its other requests."""
+        Closing the Http ends its other requests.
+        """
         self._stop.set()
         if (connection := self._connection) is not None:
             connection.interrupt()
@@ -208,7 +211,8 @@ def messages(
     """Yield the messages of an outcome stream.
 
     Each message is 4 bytes of length (big endian), then its bytes. Length 0 is a keep-alive.
-    `check(seconds)` is called after each pause of CHECKS_S, to request overdue outcomes."""
+    `check(seconds)` is called after each pause of CHECKS_S, to request overdue outcomes.
+    """
     checks, due = iter(CHECKS_S), time.monotonic() + CHECKS_S[0]
     pause = next(checks)
     buffer = bytearray()

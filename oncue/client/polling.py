@@ -28,7 +28,8 @@ Handle = tuple[Batch[Session], int]  # a batch and a task's index in it
 def poll(batch: Batch[Session], index: int, limit: Deadline) -> Ended:
     """Request the task's outcome until it has one.
 
-    Raises TimeoutError; NotFound; Unreachable if the server is away longer than the patience."""
+    Raises TimeoutError; NotFound; Unreachable if the server is away longer than the patience.
+    """
     outcomes = batch.session.outcomes
     task_id, since, pause = batch.id(index), time.monotonic(), 0.05
     while batch.error is None:
@@ -53,7 +54,8 @@ def poll(batch: Batch[Session], index: int, limit: Deadline) -> Ended:
 def poll_once(handles: Iterable[Handle]) -> None:
     """Request all these outcomes once. Raises Unreachable.
 
-    Tasks that are no longer young must exist; see check_exists()."""
+    Tasks that are no longer young must exist; see check_exists().
+    """
     by_id = {batch.id(i): (batch, i) for batch, i in handles if batch.ended[i] is None and batch.error is None}
     if not by_id:
         return
@@ -68,7 +70,8 @@ def poll_once(handles: Iterable[Handle]) -> None:
 def check_exists(batch: Batch[Session], index: int) -> None:
     """Set `batch.accepted` if the server knows the task, else reject the batch.
 
-    A young task is left undecided."""
+    A young task is left undecided.
+    """
     if batch.accepted:
         return
     task_id = batch.id(index).hex()
@@ -100,7 +103,8 @@ def _hold_ms(batch: Batch[Session], limit: Deadline) -> int:
 def _young_s(batch: Batch[Session]) -> float:
     """Return the seconds for which an unknown task may still be on its way.
 
-    A forked child's parent sends for as long as its patience lasts."""
+    A forked child's parent sends for as long as its patience lasts.
+    """
     inherited = batch.pid != 0
     return batch.created_s + (batch.session.outcomes.patience_s if inherited else YOUNG_S) - time.monotonic()
 

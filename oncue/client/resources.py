@@ -2,7 +2,8 @@
 
 Each method is one request, with the types of oncue.protocol.api. All raise Unreachable,
 Unauthorized, Forbidden, and the errors named in their docstrings. Long lists are fetched page by
-page while you iterate."""
+page while you iterate.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +108,8 @@ class Tasks(Resource):
     ) -> Iterator[r.TaskInfo]:
         """Yield tasks, newest first.
 
-        `state`: a state, or "open" or "closed"; `limit=None`: all."""
+        `state`: a state, or "open" or "closed"; `limit=None`: all.
+        """
         return self._pages(
             r.TaskInfo,
             "/v1/tasks",
@@ -122,13 +124,15 @@ class Tasks(Resource):
     def get(self, task_id: str, wait: float = 0.0) -> r.TaskInfo:
         """Return a task. Raises NotFound.
 
-        `wait`: seconds to wait for its end, up to 60."""
+        `wait`: seconds to wait for its end, up to 60.
+        """
         return self._get(r.TaskInfo, f"/v1/tasks/{_name(task_id)}", wait_ms=round(wait * 1000) or "")
 
     def submit(self, request: r.TaskRequest) -> r.TaskInfo:
         """Submit one call with JSON values.
 
-        A request without a key gets one, so that it can be repeated after a lost answer."""
+        A request without a key gets one, so that it can be repeated after a lost answer.
+        """
         if not request.key:
             request = msgspec.structs.replace(request, key=uuid.uuid4().hex)
         return self._post(r.TaskInfo, "/v1/tasks", request, repeat=True)
@@ -137,7 +141,8 @@ class Tasks(Resource):
         """Request cancellation; return the ids of open tasks. Raises NotFound.
 
         `waiting`: cancel only tasks that have not been sent to their endpoint, and return the
-        ids of those that will not run (any more)."""
+        ids of those that will not run (any more).
+        """
         request = r.CancelRequest(tasks=list(task_ids), waiting=waiting)
         found: builtins.list[str] = self._post(dict[str, Any], "/v1/tasks/cancel", request, repeat=True)["tasks"]
         return found
@@ -162,7 +167,8 @@ class Tasks(Resource):
         """Yield (kind, data) of live events.
 
         Kinds: task, outcome, event, rule, endpoint, trigger, dead. ("", None) is a keep-alive.
-        Raises Unreachable when the server goes away."""
+        Raises Unreachable when the server goes away.
+        """
         path = "/v1/live" + _query({"kinds": ",".join(kinds)})
         kind, data, rest = "", [], b""
         for part in self._stream(path):
@@ -236,7 +242,8 @@ class Rules(Resource):
     def explain(self, name: str, *, event: Mapping[str, Any] | None = None, offset: int | None = None) -> r.Explanation:
         """Explain why a rule fires or not.
 
-        For an event (CloudEvents JSON), or the one at an offset."""
+        For an event (CloudEvents JSON), or the one at an offset.
+        """
         body = {"event": event} if event is not None else {"offset": offset}
         return self._post(r.Explanation, f"/v1/rules/{_name(name)}/explain", body, repeat=True)
 
@@ -267,7 +274,8 @@ class Events(Resource):
         """Emit an event (CloudEvents JSON with an id).
 
         It is sent again after a lost answer; the id makes its effects the same.
-        Raises Invalid for data that JSON cannot hold."""
+        Raises Invalid for data that JSON cannot hold.
+        """
         content = _event_json(event)
         answer = self._http.request("POST", "/v1/events", content, kind="application/cloudevents+json", repeat=True)
         found = msgspec.json.decode(answer.body, type=r.Emitted)
@@ -288,7 +296,8 @@ class Triggers(Resource):
         """Explain why a file fired or not.
 
         `path`: absolute, or relative to the watched folder. Raises NotFound, TriggerFailed; Invalid
-        for another kind of trigger and a path that is not UTF-8."""
+        for another kind of trigger and a path that is not UTF-8.
+        """
         if not path:
             raise Invalid("no file is named", remedy="give its path: absolute, or relative to the watched folder")
         try:
@@ -319,7 +328,8 @@ class Dead(Resource):
     def dismiss(self, letters: Sequence[int], reason: str = "") -> int:
         """Dismiss these letters; return how many were open. Raises NotFound.
 
-        All or none are dismissed. Idempotent."""
+        All or none are dismissed. Idempotent.
+        """
         return self._dismiss(r.DismissRequest(letters=[*letters], reason=reason))
 
     def dismiss_all(self, reason: str = "") -> int:

@@ -42,7 +42,8 @@ def value(ended: Ended, task_id: bytes, name: str, endpoint: str, fetch: Fetch, 
     """Return the task's value.
 
     `trusted` is called only for a pickle. Raises TaskError for a task that did not succeed;
-    UntrustedResult and UnreadableResult (with the bytes in `.raw`); BlobMissing."""
+    UntrustedResult and UnreadableResult (with the bytes in `.raw`); BlobMissing.
+    """
     if ended.status != OK:
         raise error(ended, task_id, name)
     content = ended.value
@@ -82,7 +83,8 @@ def _unreadable(why: BaseException, task_id: bytes) -> UnreadableResult:
 def error(ended: Ended, task_id: bytes, name: str) -> TaskError:
     """Return the exception for an attempt that did not succeed.
 
-    A builtin exception of the function is rebuilt as its `__cause__`."""
+    A builtin exception of the function is rebuilt as its `__cause__`.
+    """
     try:
         failure = msgspec.msgpack.decode(ended.value, type=Failure)
     except msgspec.MsgspecError:

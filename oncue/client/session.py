@@ -57,7 +57,8 @@ class Session:
     def function(self, fn: Any) -> tuple[str, str]:
         """Return (hash or name for a request, display name); register a new function.
 
-        Raises Invalid, CannotPack; Unreachable if there is no server yet."""
+        Raises Invalid, CannotPack; Unreachable if there is no server yet.
+        """
         if isinstance(fn, str):
             return fn, fn
         if not callable(fn) and hasattr(fn, "body"):  # a functions.Packed, from the command line
@@ -90,7 +91,8 @@ class Session:
         """Register it; while the server is away, leave that to the sender.
 
         The sender registers it before the first batch that needs it. Raises Unreachable if this
-        session has not reached a server yet."""
+        session has not reached a server yet.
+        """
         try:
             self.register(packed)
         except (Unreachable, NotReady, RateLimited):
@@ -108,7 +110,8 @@ class Session:
         """True if pickles of this endpoint may be loaded.
 
         They may if it is yours, or named in `trust`. Its owner is looked up by the id where that is
-        known: other people's endpoints may have the same name."""
+        known: other people's endpoints may have the same name.
+        """
         if endpoint in self._trust:
             return True
         key = endpoint if endpoint_id is None else endpoint_id

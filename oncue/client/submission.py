@@ -39,7 +39,8 @@ class BatchSender:
     """Collect calls into batches and post them, from one thread.
 
     The thread, and that of `outcomes`, start with the first call.
-    `linger_s`: how long flush() and close() wait for a server that accepts nothing."""
+    `linger_s`: how long flush() and close() wait for a server that accepts nothing.
+    """
 
     def __init__(self, http: Http, outcomes: OutcomeReceiver, linger_s: float) -> None:
         self.http, self.outcomes = http, outcomes
@@ -203,7 +204,8 @@ class BatchSender:
         """Wait until everything submitted so far is accepted.
 
         Wait at most `timeout_s`; None: as long as the server accepts something every `linger_s`.
-        Raises the reason why a batch was not accepted."""
+        Raises the reason why a batch was not accepted.
+        """
         if self.pid != os.getpid():
             return
         if not self._wait_accepted(Deadline(timeout_s), self.linger_s):
@@ -217,7 +219,8 @@ class BatchSender:
     def _wait_accepted(self, limit: Deadline, linger_s: float) -> bool:
         """Wait for the current batches, in the order in which they are sent.
 
-        False if some are neither accepted nor rejected yet."""
+        False if some are neither accepted nor rejected yet.
+        """
         if threading.current_thread() is self._thread:  # a callback: it would wait for itself
             return False
         for batch in self.outcomes.pending():
@@ -231,7 +234,8 @@ class BatchSender:
     def close(self, flush: bool) -> None:
         """Flush, then end both threads. Idempotent.
 
-        Raises as flush() does; with flush=False, unaccepted batches are not reported."""
+        Raises as flush() does; with flush=False, unaccepted batches are not reported.
+        """
         if self.closed:
             return
         self.closed = True

@@ -35,7 +35,8 @@ class Task(Generic[R]):
 
     Methods that wait raise TimeoutError after `timeout` seconds, and Unreachable when the server is
     away for longer than the client's patience. The task itself goes on then, if the server has
-    accepted it. submit() does not wait for that, so errors of the request are raised here."""
+    accepted it. submit() does not wait for that, so errors of the request are raised here.
+    """
 
     __slots__ = ("_batch", "_index", "_value")
 
@@ -71,7 +72,8 @@ class Task(Generic[R]):
 
         Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
         UntrustedResult, UnreadableResult; the error with which the server rejected the task;
-        TimeoutError."""
+        TimeoutError.
+        """
         return self._result(FOREVER if timeout is None else Deadline(timeout))
 
     def _result(self, limit: Deadline, reports: bool = True) -> R:
@@ -158,7 +160,8 @@ class Task(Generic[R]):
 
         It runs on the thread that receives outcomes, so it must be brief; its exceptions are
         logged. The handle of a task that another client submitted calls back only when its outcome
-        was requested (result, wait, as_completed)."""
+        was requested (result, wait, as_completed).
+        """
         batch, index = self._batch, self._index
 
         def call() -> None:
@@ -198,14 +201,16 @@ class Task(Generic[R]):
         """Return its state as a word.
 
         One of waiting, retrying, running, cancelling; succeeded, failed, lost, timed_out,
-        cancelled, expired, refused."""
+        cancelled, expired, refused.
+        """
         ended = self._ended()
         return self.info().state if ended is None else CLOSED_AS[ended.status].name.lower()
 
     def cancel(self) -> None:
         """Request cancellation, also while it runs.
 
-        If that is in time, result() raises TaskCancelled; else it returns or raises as usual."""
+        If that is in time, result() raises TaskCancelled; else it returns or raises as usual.
+        """
         if not self.done():
             self._tasks.cancel([self._wait_accepted()])
 
@@ -234,7 +239,8 @@ class TaskById(Task[R]):
     """Handle of a task that this client did not submit; its outcome is polled.
 
     A task that the server does not know (or that is not yours) is waited for only a moment, as
-    another process may be submitting it. After that, methods that wait raise NotFound."""
+    another process may be submitting it. After that, methods that wait raise NotFound.
+    """
 
     __slots__ = ("_info",)
 

@@ -1,6 +1,7 @@
 """Batches that the server did not accept, until a caller has seen the error.
 
-No submitted task may be lost silently: flush(), close() or the program's end reports it."""
+No submitted task may be lost silently: flush(), close() or the program's end reports it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Rejection(msgspec.Struct, frozen=True):
 class UnacceptedBatches:
     """Rejected or abandoned batches whose error no handle has raised yet.
 
-    Only counts and ids are kept, so that a client without references can be collected."""
+    Only counts and ids are kept, so that a client without references can be collected.
+    """
 
     def __init__(self) -> None:
         self._rejections: dict[bytes, Rejection] = {}
@@ -65,7 +67,8 @@ def summary(rejections: list[Rejection], *, given_up: bool = True) -> OncueError
     """Return one error that counts and names all these tasks.
 
     It is Unreachable if the server was away for some of them, else of the class of the first
-    rejection."""
+    rejection.
+    """
     away = [r for r in rejections if isinstance(r.error, Unreachable | NotReady | RateLimited)]
     why = (away or rejections)[0].error
     count = sum(r.count for r in rejections)
@@ -87,7 +90,8 @@ class _Failing:
     """Text stream whose last flush fails, which sets the exit code.
 
     The interpreter then exits with 120, as for any buffered data that it could not write
-    (documented with `sys.exit`), after all other work of its shutdown is done."""
+    (documented with `sys.exit`), after all other work of its shutdown is done.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

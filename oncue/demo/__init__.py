@@ -1,7 +1,9 @@
-"""`oncue demo`: a detector writes files, a rule reconstructs each, the outcomes come in as they
-are; for real, embedded.
+"""`oncue demo`: a detector writes files, and a rule reconstructs each of them.
 
-oncue up ◄── oncue deploy rules.yaml          detector ──files──► watched folder ──► tomo.py:reconstruct ──► pictures
+Server, agent and detector are real processes on this machine; the log is the embedded one.
+
+    oncue up ◄── oncue deploy rules.yaml
+    detector ──files──► watched folder ──► tomo.py:reconstruct ──► pictures
 """
 
 from __future__ import annotations
@@ -40,11 +42,10 @@ START_S, OUTCOME_S = 30.0, 60.0
 
 
 def main(out: Path | None = None, slices: int = 12) -> Path:
-    """Runs the demo in the folder `out` (default: ./demo-out) and gives the path of the picture
-    that it made.
+    """Run the demo in the folder `out` and return the path of its picture.
 
-    Raises MissingExtra without the extras `server` and `demo`, and OncueError when a part did not
-    do its work.
+    The default folder is ./demo-out. Raises MissingExtra without the extras `server` and `demo`,
+    and OncueError if a part fails.
     """
     need(
         "the demo",
@@ -82,7 +83,7 @@ def main(out: Path | None = None, slices: int = 12) -> Path:
 
 @contextlib.contextmanager
 def _server(data: Path, console: Console) -> Iterator[Client]:
-    """`oncue up` in a process of its own, and a client to it."""
+    """Run `oncue up` in a process of its own and yield a client of it."""
     _say(console, f"oncue up --data {data.relative_to(data.parent.parent)}")
     log = (data.parent / "server.log").open("w")
     command = [sys.executable, "-m", "oncue", "up", "--data", str(data), "--port", "0"]
@@ -103,7 +104,7 @@ def _await_ready(path: Path, server: subprocess.Popen[bytes], log: Path) -> Any:
         with contextlib.suppress(OSError, ValueError):
             return json.loads(path.read_text())
         time.sleep(0.02)
-    raise NotReady("oncue up did not start", remedy=f"its words are in {log}: {log.read_text()[-2000:]}")
+    raise NotReady("oncue up did not start", remedy=f"its output is in {log}: {log.read_text()[-2000:]}")
 
 
 def _await_endpoint(client: Client) -> None:
@@ -116,7 +117,7 @@ def _await_endpoint(client: Client) -> None:
 
 
 def _watch(client: Client, slices: int, console: Console) -> list[dict[str, Any]]:
-    """Shows each outcome as it comes."""
+    """Show each outcome as it arrives."""
     table = Table(box=None, pad_edge=False)
     for title in ("file", "outcome", "closed → started", "ran", "mean ± noise"):
         table.add_column(title, justify="left" if title in ("file", "outcome") else "right")
@@ -154,7 +155,7 @@ def _row(info: Any) -> list[Text]:
 
 
 def _mosaic(pictures: Path, target: Path) -> Path:
-    """All slices in one picture, four a row."""
+    """Join all slices in one picture, four in a row."""
     from PIL import Image
 
     images = [Image.open(p) for p in sorted(pictures.glob("slice_*.png"))]

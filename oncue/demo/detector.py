@@ -1,6 +1,8 @@
-"""A make-believe detector: writes the sinogram of each slice of a head phantom to its own HDF5
-file, as detectors do: slowly, projection by projection; every second file under its final name
-(then closing it is the sign), the others under a temporary name (then the rename is).
+"""Simulated detector: writes the sinogram of each slice of a head phantom.
+
+Each slice has its own HDF5 file, which is written slowly, projection by projection. Every second
+file is written under its final name and is complete when it is closed; the others are written under
+a temporary name and are complete when they are renamed.
 
     python -m oncue.demo.detector FOLDER SLICES
 
@@ -22,7 +24,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 PIXELS, ANGLES = 192, 240
 PHOTONS = 20_000.0
-PER_UNIT = 2.0  # attenuation over one unit of length at density 1: so that the beam is not black behind the skull
+# Attenuation over one unit of length at density 1: some photons pass the skull.
+PER_UNIT = 2.0
 # density, half axes a b c, centre x y z, angle in degrees (about z)
 ELLIPSOIDS = (
     (1.0, 0.6900, 0.9200, 0.810, 0.00, 0.0000, 0.00, 0.0),
@@ -39,8 +42,10 @@ ELLIPSOIDS = (
 
 
 def line_integrals(z: float, angles: Array, pixels: int = PIXELS) -> Array:
-    """Exact projections of the slice at height z; angles in radians; shape (angles, pixels);
-    lengths in units of the phantom's half width.
+    """Return the exact projections of the slice at height z.
+
+    Angles are in radians, lengths in units of the phantom's half width. The result has the shape
+    (angles, pixels).
     """
     s = (np.arange(pixels) - (pixels - 1) / 2) * 2 / pixels
     total = np.zeros((len(angles), pixels))
@@ -58,7 +63,7 @@ def line_integrals(z: float, angles: Array, pixels: int = PIXELS) -> Array:
 
 
 def write_slice(path: Path, number: int, z: float, *, renamed: bool, seed: int, pause_s: float = 0.008) -> None:
-    """One file, a few projections at a time."""
+    """Write one file, a few projections at a time."""
     angles = np.linspace(0, np.pi, ANGLES, endpoint=False)
     counts = np.random.default_rng(seed).poisson(PHOTONS * np.exp(-PER_UNIT * line_integrals(z, angles)))
     target = path.with_name(path.name + ".part") if renamed else path

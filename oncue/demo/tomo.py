@@ -1,4 +1,4 @@
-"""The demo's own function, as a beamline scientist would write it: nothing of oncue in it."""
+"""Function of the demo, as a scientist would write it, without oncue."""
 
 from pathlib import Path
 
@@ -8,7 +8,10 @@ from PIL import Image
 
 
 def reconstruct(path, out):
-    """Filtered back projection of one slice; writes a picture and returns what was found."""
+    """Reconstruct one slice by filtered back projection.
+
+    Writes a picture and returns its statistics.
+    """
     with h5py.File(path) as file:
         counts = file["exchange/data"][:].astype(float)
         theta = np.deg2rad(file["exchange/theta"][:])

@@ -70,7 +70,8 @@ class TriggerSupervisor:
     ) -> None:
         """Prepare; `update` starts triggers.
 
-        `state`: name of a trigger -> its replicated state; None where no other server runs it."""
+        `state`: name of a trigger -> its replicated state; None where no other server runs it.
+        """
         self._emit, self._folder, self._state = emit, folder, state
         self._running: dict[str, SupervisedTrigger] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -83,7 +84,8 @@ class TriggerSupervisor:
         """Stop triggers that are not wanted any more, and start new ones.
 
         Waits for neither: a file server that does not answer delays its own trigger only.
-        `elsewhere`: triggers of other servers, and the label of the server."""
+        `elsewhere`: triggers of other servers, and the label of the server.
+        """
         self._elsewhere = dict(elsewhere or {})
         for name in [n for n, run in self._running.items() if not run.wanted.is_same(wanted.get(n))]:
             self._end(self._running.pop(name))
@@ -101,7 +103,8 @@ class TriggerSupervisor:
     async def initial_scan(self, names: Iterable[str], seconds: float) -> None:
         """Wait for the initial scans of these triggers, at most `seconds`.
 
-        A blocked scan is not waited for."""
+        A blocked scan is not waited for.
+        """
         scans = [asyncio.create_task(self._running[n].initial_scan()) for n in names if n in self._running]
         if scans:
             try:
@@ -114,7 +117,8 @@ class TriggerSupervisor:
         """Note that the deploys of these triggers are about to be answered.
 
         None: all triggers. A server calls it so at its start: an earlier process answered their
-        deploys."""
+        deploys.
+        """
         self._starting = False
         for run in [self._running[n] for n in (self._running if names is None else names) if n in self._running]:
             run.deploy_answered = True
@@ -154,7 +158,8 @@ class TriggerSupervisor:
     def _secret(self, name: str) -> str:
         """Return the secret that rule files name as ${secret:NAME}. Raises NotFound.
 
-        It is a file in `secrets` of the data folder, or an environment variable."""
+        It is a file in `secrets` of the data folder, or an environment variable.
+        """
         path = self._folder.parent / "secrets" / name
         if re.fullmatch(r"[A-Za-z0-9._-]+", name) and path.is_file():
             return path.read_text().strip()
@@ -174,7 +179,8 @@ class TriggerSupervisor:
     async def receive(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Pass a request to its webhook.
 
-        Raises NotFound, TriggerFailed, and the errors of `receive`."""
+        Raises NotFound, TriggerFailed, and the errors of `receive`.
+        """
         run = self._running.get(name)
         if run is None or not issubclass(trigger_class(run.wanted.kind), HttpTrigger):
             raise NotFound(f"there is no webhook {name!r}", remedy="deploy a rule file with a trigger of kind webhook")
@@ -202,7 +208,8 @@ class TriggerSupervisor:
     async def explain(self, name: str, item: str) -> r.TriggerFile:
         """Explain why an item fired or did not.
 
-        Raises TriggerFailed; Invalid when its kind cannot."""
+        Raises TriggerFailed; Invalid when its kind cannot.
+        """
         if name in self._elsewhere:
             place = self._elsewhere[name][1]
             raise TriggerFailed(
@@ -224,7 +231,8 @@ class TriggerSupervisor:
     def _end(self, run: SupervisedTrigger) -> None:
         """Cancel a trigger.
 
-        It emits no more events, but its thread may take a moment to end."""
+        It emits no more events, but its thread may take a moment to end.
+        """
         run.started.set()
         if run.task is not None:
             run.task.cancel()

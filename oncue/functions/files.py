@@ -29,7 +29,8 @@ def pack_file(path: Path | str, name: str) -> Packed:
 
     The file is imported (its code runs here) under the name it would have for a script beside it.
     sys.modules and sys.path are restored after that.
-    Raises CannotPack: no such file or name, or the file fails to import (where and why)."""
+    Raises CannotPack: no such file or name, or the file fails to import (where and why).
+    """
     path = _file(path)
     with _imported(path) as module:
         return pack_function(_named(module, name, path))
@@ -40,7 +41,8 @@ def parameters_in_file(path: Path | str, name: str) -> tuple[tuple[Parameter, ..
 
     The parameters are None if unknown. If the file cannot be imported, for example because a
     package is not installed here, they are read from its text, and the import error says why; else
-    that is "". Raises CannotPack as `pack_file` does for other errors."""
+    that is "". Raises CannotPack as `pack_file` does for other errors.
+    """
     path = _file(path)
     try:
         with _imported(path) as module:
@@ -111,7 +113,8 @@ def _imported(path: Path) -> Iterator[types.ModuleType]:
 def _hide_same_names(root: Path, dotted: str) -> None:
     """Remove modules from sys.modules whose names files of this folder have.
 
-    The folder's own files are imported instead."""
+    The folder's own files are imported instead.
+    """
     tops = (
         {dotted.split(".")[0]}
         | {p.stem for p in root.glob("*.py")}

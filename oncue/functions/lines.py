@@ -31,8 +31,8 @@ def _block(code: types.CodeType) -> list[str]:
     lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]
     try:
         return inspect.getblock(lines) if lines else []
-    except (SyntaxError, tokenize.TokenError, IndentationError):  # the file was edited after its import
-        return []
+    except (SyntaxError, tokenize.TokenError, IndentationError):
+        return []  # the file was edited after its import
 
 
 def _text(lines: dict[int, str]) -> str:

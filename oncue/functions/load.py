@@ -54,14 +54,16 @@ class Loaded(msgspec.Struct, frozen=True):
 def load_function(body: bytes) -> Callable[..., Any]:
     """Return the callable.
 
-    Raises CannotLoad (which module is missing, which versions differ), Undecodable."""
+    Raises CannotLoad (which module is missing, which versions differ), Undecodable.
+    """
     return load(describe(body)).call
 
 
 def load(body: FunctionBody) -> Loaded:
     """Load from the pickle if its bytecode fits, else from the source.
 
-    Its siblings stay active. Raises CannotLoad."""
+    Its siblings stay active. Raises CannotLoad.
+    """
     siblings = sibling_set(body.siblings)
     activate(siblings)
     importlib.invalidate_caches()
@@ -101,7 +103,9 @@ def _from_source(body: FunctionBody) -> Any:
 
 
 def _is_async(call: Any) -> bool:
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+    if inspect.iscoroutinefunction(call):
+        return True
+    return inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
 
 
 def pip_line(module: str) -> str:

@@ -33,7 +33,8 @@ def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
     Functions, async functions, lambdas, closures, partials, bound methods, callable instances and
     classes. The same function has the same id, also in another process with the same Python.
     Raises CannotPack if it is not callable, uses something that cannot be pickled (which is named),
-    or exceeds FUNCTION_BYTES."""
+    or exceeds FUNCTION_BYTES.
+    """
     under = _underlying(fn)
     label = name or _name(fn, under)
     _check_callable(fn, under, label)
@@ -102,7 +103,9 @@ def _check_callable(fn: Any, under: Any, label: str) -> None:
             f"{label} makes a context manager, which cannot travel back",
             remedy="use it inside a function, in a `with`, and return what that needs",
         )
-    code = under if isinstance(under, types.FunctionType) else getattr(under, "__call__", under)  # noqa: B004
+    code = under
+    if not isinstance(under, types.FunctionType):
+        code = getattr(under, "__call__", under)  # noqa: B004
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
         raise CannotPack(
             f"{label} is a generator function: what it yields cannot travel one by one",
@@ -151,7 +154,8 @@ def _cannot(fn: Any, label: str, error: Exception) -> CannotPack:
 def _source(fn: Any, under: Any, module: str) -> tuple[str, str, str]:
     """Return (source, entry, file).
 
-    Only a function at the top level of a file has an entry: others cannot be rebuilt."""
+    Only a function at the top level of a file has an entry: others cannot be rebuilt.
+    """
     code = getattr(inspect.unwrap(under), "__code__", None) if isinstance(under, types.FunctionType) else None
     qualname = getattr(under, "__qualname__", "")
     text = text_of(module)
@@ -173,7 +177,8 @@ def _files(under: Any, module: str, source: str, named: set[str]) -> tuple[Files
     """Return (the user's own files, required modules).
 
     They are those of the modules that the pickle names, of the function's own module, and of the
-    imports in its part of a script."""
+    imports in its part of a script.
+    """
     names = {*named, *_used_modules(under)}
     if module and local_files(module):
         names.add(module)

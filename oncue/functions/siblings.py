@@ -82,7 +82,8 @@ def sibling_set(files: Mapping[str, str]) -> SiblingSet:
 def activate(wanted: SiblingSet) -> None:
     """Make a set's modules importable, in place of those of the active set.
 
-    Cheap if the set is active already."""
+    Cheap if the set is active already.
+    """
     active = _finder.active
     if wanted is active:
         return

@@ -95,7 +95,8 @@ def _is_call(node: ast.AST, functions: set[str], args: str, kwargs: str) -> bool
 def names_in_text(text: str) -> list[str] | None:
     """Return the names bound at a module's top level.
 
-    None if a star import may bind more."""
+    None if a star import may bind more.
+    """
     statements = parsed(text).body
     if any(isinstance(s, ast.ImportFrom) and s.names[0].name == "*" for s in statements):
         return None
@@ -106,7 +107,8 @@ def parameters_in_text(text: str, name: str) -> tuple[Parameter, ...] | None:
     """Return the parameters of a function defined at a module's top level.
 
     None if that needs the module to run: the name is decorated, not a `def`, bound more than once,
-    or perhaps bound by a star import."""
+    or perhaps bound by a star import.
+    """
     binding = [s for s in parsed(text).body if name in bound_names(s)]
     if len(binding) != 1 or names_in_text(text) is None:
         return None

@@ -18,7 +18,8 @@ Files = dict[str, str]  # relative path -> source
 def text_of(module_name: str) -> str:
     """Return the source of an imported module or of the script.
 
-    It is "" without a source file (notebook, prompt, C extension)."""
+    It is "" without a source file (notebook, prompt, C extension).
+    """
     path = getattr(sys.modules.get(module_name), "__file__", None)
     return _read(Path(path)) if path and path.endswith(".py") else ""
 
@@ -52,7 +53,8 @@ def local_files(name: str) -> dict[str, Path]:
     """Return the files that make the user's own module `name` importable.
 
     This includes the __init__.py of its packages. {} for a module that is installed, built in or
-    not found. Imports nothing."""
+    not found. Imports nothing.
+    """
     parts = name.split(".")
     if not parts[0] or parts[0] in sys.stdlib_module_names or parts[0] in ("oncue", "__main__"):
         return {}
@@ -92,7 +94,8 @@ def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
 def imported(text: str, package: str) -> list[str]:
     """Return the names of modules imported anywhere in the text.
 
-    `from x import y` also gives x.y, because y may be a module."""
+    `from x import y` also gives x.y, because y may be a module.
+    """
     names: list[str] = []
     for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Import):
@@ -110,7 +113,8 @@ def collect_files(names: Iterable[str], text: str = "", package: str = "") -> tu
     """Return (own files, required modules) of `names` and of imports in `text`.
 
     Imports are followed through own files. Required modules are top-level names that are neither
-    own nor of the standard library."""
+    own nor of the standard library.
+    """
     files: Files = {}
     requires: set[str] = set()
     todo = [*names, *imported(text, package)]
@@ -147,7 +151,8 @@ def part_for(text: str, roots: set[str]) -> str:
 
     Each statement keeps its line numbers, for tracebacks; all other lines are blank. Statements
     under `if __name__ == "__main__"` and bare calls are left out: rebuilding a function must not
-    run its author's script."""
+    run its author's script.
+    """
     statements = [s for s in parsed(text).body if not _is_main_guard(s)]
     needed, included = set(roots), set()
     grew = True

@@ -24,7 +24,8 @@ class Watch:
     def same(self) -> bool:
         """True if the callable is unchanged.
 
-        Raises what pickling raises if something it reaches cannot be pickled any more."""
+        Raises what pickling raises if something it reaches cannot be pickled any more.
+        """
         return self._reach.same() and (not self._pickled or _hash(self._fn) == self._pickled)
 
 

@@ -26,7 +26,8 @@ def importable(cached: Any) -> bool:
 def reduced(cached: Any) -> Any:
     """Return the reduced value: an empty cache, then filled with its function.
 
-    A function that calls itself reaches itself through its cache, so that must exist first."""
+    A function that calls itself reaches itself through its cache, so that must exist first.
+    """
     parameters = cached.cache_parameters()
     return shell, (parameters["maxsize"], parameters["typed"]), cached.__wrapped__, None, None, fill
 

@@ -30,7 +30,8 @@ class Ordered:
 def reduced(code: types.CodeType) -> Any:
     """Return the reduced code, with its file's name and ordered sets of strings.
 
-    cloudpickle does neither. Tracebacks show the name; ordered sets make the bytes reproducible."""
+    cloudpickle does neither. Tracebacks show the name; ordered sets make the bytes reproducible.
+    """
     consts = tuple(Ordered(c) if type(c) is frozenset else c for c in code.co_consts)
     # A code object accepts any consts; this one is only pickled, never run.
     _, given = cp._code_reduce(code.replace(co_consts=consts) if consts != code.co_consts else code)
@@ -63,7 +64,8 @@ def short_name(filename: str) -> str:
     """Return the name of a code object's file, without its folder.
 
     IPython names a notebook's cell /tmp/ipykernel_PID/HASH.py or <ipython-input-NUMBER-HASH>; only
-    HASH, that of its text, is kept."""
+    HASH, that of its text, is kept.
+    """
     cell = _CELL.search(filename)
     if cell is not None:
         return f"<notebook cell {cell[1]}>"

@@ -21,7 +21,8 @@ def dispatches(obj: Any) -> bool:
 def reduced(obj: Any) -> Any:
     """Return the reduced value: an empty function, filled with its registry later.
 
-    The registered functions may reach the function itself, so it must exist first."""
+    The registered functions may reach the function itself, so it must exist first.
+    """
     return shell, (), (dict(obj.registry), obj.__wrapped__), None, None, fill
 
 

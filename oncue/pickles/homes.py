@@ -28,7 +28,8 @@ def reduced(obj: Any) -> Any:
 def at_home(module: str, qualname: str) -> Any:
     """Return the object that a module or script has by a name.
 
-    Raises Undecodable."""
+    Raises Undecodable.
+    """
     try:
         found = named(sys.modules.get(module) or importlib.import_module(module), qualname)
     except ImportError:

@@ -43,7 +43,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Reproducible cloudpickle pickler.
 
     `modules`: modules named in the pickle. `by_value`: True if it holds bytecode. `codes`: the code
-    objects in it."""
+    objects in it.
+    """
 
     def __init__(self, file: io.BytesIO, ids: Ids = Ids.CONTENT) -> None:
         super().__init__(file, protocol=5)
@@ -107,14 +108,16 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _nameless(cls: type) -> bool:
     """True for builtin classes that no module names, as that of None.
 
-    cloudpickle handles them."""
+    cloudpickle handles them.
+    """
     return cls in _NAMELESS or cls in cp._BUILTIN_TYPE_NAMES
 
 
 def _with_its_name(cls: type, reduced: Any) -> Any:
     """Return the reduced class with its qualified name, which cloudpickle loses.
 
-    Its sets are ordered, and the cache that copyreg keeps in a class is left out."""
+    Its sets are ordered, and the cache that copyreg keeps in a class is left out.
+    """
     make, given, state, *rest = reduced
     state[0].pop("__slotnames__", None)
     _order(state[0])
@@ -133,7 +136,8 @@ def _put_back(by_class: Any, cls: type, before: str | None) -> None:
 def content_id(cls: type) -> str:
     """Return the hash of the class's own pickle, with everything it reaches.
 
-    It is cached until something of that may have changed."""
+    It is cached until something of that may have changed.
+    """
     known = _ids.get(id(cls))
     if known is not None and known[0].same():
         return known[1]
@@ -165,7 +169,8 @@ def dumps(value: Any) -> tuple[bytes, Pickler]:
 def _plain_function(reduced: tuple[Any, ...]) -> None:
     """Make a reduced function reproducible, in place.
 
-    Its containers are fresh ones that cloudpickle made for this pickle."""
+    Its containers are fresh ones that cloudpickle made for this pickle.
+    """
     base_globals = reduced[1][1]
     if isinstance(base_globals.get("__file__"), str):
         base_globals["__file__"] = os.path.basename(base_globals["__file__"])

@@ -106,7 +106,8 @@ def _content(cls: type) -> str:
 def loads(data: bytes, start: int = 0, *, at_home: bool = False) -> Any:
     """Return the value whose pickle begins at `start`.
 
-    Raises OtherPython, Undecodable, and what unpickling raises."""
+    Raises OtherPython, Undecodable, and what unpickling raises.
+    """
     if len(data) < _SMALL_BYTES and _SKELETON not in data:
         return pickle.loads(memoryview(data)[start:])
     file = io.BytesIO(data)  # shares the bytes

@@ -47,7 +47,7 @@ class Hello(Stored, tag="hello", frozen=True):
     host: str
     pid: int
     boot: bytes  # 8 random bytes, new at each start of the agent
-    journal: bytes  # 8 random bytes, new with each journal: a change means that the old one was lost
+    journal: bytes  # 8 random bytes, new with each journal: a change means that one was lost
     workers: int
     held: int  # number of tasks in the Inventory messages that follow
     epoch: int = 0  # highest epoch that the agent has accepted
@@ -73,7 +73,7 @@ class Results(Stored, tag="results", frozen=True):
 
 
 class Credit(Stored, tag="credit", frozen=True):
-    """Number of tasks that the agent accepts, in total since the start of the session."""
+    """Number of tasks that the agent accepts, counted from the session's start."""
 
     granted: int
 

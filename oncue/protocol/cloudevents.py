@@ -283,7 +283,7 @@ def _not_json(e: Exception) -> Invalid:
 
 
 def check(event: Event) -> None:
-    """Raise Invalid, which names the attribute, if the event violates the standard."""
+    """Raise Invalid, with the attribute's name, if the event violates the spec."""
     for name in _REQUIRED:
         _check_text(name, getattr(event, name))
     for name in _OPTIONAL:

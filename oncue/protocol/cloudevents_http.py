@@ -63,7 +63,10 @@ def _binary(headers: Mapping[str, str], body: bytes) -> Event:
 
 
 def _value(text: str) -> bytes:
-    """Decode a header's value: percent-encoded UTF-8, maybe quoted (binding, section 3.1.3.2)."""
+    """Decode a header's value: percent-encoded UTF-8, maybe quoted.
+
+    See section 3.1.3.2 of the HTTP binding.
+    """
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape"))

@@ -36,7 +36,7 @@ def decode(kind: type[T], data: bytes | memoryview) -> T:
 
 
 def build_decoders(module: dict[str, Any]) -> None:
-    """Build the decoders of all Structs that a module defines; call with `globals()`."""
+    """Build the decoders of a module's Structs; call with `globals()`."""
     for value in list(module.values()):
         if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == module["__name__"]:
             msgspec.msgpack.Decoder(value)

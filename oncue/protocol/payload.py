@@ -144,11 +144,12 @@ def ref_of(payload: bytes) -> Ref | None:
 
 
 def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_home: bool = True) -> Any:
-    """Decode a value. **Runs code** for pickles: only for workers and for clients that trust it.
+    """Decode a value. **Runs code** for pickles.
 
-    `at_home`: this process is a program of the person whose value it is (see oncue.pickles.reader).
-    Raises Undecodable if the bytes are not a payload, or refer to a blob and `fetch` is None;
-    OtherPython; any error of unpickling.
+    Only workers, and clients that trust the sender, may call this. `at_home`: this process is a
+    program of the person whose value it is (see oncue.pickles.reader). Raises Undecodable if the
+    bytes are not a payload, or refer to a blob and `fetch` is None; OtherPython; any error of
+    unpickling.
     """
     letter = payload[:1]
     if letter == MSGPACK:

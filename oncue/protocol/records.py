@@ -29,7 +29,7 @@ NAME_CHARS = 200
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=False):
-    """Base class of all records: a msgpack array; unknown trailing fields are ignored."""
+    """Base class of records: msgpack arrays; unknown trailing fields are ignored."""
 
 
 # ---------------------------------------------------------------- policies
@@ -298,7 +298,7 @@ class EndpointRecord(Stored, tag="endpoint", frozen=True):
 
 
 class Deployment(Stored, tag="deployment", frozen=True):
-    """Record of `oncue.registry`: version `version` of the rule file `label`, as a whole."""
+    """Record of `oncue.registry`: a version of the rule file `label`, as a whole."""
 
     v: int
     label: str  # the file's name without its suffix, or the value of --label
@@ -355,7 +355,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 def headers_within_limit(headers: Headers) -> Headers:
-    """Return the headers that a dead letter stores: all, or none if they exceed HEADERS_BYTES.
+    """Return the headers for a dead letter: all, or none above HEADERS_BYTES.
 
     A dead letter with larger headers would exceed the log's limit on a record.
     """
@@ -363,7 +363,7 @@ def headers_within_limit(headers: Headers) -> Headers:
 
 
 class DeadLetter(Stored, frozen=True):
-    """Record of `oncue.dead`: a record that could not be processed, and the reason."""
+    """Record of `oncue.dead`: a record that was not processed, and the reason."""
 
     v: int
     stage: str  # of the processing: decode, match, args, dispatch ...

@@ -117,7 +117,8 @@ class RuleCompiler:
     def compile(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
         """Compile the newest deployment of each label.
 
-        The last switch of a rule overrides its `enabled`; one that enables it ends a pause."""
+        The last switch of a rule overrides its `enabled`; one that enables it ends a pause.
+        """
         newest: dict[str, Deployment] = {}
         for d in deployments:
             if d.label not in newest or d.version >= newest[d.label].version:
@@ -152,7 +153,8 @@ class RuleCompiler:
 def _read(deployment: Deployment) -> RuleSet | str:
     """Parse a deployed text; return the error if another version wrote it.
 
-    Its trigger names were checked against all files when it was deployed."""
+    Its trigger names were checked against all files when it was deployed.
+    """
     try:
         return parse(deployment.text, deployment.label, triggers=None)
     except OncueError as e:

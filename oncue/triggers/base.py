@@ -39,7 +39,8 @@ Secrets = Callable[[str], str]  # name -> value; raises NotFound
 class StateChunk(msgspec.Struct, frozen=True):
     """Part of a trigger's replicated state.
 
-    Entries are (key, value), in order; an empty value deletes the key."""
+    Entries are (key, value), in order; an empty value deletes the key.
+    """
 
     entries: Sequence[tuple[bytes, bytes]]
     position: str  # entries before it have been read
@@ -49,12 +50,14 @@ class StateChunk(msgspec.Struct, frozen=True):
 class ReplicatedState(Protocol):
     """State of one trigger in the log.
 
-    The server that runs the trigger next reads it."""
+    The server that runs the trigger next reads it.
+    """
 
     def load(self, position: str) -> AsyncIterator[StateChunk]:
         """Read the entries since `position`, in one or more chunks. Raises LogError.
 
-        A position that is "" or not valid any more reads all entries."""
+        A position that is "" or not valid any more reads all entries.
+        """
         ...
 
     async def persist(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
@@ -111,7 +114,8 @@ class Trigger(ABC):
     """One configured source of events.
 
     `__init__` raises Invalid for wrong options. A source that does not answer is no error: `run`
-    retries with backoff, and `status` says so."""
+    retries with backoff, and `status` says so.
+    """
 
     kind: ClassVar[str]
     #: The keys of this kind in a rule file, beside name and kind: a Struct that is frozen,
@@ -132,7 +136,8 @@ class Trigger(ABC):
     def resolve_paths(cls, options: Any, folder: Path) -> Any:
         """Return the options with absolute paths.
 
-        Relative ones are relative to `folder`, which holds the rule file."""
+        Relative ones are relative to `folder`, which holds the rule file.
+        """
         return options
 
     @abstractmethod
@@ -142,13 +147,15 @@ class Trigger(ABC):
     async def initial_scan(self) -> None:
         """Wait for the initial scan, which separates existing items from new ones.
 
-        Also returns when the scan is blocked; `status` says why. A deploy waits for this."""
+        Also returns when the scan is blocked; `status` says why. A deploy waits for this.
+        """
         return
 
     def on_deployed(self) -> None:
         """Note that the deploy is about to be answered.
 
-        Items that arrive from now on are new, even where the initial scan has not been."""
+        Items that arrive from now on are new, even where the initial scan has not been.
+        """
         return
 
     @abstractmethod
@@ -162,7 +169,8 @@ class Trigger(ABC):
     async def explain(self, item: str) -> ItemExplanation:
         """Explain why this item fired or did not.
 
-        Raises TriggerFailed; Invalid when the kind cannot."""
+        Raises TriggerFailed; Invalid when the kind cannot.
+        """
         raise Invalid(
             f"trigger {self.name} is of kind {self.kind}, which cannot explain a single item",
             remedy=f"`oncue triggers show {self.name}` lists its latest decisions",
@@ -179,4 +187,5 @@ class HttpTrigger(Trigger):
         """Verify a request, emit its events and return (status, headers, body).
 
         A 2xx is returned only when the events are durable. `headers` have lower-case names. Raises
-        Unauthorized, Invalid, TooLarge ..., which the API answers with."""
+        Unauthorized, Invalid, TooLarge ..., which the API answers with.
+        """

@@ -22,7 +22,8 @@ KINDS = {
 def trigger_class(kind: str) -> type[Trigger]:
     """Return the class of a kind.
 
-    Raises KeyError; MissingExtra when its libraries are missing."""
+    Raises KeyError; MissingExtra when its libraries are missing.
+    """
     module, _, name = KINDS[kind].partition(":")
     found: type[Trigger] = getattr(import_module(module), name)
     return found

@@ -18,7 +18,8 @@ _KEY = b"cursor"
 class SourceCursor:
     """One short text.
 
-    It is in the log where servers share one, else in the trigger's folder."""
+    It is in the log where servers share one, else in the trigger's folder.
+    """
 
     def __init__(self, context: TriggerContext) -> None:
         self._state, self._file = context.state, context.folder / "cursor"
@@ -37,7 +38,8 @@ class SourceCursor:
     async def store(self, position: str) -> None:
         """Store the position durably. Call it after `emit`, never before.
 
-        Raises LogError, OSError."""
+        Raises LogError, OSError.
+        """
         if self._state is None:
             await asyncio.to_thread(_write, self._file, position)
         else:
@@ -54,7 +56,8 @@ def _read(file: Path) -> str:
 def _write(file: Path, text: str) -> None:
     """Replace the file's content.
 
-    The rename is atomic: a crash leaves the old text or the new one."""
+    The rename is atomic: a crash leaves the old text or the new one.
+    """
     new = file.with_suffix(".new")
     with new.open("w") as f:
         f.write(text)

@@ -12,7 +12,9 @@ from oncue.errors import Invalid
 
 @click.group()
 def dead() -> None:
-    """List, retry and dismiss dead letters: events and records that could not be processed.
+    """List, retry and dismiss dead letters.
+
+    A dead letter is an event or a record that could not be processed.
 
     \b
     Example:

@@ -102,7 +102,10 @@ def can_serve(folder: Path) -> bool:
 
 
 def has_only_endpoints(folder: Path) -> bool:
-    """Return True if the folder has endpoints and no server ever ran in it: no port is needed."""
+    """Return True if the folder has endpoints and no server ever ran in it.
+
+    Such a machine needs no ports.
+    """
     return not (folder / "local.json").exists() and any(folder.glob("endpoints/*/agent.json"))
 
 

@@ -34,7 +34,10 @@ def _folder(folder: str | None, name: str) -> Path:
 
 
 def _reachable(bridge: str, url: str) -> str:
-    """Return the bridge's address; if it is a wildcard, with the host of the API's URL."""
+    """Return the bridge's address, with a host that other machines can reach.
+
+    A wildcard is replaced by the host of the API's URL.
+    """
     host, _, port = bridge.removeprefix("tcp://").rpartition(":")
     if host.strip("[]") not in ("0.0.0.0", "::"):
         return bridge
@@ -164,9 +167,10 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     refused_at = 0.0
 
     def settled() -> bool:
-        """Return True if the agent is connected, has ended, or has been refused for REFUSED_S.
+        """Return True if the agent is connected, has ended, or is refused for good.
 
-        A server that is starting refuses endpoints until it has read the registry.
+        Refused for good: for REFUSED_S, since a server that is starting refuses endpoints until it
+        has read the registry.
         """
         nonlocal now, refused_at
         now = _status(place) or {}
@@ -284,7 +288,7 @@ def status(name: str, folder: str | None, json_: bool) -> None:
 
 
 def _revoked(id: str) -> bool:
-    """Return True if a server can be reached from here and has this endpoint as revoked."""
+    """Return True if a server can be reached and lists this endpoint as revoked."""
     from oncue.client import Client
 
     try:

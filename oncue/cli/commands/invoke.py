@@ -89,7 +89,8 @@ def invoke(
         bound = client.with_options(
             endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
         )
-        task: Task[Any] = client.call(name, (), given, bound.options)  # (a parameter may be named as an option)
+        # Not as keyword arguments: a parameter may have the name of an option.
+        task: Task[Any] = client.call(name, (), given, bound.options)
         task._wait_accepted()
         if not wait:
             if json_:

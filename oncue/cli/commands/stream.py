@@ -64,9 +64,10 @@ def stream(log_url: str | None, data: str | None, anew: bool) -> None:
 
 
 def _assignment_reporter(settings: Settings) -> Callable[[list[int]], None]:
-    """Return a callback that prints the assigned partitions and writes them to a file.
+    """Return a callback that prints the assigned partitions and stores them.
 
-    The file exists once this worker has its partitions: health checks test for it.
+    It writes them to a file. The file exists once this worker has its partitions: health checks
+    test for it.
     """
     file = settings.data_path / "stream.partitions"
     file.unlink(missing_ok=True)

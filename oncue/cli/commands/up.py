@@ -1,4 +1,4 @@
-"""`oncue up`: the server in this process, the local endpoint's agent as a child process."""
+"""`oncue up`: runs the server here and the local agent as a child process."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> 
 
 
 def _own_argv() -> bool:
-    """Return True if this process is `oncue up ...`, not a program that calls the command."""
+    """Return True if this process is `oncue up`, not a caller of the command."""
     return len(sys.argv) > 1 and sys.argv[1] == "up"
 
 
@@ -122,7 +122,10 @@ def _registered(data: Path, local: dict[str, Any]) -> bool:
 
 
 def _last_after(path: Path, start: int, phrase: str) -> str:
-    """Return what follows `phrase` in the last line that has it, from byte `start` on."""
+    """Return the text after `phrase` in the last line that has it.
+
+    The search begins at byte `start` of the file.
+    """
     lines = path.read_bytes()[start:].decode("utf-8", "replace").splitlines()
     return next((line.partition(phrase)[2] for line in reversed(lines) if phrase in line), "")
 

@@ -14,7 +14,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base class of requests: an unknown field is an error, so a misspelt one is noticed."""
+    """Base class of requests. An unknown field is an error: it may be misspelt."""
 
 
 class Page(Response, frozen=True):

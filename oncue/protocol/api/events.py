@@ -52,7 +52,10 @@ class DeadInfo(Response, frozen=True):
 
 
 class DismissRequest(Request, frozen=True):
-    """POST /v1/dead/dismiss: these dead letters (all or none of them), or all that are open."""
+    """POST /v1/dead/dismiss: dismiss these dead letters, or all open ones.
+
+    If one of `letters` cannot be dismissed, none is.
+    """
 
     letters: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]], msgspec.Meta(max_length=10_000)] = (
         msgspec.field(default_factory=list)

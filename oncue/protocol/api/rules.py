@@ -52,9 +52,10 @@ class Deployed(Response, frozen=True):
 
 
 class FunctionChange(Response, frozen=True):
-    """A function of a rule file before and after a deploy, by content hash and version.
+    """A function of a rule file before and after a deploy.
 
-    "" and 0: there was none, there is none any more, or it is not registered yet.
+    `old` and `new` are content hashes. "" and 0: there was none, there is none any more, or it is
+    not registered yet.
     """
 
     function: str  # as in the rule file: tomo.py:reconstruct
@@ -86,9 +87,10 @@ class RuleInfo(Response, frozen=True):
 
 
 class Explanation(Response, frozen=True):
-    """The reason why a rule fires for an event, or does not, with each condition in order.
+    """The reason why a rule fires for an event, or does not.
 
-    The rule is evaluated as it is now. `fired` lists the tasks that it made when the event arrived.
+    `steps` are the rule's conditions in order. The rule is evaluated as it is now. `fired` lists
+    the tasks that it made when the event arrived.
     """
 
     rule: str

@@ -44,11 +44,12 @@ class TaskRequest(Request, frozen=True):
 
 
 class BatchRequest(Request, frozen=True):
-    """POST /v1/tasks/batch (JSON or msgpack): many calls of one function on one endpoint.
+    """POST /v1/tasks/batch: many calls of one function on one endpoint.
 
-    Either `payloads` (encoded by payload.py; base64 in JSON) or `calls`, each [args, kwargs] of
-    JSON values. The task ids are derived from the caller's subject, `key` (hex of a 16-byte UUIDv7
-    that the client creates) and the index, so repeating the request does not create other tasks.
+    The body is JSON or msgpack. It has either `payloads` (encoded by payload.py; base64 in JSON) or
+    `calls`, each [args, kwargs] of JSON values. The task ids are derived from the caller's subject,
+    `key` (hex of a 16-byte UUIDv7 that the client creates) and the index, so repeating the request
+    does not create other tasks.
     """
 
     function: str
@@ -151,7 +152,8 @@ class CancelRequest(Request, frozen=True):
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The outcome of a closed task, in msgpack.
 
-    The outcome stream and POST /v1/tasks/outcomes answer with lists of it."""
+    The outcome stream and POST /v1/tasks/outcomes answer with lists of it.
+    """
 
     id: bytes
     state: str

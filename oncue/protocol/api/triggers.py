@@ -27,7 +27,10 @@ class TriggerInfo(Response, frozen=True):
 
 
 class TriggerShown(TriggerInfo, frozen=True):
-    """A trigger with its last decisions, oldest first: at most 100 since the server started."""
+    """A trigger with its last decisions.
+
+    They are in order of time, at most 100, and only of the time since the server started.
+    """
 
     decisions: list[TriggerDecision] = []
 

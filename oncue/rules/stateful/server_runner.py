@@ -59,7 +59,8 @@ class ServerRunner:
     async def run(self) -> None:
         """Run until cancelled; a new call resumes.
 
-        Raises LogError; NotOwner: another process has the partitions."""
+        Raises LogError; NotOwner: another process has the partitions.
+        """
         runner = self._runner
         runner.claim_lost.clear()
         try:

@@ -305,7 +305,8 @@ def _id(part: int, where: StateKey) -> str:
     """Return the id of a key in one partition.
 
     A change of the operators may move a rule's matches to other partitions with other offsets, so a
-    key has a separate state in each."""
+    key has a separate state in each.
+    """
     return blake2b("\0".join((str(part), *where)).encode(), digest_size=16).hexdigest()
 
 

@@ -58,7 +58,8 @@ class Baseline:
         """`deployed_us`: when the deployment was recorded, in unix µs; 0: now.
 
         `by_time`: returns True when files found from now on are classified by their times. It is
-        called for each file, after its stat."""
+        called for each file, after its stat.
+        """
         self._spec, self._ledger, self._by_time = spec, ledger, by_time
         self.resumed = False  # an earlier process, or an earlier deploy, began the scan
         self.network = False  # file times come from another clock
@@ -84,13 +85,15 @@ class Baseline:
     def open(self) -> bool:
         """True until the initial scan has ended.
 
-        With `existing: true` nothing depends on it."""
+        With `existing: true` nothing depends on it.
+        """
         return bool(self._scans) and not self._spec.existing
 
     def existed(self, folder: str, name: str, st: os.stat_result, writers: Callable[[], bool | None]) -> bool:
         """Return True if this file existed before the trigger and is complete.
 
-        For a file that a scan found and the ledger does not have."""
+        For a file that a scan found and the ledger does not have.
+        """
         if not self.open or (self._covered_before is not None and self._covered_before(folder, name)):
             return False
         i, since_us = next((i, since) for i, (since, covers) in enumerate(self._scans) if covers(folder, name))
@@ -112,7 +115,8 @@ class Baseline:
         """Note that the watched folder is missing.
 
         If it was missing at each check since the deploy, all files in it will be new: the scan
-        ends."""
+        ends.
+        """
         if self._covered_before is None and not self._by_time() and not self._folder_found:
             self._end()
 

@@ -50,7 +50,8 @@ class FileEvaluator:
     def drain_skipped(self) -> list[FileRow]:
         """Return the files skipped since the last call, for the ledger.
 
-        Scans ignore recorded files that have not changed."""
+        Scans ignore recorded files that have not changed.
+        """
         skipped, self._skipped = self._skipped, []
         return skipped
 
@@ -120,7 +121,8 @@ class FileEvaluator:
     def _why_no_repeat(self, key: FileKey, bits: int, seen: Fingerprint, known: KnownFile | None) -> str | None:
         """Return why this state does not fire again; None: it may fire.
 
-        "": a reason that is not worth recording."""
+        "": a reason that is not worth recording.
+        """
         in_flight = self.in_flight.get(key)
         if in_flight is not None and (in_flight == seen or self._spec.never):
             return ""

@@ -35,7 +35,8 @@ class EventMaker:
     oncuetimems   the file's ctime in ms, for the time bits of task ids: it repeats as the id does
     oncuemarkus   when the notice was read, in unix µs
 
-    The last two are texts, since integers of CloudEvents have 32 bits."""
+    The last two are texts, since integers of CloudEvents have 32 bits.
+    """
 
     def __init__(self, name: str, spec: FileSpec) -> None:
         self._name, self._root = name, str(spec.root)

@@ -23,7 +23,8 @@ from oncue.triggers.file.stability import FileKey, Fingerprint, fingerprint
 def key_of(root: str, path: str) -> FileKey | None:
     """Return the key of a path; None: it is not below the watched folder.
 
-    The path is absolute, or relative to the watched folder."""
+    The path is absolute, or relative to the watched folder.
+    """
     full = os.path.normpath(os.path.join(root, path))
     inside = full.startswith(root.rstrip("/") + "/")
     folder, _, name = full[len(root.rstrip("/")) + 1 :].rpartition("/")

@@ -28,7 +28,8 @@ OnSkip = Callable[[str, str], None]  # (path, why)
 class FolderScan:
     """One scan of a folder and all below it.
 
-    Iterate it: each item (None) is one step."""
+    Iterate it: each item (None) is one step.
+    """
 
     def __init__(
         self, start: str, spec: FileSpec, watch: FolderWatch, ledger: Ledger, on_file: OnFile, on_skip: OnSkip
@@ -61,7 +62,7 @@ class FolderScan:
             self._prune()
 
     def _add(self, folder: str) -> None:
-        """FolderWatch a folder; count it when the kernel's limit of watches is reached."""
+        """Watch a folder; count it if the kernel's limit of watches is reached."""
         try:
             self._watch.add(folder)
         except OSError as e:
@@ -117,7 +118,8 @@ def is_utf8(path: str) -> bool:
     """Return True if an event can hold the path.
 
     Events are JSON. Python represents the bytes of other names as surrogates, which JSON cannot
-    hold."""
+    hold.
+    """
     if path.isascii():
         return True
     try:

@@ -122,7 +122,8 @@ class Ledger:
     def __init__(self, path: Path, listener: LedgerListener | None = None) -> None:
         """Open the file.
 
-        Raises Conflict if another process has it open, LogError if it is damaged."""
+        Raises Conflict if another process has it open, LogError if it is damaged.
+        """
         self._path, self._listener = path, listener
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
@@ -157,7 +158,8 @@ class Ledger:
     def complete(self, batch: int, rows: Sequence[FileRow]) -> None:
         """Record a published batch.
 
-        In `rows`, events that were refused have the state SKIPPED_FILE."""
+        In `rows`, events that were refused have the state SKIPPED_FILE.
+        """
         with self._transaction():
             self._db.execute("DELETE FROM pending WHERE batch = ?", (batch,))
             self._db.execute(_STORE, (_text(rows),))
@@ -204,7 +206,8 @@ class Ledger:
     def mark_gone(self, keys: Iterable[FileKey], at_us: int) -> None:
         """Mark files that a scan missed.
 
-        They stay recorded: an unmounted disk may come back with them."""
+        They stay recorded: an unmounted disk may come back with them.
+        """
         self._db.execute(f"UPDATE files SET gone_us = ? WHERE gone_us = 0 AND {_THESE}", (at_us, _text(list(keys))))
 
     def mark_folder_gone(self, folder: str, at_us: int) -> None:
@@ -236,7 +239,8 @@ class Ledger:
     def merge(self, rows: Sequence[FileRow], forgotten: Sequence[FileKey], meta: Mapping[str, str]) -> None:
         """Store the newer of these rows, without a call to the listener.
 
-        `meta` must be the newest."""
+        `meta` must be the newest.
+        """
         with self._transaction():
             self._db.execute(_STORE_NEWER, (_text(rows),))
             self._db.execute(f"DELETE FROM files WHERE {_THESE}", (_text(forgotten),))
@@ -264,7 +268,8 @@ class Ledger:
 
     def commit_meta(self, **values: str) -> None:
         """Set these and sync all that was stored so far: it survives a power cut."""
-        self._db.execute("PRAGMA synchronous=FULL")  # in WAL mode: fsync of the whole log at the end of a transaction
+        # In WAL mode: fsync of the whole log at the end of a transaction.
+        self._db.execute("PRAGMA synchronous=FULL")
         try:
             with self._transaction():
                 self.set_meta(**values)

@@ -38,7 +38,8 @@ class LedgerReplica:
     def __init__(self, state: ReplicatedState, folder: str) -> None:
         """Prepare the copy of one watched folder.
 
-        `folder` identifies it, since a deploy may give the trigger another one."""
+        `folder` identifies it, since a deploy may give the trigger another one.
+        """
         self._state, self._prefix = state, folder.encode() + b"\0"
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[list[Entry]] = asyncio.Queue()
@@ -46,7 +47,8 @@ class LedgerReplica:
     async def restore(self, path: Path) -> None:
         """Merge the replicated state into the ledger.
 
-        Raises Conflict, LogError, sqlite3.Error."""
+        Raises Conflict, LogError, sqlite3.Error.
+        """
         ledger = await asyncio.to_thread(Ledger, path)
         try:
             known = from_start = False
@@ -127,7 +129,8 @@ class LedgerReplica:
     def _parse(self, entries: Sequence[Entry]) -> tuple[list[FileRow], list[FileKey], dict[str, str]]:
         """Return (rows, forgotten keys, meta), the newest of each.
 
-        Entries of other folders are skipped."""
+        Entries of other folders are skipped.
+        """
         rows: dict[FileKey, FileRow | None] = {}
         meta: dict[str, str] = {}
         for key, value in entries:

@@ -27,7 +27,8 @@ class ReadyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Conditions for a complete file; all that are given must hold.
 
     `close_write`: its writer closed it. `rename`: it was renamed (or linked) to its name. `any`:
-    one of these is enough. `stable`: it has not changed for so long since."""
+    one of these is enough. `stable`: it has not changed for so long since.
+    """
 
     close_write: bool = False
     rename: bool = False
@@ -39,7 +40,8 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Keys of `kind: file` in a rule file.
 
     Globs match the path relative to `path`. An `ignore` glob without a slash matches the name of
-    the file, or of a folder on the way to it."""
+    the file, or of a folder on the way to it.
+    """
 
     path: str  # the folder
     glob: str = "**/*"
@@ -174,7 +176,8 @@ def _one(globs: list[str]) -> Callable[[str], bool]:
     """Return a function that is True for a text that matches any of the globs.
 
     `*.h5` and `.*` become plain comparisons: an expression costs microseconds for each file of a
-    burst."""
+    burst.
+    """
     if not globs:
         return _nothing
     for glob in globs:

@@ -55,7 +55,8 @@ class PendingFiles:
     def apply(self, notices: Iterable[Notice]) -> list[str]:
         """Add the files of these notices; return new and renamed folders.
 
-        Raises FolderGone."""
+        Raises FolderGone.
+        """
         matches, noticed = self._spec.matches, self.noticed
         added: list[str] = []
         for kind, folder, name, at_us in notices:
@@ -98,7 +99,8 @@ class PendingFiles:
     def requeue_due(self, now: float) -> None:
         """Move waiting files that are due to `noticed`.
 
-        Also created files that nobody closed for LINK_S."""
+        Also created files that nobody closed for LINK_S.
+        """
         if len(self._evaluator.stability) and len(self.noticed) < SCAN_ROOM:
             for key, waiting in self._evaluator.stability.pop_due(now, BATCH):
                 self.noticed[key] = PendingFile(
@@ -115,7 +117,8 @@ class PendingFiles:
     def _created_unclosed(self, key: FileKey) -> None:
         """Add a created file that was not closed.
 
-        It is a link, or `ready` asks for no close (`stable` alone)."""
+        It is a link, or `ready` asks for no close (`stable` alone).
+        """
         try:
             st = os.lstat(self._evaluator.path(key))
         except OSError:

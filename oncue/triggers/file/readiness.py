@@ -23,7 +23,8 @@ def check_readiness(spec: FileSpec, bits: int, writers: Callable[[], bool | None
     STABILIZING: ready when unchanged for these seconds. BUSY: check again, or wait for the close.
     SKIPPED: it came in a way that `ready` does not ask for.
 
-    `writers` returns whether the file is open for writing; None: unknown."""
+    `writers` returns whether the file is open for writing; None: unknown.
+    """
     conditions = spec.required | spec.any
     enough = not spec.required & ~bits and (not spec.any or bool(spec.any & bits))
     if enough or not conditions:

@@ -66,7 +66,8 @@ class Scanner:
     def step(self, now: float) -> bool:
         """Run one step of the first scan, if there is room.
 
-        Returns True when a full scan has ended."""
+        Returns True when a full scan has ended.
+        """
         if not self._pending_files.has_room:
             return False
         if not self._scans:

@@ -16,7 +16,8 @@ FileKey = tuple[str, str]  # (folder relative to the watched one, name)
 class Fingerprint(NamedTuple):
     """Identity of one state of a file.
 
-    Without the device: its number changes with each mount."""
+    Without the device: its number changes with each mount.
+    """
 
     ino: int
     size: int
@@ -36,7 +37,8 @@ def open_for_writing(path: str) -> bool | None:
 
     Linux grants a read lease only on a file that nobody has open for writing (fcntl(2),
     F_SETLEASE), to the file's owner or to root. The lease is released at once; a writer that opens
-    the file meanwhile waits those microseconds."""
+    the file meanwhile waits those microseconds.
+    """
     if sys.platform != "linux":
         return None
     import fcntl

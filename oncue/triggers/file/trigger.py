@@ -39,7 +39,8 @@ RETRY_S = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
 class FileTrigger(Trigger):
     """Watches one folder.
 
-    A missing folder is no error: `status` shows it, and it is checked again."""
+    A missing folder is no error: `status` shows it, and it is checked again.
+    """
 
     kind: ClassVar[str] = "file"
     options = FileOptions

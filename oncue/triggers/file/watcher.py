@@ -63,7 +63,8 @@ class EventBatch(NamedTuple):
 class FileWatcher:
     """Runs `run` in a thread.
 
-    The other public methods may be called from any thread."""
+    The other public methods may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -79,7 +80,8 @@ class FileWatcher:
         """`publish` is called with each batch, and answered by `on_durable`.
 
         `on_scanned` is called when the initial scan has ended or is blocked. Both are called in the
-        watcher's thread."""
+        watcher's thread.
+        """
         self._spec, self._file, self._activity, self._publish = spec, file, activity, publish
         self._on_scanned, self._deployed_us, self._listener = on_scanned, deployed_us, listener
         self._make = EventMaker(name, spec).make
@@ -115,7 +117,8 @@ class FileWatcher:
     def explain(self, path: str) -> Future[ItemExplanation]:
         """Explain why this file fired or did not.
 
-        The future waits while the thread is blocked."""
+        The future waits while the thread is blocked.
+        """
         future: Future[ItemExplanation] = Future()
         self._questions.append((path, future))
         self._wake()
@@ -174,7 +177,8 @@ class FileWatcher:
     def _session(self, baseline: Baseline) -> None:
         """FolderWatch the folder until `stop`.
 
-        Raises OSError when it is missing or replaced."""
+        Raises OSError when it is missing or replaced.
+        """
         if self._activity.state == "starting":
             self._activity.detail = f"{self._root}: no answer from its filesystem yet"
         st = os.stat(self._root)
@@ -238,7 +242,8 @@ class FileWatcher:
     def _may_send(self) -> bool:
         """Return True if a batch may be sent.
 
-        At once when none is in flight; else when it is large enough, or after LINGER_S."""
+        At once when none is in flight; else when it is large enough, or after LINGER_S.
+        """
         if not self._in_flight:
             return True
         full = len(self._pending_files.noticed) >= BATCH // 4 or time.monotonic() - self._sent >= LINGER_S

@@ -24,7 +24,8 @@ def standard_webhooks(
     """Verify a request by Standard Webhooks 1.0. Raises Unauthorized.
 
     The header webhook-signature holds the HMAC-SHA256 of `id.timestamp.body` as `v1,<base64>`, or
-    several with spaces between. `keys` come from `standard_key`."""
+    several with spaces between. `keys` come from `standard_key`.
+    """
     message_id, stamp, given = (headers.get(f"webhook-{part}", "") for part in ("id", "timestamp", "signature"))
     for part, value in (("id", message_id), ("timestamp", stamp), ("signature", given)):
         if not value:
@@ -46,7 +47,8 @@ def standard_webhooks(
 def standard_key(secret: str) -> bytes:
     """Return the key of a `whsec_...` secret. Raises Invalid.
 
-    The secret is base64; the prefix may be missing."""
+    The secret is base64; the prefix may be missing.
+    """
     try:
         key = base64.b64decode(secret.strip().removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
@@ -61,7 +63,8 @@ def github(headers: Mapping[str, str], body: bytes, keys: Sequence[bytes]) -> No
 
     The header X-Hub-Signature-256 is `sha256=` and the hex HMAC-SHA256 of the raw body.
 
-    https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries"""
+    https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries
+    """
     given = headers.get("x-hub-signature-256", "")
     if not given:
         raise Unauthorized("the header X-Hub-Signature-256 is missing", remedy="set the webhook's secret at GitHub")

@@ -54,7 +54,8 @@ class VerifyOptions(
 ):
     """Authentication of the senders; exactly one method.
 
-    A list holds the new and the old secret while a secret is being changed."""
+    A list holds the new and the old secret while a secret is being changed.
+    """
 
     standard_webhooks: Secret = ()
     github: Secret = ()
@@ -65,7 +66,8 @@ class VerifyOptions(
 class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Keys of `kind: webhook` in a rule file.
 
-    Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}"."""
+    Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}".
+    """
 
     verify: Annotated[VerifyOptions | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
     type: str = ""  # type of the events made of requests that are not CloudEvents
@@ -82,7 +84,8 @@ class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class WebhookTrigger(HttpTrigger):
     """Turns requests into events.
 
-    `run` only checks the secrets: the API calls `receive`."""
+    `run` only checks the secrets: the API calls `receive`.
+    """
 
     kind: ClassVar[str] = "webhook"
     options = WebhookOptions
@@ -114,7 +117,8 @@ class WebhookTrigger(HttpTrigger):
         """Verify a request and emit its events; return 202 when they are durable.
 
         Raises TooLarge, Unauthorized, Invalid; TriggerFailed if a secret is missing, so that the
-        sender tries again; and the errors of `emit`."""
+        sender tries again; and the errors of `emit`.
+        """
         try:
             events = self._read(headers, body)
         except OncueError as e:
@@ -191,7 +195,8 @@ class WebhookTrigger(HttpTrigger):
     def _keys(self) -> list[bytes]:
         """Read the secrets anew, so that a changed one is valid at once.
 
-        Raises TriggerFailed."""
+        Raises TriggerFailed.
+        """
         keys, missing, remedy = [], "", ""
         for written in self._secrets:
             try:
@@ -227,7 +232,8 @@ class WebhookTrigger(HttpTrigger):
 def read_verify(verify: VerifyOptions | str | None, place: str) -> tuple[str, tuple[str, ...], float]:
     """Return (method, secrets as written, tolerance in s).
 
-    Raises Invalid, which names the place."""
+    Raises Invalid, which names the place.
+    """
     if verify == "none":
         return "none", (), 0.0
     if not isinstance(verify, VerifyOptions):
@@ -260,7 +266,8 @@ def read_verify(verify: VerifyOptions | str | None, place: str) -> tuple[str, tu
 def _check_reference(secret: str, place: str) -> None:
     """Raises Invalid for a malformed reference.
 
-    It would otherwise be used as the secret itself."""
+    It would otherwise be used as the secret itself.
+    """
     found = _REFERENCE.fullmatch(secret)
     if found is None and secret.startswith("${"):
         raise Invalid(f"{place}: {secret!r} is not a reference", remedy='write "${secret:NAME}" or "${env:NAME}"')
@@ -272,7 +279,8 @@ def _check_reference(secret: str, place: str) -> None:
 def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
     """Return (content type, data) of a body.
 
-    Raises Invalid if it claims to be JSON and is not."""
+    Raises Invalid if it claims to be JSON and is not.
+    """
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
         return None, None

@@ -44,7 +44,8 @@ class FolderWatch(Protocol):
     def read(self, timeout_s: float) -> list[Notice]:
         """Return the notices since the last call; wait for one, or for `wake`.
 
-        Raises OSError."""
+        Raises OSError.
+        """
         ...
 
     def wake(self) -> None:

@@ -134,7 +134,8 @@ class InotifyWatch:
     def _drop(self, folder: str) -> None:
         """Remove the watches of a folder that was moved, and of all below it.
 
-        Its new name is reported as FOLDER_ADDED."""
+        Its new name is reported as FOLDER_ADDED.
+        """
         prefix = folder + "/"
         for path in [p for p in self._watches if p == folder or p.startswith(prefix)]:
             wd = self._watches.pop(path)

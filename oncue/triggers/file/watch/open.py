@@ -16,7 +16,8 @@ NETWORK_TYPES = (
 def open_watch(root: Path, system: str = sys.platform) -> FolderWatch:
     """Open the watch of this system: inotify on Linux, else watchdog's observer.
 
-    Raises OSError (the folder is missing, no permission, limits of the kernel)."""
+    Raises OSError (the folder is missing, no permission, limits of the kernel).
+    """
     if system == "linux":
         from oncue.triggers.file.watch.inotify import InotifyWatch
 
@@ -30,7 +31,8 @@ def network_mount(root: Path) -> str:
     """Return the type of the folder's network filesystem; "": it is local.
 
     Known on Linux only. A network mount needs scans: the kernel reports the changes that this
-    machine makes, not those of other nodes."""
+    machine makes, not those of other nodes.
+    """
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:
