@@ -38,7 +38,7 @@ log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0
 PAGE = 1_000
 BLOBS = "blobs"  # the owner of this key sweeps a blob folder that several servers share
-AGAIN = (("oncue-again", b"1"),)  # header of a task that is appended again: its channel has it
+REAPPENDED = (("oncue-again", b"1"),)  # header of an open task that was appended again: its channel has it
 
 
 class TopicMark(msgspec.Struct):
@@ -234,7 +234,7 @@ class Housekeeper:
             for row in old:
                 groups.setdefault((row.call, row.accepted_us), []).append(row.task)
             records = [
-                Record(encode(TaskFrame(VERSION, call, accepted_us, tasks)), headers=AGAIN)
+                Record(encode(TaskFrame(VERSION, call, accepted_us, tasks)), headers=REAPPENDED)
                 for (call, accepted_us), tasks in groups.items()
             ]
             if records:

@@ -71,24 +71,26 @@ class EffectRunner:
         self._bridge, self._ownership = bridge, ownership
 
     def run(self, channel: EndpointChannel, effect: Effect) -> None:
-        if isinstance(effect, StoreResults):
-            self._store(channel.endpoint, effect)
-        elif isinstance(effect, LoadOpenTasks):
-            self._job(self._load(channel.endpoint, effect))
-        elif isinstance(effect, CheckTasks):
-            self._job(self._check(channel.endpoint, effect))
-        elif isinstance(effect, EndWaitingTasks):
-            self._job(self._end_waiting(channel.endpoint, effect.ids))
-        elif isinstance(effect, ReadPart):
-            self._job(self._read_part(channel.endpoint, effect))
-        elif isinstance(effect, WritePart):
-            self._job(self._write_part(channel.endpoint, effect))
-        elif isinstance(effect, ForwardReport):
-            self._report(channel, effect.body)
-        elif isinstance(effect, PhaseChanged):
-            self._on_phase_changed(channel, effect)
-        elif isinstance(effect, SendFrame):
-            raise TypeError("frames are sent by the bridge")
+        """Start an effect. Call the channel back when it is done."""
+        match effect:  # the most frequent first
+            case StoreResults():
+                self._store(channel.endpoint, effect)
+            case LoadOpenTasks():
+                self._job(self._load(channel.endpoint, effect))
+            case CheckTasks():
+                self._job(self._check(channel.endpoint, effect))
+            case EndWaitingTasks():
+                self._job(self._end_waiting(channel.endpoint, effect.ids))
+            case ReadPart():
+                self._job(self._read_part(channel.endpoint, effect))
+            case WritePart():
+                self._job(self._write_part(channel.endpoint, effect))
+            case ForwardReport():
+                self._report(channel, effect.body)
+            case PhaseChanged():
+                self._on_phase_changed(channel, effect)
+            case SendFrame():
+                raise TypeError("frames are sent by the bridge")
 
     def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
         """See EffectHandler: redirect the agent to the owner of its endpoint."""

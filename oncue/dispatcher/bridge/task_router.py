@@ -23,7 +23,7 @@ from typing import Any
 
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.socket import BridgeSocket
-from oncue.dispatcher.housekeeper import AGAIN
+from oncue.dispatcher.housekeeper import REAPPENDED
 from oncue.errors import Undecodable
 from oncue.ids import now_us
 from oncue.log import Log, Record, RecordBatch
@@ -170,7 +170,7 @@ def _decrement(counts: Counter[bytes], key: bytes) -> bool:
 
 def _frame(topic: str, record: Record) -> TaskFrame | None:
     """Return the frame of a record, or None if the channel has its tasks already."""
-    if AGAIN[0] in record.headers:
+    if REAPPENDED[0] in record.headers:
         return None
     try:
         return decode(TaskFrame, record.value)
