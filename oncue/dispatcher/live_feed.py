@@ -1,8 +1,8 @@
 """Turns new log records into items of live feeds, while a feed is open.
 
 An item with an owner is shown to that owner and to admins. Items without one hold no private data
-and are shown to every reader. The Notifier itself publishes closed tasks; the EffectRunner publishes
-tasks that start.
+and are shown to every reader. The Notifier itself publishes closed tasks; the EffectRunner
+publishes tasks that start.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     view's ClosedTask ────────────────►                       ├─► the call's stream (one a client)
                                                               └─► live feeds
 
-A slow reader delays no other one. A stream with too much unread is closed: its client connects again
-and requests the outcomes that it missed. A full live feed skips items.
+A slow reader delays no other one. A stream with too much unread is closed: its client connects
+again and requests the outcomes that it missed. A full live feed skips items.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Notifier:
     async def stream(self, name: str, owner: str) -> AsyncIterator[bytes]:
         """Yield the messages of a client's stream; b"" as a keep-alive.
 
-        A second reader with the same owner takes over the stream's name. Raises Conflict if the name
-        belongs to another owner.
+        A second reader with the same owner takes over the stream's name. Raises Conflict if the
+        name belongs to another owner.
         """
         old = self._streams.get(name)
         if old is not None:

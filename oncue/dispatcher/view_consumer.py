@@ -105,7 +105,8 @@ class ViewConsumer:
             batches = list(await self._queue.get())
             if self._queue.empty() and _bytes(batches) < SMALL_BYTES and not self._log.shared:
                 # With one task at a time, writing the view would delay the task's own outcome. A
-                # shared log also brings tasks and outcomes of other servers, which callers wait for.
+                # shared log also brings tasks and outcomes of other servers, which callers wait
+                # for.
                 await self._view.wait_for_waiters(LINGER_S)
             while len(batches) < GROUP and not self._queue.empty():
                 batches += self._queue.get_nowait()

@@ -14,7 +14,10 @@ from oncue.protocol.records import VERSION, Call, Ended
 
 
 class ResultAppends:
-    """Appends of one endpoint's results. A token identifies each append and each check before it."""
+    """Appends of one endpoint's results.
+
+    A token identifies each append and each check before it.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -37,8 +40,8 @@ class ResultAppends:
     ) -> StoreResults:
         """Return the append of ends that the agent reported.
 
-        `closing`: the ends that close their tasks; None if only the view knows them. `body`: `ends` as
-        msgpack; b"" to encode them.
+        `closing`: the ends that close their tasks; None if only the view knows them. `body`: `ends`
+        as msgpack; b"" to encode them.
         """
         self._ends[token] = ends
         packed = msgspec.Raw(body) if body else ends
@@ -62,7 +65,10 @@ class ResultAppends:
         self._ends.pop(token, None)
 
     def fail(self, token: int) -> list[Ended]:
-        """Remove an append that failed. Return its ends without those that the agent has sent again."""
+        """Remove an append that failed.
+
+        Return its ends without those that the agent has sent again.
+        """
         ends = self._ends.pop(token, [])
         repeated = self.task_ids()
         return [e for e in ends if e.id not in repeated]

@@ -24,7 +24,10 @@ def parse_batch_key(text: str) -> bytes:
 
 
 def stored_retry(policy: RetryPolicy | None) -> StoredRetryPolicy | None:
-    """Return the policy as a call stores it; None if it allows no retry. Raises Invalid."""
+    """Return the policy as a call stores it.
+
+    None if it allows no retry. Raises Invalid.
+    """
     if policy is None:
         return None
     bad = [word for word in policy.on if word not in ("lost", "error", "timeout")]

@@ -231,7 +231,8 @@ class TaskService:
     async def get(self, caller: Caller, task_id: str, wait_ms: int = 0, bearer: str = "") -> r.TaskInfo:
         """Return a task. Wait up to `wait_ms` for its outcome.
 
-        Raises NotFound, Invalid. `bearer`: the caller's Authorization header, to ask the owning server; "" to ask nobody.
+        Raises NotFound, Invalid. `bearer`: the caller's Authorization header, to ask the owning
+        server; "" to ask nobody.
         """
         state = await self._visible(caller, task_id)
         if wait_ms and not state.state.closed:

@@ -45,7 +45,10 @@ class TriggerService:
         sync_registry: Callable[[], Awaitable[bool]],
         folder: Path,
     ) -> None:
-        """`folder`: where each trigger keeps its state. `sync_registry`: see cluster/registry_sync.py."""
+        """`folder`: where each trigger keeps its state.
+
+        `sync_registry`: see cluster/registry_sync.py.
+        """
         self._context, self._deployed, self._ownership, self._peers = context, deployed, ownership, peers
         self._events, self._sync_registry = events, sync_registry
         self._supervisor = TriggerSupervisor(self._emit, folder, self._replicated_state)
@@ -173,7 +176,10 @@ class TriggerService:
         return r.TriggerShown(**msgspec.structs.asdict(info), decisions=self._supervisor.decisions(name))
 
     async def explain(self, caller: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
-        """Explain why a file fired, or did not. Raises NotFound, TriggerFailed, Invalid."""
+        """Explain why a file fired, or did not.
+
+        Raises NotFound, TriggerFailed, Invalid.
+        """
         info = self._one(caller, name)
         url = self._runs_at(info)
         answer = await self._peers.trigger_file(url, name, path, bearer)
