@@ -14,7 +14,7 @@ import msgspec
 
 
 def local_server(data: Path) -> dict[str, Any] | None:
-    """Return the running server's `local.json` (url, token, pid);
+    """Return the running server's `local.json` (url, token, pid).
 
     None if no server runs.
 

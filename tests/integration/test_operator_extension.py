@@ -141,11 +141,11 @@ rules:
 
 
 def test_a_mistake_is_reported_with_its_position() -> None:
-    text = "rules:\n- name: r\n  on: {type: t}\n  debounce: {quite: 10s}\n  run: {function: f}\n"
+    text = "rules:\n- name: r\n  on: {type: t}\n  debounce: {quiet: 10s, kye: x}\n  run: {function: f}\n"
     with pytest.raises(RuleFileError) as e:
         parse(text, "r.yaml")
-    assert (e.value.message, e.value.remedy) == ("`debounce` has no key 'quite'", "did you mean 'quiet'?")
-    assert (e.value.details["line"], e.value.details["column"]) == (4, 14)
+    assert (e.value.message, e.value.remedy) == ("`debounce` has no key 'kye'", "did you mean 'key'?")
+    assert (e.value.details["line"], e.value.details["column"]) == (4, 26)
 
 
 async def _fired(site: Any, count: int) -> bool:

@@ -394,7 +394,7 @@ def _duration(node: Node | None, key: str, problems: Problems, default: int = 0)
 
 
 def _limit(node: Node | None, key: str, problems: Problems) -> int:
-    """Parse a duration above 0;
+    """Parse a duration above 0.
 
     0: no limit (missing, or `none`, which overrides the rule's).
     """
