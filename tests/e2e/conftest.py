@@ -1,6 +1,8 @@
-"""One running system a test process and log, for the tests that do not stop it: they keep out of each other's way by names.
+"""Fixtures: a running system for each test process and log.
 
-Each test that uses one is run on the embedded log and on Kafka, but for those marked `embedded`."""
+`shared` serves the tests that do not stop it; their names keep them apart. Each test that uses a
+system runs on the embedded log and on Kafka, except those marked `embedded`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, log_kind: str, request: pyt
 
 @pytest.fixture
 def stopped(tmp_path: Path, log_kind: str, request: pytest.FixtureRequest) -> Iterator[System]:
-    """One of its own, not started yet."""
+    """Return a system of the test's own that is not started yet."""
     data = tmp_path / "data"
     system = System(tmp_path, data, **_log(log_kind, data, request))
     try:

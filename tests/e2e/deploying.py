@@ -1,4 +1,4 @@
-"""Rule files with file triggers, deployed by the API, and which of the files fired."""
+"""Deploys rule files with file triggers, and lists the files that fired."""
 
 from __future__ import annotations
 
@@ -31,14 +31,20 @@ def rules(*triggers: tuple[str, Path], glob: str = '"**/*.raw"') -> str:
 
 
 def deploy(system: System, label: str, text: str) -> Deployed:
-    """By the API, from this process: nothing lies between the answer and what the caller does next."""
+    """Deploy by the API from this process.
+
+    Nothing runs between the answer and the caller's next statement.
+    """
     with system.client() as client:
         (done,) = client.rules.deploy(DeployRequest(files=[RuleFile(label=label, text=text)]))
     return done
 
 
 def fired(system: System, name: str, folder: Path, count: int) -> list[str]:
-    """The names of the files for which the rule has run, which are so many: a last file comes after all that was."""
+    """Return the names of the `count` files that fired.
+
+    A last file is written after all others and awaited, so that none is missed.
+    """
     fence = folder / f"fence{count}.raw"
     fence.write_bytes(b"last")
     tasks: list[dict[str, Any]] = []
@@ -53,7 +59,7 @@ def fired(system: System, name: str, folder: Path, count: int) -> list[str]:
 
 
 def place(system: System, name: str, files: int = 3) -> Path:
-    """A folder with files that were there before."""
+    """Make a folder that holds files before the deploy."""
     folder = system.folder / name
     (folder / "deep").mkdir(parents=True)
     for i in range(files):

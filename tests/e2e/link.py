@@ -1,4 +1,4 @@
-"""The wire between agents and a server: all bytes pass through here, until somebody cuts it."""
+"""A TCP relay between agents and a server, which a test can cut or freeze."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 
 from tests.ports import free_port
 
-#: Servers listen at the first address and tell agents the second, at the same port.
+#: Servers listen at the first address and announce the second to agents, with the same port.
 SERVER, OUTSIDE = "127.0.0.1", "127.0.0.2"
 
 
 class Link:
-    """A relay of TCP. `cut`: connections break, and none is made. `freeze`: they stay, but nothing passes. `heal`: all is well
-    again; what was under way when it froze arrives then."""
+    """Relays TCP connections.
+
+    `cut` breaks the connections and refuses new ones. `freeze` keeps them open but passes no bytes.
+    `heal` restores the relay; bytes that were held back by `freeze` are delivered then.
+    """
 
     def __init__(self, port: int) -> None:
         self.port, self.passed = port, 0  # bytes

@@ -1,4 +1,7 @@
-"""Several servers on one Kafka, each with a data folder of its own, and endpoints that any of them may act for."""
+"""Several servers on one Kafka, and endpoints that any of them may own.
+
+Each server has a data folder of its own.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class Many:
         return server
 
     def pause(self, server: System) -> psutil.Process:
-        """Stopped, but not dead: what it held open stays open."""
+        """Stop the server's process with SIGSTOP. Its connections stay open."""
         process = server.server
         os.kill(process.pid, signal.SIGSTOP)
         return process
@@ -57,10 +60,10 @@ class Many:
         return psutil.Process(running_agent(self._agents[name]))
 
     def pass_session(self, times: float) -> None:
-        """So many sessions of a server with the others: that is what is being waited for."""
+        """Wait for so many Kafka sessions, until the others notice a missing server."""
         threading.Event().wait(times * SESSION_S)
 
-    # ------------------------------------------------------------ what holds
+    # ------------------------------------------------------------ checks
 
     def all_tasks(self, server: System) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -73,17 +76,19 @@ class Many:
                 return found
 
     def agree(self, count: int, within_s: float = PATIENCE_S) -> list[dict[str, Any]]:
-        """So many tasks, all closed, and each server tells the same of each. They are returned."""
+        """Wait until each server lists the same `count` closed tasks; return them."""
         first: list[dict[str, Any]] = []
 
         def same() -> bool:
             nonlocal first
-            told = [
+            lists = [
                 sorted(({k: t[k] for k in FACTS} for t in self.all_tasks(s)), key=lambda t: str(t["id"]))
                 for s in self.servers
             ]
-            first = told[0]
-            return len(first) == count and all(t["state"] not in OPEN for t in first) and told.count(first) == len(told)
+            first = lists[0]
+            return (
+                len(first) == count and all(t["state"] not in OPEN for t in first) and lists.count(first) == len(lists)
+            )
 
         self.servers[0].await_true(same, f"{count} closed tasks, the same on {len(self.servers)} servers", within_s)
         return first

@@ -1,4 +1,4 @@
-"""`oncue` as it was before rules could be paused: without that kind of record in oncue.registry."""
+"""Run `oncue` without the record kind that pauses rules in oncue.registry."""
 
 from __future__ import annotations
 

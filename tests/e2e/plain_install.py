@@ -1,5 +1,7 @@
-"""`pip install oncue` without extras, as a login node or a laptop has it: a virtual environment into which the packages
-that this requires, and no others, are linked from the one of the tests. No network is needed."""
+"""An environment as `pip install oncue` without extras makes it.
+
+Only the required packages are linked, from the environment of the tests. No network is needed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ import oncue
 
 
 class PlainInstall:
-    """`left_out`: distributions that are missing all the same; `extras`: of oncue."""
+    """A virtual environment with few packages.
+
+    `left_out`: required distributions that are missing. `extras`: extras of oncue that are
+    installed.
+    """
 
     def __init__(self, folder: Path, extras: tuple[str, ...] = (), left_out: tuple[str, ...] = ()) -> None:
         self.folder = folder
@@ -45,7 +51,7 @@ class PlainInstall:
 
 
 def closure(name: str, extras: tuple[str, ...]) -> list[Distribution]:
-    """This distribution and all that it requires."""
+    """Return the distribution and everything that it requires."""
     found: dict[str, Distribution] = {}
     todo = [(name, extras)]
     while todo:
@@ -61,7 +67,10 @@ def closure(name: str, extras: tuple[str, ...]) -> list[Distribution]:
 
 
 def link(found: Distribution, site: Path) -> None:
-    """Its top-level files and folders, and its metadata. Folders that several share (`ruamel`) are linked whole."""
+    """Link a distribution's top-level files, folders and metadata.
+
+    Folders that several distributions share (`ruamel`) are linked whole.
+    """
     homes = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
     for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
         for home in homes:

@@ -1,4 +1,7 @@
-"""oncue as its users have it: `oncue` commands in processes of their own, in a folder of their own, on free ports."""
+"""Runs oncue as users do: its commands, in processes, on free ports.
+
+Each system has a folder of its own.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ PATIENCE_S = 45.0  # the machines that test are slow and shared
 
 
 def on_kafka(address: str, data: Path) -> str:
-    """The URL of a log of this data folder's own; the same again for the same folder."""
+    """Return the URL of a log for this data folder; always the same one."""
     return f"kafka://{address}?prefix=e{hashlib.sha256(str(data).encode()).hexdigest()[:10]}.&session_s=2"
 
 
@@ -41,14 +44,14 @@ class Answer(NamedTuple):
 
 
 class System:
-    """A data folder, a folder to work in, and the `oncue` commands that are run there."""
+    """A data folder, a working folder, and the `oncue` commands run there."""
 
     def __init__(self, folder: Path, data: Path | None = None, **settings: str) -> None:
         self.folder = folder
         self.data = data or folder / "data"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")}
         self.env = kept | {"ONCUE_DATA": str(self.data)} | settings
-        self._seen: dict[int, psutil.Process] = {}  # what it has started, so that nothing is left over
+        self._seen: dict[int, psutil.Process] = {}  # processes it has started, for `left`
 
     # ------------------------------------------------------------ commands
 
@@ -73,7 +76,7 @@ class System:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """A command, to its end. The exit code is checked, unless it is None."""
+        """Run a command to its end. Check the exit code, unless it is None."""
         done = subprocess.run(
             [sys.executable, "-m", "oncue", *words],
             cwd=cwd or self.folder,
@@ -115,7 +118,7 @@ class System:
         return psutil.Process(int(self.local["pid"]))
 
     def note(self) -> list[psutil.Process]:
-        """Remember the server, its agent and the workers; they are returned."""
+        """Record the server, the agent and the workers, and return them."""
         with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
             server = self.server
             found = [server, *server.children(recursive=True)]
@@ -124,7 +127,7 @@ class System:
         return []
 
     def agent_and_workers(self) -> list[psutil.Process]:
-        """Once the endpoint is connected."""
+        """Return the agent and its workers, once the endpoint is connected."""
         self.await_connected()
         return self.note()[1:]
 
@@ -136,11 +139,11 @@ class System:
         self.await_true(connected, f"{endpoint} is connected")
 
     def left(self) -> list[psutil.Process]:
-        """Of what was noted, what runs still."""
+        """Return the recorded processes that still run."""
         return [p for p in self._seen.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
     def end(self) -> None:
-        """Whatever state it is in: nothing is left over."""
+        """Kill everything that still runs, in any state of the system."""
         self.note()
         with contextlib.suppress(Exception):
             self.oncue("down")
@@ -161,7 +164,10 @@ class System:
         headers: Mapping[str, str] | None = None,
         token: str | None = "",
     ) -> Answer:
-        """A request by hand. `body`: bytes, or what becomes JSON; `token`: "": the local one, None: none."""
+        """Send one HTTP request.
+
+        `body`: bytes, or an object to send as JSON. `token`: "" is the local token, None is none.
+        """
         local = self.local
         parts = urlsplit(local["url"])
         sent: dict[str, str] = {}
@@ -185,14 +191,14 @@ class System:
         return list(answer.json["items"])
 
     def await_tasks(self, count: int, **query: str) -> list[dict[str, Any]]:
-        """So many closed tasks, and no others beside them."""
+        """Wait for exactly so many closed tasks."""
         self.await_true(lambda: len(self.tasks(state="closed", **query)) >= count, f"{count} closed tasks of {query}")
         found = self.tasks(**query)
         assert len(found) == count, found
         return found
 
     def await_true(self, what: Callable[[], T], name: str, seconds: float = PATIENCE_S) -> T:
-        """For states of other processes, which send no event."""
+        """Poll for a state of other processes, which send no event."""
         deadline = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -202,7 +208,7 @@ class System:
             threading.Event().wait(0.03)
 
     def said(self) -> str:
-        """The end of what the server wrote."""
+        """Return the end of the server's log."""
         try:
             return (self.data / "server.log").read_text(errors="replace")[-3000:]
         except OSError:
@@ -211,7 +217,7 @@ class System:
 
 @contextlib.contextmanager
 def system_in(folder: Path, *words: str, data: Path | None = None, **settings: str) -> Iterator[System]:
-    """A running one; nothing of it is left afterwards."""
+    """Yield a running system; end all of its processes afterwards."""
     found = System(folder, data, **settings)
     try:
         found.up(*words)
@@ -221,6 +227,6 @@ def system_in(folder: Path, *words: str, data: Path | None = None, **settings: s
 
 
 def signalled(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
-    """Send it, and wait for the end: (stdout, stderr)."""
+    """Send the signal and wait for the exit. Return (stdout, stderr)."""
     process.send_signal(number)
     return process.communicate(timeout=PATIENCE_S)

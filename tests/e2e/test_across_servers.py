@@ -1,4 +1,4 @@
-"""A question that only the server can answer that acts for the endpoint, asked at another."""
+"""Requests that only an endpoint's owner can answer, sent to another server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from oncue.dispatcher.cluster.peers import FORWARDED
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System
 
-ALONE = {FORWARDED: "1"}  # what a server knows by itself
-NAMES = ("e1", "e2", "e3")  # of three endpoints, one of two servers acts for two at least
+ALONE = {FORWARDED: "1"}  # the server answers from its own view
+NAMES = ("e1", "e2", "e3")  # of three endpoints, one of two servers owns at least two
 
 
 def nap(seconds: float) -> float:
@@ -32,23 +32,24 @@ def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
         yield found
 
 
-def acts(server: System, endpoint: str) -> bool:
+def is_owner(server: System, endpoint: str) -> bool:
     why = server.http("GET", f"/v1/endpoints/{endpoint}", headers=ALONE).json["why"]
     return not why.startswith(("the server http", "no server acts"))
 
 
-def sides(two: Many) -> tuple[System, System, list[str]]:
-    """The server that acts for most of them, the other, and which those are."""
+def owner_and_peer(two: Many) -> tuple[System, System, list[str]]:
+    """Return the owner of most endpoints, the other server, and those endpoints."""
     two.servers[0].await_true(
-        lambda: all([acts(s, n) for s in two.servers].count(True) == 1 for n in NAMES), "one acts for each"
+        lambda: all([is_owner(s, n) for s in two.servers].count(True) == 1 for n in NAMES),
+        "each endpoint has one owner",
     )
     a, b = two.servers
-    owner = a if sum(acts(a, n) for n in NAMES) >= 2 else b
-    return owner, b if owner is a else a, [n for n in NAMES if acts(owner, n)]
+    owner = a if sum(is_owner(a, n) for n in NAMES) >= 2 else b
+    return owner, b if owner is a else a, [n for n in NAMES if is_owner(owner, n)]
 
 
-def asked(server: System, route: str) -> int:
-    """How often, so far."""
+def forwarded_count(server: System, route: str) -> int:
+    """Return the number of requests forwarded so far."""
     text = server.http("GET", "/metrics").body.decode()
     found = re.findall(rf'oncue_http_requests_total{{route="{re.escape(route)}",status="\d+"}} (\d+)', text)
     return sum(map(int, found))
@@ -58,15 +59,15 @@ def show(server: System, task: str, **headers: str) -> dict[str, object]:
     return dict(server.http("GET", f"/v1/tasks/{task}", headers=headers).json)
 
 
-def test_a_cancel_of_what_waits_through_another_server(two: Many) -> None:
-    owner, other, names = sides(two)
+def test_a_waiting_task_is_cancelled_through_another_server(two: Many) -> None:
+    owner, other, names = owner_and_peer(two)
     first, second = names[:2]
     route = "POST /v1/tasks/cancel"
     with other.client() as client:
         tasks = {name: client.map(nap, [600.0] * 40, endpoint=name) for name in (first, second)}
         client.flush()
         mine = [t.id for name in (first, second) for t in tasks[name]]
-        for name in (first, second):  # until the agents have what they want, and the rest waits
+        for name in (first, second):  # until the agents' queues are full and the rest waits
             owner.await_true(
                 lambda name=name: any(show(owner, t.id)["why"] == "it runs" for t in tasks[name]), f"{name} is busy"
             )
@@ -80,15 +81,15 @@ def test_a_cancel_of_what_waits_through_another_server(two: Many) -> None:
         assert [t for t in mine if show(other, t)["sent"]] == sent
         at = other.http("GET", f"/v1/endpoints/{first}").json
         assert (at["state"], at["queued"]) == ("connected", sum(t in sent for t in [t.id for t in tasks[first]]))
-        # By itself the other cannot know; and a request that was handed on is not handed on again.
-        before = asked(owner, route)
+        # The other server's view does not have it; and a forwarded request is not forwarded again.
+        before = forwarded_count(owner, route)
         alone = other.http("POST", "/v1/tasks/cancel", {"tasks": mine, "waiting": True}, headers=ALONE)
-        assert (alone.status, alone.json["tasks"], asked(owner, route)) == (202, [], before)
+        assert (alone.status, alone.json["tasks"], forwarded_count(owner, route)) == (202, [], before)
         # For two endpoints of one server, that is asked once.
         answer = other.http("POST", "/v1/tasks/cancel", {"tasks": mine, "waiting": True})
         assert answer.status == 202
         assert sorted(answer.json["tasks"]) == sorted(set(mine) - set(sent))
-        assert asked(owner, route) == before + 1
+        assert forwarded_count(owner, route) == before + 1
         other.await_true(
             lambda: all(show(other, t)["state"] == "cancelled" for t in answer.json["tasks"]), "they are cancelled"
         )
@@ -97,8 +98,8 @@ def test_a_cancel_of_what_waits_through_another_server(two: Many) -> None:
     two.agree(80)
 
 
-def test_futures_of_calls_that_wait_are_cancelled_through_any_server(two: Many) -> None:
-    owner, other, names = sides(two)
+def test_waiting_futures_are_cancelled_through_any_server(two: Many) -> None:
+    owner, other, names = owner_and_peer(two)
     with other.client() as client:
         executor = client.executor(names[0])
         futures = [executor.submit(nap, 600.0) for _ in range(40)]
@@ -114,8 +115,8 @@ def test_futures_of_calls_that_wait_are_cancelled_through_any_server(two: Many) 
     two.agree(40)
 
 
-def test_without_the_server_that_acts_the_answer_is_what_is_known(two: Many) -> None:
-    owner, other, names = sides(two)
+def test_without_the_owner_another_server_answers_from_its_view(two: Many) -> None:
+    owner, other, names = owner_and_peer(two)
     with other.client() as client:
         task = client.submit(nap, 600.0, endpoint=names[0])
         client.flush()
@@ -131,8 +132,11 @@ def test_without_the_server_that_acts_the_answer_is_what_is_known(two: Many) -> 
     two.agree(2)
 
 
-def test_agents_learn_the_new_key_of_a_server_that_lost_its_own(two: Many) -> None:
-    """Also those that stay connected to another: with that one gone, they come to the server by its new key."""
+def test_agents_accept_the_new_key_of_a_server_that_lost_its_key(two: Many) -> None:
+    """Agents that stay connected to another server learn the new key, too.
+
+    When that other server is gone, they connect to the first with its new key.
+    """
     a, b = two.servers
     agents = [two.agent(name) for name in NAMES]
     a.server.kill()
@@ -145,7 +149,7 @@ def test_agents_learn_the_new_key_of_a_server_that_lost_its_own(two: Many) -> No
         return sorted([s["bridge"], s["key"]] for s in told) == true
 
     for name in NAMES:
-        a.await_true(lambda name=name: known(name), f"the agent of {name} knows both")
+        a.await_true(lambda name=name: known(name), f"the agent of {name} has both servers")
     assert all(agent.is_running() for agent in agents)
     b.server.kill()
     with a.client() as client:

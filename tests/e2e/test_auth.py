@@ -1,4 +1,4 @@
-"""Who may do what: tokens, endpoints' keys, and other people's things."""
+"""Tokens and their scopes, endpoints' keys, and other users' objects."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_no_token_and_wrong_ones(shared: System) -> None:
         refused = shared.http("GET", "/v1/tasks", token=wrong)
         assert (refused.status, refused.json["code"]) == (401, "unauthorized")
         assert wrong not in refused.body.decode()
-    said = shared.oncue("tasks", "list", env={"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": "oncue_wrong"}, code=5)
-    assert "not known" in said.stderr
-    assert "→" in said.stderr
+    output = shared.oncue("tasks", "list", env={"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": "oncue_wrong"}, code=5)
+    assert "not known" in output.stderr
+    assert "→" in output.stderr
     assert shared.http("GET", "/health/live", token=None).status == 200
     assert shared.http("GET", "/metrics", token=None).status == 401
 
 
-def test_a_revoked_token_is_worthless_at_once_also_for_who_listens(shared: System) -> None:
+def test_a_revoked_token_is_refused_at_once_and_ends_its_streams(shared: System) -> None:
     made = token(shared, "short-lived")
     env = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": made["token"]}
     tail = shared.start("tasks", "tail", env=env)
@@ -92,14 +92,14 @@ def test_scopes(shared: System, scope: str, method: str, path: str, body: Any, s
         assert answer.json["remedy"]
 
 
-def test_a_read_token_cannot_grow(shared: System) -> None:
-    """A user's token makes no admin's, and what it makes is its own subject's."""
+def test_a_token_cannot_create_a_token_with_more_scopes(shared: System) -> None:
+    """A user's token creates no admin token, and only tokens of its own subject."""
     made = token(shared, "mine", "user", subject="alice")
     child = shared.http("POST", "/v1/tokens", {"name": "child"}, token=made["token"]).json
     assert child["subject"] == "alice"
 
 
-def test_other_peoples_things_are_not_there(shared: System, tmp_path: Path) -> None:
+def test_other_users_objects_are_not_found(shared: System, tmp_path: Path) -> None:
     shared.write("private.py", "def secret(word):\n    print(word)\n    return word\n")
     task = shared.json("invoke", "private.py:secret", "--arg", "word=hunter2")["id"]
     alice = token(shared, "alice", "user", subject="alice")["token"]
@@ -136,7 +136,7 @@ def test_other_peoples_things_are_not_there(shared: System, tmp_path: Path) -> N
 # ---------------------------------------------------------------- endpoints
 
 
-def test_an_endpoint_with_a_key_that_nobody_registered_is_refused(shared: System, tmp_path: Path) -> None:
+def test_an_endpoint_with_an_unregistered_key_is_refused(shared: System, tmp_path: Path) -> None:
     folder = tmp_path / "stranger"
     shared.oncue("endpoint", "register", "stranger", "--dir", str(folder), "--workers", "1")
     from oncue.curve import load_or_make_keys
@@ -149,11 +149,11 @@ def test_an_endpoint_with_a_key_that_nobody_registered_is_refused(shared: System
         assert "does not know this endpoint's key" in agent.stderr.readline()
     finally:
         signalled(agent, signal.SIGTERM)
-    assert agent.returncode == 0  # stopped before it gave up, which takes 20 s: the server may be starting
+    assert agent.returncode == 0  # stopped before its timeout of 20 s, in which a server may still start
     assert shared.http("GET", "/v1/endpoints/stranger").json["state"] == "never"
 
 
-def test_a_revoked_endpoint_is_cut_and_its_name_can_be_taken_again(shared: System, tmp_path: Path) -> None:
+def test_a_revoked_endpoint_is_disconnected_and_its_name_can_be_reused(shared: System, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     shared.oncue("endpoint", "register", "laptop", "--dir", str(folder), "--workers", "1")
     agent = shared.start("endpoint", "start", "laptop", "--dir", str(folder))
@@ -177,11 +177,11 @@ def test_a_revoked_endpoint_is_cut_and_its_name_can_be_taken_again(shared: Syste
     assert "Traceback" not in err
 
 
-def test_a_token_that_was_made_before_the_server(stopped: System) -> None:
+def test_a_token_created_before_the_first_start(stopped: System) -> None:
     file = stopped.write("secret", "not a token")
     stopped.env["ONCUE_ADMIN_TOKEN_FILE"] = str(file)
-    said = stopped.oncue("up", "--detach", "--port", "0", "--no-endpoint", code=1)
-    assert "token_urlsafe" in said.stderr
+    output = stopped.oncue("up", "--detach", "--port", "0", "--no-endpoint", code=1)
+    assert "token_urlsafe" in output.stderr
     given = "oncue_" + "g" * 43
     file.write_text(given + "\n")
     stopped.up("--no-endpoint")

@@ -1,4 +1,4 @@
-"""What is sent wrongly, and what comes back: the code, words of the message, words of the remedy."""
+"""Invalid input and the answer to it: code, words of message and remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.running import System, system_in
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Nothing here needs a worker."""
+    """A system without an agent; no test here needs a worker."""
     with system_in(tmp_path_factory.mktemp("bad"), "--no-endpoint") as found:
         found.write("good.py", "def good(x=1):\n    return x\n")
         found.write("wrong.py", "def broken(:\n    pass\n")
@@ -234,6 +234,6 @@ def test_settings(stopped: System, text: str, env: dict[str, str], message: str,
     assert remedy in err.partition("→")[2], err
 
 
-def test_nothing_of_all_this_was_kept(system: System) -> None:
+def test_no_invalid_input_was_stored(system: System) -> None:
     assert system.tasks() == []
     assert json.loads(system.http("GET", "/v1/rules").body) == []

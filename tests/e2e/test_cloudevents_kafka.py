@@ -1,4 +1,4 @@
-"""Events by the CloudEvents Kafka binding, both modes, written and read by a client that is not ours: kcat (librdkafka)."""
+"""The CloudEvents Kafka binding, both modes, with kcat (librdkafka) as client."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kcat(system: System, *words: str, given: bytes = b"") -> bytes:
 
 
 def write(system: System, value: bytes, **headers: str) -> None:
-    """One record."""
+    """Produce one record."""
     words = [
         w for name, text in headers.items() for w in ("-H", f"{name.replace('content_type', 'content-type')}={text}")
     ]
@@ -51,7 +51,7 @@ def write(system: System, value: bytes, **headers: str) -> None:
 
 
 def newest(system: System) -> tuple[dict[str, str], bytes]:
-    """(headers, value) of the last record."""
+    """Return (headers, value) of the last record."""
     found = json.loads(kcat(system, "-C", "-o", "-1", "-e", "-J").splitlines()[-1])
     names = found.get("headers", [])
     return dict(zip(names[::2], names[1::2], strict=True)), found["payload"].encode()
@@ -88,7 +88,7 @@ def test_a_foreign_client_writes_and_reads(system: System) -> None:
         letters = json.loads(system.oncue("dead", "list", "--json").stdout)
         return [letter["reason"] for letter in letters if "no CloudEvent" in letter["reason"]]
 
-    system.await_true(lambda: len(dead()) == 1, "what is no event is a dead letter")
+    system.await_true(lambda: len(dead()) == 1, "the invalid event is a dead letter")
 
     with system.client() as client:
         client.emit(

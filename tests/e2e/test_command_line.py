@@ -1,4 +1,7 @@
-"""The command line against the real server, agent and workers: started by `oncue up --detach`, ended by `oncue down`."""
+"""The command line against a real server, agent and workers.
+
+`oncue up --detach` starts them, `oncue down` ends them.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             raise
 
 
-def test_invoke_and_look(shell: Shell) -> None:
+def test_invoke_and_show(shell: Shell) -> None:
     assert shell("invoke", "work.py:add", "--arg", "a:=40").stdout == "42\n"
     found = json.loads(shell("invoke", "work.py:add", "--arg", "a:=1", "--json").stdout)
     assert found["state"] == "succeeded"
@@ -92,12 +95,12 @@ def test_invoke_and_look(shell: Shell) -> None:
     assert json.loads(shell("tasks", "show", found["id"], "--json").stdout)["task"]["value"] == [1, [1]]
     assert "value:     (1, {1})" in shell("tasks", "show", found["id"]).stdout
     reader = shell("tokens", "create", "reader", "--scope", "read").stdout.strip()
-    shell.env["ONCUE_TOKEN"] = reader  # may not ask for outcomes: it gets what the server shows
+    shell.env["ONCUE_TOKEN"] = reader  # may not read outcomes: it gets the value that the server shows
     assert "value:     a pickled value of" in shell("tasks", "show", found["id"]).stdout
     del shell.env["ONCUE_TOKEN"]
 
 
-def test_a_failure_is_told_without_markup_or_escapes(shell: Shell) -> None:
+def test_a_failure_is_printed_without_markup_or_escapes(shell: Shell) -> None:
     done = shell("invoke", "work.py:bad", "--arg", "x=1", code=1)
     assert "no [/scan] \\x1b[31m" in done.stderr
     assert "\x1b" not in done.stderr
@@ -134,7 +137,7 @@ def test_deploy_and_fire(shell: Shell) -> None:
     assert json.loads(shell("rules", "remove", "rules", "--yes", "--json").stdout)["removed"] == ["summing"]
 
 
-def test_a_wrong_rule_file_names_its_place(shell: Shell) -> None:
+def test_an_error_in_a_rule_file_names_its_position(shell: Shell) -> None:
     (shell.folder / "wrong.yaml").write_text(
         "rules:\n  - name: a\n    onn: {type: x}\n    run: {function: f, endpoint: local}\n"
     )

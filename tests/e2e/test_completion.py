@@ -1,4 +1,4 @@
-"""What the shell is given when somebody presses Tab."""
+"""Shell completion: the words that Tab offers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ rules:
 
 
 def words(system: System, line: str) -> list[str]:
-    """As bash asks, with the cursor at the end of the line: the words, and "file" where files are completed."""
+    """Return the words that bash gets with the cursor at the end of the line.
+
+    "file" stands where file names are completed.
+    """
     given = line.split(" ")
     asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(given) - 1), "_ONCUE_COMPLETE": "bash_complete"}
     done = system.oncue(env=asked)
@@ -29,14 +32,14 @@ def words(system: System, line: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def known(shared: System) -> str:
-    """The id of a task that has run."""
+    """Return the id of a task that has run."""
     shared.write("done.py", SOURCE)
     shared.write("completion.yaml", RULES)
     shared.oncue("deploy", "completion.yaml", "--yes")
     return str(shared.json("invoke", "done.py:complete_me", "--arg", "a:=1")["id"])
 
 
-def test_what_the_server_knows(shared: System, known: str) -> None:
+def test_names_from_the_server_are_completed(shared: System, known: str) -> None:
     assert words(shared, "oncue inv") == ["invoke"]
     assert "local" in words(shared, "oncue invoke f --endpoint lo")
     assert words(shared, "oncue invoke complete_") == ["complete_me", "file"]
@@ -56,14 +59,14 @@ def test_what_the_server_knows(shared: System, known: str) -> None:
 @pytest.mark.parametrize(
     "line", ["oncue deploy ", "oncue rules test ", "oncue events emit --file ", "oncue functions register "]
 )
-def test_files(shared: System, line: str) -> None:
+def test_file_names_are_completed(shared: System, line: str) -> None:
     assert words(shared, line) == ["file"]
 
 
-def test_silent_without_a_server(tmp_path: Path) -> None:
+def test_without_a_server_nothing_is_printed(tmp_path: Path) -> None:
     nobody = System(tmp_path)
     assert words(nobody, "oncue tasks show ") == []
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts the connection and never answers
         away = System(tmp_path, ONCUE_URL=f"http://127.0.0.1:{silent.getsockname()[1]}", ONCUE_TOKEN="t")
         assert words(away, "oncue tasks show ") == []
         assert words(away, "oncue invoke tomo") == ["file"]

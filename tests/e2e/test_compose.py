@@ -44,7 +44,7 @@ def rehearse(*words: str) -> str:
     return done.stdout
 
 
-def test_the_file_is_by_the_schema_of_the_compose_specification() -> None:
+def test_the_file_follows_the_schema_of_the_compose_specification() -> None:
     # Its schema files only: the command wants another click than Faust does.
     files = distribution("check-jsonschema").files or []
     (schema,) = [f for f in files if f.name == "compose-spec.json"]
@@ -55,7 +55,7 @@ def test_the_file_is_by_the_schema_of_the_compose_specification() -> None:
     assert list(validator.iter_errors(spec)), "it can find something"
 
 
-def test_each_service_is_confined_and_healthy_by_a_check(services: dict[str, dict[str, Any]]) -> None:
+def test_each_service_is_confined_and_has_a_health_check(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         assert service["healthcheck"]["test"][0] == "CMD", name
         assert service["cap_drop"] == ["ALL"], name
@@ -75,10 +75,10 @@ def test_no_secret_is_in_the_file_or_the_images() -> None:
         assert not re.search(r"oncue_[A-Za-z0-9_-]{43}|PASSWORD|password", path.read_text())
     assert "secrets/*" in (COMPOSE / ".gitignore").read_text()
     ignored = (COMPOSE / "Dockerfile.dockerignore").read_text().splitlines()
-    assert ignored[0] == "*", "only what is named gets into a build"
+    assert ignored[0] == "*", "only listed files get into a build"
 
 
-def test_the_steps_of_the_image(tmp_path: Path) -> None:
+def test_the_build_steps_of_the_image(tmp_path: Path) -> None:
     said = rehearse("build", str(tmp_path), "server")
     assert "not run: it needs root" in said
     oncue = tmp_path / "server/opt/oncue/bin/oncue"
@@ -91,7 +91,7 @@ def test_the_steps_of_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="each service gets a loopback address: Linux only")
-def test_the_rehearsal() -> None:
+def test_the_services_run_in_the_rehearsal() -> None:
     with or_skipped():
         java(), jars()
     if not shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin"):

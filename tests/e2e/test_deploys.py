@@ -1,4 +1,4 @@
-"""What a deploy refuses, through the real server: arguments that do not fit, and names that are another file's."""
+"""Deploys that are refused: arguments that do not fit, names of another file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ rules:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Nothing here needs a worker."""
+    """A system without an agent; no test here needs a worker."""
     with system_in(tmp_path_factory.mktemp("deploys"), "--no-endpoint") as found:
         found.oncue("endpoint", "register", "local")
         found.write("tomo.py", "def reconstruct(path, size=0):\n    return path\n")
@@ -40,7 +40,7 @@ def rules(system: System, name: str, function: str, args: str) -> Path:
 
 
 def deployed(system: System, label: str) -> int:
-    """Its version; 0: none."""
+    """Return the deployed version; 0 if there is none."""
     answer = system.http("GET", f"/v1/deployments/{label}")
     return int(answer.json[0]["version"]) if answer.status == 200 else 0
 
@@ -48,12 +48,12 @@ def deployed(system: System, label: str) -> int:
 # ---------------------------------------------------------------- arguments
 
 
-def test_arguments_that_do_not_fit_are_refused_by_all_that_read_the_file(system: System) -> None:
+def test_wrong_arguments_are_refused_by_every_command_that_reads_the_file(system: System) -> None:
     rules(system, "misfit", "tomo.py:reconstruct", "{pth: 1}")
     for words in (["rules", "test"], ["deploy", "--dry-run"], ["deploy", "--yes"]):
-        said = system.oncue(*words, "misfit.yaml", code=2).stderr
-        assert "misfit.yaml:5:66: args: reconstruct() has no parameter 'pth'" in said
-        assert "did you mean 'path'?" in said.partition("→")[2]
+        output = system.oncue(*words, "misfit.yaml", code=2).stderr
+        assert "misfit.yaml:5:66: args: reconstruct() has no parameter 'pth'" in output
+        assert "did you mean 'path'?" in output.partition("→")[2]
     assert deployed(system, "misfit") == 0
     assert system.json("functions", "list") == []  # nothing was sent
     rules(system, "misfit", "tomo.py:reconstruct", '{path: "${data.path}"}')
@@ -62,7 +62,7 @@ def test_arguments_that_do_not_fit_are_refused_by_all_that_read_the_file(system:
     assert deployed(system, "misfit") == 1
 
 
-def test_the_server_checks_what_it_is_sent_and_functions_by_their_names(system: System) -> None:
+def test_the_server_checks_arguments_of_functions_sent_and_named(system: System) -> None:
     system.write("named.py", "def measure(path, *, unit):\n    return path\n")
     system.oncue("functions", "register", "named.py:measure")
     known = system.http("GET", "/v1/functions/measure").json["parameters"]
@@ -77,7 +77,7 @@ def test_the_server_checks_what_it_is_sent_and_functions_by_their_names(system: 
     assert (answer.status, answer.json["code"]) == (422, "rule-file")
     assert answer.json["detail"] == "args: measure() has no parameter 'size'"
     assert (answer.json["details"]["line"], answer.json["details"]["column"]) == (5, 73)
-    system.oncue("rules", "test", "named.yaml")  # offline nobody knows what `measure` is
+    system.oncue("rules", "test", "named.yaml")  # offline the parameters of `measure` are unknown
     for args, words in (("{path: 1}", "needs 'unit'"), ("[1, 2]", "takes 1 argument by place")):
         rules(system, "named", "measure", args)
         assert words in system.oncue("deploy", "named.yaml", "--yes", code=2).stderr
@@ -90,8 +90,8 @@ def test_the_server_checks_what_it_is_sent_and_functions_by_their_names(system: 
     assert deployed(system, "named") == 1
 
 
-def test_a_function_whose_parameters_nobody_told_is_not_checked(system: System) -> None:
-    """As those that were registered by a client that did not look."""
+def test_a_function_without_recorded_parameters_is_not_checked(system: System) -> None:
+    """Clients that do not inspect the signature register such functions."""
     packed = pack_file(system.write("old.py", "def ancient(path):\n    return path\n"), "ancient")
     with system.client() as client:
         client.functions.register(FunctionRequest(name="ancient", body=packed.body))
@@ -101,7 +101,7 @@ def test_a_function_whose_parameters_nobody_told_is_not_checked(system: System) 
     assert deployed(system, "ancients") == 1
 
 
-def test_decorated_functions_and_functions_that_take_anything(system: System) -> None:
+def test_decorated_functions_and_functions_with_variable_arguments(system: System) -> None:
     system.write(
         "deco.py",
         "import functools\n"
@@ -128,32 +128,32 @@ def test_decorated_functions_and_functions_that_take_anything(system: System) ->
     assert "did you mean 'path'?" in system.oncue("deploy", "doubled.yaml", "--yes", code=2).stderr
 
 
-def test_what_is_no_function_is_told_offline(system: System) -> None:
+def test_a_name_that_is_no_function_is_reported_offline(system: System) -> None:
     system.write("odd.py", "x = 5\ndef steps(path):\n    yield path\ndef size(path): pass\n")
     for function, why in (("x", "5 is a int, not something that can be called"), ("steps", "a generator function")):
         rules(system, "odd", f"odd.py:{function}", "{path: 1}")
         for words in (["rules", "test"], ["deploy", "--yes"]):
-            said = system.oncue(*words, "odd.yaml", code=2).stderr
-            assert "odd.yaml:5:21: odd.py:" in said
-            assert why in said
-            assert "no tests" not in said
+            output = system.oncue(*words, "odd.yaml", code=2).stderr
+            assert "odd.yaml:5:21: odd.py:" in output
+            assert why in output
+            assert "no tests" not in output
     rules(system, "odd", "odd.py:size", "{path: 1}")
     assert "no tests in these files" in system.oncue("rules", "test", "odd.yaml").stderr
 
 
 def test_a_file_that_cannot_be_imported_here(system: System) -> None:
-    """`rules test` reads it, and says so; what has to be shipped has to be imported."""
+    """`rules test` reports the failed import and goes on; deploy needs the import."""
     system.write("heavy.py", "import nowhere_to_be_found\ndef solve(path): pass\n")
     rules(system, "heavies", "heavy.py:solve", "{path: 1}")
     assert "its source was parsed instead" in system.oncue("rules", "test", "heavies.yaml").stderr
     rules(system, "heavies", "heavy.py:solve", "{pth: 1}")
     assert "has no parameter 'pth'" in system.oncue("rules", "test", "heavies.yaml", code=2).stderr
-    said = system.oncue("deploy", "heavies.yaml", "--yes", code=2).stderr
-    assert "heavies.yaml:5:21: heavy.py:solve: " in said
-    assert "nowhere_to_be_found" in said
+    output = system.oncue("deploy", "heavies.yaml", "--yes", code=2).stderr
+    assert "heavies.yaml:5:21: heavy.py:solve: " in output
+    assert "nowhere_to_be_found" in output
 
 
-def test_what_a_rule_names_and_is_not_there_is_told_with_its_place(system: System) -> None:
+def test_missing_names_in_a_rule_are_reported_with_their_position(system: System) -> None:
     rules(system, "absent", "nobodys", "{path: 1}")
     assert "absent.yaml:5:21: the function 'nobodys' is not registered" in (
         system.oncue("deploy", "absent.yaml", "--yes", code=2).stderr
@@ -178,7 +178,7 @@ def test_what_a_rule_names_and_is_not_there_is_told_with_its_place(system: Syste
 
 
 def in_folder(system: System, folder: str, label: str, rule: str) -> Path:
-    """A rule file of this name in a folder, with its function beside it."""
+    """Write a rule file of this name and its function into a folder."""
     system.write(f"{folder}/tomo.py", "def reconstruct(path, size=0):\n    return path\n")
     text = RULES.replace("NAME", rule).replace("FUNCTION", "tomo.py:reconstruct").replace("ARGS", "{path: 1}")
     return system.write(f"{folder}/{label}.yaml", text)
@@ -189,7 +189,7 @@ def rule_names(system: System) -> set[str]:
 
 
 def answered(system: System, answer: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command whose questions somebody at a terminal answers."""
+    """Run a command at a pseudo-terminal and answer its questions."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, answer.encode())
@@ -208,20 +208,20 @@ def answered(system: System, answer: str, *words: str) -> subprocess.CompletedPr
         os.close(theirs)
 
 
-def test_a_file_from_another_folder_does_not_take_a_name_unasked(system: System) -> None:
+def test_a_file_from_another_folder_replaces_a_label_only_after_a_question(system: System) -> None:
     ours, theirs = in_folder(system, "a", "scans", "ours"), in_folder(system, "b", "scans", "theirs")
     system.oncue("deploy", str(ours), "--yes")
-    told = (
+    warning = (
         f"ANOTHER FILE has this name: {os.uname().nodename}:{ours} is deployed, this is {os.uname().nodename}:{theirs}"
     )
     planned = system.oncue("deploy", str(theirs), "--dry-run").stdout
-    assert told in planned
+    assert warning in planned
     assert "removed: ours" in planned
     (plan,) = system.json("deploy", str(theirs), "--dry-run")
     assert plan["replaces"] == f"{os.uname().nodename}:{ours}"
     for words, code in ((["--yes"], 1), ([], 2)):  # nobody there to ask
         refused = system.oncue("deploy", str(theirs), *words, code=code)
-        assert told in refused.stdout
+        assert warning in refused.stdout
         assert "--replace" in refused.stderr.partition("→")[2]
     assert "--label NAME" in system.oncue("deploy", str(theirs), "--yes", code=1).stderr.partition("→")[2]
     assert "ours" in rule_names(system)
@@ -238,9 +238,9 @@ def test_a_file_from_another_folder_does_not_take_a_name_unasked(system: System)
     assert str(ours) in system.oncue("rules", "history", "scans").stdout
     # From the same place: as ever, without a word.
     in_folder(system, "b", "scans", "renamed")
-    said = system.oncue("deploy", str(theirs), "--yes").stdout
-    assert "ANOTHER FILE" not in said
-    assert "scans@3 is in force" in said
+    output = system.oncue("deploy", str(theirs), "--yes").stdout
+    assert "ANOTHER FILE" not in output
+    assert "scans@3 is in force" in output
     assert "no change" in system.oncue("deploy", "b/scans.yaml", "--yes").stdout
     # A name that is out of force is free.
     system.oncue("rules", "remove", "scans", "--yes")
@@ -248,13 +248,13 @@ def test_a_file_from_another_folder_does_not_take_a_name_unasked(system: System)
     system.oncue("rules", "remove", "scans", "--yes")
 
 
-def test_somebody_at_a_terminal_is_asked(system: System) -> None:
+def test_a_user_at_a_terminal_is_asked(system: System) -> None:
     ours, theirs = in_folder(system, "c", "asked", "asked-c"), in_folder(system, "d", "asked", "asked-d")
     system.oncue("deploy", str(ours), "--yes")
     no = answered(system, "n\n", "deploy", str(theirs))
     assert (no.returncode, deployed(system, "asked")) == (130, 1)
     assert "Replace the other file?" in no.stderr
-    refused = answered(system, "y\n", "deploy", str(theirs), "--yes")  # it says that nothing is to be asked
+    refused = answered(system, "y\n", "deploy", str(theirs), "--yes")  # --yes answers no question of this kind
     assert (refused.returncode, deployed(system, "asked")) == (1, 1)
     yes = answered(system, "y\n", "deploy", str(theirs))
     assert yes.returncode == 0, yes.stderr
@@ -271,7 +271,7 @@ def test_the_server_compares_hosts_and_paths(system: System) -> None:
         file = {"label": "hosts", "text": text + f"# {note}\n", "path": path, "host": host}
         return system.http("POST", "/v1/rules", {"files": [file], **more})
 
-    assert post("/x/hosts.yaml", "").json[0]["version"] == 1  # as programs that do not tell their host
+    assert post("/x/hosts.yaml", "").json[0]["version"] == 1  # as programs that send no host
     assert post("/x/hosts.yaml", "beamline", "two").json[0]["replaces"] == ""
     for path, host in (("/x/hosts.yaml", "laptop"), ("/y/hosts.yaml", "beamline"), ("", ""), ("/y/hosts.yaml", "")):
         refused = post(path, host)
@@ -287,7 +287,7 @@ def test_the_server_compares_hosts_and_paths(system: System) -> None:
     assert post("/z/hosts.yaml", "laptop", dry_run=True).json[0]["replaces"] == "beamline:/x/hosts.yaml"
 
 
-def test_of_two_deploys_at_once_one_is_told_of_the_other(system: System) -> None:
+def test_one_of_two_concurrent_deploys_gets_a_conflict(system: System) -> None:
     system.write("once.py", "def once_f(): pass\n")
     system.oncue("functions", "register", "once.py:once_f")
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""A data folder on a disk that fills up: nothing new is accepted, what runs still ends, and it recovers by itself."""
+"""A full disk: new work is refused, running work ends, recovery is automatic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ SIZE_MB = 160
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of its own. Only root may mount one: elsewhere the test is skipped, but not in CI."""
+    """A tmpfs of its own.
+
+    Only root may mount one. Without root the test is skipped, but it fails in CI.
+    """
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "oncue-test", str(place)]
@@ -29,12 +32,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     except FileNotFoundError as e:
         why = str(e)
     if why:
-        said = (
+        output = (
             f"a small disk cannot be mounted here ({why}): run as root on Linux, or in a container with CAP_SYS_ADMIN"
         )
         if os.environ.get("CI") and sys.platform == "linux":
-            pytest.fail(said)
-        pytest.skip(said)
+            pytest.fail(output)
+        pytest.skip(output)
     try:
         yield place
     finally:
@@ -73,9 +76,9 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
             assert "free space" in answer.json["remedy"]
             assert "retry-after" in answer.headers
             assert system.http("POST", "/v1/events", {"type": "a", "source": "/b"}).status == 507
-            said = system.oncue("events", "emit", "--type", "a", "--source", "/b", code=1).stderr
-            assert "full" in said
-            assert "→" in said
+            output = system.oncue("events", "emit", "--type", "a", "--source", "/b", code=1).stderr
+            assert "full" in output
+            assert "→" in output
             with pytest.raises(DiskFull):
                 client.submit(pow, 2, 2).result(PATIENCE_S)
             assert "full" in system.http("GET", "/health/ready").body.decode()

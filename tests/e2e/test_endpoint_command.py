@@ -1,4 +1,4 @@
-"""`oncue endpoint`, `oncue down` and `oncue doctor` where endpoints live."""
+"""`oncue endpoint`, `oncue down` and `oncue doctor` on a machine with endpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def settings(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "agent.json").read_text()))
 
 
-def test_to_register_again_changes_what_is_given_only(shared: System, tmp_path: Path) -> None:
+def test_registering_again_changes_only_the_given_options(shared: System, tmp_path: Path) -> None:
     folder = tmp_path / "lab"
     register = ("endpoint", "register", "again", "--dir", str(folder))
     where = "tcp://127.0.0.1:9"
@@ -66,7 +66,7 @@ def test_to_register_again_changes_what_is_given_only(shared: System, tmp_path: 
     shared.oncue("endpoints", "revoke", "again", "--yes")
 
 
-def test_what_a_killed_agent_wrote_last_is_not_told_as_now(shared: System, tmp_path: Path) -> None:
+def test_the_last_status_of_a_killed_agent_is_not_shown_as_current(shared: System, tmp_path: Path) -> None:
     place = ("brief", "--dir", str(tmp_path / "brief"))
     shared.oncue("endpoint", "register", *place, "--workers", "1")
     shared.oncue("endpoint", "start", *place, "--detach")
@@ -86,8 +86,8 @@ def test_what_a_killed_agent_wrote_last_is_not_told_as_now(shared: System, tmp_p
     shared.oncue("endpoints", "revoke", "brief", "--yes")
 
 
-def test_doctor_looks_at_ones_own_endpoints(shared: System) -> None:
-    """An admin sees those of others, too."""
+def test_doctor_checks_the_callers_own_endpoints(shared: System) -> None:
+    """An admin's doctor checks those of other users, too."""
     made = shared.json("tokens", "create", "ann", "--subject", "ann")
     key = curve.make_keys().public.decode()
     answer = shared.http("POST", "/v1/endpoints", {"name": "anns", "public_key": key}, token=made["token"])
@@ -119,18 +119,18 @@ def test_the_local_endpoint_stays_stopped_until_it_is_started(stopped: System) -
     stopped.up("--workers", "1")
     stopped.await_connected()
     (agent,) = [p for p in stopped.server.children() if "oncue.endpoint.run" in p.cmdline()]
-    said = stopped.oncue("endpoint", "stop", "local").stdout
-    assert f"pid {agent.pid}" in said
-    assert "stays stopped until `oncue endpoint start local`" in said
+    output = stopped.oncue("endpoint", "stop", "local").stdout
+    assert f"pid {agent.pid}" in output
+    assert "stays stopped until `oncue endpoint start local`" in output
     stopped.await_true(lambda: "to start it: oncue endpoint start local" in stopped.said(), "the server logs it")
     assert not stopped.server.children()
     stopped.oncue("endpoint", "stop", "local")  # again is harmless
     assert stopped.json("endpoint", "status", "local")["held"] is True
     assert "held:" in stopped.oncue("endpoint", "status", "local").stdout
     stopped.down()
-    said = stopped.oncue("up", "--detach", "--port", "0", "--workers", "1").stdout
+    output = stopped.oncue("up", "--detach", "--port", "0", "--workers", "1").stdout
     stopped.note()
-    assert "was stopped by hand" in said
+    assert "was stopped by hand" in output
     assert not stopped.server.children()
     stopped.oncue("endpoint", "start", "local", "--detach")
     stopped.await_connected()
@@ -148,14 +148,14 @@ def test_down_ends_the_agent_that_a_killed_server_left(stopped: System) -> None:
     agent = next(p for p in stopped.agent_and_workers() if "oncue.endpoint.run" in p.cmdline())
     os.kill(stopped.server.pid, signal.SIGKILL)
     stopped.await_true(lambda: agent.is_running() and stopped.server not in stopped.left(), "the agent lives on")
-    said = stopped.oncue("down").stdout
-    assert f"pid {agent.pid}" in said
+    output = stopped.oncue("down").stdout
+    assert f"pid {agent.pid}" in output
     assert not agent.is_running() or agent.status() == psutil.STATUS_ZOMBIE
     assert "no server runs" in stopped.oncue("down", code=4).stderr
 
 
 @pytest.mark.embedded
-def test_doctor_looks_at_no_port_where_only_endpoints_live(shared: System, tmp_path: Path) -> None:
+def test_doctor_checks_no_port_on_a_machine_with_endpoints_only(shared: System, tmp_path: Path) -> None:
     home = {
         "ONCUE_DATA": str(tmp_path / "home"),
         "ONCUE_URL": shared.local["url"],
@@ -175,8 +175,8 @@ def test_doctor_looks_at_no_port_where_only_endpoints_live(shared: System, tmp_p
     shared.oncue("endpoints", "revoke", "homely", "--yes")
 
 
-def test_a_key_that_is_none_is_not_recorded(shared: System) -> None:
-    """A server that has one on record could not start."""
+def test_an_invalid_key_is_not_recorded(shared: System) -> None:
+    """A server with an invalid key in its registry could not start."""
     for key in ("~" * 40, "x" * 39, ""):
         answer = shared.http("POST", "/v1/endpoints", {"name": "no-key", "public_key": key})
         assert (answer.status, answer.json["code"]) == (422, "invalid"), key

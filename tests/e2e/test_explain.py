@@ -1,4 +1,4 @@
-"""`oncue rules explain` of events that made a rule run: what it did then, and what it would do now."""
+"""`oncue rules explain` of past events: what happened, and what would now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ rules:
 """
 
 
-def test_an_event_that_had_fired_a_rule_that_is_another_now(shared: System) -> None:
+def test_an_event_that_fired_an_earlier_version_of_the_rule(shared: System) -> None:
     shared.write("seen.py", "def seen(n):\n    return n\n")
     shared.write("seen.yaml", RULES)
     shared.oncue("deploy", "seen.yaml", "--yes")
@@ -38,7 +38,7 @@ def test_an_event_that_had_fired_a_rule_that_is_another_now(shared: System) -> N
     assert (found["fires"], found["fired"][0]["task"], found["fired"][0]["version"]) == (True, task["id"], 1)
     assert found["fired"][0]["at_us"] == task["accepted_us"]
 
-    # The key of the first is taken by itself: told again, it is a double.
+    # The first event's key is stored: sent again, the event is a duplicate.
     said = shared.oncue("rules", "explain", "seen-once", three).stdout
     assert "seen-once fired for this event at 20" in said
     assert f"task {once['three']['id']}, by version 1 of its file" in said

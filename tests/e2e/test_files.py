@@ -1,4 +1,4 @@
-"""Files that arrive become tasks: each once, whatever is stopped or killed in between."""
+"""Files become tasks, each once, whichever process is stopped or killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ rules:
 
 
 def data_of(info: dict[str, Any]) -> dict[str, str]:
-    """Of an event; other tests' events in the same system may have none."""
+    """Return the data of an event; events of other tests may have none."""
     data = info["event"].get("data")
     return data if isinstance(data, dict) else {}
 
@@ -56,19 +56,19 @@ def await_trigger(system: System, name: str) -> None:
 
 
 def renamed(folder: Path, name: str, size: int) -> None:
-    """Written under another name, then renamed: as a careful writer does."""
+    """Write under another name, then rename, as a careful writer does."""
     (folder / f"{name}.part").write_bytes(b"x" * size)
     (folder / f"{name}.part").rename(folder / f"{name}.raw")
 
 
 def fired(system: System, rule: str, count: int) -> list[str]:
-    """The names of the files of all tasks of the rule, which are so many, and all have succeeded."""
+    """Return the file names of the rule's `count` tasks, all of which succeeded."""
     found = system.await_tasks(count, rule=rule)
     assert {t["state"] for t in found} == {"succeeded"}, found
     return sorted(Path(t["value"]["path"]).name for t in found)
 
 
-def test_before_while_up_while_down_and_after_a_kill(stopped: System) -> None:
+def test_files_before_up_while_up_while_down_and_after_a_kill(stopped: System) -> None:
     system, folder = stopped, stopped.folder / "incoming"
     system.up("--workers", "1")
     folder.mkdir()
@@ -95,7 +95,7 @@ def test_before_while_up_while_down_and_after_a_kill(stopped: System) -> None:
 
 
 def test_a_path_relative_to_the_rule_file(shared: System) -> None:
-    """Also where the server was started in another folder, and the deploy runs in a third."""
+    """The server starts in another folder, and the deploy runs in a third."""
     place = shared.folder / "elsewhere"
     (place / "arriving").mkdir(parents=True)
     shared.write("elsewhere/work.py", WORK)
@@ -201,18 +201,18 @@ def test_redeploy_history_diff_and_rollback(shared: System) -> None:
         "three.raw",
         "one.raw",
     ]
-    # A function whose text has changed is deployed too, though the rule file is as it was.
+    # A changed function is deployed too, with an unchanged rule file.
     shared.write("vers.yaml", first)
     shared.write("work.py", WORK.replace('"bytes"', '"size_in_bytes"'))
     before = shared.json("functions", "list")
     assert "function work.py:measure: version 1 (" in shared.oncue("rules", "diff", "vers.yaml", code=1).stdout
     (differs,) = shared.json("rules", "diff", "vers.yaml", code=1)["functions"]
     assert (differs["function"], differs["old_version"], differs.get("new_version", 0)) == ("work.py:measure", 1, 0)
-    assert shared.json("functions", "list") == before  # to look changes nothing
-    said = shared.oncue("deploy", "vers.yaml", "--yes").stdout
-    assert "vers@4 is in force" in said
+    assert shared.json("functions", "list") == before  # diff changes nothing
+    output = shared.oncue("deploy", "vers.yaml", "--yes").stdout
+    assert "vers@4 is in force" in output
     change = f"function work.py:measure: version 1 ({differs['old'][:12]}) → version 2 ({differs['new'][:12]})"
-    assert change in said
+    assert change in output
     shared.oncue("rules", "diff", "vers.yaml")
     assert shared.json("rules", "diff", "vers.yaml")["changed"] is False
     (folder / "four.raw").write_bytes(b"xyz")
@@ -224,8 +224,8 @@ def test_a_deploy_with_an_error_changes_nothing(shared: System) -> None:
     shared.write("work.py", WORK)
     shared.write("good.yaml", rules("good", folder))
     shared.write("bad.yaml", rules("bad", folder).replace("endpoint: local", "endpoint: nowhere"))
-    said = shared.oncue("deploy", "good.yaml", "bad.yaml", "--yes", code=2).stderr
-    assert re.search(r"bad\.yaml:\d+:\d+: there is no endpoint 'nowhere'", said)
+    output = shared.oncue("deploy", "good.yaml", "bad.yaml", "--yes", code=2).stderr
+    assert re.search(r"bad\.yaml:\d+:\d+: there is no endpoint 'nowhere'", output)
     names = {r["name"] for r in shared.json("rules", "list")}
     assert not names & {"good-measure", "bad-measure"}
     assert "good" not in {t["name"] for t in shared.json("triggers", "list")}

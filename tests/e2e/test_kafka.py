@@ -1,4 +1,4 @@
-"""A server on Kafka: the ways that most people use, and a start after `kill -9`."""
+"""A server on Kafka: common use, and a start after `kill -9`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_calls_maps_and_files(system: System) -> None:
     assert all(t["state"] == "succeeded" for t in found)
 
 
-def test_a_killed_server_goes_on_where_it_was(system: System) -> None:
+def test_a_killed_server_resumes(system: System) -> None:
     with system.client() as client:
         assert client.submit(double, 1).result(30) == 2
     folder = system.folder / "in"
@@ -57,7 +57,7 @@ def test_a_killed_server_goes_on_where_it_was(system: System) -> None:
         assert client.submit(double, 4).result(30) == 8
 
 
-def test_a_server_whose_kafka_is_gone_says_so_and_ends(own: Callable[..., Broker], tmp_path: Path) -> None:
+def test_a_server_reports_a_lost_kafka_and_exits(own: Callable[..., Broker], tmp_path: Path) -> None:
     broker = own()
     data = tmp_path / "data"
     with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=on_kafka(broker.address, data)) as system:
@@ -68,7 +68,7 @@ def test_a_server_whose_kafka_is_gone_says_so_and_ends(own: Callable[..., Broker
             health = system.http("GET", "/health/ready").json
             return bool(health["status"] == "degraded" and "has not answered" in health["checks"]["log"])
 
-        system.await_true(degraded, "the server says that Kafka is gone")
+        system.await_true(degraded, "the server reports that Kafka is gone")
         system.down()
         assert not system.left()
         broker.start()
@@ -80,7 +80,7 @@ def test_a_server_whose_kafka_is_gone_says_so_and_ends(own: Callable[..., Broker
 
 
 def test_endpoints_that_share_a_few_topics(kafka: tuple[str, str], tmp_path: Path) -> None:
-    """Where topics cannot be made, or thousands are too many."""
+    """For clusters that forbid new topics or cannot hold thousands."""
     data = tmp_path / "data"
     url = on_kafka(kafka[0], data)
     with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=url, ONCUE_TASK_TOPICS="2") as system:

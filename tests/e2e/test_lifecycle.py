@@ -1,4 +1,4 @@
-"""Starting and stopping: nothing is left over, and what was accepted is there again."""
+"""Start and stop: no process is left over, and accepted tasks survive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.running import PATIENCE_S, System, signalled
 
 
 def up_here(system: System) -> subprocess.Popen[str]:
-    """`oncue up` in the foreground, until its endpoint is connected."""
+    """Run `oncue up` in the foreground until its endpoint is connected."""
     process = system.start("up", "--port", "0", "--workers", "1")
     system.await_true(lambda: system.local["pid"] == process.pid, "local.json")
     system.await_connected()
@@ -67,7 +67,7 @@ def test_a_port_in_use_is_named(stopped: System) -> None:
     assert not (stopped.data / "log").exists()  # it has begun nothing
 
 
-def test_an_address_that_is_not_ours(stopped: System) -> None:
+def test_an_address_of_another_machine_is_refused(stopped: System) -> None:
     for host in ("10.99.99.99", "nosuch.invalid"):
         done = stopped.oncue("up", "--host", host, "--port", "0", "--no-endpoint", code=2)
         assert f"cannot listen on {host}" in done.stderr
@@ -88,7 +88,7 @@ def test_on_ipv6(stopped: System, host: str) -> None:
     assert stopped.local["url"].startswith("http://[::1]:")
     with stopped.client() as client:
         assert client.submit(pow, 2, 5).result(PATIENCE_S) == 32
-    stopped.oncue("endpoint", "register", "other")  # is told where to dial
+    stopped.oncue("endpoint", "register", "other")  # gets the address of the server
     stopped.oncue("endpoint", "start", "other", "--detach")
     try:
         stopped.await_connected("other")
@@ -96,7 +96,7 @@ def test_on_ipv6(stopped: System, host: str) -> None:
         stopped.oncue("endpoint", "stop", "other")
 
 
-def test_a_name_that_the_local_endpoint_cannot_have_is_told(stopped: System) -> None:
+def test_an_invalid_name_of_the_local_endpoint_is_reported(stopped: System) -> None:
     stopped.up("--no-endpoint")
     stopped.oncue("endpoint", "register", "mine")  # with a key of its own
     stopped.down()
@@ -115,7 +115,7 @@ def test_a_detached_start_that_fails_says_why(stopped: System) -> None:
     assert "server.log" in done.stderr
 
 
-def test_a_killed_server_comes_back_to_the_agent_that_it_left(stopped: System) -> None:
+def test_a_restarted_server_reuses_the_running_agent(stopped: System) -> None:
     stopped.up("--workers", "1")
     agent = next(p for p in stopped.agent_and_workers() if "oncue.endpoint.run" in " ".join(p.cmdline()))
     os.kill(stopped.server.pid, signal.SIGKILL)
@@ -133,7 +133,7 @@ def test_a_killed_server_whose_agent_is_ending_gets_a_new_one(stopped: System) -
     stopped.up("--workers", "1")
     agent = next(p for p in stopped.agent_and_workers() if "oncue.endpoint.run" in " ".join(p.cmdline()))
     os.kill(stopped.server.pid, signal.SIGKILL)
-    agent.terminate()  # it takes a moment to end, while the next server starts
+    agent.terminate()  # it is still ending while the next server starts
     stopped.up("--workers", "1")
     with stopped.client() as client:
         assert client.submit(pow, 2, 6).result(PATIENCE_S) == 64
@@ -142,7 +142,7 @@ def test_a_killed_server_whose_agent_is_ending_gets_a_new_one(stopped: System) -
 
 
 def test_two_servers_cannot_have_one_data_folder(stopped: System) -> None:
-    """Also when the second does not see the first: it has just been started and answers nobody yet."""
+    """The second server exits even if the first has not opened its port yet."""
     stopped.up("--no-endpoint")
     (stopped.data / "local.json").rename(stopped.data / "hidden.json")
     try:

@@ -1,4 +1,7 @@
-"""Deploys through any of several servers: the answer is true of a trigger wherever it runs, and each server tells the same."""
+"""Deploys through any of several servers, wherever the trigger runs.
+
+Each server gives the same answers about it.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +29,19 @@ def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
 
 
 def deployed_and_moved_in(server: System, name: str, old: int) -> tuple[TriggerInfo, Path]:
-    """A tree whose files are old by their times is moved in right after the answer."""
+    """Move in a tree with old modification times right after the answer."""
     folder = place(server, name, files=old)
     tree = server.folder / f"{name}-staged"
     tree.mkdir()
     (tree / "tree.raw").write_bytes(b"1")
     os.utime(tree / "tree.raw", (1, 1))
-    threading.Event().wait(2 * TICK_S)  # on another server the files' times tell what was before; in doubt it fires
+    threading.Event().wait(2 * TICK_S)  # another server classifies files by their times; doubtful ones fire
     (trigger,) = deploy(server, name, rules((name, folder))).triggers
     tree.rename(folder / "run_1")
     return trigger, folder
 
 
-def test_a_deploy_waits_for_the_first_look_on_whichever_server_it_is(two: Many) -> None:
+def test_a_deploy_waits_for_the_initial_scan_on_any_server(two: Many) -> None:
     a, b = two.servers
     found = {f"there-{n}": deployed_and_moved_in(a, f"there-{n}", 1 + 300 * n) for n in range(6)}
     assert {(t.state, t.looked) for t, _ in found.values()} == {("running", True)}
@@ -46,8 +49,8 @@ def test_a_deploy_waits_for_the_first_look_on_whichever_server_it_is(two: Many) 
     for name, (_, folder) in found.items():
         assert fired(a, name, folder, 1) == ["tree.raw"]
 
-    # Each server tells the same.
-    def told(server: System, *words: str) -> list[dict[str, Any]]:
+    # Each server gives the same answers.
+    def answers(server: System, *words: str) -> list[dict[str, Any]]:
         answer = server.json(*words)
         items = answer if isinstance(answer, list) else [answer]
         return [i | {"server": i["server"] or server.local["url"]} if "server" in i else i for i in items]
@@ -58,14 +61,16 @@ def test_a_deploy_waits_for_the_first_look_on_whichever_server_it_is(two: Many) 
         *(("triggers", "show", name) for name in found),
         *(("triggers", "explain", name, "run_1/tree.raw") for name in found),
     ):
-        assert told(a, *words) == told(b, *words), words
-    assert {r["fired"] for r in told(a, "rules", "list")} == {2}
-    assert {i["state"] for name in found for i in told(b, "triggers", "explain", name, "run_1/tree.raw")} == {"fired"}
+        assert answers(a, *words) == answers(b, *words), words
+    assert {r["fired"] for r in answers(a, "rules", "list")} == {2}
+    assert {i["state"] for name in found for i in answers(b, "triggers", "explain", name, "run_1/tree.raw")} == {
+        "fired"
+    }
     away = next(t for t, _ in found.values() if t.server)
     assert f"on {b.local['url']}" in a.oncue("triggers", "list").stdout
     assert b.local["url"] in a.oncue("triggers", "show", away.name).stdout
 
-    # Without the server that runs it, the answer is what is known.
+    # Without the server that runs the trigger, the answer is from the view.
     b.server.kill()
     (row,) = [t for t in a.json("triggers", "list") if t["name"] == away.name]
     assert row["state"] in ("elsewhere", "running", "looking", "starting")
@@ -80,7 +85,7 @@ rules:
 """
 
 
-def test_open_windows_and_what_keeps_a_rule_from_firing_are_told_by_each_server(two: Many) -> None:
+def test_each_server_shows_open_windows_and_why_a_rule_does_not_fire(two: Many) -> None:
     a, b = two.servers
     deploy(a, "batch", BATCH)
     with b.client() as client:
@@ -91,17 +96,17 @@ def test_open_windows_and_what_keeps_a_rule_from_firing_are_told_by_each_server(
     for name in names:
         deploy(a, name, rules((name, no_folder)))
 
-    def told(server: System) -> tuple[int, int, list[bool]]:
+    def answers(server: System) -> tuple[int, int, list[bool]]:
         infos = {rule["name"]: rule for rule in server.json("rules", "list")}
         ill = ["not a folder" in infos[f"{name}-name"]["why"] for name in names]
         return infos["many"]["windows"], infos["many"]["waiting"], ill
 
     for server in two.servers:
-        server.await_true(lambda server=server: told(server) == (1, 3, [True] * 6), "it tells of all")
+        server.await_true(lambda server=server: answers(server) == (1, 3, [True] * 6), "it shows all of them")
 
 
 def test_a_deploy_before_any_server_runs_the_trigger(two: Many) -> None:
-    """The one that did was killed, and the others do not know yet."""
+    """The trigger's server was killed and the others have not noticed yet."""
     a, b = two.servers
     b.server.kill()
     a.server.kill()
@@ -111,8 +116,11 @@ def test_a_deploy_before_any_server_runs_the_trigger(two: Many) -> None:
     assert fired(a, "early", folder, 1) == ["tree.raw"]
 
 
-def placed(two: Many, count: int = 6) -> dict[str, tuple[System, Path]]:
-    """Triggers by name, deployed through the first server: the server that runs it, and its folder, in which an old file is."""
+def deploy_triggers(two: Many, count: int = 6) -> dict[str, tuple[System, Path]]:
+    """Deploy `count` triggers; return each one's server and folder by its name.
+
+    Each folder holds one old file.
+    """
     a, b = two.servers
     found = {}
     for n in range(count):
@@ -125,18 +133,18 @@ def placed(two: Many, count: int = 6) -> dict[str, tuple[System, Path]]:
 
 
 def staged(server: System, name: str) -> Path:
-    """A tree of which all times are older than the trigger."""
+    """Make a tree in which all times are older than the trigger."""
     tree = server.folder / f"{name}-staged"
     tree.mkdir()
     (tree / "tree.raw").write_bytes(b"1")
     return tree
 
 
-def test_what_comes_while_a_trigger_changes_its_server_fires_once_and_what_is_old_stays_old(two: Many) -> None:
-    """The other server has never run them; what it needs to know is in the log."""
+def test_files_that_arrive_while_a_trigger_moves_fire_once_and_existing_ones_do_not(two: Many) -> None:
+    """The other server has never run the triggers; their state is in the log."""
     a, b = two.servers
     trees = {f"mine-{n}": staged(a, f"mine-{n}") for n in range(6)}
-    triggers = placed(two)
+    triggers = deploy_triggers(two)
     away = {name: folder for name, (server, folder) in triggers.items() if server is b}
     assert away
     for name, folder in away.items():
@@ -158,7 +166,7 @@ def test_what_comes_while_a_trigger_changes_its_server_fires_once_and_what_is_ol
     shown = {t["name"]: t["existing"] for t in a.json("triggers", "list")}
     assert {shown[name] for name in away} == {1}
 
-    # And back: what this one saw, that one knows.
+    # And back: the first server has what the second recorded.
     endpoints = {t["id"] for name in away for t in a.tasks(rule=f"{name}-name")}
     a.server.kill()
     for folder in away.values():
@@ -174,7 +182,7 @@ def test_what_comes_while_a_trigger_changes_its_server_fires_once_and_what_is_ol
 def test_all_servers_down_and_another_one_starts_first(two: Many) -> None:
     a, b = two.servers
     tree = staged(a, "mine-0")
-    triggers = placed(two, 4)
+    triggers = deploy_triggers(two, 4)
     for server in two.servers:
         server.server.kill()
     name, (server, folder) = next((n, t) for n, t in triggers.items() if t[0] is b)

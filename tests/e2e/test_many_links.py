@@ -1,4 +1,7 @@
-"""The wire between an agent and several servers is cut, frozen and healed, while there is work: each task has one outcome."""
+"""Cut, frozen and healed links between an agent and several servers.
+
+There is work all the while, and each task gets one outcome.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[tuple[Many, list[Lin
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_wires_are_cut_and_frozen_at_random(two: tuple[Many, list[Link]], seed: int) -> None:
+def test_links_are_cut_and_frozen_at_random(two: tuple[Many, list[Link]], seed: int) -> None:
     many, wires = two
     rng = random.Random(seed)
     for name, server in zip(("e1", "e2"), many.servers, strict=True):
@@ -56,8 +59,8 @@ def test_wires_are_cut_and_frozen_at_random(two: tuple[Many, list[Link]], seed: 
     many.agree(800)
 
 
-def test_a_server_is_killed_while_the_wire_is_cut(two: tuple[Many, list[Link]]) -> None:
-    """The agent finds whoever acts for it afterwards, and what it ran meanwhile is told once."""
+def test_a_server_is_killed_while_the_link_is_cut(two: tuple[Many, list[Link]]) -> None:
+    """The agent finds the new owner and reports each outcome once."""
     many, wires = two
     a, b = many.servers
     many.endpoint("e1", a)

@@ -1,4 +1,4 @@
-"""Rules, triggers, payloads and names where several servers share a log."""
+"""Rules, triggers, payloads and names on several servers that share a log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oncue.log import Record, open_log
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import Answer, System
 from tests.e2e.test_files import WORK, renamed, rules
-from tests.e2e.test_memory import FUNCTION, knock, rule_file, rule_of
+from tests.e2e.test_stateful_rules import FUNCTION, send_events, rule_file, rule_of
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
 
 
 def trigger_of(server: System, name: str) -> dict[str, Any]:
-    """{"state": ""} until the server has read of it."""
+    """Return the trigger; {"state": ""} until the server has read its record."""
     return next((t for t in server.http("GET", "/v1/triggers").json if t["name"] == name), {"state": ""})
 
 
@@ -38,7 +38,7 @@ def runs(server: System, name: str) -> bool:
 
 
 def runner(many: Many, name: str) -> System:
-    """The server that runs the trigger."""
+    """Return the server that runs the trigger."""
 
     def found() -> System | None:
         return next((s for s in many.servers if runs(s, name)), None)
@@ -76,7 +76,7 @@ def test_a_file_trigger_runs_on_one_server_and_moves_when_that_is_killed(two: Ma
         assert names(server.await_tasks(4, rule="det-measure")) == ["four.raw", "one.raw", "three.raw", "two.raw"]
 
 
-def test_a_deploy_is_in_force_for_what_any_server_takes_from_then_on(two: Many) -> None:
+def test_a_deploy_applies_to_events_that_any_server_accepts_afterwards(two: Many) -> None:
     a, b = two.servers
     a.write("collect.py", FUNCTION)
     for n, (one, other) in enumerate(((a, b), (b, a), (a, b))):
@@ -84,13 +84,13 @@ def test_a_deploy_is_in_force_for_what_any_server_takes_from_then_on(two: Many) 
         one.write("collect.py", FUNCTION)
         one.write("door.yaml", text)
         one.oncue("deploy", "door.yaml", "--yes", "--replace")
-        knock(other, n)
+        send_events(other, n)
         other.await_tasks(1, rule=f"rule{n}")
     assert len(two.agree(3)) == 3
 
 
-def test_what_one_server_was_given_is_good_on_the_others_at_once(two: Many) -> None:
-    """A token, and a webhook: whoever has the answer may use them on any server."""
+def test_tokens_and_webhooks_are_valid_on_all_servers_at_once(two: Many) -> None:
+    """A client that has the answer of one server may use any other."""
     a, b = two.servers
     for n in range(30):
         one, other = (a, b) if n % 2 else (b, a)
@@ -114,8 +114,8 @@ def test_a_batch_that_is_open_when_its_server_is_killed_fires_once(two: Many) ->
     text = rule_file("{count: 6}", "dedupe: {ttl: 1h}").replace("run: {", "run: {endpoint: e1, ")
     a.write("door.yaml", text)
     a.oncue("deploy", "door.yaml", "--yes")
-    knock(a, 1, 2)
-    knock(b, 3, 2)
+    send_events(a, 1, 2)
+    send_events(b, 3, 2)
 
     def waits() -> System | None:
         return next((s for s in two.servers if rule_of(s)["waiting"] == 3), None)
@@ -124,9 +124,9 @@ def test_a_batch_that_is_open_when_its_server_is_killed_fires_once(two: Many) ->
     assert host is not None
     other = b if host is a else a
     host.server.kill()
-    knock(other, 3, 4, 5)
+    send_events(other, 3, 4, 5)
     other.await_true(lambda: rule_of(other)["waiting"] == 5, "five events wait, on the other")
-    knock(other, 6)
+    send_events(other, 6)
     (task,) = other.await_tasks(1, rule="collected")
     assert sorted(other.http("GET", f"/v1/tasks/{task['id']}").json["value"]["ns"]) == [1, 2, 3, 4, 5, 6]
     host.up("--no-endpoint")
@@ -146,7 +146,7 @@ def test_large_payloads_go_through_any_server(two: Many) -> None:
     assert health["checks"]["blobs"] == "ok", health
 
 
-def test_what_was_written_through_one_server_is_read_through_another(two: Many) -> None:
+def test_read_your_writes_through_another_server(two: Many) -> None:
     a, b = two.servers
     for n in range(20):
         one, other = (a, b) if n % 2 else (b, a)
@@ -157,14 +157,14 @@ def test_what_was_written_through_one_server_is_read_through_another(two: Many) 
         assert seen["items"][0]["event"]["id"] == f"e{n}"
 
 
-def test_an_endpoint_is_revoked_through_a_server_that_does_not_act_for_it(two: Many) -> None:
+def test_an_endpoint_is_revoked_through_a_server_that_does_not_own_it(two: Many) -> None:
     for n, server in enumerate(two.servers):  # one of the two does not
         name = f"gone{n}"
         body = {"name": name, "public_key": zmq.curve_keypair()[0].decode()}
         assert server.http("POST", "/v1/endpoints", body).status < 300
         with server.client() as client:
             tasks = client.map(large, [b"x"] * 10, endpoint=name)
-            server.await_true(lambda s=server, t=tasks[9]: s.http("GET", f"/v1/tasks/{t.id}").status == 200, "taken")  # type: ignore[misc]
+            server.await_true(lambda s=server, t=tasks[9]: s.http("GET", f"/v1/tasks/{t.id}").status == 200, "accepted")  # type: ignore[misc]
             assert two.servers[0].http("DELETE", f"/v1/endpoints/{name}").status < 300
             for task in tasks:
                 with pytest.raises(Exception, match="revoked"):
@@ -177,7 +177,7 @@ def at_once(*calls: Callable[[], Answer]) -> list[Answer]:
         return [f.result() for f in [pool.submit(c) for c in calls]]
 
 
-def test_one_name_given_twice_at_once_has_one_endpoint(two: Many) -> None:
+def test_concurrent_registrations_of_one_name_give_one_endpoint(two: Many) -> None:
     for n in range(5):
         bodies = [{"name": f"twin{n}", "public_key": zmq.curve_keypair()[0].decode()} for _ in two.servers]
         answers = at_once(
@@ -189,7 +189,7 @@ def test_one_name_given_twice_at_once_has_one_endpoint(two: Many) -> None:
             assert server.http("GET", f"/v1/endpoints/twin{n}").json["id"] == won
 
 
-def test_one_label_deployed_twice_at_once_has_one_file_in_force(two: Many) -> None:
+def test_concurrent_deploys_of_one_label_leave_one_file_in_force(two: Many) -> None:
     def file(n: int, k: int) -> dict[str, Any]:
         text = f"triggers:\n  - {{name: door{n}, kind: webhook, verify: none, type: t{k}}}\nrules: []\n"
         return {"files": [{"label": f"twin{n}", "text": text, "path": f"twin{n}.yaml"}], "functions": {}}
@@ -224,7 +224,7 @@ def test_local_endpoints_of_several_servers_have_names_of_their_own(kafka: tuple
             assert sorted(e["name"] for e in server.http("GET", "/v1/endpoints").json) == sorted(found)
 
 
-def test_a_server_that_joins_copies_anothers_view(two: Many) -> None:
+def test_a_joining_server_copies_the_view_of_a_peer(two: Many) -> None:
     a = two.servers[0]
     events = [{"type": "t", "source": "s", "id": f"e{n}", "data": {"n": n}, "specversion": "1.0"} for n in range(1_200)]
     for n in range(0, len(events), 400):
@@ -233,7 +233,7 @@ def test_a_server_that_joins_copies_anothers_view(two: Many) -> None:
         assert answer.status in (200, 202), answer
     with a.client() as client:
         assert client.submit(large, b"x", endpoint="e1").result(60) == b"xx"
-    # On what port its API is, a server knows from its second start on.
+    # A server knows the port of its API from its second start on.
     for server in two.servers:
         server.down()
         server.up("--no-endpoint")
@@ -247,7 +247,7 @@ def test_a_server_that_joins_copies_anothers_view(two: Many) -> None:
     assert not list((a.data).glob("*.copy")) + list((c.data).glob("view.joining*"))
 
 
-def test_a_record_that_nobody_can_read_is_told_once(two: Many) -> None:
+def test_an_undecodable_record_gives_one_dead_letter(two: Many) -> None:
     async def damage() -> None:
         log = await open_log(two.log)
         await log.append("oncue.results", [Record(b"\xc1")])
@@ -257,6 +257,6 @@ def test_a_record_that_nobody_can_read_is_told_once(two: Many) -> None:
     for server in two.servers:
         server.await_true(lambda s=server: s.http("GET", "/v1/dead").json["items"], "a letter")  # type: ignore[misc]
     with two.servers[0].client() as client:
-        assert client.submit(large, b"x", endpoint="e1").result(60) == b"xx"  # what comes behind it is read
+        assert client.submit(large, b"x", endpoint="e1").result(60) == b"xx"  # later records are read
     two.agree(1)
     assert [len(s.http("GET", "/v1/dead").json["items"]) for s in two.servers] == [1, 1]

@@ -1,5 +1,8 @@
-"""Several servers on one Kafka: each endpoint has one owner, and every server gives the same answers. Killed, stopped past
-their session and continued, added: nothing is lost, and each task has one outcome, the same everywhere."""
+"""Several servers on one Kafka: one owner an endpoint, the same answers.
+
+Servers are killed, stopped past their session and continued, and added. No task is lost, and each
+has one outcome, the same everywhere.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def seen_by(server: System, task: str) -> None:
     server.await_true(lambda: server.http("GET", f"/v1/tasks/{task}").status == 200, f"task {task} is known")
 
 
-def test_each_server_takes_and_answers_for_all(two: Many) -> None:
+def test_each_server_accepts_and_answers_for_all_endpoints(two: Many) -> None:
     a, b = two.servers
     two.endpoint("e1", a)
     two.endpoint("e2", b)
@@ -58,7 +61,7 @@ def test_each_server_takes_and_answers_for_all(two: Many) -> None:
                 assert client.submit(double, 21, endpoint=endpoint).result(60) == 42
                 tasks = client.map(double, range(500), endpoint=endpoint)
                 assert client.gather(tasks, 60) == [2 * n for n in range(500)]
-        # What one server took can be cancelled through the other, whoever acts for the endpoint.
+        # A task accepted by one server can be cancelled through the other, whichever owns the endpoint.
         for one, other in ((at_a, at_b), (at_b, at_a)):
             long, waiting = one.submit(nap, 600.0, endpoint="e1"), one.submit(nap, 600.0, endpoint="e1")
             other_server = a if other is at_a else b
@@ -72,7 +75,7 @@ def test_each_server_takes_and_answers_for_all(two: Many) -> None:
     two.agree(4 * 501 + 4)
 
 
-def test_a_killed_server_is_taken_over(two: Many) -> None:
+def test_another_server_takes_over_from_a_killed_one(two: Many) -> None:
     a, b = two.servers
     for name in ("e1", "e2"):
         two.endpoint(name, b)
@@ -88,7 +91,7 @@ def test_a_killed_server_is_taken_over(two: Many) -> None:
             states.update(e["state"] for e in found)
             return not any("acts for it" in e["why"] for e in found)
 
-        b.await_true(taken_over, "b acts for both, and their agents are there")
+        b.await_true(taken_over, "b owns both endpoints, and their agents are connected")
         assert "never" not in states
         assert client.gather(tasks, 120) == [2 * n for n in range(300)] * 2
         assert client.gather(more, 60) == [2 * n for n in range(100)] * 2
@@ -99,7 +102,7 @@ def test_a_killed_server_is_taken_over(two: Many) -> None:
 
 
 def test_a_server_stopped_past_its_session_does_no_harm(two: Many) -> None:
-    """A zombie: when it goes on, others have acted for its endpoints."""
+    """A zombie: when it continues, other servers own its endpoints."""
     a, b = two.servers
     for name in ("e1", "e2"):
         two.endpoint(name, b)
@@ -134,7 +137,7 @@ def test_a_server_is_added_under_load(two: Many) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_servers_killed_stopped_and_added_at_random(three: Many, seed: int) -> None:
-    """While clients of all of them have work done on two endpoints."""
+    """Clients of all servers submit work on two endpoints meanwhile."""
     rng = random.Random(seed)
     for name in ("e1", "e2"):
         three.endpoint(name, three.servers[0])
@@ -162,7 +165,7 @@ def test_servers_killed_stopped_and_added_at_random(three: Many, seed: int) -> N
     three.agree(12 * 150)
 
 
-def test_an_agent_whose_link_is_cut_goes_on_at_whatever_server_acts_for_it(two: Many) -> None:
+def test_an_agent_whose_link_is_cut_reconnects_to_the_owner(two: Many) -> None:
     a, b = two.servers
     two.endpoint("e1", a)
     with a.client() as client:
@@ -188,7 +191,7 @@ def note(path: str, n: int) -> int:
 
 
 def test_a_request_that_is_repeated_at_another_server_runs_once(two: Many) -> None:
-    """A client that lost its server does not know whether its batch was taken."""
+    """A client that lost its server does not know if the batch was accepted."""
     a = two.servers[0]
     two.endpoint("e1", a)
     path = two.folder / "noted"

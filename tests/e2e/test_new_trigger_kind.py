@@ -1,6 +1,6 @@
-"""Runs the trigger kind of docs/extending.md: rule file, server, endpoint, outcome.
+"""Runs the trigger kind of docs/extending.md from rule file to outcome.
 
-The kind is one class and one entry in the catalogue. Nothing else in oncue knows it.
+The kind is one class and one entry in the catalogue. Nothing else in oncue names it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORK = "def square(n):\n    return n * n\n"
 
 
 class Site:
-    """A system whose commands and server know the kind."""
+    """A system whose commands and server have the kind in their catalogue."""
 
     def __init__(self, system: System) -> None:
         self.system = system

@@ -1,4 +1,4 @@
-"""What functions return, raise, print and die of, by the Python client."""
+"""Values, exceptions, output and crashes of functions, by the Python client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client(shared: System) -> Iterator[Client]:
 
 
 class Scan:
-    """Travels by value: the worker has no module of this name."""
+    """A class that is pickled by value: the worker cannot import this module."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -61,7 +61,7 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_values_come_back_as_they_went(client: Client, name: str) -> None:
+def test_values_round_trip(client: Client, name: str) -> None:
     value = VALUES[name]
     found = client.submit(lambda x: x, value).result(PATIENCE_S)
     assert type(found) is type(value)
@@ -81,7 +81,7 @@ def test_arrays_and_own_classes(client: Client) -> None:
     assert client.submit(lambda s: s, Scan("x")).result(PATIENCE_S) == Scan("x")
 
 
-def test_results_are_of_the_scripts_own_classes(client: Client) -> None:
+def test_results_are_instances_of_the_scripts_own_classes(client: Client) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec("class Volume:\n    made = 0\n    def __init__(self, n): self.n = n\n", space)
     exec("def make(n):\n    Volume.made += 1\n    return Volume(n)\n", space)
@@ -104,7 +104,7 @@ def only_there() -> Any:
     return Strange()
 
 
-def test_a_result_that_cannot_be_read_here_is_told(client: Client) -> None:
+def test_a_result_that_cannot_be_unpickled_raises(client: Client) -> None:
     task = client.submit(only_there)
     for _ in range(2):
         with pytest.raises(UnreadableResult, match="No module named 'only_there'") as caught:
@@ -117,7 +117,7 @@ def test_a_result_that_cannot_be_read_here_is_told(client: Client) -> None:
     assert isinstance(found, UnreadableResult)
 
 
-def test_one_list_given_twice(client: Client) -> None:
+def test_one_list_passed_twice_stays_one_list(client: Client) -> None:
     def both(a: list[int], b: list[int]) -> tuple[list[int], bool]:
         a.append(1)
         return b, a is b
@@ -187,7 +187,7 @@ def test_exceptions(client: Client, kind: str, type_name: str, words: str) -> No
         assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_a_result_that_cannot_travel_is_the_tasks_failure(client: Client) -> None:
+def test_a_result_that_cannot_be_pickled_fails_the_task(client: Client) -> None:
     with pytest.raises(TaskFailed) as caught:
         client.submit(lambda: (x for x in range(3))).result(PATIENCE_S)
     assert "generator" in str(caught.value)
@@ -218,7 +218,7 @@ def out_of_cpu() -> None:
 
 
 def out_of_memory() -> int:
-    """As a batch system limits it: the allocation fails, here in C code that does not look at that."""
+    """Fail an allocation, in C code that does not check it, as a batch system may."""
     import resource
 
     limit = 300 << 20
@@ -240,7 +240,9 @@ DEATHS: list[tuple[Callable[[], Any], str]] = [
 
 
 @pytest.mark.parametrize(("death", "words"), DEATHS, ids=lambda d: getattr(d, "__name__", ""))
-def test_a_worker_that_dies_costs_its_task_and_is_named(client: Client, death: Callable[[], Any], words: str) -> None:
+def test_a_worker_crash_fails_its_task_and_names_the_cause(
+    client: Client, death: Callable[[], Any], words: str
+) -> None:
     others = client.map(lambda x: x + 1, range(300))
     task = client.submit(death)
     with pytest.raises(TaskLost) as caught:
@@ -308,7 +310,7 @@ def test_timeouts_cancels_and_expiry_are_their_own_errors(shared: System, client
     assert not (tmp_path / "expiring").exists()
 
 
-def test_a_task_that_nobody_knows(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_task_id(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "YOUNG_S", 0.2)
     with pytest.raises(NotFound, match="0192f0c1e5a07c3e8a1b2c3d4e5f0000"):
         client.task("0192f0c1e5a07c3e8a1b2c3d4e5f0000").result()
@@ -316,8 +318,8 @@ def test_a_task_that_nobody_knows(client: Client, monkeypatch: pytest.MonkeyPatc
     assert client.task(mine.id).result(PATIENCE_S) == (3, 1)
 
 
-def test_an_executor_cancels_what_waits_and_leaves_what_runs(stopped: System, tmp_path: Path) -> None:
-    stopped.up("--workers", "2")  # its endpoint has seen no short tasks, of which it would take many at once
+def test_an_executor_cancels_waiting_tasks_and_leaves_running_ones(stopped: System, tmp_path: Path) -> None:
+    stopped.up("--workers", "2")  # its endpoint has run no short tasks, after which it would prefetch many
     stopped.await_connected()
     go = tmp_path / "go"
     with stopped.client() as client:
@@ -349,8 +351,8 @@ def digest_and_grow(data: bytes) -> tuple[str, bytes]:
     return hashlib.sha256(data).hexdigest(), data[::-1]
 
 
-def test_200_mb_each_way_disturbs_nobody(shared: System, client: Client) -> None:
-    """Small tasks submitted all the while are answered before the large one is."""
+def test_small_tasks_pass_a_transfer_of_200_mb_each_way(shared: System, client: Client) -> None:
+    """Small tasks submitted meanwhile are answered before the large one."""
     data = os.urandom(1 << 20) * 200
     with shared.client() as carrier, ThreadPoolExecutor(1) as pool:
         large = pool.submit(lambda: carrier.submit(digest_and_grow, data).result(120))
@@ -364,7 +366,7 @@ def test_200_mb_each_way_disturbs_nobody(shared: System, client: Client) -> None
     assert back == data[::-1]
 
 
-def test_what_is_submitted_is_the_function_as_it_is_now(shared: System) -> None:
+def test_a_redefined_function_is_submitted_in_its_current_form(shared: System) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec("K, ALL = 1, [1]\ndef helper(x): return x\ndef f(x): return helper(x) + K + ALL[0]\n", space)
     with shared.client() as client:

@@ -1,4 +1,4 @@
-"""What is not installed is one line that names what to install; what is installed works."""
+"""Missing extras: one line names the package to install; the rest works."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_other_commands_need_no_extra(plain: PlainInstall, shared: System) -> No
 
 
 def findings(install: PlainInstall, env: dict[str, str]) -> list[dict[str, Any]]:
-    """But for those of endpoints, which other tests start and stop."""
+    """Return doctor's findings, except those of endpoints, which other tests change."""
     found: list[dict[str, Any]] = json.loads(install.oncue("doctor", "--json", env=env).stdout)
     return [f for f in found if not f["check"].startswith("endpoint ")]
 
 
-def test_doctor_knows_an_install_for_endpoints(plain: PlainInstall, shared: System) -> None:
+def test_doctor_accepts_an_install_for_endpoints(plain: PlainInstall, shared: System) -> None:
     reached = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": shared.local["token"]}
     found = findings(plain, reached)
     assert all(f["ok"] for f in found), found
@@ -75,14 +75,14 @@ def test_doctor_knows_an_install_for_endpoints(plain: PlainInstall, shared: Syst
     assert not [f for f in found if f["check"].startswith(("inotify", "port"))]  # those are a server's matters
 
 
-def test_doctor_knows_a_broken_server(tmp_path: Path, shared: System) -> None:
+def test_doctor_reports_a_broken_server_install(tmp_path: Path, shared: System) -> None:
     reached = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": shared.local["token"]}
     broken = PlainInstall(tmp_path, extras=("server",), left_out=("cel-expr-python",))
     wrong = [f for f in findings(broken, reached) if not f["ok"]]
     assert [(f["check"], f["remedy"]) for f in wrong] == [("cel-expr-python", "pip install 'oncue[server]'")]
 
 
-def test_doctor_knows_a_machine_that_was_a_server(tmp_path: Path, shared: System) -> None:
+def test_doctor_reports_a_former_server(tmp_path: Path, shared: System) -> None:
     reached = {"ONCUE_URL": shared.local["url"], "ONCUE_TOKEN": shared.local["token"]}
     once = PlainInstall(tmp_path)
     (tmp_path / "data" / "log").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Revoked endpoints: they say so, stay refused, and come back with new keys."""
+"""Revoked endpoints report it, stay refused, and return with new keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ rules:
 """
 
 
-def test_a_revoked_local_endpoint_is_healed_by_register_and_by_a_start(stopped: System) -> None:
+def test_register_or_a_start_restores_a_revoked_local_endpoint(stopped: System) -> None:
     stopped.up("--workers", "1")
     stopped.await_connected()
     key = stopped.data / "endpoints" / "local" / "agent.key"
@@ -43,10 +43,10 @@ def test_the_start_of_a_revoked_endpoint_fails(shared: System, tmp_path: Path) -
     folder = tmp_path / "away"
     shared.oncue("endpoint", "register", "gone", "--dir", str(folder), "--workers", "1")
     shared.oncue("endpoints", "revoke", "gone", "--yes")
-    said = shared.oncue("endpoint", "start", "gone", "--dir", str(folder), "--detach", code=1).stderr
-    assert "it was revoked" in said
-    assert f"→ register the endpoint again: oncue endpoint register gone --dir {folder}" in said
-    assert "Traceback" not in said
+    output = shared.oncue("endpoint", "start", "gone", "--dir", str(folder), "--detach", code=1).stderr
+    assert "it was revoked" in output
+    assert f"→ register the endpoint again: oncue endpoint register gone --dir {folder}" in output
+    assert "Traceback" not in output
     status = json.loads(shared.oncue("endpoint", "status", "gone", "--dir", str(folder), "--json").stdout)
     assert not status["running"]
     assert status["status"]["state"] == "refused"
@@ -90,7 +90,7 @@ def test_the_tasks_of_a_revoked_endpoint_end(stopped: System, tmp_path: Path) ->
 
 
 @pytest.mark.embedded
-def test_a_server_that_died_while_it_ended_them_ends_the_rest(stopped: System, tmp_path: Path) -> None:
+def test_a_server_killed_while_it_ends_the_tasks_ends_the_rest_later(stopped: System, tmp_path: Path) -> None:
     stopped.up("--no-endpoint")
     stopped.oncue("endpoint", "register", "away", "--dir", str(tmp_path / "away"), "--workers", "1")
     with stopped.client() as client:
@@ -104,8 +104,8 @@ def test_a_server_that_died_while_it_ended_them_ends_the_rest(stopped: System, t
     stopped.await_true(lambda: not stopped.tasks(state="open"), "all have ended")
 
 
-def test_whoever_meets_a_revoked_endpoint_is_told(stopped: System, tmp_path: Path) -> None:
-    """Its agent when it is cut, its agent after a restart of the server, its machine, tasks and rules."""
+def test_every_use_of_a_revoked_endpoint_reports_it(stopped: System, tmp_path: Path) -> None:
+    """The agent, also after a server restart; commands, tasks and rules."""
     stopped.up("--no-endpoint")
     folders = {name: str(tmp_path / name) for name in ("live", "away")}
     for name, folder in folders.items():
@@ -121,17 +121,17 @@ def test_whoever_meets_a_revoked_endpoint_is_told(stopped: System, tmp_path: Pat
     def status(name: str) -> str:
         return stopped.oncue("endpoint", "status", name, "--dir", folders[name]).stdout
 
-    stopped.await_true(lambda: "refused" in status("live"), "the agent is told")
+    stopped.await_true(lambda: "refused" in status("live"), "the agent is refused")
     for name, state in (("live", "refused"), ("away", "revoked")):
         assert state in status(name)
         assert f"oncue endpoint register {name} --dir {folders[name]}" in status(name)
-        said = stopped.oncue("invoke", "work.py:double", "--arg", "x:=1", "--endpoint", name, code=4).stderr
-        assert f"the endpoint '{name}' was revoked" in said
-        assert f"oncue endpoint register {name}" in said
+        output = stopped.oncue("invoke", "work.py:double", "--arg", "x:=1", "--endpoint", name, code=4).stderr
+        assert f"the endpoint '{name}' was revoked" in output
+        assert f"oncue endpoint register {name}" in output
     stopped.oncue("events", "emit", "--type", "gone", "--source", "/gone", "--data", "{}")
     (letter,) = stopped.await_true(lambda: stopped.json("dead", "list"), "a dead letter")
     assert "the endpoint 'away' was revoked" in letter["reason"]
     stopped.down()
     stopped.up("--no-endpoint")  # a server that has never seen these keys
-    said = stopped.oncue("endpoint", "start", "away", "--dir", folders["away"], "--detach", code=1).stderr
-    assert "it was revoked" in said
+    output = stopped.oncue("endpoint", "start", "away", "--dir", folders["away"], "--detach", code=1).stderr
+    assert "it was revoked" in output

@@ -1,4 +1,4 @@
-"""`oncue stream` beside a server on Kafka, as its users have it; and what both say when the other is missing."""
+"""`oncue stream` beside a server on Kafka, and each without the other."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ class Worker:
         self.process = system.start("stream")
         self.expect(first)
 
-    def expect(self, said: str) -> None:
-        """The next line on its stdout."""
+    def expect(self, words: str) -> None:
+        """Check the next line of its stdout."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert said in line, (line, self.process.communicate(timeout=30) if not line else "")
+        assert words in line, (line, self.process.communicate(timeout=30) if not line else "")
 
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest) -> Iterator[Any]:
     workers: list[Worker] = []
 
-    def begin(system: System, *said: str) -> Worker:
-        workers.append(Worker(system, *said))
+    def begin(system: System, *words: str) -> Worker:
+        workers.append(Worker(system, *words))
         return workers[-1]
 
     yield begin
@@ -74,7 +74,7 @@ def rule(system: System) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
-def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, start: Any) -> None:
+def test_a_server_leaves_stateful_rules_to_a_stream_worker(system: System, start: Any) -> None:
     system.write("layers.yaml", RULES)
     deployed = system.oncue("deploy", "--yes", "layers.yaml")
     assert "no stream worker reports; start one: oncue stream --log 'kafka://" in deployed.stderr
@@ -83,7 +83,7 @@ def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, st
     assert "oncue stream" in doctor["rules with memory"]["found"]
     emit(system, 7, 1, 2, 2)  # they wait in the log
     worker = start(system)
-    system.await_true(lambda: rule(system)["waiting"] == 2 and rule(system)["suppressed"] == 1, "the window is told of")
+    system.await_true(lambda: rule(system)["waiting"] == 2 and rule(system)["suppressed"] == 1, "the window is shown")
     assert rule(system)["why"] == ""
     event = {"specversion": "1.0", "id": "x", "source": "/b", "type": "layer.written"}
     system.write("double.json", json.dumps(event | {"data": {"scan": 7, "path": "/7/2"}}))
@@ -109,7 +109,7 @@ def test_a_server_leaves_rules_with_memory_to_a_stream_worker(system: System, st
 
 
 @pytest.mark.timeout(240)
-def test_windows_go_along_from_a_server_to_a_worker_and_back(
+def test_open_windows_move_from_a_server_to_a_worker_and_back(
     kafka: tuple[str, str], tmp_path: Path, start: Any
 ) -> None:
     data = tmp_path / "data"
@@ -151,7 +151,7 @@ def results(system: System, count: int) -> list[Any]:
 
 
 @pytest.mark.embedded
-def test_on_another_log_it_says_that_nothing_more_is_needed(stopped: System) -> None:
+def test_on_the_embedded_log_it_reports_that_it_is_not_needed(stopped: System) -> None:
     done = stopped.oncue("stream", code=2)
     assert "the server runs stateful rules itself" in done.stderr
     done = stopped.oncue("up", "--port", "0", env={"ONCUE_RULES_MEMORY": "stream"}, code=2)
@@ -160,7 +160,7 @@ def test_on_another_log_it_says_that_nothing_more_is_needed(stopped: System) -> 
     assert "rules_memory is server or stream" in done.stderr
 
 
-def test_without_a_broker_it_says_so(stopped: System) -> None:
+def test_it_reports_a_broker_that_does_not_answer(stopped: System) -> None:
     done = stopped.oncue("stream", "--log", f"kafka://127.0.0.1:{free_port()}", code=1)
     assert "cannot be reached" in done.stderr or "could not be reached" in done.stderr
     assert "Traceback" not in done.stderr

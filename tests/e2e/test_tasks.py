@@ -1,4 +1,4 @@
-"""Tasks by the command line: calling, looking, cancelling, retrying; and what each command prints and returns."""
+"""Tasks on the command line: submit, show, cancel, retry; output and exit codes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_arguments_and_names(system: System) -> None:
     assert system.oncue("invoke", "calls.py:nothing").stdout == ""
 
 
-def test_what_a_task_printed_its_timeline_and_json(system: System) -> None:
+def test_output_timeline_and_json_of_a_task(system: System) -> None:
     found = system.json("invoke", "calls.py:greet", "--arg", "name=Z")
     assert (found["state"], found["value"], found["output"]) == ("succeeded", ["hello Z"], "greeting Z\n")
     assert system.oncue("tasks", "logs", found["id"]).stdout == "greeting Z\n"
@@ -171,7 +171,7 @@ def test_a_failure_has_exit_code_1_and_a_short_traceback(system: System) -> None
 
 
 @pytest.mark.parametrize(("then", "words"), [("fail", "ValueError: enough"), ("wait", "0.5 s"), ("die", "exited")])
-def test_what_was_printed_before_it_failed_is_shown(system: System, then: str, words: str) -> None:
+def test_output_printed_before_a_failure_is_shown(system: System, then: str, words: str) -> None:
     call = ("invoke", "calls.py:grumble", "--arg", f"then={then}", "--timeout", "500ms" if then == "wait" else "60s")
     found = system.oncue(*call, code=1)
     printed, _, error = found.stderr.partition("error: ")
@@ -190,7 +190,7 @@ def request(function: str, kwargs: dict[str, Any], **options: Any) -> dict[str, 
     return {"function": function, "endpoint": "local", "kwargs": kwargs} | options
 
 
-def test_retries_are_counted_by_what_ran(system: System, tmp_path: Path) -> None:
+def test_only_attempts_that_ran_count_as_retries(system: System, tmp_path: Path) -> None:
     system.oncue("functions", "register", "calls.py:flaky")
     retry = {"max": 3, "backoff": "constant", "base_ms": 10, "on": ["error"]}
     good, bad = tmp_path / "good", tmp_path / "bad"
@@ -208,7 +208,7 @@ def test_timeout(system: System, tmp_path: Path) -> None:
     found = system.oncue("invoke", "calls.py:slow", "--arg", f"path={tmp_path / 'never'}", "--timeout", "300ms", code=1)
     assert "0.3 s" in found.stderr
     assert "→" in found.stderr
-    assert system.oncue("invoke", "calls.py:greet").stdout  # the worker, or another, goes on
+    assert system.oncue("invoke", "calls.py:greet").stdout  # this worker, or another, runs the next task
 
 
 def test_the_same_key_is_the_same_task(system: System, tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ def test_the_same_key_is_the_same_task(system: System, tmp_path: Path) -> None:
     other = system.http("POST", "/v1/tasks", body, {"Idempotency-Key": "twice"}).json
     assert other["id"] != answers[0].json["id"]
     assert ended(system, answers[0].json["id"])["state"] == "succeeded"
-    told = {a.json["accepted_us"] for a in (*answers, system.http("GET", f"/v1/tasks/{answers[0].json['id']}"))}
-    assert len(told) == 1
+    accepted = {a.json["accepted_us"] for a in (*answers, system.http("GET", f"/v1/tasks/{answers[0].json['id']}"))}
+    assert len(accepted) == 1
     assert ended(system, other["id"])["state"] == "succeeded"
     key = "0192f0c1e5a07c3e8a1b2c3d4e5f0000"
     batch = {"function": "flaky", "key": key, "calls": [[[str(path), 1], {}], [[str(path), 1], {}]]}
@@ -238,7 +238,7 @@ def test_the_same_key_is_the_same_task(system: System, tmp_path: Path) -> None:
     assert path.read_text() == "xxxx"  # once, twice, and two of the batch
 
 
-def test_a_repeated_request_is_told_the_outcome_and_another_one_is_refused(system: System) -> None:
+def test_a_repeated_request_gets_the_outcome_and_a_different_one_is_refused(system: System) -> None:
     system.oncue("functions", "register", "calls.py:greet")
     first = system.http(
         "POST", "/v1/tasks", request("greet", {"name": "a"}, wait_ms=20_000), {"Idempotency-Key": "ask"}
@@ -285,7 +285,7 @@ def test_the_live_stream_shows_a_task_from_its_acceptance_on(system: System, tmp
 
 @pytest.fixture(scope="module")
 def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """An endpoint whose agent is started and stopped by hand."""
+    """An endpoint whose agent the test starts and stops."""
     with system_in(tmp_path_factory.mktemp("lonely"), "--no-endpoint") as found:
         found.write("calls.py", SOURCE)
         found.oncue("endpoint", "register", "polaris", "--workers", "1")
@@ -293,7 +293,7 @@ def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         found.oncue("endpoint", "stop", "polaris", code=4)  # the test has stopped it
 
 
-def test_tasks_wait_expire_and_are_cancelled_while_the_endpoint_is_away(lonely: System, tmp_path: Path) -> None:
+def test_tasks_wait_expire_and_are_cancelled_while_the_endpoint_is_offline(lonely: System, tmp_path: Path) -> None:
     def invoke(*words: str) -> str:
         return lonely.oncue("invoke", *words, "--endpoint", "polaris", "--no-wait").stdout.strip()
 
@@ -376,7 +376,7 @@ def test_tail_shows_tasks_as_they_happen(system: System) -> None:
         reader.start()
         ids: list[str] = []
 
-        def shown() -> bool:  # what happened before it listened is not shown
+        def shown() -> bool:  # earlier tasks are not shown
             ids.append(system.json("invoke", "calls.py:greet")["id"])
             return enough.wait(1)
 
@@ -408,7 +408,7 @@ print(client.submit(double, 2).id, flush=True)
 """
 
 
-def test_a_program_whose_server_is_gone_does_not_end_as_if_all_were_well(stopped: System) -> None:
+def test_a_script_whose_server_is_gone_exits_with_an_error(stopped: System) -> None:
     stopped.up("--workers", "1")
     program = subprocess.Popen(
         [sys.executable, str(stopped.write("last.py", LAST_WORDS))],
@@ -428,4 +428,4 @@ def test_a_program_whose_server_is_gone_does_not_end_as_if_all_were_well(stopped
     assert "oncue up" in err
     assert "Traceback" not in err
     stopped.up("--workers", "1")
-    stopped.oncue("tasks", "show", out.strip(), code=4)  # as the remedy says: it was not accepted
+    stopped.oncue("tasks", "show", out.strip(), code=4)  # the remedy's command: the task was not accepted

@@ -1,4 +1,7 @@
-"""An older server on the log of a newer one: it leaves and remembers what it does not know; the upgraded one takes it up."""
+"""An older server on the log of a newer one, and its upgrade.
+
+The older server skips and remembers unknown records; the upgraded one applies them.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def of_a_newer_server(url: str, token_hash: str) -> None:
-    """It pauses the rule, makes a token with a field more, and has another form of outcomes."""
+    """Write records of a newer server.
+
+    It pauses the rule, creates a token with one more field, and uses another form of outcomes.
+    """
     token = TokenRecord(VERSION, "tok_new", token_hash, "somebody", ("read",))
     grown = [*msgspec.msgpack.decode(encode(token)), "a field that was added"]
 
@@ -71,7 +77,7 @@ def of_a_newer_server(url: str, token_hash: str) -> None:
 
 
 def skipped(system: System) -> list[tuple[str, str]]:
-    """(topic, kind); of a server that is not running."""
+    """Return the (topic, kind) pairs that a stopped server has skipped."""
     db = sqlite3.connect(system.data / "view.db")
     try:
         return sorted(db.execute("SELECT topic, kind FROM skipped"))
@@ -97,7 +103,7 @@ def test_an_older_server_beside_a_newer_one_and_its_upgrade(system: System) -> N
         lambda: system.http("GET", "/v1/me", token=token).status == 200, "the token with a field more is good"
     )
     renamed(folder, "a", 10)
-    system.await_tasks(1, rule=RULE)  # the pause is of a kind that it does not know; all else goes on
+    system.await_tasks(1, rule=RULE)  # it skips the unknown pause record and applies all others
     assert system.json("dead", "list") == []
     stop(older)
     assert skipped(system) == [(REGISTRY, "switch"), (RESULTS, f"frame v{VERSION + 1}")]
@@ -108,4 +114,4 @@ def test_an_older_server_beside_a_newer_one_and_its_upgrade(system: System) -> N
     assert system.http("GET", "/v1/me", token=token).status == 200
     system.await_tasks(1, rule=RULE)
     system.down()
-    assert skipped(system) == [(RESULTS, f"frame v{VERSION + 1}")], "kept for whoever knows it"
+    assert skipped(system) == [(RESULTS, f"frame v{VERSION + 1}")], "kept for a version that can decode it"

@@ -1,4 +1,4 @@
-"""The view is derived: deleted, it is built again from the log, and every answer is as it was."""
+"""A deleted view is rebuilt from the log, with the same answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ rules:
 
 
 def fill(system: System) -> None:
-    """Tasks of every end, events, dead letters, rule versions, a token and an endpoint that were revoked."""
+    """Create tasks with every outcome, events, dead letters and rule versions.
+
+    Also a revoked token and a revoked endpoint.
+    """
     system.write("work.py", "def add(a, b=1):\n    print('adding')\n    return a + b\n")
     system.write("all.yaml", RULES)
     system.oncue("deploy", "all.yaml", "--yes")
@@ -60,7 +63,7 @@ def fill(system: System) -> None:
 
 
 def pages(system: System, path: str) -> Any:
-    """All items of a list."""
+    """Return all items of a list."""
     items: list[Any] = []
     cursor = ""
     while True:

@@ -165,7 +165,7 @@ BAD = (
 
 
 def bad(name: str) -> tuple[str, bytes, dict[str, str], int, str]:
-    """Signed when it is asked for: a signature is good for five minutes."""
+    """Sign on request: a signature is valid for five minutes."""
     return {
         "no signature": ("daq", b"{}", {}, 401, "webhook-id"),
         "wrong key": ("daq", b"{}", signed(b"{}", "m", b"not the key"), 401, "webhook-signature"),
@@ -196,24 +196,24 @@ def test_refused(hooked: System, name: str) -> None:
     assert "forged" not in answer.body.decode()
 
 
-def test_a_hook_takes_posts_only(hooked: System) -> None:
+def test_a_hook_accepts_only_post(hooked: System) -> None:
     answer = hooked.http("GET", "/hooks/open", token=None)
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
 
 def test_a_secret_cannot_name_another_file(hooked: System) -> None:
-    """`${secret:../local.json}` must not make the content of a file the key."""
+    """`${secret:../local.json}` must not use the content of a file as the key."""
     hooked.write(
         "sneaky.yaml",
         'triggers:\n  - {name: sneaky, kind: webhook, verify: {bearer: "${secret:../bridge.key}"}}\n',
     )
-    said = hooked.oncue("deploy", "sneaky.yaml", "--yes", code=2).stderr
-    assert "sneaky.yaml:2:43: trigger sneaky: verify: '../bridge.key' names no secret" in said
+    output = hooked.oncue("deploy", "sneaky.yaml", "--yes", code=2).stderr
+    assert "sneaky.yaml:2:43: trigger sneaky: verify: '../bridge.key' names no secret" in output
     content = (hooked.data / "bridge.key").read_text().strip().splitlines()[0]
     assert hook(hooked, "sneaky", b"{}", {"Authorization": f"Bearer {content}"}).status == 404
 
 
-def test_a_secret_that_is_not_there_is_told_to_the_owner(hooked: System) -> None:
+def test_a_missing_secret_is_reported_to_the_owner(hooked: System) -> None:
     (found,) = [t for t in hooked.json("triggers", "list") if t["name"] == "unset"]
     assert found["state"] == "failed"
     assert str(hooked.data / "secrets" / "nobody-has-stored-it") in found["detail"]

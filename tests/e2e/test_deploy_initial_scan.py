@@ -1,4 +1,7 @@
-"""The moment of a deploy: what is there before it is old, what comes after its answer fires, each once, whatever dies."""
+"""Files around a deploy: existing ones do not fire, later ones fire once.
+
+This holds whichever process is killed in between.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.mark.parametrize("n", range(5))
-def test_what_is_written_right_after_the_answer_fires_and_what_was_there_does_not(site: System, n: int) -> None:
+def test_files_written_right_after_the_answer_fire_and_existing_files_do_not(site: System, n: int) -> None:
     name = f"right-after-{n}"
     folder = place(site, name, files=1 + 400 * n)
     (folder / "last.raw").write_bytes(b"the last moment before")
@@ -29,8 +32,8 @@ def test_what_is_written_right_after_the_answer_fires_and_what_was_there_does_no
     assert fired(site, name, folder, 1) == ["new.raw"]
 
 
-def test_what_is_moved_in_right_after_the_answer_fires_however_old_it_is(site: System) -> None:
-    """A tree keeps all times of the files in it."""
+def test_a_tree_moved_in_right_after_the_answer_fires_however_old_it_is(site: System) -> None:
+    """A moved tree keeps the times of its files."""
     folder = place(site, "moved")
     tree = site.folder / "staged"
     (tree / "a").mkdir(parents=True)
@@ -42,8 +45,8 @@ def test_what_is_moved_in_right_after_the_answer_fires_however_old_it_is(site: S
     assert fired(site, "moved", folder, 2) == ["copied.raw", "in_tree.raw"]
 
 
-def test_killed_right_after_the_answer(stopped: System) -> None:
-    """What comes while the server is down fires when it is up again."""
+def test_files_written_after_a_kill_right_after_the_answer_fire(stopped: System) -> None:
+    """Files written while the server is down fire after its start."""
     stopped.up("--workers", "1")
     registered(stopped)
     folder = place(stopped, "killed")
@@ -59,12 +62,15 @@ def test_killed_right_after_the_answer(stopped: System) -> None:
     assert fired(stopped, "killed", folder, 2) == ["down.raw", "tree.raw"]
 
 
-def test_killed_before_the_first_look(stopped: System) -> None:
-    """The deploy is on record, but the trigger could not look yet: later the files' times tell what is new."""
+def test_killed_before_the_initial_scan(stopped: System) -> None:
+    """The deploy is recorded but the trigger has not scanned.
+
+    Files are then classified by their times.
+    """
     stopped.up("--workers", "1")
     registered(stopped)
     folder = place(stopped, "unseen")
-    in_the_way = stopped.data / "triggers" / "unseen"  # where the trigger keeps its memory
+    in_the_way = stopped.data / "triggers" / "unseen"  # the folder of the trigger's ledger
     in_the_way.parent.mkdir(exist_ok=True)
     in_the_way.write_bytes(b"")
     server = stopped.server
@@ -79,8 +85,8 @@ def test_killed_before_the_first_look(stopped: System) -> None:
     assert fired(stopped, "unseen", folder, 1) == ["down.raw"]
 
 
-def test_a_deploy_that_changes_nothing_waits_for_the_first_look_too(site: System) -> None:
-    """As after an answer that was lost: the command is given again."""
+def test_a_deploy_without_changes_waits_for_the_initial_scan_too(site: System) -> None:
+    """The command is repeated, as after a lost answer."""
     folder = place(site, "again")
     text = rules(("again", folder))
     assert deploy(site, "again", text).changed
@@ -91,7 +97,7 @@ def test_a_deploy_that_changes_nothing_waits_for_the_first_look_too(site: System
     assert fired(site, "again", folder, 1) == ["new.raw"]
 
 
-def test_other_globs_and_another_folder_have_their_own_moment(site: System) -> None:
+def test_changed_globs_and_folders_have_an_initial_scan_of_their_own(site: System) -> None:
     folder, other = place(site, "edited"), place(site, "edited-other")
     deploy(site, "edited", rules(("edited", folder)))
     (folder / "one.raw").write_bytes(b"fires: .raw is meant")
@@ -105,7 +111,7 @@ def test_other_globs_and_another_folder_have_their_own_moment(site: System) -> N
     assert fired(site, "edited", other, 5) == ["four.tif", "one.raw", "three.raw", "two.tif"]
 
 
-def test_a_folder_that_is_made_after_the_deploy(site: System) -> None:
+def test_a_folder_created_after_the_deploy(site: System) -> None:
     folder = site.folder / "not-yet"
     done = deploy(site, "not-yet", rules(("not-yet", folder)))
     assert [(t.state, t.looked) for t in done.triggers] == [("waiting", True)]
@@ -119,7 +125,7 @@ def test_a_folder_that_is_made_after_the_deploy(site: System) -> None:
     assert fired(site, "not-yet", folder, 2) == ["new.raw", "older than the folder.raw"]
 
 
-def test_several_triggers_of_which_one_cannot_look(site: System) -> None:
+def test_several_triggers_of_which_one_cannot_scan(site: System) -> None:
     first, second = place(site, "several-1"), place(site, "several-2")
     no_folder = site.write("several-3", "a file")
     text = rules(("several-1", first), ("several-3", no_folder), ("several-2", second))
@@ -141,7 +147,7 @@ def test_several_triggers_of_which_one_cannot_look(site: System) -> None:
     assert why["several-1-name"] == ""
 
 
-def test_who_asks_why_a_file_did_not_fire_is_told(site: System) -> None:
+def test_explain_says_why_a_file_did_not_fire(site: System) -> None:
     folder = place(site, "asked", files=2)
     deploy(site, "asked", rules(("asked", folder)))
     (folder / "new.raw").write_bytes(b"new")

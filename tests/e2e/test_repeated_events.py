@@ -1,4 +1,4 @@
-"""An event that is told twice runs its function once: in the same run of the server, and across a restart."""
+"""An event sent twice runs its function once, also across a restart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def note(path, text):
 """
 
 
-def tell(system: System, event_id: str, extensions: dict[str, str | int | bool]) -> None:
+def send_event(system: System, event_id: str, extensions: dict[str, str | int | bool]) -> None:
     with system.client() as client:
         client.emit(
             type="twice",
@@ -40,28 +40,28 @@ def tell(system: System, event_id: str, extensions: dict[str, str | int | bool])
 
 
 @pytest.mark.parametrize("stored_time", [True, False])
-def test_an_event_that_is_told_twice_runs_once(stopped: System, stored_time: bool) -> None:
+def test_a_repeated_event_runs_once(stopped: System, stored_time: bool) -> None:
     stopped.write("note.py", NOTE)
     rules = stopped.write("rules.yaml", RULES)
     stopped.up("--workers", "1")
     stopped.oncue("deploy", str(rules), "--yes")
     ext: dict[str, str | int | bool] = {"oncuetimems": str(time.time_ns() // 1_000_000)} if stored_time else {}
-    tell(stopped, "a", ext)
-    tell(stopped, "a", ext)
-    tell(stopped, "b", ext)
+    send_event(stopped, "a", ext)
+    send_event(stopped, "a", ext)
+    send_event(stopped, "b", ext)
     stopped.await_tasks(2, rule="note")
     stopped.down()
     stopped.up("--workers", "1")
-    tell(stopped, "a", ext)
-    tell(stopped, "c", ext)
+    send_event(stopped, "a", ext)
+    send_event(stopped, "c", ext)
     stopped.await_tasks(3, rule="note")
     with stopped.client() as client:  # behind the others, on the one worker
         assert client.submit(abs, -1).result(PATIENCE_S) == 1
     assert (stopped.folder / "noted").read_text().split() == ["a", "b", "c"]
 
 
-def test_what_is_told_twice_counts_once(stopped: System) -> None:
-    """In one request, which may be one batch, and in others after it; also for a rule with memory."""
+def test_a_repeated_event_counts_once(stopped: System) -> None:
+    """Repeated within one request and in later ones; also for a stateful rule."""
     stopped.write("note.py", NOTE)
     rules = stopped.write("rules.yaml", RULES + BATCH)
     stopped.up("--workers", "1")
@@ -85,7 +85,7 @@ def test_what_is_told_twice_counts_once(stopped: System) -> None:
     stopped.await_true(lambda: fired()["note"] == 3, "each is counted once")
     send("d")
     stopped.await_tasks(4, rule="note")
-    stopped.await_true(lambda: fired()["note"] == 4, "and goes on")
+    stopped.await_true(lambda: fired()["note"] == 4, "later events are counted")
     stopped.await_true(lambda: fired()["both"] == len(stopped.tasks(rule="both")) > 0, "windows as well")
     with stopped.client() as client:  # behind the others, on the one worker
         assert client.submit(abs, -1).result(PATIENCE_S) == 1

@@ -1,4 +1,7 @@
-"""Rules with memory as users have them: deployed, fed by a webhook, killed in the middle of a window, changed, explained."""
+"""Stateful rules on one server, fed by a webhook.
+
+The server is killed within a window, and the rule is changed and explained.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,9 @@ def deploy(system: System, text: str) -> None:
     system.oncue("deploy", "door.yaml", "--yes")
 
 
-def knock(system: System, *numbers: int, **data: Any) -> None:
+def send_events(system: System, *numbers: int, **data: Any) -> None:
     for n in numbers:
-        answer = system.http("POST", "/hooks/door", {"n": n} | data, {"webhook-id": f"knock-{n}"}, token=None)
+        answer = system.http("POST", "/hooks/door", {"n": n} | data, {"webhook-id": f"event-{n}"}, token=None)
         assert answer.status == 202, answer
 
 
@@ -51,16 +54,16 @@ def values(system: System, count: int) -> list[Any]:
     return [system.http("GET", f"/v1/tasks/{t['id']}").json["value"] for t in tasks]
 
 
-def test_a_server_killed_in_the_middle_of_a_window_fires_the_batch_once_with_all_events(stopped: System) -> None:
+def test_a_batch_fires_once_with_all_events_after_a_kill_within_its_window(stopped: System) -> None:
     stopped.up("--workers", "1")
     deploy(stopped, rule_file("{count: 6}", "dedupe: {ttl: 1h}"))
-    knock(stopped, 1, 2, 3)
+    send_events(stopped, 1, 2, 3)
     await_waiting(stopped, 3)
     for process in reversed(stopped.note()):
         process.kill()
     stopped.up("--workers", "1")
-    knock(stopped, 2, 3)  # whoever knocks does not know that it was heard
-    knock(stopped, 4, 5)
+    send_events(stopped, 2, 3)  # the sender does not know that they were accepted
+    send_events(stopped, 4, 5)
     await_waiting(stopped, 5)
     # The view is derived; the windows are not lost with it.
     stopped.down()
@@ -68,15 +71,15 @@ def test_a_server_killed_in_the_middle_of_a_window_fires_the_batch_once_with_all
         path.unlink()
     stopped.up("--workers", "1")
     await_waiting(stopped, 5)  # on Kafka they are read from the log after the start
-    knock(stopped, 6)
+    send_events(stopped, 6)
     assert values(stopped, 1) == [{"ns": [1, 2, 3, 4, 5, 6], "count": 6}]
     assert rule_of(stopped)["waiting"] == 0
 
 
-def test_a_window_is_told_of_and_a_change_of_the_rule_lets_it_go(stopped: System) -> None:
+def test_an_open_window_is_shown_and_a_change_of_the_rule_releases_it(stopped: System) -> None:
     stopped.up("--workers", "1")
     deploy(stopped, rule_file("{count: 100, wait: 1h}", 'dedupe: {key: "${data.n}", ttl: 10m}'))
-    knock(stopped, 1, 2)
+    send_events(stopped, 1, 2)
     await_waiting(stopped, 2)
     knocked = stopped.http("POST", "/hooks/door", {"n": 1}, {"webhook-id": "another"}, token=None)
     assert knocked.status == 202
@@ -103,5 +106,5 @@ def test_a_window_is_told_of_and_a_change_of_the_rule_lets_it_go(stopped: System
     # Other limits: the old window fires as it is, and the next one is by the new ones. The dedupe is the same.
     deploy(stopped, rule_file("{count: 2}", 'dedupe: {key: "${data.n}", ttl: 10m}'))
     assert values(stopped, 1) == [{"ns": [1, 2], "count": 2}]
-    knock(stopped, 2, 7, 8)
+    send_events(stopped, 2, 7, 8)
     assert values(stopped, 2) == [{"ns": [1, 2], "count": 2}, {"ns": [7, 8], "count": 2}]

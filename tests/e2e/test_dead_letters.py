@@ -1,4 +1,4 @@
-"""Dead letters through the real server: dismissed, retried; and whose letters, events and rule files are."""
+"""Dead letters: dismiss, retry, and which users see letters, events and files."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ rules:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Nothing here needs a worker."""
+    """A system without an agent; no test here needs a worker."""
     with system_in(tmp_path_factory.mktemp("dead"), "--no-endpoint") as found:
         yield found
 
 
 def person(system: System, name: str, *scopes: str) -> str:
-    """A token."""
+    """Return a token of this user."""
     body = {"name": name, "scopes": list(scopes) or ["user"], "subject": name}
     return str(system.http("POST", "/v1/tokens", body).json["token"])
 
 
 def deploy(system: System, name: str, token: str) -> None:
-    """A rule of this person, on an endpoint of theirs, whose agent never comes."""
+    """Deploy a rule of this user on an endpoint whose agent never connects."""
     key = name.ljust(40, "x")
     with Client(system.local["url"], token) as client:
-        client.endpoints.register(EndpointRequest(name="mine", public_key=key))
+        client.endpoints.register(EndpointRequest(name="own", public_key=key))
     system.write("work.py", "def add(a, b=1):\n    return a + b\n")
     system.write(f"{name}.yaml", RULES.replace("NAME", name).replace("TYPE", name))
     env = {"ONCUE_URL": system.local["url"], "ONCUE_TOKEN": token}
     system.oncue("deploy", f"{name}.yaml", "--yes", env=env)
 
 
-def bury(system: System, kind: str, *keys: str) -> list[int]:
-    """Numbers of the letters of these events, which lack a field."""
+def make_dead_letters(system: System, kind: str, *keys: str) -> list[int]:
+    """Emit events that lack a field; return the numbers of their dead letters."""
     for key in keys:
         system.http("POST", "/v1/events", {"type": kind, "source": "/dead", "id": key, "data": {"secret": key}})
 
-    def buried() -> list[dict[str, Any]]:
+    def in_list() -> list[dict[str, Any]]:
         found = [d for d in letters(system, "?all=1&limit=1000") if d["event"] and d["event"][1] in keys]
         return found if len(found) == len(keys) else []
 
-    found = system.await_true(buried, f"{len(keys)} dead letters")
+    found = system.await_true(in_list, f"{len(keys)} dead letters")
     numbers = {d["event"][1]: d["id"] for d in found}
     return [numbers[key] for key in keys]
 
@@ -73,13 +73,13 @@ def letters(system: System, query: str = "", token: str = "") -> list[dict[str, 
 
 
 def test_a_dismissed_letter_leaves_the_list_for_good(stopped: System) -> None:
-    """Also when the server is killed and its view deleted: what was done is in the log."""
+    """A dismissal is in the log. It holds after a kill and with a deleted view."""
     system = stopped
     system.up("--no-endpoint")
     deploy(system, "gone", system.local["token"])
-    a, b, c, d, e = bury(system, "gone", "a", "b", "c", "d", "e")
-    said = system.oncue("dead", "dismiss", str(a), str(b), "--reason", "test shots").stdout
-    assert said == "2 dismissed\n"
+    a, b, c, d, e = make_dead_letters(system, "gone", "a", "b", "c", "d", "e")
+    output = system.oncue("dead", "dismiss", str(a), str(b), "--reason", "test shots").stdout
+    assert output == "2 dismissed\n"
     assert [x["id"] for x in system.json("dead", "list")] == [e, d, c]
     assert system.oncue("dead", "dismiss", str(b), str(c)).stdout == (
         "1 dismissed; 1 had been retried or dismissed already\n"
@@ -118,9 +118,9 @@ def test_a_dismissed_letter_leaves_the_list_for_good(stopped: System) -> None:
     assert system.oncue("dead", "list").stderr == "none\n"
 
 
-def test_dismissing_is_all_or_none_and_again_is_harmless(system: System) -> None:
+def test_dismissing_is_atomic_and_idempotent(system: System) -> None:
     deploy(system, "twice", system.local["token"])
-    (number,) = bury(system, "twice", "x")
+    (number,) = make_dead_letters(system, "twice", "x")
     with system.client() as client:
         with pytest.raises(NotFound, match="no dead letter 999999"):
             client.dead.dismiss([number, 999_999])
@@ -132,22 +132,25 @@ def test_dismissing_is_all_or_none_and_again_is_harmless(system: System) -> None
         with pytest.raises(Invalid):
             client.dead.dismiss([])
         assert [client.dead.dismiss([number, number], "once") for _ in range(3)] == [1, 0, 0]
-        assert client.dead.get(number).settled_why == "once"  # what was said first stays
+        assert client.dead.get(number).settled_why == "once"  # the first reason stays
         answer = system.http("POST", "/v1/dead/dismiss", {"letters": [number]})
         assert answer.json["count"] == 0
         with pytest.raises(NotFound):
             client.dead.get(999_999)
-    said = system.oncue("dead", "dismiss", code=2).stderr
-    assert "--all" in said
+    output = system.oncue("dead", "dismiss", code=2).stderr
+    assert "--all" in output
 
 
-def test_other_peoples_letters_are_not_there(system: System) -> None:
-    """A letter has what the rule's owner was sent; a rule's letter is for the owner (and admins), whoever sent the event."""
+def test_letters_of_other_users_rules_are_not_found(system: System) -> None:
+    """A rule's letter is visible to the rule's owner and to admins only.
+
+    The letter contains what the owner was sent, whoever emitted the event.
+    """
     alice, bob, reader = (person(system, "alice"), person(system, "bob"), person(system, "alice", "read"))
     deploy(system, "alices", alice)
     deploy(system, "bobs", bob)
-    (hers,) = bury(system, "alices", "hunter2")
-    (his,) = bury(system, "bobs", "hunter3")
+    (hers,) = make_dead_letters(system, "alices", "hunter2")
+    (his,) = make_dead_letters(system, "bobs", "hunter3")
     for token, mine, other in ((alice, hers, his), (bob, his, hers), (reader, hers, his)):
         assert [d["id"] for d in letters(system, token=token)] == [mine]
         assert [d["id"] for d in letters(system, "?all=1", token=token)] == [mine]
@@ -171,8 +174,8 @@ def test_other_peoples_letters_are_not_there(system: System) -> None:
 
 
 @pytest.mark.embedded
-def test_letters_of_nobody_are_for_admins(stopped: System) -> None:
-    """A record that cannot be read: nobody knows whose it is."""
+def test_letters_without_an_owner_are_visible_to_admins_only(stopped: System) -> None:
+    """A record that cannot be decoded has no owner."""
     system = stopped
     system.up("--no-endpoint")
     system.down()
@@ -193,7 +196,7 @@ def test_letters_of_nobody_are_for_admins(stopped: System) -> None:
     assert system.oncue("dead", "dismiss", str(found["id"])).stdout == "1 dismissed\n"
 
 
-def test_rule_files_of_others_are_not_named(system: System) -> None:
+def test_rule_files_of_other_users_are_not_named(system: System) -> None:
     eve, fay = person(system, "eve"), person(system, "fay")
     deploy(system, "eves", eve)
     for method, path, body in (
@@ -206,12 +209,12 @@ def test_rule_files_of_others_are_not_named(system: System) -> None:
         assert refused.status in (403, 404), (path, refused)
         assert "eves" not in refused.json["remedy"]
     system.http("DELETE", "/v1/deployments/eves", token=eve)
-    # What is out of force is not anybody's to take over with its text and functions.
+    # A label that is out of force still belongs to its owner, with its text and functions.
     assert system.http("POST", "/v1/deployments/eves/rollback", {"version": 1}, token=fay).status == 404
     assert system.http("POST", "/v1/deployments/eves/rollback", {"version": 1}, token=eve).status == 200
 
 
-def test_events_are_everybodys_and_what_they_made_run_is_its_owners(system: System) -> None:
+def test_all_users_see_events_but_only_owners_see_their_tasks(system: System) -> None:
     carl, dora = person(system, "carl"), person(system, "dora")
     deploy(system, "carls", carl)
     sent = {"type": "carls", "source": "/shared", "id": "good", "data": {"n": 3}}
@@ -231,8 +234,8 @@ def test_events_are_everybodys_and_what_they_made_run_is_its_owners(system: Syst
 
 
 @pytest.mark.embedded
-def test_a_retried_letter_is_the_record_with_its_headers(stopped: System) -> None:
-    """An event that a foreign client wrote in binary mode: without its headers it is no event."""
+def test_a_retried_letter_keeps_the_records_headers(stopped: System) -> None:
+    """An event in binary mode is no event without its headers."""
     system = stopped
     system.up("--no-endpoint")
     deploy(system, "binary", system.local["token"])

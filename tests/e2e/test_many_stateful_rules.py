@@ -1,5 +1,8 @@
-"""Rules with memory on several servers of one Kafka: whichever runs them, each event is in one batch and in one only, also
-when the log has forgotten the matches of long ago."""
+"""Stateful rules on several servers of one Kafka.
+
+Whichever server runs them, each event is in exactly one batch, also after the log has deleted the
+oldest matches.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ rules:
 def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
     with many_servers(tmp_path, kafka[0], 2) as found:
         first = found.servers[0]
-        first.oncue("endpoint", "register", "e1")  # its agent is not needed: what is counted is tasks
+        first.oncue("endpoint", "register", "e1")  # its agent is not needed: the test counts tasks
         first.write("gather.py", "def gather(ns):\n    return ns\n")
         first.write("rules.yaml", RULES)
         first.oncue("deploy", "rules.yaml", "--yes")
@@ -56,8 +59,8 @@ def waiting(server: System) -> int:
     return int(answer.json["waiting"]) if answer.status == 200 else -1
 
 
-def acting(servers: list[System], count: int) -> System:
-    """The one that has an open window with so many events."""
+def server_with_window(servers: list[System], count: int) -> System:
+    """Return the server that has an open window with `count` events."""
 
     def found() -> System | None:
         return next((server for server in servers if waiting(server) == count), None)
@@ -68,7 +71,7 @@ def acting(servers: list[System], count: int) -> System:
 
 
 def ends(log_url: str, cut: dict[int, int] | None = None) -> dict[int, int]:
-    """Of each partition; `cut`: what is before these places is forgotten."""
+    """Return the end of each partition; with `cut`, delete the records before it."""
 
     async def main() -> dict[int, int]:
         log = await open_log(log_url, Settings())
@@ -86,7 +89,7 @@ def ends(log_url: str, cut: dict[int, int] | None = None) -> dict[int, int]:
 
 
 def batches(many: Many, server: System, count: int) -> list[Any]:
-    """What the tasks in the log have as arguments; the same task may be there twice."""
+    """Return the arguments of the tasks in the log, by task id: a task may be there twice."""
     (endpoint,) = [e["id"] for e in server.http("GET", "/v1/endpoints").json if e["name"] == "e1"]
 
     async def main() -> dict[bytes, Any]:
@@ -107,29 +110,29 @@ def batches(many: Many, server: System, count: int) -> list[Any]:
 
 
 @pytest.mark.timeout(240)
-def test_a_killed_servers_open_batch_goes_on_when_the_log_has_forgotten_its_beginning(two: Many) -> None:
+def test_an_open_batch_survives_a_kill_after_the_log_deleted_its_first_matches(two: Many) -> None:
     emit(two.servers[0], 1, 2)
-    acting(two.servers, 2)
+    server_with_window(two.servers, 2)
     middle = ends(two.log)
     emit(two.servers[0], 3, 4, 5, 6)
-    first = acting(two.servers, 2)
+    first = server_with_window(two.servers, 2)
     other = next(server for server in two.servers if server is not first)
     # Half of a batch that has fired is gone from the log: read again, its other half would open a batch.
     ends(two.log, cut=middle)
     first.server.kill()
     emit(other, 6, 7, 3)  # 6 and 3 are doubles
-    acting([other], 3)
+    server_with_window([other], 3)
     emit(other, 8)
     assert batches(two, other, 2) == [[1, 2, 3, 4], [5, 6, 7, 8]]
     # And back.
     emit(other, 9, 10)
-    acting([other], 2)
+    server_with_window([other], 2)
     middle = ends(two.log)
     first.up("--no-endpoint")
     ends(two.log, cut=middle)
     other.server.kill()
     emit(first, 10, 11, 12, 13)
-    acting([first], 1)
+    server_with_window([first], 1)
     assert batches(two, first, 3) == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
     assert not first.http("GET", "/v1/dead").json["items"]
 
@@ -137,23 +140,23 @@ def test_a_killed_servers_open_batch_goes_on_when_the_log_has_forgotten_its_begi
 @pytest.mark.timeout(240)
 def test_a_server_stopped_past_its_session_counts_nothing_twice(two: Many) -> None:
     emit(two.servers[0], 1, 2)
-    first = acting(two.servers, 2)
+    first = server_with_window(two.servers, 2)
     other = next(server for server in two.servers if server is not first)
     process = two.pause(first)
     emit(other, 3, 4, 5)
-    acting([other], 1)
+    server_with_window([other], 1)
     assert batches(two, other, 1) == [[1, 2, 3, 4]]
     os.kill(process.pid, signal.SIGCONT)
     emit(other, 6, 7, 8, 9, 10)
-    acting(two.servers, 2)
+    server_with_window(two.servers, 2)
     assert batches(two, other, 2) == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert not other.http("GET", "/v1/dead").json["items"]
 
 
 @pytest.mark.timeout(240)
-def test_any_server_says_what_would_become_of_an_event(two: Many) -> None:
+def test_any_server_explains_an_event(two: Many) -> None:
     emit(two.servers[0], 1, 2)
-    acting(two.servers, 2)
+    server_with_window(two.servers, 2)
     event = '{"specversion": "1.0", "id": "x", "source": "/b", "type": "layer.written", "data": {"n": %d}}'
     for server in two.servers:
         server.write("double.json", event % 2)
@@ -163,36 +166,38 @@ def test_any_server_says_what_would_become_of_an_event(two: Many) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_killed_and_stopped_again_and_again_in_a_stream_of_events(two: Many) -> None:
-    """Each event is told by its number, which dedupe knows: whoever does not know whether it was heard tells it again."""
+def test_servers_killed_and_stopped_repeatedly_in_a_stream_of_events(two: Many) -> None:
+    """Events carry a number as dedupe key, so unanswered requests are repeated."""
     chance = random.Random(7)
-    told = 0
+    sent = 0
 
-    def tell(server: System, count: int) -> None:
-        nonlocal told
+    def send_events(server: System, count: int) -> None:
+        nonlocal sent
         body = [
             {"specversion": "1.0", "source": "/b", "type": "layer.written", "id": str(n), "data": {"n": n}}
-            for n in range(told, told + count)
+            for n in range(sent, sent + count)
         ]
         media = {"Content-Type": "application/cloudevents-batch+json"}
-        server.await_true(lambda: server.http("POST", "/v1/events", body, media).status == 202, "the events are taken")
-        told += count
+        server.await_true(
+            lambda: server.http("POST", "/v1/events", body, media).status == 202, "the events are accepted"
+        )
+        sent += count
 
     for round_ in range(4):
         first, other = chance.sample(two.servers, 2)
         for _ in range(5):
-            tell(other, chance.randrange(1, 60))
+            send_events(other, chance.randrange(1, 60))
         if round_ % 2:
             process = two.pause(first)
         else:
             first.server.kill()
         for _ in range(5):
-            tell(other, chance.randrange(1, 60))
+            send_events(other, chance.randrange(1, 60))
         two.pass_session(chance.choice((0.3, 2.0)))
         if round_ % 2:
             os.kill(process.pid, signal.SIGCONT)
         else:
             first.up("--no-endpoint")
-    tell(two.servers[0], 4 - told % 4 or 4)
-    found = [n for batch in batches(two, two.servers[0], told // 4) for n in batch]
-    assert sorted(found) == list(range(told))
+    send_events(two.servers[0], 4 - sent % 4 or 4)
+    found = [n for batch in batches(two, two.servers[0], sent // 4) for n in batch]
+    assert sorted(found) == list(range(sent))
