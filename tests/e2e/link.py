@@ -82,12 +82,12 @@ class Link:
         except OSError:
             writer.transport.abort()
             return
-        mine = {writer, to_client}
-        self._writers |= mine
+        writers = {writer, to_client}
+        self._writers |= writers
         try:
             await asyncio.gather(self._pass(reader, to_client), self._pass(to_server, writer))
         finally:
-            self._writers -= mine
+            self._writers -= writers
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -66,7 +66,7 @@ def test_a_waiting_task_is_cancelled_through_another_server(two: Many) -> None:
     with other.client() as client:
         tasks = {name: client.map(nap, [600.0] * 40, endpoint=name) for name in (first, second)}
         client.flush()
-        mine = [t.id for name in (first, second) for t in tasks[name]]
+        submitted = [t.id for name in (first, second) for t in tasks[name]]
         for name in (first, second):  # until the agents' queues are full and the rest waits
             owner.await_true(
                 lambda name=name: any(show(owner, t.id)["why"] == "it runs" for t in tasks[name]), f"{name} is busy"
@@ -76,19 +76,19 @@ def test_a_waiting_task_is_cancelled_through_another_server(two: Many) -> None:
         for task in last:
             assert "no free worker" in str(show(other, task)["why"])
             assert "acts for" in str(show(other, task, **ALONE)["why"])
-        sent = [t for t in mine if show(owner, t)["sent"]]
+        sent = [t for t in submitted if show(owner, t)["sent"]]
         assert sent
-        assert [t for t in mine if show(other, t)["sent"]] == sent
+        assert [t for t in submitted if show(other, t)["sent"]] == sent
         at = other.http("GET", f"/v1/endpoints/{first}").json
         assert (at["state"], at["queued"]) == ("connected", sum(t in sent for t in [t.id for t in tasks[first]]))
         # The other server's view does not have it; and a forwarded request is not forwarded again.
         before = forwarded_count(owner, route)
-        alone = other.http("POST", "/v1/tasks/cancel", {"tasks": mine, "waiting": True}, headers=ALONE)
+        alone = other.http("POST", "/v1/tasks/cancel", {"tasks": submitted, "waiting": True}, headers=ALONE)
         assert (alone.status, alone.json["tasks"], forwarded_count(owner, route)) == (202, [], before)
         # For two endpoints of one server, that is asked once.
-        answer = other.http("POST", "/v1/tasks/cancel", {"tasks": mine, "waiting": True})
+        answer = other.http("POST", "/v1/tasks/cancel", {"tasks": submitted, "waiting": True})
         assert answer.status == 202
-        assert sorted(answer.json["tasks"]) == sorted(set(mine) - set(sent))
+        assert sorted(answer.json["tasks"]) == sorted(set(submitted) - set(sent))
         assert forwarded_count(owner, route) == before + 1
         other.await_true(
             lambda: all(show(other, t)["state"] == "cancelled" for t in answer.json["tasks"]), "they are cancelled"

@@ -79,8 +79,8 @@ def test_no_secret_is_in_the_file_or_the_images() -> None:
 
 
 def test_the_build_steps_of_the_image(tmp_path: Path) -> None:
-    said = rehearse("build", str(tmp_path), "server")
-    assert "not run: it needs root" in said
+    output = rehearse("build", str(tmp_path), "server")
+    assert "not run: it needs root" in output
     oncue = tmp_path / "server/opt/oncue/bin/oncue"
     shown = subprocess.run(
         [oncue, "--version"], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
@@ -97,12 +97,12 @@ def test_the_services_run_in_the_rehearsal() -> None:
     if not shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin"):
         assert os.environ.get("CI") != "true", "make services installs haproxy"
         pytest.skip("no haproxy: make services")
-    said = rehearse("run")
-    assert "through the one port: hello first" in said
-    assert "a stateful rule: the sum of [1, 2] is 3" in said
-    assert re.search(r"^oncue doctor: \d+ checks, all of them ok$", said, re.MULTILINE)
-    killed = re.search(r"^kill server-[ab]: code -9$", said, re.MULTILINE)
+    output = rehearse("run")
+    assert "through the one port: hello first" in output
+    assert "a stateful rule: the sum of [1, 2] is 3" in output
+    assert re.search(r"^oncue doctor: \d+ checks, all of them ok$", output, re.MULTILINE)
+    killed = re.search(r"^kill server-[ab]: code -9$", output, re.MULTILINE)
     assert killed
-    assert killed.start() < said.index("after the kill: hello second")
-    assert "rehearsed: all services have ended" in said
-    assert "did not stop in time" not in said
+    assert killed.start() < output.index("after the kill: hello second")
+    assert "rehearsed: all services have ended" in output
+    assert "did not stop in time" not in output

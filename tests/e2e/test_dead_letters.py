@@ -19,7 +19,7 @@ from tests.e2e.running import System, system_in
 
 RULES = """
 rules:
-  - {name: NAME, on: {type: TYPE}, run: {function: work.py:add, endpoint: mine, args: {a: "${data.n}"}}}
+  - {name: NAME, on: {type: TYPE}, run: {function: work.py:add, endpoint: own, args: {a: "${data.n}"}}}
 """
 
 
@@ -151,15 +151,15 @@ def test_letters_of_other_users_rules_are_not_found(system: System) -> None:
     deploy(system, "bobs", bob)
     (hers,) = make_dead_letters(system, "alices", "hunter2")
     (his,) = make_dead_letters(system, "bobs", "hunter3")
-    for token, mine, other in ((alice, hers, his), (bob, his, hers), (reader, hers, his)):
-        assert [d["id"] for d in letters(system, token=token)] == [mine]
-        assert [d["id"] for d in letters(system, "?all=1", token=token)] == [mine]
-        assert system.http("GET", f"/v1/dead/{mine}", token=token).json["owner"] in ("alice", "bob")
+    for token, own, other in ((alice, hers, his), (bob, his, hers), (reader, hers, his)):
+        assert [d["id"] for d in letters(system, token=token)] == [own]
+        assert [d["id"] for d in letters(system, "?all=1", token=token)] == [own]
+        assert system.http("GET", f"/v1/dead/{own}", token=token).json["owner"] in ("alice", "bob")
         for method, path, body in (
             ("GET", f"/v1/dead/{other}", None),
             ("POST", f"/v1/dead/{other}/retry", {}),
             ("POST", "/v1/dead/dismiss", {"letters": [other]}),
-            ("POST", "/v1/dead/dismiss", {"letters": [mine, other]}),
+            ("POST", "/v1/dead/dismiss", {"letters": [own, other]}),
         ):
             refused = system.http(method, path, body, token=token)
             assert refused.status == (403 if token == reader and method == "POST" else 404), (path, refused)
@@ -168,7 +168,7 @@ def test_letters_of_other_users_rules_are_not_found(system: System) -> None:
     with Client(system.local["url"], reader) as client, pytest.raises(Forbidden):
         client.dead.dismiss_all()
     with Client(system.local["url"], bob) as client:
-        assert client.dead.dismiss_all("mine") == 1
+        assert client.dead.dismiss_all("own") == 1
     assert system.http("GET", f"/v1/dead/{hers}").json["state"] == "open"
     assert [d["id"] for d in letters(system, token=alice)] == [hers]
 

@@ -17,7 +17,7 @@ from oncue.log import Record, open_log
 from tests.e2e.many import Many, many_servers
 from tests.e2e.running import Answer, System
 from tests.e2e.test_files import WORK, renamed, rules
-from tests.e2e.test_stateful_rules import FUNCTION, send_events, rule_file, rule_of
+from tests.e2e.test_stateful_rules import FUNCTION, rule_file, rule_of, send_events
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def request(function: str, kwargs: dict[str, Any], **options: Any) -> dict[str, 
     return {"function": function, "endpoint": "local", "kwargs": kwargs} | options
 
 
-def test_only_attempts_that_ran_count_as_retries(system: System, tmp_path: Path) -> None:
+def test_retries_run_until_success_or_their_limit(system: System, tmp_path: Path) -> None:
     system.oncue("functions", "register", "calls.py:flaky")
     retry = {"max": 3, "backoff": "constant", "base_ms": 10, "on": ["error"]}
     good, bad = tmp_path / "good", tmp_path / "bad"

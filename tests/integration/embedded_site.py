@@ -1,6 +1,6 @@
-"""An embedded log with an engine and an EmbeddedRunner; also as a process to be killed:
+"""An embedded log with an engine and an EmbeddedRunner; also as a process.
 
-python -m tests.integration.embedded_site FOLDER RULES_JSON   runs until it is killed
+python -m tests.integration.embedded_site FOLDER RULES_JSON runs until it is killed.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Site:
 
     async def until(self, done: Callable[[], Awaitable[Any]]) -> Any:
         async with asyncio.timeout(30):
-            while not (found := await done()):  # noqa: ASYNC110 - what others have in files
+            while not (found := await done()):  # noqa: ASYNC110 - states of others are in files
                 await asyncio.sleep(0.01)
         return found
 

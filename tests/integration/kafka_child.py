@@ -1,4 +1,7 @@
-"""A process that has done all of a transaction but its end, and waits to be killed: python kafka_child.py URL"""
+"""A process that stops just before it commits a Kafka transaction.
+
+It waits to be killed: python kafka_child.py URL
+"""
 
 from __future__ import annotations
 

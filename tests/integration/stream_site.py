@@ -1,4 +1,4 @@
-"""A log on Kafka with an engine, and `oncue stream` processes that can be killed."""
+"""A log on Kafka with an engine, and `oncue stream` processes to kill."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ PARTITIONS = 4
 
 
 class Worker:
-    """One `oncue stream`."""
+    """One `oncue stream` process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, said: Path) -> None:
-        self.process, self._said = process, said
+    def __init__(self, process: asyncio.subprocess.Process, stderr: Path) -> None:
+        self.process, self._stderr = process, stderr
 
     async def placed(self) -> list[int]:
         """Return its partitions, once it reports them next."""
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = (await self.process.stdout.readline()).decode()
-        assert "is up" in line, line + self.said()
+        assert "is up" in line, line + self.stderr()
         numbers = line.rpartition(": ")[2].split(",")
         return [int(n) for n in numbers if n.strip().isdigit()]
 
-    def said(self) -> str:
-        return self._said.read_text(errors="replace")[-3000:]
+    def stderr(self) -> str:
+        return self._stderr.read_text(errors="replace")[-3000:]
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -86,14 +86,14 @@ class StreamSite:
         self.engine.update([d])
 
     async def start(self) -> Worker:
-        said = self.folder / f"worker{len(self.workers)}.err"
+        stderr = self.folder / f"worker{len(self.workers)}.err"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("ONCUE_")} | self._environ
-        with said.open("wb") as err:
+        with stderr.open("wb") as err:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "oncue", "stream", "--log", self.url, "--data", str(self.folder / "data"),
                 stdout=asyncio.subprocess.PIPE, stderr=err, stdin=asyncio.subprocess.DEVNULL, env=kept,
             )  # fmt: skip
-        worker = Worker(process, said)
+        worker = Worker(process, stderr)
         self.workers.append(worker)
         return worker
 
@@ -104,7 +104,7 @@ class StreamSite:
         """Poll until `done`, for what other processes do."""
         end = asyncio.get_running_loop().time() + PATIENCE_S
         while not (found := await done()):
-            assert asyncio.get_running_loop().time() < end, f"{what}\n" + "\n".join(w.said() for w in self.workers)
+            assert asyncio.get_running_loop().time() < end, f"{what}\n" + "\n".join(w.stderr() for w in self.workers)
             await asyncio.sleep(0.05)
         return found
 
@@ -148,16 +148,16 @@ class StreamSite:
         return sorted(int(event.id) for window in found for event in window)
 
     async def counted_once(self, accepted: int) -> None:
-        """Each of so many events is in one batch that has fired, or in an open one."""
+        """Check that each of `count` events is in one fired batch or open window."""
         waiting = await self.waiting()
         numbers = Counter([n for args in (await self.fired()).values() for n in args["n"]] + waiting)
         twice, missing = [n for n, count in numbers.items() if count > 1], set(range(accepted)) - set(numbers)
         assert not twice, twice
-        assert not missing, (sorted(missing), waiting, await self._matches(missing), [w.said() for w in self.workers])
+        assert not missing, (sorted(missing), waiting, await self._matches(missing), [w.stderr() for w in self.workers])
         assert len(numbers) == accepted
 
     async def _matches(self, numbers: set[int]) -> list[Any]:
-        """Where they are in the log, and how far each partition is."""
+        """Return the matches' positions in the log and each partition's progress."""
         found: list[Any] = [(n, table.progress) for n, table in (await self.tables()).items()]
         reader, left = self.log.read([MATCHES], start="earliest"), await self.log.end_offsets([MATCHES])
         while any(left.values()):
@@ -176,7 +176,7 @@ class StreamSite:
         return [task for frame in frames for task in frame.tasks]
 
     async def fired(self) -> dict[bytes, Any]:
-        """TaskRecord id -> arguments. What was made twice has the same arguments."""
+        """Return task id -> arguments. Repeated tasks must have the same arguments."""
         found: dict[bytes, Any] = {}
         for task in await self.tasks():
             args, kwargs = payload.unpack_args(task.args)
@@ -189,13 +189,16 @@ class StreamSite:
 
 @contextlib.asynccontextmanager
 async def stream_site(address: str, folder: Path, **kafka: str) -> AsyncIterator[StreamSite]:
-    """With its engine running; no worker is left over. `kafka`: settings, of the workers as of the log here."""
+    """Yield a site whose engine runs; end all workers afterwards.
+
+    `kafka`: client settings of the workers and of the log here.
+    """
     url = f"kafka://{address}?prefix=s{uuid.uuid4().hex[:10]}."
     settings = Settings(matches_partitions=PARTITIONS, **kafka)  # type: ignore[arg-type]
     log = await open_log(url, settings)
     try:
         await ensure_stream(log, settings)
-        # Here, because a client hears of topics that others make only half a minute later.
+        # Here, because a client's metadata has topics that others create only half a minute later.
         await log.ensure({TaskTopics().of("e1"): Topic(), DEAD: Topic(), REGISTRY: Topic(compact=True)})
         assert await hand_over(log, log, folder / "windows.db") == []  # type: ignore[arg-type]
         site = StreamSite(log, url, folder, {f"ONCUE_{name.upper()}": value for name, value in kafka.items()})

@@ -168,7 +168,7 @@ def by_id(ended: list[Ended]) -> dict[int, Ended]:
     return {int.from_bytes(e.id, "big"): e for e in ended}
 
 
-def test_tasks_run_and_the_function_is_asked_for_once(bridge: Bridge, agents: Agents) -> None:
+def test_tasks_run_and_the_function_is_requested_once(bridge: Bridge, agents: Agents) -> None:
     agents.start()
     bridge.until(lambda: bool(bridge.hellos))
     bridge.dispatch("double", {n: (n,) for n in range(1, 301)})
@@ -177,7 +177,7 @@ def test_tasks_run_and_the_function_is_asked_for_once(bridge: Bridge, agents: Ag
     assert bridge.wants == 1
 
 
-def test_a_function_that_is_nowhere_ends_its_tasks_and_no_others(bridge: Bridge, agents: Agents) -> None:
+def test_a_missing_function_fails_its_tasks_and_no_others(bridge: Bridge, agents: Agents) -> None:
     agents.start()
     bridge.until(lambda: bool(bridge.hellos))
     bridge.dispatch("nowhere", {1: ()})
@@ -239,7 +239,7 @@ def test_two_agents_in_one_folder_cannot_run(bridge: Bridge, agents: Agents) -> 
     assert first.poll() is None
 
 
-def test_refused_for_another_version_it_stops_and_says_what_to_do(bridge: Bridge, agents: Agents) -> None:
+def test_an_agent_refused_for_its_version_stops_with_a_remedy(bridge: Bridge, agents: Agents) -> None:
     process = agents.start()
     bridge.until(lambda: bool(bridge.hellos))
     bridge.send(wire.Refuse("version", "this server speaks protocol 9", "pip install oncue==9"))

@@ -1,4 +1,4 @@
-"""The bridge's socket after it was closed."""
+"""Callbacks of the bridge's socket after it was closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 
 
 class CountingChannel:
-    """Stands for a channel and for the handler of its effects; counts the calls."""
+    """A channel and effect handler that counts the calls."""
 
     endpoint = "ep_1"
     now_us = 0

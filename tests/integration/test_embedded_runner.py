@@ -58,7 +58,7 @@ def test_a_batch_by_count_fires_once_with_all_its_events(tmp_path: Path) -> None
     with_site(tmp_path, body)
 
 
-def test_dedupe_lets_the_first_pass_and_counts_the_others(tmp_path: Path) -> None:
+def test_dedupe_passes_the_first_event_and_counts_the_others(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(args={"n": "${data.n}"}, dedupe={"key": "${data.path}", "ttl": "10m"}))
         async with site.running():
@@ -85,7 +85,7 @@ def test_dedupe_then_batch_with_several_functions(tmp_path: Path) -> None:
         ]
         site.deploy(rule(dedupe={"ttl": "1h"}, batch={"key": "${data.scan}", "count": 2}) | {"run": runs})
         async with site.running():
-            for _ in range(3):  # each event is told three times
+            for _ in range(3):  # each event is sent three times
                 await site.emit(*(record(n, scan=n % 2) for n in range(4)))
             await site.settled()
         assert sorted(await site.arguments()) == [([0, 2],), ([1, 3],)]
@@ -96,7 +96,7 @@ def test_dedupe_then_batch_with_several_functions(tmp_path: Path) -> None:
     with_site(tmp_path, body)
 
 
-def test_a_wait_ends_by_one_tick_and_no_other_tick_is_appended(tmp_path: Path) -> None:
+def test_one_tick_closes_a_window_and_no_other_tick_is_appended(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(batch={"key": "${data.k}", "wait": "200ms"}))
         async with site.running():
@@ -137,7 +137,7 @@ def test_a_tick_is_not_repeated_before_it_is_applied(tmp_path: Path) -> None:
     with_site(tmp_path, body)
 
 
-def test_a_window_that_was_due_while_the_server_was_down_closes_at_the_start(tmp_path: Path) -> None:
+def test_a_window_due_while_the_server_was_down_closes_at_the_start(tmp_path: Path) -> None:
     now = [0]
 
     async def body(site: Site) -> None:
@@ -159,7 +159,7 @@ def test_a_window_that_was_due_while_the_server_was_down_closes_at_the_start(tmp
     with_site(tmp_path, body)
 
 
-def test_a_kill_between_firing_and_states_repeats_the_same_tasks(tmp_path: Path) -> None:
+def test_a_kill_between_firing_and_storing_states_repeats_the_same_tasks(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(batch={"count": 2}))
 
@@ -257,7 +257,7 @@ def test_events_of_a_removed_rule_are_a_dead_letter_that_can_be_retried(tmp_path
                 site.deploy(rule("other", args=["${data.n}"]) | {"on": {"type": "u"}}, version=2)
             else:
                 site.deploy(kept, off=True, version=2)
-                # Nothing matches now; by hand the window is closed.
+                # Nothing matches now; the test closes the window itself.
                 site.deploy(rule(batch={"count": 4}), off=True, version=3)
             (letter,) = await site.until(site.dead)
             assert not await site.tasks()
@@ -272,7 +272,7 @@ def test_events_of_a_removed_rule_are_a_dead_letter_that_can_be_retried(tmp_path
     with_site(tmp_path, body)
 
 
-def test_an_invalid_record_or_event_is_a_dead_letter_and_others_go_on(tmp_path: Path) -> None:
+def test_an_invalid_record_or_event_becomes_a_dead_letter_and_others_fire(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(
             rule("many", batch={"count": 2, "bytes": "1GB"}),
@@ -299,7 +299,7 @@ def test_an_invalid_record_or_event_is_a_dead_letter_and_others_go_on(tmp_path: 
     with_site(tmp_path, body)
 
 
-def test_large_batches_travel_as_blobs(tmp_path: Path) -> None:
+def test_large_batches_are_stored_as_blobs(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(args=["${each.data.text}"], batch={"count": 4}))
         async with site.running():
@@ -349,7 +349,7 @@ def test_states_of_another_log_are_dropped(tmp_path: Path, caplog: pytest.LogCap
         site.runner = site.new_runner()
         async with site.running():
             await site.emit(*(record(n) for n in range(10, 13)))
-            await site.until(site.tasks)  # how far the file says it is tells nothing until it is dropped
+            await site.until(site.tasks)  # the file's progress is not valid until the file is dropped
         assert await site.arguments() == [{"n": [10, 11, 12]}]
 
     with_site(tmp_path / "a", first)
@@ -357,8 +357,11 @@ def test_states_of_another_log_are_dropped(tmp_path: Path, caplog: pytest.LogCap
     assert "2 events in open windows of partition" in caplog.text
 
 
-def test_a_full_disk_under_the_states_is_waited_out(tmp_path: Path) -> None:
-    """What fired is durable; the states are stored when there is room, and nothing fires twice by another id."""
+def test_states_are_stored_after_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    """Fired tasks are durable; states are stored when there is room.
+
+    No task fires twice under another id.
+    """
 
     async def body(site: Site) -> None:
         site.deploy(rule(batch={"count": 2}))
@@ -394,8 +397,11 @@ def test_a_full_disk_under_the_states_is_waited_out(tmp_path: Path) -> None:
 
 
 def test_kill_9_at_any_moment_gives_each_batch_once(tmp_path: Path) -> None:
-    """A process with engine and host is killed again and again while events come. In the end each event that was accepted
-    is in one batch: batches that were made twice have the same id, and the same events."""
+    """Kill a process with engine and runner repeatedly while events arrive.
+
+    In the end each accepted event is in one batch. Batches that were fired twice have the same id
+    and the same events.
+    """
     chance = random.Random(7)
     rules = [rule(batch={"key": "${data.k}", "count": 5, "wait": "1h"})]
     accepted = 0

@@ -1,4 +1,4 @@
-"""FileTrigger.explain, for each state that a file can be in."""
+"""FileTrigger.explain for each state that a file can have."""
 
 from __future__ import annotations
 

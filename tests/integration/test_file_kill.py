@@ -1,8 +1,10 @@
-"""kill -9 of a process that runs the file trigger, at any point: no file is missed, and none has two ids.
+"""kill -9 of a process that runs the file trigger, at any point.
 
-What a process has emitted is a line a file in a record of its own. SIGKILL ends a write(2) between two pages (Linux looks for
-it there), so the last line of a killed process's record can be torn, at a multiple of 4096 bytes: its emit has not returned,
-and the next process has to emit the whole batch again, word for word. No other line may be anything but whole."""
+No file is missed, and none gets two ids. Each process writes one line a file into a record of its
+own. SIGKILL ends a write(2) between two pages (Linux checks for it there), so the last line of a
+killed process can be torn, at a multiple of 4096 bytes: its emit has not returned, and the next
+process must emit the whole batch again, word for word. Every other line must be whole.
+"""
 
 import json
 import os
@@ -42,7 +44,7 @@ asyncio.run(trigger.run())
 
 
 class Record(NamedTuple):
-    """What one process has emitted."""
+    """The lines that one process has emitted."""
 
     lines: list[bytes]
     torn: bytes  # the beginning of a line that it was killed in
@@ -59,20 +61,23 @@ def start(tmp: Path, options: dict[str, object]) -> subprocess.Popen[bytes]:
 
 
 def records(tmp: Path) -> list[Record]:
-    """One a process, in the order of their starts."""
+    """Return the records, one a process, in the order of their starts."""
     found = [path.read_bytes().split(b"\n") for path in sorted(tmp.glob("emitted-*"))]
     return [Record(lines[:-1], lines[-1]) for lines in found]
 
 
 def emitted(tmp: Path) -> list[tuple[str, str, str]]:
-    """(path, event id, time) of all whole lines; fails on one that is not what a process has written."""
+    """Return (path, event id, time) of all whole lines.
+
+    Fails on a line that no process can have written.
+    """
     found = [json.loads(line) for record in records(tmp) for line in record.lines]
     assert all(len(line) == 3 for line in found)
     return [(path, event_id, time_ms) for path, event_id, time_ms in found]
 
 
 def write_files(data: Path, count: int, stop: threading.Event) -> None:
-    """Files in changing folders: closed in place, renamed into place, moved in with their folder."""
+    """Write files into changing folders: closed, renamed, or moved in with a folder."""
     for i in range(count):
         folder = data / f"run_{i // 50}"
         if i % 50 == 0:
@@ -97,7 +102,7 @@ def wait(tmp: Path, files: int, why: str, seconds: float = 30.0) -> None:
 
 
 def probe(tmp: Path) -> None:
-    """Waits until the trigger is up: a file that keeps changing has fired."""
+    """Wait until the trigger runs: a file that keeps changing has fired."""
     end = time.monotonic() + 30
     while not emitted(tmp):
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""FileTrigger on real files, with real notices of the kernel."""
+"""FileTrigger on real files, with the kernel's own notices."""
 
 import asyncio
 import contextlib
@@ -54,10 +54,10 @@ def end(writer: subprocess.Popen[str]) -> None:
     writer.communicate("\n", timeout=30)
 
 
-# ---------------------------------------------------------------- what fires
+# ---------------------------------------------------------------- files that fire
 
 
-def test_a_closed_file_fires_once_with_its_facts(tmp_path: Path) -> None:
+def test_a_closed_file_fires_once_with_its_metadata(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         (w.data / "sub").mkdir()
         path = w.data / "sub" / "scan 1.h5"
@@ -106,7 +106,7 @@ def test_a_slow_writer_fires_when_it_closes(tmp_path: Path) -> None:
 
 @linux
 def test_a_scan_does_not_fire_a_half_written_file(tmp_path: Path) -> None:
-    """The writer runs when oncue starts, and pauses for long."""
+    """The writer runs when oncue starts, and pauses for a long time."""
     w = Watched(tmp_path)
 
     async def main() -> None:
@@ -303,7 +303,9 @@ def test_stable_alone_fires_a_file_that_is_never_closed(tmp_path: Path) -> None:
     ],
 )
 @linux
-def test_ready_asks_for_one_way_or_both(tmp_path: Path, ready: dict[str, bool], closed: bool, renamed: bool) -> None:
+def test_ready_selects_closed_or_renamed_files(
+    tmp_path: Path, ready: dict[str, bool], closed: bool, renamed: bool
+) -> None:
     async def part(w: Watched) -> None:
         (w.data / "closed.h5").write_bytes(b"1")
         (w.data / "renamed.tmp").write_bytes(b"1")
@@ -334,7 +336,7 @@ def test_renamed_while_it_is_written_waits_for_the_close(tmp_path: Path) -> None
 # ---------------------------------------------------------------- starts
 
 
-def test_existing_files_do_not_fire_and_files_that_came_while_down_do(tmp_path: Path) -> None:
+def test_existing_files_do_not_fire_but_files_that_arrived_while_down_do(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     (w.data / "before.h5").write_bytes(b"1")
     (w.data / "deep").mkdir()
@@ -409,7 +411,7 @@ def test_a_failed_emit_is_retried_with_the_same_ids(tmp_path: Path) -> None:
     play(tmp_path, part)
 
 
-def test_an_event_that_is_refused_harms_only_itself(tmp_path: Path) -> None:
+def test_a_rejected_event_affects_no_other(tmp_path: Path) -> None:
     w = Watched(tmp_path, existing=True)
     for i in range(4):
         (w.data / f"{i}.h5").write_bytes(b"1")
@@ -430,7 +432,7 @@ def test_an_event_that_is_refused_harms_only_itself(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- trouble with the folder
 
 
-def test_a_folder_that_is_missing_removed_and_remade(tmp_path: Path) -> None:
+def test_a_missing_removed_and_recreated_folder(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     w.data.rmdir()
 
@@ -455,7 +457,7 @@ def test_a_folder_that_is_missing_removed_and_remade(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_file_in_the_folders_place_is_an_error(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_an_error(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     w.data.rmdir()
     w.data.write_bytes(b"")
@@ -469,7 +471,7 @@ def test_a_file_in_the_folders_place_is_an_error(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def nobody(*owned: Path) -> Iterator[None]:
-    """Run as the user nobody, who owns these: root may read everything."""
+    """Run as the user nobody, who owns these paths; root may read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -535,7 +537,7 @@ def test_folders_beyond_the_kernels_limit_are_scanned(tmp_path: Path, monkeypatc
     play(tmp_path, part, rescan="200ms")
 
 
-def test_names_that_are_not_utf8_are_reported_and_harm_no_other_file(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_reported_and_other_files_fire(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         try:
             fd = os.open(os.fsencode(w.data) + b"/bad\xff.h5", os.O_CREAT | os.O_WRONLY)
@@ -597,7 +599,7 @@ def test_each_file_of_a_burst_fires(tmp_path: Path) -> None:
 
 @linux
 def test_an_overflow_of_the_kernels_queue_loses_no_file(tmp_path: Path) -> None:
-    """The watcher's thread is blocked while more notices arrive than the kernel's queue holds."""
+    """Block the watcher's thread until the kernel's queue of notices overflows."""
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if queue > 50_000:
         pytest.skip("the queue of this machine is too long to fill it in a test")

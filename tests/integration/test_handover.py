@@ -1,5 +1,7 @@
-"""Rules with memory go from a server's file to the changelog, and from servers to workers and back; nothing is counted twice
-or forgotten."""
+"""Stateful rules move from a server's file to the changelog and between runners.
+
+Servers and workers take turns; no event is counted twice or lost.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ PARTITIONS = 2
 
 
 class Fence:
-    """`refuse`: what another process does after the claim."""
+    """A fence; `refuse`: another process claims after this claim."""
 
     def __init__(self, refuse: Callable[[], None] = lambda: None) -> None:
         self.claimed: list[int] = []
@@ -55,7 +57,7 @@ def with_log(folder: Path, body: Callable[[Log], Awaitable[None]]) -> None:
 
 
 def stored(path: Path, place: Progress) -> None:
-    """A file that is so far in the first partition."""
+    """Make a file with states of the first partition up to here."""
     store, group = SqliteStates(path), SqliteRecordGroup()
     group.next[0] = place
     store.store(group)
@@ -68,7 +70,7 @@ def batch(stream: list[MatchesRecord], first: int, last: int) -> LogBatch:
 
 @settings(max_examples=15, deadline=None)
 @given(stream=streams(), data=st.data())
-def test_windows_are_the_same_through_any_handovers(
+def test_windows_are_the_same_after_any_handovers(
     stream: list[MatchesRecord], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("handover")
@@ -131,7 +133,7 @@ def test_no_runner_starts_where_the_log_has_deleted_the_first_matches(tmp_path: 
     with_log(tmp_path, body)
 
 
-def test_of_two_servers_one_hands_over(tmp_path: Path) -> None:
+def test_one_of_two_servers_hands_over(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         real, path = log.commit, tmp_path / "windows.db"
 
@@ -148,6 +150,6 @@ def test_of_two_servers_one_hands_over(tmp_path: Path) -> None:
         assert await hand_over(log, Fence(), path) == []
         assert (await read_states(log))[0].progress == Progress(
             0
-        )  # the first one counts: what fires again has the same ids
+        )  # the first one counts: repeated tasks have the same ids
 
     with_log(tmp_path, body)

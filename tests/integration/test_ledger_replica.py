@@ -136,7 +136,7 @@ def test_the_initial_scan_is_durable_before_the_deploy_is_answered(tmp_path: Pat
     asyncio.run(main())
 
 
-def test_a_ledger_without_replicated_state_is_uploaded_whole(tmp_path: Path) -> None:
+def test_a_ledger_without_replicated_state_is_uploaded_completely(tmp_path: Path) -> None:
     w = Watched(tmp_path)
     for n in range(5_000):
         (w.data / f"old{n}.h5").write_bytes(b"1")

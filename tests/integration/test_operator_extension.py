@@ -45,7 +45,7 @@ def event(n: int) -> Event:
 
 
 class Clock:
-    """Clock of a runner, ahead of the one by which events are accepted."""
+    """Clock of a runner, ahead of the clock by which events are accepted."""
 
     ahead_ms = 0
 

@@ -1,4 +1,4 @@
-"""Pool and workers, with real processes: every way in which a task can end."""
+"""Pool and workers with real processes: every end of a task."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ LIMIT_S = 15.0
 
 
 class Rig:
-    """A pool and the little of an agent that a test needs: a queue per function, and what came out."""
+    """A pool and a minimal agent: a queue per function, and the outcomes."""
 
     def __init__(self, pool: Pool, folder: Path) -> None:
         self.pool, self.folder = pool, folder
         self.ended: list[Ended] = []
         self.requeued: list[TaskRecord] = []
         self.events = PoolEvents()
-        self.packed: dict[bytes, tuple[Packed, int]] = {}  # by task, what it was handed with
+        self.packed: dict[bytes, tuple[Packed, int]] = {}  # task id -> the arguments it was submitted with
 
     def turn(self, wait_s: float = 0.5) -> None:
         now = time.time_ns() // 1000
@@ -79,12 +79,12 @@ class Rig:
         self.until(lambda: self.pool.ready >= n)
 
     def run(self, packed: Packed, *calls: tuple[Any, ...], timeout_ms: int = 0) -> list[TaskRecord]:
-        """One chunk."""
+        """Run one chunk."""
         tasks = [TaskRecord(new_uuid7(), pack_args(c, {})) for c in calls]
-        self.hand(packed, tasks, timeout_ms)
+        self.submit(packed, tasks, timeout_ms)
         return tasks
 
-    def hand(self, packed: Packed, tasks: list[TaskRecord], timeout_ms: int = 0, attempt: int = 1) -> None:
+    def submit(self, packed: Packed, tasks: list[TaskRecord], timeout_ms: int = 0, attempt: int = 1) -> None:
         self.packed |= dict.fromkeys([t.id for t in tasks], (packed, timeout_ms))
         self.until(self.pool.room)
         self.pool.run(packed.id, packed.body, timeout_ms, attempt, tasks)
@@ -94,14 +94,17 @@ class Rig:
         return self.end_of(task)
 
     def end_of(self, task: TaskRecord) -> Ended:
-        """Hands it in again, as an agent does, when the pool gives it back: on a busy machine any task may take so long
-        that those behind it are not kept waiting."""
+        """Return the outcome; resubmit the task whenever the pool returns it.
+
+        An agent does the same. On a busy machine any task may take long enough for the pool to
+        return those behind it.
+        """
         while True:
             self.until(lambda: any(x.id == task.id for x in (*self.ended, *self.requeued)))
             if again := [t for t in self.requeued if t.id == task.id]:
                 self.requeued = [t for t in self.requeued if t.id != task.id]
                 packed, timeout_ms = self.packed[task.id]
-                self.hand(packed, again, timeout_ms)
+                self.submit(packed, again, timeout_ms)
                 continue
             (found,) = [e for e in self.ended if e.id == task.id]
             return found
@@ -131,7 +134,10 @@ def two(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is given back because the task before it takes long, as any may on a busy machine."""
+    """A rig whose pool gives no task back, however long the task before it takes.
+
+    On a busy machine any task may take long.
+    """
     monkeypatch.setattr("oncue.endpoint.pool.pool.LONG_US", 600_000_000)
 
 
@@ -147,7 +153,7 @@ def _rig(folder: Path, workers: int) -> Iterator[Rig]:
 
 
 def by_value(source: str, name: str) -> Any:
-    """A function as a person's script would have it: by value, with no file on the worker's side."""
+    """Pickle a function by value, as one of a user's script, without a file."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(source, space)
     return space[name]
@@ -172,7 +178,7 @@ def test_async_functions(rig: Rig) -> None:
     assert rig.value(script("async def g(x): return x+2\ndef f(x): return g(x)"), 1) == 3
 
 
-def test_what_an_outcome_carries(rig: Rig) -> None:
+def test_fields_of_an_outcome(rig: Rig) -> None:
     packed = pack_function(lambda: 1)
     task = TaskRecord(new_uuid7(), pack_args((), {}), ("src", "id"), b"r" * 16, 77)
     before = time.time_ns() // 1000
@@ -182,7 +188,7 @@ def test_what_an_outcome_carries(rig: Rig) -> None:
     assert before <= e.started_us <= e.ended_us <= time.time_ns() // 1000
 
 
-def test_a_body_is_needed_once(rig: Rig) -> None:
+def test_a_function_body_is_sent_once(rig: Rig) -> None:
     packed = pack_function(lambda: 5)
     rig.end_of(rig.run(packed, ())[0])
     task = TaskRecord(new_uuid7(), pack_args((), {}))
@@ -205,7 +211,7 @@ def test_large_arguments_and_results_are_blobs(rig: Rig) -> None:
     assert ref is not None
     assert unpack(blobs.read(ref.sha256)) == data + b"!"
     gone = TaskRecord(new_uuid7(), pack_ref(Ref("0" * 64, 1)))
-    rig.hand(packed, [gone])
+    rig.submit(packed, [gone])
     assert why(rig.end_of(gone)).type == "oncue.BlobMissing"
 
 
@@ -263,7 +269,7 @@ def test_source_lines_of_a_sibling_file_are_shown(rig: Rig, tmp_path: Path) -> N
         ("def f():\n raise ValueError('x' * 10**6)", "ValueError"),
     ],
 )
-def test_whatever_is_raised_is_an_error_of_that_task(rig: Rig, source: str, kind: str) -> None:
+def test_any_exception_fails_only_its_task(rig: Rig, source: str, kind: str) -> None:
     pid = rig.pool.pids
     ended = rig.one(script(source))
     found = why(ended)
@@ -288,7 +294,7 @@ def test_a_function_that_cannot_be_loaded(rig: Rig) -> None:
     assert "3.9" in found.remedy
 
 
-# ---------------------------------------------------------------- what it prints
+# ---------------------------------------------------------------- output
 
 
 def test_output_of_python_c_and_children_in_order(rig: Rig) -> None:
@@ -320,7 +326,7 @@ def test_long_output_is_cut_in_the_middle(rig: Rig) -> None:
     assert b"left out" in output
 
 
-def test_output_survives_what_users_do_to_it(rig: Rig) -> None:
+def test_output_survives_changes_to_the_standard_streams(rig: Rig) -> None:
     def f() -> None:
         import io
         import sys
@@ -353,8 +359,8 @@ BROKEN_FDS = {
 
 @pytest.mark.parametrize("fd", [0, 1, 2])
 @pytest.mark.parametrize("way", BROKEN_FDS)
-def test_a_task_that_spoils_a_standard_descriptor_spoils_its_own(rig: Rig, way: str, fd: int) -> None:
-    """The next task of the same chunk prints as ever; what is read is right again with the next chunk."""
+def test_a_task_that_breaks_a_standard_descriptor_affects_only_itself(rig: Rig, way: str, fd: int) -> None:
+    """Later tasks of the chunk print; stdin is restored with the next chunk."""
     spoil = BROKEN_FDS[way].format(fd=fd)
     source = (
         f"def f(i):\n import os, sys\n if i == 1:\n  {spoil}\n  return 0\n"
@@ -396,7 +402,7 @@ def test_stdin_is_empty(rig: Rig) -> None:
     assert rig.value(lambda: sys.stdin.read()) == ""
 
 
-# ---------------------------------------------------------------- what it leaves behind
+# ---------------------------------------------------------------- processes left over
 
 
 def test_the_next_task_finds_its_worker_as_it_was(rig: Rig) -> None:
@@ -458,7 +464,7 @@ DEATHS = {
 
 @pytest.mark.parametrize("way", DEATHS)
 @pytest.mark.usefixtures("patient")
-def test_a_death_costs_the_task_it_was_at(rig: Rig, way: str, tmp_path: Path) -> None:
+def test_a_crash_fails_the_running_task_only(rig: Rig, way: str, tmp_path: Path) -> None:
     code, words = DEATHS[way]
     source = (
         f"def f(i, where):\n open(where, 'a').write(f'{{i}} ')\n print('hello', i)\n if i == 5:\n  {code}\n return i"
@@ -475,7 +481,7 @@ def test_a_death_costs_the_task_it_was_at(rig: Rig, way: str, tmp_path: Path) ->
     assert rig.value(lambda: 1) == 1
 
 
-def test_an_idle_workers_death_costs_nothing(rig: Rig) -> None:
+def test_a_crash_of_an_idle_worker_fails_no_task(rig: Rig) -> None:
     (pid,) = rig.pool.pids
     os.kill(pid, signal.SIGKILL)
     rig.until(lambda: rig.pool.pids not in ([pid], []))
@@ -484,7 +490,7 @@ def test_an_idle_workers_death_costs_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_death_in_the_import_is_that_tasks(rig: Rig, tmp_path: Path) -> None:
+def test_a_crash_in_an_import_fails_that_task(rig: Rig, tmp_path: Path) -> None:
     from oncue.functions import pack_file
 
     # Only a worker has this variable: the import succeeds where it is packed.
@@ -514,7 +520,7 @@ def test_children_of_a_killed_worker_end_with_it(rig: Rig, tmp_path: Path) -> No
     rig.until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
-def test_workers_end_when_their_pools_process_is_killed(tmp_path: Path) -> None:
+def test_workers_exit_when_the_process_of_their_pool_is_killed(tmp_path: Path) -> None:
     import subprocess
 
     code = (
@@ -550,7 +556,9 @@ def test_a_timeout_ends_the_task_only(rig: Rig) -> None:
     assert rig.value(lambda: 1) == 1
 
 
-def test_finally_runs_and_stubborn_ones_are_killed(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finally_blocks_run_and_stubborn_tasks_are_killed(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("oncue.endpoint.pool.pool.GRACE_US", 200_000)
     note = tmp_path / "finally"
 
@@ -592,7 +600,7 @@ def test_cancel_of_running_and_of_queued(rig: Rig, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_queued_one_is_cancelled_while_its_neighbour_runs_on(rig: Rig, tmp_path: Path) -> None:
+def test_a_queued_task_is_cancelled_while_another_keeps_running(rig: Rig, tmp_path: Path) -> None:
     started, go = tmp_path / "started", tmp_path / "go"
 
     def f(i: int, started: str, go: str) -> int:
@@ -614,7 +622,7 @@ def test_a_queued_one_is_cancelled_while_its_neighbour_runs_on(rig: Rig, tmp_pat
 # ---------------------------------------------------------------- long tasks
 
 
-def test_a_long_task_holds_nobody_up(two: Rig, tmp_path: Path) -> None:
+def test_a_long_task_delays_no_other(two: Rig, tmp_path: Path) -> None:
     go = tmp_path / "go"
 
     def f(i: int, note: str) -> int:
@@ -650,11 +658,11 @@ def test_started_and_output_of_a_running_task(rig: Rig, tmp_path: Path) -> None:
     assert rig.events.started[0][2] == ended.started_us
 
 
-def test_chunks_follow_what_tasks_take(rig: Rig) -> None:
+def test_chunk_size_follows_the_duration_of_tasks(rig: Rig) -> None:
     short, long = pack_function(lambda: None), pack_function(lambda: time.sleep(0.02))
     assert rig.pool.chunk_size(short.id) == 1
     deadline = time.monotonic() + LIMIT_S
-    while rig.pool.chunk_size(short.id) < 16:  # it grows with what it sees: sooner on a quiet machine
+    while rig.pool.chunk_size(short.id) < 16:  # it grows with measured durations: sooner on a quiet machine
         assert time.monotonic() < deadline
         rig.end_of(rig.run(short, *[()] * rig.pool.chunk_size(short.id))[-1])
     rig.until(lambda: rig.pool.room() == 2)
@@ -664,7 +672,7 @@ def test_chunks_follow_what_tasks_take(rig: Rig) -> None:
     assert rig.pool.room() == 0
 
 
-def test_without_room_a_chunk_comes_back(rig: Rig, tmp_path: Path) -> None:
+def test_a_chunk_is_returned_when_no_worker_has_room(rig: Rig, tmp_path: Path) -> None:
     go = tmp_path / "go"
 
     def f(note: str) -> None:
@@ -684,7 +692,7 @@ def test_without_room_a_chunk_comes_back(rig: Rig, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- start and end
 
 
-def test_workers_that_cannot_start_are_told_and_tried_more_slowly(
+def test_workers_that_cannot_start_are_reported_and_retried_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oncue.endpoint.pool.pool.FAILED_STARTS", 2)
@@ -701,7 +709,7 @@ def test_workers_that_cannot_start_are_told_and_tried_more_slowly(
 
 
 @pytest.mark.usefixtures("patient")
-def test_close_waits_for_what_runs_and_gives_back_the_rest(tmp_path: Path) -> None:
+def test_close_waits_for_running_tasks_and_returns_the_rest(tmp_path: Path) -> None:
     pool = Pool(1, tmp_path)
     rig = Rig(pool, tmp_path)
     rig.ready()
@@ -731,7 +739,7 @@ def test_close_waits_for_what_runs_and_gives_back_the_rest(tmp_path: Path) -> No
     assert pool.pids == []
 
 
-def test_close_without_grace_loses_what_runs(tmp_path: Path) -> None:
+def test_close_without_grace_ends_running_tasks_as_lost(tmp_path: Path) -> None:
     pool = Pool(1, tmp_path)
     rig = Rig(pool, tmp_path)
     rig.ready()
@@ -769,11 +777,11 @@ def test_pickled_payloads(rig: Rig) -> None:
     assert unpack(rig.end_of(task).value) == [1, 2]
 
 
-def test_one_list_given_twice_is_one_list(rig: Rig) -> None:
+def test_one_list_passed_twice_is_one_list(rig: Rig) -> None:
     f = script("def f(a, b, box):\n    a.append(1)\n    return b, a is b, box['again'] is a, [a, b, box]\n")
     packed, row = pack_function(f), [0]
     task = TaskRecord(new_uuid7(), pack_args((row, row), {"box": {"again": row}}))
-    rig.hand(packed, [task])
+    rig.submit(packed, [task])
     b, same, inside, result = unpack(rig.end_of(task).value)
     assert (b, same, inside) == ([0, 1], True, True)
     assert result[0] is result[1] is result[2]["again"]
@@ -782,7 +790,7 @@ def test_one_list_given_twice_is_one_list(rig: Rig) -> None:
     assert flat[0] is flat[1]
 
 
-def test_bytecode_of_another_python_costs_its_task_and_no_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytecode_of_another_python_fails_its_task_and_no_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec("class Scan:\n    def name(self): return 'a'\n", space)
     with monkeypatch.context() as patched:
@@ -790,29 +798,29 @@ def test_bytecode_of_another_python_costs_its_task_and_no_worker(rig: Rig, monke
         args = pack_args((space["Scan"](),), {})
     packed, pids = pack_function(lambda s: s.name()), rig.pool.pids
     task = TaskRecord(new_uuid7(), args)
-    rig.hand(packed, [task])
-    told = why(rig.end_of(task))
-    assert told.type == "oncue.CannotLoad"
-    assert "bytecode of Python 3.9, which the worker's Python" in told.message
-    assert "a .py file that the function imports" in told.remedy
+    rig.submit(packed, [task])
+    failure = why(rig.end_of(task))
+    assert failure.type == "oncue.CannotLoad"
+    assert "bytecode of Python 3.9, which the worker's Python" in failure.message
+    assert "a .py file that the function imports" in failure.remedy
     assert rig.value(lambda s: s.name(), space["Scan"]()) == "a"
     assert rig.pool.pids == pids
 
 
-def test_an_argument_that_cannot_be_read_tells_the_users_lines(rig: Rig) -> None:
+def test_an_argument_that_cannot_be_unpickled_shows_the_users_lines(rig: Rig) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(
         "class Torn:\n    def __setstate__(self, state): raise OSError('torn')\n    def __getstate__(self): return 1",
         space,
     )
-    told = why(rig.one(lambda t: t, space["Torn"]()))
-    assert told.type == "oncue.CannotLoad"
-    assert "cannot be read by the worker's Python" in told.message
-    assert "OSError: torn" in told.traceback
-    assert "__setstate__" in told.traceback
+    failure = why(rig.one(lambda t: t, space["Torn"]()))
+    assert failure.type == "oncue.CannotLoad"
+    assert "cannot be read by the worker's Python" in failure.message
+    assert "OSError: torn" in failure.traceback
+    assert "__setstate__" in failure.traceback
 
 
-def test_a_class_changed_by_a_task_comes_back_as_its_own(rig: Rig) -> None:
+def test_a_class_changed_by_a_task_is_returned_as_the_callers_class(rig: Rig) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec("class Scan:\n    seen = []\n    total = 0\ndef f():\n    Scan.total += 1\n    return Scan()\n", space)
     for _ in range(2):
@@ -820,8 +828,8 @@ def test_a_class_changed_by_a_task_comes_back_as_its_own(rig: Rig) -> None:
     assert space["Scan"].total == 0
 
 
-def test_what_a_warm_worker_keeps(rig: Rig, tmp_path: Path) -> None:
-    """As docs/endpoints.md says it."""
+def test_state_that_a_warm_worker_keeps(rig: Rig, tmp_path: Path) -> None:
+    """The state that docs/endpoints.md names."""
     text = "import os\nSEEN = []\n{}\ndef f(x):\n    SEEN.append(x)\n    return SEEN, os.getpid()\ndef g():\n    return SEEN\n"
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(text.format(""), space)

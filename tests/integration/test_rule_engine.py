@@ -1,4 +1,7 @@
-"""The engine on the real embedded log: each event gives its tasks and dead letters once, through crashes."""
+"""The engine on the embedded log: each event fires once, through crashes.
+
+Tasks and dead letters have the same ids when work is repeated.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from oncue.rules.engine import MAX_DEPTH, Engine
 
 
 class Endpoints:
-    """A directory of two endpoints, for one owner."""
+    """A directory of two endpoints of one owner."""
 
     def is_revoked(self, name: str, owner: str) -> bool:
         return False
@@ -126,7 +129,7 @@ def test_events_become_frames_of_tasks(tmp_path: Path) -> None:
     with_log(tmp_path, body)
 
 
-def test_poison_among_many_costs_a_dead_letter_and_nothing_else(tmp_path: Path) -> None:
+def test_an_invalid_event_among_many_becomes_one_dead_letter(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         engine = Engine(log, Endpoints())
         engine.update(
@@ -165,8 +168,8 @@ def test_poison_among_many_costs_a_dead_letter_and_nothing_else(tmp_path: Path) 
     with_log(tmp_path, body)
 
 
-def test_work_repeated_after_a_crash_has_the_same_ids_and_a_redeploy_too(tmp_path: Path) -> None:
-    """A crash before the commit: the same batches again, by an engine with a later version of the rule."""
+def test_work_repeated_after_a_crash_has_the_same_ids_also_with_a_later_version(tmp_path: Path) -> None:
+    """Repeat the batches of a crash before the commit, with a later rule version."""
 
     async def body(log: Log) -> None:
         await log.append(EVENTS, [record(n) for n in range(50)])
@@ -192,7 +195,7 @@ def test_work_repeated_after_a_crash_has_the_same_ids_and_a_redeploy_too(tmp_pat
     with_log(tmp_path, body)
 
 
-def test_a_deploy_before_a_batch_is_in_force_for_it_and_a_switch_stops_a_rule(tmp_path: Path) -> None:
+def test_a_deploy_applies_to_the_next_batch_and_a_switch_disables_a_rule(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         engine: Engine
 
@@ -232,7 +235,7 @@ def test_large_arguments_are_offloaded_before_the_commit(tmp_path: Path) -> None
     with_log(tmp_path, body)
 
 
-def test_a_commit_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_commit_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(log: Log) -> None:
         real, failures = log.commit, [LogError("a hiccup"), LogError("another")]
 

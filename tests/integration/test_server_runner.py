@@ -75,7 +75,7 @@ def test_it_reports_that_the_log_has_deleted_the_first_matches(tmp_path: Path) -
         with pytest.raises(LogError, match="has deleted the first matches"):
             await runner.run()
         assert "oncue stream --anew --log kafka://b:1" in runner.trouble
-        # Meanwhile it claims nothing, so whoever mends it is not refused.
+        # Meanwhile it claims nothing, so a repair is not fenced off.
         claims = len(await _claims(site))
         with pytest.raises(LogError):
             await runner.run()

@@ -1,4 +1,7 @@
-"""`oncue stream` on a broker that asks for TLS and for who it is: Faust's consumer is given what the log's clients are."""
+"""`oncue stream` on a broker with TLS and authentication.
+
+Faust's consumer gets the same client settings as the log.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, 
     ("listener", "mechanism"),
     [("SAFE", "SCRAM-SHA-512"), ("SAFE", "oauthbearer"), ("BARE", "plain"), ("TLS", "")],
 )
-def test_a_worker_folds_and_fires_there(
+def test_a_worker_runs_stateful_rules_on_a_secured_broker(
     secured: tuple[Broker, Path], tmp_path: Path, listener: str, mechanism: str
 ) -> None:
     broker, folder = secured

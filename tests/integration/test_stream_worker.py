@@ -1,4 +1,7 @@
-"""`oncue stream` on a real Kafka: killed, paused, shared; nothing is lost and nothing is counted twice."""
+"""`oncue stream` on a real Kafka: killed, paused, shared between workers.
+
+No event is lost, and none is counted twice.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ def test_kill_9_again_and_again_counts_each_event_once(kafka: Kafka, tmp_path: P
 
 
 @pytest.mark.timeout(240)
-def test_workers_share_the_partitions_and_a_killed_ones_windows_go_on(kafka: Kafka, tmp_path: Path) -> None:
+def test_workers_share_the_partitions_and_take_over_the_windows_of_a_killed_one(kafka: Kafka, tmp_path: Path) -> None:
     async def body(site: StreamSite) -> None:
         await site.deploy(rule(batch={"key": "${data.k}", "count": 3}))
         one = await site.start()
@@ -97,8 +100,8 @@ def test_workers_share_the_partitions_and_a_killed_ones_windows_go_on(kafka: Kaf
 
 
 @pytest.mark.timeout(240)
-def test_a_worker_that_was_paused_past_its_session_writes_nothing_any_more(kafka: Kafka, tmp_path: Path) -> None:
-    """It has matches in hand when it is paused; another takes over; what it still sends is refused."""
+def test_a_worker_paused_past_its_session_cannot_write(kafka: Kafka, tmp_path: Path) -> None:
+    """It is paused with matches read; another worker takes over and fences it."""
 
     async def body(site: StreamSite) -> None:
         await site.deploy(rule(batch={"key": "${data.k}", "count": 5}))
@@ -151,7 +154,7 @@ def test_a_window_closes_by_time_without_traffic_and_by_a_new_operator_at_once(k
 
 
 @pytest.mark.timeout(120)
-def test_a_double_is_one_after_a_restart_too(kafka: Kafka, tmp_path: Path) -> None:
+def test_a_duplicate_is_recognized_after_a_restart(kafka: Kafka, tmp_path: Path) -> None:
     async def body(site: StreamSite) -> None:
         await site.deploy(rule(args={"n": "${data.n}"}, dedupe={"key": "${data.k}", "ttl": "1h"}))
         for round_ in range(2):
@@ -189,8 +192,11 @@ def matches_and_ticks(chance: random.Random, rule_name: str, at_ms: int) -> list
 
 
 @pytest.mark.timeout(240)
-def test_both_hosts_make_the_same_tasks_of_the_same_matches_and_ticks(kafka: Kafka, tmp_path: Path) -> None:
-    """A partition for each rule; far ahead in time, so that neither host adds a tick of its own; workers are killed between."""
+def test_both_runners_make_the_same_tasks_from_the_same_matches_and_ticks(kafka: Kafka, tmp_path: Path) -> None:
+    """One partition a rule; workers are killed between.
+
+    Times are far ahead, so that neither runner adds a tick of its own.
+    """
     chance = random.Random(5)
     rules = [
         rule("count", batch={"key": "${data.k}", "count": 3}),

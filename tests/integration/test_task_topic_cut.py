@@ -1,4 +1,7 @@
-"""Cutting a topic of tasks at the horizon: what is open goes on, whichever endpoints share the topic."""
+"""Truncation of a topic of tasks: open tasks survive.
+
+This holds whichever endpoints share the topic.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ async def open_ids(view: View) -> set[bytes]:
 
 
 @pytest.mark.parametrize("shared", [0, 1, 2])
-def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, shared: int) -> None:
+def test_old_open_tasks_are_appended_again_before_the_truncation(tmp_path: Path, shared: int) -> None:
     async def main() -> None:
         topics = TaskTopics(shared)
         log = await open_log(f"sqlite://{tmp_path / 'log'}")
@@ -71,7 +74,7 @@ def test_what_is_open_and_old_is_appended_again_before_the_cut(tmp_path: Path, s
         await housekeeper.cut_task_topics()
         begins = await log.begin_offsets(names)
         assert {t: begin for (t, _), begin in begins.items()} == before
-        again = await viewed(log, tmp_path / "again.db")  # from what is left
+        again = await viewed(log, tmp_path / "again.db")  # from the remaining records
         assert await open_ids(again) == still_open
         await asyncio.gather(view.close(), again.close())
         await log.close()

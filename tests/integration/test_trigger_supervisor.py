@@ -1,4 +1,4 @@
-"""TriggerSupervisor: which initial scans a deploy waits for, and which not."""
+"""TriggerSupervisor: the initial scans that a deploy waits for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE_S = 30.0
 
 
 class Site:
-    """A supervisor and two folders; the one named stuck is on a file server that does not answer."""
+    """A supervisor and two folders; `stuck` is on a file server that hangs."""
 
     def __init__(self, tmp: Path) -> None:
         self.tmp = tmp
@@ -141,7 +141,7 @@ def test_a_new_version_does_not_restart_unchanged_triggers(tmp_path: Path) -> No
     play(tmp_path, part)
 
 
-def test_a_trigger_that_cannot_be_created_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_deploy_does_not_wait_for_a_trigger_that_cannot_be_created(tmp_path: Path) -> None:
     async def part(s: Site) -> None:
         (tmp_path / "triggers").write_bytes(b"in the way")
         s.supervisor.update(s.wanted("good"))

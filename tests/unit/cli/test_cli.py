@@ -1,4 +1,4 @@
-"""The command line's own parts; the whole is in tests/e2e/test_command_line.py."""
+"""Parts of the command line; tests/e2e/test_command_line.py has the whole."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def test_hostile_strings(text: str, shown: str) -> None:
     assert safe(text) == shown
 
 
-def test_lines_stay_where_they_are_wanted() -> None:
+def test_line_breaks_are_kept_only_in_multiline_text() -> None:
     assert safe("a\nb\r\x07", lines=True) == "a\nb\\x0d\\x07"
 
 
-def test_the_root_of_the_errors_explains_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_base_error_has_no_explanation(capsys: pytest.CaptureFixture[str]) -> None:
     show_error(OncueError("127.0.0.1:80 is in use", remedy="choose another port"))
     assert capsys.readouterr().err == "error: 127.0.0.1:80 is in use\n  → choose another port\n"
 
@@ -57,7 +57,7 @@ def test_long_cells_are_cut_in_terminals_only(
     assert shown == name if not terminal else len(shown) == 70 and shown[:6] == "/data/" and shown[-8:] == "_scan.h5"
 
 
-def test_doctor_tells_of_triggers_that_do_not_run() -> None:
+def test_doctor_reports_triggers_that_do_not_run() -> None:
     good = TriggerInfo(name="a", kind="file", label="x", state="running")
     assert [(f.check, f.ok) for f in triggers([good])] == [("triggers", True)]
     assert list(triggers([])) == []
@@ -153,7 +153,7 @@ def test_help_imports_no_command() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_file_left_by_a_killed_server_is_seen_through(tmp_path: Path) -> None:
+def test_a_stale_file_of_a_killed_server_is_ignored(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (tmp_path / "local.json").write_text(f'{{"url": "http://127.0.0.1:9", "token": "t", "pid": {gone.pid}}}')
@@ -179,7 +179,7 @@ def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
         ("tcp://:::5000", "https://example.org", "tcp://example.org:5000"),
     ],
 )
-def test_an_agent_dials_a_host_that_leads_to_the_server(bridge: str, url: str, dialled: str) -> None:
+def test_an_agent_connects_to_a_reachable_host_of_the_server(bridge: str, url: str, dialled: str) -> None:
     from oncue.cli.commands.endpoint import _reachable
 
     assert _reachable(bridge, url) == dialled

@@ -1,4 +1,4 @@
-"""How commands show what functions return."""
+"""How commands print the values of functions."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_values(value: Any, text: str | None, form: Any) -> None:
     assert json.loads(msgspec.json.encode(found)) == form
 
 
-def test_what_is_long_or_deep_is_capped() -> None:
+def test_long_and_deep_values_are_truncated() -> None:
     assert len(text_of(("x" * 100_000,))) < TEXT_CHARS + 100
     assert json_of(np.zeros(1_000_000))["type"] == "numpy.ndarray"
     endless: list[Any] = []
@@ -101,7 +101,9 @@ def test_what_is_long_or_deep_is_capped() -> None:
     assert msgspec.json.encode(json_of(endless))
 
 
-def test_only_ones_own_endpoints_values_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_values_of_the_callers_own_endpoints_are_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     info = TaskInfo(
         id="0" * 32, state="succeeded", function="f", name="f", endpoint="hers", owner="ada", has_value=True
@@ -121,7 +123,7 @@ def test_only_ones_own_endpoints_values_are_unpacked(tmp_path: Path, monkeypatch
         assert "large" in large.why_not
         missing = type(
             "Missing", (), {"__module__": "tests.unit.client.client_server"}
-        )  # what only the worker can import
+        )  # only the worker can import it
         monkeypatch.setattr("tests.unit.client.client_server.Missing", missing, raising=False)
         gone = client.submit(missing)
         assert gone.wait(10)

@@ -1,4 +1,7 @@
-"""What is no plain data, there and back: a reader's own classes stay its own, and bytecode of another Python is told."""
+"""Values that need pickle, packed and unpacked.
+
+A reader's own classes stay its own, and bytecode of another Python is reported.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def same(x): return x
 
 @pytest.fixture
 def cell() -> dict[str, Any]:
-    """A namespace as a notebook's: its classes are of `__main__`, and no module has them."""
+    """A namespace like a notebook's: classes of `__main__` that no module has."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(SOURCE, space)
     return space
@@ -57,7 +60,7 @@ def called(folder: Path, fn: Any, *args: Any) -> Any:
     return unpack(there(sys.executable, folder, pack_function(fn).body, pack_args(args, {})))
 
 
-def test_results_are_of_the_readers_own_classes(cell: dict[str, Any], tmp_path: Path) -> None:
+def test_results_are_instances_of_the_readers_own_classes(cell: dict[str, Any], tmp_path: Path) -> None:
     assert type(called(tmp_path, cell["plain"], 1)) is cell["Plain"]
     assert type(called(tmp_path, cell["part"])) is cell["Plain"].Part
     assert called(tmp_path, cell["data"], 3) == [cell["Data"](3), cell["Data"]]
@@ -76,15 +79,15 @@ def test_a_result_changes_nothing_of_the_readers_class(cell: dict[str, Any], tmp
     assert cell["COUNT"] == [1]
 
 
-def test_an_argument_is_of_the_functions_class(cell: dict[str, Any], tmp_path: Path) -> None:
+def test_an_argument_is_an_instance_of_the_functions_class(cell: dict[str, Any], tmp_path: Path) -> None:
     exec("def is_plain(x): return isinstance(x, Plain), type(x) is Plain", cell)
     lonely = cell["Plain"](1)
-    pack_args((lonely,), {})  # sent before, to a function that does not know its class
+    pack_args((lonely,), {})  # sent before, to a function without its class
     assert called(tmp_path, cell["is_plain"], lonely) == (True, True)
 
 
-def test_an_argument_has_its_class_as_it_is_now(cell: dict[str, Any]) -> None:
-    """And the task before it, in the same worker, has it as it was."""
+def test_an_argument_has_the_current_definition_of_its_class(cell: dict[str, Any]) -> None:
+    """An earlier task in the same worker keeps the earlier definition."""
     exec("class Scaled:\n    factor = 2\n    def scaled(self, x): return x * self.factor\n", cell)
     cls = cell["Scaled"]
     old = pack_args((cls(),), {})
@@ -111,14 +114,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("edit", ["", "\nclass Plain(Plain):\n    seen = ['edited']\n"])
-def test_another_run_of_the_script_reads_it_as_its_own(edit: str, tmp_path: Path) -> None:
+def test_another_run_of_the_script_reads_its_own_classes(edit: str, tmp_path: Path) -> None:
     there(sys.executable, tmp_path, packed_by(tmp_path, SOURCE, "plain"), pack_args((4,), {}))
     (tmp_path / "script.py").write_text(SOURCE + edit + READER)
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"True 4 {['edited'] if edit else []}"
 
 
-def test_a_worker_does_not_take_its_own_main_for_the_users(tmp_path: Path) -> None:
+def test_a_worker_keeps_its_own_main_apart_from_the_users(tmp_path: Path) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec("class Worker:\n    mine = 1\ndef f(w): return w.mine\n", space)
     packed = pack_args((space["Worker"](),), {})
@@ -130,7 +133,7 @@ def test_a_worker_does_not_take_its_own_main_for_the_users(tmp_path: Path) -> No
     assert done.stdout.strip() == "1"
 
 
-def test_a_class_that_failed_to_come_is_not_taken_for_whole(cell: dict[str, Any], monkeypatch: Any) -> None:
+def test_a_partly_unpickled_class_is_not_reused(cell: dict[str, Any], monkeypatch: Any) -> None:
     from cloudpickle import cloudpickle as cp
 
     packed = pack(cell["Plain"](1))
@@ -149,7 +152,7 @@ def test_a_class_that_failed_to_come_is_not_taken_for_whole(cell: dict[str, Any]
     assert unpack(packed).x == 1
     assert unpack(packed).count() == 1
     done: list[Any] = []
-    other = threading.Thread(target=lambda: done.append(unpack(packed)))  # the failed reader let go of its lock
+    other = threading.Thread(target=lambda: done.append(unpack(packed)))  # the failed reader released its lock
     other.start()
     other.join(10)
     assert len(done) == 1
@@ -160,20 +163,20 @@ def test_a_class_that_failed_to_come_is_not_taken_for_whole(cell: dict[str, Any]
 
 @pytest.fixture
 def of_2_7(monkeypatch: pytest.MonkeyPatch, cell: dict[str, Any]) -> bytes:
-    """An argument as the packer of another Python records it."""
+    """An argument as a packer under another Python records it."""
     with monkeypatch.context() as patched:
         patched.setattr("oncue.pickles.code.PYTHON", "2.7")
         return pack_args((cell["Plain"](1),), {})
 
 
-def test_bytecode_of_another_python_is_told_before_it_is_made(of_2_7: bytes) -> None:
+def test_bytecode_of_another_python_is_reported_before_it_is_loaded(of_2_7: bytes) -> None:
     with pytest.raises(OtherPython, match=r"bytecode of Python 2\.7") as caught:
         unpack_args(of_2_7)
     assert caught.value.details == {"python": "2.7"}
     assert "2.7" in caught.value.remedy
 
 
-def test_a_worker_says_what_to_do_about_it(of_2_7: bytes) -> None:
+def test_a_worker_gives_the_remedy_for_bytecode_of_another_python(of_2_7: bytes) -> None:
     from oncue.endpoint.worker.__main__ import arguments
 
     with pytest.raises(CannotLoad, match=r"bytecode of Python 2\.7") as caught:
@@ -181,7 +184,7 @@ def test_a_worker_says_what_to_do_about_it(of_2_7: bytes) -> None:
     assert "a .py file that the function imports" in caught.value.remedy
 
 
-def test_what_has_no_bytecode_is_good_for_any_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickles_without_bytecode_are_valid_for_any_python(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("oncue.pickles.code.PYTHON", "2.7")
         packed = pack({1, Path("/a"), functools.partial(len, "x")} - {1})
@@ -189,8 +192,8 @@ def test_what_has_no_bytecode_is_good_for_any_python(monkeypatch: pytest.MonkeyP
     assert Path("/a") in unpack(packed)
 
 
-def test_really_bytecode_of_another_python(another: str, tmp_path: Path) -> None:  # noqa: F811
-    """It may crash where it is run, and the worker with it."""
+def test_bytecode_from_a_real_other_python(another: str, tmp_path: Path) -> None:  # noqa: F811
+    """Run it in a process of its own: it may crash the interpreter."""
     root = str(Path(__file__).parents[3])
     code = (
         f"import sys\nsys.path.insert(0, {root!r})\nfrom oncue.protocol.payload import pack_args\n"
@@ -206,7 +209,7 @@ def test_really_bytecode_of_another_python(another: str, tmp_path: Path) -> None
 
 
 class Fussy(Exception):
-    """Python pickles it, and cannot unpickle it."""
+    """A class that can be pickled but not unpickled."""
 
     def __init__(self, a: int, *, b: int) -> None:
         super().__init__(a)
@@ -236,7 +239,9 @@ GONE = PICKLE + b"cnowhere_at_all\nThing\n."  # a global of a module
         (b"x", Exception, "starts with b'x'", ""),
     ],
 )
-def test_a_result_that_cannot_be_read_is_an_error_of_ours(packed: bytes, cause: Any, words: str, remedy: str) -> None:
+def test_a_result_that_cannot_be_unpickled_raises_unreadable_result(
+    packed: bytes, cause: Any, words: str, remedy: str
+) -> None:
     with pytest.raises(UnreadableResult) as caught:
         _result(packed)
     assert caught.value.raw == packed
@@ -246,13 +251,13 @@ def test_a_result_that_cannot_be_read_is_an_error_of_ours(packed: bytes, cause: 
     assert remedy in caught.value.remedy
 
 
-def test_a_result_of_another_python_is_told(of_2_7: bytes) -> None:
+def test_a_result_from_another_python_is_reported(of_2_7: bytes) -> None:
     with pytest.raises(UnreadableResult, match=r"bytecode of Python 2\.7") as caught:
         _result(of_2_7)
     assert "plain data" in caught.value.remedy
 
 
-# ---------------------------------------------------------------- what functools makes
+# ---------------------------------------------------------------- functools objects
 
 MADE = """
 import functools
@@ -289,7 +294,7 @@ def shown(): return show([1, "x", [2]]), show.__name__, show.__doc__, show.dispa
 """
 
 
-def test_what_functools_makes_travels(tmp_path: Path) -> None:
+def test_functools_objects_are_pickled_by_value(tmp_path: Path) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(MADE, space)
     assert called(tmp_path, space["lazy"]) == ([6], True, [8], "int", "any", 5, 4, "Lazy", 3)

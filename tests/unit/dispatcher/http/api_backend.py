@@ -1,5 +1,7 @@
-"""A Backend in memory, for tests of the HTTP layer alone (what oncue does with the requests is tested elsewhere, over the
-real one), and what starts a real server on a free port with a real client."""
+"""A Backend in memory and a real server on a free port, for HTTP tests.
+
+Tests of the real backend are elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -353,7 +355,7 @@ class MemoryBackend:
 
 
 class Client:
-    """Requests as a user with a token would send them."""
+    """Sends requests as a user with a token does."""
 
     def __init__(self, session: aiohttp.ClientSession, serving: HttpServer, backend: MemoryBackend, streams: Streams):
         self.session, self.serving, self.backend, self.streams = session, serving, backend, streams
@@ -367,7 +369,7 @@ class Client:
         return self.session.request(method, self.serving.url + path, headers=sent | dict(headers or {}), **kwargs)
 
     async def ask(self, method: str, path: str, **kwargs: Any) -> tuple[int, Any, Any]:
-        """(status, decoded body, headers)"""
+        """Return (status, decoded body, headers)."""
         async with self.request(method, path, **kwargs) as answer:
             body = await answer.read()
             kind = answer.headers.get("Content-Type", "")

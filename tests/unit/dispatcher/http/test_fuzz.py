@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is never a 500, and a refusal always says what to do."""
+"""No request gives a 500, and every refusal has a remedy."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ JSON, MSGPACK = "application/json", "application/msgpack"
 ROUTES_WITH_BODY = [r for r in ROUTES if r.takes is not None or r.raw]
 
 
-class Wire:
-    """A server in a thread of its own, and requests whose every byte is ours (a client library would mend them)."""
+class RawServer:
+    """A server in its own thread, with requests of arbitrary bytes.
+
+    A client library would correct them.
+    """
 
     def __init__(self) -> None:
         self.port, self._ready, self._stop = 0, threading.Event(), asyncio.Event()
@@ -46,7 +49,7 @@ class Wire:
         self.loop.close()
 
     def ask(self, method: str, path: bytes, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """(status, body of the answer)"""
+        """Return (status, body of the answer)."""
         return asyncio.run_coroutine_threadsafe(self._ask(method, path, headers, body), self.loop).result(20)
 
     async def _ask(self, method: str, path: bytes, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
@@ -65,8 +68,8 @@ class Wire:
 
 
 @pytest.fixture(scope="module")
-def wire() -> Iterator[Wire]:
-    found = Wire()
+def server() -> Iterator[RawServer]:
+    found = RawServer()
     yield found
     found.close()
 
@@ -117,19 +120,19 @@ FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
         [JSON, MSGPACK, "application/cloudevents+json", "application/cloudevents-batch+json", "text/plain", "", ";;"]
     ),
 )
-def test_any_bytes(wire: Wire, route: Any, body: bytes, kind: str) -> None:
-    check(*wire.ask(route.method, concrete(route.template), {"Content-Type": kind}, body))
+def test_any_bytes(server: RawServer, route: Any, body: bytes, kind: str) -> None:
+    check(*server.ask(route.method, concrete(route.template), {"Content-Type": kind}, body))
 
 
 @FUZZ
 @given(route=st.sampled_from(ROUTES_WITH_BODY), body=objects | values, packed=st.booleans())
-def test_any_values_under_the_right_names(wire: Wire, route: Any, body: Any, packed: bool) -> None:
+def test_any_values_under_the_right_names(server: RawServer, route: Any, body: Any, packed: bool) -> None:
     try:
         data = msgspec.msgpack.encode(body) if packed else msgspec.json.encode(body)
     except (OverflowError, UnicodeEncodeError):  # msgpack has no such number
         data = msgspec.json.encode(str(body).encode("utf-8", "replace"))
     kind = MSGPACK if packed else JSON
-    check(*wire.ask(route.method, concrete(route.template), {"Content-Type": kind}, data))
+    check(*server.ask(route.method, concrete(route.template), {"Content-Type": kind}, data))
 
 
 path_bytes = st.lists(
@@ -164,8 +167,8 @@ query_bytes = st.lists(
 
 @FUZZ
 @given(method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS", "BREW"]), path=path_bytes, query=query_bytes)
-def test_any_path_and_query(wire: Wire, method: str, path: bytes, query: bytes) -> None:
-    check(*wire.ask(method, path + query, {}, b""))
+def test_any_path_and_query(server: RawServer, method: str, path: bytes, query: bytes) -> None:
+    check(*server.ask(method, path + query, {}, b""))
 
 
 @FUZZ
@@ -176,5 +179,5 @@ def test_any_path_and_query(wire: Wire, method: str, path: bytes, query: bytes) 
     ),
     route=st.sampled_from([r for r in ROUTES if not r.streamed]),
 )
-def test_any_header(wire: Wire, value: str, name: str, route: Any) -> None:
-    check(*wire.ask(route.method, concrete(route.template), {name: value}, b'{"function":"f"}'))
+def test_any_header(server: RawServer, value: str, name: str, route: Any) -> None:
+    check(*server.ask(route.method, concrete(route.template), {name: value}, b'{"function":"f"}'))

@@ -1,5 +1,8 @@
-"""The document is what the server does: every route is in it, every reference resolves, and a request made by following
-it is accepted. And the pages cannot be made to run what data says."""
+"""The OpenAPI document matches the server.
+
+Every route is in it, every reference resolves, and requests built from it are accepted. The pages
+cannot run data as script.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def resolve(ref: str) -> Any:
     return node
 
 
-def test_every_route_is_in_it_and_nothing_else() -> None:
+def test_it_has_exactly_the_routes_of_the_server() -> None:
     listed = {(m.upper(), path) for path, operations in SPEC["paths"].items() for m in operations}
     assert listed == {(r.method, r.template) for r in ROUTES}
     assert len(listed) == len(ROUTES)
@@ -54,7 +57,7 @@ def test_every_reference_resolves() -> None:
     assert msgspec.json.decode(document_json(ROUTES)) == msgspec.json.decode(msgspec.json.encode(SPEC))
 
 
-def test_it_says_who_may_and_what_may_go_wrong() -> None:
+def test_it_lists_scopes_and_errors() -> None:
     for route in ROUTES:
         op = SPEC["paths"][route.template][route.method.lower()]
         assert op["summary"]
@@ -70,7 +73,7 @@ def test_it_says_who_may_and_what_may_go_wrong() -> None:
 
 
 def example(schema: dict[str, Any], name: str = "") -> Any:
-    """The smallest value that follows a schema."""
+    """Return the smallest value that follows a schema."""
     if "$ref" in schema:
         return example(resolve(schema["$ref"]), name)
     if "anyOf" in schema:
@@ -89,12 +92,12 @@ def example(schema: dict[str, Any], name: str = "") -> Any:
     return None
 
 
-#: What a schema cannot say: one of several fields is needed.
+#: Beyond a schema: one of several fields is required.
 MORE = {
     "/v1/tasks/batch": {"calls": [[[], {}]]},
     "/v1/rules/{name}/explain": {"offset": 1},
 }
-#: Things that must exist first, or hash right: refused, but as their handler refuses, not as a wrong request.
+#: References that must exist, or hashes that must match: their handler refuses them, not the decoder.
 ELSE = {
     "/v1/blobs/{sha256}": {410, 422},
     "/v1/view": {403},
@@ -104,7 +107,7 @@ ELSE = {
 }
 
 
-def test_a_request_that_follows_it_is_accepted() -> None:
+def test_requests_built_from_it_are_accepted() -> None:
     async def test(c: Client) -> None:
         _, task, _ = await c.ask("POST", "/v1/tasks", json={"function": "f"})
         asked = 0
@@ -172,7 +175,7 @@ def test_the_policy_allows_nothing_inline_or_foreign() -> None:
     assert {rules[k] for k in ("script-src", "style-src", "connect-src", "img-src")} == {"'self'"}
 
 
-def test_no_page_makes_markup_of_data() -> None:
+def test_no_page_inserts_data_as_markup() -> None:
     for name in FILES:
         text = page_file(name)[0].decode()
         if name.endswith(".js"):

@@ -1,5 +1,7 @@
-"""The pages in a real browser, where there is one: hostile names stay text, the policy is not in the way of the page's own
-scripts, and the live stream arrives."""
+"""The pages in a real browser, if there is one.
+
+Hostile names stay text, the policy allows the page's own scripts, and the live stream arrives.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ HOSTILE = "<img src=x onerror='document.title=\"owned\"'><script>document.title=
 
 @pytest.fixture(autouse=True)
 def needs_browser() -> None:
-    """Elsewhere the tests are skipped without one; in CI they fail."""
+    """Skip without a browser; fail in CI."""
     if BROWSER is None and os.environ.get("CI") == "true":
         pytest.fail("there is no chromium here: run `make services`")
     if BROWSER is None:
@@ -34,10 +36,10 @@ def needs_browser() -> None:
 
 
 class Tab:
-    """A page of the browser, over its DevTools protocol."""
+    """A page of the browser, over the DevTools protocol."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.socket, self.said = socket, []  # type: ignore[var-annotated]
+        self.socket, self.console = socket, []  # type: ignore[var-annotated]
         self._ids = itertools.count(1)
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -49,7 +51,7 @@ class Tab:
                 assert "error" not in message, message
                 return message["result"]
             if message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
-                self.said.append(json.dumps(message["params"]))
+                self.console.append(json.dumps(message["params"]))
 
     async def evaluate(self, expression: str) -> Any:
         found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -57,7 +59,7 @@ class Tab:
         return found["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """Waits in the page until the expression is true."""
+        """Wait in the page until the expression is true."""
         wait = (
             f"new Promise((ok) => {{ const look = () => ({expression}) ? ok(true) : setTimeout(look, 20); look(); }})"
         )
@@ -130,14 +132,14 @@ def test_status_page() -> None:
             assert await tab.evaluate("document.title") == "oncue"
             assert await tab.evaluate("sessionStorage.getItem('oncue-token')") == TOKENS["read"]
             assert await tab.evaluate("localStorage.length + document.cookie.length") == 0
-            # What a script in the page's own text would try: the policy stops it.
+            # An attempt of a script in the page's text: the policy blocks it.
             await tab.evaluate(
                 "document.body.insertAdjacentHTML('beforeend', `<img src=x onerror=\"document.title='owned'\">`)"
             )
             await tab.evaluate("new Promise((ok) => setTimeout(ok, 100))")
             assert await tab.evaluate("document.title") == "oncue"
-            blocked = [s for s in tab.said if "Content Security Policy" in s or "violates" in s]
-            others = [s for s in tab.said if s not in blocked and "401" not in s and "404" not in s]
+            blocked = [s for s in tab.console if "Content Security Policy" in s or "violates" in s]
+            others = [s for s in tab.console if s not in blocked and "401" not in s and "404" not in s]
             others = [s for s in others if '"recommendation"' not in s]
             assert blocked
             assert not others, others
@@ -163,6 +165,6 @@ def test_docs_page() -> None:
             assert 0 < shown < 10
             links = "[...document.querySelectorAll('#operations a')].every(a => document.querySelector(a.getAttribute('href')))"
             assert await tab.evaluate(links)
-            assert not tab.said, tab.said
+            assert not tab.console, tab.console
 
     with_server(test)

@@ -1,4 +1,4 @@
-"""What the API refuses: the exact status, code and remedy."""
+"""Requests that the API refuses: the exact status, code and remedy."""
 
 # ruff: noqa: E501  (a table: a case a line)
 
@@ -103,7 +103,7 @@ TABLE: list[tuple[str, str, str, dict[str, str], bytes | None, tuple[int, str, s
     ("wrong hash", "PUT", f"/v1/blobs/{'0' * 64}", {}, b"x", (422, "invalid", "another hash", "again")),
     ("no blob", "GET", f"/v1/blobs/{'0' * 64}", {}, None, (410, "blob-missing", "not here", "again")),
     ("scope", "POST", "/v1/tokens", J, b'{"name":"a","scopes":["root"]}', (422, "invalid", "'root'", "admin, user")),
-    ("more than mine", "POST", "/v1/tokens", J, b'{"name":"a","scopes":["admin"]}', (403, "forbidden", "admin", "leave")),
+    ("more scopes than its own", "POST", "/v1/tokens", J, b'{"name":"a","scopes":["admin"]}', (403, "forbidden", "admin", "leave")),
     ("for others", "POST", "/v1/tokens", J, b'{"name":"a","subject":"bob"}', (403, "forbidden", "somebody", "leave")),
     ("no such path", "GET", "/v1/task", {}, None, (404, "not-found", "/v1/task", "did you mean /v1/tasks?")),
     ("slash", "GET", "/v1/tasks/", {}, None, (404, "not-found", "/v1/tasks/", "/v1/tasks")),
@@ -180,7 +180,7 @@ def test_a_hook_has_a_limit_of_its_own() -> None:
     with_server(test)
 
 
-def test_a_caller_that_goes_away_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_disconnects_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async def test(c: Client) -> None:
         for start in (
             b"POST /hooks/daq HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\nabc",
@@ -252,7 +252,7 @@ def test_errors_with_details_and_odd_text() -> None:
 
 
 def test_raw_bytes_never_hang_or_crash_the_server() -> None:
-    """What is no HTTP at all, or breaks off, costs its own connection only."""
+    """Invalid or truncated HTTP affects its own connection only."""
 
     async def test(c: Client) -> None:
         for raw in (

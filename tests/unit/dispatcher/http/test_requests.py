@@ -1,4 +1,4 @@
-"""What the API takes and gives."""
+"""Accepted requests of the API and their answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ID = "0" * 32
 # ---------------------------------------------------------------- tokens
 
 
-def test_who_is_refused_and_how() -> None:
+def test_callers_without_a_valid_token_are_refused() -> None:
     async def test(c: Client) -> None:
         async def refused(**headers: str) -> tuple[str, str]:
             status, problem, answered = await c.ask("GET", "/v1/me", token="", headers=headers)
@@ -58,7 +58,7 @@ def test_who_is_refused_and_how() -> None:
 
 
 def test_scopes() -> None:
-    table = {  # what needs what
+    table = {  # scopes and the requests that need them
         ("GET", "/v1/tasks"): {"admin", "user", "read"},
         ("GET", "/v1/me"): {"admin", "user", "read", "emit"},
         ("POST", "/v1/events"): {"admin", "user", "emit"},
@@ -220,7 +220,7 @@ def test_read_your_writes() -> None:
         position = headers["Oncue-Position"]
         assert (await c.ask("GET", "/v1/events", headers={"Oncue-Position": position}))[0] == 200
         assert c.backend.waited == [position]
-        # Who may not ask makes nobody wait.
+        # A request without the right is refused at once.
         assert (await c.ask("GET", "/v1/events", token="", headers={"Oncue-Position": position}))[0] == 401
         assert c.backend.waited == [position]
 
@@ -360,7 +360,7 @@ def test_open_metrics() -> None:
     with_server(test, open_metrics=True)
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use() -> None:
     async def test(c: Client) -> None:
         settings = Settings(port=c.serving.port)
         with pytest.raises(Conflict, match="--port 0"):
@@ -369,10 +369,10 @@ def test_a_port_that_is_taken() -> None:
     with_server(test)
 
 
-def test_the_port_of_the_last_time_if_it_is_free() -> None:
+def test_the_previous_port_is_used_if_it_is_free() -> None:
     async def test(c: Client) -> None:
         settings = Settings(port=0)
-        elsewhere = await serve(make_app(c.backend, settings, Metrics()), settings, c.serving.port)  # taken
+        elsewhere = await serve(make_app(c.backend, settings, Metrics()), settings, c.serving.port)  # in use
         port = elsewhere.port
         assert port not in (0, c.serving.port)
         await elsewhere.close()

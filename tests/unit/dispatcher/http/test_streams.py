@@ -1,4 +1,7 @@
-"""Streams: they start at once, end cleanly, and neither a slow reader nor one that has gone harms anybody."""
+"""Streams start at once and end cleanly.
+
+A slow reader, or one that has gone, affects no other.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ ID = "0" * 32
 
 
 async def until(condition: Any, seconds: float = 10) -> None:
-    """Wait until it holds, by looking again (for what has no event to await)."""
+    """Poll until it holds, for states without an event to await."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -59,7 +62,7 @@ def test_streams_end_cleanly_when_the_server_stops() -> None:
     with_server(test)
 
 
-def test_waiting_requests_are_told_when_the_server_stops() -> None:
+def test_waiting_requests_are_answered_when_the_server_stops() -> None:
     async def test(c: Client) -> None:
         waiting = asyncio.create_task(c.ask("GET", f"/v1/tasks/{ID}?wait_ms=30000"))
         await c.backend.subscribed.wait()
@@ -71,7 +74,7 @@ def test_waiting_requests_are_told_when_the_server_stops() -> None:
     with_server(test)
 
 
-def test_a_reader_that_has_gone_is_noticed_while_nothing_happens() -> None:
+def test_a_disconnected_reader_is_noticed_on_an_idle_stream() -> None:
     async def test(c: Client) -> None:
         answer = await c.request("GET", "/v1/outcomes?stream=s")
         assert len(c.streams) == 1
@@ -82,7 +85,7 @@ def test_a_reader_that_has_gone_is_noticed_while_nothing_happens() -> None:
     with_server(test, lambda: Streams(sweep_s=0.02))
 
 
-def test_a_slow_reader_is_cut_and_harms_nobody() -> None:
+def test_a_slow_reader_is_disconnected_and_affects_no_other() -> None:
     async def test(c: Client) -> None:
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -107,8 +110,8 @@ def test_a_slow_reader_is_cut_and_harms_nobody() -> None:
     with_server(test, lambda: Streams(sweep_s=0.02, stuck_s=0.2))
 
 
-def test_an_error_on_the_way_cuts_the_connection() -> None:
-    """Nobody takes a part for the whole."""
+def test_an_error_within_a_stream_closes_the_connection() -> None:
+    """The client can tell a partial body from a whole one."""
 
     async def test(c: Client) -> None:
         async with c.request("GET", "/v1/outcomes?stream=s") as answer:
@@ -158,7 +161,7 @@ def test_live_events() -> None:
     with_server(test)
 
 
-def test_live_after_a_reconnection_says_that_something_was_missed() -> None:
+def test_live_reports_missed_events_after_a_reconnection() -> None:
     async def test(c: Client) -> None:
         async with c.request("GET", "/v1/live", headers={"Last-Event-ID": "x-7"}) as answer:
             c.backend.feeds[0].put_nowait(None)
@@ -208,7 +211,7 @@ def test_blobs() -> None:
     with_server(test, max_body_bytes=1 << 20)
 
 
-def test_a_blob_that_ends_too_soon_is_not_taken_for_whole() -> None:
+def test_a_truncated_blob_is_not_complete() -> None:
     async def test(c: Client) -> None:
         content = bytes(1 << 20)
         path = "/v1/blobs/" + hashlib.sha256(content).hexdigest()
@@ -220,7 +223,7 @@ def test_a_blob_that_ends_too_soon_is_not_taken_for_whole() -> None:
     with_server(test)
 
 
-def test_an_upload_that_breaks_off_stores_nothing() -> None:
+def test_an_interrupted_upload_stores_nothing() -> None:
     async def test(c: Client) -> None:
         sha256 = hashlib.sha256(b"abc").hexdigest()
         _, writer = await asyncio.open_connection(c.serving.host, c.serving.port)
