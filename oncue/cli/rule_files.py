@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oncue.rules.parsing.rule_file import RuleSet
 
 
-class TestResult(msgspec.Struct, frozen=True):
+class FileTestResult(msgspec.Struct, frozen=True):
     """The result of one test in a rule file."""
 
     rule: str
@@ -133,12 +133,12 @@ def check_offline(sets: Sequence[RuleSet]) -> None:
         check_arguments(ruleset, {f: parameters for (file, f), parameters in known.items() if file == ruleset.file})
 
 
-def run_tests(sets: Sequence[RuleSet]) -> list[TestResult]:
+def run_tests(sets: Sequence[RuleSet]) -> list[FileTestResult]:
     """Run the `tests:` of all rules, without a server."""
     from oncue.rules.testing import runner
 
     return [
-        TestResult(t.rule, ruleset.file, t.line, t.passed, t.why)
+        FileTestResult(t.rule, ruleset.file, t.line, t.passed, t.why)
         for ruleset in sets
         for t in runner.run_tests(ruleset, Path(ruleset.file).parent)
     ]
@@ -160,7 +160,7 @@ def explain_offline(name: str, event: Any, path: str) -> Explanation:
     raise NotFound(f"{path} has no rule {name!r}", remedy=f"it has: {', '.join(r.name for r in ruleset.rules)}")
 
 
-def show_tests(tests: Sequence[TestResult]) -> None:
+def show_tests(tests: Sequence[FileTestResult]) -> None:
     """Print failures and the number of passed tests.
 
     Raises RuleFileError if a test failed.

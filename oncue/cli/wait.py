@@ -13,7 +13,7 @@ FIRST_POLL_S, LONGEST_POLL_S = 1.0, 5.0  # the pause doubles in between
 DISCONNECTED = ("away", "never")  # states of an endpoint without an agent
 
 
-class Progress(NamedTuple):
+class WaitProgress(NamedTuple):
     """State of a task that has not closed, and the line that explains it."""
 
     key: tuple[Any, ...]  # the line is printed when this changes; the text itself may hold a count
@@ -38,15 +38,15 @@ def await_end(client: Client, task: Task[Any]) -> OncueError | None:
             say(("waiting: " if progress.waits else "") + progress.text, err=True)
 
 
-def progress_of(client: Client, task: Task[Any]) -> Progress:
+def progress_of(client: Client, task: Task[Any]) -> WaitProgress:
     """Return the task's state and the reason why it waits."""
     try:
         info = client.tasks.get(task.id)
         endpoint = client.endpoints.get(info.endpoint_id)
     except (Unreachable, NotReady) as e:
-        return Progress(("server",), True, f"{e.message}; trying again")
+        return WaitProgress(("server",), True, f"{e.message}; trying again")
     except NotFound:  # the endpoint belongs to another person
-        return Progress((info.state, info.sent), not info.sent, info.why)
+        return WaitProgress((info.state, info.sent), not info.sent, info.why)
     away = endpoint.state in DISCONNECTED
     text = info.why
     if away and endpoint.since_us:
@@ -54,4 +54,4 @@ def progress_of(client: Client, task: Task[Any]) -> Progress:
             f"endpoint {info.endpoint!r} is away since {when(endpoint.since_us)}; "
             f"start it on its machine: oncue endpoint start {info.endpoint}"
         )
-    return Progress((info.state, info.sent, endpoint.state), away or not info.sent, text)
+    return WaitProgress((info.state, info.sent, endpoint.state), away or not info.sent, text)

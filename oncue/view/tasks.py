@@ -1,10 +1,10 @@
 """Stores tasks and their results as rows.
 
-The same fold as task_lifecycle.py, over whole frames. Nearly all frames take the fast path: one INSERT
-for a frame of new tasks, one UPDATE for a frame of results that close open tasks. For any other
-frame (result before its task, retry, duplicate, late result) the states are loaded, folded one by
-one, and written back together. The UPDATE's row count shows if all tasks were open; if not, it
-raises NeedsFold, and the projector repeats the group on the careful path.
+The same fold as task_lifecycle.py, over whole frames. Nearly all frames take the fast path: one
+INSERT for a frame of new tasks, one UPDATE for a frame of results that close open tasks. For any
+other frame (result before its task, retry, duplicate, late result) the states are loaded, folded
+one by one, and written back together. The UPDATE's row count shows if all tasks were open; if not,
+it raises NeedsFold, and the projector repeats the group on the careful path.
 """
 
 from __future__ import annotations
