@@ -1,4 +1,4 @@
-"""A server and an agent as processes of their own, started again whenever they die; and the hand that kills them."""
+"""A server and an agent as processes that restart whenever they die."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 
 class Deployment:
-    """`oncue up --no-endpoint` and `oncue.endpoint.run`, each kept running by a thread."""
+    """`oncue up --no-endpoint` and `oncue.endpoint.run`, restarted by threads."""
 
     def __init__(self, folder: Path, workers: int = 2) -> None:
         self.data, self.agent_dir, self.workers = folder / "data", folder / "agent", workers
@@ -28,12 +28,12 @@ class Deployment:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        self._keep(
+        self._keep_running(
             "server", [sys.executable, "-m", "oncue", "up", "--data", str(self.data), "--port", "0", "--no-endpoint"]
         )
         self.await_local()
         self.run("endpoint", "register", "local", "--dir", str(self.agent_dir), "--workers", str(self.workers))
-        self._keep("agent", [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(self.agent_dir)])
+        self._keep_running("agent", [sys.executable, "-m", "oncue.endpoint.run", "--dir", str(self.agent_dir)])
 
     def run(self, *args: str) -> str:
         done = subprocess.run(
@@ -56,8 +56,8 @@ class Deployment:
                 self.stopping.wait(0.02)
         raise AssertionError("the server did not start")
 
-    def _keep(self, name: str, command: list[str]) -> None:
-        def keep() -> None:
+    def _keep_running(self, name: str, command: list[str]) -> None:
+        def restart() -> None:
             while not self.stopping.is_set():
                 process = subprocess.Popen(command, env=self.environ, stdout=self.log, stderr=self.log)
                 self.processes[name] = process
@@ -65,12 +65,12 @@ class Deployment:
                 process.wait()
                 self.stopping.wait(0.05)
 
-        thread = threading.Thread(target=keep, name=f"keep {name}", daemon=True)
+        thread = threading.Thread(target=restart, name=f"restart {name}", daemon=True)
         thread.start()
         self._threads.append(thread)
 
     def victims(self) -> dict[str, list[psutil.Process]]:
-        """What may be killed now, by kind."""
+        """Return the processes that can be killed now, by kind."""
         found: dict[str, list[psutil.Process]] = {"server": [], "agent": [], "worker": []}
         for name in ("server", "agent"):
             process = self.processes.get(name)
@@ -82,7 +82,7 @@ class Deployment:
         return found
 
     def kill_one(self, rng: random.Random, kind: str) -> None:
-        """kill -9 of one of this kind, as soon as there is one."""
+        """Send kill -9 to a process of this kind, as soon as one exists."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with contextlib.suppress(psutil.NoSuchProcess):

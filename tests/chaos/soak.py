@@ -1,10 +1,14 @@
-"""Several servers on one Kafka, under load, with a kill every few seconds: `python -m tests.chaos.soak --minutes 5`.
+"""Several servers on one Kafka, under load, with a fault every few seconds.
 
-    load    batches with keys of their own, each sent to some server again and again until one has accepted it
-    hand    kill -9 of servers and agents, servers and the broker stopped past their session and continued
-    check   after a fair end: each accepted task has one outcome, of the right value, and the same on every server
+    python -m tests.chaos.soak --minutes 5
 
-`--seed` repeats the choices, not the moments. Exits 1 when something did not hold.
+    load    batches with idempotency keys, each sent to random servers until one accepts it
+    faults  kill -9 of servers and agents; servers and the broker stopped past their session and
+            resumed
+    check   after an orderly end, each accepted task has one outcome with the right value, the same
+            on every server
+
+`--seed` repeats the choices, not the moments. Exits 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ def double(x: int) -> int:
 
 
 class Load(threading.Thread):
-    """Sends until `over`; then what it has begun."""
+    """Sends batches until `over` is set, and finishes the last one."""
 
     def __init__(self, servers: list[System], function: str, endpoint: str, rng: random.Random) -> None:
         super().__init__(name=f"load {endpoint}")
@@ -65,7 +69,7 @@ class Load(threading.Thread):
             try:
                 answer = self.rng.choice(self.servers).http("POST", "/v1/tasks/batch", batch)
             except (OSError, http.client.HTTPException, ValueError, KeyError):
-                time.sleep(0.1)  # it is away
+                time.sleep(0.1)  # the server is down
                 continue
             if answer.status == 202:
                 return str(answer.json["first"])
@@ -73,14 +77,14 @@ class Load(threading.Thread):
             time.sleep(0.1)
 
 
-class Hand:
-    """What happens to the processes; each has its remedy within seconds."""
+class FaultInjector:
+    """Injects faults into processes; each fault is undone within seconds."""
 
     def __init__(self, many: Many, broker: Broker, rng: random.Random) -> None:
         self.many, self.broker, self.rng = many, broker, rng
         self.done: Counter[str] = Counter()
 
-    def strike(self) -> None:
+    def inject(self) -> None:
         what = self.rng.choice(
             (self.kill_server, self.kill_server, self.stop_server, self.kill_agent, self.stop_broker)
         )
@@ -107,14 +111,17 @@ class Hand:
     def stop_broker(self) -> None:
         self.broker.pause()
         self._wait(0.5, 4.0)
-        self.broker.go_on()
+        self.broker.resume()
 
     def _wait(self, least: float, most: float) -> None:
         time.sleep(self.rng.uniform(least, most))
 
 
 def soak(folder: Path, seconds: float, rng: random.Random) -> dict[str, Any]:
-    """What was done; raises AssertionError when something did not hold."""
+    """Return counts of tasks, requests and faults.
+
+    Raises AssertionError if a check fails.
+    """
     broker = Broker(folder / "broker", heap_mb=512).start()
     try:
         with many_servers(folder, broker.address, SERVERS) as many:
@@ -123,13 +130,13 @@ def soak(folder: Path, seconds: float, rng: random.Random) -> dict[str, Any]:
             with many.servers[0].client() as client:
                 function = client.register(pack_function(double))
             loads = [Load(many.servers, function, e, random.Random(rng.random())) for e in ENDPOINTS]
-            hand = Hand(many, broker, rng)
+            injector = FaultInjector(many, broker, rng)
             for load in loads:
                 load.start()
             end = time.monotonic() + seconds
             try:
                 while time.monotonic() < end:
-                    hand.strike()
+                    injector.inject()
                     time.sleep(rng.uniform(0.5, 3.0))
             finally:
                 for load in loads:
@@ -137,14 +144,14 @@ def soak(folder: Path, seconds: float, rng: random.Random) -> dict[str, Any]:
                 for load in loads:
                     load.join(180)
             expected = {i: v for load in loads for i, v in load.expected.items()}
-            told = many.agree(len(expected), within_s=180)
-            assert {str(t["id"]) for t in told} == set(expected), "the accepted tasks, and no others"
-            states = Counter(str(t["state"]) for t in told)
+            outcomes = many.agree(len(expected), within_s=180)
+            assert {str(t["id"]) for t in outcomes} == set(expected), "exactly the accepted tasks"
+            states = Counter(str(t["state"]) for t in outcomes)
             assert states == {"succeeded": len(expected)}, states
             for server in many.servers:
                 values = {t["id"]: t["value"] for t in many.all_tasks(server)}
                 assert values == expected, "the values"
-            return {"tasks": len(expected), "requests": sum(load.tries for load in loads), **hand.done}
+            return {"tasks": len(expected), "requests": sum(load.tries for load in loads), **injector.done}
     finally:
         broker.kill()
 
@@ -159,7 +166,7 @@ def main() -> int:
         try:
             found = soak(Path(folder), given.minutes * 60, random.Random(given.seed))
         except AssertionError as e:
-            print(f"did not hold: {e}")
+            print(f"failed: {e}")
             return 1
     print(", ".join(f"{name} {count:,}" for name, count in found.items()))
     return 0

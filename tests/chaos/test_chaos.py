@@ -1,6 +1,8 @@
-"""20,000 tasks, and files, while server, agent and workers are killed with kill -9 at random: each has exactly one outcome.
+"""20,000 tasks, and files, under random kill -9: one outcome each.
 
-The pool lives in the agent's process: a killed agent is a killed pool."""
+Server, agent and workers are killed. The pool lives in the agent's process: a killed agent is a
+killed pool.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,10 @@ def test_every_task_and_file_has_one_outcome(tmp_path: Path) -> None:
         rules = tmp_path / "rules.yaml"
         rules.write_text(RULES.format(folder=incoming))
         with Client(url=local["url"], token=local["token"]) as client:
-            # A client's first requests do not wait for a server that is away; those after them do.
+            # A client's first requests do not wait for a server that is down; later ones do.
             assert client.submit(double, 21).result(60) == 42
             deployment.run("deploy", str(rules), "--yes")
-            _work_under_fire(client, deployment, incoming, rng)
+            _run_tasks_under_kills(client, deployment, incoming, rng)
             _check_files(client, deployment)
             counts = collections.Counter(t.state for t in client.tasks.list(state="closed", limit=TASKS + 10 * FILES))
             assert counts == {"succeeded": TASKS + FILES + 1}, counts
@@ -66,8 +68,8 @@ def test_every_task_and_file_has_one_outcome(tmp_path: Path) -> None:
         deployment.stop()
 
 
-def _work_under_fire(client: Client, deployment: Deployment, incoming: Path, rng: random.Random) -> None:
-    calm = threading.Event()
+def _run_tasks_under_kills(client: Client, deployment: Deployment, incoming: Path, rng: random.Random) -> None:
+    stopped = threading.Event()
     kinds = [kind for kind, times in KILLS.items() for _ in range(times)]
     rng.shuffle(kinds)
     kinds.insert(0, "server")
@@ -76,7 +78,7 @@ def _work_under_fire(client: Client, deployment: Deployment, incoming: Path, rng
     def kill() -> None:
         nonlocal left
         for i, kind in enumerate(kinds):
-            calm.wait(rng.uniform(0.2, 1.2) if i else rng.uniform(0.0, 0.1))
+            stopped.wait(rng.uniform(0.2, 1.2) if i else rng.uniform(0.0, 0.1))
             deployment.kill_one(rng, kind)
             left -= 1
 
@@ -85,7 +87,7 @@ def _work_under_fire(client: Client, deployment: Deployment, incoming: Path, rng
             path = incoming / f"f{i:04d}.dat"
             with path.open("wb") as file:
                 file.write(bytes(i))
-            if calm.wait(0.1):
+            if stopped.wait(0.1):
                 continue
 
     threads = [threading.Thread(target=kill), threading.Thread(target=write)]
@@ -97,10 +99,10 @@ def _work_under_fire(client: Client, deployment: Deployment, incoming: Path, rng
         assert client.gather(tasks, timeout=400) == [2 * i for i in range(TASKS)]
     finally:
         threads[0].join()
-        calm.set()
+        stopped.set()
         threads[1].join()
     assert left == 0
-    while True:  # it may have been the server that was killed last
+    while True:  # the last kill may have been the server's
         try:
             client.triggers.list()
             return
@@ -109,7 +111,7 @@ def _work_under_fire(client: Client, deployment: Deployment, incoming: Path, rng
 
 
 def _check_files(client: Client, deployment: Deployment) -> None:
-    """Each file has one task, and that its right value."""
+    """Check that each file has one task, with the right value."""
     import time
 
     deadline = time.monotonic() + 120

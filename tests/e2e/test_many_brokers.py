@@ -23,7 +23,7 @@ def test_a_broker_of_three_is_killed_and_another_is_stopped(three: Cluster, tmp_
             three.nodes[2].start()
             three.nodes[1].pause()
             many.pass_session(3.0)
-            three.nodes[1].go_on()
+            three.nodes[1].resume()
             for tasks in waves:
                 assert at_a.gather(tasks, 120) == [2 * n for n in range(len(tasks))]
         many.agree(4 * 300)

@@ -13,7 +13,7 @@ from oncue.log.kafka import transactions
 
 
 async def hang(_: object) -> None:
-    print("all but its end", flush=True)
+    print("transaction is open", flush=True)
     await asyncio.Event().wait()
 
 

@@ -1,4 +1,4 @@
-"""Brokers and servers that die, stop and come back: nothing lost, nothing doubled."""
+"""Brokers and servers that are killed or stopped: nothing lost, nothing twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHILD = Path(__file__).with_name("kafka_child.py")
 
 
 async def _all(log: Log, topic: str, start: str = "earliest") -> list[bytes]:
-    """The values of a topic up to its end."""
+    """Return the values of a topic up to its end."""
     ends, found = await log.end_offsets([topic]), []
     reached = {place: 0 for place, end in ends.items() if end}
     reader = log.read([topic], start="earliest")
@@ -41,7 +41,10 @@ async def _until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 async def _load(log: Log, trouble: Callable[[], Awaitable[None]], topic: str, after: int = 300) -> int:
-    """Appends without a pause while the trouble lasts, and some after it; all are acknowledged. How many."""
+    """Append without pause during the trouble and `after` records more.
+
+    All appends are acknowledged. Returns their number.
+    """
     window = asyncio.Semaphore(64)
     futures: list[asyncio.Future[object]] = []
     under_way = asyncio.create_task(trouble())
@@ -61,12 +64,12 @@ async def _load(log: Log, trouble: Callable[[], Awaitable[None]], topic: str, af
     return len(futures)
 
 
-def test_a_broker_is_killed_and_comes_back(own: Callable[..., Broker]) -> None:
+def test_appends_survive_the_kill_and_restart_of_a_broker(own: Callable[..., Broker]) -> None:
     broker = own()
 
     async def trouble() -> None:
         for _ in range(2):
-            await asyncio.sleep(0.5)  # of load before, so that batches are under way
+            await asyncio.sleep(0.5)  # of load first, so that batches are in flight
             await asyncio.to_thread(broker.kill)
             await asyncio.to_thread(broker.start)
 
@@ -81,7 +84,7 @@ def test_a_broker_is_killed_and_comes_back(own: Callable[..., Broker]) -> None:
     asyncio.run(main())
 
 
-def test_one_broker_of_three_is_killed_under_load(three: Cluster) -> None:
+def test_appends_continue_while_a_broker_of_three_is_killed(three: Cluster) -> None:
     async def main() -> None:
         log = await open_log(f"kafka://{three.address}")
         await log.ensure({"a": Topic(partitions=3), "in": Topic()})
@@ -90,7 +93,7 @@ def test_one_broker_of_three_is_killed_under_load(three: Cluster) -> None:
             for node in three.nodes[:2]:
                 await asyncio.sleep(0.5)
                 await asyncio.to_thread(node.kill)
-                await log.append("a", [Record(b"without")], 1)  # written by the two that are left
+                await log.append("a", [Record(b"without")], 1)  # written by the remaining two
                 await asyncio.to_thread(node.start)
 
         count = await _load(log, trouble, "a")
@@ -101,7 +104,7 @@ def test_one_broker_of_three_is_killed_under_load(three: Cluster) -> None:
     asyncio.run(main())
 
 
-def test_transactions_go_on_when_a_broker_of_three_is_killed(three: Cluster) -> None:
+def test_transactions_continue_when_a_broker_of_three_is_killed(three: Cluster) -> None:
     async def main() -> None:
         log = await open_log(f"kafka://{three.address}?session_s=3")
         for n in range(300):
@@ -125,8 +128,13 @@ def test_transactions_go_on_when_a_broker_of_three_is_killed(three: Cluster) -> 
 
 
 @pytest.mark.parametrize("repeatable", [False, True])
-def test_a_rebalance_with_work_in_flight(kafka: tuple[str, str], tmp_path: Path, repeatable: bool) -> None:
-    """Two servers divide a group's partitions while both work: each event has its effect once, or at least once."""
+def test_a_rebalance_during_work_loses_and_repeats_nothing(
+    kafka: tuple[str, str], tmp_path: Path, repeatable: bool
+) -> None:
+    """Two servers divide a group's partitions while both work.
+
+    Each event has its effect once; with `repeatable` commits, at least once.
+    """
     url = f"kafka://{kafka[0]}?prefix=r{abs(hash(tmp_path))}.&session_s=2"
 
     async def work(log: Log, name: str, seen: dict[str, int], until: asyncio.Event) -> None:
@@ -136,20 +144,20 @@ def test_a_rebalance_with_work_in_flight(kafka: tuple[str, str], tmp_path: Path,
                 batches = await asyncio.wait_for(reader.next(max_batches=1), 0.2)
             except TimeoutError:
                 continue
-            await asyncio.sleep(0.01)  # the work, during which the group may be ordered anew
+            await asyncio.sleep(0.01)  # the work, during which the group may rebalance
             records = [r for b in batches for r in b.records]
             try:
                 await log.commit("g", batches, [Append("out", records)], repeatable=repeatable)
                 seen[name] += len(records)
             except NotOwner:
-                seen["taken"] += 1
+                seen["not owner"] += 1
         await reader.close()
 
     async def main() -> None:
         one, two = await open_log(url), await open_log(url)
         await one.ensure({"in": Topic(partitions=4)})
         await asyncio.gather(*[one.append("in", [Record(b"%d" % n)], n % 4) for n in range(400)])
-        seen = {"one": 0, "two": 0, "taken": 0}
+        seen = {"one": 0, "two": 0, "not owner": 0}
         enough, over = asyncio.Event(), asyncio.Event()
         first = asyncio.create_task(work(one, "one", seen, over))
         await _until(lambda: seen["one"] > 0)
@@ -157,7 +165,7 @@ def test_a_rebalance_with_work_in_flight(kafka: tuple[str, str], tmp_path: Path,
         for n in range(400, 1_600):
             await one.append("in", [Record(b"%d" % n)], n % 4)
         await _until(lambda: seen["two"] >= 50)
-        enough.set()  # and the second leaves again
+        enough.set()  # the second leaves the group
         await second
 
         async def idle() -> bool:
@@ -174,26 +182,29 @@ def test_a_rebalance_with_work_in_flight(kafka: tuple[str, str], tmp_path: Path,
     asyncio.run(main())
 
 
-def test_a_server_that_was_taken_for_dead_commits_nothing_more(kafka: tuple[str, str], tmp_path: Path) -> None:
-    """Paused for longer than its session, say: the other has claimed the partition meanwhile."""
+def test_a_fenced_server_cannot_commit(kafka: tuple[str, str], tmp_path: Path) -> None:
+    """Another server claims the partition, as after a pause beyond the session."""
     url = f"kafka://{kafka[0]}?prefix=z{abs(hash(tmp_path))}.&session_s=2"
 
     async def main() -> None:
-        zombie, heir = await open_log(url), await open_log(url)
-        await zombie.append("in", [Record(b"1")])
-        batches = await zombie.read(["in"], group="g").next()
-        await heir._transactions.claim("g", ("in", 0))  # type: ignore[attr-defined]  # what its reader does first
+        fenced, successor = await open_log(url), await open_log(url)
+        await fenced.append("in", [Record(b"1")])
+        batches = await fenced.read(["in"], group="g").next()
+        # As its reader does first.
+        await successor._transactions.claim("g", ("in", 0))  # type: ignore[attr-defined]
         for _ in range(3):
             with pytest.raises(NotOwner):
-                await zombie.commit("g", batches, [Append("out", [Record(b"of the zombie")])])
-        await heir.commit("g", [RecordBatch("in", 0, (0,), (Record(b"1"),))], [Append("out", [Record(b"of the heir")])])
-        assert await _all(heir, "out") == [b"of the heir"]
-        await asyncio.gather(zombie.close(), heir.close())
+                await fenced.commit("g", batches, [Append("out", [Record(b"of the fenced server")])])
+        await successor.commit(
+            "g", [RecordBatch("in", 0, (0,), (Record(b"1"),))], [Append("out", [Record(b"of the successor")])]
+        )
+        assert await _all(successor, "out") == [b"of the successor"]
+        await asyncio.gather(fenced.close(), successor.close())
 
     asyncio.run(main())
 
 
-def test_a_transaction_of_a_process_that_is_killed_leaves_nothing(kafka: tuple[str, str], tmp_path: Path) -> None:
+def test_the_open_transaction_of_a_killed_process_is_aborted(kafka: tuple[str, str], tmp_path: Path) -> None:
     url = f"kafka://{kafka[0]}?prefix=k{abs(hash(tmp_path))}.&session_s=2"
 
     async def main() -> None:
@@ -204,9 +215,10 @@ def test_a_transaction_of_a_process_that_is_killed_leaves_nothing(kafka: tuple[s
         line = await child.stdout.readline()
         child.kill()
         await child.wait()
-        assert line == b"all but its end\n"
-        await log.append("out", [Record(b"behind it")])  # readers wait here until it is decided
-        reader = log.read(["in"], group="g")  # the successor claims the partition, which aborts what was left
+        assert line == b"transaction is open\n"
+        await log.append("out", [Record(b"behind it")])  # readers wait here until the transaction ends
+        # The successor's claim aborts the open transaction.
+        reader = log.read(["in"], group="g")
         batches = await reader.next()
         await log.commit("g", batches, [Append("out", [Record(b"of the successor")])])
         assert await _all(log, "out") == [b"behind it", b"of the successor"]

@@ -1,4 +1,4 @@
-"""KafkaRunner without Faust: partitions are assigned and revoked while commits fail."""
+"""KafkaRunner without Faust: assignment and revocation while commits fail."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.integration.embedded_site import PARTITIONS, Endpoints, Site, record,
 KEYS = 7
 
 
-class Fence:
-    """As on Kafka, a claim waits for what is under way."""
+class FlushingFence:
+    """A fence whose claim waits for commits in flight, as on Kafka."""
 
     def __init__(self, log: Log) -> None:
         self._flush = log.commit
@@ -32,14 +32,14 @@ class Fence:
         self.claimed.append(partition)
 
 
-class Worker:
-    """What Faust does, in a few lines."""
+class StreamWorker:
+    """A minimal stream worker: it assigns, restores and consumes like Faust."""
 
     def __init__(self, site: Site) -> None:
-        self.site, self.fence = site, Fence(site.log)
+        self.site, self.fence = site, FlushingFence(site.log)
         self.runner = KafkaRunner(site.log, self.fence, Endpoints(), lambda: site.engine.active_rules, "w")
 
-    async def place(self, *numbers: int) -> None:
+    async def assign(self, *numbers: int) -> None:
         await hand_over(self.site.log, self.fence, self.site.folder / "windows.db")
         self.fence.claimed.clear()
         await self.runner.claim(numbers)
@@ -49,8 +49,8 @@ class Worker:
         await self.runner.check()
         self.runner.ready()
 
-    async def feed(self) -> None:
-        """From where the tables say, until cancelled."""
+    async def consume(self) -> None:
+        """Consume from the offsets in the tables, until cancelled."""
         start = {(MATCHES, number): offset for number, offset in self.runner.positions().items()}
         reader = self.site.log.read([MATCHES], start=start)
         try:
@@ -60,7 +60,7 @@ class Worker:
         finally:
             await reader.close()
 
-    async def folded(self) -> bool:
+    async def caught_up(self) -> bool:
         if any((await self.site.log.lag("rules", ["oncue.events"])).values()):
             return False
         ends = await self.site.log.end_offsets([MATCHES])
@@ -79,11 +79,11 @@ async def running(*parts: Awaitable[Any]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def with_worker(folder: Path, body: Callable[[Site, Worker], Awaitable[None]]) -> None:
+def with_worker(folder: Path, body: Callable[[Site, StreamWorker], Awaitable[None]]) -> None:
     async def run() -> None:
         async with site_in(folder) as site:
             await site.log.ensure({WINDOWS: Topic(partitions=PARTITIONS, compact=True)})
-            worker = Worker(site)
+            worker = StreamWorker(site)
             async with running(site.engine.run(), worker.runner.run()):
                 await body(site, worker)
                 await worker.runner.close()
@@ -91,34 +91,34 @@ def with_worker(folder: Path, body: Callable[[Site, Worker], Awaitable[None]]) -
     asyncio.run(run())
 
 
-async def counted_once(site: Site, worker: Worker, accepted: int) -> None:
+async def counted_once(site: Site, worker: StreamWorker, accepted: int) -> None:
     counts = Counter(n for args in await site.arguments() for n in args["n"])
     assert set(counts.values()) <= {1}
     assert sum(counts.values()) + sum(s.events for s in worker.runner.summary().values()) == accepted
 
 
 def test_a_failed_commit_is_retried_and_a_refused_one_releases_the_partition(tmp_path: Path) -> None:
-    async def body(site: Site, worker: Worker) -> None:
+    async def body(site: Site, worker: StreamWorker) -> None:
         site.deploy(rule(batch={"key": "${data.k}", "count": 5}))
-        real, troubles = site.log.commit, [LogError("no leader"), LogError("no leader"), NotOwner("another has it")]
+        real, failures = site.log.commit, [LogError("no leader"), LogError("no leader"), NotOwner("another has it")]
 
         async def commit(group: str, *rest: Any, **more: Any) -> Any:
-            if group == "stream" and troubles:
-                raise troubles.pop(0)
+            if group == "stream" and failures:
+                raise failures.pop(0)
             return await real(group, *rest, **more)
 
-        await worker.place(*range(PARTITIONS))
+        await worker.assign(*range(PARTITIONS))
         site.log.commit = commit  # type: ignore[method-assign]
-        async with running(worker.feed()):
+        async with running(worker.consume()):
             await site.emit(*(record(n, k=n % KEYS) for n in range(100)))
 
-            async def left() -> bool:
-                return not troubles and any(not part.ready for part in worker.runner.parts.values())
+            async def released() -> bool:
+                return not failures and any(not part.ready for part in worker.runner.parts.values())
 
-            await site.until(left)
-        await worker.place(*range(PARTITIONS))
-        async with running(worker.feed()):
-            await site.until(worker.folded)
+            await site.until(released)
+        await worker.assign(*range(PARTITIONS))
+        async with running(worker.consume()):
+            await site.until(worker.caught_up)
         await counted_once(site, worker, 100)
         assert sorted(worker.fence.claimed) == list(range(PARTITIONS))
 
@@ -126,9 +126,9 @@ def test_a_failed_commit_is_retried_and_a_refused_one_releases_the_partition(tmp
 
 
 def test_a_partition_revoked_during_a_commit_is_consistent_when_reassigned(tmp_path: Path) -> None:
-    """The commit comes to its end behind the worker's back; the changelog tells of it."""
+    """The commit completes after the partition was revoked; the changelog has it."""
 
-    async def body(site: Site, worker: Worker) -> None:
+    async def body(site: Site, worker: StreamWorker) -> None:
         site.deploy(rule(batch={"key": "${data.k}", "count": 5}))
         real, begun, go_on = site.log.commit, asyncio.Event(), asyncio.Event()
         left: list[asyncio.Task[Any]] = []
@@ -144,18 +144,18 @@ def test_a_partition_revoked_during_a_commit_is_consistent_when_reassigned(tmp_p
             left.append(asyncio.create_task(slowly(group, *rest, **more)))
             return await asyncio.shield(left[-1])
 
-        await worker.place(*range(PARTITIONS))
+        await worker.assign(*range(PARTITIONS))
         site.log.commit = commit  # type: ignore[method-assign]
-        async with running(worker.feed()):
+        async with running(worker.consume()):
             await site.emit(*(record(n, k=n % KEYS) for n in range(60)))
             await begun.wait()
             await worker.runner.release(range(PARTITIONS))
         go_on.set()
         await asyncio.gather(*left)
-        await worker.place(*range(PARTITIONS))
-        async with running(worker.feed()):
+        await worker.assign(*range(PARTITIONS))
+        async with running(worker.consume()):
             await site.emit(*(record(n, k=n % KEYS) for n in range(60, 100)))
-            await site.until(worker.folded)
+            await site.until(worker.caught_up)
         await counted_once(site, worker, 100)
 
     with_worker(tmp_path, body)
@@ -165,10 +165,10 @@ def test_a_tick_is_appended_without_traffic_and_a_full_queue_blocks(tmp_path: Pa
     monkeypatch.setattr("oncue.rules.stateful.kafka_runner.MAX_PENDING", 3)
     monkeypatch.setattr("oncue.rules.stateful.kafka_runner.STEP", 2)
 
-    async def body(site: Site, worker: Worker) -> None:
+    async def body(site: Site, worker: StreamWorker) -> None:
         site.deploy(rule(batch={"count": 100, "wait": "200ms"}))
-        await worker.place(*range(PARTITIONS))
-        async with running(worker.feed()):
+        await worker.assign(*range(PARTITIONS))
+        async with running(worker.consume()):
             await site.emit(*(record(n) for n in range(20)))
 
             async def fired() -> bool:

@@ -34,7 +34,7 @@ async def _works(url: str, settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "token file", "token command"])
-def test_each_mechanism(secured: tuple[Broker, Path], mechanism: str, tmp_path: Path) -> None:
+def test_each_sasl_mechanism_works(secured: tuple[Broker, Path], mechanism: str, tmp_path: Path) -> None:
     broker, folder = secured
     base: dict[str, str] = {"kafka_ca_file": str(folder / "cert.pem")}
     (tmp_path / "secret").write_text(token("oncue") if "token" in mechanism else PASSWORD + "\n")
@@ -48,7 +48,7 @@ def test_each_mechanism(secured: tuple[Broker, Path], mechanism: str, tmp_path: 
     asyncio.run(_works(url, Settings(**base)))  # type: ignore[arg-type]
 
 
-def test_a_wrong_password_is_told(secured: tuple[Broker, Path]) -> None:
+def test_a_wrong_password_is_refused(secured: tuple[Broker, Path]) -> None:
     broker, folder = secured
     settings = Settings(
         kafka_ca_file=str(folder / "cert.pem"), kafka_sasl="PLAIN", kafka_user="oncue", kafka_password="wrong"
@@ -57,7 +57,7 @@ def test_a_wrong_password_is_told(secured: tuple[Broker, Path]) -> None:
         asyncio.run(open_log(f"kafka://{broker.listener('SAFE')}", settings))
 
 
-def test_what_a_user_may_not_do_is_told_with_the_acls_that_are_needed(secured: tuple[Broker, Path]) -> None:
+def test_missing_permissions_name_the_acls_required(secured: tuple[Broker, Path]) -> None:
     broker, folder = secured
     settings = Settings(
         kafka_ca_file=str(folder / "cert.pem"), kafka_sasl="PLAIN", kafka_user="weak", kafka_password=PASSWORD
@@ -76,7 +76,7 @@ def test_what_a_user_may_not_do_is_told_with_the_acls_that_are_needed(secured: t
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "text"),
     [
         ({"kafka_user": "a"}, "kafka_sasl is not set"),
         ({"kafka_sasl": "MAGIC"}, "MAGIC"),
@@ -86,7 +86,7 @@ def test_what_a_user_may_not_do_is_told_with_the_acls_that_are_needed(secured: t
         ({"kafka_ca_file": "/nowhere"}, "certificates"),
     ],
 )
-def test_settings_that_do_not_fit(given: dict[str, str], says: str) -> None:
-    with pytest.raises(Invalid, match=says) as found:
+def test_contradictory_settings_are_refused(given: dict[str, str], text: str) -> None:
+    with pytest.raises(Invalid, match=text) as found:
         asyncio.run(open_log("kafka://127.0.0.1:1", Settings(**given)))  # type: ignore[arg-type]
     assert found.value.remedy

@@ -1,4 +1,4 @@
-"""Topics on a real cluster: made, put right, kept small by the brokers."""
+"""Topics on a real cluster: creation, repair, retention, compaction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def _settings(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
     return {entry[0]: entry[1] for entry in found.resources[0][4]}
 
 
-def test_a_topic_with_other_settings_is_put_right_and_keeps_what_is_not_ours(
+def test_wrong_settings_are_repaired_and_foreign_ones_kept(
     kafka: tuple[str, str], prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -36,7 +36,7 @@ def test_a_topic_with_other_settings_is_put_right_and_keeps_what_is_not_ours(
         await admin.create_topics([NewTopic(f"{prefix}a", 2, 1, topic_configs=theirs)])
         log = await open_log(f"kafka://{kafka[0]}?prefix={prefix}")
 
-        async def shown() -> bool:  # a broker hears of a topic a moment after it was made
+        async def shown() -> bool:  # brokers learn of a new topic after a moment
             return bool(await log.topics())
 
         await _until(shown)
@@ -58,7 +58,7 @@ def test_a_topic_with_other_settings_is_put_right_and_keeps_what_is_not_ours(
     assert "retention.ms is 1000, not -1" in caplog.text
 
 
-def test_more_copies_than_brokers_is_told(own: object) -> None:
+def test_more_replicas_than_brokers_is_an_error(own: object) -> None:
     async def main() -> None:
         broker = own()  # type: ignore[operator]
         log = await open_log(f"kafka://{broker.address}?replication=3")
@@ -71,7 +71,7 @@ def test_more_copies_than_brokers_is_told(own: object) -> None:
 
 
 async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """The brokers' cleaning comes when it comes, and nobody is told."""
+    """Poll: brokers clean topics at their own pace and send no notice."""
     async with asyncio.timeout(60):
         while True:
             if await holds():
@@ -79,7 +79,7 @@ async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.1)
 
 
-def test_the_brokers_forget_by_age_and_a_reader_goes_on(kafka: tuple[str, str], prefix: str) -> None:
+def test_readers_continue_after_retention_by_the_brokers(kafka: tuple[str, str], prefix: str) -> None:
     async def main() -> None:
         log = await open_log(f"kafka://{kafka[0]}?prefix={prefix}")
         await log.ensure({"old": Topic(retention_ms=60_000)})
@@ -104,7 +104,7 @@ def test_the_brokers_forget_by_age_and_a_reader_goes_on(kafka: tuple[str, str], 
     asyncio.run(main())
 
 
-def test_the_brokers_compact_and_readers_see_the_newest_of_each_key(kafka: tuple[str, str], prefix: str) -> None:
+def test_readers_of_a_compacted_topic_see_the_newest_of_each_key(kafka: tuple[str, str], prefix: str) -> None:
     async def main() -> None:
         log = await open_log(f"kafka://{kafka[0]}?prefix={prefix}")
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka[0])
@@ -121,9 +121,8 @@ def test_the_brokers_compact_and_readers_see_the_newest_of_each_key(kafka: tuple
         for n in range(30):
             await log.append("r", [Record(b"%d" % n, b"k%d" % (n % 3))])
         await log.append("r", [Record(b"", b"k0")])
-        await asyncio.sleep(
-            0.2
-        )  # past segment.ms: the next record begins a segment, and what is before it can be cleaned
+        # Past segment.ms: the next record begins a segment, so the ones before it can be cleaned.
+        await asyncio.sleep(0.2)
         await log.append("r", [Record(b"end", b"end")])
 
         async def seen() -> list[tuple[bytes, bytes]]:
@@ -150,7 +149,7 @@ def test_the_brokers_compact_and_readers_see_the_newest_of_each_key(kafka: tuple
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "text"),
     [
         ("kafka://", "names no broker"),
         ("kafka://host", "not host:port"),
@@ -159,13 +158,13 @@ def test_the_brokers_compact_and_readers_see_the_newest_of_each_key(kafka: tuple
         ("kafka://h:1?replication=many", "the log's URL"),
     ],
 )
-def test_a_url_that_is_not_right(url: str, says: str) -> None:
-    with pytest.raises(Invalid, match=says) as found:
+def test_an_invalid_url_is_refused(url: str, text: str) -> None:
+    with pytest.raises(Invalid, match=text) as found:
         asyncio.run(open_log(url))
     assert found.value.remedy
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_broker_is_named() -> None:
     with pytest.raises(LogError, match=r"127\.0\.0\.1:1") as found:
         asyncio.run(open_log("kafka://127.0.0.1:1"))
     assert "cluster up" in found.value.remedy

@@ -17,11 +17,11 @@ from oncue.rules.stateful.handover import hand_over, read_states, start_at_end
 from oncue.rules.stateful.record_group import Progress
 from oncue.rules.stateful.server_runner import ServerRunner
 from tests.integration.embedded_site import PARTITIONS, Endpoints, Site, record, rule, site_in
-from tests.integration.test_kafka_runner import Fence, running
+from tests.integration.test_kafka_runner import FlushingFence, running
 
 
 def runner_of(site: Site) -> ServerRunner:
-    fence = Fence(site.log)
+    fence = FlushingFence(site.log)
     return ServerRunner(
         site.log, fence, Endpoints(), "srv", PARTITIONS, "kafka://b:1", active_rules=lambda: site.engine.active_rules
     )
@@ -49,7 +49,7 @@ def test_it_resumes_with_the_states_of_a_server_file(tmp_path: Path) -> None:
         async with site.running():
             await site.emit(*(record(n) for n in range(4)))
             await site.settled()
-        assert await hand_over(site.log, Fence(site.log), tmp_path / "windows.db", to_workers=False) == []
+        assert await hand_over(site.log, FlushingFence(site.log), tmp_path / "windows.db", to_workers=False) == []
         runner = runner_of(site)
         async with running(site.engine.run(), runner.run()):
             await site.emit(*(record(n) for n in range(4, 7)))
@@ -80,7 +80,7 @@ def test_it_reports_that_the_log_has_deleted_the_first_matches(tmp_path: Path) -
         with pytest.raises(LogError):
             await runner.run()
         assert len(await _claims(site)) == claims
-        assert await start_at_end(site.log, Fence(site.log))
+        assert await start_at_end(site.log, FlushingFence(site.log))
         async with running(site.engine.run(), runner.run()):
             await site.emit(*(record(n) for n in range(5, 8)))
             await site.until(lambda: folded(site))

@@ -1,4 +1,7 @@
-"""`make kafka`: a broker for a developer, until Ctrl-C. `python -m tests.kafka 3` starts three nodes."""
+"""Run a Kafka broker for a developer until Ctrl-C (`make kafka`).
+
+`python -m tests.kafka 3` starts three nodes.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Real Kafka brokers (KRaft) as processes of this machine: one node, or three.
 
-Broker(folder).start()      ready in about 3 s; `address` is its bootstrap; kill() is kill -9; start() again after it
-Cluster(folder).start()     three nodes, each broker and controller, replication 3, two in sync needed to write
+Broker(folder).start()
+    ready in about 3 s; `address` is its bootstrap address; kill() is kill -9; start() restarts it
+Cluster(folder).start()
+    three nodes, each broker and controller; replication 3, two in sync required to write
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ rootLogger.appenderRef.file.ref = file
 
 
 class Broker:
-    """One node. `settings` go on top of the server's; `listeners` maps further listeners' names to their protocols."""
+    """One node.
+
+    `settings` override the server's defaults; `listeners` maps names of further listeners to their
+    protocols.
+    """
 
     def __init__(
         self,
@@ -46,7 +52,10 @@ class Broker:
         heap_mb: int = 256,
         lasting: bool = False,
     ) -> None:
-        """`lasting`: with the compiler and the collector of a broker that is to stay, not of one that starts soon."""
+        """`lasting` chooses the JVM's compiler and collector for a long life.
+
+        The default is those for a short start.
+        """
         self.folder, self.node = folder, node
         self.port = free_port()
         self.ports = {name: free_port() for name in listeners or {}}
@@ -73,10 +82,13 @@ class Broker:
     def data(self) -> Path:
         return self.folder / "data"
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ lifecycle
 
     def start(self, wait: bool = True) -> Broker:
-        """Format the folder at first, then run. Raises Missing (no Java ...), or AssertionError with the broker's words."""
+        """Format the folder if it is new, then run.
+
+        Raises Missing (no Java ...), or AssertionError with the broker's output.
+        """
         config = self.folder / "server.properties"
         if not config.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +106,7 @@ class Broker:
             self._process = subprocess.Popen(
                 [*self._java(), "kafka.Kafka", str(config)], stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
-        # It ends the broker when this process is gone, however it ended: the pipe closes then.
+        # Kills the broker when this process ends in any way: the pipe closes then.
         self._watch = subprocess.Popen(
             ["sh", "-c", f"read line || kill -9 {self.pid}"], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -103,33 +115,36 @@ class Broker:
         return self
 
     def wait_ready(self) -> None:
-        """Until it answers on all its ports: a listener opens when the broker has caught up with the cluster's metadata, one
-        after the other."""
+        """Wait until all ports accept connections.
+
+        A listener opens when the broker has caught up with the cluster's metadata, one after the
+        other.
+        """
         closed = [self.port, *self.ports.values()]
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             assert self._process is not None
-            assert self._process.poll() is None, f"the broker did not start: {self.words()}"
+            assert self._process.poll() is None, f"the broker did not start: {self.log_tail()}"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", closed[0]), 1):
                 del closed[0]
                 if not closed:
                     return
                 continue
             time.sleep(0.05)
-        raise AssertionError(f"the broker was not ready in {START_S:.0f} s: {self.words()}")
+        raise AssertionError(f"the broker was not ready in {START_S:.0f} s: {self.log_tail()}")
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Send kill -9 and wait for the process to end."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """An orderly end; by force after 20 s."""
+        """Terminate the broker; kill it after 20 s."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     def _end(self, how: signal.Signals) -> None:
@@ -145,15 +160,15 @@ class Broker:
             process.kill()
             process.wait()
 
-    def words(self) -> str:
-        """The last of what it said."""
+    def log_tail(self) -> str:
+        """Return the end of its output and log."""
         files = [self.folder / "out", self.folder / "server.log"]
         return "\n".join(f.read_text(errors="replace")[-3000:] for f in files if f.exists())
 
     # ------------------------------------------------------------ settings
 
     def _java(self) -> list[str]:
-        # One small collector and no second compiler: ready sooner, and less memory, than a broker that stays.
+        # The serial collector and the first compiler only: a faster start and less memory.
         soon = [] if self._lasting else ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         flags = [f"-Xmx{self._heap_mb}m", *soon, "-Xshare:auto"]
         logging = f"-Dlog4j2.configurationFile={self.folder}/log4j2.properties"
@@ -200,7 +215,7 @@ class Broker:
 
 
 class Cluster:
-    """Three nodes."""
+    """A cluster of three nodes."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         voters = {n: free_port() for n in (1, 2, 3)}

@@ -15,7 +15,7 @@ JAVA = 17
 
 
 class Missing(Exception):
-    """Kafka cannot run here; the message says what is missing, and what helps."""
+    """Kafka cannot run here; the message names the missing program and the remedy."""
 
 
 def version() -> str:
@@ -25,7 +25,7 @@ def version() -> str:
 
 
 def cache() -> Path:
-    """ONCUE_KAFKA_JARS, or a folder of this version in the user's cache."""
+    """Return ONCUE_KAFKA_JARS, or a folder of this version in the user's cache."""
     given = os.environ.get("ONCUE_KAFKA_JARS")
     if given:
         return Path(given)
@@ -34,7 +34,7 @@ def cache() -> Path:
 
 
 def java() -> str:
-    """The java to use. Raises Missing."""
+    """Return the path of java. Raises Missing."""
     home = os.environ.get("JAVA_HOME")
     program = str(Path(home, "bin", "java")) if home else shutil.which("java")
     remedy = f"install Java {JAVA} or later (Debian: apt-get install default-jre-headless maven)"
@@ -48,7 +48,10 @@ def java() -> str:
 
 
 def jars() -> Path:
-    """The folder with the jars, filled if need be: one process at a time, and whole or not at all. Raises Missing."""
+    """Return the folder with the jars; fetch them if it does not exist.
+
+    One process at a time fetches, and the folder appears only when it is complete. Raises Missing.
+    """
     folder = cache()
     if folder.is_dir():
         return folder

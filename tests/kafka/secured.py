@@ -1,5 +1,9 @@
-"""A broker that knows the users `oncue` and `weak` (who may do nothing): by all mechanisms at its listener SAFE, with TLS; by
-PLAIN without TLS at BARE; at TLS there is no user, but TLS."""
+"""A broker with TLS, SASL and the users `oncue` and `weak`.
+
+`weak` has no permissions.
+
+Listener SAFE: all mechanisms, with TLS. BARE: PLAIN without TLS. TLS: no user.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ PASSWORD = "s3cret"
 
 @contextlib.contextmanager
 def secured_broker(folder: Path) -> Iterator[tuple[Broker, Path]]:
-    """(broker, folder with cert.pem). Raises Missing."""
+    """Yield (broker, folder with cert.pem). Raises Missing."""
     request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
     subprocess.run(
         ["openssl", *request.split(), "-keyout", "key.pem", "-out", "cert.pem"],
@@ -54,7 +58,7 @@ def secured_broker(folder: Path) -> Iterator[tuple[Broker, Path]]:
 
 
 def token(subject: str) -> str:
-    """A token that a broker without an identity provider takes: unsigned."""
+    """Return an unsigned token, as a broker without identity provider accepts."""
     now = int(time.time())
     parts = [{"alg": "none"}, {"sub": subject, "iat": now - 10, "exp": now + 3_600}]
     return ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts) + "."

@@ -1,7 +1,9 @@
-"""One broker for all workers of a test run: the first that needs it starts a guard, which ends the broker when no worker
-that named itself is left, however it ended.
+"""One broker for all workers of a test run.
 
-    worker ──lock──► run.json: {pids, address, data} ◄── guard (a process of its own) ──► broker
+The first worker that needs it starts a guard. The guard ends the broker when none of the registered
+workers runs any more, however they ended.
+
+    worker ──lock──► kafka.json: {pids, address, data} ◄── guard (own process) ──► broker
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from typing import Any
 from tests.kafka.broker import START_S, Broker
 from tests.kafka.jars import jars, java
 
-LOOK_S = 0.5
+POLL_S = 0.5
 
 
 @contextlib.contextmanager
 def _state(folder: Path) -> Iterator[dict[str, Any]]:
-    """The run's state, under its lock; what is changed in it is written."""
+    """Yield the run's state under its lock, and write it back."""
     with (folder / "kafka.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         file = folder / "kafka.json"
@@ -37,8 +39,11 @@ def _state(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def join(folder: Path) -> tuple[str, str]:
-    """(address, data folder) of the run's broker, whose state is in this folder. Raises Missing, or AssertionError."""
-    java(), jars()  # here, so that what is missing is told to the test
+    """Return (address, data folder) of the run's broker.
+
+    Its state is in `folder`. Raises Missing, or AssertionError.
+    """
+    java(), jars()  # raises Missing in the test's process
     with _state(folder) as state:
         state["pids"].append(os.getpid())
         if len(state["pids"]) == 1 or not state.get("guard"):
@@ -50,11 +55,11 @@ def join(folder: Path) -> tuple[str, str]:
                 return state["address"], state["data"]
             assert not state["error"], state["error"]
         time.sleep(0.1)
-    raise AssertionError("the shared broker did not come")
+    raise AssertionError("the shared broker did not start")
 
 
 def _spawn_guard(folder: Path) -> int:
-    """In a session of its own, so that a Ctrl-C in the terminal is the workers' affair."""
+    """Start the guard in its own session: Ctrl-C reaches the workers only."""
     command = [sys.executable, "-m", "tests.kafka.shared", str(folder)]
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     nothing = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
@@ -89,7 +94,7 @@ def guard(folder: Path) -> None:
         with _state(folder) as state:
             state["address"], state["data"] = broker.address, str(broker.data)
         while not ended:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
             with _state(folder) as state:
                 if not any(_alive(pid) for pid in state["pids"]):
                     state |= {"pids": [], "address": "", "data": "", "guard": 0}

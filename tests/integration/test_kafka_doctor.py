@@ -1,4 +1,4 @@
-"""`oncue doctor` looks at a real cluster, and says what is wrong with it and what to do."""
+"""`oncue doctor` examines a real cluster and reports faults with remedies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prefix(tmp_path: Path) -> str:
     return f"d{abs(hash(tmp_path))}."
 
 
-def look(
+def examine_cluster(
     rest: str,
     settings: Settings | None = None,
     topics: Mapping[str, Topic] = TOPICS,
@@ -38,11 +38,11 @@ def look(
 ) -> dict[str, Finding]:
     found = asyncio.run(examine(rest, settings or Settings(), topics, GROUPS, now))
     assert all(f.remedy for f in found if not f.ok)
-    wrong = {f.check: f for f in found if not f.ok}
-    return {f.check: f for f in found} | wrong
+    failed = {f.check: f for f in found if not f.ok}
+    return {f.check: f for f in found} | failed
 
 
-def wrong(found: Mapping[str, Finding]) -> set[str]:
+def failed_checks(found: Mapping[str, Finding]) -> set[str]:
     return {f.check for f in found.values() if not f.ok}
 
 
@@ -53,10 +53,10 @@ async def _filled(url: str) -> None:
     await log.close()
 
 
-def test_a_cluster_that_is_fit(kafka: tuple[str, str], prefix: str) -> None:
+def test_a_healthy_cluster_passes_all_checks(kafka: tuple[str, str], prefix: str) -> None:
     rest = f"{kafka[0]}?prefix={prefix}"
-    found = look(rest)
-    assert not wrong(found)
+    found = examine_cluster(rest)
+    assert not failed_checks(found)
     assert "first start" in found["kafka topics"].found
 
     async def read() -> None:
@@ -67,8 +67,8 @@ def test_a_cluster_that_is_fit(kafka: tuple[str, str], prefix: str) -> None:
 
     asyncio.run(_filled(f"kafka://{rest}"))
     asyncio.run(read())
-    found = look(rest)
-    assert not wrong(found)
+    found = examine_cluster(rest)
+    assert not failed_checks(found)
     assert "Kafka 4." in found[f"kafka {kafka[0]}"].found
     assert found[f"topic {prefix}oncue.events"].found == "partitions: 2, copies: 1, kept 1 days"
     assert found[f"topics {prefix}oncue.tasks.*"].found == "1 of endpoints' tasks"
@@ -76,15 +76,15 @@ def test_a_cluster_that_is_fit(kafka: tuple[str, str], prefix: str) -> None:
     assert found[f"group {prefix}rules"].found == "records to go: 0, members: 0"
 
 
-def test_clocks_that_differ(kafka: tuple[str, str], prefix: str) -> None:
-    found = look(f"{kafka[0]}?prefix={prefix}", now=lambda: time.time() - 100)
-    assert wrong(found) == {"kafka clock"}
+def test_different_clocks_are_reported(kafka: tuple[str, str], prefix: str) -> None:
+    found = examine_cluster(f"{kafka[0]}?prefix={prefix}", now=lambda: time.time() - 100)
+    assert failed_checks(found) == {"kafka clock"}
     assert "differs by 100 s" in found["kafka clock"].found
     assert "NTP" in found["kafka clock"].remedy
 
 
-def test_topics_with_other_settings_and_records_that_nobody_reads(kafka: tuple[str, str], prefix: str) -> None:
-    async def spoil() -> None:
+def test_wrong_topic_settings_and_unread_records_are_reported(kafka: tuple[str, str], prefix: str) -> None:
+    async def alter_topics() -> None:
         await _filled(f"kafka://{kafka[0]}?prefix={prefix}")
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka[0])
         await admin.start()
@@ -98,7 +98,7 @@ def test_topics_with_other_settings_and_records_that_nobody_reads(kafka: tuple[s
         await admin.create_partitions({f"{prefix}oncue.tasks.one": NewPartitions(2)})
         await admin.close()
 
-    asyncio.run(spoil())
+    asyncio.run(alter_topics())
     wanted = TOPICS | {"oncue.events": Topic(partitions=4, retention_ms=86_400_000), "oncue.dead": Topic()}
     rest = f"{kafka[0]}?prefix={prefix}"
     texts = [(f.check, f.found, f.remedy) for f in asyncio.run(examine(rest, Settings(), wanted, GROUPS)) if not f.ok]
@@ -116,18 +116,18 @@ def test_topics_with_other_settings_and_records_that_nobody_reads(kafka: tuple[s
     assert "oncue up" in group[1]
 
 
-def test_a_broker_that_is_not_there(own: Callable[..., Broker]) -> None:
+def test_an_unreachable_broker_is_reported(own: Callable[..., Broker]) -> None:
     broker, nobody = own(), free_port()
-    found = look(f"{broker.address},127.0.0.1:{nobody},nowhere.invalid:9092")
-    assert wrong(found) == {f"kafka 127.0.0.1:{nobody}", "kafka nowhere.invalid:9092"}
+    found = examine_cluster(f"{broker.address},127.0.0.1:{nobody},nowhere.invalid:9092")
+    assert failed_checks(found) == {f"kafka 127.0.0.1:{nobody}", "kafka nowhere.invalid:9092"}
     assert "nothing listens" in found[f"kafka 127.0.0.1:{nobody}"].found
     assert "is not known" in found["kafka nowhere.invalid:9092"].found
     assert found[f"kafka {broker.address}"].ok
-    found = look(f"127.0.0.1:{nobody}")
+    found = examine_cluster(f"127.0.0.1:{nobody}")
     assert [*found] == [f"kafka 127.0.0.1:{nobody}"]
 
 
-def test_one_of_three_is_away(three: Cluster) -> None:
+def test_a_stopped_broker_of_three_is_reported(three: Cluster) -> None:
     async def make() -> None:
         log = await open_log(f"kafka://{three.address}")
         await log.ensure(TOPICS)
@@ -140,7 +140,7 @@ def test_one_of_three_is_away(three: Cluster) -> None:
     asyncio.run(make())
     away = three.nodes[2]
     away.kill()
-    rest = three.nodes[0].address  # the others are known by what the cluster says
+    rest = three.nodes[0].address  # the cluster's metadata names the others
 
     def shrunk() -> list[Finding]:
         end = time.monotonic() + 60
@@ -167,32 +167,32 @@ def _as(folder: Path, **given: str) -> Settings:
     return Settings(**{"kafka_password": PASSWORD} | {n: v for n, v in whole.items() if v})  # type: ignore[arg-type]
 
 
-def test_who_may_come_in(secured: tuple[Broker, Path], tmp_path: Path) -> None:
+def test_login_failures_are_explained(secured: tuple[Broker, Path], tmp_path: Path) -> None:
     broker, folder = secured
     rest = f"{broker.listener('SAFE')}?prefix=c."
-    assert not wrong(look(rest, _as(folder)))
+    assert not failed_checks(examine_cluster(rest, _as(folder)))
     request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout k.pem -out other.pem"
     subprocess.run(["openssl", *request.split()], cwd=tmp_path, capture_output=True, check=True)
-    for settings, says, remedy in [
+    for settings, text, remedy in [
         (_as(folder, kafka_password="wrong"), "does not let the user 'oncue' in", "kafka_password_file"),
         (_as(folder, kafka_sasl="SCRAM-SHA-512", kafka_user="nobody"), "does not let", "kafka_user"),
         (_as(folder, kafka_ca_file=str(tmp_path / "other.pem")), "not trusted", "kafka_ca_file"),
         (Settings(kafka_ca_file=str(folder / "cert.pem")), "", "kafka_sasl"),
         (Settings(), "", "TLS"),
     ]:
-        found = look(rest, settings)
+        found = examine_cluster(rest, settings)
         ((_, finding),) = found.items()
         assert not finding.ok
-        assert says in finding.found
+        assert text in finding.found
         assert remedy in finding.remedy
-    found = look(broker.address, Settings(kafka_tls=True))
+    found = examine_cluster(broker.address, Settings(kafka_tls=True))
     assert "closed the connection" in found[f"kafka {broker.address}"].found
     assert "or none of these" in found[f"kafka {broker.address}"].remedy
-    found = look(broker.address, Settings(kafka_sasl="PLAIN", kafka_user="oncue", kafka_password=PASSWORD))
-    assert wrong(found) == {f"kafka {broker.address}"}
+    found = examine_cluster(broker.address, Settings(kafka_sasl="PLAIN", kafka_user="oncue", kafka_password=PASSWORD))
+    assert failed_checks(found) == {f"kafka {broker.address}"}
 
 
-def test_what_a_user_may_not_do(secured: tuple[Broker, Path]) -> None:
+def test_missing_permissions_are_reported_as_acls(secured: tuple[Broker, Path]) -> None:
     broker, folder = secured
     rest = f"{broker.listener('SAFE')}?prefix=c."
     findings = asyncio.run(examine(rest, _as(folder, kafka_user="weak"), TOPICS, GROUPS))
@@ -205,10 +205,10 @@ def test_what_a_user_may_not_do(secured: tuple[Broker, Path]) -> None:
     assert next(f for f in findings if f.check == "kafka clock").found.startswith("not told to us")
 
 
-def test_the_command(kafka: tuple[str, str], prefix: str, tmp_path: Path) -> None:
+def test_the_doctor_command(kafka: tuple[str, str], prefix: str, tmp_path: Path) -> None:
     system = System(tmp_path, ONCUE_LOG=f"kafka://{kafka[0]}?prefix={prefix}", ONCUE_PORT="0", ONCUE_TASK_TOPICS="2")
     found = {f["check"]: f for f in system.json("doctor", code=1)}
-    assert [c for c, f in found.items() if not f["ok"]] == ["server"], "it does not run"
+    assert [c for c, f in found.items() if not f["ok"]] == ["server"], "no server runs"
     assert found[f"kafka {kafka[0]}"]["ok"]
     try:
         system.up("--workers", "1")
@@ -219,6 +219,6 @@ def test_the_command(kafka: tuple[str, str], prefix: str, tmp_path: Path) -> Non
         assert found[f"group {prefix}rules"]["found"].endswith("members: 1")
     finally:
         system.end()
-    said = system.oncue("doctor", "--log", f"kafka://127.0.0.1:{free_port()}", code=1).stdout
-    assert "WRONG kafka 127.0.0.1" in said
-    assert "→ is the broker up" in said
+    output = system.oncue("doctor", "--log", f"kafka://127.0.0.1:{free_port()}", code=1).stdout
+    assert "WRONG kafka 127.0.0.1" in output
+    assert "→ is the broker up" in output
