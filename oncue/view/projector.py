@@ -271,7 +271,7 @@ class Projector:
             offset,
             record=record.value[:EVENT_BYTES],
             headers=headers_within_limit(record.headers),
-            remedy="look at what wrote this record: it is not in the form that oncue writes",
+            remedy="check the program that wrote this record: it is not in oncue's format",
         )
         self._db.execute(
             "INSERT OR REPLACE INTO unburied VALUES (?, ?, ?, ?)", (topic, partition, offset, encode(letter))

@@ -126,7 +126,7 @@ def _read(file: str, setting: str) -> str:
     try:
         return Path(file).expanduser().read_text().strip()
     except (OSError, UnicodeDecodeError) as e:
-        raise Invalid(f"{setting}: {e}", remedy="a file with nothing else in it, readable by the server only") from None
+        raise Invalid(f"{setting}: {e}", remedy="the file holds the value only, readable by the server only") from None
 
 
 class Token(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
@@ -150,6 +150,6 @@ class Token(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no typ
         if process.returncode or not out.strip():
             raise LogError(
                 f"kafka_token_command ended with {process.returncode}: {err.decode(errors='replace')[-500:]}",
-                remedy="it has to print the token and nothing else",
+                remedy="the command prints the token and nothing else",
             )
         return out.decode().strip()

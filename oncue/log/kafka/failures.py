@@ -27,10 +27,10 @@ def explain(error: BaseException, place: str, doing: str) -> OncueError:
     if isinstance(error, OncueError):
         return error
     if isinstance(error, k.ProducerFenced | k.InvalidProducerEpoch | k.IllegalGenerationError | k.UnknownMemberIdError):
-        return NotOwner(f"another server has taken over: Kafka at {place} would not {doing}")
+        return NotOwner(f"another server has taken over: Kafka at {place} refused to {doing}")
     if isinstance(error, k.MessageSizeTooLargeError | k.RecordListTooLargeError):
         return TooLarge(
-            f"Kafka at {place} does not take a record of that size",
+            f"Kafka at {place} does not accept a record of that size",
             remedy="raise record_mb in the log's URL, and the topic's max.message.bytes with it (oncue sets it at the start)",
         )
     what = f"Kafka at {place} could not {doing}: {_name(error)}"
@@ -49,7 +49,7 @@ def explain(error: BaseException, place: str, doing: str) -> OncueError:
         return LogError(what, remedy="check kafka_sasl, kafka_user and the password or token")
     if isinstance(error, k.UnknownTopicOrPartitionError):
         return LogError(
-            what, remedy="was the topic deleted? `oncue down` and `oncue up` make what is missing; what it held is lost"
+            what, remedy="was the topic deleted? `oncue down` and `oncue up` create it again; its records are lost"
         )
     if isinstance(error, k.InvalidReplicationFactorError | k.NotEnoughReplicasError):
         return LogError(
@@ -58,9 +58,9 @@ def explain(error: BaseException, place: str, doing: str) -> OncueError:
     if isinstance(error, k.KafkaConnectionError | k.NodeNotReadyError | k.KafkaTimeoutError | k.RequestTimedOutError):
         return LogError(
             what,
-            remedy="is the cluster up, and do its advertised.listeners reach this machine? Are TLS and SASL as they want it?",
+            remedy="is the cluster up, and do its advertised.listeners reach this machine? Do TLS and SASL match its settings?",
         )
-    return LogError(what, remedy="the broker's own log (server.log) may say more")
+    return LogError(what, remedy="see the broker's own log (server.log)")
 
 
 def _name(error: BaseException) -> str:

@@ -184,7 +184,7 @@ class KafkaLog(Log):
         if len(ends) > 1:
             raise LogError(
                 f"a commit for the group {group!r} has batches of {len(ends)} partitions",
-                remedy="commit what one call of the group's reader gave: that is of one partition",
+                remedy="commit the batches of one call of the group's reader: they are of one partition",
             )
         place, owner = next(iter(ends), None), None
         if place is not None:
@@ -274,7 +274,7 @@ class KafkaLog(Log):
         self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
     ) -> Callable[[], None]:
         if early:
-            raise LogError("this log has no early watchers", remedy="ask `fifo` first")
+            raise LogError("this log has no early watchers", remedy="check `fifo` first")
         entry = (prefix, callback)
         self._watches.append(entry)
 

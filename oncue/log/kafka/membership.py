@@ -78,7 +78,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         try:
             await consumer.start()
         except (k.KafkaError, OSError) as e:
-            raise explain(e, str(self._address), f"take a member of the group {self._group!r}") from e
+            raise explain(e, str(self._address), f"join the group {self._group!r}") from e
         consumer.subscribe([self._topics.full(name) for name in names], listener=self)
 
     @property
@@ -157,5 +157,5 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         try:
             await asyncio.wait_for(consumer.stop(), self._address.options.session_s)
         except Exception as e:  # the session then times out
-            logger.info("a member of the group %s did not leave in order: %s", self._group, e)
+            logger.info("leaving the group %s failed: %s", self._group, e)
         self.owned.clear()

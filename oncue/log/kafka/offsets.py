@@ -70,7 +70,7 @@ class Offsets:
             if left:
                 lasting = not isinstance(error, k.KafkaError | OSError) or not getattr(error, "retriable", True)
                 if lasting or time.monotonic() > end:
-                    raise explain(error, str(self._address), f"tell the offsets of {next(iter(left)).topic}") from None
+                    raise explain(error, str(self._address), f"list the offsets of {next(iter(left)).topic}") from None
                 await self._client.force_metadata_update()
                 await asyncio.sleep(PAUSE_S)
         return found
@@ -115,7 +115,7 @@ class Offsets:
             except (k.KafkaError, OSError) as e:
                 # The first group of a cluster has no coordinator at first.
                 if not getattr(e, "retriable", True) or time.monotonic() > end:
-                    raise explain(e, str(self._address), f"tell what the group {group!r} committed") from e
+                    raise explain(e, str(self._address), f"read the committed offsets of the group {group!r}") from e
                 await asyncio.sleep(PAUSE_S)
         return {
             (name, tp.partition): (place.offset, place.metadata or "")

@@ -1,8 +1,8 @@
 """Kafka transactions: records and a group's offsets, committed together.
 
 Each input partition of a group has producers with their own transactional ids. A server that takes
-over a partition claims the ids. From then on the brokers reject the previous server (a paused
-zombie, say), and abort its open transactions. So a partition's offset and the records derived from
+over a partition claims the ids. From then on the brokers reject the previous server (paused, for
+example), and abort its open transactions. So a partition's offset and the records derived from
 it come from one server at a time.
 """
 
@@ -72,7 +72,7 @@ class PartitionProducers:
             try:
                 self._claimed = list(await asyncio.gather(*[self._ids.claim(name, TIMEOUT_MS) for name in names]))
             except (k.KafkaError, OSError) as e:
-                raise explain(e, str(self._address), "take a transaction's producer") from e
+                raise explain(e, str(self._address), "start a transactional producer") from e
             self.fenced = False
 
     def _transactional_id(self, turn: int) -> str:
@@ -97,7 +97,7 @@ class PartitionProducers:
                 await producer.start()
             except (k.KafkaError, OSError) as e:
                 await _stopped(producer)
-                raise explain(e, str(self._address), "take a transaction's producer") from e
+                raise explain(e, str(self._address), "start a transactional producer") from e
             self._producers[turn], self._claimed[turn] = producer, None
         return producer
 
@@ -116,7 +116,7 @@ class PartitionProducers:
         async with self.lock:
             while True:
                 if self.fenced:  # a new producer would fence the current owner
-                    raise NotOwner(f"another server has taken over what {self._name} was for")
+                    raise NotOwner(f"another server has claimed the transactional ids {self._name}")
                 self._turn = 1 - self._turn
                 producer = await self._open(self._turn)
                 try:
@@ -169,7 +169,7 @@ class PartitionProducers:
         try:
             await asyncio.wait_for(producer.abort_transaction(), CLOSE_S)
         except Exception as e:  # it is broken already: the brokers abort it
-            logger.info("a transaction could not be aborted in order: %s", e)
+            logger.info("a transaction could not be aborted: %s", e)
         self._producers = [p if p is not producer else None for p in self._producers]
         await _stopped(producer)
         # asyncio would warn about a failed future that aiokafka leaves behind.
@@ -268,5 +268,5 @@ async def _stopped(producer: AIOKafkaProducer) -> None:
     try:
         await asyncio.wait_for(producer.stop(), CLOSE_S)
     except Exception as e:
-        logger.info("a transaction's producer did not end well: %s", e)
+        logger.info("stopping a transactional producer failed: %s", e)
         await producer.client.close()

@@ -124,7 +124,7 @@ class KafkaWriter:
             await producer.start()
         except (k.KafkaError, OSError) as e:
             await producer.stop()
-            raise explain(e, str(self._address), "take a producer") from e
+            raise explain(e, str(self._address), "start a producer") from e
         return producer
 
     @property
@@ -204,7 +204,9 @@ class KafkaWriter:
                 return int(sent.result().offset)
             waited += LATE_S
             place = f"{queue.topic.full}/{queue.partition}"
-            logger.warning("Kafka at %s has not taken the records of %s for %.0f s", self._address, place, waited)
+            logger.warning(
+                "Kafka at %s has not acknowledged the records of %s for %.0f s", self._address, place, waited
+            )
 
     # ------------------------------------------------------------ producers
 
@@ -238,7 +240,7 @@ class KafkaWriter:
             _, late = await asyncio.wait(working, timeout=CLOSE_S)
         why = LogError(
             f"the log was closed while Kafka at {self._address} did not answer; these records may be lost",
-            remedy="start the server again when the cluster is up, and repeat what was not acknowledged",
+            remedy="start the server again when the cluster is up, and repeat the appends that were not acknowledged",
         )
         for task in late:
             task.cancel()
@@ -255,7 +257,7 @@ async def _stopped(producer: AIOKafkaProducer, timeout_s: float = CLOSE_S) -> No
     try:
         await asyncio.wait_for(producer.stop(), timeout_s)
     except (k.KafkaError, OSError, TimeoutError) as e:
-        logger.warning("a Kafka producer did not end well: %s", e)
+        logger.warning("stopping a Kafka producer failed: %s", e)
         await producer.client.close()
 
 

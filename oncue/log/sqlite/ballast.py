@@ -46,5 +46,5 @@ class Ballast:
             self._path.unlink()
         except FileNotFoundError:
             return False
-        logger.warning("the disk is full: gave up the ballast %s so that retention can run", self._path)
+        logger.warning("the disk is full: deleted the ballast %s so that retention can run", self._path)
         return True

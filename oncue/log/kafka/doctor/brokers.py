@@ -77,7 +77,7 @@ class Brokers:
             return Finding(check, False, *trouble(e, place, self._address))
         self._conns[place] = conn
         took_ms = (time.monotonic() - began) * 1000
-        version = f"Kafka {release(known.broker)}" if known.broker else "its version is not told (before Kafka 3.3)"
+        version = f"Kafka {release(known.broker)}" if known.broker else "version unknown (before Kafka 3.3)"
         text = f"answers in {took_ms:.0f} ms, {version}"
         if 0 < known.cluster < known.broker:
             text += f", {FEATURE} is of {release(known.cluster)}"

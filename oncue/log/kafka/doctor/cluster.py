@@ -34,13 +34,13 @@ async def check_clock(conn: AIOKafkaConnection, now: Callable[[], float]) -> lis
     try:
         theirs = await cluster_time_s(conn)
     except k.ClusterAuthorizationFailedError:
-        return [Finding(check, True, "not told to us (that takes Describe on the cluster)")]
+        return [Finding(check, True, "unknown: reading it requires Describe on the cluster")]
     if math.isnan(theirs):
-        return [Finding(check, True, "not told by this version of Kafka")]
+        return [Finding(check, True, "unknown: this version of Kafka does not report it")]
     after = now()
     apart = max(0.0, before - theirs, theirs - after)
     remedy = "set the clocks of the brokers and of this machine by NTP (chrony): retention and expiry go by them"
-    return [Finding(check, apart < SKEW_S, f"the controller's differs by {apart:.0f} s from ours", remedy)]
+    return [Finding(check, apart < SKEW_S, f"the controller's clock differs by {apart:.0f} s from ours", remedy)]
 
 
 async def check_rights(
@@ -73,7 +73,7 @@ async def check_rights(
         found.append(_lacking("on transactional ids: Write, Describe", address, rights, "--transactional-id"))
     except NO_COORDINATOR:
         pass  # a new cluster has none at first
-    return found or [Finding("kafka ACLs", True, "oncue may do what it needs")]
+    return found or [Finding("kafka ACLs", True, "oncue has all permissions that it needs")]
 
 
 async def _group_lacks(conn: AIOKafkaConnection, group: str) -> list[str]:

@@ -57,10 +57,12 @@ async def _group(
         node = await coordinator(conn, group)
         its = brokers.node(node)
         if its is None:
-            return Finding(check, False, f"its coordinator, broker {node}, is out of reach", "is this broker up?")
+            return Finding(check, False, f"its coordinator, broker {node}, is unreachable", "is this broker up?")
         done, state = await committed(its, group), await group_state(its, group)
     except k.GroupAuthorizationFailedError:
-        return Finding(check, False, "we may not ask about it", "the finding about ACLs says what is missing")
+        return Finding(
+            check, False, "not allowed to describe it", "the finding about ACLs names the missing permission"
+        )
     except NO_COORDINATOR as e:
         return Finding(
             check, False, f"it has no coordinator: {e}", "is the topic __consumer_offsets there, with all brokers up?"

@@ -40,7 +40,9 @@ async def check_topics(
     }
     present = {name: there.topics[prefix + name] for name in names if prefix + name in there.topics}
     if not present:
-        return [Finding("kafka topics", True, "none of oncue's is there yet: a server makes them at its first start")]
+        return [
+            Finding("kafka topics", True, "none of oncue's topics exists yet: a server creates them at its first start")
+        ]
     fulls = [seen.name for seen in present.values()]
     configs: dict[str, dict[str, str]] = {}
     for start in range(0, len(fulls), CHUNK):
