@@ -5,7 +5,7 @@ ignored. Otherwise a result could change its author's class, or a task's argumen
 other tasks use. In the user's own program (`at_home`), a class of `__main__` is also found by its
 name, because it may come from another process of the same script.
 
-    Reader ─► _class ─► known? ─ yes ─► reused, its _fill does nothing
+    ClassUnpickler ─► _class ─► known? ─ yes ─► reused, its _fill does nothing
                           └──── no ──► cloudpickle makes it, its _fill fills it
 """
 
@@ -24,14 +24,14 @@ from oncue.pickles.pickler import content_id
 
 _OURS = {"_make_skeleton_class": "_class", "_make_skeleton_enum": "_enum", "_class_setstate": "_fill"}
 _SKELETON = b"_make_skeleton_"  # in a pickle with classes by value
-_SMALL_BYTES = 64 << 10  # up to this size, a search for _SKELETON costs less than a Reader
+_SMALL_BYTES = 64 << 10  # up to this size, a search for _SKELETON costs less than a ClassUnpickler
 
 #: Held by a reader from its first class by value until its end: no other reader may see a class
 #: that is not filled yet.
 _making = threading.RLock()
 
 
-class Reader(pickle.Unpickler):
+class ClassUnpickler(pickle.Unpickler):
     """Unpickler that reuses known classes."""
 
     def __init__(self, file: io.BytesIO, at_home: bool) -> None:
@@ -112,4 +112,4 @@ def loads(data: bytes, start: int = 0, *, at_home: bool = False) -> Any:
         return pickle.loads(memoryview(data)[start:])
     file = io.BytesIO(data)  # shares the bytes
     file.seek(start)
-    return Reader(file, at_home).read()
+    return ClassUnpickler(file, at_home).read()

@@ -20,6 +20,21 @@ from oncue.client.task import Task
 from oncue.errors import Invalid
 
 
+def _packed(function: str) -> tuple[str, Any]:
+    """Return (file, packed function) of FILE.py:NAME, else ("", its registered name).
+
+    Raises Invalid if the function's name is missing.
+    """
+    if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
+        from oncue.functions import pack_file
+
+        with contextlib.redirect_stdout(sys.stderr):
+            return match[1], pack_file(match[1], match[2])
+    if function.endswith(".py"):
+        raise Invalid(f"{function} is a file, and no function is named", remedy=f"add its name, as in {function}:NAME")
+    return "", function
+
+
 @contextlib.contextmanager
 def _beside(file: str) -> Iterator[None]:
     """Make `file` importable while a value of one of its classes is unpickled.
@@ -76,16 +91,7 @@ def invoke(
     """
     given = arguments(args)
     with connected() as client:
-        name: Any = function
-        if match := re.fullmatch(r"(.+\.py):([\w.]+)", function):
-            from oncue.functions import pack_file
-
-            with contextlib.redirect_stdout(sys.stderr):
-                name = pack_file(match[1], match[2])
-        elif function.endswith(".py"):
-            raise Invalid(
-                f"{function} is a file, and no function is named", remedy=f"add its name, as in {function}:NAME"
-            )
+        file, name = _packed(function)
         bound = client.with_options(
             endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
         )
@@ -100,7 +106,7 @@ def invoke(
             return
         error = await_end(client, task)
         info = task.info()
-        with _beside(match[1] if match else ""):
+        with _beside(file):
             value = value_output(task, info)
         if json_:
             as_json(msgspec.structs.replace(info, value=value.json))
