@@ -38,7 +38,8 @@ log = logging.getLogger("oncue.housekeeper")
 EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0
 PAGE = 1_000
 BLOBS = "blobs"  # the owner of this key sweeps a blob folder that several servers share
-REAPPENDED = (("oncue-again", b"1"),)  # header of an open task that was appended again: its channel has it
+#: Header of an open task that was appended again. Its channel has the task.
+REAPPENDED = (("oncue-again", b"1"),)
 
 
 class TopicMark(msgspec.Struct):

@@ -54,7 +54,8 @@ class SupervisedTrigger(msgspec.Struct):
     failed: str = ""
     deploy_answered: bool = False  # its deploy has been answered
     after: list[asyncio.Task[None]] = []  # ending tasks of its name, which hold its ledger
-    started: asyncio.Event = msgspec.field(default_factory=asyncio.Event)  # created, failed or stopped
+    # Set once the trigger is created, failed or stopped.
+    started: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     async def initial_scan(self) -> None:
         await self.started.wait()

@@ -2,7 +2,8 @@
 
 topics ──readers──► group of batches ──► view.apply (one transaction) ──► closed tasks ──► Notifier
                                             ├──► registry changed ──► reload
-                                            └──► claims, cancels, tasks of other servers ──► ownership, channels
+                                            └──► claims, cancels, tasks of other servers
+                                                   ──► ownership, channels
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The interface of a login, and the chain that tries all logins of a server.
 
-    request ──► Credentials ──► AuthenticatorChain ──► Authenticator 1, 2 ... ──► Caller (identity.py)
+    request ──► Credentials ──► AuthenticatorChain ──► Authenticator 1, 2 ... ──► Caller
 
-To add a login: write a class with the three methods of `Authenticator`, and add its factory to
-`AUTHENTICATORS` (catalog.py).
+`Caller` is in identity.py. To add a login: write a class with the three methods of `Authenticator`,
+and add its factory to `AUTHENTICATORS` (catalog.py).
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class AuthContext:
 
     settings: Settings
     find_token: Callable[[str], TokenRecord | None]  # by its SHA-256 in hex; also a revoked one
-    sync_registry: Callable[[], Awaitable[bool]]  # apply what other servers registered; False: not possible
+    # Apply the registrations of other servers. False: not possible.
+    sync_registry: Callable[[], Awaitable[bool]]
 
 
 #: Makes a login, or returns None if the settings do not enable it.

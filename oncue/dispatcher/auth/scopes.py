@@ -17,7 +17,8 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.errors import Forbidden
 
 SCOPES: Final = ("admin", "user", "emit", "read")
-Scope = Literal["", "any", "read", "user", "emit", "admin"]  # needed by a route; "": no login at all
+#: The scope that a route needs. "": no login at all.
+Scope = Literal["", "any", "read", "user", "emit", "admin"]
 
 #: The caller's scopes of which a route with this need accepts any.
 OPENS: Final[dict[str, frozenset[str]]] = {

@@ -1,6 +1,7 @@
 """Login by a bearer token that this installation made.
 
-    Authorization: Bearer oncue_<43 characters> ──SHA-256──► find_token(hash) ──► TokenRecord ──► Caller
+    Authorization: Bearer oncue_<43 characters>
+      ──SHA-256──► find_token(hash) ──► TokenRecord ──► Caller
 
 A token is "oncue_" and 32 random bytes (base64url). The registry has its SHA-256 only. A plain hash
 is enough, because 256 random bits cannot be guessed. A lookup takes the same time for known and
@@ -59,7 +60,8 @@ class TokenAuthenticator:
         self, find_token: Callable[[str], TokenRecord | None], sync_registry: Callable[[], Awaitable[bool]]
     ) -> None:
         self._find_token, self._sync_registry = find_token, sync_registry
-        self._callers: dict[str, tuple[TokenRecord, Caller, int]] = {}  # by hash; (record, caller, expiry in µs)
+        # Hash -> (record, caller, expiry in µs).
+        self._callers: dict[str, tuple[TokenRecord, Caller, int]] = {}
 
     async def authenticate(self, credentials: Credentials) -> Caller | None:
         """See Authenticator.
@@ -73,7 +75,8 @@ class TokenAuthenticator:
         try:
             return self._caller(digest)
         except Unauthorized:
-            if not await self._sync_registry():  # another server may have made the token a moment ago
+            # Another server may have made the token a moment ago.
+            if not await self._sync_registry():
                 raise
         return self._caller(digest)
 

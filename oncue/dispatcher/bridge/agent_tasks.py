@@ -11,16 +11,22 @@ from oncue.protocol.records import OK, Ended
 
 
 class AgentTasks:
-    """Attempts that were sent to the agent, and attempts that it has from an earlier owner of the
-    endpoint.
+    """Attempts that were sent to the agent, or that it has already.
+
+    It has the latter from an earlier owner of the endpoint.
     """
 
     def __init__(self) -> None:
-        self.in_flight: dict[bytes, TaskGroup] = {}  # sent by this server; the group has the attempt
-        self.held: dict[bytes, set[int]] = {}  # attempts that this server has not sent, or sent before a later one
+        # Tasks that this server sent. The group has the attempt.
+        self.in_flight: dict[bytes, TaskGroup] = {}
+        # Attempts that this server has not sent, or sent before a later one.
+        self.held: dict[bytes, set[int]] = {}
 
     def missing(self, inventory: Iterable[tuple[bytes, int]]) -> list[bytes]:
-        """Return the tasks in flight whose current attempt is not in the agent's inventory."""
+        """Return the tasks in flight that the agent's inventory does not have.
+
+        A task is missing if its current attempt is not in the inventory.
+        """
         exact = set(inventory)
         return [i for i, group in self.in_flight.items() if (i, group.attempt) not in exact]
 
@@ -55,8 +61,9 @@ class AgentTasks:
             del self.in_flight[e.id]
 
     def groups_of(self, message: bridge.Results, ends: Sequence[Ended]) -> dict[bytes, TaskGroup] | None:
-        """Return the group of each end, or None unless all are attempts in flight of the message's
-        call.
+        """Return the group of each end, or None if an end has none.
+
+        An end has a group if it ends an attempt in flight of the message's call.
         """
         groups: dict[bytes, TaskGroup] = {}
         in_flight, call = self.in_flight, message.call

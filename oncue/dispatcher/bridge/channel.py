@@ -1,12 +1,13 @@
-"""Server side of the bridge protocol for one endpoint: a state machine without I/O.
+"""Server side of the bridge protocol for one endpoint.
 
-    new tasks, pages of the view ──► pending ──credit──► in flight ──Results──► StoreResults ──durable──► Ack
-                                        ▲                    │
-                                        └────── retries ◄────┘
+    new tasks, pages of the view ──► pending ──credit──► in flight ──Results──► StoreResults
+                                        ▲                    │                    │ durable
+                                        └────── retries ◄────┘                    └──► Ack
 
-Input: frames of the agent, ticks, new tasks, and the answers to effects. Output: effects
-(effects.py), which the caller takes with `drain()` after each call and runs in order. The state is
-a cache: if it is lost, it is rebuilt from the view and from the agent's inventory.
+It is a state machine without I/O. Input: frames of the agent, ticks, new tasks, and the answers to
+effects. Output: effects (effects.py), which the caller takes with `drain()` after each call and
+runs in order. The state is a cache: if it is lost, it is rebuilt from the view and from the agent's
+inventory.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class EndpointChannel:
         self._acks = ResultAcks()
         self._appends = ResultAppends(endpoint)
         self._appending_ids: set[bytes] = set()  # tasks of these appends; set while a page is added
-        self._checking: dict[int, tuple[bridge.Results, list[Ended]]] = {}  # token -> results of unknown tasks
+        # Token -> results of unknown tasks.
+        self._checking: dict[int, tuple[bridge.Results, list[Ended]]] = {}
 
     @property
     def in_flight(self) -> dict[bytes, TaskGroup]:
@@ -124,7 +126,9 @@ class EndpointChannel:
             self._out.append(LoadOpenTasks(wanted[0], wanted[1], PAGE))
 
     def _send_group(self, group: TaskGroup) -> None:
-        if held := self.held:  # the agent still has an older attempt; after its end, loading brings the task back
+        # The agent still has an older attempt of a held task. After its end, loading adds the task
+        # again.
+        if held := self.held:
             group.tasks = [t for t in group.tasks if t.id not in held]
         if not group.tasks:
             return
@@ -258,12 +262,13 @@ class EndpointChannel:
             self._start_session(self.hello)
 
     def _start_session(self, hello: bridge.Hello) -> None:
-        """Compare the agent's inventory with the tasks that were sent, and welcome the agent."""
+        """Compare the agent's inventory with the sent tasks, and send Welcome."""
         journal_lost = self._acks.start_session(hello.journal)
         self._recover(self._agent_tasks.missing(self._inventory), journal_lost)
         self._agent_tasks.set_inventory(self._inventory)
         self.inventory_known = True
-        self.pending.restart()  # retries that were deferred while it was away: the view has them, too
+        # The view also has the retries that were deferred while the agent was away.
+        self.pending.restart()
         self.phase, self.since_us = ChannelPhase.READY, self.now_us
         self._send_welcome()
         self._out.append(PhaseChanged(self.phase, f"agent {hello.host}:{hello.pid}"))
@@ -353,12 +358,16 @@ class EndpointChannel:
             self._agent_tasks.apply_unmatched(e)
             if e.status != OK:  # the view has its next attempt, or a later one if this end was late
                 self.pending.reload_at(retry_due(call, e.id, e.attempt, e.status, e.ended_us) or self.now_us)
-        self.pending.mark_ended([e.id for e in kept])  # a page that was requested before may show them as open
+        # A page that was requested before may show them as open.
+        self.pending.mark_ended([e.id for e in kept])
         self._out.append(self._appends.start(token, message, kept, call, None))
         self.dispatch()
 
     def on_stored(self, token: int) -> None:
-        """Handle the success of StoreResults: acknowledge results that are durable without a gap."""
+        """Handle the success of StoreResults.
+
+        Acknowledge the results that are durable without a gap.
+        """
         self._appends.finish(token)
         if self._acks.is_open(token) and self._acks.finish(token) and self.phase is ChannelPhase.READY:
             self._send(bridge.Ack(self._acks.durable_seq))
@@ -382,7 +391,10 @@ class EndpointChannel:
     # ------------------------------------------------------------ time and session
 
     def tick(self, now_us: int) -> None:
-        """Handle the passing of time: silence, heartbeats, lost tasks, retries that are due."""
+        """Advance the clock of the channel.
+
+        Handle silence of the agent, heartbeats, lost tasks and retries that are due.
+        """
         self.now_us = max(self.now_us, now_us)
         if self.phase is ChannelPhase.AWAY:
             # Tasks are lost only if the agent is away for longer than the endpoint's lost_after.
@@ -400,7 +412,10 @@ class EndpointChannel:
             self.dispatch()
 
     def refuse(self, refusal: bridge.Refuse) -> None:
-        """Refuse the agent (revoked, another protocol ...), and ignore the rest of this session."""
+        """Refuse the agent, and ignore the rest of this session.
+
+        Reasons are, for example, a revoked endpoint or another protocol.
+        """
         self.refused = refusal.message
         self._send(refusal)
         self._disconnect(refusal.message)

@@ -48,8 +48,9 @@ STORE_AGAIN_S = 1.0  # after an append that failed
 
 
 class EffectRunner:
-    """The EffectHandler of a server: runs effects, and keeps the newest usage and phase of each
-    endpoint.
+    """The EffectHandler of a server.
+
+    It runs effects, and keeps the newest usage and phase of each endpoint.
     """
 
     _bridge: BridgeSocket
@@ -143,7 +144,8 @@ class EffectRunner:
         )
 
     def _publish(self, endpoint: str, effect: StoreResults, positions: list[Position]) -> None:
-        fenced = effect.by_server and self._context.log.shared  # a later claim may precede the record in the log
+        # A later claim may precede the record in the log.
+        fenced = effect.by_server and self._context.log.shared
         if self._ownership.is_exclusive(endpoint) and not fenced:
             self._context.notifier.publish(effect.call, effect.closing)
             self._context.metrics.outcomes(_by_state(effect.closing))
@@ -215,7 +217,8 @@ class EffectRunner:
         size, body, why = 0, b"", ""
         try:
             record = await self._context.view.function(sha)
-            if record is None and self._context.log.shared:  # another server may have registered it a moment ago
+            # Another server may have registered it a moment ago.
+            if record is None and self._context.log.shared:
                 await self._context.barrier((REGISTRY,))
                 record = await self._context.view.function(sha)
             if record is not None and record.body:
@@ -290,8 +293,9 @@ class EffectRunner:
             self._job(self._repeat_cancels(channel.endpoint))
 
     async def _repeat_cancels(self, endpoint: str) -> None:
-        """Repeat cancel requests from before this server owned the endpoint, or before the agent
-        connected.
+        """Repeat earlier cancel requests for tasks of the endpoint.
+
+        They came before this server owned the endpoint, or before the agent connected.
         """
         wanted = await self._context.view.cancels(10_000)
         ids = [task_id for task_id, where in wanted if where == endpoint]

@@ -28,7 +28,9 @@ class SendFrame(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoreResults(msgspec.Struct, frozen=True):
-    """Append `record` to oncue.results, then call `on_stored(token)` or `on_store_failed(token)`.
+    """Append `record` to oncue.results.
+
+    Then call `on_stored(token)` or `on_store_failed(token)`.
 
     `by_server`: the server decided these ends. No agent would send them again, so the append is
     repeated until it is durable.
@@ -43,10 +45,10 @@ class StoreResults(msgspec.Struct, frozen=True):
 
 
 class LoadOpenTasks(msgspec.Struct, frozen=True):
-    """Call `on_page(token, rows)` with the open tasks with seq > after, in order of seq, at most
-    `limit`.
+    """Call `on_page(token, rows)` with a page of open tasks.
 
-    The view must have applied all that was handed to the log before.
+    These are the open tasks with seq > after, in order of seq, at most `limit`. The view must have
+    applied all that was handed to the log before.
     """
 
     token: int
@@ -55,9 +57,9 @@ class LoadOpenTasks(msgspec.Struct, frozen=True):
 
 
 class CheckTasks(msgspec.Struct, frozen=True):
-    """Call `on_checked(token, ids)` with those ids that are tasks of this endpoint.
+    """Call `on_checked(token, ids)` with the ids of tasks of this endpoint.
 
-    The view must have applied all that was handed to the log before.
+    Other ids are left out. The view must have applied all that was handed to the log before.
     """
 
     token: int

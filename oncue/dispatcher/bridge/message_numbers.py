@@ -1,4 +1,4 @@
-"""Numbered messages between the server and one agent, and the refusal of agents."""
+"""Numbered messages between the server and one agent; refusals of agents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class MessageNumbers:
 
 
 def unnumbered(session: int, epoch: int, message: bridge.FromBridge) -> SendFrame:
-    """Return a message outside of the sequence, for an agent without a valid session."""
+    """Return a message without a number.
+
+    It is for an agent without a valid session.
+    """
     return SendFrame([bridge.encode(bridge.BridgeEnvelope(session, -1, epoch, message))])
 
 

@@ -23,7 +23,8 @@ from oncue.protocol.records import Call, Ended, TaskFrame, TaskRecord
 
 PAGE = 2_048  # tasks in a page of the view
 LOW = 512  # queued tasks; below this the next page is loaded
-FRAME_TASKS = 256  # in a frame: large enough to spread a frame's cost, small enough to spread over workers
+#: Tasks in a frame: large enough to spread a frame's cost, small enough to spread over workers.
+FRAME_TASKS = 256
 FRAME_BYTES = 1 << 20
 KEEP_STOPPED_US = 10_000_000  # the reader may deliver a record this long after the view has it
 
@@ -66,7 +67,10 @@ class PendingTasks:
     """
 
     def __init__(self, is_sent: Callable[[bytes], bool], budget_bytes: int) -> None:
-        """`is_sent`: True for a task that the agent has, or whose end is being appended."""
+        """Initialize an empty queue.
+
+        `is_sent`: True for a task that the agent has, or whose end is being appended.
+        """
         self._is_sent, self._budget = is_sent, budget_bytes
         self.now_us = 0
         self.queue: deque[TaskGroup] = deque()
@@ -138,7 +142,10 @@ class PendingTasks:
         heapq.heappush(self.deferred, (due_us, self._ties, group))
 
     def reload_at(self, due_us: int) -> None:
-        """Load the view's open tasks again at this time: a task is due then that is not in memory."""
+        """Load the view's open tasks again at this time.
+
+        At `due_us` a task is due that is not in memory.
+        """
         self._reload_us = min(self._reload_us or due_us, due_us)
 
     def mark_ended(self, ids: Iterable[bytes]) -> None:
@@ -203,8 +210,9 @@ class PendingTasks:
             self._add(TaskGroup(row.call, call_raw, row.attempt, row.accepted_us, _ViewRows([row.task]), size))
 
     def _catch_up(self, seen: set[bytes], reached: int) -> None:
-        """End loading after the last page: add the new tasks since its request, unless they
-        exceeded the budget.
+        """End loading after the last page.
+
+        Add the new tasks since its request, unless they exceeded the budget.
         """
         if self._buffered_bytes > self._budget:
             self._cursor = -1

@@ -14,7 +14,8 @@ class ResultAcks:
         self.durable_seq = -1
         self._journal = b""  # id of the agent's journal; numbers count within one journal
         self._received_seq = -1  # in this session
-        self._appends: dict[int, tuple[int, bool]] = {}  # token -> (seq, durable), in the order of seq
+        # Token -> (seq, durable), in the order of seq.
+        self._appends: dict[int, tuple[int, bool]] = {}
 
     def start_session(self, journal: bytes) -> bool:
         """Go on with this journal. Return True if the agent had another one before."""
@@ -32,7 +33,7 @@ class ResultAcks:
         self._appends.clear()
 
     def is_repeated(self, seq: int) -> bool:
-        """Return True if this session has received the message before, or it is durable."""
+        """Return True if the message was received in this session, or is durable."""
         return seq <= self._received_seq
 
     def start(self, token: int, seq: int) -> None:
@@ -41,7 +42,7 @@ class ResultAcks:
         self._appends[token] = (seq, False)
 
     def is_open(self, token: int) -> bool:
-        """Return True if the append belongs to this session and has not been counted yet."""
+        """Return True if the append is of this session and not counted yet."""
         return token in self._appends
 
     def finish(self, token: int) -> bool:

@@ -51,9 +51,9 @@ class ResultAppends:
     def start_by_server(
         self, group: TaskGroup, ends: list[Ended], closing: list[Ended] | None, epoch: int
     ) -> StoreResults:
-        """Return the append of ends that the server decided while it held the claim `epoch`.
+        """Return the append of ends that the server decided.
 
-        `closing`: see `start`.
+        `epoch`: of the claim that the server held at the decision. `closing`: see `start`.
         """
         token = self.next_token()
         self._ends[token] = ends

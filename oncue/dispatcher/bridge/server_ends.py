@@ -1,4 +1,7 @@
-"""Ends of attempts that the server decides itself: expired, cancelled, lost, refused."""
+"""Ends of attempts that the server decides itself.
+
+Such an attempt is expired, cancelled, lost or refused.
+"""
 
 from __future__ import annotations
 

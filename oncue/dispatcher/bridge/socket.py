@@ -1,7 +1,8 @@
 """The encrypted ROUTER socket that agents dial.
 
     agent's key ──ZAP──► refused before a message is read, or known as endpoint X
-    frame of X ──► channel X (channel.py) ──► effects ──► SendFrame: this socket; the rest: EffectHandler
+    frame of X ──► channel X (channel.py) ──► effects ──► SendFrame: this socket
+                                                      ──► the rest: EffectHandler
 
 The sender of a frame is known by the ZAP user id, never by a routing id, which the peer chooses.
 The event loop watches ZeroMQ's file descriptor by `add_reader`. It is edge-triggered: read until
@@ -37,12 +38,18 @@ class EffectHandler(Protocol):
         ...
 
     def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
-        """Return the answer to an agent whose endpoint has no channel here, or None for no answer."""
+        """Return the answer to an agent whose endpoint has no channel here.
+
+        None: no answer.
+        """
         ...
 
 
 class BridgeSocket:
-    """Connections of all agents, and the channel of each endpoint that this server owns."""
+    """Connections of all agents, and the channels of the owned endpoints.
+
+    Each endpoint that this server owns has a channel.
+    """
 
     def __init__(self, keys: curve.Keys, host: str, port: int, effects: EffectHandler) -> None:
         self._loop = asyncio.get_running_loop()
@@ -70,8 +77,9 @@ class BridgeSocket:
         self.channels[channel.endpoint] = channel
 
     def redirect(self, endpoint: str, epoch: int, to: bridge.Redirect) -> None:
-        """Close the channel, and send the agent to the server that claimed the endpoint with this
-        epoch.
+        """Close the channel, and redirect the agent to another server.
+
+        That server claimed the endpoint with this epoch.
         """
         channel = self.channels.pop(endpoint, None)
         if channel is not None:
@@ -158,9 +166,9 @@ class BridgeSocket:
     def _send(self, route: bytes, parts: list[bytes]) -> None:
         try:
             self._socket.send_multipart([route, *parts], zmq.NOBLOCK)
-        except (
-            zmq.ZMQError
-        ) as e:  # the agent has gone, or does not read: it will see the gap in the numbers, and say Hello again
+        except zmq.ZMQError as e:
+            # The agent has gone, or does not read. It will notice the gap in the numbers, and send
+            # Hello again.
             log.debug("a frame could not be sent: %s", e)
 
     def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:

@@ -37,7 +37,7 @@ AHEAD_MS = 1_000  # clients' clocks may be ahead by this
 
 
 class TaskRouter:
-    """Deduplicates task records, and forwards new tasks to the channels of the bridge."""
+    """Deduplicates task records, and forwards new tasks to the channels."""
 
     def __init__(
         self,
@@ -56,11 +56,12 @@ class TaskRouter:
         self._log, self._view, self._bridge, self._run = durable, view, bridge, run
         self._count_known = count_known
         self._known: OrderedDict[bytes, None] = OrderedDict()
-        self._from_ms = started_us // 1000 + 1  # `_known` has all tasks whose id has this time or a later one
+        # `_known` has all tasks whose id has this time or a later one.
+        self._from_ms = started_us // 1000 + 1
         # Records appended here that only one of the two sources (append watcher, log reader) has
         # reported so far. Keyed by content, because two records may start with the same task. In a
         # FIFO log the watcher always reports first, so forwarded records need no entry.
-        self._awaiting_reader: Counter[bytes] = Counter()  # reported by the watcher, left to the reader
+        self._awaiting_reader: Counter[bytes] = Counter()  # by the watcher, left to the reader
         self._forwarded: Counter[bytes] = Counter()  # reported by the watcher, and forwarded
         self._read_first: Counter[bytes] = Counter()  # reported by the reader
 

@@ -1,8 +1,11 @@
-"""Ownership of partitions: the endpoints that this server owns, and the owners of the others.
+"""Ownership of partitions, and so of endpoints, by this server and by others.
 
-    group of oncue.control ──partitions──► Claim in each (its offset + 1: the epoch) ──► Fence in oncue.results
-                                       ──► the view has all earlier records ──► channels open; triggers, stateful rules start
-    a newer claim of another server, read from the log, or a new assignment ──► channels close, agents are redirected
+    group of oncue.control ──partitions──► Claim in each (its offset + 1: the epoch)
+      ──► Fence in oncue.results ──► the view has all earlier records
+      ──► channels open; triggers, stateful rules start
+
+    a newer claim of another server, read from the log, or a new assignment
+      ──► channels close, agents are redirected
 
 An endpoint belongs to the partition of oncue.control that the hash of its id gives. So does other
 work that one server must do alone, such as a file trigger, by its name. Two servers may both
@@ -36,7 +39,8 @@ from oncue.view import ClaimRow
 
 log = logging.getLogger("oncue.owners")
 GROUP = "oncue.owners"
-PAUSE_S = 1.0  # after an error, and before a partition that another server has claimed is claimed again
+#: Pause after an error, and before a partition that another server has claimed is claimed again.
+PAUSE_S = 1.0
 RENEW_S = 86_400.0  # claims are repeated, so that retention does not remove them from the log
 MANY_CANCELS = 100_000
 CATCH_UP_S = 24 * 3600.0  # for a view that is far behind
@@ -71,7 +75,8 @@ class PartitionOwnership:
         self._changed = asyncio.Condition()
         self._admitted: set[str] = set()  # endpoints whose key may connect
         self._revoked: set[str] = set()
-        self._cancels: dict[str, list[bytes]] = {}  # endpoint -> cancelled open tasks; set while channels are opened
+        # Endpoint -> cancelled open tasks. Set while channels are opened.
+        self._cancels: dict[str, list[bytes]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._assignment: Assignment | None = None
 
@@ -97,7 +102,10 @@ class PartitionOwnership:
         return self._claims.get(self.partition(key))
 
     def other_blob_stores(self) -> list[str]:
-        """Return the servers with another blob store, whose blobs this server cannot read."""
+        """Return the servers with another blob store.
+
+        This server cannot read their blobs.
+        """
         found = {
             row.claim.url or row.claim.server for row in self._claims.values() if row.claim.blobs != self._me.blobs
         }
@@ -138,9 +146,9 @@ class PartitionOwnership:
             await self._changed.wait_for(lambda: self.owns(key) is owns)
 
     async def run_while_owned(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait until this server owns `key`, then run `work` until it ends or ownership is lost.
+        """Wait until this server owns `key`, then run `work`.
 
-        Raises errors of `work`.
+        `work` runs until it ends or the ownership is lost. Raises errors of `work`.
         """
         await self.wait_until(key, True)
         working = asyncio.ensure_future(work())
@@ -275,7 +283,8 @@ class PartitionOwnership:
             p: position.first + 1 for p, (position,) in zip(partitions, await asyncio.gather(*futures), strict=True)
         }
         for partition, epoch in epochs.items():
-            if partition in self._epochs:  # renewed: later ends of its channels may come after the fence
+            # Renewed: later ends of its channels may come after the fence.
+            if partition in self._epochs:
                 self._epochs[partition] = epoch
                 for channel in self._channels(partition):
                     channel.epoch = epoch
@@ -321,10 +330,10 @@ class PartitionOwnership:
     # ------------------------------------------------------------ endpoints
 
     def sync_endpoints(self) -> list[EndpointRecord]:
-        """Apply a change of the registry: allow registered keys, and open channels for owned
-        endpoints.
+        """Apply a change of the registry.
 
-        Return the owned endpoints that were revoked since the last call.
+        Allow registered keys, and open channels for owned endpoints. Return the owned endpoints
+        that were revoked since the last call.
         """
         context = self._context
         revoked: list[EndpointRecord] = []
@@ -375,8 +384,9 @@ class PartitionOwnership:
     # ------------------------------------------------------------ agents of others
 
     def _servers(self) -> tuple[tuple[str, str], ...]:
-        """Return the bridge addresses and keys of all owners; none if the log belongs to one
-        process.
+        """Return the bridge addresses and keys of all owners.
+
+        There are none if the log belongs to one process.
         """
         if not self._context.log.shared:
             return ()

@@ -133,7 +133,8 @@ class PeerClient:
             async with self._session.request(
                 method, url + path, data=data, headers=headers, allow_redirects=False
             ) as answer:
-                if answer.status not in (200, 202):  # it runs, but may not have read the token's record yet
+                # The server runs, but may not have read the token's record yet.
+                if answer.status not in (200, 202):
                     log.info("%s of the server %s was answered with %d", path, url, answer.status)
                     return None
                 return msgspec.json.decode(await answer.read(), type=kind)

@@ -1,4 +1,4 @@
-"""Reads the registry to its end before a server refuses an unknown name or token.
+"""Reads the registry to its end before an unknown name or token is refused.
 
 A token made through one server is valid on all servers as soon as the request is answered. The
 others read its record some milliseconds later, so a request with something unknown waits until they
@@ -12,7 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE_S = 5.0
-PAUSE_S = 0.1  # between two reads of the log's end; limits the load from callers who guess names or tokens
+#: Pause between two reads of the log's end. It limits the load from callers who guess names or
+#: tokens.
+PAUSE_S = 0.1
 
 
 class RegistrySync:
@@ -22,9 +24,13 @@ class RegistrySync:
     """
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """`refresh`: returns when all that the registry has at its call is in force here."""
+        """Initialize without a refresh.
+
+        `refresh`: returns when all that the registry has at its call is in force here.
+        """
         self._refresh = refresh
-        self._next: asyncio.Task[None] | None = None  # not started reading, so new callers may wait for it
+        # Has not started to read, so new callers may wait for it.
+        self._next: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._started = 0.0
 

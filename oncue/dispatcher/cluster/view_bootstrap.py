@@ -1,10 +1,11 @@
 """Copies the view of a running server to a new server.
 
-    claims in oncue.control: the peers ──► a token of this server in oncue.registry (it may write the log, so it may ask)
-                                       ──► GET /v1/view ──► view.db, with its offsets ──► the log from there on
+    claims in oncue.control: the peers ──► a token of this server in oncue.registry
+      ──► GET /v1/view ──► view.db, with its offsets ──► the log from there on
 
-A copy takes less time than reading the whole log, whose beginning retention may have removed.
-Without a peer, or after an error, the view is built from the log.
+A server that may write the log may make the token, and so may ask. A copy takes less time than
+reading the whole log, whose beginning retention may have removed. Without a peer, or after an
+error, the view is built from the log.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ def _token(server: str, digest: str) -> tuple[bytes, TokenRecord]:
 
 
 async def _peer_urls(durable: Log) -> list[str]:
-    """Return the API URLs of the servers that have claimed a partition, the newest claim first."""
+    """Return the API URLs of the servers that have claimed a partition.
+
+    The server with the newest claim is first.
+    """
     ends = {place: end for place, end in (await durable.end_offsets((CONTROL,))).items() if end}
     begins = await durable.begin_offsets((CONTROL,))
     left = {place for place, end in ends.items() if end > begins[place]}

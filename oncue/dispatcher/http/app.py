@@ -1,8 +1,8 @@
 """The HTTP API of a server.
 
     app = make_app(backend, settings, metrics)
-    server = await serve(app, settings)           # listens; server.port
-    await server.close()                          # streams end cleanly, requests in progress are answered
+    server = await serve(app, settings)  # listens; server.port
+    await server.close()  # streams end cleanly, requests in progress are answered
 
 One table (routes/table.py) defines the routes, the scopes they need, how bodies and queries are
 decoded, and the OpenAPI document.
@@ -47,7 +47,8 @@ def make_app(
 
     `metrics`: the server's. `streams`: the limits of open streams.
     """
-    streams = Streams() if streams is None else streams  # (an empty Streams is false: it has a length)
+    # `or` would not do: an empty Streams is false, because it has a length.
+    streams = Streams() if streams is None else streams
     chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.tokens.find, backend.sync_registry))
     streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
     api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
@@ -90,16 +91,19 @@ class HttpServer:
         return http_url(self.host, self.port)
 
     async def close(self) -> None:
-        """Accept no connections, end streams, and give requests in progress SHUTDOWN_S."""
+        """Accept no more connections, and end streams.
+
+        Requests in progress have SHUTDOWN_S to end.
+        """
         await self.runner.cleanup()
 
 
 async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> HttpServer:
-    """Listen on settings.host and settings.port, without access log and signal handlers.
+    """Listen on settings.host and settings.port.
 
-    Port 0 means `last_port` if it is free, since clients may know it, else any free port. Raises
-    Conflict if the port is in use, Invalid if it is not permitted or the address is not of this
-    machine.
+    There is no access log, and no signal handler. Port 0 means `last_port` if it is free, since
+    clients may know it, else any free port. Raises Conflict if the port is in use, Invalid if it is
+    not permitted or the address is not of this machine.
     """
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()

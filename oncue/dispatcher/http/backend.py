@@ -43,5 +43,7 @@ class Backend:
     dead_letters: DeadLetterService
     tokens: TokenService
     status: StatusService
-    wait_for: Callable[[str], Awaitable[None]]  # until the view has reached an `Oncue-Position`, 2 s at most
-    sync_registry: Callable[[], Awaitable[bool]]  # True once all that other servers have registered is in force here
+    # Wait until the view has reached an `Oncue-Position`, 2 s at most.
+    wait_for: Callable[[str], Awaitable[None]]
+    # True once all that other servers have registered is in force here.
+    sync_registry: Callable[[], Awaitable[bool]]

@@ -24,9 +24,9 @@ _AT = re.compile(r" - at `(?:key in )?(?P<path>\$[^`]*)`")
 
 
 def coding_of(request: web.Request, route: Route) -> str:
-    """Return the content type of the body; the route's first if there is no header.
+    """Return the content type of the body.
 
-    Raises UnsupportedType.
+    Without a header it is the route's first. Raises UnsupportedType.
     """
     header = request.headers.get("Content-Type")
     if header is None or header in route.reads:
@@ -141,7 +141,10 @@ def decode_query(request: web.Request, kind: type[msgspec.Struct]) -> Any:
 
 
 def refuse(error: msgspec.ValidationError, kind: Any, where: str) -> NoReturn:
-    """Raise Invalid, with the path and, for an unknown field, the most similar known one."""
+    """Raise Invalid for an error of decoding, with the path.
+
+    For an unknown field the error also has the most similar known one.
+    """
     text = str(error)
     at = _AT.search(text)
     path = at["path"] if at else "$"
@@ -158,7 +161,10 @@ def refuse(error: msgspec.ValidationError, kind: Any, where: str) -> NoReturn:
 
 
 def fields_at(kind: Any, path: str) -> Iterator[str]:
-    """Yield the field names of the object at a msgspec path, such as "$.files[0]", of a type."""
+    """Yield the field names of the object at a path in a type.
+
+    The path is msgspec's, such as "$.files[0]".
+    """
     here = mi.type_info(kind)
     for name, index in re.findall(r"\.([^.\[\]]+)|(\[[^\]]*\])", path):
         here = _step(here, name, bool(index))

@@ -1,4 +1,6 @@
-"""Handles one request: authenticate, limit, decode, call the route's handler, encode, count.
+"""Handles one request, from authentication to the answer.
+
+Its steps are: authenticate, limit, decode, call the route's handler, encode, count.
 
 There is one try/except and no chain of middlewares. All this costs about a quarter of a bare
 aiohttp handler.
@@ -68,7 +70,8 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
             limit.count(caller.token_id)
         context.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
         if decoder is not None:
-            if request.can_read_body or not route.optional:  # (some clients name a type even for no body)
+            # Some clients name a type even for no body.
+            if request.can_read_body or not route.optional:
                 context.coding = coding_of(request, route)
             context.body = decoder.decode(await read_body(request, max_bytes, fixed), context.coding)
         elif route.raw:

@@ -1,7 +1,7 @@
-"""Build the OpenAPI 3.1 document from routes and from the Structs that they take and give.
+"""Build the OpenAPI 3.1 document from routes and their Structs.
 
-The server decodes, checks and encodes by the same routes and Structs, so the document cannot differ
-from it.
+These are the Structs that the routes take and give. The server decodes, checks and encodes by the
+same routes and Structs, so the document cannot differ from it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 class _Schemas:
-    """Schemas of all types of the routes, built together so that each Struct has one name."""
+    """Schemas of all types of the routes.
+
+    They are built together so that each Struct has one name.
+    """
 
     def __init__(self, routes: Sequence[Route]) -> None:
         kinds: list[Any] = [Problem]

@@ -47,7 +47,8 @@ def problem_json(error: OncueError) -> bytes:
     """Return the body of the response to an error, in JSON."""
     try:
         return _encode(problem(error))
-    except (TypeError, ValueError, UnicodeEncodeError, RecursionError):  # a surrogate, or details that are no JSON
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError):
+        # The error has a surrogate, or details that are no JSON.
         plain = Problem(
             type=f"urn:oncue:error:{error.code}",
             title=title(type(error)),
@@ -80,8 +81,9 @@ def response(error: OncueError, request: web.Request | None = None) -> web.Respo
 
 
 def quiet_aiohttp() -> None:
-    """Keep aiohttp from logging tracebacks for broken connections and malformed HTTP, which are
-    faults of the client.
+    """Keep aiohttp from logging tracebacks for faults of the client.
+
+    Such faults are broken connections and malformed HTTP.
     """
     logging.getLogger("aiohttp.server").addFilter(_is_server_error)  # (logging adds a filter once)
 

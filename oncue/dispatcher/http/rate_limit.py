@@ -1,4 +1,7 @@
-"""Limit of the requests per second of each access token, by the token bucket algorithm."""
+"""Rate limit of each access token, in requests per second.
+
+The algorithm is the token bucket.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ _KEPT = 10_000
 
 
 class RateLimit:
-    """Allows `rate_per_s` requests a second for each key, in bursts of up to two seconds' worth.
+    """Allows `rate_per_s` requests a second for each key; 0: no limit.
 
-    0: no limit.
+    A burst may have up to two seconds' worth of requests.
     """
 
     def __init__(self, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:

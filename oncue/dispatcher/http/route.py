@@ -103,7 +103,8 @@ class Route:
     takes_doc: Any = None  # type of the body for the document, if the handler reads it itself
     optional: bool = False  # an empty body is a `takes()`
     raw: bool = False  # the handler gets the body's bytes
-    streamed: bool = False  # the handler reads the body itself, or answers with a stream; neither has a limit of size
+    # The handler reads the body itself, or answers with a stream. Neither has a limit of size.
+    streamed: bool = False
     query: type[msgspec.Struct] = NoQuery
     gives: Any = None  # type of the answer; None: no content
     gives_msgpack: Any = None  # if the answer in msgpack has other types than in JSON

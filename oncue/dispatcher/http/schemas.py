@@ -15,7 +15,8 @@ from oncue.protocol.codec import build_decoders
 
 MAX_PAGE = 1_000
 MAX_WAIT_MS = 60_000
-LONGEST_MS = 10 * 366 * 86_400_000  # ten years: a longer duration is a mistake, and numbers stay within 64 bits
+#: Ten years. A longer duration is a mistake, and numbers stay within 64 bits.
+LONGEST_MS = 10 * 366 * 86_400_000
 _FAR = 1 << 62
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="At most so many items.")]
@@ -124,8 +125,8 @@ class WhyRequest(Request, frozen=True):
 
 
 class ExplainRequest(Request, frozen=True):
-    """POST /v1/rules/{name}/explain: a stored event by its offset, or any event in CloudEvents'
-    JSON.
+    """POST /v1/rules/{name}/explain: a stored event by its offset,
+    or any event in CloudEvents' JSON.
     """
 
     event: dict[str, Any] | None = None

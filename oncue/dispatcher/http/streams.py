@@ -2,10 +2,11 @@
 
     service ──async iterator──► serve_stream ──(≤ one message + 64 KiB buffered)──► client
     every 2 s: sweep ──► client gone, write stuck, or token revoked? ──► cancel
-    shutdown ──► cancel ──► end of the response (an empty chunk), by which the client knows that it is complete
+    shutdown ──► cancel ──► end of the response (an empty chunk)
 
-Each response is written by the task of its request, so a slow client delays no other. A client that
-does not read is cut off. A client that has gone is noticed even if there is nothing to send.
+By the empty chunk the client knows that the response is complete. Each response is written by the
+task of its request, so a slow client delays no other. A client that does not read is cut off. A
+client that has gone is noticed even if there is nothing to send.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Streams:
 
     def __init__(self, sweep_s: float = SWEEP_S, stuck_s: float = STUCK_S, per_token: int = PER_TOKEN) -> None:
         self.closing = False
-        self.is_valid: Callable[[web.Request], bool] = lambda _: True  # False: its token was revoked, or has expired
+        # False: the request's token was revoked, or has expired.
+        self.is_valid: Callable[[web.Request], bool] = lambda _: True
         self._sweep_s, self._stuck_s, self._per_token = sweep_s, stuck_s, per_token
         self._open: set[OpenRequest] = set()
         self._count: Counter[str] = Counter()
@@ -174,7 +176,10 @@ async def serve_stream(
 
 
 async def _next(source: AsyncIterator[T]) -> tuple[T, ...]:
-    """Return the next item in a tuple, or () at the end (a task cannot raise StopAsyncIteration)."""
+    """Return the next item in a tuple, or () at the end.
+
+    A task cannot raise StopAsyncIteration.
+    """
     try:
         return (await anext(source),)
     except StopAsyncIteration:
@@ -225,7 +230,10 @@ async def _write(held: OpenRequest, response: web.StreamResponse, data: bytes) -
 
 
 async def _finish(first: asyncio.Future[tuple[T, ...]], source: AsyncIterator[T]) -> None:
-    """Close the source now, so that its `finally` does not wait for garbage collection."""
+    """Close the source now.
+
+    So its `finally` does not wait for garbage collection.
+    """
     if not first.done():
         first.cancel()
         await asyncio.wait({first})

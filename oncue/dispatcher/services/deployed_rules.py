@@ -96,7 +96,7 @@ class DeployedRules:
     def _registry_position(self) -> int:
         return self._context.view.positions().get((REGISTRY, 0), 0)
 
-    # ------------------------------------------------------------ for the engine and the stateful rules
+    # ------------------------------------------------------------ for engine and stateful rules
 
     async def offload(self, packed: bytes) -> bytes:
         """Store large arguments as a blob; returns the packed reference."""

@@ -40,9 +40,9 @@ async def emit(context: RequestContext) -> Emitted:
 
 
 def _events(context: RequestContext) -> Sequence[Event]:
-    """Return the events of a CloudEvents request (binary, structured, batch) or of plain JSON.
+    """Return the events of a CloudEvents request or of plain JSON.
 
-    Raises Invalid and others.
+    A CloudEvents request is binary, structured or a batch. Raises Invalid and others.
     """
     headers = {name.lower(): value for name, value in context.request.headers.items()}
     events = events_from_http(headers, context.raw)
@@ -73,8 +73,9 @@ def _events(context: RequestContext) -> Sequence[Event]:
 
 
 def _event_id(context: RequestContext, key: str) -> str:
-    """Return an event id that is derived from caller and key, so that a repeated request is the
-    same event.
+    """Return an event id that is derived from caller and key.
+
+    So a repeated request is the same event. Without a key the id is a new one.
     """
     if not key:
         return ids.new_uuid7().hex()

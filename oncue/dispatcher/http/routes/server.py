@@ -1,4 +1,7 @@
-"""Routes outside of /v1: webhooks, health, metrics, the OpenAPI document and the pages."""
+"""Routes outside of /v1.
+
+They are webhooks, health, metrics, the OpenAPI document and the pages.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from oncue.errors import Forbidden, NotFound, NotReady, TriggerFailed, Unauthori
 from oncue.protocol.api import Health
 from oncue.protocol.records import EVENT_BYTES
 
-#: Scripts, styles and requests from this server only; nothing inline, nothing framed, no form leaves.
+#: Scripts, styles and requests from this server only; nothing inline, nothing framed, and no form
+#: is sent elsewhere.
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,8 +39,9 @@ FILES = ("index.html", "status.js", "docs.html", "docs.js", "page.js", "style.cs
 
 
 async def hook(context: RequestContext) -> web.Response:
-    """Pass a request to its webhook trigger, which authenticates it by a signature or token of its
-    own.
+    """Pass a request to its webhook trigger.
+
+    The trigger authenticates it by a signature or token of its own.
     """
     headers = {name.lower(): value for name, value in context.request.headers.items()}
     status, answered, body = await context.backend.triggers.receive(context.path("trigger"), headers, context.raw)
@@ -66,8 +71,9 @@ async def ready(context: RequestContext) -> web.Response:
 
 
 def _brief(found: str) -> str:
-    """Return a check's result without names and paths: only "ok", "not ok", or a count such as "not
-    ok: 1 of 3".
+    """Return a check's result without names and paths.
+
+    It is "ok", "not ok", or a count such as "not ok: 1 of 3".
     """
     return found if found == "ok" or found.startswith("not ok: ") else "not ok"
 

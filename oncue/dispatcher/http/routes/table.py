@@ -22,13 +22,17 @@ _PATTERNS = [(route.pattern, route) for route in ROUTES]
 
 
 def heads(route: Route) -> bool:
-    """Return True if the route also answers HEAD: all GET routes that do not stream."""
+    """Return True if the route also answers HEAD.
+
+    All GET routes that do not stream do.
+    """
     return route.method == "GET" and not route.streamed
 
 
 def no_route(method: str, path: str) -> OncueError:
-    """Return the error for a request without a route: NotFound with the nearest path, or
-    MethodNotAllowed.
+    """Return the error for a request without a route.
+
+    It is NotFound with the nearest path, or MethodNotAllowed.
     """
     here = [route for pattern, route in _PATTERNS if pattern.match(path)]
     if here:
