@@ -1,0 +1,1 @@
+"""The server: services, the bridge to agents, the HTTP API."""

@@ -1,0 +1,1 @@
+"""The endpoint: agent, pool, workers, providers of blocks, container runtimes."""

@@ -1,0 +1,1 @@
+"""Everything that is stored or crosses a process."""

@@ -1,0 +1,1 @@
+"""Commands of `oncue`, one file per command, imported when the command is used."""

@@ -1,0 +1,1 @@
+"""Logins: credentials of a request -> Caller."""

@@ -1,0 +1,1 @@
+"""The side of the server that agents dial: one channel per endpoint."""

@@ -1,0 +1,1 @@
+"""Several servers on one log: ownership of partitions, requests to peers."""

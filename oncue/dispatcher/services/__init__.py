@@ -1,0 +1,1 @@
+"""Services that a caller can use, one file per noun."""

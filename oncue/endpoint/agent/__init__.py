@@ -1,0 +1,1 @@
+"""The agent: a state machine, its journal, its queue, its socket."""

@@ -1,0 +1,1 @@
+"""Container runtimes: how the command line of a worker is made."""

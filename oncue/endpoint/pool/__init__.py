@@ -1,0 +1,1 @@
+"""The pool: worker processes of one node."""

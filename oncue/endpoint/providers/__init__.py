@@ -1,0 +1,1 @@
+"""Providers of blocks: where the workers of an endpoint come from."""

@@ -1,0 +1,1 @@
+"""The worker process: `python -m oncue.endpoint.worker`. It runs user functions."""

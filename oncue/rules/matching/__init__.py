@@ -1,0 +1,1 @@
+"""Conditions and arguments of rules, tested on an event."""

@@ -1,0 +1,1 @@
+"""Stateful steps of a rule; catalog.py lists them."""

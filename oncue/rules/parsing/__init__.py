@@ -1,0 +1,1 @@
+"""Rule files: text -> RuleSet, with line and column of each fault."""

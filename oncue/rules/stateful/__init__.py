@@ -1,0 +1,1 @@
+"""Runners of stateful rules: the fold, its states, its timers."""

@@ -1,0 +1,1 @@
+"""`kind: file`: a watched folder."""

@@ -1,0 +1,1 @@
+"""`kind: webhook`: requests that become events."""

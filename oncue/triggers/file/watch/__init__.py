@@ -1,0 +1,1 @@
+"""Watches: notices of changes below a folder."""
