@@ -95,18 +95,12 @@ class EndpointChannel:
     # ------------------------------------------------------------ tasks
 
     def add_tasks(self, frame: TaskFrame, size_bytes: int, offset: int = -1) -> None:
-        """Add tasks that were appended just now, perhaps not durable yet.
-
-        `offset`: see PendingTasks.add.
-        """
+        """Add tasks that were just appended. `offset`: see PendingTasks.add."""
         self.pending.add(frame, size_bytes, offset)
         self.dispatch()
 
     def on_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
-        """Handle the answer to LoadOpenTasks.
-
-        The view had all task records below the offset `reached`.
-        """
+        """Handle loaded tasks: all that the view had below `reached`."""
         self._appending_ids = self._appends.task_ids()
         self.pending.add_page(token, rows, reached)
         self._appending_ids = set()

@@ -68,5 +68,5 @@ async def _group(
             check, False, f"it has no coordinator: {e}", "is the topic __consumer_offsets there, with all brokers up?"
         )
     lag = sum(max(0, end - max(begins.get(place, 0), done.get(place, 0))) for place, end in ends.items())
-    remedy = "nobody reads: start a server (oncue up), or with it what runs the rules with memory (oncue stream)"
+    remedy = "nobody reads: start a server (oncue up), or the workers of stateful rules (oncue stream)"
     return Finding(check, not lag or state.members > 0, f"records to go: {lag:,}, members: {state.members}", remedy)
