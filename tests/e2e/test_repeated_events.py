@@ -57,7 +57,8 @@ def test_a_repeated_event_runs_once(stopped: System, stored_time: bool) -> None:
     stopped.await_tasks(3, rule="note")
     with stopped.client() as client:  # behind the others, on the one worker
         assert client.submit(abs, -1).result(PATIENCE_S) == 1
-    assert (stopped.folder / "noted").read_text().split() == ["a", "b", "c"]
+    # Each ran once. A task that may be a repeat is looked up in the view first, so a later one may overtake it.
+    assert sorted((stopped.folder / "noted").read_text().split()) == ["a", "b", "c"]
 
 
 def test_a_repeated_event_counts_once(stopped: System) -> None:
