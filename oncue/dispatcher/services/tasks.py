@@ -48,20 +48,6 @@ from oncue.view import TaskFilter
 RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
 
 
-class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Filters of a list of tasks; newest first."""
-
-    state: str = ""  # a phase, or "open" or "closed"
-    endpoint: str = ""
-    function: str = ""
-    rule: str = ""
-    event: tuple[str, str] | None = None
-    owner: str = ""
-    since_us: int = 0
-    cursor: str = ""
-    limit: int = 50
-
-
 class TaskService:
     """Tasks of all endpoints, on this server and its peers."""
 
@@ -295,22 +281,12 @@ class TaskService:
         closed = end(state, msgspec.structs.replace(call, retry=None), state.accepted_us, e)
         return msgspec.structs.replace(self._info(closed), position=position)
 
-    async def page(self, caller: Caller, query: TaskQuery) -> r.Page:
-        """Return a page of tasks, newest first."""
-        endpoint = query.endpoint
+    async def page(self, caller: Caller, filters: TaskFilter) -> r.Page:
+        """Return a page of tasks, newest first. `filters.endpoint`: a name or an id."""
+        endpoint = filters.endpoint
         if endpoint:
             endpoint = self._context.registry.find_endpoint(caller, endpoint).id
-        filters = TaskFilter(
-            state=query.state,
-            endpoint=endpoint,
-            function=query.function,
-            rule=query.rule,
-            event=query.event,
-            owner=caller.only or query.owner,
-            since_us=query.since_us,
-            cursor=query.cursor,
-            limit=query.limit,
-        )
+        filters = msgspec.structs.replace(filters, endpoint=endpoint, owner=caller.only or filters.owner)
         rows, cursor = await self._context.view.tasks(filters)
         return r.Page(items=[self._info(row) for row in rows], next=cursor)
 

@@ -28,7 +28,6 @@ from oncue.dispatcher.http.schemas import (
     TaskWaitQuery,
 )
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
-from oncue.dispatcher.services.tasks import TaskQuery
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import payload
 from oncue.protocol.api import (
@@ -43,6 +42,7 @@ from oncue.protocol.api import (
     TimelineEntry,
 )
 from oncue.protocol.records import INLINE_BYTES, OK, Failure
+from oncue.view import TaskFilter
 
 _KEY_CHARS = 255
 
@@ -177,7 +177,7 @@ async def find(context: RequestContext) -> Page:
         raise Invalid("the query: an event is named by event_source and event_id together", remedy="give both")
     return await context.backend.tasks.page(
         context.caller,
-        TaskQuery(
+        TaskFilter(
             state=q.state,
             endpoint=q.endpoint,
             function=q.function,

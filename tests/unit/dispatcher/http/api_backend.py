@@ -21,16 +21,16 @@ from oncue.config import Settings
 from oncue.dispatcher.auth.base import AuthenticatorFactory
 from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.auth.identity import Caller
-from oncue.dispatcher.auth.tokens import hash_token
+from oncue.dispatcher.auth.tokens import check_token_request, hash_token
 from oncue.dispatcher.http.app import HttpServer, make_app, serve
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics import Metrics
-from oncue.dispatcher.services.tasks import TaskQuery
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
 from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.api import Outcome
 from oncue.protocol.records import OK, Ended, Event, TokenRecord
+from oncue.view import TaskFilter
 
 TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "read")}
 
@@ -90,7 +90,7 @@ class MemoryBackend:
         self.feeds: list[asyncio.Queue[Any]] = []
         self.subscribed = asyncio.Event()
         self.finished_streams = 0
-        self.queries: list[TaskQuery] = []
+        self.queries: list[TaskFilter] = []
         self.switched: list[tuple[str, bool, str]] = []
         self.explained: list[tuple[Event | None, int | None]] = []
         self.health_status = "ok"
@@ -137,7 +137,7 @@ class MemoryBackend:
             raise NotFound(f"there is no task {task_id}", remedy="oncue tasks lists yours")
         return self.task_infos[task_id]
 
-    async def _tasks(self, caller: Caller, query: TaskQuery) -> r.Page:
+    async def _tasks(self, caller: Caller, query: TaskFilter) -> r.Page:
         if query.cursor not in ("", "c1"):
             raise Invalid(f"{query.cursor!r} is not a cursor", remedy="give back `next` of the page before")
         self.queries.append(query)
@@ -328,6 +328,7 @@ class MemoryBackend:
         return self.records.get(hash_hex)
 
     async def _make_token(self, caller: Caller, request: r.TokenRequest) -> r.TokenInfo:
+        check_token_request(caller, request)
         return r.TokenInfo(id="t", name=request.name, subject=caller.subject, scopes=request.scopes, token="oncue_x")
 
     async def _tokens(self, caller: Caller) -> list[r.TokenInfo]:

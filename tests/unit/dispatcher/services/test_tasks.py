@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from oncue import ids
-from oncue.dispatcher.services.tasks import TaskQuery, TaskService
+from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, NotReady, TooLarge
 from oncue.log import Record
 from oncue.protocol import api as r
@@ -18,6 +18,7 @@ from oncue.protocol import payload
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import ERROR, INLINE_BYTES, OK, VERSION, Ended, Output, TaskFrame
 from oncue.protocol.topics import REPORTS
+from oncue.view import TaskFilter
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB, Site, with_site
 
 PEER = "http://peer:1"
@@ -160,10 +161,10 @@ def test_a_task_is_shown_to_its_owner_and_admins(tmp_path: Path) -> None:
         for caller in (ADA, ADMIN):
             info = await tasks.get(caller, task.hex())
             assert (info.id, info.state, info.endpoint) == (task.hex(), "waiting", "laptop")
-            assert [t.id for t in (await tasks.page(caller, TaskQuery())).items] == [task.hex()]
+            assert [t.id for t in (await tasks.page(caller, TaskFilter())).items] == [task.hex()]
         with pytest.raises(NotFound):
             await tasks.get(BOB, task.hex())
-        assert (await tasks.page(BOB, TaskQuery(owner="ada"))).items == []
+        assert (await tasks.page(BOB, TaskFilter(owner="ada"))).items == []
         with pytest.raises(Invalid):
             await tasks.get(ADA, "not an id")
 
@@ -178,16 +179,16 @@ def test_a_list_is_filtered_by_endpoint_and_state(tmp_path: Path) -> None:
         found = {
             name: [t.id for t in (await tasks.page(ADA, query)).items]
             for name, query in {
-                "one": TaskQuery(endpoint="one"),
-                "open": TaskQuery(state="open"),
-                "closed": TaskQuery(state="closed"),
+                "one": TaskFilter(endpoint="one"),
+                "open": TaskFilter(state="open"),
+                "closed": TaskFilter(state="closed"),
             }.items()
         }
         assert found["one"] == [waiting.hex(), closed.hex()]
         assert found["open"] == [other.hex(), waiting.hex()]
         assert found["closed"] == [closed.hex()]
         with pytest.raises(NotFound):
-            await tasks.page(ADA, TaskQuery(endpoint="three"))
+            await tasks.page(ADA, TaskFilter(endpoint="three"))
 
     with_site(tmp_path, work)
 
