@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from oncue.errors import OncueError
+from oncue.text.escape import escaped, escaped_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -34,10 +35,7 @@ def safe(value: Any, *, lines: bool = False) -> str:
 
     `lines`: keep line breaks and tabs.
     """
-    text = value if isinstance(value, str) else str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or (lines and c in "\n\t") else _escaped(c) for c in text)
+    return escaped(value if isinstance(value, str) else str(value), lines=lines)
 
 
 def _shortened(text: str) -> str:
@@ -46,23 +44,18 @@ def _shortened(text: str) -> str:
     return text if len(text) <= CELL_CHARS else f"{text[:half]}…{text[1 - half :]}"
 
 
-def _escaped(c: str) -> str:
-    n = ord(c)
-    return f"\\x{n:02x}" if n < 256 else f"\\u{n:04x}" if n < 65536 else f"\\U{n:08x}"
-
-
 def say(text: str = "", *, err: bool = False) -> None:
     click.echo(safe(text, lines=True), err=err)
 
 
 def as_json(value: Any) -> None:
     """Print one JSON document."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    click.echo(text)
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    click.echo(escaped_json(text))
 
 
 def json_line(value: Any) -> None:
-    click.echo(msgspec.json.encode(value))
+    click.echo(escaped_json(msgspec.json.encode(value).decode()))
     sys.stdout.flush()
 
 

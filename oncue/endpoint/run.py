@@ -44,6 +44,7 @@ from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
 from oncue.ids import now_us
+from oncue.text.log_lines import log_to
 
 log = logging.getLogger("oncue.agent")
 USAGE_US, STATUS_US = 5_000_000, 2_000_000
@@ -317,7 +318,7 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
     parser.add_argument("--by-hand", action="store_true", help="also where it was stopped by hand")
     given = parser.parse_args(argv)
     folder: Path = given.dir.absolute()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to()
     try:
         process = AgentProcess(folder, folder_settings.load(folder), provider=provider, container=container)
     except (OncueError, OSError) as e:

@@ -16,6 +16,7 @@ from oncue.config import Settings, load_settings, make_data_folder
 from oncue.errors import Invalid
 from oncue.extras import SERVER, STREAM, STREAM_PIP, need
 from oncue.protocol.topics import MATCHES
+from oncue.text.log_lines import log_to
 
 if TYPE_CHECKING:
     from oncue.rules.stateful.faust_app import FaustApp
@@ -55,7 +56,7 @@ def stream(log_url: str | None, data: str | None, anew: bool) -> None:
         )
     need("a stream worker", {**SERVER, **STREAM}, STREAM_PIP)
     make_data_folder(settings.data_path)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to()
     # Faust logs under the name of our module, too.
     for name in ("faust", "mode", "oncue.rules.stateful.faust_app"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from oncue.cli.local_server import answers, await_true, local_server
 from oncue.config import Settings, load_settings, make_data_folder
 from oncue.errors import Conflict, OncueError
 from oncue.extras import need
+from oncue.text.log_lines import log_to
 
 START_S = 60.0
 REGISTERED_S = 10.0
@@ -79,7 +79,7 @@ def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> 
     from oncue.dispatcher.process import serve
     from oncue.endpoint.settings import is_marked_stopped
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to()
     agent = (
         None
         if no_endpoint

@@ -1,0 +1,1 @@
+"""Text of outsiders on its way to terminals and log files."""
