@@ -64,7 +64,7 @@ class Housekeeper:
         self._folder, self._trigger_infos = folder, triggers
         self._marks_file = folder / "marks.json"
         self._tasks: list[asyncio.Task[None]] = []
-        self._triggers: dict[str, tuple[str, str]] = {}  # name -> (state, detail) published last
+        self._triggers: dict[str, tuple[str, str, str]] = {}  # name -> (label, state, detail) published last
 
     def start(self) -> None:
         """Start all jobs."""
@@ -130,10 +130,11 @@ class Housekeeper:
         if not self._context.notifier.watched:
             self._triggers.clear()
             return
-        found = {info.name: (info.state, info.detail) for info in self._trigger_infos()}
-        for name, (state, detail) in found.items():
-            if self._triggers.get(name) != (state, detail):
-                self._context.notifier.publish_item("trigger", {"name": name, "state": state, "detail": detail})
+        found = {info.name: (info.label, info.state, info.detail) for info in self._trigger_infos()}
+        for name, (label, state, detail) in found.items():
+            if self._triggers.get(name) != (label, state, detail):
+                item = {"name": name, "label": label, "state": state, "detail": detail}
+                self._context.notifier.publish_item("trigger", item)
         self._triggers = found
 
     # ------------------------------------------------------------ the disk

@@ -1,8 +1,8 @@
 """Turns new log records into items of live feeds, while a feed is open.
 
-An item with an owner is shown to that owner and to admins. Items without one hold no private data
-and are shown to every reader. The Notifier itself publishes closed tasks; the EffectRunner
-publishes tasks that start.
+An item is shown to its owner and to admins, an event to every reader (services/events.py). Items of
+switches and triggers have no owner; services/deployed_rules.py knows it. The Notifier itself
+publishes closed tasks; the EffectRunner publishes tasks that start.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _each(batch: RecordBatch) -> FeedItems:
         try:
             if batch.topic == DEAD:
                 letter = decode(DeadLetter, record.value)
-                yield "dead", {"offset": offset, "stage": letter.stage, "rule": letter.rule}
+                yield "dead", {"offset": offset, "stage": letter.stage, "rule": letter.rule, "owner": letter.owner}
             elif batch.topic == REGISTRY:
                 if record.value:
                     yield from _registry(decode(Registry, record.value))  # type: ignore[arg-type]

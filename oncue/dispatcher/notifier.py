@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from oncue.dispatcher.live_feed import about
-from oncue.errors import Conflict
 from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call, Ended
@@ -31,8 +30,7 @@ STATE_WORDS = {status: state.name.lower() for status, state in CLOSED_AS.items()
 class OutcomeStream:
     """Encoded outcomes that one client has not read yet."""
 
-    def __init__(self, owner: str) -> None:
-        self.owner = owner
+    def __init__(self) -> None:
         self.pending: list[bytes] = []
         self.pending_bytes = 0
         self.ready = asyncio.Event()
@@ -69,7 +67,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self._waiters: dict[bytes, list[asyncio.Future[Ended]]] = {}
-        self._streams: dict[str, OutcomeStream] = {}
+        self._streams: dict[tuple[str, str], OutcomeStream] = {}  # by name and owner
         self._feeds: set[LiveFeed] = set()
         self._closing = asyncio.Event()
 
@@ -82,7 +80,7 @@ class Notifier:
                 for waiter in self._waiters.pop(e.id, ()):
                     if not waiter.done():
                         waiter.set_result(e)
-        stream = self._streams.get(call.stream) if call.stream else None
+        stream = self._streams.get((call.stream, call.owner)) if call.stream else None
         if stream is not None and closing:
             stream.enqueue(encode([Outcome(e.id, STATE_WORDS[e.status], e) for e in closing]))
         if self._feeds:
@@ -120,16 +118,15 @@ class Notifier:
     async def stream(self, name: str, owner: str) -> AsyncIterator[bytes]:
         """Yield the messages of a client's stream; b"" as a keep-alive.
 
-        A second reader with the same owner takes over the stream's name. Raises Conflict if the
-        name belongs to another owner.
+        It brings outcomes of the owner's tasks only; another owner's stream may have the same name.
+        A second reader takes over the stream.
         """
-        old = self._streams.get(name)
+        key = (name, owner)
+        old = self._streams.get(key)
         if old is not None:
-            if old.owner != owner:
-                raise Conflict("this outcome stream belongs to someone else", remedy="use another stream name")
             old.closed = True
             old.ready.set()
-        stream = self._streams[name] = OutcomeStream(owner)
+        stream = self._streams[key] = OutcomeStream()
         try:
             yield b""  # the stream is subscribed
             while not stream.closed and not self._closing.is_set():
@@ -144,8 +141,8 @@ class Notifier:
                 for message in messages:
                     yield message
         finally:
-            if self._streams.get(name) is stream:
-                del self._streams[name]
+            if self._streams.get(key) is stream:
+                del self._streams[key]
 
     async def live(self, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
         """Yield (kind, item) as they happen; ("", None) as a keep-alive."""

@@ -7,7 +7,7 @@ view has new registry records.
 from __future__ import annotations
 
 from oncue.dispatcher.auth.identity import Caller
-from oncue.errors import Forbidden, NotFound
+from oncue.errors import NotFound
 from oncue.protocol.records import EndpointRecord, TokenRecord
 from oncue.protocol.topics import TaskTopics
 from oncue.view import View
@@ -84,15 +84,13 @@ class RegistryCache:
     def find_endpoint(self, caller: Caller, name: str) -> EndpointRecord:
         """Return the endpoint of this name (the caller's own first) or id.
 
-        Raises NotFound or Forbidden, with the names that the caller may use.
+        Raises NotFound, also for another's endpoint, with the names that the caller may use.
         """
         found = self.named(name, caller.subject) or self._endpoints.get(name)
         if found is None and "admin" in caller.scopes:
             found = next((e for e in self._endpoints.values() if e.name == name and not e.revoked), None)
-        if found is None or found.revoked:
+        if found is None or found.revoked or not caller.sees(found.owner):
             raise self._not_found(name, caller.subject)
-        if not caller.sees(found.owner):
-            raise Forbidden(f"endpoint {name!r} serves its owner only", remedy="run an endpoint of your own")
         return found
 
     def _not_found(self, name: str, owner: str) -> NotFound:

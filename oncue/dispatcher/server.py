@@ -180,7 +180,7 @@ class Server:
         self._router = TaskRouter(
             self._log, self.view, bridge, context.started_us, self._run, deployed.engine.made_before
         )
-        events = EventService(context)
+        events = EventService(context, deployed.owner_of)
         triggers = self._triggers = TriggerService(
             context, deployed, ownership, peers, events, self.sync_registry, self.folder.triggers
         )

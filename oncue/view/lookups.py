@@ -86,22 +86,22 @@ def _one(db: sqlite3.Connection, kind: type[T], text: str, *given: Any) -> T | N
 # ---------------------------------------------------------------- functions
 
 
-def function(db: sqlite3.Connection, name: str, owner: str = "") -> FunctionRecord | None:
+def function(db: sqlite3.Connection, name: str, owner: str = "", of_others: bool = False) -> FunctionRecord | None:
     """Find a function, with its body, by content hash, name or name@version.
 
-    A name means its latest version. With an owner, only that owner's names count; a hash matches
-    every owner's content (the owner's own record first).
+    A name means its latest version. With an owner, only that owner's functions count; with
+    `of_others`, a hash also matches the content of others (the owner's own record first).
     """
-    found = _function_row(db, name, owner)
+    found = _function_row(db, name, owner, of_others or not owner)
     if found is None:
         return None
     return msgspec.structs.replace(decode(FunctionRecord, found[0]), body=found[1])
 
 
-def _function_row(db: sqlite3.Connection, name: str, owner: str) -> tuple[bytes, bytes] | None:
+def _function_row(db: sqlite3.Connection, name: str, owner: str, of_others: bool) -> tuple[bytes, bytes] | None:
     select = "SELECT record, body FROM function WHERE"
-    by_id = f"{select} id = ? ORDER BY owner = ? DESC, pos DESC LIMIT 1"
-    found = db.execute(by_id, (name, owner)).fetchone() if len(name) == 64 else None
+    by_id = f"{select} id = ? AND (? OR owner = ?) ORDER BY owner = ? DESC, pos DESC LIMIT 1"
+    found = db.execute(by_id, (name, of_others, owner, owner)).fetchone() if len(name) == 64 else None
     by_owner = "AND owner = ?" if owner else ""
     given = (owner,) if owner else ()
     if found is None:

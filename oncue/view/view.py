@@ -212,9 +212,12 @@ class View:
         """
         return await self._readers.run(lookups.functions, cursor, limit, owner)
 
-    async def function(self, name: str, owner: str = "") -> FunctionRecord | None:
-        """Find a function by content hash, name (latest version) or name@version."""
-        return await self._readers.run(lookups.function, name, owner)
+    async def function(self, name: str, owner: str = "", of_others: bool = False) -> FunctionRecord | None:
+        """Find a function by content hash, name (latest version) or name@version.
+
+        With an owner, only that owner's, unless a hash may be `of_others`.
+        """
+        return await self._readers.run(lookups.function, name, owner, of_others)
 
     async def endpoints(self) -> list[EndpointRecord]:
         """Return all endpoints, including revoked ones."""

@@ -18,8 +18,13 @@ class Caller(msgspec.Struct, frozen=True):
     @property
     def only(self) -> str:
         """The owner whose objects a list may show; "" for all owners."""
-        return "" if "admin" in self.scopes else self.subject
+        return "" if self.sees_all else self.subject
+
+    @property
+    def sees_all(self) -> bool:
+        """True if the caller may see what anybody owns."""
+        return "admin" in self.scopes
 
     def sees(self, owner: str) -> bool:
         """Return True if the caller may see what `owner` owns."""
-        return owner == self.subject or "admin" in self.scopes
+        return owner == self.subject or self.sees_all

@@ -285,10 +285,12 @@ class EffectRunner:
                 self._context.notifier.publish_item("task", item)
 
     def _on_phase_changed(self, channel: EndpointChannel, effect: PhaseChanged) -> None:
-        name = self._context.registry.endpoint_name(channel.endpoint)
+        registry = self._context.registry
+        name, known = registry.endpoint_name(channel.endpoint), registry.endpoint(channel.endpoint)
         self.phase_reasons[channel.endpoint] = effect.why
         log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
-        self._context.notifier.publish_item("endpoint", {"name": name, "state": effect.phase.value, "why": effect.why})
+        item = {"name": name, "owner": known.owner if known else "", "state": effect.phase.value, "why": effect.why}
+        self._context.notifier.publish_item("endpoint", item)
         if effect.phase is ChannelPhase.READY:
             self._job(self._repeat_cancels(channel.endpoint))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
@@ -113,6 +114,19 @@ class DeployedRules:
     def visible(self, caller: Caller, label: str) -> bool:
         """Return True if the caller may see the deployment of this label."""
         return caller.sees(self.deployments[label].owner)
+
+    def owner_of(self, kind: str, item: Mapping[str, Any]) -> str:
+        """Return the owner of a live item (live_feed.py); "" if nobody is known.
+
+        Records of a rule's switch and states of a trigger do not name it.
+        """
+        if "owner" in item:
+            return str(item["owner"])
+        if kind == "rule":
+            entry = self.engine.active_rules.entries.get(item["name"])
+            return entry.deployment.owner if entry else ""
+        found = self.deployments.get(item.get("label", ""))
+        return found.owner if found else ""
 
     def no_label(self, caller: Caller, label: str) -> NotFound:
         """Return the error for an unknown label, with the labels the caller may see."""

@@ -71,7 +71,7 @@ def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:
     """Raise Forbidden if the label is another person's."""
     old = deployed.deployments.get(label)
     if old is not None and not caller.sees(old.owner):
-        raise Forbidden(f"the rule file {label!r} is {old.owner}'s", remedy="deploy yours under another --label")
+        raise Forbidden(f"the rule file {label!r} is somebody else's", remedy="deploy yours under another --label")
 
 
 async def bind_file(caller: Caller, parsed: ParsedFile, given: Mapping[str, str], context: ServerContext) -> BoundFile:
@@ -89,7 +89,7 @@ async def bind_file(caller: Caller, parsed: ParsedFile, given: Mapping[str, str]
             problems.add(run.given.function, e.message, e.remedy)
         try:
             context.registry.find_endpoint(caller, run.endpoint)
-        except (NotFound, Forbidden) as e:
+        except NotFound as e:
             problems.add(run.given.endpoint, e.message, e.remedy)
     problems.check()
     check_arguments(parsed.rules, {name: f.parameters for name, f in bound.items()})
@@ -97,7 +97,7 @@ async def bind_file(caller: Caller, parsed: ParsedFile, given: Mapping[str, str]
 
 
 async def _function(caller: Caller, name: str, given: Mapping[str, str], context: ServerContext) -> FunctionRecord:
-    found = await context.view.function(given.get(name, name), owner=caller.subject)
+    found = await context.view.function(given.get(name, name), caller.subject, of_others=caller.sees_all)
     if found is None:
         raise NotFound(
             f"the function {name!r} is not registered",

@@ -132,7 +132,7 @@ async def _function_changes(
 
 
 async def _version(view: View, content: str, owner: str) -> int:
-    found = await view.function(content, owner=owner) if content else None
+    found = await view.function(content, owner, of_others=True) if content else None
     return found.version if found else 0
 
 

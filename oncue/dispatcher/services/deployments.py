@@ -21,7 +21,6 @@ from oncue.dispatcher.services.deployment_checks import (
     bind_file,
     check_labels,
     check_origin,
-    check_owner,
     parse_files,
 )
 from oncue.dispatcher.services.deployment_plan import Plan, plan_file, plan_removal, plan_rollback
@@ -76,12 +75,14 @@ class DeploymentService:
     ) -> r.Deployed:
         """Deploy an older version again, as a new one.
 
-        Raises NotFound, Conflict, Forbidden, RuleFileError.
+        Raises NotFound, Conflict, RuleFileError.
         """
         self._context.check_accepting()
         async with self._changing:
             await self._deployed.sync()
-            check_owner(caller, label, self._deployed)
+            current = self._deployed.deployments.get(label)
+            if current is not None and not caller.sees(current.owner):
+                raise self._deployed.no_label(caller, label)
             old = next((d for d in await self._history(caller, label) if d.version == version), None)
             if old is None or old.removed:
                 raise NotFound(f"{label} has no version {version}", remedy=f"oncue rules history {label} shows them")
@@ -93,13 +94,12 @@ class DeploymentService:
         return answer
 
     async def remove(self, caller: Caller, label: str) -> r.Deployed:
-        """Remove all rules and triggers of a label. Raises NotFound, Forbidden."""
+        """Remove all rules and triggers of a label. Raises NotFound."""
         self._context.check_accepting()
         async with self._changing:
             await self._deployed.sync()
-            check_owner(caller, label, self._deployed)
             old = self._deployed.deployments.get(label)
-            if old is None:
+            if old is None or not caller.sees(old.owner):
                 raise self._deployed.no_label(caller, label)
             plan = await plan_removal(caller, old, self._deployed, self._context)
             await self._record([plan])

@@ -130,7 +130,7 @@ class EndpointService:
         return [self._info(e, counts.get(e.id, 0), reports.get(e.id)) for e in sorted(visible, key=lambda e: e.name)]
 
     async def get(self, caller: Caller, name: str, bearer: str = "") -> r.EndpointInfo:
-        """Return one endpoint. Raises NotFound, Forbidden.
+        """Return one endpoint. Raises NotFound.
 
         `bearer`: the caller's Authorization header, to ask that server; "" to ask nobody.
         """
@@ -190,7 +190,7 @@ class EndpointService:
     async def revoke(self, caller: Caller, name: str) -> None:
         """Refuse the endpoint's key from now on, and close its open tasks as refused.
 
-        Raises NotFound, Forbidden.
+        Raises NotFound.
         """
         found = self._context.registry.find_endpoint(caller, name)
         gone = msgspec.structs.replace(found, revoked=True)

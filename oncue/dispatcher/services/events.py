@@ -7,7 +7,7 @@ reader sees all events. The tasks that an event caused are shown to their owners
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,12 +23,20 @@ from oncue.protocol.records import EVENT_BYTES, Event
 from oncue.protocol.topics import EVENTS
 from oncue.view import EventRow
 
+#: Kinds of live items that hold no private data: every reader sees them.
+_PUBLIC = frozenset(("", "event", "skipped"))
+
+
+def _owner_in(kind: str, item: Mapping[str, Any]) -> str:
+    return str(item.get("owner", ""))
+
 
 class EventService:
     """Events of the topic oncue.events."""
 
-    def __init__(self, context: ServerContext) -> None:
-        self._context = context
+    def __init__(self, context: ServerContext, owner_of: Callable[[str, Mapping[str, Any]], str] = _owner_in) -> None:
+        """`owner_of`: the owner of a live item of a kind; "": only admins see it."""
+        self._context, self._owner_of = context, owner_of
 
     async def emit(self, caller: Caller, events: Sequence[Event]) -> r.Emitted:
         """Append a caller's events.
@@ -96,10 +104,10 @@ class EventService:
     async def live(self, caller: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
         """Yield (kind, item) of these kinds as they happen.
 
-        Items without an owner are for all callers.
+        A caller sees events, and what is theirs.
         """
         async for kind, item in self._context.notifier.live(kinds):
-            if not isinstance(item, dict) or caller.sees(item.get("owner", caller.subject)):
+            if kind in _PUBLIC or caller.sees(self._owner_of(kind, item)):
                 yield kind, item
 
 

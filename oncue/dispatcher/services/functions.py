@@ -64,7 +64,7 @@ class FunctionService:
 
         Raises NotFound.
         """
-        found = await self._context.view.function(name, owner=caller.subject)
+        found = await self._context.view.function(name, caller.subject, of_others=caller.sees_all)
         if found is None:
             raise NotFound(f"there is no function {name!r}", remedy="oncue functions list shows what there is")
         body = found.body

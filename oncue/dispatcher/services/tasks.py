@@ -200,7 +200,7 @@ class TaskService:
         known = self._functions.get((caller.subject, name))
         if known is not None:
             return known
-        found = await self._context.view.function(name, owner=caller.subject)
+        found = await self._context.view.function(name, caller.subject, of_others=caller.sees_all)
         if found is None:
             raise NotFound(
                 f"there is no function {name!r}",

@@ -48,8 +48,10 @@ def test_of_the_registry_only_rules_are_shown() -> None:
 
 
 def test_a_record_that_cannot_be_read_is_skipped() -> None:
-    letter = DeadLetter(VERSION, "match", "it does not fit", 5, rule="r", record=b"secret")
-    assert items(DEAD, Record(b"\xff"), letter) == [("dead", {"offset": 11, "stage": "match", "rule": "r"})]
+    letter = DeadLetter(VERSION, "match", "it does not fit", 5, rule="r", record=b"secret", owner="ada")
+    assert items(DEAD, Record(b"\xff"), letter) == [
+        ("dead", {"offset": 11, "stage": "match", "rule": "r", "owner": "ada"})
+    ]
 
 
 def test_a_large_batch_gives_a_bounded_number_of_items_and_results_none() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.registry_cache import RegistryCache
-from oncue.errors import Forbidden, NotFound
+from oncue.errors import NotFound
 from oncue.protocol.records import VERSION, EndpointRecord, TokenRecord
 from oncue.protocol.topics import REGISTRY, TaskTopics
 from tests.unit.view.view_harness import ViewHarness, run
@@ -40,7 +40,7 @@ def test_an_endpoint_is_found_by_its_owners_name_or_its_id(tmp_path: Path) -> No
     assert cache.find_endpoint(ADMIN, "laptop") == LAPTOP
     with pytest.raises(NotFound, match="yours are: cluster"):
         cache.find_endpoint(BOB, "laptop")
-    with pytest.raises(Forbidden, match="serves its owner only"):
+    with pytest.raises(NotFound, match="there is no endpoint 'e1'"):
         cache.find_endpoint(BOB, "e1")
 
 

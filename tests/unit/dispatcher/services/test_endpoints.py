@@ -10,7 +10,7 @@ import pytest
 
 from oncue import curve
 from oncue.dispatcher.services.endpoints import EndpointService
-from oncue.errors import Conflict, Forbidden, Invalid, NotFound
+from oncue.errors import Conflict, Invalid, NotFound
 from oncue.ids import now_us
 from oncue.log import Record
 from oncue.protocol import api as r
@@ -130,7 +130,7 @@ def test_an_endpoint_is_seen_by_its_owner_and_admins(tmp_path: Path) -> None:
         assert [i.name for i in await endpoints.all(ADA)] == [i.name for i in await endpoints.all(ADMIN)] == ["laptop"]
         assert await endpoints.all(BOB) == []
         assert (await endpoints.get(ADMIN, "laptop")).id == e.id
-        with pytest.raises(Forbidden):
+        with pytest.raises(NotFound, match=f"no endpoint '{e.id}'"):
             await endpoints.get(BOB, e.id)
         with pytest.raises(NotFound, match="no endpoint 'laptop'"):
             await endpoints.get(BOB, "laptop")
@@ -208,7 +208,7 @@ def test_the_owning_server_closes_the_tasks_of_a_revoked_endpoint(tmp_path: Path
 def test_nobody_revokes_the_endpoint_of_another(tmp_path: Path) -> None:
     async def work(site: Site) -> None:
         e = await site.add_endpoint("laptop")
-        with pytest.raises(Forbidden):
+        with pytest.raises(NotFound):
             await service(site).revoke(BOB, e.id)
         assert not site.context.registry.is_revoked("laptop", "ada")
 

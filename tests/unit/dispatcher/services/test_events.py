@@ -91,6 +91,7 @@ def test_a_live_feed_leaves_out_what_belongs_to_others(tmp_path: Path) -> None:
         following = asyncio.ensure_future(anext(feed))
         await asyncio.sleep(0)
         site.notifier.publish_item("task", {"id": "1", "owner": "bob"})
+        site.notifier.publish_item("task", {"id": "2"})
         site.notifier.publish_item("event", {"id": "2"})
         site.notifier.publish_item("task", {"id": "3", "owner": "ada"})
         assert await following == ("task", {"id": "3", "owner": "ada"})

@@ -128,7 +128,7 @@ def test_a_request_that_cannot_be_accepted_appends_nothing(tmp_path: Path) -> No
         ):
             with pytest.raises(error):
                 await tasks.submit_batch(ADA, wrong)
-        with pytest.raises(Forbidden):
+        with pytest.raises(NotFound):
             await tasks.submit_batch(BOB, batch(1, endpoint=e.id))
         site.context.ready = False
         with pytest.raises(NotReady):
