@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from oncue import curve
@@ -13,6 +16,10 @@ from oncue.config import Settings, make_data_folder
 from oncue.log.folder_lock import FolderLock
 
 log = logging.getLogger("oncue.server")
+EMBEDDED = "sqlite"  # begins the identity of an embedded log
+DERIVED = ("view.db", "windows.db")
+#: Written when files were set aside; `oncue doctor` shows it until somebody deletes it.
+DIVERGED = "diverged.json"
 
 
 class DataFolder:
@@ -84,24 +91,53 @@ class DataFolder:
 
     # ------------------------------------------------------------ the log
 
-    def forget_other_log(self, identity: str) -> None:
-        """Delete databases derived from another log, because its offsets differ.
+    def set_aside_of_other_log(self, identity: str) -> None:
+        """Set aside the databases derived from another log, because its offsets differ.
 
-        `identity`: of the log that is open now. It changes with `oncue up --log`.
+        `identity`: of the log that is open now. It changes with `oncue up --log`, and if the folder
+        of an embedded log is removed.
         """
         note = self.path / "log.id"
-        before = note.read_text() if note.exists() else "sqlite"
-        if before != identity and (note.exists() or self.view.exists()):
-            log.warning(
-                "the log is another one (%s, before %s): the view and the state of stateful rules are rebuilt",
-                identity,
-                before,
-            )
-            for name in ("view.db", "windows.db"):
-                for path in self.path.glob(name + "*"):
-                    path.unlink()
-            (self.path / "marks.json").unlink(missing_ok=True)
+        before = note.read_text() if note.exists() else EMBEDDED
+        # Earlier versions noted no more than its kind of an embedded log.
+        same = before == identity or (before == EMBEDDED and identity.startswith(EMBEDDED))
+        if not same and (note.exists() or self.view.exists()):
+            self.set_aside(f"the log is another one: {identity}, before: {before}")
         note.write_text(identity)
+
+    def set_aside(self, reason: str, missing: Mapping[str, int] | None = None) -> Path | None:
+        """Move what was derived from another state of the log away; it is built again.
+
+        The databases must be closed. Returns the folder that has them now, or None if there were
+        none. `missing`: records of each topic that the log does not have.
+        """
+        found = sorted((p for p in self.path.iterdir() if _is_derived(p.name)), key=_in_order)
+        if not found:
+            return None
+        kept = self.path / "aside" / time.strftime("%Y%m%dT%H%M%S")
+        while kept.exists():
+            kept = kept.with_name(kept.name + "-2")
+        kept.mkdir(parents=True, mode=0o700)
+        for path in found:
+            path.rename(kept / path.name)
+        note = {"at": time.time(), "reason": reason, "kept": str(kept), "missing": dict(missing or {})}
+        (self.path / DIVERGED).write_text(json.dumps(note))
+        log.error(
+            "%s. The view and the state of stateful rules are built again from the log. The old files are kept in %s:"
+            " what only they have, the log cannot give back",
+            reason,
+            kept,
+        )
+        return kept
+
+
+def _is_derived(name: str) -> bool:
+    return name == "marks.json" or any(name in (db, f"{db}-wal", f"{db}-shm") for db in DERIVED)
+
+
+def _in_order(path: Path) -> bool:
+    """Sort databases last: a new one must not find the write-ahead log of the old one."""
+    return path.name in DERIVED
 
 
 def _port(path: Path) -> int:

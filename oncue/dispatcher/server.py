@@ -28,7 +28,6 @@ from oncue.dispatcher.bridge.task_router import TaskRouter
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.cluster.registry_sync import RegistrySync
-from oncue.dispatcher.cluster.view_bootstrap import copy_view
 from oncue.dispatcher.context import ServerContext, new_server_id
 from oncue.dispatcher.folder import DataFolder
 from oncue.dispatcher.housekeeper import Housekeeper
@@ -53,12 +52,12 @@ from oncue.dispatcher.services.triggers import TriggerService
 from oncue.dispatcher.services.view_snapshot import ViewSnapshotService
 from oncue.dispatcher.topics import ensure_topics, server_topics
 from oncue.dispatcher.view_consumer import ViewConsumer
+from oncue.dispatcher.view_opening import open_view
 from oncue.errors import Conflict, Undecodable
 from oncue.log import Log, RecordBatch, open_log
 from oncue.protocol.codec import decode
 from oncue.protocol.records import VERSION, Claim, Control
 from oncue.protocol.topics import CONTROL, TASKS_PREFIX, UNVIEWED
-from oncue.view import View
 
 log = logging.getLogger("oncue.server")
 DEAD_LETTERS = "dead"  # the owner of this key writes the dead letters of unreadable records
@@ -106,10 +105,7 @@ class Server:
         return opened
 
     async def _start_on_log(self) -> None:
-        self.folder.forget_other_log(self._log.identity)
-        if self._log.shared and not self.folder.view.exists():
-            await copy_view(self._log, self.folder.view, self.server_id)
-        self.view = View.open(self.folder.view)
+        self.view = await open_view(self._log, self.folder, self.server_id)
         self.context = ServerContext(
             self.settings, self._log, self.view, self.blobs, self.metrics, self.notifier, self.server_id
         )

@@ -42,6 +42,7 @@ from oncue.view import record_rows, registry_rows
 from oncue.view.bulk_sql import run
 from oncue.view.decoding import UnknownKind, decode_record
 from oncue.view.interning import CallInterner
+from oncue.view.last_records import last_records
 from oncue.view.schema import KINDS
 from oncue.view.tasks import ClosedTask, NeedsFold, TaskRows
 
@@ -136,6 +137,7 @@ class Projector:
                 where = (b.topic, b.partition)
                 reached[where] = max(reached.get(where, 0), b.next_offset)
             run(self._db, "INSERT OR REPLACE INTO position {values}", [(*where, to) for where, to in reached.items()])
+            run(self._db, "INSERT OR REPLACE INTO last_record {values}", last_records(batches))
             self._db.execute("COMMIT")
         except BaseException:
             self._roll_back()

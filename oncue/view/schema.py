@@ -161,6 +161,15 @@ CREATE TABLE skipped (
 ) WITHOUT ROWID;
 """
 
+# The last applied record of each partition: the log must still have the same one. Not in TABLES,
+# because views of earlier versions lack it.
+LAST_RECORDS = """
+CREATE TABLE IF NOT EXISTS last_record (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)
+) WITHOUT ROWID
+"""
+
 
 class ViewError(OncueError):
     """The server's view (its query database) could not be read or written.
@@ -181,6 +190,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db = _connect(path)
         if db.execute("PRAGMA user_version").fetchone()[0] == 0:
             _create(db)
+        db.execute(LAST_RECORDS)
         return db
     except (sqlite3.Error, OSError) as e:
         raise ViewError(

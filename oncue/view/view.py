@@ -19,7 +19,7 @@ from pathlib import Path
 from oncue.log import Partition, RecordBatch
 from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
 from oncue.task_lifecycle import State, TaskState
-from oncue.view import lists, lookups, queries, retention, snapshots
+from oncue.view import last_records, lists, lookups, queries, retention, snapshots
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
 from oncue.view.projector import Applied, Projector, RecordKeys
@@ -67,6 +67,13 @@ class View:
     def positions(self) -> dict[Partition, int]:
         """Return the next offset of each partition, for log.read(start=...)."""
         return dict(self._positions)
+
+    async def last_records(self) -> dict[Partition, tuple[int, int]]:
+        """Return (offset, checksum) of the last applied record of each partition.
+
+        Partitions that an earlier version applied have none.
+        """
+        return await self._readers.run(last_records.stored)
 
     async def apply(self, batches: Sequence[RecordBatch], reported: RecordKeys = frozenset()) -> Applied:
         """Apply a group of batches in one transaction, in the writer thread.

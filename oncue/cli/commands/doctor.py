@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from oncue.cli import storage_checks
 from oncue.cli.output import as_json, json_option, safe
 from oncue.config import Settings, load_settings
 from oncue.errors import OncueError
@@ -53,6 +54,7 @@ def doctor(data: str | None, log_url: str | None, json_: bool) -> None:
     folder = settings.data_path
     serves = can_serve(folder)
     server_checks: list[tuple[str, Check]] = [("inotify", inotify), ("log", lambda: log(settings))]
+    server_checks.append(("log and view", lambda: storage_checks.divergence(folder)))
     if not has_only_endpoints(folder):
         server_checks.append(("port", lambda: port(settings.host, settings.port, folder)))
     checks: list[tuple[str, Check]] = [

@@ -26,7 +26,7 @@ from oncue.dispatcher.bridge.effects import (
     ReadPart,
     WritePart,
 )
-from oncue.dispatcher.bridge.message_numbers import MessageNumbers, refusal, unnumbered
+from oncue.dispatcher.bridge.message_numbers import MessageNumbers, accepted_epoch, refusal, unnumbered
 from oncue.dispatcher.bridge.pending_tasks import PAGE, OpenTask, PendingTasks, TaskGroup
 from oncue.dispatcher.bridge.result_acks import ResultAcks
 from oncue.dispatcher.bridge.result_appends import ResultAppends
@@ -49,7 +49,9 @@ class EndpointChannel:
         *,
         lost_after_ms: int = 0,
         budget_bytes: int = 64 << 20,
+        sole: bool = False,
     ) -> None:
+        self.sole = sole  # no other server uses this log
         self.endpoint, self.epoch, self.server, self.version = endpoint, epoch, server, version
         self.lost_after_ms = lost_after_ms
         self.servers: tuple[tuple[str, str], ...] = ()  # addresses and keys that the agent may dial
@@ -238,6 +240,7 @@ class EndpointChannel:
     def _on_hello(self, number: int, hello: bridge.Hello) -> None:
         self._disconnect("the agent says hello again")
         self._session.start(number, self.now_us)
+        self.epoch = accepted_epoch(hello, self.epoch, self.sole)
         if refused := refusal(hello, self.epoch, self.version):
             self.refuse(refused)
             return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from oncue.dispatcher.bridge.effects import SendFrame
 from oncue.protocol import bridge
 
+MAX_EPOCH = 1 << 62  # more than any log has records
+
 
 class MessageNumbers:
     """Message numbers and times since the agent's last Hello."""
@@ -40,6 +42,15 @@ def unnumbered(session: int, epoch: int, message: bridge.FromBridge) -> SendFram
     It is for an agent without a valid session.
     """
     return SendFrame([bridge.encode(bridge.BridgeEnvelope(session, -1, epoch, message))])
+
+
+def accepted_epoch(hello: bridge.Hello, epoch: int, sole: bool) -> int:
+    """Return the epoch of a session with this agent.
+
+    If the log is one server's (`sole`), no other server can have a later claim: an agent that knows
+    one was with this server before an older log was put back. Then its epoch goes on.
+    """
+    return max(epoch, hello.epoch) if sole and hello.epoch < MAX_EPOCH else epoch
 
 
 def refusal(hello: bridge.Hello, epoch: int, version: str) -> bridge.Refuse | None:

@@ -287,7 +287,7 @@ class PartitionOwnership:
             if partition in self._epochs:
                 self._epochs[partition] = epoch
                 for channel in self._channels(partition):
-                    channel.epoch = epoch
+                    channel.epoch = epoch if context.log.shared else max(epoch, channel.epoch)
         if context.log.shared:
             fence = Fence(VERSION, self._me.server, self._partitions, tuple(epochs.items()), at)
             await context.log.append(RESULTS, [Record(encode(fence))], 0)
@@ -368,6 +368,7 @@ class PartitionOwnership:
             context.version,
             lost_after_ms=e.lost_after_ms,
             budget_bytes=context.settings.queue_bytes,
+            sole=not context.log.shared,
         )
         channel.servers = self._servers()
         self._bridge.open(channel)

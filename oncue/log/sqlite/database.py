@@ -4,12 +4,14 @@ batches     one row per batch: topic, partition, first offset, count, latest tim
 topics      names, ids and settings
 partitions  next offset, needed once the last rows are deleted
 offsets     committed offsets of groups
+identity    random id of this log, kept by copies of it
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import sqlite3
 from pathlib import Path
 
@@ -64,7 +66,15 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA secure_delete=OFF")  # Debian's default zeroes each freed page
     db.execute("PRAGMA cache_size=-16384")
     _migrate(db, path)
+    # A log of an earlier version has none yet. Earlier versions ignore the table.
+    db.execute("CREATE TABLE IF NOT EXISTS identity(id TEXT NOT NULL)")
+    db.execute("INSERT INTO identity SELECT ? WHERE NOT EXISTS (SELECT 1 FROM identity)", (secrets.token_hex(8),))
     _widen_wal(db, path)
+
+
+def read_identity(db: sqlite3.Connection) -> str:
+    """Return the log's id, made when the log was."""
+    return str(db.execute("SELECT id FROM identity").fetchone()[0])
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

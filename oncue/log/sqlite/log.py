@@ -42,13 +42,13 @@ class SqliteLog(Log):
     """Log in one folder, for one process."""
 
     fifo = True
-    identity = "sqlite"  # a copy of the folder is the same log
 
     def __init__(self, path: Path, lock: FolderLock, db: sqlite3.Connection, stored: StoredState) -> None:
         """Use `open`."""
         self._path = path
         self._lock = lock
         self._db = db
+        self.identity = f"sqlite {stored.identity}"  # a copy of the folder is the same log
         self._topics = stored.topics
         self._groups = stored.groups
         self._last_id = max((t.id for t in stored.topics.values()), default=0)

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from oncue.log.base import Partition, Record, RecordBatch, Topic, partition_of
+from oncue.log.sqlite.database import read_identity
 
 Callback = Callable[[str, Sequence[Record]], None]
 
@@ -89,8 +90,9 @@ class TopicState:
 
 
 class StoredState(msgspec.Struct):
-    """Topics and group offsets that the database holds at start."""
+    """Identity, topics and group offsets that the database holds at start."""
 
+    identity: str
     topics: dict[str, TopicState]
     groups: dict[str, dict[Partition, int]]
 
@@ -116,4 +118,4 @@ def load(db: sqlite3.Connection) -> StoredState:
     groups: dict[str, dict[Partition, int]] = {}
     for group, id, number, offset in db.execute("SELECT grp, topic, partition, next FROM offsets"):
         groups.setdefault(group, {})[(topics[id].name, number)] = offset
-    return StoredState({topic.name: topic for topic in topics.values()}, groups)
+    return StoredState(read_identity(db), {topic.name: topic for topic in topics.values()}, groups)

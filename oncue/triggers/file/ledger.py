@@ -293,6 +293,16 @@ class Ledger:
         self._db.execute("COMMIT")
 
 
+def forget_fired_since(path: Path, since_us: int) -> int:
+    """Delete the rows of files that fired since then; return their number.
+
+    The ledger must not be open. A file without a row is new to the next scan.
+    Raises sqlite3.Error.
+    """
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=1.0)) as db:
+        return db.execute("DELETE FROM files WHERE state = ? AND at_us >= ?", (FIRED, since_us)).rowcount
+
+
 def _found(state: int, ino: int, size: int, mtime_ns: int, at_us: int, gone_us: int) -> KnownFile:
     return KnownFile(state, Fingerprint(ino, size, mtime_ns), at_us, gone_us)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,18 +53,41 @@ def test_an_empty_port_file_counts_as_none(tmp_path: Path) -> None:
     assert folder_at(tmp_path).last_http_port() == 0
 
 
-def test_files_derived_from_another_log_are_deleted(tmp_path: Path) -> None:
+def test_files_derived_from_another_log_are_set_aside(tmp_path: Path) -> None:
     folder = folder_at(tmp_path)
-    folder.forget_other_log("kafka-1")
+    folder.set_aside_of_other_log("kafka-1")
     fill(tmp_path)
-    folder.forget_other_log("kafka-1")
+    folder.set_aside_of_other_log("kafka-1")
     assert names_in(tmp_path) == {*DERIVED, *KEPT}
-    folder.forget_other_log("kafka-2")
+    folder.set_aside_of_other_log("kafka-2")
+    assert names_in(tmp_path) == {*KEPT}
+    note = json.loads((tmp_path / "diverged.json").read_text())
+    assert {p.name for p in Path(note["kept"]).iterdir()} == {*DERIVED}
+    assert "kafka-2" in note["reason"]
+
+
+@pytest.mark.parametrize(
+    ("identity", "kept"), [("sqlite", {*DERIVED, *KEPT}), ("sqlite 1a2b", {*DERIVED, *KEPT}), ("kafka-1", {*KEPT})]
+)
+def test_a_folder_from_before_the_note_has_an_embedded_log(tmp_path: Path, identity: str, kept: set[str]) -> None:
+    fill(tmp_path)
+    folder_at(tmp_path).set_aside_of_other_log(identity)
+    assert names_in(tmp_path) == kept
+
+
+def test_files_of_another_embedded_log_are_set_aside(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path)
+    folder.set_aside_of_other_log("sqlite 1a2b")
+    fill(tmp_path)
+    folder.set_aside_of_other_log("sqlite 3c4d")
     assert names_in(tmp_path) == {*KEPT}
 
 
-@pytest.mark.parametrize(("identity", "kept"), [("sqlite", {*DERIVED, *KEPT}), ("kafka-1", {*KEPT})])
-def test_a_folder_from_before_the_note_has_an_embedded_log(tmp_path: Path, identity: str, kept: set[str]) -> None:
-    fill(tmp_path)
-    folder_at(tmp_path).forget_other_log(identity)
-    assert names_in(tmp_path) == kept
+def test_files_set_aside_twice_in_a_second_do_not_replace_each_other(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path)
+    kept = []
+    for _ in range(3):
+        fill(tmp_path)
+        kept.append(folder.set_aside("the log is older"))
+    assert len(set(kept)) == 3
+    assert folder.set_aside("nothing is left") is None

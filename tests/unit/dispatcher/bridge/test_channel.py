@@ -39,8 +39,8 @@ class Harness:
         self.channel.on_frame([head, body] if body else [head], 1_000_000 + self.n)
         self.run_effects()
 
-    def hello(self) -> None:
-        self.receive(bridge.Hello(bridge.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0))
+    def hello(self, epoch: int = 0) -> None:
+        self.receive(bridge.Hello(bridge.PROTOCOL, "0", "3.11", "host", 1, b"b" * 8, b"j" * 8, 2, 0, epoch))
 
     def connect(self) -> None:
         self.hello()
@@ -194,3 +194,27 @@ def test_ends_by_the_server_have_its_epoch() -> None:
     h.channel.end_waiting(group, [end_by_server(TASKS[0], 1, EXPIRED, 9, WHY)])
     (store,) = [e for e in h.channel.drain() if isinstance(e, StoreResults)]
     assert decode(ResultFrame, store.record).epoch == 7
+
+
+def test_an_agent_that_knows_a_later_claim_is_refused_where_servers_share_the_log() -> None:
+    h = Harness(epoch=3)
+    h.hello(epoch=70)
+    assert isinstance(h.messages[-1].message, bridge.Refuse)
+
+
+def test_an_agent_that_was_with_a_newer_log_connects_to_the_only_server_of_an_older_one() -> None:
+    h = Harness(epoch=3)
+    h.channel.sole = True
+    h.hello(epoch=70)
+    h.receive(bridge.Credit(10))
+    assert isinstance(h.messages[0].message, bridge.Welcome)
+    assert {m.epoch for m in h.messages} == {70}, "the agent ignores lower ones"
+    assert h.sent == [t.id for t in TASKS]
+
+
+def test_an_agent_cannot_choose_an_epoch_without_bound() -> None:
+    h = Harness(epoch=3)
+    h.channel.sole = True
+    h.hello(epoch=(1 << 64) - 1)
+    assert isinstance(h.messages[-1].message, bridge.Refuse)
+    assert h.channel.epoch == 3

@@ -5,7 +5,7 @@ import pytest
 
 from oncue.errors import Conflict, LogError
 from oncue.protocol.records import Event
-from oncue.triggers.file.ledger import EXISTING, FIRED, KEEP_GONE_US, FileRow, Ledger, PendingBatch
+from oncue.triggers.file.ledger import EXISTING, FIRED, KEEP_GONE_US, FileRow, Ledger, PendingBatch, forget_fired_since
 from oncue.triggers.file.stability import Fingerprint
 
 
@@ -112,3 +112,15 @@ def test_a_ledger_in_use_or_damaged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="damaged") as e2:
         Ledger(tmp_path / "bad.db")
     assert "move it away" in e2.value.remedy
+
+
+def test_files_that_fired_after_the_logs_end_are_forgotten(tmp_path: Path) -> None:
+    first = Ledger(tmp_path / "l.db")
+    first.store(
+        [row("early")._replace(at_us=10), row("late")._replace(at_us=30), row("old", state=EXISTING)._replace(at_us=30)]
+    )
+    first.close()
+    assert forget_fired_since(tmp_path / "l.db", 20) == 1
+    second = Ledger(tmp_path / "l.db")
+    assert set(second.listing("")) == {"early", "old"}
+    second.close()

@@ -1,0 +1,62 @@
+"""Opens the view of a log, and sets aside one that the log does not bear out.
+
+File triggers remember which files have fired. If the log is older than that, their events may be
+gone: these files fire again. Their events and tasks have the same ids, so those that are known are
+not repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from pathlib import Path
+
+from oncue.dispatcher.cluster.view_bootstrap import copy_view
+from oncue.dispatcher.folder import DataFolder
+from oncue.dispatcher.log_divergence import find_divergence, newest_event_us
+from oncue.log import Log
+from oncue.triggers.file.ledger import forget_fired_since
+from oncue.view import View
+
+log = logging.getLogger("oncue.server")
+MARGIN_US = 60_000_000  # between a file's event and its row in the ledger
+
+
+async def open_view(durable: Log, folder: DataFolder, server_id: str) -> View:
+    """Open the view; build a new one if it is not of this log.
+
+    Raises LogError, ViewError.
+    """
+    folder.set_aside_of_other_log(durable.identity)
+    if durable.shared and not folder.view.exists():
+        await copy_view(durable, folder.view, server_id)
+    view = View.open(folder.view)
+    try:
+        found = await find_divergence(durable, view)
+    except BaseException:
+        await view.close()
+        raise
+    if found is None:
+        return view
+    await view.close()
+    # The ledgers first: once the view is away, nothing shows that they are newer than the log.
+    if not durable.shared:
+        await _forget_fired(folder.triggers, await newest_event_us(durable))
+    folder.set_aside(found.reason, found.missing)
+    return View.open(folder.view)
+
+
+async def _forget_fired(triggers: Path, since_us: int) -> None:
+    if not since_us:
+        return  # the log is empty, and has no rules: it was removed on purpose
+    for path in sorted(triggers.glob("*/files-*.db")):
+        try:
+            count = await asyncio.to_thread(forget_fired_since, path, since_us - MARGIN_US)
+        except sqlite3.Error as e:
+            log.error("the ledger %s cannot be compared with the log: %s", path, e)
+            continue
+        if count:
+            log.warning(
+                "%d files of the trigger %s fired after the log's end: they fire again", count, path.parent.name
+            )
