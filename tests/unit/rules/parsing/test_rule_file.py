@@ -193,13 +193,13 @@ def test_the_nearest_right_word(line: str, remedy: str) -> None:
     assert e.value.remedy == remedy
 
 
-def test_all_that_is_wrong_at_once_and_twenty_of_it_shown() -> None:
-    text = "rules:\n" + "".join(f"  - {{name: r{n}, on: {{type: x}}, runn: 1}}\n" for n in range(30))
+def test_all_that_is_wrong_at_once_and_a_hundred_of_it_shown() -> None:
+    text = "rules:\n" + "".join(f"  - {{name: r{n}, on: {{type: x}}, runn: 1}}\n" for n in range(90))
     with pytest.raises(RuleFileError) as e:
         read(text)
-    assert e.value.details["count"] == 60
-    assert len(e.value.details["problems"]) == 20
-    assert e.value.message.endswith("... and 40 more")
+    assert e.value.details["count"] == 180
+    assert len(e.value.details["problems"]) == 100
+    assert e.value.message.endswith("... and 80 more")
     assert "r.yaml:3:5: a rule lacks the key 'run'" in e.value.message
 
 
