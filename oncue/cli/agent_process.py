@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from oncue.cli.local_server import alive, await_true
+from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.settings import load
 from oncue.errors import OncueError
 
@@ -49,7 +50,8 @@ def agent_command(folder: Path, *, by_hand: bool) -> list[str]:
 
 
 def start_agent(folder: Path, *, by_hand: bool, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(agent_command(folder, by_hand=by_hand), **options)
+    # Its tasks get the umask with which the server was started.
+    return subprocess.Popen(agent_command(folder, by_hand=by_hand), umask=inherited_umask(), **options)
 
 
 def stop_agent(pid: int, process: subprocess.Popen[bytes] | None, grace_s: float = GRACE_S) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from oncue import curve
 from oncue.config import Settings, make_data_folder
+from oncue.disk.private_files import close_to_others
 from oncue.log.folder_lock import FolderLock
 
 log = logging.getLogger("oncue.server")
@@ -28,6 +29,7 @@ class DataFolder:
     def __init__(self, settings: Settings) -> None:
         self.path = settings.data_path
         make_data_folder(self.path)
+        close_to_others(self.path)
         self._lock: FolderLock | None = None
 
     def lock(self) -> None:

@@ -30,6 +30,7 @@ import psutil
 
 import oncue
 from oncue import curve
+from oncue.disk.private_files import close_to_others, make_files_private
 from oncue.endpoint import settings as folder_settings
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
@@ -63,6 +64,7 @@ class AgentProcess:
         self, folder: Path, settings: EndpointSettings, *, provider: str = LOCAL, container: str = NONE
     ) -> None:
         self.folder, self.settings = folder, settings
+        close_to_others(folder)
         self._lock = folder_settings.AgentLock(folder)
         workers = settings.workers or os.cpu_count() or 1
         self.identity = AgentIdentity(
@@ -319,6 +321,7 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
     given = parser.parse_args(argv)
     folder: Path = given.dir.absolute()
     log_to()
+    make_files_private()
     try:
         process = AgentProcess(folder, folder_settings.load(folder), provider=provider, container=container)
     except (OncueError, OSError) as e:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
 from oncue.endpoint.pool.live_output import LiveOutput
 from oncue.endpoint.pool.protocol import LENGTH, FromWorker, LoadFunction, TaskChunk, decode_from_worker, pack
@@ -94,6 +95,7 @@ class WorkerProcess:
                 pass_fds=(child_in, child_out, mark),
                 process_group=0,  # a Ctrl-C is for the agent; and its children can be ended with it
                 cwd=folder,
+                umask=inherited_umask(),
                 env=dict(launch.env),
             )
         except BaseException:
