@@ -85,6 +85,7 @@ class _Schemas:
         kinds = [k for k in kinds if k not in (None, bytes, str, Any)]
         found, self._components = msgspec.json.schema_components(kinds, ref_template=_REF)
         self._by_kind = list(zip(kinds, found, strict=True))
+        _simplify_tuples(self._components)
 
     def of(self, kind: Any, items: Any = None) -> dict[str, Any]:
         if kind is Page and items is not None:
@@ -103,6 +104,20 @@ class _Schemas:
 
     def components(self) -> dict[str, Any]:
         return dict(sorted(self._components.items()))
+
+
+def _simplify_tuples(schema: Any) -> None:
+    """Replace the `prefixItems` of a tuple with items of one kind, which not all tools know."""
+    if isinstance(schema, list):
+        for item in schema:
+            _simplify_tuples(item)
+    elif isinstance(schema, dict):
+        first, *others = schema.get("prefixItems") or [None]
+        if first is not None and all(other == first for other in others):
+            del schema["prefixItems"]
+            schema["items"] = first
+        for item in schema.values():
+            _simplify_tuples(item)
 
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:

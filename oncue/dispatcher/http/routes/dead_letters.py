@@ -39,7 +39,7 @@ ROUTES = (
     ),
     Route(
         "GET",
-        "/v1/dead/{id}",
+        "/v1/dead/{id:(?!dismiss$)[^/]+}",  # that is a path of its own
         dead_letter,
         summary="One dead letter, and what was done about it.",
         scope="read",

@@ -317,6 +317,7 @@ ROUTES = (
         query=TasksQuery,
         gives=Page,
         items=TaskInfo,
+        errors=(NotFound,),
     ),
     Route(
         "POST",
@@ -345,7 +346,7 @@ ROUTES = (
     ),
     Route(
         "GET",
-        "/v1/tasks/{id}",
+        "/v1/tasks/{id:(?!(?:batch|cancel|outcomes)$)[^/]+}",  # those are paths of their own
         show,
         summary="One task.",
         scope="read",
