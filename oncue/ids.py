@@ -13,19 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 
+from oncue.clocks.process import now_ms
+from oncue.clocks.process import now_us as now_us
 from oncue.errors import Invalid
 
 MAX_BATCH = 1 << 16  # the index has 16 bits
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def now_us() -> int:
-    return time.time_ns() // 1_000
 
 
 def new_uuid7(ms: int | None = None) -> bytes:

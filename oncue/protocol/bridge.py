@@ -51,6 +51,7 @@ class Hello(Stored, tag="hello", frozen=True):
     workers: int
     held: int  # number of tasks in the Inventory messages that follow
     epoch: int = 0  # highest epoch that the agent has accepted
+    at_us: int = 0  # by the agent's clock; 0: an agent that does not say
 
 
 class Inventory(Stored, tag="inventory", frozen=True):
@@ -123,6 +124,7 @@ class Welcome(Stored, tag="welcome", frozen=True):
     server_version: str
     durable_seq: int = -1  # journal entries up to here are durable in the log
     servers: tuple[tuple[str, str], ...] = ()  # (address, CURVE key) of all servers
+    at_us: int = 0  # by the server's clock; 0: a server that does not say
 
 
 class Redirect(Stored, tag="redirect", frozen=True):
@@ -194,6 +196,7 @@ class Reset(Stored, tag="reset", frozen=True):
     """Requests a new session: the agent sends Hello again."""
 
     why: str
+    above: int = 0  # the new session's number must be higher than this
 
 
 # ---------------------------------------------------------------- both

@@ -32,7 +32,7 @@ class AgentTasks:
 
     def set_inventory(self, inventory: Iterable[tuple[bytes, int]]) -> None:
         """Replace `held` by the attempts of the inventory that are not in flight."""
-        self.held = {}
+        self.held.clear()
         for task_id, attempt in inventory:
             group = self.in_flight.get(task_id)
             if group is None or group.attempt != attempt:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from oncue.dispatcher.bridge.agent_clock import AgentClock
 from oncue.dispatcher.bridge.agent_tasks import AgentTasks
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
@@ -64,6 +65,7 @@ class EndpointChannel:
         self.hello: bridge.Hello | None = None
         self.refused = ""
         self._session = MessageNumbers()
+        self.agent_clock = AgentClock()
         self._inventory: list[tuple[bytes, int]] = []  # (task, attempt), while it is received
         self.granted = self.sent = 0  # tasks, since the session's start
         # tasks
@@ -71,6 +73,8 @@ class EndpointChannel:
             lambda task_id: self.at_agent(task_id) or task_id in self._appending_ids, budget_bytes
         )
         self._agent_tasks = AgentTasks()
+        self.in_flight = self._agent_tasks.in_flight  # sent to the agent, and not ended
+        self.held = self._agent_tasks.held  # attempts that the agent has, but that are not in flight
         self.inventory_known = False  # an agent has listed its tasks since this channel was opened
         self.cancel_requested: set[bytes] = set()  # tasks at the agent
         # results
@@ -79,16 +83,6 @@ class EndpointChannel:
         self._appending_ids: set[bytes] = set()  # tasks of these appends; set while a page is added
         # Token -> results of unknown tasks.
         self._checking: dict[int, tuple[bridge.Results, list[Ended]]] = {}
-
-    @property
-    def in_flight(self) -> dict[bytes, TaskGroup]:
-        """Tasks that were sent to the agent and have not ended."""
-        return self._agent_tasks.in_flight
-
-    @property
-    def held(self) -> dict[bytes, set[int]]:
-        """Attempts that the agent has, but that are not in flight."""
-        return self._agent_tasks.held
 
     def at_agent(self, task_id: bytes) -> bool:
         """Return True if the agent has the task, as far as the server knows."""
@@ -206,8 +200,10 @@ class EndpointChannel:
         envelope, body = bridge.decode_from_agent(parts)
         message, session = envelope.message, self._session
         if isinstance(message, bridge.Hello):
-            if envelope.session > session.number:
+            if session.is_next(envelope.session, message, self.phase is ChannelPhase.AWAY):
                 self._on_hello(envelope.session, message)
+            elif session.is_behind(envelope.session, message):
+                self._reset(envelope.session, "the agent's clock was ahead before", session.number)
         elif envelope.session != session.number or self.phase is ChannelPhase.AWAY:
             if envelope.session >= session.number and not self.refused:
                 self._reset(envelope.session, "no session: say hello")
@@ -224,6 +220,8 @@ class EndpointChannel:
             case bridge.Results():
                 self.granted = max(self.granted, message.granted)
                 self._on_results(message, body)
+            case bridge.Heartbeat():
+                self.agent_clock.measure(message.at_us, self.now_us)
             case bridge.Credit():
                 self.granted = max(self.granted, message.granted)
             case bridge.FetchPart():
@@ -239,7 +237,8 @@ class EndpointChannel:
 
     def _on_hello(self, number: int, hello: bridge.Hello) -> None:
         self._disconnect("the agent says hello again")
-        self._session.start(number, self.now_us)
+        self._session.start(number, hello, self.now_us)
+        self.agent_clock.measure(hello.at_us, self.now_us)
         self.epoch = accepted_epoch(hello, self.epoch, self.sole)
         if refused := refusal(hello, self.epoch, self.version):
             self.refuse(refused)
@@ -276,7 +275,8 @@ class EndpointChannel:
 
     def _send_welcome(self) -> None:
         self._announced_servers = self.servers
-        self._send(bridge.Welcome(self.epoch, self.server, self.version, self._acks.durable_seq, self.servers))
+        durable_seq = self._acks.durable_seq
+        self._send(bridge.Welcome(self.epoch, self.server, self.version, durable_seq, self.servers, self.now_us))
 
     def _recover(self, missing: list[bytes], journal_lost: bool) -> None:
         """Handle tasks that were sent, but are not in the agent's inventory.
@@ -302,7 +302,7 @@ class EndpointChannel:
             if message.seq <= self._acks.durable_seq:
                 self._send(bridge.Ack(self._acks.durable_seq))
             return
-        ends = decode(list[Ended], body)
+        ends, body = self.agent_clock.correct(decode(list[Ended], body), body, self.now_us)
         token = self._appends.next_token()
         self._acks.start(token, message.seq)
         groups = self._agent_tasks.groups_of(message, ends)
@@ -438,8 +438,8 @@ class EndpointChannel:
         if was_ready:
             self._out.append(PhaseChanged(self.phase, why))
 
-    def _reset(self, number: int, why: str) -> None:
-        self._out.append(unnumbered(number, self.epoch, bridge.Reset(why)))
+    def _reset(self, number: int, why: str, above: int = 0) -> None:
+        self._out.append(unnumbered(number, self.epoch, bridge.Reset(why, above)))
 
     def _send(self, message: bridge.FromBridge, body: bytes = b"") -> None:
         self._out.append(self._session.frame(self.epoch, message, body, self.now_us))

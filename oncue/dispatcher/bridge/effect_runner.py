@@ -264,6 +264,9 @@ class EffectRunner:
             return
         if report.endpoint != endpoint:
             return
+        corrected = channel.agent_clock.correct_report(report, channel.now_us)
+        if corrected is not report:
+            report, body = corrected, encode(corrected)
         if isinstance(report, Usage):
             self.usage[endpoint] = report
         elif self._context.notifier.watched and isinstance(report, Started):

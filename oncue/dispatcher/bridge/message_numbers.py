@@ -13,14 +13,27 @@ class MessageNumbers:
 
     def __init__(self) -> None:
         self.number = 0  # chosen by the agent, higher for each Hello
+        self._boot = b""  # of the agent's process
         self.expected = 0  # number of the agent's next message
         self.received_us = 0  # time of the agent's last message
         self.sent_us = 0
         self._next = 0  # number of the server's next message
 
-    def start(self, number: int, now_us: int) -> None:
+    def is_next(self, number: int, hello: bridge.Hello, away: bool) -> bool:
+        """Return True if this Hello begins a new session.
+
+        A lower number is an old message, unless another process of the agent chose it by a clock
+        that is behind. If that is certain (`away`: the old session has ended), it begins too.
+        """
+        return number > self.number or (away and number != self.number and hello.boot != self._boot)
+
+    def is_behind(self, number: int, hello: bridge.Hello) -> bool:
+        """Return True if another process of the agent must choose a higher number."""
+        return number <= self.number and hello.boot != self._boot and hello.at_us > 0
+
+    def start(self, number: int, hello: bridge.Hello, now_us: int) -> None:
         """Begin with the agent's Hello, which was message 0."""
-        self.number, self.expected, self._next = number, 1, 0
+        self.number, self._boot, self.expected, self._next = number, hello.boot, 1, 0
         self.received_us = now_us
 
     def receive(self, now_us: int) -> None:

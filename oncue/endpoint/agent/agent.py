@@ -86,6 +86,7 @@ class Agent(HeldTasks):
         message = envelope.message
         match message:
             case bridge.Reset():
+                session.raise_number(message.above)
                 return self._hello()
             case bridge.Redirect():
                 return self._on_redirect(message)
@@ -117,12 +118,15 @@ class Agent(HeldTasks):
                 self.outbox.on_upload_ack(message)
             case bridge.Welcome():
                 self._remember_servers(message)
+            case bridge.Heartbeat():
+                self.server_clock.measure(message.at_us, self.now_us)
 
     def _on_welcome(self, epoch: int, welcome: bridge.Welcome) -> None:
         if epoch > self.session.epoch:
             self.session.epoch = epoch
             self._journal.epoch(epoch)
         self.session.on_welcome()
+        self.server_clock.measure(welcome.at_us, self.now_us)
         self.server = welcome.server
         self._remember_servers(welcome)
         named = len(self.outbox.spool)
@@ -282,7 +286,7 @@ class Agent(HeldTasks):
         self._send(
             bridge.Hello(
                 bridge.PROTOCOL, i.version, i.python, i.host, i.pid, i.boot, self._journal.identity, self.workers,
-                len(held), self.session.epoch,
+                len(held), self.session.epoch, self.now_us,
             )
         )  # fmt: skip
         for at in range(0, len(held), INVENTORY_TASKS):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from oncue.clocks.peer import PeerClock
 from oncue.endpoint.agent import journal
 from oncue.endpoint.agent.blob_arguments import BlobArguments
 from oncue.endpoint.agent.effects import CancelRunning, Effect, LogLine, RunTasks
@@ -25,6 +26,7 @@ from oncue.protocol.payload import REF, ref_of
 from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, TaskRecord
 
 EXPIRY_STEP_US = 1_000_000  # between two scans of the waiting tasks
+OWN_CLOCK_US = 30_000_000  # from the start until tasks expire by the agent's own clock, without a server
 
 
 class HeldTasks:
@@ -46,6 +48,9 @@ class HeldTasks:
         self._arguments = BlobArguments(cache)
         self.running = 0
         self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
+        #: Expiries are times of the server's clock.
+        self.server_clock = PeerClock()
+        self._began_us = now_us
         self._recover()
 
     def _log(self, text: str) -> None:
@@ -156,7 +161,7 @@ class HeldTasks:
                 continue
             most = max(1, min(chunk_size(function), -(-queue.queued // max(1, room))))
             group, tasks = queue.dequeue(function, most)
-            if group.call.expires_us and self.now_us > group.call.expires_us:
+            if group.call.expires_us and self._server_us() > group.call.expires_us:
                 why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
                 self._end(group, tasks, EXPIRED, why)
                 continue
@@ -232,16 +237,30 @@ class HeldTasks:
         if at_us:
             self._expiry_us = min(self._expiry_us or at_us, at_us)
 
+    def _server_us(self) -> int:
+        """Return the server's time; 0 if it is not known soon after the start.
+
+        By then an agent whose clock is wrong would end what has not expired.
+        """
+        clock = self.server_clock
+        if not clock.known and self.now_us - self._began_us < OWN_CLOCK_US:
+            return 0
+        return self.now_us + clock.ahead_us
+
     def _expiry_due_us(self) -> int:
-        return max(self._expiry_us + 1, self._expired_us + EXPIRY_STEP_US)
+        due = self._expiry_us + 1 - self.server_clock.ahead_us
+        if not self.server_clock.known:
+            due = max(due, self._began_us + OWN_CLOCK_US)
+        return max(due, self._expired_us + EXPIRY_STEP_US)
 
     def _expire(self) -> None:
         """End waiting tasks past their expiry, even if no worker is free."""
         if not self._expiry_us or self.now_us < self._expiry_due_us():
             return
         self._expired_us = self.now_us
-        due, self._expiry_us = self.queue.expired(self.now_us)
-        more, following = self._arguments.expired(self.now_us)
+        at = self._server_us()
+        due, self._expiry_us = self.queue.expired(at)
+        more, following = self._arguments.expired(at)
         due |= more
         self._note_expiry(following)
         if due:

@@ -17,6 +17,7 @@ from oncue.protocol import bridge
 BACKOFF_US, BACKOFF_CAP_US = 250_000, 10_000_000
 WAIT_US = 500_000  # until a server acts for the endpoint
 CIRCLE_US = 50_000  # before a second redirect in a row is followed; doubles each time
+MAX_NUMBER = (1 << 63) - 1_000_000  # room for the sessions after it
 BEAT_US, SILENCE_US = bridge.BEAT_MS * 1000, bridge.SILENCE_MS * 1000
 
 
@@ -39,7 +40,7 @@ class AgentSession:
         self.epoch = epoch
         self.phase = SessionPhase.DISCONNECTED
         self.connect_us = now_us
-        self.number = 0  # of the session, higher each time
+        self.number = 0  # of the session, higher each time, also than those of earlier processes
         self.expect = 0  # number of the bridge's next message
         self.failures = 0  # failed dials in a row
         self._redirects = 0  # in a row
@@ -53,6 +54,13 @@ class AgentSession:
         self.phase = SessionPhase.HANDSHAKE
         self.number = max(self.number + 1, now_us)
         self._next = self.expect = 0
+
+    def raise_number(self, above: int) -> None:
+        """Number the next session higher than one that the server knows.
+
+        An earlier process of this agent chose it, by a clock that was ahead of this one.
+        """
+        self.number = max(self.number, min(above, MAX_NUMBER))
 
     def on_received(self, now_us: int) -> None:
         """Note that the expected message has arrived."""

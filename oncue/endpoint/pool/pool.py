@@ -21,11 +21,11 @@ import os
 import select
 import signal
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from oncue.clocks.process import now_us
 from oncue.endpoint.containers.base import ContainerRuntime
 from oncue.endpoint.containers.host import HostRuntime
 from oncue.endpoint.pool.base import PoolEvents
@@ -84,7 +84,7 @@ class Pool:
         self._bodies: OrderedDict[str, bytes] = OrderedDict()
         self._oom = OomWatch()
         self._closing = False
-        self.tick(_now_us())
+        self.tick(now_us())
 
     # ------------------------------------------------------------ for the agent's loop
 
@@ -148,7 +148,7 @@ class Pool:
             return
         w = min(fit, key=lambda w: (len(w.chunks), function not in w.functions))
         w.send(function, body, attempt, timeout_ms, tasks)
-        self._wake(_now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
+        self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
 
     def _body(self, function: str, body: bytes | None) -> bytes:
         if body is None:
@@ -175,11 +175,11 @@ class Pool:
             elif isinstance(message, WorkerReady):
                 w.ready, self._failed_starts, self.trouble = True, 0, ""
         if ended:
-            w.pipe_closed_us = w.pipe_closed_us or _now_us()
+            w.pipe_closed_us = w.pipe_closed_us or now_us()
             if w.exited():
-                self._remove_exited(w, _now_us())
+                self._remove_exited(w, now_us())
             else:
-                self._wake(_now_us() + 1_000)
+                self._wake(now_us() + 1_000)
 
     def _done(self, w: WorkerProcess, done: ChunkResults) -> None:
         chunk = w.chunks[0]
@@ -215,7 +215,7 @@ class Pool:
             self._events.requeue.append((chunk.function, chunk.attempt, tasks))
 
     def _end(self, chunk: ChunkInFlight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
-        now, attempt = _now_us(), chunk.attempt
+        now, attempt = now_us(), chunk.attempt
         made = [
             Ended(t.id, attempt, status, started, now, encode(why), output, t.event, t.retry_of, t.mark_us)
             for t, status, why, started, output in ends
@@ -230,7 +230,7 @@ class Pool:
 
         One that just ends may still succeed.
         """
-        now, found = _now_us(), set()
+        now, found = now_us(), set()
         for w in self._workers.values():
             at = w.running()
             for chunk in w.chunks:
@@ -409,7 +409,7 @@ class Pool:
         once more afterwards.
         """
         self._closing = True
-        now = _now_us()
+        now = now_us()
         deadline = now + int(grace_s * 1e6)
         for w in self._workers.values():
             if w.chunks and w.stop is None:
@@ -417,30 +417,26 @@ class Pool:
         self._turn_until(deadline, lambda: not self.busy)
         for w in list(self._workers.values()):
             if w.chunks:
-                self._stop_worker(w, "close", b"", _now_us())
+                self._stop_worker(w, "close", b"", now_us())
             else:
                 w.signal(signal.SIGTERM)
-        self._turn_until(_now_us() + min(GRACE_US, 1_000_000), lambda: not self._workers)
+        self._turn_until(now_us() + min(GRACE_US, 1_000_000), lambda: not self._workers)
         for w in list(self._workers.values()):
             w.signal(signal.SIGKILL)
-        self._turn_until(_now_us() + 5_000_000, lambda: not self._workers)
+        self._turn_until(now_us() + 5_000_000, lambda: not self._workers)
         self._spawn_due = []
 
     def _turn_until(self, deadline_us: int, over: Callable[[], bool]) -> None:
-        while not over() and (now := _now_us()) < deadline_us:
+        while not over() and (now := now_us()) < deadline_us:
             wake = min(self.next_wake_us or deadline_us, deadline_us, now + 50_000)
             readable, _, _ = (
                 select.select(self.fds(), [], [], max(wake - now, 0) / 1e6) if self._workers else ([], [], [])
             )
             for fd in readable:
                 self.on_readable(fd)
-            self.tick(_now_us())
+            self.tick(now_us())
 
 
 def clean_env(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the agent's environment without oncue's settings, tokens and keys."""
     return {k: v for k, v in environ.items() if not k.startswith("ONCUE_")}
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

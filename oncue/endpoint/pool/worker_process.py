@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.clocks.process import process_clock
 from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
 from oncue.endpoint.pool.live_output import LiveOutput
@@ -52,7 +53,8 @@ class WorkerLaunch(msgspec.Struct, frozen=True):
 
     def command_line(self, descriptors: tuple[int, int, int]) -> list[str]:
         """Return the command line of a worker that inherits these descriptors."""
-        arguments = ("-P", "-m", "oncue.endpoint.worker", *map(str, (*descriptors, os.getpid())))
+        numbers = (*descriptors, os.getpid(), process_clock.offset_ns)
+        arguments = ("-P", "-m", "oncue.endpoint.worker", *map(str, numbers))
         return self.container.command_line(WorkerCommand(self.python, arguments, (self.folder, self.blobs)))
 
 

@@ -1,6 +1,6 @@
 """A worker process.
 
-    python -m oncue.endpoint.worker FD_IN FD_OUT FD_PROGRESS PARENT_PID
+    python -m oncue.endpoint.worker FD_IN FD_OUT FD_PROGRESS PARENT_PID CLOCK_OFFSET_NS
 
     read a TaskChunk ─► for each task: unpack ─► call ─► pack ─► shared memory ─► ChunkResults
 
@@ -18,13 +18,13 @@ import gc
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from types import CoroutineType
 from typing import Any
 
 import msgspec
 
+from oncue.clocks.process import reader
 from oncue.endpoint.pool.protocol import (
     EXIT_PIPES_CLOSED,
     LENGTH,
@@ -80,8 +80,9 @@ class _Sent(msgspec.Struct, array_like=True, tag="done"):
 class Worker:
     """Runs chunks until the pipe ends."""
 
-    def __init__(self, fd_in: int, fd_out: int, fd_mark: int) -> None:
+    def __init__(self, fd_in: int, fd_out: int, fd_mark: int, offset_ns: int) -> None:
         self.fd_in, self.fd_out = fd_in, fd_out
+        self.now_us = reader(offset_ns)  # the pool's time, which does not step
         self.progress = SharedProgress(fd_mark)
         self.capture = Capture()
         self.cleanup = Cleanup(os.getcwd())
@@ -152,21 +153,21 @@ class Worker:
         n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
-        self.sent_us = now = time.time_ns() // 1000
+        self.sent_us = now = self.now_us()
         if here >= numbers[STOP]:
             self.flush(n, True)
             return
         numbers[STARTED] = now
         numbers[INDEX] = -2
         loaded, why = self._function(chunk.function)
-        now = time.time_ns() // 1000
+        now = self.now_us()
         for i, task in enumerate(chunk.tasks):
             if here + i >= numbers[STOP]:
                 break
             now = self._run_task(n, i, task, chunk.attempt, loaded, why, now)
             if now - self.sent_us >= FLUSH_US and i + 1 < len(chunk.tasks):
                 self.flush(n, False)
-                self.sent_us = now = time.time_ns() // 1000
+                self.sent_us = now = self.now_us()
         numbers[INDEX] = -1
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
@@ -195,7 +196,7 @@ class Worker:
             capture.restore()
         if cleanup.dirty or sys.path != cleanup.path:
             cleanup.restore()
-        now = time.time_ns() // 1000
+        now = self.now_us()
         ended = Ended(task.id, attempt, status, started, now, value, output, task.event, task.retry_of, task.mark_us)
         piece = encode(ended)
         size = len(piece)
@@ -246,7 +247,7 @@ class Worker:
         if found is not None:
             found.activate()
             return found, None
-        now = time.time_ns() // 1000
+        now = self.now_us()
         if function in self.broken and now - self.broken[function][0] < RELOAD_US:
             return None, self.broken[function][1]
         try:
@@ -353,12 +354,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    fd_in, fd_out, fd_mark, parent = (int(a) for a in sys.argv[1:5])
+    fd_in, fd_out, fd_mark, parent, offset_ns = (int(a) for a in sys.argv[1:6])
     die_with_parent(parent)
     for fd in (fd_in, fd_out, fd_mark):
         os.set_inheritable(fd, False)
     sys.argv[1:] = []
-    worker = Worker(fd_in, fd_out, fd_mark)
+    worker = Worker(fd_in, fd_out, fd_mark, offset_ns)
     os.set_inheritable(worker.capture.fd, False)
     worker.cleanup._set_signal(signal.SIGTERM, worker.on_term)
     os.register_at_fork(after_in_child=worker.after_fork)

@@ -1,0 +1,1 @@
+"""Clocks: this process's time, which never steps, and that of peers."""
