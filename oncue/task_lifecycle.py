@@ -136,6 +136,17 @@ def delay_us(policy: StoredRetryPolicy, task_id: bytes, attempt: int) -> int:
     return full // 2 + full // 2 * int.from_bytes(digest, "big") // 0xFFFFFFFF
 
 
+def start_us(call: Call, task_id: bytes, attempt: int, due_us: int, now_us: int) -> int:
+    """Return when a waiting attempt may start.
+
+    It waits for the pause before it at most: `due_us` may be of a clock that was ahead and was put
+    right since.
+    """
+    if due_us <= now_us or call.retry is None or attempt < 2:
+        return due_us
+    return min(due_us, now_us + delay_us(call.retry, task_id, attempt - 1))
+
+
 def accept(state: TaskState | None, call: Call, task: TaskRecord, accepted_us: int) -> TaskState:
     """Fold the task's own record.
 

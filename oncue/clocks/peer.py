@@ -8,8 +8,9 @@ TOLERANCE_US = 5_000_000  # clocks that differ by less are right
 class PeerClock:
     """Difference between the clocks of a peer and of this process."""
 
-    def __init__(self) -> None:
-        self.ahead_us = 0  # of the peer; 0 within TOLERANCE_US
+    def __init__(self, tolerance_us: int = TOLERANCE_US) -> None:
+        self._tolerance_us = tolerance_us
+        self.ahead_us = 0  # of the peer; 0 within the tolerance
         self.known = False
 
     def measure(self, at_us: int, now_us: int) -> None:
@@ -21,5 +22,5 @@ class PeerClock:
             return
         ahead = at_us - now_us
         self.known = True
-        if abs(ahead - self.ahead_us) > TOLERANCE_US:
-            self.ahead_us = ahead if abs(ahead) > TOLERANCE_US else 0
+        if abs(ahead - self.ahead_us) > self._tolerance_us:
+            self.ahead_us = ahead if abs(ahead) > self._tolerance_us else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from oncue.clocks.process import ProcessClock
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
 from oncue.endpoint.agent.effects import Connect
@@ -26,8 +27,9 @@ class ManyWorld(World):
         agent_class: type[Agent] = Agent,
         channel_class: type[EndpointChannel] = EndpointChannel,
         member_class: type[Member] = Member,
+        clock_class: type[ProcessClock] = ProcessClock,
     ) -> None:
-        super().__init__(seed, trace, agent_class, channel_class)
+        super().__init__(seed, trace, agent_class, channel_class, clock_class)
         self.topics = Topics()
         self.topics.announces_servers = seed % 2 == 1  # in the others no such message comes between the rest
         self.topics.functions = self.durable.functions
@@ -65,6 +67,9 @@ class ManyWorld(World):
     def _on_published(self, server: str, e: Ended) -> None:
         self.published.setdefault(e.id, []).append((server, e))
 
+    def _nodes(self) -> list[str]:
+        return [*(m.name for m in self.members), *self.sites]
+
     # ------------------------------------------------------------ the network
 
     def _on_dial(self, site: Site, dial: Connect) -> None:
@@ -82,7 +87,7 @@ class ManyWorld(World):
 
     def _cut(self, site: Site, link: int) -> None:
         if site.link == link:
-            site.input(lambda agent: agent.disconnect("closed", self.clock.now_us))
+            site.input(lambda agent: agent.disconnect("closed", site.time.now_us()))
 
     def _member(self, name: str) -> Member | None:
         return next((m for m in self.members if m.name == name), None)

@@ -66,6 +66,7 @@ class Member(Server):
         self.durable = topics  # type: ignore[assignment]  # its blobs and functions
         self._endpoints, self._channel_class, self._publish = endpoints, channel_class, publish
         self._send = lambda endpoint, link, parts: send(name, endpoint, link, parts)
+        self.time = clock.process(name)
         self.alive, self.paused = True, False
         self.channels: dict[str, EndpointChannel] = {}
         self.routes: dict[str, int] = {}
@@ -323,7 +324,7 @@ class Member(Server):
         self.append(tasks_of(endpoint), frame, done)
 
     def cancel(self, endpoint: str, ids: list[bytes], recorded: Callable[[], None] = lambda: None) -> None:
-        self.append(control_of(endpoint), CancelRequested(tuple(ids), self.clock.now_us), lambda _: recorded())
+        self.append(control_of(endpoint), CancelRequested(tuple(ids), self.time.now_us()), lambda _: recorded())
 
     def cancel_waiting(self, endpoint: str, task_id: bytes, promise: Callable[[], None]) -> None:
         state, channel = self.fold.states.get(task_id), self.channels.get(endpoint)
@@ -366,8 +367,8 @@ class Member(Server):
         """The housekeeper's duty, for endpoints whose agents are away, too."""
         for endpoint in list(self.channels):
             for s in self.fold.open_of(endpoint):
-                if s.call is not None and s.call.expires_us and s.call.expires_us < self.clock.now_us:
-                    end = end_by_server(_task(s), s.attempt, EXPIRED, self.clock.now_us, LATE)
+                if s.call is not None and s.call.expires_us and s.call.expires_us < self.time.now_us():
+                    end = end_by_server(_task(s), s.attempt, EXPIRED, self.time.now_us(), LATE)
                     self.with_channel(endpoint, lambda channel, s=s, e=end: channel.end_waiting(_tasks(s), [e]))
         self._later(EXPIRY_US, self._expire)
 
@@ -383,6 +384,7 @@ class Member(Server):
             self.barrier(lambda: self._end_waiting(name, effect.ids), name)
         elif isinstance(effect, PhaseChanged):
             self.clock.note(f"{self.name}: {name} is {effect.phase.value}: {effect.why}")
+            self._count_silence(effect)
             if effect.phase is ChannelPhase.READY:
                 wanted = [s.id for s in self.fold.open_of(name) if s.cancel_us]
                 if wanted:
@@ -393,6 +395,7 @@ class Member(Server):
             super()._run_effect(channel, effect)
 
     def _store(self, name: str, effect: StoreResults) -> None:
+        self._note_expired(effect.record)
         if not effect.by_server and self.store_fails and self.rng.random() < self.store_fails:
             self._later(1_000, lambda: self.with_channel(name, lambda channel: channel.on_store_failed(effect.token)))
             return
@@ -438,7 +441,7 @@ class Member(Server):
             s = self.fold.states.get(task_id)
             if s is None or s.call is None or s.state is not State.WAITING or name not in self.channels:
                 continue
-            end = end_cancelled(_task(s), s.attempt, self.clock.now_us, s.cancel_by)
+            end = end_cancelled(_task(s), s.attempt, self.time.now_us(), s.cancel_by)
 
             def finish(channel: EndpointChannel, s: TaskState = s, end: Ended = end) -> None:
                 if not channel.end_waiting(_tasks(s), [end]):

@@ -25,10 +25,11 @@ from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_cancelled
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import Ended, ResultFrame, TaskFrame, TaskRecord
+from oncue.protocol.records import EXPIRED, Ended, ResultFrame, TaskFrame, TaskRecord
 from tests.simulation.clock import Clock
 
 TICK_US = 500_000
+SERVER = "server"  # the node of a server that is the only one
 
 
 class Durable:
@@ -70,7 +71,8 @@ class Server:
     ) -> None:
         self.durable, self.clock, self.rng, self._send = durable, clock, rng, send
         self.alive = True
-        self.started_us = clock.now_us
+        self.time = clock.process(SERVER)
+        self.started_us = self.time.now_us()
         durable.claims += 1
         self.channels = {
             name: channel_class(name, durable.claims, f"srv{durable.claims}", "1", lost_after_ms=lost)
@@ -137,7 +139,7 @@ class Server:
         def durable() -> None:
             for task_id in ids:
                 state = self.durable.states.get(task_id)
-                self.durable.states[task_id] = task_lifecycle.cancel(state, task_id, self.clock.now_us, "me")
+                self.durable.states[task_id] = task_lifecycle.cancel(state, task_id, self.time.now_us(), "me")
             recorded()
             self.with_channel(endpoint, lambda channel: channel.cancel(ids, "cancelled"))
 
@@ -164,18 +166,18 @@ class Server:
 
     def frame(self, endpoint: str, link: int, parts: list[bytes]) -> None:
         self.routes[endpoint] = link
-        self.with_channel(endpoint, lambda channel: channel.on_frame(parts, self.clock.now_us))
+        self.with_channel(endpoint, lambda channel: channel.on_frame(parts, self.time.now_us()))
 
     def _tick(self) -> None:
         for name in self.channels:
-            self.with_channel(name, lambda channel: channel.tick(self.clock.now_us))
+            self.with_channel(name, lambda channel: channel.tick(self.time.now_us()))
         self._later(TICK_US, self._tick)
 
     def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
         if not self.alive:
             return
         channel = self.channels[endpoint]
-        channel.now_us = max(channel.now_us, self.clock.now_us)
+        channel.now_us = max(channel.now_us, self.time.now_us())
         call(channel)
         assert channel.phase is not ChannelPhase.READY or channel.sent <= max(channel.granted, 0), (
             "more sent than granted"
@@ -208,6 +210,7 @@ class Server:
             self._later(self.rng.randrange(50, 5_000), lambda: self._put(name, effect))
         elif isinstance(effect, PhaseChanged):
             self.clock.note(f"server: {name} is {effect.phase.value}: {effect.why}")
+            self._count_silence(effect)
             if effect.phase is ChannelPhase.READY:
                 wanted = [
                     i
@@ -219,7 +222,17 @@ class Server:
                         100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "cancelled"))
                     )
 
+    def _count_silence(self, effect: PhaseChanged) -> None:
+        if effect.why.startswith("not a word"):
+            self.clock.silences += 1
+
+    def _note_expired(self, record: bytes) -> None:
+        for e in decode(ResultFrame, record).ended:
+            if e.status == EXPIRED:
+                self.clock.expired_us.setdefault(e.id, self.clock.now_us)
+
     def _store(self, name: str, effect: StoreResults) -> None:
+        self._note_expired(effect.record)
         if not effect.by_server and self.store_fails and self.rng.random() < self.store_fails:
             self._later(1_000, lambda: self.with_channel(name, lambda channel: channel.on_store_failed(effect.token)))
             return
@@ -260,7 +273,7 @@ class Server:
                 continue
             task = TaskRecord(s.id, s.args, s.event, s.retry_of, s.mark_us)
             group = TaskGroup(s.call, encode(s.call), s.attempt, s.accepted_us, [task], 0)
-            end = end_cancelled(task, s.attempt, self.clock.now_us, s.cancel_by)
+            end = end_cancelled(task, s.attempt, self.time.now_us(), s.cancel_by)
 
             def finish(channel: EndpointChannel, group: TaskGroup = group, end: Ended = end) -> None:
                 if not channel.end_waiting(group, [end]):

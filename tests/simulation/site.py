@@ -135,7 +135,7 @@ class SimPool:
 
     def _start(self, chunk: Chunk) -> None:
         clock, task = self.site.clock, chunk.tasks[chunk.at]
-        chunk.started_us = clock.now_us
+        chunk.started_us = self.site.time.now_us()
         chunk.life += 1
         life = chunk.life
         again = (task.id, chunk.attempt) in self.site.finished and not self.site.was_full
@@ -163,7 +163,7 @@ class SimPool:
 
     def _next(self, chunk: Chunk, status: int, value: bytes) -> None:
         """End the running task with this result, and start the next."""
-        task, now = chunk.tasks[chunk.at], self.site.clock.now_us
+        task, now = chunk.tasks[chunk.at], self.site.time.now_us()
         end = Ended(task.id, chunk.attempt, status, chunk.started_us, now, value, b"", task.event)
         chunk.at += 1
         if chunk.at < len(chunk.tasks):
@@ -177,7 +177,7 @@ class SimPool:
         for chunk in list(self.chunks):
             waiting = [t for t in chunk.tasks[chunk.at + 1 :] if t.id in ids]
             chunk.tasks = chunk.tasks[: chunk.at + 1] + [t for t in chunk.tasks[chunk.at + 1 :] if t.id not in ids]
-            now = self.site.clock.now_us
+            now = self.site.time.now_us()
             ends = [Ended(t.id, chunk.attempt, CANCELLED, 0, now, WHY, b"", t.event) for t in waiting]
             self.site.input(lambda agent, ends=ends: agent.on_results(ends))
             if chunk.tasks[chunk.at].id in ids:
@@ -190,7 +190,7 @@ class SimPool:
         chunk = rng.choice(self.chunks)
         self.chunks.remove(chunk)
         task, rest = chunk.tasks[chunk.at], chunk.tasks[chunk.at + 1 :]
-        end = Ended(task.id, chunk.attempt, LOST, chunk.started_us, self.site.clock.now_us, WHY, b"", task.event)
+        end = Ended(task.id, chunk.attempt, LOST, chunk.started_us, self.site.time.now_us(), WHY, b"", task.event)
 
         def report(agent: Agent) -> None:
             agent.on_results([end])
@@ -214,6 +214,7 @@ class Site:
         self._send, self.on_start, self._class = send, on_start, agent_class
         self.file, self.cache = MemoryFile(), MemoryCache()
         self.agent: Agent | None = None
+        self.time = clock.process(name)
         self.pool = SimPool(self, workers)
         self.on_dial: Callable[[Site, Connect], None] | None = None
         self.link = 0  # number of the connection; each dial makes another
@@ -234,10 +235,11 @@ class Site:
         self.boots += 1
         self.clock.note(f"{self.name} boots")
         self.pool = SimPool(self, self.workers)
+        self.time = self.clock.process(self.name)
         journal = Journal(self.file, self.rng.randbytes(8))
         assert not [p for p in journal.recovered.problems if "damaged" in p], journal.recovered.problems
         who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self.rng.randbytes(8))
-        self.agent = self._class(who, journal, self.cache, self.rng, self.workers, self.clock.now_us)
+        self.agent = self._class(who, journal, self.cache, self.rng, self.workers, self.time.now_us())
         self.input(lambda agent: None)
 
     def crash(self) -> None:
@@ -269,12 +271,12 @@ class Site:
 
     def frame(self, link: int, parts: list[bytes]) -> None:
         if link == self.link:
-            self.input(lambda agent: agent.on_message(parts, self.clock.now_us))
+            self.input(lambda agent: agent.on_message(parts, self.time.now_us()))
 
     def _turn(self) -> None:
         agent = self.agent
         assert agent is not None
-        effects = agent.turn(self.clock.now_us, self.pool.room(), self.pool.chunk_size)
+        effects = agent.turn(self.time.now_us(), self.pool.room(), self.pool.chunk_size)
         for effect in effects:
             if self.crash_chance and self.rng.random() < self.crash_chance:
                 self.crash()
@@ -298,7 +300,7 @@ class Site:
             self._sleep(agent)
 
     def _sleep(self, agent: Agent) -> None:
-        wake = agent.next_wake_us()
+        wake = self.clock.now_us + agent.next_wake_us() - self.time.now_us()
         if self._wake_us <= self.clock.now_us or wake < self._wake_us:
             self._wake_us = wake
             self.clock.at(wake, lambda: self._woken(wake))

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from oncue.clocks.process import ProcessClock
+from oncue.dispatcher.bridge.agent_clock import AgentClock
 from oncue.dispatcher.bridge.channel import EndpointChannel
+from oncue.dispatcher.bridge.message_numbers import MessageNumbers
 from oncue.endpoint.agent.agent import Agent
 from oncue.protocol import bridge
+from oncue.protocol.records import Ended
 from tests.simulation.many import ManyWorld
 from tests.simulation.member import Member
 from tests.simulation.world import World
@@ -118,6 +122,69 @@ def test_a_bug_on_purpose_is_found(agent: type[Agent], channel: type[EndpointCha
     for seed in range(MUTANT_SEEDS):
         try:
             World(seed, agent_class=agent, channel_class=channel).run()
+        except Exception:
+            return
+    pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
+
+
+class SystemTime(ProcessClock):
+    """Silence, pauses and expiry by the system clock."""
+
+    def now_us(self) -> int:
+        return self._system_ns() // 1_000
+
+
+class TrustsTimes(EndpointChannel):
+    """Takes the times of agents' results as they are."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_clock = NoCorrection()
+
+
+class NoCorrection(AgentClock):
+    def correct(self, ends: list[Ended], body: bytes, now_us: int) -> tuple[list[Ended], bytes]:
+        return ends, body
+
+
+class SessionsInOrder(EndpointChannel):
+    """Refuses a session whose number is lower than that of an earlier process."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._session = HigherOnly()
+
+
+class HigherOnly(MessageNumbers):
+    def is_next(self, number: int, hello: bridge.Hello, away: bool) -> bool:
+        return number > self.number
+
+    def is_behind(self, number: int, hello: bridge.Hello) -> bool:
+        return False
+
+
+class ExpiresByOwnClock(Agent):
+    """Compares a server's times with its own."""
+
+    def _server_us(self) -> int:
+        return self.now_us
+
+
+@pytest.mark.parametrize(
+    ("agent", "channel", "clock"),
+    [
+        (Agent, EndpointChannel, SystemTime),
+        (Agent, TrustsTimes, ProcessClock),
+        (Agent, SessionsInOrder, ProcessClock),
+        (ExpiresByOwnClock, EndpointChannel, ProcessClock),
+    ],
+)
+def test_a_wrong_use_of_clocks_is_found(
+    agent: type[Agent], channel: type[EndpointChannel], clock: type[ProcessClock]
+) -> None:
+    for seed in range(MUTANT_SEEDS):
+        try:
+            World(seed, agent_class=agent, channel_class=channel, clock_class=clock).run()
         except Exception:
             return
     pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")

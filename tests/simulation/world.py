@@ -9,8 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from oncue.clocks.process import ProcessClock
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
+from oncue.endpoint.agent.held_tasks import TOLERANCE_US
 from oncue.ids import derived_ids
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode
@@ -18,11 +20,13 @@ from oncue.protocol.payload import Ref, pack_ref, ref_of
 from oncue.protocol.records import OK, VERSION, Call, Ended, StoredRetryPolicy, TaskFrame, TaskRecord
 from oncue.task_lifecycle import State
 from tests.simulation.clock import Clock
-from tests.simulation.server import Durable, Server
+from tests.simulation.server import SERVER, Durable, Server
 from tests.simulation.site import Site, behaviour, content_of
 
 FAULTY_US = 20_000_000
 LIMIT_US = 600_000_000
+EXPIRES_US = 3_000_000
+STEPS_US = [sign * s * 1_000_000 for s in (1, 3_600, 365 * 86_400) for sign in (1, -1)]
 SETTLE_US = 100_000_000
 
 
@@ -33,9 +37,12 @@ class World:
         trace: Callable[[str], None] | None = None,
         agent_class: type[Agent] = Agent,
         channel_class: type[EndpointChannel] = EndpointChannel,
+        clock_class: type[ProcessClock] = ProcessClock,
     ) -> None:
         self.rng = rng = random.Random(seed)
-        self.clock = Clock()
+        self.clock_rng = random.Random(f"clock {seed}")  # of its own: the other faults of a seed stay what they are
+        self.clock_faults = self.clock_rng.random() < 0.5
+        self.clock = Clock(clock_class)
         self.clock.trace = trace
         self.durable = Durable()
         self.fair = rng.random() < 0.1  # no faults at all: then nothing may run twice
@@ -57,6 +64,8 @@ class World:
         self.lost_after = {name: rng.choice((0, 0, 3_000, 15_000)) if not self.fair else 0 for name in self.sites}
         self.server: Server | None = None
         self._submits = 0
+        self.submitted_us: dict[bytes, int] = {}
+        self._server_ahead_us: set[int] = set()  # of the clocks with which servers started
 
     # ------------------------------------------------------------ the network
 
@@ -129,11 +138,12 @@ class World:
                 self.durable, self.clock, self.rng, self.lost_after, self._to_site, self._channel_class
             )
             self.clock.note(f"server starts, epoch {self.durable.claims}")
+            self._server_ahead_us.add(self.clock.ahead_us[SERVER])
 
     def _submit(self) -> None:
         if self.server is None or not self.server.alive:
             return
-        rng, now = self.rng, self.clock.now_us
+        rng, now = self.rng, self.server.time.now_us()
         self._submits += 1
         name = rng.choice(list(self.sites))
         body = rng.choice(self.functions)
@@ -144,9 +154,10 @@ class World:
             retry = StoredRetryPolicy(rng.randrange(1, 4), "exponential", rng.randrange(50, 1_000), 2_000, on)
         call = Call(
             VERSION, function, name, "me", "f", retry=retry,
-            timeout_ms=rng.choice((0, 0, 0, 5_000)), expires_us=rng.choice((0, 0, 0, now + 3_000_000)),
+            timeout_ms=rng.choice((0, 0, 0, 5_000)), expires_us=rng.choice((0, 0, 0, now + EXPIRES_US)),
         )  # fmt: skip
-        ids = derived_ids(now // 1000, self._submits.to_bytes(8, "big"), rng.choice((1, 1, 3, 12)))
+        ids = derived_ids(self.clock.now_us // 1000, self._submits.to_bytes(8, "big"), rng.choice((1, 1, 3, 12)))
+        self.submitted_us |= dict.fromkeys(ids, self.clock.now_us)
         frame = TaskFrame(VERSION, call, now, [TaskRecord(i, self._args(i), ("s", i.hex())) for i in ids])
         self.clock.note(f"submit {len(ids)} to {name}: {ids[0].hex()[-16:]}")
         self.server.submit(name, frame, lambda: self.accepted.update(ids))
@@ -216,6 +227,15 @@ class World:
             server.crash_chance, server.store_fails = rng.choice(((0.03, 0.0), (0.0, 0.3)))
             self.clock.after(1_000_000, lambda: self._calm_server(server))
 
+    def _step_clock(self) -> None:
+        """A person, or NTP, sets the system clock of a node."""
+        node, by_us = self.clock_rng.choice(self._nodes()), self.clock_rng.choice(STEPS_US)
+        self.clock.ahead_us[node] += by_us
+        self.clock.note(f"{node}: the clock is stepped by {by_us / 1e6:g} s")
+
+    def _nodes(self) -> list[str]:
+        return [SERVER, *self.sites]
+
     def _calm(self, site: Site) -> None:
         site.crash_chance = 0.0
         site.boot()
@@ -251,6 +271,9 @@ class World:
         if not self.fair:
             for _ in range(rng.randrange(0, 8)):
                 clock.after(rng.randrange(FAULTY_US), self._fault)
+        if self.clock_faults:
+            for _ in range(self.clock_rng.randrange(1, 8)):
+                clock.after(self.clock_rng.randrange(FAULTY_US), self._step_clock)
         clock.at(begin + FAULTY_US + 5_000_000, self._make_fair)
         fair_from = begin + FAULTY_US + 5_000_000
         looked = 0
@@ -299,7 +322,20 @@ class World:
                 most = 1 + (state.call.retry.max if state.call.retry else 0)
                 assert attempt <= most, f"{task_id.hex()} was run as attempt {attempt} of {most}"
             assert times == 1 or not self.fair, f"{task_id.hex()} attempt {attempt} ran {times} times without a fault"
+        self._check_times()
         assert not self._left(), f"the server thinks that tasks are at the agents: {self._left()}"
+
+    def _check_times(self) -> None:
+        """A step of a clock ends no session, and lets nothing expire early.
+
+        A server that starts anew has only its system clock.
+        """
+        assert not self.fair or not self.clock.silences, "a session ended because of silence, without a fault"
+        if len(self._server_ahead_us) > 1:
+            return
+        for task_id, at_us in self.clock.expired_us.items():
+            lived_us = at_us - self.submitted_us[task_id]
+            assert lived_us >= EXPIRES_US - TOLERANCE_US, f"{task_id.hex()} expired after {lived_us / 1e6:g} s"
 
     def _left(self) -> list[str]:
         """What the server thinks is at the agents. (Ids that the log does not know stay in `held` until the next session.)"""

@@ -20,6 +20,7 @@ import msgspec
 
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call, Ended, TaskFrame, TaskRecord
+from oncue.task_lifecycle import start_us
 
 PAGE = 2_048  # tasks in a page of the view
 LOW = 512  # queued tasks; below this the next page is loaded
@@ -194,7 +195,8 @@ class PendingTasks:
         size = len(row.task.args)
         call_raw = encode(row.call)
         if row.due_us > self.now_us:
-            self.defer(row.due_us, TaskGroup(row.call, call_raw, row.attempt, row.accepted_us, [row.task], size))
+            due_us = start_us(row.call, row.task.id, row.attempt, row.due_us, self.now_us)
+            self.defer(due_us, TaskGroup(row.call, call_raw, row.attempt, row.accepted_us, [row.task], size))
             return
         last = self.queue[-1] if self.queue else None
         if (

@@ -25,6 +25,7 @@ from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import REF, ref_of
 from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, TaskRecord
 
+TOLERANCE_US = 500_000  # of expiries; a late message of the server lets tasks expire later, never earlier
 EXPIRY_STEP_US = 1_000_000  # between two scans of the waiting tasks
 OWN_CLOCK_US = 30_000_000  # from the start until tasks expire by the agent's own clock, without a server
 
@@ -49,7 +50,7 @@ class HeldTasks:
         self.running = 0
         self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
         #: Expiries are times of the server's clock.
-        self.server_clock = PeerClock()
+        self.server_clock = PeerClock(TOLERANCE_US)
         self._began_us = now_us
         self._recover()
 
