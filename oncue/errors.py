@@ -127,8 +127,15 @@ class Forbidden(OncueError):
     exit_code = 5
 
 
+class RequestTimeout(OncueError):
+    """The request did not arrive in time: its sender stopped, or is too slow."""
+
+    code = "request-timeout"
+    status = 408
+
+
 class RateLimited(OncueError):
-    """One token has sent too many requests in a short time."""
+    """One token or address has sent too many requests in a short time."""
 
     code = "rate-limited"
     status = 429

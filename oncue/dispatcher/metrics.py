@@ -49,6 +49,9 @@ class Metrics:
         self._view_lag = Gauge("oncue_view_lag_records", "Records of the log not yet in the view.", registry=registry)
         self._disk = Gauge("oncue_disk_used_ratio", "Of the disk that holds the log, 0 to 1.", registry=registry)
         self._streams = Gauge("oncue_http_streams", "Streams and waiting requests that are open.", registry=registry)
+        self._ended = Counter(
+            "oncue_http_connections_ended", "Connections that the server ended, by why.", ["reason"], registry=registry
+        )
         self._http = HttpCounts()
         registry.register(self._http)
         ProcessCollector(registry=registry)
@@ -120,6 +123,10 @@ class Metrics:
     def view_lag(self, records: int) -> None:
         """Set the number of records that the view has not applied."""
         self._view_lag.set(records)
+
+    def http_connection_ended(self, reason: str) -> None:
+        """Count a connection that the server ended."""
+        self._ended.labels(reason).inc()
 
     def disk(self, used_ratio: float) -> None:
         """Set the used part of the disk, 0 to 1."""

@@ -1,4 +1,4 @@
-"""Fixtures: a server with the objects of one owner."""
+"""Fixtures: a server with the objects of one owner, and a running system of a module's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.running import System, system_in
 from tests.security.world import World, world_in
 
 
@@ -13,3 +14,11 @@ from tests.security.world import World, world_in
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world_in(tmp_path_factory.mktemp("world")) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Yield a system with one endpoint that is connected."""
+    with system_in(tmp_path_factory.mktemp("served"), "--workers", "2") as system:
+        system.await_connected()
+        yield system

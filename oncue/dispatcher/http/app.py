@@ -10,7 +10,7 @@ decoded, and the OpenAPI document.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import errno
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +22,9 @@ from oncue.dispatcher.auth.base import AuthContext, AuthenticatorChain, Authenti
 from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
-from oncue.dispatcher.http.handler import bind
+from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
+from oncue.dispatcher.http.handler import bind, connection_of
+from oncue.dispatcher.http.listener import Listener, bind_sockets
 from oncue.dispatcher.http.openapi import document_json
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.dispatcher.http.route import Api
@@ -32,8 +34,10 @@ from oncue.dispatcher.metrics import Metrics
 from oncue.errors import Conflict, Invalid, OncueError
 
 API = web.AppKey("oncue_api", Api)
-BACKLOG = 1_024
 SHUTDOWN_S = 2.0  # for requests under way when the server stops
+LINGER_S = 2.0  # the rest of a refused body is read and dropped for so long, then it is cut
+READ_BYTES = 64 * 1024  # of a body, before its sender has to wait
+PER_TOKEN = 1_024  # connections
 
 
 def make_app(
@@ -66,7 +70,10 @@ def make_app(
     count = api.metrics.http_route("(none)", timed=False)
 
     async def refuse(request: web.Request) -> web.Response:
+        connection_of(request).started(request)
         response = problems.response(no_route(request.method, request.path), request)
+        if not request.content.is_eof():
+            response.force_close()
         count(response.status, 0.0)
         return response
 
@@ -83,8 +90,10 @@ def make_app(
 class HttpServer:
     """An API that listens."""
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
-        self.runner, self.host, self.port = runner, host, port
+    def __init__(self, runner: web.AppRunner, connections: Connections, listener: Listener, host: str) -> None:
+        self.runner, self.connections, self.host = runner, connections, host
+        self._listener = listener
+        self.port = listener.port
 
     @property
     def url(self) -> str:
@@ -95,7 +104,9 @@ class HttpServer:
 
         Requests in progress have SHUTDOWN_S to end.
         """
+        self._listener.close()
         await self.runner.cleanup()
+        self.connections.close()
 
 
 async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> HttpServer:
@@ -107,16 +118,34 @@ async def serve(app: web.Application, settings: Settings, last_port: int = 0) ->
     """
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
+    assert runner.server is not None
+    connections = Connections(
+        runner.server,
+        settings.connections_per_address,
+        PER_TOKEN,
+        most_connections(raise_descriptor_limit()),
+        app[API].metrics.http_connection_ended,
+        access_log=None,
+        auto_decompress=False,  # body.py decodes, when a body is wanted
+        lingering_time=LINGER_S,
+        read_bufsize=READ_BYTES,
+    )
     try:
-        if settings.port or not (last_port and await _listens(runner, settings.host, last_port)):
-            await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
-    except OSError as e:
+        listener = await _listen(connections, settings, last_port)
+    except BaseException as e:
+        connections.close()
         await runner.cleanup()
-        raise _explained(e, f"{settings.host}:{settings.port}") from None
-    except asyncio.CancelledError:
-        await runner.cleanup()
+        if isinstance(e, OSError):
+            raise _explained(e, f"{settings.host}:{settings.port}") from None
         raise
-    return HttpServer(runner, settings.host, int(runner.addresses[0][1]))
+    return HttpServer(runner, connections, listener, settings.host)
+
+
+async def _listen(connections: Connections, settings: Settings, last_port: int) -> Listener:
+    if not settings.port and last_port:
+        with contextlib.suppress(OSError):
+            return Listener(await bind_sockets(settings.host, last_port), connections.make)
+    return Listener(await bind_sockets(settings.host, settings.port), connections.make)
 
 
 async def check_address(settings: Settings) -> None:
@@ -124,21 +153,12 @@ async def check_address(settings: Settings) -> None:
 
     Raises Conflict, Invalid.
     """
-    loop = asyncio.get_running_loop()
     try:
-        probe = await loop.create_server(asyncio.Protocol, settings.host or None, settings.port, start_serving=False)
+        bound = await bind_sockets(settings.host, settings.port)
     except OSError as e:
         raise _explained(e, f"{settings.host}:{settings.port}") from None
-    probe.close()
-    await probe.wait_closed()
-
-
-async def _listens(runner: web.AppRunner, host: str, port: int) -> bool:
-    try:
-        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
-    except OSError:
-        return False
-    return True
+    for probe in bound:
+        probe.close()
 
 
 def _explained(e: OSError, where: str) -> OncueError:

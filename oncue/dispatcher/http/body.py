@@ -15,8 +15,11 @@ import msgspec.inspect as mi
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from oncue.dispatcher.http.connection import BodyTimeout
+from oncue.dispatcher.http.content_coding import content_coding, decompress
+from oncue.dispatcher.http.off_loop import off_loop
 from oncue.dispatcher.http.route import JSON, MSGPACK, Route
-from oncue.errors import Invalid, Malformed, TooLarge, UnsupportedType
+from oncue.errors import Invalid, Malformed, RequestTimeout, TooLarge, UnsupportedType
 
 _ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
@@ -47,15 +50,27 @@ def coding_of(request: web.Request, route: Route) -> str:
 
 
 async def read_body(request: web.Request, limit: int, fixed: bool = False) -> bytes:
-    """Return the whole body.
+    """Return the whole body, without its content coding.
 
     `fixed`: the limit is the route's own, not the server's setting.
 
-    Raises TooLarge, before reading if Content-Length exceeds the limit, and Malformed.
+    Raises TooLarge, before reading if Content-Length exceeds the limit, UnsupportedType, Malformed
+    and RequestTimeout.
     """
     length = request.content_length
     if length is not None and length > limit:
         raise too_large(length, limit, fixed)
+    coding = content_coding(request) if "Content-Encoding" in request.headers else ""
+    body = await _read(request, limit, fixed)
+    if not coding or not body:
+        return body
+    decoded = await off_loop(decompress, body, coding, limit)
+    if decoded is None:
+        raise too_large(limit + 1, limit, fixed)
+    return decoded
+
+
+async def _read(request: web.Request, limit: int, fixed: bool) -> bytes:
     content = request.content
     try:
         first = await content.readany()
@@ -70,10 +85,12 @@ async def read_body(request: web.Request, limit: int, fixed: bool = False) -> by
                 return b"".join(parts)
             parts.append(part)
             size += len(part)
+    except BodyTimeout as e:
+        raise RequestTimeout(str(e), remedy="send it at once, or over a better line") from None
     except (HttpProcessingError, web.RequestPayloadError) as e:
         raise Malformed(
             f"the body cannot be read: {e or type(e).__name__}",
-            remedy="check Content-Length, Transfer-Encoding and Content-Encoding",
+            remedy="check Content-Length and Transfer-Encoding",
         ) from None
     raise too_large(size, limit, fixed)
 

@@ -19,6 +19,7 @@ from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, coding_of, decode_query, read_body
+from oncue.dispatcher.http.connection import Connection
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.dispatcher.http.route import ANONYMOUS, JSON, MSGPACK, Api, NoQuery, RequestContext, Route
@@ -37,6 +38,7 @@ def bind(api: Api, route: Route, limit: RateLimit) -> Serve:
 
     async def serve(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
+        connection_of(request).started(request)
         response: web.StreamResponse
         try:
             response = await exchange(request)
@@ -46,8 +48,8 @@ def bind(api: Api, route: Route, limit: RateLimit) -> Serve:
             raise
         except Exception as e:
             response = problems.response(problems.unexpected(e, f"{route.method} {route.template}"), request)
-        if response.status == 413:
-            response.force_close()  # the rest of the body is not read
+        if response.status >= 400 and not request.content.is_eof():
+            response.force_close()  # the rest of the body is not wanted
         count(response.status, time.perf_counter() - started)
         return response
 
@@ -66,6 +68,7 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
         context = RequestContext(api, request, ANONYMOUS)
         if route.scope:
             context.caller = caller = await api.logins.authenticate(Credentials(headers.get("Authorization")))
+            connection_of(request).authenticated(caller.token_id)
             require(caller, route.scope)
             limit.count(caller.token_id)
         context.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
@@ -86,6 +89,13 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
         return result if isinstance(result, web.StreamResponse) else answer(result, route.status, context.coding)
 
     return exchange
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """Return the connection of a request."""
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    return connection
 
 
 async def _wait_for(api: Api, position: str) -> None:

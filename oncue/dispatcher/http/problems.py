@@ -74,6 +74,9 @@ def response(error: OncueError, request: web.Request | None = None) -> web.Respo
         retry_after = 5
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
+    codings = error.details.get("accept_encoding")
+    if error.status == 415 and isinstance(codings, list):
+        headers["Accept-Encoding"] = ", ".join(codings)
     allow = error.details.get("allow")
     if error.status == 405 and isinstance(allow, list):
         headers["Allow"] = ", ".join(allow)

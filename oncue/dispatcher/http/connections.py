@@ -1,0 +1,197 @@
+"""Limits of the HTTP connections of a server: per address, per token, in total.
+
+A new connection counts for its address until a request on it is authenticated, then for its token.
+If an address or the server has too many that are not authenticated, the oldest of those that wait
+for their peer makes room, one that was never answered before one that was. So a caller with a token
+gets in, whoever holds connections open.
+
+    accept ──► admit: room? else end the one that has waited longest ──► authenticated
+    every second: end those whose peer sends or takes nothing, or too little
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from aiohttp import web
+
+from oncue.dispatcher.http.connection import KNOWN_IDLE_S, Connection
+
+log = logging.getLogger("oncue.api")
+SWEEP_S = 1.0
+DESCRIPTORS = 65_536  # the soft limit is raised up to this
+LEAST = 32
+UNKNOWN_SHARE = 2  # one in so many of all connections may be without a token
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files as far as permitted. Return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft if soft != resource.RLIM_INFINITY else DESCRIPTORS
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS permits less than it says
+        return soft
+    return wanted
+
+
+def most_connections(descriptors: int) -> int:
+    """Return how many connections leave enough descriptors for files and agents."""
+    return max(LEAST, descriptors - max(96, descriptors // 4))
+
+
+class _Unknown:
+    """Connections of one address without a token, oldest first."""
+
+    __slots__ = ("answered", "fresh")
+
+    def __init__(self) -> None:
+        self.fresh: dict[Connection, None] = {}  # no request was answered, or all were refused
+        self.answered: dict[Connection, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.answered)
+
+
+class Connections:
+    """All open connections. `make` is a protocol factory for `loop.create_server`."""
+
+    def __init__(
+        self,
+        server: web.Server,
+        per_address: int,
+        per_token: int,
+        most: int,
+        ended: Callable[[str], None],
+        **options: Any,
+    ) -> None:
+        self._server, self._options = server, options
+        self._per_address, self._per_token, self._most = per_address, per_token, most
+        self._ended = ended  # counts why connections were ended
+        self._unknown: dict[str, _Unknown] = {}  # by address
+        self._unknown_count = 0
+        self._owned: Counter[str] = Counter()
+        self._open: dict[Connection, None] = {}
+        self._loop = asyncio.get_running_loop()
+        self._swept = self._loop.time()
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def make(self) -> Connection:
+        """Return the protocol of a new connection."""
+        return Connection(self._server, self, self._loop, keepalive_timeout=KNOWN_IDLE_S + 30, **self._options)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # ------------------------------------------------------------ Gate
+
+    def admit(self, connection: Connection) -> bool:
+        """See Gate."""
+        connection.address = address = _block(connection.address)
+        same = self._unknown.get(address) or _Unknown()
+        if len(same) >= self._per_address > 0 and not self._make_room(same):
+            self._ended("address")
+            return False
+        full = len(self._open) >= self._most or self._unknown_count >= self._most // UNKNOWN_SHARE
+        if full and not self._make_room(max(self._unknown.values(), key=len, default=_Unknown())):
+            self._ended("full")
+            return False
+        same = self._unknown.setdefault(address, same)  # an empty one was forgotten
+        same.fresh[connection] = self._open[connection] = None
+        self._unknown_count += 1
+        return True
+
+    def _make_room(self, among: _Unknown) -> bool:
+        for connection in chain(among.fresh, among.answered):
+            if connection.waits:
+                self.remove(connection)
+                self._ended("replaced")
+                if connection.transport is not None:
+                    connection.transport.abort()
+                return True
+        return False
+
+    def answered(self, connection: Connection) -> None:
+        """See Gate."""
+        same = self._unknown.get(connection.address)
+        if same is not None and connection in same.fresh:
+            del same.fresh[connection]
+            same.answered[connection] = None
+
+    def recognized(self, connection: Connection, token_id: str) -> None:
+        """See Gate."""
+        if connection not in self._open:  # it is being closed
+            return
+        self._forget(connection)
+        connection.owner = token_id
+        self._owned[token_id] += 1
+        if self._owned[token_id] > self._per_token > 0:
+            connection.keep_alive(False)
+            self._end_idle(token_id)
+
+    def _end_idle(self, token_id: str) -> None:
+        """End the connection of this token that was used least recently."""
+        idle = [c for c in self._open if c.owner == token_id and c.request is None]
+        if idle:
+            self._ended("token")
+            min(idle, key=lambda c: c.since).force_close()
+
+    def remove(self, connection: Connection) -> None:
+        """See Gate."""
+        if connection in self._open:
+            del self._open[connection]
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if connection.owner:
+            self._owned[connection.owner] -= 1
+            if not self._owned[connection.owner]:
+                del self._owned[connection.owner]
+            return
+        same = self._unknown[connection.address]
+        same.fresh.pop(connection, None)
+        same.answered.pop(connection, None)
+        self._unknown_count -= 1
+        if not len(same):
+            del self._unknown[connection.address]
+
+    # ------------------------------------------------------------ once a second
+
+    def _sweep(self) -> None:
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        now = self._loop.time()
+        # A loop that was held has not read: that is not the peer's fault.
+        passed, self._swept = min(now - self._swept, 2 * SWEEP_S), now
+        for connection in list(self._open):
+            why = connection.overdue(now, passed)
+            if why:
+                self._ended(why)
+                connection.end(why)
+
+    def close(self) -> None:
+        """Stop looking at connections."""
+        self._timer.cancel()
+
+
+@lru_cache(1_000)
+def _block(address: str) -> str:
+    """Return the address; of IPv6 the block of 64 bits, which is one host's."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found, 64), strict=False))

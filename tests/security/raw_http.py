@@ -1,0 +1,103 @@
+"""HTTP as an attacker sends it: bytes on sockets, from several threads."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+
+def connect(url: str, timeout: float = 60.0) -> socket.socket:
+    """Open a connection to the server of this URL."""
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname or "", parts.port or 80), timeout)
+
+
+def head(method: str, path: str, length: int | None = None, **headers: str) -> bytes:
+    """Return the head of a request. In names of headers, "_" stands for "-"."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: a", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def exchange(url: str, sent: bytes, timeout: float = 60.0) -> bytes:
+    """Send bytes, and return all that is answered until the server closes.
+
+    A connection that the server resets while it is written to is no failure.
+    """
+    with connect(url, timeout) as peer:
+        with contextlib.suppress(ConnectionError):
+            peer.sendall(sent)
+        return read_all(peer)
+
+
+def read_all(peer: socket.socket) -> bytes:
+    """Return what comes until the server closes or resets the connection."""
+    parts = []
+    with contextlib.suppress(ConnectionError):
+        while part := peer.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def status(answer: bytes) -> int:
+    """Return the status of an answer; 0 if there is none."""
+    return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0
+
+
+def is_closed(peer: socket.socket) -> bool:
+    """Return True if the server has closed this connection. Reads what it sent."""
+    peer.settimeout(0)
+    try:
+        while peer.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def many(url: str, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+    """Hold open so many connections on each of which these bytes were sent."""
+    with contextlib.ExitStack() as stack:
+        peers = []
+        for _ in range(count):
+            peer = stack.enter_context(connect(url))
+            with contextlib.suppress(ConnectionError):
+                peer.sendall(sent)
+            peers.append(peer)
+        yield peers
+
+
+def in_threads(count: int, work: Callable[[], object]) -> None:
+    """Run the work in so many threads, and wait for all. Raises what one of them raised."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def await_true(what: Callable[[], object], seconds: float, name: str) -> None:
+    """Poll for a state of the server."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"not in {seconds:g} s: {name}"
+        threading.Event().wait(0.05)

@@ -1,0 +1,160 @@
+"""Connections that are held open: whoever has a token gets in meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from oncue.dispatcher.http.connection import HEAD_S, PATIENCE_S
+from tests.e2e.running import System, system_in
+from tests.security.raw_http import await_true, connect, head, is_closed, many, read_all, status
+from tests.security.stall import check_no_stall
+
+MIB = 1 << 20
+UNFINISHED = {
+    "nothing": b"",
+    "half a head": b"GET /v1/me HTTP/1.1\r\nHost: a\r\nX: ",
+    "half a body": head("POST", "/hooks/none", 1000) + b"half",
+    "half a chunked body": head("POST", "/hooks/none", Transfer_Encoding="chunked") + b"1\r\nx\r\n",
+    "a refused body": head("POST", "/v1/tasks", 1000) + b"half",
+}
+
+
+def metric(system: System, name: str) -> float:
+    """Return the sum of a metric's series."""
+    text = system.http("GET", "/metrics").body.decode()
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+def test_unfinished_requests_are_ended_and_a_known_caller_is_served(served: System) -> None:
+    url = served.local["url"]
+    files = served.server.num_fds()
+
+    def attack() -> None:
+        with contextlib.ExitStack() as stack:
+            peers = [p for sent in UNFINISHED.values() for p in stack.enter_context(many(url, 300, sent))]
+            assert served.http("GET", "/v1/me").status == 200
+            assert served.server.num_fds() < files + 600
+            await_true(lambda: all(is_closed(p) for p in peers), 3 * max(HEAD_S, PATIENCE_S), "all are closed")
+
+    check_no_stall(url, attack)
+    assert served.http("GET", "/v1/me").status == 200
+    await_true(lambda: served.server.num_fds() < files + 20, 10, "descriptors are released")
+
+
+def test_a_head_that_comes_byte_by_byte_is_ended(served: System) -> None:
+    with connect(served.local["url"]) as peer:
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < began + 3 * HEAD_S and not is_closed(peer):
+                peer.settimeout(60)
+                peer.sendall(b"X")
+                threading.Event().wait(0.2)
+        assert time.monotonic() < began + 2 * HEAD_S + 5
+
+
+def test_a_body_that_comes_byte_by_byte_is_told_so(served: System) -> None:
+    with connect(served.local["url"]) as peer:
+        peer.sendall(head("POST", "/v1/events", 10_000, Authorization=f"Bearer {served.local['token']}"))
+        answer = b""
+        peer.settimeout(0.2)
+        deadline = time.monotonic() + 3 * PATIENCE_S
+        while not answer and time.monotonic() < deadline:
+            peer.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = peer.recv(1 << 16)
+        peer.settimeout(30)
+        answer += read_all(peer)
+    assert status(answer) == 408, answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "request-timeout"
+
+
+def test_a_slow_upload_that_goes_on_is_taken(served: System) -> None:
+    content = os.urandom(60_000)
+    name = hashlib.sha256(content).hexdigest()
+    with connect(served.local["url"]) as peer:
+        peer.sendall(head("PUT", f"/v1/blobs/{name}", len(content), Authorization=f"Bearer {served.local['token']}"))
+        for at in range(0, len(content), 1000):  # 2 kB/s, for longer than anybody's patience
+            peer.sendall(content[at : at + 1000])
+            threading.Event().wait((PATIENCE_S + 5) / 60)
+        assert status(read_all(peer)) == 201
+
+
+@pytest.fixture(scope="module")
+def large(served: System) -> str:
+    """Return the path of a blob of 64 MB."""
+    content = os.urandom(MIB) * 64
+    name = hashlib.sha256(content).hexdigest()
+    assert served.http("PUT", f"/v1/blobs/{name}", content).status == 201
+    return f"/v1/blobs/{name}"
+
+
+@pytest.mark.parametrize("path", ["a blob", "/openapi.json"])
+def test_a_reader_that_takes_almost_nothing_is_cut(served: System, large: str, path: str) -> None:
+    request = head("GET", large if path == "a blob" else path, Authorization=f"Bearer {served.local['token']}")
+    if path != "a blob":
+        request = request.replace(b"Connection: close\r\n", b"") * 30
+    before = metric(served, 'oncue_http_connections_ended_total{reason="answer"}')
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        url = served.local["url"]
+        peer.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        for _ in range(1 if path == "a blob" else 20):
+            with contextlib.suppress(OSError):
+                peer.setblocking(False)
+                peer.sendall(request)
+        peer.setblocking(True)
+        deadline = time.monotonic() + 3 * PATIENCE_S
+        while metric(served, 'oncue_http_connections_ended_total{reason="answer"}') == before:
+            assert time.monotonic() < deadline
+            peer.recv(1)
+            threading.Event().wait(1)
+
+
+def test_a_reader_that_pauses_gets_all(served: System, large: str) -> None:
+    with connect(served.local["url"]) as peer:
+        peer.sendall(head("GET", large, Authorization=f"Bearer {served.local['token']}"))
+        first = peer.recv(1 << 16)
+        threading.Event().wait(PATIENCE_S / 2)
+        assert len(first + read_all(peer)) > 64 * MIB
+
+
+def test_few_descriptors_are_kept_for_known_callers(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    system = System(tmp_path)
+    script = 'ulimit -n 256; exec "$0" -m oncue up --detach --port 0 --no-endpoint'
+    try:
+        done = subprocess.run(["bash", "-c", script, sys.executable], env=system.env, cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        system.note()
+        url = system.local["url"]
+        with many(url, 600, b"GET / HTTP/1.1\r\n"):
+            for _ in range(5):
+                assert system.http("GET", "/v1/me").status == 200
+            event = system.http("POST", "/v1/events", {"type": "a", "source": "/b"})
+            assert event.status == 202
+        assert "Too many open files" not in system.said()
+    finally:
+        system.end()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_busy_address_does_not_refuse_a_new_hook(tmp_path: Path) -> None:
+    """Connections without a token are replaced, the one that waits longest first."""
+    with system_in(tmp_path, "--workers", "1", ONCUE_CONNECTIONS_PER_ADDRESS="8") as system:
+        with many(system.local["url"], 50, UNFINISHED["half a body"]):
+            answer = system.http("POST", "/hooks/none", b"x", token=None)
+            assert answer.status == 404
+        assert metric(system, 'oncue_http_connections_ended_total{reason="replaced"}') >= 40
