@@ -107,7 +107,7 @@ class _Schemas:
 
 
 def _simplify_tuples(schema: Any) -> None:
-    """Replace the `prefixItems` of a tuple with items of one kind, which not all tools know."""
+    """Replace `prefixItems` of a tuple with items of one kind, as old tools need it."""
     if isinstance(schema, list):
         for item in schema:
             _simplify_tuples(item)
