@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,8 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
     Raises RuleFileError, Invalid if a file cannot be read, MissingExtra.
     """
     need("reading rule files")
-    from oncue.rules.parsing.rule_file import check_unique, parse
+    gc.set_threshold(50_000, 50, 50)  # a rule has some 60 objects, which all stay
+    from oncue.rules.parsing.rule_file import check_unique, parse, parse_together
     from oncue.triggers.catalog import OptionStructs
 
     options = OptionStructs()
@@ -49,8 +51,10 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
             raise Invalid(
                 f"{path} cannot be read: {e.strerror}", remedy="give the path of a rule file (YAML)"
             ) from None
-    names = {t.name for path, text in texts for t in parse(text, path, options, triggers=None).triggers}
-    sets = [parse(text, path, options, triggers=names if len(texts) > 1 else None) for path, text in texts]
+    if len(texts) > 1:
+        sets = parse_together([(text, path) for path, text in texts], options, ())
+    else:
+        sets = [parse(text, path, options, triggers=None) for path, text in texts]
     check_unique(sets)
     return sets
 

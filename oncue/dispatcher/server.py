@@ -201,7 +201,7 @@ class Server:
             events,
             DeadLetterService(context),
             self.tokens,
-            StatusService(context, bridge, ownership, triggers, stateful),
+            StatusService(context, bridge, ownership, deployed, triggers, stateful),
             context.wait_for,
             self.sync_registry,
         )

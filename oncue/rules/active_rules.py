@@ -114,17 +114,28 @@ class RuleCompiler:
         self._counters: dict[str, RuleCounters] = {}
         self._switched: dict[str, RuleSwitch] = {}
 
-    def compile(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
+    def compile(
+        self,
+        deployments: Iterable[Deployment],
+        switches: Iterable[RuleSwitch] = (),
+        parsed: Mapping[str, RuleSet] | None = None,
+    ) -> ActiveRules:
         """Compile the newest deployment of each label.
 
-        The last switch of a rule overrides its `enabled`; one that enables it ends a pause.
+        `parsed`: label -> rules that are parsed already; other texts are parsed here. The last
+        switch of a rule overrides its `enabled`; one that enables it ends a pause.
         """
         newest: dict[str, Deployment] = {}
         for d in deployments:
             if d.label not in newest or d.version >= newest[d.label].version:
                 newest[d.label] = d
         live = [d for d in newest.values() if not d.removed]
-        self._read = {key: self._read.get(key) or _read(d) for d in live if (key := (d.label, d.version, d.text))}
+        ready = parsed or {}
+        self._read = {
+            key: self._read.get(key) or ready.get(d.label) or _read(d)
+            for d in live
+            if (key := (d.label, d.version, d.text))
+        }
         by_rule = {s.rule: s for s in switches}
         entries: list[ActiveRule] = []
         broken: dict[str, str] = {}
@@ -156,6 +167,6 @@ def _read(deployment: Deployment) -> RuleSet | str:
     Its trigger names were checked against all files when it was deployed.
     """
     try:
-        return parse(deployment.text, deployment.label, triggers=None)
+        return parse(deployment.text, deployment.label, triggers=None, stored=True)
     except OncueError as e:
         return str(e)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from oncue.errors import Invalid, NotFound, NotOwner, OncueError
@@ -28,6 +28,7 @@ from oncue.protocol.topics import EVENTS, MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.explain import decide, explain
 from oncue.rules.operators.chain import OperatorChain
+from oncue.rules.parsing.rule_file import RuleSet
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames, commit
 
 GROUP = "rules"
@@ -61,12 +62,18 @@ class Engine:
         self.active_rules = ActiveRules()
         self.events = self.dead = 0  # events seen and dead letters written since the start
 
-    def update(self, deployments: Iterable[Deployment], switches: Iterable[RuleSwitch] = ()) -> ActiveRules:
+    def update(
+        self,
+        deployments: Iterable[Deployment],
+        switches: Iterable[RuleSwitch] = (),
+        parsed: Mapping[str, RuleSet] | None = None,
+    ) -> ActiveRules:
         """Replace the active rules.
 
-        Deployments that cannot be read are in `active_rules.broken`.
+        `parsed`: label -> rules that are parsed already. Deployments that cannot be read are in
+        `active_rules.broken`.
         """
-        self.active_rules = self._compiler.compile(deployments, switches)
+        self.active_rules = self._compiler.compile(deployments, switches, parsed)
         return self.active_rules
 
     async def run(self) -> None:
@@ -120,8 +127,18 @@ class Engine:
             entry.counters.doubles += tasks
 
     def rules(self) -> list[RuleInfo]:
-        """Return all deployed rules with their states and counters."""
+        """Return all deployed rules with their states and counters. For any thread."""
         return [_info(entry) for entry in self.active_rules.entries.values()]
+
+    def rule(self, name: str) -> RuleInfo | None:
+        """Return one deployed rule."""
+        entry = self.active_rules.entries.get(name)
+        return _info(entry) if entry is not None else None
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return (fired, suppressed) of the rules that have either."""
+        counters = ((name, entry.counters) for name, entry in self.active_rules.entries.items())
+        return {name: (max(0, c.fired - c.doubles), c.suppressed) for name, c in counters if c.fired or c.suppressed}
 
 
 def _info(entry: ActiveRule) -> RuleInfo:

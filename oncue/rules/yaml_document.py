@@ -87,8 +87,9 @@ class FileProblem(msgspec.Struct, frozen=True, order=True):
 class Problems:
     """Errors of one file, with positions."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, file: str, limited: bool = True) -> None:
+        """`limited`: limits of cost hold. They may be newer than a text in force."""
+        self.file, self.limited = file, limited
         self.found: list[FileProblem] = []
 
     def add(self, place: Node | tuple[int, int], message: str, remedy: str = "") -> None:

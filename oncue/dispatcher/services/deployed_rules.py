@@ -7,21 +7,23 @@ registry ──► view ──► reload ──► engine (stateless rules)
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.errors import NotFound, OncueError
+from oncue.dispatcher.services.rule_file_parser import ParsedDeployment, RuleFileParser
+from oncue.errors import NotFound
 from oncue.protocol import payload
 from oncue.protocol.records import Deployment
 from oncue.protocol.topics import REGISTRY
 from oncue.rules.engine import Engine
-from oncue.rules.parsing.rule_file import RuleSet, parse
-from oncue.triggers.catalog import OptionStructs
+from oncue.rules.parsing.rule_file import RuleSet
 
 log = logging.getLogger("oncue.rules")
+MANY_RULES = 1_000
 REGISTRY_S = 5.0  # how long a batch of events waits for the registry
 
 
@@ -33,6 +35,8 @@ class DeployedRules:
         self.engine = Engine(context.log, context.registry, before_batch=self.sync, offload=self.offload)
         self.deployments: dict[str, Deployment] = {}
         self.rulesets: dict[str, RuleSet] = {}
+        self.parser = RuleFileParser()
+        self._parsed: dict[str, ParsedDeployment] = {}  # label -> rules, and why there are none
         self._on_reload: list[Callable[[], None]] = []
         self._reloading = asyncio.Lock()
         self._position = -1  # offset in the registry up to which the deployments are in force
@@ -73,15 +77,18 @@ class DeployedRules:
             position = self._registry_position()
             deployments = {d.label: d for d in await view.deployments()}
             switches = await view.switches()
+            fresh = 0
             if deployments != self.deployments:
-                known = {
-                    label: self.rulesets[label] for label, d in deployments.items() if self.deployments.get(label) == d
-                }
-                changed = [d for d in deployments.values() if d.label not in known]
-                # YAML takes about 1 ms a rule: not on the event loop.
-                fresh = await asyncio.to_thread(lambda: {d.label: _parsed(d) for d in changed})
-                self.deployments, self.rulesets = deployments, known | fresh
-            await asyncio.to_thread(self.engine.update, list(deployments.values()), switches)
+                changed = [d for label, d in deployments.items() if self.deployments.get(label) != d]
+                parsed = self._parsed | await self.parser.deployed(changed)
+                self._parsed = {label: parsed[label] for label in deployments}
+                fresh = sum(len(parsed[d.label].rules.rules) for d in changed)
+                self.deployments = deployments
+                self.rulesets = {label: found.rules for label, found in self._parsed.items()}
+            readable = {label: found.rules for label, found in self._parsed.items() if not found.why}
+            await asyncio.to_thread(self.engine.update, list(deployments.values()), switches, readable)
+            if fresh >= MANY_RULES:
+                gc.freeze()  # else the collector holds the loop while it looks at all of them
             for callback in self._on_reload:
                 callback()
             self._position = position
@@ -113,7 +120,8 @@ class DeployedRules:
 
     def visible(self, caller: Caller, label: str) -> bool:
         """Return True if the caller may see the deployment of this label."""
-        return caller.sees(self.deployments[label].owner)
+        found = self.deployments.get(label)
+        return found is not None and caller.sees(found.owner)
 
     def owner_of(self, kind: str, item: Mapping[str, Any]) -> str:
         """Return the owner of a live item (live_feed.py); "" if nobody is known.
@@ -128,17 +136,14 @@ class DeployedRules:
         found = self.deployments.get(item.get("label", ""))
         return found.owner if found else ""
 
+    def unreadable(self) -> list[tuple[Deployment, str]]:
+        """Return the deployments whose rules do not fire, because they cannot be read."""
+        broken = self.engine.active_rules.broken
+        return [(self.deployments[label], why) for label, why in broken.items() if label in self.deployments]
+
     def no_label(self, caller: Caller, label: str) -> NotFound:
         """Return the error for an unknown label, with the labels the caller may see."""
         labels = ", ".join(sorted(known for known in self.deployments if self.visible(caller, known)))
         return NotFound(
             f"there is no rule file {label!r}", remedy=f"there are: {labels}" if labels else "oncue deploy FILE"
         )
-
-
-def _parsed(d: Deployment) -> RuleSet:
-    try:
-        return parse(d.text, d.label, OptionStructs(), triggers=None)
-    except OncueError as e:  # deployed by another version of oncue
-        log.error("the deployed rule file %s cannot be read: %s", d.label, e)
-        return RuleSet(d.label, d.text, (), ())

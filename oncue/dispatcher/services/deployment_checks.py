@@ -1,11 +1,13 @@
-"""Steps 1 to 3 of a deploy: check labels, parse rule files, bind functions.
+"""Steps 1 and 3 of a deploy: check labels, bind functions.
 
-Each step returns a value that the next one takes. No step changes anything.
+Each step returns a value that the next one takes. No step changes anything. Steps whose cost grows
+with the number of rules run in a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from oncue.dispatcher.auth.identity import Caller
@@ -14,18 +16,9 @@ from oncue.dispatcher.services.deployed_rules import DeployedRules
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment, FunctionRecord, origin
-from oncue.rules.parsing.argument_check import check_arguments
-from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
+from oncue.rules.parsing.argument_check import Known, check_arguments
+from oncue.rules.parsing.rule_file import RuleSet
 from oncue.rules.yaml_document import Problems
-from oncue.triggers.catalog import OptionStructs
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedFile:
-    """A rule file of the request and its rules."""
-
-    file: r.RuleFile
-    rules: RuleSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +47,6 @@ def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: Deployed
         check_owner(caller, f.label, deployed)
 
 
-def parse_files(files: Sequence[r.RuleFile], deployed: DeployedRules) -> list[ParsedFile]:
-    """Parse the files. Raises RuleFileError for faults and for names in use.
-
-    A rule may use a trigger of any file that is in force or in the same request.
-    """
-    labels = {f.label for f in files}
-    others = [s for label, s in deployed.rulesets.items() if label not in labels]
-    names = {t.name for s in others for t in s.triggers} | {n for f in files for n in _trigger_names(f)}
-    parsed = [ParsedFile(f, parse(f.text, f.path or f.label, OptionStructs(), triggers=names)) for f in files]
-    check_unique([*others, *(f.rules for f in parsed)])
-    return parsed
-
-
 def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:
     """Raise Forbidden if the label is another person's."""
     old = deployed.deployments.get(label)
@@ -74,26 +54,41 @@ def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:
         raise Forbidden(f"the rule file {label!r} is somebody else's", remedy="deploy yours under another --label")
 
 
-async def bind_file(caller: Caller, parsed: ParsedFile, given: Mapping[str, str], context: ServerContext) -> BoundFile:
+async def bind_file(
+    caller: Caller, file: r.RuleFile, rules: RuleSet, given: Mapping[str, str], context: ServerContext
+) -> BoundFile:
     """Bind the functions of a file to contents.
 
     `given` maps names in the file to hashes or registered names. Raises RuleFileError for functions
     and endpoints that do not exist, and for arguments that do not fit.
     """
-    problems = Problems(parsed.rules.file)
     bound: dict[str, FunctionRecord] = {}
-    for run in (run for rule in parsed.rules.rules for run in rule.runs):
+    wrong: dict[tuple[str, str], OncueError] = {}
+    for name in rules.functions:
         try:
-            bound[run.function] = bound.get(run.function) or await _function(caller, run.function, given, context)
+            bound[name] = await _function(caller, name, given, context)
         except NotFound as e:
+            wrong["function", name] = e
+    for endpoint in rules.endpoints:
+        try:
+            context.registry.find_endpoint(caller, endpoint)
+        except (NotFound, Forbidden) as e:
+            wrong["endpoint", endpoint] = e
+    parameters = {name: f.parameters for name, f in bound.items()}
+    await asyncio.to_thread(_check_runs, rules, wrong, parameters)
+    return BoundFile(file, rules, {name: f.id for name, f in bound.items()})
+
+
+def _check_runs(rules: RuleSet, wrong: Mapping[tuple[str, str], OncueError], parameters: Known) -> None:
+    """Raise RuleFileError for runs with a wrong name, or arguments that do not fit."""
+    problems = Problems(rules.file)
+    for run in (run for rule in rules.rules for run in rule.runs) if wrong else ():
+        if e := wrong.get(("function", run.function)):
             problems.add(run.given.function, e.message, e.remedy)
-        try:
-            context.registry.find_endpoint(caller, run.endpoint)
-        except NotFound as e:
+        if e := wrong.get(("endpoint", run.endpoint)):
             problems.add(run.given.endpoint, e.message, e.remedy)
     problems.check()
-    check_arguments(parsed.rules, {name: f.parameters for name, f in bound.items()})
-    return BoundFile(parsed.file, parsed.rules, {name: bound[name].id for name in parsed.rules.functions})
+    check_arguments(rules, parameters)
 
 
 async def _function(caller: Caller, name: str, given: Mapping[str, str], context: ServerContext) -> FunctionRecord:
@@ -104,14 +99,6 @@ async def _function(caller: Caller, name: str, given: Mapping[str, str], context
             remedy="oncue deploy registers FILE.py:NAME by itself; a registered one is used by its name",
         )
     return found
-
-
-def _trigger_names(file: r.RuleFile) -> Iterable[str]:
-    """Return the trigger names of a file; none if it has errors (see parse_files)."""
-    try:
-        return [t.name for t in parse(file.text, file.label, None, triggers=None).triggers]
-    except OncueError:
-        return ()
 
 
 # ---------------------------------------------------------------- origins

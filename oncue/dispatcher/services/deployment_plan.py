@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -64,13 +65,18 @@ async def plan_rollback(caller: Caller, old: Deployment, deployed: DeployedRules
     Raises RuleFileError.
     """
     others = [s for label, s in deployed.rulesets.items() if label != old.label]
-    rules = parse(old.text, old.label, OptionStructs(), triggers=None)
-    check_unique([*others, rules])
+    rules = await asyncio.to_thread(_parse_again, old, others)
     version = await next_version(context.view, old.label)
     record = msgspec.structs.replace(
         old, version=version, at_us=now_us(), owner=caller.subject, note=f"rolled back to version {old.version}"
     )
     return Plan(await _answer(caller, old.label, version, rules, old.functions, deployed, context), record)
+
+
+def _parse_again(old: Deployment, others: Sequence[RuleSet]) -> RuleSet:
+    rules = parse(old.text, old.label, OptionStructs(), triggers=None, stored=True)
+    check_unique([*others, rules])
+    return rules
 
 
 async def plan_removal(caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext) -> Plan:
@@ -96,7 +102,7 @@ async def _answer(
     deployed: DeployedRules,
     context: ServerContext,
 ) -> r.Deployed:
-    found = diff(deployed.rulesets.get(label), rules)
+    found = await asyncio.to_thread(diff, deployed.rulesets.get(label), rules)
     changes = await _function_changes(context.view, deployed.deployments.get(label), functions, caller.subject)
     return r.Deployed(
         label=label,

@@ -1,7 +1,7 @@
 """Deploys, rolls back and removes rule files.
 
     deploy ─► check ─► parse ─► bind ─► plan ─► record ─► wait ─► answer
-              └─ deployment_checks.py ┘ deployment_plan.py   └─ triggers.py: initial scans
+       deployment_checks.py, rule_file_parser.py, deployment_plan.py   └─ triggers.py: initial scans
 
 A deploy is all or nothing: the records of all files are one append to the registry.
 """
@@ -21,7 +21,6 @@ from oncue.dispatcher.services.deployment_checks import (
     bind_file,
     check_labels,
     check_origin,
-    parse_files,
 )
 from oncue.dispatcher.services.deployment_plan import Plan, plan_file, plan_removal, plan_rollback
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
@@ -58,8 +57,13 @@ class DeploymentService:
         async with self._changing:
             await deployed.sync()
             check_labels(caller, request.files, deployed)
-            parsed = parse_files(request.files, deployed)
-            bound = [await bind_file(caller, f, request.functions, context) for f in parsed]
+            labels = {f.label for f in request.files}
+            others = [s for label, s in deployed.rulesets.items() if label not in labels]
+            parsed = await deployed.parser.parse(request.files, others)
+            bound = [
+                await bind_file(caller, f, rules, request.functions, context)
+                for f, rules in zip(request.files, parsed, strict=True)
+            ]
             plans = [await plan_file(caller, f, request.note, deployed, context) for f in bound]
             answers = [plan.answer for plan in plans]
             if request.dry_run:

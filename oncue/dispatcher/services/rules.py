@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import heapq
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -14,7 +16,7 @@ from oncue.dispatcher.services.triggers import TriggerService
 from oncue.errors import NotFound
 from oncue.ids import now_us
 from oncue.protocol import api as r
-from oncue.protocol.records import VERSION, Event, RuleSwitch
+from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
 
 
 class RuleService:
@@ -35,19 +37,32 @@ class RuleService:
 
         With `bearer`, the counts of the other servers are added.
         """
-        failed = {t.name: t for t in self._triggers.not_running()}
-        visible = [i for i in self._deployed.engine.rules() if self._deployed.visible(caller, i.label)]
-        infos = [_with_trigger(info, failed) for info in visible]
-        return await self._stateful.with_peers(await self._stateful.with_windows(infos), bearer)
+        infos = await asyncio.to_thread(self._infos, caller, self._triggers.not_running())
+        return await self._with_state(infos, bearer)
 
     async def get(self, caller: Caller, name: str, bearer: str = "") -> r.RuleInfo:
         """Return one rule. Raises NotFound."""
-        infos = await self.all(caller, bearer)
-        found = next((info for info in infos if info.name == name), None)
-        if found is None:
-            names = ", ".join(sorted(info.name for info in infos)[:20])
+        info = self._deployed.engine.rule(name)
+        if info is None or not self._deployed.visible(caller, info.label):
+            names = await asyncio.to_thread(self._names, caller)
             raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
+        failed = {t.name: t for t in self._triggers.not_running()}
+        (found,) = await self._with_state([_with_trigger(info, failed)], bearer)
         return found
+
+    def _infos(self, caller: Caller, not_running: Sequence[r.TriggerInfo]) -> list[r.RuleInfo]:
+        """Return the rules, and a row for each unreadable file. For any thread."""
+        failed = {t.name: t for t in not_running}
+        visible = self._deployed.visible
+        found = [_with_trigger(info, failed) for info in self._deployed.engine.rules() if visible(caller, info.label)]
+        return found + [_unreadable(d, why) for d, why in self._deployed.unreadable() if caller.sees(d.owner)]
+
+    def _names(self, caller: Caller) -> str:
+        visible = (i.name for i in self._deployed.engine.rules() if self._deployed.visible(caller, i.label))
+        return ", ".join(heapq.nsmallest(20, visible))
+
+    async def _with_state(self, infos: list[r.RuleInfo], bearer: str) -> list[r.RuleInfo]:
+        return await self._stateful.with_peers(await self._stateful.with_windows(infos), bearer)
 
     async def switch(self, caller: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo:
         """Enable or disable a rule. Raises NotFound, NotReady, DiskFull."""
@@ -89,3 +104,18 @@ def _with_trigger(info: r.RuleInfo, failed: Mapping[str, r.TriggerInfo]) -> r.Ru
         return info
     why = "; ".join(f"its trigger {t.name} is {t.state}" + (f": {t.detail}" if t.detail else "") for t in found)
     return msgspec.structs.replace(info, why="; ".join(filter(None, (why, info.why))))
+
+
+def _unreadable(d: Deployment, why: str) -> r.RuleInfo:
+    """Return the row of a file in force that this version of oncue cannot read."""
+    return r.RuleInfo(
+        name=d.label,
+        label=d.label,
+        version=d.version,
+        enabled=False,
+        on=None,
+        runs=[],
+        endpoint="",
+        state="unreadable",
+        why=f"this version of oncue cannot read the file, so none of its rules fires: {why}",
+    )

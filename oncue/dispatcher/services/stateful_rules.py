@@ -195,6 +195,8 @@ class StatefulRuleService:
         Open windows come from the server that runs the stateful rules.
         """
         urls = self._ownership.peer_urls() if infos and bearer else []
+        if not urls:
+            return infos
         there: dict[str, list[r.RuleInfo]] = {}
         for answer in await asyncio.gather(*(self._peers.rules(url, bearer) for url in urls)):
             for info in answer:
@@ -221,7 +223,7 @@ class StatefulRuleService:
 
     async def update_metrics(self) -> None:
         """Bring the rules' counters and gauges up to date for /metrics."""
-        now = {info.name: (info.fired, info.suppressed) for info in self._deployed.engine.rules()}
+        now = self._deployed.engine.counts()
         if isinstance(self._runner, RemoteRules):
             now |= self._runner.workers.counted
         counted = self._counted

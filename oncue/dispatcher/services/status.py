@@ -8,6 +8,7 @@ from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.deployed_rules import DeployedRules
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.protocol import api as r
@@ -21,9 +22,11 @@ class StatusService:
         context: ServerContext,
         bridge: BridgeSocket,
         ownership: PartitionOwnership,
+        deployed: DeployedRules,
         triggers: TriggerService,
         stateful: StatefulRuleService,
     ) -> None:
+        self._deployed = deployed
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._triggers, self._stateful = triggers, stateful
 
@@ -39,11 +42,16 @@ class StatusService:
             "bridge": "ok",
             "blobs": self._blobs_trouble() or "ok",
             "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
+            "rules": self._rules_trouble() or "ok",
             "rules with memory": self._stateful.trouble() or "ok",
         }
         well = context.ready and not context.disk_full and not trouble
         status = "ok" if well else "degraded" if context.ready else "starting"
         return r.Health(status=status, version=context.version, checks=checks, triggers=idle)
+
+    def _rules_trouble(self) -> str:
+        broken = len(self._deployed.unreadable())
+        return f"not ok: {broken} of {len(self._deployed.deployments)} rule files cannot be read" if broken else ""
 
     def _blobs_trouble(self) -> str:
         others = self._ownership.other_blob_stores()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from oncue.protocol.records import Event
@@ -51,6 +52,7 @@ def parse_path(path: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
+@lru_cache(maxsize=4096)
 def getter(path: str) -> Get:
     """Return a function event -> value of the path, or MISSING. Raises ValueError."""
     parts = parse_path(path)

@@ -8,15 +8,13 @@ cel.py). docs/rules.md describes the format.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from oncue.errors import Invalid, RuleFileError
-from oncue.protocol.records import NAME_CHARS, StoredRetryPolicy
-from oncue.quantities import duration_ms
+from oncue.protocol.records import StoredRetryPolicy
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.template import Refer, Template, compile_args
@@ -24,6 +22,7 @@ from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
 from oncue.rules.operators.event_rows import refer_to_event
 from oncue.rules.parsing.condition_parser import parse_match, parse_on
+from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
 from oncue.rules.parsing.trigger_options import convert
@@ -46,10 +45,8 @@ RULE_KEYS = (
 RUN_KEYS = ("function", "endpoint", "args", "timeout")
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
 RETRY_ON = ("lost", "error", "timeout")
-NO_LIMIT = "none"
 MAX_RUNS = 100
 MAX_RETRIES = 1_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class TriggerSpec(msgspec.Struct, frozen=True):
@@ -116,13 +113,23 @@ class RuleSet(msgspec.Struct, frozen=True):
         """Return the functions of all rules as written, each once."""
         return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs))
 
+    @property
+    def endpoints(self) -> list[str]:
+        """Return the endpoints of all rules as written, each once."""
+        return list(dict.fromkeys(run.endpoint for rule in self.rules for run in rule.runs))
+
     def place_of(self, function: str) -> tuple[int, int]:
         """Return line and column of the first run of a function."""
         return next(run.given.function for rule in self.rules for run in rule.runs if run.function == function)
 
 
 def parse(
-    text: str | bytes, file: str = "", kinds: Kinds | None = None, *, triggers: Collection[str] | None = ()
+    text: str | bytes,
+    file: str = "",
+    kinds: Kinds | None = None,
+    *,
+    triggers: Collection[str] | None = (),
+    stored: bool = False,
 ) -> RuleSet:
     """Parse a rule file.
 
@@ -130,16 +137,40 @@ def parse(
 
     `kinds`: trigger kind -> option Struct (None: options are not parsed, as for deployed texts).
     `triggers`: names of triggers in other files that `on` may use (None: any).
+    `stored`: the text is in force, maybe since an older version: limits of cost do not hold.
     """
-    problems = Problems(file)
-    root = read(text, problems)
+    problems = Problems(file, limited=not stored)
+    return _rule_set(text, read(text, problems), kinds, triggers, problems)
+
+
+def parse_together(
+    files: Sequence[tuple[str | bytes, str]], kinds: Kinds | None, triggers: Collection[str]
+) -> list[RuleSet]:
+    """Parse (text, file name) pairs whose rules may use the triggers of all of them.
+
+    Raises RuleFileError for the first file with errors.
+    """
+    roots: list[tuple[str | bytes, Node | None, Problems]] = []
+    names = set(triggers)
+    for text, file in files:
+        problems = Problems(file)
+        root = read(text, problems)
+        roots.append((text, root, problems))
+        if root is not None and isinstance(root.value, dict):
+            names |= _trigger_names(root)
+    return [_rule_set(text, root, kinds, names, problems) for text, root, problems in roots]
+
+
+def _rule_set(
+    text: str | bytes, root: Node | None, kinds: Kinds | None, triggers: Collection[str] | None, problems: Problems
+) -> RuleSet:
     specs: list[TriggerSpec] = []
     rules: list[Rule] = []
     if root is not None:
         if isinstance(root.value, dict):
-            _known(root, ("triggers", "rules"), "a rule file", problems)
+            check_keys(root, ("triggers", "rules"), "a rule file", problems)
             specs = [s for n in _list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
-            names = None if triggers is None else {spec.name for spec in specs} | set(triggers) | _half_parsed(root)
+            names = None if triggers is None else {*triggers, *_trigger_names(root)}
             relative = {s.name: relative_paths(s.options) for s in specs}
             rules = [r for n in _list_of(root, "rules", problems) if (r := _rule(n, names, relative, problems))]
             _unique(root, "triggers", problems)
@@ -147,7 +178,8 @@ def parse(
         else:
             problems.add(root, f"a rule file is a mapping of `triggers:` and `rules:`, not {root.kind()}")
     problems.check()
-    return RuleSet(file, text if isinstance(text, str) else text.decode("utf-8-sig"), tuple(specs), tuple(rules))
+    plain = text if isinstance(text, str) else text.decode("utf-8-sig")
+    return RuleSet(problems.file, plain, tuple(specs), tuple(rules))
 
 
 def check_unique(sets: Iterable[RuleSet]) -> None:
@@ -174,9 +206,9 @@ def check_unique(sets: Iterable[RuleSet]) -> None:
 
 
 def _trigger(node: Node, kinds: Kinds | None, problems: Problems) -> TriggerSpec | None:
-    if not _mapping(node, "a trigger", problems):
+    if not is_mapping(node, "a trigger", problems):
         return None
-    name, kind = _name(node, "a trigger", problems), _required(node, "kind", "a trigger", problems)
+    name, kind = name_of(node, "a trigger", problems), required(node, "kind", "a trigger", problems)
     if not name or kind is None:
         return None
     if not isinstance(kind.value, str):
@@ -194,24 +226,24 @@ def _trigger(node: Node, kinds: Kinds | None, problems: Problems) -> TriggerSpec
 def _rule(
     node: Node, triggers: Collection[str] | None, relative: Mapping[str, frozenset[str]], problems: Problems
 ) -> Rule | None:
-    if not _mapping(node, "a rule", problems):
+    if not is_mapping(node, "a rule", problems):
         return None
     before = len(problems.found)
-    _known(node, (*RULE_KEYS, *CATALOGUE.members), "a rule", problems)
-    name, get = _name(node, "a rule", problems), node.value.get
-    on, run = _required(node, "on", "a rule", problems), _required(node, "run", "a rule", problems)
+    check_keys(node, (*RULE_KEYS, *CATALOGUE.members), "a rule", problems)
+    name, get = name_of(node, "a rule", problems), node.value.get
+    on, run = required(node, "on", "a rule", problems), required(node, "run", "a rule", problems)
     conditions = parse_on(on, triggers, problems) if on else []
     if "match" in node.value:
         conditions += parse_match(node.value["match"], problems)
         check_relative(node.value["match"], on, relative, problems)
     when = _when(get("when"), problems)
-    timeout_ms = _limit(get("timeout"), "timeout", problems)
+    timeout_ms = time_limit(get("timeout"), "timeout", problems)
     operators = parse_operators(node, problems)
     runs = _runs(run, timeout_ms, problems, operators.needs.refer if operators else refer_to_event) if run else ()
     retry = _retry(get("retry"), problems)
-    expires_ms = _limit(get("expires"), "expires", problems)
-    enabled = _typed(get("enabled"), bool, "enabled", True, problems)
-    description = _typed(get("description"), str, "description", "", problems)
+    expires_ms = time_limit(get("expires"), "expires", problems)
+    enabled = typed(get("enabled"), bool, "enabled", True, problems)
+    description = typed(get("description"), str, "description", "", problems)
     tests = _tests(get("tests"), problems)
     if len(problems.found) > before or on is None:
         return None
@@ -233,7 +265,7 @@ def _rule(
 
 
 def _when(node: Node | None, problems: Problems) -> Cel | None:
-    text = _typed(node, str, "when", "", problems)
+    text = typed(node, str, "when", "", problems)
     if node is None or not isinstance(node.value, str):
         return None
     try:
@@ -252,21 +284,21 @@ def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer) -> tupl
 
 
 def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer) -> RuleRun | None:
-    if not _mapping(node, "`run`", problems):
+    if not is_mapping(node, "`run`", problems):
         return None
-    _known(node, RUN_KEYS, "`run`", problems)
-    found = _required(node, "function", "`run`", problems)
-    function = _typed(found, str, "function", "", problems)
+    check_keys(node, RUN_KEYS, "`run`", problems)
+    found = required(node, "function", "`run`", problems)
+    function = typed(found, str, "function", "", problems)
     if found is not None and isinstance(found.value, str) and not function.strip():
         problems.add(found, "`function` is empty", "file.py:name, or the name of a registered function")
-    endpoint = _typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
+    endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
     place = found or node
     args = node.value.get("args") or Node({}, place.line, place.column)
     if not isinstance(args.value, (dict, list)):
         problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
     template = compile_args(args, problems, refer=refer)
     if "timeout" in node.value:
-        timeout_ms = _limit(node.value["timeout"], "timeout", problems)
+        timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
     return RuleRun(function, endpoint, template, timeout_ms, _given(args, place, node.value.get("endpoint", node)))
 
 
@@ -282,14 +314,14 @@ def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
 
 
 def _retry(node: Node | None, problems: Problems) -> StoredRetryPolicy | None:
-    if node is None or not _mapping(node, "`retry`", problems):
+    if node is None or not is_mapping(node, "`retry`", problems):
         return None
-    _known(node, RETRY_KEYS, "`retry`", problems)
+    check_keys(node, RETRY_KEYS, "`retry`", problems)
     default, get = StoredRetryPolicy(), node.value.get
-    most = _typed(get("max"), int, "max", 3, problems)
+    most = typed(get("max"), int, "max", 3, problems)
     if not 0 <= most <= MAX_RETRIES:
         problems.add(node.value["max"], f"`max` is {most}; it takes 0 to {MAX_RETRIES}")
-    backoff = _typed(get("backoff"), str, "backoff", default.backoff, problems)
+    backoff = typed(get("backoff"), str, "backoff", default.backoff, problems)
     if backoff not in ("exponential", "constant"):
         problems.add(
             node.value["backoff"], f"there is no backoff {backoff!r}", nearest(backoff, ("exponential", "constant"))
@@ -302,8 +334,8 @@ def _retry(node: Node | None, problems: Problems) -> StoredRetryPolicy | None:
     for word in words:
         if word.value not in RETRY_ON:
             problems.add(word, f"there is no end {word.value!r} to retry", nearest(str(word.value), RETRY_ON))
-    base = _duration(get("base"), "base", problems, default.base_ms)
-    cap = _duration(get("cap"), "cap", problems, default.cap_ms)
+    base = duration(get("base"), "base", problems, default.base_ms)
+    cap = duration(get("cap"), "cap", problems, default.cap_ms)
     ends = tuple(str(w.value) for w in words) if on is not None else default.on
     return StoredRetryPolicy(most, backoff, base, cap, ends)
 
@@ -318,93 +350,26 @@ def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:
 
 
 def _test(node: Node, problems: Problems) -> RuleTest | None:
-    if not _mapping(node, "a test", problems):
+    if not is_mapping(node, "a test", problems):
         return None
-    _known(node, ("event", "events", "expect"), "a test", problems)
+    check_keys(node, ("event", "events", "expect"), "a test", problems)
     events = timed_events(node.value["events"], problems) if "events" in node.value else ()
     several = "events" in node.value
-    event = node.value.get("event") if several else _required(node, "event", "a test", problems)
-    expect = _required(node, "expect", "a test", problems)
+    event = node.value.get("event") if several else required(node, "event", "a test", problems)
+    expect = required(node, "expect", "a test", problems)
     if several and event is not None:
         problems.add(event, "a test has `event` or `events`, not both")
-    if (event is None and not events) or expect is None or not _mapping(expect, "`expect`", problems):
+    if (event is None and not events) or expect is None or not is_mapping(expect, "`expect`", problems):
         return None
     if event is not None and not isinstance(event.value, (str, dict)):
         problems.add(event, f"`event` is a file name or a mapping, not {event.kind()}")
-    _known(expect, ("fires", "args"), "`expect`", problems)
+    check_keys(expect, ("fires", "args"), "`expect`", problems)
     args = expect.value.get("args")
     plain = event.plain() if event else None
     return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events)
 
 
-# ---------------------------------------------------------------- forms
-
-
-def _mapping(node: Node, what: str, problems: Problems) -> bool:
-    if not isinstance(node.value, dict):
-        problems.add(node, f"{what} is a mapping, not {node.kind()}")
-    return isinstance(node.value, dict)
-
-
-def _known(node: Node, keys: Collection[str], what: str, problems: Problems) -> None:
-    for key in node.value:
-        if key not in keys:
-            problems.add(node.at_key(key), f"{what} has no key {key!r}", nearest(key, keys))
-
-
-def _required(node: Node, key: str, what: str, problems: Problems) -> Node | None:
-    found: Node | None = node.value.get(key)
-    if found is None:
-        problems.add(node, f"{what} lacks the key {key!r}")
-    return found
-
-
-def _name(node: Node, what: str, problems: Problems) -> str:
-    found = _required(node, "name", what, problems)
-    if found is None:
-        return ""
-    name = found.value
-    if not isinstance(name, str):
-        problems.add(found, f"`name` is a text, not {found.kind()}")
-        return ""
-    if not _NAME.fullmatch(name) or len(name) > NAME_CHARS:
-        problems.add(found, f"{name[:60]!r} is not a name", "letters, digits and . _ - ; a letter or digit first")
-        return ""
-    return name
-
-
-def _typed(node: Node | None, kind: type[Any], key: str, default: Any, problems: Problems) -> Any:
-    if node is None:
-        return default
-    if type(node.value) is not kind:
-        wanted = {bool: "true or false", str: "a text", int: "a whole number"}[kind]
-        problems.add(node, f"`{key}` is {wanted}, not {node.kind()}")
-        return default
-    return node.value
-
-
-def _duration(node: Node | None, key: str, problems: Problems, default: int = 0) -> int:
-    if node is None:
-        return default
-    try:
-        return duration_ms(node.value)
-    except ValueError as e:
-        problems.add(node, f"{key}: {e}")
-        return default
-
-
-def _limit(node: Node | None, key: str, problems: Problems) -> int:
-    """Parse a duration above 0.
-
-    0: no limit (missing, or `none`, which overrides the rule's).
-    """
-    if node is None or node.value == NO_LIMIT:
-        return 0
-    before = len(problems.found)
-    limit = _duration(node, key, problems)
-    if limit == 0 and len(problems.found) == before:
-        problems.add(node, f"{key}: a limit is more than 0", f"for no limit write {key}: {NO_LIMIT}")
-    return limit
+# ---------------------------------------------------------------- lists
 
 
 def _list_of(root: Node, key: str, problems: Problems) -> list[Node]:
@@ -424,7 +389,7 @@ def _named(root: Node, key: str) -> list[Node]:
     return [name for name in names if isinstance(name.value, str)]
 
 
-def _half_parsed(root: Node) -> set[str]:
+def _trigger_names(root: Node) -> set[str]:
     """Return names of all triggers, also of invalid ones.
 
     A rule on an invalid trigger is then not reported too.

@@ -8,15 +8,15 @@ from oncue.dispatcher.services.status import StatusService
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode
-from oncue.protocol.records import VERSION, DeadLetter
+from oncue.protocol.records import VERSION, DeadLetter, Deployment
 from oncue.protocol.topics import DEAD
 from tests.unit.dispatcher.services.rule_site import RuleSite, rule_file, with_rules
-from tests.unit.dispatcher.services.service_site import ADA
+from tests.unit.dispatcher.services.service_site import ADA, BOB
 
 
 def service(rules: RuleSite) -> StatusService:
     site = rules.site
-    return StatusService(site.context, site.bridge, site.ownership, rules.triggers, rules.stateful)
+    return StatusService(site.context, site.bridge, site.ownership, rules.deployed, rules.triggers, rules.stateful)
 
 
 def test_a_server_is_starting_ok_or_degraded(tmp_path: Path) -> None:
@@ -44,6 +44,26 @@ def test_triggers_and_blob_stores_that_are_not_well_are_named(tmp_path: Path) ->
         assert health.checks["triggers"] == "not ok: 1 of 1 do not run"
         assert [*health.triggers] == ["detector"]
         assert health.checks["blobs"].startswith("not the folder of http://peer:1")
+
+    with_rules(tmp_path, work)
+
+
+def test_rule_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        await rules.deployments.deploy(ADA, r.DeployRequest(files=[rule_file()]))
+        newer = Deployment(VERSION, "newer", 1, "ada", "rules: [{name: r, from: 2030}]", {})
+        await rules.context.record([("deployment:newer@1", newer)])
+        await rules.deployed.reload()
+
+        health = await service(rules).health()
+        rows = {info.label: info for info in await rules.rules.all(ADA)}
+
+        assert health.status == "ok"
+        assert health.checks["rules"] == "not ok: 1 of 2 rule files cannot be read"
+        assert (rows["tomo"].state, rows["newer"].state) == ("active", "unreadable")
+        assert "none of its rules fires" in rows["newer"].why
+        assert "a rule has no key 'from'" in rows["newer"].why
+        assert [i.label for i in await rules.rules.all(BOB)] == []
 
     with_rules(tmp_path, work)
 

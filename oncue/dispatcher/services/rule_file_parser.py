@@ -1,0 +1,76 @@
+"""RuleFileParser: parses rule files beside the event loop, each text once.
+
+A deploy is usually a dry run, the deploy itself, and the reload that puts it in force: three uses
+of the same texts. 10,000 rules take a second to parse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from oncue.errors import OncueError
+from oncue.protocol import api as r
+from oncue.protocol.records import Deployment
+from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse, parse_together
+from oncue.triggers.catalog import OptionStructs
+
+log = logging.getLogger("oncue.rules")
+
+
+class ParsedDeployment(msgspec.Struct, frozen=True):
+    """A deployed text as parsed by this version of oncue.
+
+    `rules` is empty if it cannot be read; `why` is the reason.
+    """
+
+    rules: RuleSet
+    why: str = ""
+
+
+class RuleFileParser:
+    """Parses files to deploy, and deployed texts."""
+
+    def __init__(self) -> None:
+        self._drafts: dict[tuple[str, str], RuleSet] = {}  # (text, file name) -> rules; of the last request
+        self._triggers_of_drafts: frozenset[str] = frozenset()
+
+    async def parse(self, files: Sequence[r.RuleFile], others: Iterable[RuleSet]) -> list[RuleSet]:
+        """Parse the files of a request.
+
+        A rule may use a trigger of any file in force (`others`) or in the same request. Raises
+        RuleFileError for faults and for names in use.
+        """
+        others = list(others)
+        wanted = [(f.text, f.path or f.label) for f in files]
+        triggers = frozenset(t.name for s in others for t in s.triggers)
+        if triggers != self._triggers_of_drafts or not all(file in self._drafts for file in wanted):
+            self._drafts = {}
+            parsed = await asyncio.to_thread(parse_together, wanted, OptionStructs(), triggers)
+            self._drafts = dict(zip(wanted, parsed, strict=True))
+            self._triggers_of_drafts = triggers
+        found = [self._drafts[file] for file in wanted]
+        await asyncio.to_thread(check_unique, [*others, *found])
+        return found
+
+    async def deployed(self, deployments: Sequence[Deployment]) -> dict[str, ParsedDeployment]:
+        """Return the rules of deployed texts by label.
+
+        The drafts of the last request are used once: conditions count their evaluations.
+        """
+        drafts = {text: ruleset for (text, _), ruleset in self._drafts.items()}
+        self._drafts = {}
+        return await asyncio.to_thread(lambda: {d.label: _parsed(d, drafts.pop(d.text, None)) for d in deployments})
+
+
+def _parsed(d: Deployment, draft: RuleSet | None) -> ParsedDeployment:
+    if draft is not None:
+        return ParsedDeployment(msgspec.structs.replace(draft, file=d.label))
+    try:
+        return ParsedDeployment(parse(d.text, d.label, OptionStructs(), triggers=None, stored=True))
+    except OncueError as e:  # deployed by another version of oncue
+        log.error("the deployed rule file %s cannot be read: %s", d.label, e)
+        return ParsedDeployment(RuleSet(d.label, d.text, (), ()), str(e))
