@@ -7,7 +7,7 @@ its other needs in its own `__init__`.
 from __future__ import annotations
 
 import secrets as random_secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import oncue
 from oncue.blobs import Blobs
@@ -52,6 +52,7 @@ class ServerContext:
         self.version = oncue.__version__
         self.started_us = now_us()
         self.ready = False
+        self.view_trouble: Callable[[], str] = str  # returns why the view does not follow the log
         self.disk_full = ""  # the reason for which nothing new is accepted; "" if it is accepted
 
     def check_accepting(self) -> None:

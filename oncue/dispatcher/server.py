@@ -110,6 +110,7 @@ class Server:
             self.settings, self._log, self.view, self.blobs, self.metrics, self.notifier, self.server_id
         )
         names = await self._open_consumer()
+        self.context.view_trouble = lambda: self._consumer.trouble
         self._open_bridge()
         self._build_services()
         self._unwatch = self._log.watch(TASKS_PREFIX, self._router.on_appended, early=self._log.fifo)

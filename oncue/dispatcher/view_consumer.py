@@ -19,7 +19,7 @@ import msgspec
 
 from oncue.dispatcher.live_feed import feed_items
 from oncue.dispatcher.notifier import Notifier
-from oncue.errors import OncueError, Undecodable
+from oncue.errors import LogError, OncueError, Undecodable
 from oncue.log import Log, Partition, Position, Reader, Record, RecordBatch
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Call, Ended, Stored
@@ -28,6 +28,7 @@ from oncue.view import View
 
 log = logging.getLogger("oncue.feeder")
 PUBLISHED = "oncue-told"  # header: id of the server that has published these outcomes
+RETRY_S = 1.0  # after a failed read
 GROUP = 64  # batches applied in one transaction
 SMALL_BYTES = 64 << 10
 LINGER_S = 0.003  # a small batch waits so long for more, unless a request waits for the view
@@ -58,6 +59,7 @@ class ViewConsumer:
         self._readers: dict[str, Reader] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
         self.applied = 0  # batches
+        self.trouble = ""  # why the log cannot be read
 
     def follow(self, topics: Iterable[str], name: str) -> None:
         """Read these topics too, from the view's positions on."""
@@ -98,7 +100,16 @@ class ViewConsumer:
 
     async def _pump(self, reader: Reader) -> None:
         while True:
-            await self._queue.put(await reader.next(max_batches=GROUP))
+            try:
+                batches = await reader.next(max_batches=GROUP)
+            except LogError as e:  # a damaged page, say: others go on
+                if not self.trouble:
+                    log.error("the log cannot be read: %s", e)
+                self.trouble = e.message
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.trouble = ""
+            await self._queue.put(batches)
 
     async def run(self) -> None:
         """Apply batches, until cancelled."""

@@ -39,8 +39,9 @@ Check = Callable[[], Iterator[Finding]]
 @click.command()
 @click.option("--data", type=click.Path(file_okay=False), help="Data folder to check (default: ~/.oncue).")
 @click.option("--log", "log_url", help="URL of the log to check (default: the setting `log`).")
+@click.option("--deep", is_flag=True, help="Read the whole embedded log, however large.")
 @json_option
-def doctor(data: str | None, log_url: str | None, json_: bool) -> None:
+def doctor(data: str | None, log_url: str | None, deep: bool, json_: bool) -> None:
     """Check this machine, the log and the server.
 
     Prints a remedy for each fault. Exit code 1 if there is a fault.
@@ -55,6 +56,8 @@ def doctor(data: str | None, log_url: str | None, json_: bool) -> None:
     serves = can_serve(folder)
     server_checks: list[tuple[str, Check]] = [("inotify", inotify), ("log", lambda: log(settings))]
     server_checks.append(("log and view", lambda: storage_checks.divergence(folder)))
+    if not settings.log:
+        server_checks.append(("stored log", lambda: storage_checks.stored_log(folder, deep)))
     if not has_only_endpoints(folder):
         server_checks.append(("port", lambda: port(settings.host, settings.port, folder)))
     checks: list[tuple[str, Check]] = [

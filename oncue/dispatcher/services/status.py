@@ -34,18 +34,18 @@ class StatusService:
         """Return the state of each part: "ok", or what is wrong."""
         context = self._context
         infos = self._triggers.infos()
-        trouble = context.log.trouble()
+        trouble, unread = context.log.trouble(), context.view_trouble()
         idle = {info.name: info.detail or info.state for info in infos if info.state in ("failed", "waiting")}
         checks = {
             "log": context.disk_full or trouble or "ok",
-            "view": "ok",
+            "view": unread or "ok",
             "bridge": "ok",
             "blobs": self._blobs_trouble() or "ok",
             "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
             "rules": self._rules_trouble() or "ok",
             "rules with memory": self._stateful.trouble() or "ok",
         }
-        well = context.ready and not context.disk_full and not trouble
+        well = context.ready and not context.disk_full and not trouble and not unread
         status = "ok" if well else "degraded" if context.ready else "starting"
         return r.Health(status=status, version=context.version, checks=checks, triggers=idle)
 

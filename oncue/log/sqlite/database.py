@@ -2,13 +2,14 @@
 
 batches     one row per batch: topic, partition, first offset, count, latest time, checksum, blob
 topics      names, ids and settings
-partitions  next offset, needed once the last rows are deleted
+partitions  next offset, needed once the last rows are deleted; first kept offset
 offsets     committed offsets of groups
 identity    random id of this log, kept by copies of it
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -18,8 +19,9 @@ from pathlib import Path
 from oncue.errors import DiskFull, LogError, OncueError
 
 APPLICATION_ID = 0x6F6E6375  # "oncu"
-SCHEMA = 1
+SCHEMA = 2  # 2: checksums of all rows, first kept offsets
 PAGE_BYTES = 4096
+SUSPECT = "suspect"  # beside log.db: SQLite found damage while the log was open
 WAL_BYTES = 8 * 1024 * 1024  # written between two checkpoints; then the file is overwritten
 
 # WITHOUT ROWID: one b-tree instead of a table and an index. The blob is the last column, so that a
@@ -39,13 +41,22 @@ CREATE TABLE offsets(
   PRIMARY KEY(grp, topic, partition)) WITHOUT ROWID;
 CREATE TABLE filler(zeros BLOB);
 """
+# From schema 1 to 2. Rows of before have no checksum.
+TO_2 = """
+ALTER TABLE topics ADD COLUMN crc INTEGER;
+ALTER TABLE partitions ADD COLUMN begin INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE partitions ADD COLUMN crc INTEGER;
+ALTER TABLE offsets ADD COLUMN crc INTEGER;
+UPDATE partitions SET begin = coalesce((SELECT b.first FROM batches b
+  WHERE b.topic = partitions.topic AND b.partition = partitions.partition ORDER BY b.first LIMIT 1), next);
+"""
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """Open the only connection that writes. Raises LogError, DiskFull."""
     db: sqlite3.Connection | None = None
     try:
-        db = _connect(path)
+        db = connect(path)
         _prepare(db, path)
         return db
     except BaseException as e:
@@ -79,21 +90,25 @@ def read_identity(db: sqlite3.Connection) -> str:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open a read-only connection."""
-    db = _connect(path)
+    db = connect(path)
     db.execute("PRAGMA query_only=1")
     return db
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     # No implicit transactions. One thread at a time uses it, though not the one that opened it.
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    # In a damaged row, a blob may look like text: it must not raise.
+    db.text_factory = lambda text: text.decode(errors="surrogateescape")
+    return db
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
     owner, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     if version == 0 and owner == 0:
         db.executescript(
-            f"BEGIN IMMEDIATE; {TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA}; COMMIT;"
+            f"BEGIN IMMEDIATE; {TABLES} {TO_2}"
+            f" PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA}; COMMIT;"
         )
     elif owner != APPLICATION_ID:
         raise LogError(f"{path} is not a log of oncue", remedy="give another data folder (ONCUE_DATA)")
@@ -102,6 +117,8 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer oncue (schema {version}, this one knows {SCHEMA})",
             remedy="upgrade oncue on this machine",
         )
+    elif version == 1:
+        db.executescript(f"BEGIN IMMEDIATE; {TO_2} PRAGMA user_version={SCHEMA}; COMMIT;")
 
 
 def _widen_wal(db: sqlite3.Connection, path: Path) -> None:
@@ -127,6 +144,19 @@ def free_bytes(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def explain_damage(error: BaseException, path: Path) -> OncueError:
+    """Translate an error of an open log. After damage the next start checks it."""
+    if is_damage(error):
+        with contextlib.suppress(OSError):
+            path.with_name(SUSPECT).touch()
+    return explain(error, path)
+
+
+def is_damage(error: BaseException) -> bool:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return name.startswith("SQLITE_CORRUPT") or name == "SQLITE_NOTADB"
+
+
 def explain(error: BaseException, path: Path) -> OncueError:
     """Translate an error of SQLite into an OncueError with a remedy."""
     if isinstance(error, OncueError):
@@ -142,10 +172,10 @@ def explain(error: BaseException, path: Path) -> OncueError:
             remedy="free some space there: oncue goes on by itself; or shorten the retention of topics",
             folder=str(path.parent),
         )
-    if name.startswith("SQLITE_CORRUPT") or name == "SQLITE_NOTADB":
+    if is_damage(error):
         return LogError(
             f"the log {path} is damaged: {error}",
-            remedy="stop oncue and put a backup of the folder back; `sqlite3 log.db .recover` may save what is left",
+            remedy="restart oncue: it copies what is readable into a new file; a backup has more: oncue restore DIR",
             folder=str(path.parent),
         )
     if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM") or isinstance(error, PermissionError):

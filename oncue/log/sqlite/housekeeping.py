@@ -20,8 +20,9 @@ from oncue.log.sqlite import rows
 from oncue.log.sqlite.ballast import Ballast
 from oncue.log.sqlite.database import PAGE_BYTES, WAL_BYTES
 from oncue.log.sqlite.read_pool import ReadPool
+from oncue.log.sqlite.rows import StoredRow
 from oncue.log.sqlite.state import PartitionState, TopicState
-from oncue.log.sqlite.writer import WriterThread
+from oncue.log.sqlite.writer import WriterThread, store_bounds
 
 STEP_ROWS = 256
 STEP_BYTES = 4 * 1024 * 1024
@@ -33,11 +34,9 @@ META = "SELECT first, count, time_ms, offsets, length(blob) FROM batches WHERE t
 OLD_BYTES = "SELECT sum(length(blob)) FROM batches WHERE topic = ? AND partition = ? AND first < ?"
 SIZES = """SELECT first, length(blob) FROM batches
  WHERE topic = ? AND partition = ? AND first >= ? AND first < ? ORDER BY first LIMIT ?"""
-STORED = """SELECT first, count, crc, offsets, blob FROM batches
+STORED = """SELECT * FROM batches
  WHERE topic = ? AND partition = ? AND first BETWEEN ? AND ? ORDER BY first"""
-FLOOR = "UPDATE partitions SET next = max(next, ?) WHERE topic = ? AND partition = ?"
 T = TypeVar("T")
-StoredRow = tuple[int, int, int, bytes | None, bytes]
 RowMeta = tuple[int, int, int, bytes | None, int]
 Removable = Callable[[RowMeta, int], bool]  # (row, bytes left in the partition) -> delete it
 
@@ -103,7 +102,7 @@ class Housekeeping:
         settings, freed = part.topic.settings, 0
         if settings.retention_ms and part.begin < part.end:
             oldest = now_ms - settings.retention_ms
-            freed += await self._delete(part, lambda row, _: row[2] < oldest)
+            freed += await self._delete(part, lambda row, _: not isinstance(row[2], int) or row[2] < oldest)
         if settings.retention_bytes and part.begin < part.end:
             await self._count_old_bytes(part)
             # At least the limit is kept, as in Kafka: a row that crosses it stays.
@@ -147,7 +146,7 @@ class Housekeeping:
         freed, part.live, part.tombstone_ms = 0, 0, 0
 
         def note(row: StoredRow) -> None:
-            offsets, records = rows.decode(*row)
+            offsets, records = rows.decode(row)
             latest.update((r.key, offset) for offset, r in zip(offsets, records, strict=True) if r.key)
 
         def is_kept(offset: int, record: Record) -> bool:
@@ -269,7 +268,7 @@ def _delete_step(db: sqlite3.Connection, sizes: FreedBytes, removable: Removable
         sizes.add(row[0], row[4])
     cursor.close()
     if count:
-        db.execute(FLOOR, (part.next, *key))
+        store_bounds(db, part, begin)
         db.execute("DELETE FROM batches WHERE topic = ? AND partition = ? AND first <= ?", (*key, last))
     return freed, begin, more
 
@@ -279,8 +278,8 @@ def _rewritten(row: StoredRow, is_kept: Callable[[int, Record], bool]) -> tuple[
 
     None keeps the row as it is; if the new columns are None, it is deleted.
     """
-    first, _, _, _, blob = row
-    offsets, records = rows.decode(*row)
+    topic, partition, first, _, time_ms, _, _, blob = row
+    offsets, records = rows.decode(row)
     kept = [(o, r) for o, r in zip(offsets, records, strict=True) if is_kept(o, r)]
     if len(kept) == len(records):
         return None
@@ -288,7 +287,8 @@ def _rewritten(row: StoredRow, is_kept: Callable[[int, Record], bool]) -> tuple[
         return (first, len(blob), None)
     new = rows.encode([r for _, r in kept])
     numbers = rows.encode_offsets([o for o, _ in kept])
-    return (first, len(blob), (len(kept), rows.checksum(new), numbers, new))
+    crc = rows.checksum(topic, partition, first, len(kept), time_ms, numbers, new)
+    return (first, len(blob), (len(kept), crc, numbers, new))
 
 
 def _apply(db: sqlite3.Connection, sizes: FreedBytes, changes: list[tuple[Any, ...]]) -> tuple[int, int]:
@@ -298,7 +298,6 @@ def _apply(db: sqlite3.Connection, sizes: FreedBytes, changes: list[tuple[Any, .
     """
     part = sizes.part
     key = (part.topic.id, part.number)
-    db.execute(FLOOR, (part.next, *key))
     freed = 0
     for first, size, columns in changes:
         shrunk = size
@@ -313,8 +312,10 @@ def _apply(db: sqlite3.Connection, sizes: FreedBytes, changes: list[tuple[Any, .
             )
         sizes.add(first, shrunk)
         freed += shrunk
-    begin = db.execute(META + " ORDER BY first LIMIT 1", key).fetchone()
-    return freed, begin[0] if begin else part.next
+    row = db.execute(META + " ORDER BY first LIMIT 1", key).fetchone()
+    begin = row[0] if row else part.next
+    store_bounds(db, part, begin)
+    return freed, begin
 
 
 def _vacuum_step(db: sqlite3.Connection, keep: int) -> bool:

@@ -10,27 +10,26 @@ no server runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import msgspec
-
-from oncue.errors import LogError, NetworkMount, OncueError
+from oncue.errors import LogError, OncueError
 from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
 from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.ballast import Ballast
-from oncue.log.sqlite.database import explain, open_writer
+from oncue.log.sqlite.database import explain
 from oncue.log.sqlite.housekeeping import Housekeeping
-from oncue.log.sqlite.mounts import network_mount
+from oncue.log.sqlite.opening import open_files
 from oncue.log.sqlite.read_pool import DamagedRow, ReadPool
 from oncue.log.sqlite.reader import SqliteReader
 from oncue.log.sqlite.single_owner import SingleOwner
-from oncue.log.sqlite.state import Callback, PartitionState, StoredState, TopicState, load
-from oncue.log.sqlite.writer import CallJob, RowWrite, SqliteCounters, WriteJob, WriterThread, store_topic
+from oncue.log.sqlite.state import Callback, PartitionState, StoredState, TopicState
+from oncue.log.sqlite.writer import CallJob, RowWrite, SqliteCounters, WriteJob, WriterThread, store_ends, store_topic
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, DeadLetter
 from oncue.protocol.topics import DEAD
@@ -69,7 +68,7 @@ class SqliteLog(Log):
         Raises LogLocked, NetworkMount, DiskFull, LogError.
         """
         path = Path(folder).expanduser().absolute() / "log.db"
-        return cls(path, *await asyncio.to_thread(_open, path.parent, path))
+        return cls(path, *await asyncio.to_thread(open_files, path))
 
     # ------------------------------------------------------------ metrics
 
@@ -280,7 +279,9 @@ class SqliteLog(Log):
         )
         future: asyncio.Future[list[Position]] = self._loop.create_future()
         rows, stamped = self._rows(self._topic(DEAD), [Record(encode(letter))], 0)
-        self._writer.enqueue(WriteJob(future, rows, damaged=(request.topic, request.partition, damaged.first)))
+        self._writer.enqueue(
+            WriteJob(future, rows, damaged=(request.topic, request.partition, damaged.first, damaged.count))
+        )
         if early := self._topics[DEAD].early:
             _notify(early, DEAD, stamped)
 
@@ -356,7 +357,15 @@ class SqliteLog(Log):
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = self._writer.closing = True
+        # The next start then notices if last rows are missing.
+        parts = [
+            part for topic in self._topics.values() if topic.stored for part in topic.parts if part.end > part.opened
+        ]
+        self._closed = True
+        if parts:
+            with contextlib.suppress(OncueError):  # a full disk
+                await self._writer.call(partial(store_ends, parts=parts))
+        self._writer.closing = True
         await asyncio.to_thread(self._writer.stop)
         # The writer's last callback is already scheduled: one iteration of the loop runs it.
         await asyncio.sleep(0)
@@ -374,38 +383,6 @@ class SqliteLog(Log):
         except sqlite3.Error as e:
             logger.warning("closing the log: %s", explain(e, self._path).message)
         self._lock.release()
-
-
-def _open(folder: Path, path: Path) -> tuple[FolderLock, sqlite3.Connection, StoredState]:
-    kind = network_mount(folder)
-    if kind is not None:
-        raise NetworkMount(
-            f"{folder} is on a network mount ({kind})",
-            remedy="put the data folder on a local disk (ONCUE_DATA=/var/tmp/... or the machine's scratch disk)",
-            folder=str(folder),
-            kind=kind,
-        )
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FolderLock(folder)
-    except OncueError:
-        raise
-    except OSError as e:
-        raise explain(e, path) from e
-    try:
-        db = open_writer(path)
-        try:
-            os.chmod(path, 0o600)
-            Ballast(folder).create()
-            return lock, db, load(db)
-        except BaseException:
-            db.close()
-            raise
-    except BaseException as e:
-        lock.release()
-        if isinstance(e, sqlite3.Error | msgspec.MsgspecError | OSError):
-            raise explain(e, path) from e
-        raise
 
 
 def _newest(records: Sequence[Record]) -> int:

@@ -19,7 +19,7 @@ import msgspec
 from oncue.errors import LogError, Undecodable
 from oncue.log.base import RecordBatch
 from oncue.log.sqlite import rows
-from oncue.log.sqlite.database import explain, open_reader
+from oncue.log.sqlite.database import explain_damage, open_reader
 from oncue.protocol.records import EVENT_BYTES
 
 T = TypeVar("T")
@@ -30,11 +30,12 @@ THREADS = 2
 
 # Starts with the row that contains the offset, which may begin before it.
 SELECT = """
-SELECT first, count, crc, offsets, blob FROM batches
+SELECT * FROM batches
  WHERE topic = ?1 AND partition = ?2 AND first < ?4 AND first >= coalesce(
    (SELECT first FROM batches
      WHERE topic = ?1 AND partition = ?2 AND first <= ?3 ORDER BY first DESC LIMIT 1), ?3)
  ORDER BY first"""
+BEGIN = "SELECT begin FROM partitions WHERE topic = ? AND partition = ?"
 
 
 class ReadRequest(msgspec.Struct, frozen=True):
@@ -45,13 +46,15 @@ class ReadRequest(msgspec.Struct, frozen=True):
     partition: int
     at: int
     end: int
+    compact: bool = False  # compaction may have left gaps
 
 
 class DamagedRow(msgspec.Struct, frozen=True):
-    """A row that cannot be decoded."""
+    """A row that cannot be decoded, or that is missing."""
 
     request: ReadRequest
     first: int
+    count: int
     reason: str
     record: bytes  # the first bytes of its blob
 
@@ -100,14 +103,14 @@ class ReadPool:
                 budget -= used
             return found
         except sqlite3.Error as e:
-            raise explain(e, self._path) from e
+            raise explain_damage(e, self._path) from e
 
     def rows(self, sql: str, values: Sequence[object]) -> list[Any]:
         """Run a small query. For `run`. Raises LogError."""
         try:
             return self._connection().execute(sql, values).fetchall()
         except sqlite3.Error as e:
-            raise explain(e, self._path) from e
+            raise explain_damage(e, self._path) from e
 
     def _connection(self) -> sqlite3.Connection:
         if self._closed:
@@ -125,19 +128,26 @@ def _fetch(db: sqlite3.Connection, request: ReadRequest, budget: int) -> tuple[R
     used, reached, row_count = 0, request.at, 0
     cursor = db.execute(SELECT, (request.topic, request.partition, request.at, request.end))
     try:
-        for first, count, crc, offsets, blob in cursor:
+        for row in cursor:
+            _, _, first, count, _, crc, _, blob = row
+            if type(count) is not int or type(blob) is not bytes:  # its columns are damaged, too
+                count, blob = 1, b""
             if row_count >= FETCH_ROWS or (row_count and used + len(blob) > budget):
                 return ReadResult(batches, reached, damaged), used
             row_count += 1
             used += len(blob) + 64
+            if first > reached and not request.compact:
+                damaged += _missing(db, request, reached, first)
             if crc == rows.DEAD_LETTERED:
                 reached = max(reached, first + count)
                 continue
             try:
-                numbers, records = rows.decode(first, count, crc, offsets, blob)
+                numbers, records = rows.decode(row)
             except Undecodable as e:
-                damaged.append(DamagedRow(request, first, e.message, blob[:EVENT_BYTES]))
-                reached = max(reached, first + count)
+                damaged.append(DamagedRow(request, first, max(count, 1), e.message, blob[:EVENT_BYTES]))
+                reached = max(reached, first + max(count, 1))
+                continue
+            if not numbers:
                 continue
             if numbers[-1] >= request.at:
                 batches.append(
@@ -146,4 +156,15 @@ def _fetch(db: sqlite3.Connection, request: ReadRequest, budget: int) -> tuple[R
                 reached = numbers[-1] + 1
     finally:
         cursor.close()  # an open statement would keep the write-ahead log from starting over
+    if reached < request.end and not request.compact:
+        damaged += _missing(db, request, reached, request.end)
     return ReadResult(batches, request.end, damaged), used
+
+
+def _missing(db: sqlite3.Connection, request: ReadRequest, first: int, after: int) -> list[DamagedRow]:
+    """Return the gap as damage, unless truncation made it meanwhile."""
+    row = db.execute(BEGIN, (request.topic, request.partition)).fetchone()
+    first = max(first, row[0] if row else 0)
+    if first >= after:
+        return []
+    return [DamagedRow(request, first, after - first, f"the records at {first} to {after - 1} are missing", b"")]

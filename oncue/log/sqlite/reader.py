@@ -210,7 +210,8 @@ class SqliteReader(Reader):
         for cursor in cursors:
             part = cursor.part
             cursor.deferred, cursor.deferred_bytes = [], 0
-            requests.append(ReadRequest(part.topic.id, part.topic.name, part.number, cursor.at, part.end))
+            topic = part.topic
+            requests.append(ReadRequest(topic.id, topic.name, part.number, cursor.at, part.end, topic.settings.compact))
         generations = [c.generation for c in cursors]
         self._fetching = True
         reading = self._pool.run(self._loop, self._pool.fetch, requests)

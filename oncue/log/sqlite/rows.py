@@ -1,10 +1,11 @@
-"""Encoding of a record batch as a database row.
+"""Encoding of a record batch as a database row, and checksums of rows.
 
 The blob is msgpack: the record itself if there is one, else a list of records.
 """
 
 from __future__ import annotations
 
+import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -15,7 +16,12 @@ from oncue.errors import Undecodable
 from oncue.log.base import Record, RecordBatch
 
 DEAD_LETTERED = -1  # in place of the checksum: the row is damaged, and has its dead letter
+WHOLE = 1 << 32  # in a checksum: it covers all columns. Those of schema 1 cover the blob only
 
+#: Columns of `batches`: topic, partition, first, count, time_ms, crc, offsets, blob.
+StoredRow = tuple[int, int, int, int, int, int, bytes | None, bytes]
+
+_numbers = struct.Struct("<5q").pack
 _encode = msgspec.msgpack.Encoder().encode
 _decode_one = msgspec.msgpack.Decoder(Record).decode
 _decode_many = msgspec.msgpack.Decoder(tuple[Record, ...]).decode
@@ -30,16 +36,40 @@ def encode_offsets(offsets: Sequence[int]) -> bytes:
     return _encode(offsets)
 
 
-def checksum(blob: bytes) -> int:
-    return zlib.crc32(blob)
+def checksum(
+    topic: int, partition: int, first: int, count: int, time_ms: int, offsets: bytes | None, blob: bytes
+) -> int:
+    """Return the checksum of a row's columns."""
+    head = zlib.crc32(_numbers(topic, partition, first, count, time_ms))
+    return WHOLE | zlib.crc32(blob, zlib.crc32(offsets, head) if offsets else head)
 
 
-def decode(first: int, count: int, crc: int, offsets: bytes | None, blob: bytes) -> tuple[Sequence[int], list[Record]]:
+def checksum_of(*columns: object) -> int:
+    """Return the checksum of a row of one of the small tables."""
+    return zlib.crc32(repr(columns).encode())
+
+
+def is_sound(row: StoredRow) -> bool:
+    """Return True if the row has its checksum.
+
+    In a damaged database, columns may have values of any type.
+    """
+    topic, partition, first, count, time_ms, crc, offsets, blob = row
+    try:
+        if crc < WHOLE:
+            return crc == zlib.crc32(blob)
+        return crc == checksum(topic, partition, first, count, time_ms, offsets, blob)
+    except (struct.error, TypeError):
+        return False
+
+
+def decode(row: StoredRow) -> tuple[Sequence[int], list[Record]]:
     """Return offsets and records of a row. Raises Undecodable.
 
     The column `offsets` is NULL unless compaction left gaps.
     """
-    if crc != zlib.crc32(blob):
+    _, _, first, count, _, _, offsets, blob = row
+    if not is_sound(row):
         raise Undecodable(f"the stored batch does not have its checksum ({len(blob)} bytes)")
     try:
         records = [_decode_one(blob)] if count == 1 else list(_decode_many(blob))

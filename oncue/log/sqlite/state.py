@@ -14,6 +14,7 @@ import msgspec
 
 from oncue.log.base import Partition, Record, RecordBatch, Topic, partition_of
 from oncue.log.sqlite.database import read_identity
+from oncue.log.sqlite.rows import DEAD_LETTERED, checksum_of, is_sound
 
 Callback = Callable[[str, Sequence[Record]], None]
 
@@ -97,25 +98,64 @@ class StoredState(msgspec.Struct):
     groups: dict[str, dict[Partition, int]]
 
 
-PARTS = """
-SELECT topic, partition, next,
- (SELECT b.first FROM batches b
-   WHERE b.topic = p.topic AND b.partition = p.partition ORDER BY b.first LIMIT 1),
- (SELECT b.first + b.count FROM batches b
-   WHERE b.topic = p.topic AND b.partition = p.partition ORDER BY b.first DESC LIMIT 1)
-FROM partitions p ORDER BY topic, partition"""
+BOUNDS = """
+SELECT (SELECT first FROM batches WHERE topic = ?1 AND partition = ?2 ORDER BY first LIMIT 1),
+ (SELECT first + count FROM batches WHERE topic = ?1 AND partition = ?2 ORDER BY first DESC LIMIT 1)"""
+LAST = "SELECT * FROM batches WHERE topic = ? AND partition = ? ORDER BY first DESC LIMIT 2"
+
+
+class DamagedState(Exception):
+    """The database is readable, but rows are not what was written."""
 
 
 def load(db: sqlite3.Connection) -> StoredState:
-    """Read the state at start; two seeks per partition, whatever the log's size."""
+    """Read the state at start; two seeks per partition, whatever the log's size.
+
+    Raises DamagedState.
+    """
     topics: dict[int, TopicState] = {}
-    for id, name, settings in db.execute("SELECT id, name, settings FROM topics"):
-        topics[id] = TopicState(id, name, msgspec.msgpack.decode(settings, type=Topic), stored=True)
-    for id, number, floor, first, after in db.execute(PARTS):
-        # A compacted row ends later than first + count. Compaction stored the next offset, too.
-        end = max(floor, after or 0)
-        topics[id].parts[number] = PartitionState(topics[id], number, end if first is None else first, end)
+    for *row, crc in db.execute("SELECT id, name, settings, crc FROM topics"):
+        _check("topics", row, crc)
+        topics[row[0]] = TopicState(row[0], row[1], msgspec.msgpack.decode(row[2], type=Topic), stored=True)
+    bounds = {row[:2]: row for row in db.execute("SELECT topic, partition, next, begin, crc FROM partitions")}
+    for topic in topics.values():
+        for number in range(len(topic.parts)):
+            stored = bounds.pop((topic.id, number), None)
+            if stored is None:
+                raise DamagedState(f"the partition {topic.name}/{number} has no row")
+            topic.parts[number] = _partition(db, topic, number, stored)
+    if bounds:
+        raise DamagedState(f"partitions without a topic: {list(bounds)[:3]}")
     groups: dict[str, dict[Partition, int]] = {}
-    for group, id, number, offset in db.execute("SELECT grp, topic, partition, next FROM offsets"):
+    for *row, crc in db.execute("SELECT grp, topic, partition, next, crc FROM offsets"):
+        _check("offsets", row, crc)
+        group, id, number, offset = row
         groups.setdefault(group, {})[(topics[id].name, number)] = offset
     return StoredState(read_identity(db), {topic.name: topic for topic in topics.values()}, groups)
+
+
+def _check(table: str, row: Sequence[object], crc: int | None) -> None:
+    """Raise DamagedState if the row of a small table does not have its checksum."""
+    if crc is not None and crc != checksum_of(*row):
+        raise DamagedState(f"a row of the table {table} does not have its checksum: {row!r:.200}")
+
+
+def _partition(db: sqlite3.Connection, topic: TopicState, number: int, stored: tuple[int, ...]) -> PartitionState:
+    *row, crc = stored
+    _check("partitions", row, crc)
+    floor, begin = row[2:]
+    first, after = db.execute(BOUNDS, (topic.id, number)).fetchone()
+    if after is not None and after > floor:
+        _check_last(db, topic, number)
+    # A compacted row ends later than first + count. Compaction stored the next offset, too.
+    end = max(floor, after or 0)
+    if topic.settings.compact or first is None:
+        begin = end if first is None else first
+    return PartitionState(topic, number, begin, end)
+
+
+def _check_last(db: sqlite3.Connection, topic: TopicState, number: int) -> None:
+    """Raise DamagedState if the last row may have another offset than before."""
+    last, *before = db.execute(LAST, (topic.id, number)).fetchall()
+    if not is_sound(last) and last[5] != DEAD_LETTERED and before and before[0][2] + before[0][3] != last[2]:
+        raise DamagedState(f"the last stored batch of {topic.name}/{number} is damaged")

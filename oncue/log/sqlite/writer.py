@@ -24,7 +24,7 @@ import msgspec
 from oncue.errors import DiskFull, LogError, OncueError
 from oncue.log.base import Partition, Position, Record, Topic
 from oncue.log.sqlite import rows
-from oncue.log.sqlite.database import PAGE_BYTES, WAL_BYTES, explain
+from oncue.log.sqlite.database import PAGE_BYTES, WAL_BYTES, explain, explain_damage
 from oncue.log.sqlite.state import PartitionState, TopicState
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,14 @@ GROUP_BYTES = 32 * 1024 * 1024
 WAL_FRAMES = WAL_BYTES // PAGE_BYTES
 
 INSERT = "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?)"
-SET_OFFSET = "INSERT OR REPLACE INTO offsets VALUES (?,?,?,?)"
-SET_TOPIC = "INSERT INTO topics VALUES (?,?,?) ON CONFLICT(id) DO UPDATE SET settings = excluded.settings"
-SET_PARTITION = "INSERT OR IGNORE INTO partitions VALUES (?,?,0)"
+SET_OFFSET = "INSERT OR REPLACE INTO offsets VALUES (?,?,?,?,?)"
+SET_TOPIC = """INSERT INTO topics VALUES (?,?,?,?)
+ ON CONFLICT(id) DO UPDATE SET settings = excluded.settings, crc = excluded.crc"""
+SET_PARTITION = "INSERT OR IGNORE INTO partitions(topic, partition, next) VALUES (?,?,0)"
+SET_BOUNDS = "UPDATE partitions SET next = ?, begin = ?, crc = ? WHERE topic = ? AND partition = ?"
+# The row is damaged, or missing.
+SET_DAMAGED = f"""INSERT INTO batches VALUES (?,?,?,?,0,{rows.DEAD_LETTERED},NULL,x'')
+ ON CONFLICT DO UPDATE SET crc = {rows.DEAD_LETTERED}"""
 
 
 class RowWrite:
@@ -64,13 +69,13 @@ class WriteJob:
         rows: Sequence[RowWrite],
         group: str = "",
         offsets: dict[Partition, tuple[TopicState, int]] | None = None,
-        damaged: tuple[int, int, int] | None = None,
+        damaged: tuple[int, int, int, int] | None = None,
     ) -> None:
         self.future = future
         self.rows = rows
         self.group = group
         self.offsets = offsets
-        self.damaged = damaged  # row (topic, partition, first) whose dead letter this is
+        self.damaged = damaged  # row (topic, partition, first, count) whose dead letter this is
         self.error: OncueError | None = None
 
 
@@ -284,7 +289,8 @@ class WriterThread:
                 blob = rows.encode(records)
                 row.nbytes = len(blob)
                 total += row.nbytes
-                found.append((topic.id, part.number, row.first, count, row.time_ms, rows.checksum(blob), None, blob))
+                crc = rows.checksum(topic.id, part.number, row.first, count, row.time_ms, None, blob)
+                found.append((topic.id, part.number, row.first, count, row.time_ms, crc, None, blob))
             if job.offsets is not None:
                 new.extend(t for t, _ in job.offsets.values() if not t.stored and t not in new)
         return found, total
@@ -292,14 +298,10 @@ class WriterThread:
     def _update(self, job: WriteJob) -> None:
         """Store the group's offsets, and mark the damaged row."""
         if job.offsets:
-            self._db.executemany(
-                SET_OFFSET, [(job.group, topic.id, n, offset) for (_, n), (topic, offset) in job.offsets.items()]
-            )
+            found = [(job.group, topic.id, n, offset) for (_, n), (topic, offset) in job.offsets.items()]
+            self._db.executemany(SET_OFFSET, [(*row, rows.checksum_of(*row)) for row in found])
         if job.damaged is not None:
-            self._db.execute(
-                f"UPDATE batches SET crc = {rows.DEAD_LETTERED} WHERE topic = ? AND partition = ? AND first = ?",
-                job.damaged,
-            )
+            self._db.execute(SET_DAMAGED, job.damaged)
 
     def _count(self, found: list[tuple[Any, ...]], parts: dict[PartitionState, int], nbytes: int) -> None:
         counters = self.counters
@@ -334,7 +336,7 @@ class WriterThread:
                 self._db.execute("ROLLBACK")
         except sqlite3.Error as second:
             logger.warning("could not roll back: %s", second)
-        error = explain(e, self._path)
+        error = explain_damage(e, self._path)
         if getattr(e, "sqlite_errorname", "") == "SQLITE_IOERR_FSYNC" and not isinstance(error, DiskFull):
             # After a failed fsync the kernel may mark pages clean that never reached the disk.
             # A retry would report lost data as durable (https://lwn.net/Articles/752063/).
@@ -370,5 +372,18 @@ class WriterThread:
 def store_topic(db: sqlite3.Connection, topic: TopicState, settings: Topic | None = None) -> None:
     """Store a topic and its partitions; settings default to its own."""
     chosen = settings or topic.settings
-    db.execute(SET_TOPIC, (topic.id, topic.name, msgspec.msgpack.encode(chosen)))
+    row = (topic.id, topic.name, msgspec.msgpack.encode(chosen))
+    db.execute(SET_TOPIC, (*row, rows.checksum_of(*row)))
     db.executemany(SET_PARTITION, [(topic.id, number) for number in range(chosen.partitions)])
+
+
+def store_ends(db: sqlite3.Connection, parts: Sequence[PartitionState]) -> None:
+    """Store the next offsets, so that missing last rows are noticed at the next start."""
+    for part in parts:
+        store_bounds(db, part, part.begin)
+
+
+def store_bounds(db: sqlite3.Connection, part: PartitionState, begin: int) -> None:
+    """Store a partition's next offset and its first kept offset."""
+    row = (part.topic.id, part.number, part.next, begin)
+    db.execute(SET_BOUNDS, (part.next, begin, rows.checksum_of(*row), part.topic.id, part.number))

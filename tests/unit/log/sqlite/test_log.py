@@ -61,7 +61,7 @@ def test_a_second_open_names_the_process_that_holds_the_log(tmp_path: Path) -> N
 
 
 def test_a_network_mount_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncue.log.sqlite.log.network_mount", lambda path: "nfs4")
+    monkeypatch.setattr("oncue.log.sqlite.opening.network_mount", lambda path: "nfs4")
     with pytest.raises(NetworkMount, match="nfs4") as caught:
         asyncio.run(SqliteLog.open(tmp_path / "log"))
     assert "local disk" in caught.value.remedy

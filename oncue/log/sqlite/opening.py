@@ -1,0 +1,86 @@
+"""Opens the files of an embedded log: lock, database, and a check for damage."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from oncue.errors import NetworkMount, OncueError
+from oncue.log.folder_lock import FolderLock
+from oncue.log.sqlite.ballast import Ballast
+from oncue.log.sqlite.database import SUSPECT, explain, open_writer
+from oncue.log.sqlite.mounts import network_mount
+from oncue.log.sqlite.salvage import CHECKED_BYTES, finish, salvage, structural_damage
+from oncue.log.sqlite.state import DamagedState, StoredState, load
+
+
+def open_files(path: Path) -> tuple[FolderLock, sqlite3.Connection, StoredState]:
+    """Open the log at this path; make the folder and the file if they are missing.
+
+    A damaged database is replaced by what is readable of it. Raises LogLocked, NetworkMount,
+    DiskFull, LogError.
+    """
+    folder = path.parent
+    kind = network_mount(folder)
+    if kind is not None:
+        raise NetworkMount(
+            f"{folder} is on a network mount ({kind})",
+            remedy="put the data folder on a local disk (ONCUE_DATA=/var/tmp/... or the machine's scratch disk)",
+            folder=str(folder),
+            kind=kind,
+        )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FolderLock(folder)
+    except OncueError:
+        raise
+    except OSError as e:
+        raise explain(e, path) from e
+    try:
+        finish(path)
+        db, stored = _open_sound(path)
+        try:
+            os.chmod(path, 0o600)
+            Ballast(folder).create()
+            return lock, db, stored
+        except BaseException:
+            db.close()
+            raise
+    except BaseException as e:
+        lock.release()
+        if isinstance(e, sqlite3.Error | msgspec.MsgspecError | OSError):
+            raise explain(e, path) from e
+        raise
+
+
+def _open_sound(path: Path) -> tuple[sqlite3.Connection, StoredState]:
+    db = open_writer(path)
+    suspect = path.with_name(SUSPECT)
+    why = ""
+    try:
+        if suspect.exists() or path.stat().st_size <= CHECKED_BYTES:
+            why = structural_damage(path)
+        if not why:
+            stored = load(db)
+            suspect.unlink(missing_ok=True)
+            return db, stored
+    except DamagedState as e:
+        why = str(e)
+    except BaseException:
+        db.close()
+        raise
+    db.close()
+    salvage(path, why)
+    suspect.unlink(missing_ok=True)
+    db = open_writer(path)
+    try:
+        return db, load(db)
+    except DamagedState as e:
+        db.close()
+        raise explain(sqlite3.DatabaseError(str(e)), path) from None
+    except BaseException:
+        db.close()
+        raise
