@@ -89,7 +89,7 @@ class AgentProcess:
         )
         self._servers = ServerList(folder / "servers.json", lambda: folder_settings.resolve_server(settings))
         self._socket = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
-        context = ProviderContext(folder, folder / "blobs", CONTAINERS[container]())
+        context = ProviderContext(folder, folder / "blobs", CONTAINERS[container](), settings.pass_env)
         self._provider = PROVIDERS[provider](context)
         self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
         self.pool = self._block.pool

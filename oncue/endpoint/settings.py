@@ -36,6 +36,8 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     workers: int = 0  # 0: one per core
     spool_bytes: int = 256 << 20
     grace_s: float = 5.0  # for running tasks when the agent stops
+    #: Globs of variables that workers get although their names look like secrets (HF_TOKEN).
+    pass_env: tuple[str, ...] = ()
 
 
 def load(folder: Path) -> EndpointSettings:

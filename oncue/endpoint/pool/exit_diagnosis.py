@@ -6,7 +6,7 @@ import contextlib
 import signal
 from pathlib import Path
 
-from oncue.endpoint.pool.protocol import EXIT_PIPES_CLOSED
+from oncue.endpoint.pool.protocol import EXIT_OUT_OF_STEP, EXIT_PIPES_CLOSED
 from oncue.protocol.records import CANCELLED, LOST, TIMEOUT, Failure
 
 
@@ -56,6 +56,8 @@ def worker_died(code: int, oom: bool) -> Failure:
         )
     if code == EXIT_PIPES_CLOSED:
         return pipes_closed()
+    if code == EXIT_OUT_OF_STEP:
+        return out_of_step()
     if code == 128 + signal.SIGTERM:  # the exit code after the function's `finally` blocks
         return Failure(
             "oncue.TaskLost",
@@ -93,10 +95,20 @@ def pipes_closed() -> Failure:
     )
 
 
+def out_of_step() -> Failure:
+    return Failure(
+        "oncue.TaskLost",
+        "the function read from or wrote to the worker's descriptors, which connect it with the endpoint; "
+        "the worker was replaced",
+        remedy="use only descriptors that the function has opened itself",
+    )
+
+
 def diagnose(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
     """Return (status, failure) of a task whose worker exited with this code.
 
-    `ending`: why the pool ended it (timeout, cancel, close, pipe); empty if it did not. `oom`: the
+    `ending`: why the pool ended it (timeout, cancel, close, pipe, channel, stuck); empty if it
+    did not. `oom`: the
     kernel killed processes meanwhile.
     """
     if ending == "timeout":
@@ -107,6 +119,8 @@ def diagnose(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, F
         return LOST, endpoint_stopped()
     if ending == "pipe":
         return LOST, pipes_closed()
+    if ending == "channel":
+        return LOST, out_of_step()
     return LOST, worker_died(code, oom)
 
 

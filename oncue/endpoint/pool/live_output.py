@@ -22,13 +22,13 @@ class LiveOutput:
         self._position = -1  # of the task
         self._read_bytes = 0  # bytes of its output
         self._polled_us = 0
-        self._punched = 0
+        self._punched = HEAD_BYTES
 
     def start_task(self, position: int) -> bool:
         """Return True if the task at this position was not running at the last call."""
         if position == self._position:
             return False
-        self._position, self._read_bytes, self._punched = position, 0, HEAD_BYTES
+        self._position, self._read_bytes = position, 0
         return True
 
     def poll(self, now_us: int, same_task: Callable[[], bool]) -> tuple[int, bytes] | None:
@@ -49,10 +49,16 @@ class LiveOutput:
             text = text[: text.rfind(b"\n") + 1 or len(text)]
             found = self._read_bytes, text
             self._read_bytes += len(text)
+        return found
+
+    def punch(self) -> None:
+        """Drop the middle of long output: it is memory, and nobody will read it."""
+        size = os.fstat(self._fd).st_size
+        if size < self._punched:  # the next task's
+            self._punched = HEAD_BYTES
         if size - self._punched > PUNCH_BYTES:
             punch(self._fd, self._punched, size - TAIL_BYTES * 4)
             self._punched = size - TAIL_BYTES * 4
-        return found
 
 
 def punch(fd: int, start: int, end: int) -> None:

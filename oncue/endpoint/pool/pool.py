@@ -21,8 +21,8 @@ import os
 import select
 import signal
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from oncue.clocks.process import now_us
@@ -30,14 +30,15 @@ from oncue.endpoint.containers.base import ContainerRuntime
 from oncue.endpoint.containers.host import HostRuntime
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
-from oncue.endpoint.pool.exit_diagnosis import OomWatch, cancelled, diagnose, start_failure
+from oncue.endpoint.pool.environment import worker_environment
+from oncue.endpoint.pool.event_collector import EventCollector
+from oncue.endpoint.pool.exit_diagnosis import OomWatch, diagnose, start_failure
+from oncue.endpoint.pool.function_bodies import FunctionBodies
 from oncue.endpoint.pool.output_file import read_output
-from oncue.endpoint.pool.protocol import ChunkResults, WorkerReady
+from oncue.endpoint.pool.protocol import EXIT_WORN, ChunkResults, WorkerReady
 from oncue.endpoint.pool.shared_progress import position
 from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerLaunch, WorkerProcess
-from oncue.errors import FunctionError
-from oncue.protocol.codec import encode
-from oncue.protocol.records import CANCELLED, Ended, Failure, TaskRecord
+from oncue.protocol.records import TaskRecord
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # added to the timeout while a task's function is imported
@@ -45,7 +46,9 @@ LONG_US = 50_000  # after which the tasks behind a running one are requeued
 SETTLE_US = 2_000  # from a stop to when the worker has surely seen it
 STARTED_US = 1_000_000  # after which a running task is reported as started
 FAILED_STARTS = 5
-BODIES_BYTES = 256 << 20
+DEATHS = 3  # of workers before they began a task, after which the task is lost
+STUCK_S = 10.0  # after which a worker that does not begin its chunk is replaced
+IDLE_US = 1_000_000  # between two looks at idle workers: has one exited, do its children print?
 START_US = 30_000_000  # after which a worker that is not ready is started again
 
 
@@ -62,6 +65,7 @@ class Pool:
         folder: Path,
         *,
         env: Mapping[str, str] | None = None,
+        pass_env: Sequence[str] = (),
         blobs: Path | None = None,
         python: str = sys.executable,
         container: ContainerRuntime | None = None,
@@ -73,15 +77,16 @@ class Pool:
         work, self._python = folder / "work", python
         work.mkdir(parents=True, exist_ok=True)
         blobs = blobs or folder / "blobs"
-        env_of_workers = clean_env(os.environ if env is None else env) | {"ONCUE_BLOBS": str(blobs)}
+        env_of_workers = worker_environment(os.environ if env is None else env, pass_env) | {"ONCUE_BLOBS": str(blobs)}
         self._launch = WorkerLaunch(container or HostRuntime(), python, work, blobs, env_of_workers)
-        self._events = PoolEvents()
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._spawn_due: list[int] = [0] * workers  # start times of the missing workers, unix µs
         self._failed_starts = 0  # in a row, before they were ready
         self._names = 0
+        self._deaths: dict[bytes, int] = {}  # of workers, by the first task that they had not begun
         self._chunk_sizer = ChunkSizer()
-        self._bodies: OrderedDict[str, bytes] = OrderedDict()
+        self._collector = EventCollector(self._chunk_sizer)
+        self._bodies = FunctionBodies()
         self._oom = OomWatch()
         self._closing = False
         self.tick(now_us())
@@ -93,8 +98,7 @@ class Pool:
         return list(self._workers)
 
     def drain(self) -> PoolEvents:
-        events, self._events = self._events, PoolEvents()
-        return events
+        return self._collector.drain()
 
     @property
     def ready(self) -> int:
@@ -141,26 +145,14 @@ class Pool:
         `body` may be None for a function that was given lately. Raises FunctionError if it is not
         known.
         """
-        body = self._body(function, body)
+        body = self._bodies.keep(function, body)
         fit = [w for w in self._workers.values() if self._room_of(w)]
         if not fit:
-            self._events.requeue.append((function, attempt, tasks))
+            self._collector.events.requeue.append((function, attempt, tasks))
             return
         w = min(fit, key=lambda w: (len(w.chunks), function not in w.functions))
         w.send(function, body, attempt, timeout_ms, tasks)
         self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
-
-    def _body(self, function: str, body: bytes | None) -> bytes:
-        if body is None:
-            if function not in self._bodies:
-                raise FunctionError(f"the pool does not have the function {function[:12]}…", remedy="give its body")
-            self._bodies.move_to_end(function)
-            return self._bodies[function]
-        if function not in self._bodies:
-            self._bodies[function] = body
-            while len(self._bodies) > 1 and sum(map(len, self._bodies.values())) > BODIES_BYTES:
-                self._bodies.popitem(last=False)
-        return body
 
     # ------------------------------------------------------------ results out
 
@@ -174,6 +166,8 @@ class Pool:
                 self._done(w, message)
             elif isinstance(message, WorkerReady):
                 w.ready, self._failed_starts, self.trouble = True, 0, ""
+        if w.out_of_step:
+            self._kill(w, "channel")
         if ended:
             w.pipe_closed_us = w.pipe_closed_us or now_us()
             if w.exited():
@@ -181,47 +175,24 @@ class Pool:
             else:
                 self._wake(now_us() + 1_000)
 
+    def _kill(self, w: WorkerProcess, why: str) -> None:
+        w.ending = w.ending or why
+        w.signal(signal.SIGKILL)
+        self._wake(now_us() + 1_000)
+
     def _done(self, w: WorkerProcess, done: ChunkResults) -> None:
+        if not w.chunks or done.n != w.chunks[0].n or not w.chunks[0].has(w.chunks[0].received, done.ended):
+            w.mark_out_of_step()
+            return
         chunk = w.chunks[0]
-        self._report(chunk, chunk.received, done.ended)
+        self._collector.report(chunk, chunk.received, done.ended)
         chunk.received += len(done.ended)
         if not done.last:
             return
         w.chunks.popleft()
-        self._requeue(chunk, chunk.done)
+        self._collector.requeue(chunk, chunk.done)
         if w.stop is not None and not w.chunks:
             w.resume()
-
-    def _report(self, chunk: ChunkInFlight, first: int, ended: list[Ended]) -> None:
-        """Report results from index `first` on, except those reported already."""
-        fresh = ended[chunk.done - first :] if chunk.done > first else ended
-        if fresh:
-            chunk.done += len(fresh)
-            self._events.ended.append((chunk.function, chunk.attempt, fresh))
-            self._chunk_sizer.measured(chunk.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
-
-    def _requeue(self, chunk: ChunkInFlight, first: int) -> None:
-        """Requeue the tasks from `first` on, which did not start.
-
-        Cancelled ones end.
-        """
-        tasks = chunk.tasks[first : chunk.end]
-        chunk.end = min(first, chunk.end)
-        if chunk.cancelled:
-            out = [t for t in tasks if t.id in chunk.cancelled]
-            tasks = [t for t in tasks if t.id not in chunk.cancelled]
-            self._end(chunk, [(t, CANCELLED, cancelled(), 0, b"") for t in out])
-        if tasks:
-            self._events.requeue.append((chunk.function, chunk.attempt, tasks))
-
-    def _end(self, chunk: ChunkInFlight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
-        now, attempt = now_us(), chunk.attempt
-        made = [
-            Ended(t.id, attempt, status, started, now, encode(why), output, t.event, t.retry_of, t.mark_us)
-            for t, status, why, started, output in ends
-        ]
-        if made:
-            self._events.ended.append((chunk.function, attempt, made))
 
     # ------------------------------------------------------------ cancel
 
@@ -275,9 +246,12 @@ class Pool:
                 return
             # It closed its pipe and goes on, or hangs while it starts.
             if now - (w.pipe_closed_us or w.spawned_us) > 200_000:
-                w.ending = w.ending or ("pipe" if w.pipe_closed_us else "")
-                w.signal(signal.SIGKILL)
+                self._kill(w, "pipe" if w.pipe_closed_us else "")
             self._wake(now + 5_000)
+            return
+        if w.exited():  # a process that it forked may hold its pipe open
+            w.pipe_closed_us = now
+            self._remove_exited(w, now)
             return
         if w.backlog:
             w.write()
@@ -291,6 +265,10 @@ class Pool:
             self._wake(w.spawned_us + START_US + 1)
         elif w.chunks:
             self._check_task(w, now)
+        else:
+            self._wake(now + IDLE_US)
+        if w.ready:
+            w.live_output.punch()
 
     def _check_task(self, w: WorkerProcess, now: int) -> None:
         self._wake(now + LONG_US // 2)
@@ -298,11 +276,13 @@ class Pool:
             for chunk in w.chunks:
                 first = max(w.stop - position(chunk.n, 0), chunk.done, 0)
                 if first < chunk.end:
-                    self._requeue(chunk, first)
+                    self._collector.requeue(chunk, first)
         elif w.stop is not None:
             self._wake(w.stop_us + SETTLE_US)
         at = w.running()
         if at is None:
+            if time.monotonic() - w.moved_s > STUCK_S and not w.ending:
+                self._replace_stuck(w, now)
             return
         chunk, index, started = at
         ran = now - started
@@ -320,20 +300,30 @@ class Pool:
         if ran > STARTED_US:
             self._report_long_task(w, chunk, index, started, now)
 
+    def _replace_stuck(self, w: WorkerProcess, now: int) -> None:
+        """End a worker that begins no chunk, after requeueing it, or reports none."""
+        if w.current_chunk == w.chunks[0].n:
+            self._kill(w, "stuck")
+        elif w.stop is None:
+            w.ask_stop(now)
+            self._wake(now + SETTLE_US)
+        elif now - w.stop_us > LONG_US:
+            self._kill(w, "stuck")
+
     def _report_long_task(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, now: int) -> None:
         """Report a long task as started, and its new output."""
         task = chunk.tasks[index]
         if w.live_output.start_task(position(chunk.n, index)):
-            self._events.started.append((task.id, chunk.attempt, started, w.name))
+            self._collector.events.started.append((task.id, chunk.attempt, started, w.name))
         found = w.live_output.poll(now, lambda: w.running() == (chunk, index, started))
         if found is not None:
-            self._events.output.append((task.id, chunk.attempt, *found))
+            self._collector.events.output.append((task.id, chunk.attempt, *found))
 
     def _read_finished(self, w: WorkerProcess, chunk: ChunkInFlight) -> None:
         """Report the finished tasks of this chunk that are in shared memory."""
         first, ended = w.progress.finished()
-        if w.current_chunk == chunk.n and first <= chunk.done < first + len(ended):
-            self._report(chunk, first, ended)
+        if w.current_chunk == chunk.n and first <= chunk.done < first + len(ended) and chunk.has(first, ended):
+            self._collector.report(chunk, first, ended)
 
     # ------------------------------------------------------------ exited and new workers
 
@@ -350,10 +340,18 @@ class Pool:
             self._read_finished(w, w.chunks[0])
         at = w.running()
         for chunk in list(w.chunks):
+            here = at is not None and at[0] is chunk
             first = chunk.done
-            if at is not None and at[0] is chunk and first <= at[1] < chunk.end:
+            begun = max(w.begun(chunk), min(at[1], chunk.end) if here and at is not None else 0)
+            if first == begun < chunk.end and not here and code != EXIT_WORN:
+                begun += self._is_deadly(chunk.tasks[first])
+            if first < begun:  # they ran, and their results could not be read
+                why = diagnose(w.ending, 0, code, False)
+                self._collector.end(chunk, [(t, *why, 0, b"") for t in chunk.tasks[first:begun]])
+                first = begun
+            if at is not None and here and first <= at[1] < chunk.end:
                 first = self._end_running(w, chunk, at[1], at[2], code)
-            self._requeue(chunk, first)
+            self._collector.requeue(chunk, first)
         w.chunks.clear()
         del self._workers[w.fd_out]
         self.fds_version += 1
@@ -367,6 +365,17 @@ class Pool:
         self._spawn_due.append(due)
         self._wake(due)
 
+    def _is_deadly(self, task: TaskRecord) -> bool:
+        """Return True if workers that had this task first have died too often.
+
+        A function that spoils its worker's shared memory looks as if it had not begun.
+        """
+        died = self._deaths.pop(task.id, 0) + 1
+        self._deaths[task.id] = died
+        if len(self._deaths) > 1_000:
+            del self._deaths[next(iter(self._deaths))]
+        return died >= DEATHS
+
     def _end_running(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, code: int) -> int:
         """End the task that a dead worker ran.
 
@@ -377,7 +386,7 @@ class Pool:
             return index  # the task meant had just ended, and the signal hit this one: requeue it
         oom = not w.ending and self._oom.check()
         status, failure = diagnose(w.ending, chunk.timeout_us // 1000, code, oom)
-        self._end(chunk, [(task, status, failure, started, read_output(w.capture))])
+        self._collector.end(chunk, [(task, status, failure, started, read_output(w.capture))])
         return index + 1
 
     def _refill(self, now: int) -> None:
@@ -435,8 +444,3 @@ class Pool:
             for fd in readable:
                 self.on_readable(fd)
             self.tick(now_us())
-
-
-def clean_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the agent's environment without oncue's settings, tokens and keys."""
-    return {k: v for k, v in environ.items() if not k.startswith("ONCUE_")}

@@ -13,12 +13,19 @@ A worker that is killed at any moment leaves here what it had finished. So its d
 task that ran, and nothing runs twice. A pool that sees a long task can read the results before it,
 and requeue the tasks behind it. Numbers are written in an order that is safe to read at any
 moment: the time before the index, the bytes before their count.
+
+User code runs in the worker's process. So the file cannot shrink (a mapping of a shorter file is a
+SIGBUS, also in the agent), the worker has no descriptor of it, forked children do not map it, and
+the pool takes no number from it on trust.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
+import sys
 
 import msgspec
 
@@ -29,14 +36,15 @@ HEAD_BYTES = 64
 FINISHED_BYTES = 1 << 20
 SIZE_BYTES = HEAD_BYTES + FINISHED_BYTES
 NEVER = (1 << 63) - 1
-_CHUNK_STEP = 1 << 20
+CHUNK_STEP = 1 << 20
+_READS = 100  # until two reads agree; code that scribbles in the worker must not hold the agent
 
 _split = msgspec.msgpack.Decoder(Ended).decode
 
 
 def position(chunk: int, index: int) -> int:
     """Return a number that orders all tasks of a worker."""
-    return chunk * _CHUNK_STEP + index
+    return chunk * CHUNK_STEP + index
 
 
 class SharedProgress:
@@ -53,8 +61,28 @@ class SharedProgress:
     def fresh(cls, fd: int) -> SharedProgress:
         """Map a new file, with no task and no stop."""
         os.ftruncate(fd, SIZE_BYTES)
+        if sys.platform == "linux":
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            with contextlib.suppress(OSError):  # a plain file: there is no memfd here
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         progress = cls(fd)
         progress.numbers[INDEX], progress.numbers[STOP] = -1, NEVER
+        return progress
+
+    @classmethod
+    def at_worker(cls, fd: int) -> SharedProgress:
+        """Map the file for a worker, and close all descriptors of it."""
+        lowest = os.dup(fd)  # the number that mmap's own copy of the descriptor gets
+        os.close(lowest)
+        progress = cls(fd)
+        with contextlib.suppress(OSError):
+            if os.path.sameopenfile(lowest, fd):
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, lowest, inheritable=False)
+                os.close(null)
+        os.close(fd)
+        if sys.platform == "linux":
+            progress.map.madvise(mmap.MADV_DONTFORK)
         return progress
 
     def current(self) -> tuple[int, int, int]:
@@ -63,10 +91,11 @@ class SharedProgress:
         They are read twice, so that a worker that moves on meanwhile does not mix two tasks.
         """
         n = self.numbers
-        while True:
+        for _ in range(_READS):
             seen = n[CHUNK], n[INDEX], n[STARTED]
             if seen == (n[CHUNK], n[INDEX], n[STARTED]):
-                return seen
+                break
+        return seen
 
     def finished(self) -> tuple[int, list[Ended]]:
         """Return (index of the first, unsent finished tasks).
@@ -74,6 +103,8 @@ class SharedProgress:
         Empty if they cannot be read whole.
         """
         first, used = self.numbers[FIRST], self.numbers[USED]
+        if first < 0 or not 0 <= used <= FINISHED_BYTES:
+            return 0, []
         data = bytes(self.map[HEAD_BYTES : HEAD_BYTES + used])
         found, at = [], 0
         try:
@@ -81,7 +112,7 @@ class SharedProgress:
                 size = int.from_bytes(data[at : at + 4], "little")
                 found.append(_split(data[at + 4 : at + 4 + size]))
                 at += 4 + size
-        except msgspec.MsgspecError:  # the worker sent them meanwhile
+        except (msgspec.MsgspecError, UnicodeDecodeError):  # the worker sent them meanwhile
             return first, []
         return first, found
 

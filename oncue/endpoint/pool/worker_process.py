@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,9 @@ from oncue.clocks.process import process_clock
 from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
 from oncue.endpoint.pool.live_output import LiveOutput
-from oncue.endpoint.pool.protocol import LENGTH, FromWorker, LoadFunction, TaskChunk, decode_from_worker, pack
-from oncue.endpoint.pool.shared_progress import CHUNK, NEVER, STOP, SharedProgress, position
-from oncue.protocol.records import TaskRecord
+from oncue.endpoint.pool.protocol import FrameReader, FromWorker, LoadFunction, TaskChunk, pack
+from oncue.endpoint.pool.shared_progress import CHUNK, CHUNK_STEP, FIRST, NEVER, STOP, SharedProgress, position
+from oncue.protocol.records import Ended, TaskRecord
 
 PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
@@ -40,6 +41,10 @@ class ChunkInFlight:
         self.received = 0  # tasks whose end came through the pipe
         self.end = len(tasks)  # tasks from here on were requeued
         self.cancelled: set[bytes] = set()  # ended instead of requeued
+
+    def has(self, first: int, ended: list[Ended]) -> bool:
+        """Return True if these results are of its tasks from index `first` on."""
+        return [e.id for e in ended] == [t.id for t in self.tasks[first : first + len(ended)]]
 
 
 class WorkerLaunch(msgspec.Struct, frozen=True):
@@ -73,16 +78,20 @@ class WorkerProcess:
         self.count = 0  # chunks sent
         self.stop: int | None = None  # asked to stop before this place
         self.stop_us = 0
-        self.ending = ""  # why it was made to end: timeout, cancel, close; pipe: it was closed
+        #: Why it was made to end: timeout, cancel, close; pipe: it was closed; channel: out of
+        #: step; stuck: it did not begin its chunk.
+        self.ending = ""
         self.target = b""  # the task because of which
         self.term_us = 0
         self.pipe_closed_us = 0  # its pipe ended
-        self._in, self._out = bytearray(), bytearray()
+        self.moved_s = time.monotonic()  # when it was last seen to move, or got work while idle
+        self._frames, self._out = FrameReader(), bytearray()
         self._spawn(launch)
         self.live_output = LiveOutput(self.capture)  # by the task that runs
 
     def _spawn(self, launch: WorkerLaunch) -> None:
         folder = launch.folder
+        folder.mkdir(parents=True, exist_ok=True)  # a task may have removed it
         mark, self.capture = _scratch(folder, "oncue-board"), _scratch(folder, "oncue-output")
         fcntl.fcntl(self.capture, fcntl.F_SETFL, fcntl.fcntl(self.capture, fcntl.F_GETFL) | os.O_APPEND)
         child_in, self.fd_in = os.pipe()
@@ -125,6 +134,8 @@ class WorkerProcess:
             if len(self.functions) > FUNCTIONS:
                 self._out += pack(LoadFunction(self.functions.popitem(last=False)[0], b""))
         self.count += 1
+        if not self.chunks:
+            self.moved_s = time.monotonic()
         self._out += pack(TaskChunk(self.count, function, attempt, tasks))
         self.chunks.append(ChunkInFlight(self.count, function, attempt, timeout_ms, tasks))
         self.write()
@@ -150,7 +161,7 @@ class WorkerProcess:
         ended = False
         try:
             while data := os.read(self.fd_out, READ_BYTES):
-                self._in += data
+                self._frames.feed(data)
                 if len(data) < READ_BYTES // 16:
                     break
             else:
@@ -159,20 +170,16 @@ class WorkerProcess:
             pass
         except OSError:
             ended = True
-        return self._messages(), ended
+        self.moved_s = time.monotonic()
+        return self._frames.messages(), ended
 
-    def _messages(self) -> list[FromWorker]:
-        found, at, buffer = [], 0, self._in
-        while len(buffer) - at >= LENGTH.size:
-            (size,) = LENGTH.unpack_from(buffer, at)
-            end = at + LENGTH.size + size
-            if len(buffer) < end:
-                break
-            with memoryview(buffer) as view, view[at + LENGTH.size : end] as part:
-                found.append(decode_from_worker(part))
-            at = end
-        del buffer[:at]
-        return found
+    @property
+    def out_of_step(self) -> bool:
+        """True if the worker has sent what it cannot have sent itself."""
+        return self._frames.out_of_step
+
+    def mark_out_of_step(self) -> None:
+        self._frames.out_of_step = True
 
     # ------------------------------------------------------------ progress
 
@@ -185,9 +192,21 @@ class WorkerProcess:
             return None
         n, index, started = self.progress.current()
         chunk = self.chunks[0]
-        if n != chunk.n or index == -1:
+        if n != chunk.n or index == -1 or index >= len(chunk.tasks):
             return None
         return chunk, index if index >= 0 else 0, started
+
+    def begun(self, chunk: ChunkInFlight) -> int:
+        """Return the index of the first task that the worker has surely not begun.
+
+        Valid when it has exited, or was stopped.
+        """
+        at, limit = self.current_chunk, chunk.end
+        if self.stop is not None:
+            limit = min(limit, max(self.stop - position(chunk.n, 0), 0))
+        if at > chunk.n:
+            return limit
+        return min(max(self.progress.numbers[FIRST], 0), limit) if at == chunk.n else 0
 
     @property
     def loading(self) -> bool:
@@ -196,11 +215,16 @@ class WorkerProcess:
     def ask_stop(self, now_us: int) -> None:
         """Ask the worker to finish the task that runs, and to start no other."""
         first = position(self.chunks[0].n, 0) if self.chunks else position(self.count + 1, 0)
-        chunk, index, _ = self.progress.current()
+        chunk, index = self._place()
         here = position(chunk, max(index, 0) + 1) if chunk and index != -1 else 0
         self.stop = max(first, here)
         self.stop_us = now_us
         self.progress.numbers[STOP] = self.stop
+
+    def _place(self) -> tuple[int, int]:
+        """Return (chunk, index) of the running task; (0, -1) if there is no such place."""
+        chunk, index, _ = self.progress.current()
+        return (chunk, index) if 0 < chunk <= self.count and index < CHUNK_STEP else (0, -1)
 
     def stopped(self) -> bool:
         """Return True if the worker surely starts nothing behind the stop.
@@ -209,7 +233,7 @@ class WorkerProcess:
         moves behind it.
         """
         assert self.stop is not None
-        chunk, index, _ = self.progress.current()
+        chunk, index = self._place()
         if chunk and index >= 0 and position(chunk, index) >= self.stop:
             self.stop = position(chunk, index + 1)
             self.progress.numbers[STOP] = self.stop
@@ -226,6 +250,9 @@ class WorkerProcess:
         """Signal the worker and the processes that it started."""
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, number)
+        if self.process.returncode is None:  # it may have left its process group
+            with contextlib.suppress(OSError):
+                os.kill(self.process.pid, number)
 
     def exited(self) -> bool:
         """Return True if the process has exited.
@@ -260,6 +287,6 @@ class WorkerProcess:
 def _scratch(folder: Path, name: str) -> int:
     """Open a file without a name, so that no crash leaves it behind."""
     if hasattr(os, "memfd_create"):  # Linux
-        return os.memfd_create(name)
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile(dir=folder) as f:
         return os.dup(f.fileno())

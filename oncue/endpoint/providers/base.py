@@ -70,6 +70,7 @@ class ProviderContext(msgspec.Struct, frozen=True):
     folder: Path  # of the endpoint; `work` in it is the workers' working directory
     blobs: Path  # large arguments and results, shared with the workers
     container: ContainerRuntime
+    pass_env: tuple[str, ...] = ()  # see EndpointSettings
 
 
 class Provider(Protocol):

@@ -18,6 +18,7 @@ import gc
 import os
 import signal
 import sys
+import zlib
 from collections.abc import Callable
 from types import CoroutineType
 from typing import Any
@@ -26,12 +27,16 @@ import msgspec
 
 from oncue.clocks.process import reader
 from oncue.endpoint.pool.protocol import (
+    EXIT_OUT_OF_STEP,
     EXIT_PIPES_CLOSED,
-    LENGTH,
+    EXIT_WORN,
+    HEAD,
+    MAGIC,
     LoadFunction,
     TaskChunk,
     WorkerReady,
     decode_to_worker,
+    frame,
     pack,
 )
 from oncue.endpoint.pool.shared_progress import (
@@ -47,7 +52,9 @@ from oncue.endpoint.pool.shared_progress import (
 )
 from oncue.endpoint.worker.capture import Capture
 from oncue.endpoint.worker.cleanup import Cleanup
+from oncue.endpoint.worker.descriptors import move_up
 from oncue.endpoint.worker.failure import failure
+from oncue.endpoint.worker.process_state import Baseline
 from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
 from oncue.functions.body import describe
 from oncue.functions.load import Loaded, load, pip_line
@@ -61,6 +68,8 @@ FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the e
 #: Pause before a function that could not be loaded is tried again: a package may be there now.
 RELOAD_US = 5_000_000
 
+# Kept, so that a function that replaces them breaks no answer.
+_read, _write, _exit, _getpid = os.read, os.write, os._exit, os.getpid
 _encode_value = msgspec.msgpack.Encoder().encode
 _decode_args = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]]).decode
 
@@ -81,9 +90,9 @@ class Worker:
     """Runs chunks until the pipe ends."""
 
     def __init__(self, fd_in: int, fd_out: int, fd_mark: int, offset_ns: int) -> None:
-        self.fd_in, self.fd_out = fd_in, fd_out
+        self.fd_in, self.fd_out = move_up(fd_in), move_up(fd_out)
         self.now_us = reader(offset_ns)  # the pool's time, which does not step
-        self.progress = SharedProgress(fd_mark)
+        self.progress = SharedProgress.at_worker(fd_mark)
         self.capture = Capture()
         self.cleanup = Cleanup(os.getcwd())
         self.bodies: dict[str, bytes] = {}
@@ -93,15 +102,20 @@ class Worker:
         self.used = 0
         self.sent_us = 0
         self.ending = False
-        self.child = False  # forked by a user's function, and returned from it
+        self.pid = os.getpid()
+        self.function = ""  # of the last chunk
+        self.baseline = Baseline()
 
     # ------------------------------------------------------------ the pipe
 
     def serve(self) -> None:
         self._send(pack(WorkerReady(os.getpid(), PYTHON)))
         while not self.ending:
-            head = self._read(LENGTH.size)
-            message = decode_to_worker(self._read(LENGTH.unpack(head)[0]))
+            magic, size, crc = HEAD.unpack(self._read(HEAD.size))
+            body = self._read(size) if magic == MAGIC else b""
+            if zlib.crc32(body) != crc or not body:
+                _exit(EXIT_OUT_OF_STEP)
+            message = decode_to_worker(body)
             if isinstance(message, TaskChunk):
                 self.run(message)
             elif message.body:
@@ -120,9 +134,13 @@ class Worker:
     def _read(self, n: int) -> bytes:
         parts = []
         while n:
-            part = os.read(self.fd_in, n)
+            try:
+                part = _read(self.fd_in, n)
+            except BlockingIOError:  # a function changed it
+                os.set_blocking(self.fd_in, True)
+                continue
             if not part:  # the pool is gone, or wants no more
-                os._exit(0)
+                _exit(0)
             parts.append(part)
             n -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -130,7 +148,10 @@ class Worker:
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self.fd_out, view) :]
+            try:
+                view = view[_write(self.fd_out, view) :]
+            except BlockingIOError:  # a function changed it
+                os.set_blocking(self.fd_out, True)
 
     def flush(self, n: int, last: bool) -> None:
         """Send the finished tasks.
@@ -140,7 +161,7 @@ class Worker:
         """
         head = b"\xdd" + len(self.pieces).to_bytes(4, "big")  # msgpack array32
         body = _encode_value(_Sent(n, msgspec.Raw(head + b"".join(self.pieces)), last))
-        self._send(LENGTH.pack(len(body)) + body)
+        self._send(frame(body))
         numbers = self.progress.numbers
         numbers[USED] = 0
         numbers[FIRST] += len(self.pieces)
@@ -150,6 +171,11 @@ class Worker:
     # ------------------------------------------------------------ a chunk
 
     def run(self, chunk: TaskChunk) -> None:
+        if chunk.function != self.function:
+            if self.function and not self.baseline.holds():
+                _exit(EXIT_WORN)
+            self.function = chunk.function
+            self.capture.begin_function(chunk.function)
         n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
@@ -172,6 +198,10 @@ class Worker:
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
+        if self.cleanup.worn:
+            _exit(EXIT_WORN)
+        if not self.cleanup.at_home():  # a process that the function started may have removed it
+            self.cleanup.go_home()
 
     def _run_task(
         self, n: int, i: int, task: TaskRecord, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
@@ -187,15 +217,17 @@ class Worker:
             status, value = self._call(loaded, task)
         else:
             status, value = ERROR, encode(why)
-        if self.child:
-            os._exit(0)
+        if _getpid() != self.pid:  # forked by the function, and returned from it
+            _exit(0)
         if self.ending:
-            os._exit(128 + signal.SIGTERM)
+            _exit(128 + signal.SIGTERM)
         output = capture.collect()
         if sys.stdout is not capture.out or sys.stderr is not capture.err:
             capture.restore()
         if cleanup.dirty or sys.path != cleanup.path:
             cleanup.restore()
+            if cleanup.worn:
+                numbers[STOP] = 0  # the rest of the chunk is for another worker
         now = self.now_us()
         ended = Ended(task.id, attempt, status, started, now, value, output, task.event, task.retry_of, task.mark_us)
         piece = encode(ended)
@@ -221,16 +253,14 @@ class Worker:
             if type(result) is CoroutineType:  # a partial or a lambda around an async function
                 result = _finish(result)
         except Terminated:
-            os._exit(128 + signal.SIGTERM)
+            _exit(128 + signal.SIGTERM)
         except BaseException as e:
             return ERROR, encode(failure(e))
         try:
-            packed = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
+            packed = _packed(result)
             return OK, packed if len(packed) <= INLINE_BYTES else _store_blob(packed)
         except Terminated:
-            os._exit(128 + signal.SIGTERM)
-        except UnicodeEncodeError:
-            return OK, pack_value(result)
+            _exit(128 + signal.SIGTERM)
         except CannotPack as e:
             return ERROR, encode(_unpackable(result, e))
         except BaseException as e:
@@ -253,7 +283,7 @@ class Worker:
         try:
             found = self.loaded[function] = load(describe(self.bodies[function]))
         except Terminated:
-            os._exit(128 + signal.SIGTERM)
+            _exit(128 + signal.SIGTERM)
         except BaseException as e:
             self.broken[function] = (now, failure(e))
             return None, self.broken[function][1]
@@ -271,11 +301,17 @@ class Worker:
 
     def after_fork(self) -> None:
         """Cut a process that a user's function forked off from the pool."""
-        self.child = True
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, self.fd_in)
             os.dup2(null, self.fd_out)
+
+
+def _packed(result: Any) -> bytes:
+    if is_plain(result):
+        with contextlib.suppress(UnicodeEncodeError):  # lone surrogates
+            return MSGPACK + _encode_value(result)
+    return pack_value(result)
 
 
 def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -350,17 +386,14 @@ def die_with_parent(parent: int) -> None:
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before the call
-            os._exit(0)
+            _exit(0)
 
 
 def main() -> None:
     fd_in, fd_out, fd_mark, parent, offset_ns = (int(a) for a in sys.argv[1:6])
     die_with_parent(parent)
-    for fd in (fd_in, fd_out, fd_mark):
-        os.set_inheritable(fd, False)
     sys.argv[1:] = []
     worker = Worker(fd_in, fd_out, fd_mark, offset_ns)
-    os.set_inheritable(worker.capture.fd, False)
     worker.cleanup._set_signal(signal.SIGTERM, worker.on_term)
     os.register_at_fork(after_in_child=worker.after_fork)
     with contextlib.suppress(OSError, ValueError):
@@ -372,12 +405,12 @@ def main() -> None:
     except Terminated:
         pass
     except BrokenPipeError:  # the pool is gone
-        os._exit(0)
+        _exit(0)
     except OSError as e:  # of the worker's own; a function's errors end only the task
         if e.errno == errno.EBADF:
-            os._exit(EXIT_PIPES_CLOSED)
+            _exit(EXIT_PIPES_CLOSED)
         raise
-    os._exit(128 + signal.SIGTERM)
+    _exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

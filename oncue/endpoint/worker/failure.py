@@ -11,6 +11,7 @@ from oncue.protocol.records import TRACEBACK_BYTES, Failure
 
 _OURS = str(Path(__file__).parents[2]) + "/"
 _MESSAGE_CHARS = 4_000
+_NAME_CHARS = 200
 
 
 def failure(error: BaseException, what: str = "") -> Failure:
@@ -18,13 +19,19 @@ def failure(error: BaseException, what: str = "") -> Failure:
 
     Raises nothing, whatever the exception's own methods do.
     """
+    try:
+        return _failure(error, what)
+    except Exception as e:
+        return Failure("Exception", f"(the exception cannot be shown: {type(e).__name__})")
+
+
+def _failure(error: BaseException, what: str) -> Failure:
     kind = type(error)
-    name = (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    module, name = str(kind.__module__), str(kind.__qualname__)[:_NAME_CHARS]
+    name = name if module in ("builtins", "__main__") else f"{module[:_NAME_CHARS]}.{name}"
     remedy = ""
     if isinstance(error, OncueError):
-        name, message, remedy = f"oncue.{kind.__name__}", error.message, error.remedy
+        name, message, remedy = f"oncue.{kind.__name__}", str(error.message), error.remedy
     else:
         message = _text(error)
         if isinstance(error, ModuleNotFoundError) and error.name:
@@ -35,19 +42,19 @@ def failure(error: BaseException, what: str = "") -> Failure:
         message = f"{what}: {message}"
     # An error of oncue's own without a line of the user's: the traceback would repeat the message.
     lines = "" if remedy and isinstance(error, OncueError) and not _user_frames(error) else own_lines(error)
-    return Failure(name, _cut(message), lines, remedy)
+    return Failure(_cut(name), _cut(message), lines, _cut(str(remedy)))
 
 
-def _user_frames(error: BaseException) -> bool:
+def _user_frames(error: BaseException, depth: int = 0) -> bool:
     frames = traceback.walk_tb(error.__traceback__)
     if any(not f.f_code.co_filename.startswith((_OURS, "<frozen importlib")) for f, _ in frames):
         return True
-    return error.__cause__ is not None and _user_frames(error.__cause__)
+    return depth < 20 and error.__cause__ is not None and _user_frames(error.__cause__, depth + 1)
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return str(error)[: _MESSAGE_CHARS + 1]
     except BaseException as e:
         return f"(its message cannot be shown: {type(e).__name__})"
 
@@ -79,5 +86,5 @@ def _strip(shown: traceback.TracebackException, depth: int) -> None:
 
 
 def _cut(text: str) -> str:
-    clean = text.encode("utf-8", "backslashreplace").decode()
+    clean = text[: _MESSAGE_CHARS + 1].encode("utf-8", "backslashreplace").decode()
     return clean if len(clean) <= _MESSAGE_CHARS else clean[: _MESSAGE_CHARS - 1] + "…"
