@@ -68,14 +68,25 @@ def compiled(pattern: str) -> Any:
     """
     import re2  # not installed on endpoints
 
-    options = re2.Options()
-    options.log_errors = False
     try:
-        return re2.compile(glob_regex(pattern), options)
+        return compiled_text(glob_regex(pattern))
     except re2.error as e:
         raise Invalid(
             f"the glob {pattern!r} cannot be used: {e}", remedy="see `[...]` in it: is a range reversed?"
         ) from None
+
+
+def compiled_text(regex: str, most_bytes: int = 8 << 20) -> Any:
+    """Return a regular expression, compiled by google-re2 within so much memory.
+
+    Raises re2.error.
+    """
+    import re2  # not installed on endpoints
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = most_bytes
+    return re2.compile(regex, options)
 
 
 def never_relative(pattern: str) -> str | None:

@@ -324,7 +324,10 @@ def origin(host: str, path: str) -> str:
 
 
 class RuleSwitch(Stored, tag="switch", frozen=True):
-    """Record of `oncue.registry`: a person has enabled or disabled a rule."""
+    """Record of `oncue.registry`: a person has enabled or disabled a rule.
+
+    Or a server has paused it (`pauses`).
+    """
 
     v: int
     rule: str
@@ -332,6 +335,7 @@ class RuleSwitch(Stored, tag="switch", frozen=True):
     by: str = ""
     why: str = ""
     at_us: int = 0
+    pauses: str = ""  # hash of the rule's text that a server has paused; "": switched by a person
 
 
 class TokenRecord(Stored, tag="token", frozen=True):
@@ -378,6 +382,7 @@ class DeadLetter(Stored, frozen=True):
     remedy: str = ""
     owner: str = ""  # of the rule; "": no rule, visible to admins only
     headers: Headers = ()  # of the record; an event in binary mode has its attributes there
+    offsets: tuple[int, ...] = ()  # of all records, if they are several or were not kept here
 
 
 class Resolution(Stored, tag="settled", frozen=True):

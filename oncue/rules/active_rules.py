@@ -11,15 +11,17 @@ from typing import Any
 from oncue.errors import OncueError
 from oncue.protocol import payload
 from oncue.protocol.records import VERSION, Call, Deployment, Event, RuleSwitch
+from oncue.rules.evaluation.rule_source import rule_hash
 from oncue.rules.explain import decide
 from oncue.rules.matching.index import Index
 from oncue.rules.parsing.rule_file import Rule, RuleRun, RuleSet, parse
+from oncue.rules.rule_cost import RuleCost
 
 
 class RuleCounters:
     """Counters of one rule since the server started; they survive redeploys."""
 
-    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
+    __slots__ = ("cost", "doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
@@ -27,6 +29,7 @@ class RuleCounters:
         self.suppressed = 0  # events that matched and were suppressed
         self.last_reason = ""  # of the newest dead letter of the active version
         self.of = ("", 0)  # that version: label, number
+        self.cost: RuleCost | None = None  # of that version; None: not computed yet
 
 
 class Action:
@@ -50,40 +53,60 @@ class Action:
             rule.retry,
             run.timeout_ms,
         )
-        self._constant = _packed(run.args.render(_NOTHING)) if run.args.constant else b""
+        self._constant = packed_arguments(run.args.render(_NOTHING)) if run.args.constant else b""
 
     def arguments(self, source: Any) -> bytes:
         """Return the payload for an Event, or EventRows of a stateful rule.
 
         Raises Invalid.
         """
-        return self._constant or _packed(self._run.args.render(source))
+        return self._constant or packed_arguments(self._run.args.render(source))
 
 
 _NOTHING = Event(id="", source="", type="")
 
 
-def _packed(args: Any) -> bytes:
+def packed_arguments(args: Any) -> bytes:
+    """Return the payload of a task's arguments. Raises Invalid."""
     return payload.pack([[], args] if isinstance(args, dict) else [list(args), {}], as_data=True)
 
 
 class ActiveRule:
-    """One deployed rule."""
+    """One deployed rule.
 
-    __slots__ = ("actions", "counters", "deployment", "disabled_because", "rule")
+    `paused`: why the server does not test it any more; "": it is tested. `inline_bytes`: the size
+    of events up to which it is certainly tested in a few milliseconds; -1: not known yet, or
+    paused.
+    """
 
-    def __init__(self, rule: Rule, deployment: Deployment, counters: RuleCounters, disabled_because: str) -> None:
+    __slots__ = ("actions", "counters", "deployment", "disabled_because", "inline_bytes", "paused", "rule")
+
+    def __init__(
+        self, rule: Rule, deployment: Deployment, counters: RuleCounters, disabled_because: str, paused: str = ""
+    ) -> None:
         self.rule, self.deployment, self.counters, self.disabled_because = rule, deployment, counters, disabled_because
         self.actions = tuple(Action(rule, run, deployment) for run in rule.runs)
+        self.paused = paused
+        self.inline_bytes = counters.cost.all if counters.cost is not None and not paused else -1
+
+    def cost(self) -> RuleCost:
+        """Return the bounds of the rule's cost, and note them in `inline_bytes`."""
+        if self.counters.cost is None:
+            self.counters.cost = RuleCost(self.rule)
+        if not self.paused:
+            self.inline_bytes = self.counters.cost.all
+        return self.counters.cost
+
+    def pause(self, reason: str) -> None:
+        """Test the rule no more."""
+        self.paused, self.inline_bytes = reason, -1
 
     @property
     def state(self) -> tuple[str, str]:
         """Return (active, disabled or paused; reason)."""
         if self.disabled_because:
             return "disabled", self.disabled_because
-        if self.rule.when is not None and self.rule.when.paused:
-            return "paused", self.rule.when.paused
-        return "active", ""
+        return ("paused", self.paused) if self.paused else ("active", "")
 
 
 class ActiveRules:
@@ -113,6 +136,7 @@ class RuleCompiler:
         self._read: dict[tuple[str, int, str], RuleSet | str] = {}
         self._counters: dict[str, RuleCounters] = {}
         self._switched: dict[str, RuleSwitch] = {}
+        self._paused: dict[str, tuple[str, str]] = {}  # rule -> its hash, and why: also if it could not be recorded
 
     def compile(
         self,
@@ -123,7 +147,8 @@ class RuleCompiler:
         """Compile the newest deployment of each label.
 
         `parsed`: label -> rules that are parsed already; other texts are parsed here. The last
-        switch of a rule overrides its `enabled`; one that enables it ends a pause.
+        switch of a rule overrides its `enabled`; one that enables it ends a pause. So does a deploy
+        that changes the rule.
         """
         newest: dict[str, Deployment] = {}
         for d in deployments:
@@ -151,14 +176,25 @@ class RuleCompiler:
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
         counters = self._counters.setdefault(rule.name, RuleCounters())
         if counters.of != (d.label, d.version):  # its cause may be fixed
-            counters.of, counters.last_reason = (d.label, d.version), ""
+            counters.of, counters.last_reason, counters.cost = (d.label, d.version), "", None
         disabled_because = "" if rule.enabled else "`enabled: false` in its file"
-        if switch is not None:
+        if switch is not None and not switch.pauses:
             why = f": {switch.why}" if switch.why else ""
             disabled_because = "" if switch.enabled else f"disabled by {switch.by or 'hand'}{why}"
-            if switch.enabled and switch != self._switched.get(rule.name) and rule.when is not None:
-                rule.when.resume()
-        return ActiveRule(rule, d, counters, disabled_because)
+            if switch.enabled and switch != self._switched.get(rule.name):
+                self._paused.pop(rule.name, None)
+        return ActiveRule(rule, d, counters, disabled_because, self._pause(rule, switch))
+
+    def _pause(self, rule: Rule, switch: RuleSwitch | None) -> str:
+        """Return why the rule is paused, in the text that it has now; "": it is not."""
+        recorded = (switch.pauses, switch.why) if switch is not None and switch.pauses else None
+        paused = self._paused.get(rule.name) or recorded
+        return paused[1] if paused is not None and paused[0] == rule_hash(rule) else ""
+
+    def pause(self, entry: ActiveRule, reason: str) -> None:
+        """Pause a rule of this version of its text, now and in all rules compiled later."""
+        self._paused[entry.rule.name] = (rule_hash(entry.rule), reason)
+        entry.pause(reason)
 
 
 def _read(deployment: Deployment) -> RuleSet | str:

@@ -8,6 +8,10 @@
 
 After a crash before the commit the batches are delivered again and make the same tasks: ids follow
 from rule and event. A bad event or rule gives a dead letter and does not affect others.
+
+Rules whose cost for an event has no small bound are evaluated in a process of their own, one after
+the other and in order (evaluation/judge.py). Those over their budget are paused. Events that a
+paused rule did not test are named in dead letters, and are tested when these are retried.
 """
 
 from __future__ import annotations
@@ -15,26 +19,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from time import perf_counter
 
-from oncue.errors import Invalid, NotFound, NotOwner, OncueError
-from oncue.ids import now_us, rule_task_ids
-from oncue.log.base import Append, Log, Record, RecordBatch
-from oncue.protocol import cloudevents
+from oncue.errors import NotFound, NotOwner
+from oncue.log.base import Log, RecordBatch
 from oncue.protocol.api import Explanation, RuleInfo
-from oncue.protocol.codec import encode
-from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment, Event, RuleSwitch, headers_within_limit
-from oncue.protocol.topics import EVENTS, MATCHES
+from oncue.protocol.records import Deployment, Event, RuleSwitch
+from oncue.protocol.topics import EVENTS
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
-from oncue.rules.explain import decide, explain
-from oncue.rules.operators.chain import OperatorChain
+from oncue.rules.batch_result import BatchResult, Postponed
+from oncue.rules.evaluation.evaluator import Evaluator
+from oncue.rules.evaluation.explaining import explain_apart
+from oncue.rules.evaluation.judge import Pause, RuleJudge
+from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.parsing.rule_file import RuleSet
-from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames, commit
+from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "rules"
-MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
 MAX_BATCHES = 16  # in one commit
-YIELD_EVENTS = 256  # events between two yields to the event loop
+YIELD_S = 0.01  # longest time between two yields to the event loop
+EXPLAINS = 16  # questions that may wait for one another
+HELD_BYTES = 32 * 1024 * 1024  # of arguments in memory; then large ones become blobs
 
 _log = logging.getLogger(__name__)
 
@@ -55,9 +60,13 @@ class Engine:
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         group: str = GROUP,
         replay: str = "",
+        record_pause: Pause | None = None,
+        trials: TrialFile | None = None,
     ) -> None:
         self._log, self._directory, self._group, self._replay = log, directory, group, replay
-        self._before_batch, self._offload = before_batch, offload
+        self._before_batch, self._offload, self._record_pause = before_batch, offload, record_pause
+        self.judge = RuleJudge(self._pause, trials)
+        self._explainer = Evaluator(waiting=EXPLAINS)
         self._compiler = RuleCompiler()
         self.active_rules = ActiveRules()
         self.events = self.dead = 0  # events seen and dead letters written since the start
@@ -92,17 +101,16 @@ class Engine:
         """
         if self._before_batch is not None:
             await self._before_batch()
-        work = _BatchResult(self.active_rules, self._directory, self._replay)
+        work = BatchResult(self.active_rules, self._directory, self._replay)
+        until = perf_counter() + YIELD_S
         for batch in batches:
-            for start in range(0, len(batch.records), YIELD_EVENTS):
-                for offset, record in zip(
-                    batch.offsets[start : start + YIELD_EVENTS],
-                    batch.records[start : start + YIELD_EVENTS],
-                    strict=True,
-                ):
-                    work.process(batch, offset, record)
-                if start + YIELD_EVENTS < len(batch.records):
+            for offset, record in zip(batch.offsets, batch.records, strict=True):
+                if (postponed := work.process(batch, offset, record)) is not None:
+                    await self._test_postponed(work, postponed)
+                if perf_counter() >= until:
                     await asyncio.sleep(0)
+                    until = perf_counter() + YIELD_S
+        work.add_untested()
         if self._offload is not None:
             await work.frames.offload(self._offload)
         try:
@@ -114,12 +122,46 @@ class Engine:
         self.events += sum(len(b.records) for b in batches)
         self.dead += len(work.frames.dead)
 
-    def explain(self, rule: str, event: Event) -> Explanation:
-        """Explain a rule for an event. Raises NotFound: the rule is not deployed."""
+    async def _test_postponed(self, work: BatchResult, event: Postponed) -> None:
+        """Test the rules that may take long, or that are many, for one event."""
+        until = perf_counter() + YIELD_S
+        for entry in event.entries:
+            if entry.inline_bytes < 0 and not entry.paused:
+                entry.cost()
+            if entry.paused:
+                work.leave_untested(event, entry)
+            elif event.size <= entry.inline_bytes:
+                work.test(event.batch, event.offset, event.record, event.event, entry)
+            elif work.may_match(event, entry):
+                about = f"event {event.event.id} of {event.event.source}"
+                work.take(event, entry, await self.judge.ask(entry, work.question(event, entry), about))
+            if perf_counter() >= until:
+                if work.frames.held_bytes > HELD_BYTES and self._offload is not None:
+                    await work.frames.offload(self._offload)
+                await asyncio.sleep(0)
+                until = perf_counter() + YIELD_S
+
+    async def _pause(self, entry: ActiveRule, why: str) -> bool:
+        """Pause a rule here, at once, and record it for all servers."""
+        self._compiler.pause(entry, why)
+        _log.error("the rule %r is paused: %s", entry.rule.name, why)
+        return await self._record_pause(entry, why) if self._record_pause is not None else True
+
+    async def close(self) -> None:
+        """End the processes that evaluate rules."""
+        await self.judge.close()
+        await self._explainer.close()
+
+    async def explain(self, rule: str, event: Event) -> Explanation:
+        """Explain a rule for an event.
+
+        It is evaluated apart: nobody waits for it. Raises NotFound: the rule is not deployed;
+        EvaluatorBusy.
+        """
         entry = self.active_rules.entries.get(rule)
         if entry is None:
             raise NotFound(f"there is no rule {rule!r}", remedy="`oncue rules` lists those that are deployed")
-        return explain(entry.rule, event, disabled_because=entry.disabled_because)
+        return await explain_apart(self._explainer, entry, event)
 
     def made_before(self, rule: str, tasks: int) -> None:
         """Count tasks of a rule that existed before, as reported by the view."""
@@ -157,148 +199,3 @@ def _info(entry: ActiveRule) -> RuleInfo:
         suppressed=entry.counters.suppressed,
         memory=entry.rule.operators.describe() if entry.rule.operators else "",
     )
-
-
-class _BatchResult:
-    """Tasks, matches and dead letters of several batches.
-
-    Counters are updated after the commit.
-    """
-
-    def __init__(self, active_rules: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
-        self._active_rules, self._replay = active_rules, replay
-        self.frames = TaskFrames(directory, now_us())
-        self._matches: list[Record] = []
-        self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
-        self._reasons: dict[ActiveRule, str] = {}
-
-    def process(self, batch: RecordBatch, offset: int, record: Record) -> None:
-        event: Event | None = None
-        try:
-            event = _decoded(record)
-            entries = self._active_rules.candidates(event)
-        except RuleError as e:
-            self._to_dead_letters(batch, offset, record, e, event)
-            return
-        except Exception as e:
-            self._to_dead_letters(batch, offset, record, RuleError("match", f"{type(e).__name__}: {e}"), event)
-            return
-        for entry in entries:
-            try:
-                if decide(entry.rule, event) is None:
-                    operators = entry.rule.operators
-                    if operators is None:
-                        self._fire(entry, event)
-                    else:
-                        self._match(entry, operators, event, record.time_ms)
-            except RuleError as e:
-                self._to_dead_letters(batch, offset, record, e, event, entry)
-            except Exception as e:
-                error = RuleError("match", f"{type(e).__name__}: {e}")
-                self._to_dead_letters(batch, offset, record, error, event, entry)
-
-    def _fire(self, entry: ActiveRule, event: Event) -> None:
-        """Make the tasks of all functions of the rule. Raises RuleError: none is made."""
-        counts = self._matched.setdefault(entry, [0, 0, 0])
-        counts[0] += 1
-        ready = self.frames.prepare(entry, event)
-        extensions = event.extensions
-        task_ids = rule_task_ids(
-            entry.rule.name,
-            self._replay,
-            event.source,
-            event.id,
-            _number(extensions.get("oncuetimems")),
-            len(ready),
-        )
-        cause, mark_us = (event.source, event.id), _number(extensions.get("oncuemarkus")) or 0
-        self.frames.add(entry, ready, task_ids, cause, mark_us)
-        counts[1] += len(ready)
-
-    def _match(self, entry: ActiveRule, operators: OperatorChain, event: Event, at_ms: int) -> None:
-        self._matched.setdefault(entry, [0, 0, 0])[0] += 1
-        mark_us = _number(event.extensions.get("oncuemarkus")) or 0
-        deployment = entry.deployment
-        try:
-            match = operators.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
-        except Invalid as e:
-            raise RuleError("args", e.message, e.remedy) from None
-        self._matches.append(Record(encode(match), operators.partition_key(match)))
-
-    def _to_dead_letters(
-        self,
-        batch: RecordBatch,
-        offset: int,
-        record: Record,
-        error: RuleError,
-        event: Event | None,
-        entry: ActiveRule | None = None,
-    ) -> None:
-        if entry is not None:
-            self._matched.setdefault(entry, [0, 0, 0])[2] += 1
-            self._reasons[entry] = error.reason
-        self.frames.dead.append(
-            DeadLetter(
-                VERSION,
-                error.stage,
-                error.reason[:2_000],
-                self.frames.now_us,
-                batch.topic,
-                batch.partition,
-                offset,
-                entry.rule.name if entry else "",
-                (event.source, event.id) if event else None,
-                record.value[:EVENT_BYTES],
-                error.remedy,
-                entry.deployment.owner if entry else "",
-                headers_within_limit(record.headers),
-            )
-        )
-
-    @property
-    def repeatable(self) -> bool:
-        """True if a repeated commit is harmless.
-
-        Tasks keep their ids when an event is delivered again; matches and dead letters would be
-        doubled.
-        """
-        return not self._matches and not self.frames.dead
-
-    def appends(self) -> list[Append]:
-        matches = [Append(MATCHES, self._matches)] if self._matches else []
-        return [*self.frames.appends(), *matches]
-
-    def count(self) -> None:
-        for entry, (matched, fired, failed) in self._matched.items():
-            counters = entry.counters
-            counters.matched += matched
-            counters.fired += fired
-            counters.failed += failed
-            counters.last_reason = self._reasons.get(entry, counters.last_reason)
-
-
-def _decoded(record: Record) -> Event:
-    """Decode an event. Raises RuleError: it is not an event, or part of a loop."""
-    try:
-        event = cloudevents.from_record(record.value, record.headers)
-    except OncueError as e:
-        raise RuleError("decode", e.message, e.remedy) from None
-    except Exception as e:
-        raise RuleError("decode", f"{type(e).__name__}: {e}") from None
-    depth = _number(event.extensions.get("oncuedepth")) or 0
-    if depth >= MAX_DEPTH:
-        reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
-        raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")
-    return event
-
-
-def _number(value: Any) -> int | None:
-    """Return a number in an extension; None: it has none.
-
-    CloudEvents stores numbers over 32 bits as text.
-    """
-    if type(value) is int:
-        return value if value >= 0 else None
-    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18:
-        return int(value)
-    return None

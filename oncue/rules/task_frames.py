@@ -57,19 +57,31 @@ class TaskFrames:
     def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
+        self.held_bytes = 0  # of arguments, since they were last offloaded
         self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # (endpoint id, tasks)
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
-    def prepare(self, entry: ActiveRule, source: Any) -> list[tuple[str, bytes]]:
+    def prepare(self, entry: ActiveRule, source: Any, payloads: Sequence[bytes] = ()) -> list[tuple[str, bytes]]:
         """Return (endpoint id, payload) of each function of the rule.
 
         Raises RuleError.
 
-        `source`: an Event, or EventRows of a stateful rule.
+        `source`: an Event, or EventRows of a stateful rule. `payloads`: those made
+        before.
         """
+        if payloads:
+            return [(self._endpoint(action), args) for action, args in zip(entry.actions, payloads, strict=True)]
         return [self._prepare(action, source) for action in entry.actions]
 
     def _prepare(self, action: Action, source: Any) -> tuple[str, bytes]:
+        endpoint = self._endpoint(action)
+        try:
+            return endpoint, action.arguments(source)
+        except OncueError as e:
+            raise RuleError("args", e.message, e.remedy) from None
+
+    def _endpoint(self, action: Action) -> str:
+        """Return the id of an action's endpoint. Raises RuleError."""
         key = (action.endpoint, action.owner)
         if key not in self._endpoints:
             self._endpoints[key] = self._directory.endpoint_id(*key)
@@ -83,10 +95,7 @@ class TaskFrames:
         if not action.call.function:
             remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
             raise RuleError("dispatch", f"the function {action.call.name!r} is not registered", remedy)
-        try:
-            return endpoint, action.arguments(source)
-        except OncueError as e:
-            raise RuleError("args", e.message, e.remedy) from None
+        return endpoint
 
     def add(
         self,
@@ -99,6 +108,7 @@ class TaskFrames:
         for action, (endpoint, args), task_id in zip(entry.actions, ready, task_ids, strict=True):
             _, tasks = self._tasks.setdefault(action, (endpoint, []))
             tasks.append(TaskRecord(task_id, args, cause, b"", mark_us))
+            self.held_bytes += len(args)
 
     async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Replace large payloads by references; blobs are durable before their tasks."""
@@ -106,6 +116,7 @@ class TaskFrames:
             for at, task in enumerate(tasks):
                 if needs_blob(task.args):
                     tasks[at] = msgspec.structs.replace(task, args=await store(task.args))
+        self.held_bytes = 0
 
     def appends(self) -> list[Append]:
         by_topic: dict[str, list[Record]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -213,6 +214,11 @@ def event(db: sqlite3.Connection, offset: int) -> EventRow | None:
     """Find an event by its position (`pack_position`) in oncue.events."""
     row = db.execute("SELECT place, at_ms, value, headers FROM event WHERE place = ?", (offset,)).fetchone()
     return None if row is None else _event_row(*row)
+
+
+def events_at(db: sqlite3.Connection, places: Sequence[int]) -> list[EventRow]:
+    """Return the events at these positions that there are, in order."""
+    return [row for place in places if (row := event(db, place)) is not None]
 
 
 def _event_row(place: int, at_ms: int, value: bytes, headers: bytes | None) -> EventRow:

@@ -280,6 +280,10 @@ class View:
     async def event(self, offset: int) -> EventRow | None:
         return await self._readers.run(lookups.event, offset)
 
+    async def events_at(self, places: Sequence[int]) -> list[EventRow]:
+        """Return the events at these places, without those that retention has deleted."""
+        return await self._readers.run(lookups.events_at, places)
+
     async def dead(
         self, cursor: str = "", limit: int = 50, owner: str = "", settled: bool = False
     ) -> tuple[list[DeadRow], str | None]:

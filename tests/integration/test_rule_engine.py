@@ -21,7 +21,8 @@ from oncue.protocol import cloudevents, payload
 from oncue.protocol.codec import decode
 from oncue.protocol.records import VERSION, DeadLetter, Deployment, Event, RuleSwitch, TaskFrame, TaskRecord
 from oncue.protocol.topics import DEAD, EVENTS, TaskTopics
-from oncue.rules.engine import MAX_DEPTH, Engine
+from oncue.rules.batch_result import MAX_DEPTH
+from oncue.rules.engine import Engine
 
 
 class Endpoints:
@@ -207,10 +208,10 @@ def test_a_deploy_applies_to_the_next_batch_and_a_switch_disables_a_rule(tmp_pat
         await consume(log, engine)
         assert [f.call.rule for f in await frames(log)] == ["a"]
         happened = cloudevents.from_record(record(1).value)
-        assert engine.explain("a", happened).fires
-        assert engine.explain("b", happened).why == "disabled by ann"
+        assert (await engine.explain("a", happened)).fires
+        assert (await engine.explain("b", happened)).why == "disabled by ann"
         with pytest.raises(NotFound):
-            engine.explain("c", happened)
+            await engine.explain("c", happened)
 
     with_log(tmp_path, body)
 

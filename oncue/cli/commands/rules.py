@@ -238,6 +238,24 @@ def enable(name: str, why: str, json_: bool) -> None:
 @click.argument("name", shell_complete=completers.rules)
 @click.option("--why", default="", help="Kept, and shown to those who ask.")
 @json_option
+def resume(name: str, why: str, json_: bool) -> None:
+    """Let a rule go on that the server has paused.
+
+    The events that it did not test meanwhile are in dead letters: `oncue dead list`.
+
+    \b
+    Example:
+      oncue rules resume reconstruct
+    """
+    with connected() as client:
+        found = client.rules.enable(name, why)
+    as_json(found) if json_ else say(f"{name} is {found.state}; `oncue dead list` names the events that it missed")
+
+
+@rules.command()
+@click.argument("name", shell_complete=completers.rules)
+@click.option("--why", default="", help="Kept, and shown to those who ask.")
+@json_option
 def disable(name: str, why: str, json_: bool) -> None:
     """Disable a rule: it does not fire until it is enabled.
 

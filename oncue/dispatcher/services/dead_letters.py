@@ -7,6 +7,7 @@ rebuilt from the log gives the same answers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,11 +17,12 @@ from oncue.errors import Conflict, Invalid, NotFound
 from oncue.ids import now_us
 from oncue.log import Append, Record
 from oncue.protocol import api as r
+from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.records import VERSION, Resolution
-from oncue.protocol.topics import DEAD, REGISTRY
+from oncue.protocol.records import VERSION, DeadLetter, Event, Resolution
+from oncue.protocol.topics import DEAD, EVENTS, REGISTRY
 from oncue.view import DeadRow
-from oncue.view.record_rows import unpack_position
+from oncue.view.record_rows import pack_position, unpack_position
 
 GROUP = "oncue.dead.retries"  # commits appends only, no offsets
 REASON_CHARS = 1_000
@@ -59,11 +61,23 @@ class DeadLetterService:
         """
         self._context.check_accepting()
         found = (await self._letter(caller, letter)).letter
-        if not found.record or found.topic in ("", DEAD, REGISTRY):
-            raise Conflict("this dead letter cannot be tried again: its record was not kept", remedy="emit it anew")
-        again = Append(found.topic, [Record(found.record, headers=found.headers)], found.partition)
+        again = Append(found.topic, await self._records(found), found.partition)
         positions = await self._context.log.commit(GROUP, [], [again, *_resolutions([letter], "retried", caller, "")])
         await self._context.applied(positions)
+
+    async def _records(self, letter: DeadLetter) -> list[Record]:
+        """Return the records of a letter, to be appended again.
+
+        Raises Conflict: one was not kept.
+        """
+        if letter.record and letter.topic not in ("", DEAD, REGISTRY):
+            return [Record(letter.record, headers=letter.headers)]
+        if letter.offsets and letter.topic == EVENTS:
+            places = [pack_position(letter.partition, offset) for offset in letter.offsets]
+            rows = await self._context.view.events_at(places)
+            if len(rows) == len(places):
+                return await asyncio.to_thread(lambda: [_record(row.event) for row in rows])
+        raise Conflict("this dead letter cannot be tried again: its record was not kept", remedy="emit it anew")
 
     async def dismiss(self, caller: Caller, request: r.DismissRequest) -> r.Dismissed:
         """Dismiss the given letters (all or none), or all open ones.
@@ -91,6 +105,11 @@ class DeadLetterService:
             rows, cursor = await self._context.view.dead(cursor, PAGE, caller.only)
             found += [row.id for row in rows]
         return found
+
+
+def _record(event: Event) -> Record:
+    value, headers = cloudevents.to_record(event)
+    return Record(value, event.source.encode(), headers)
 
 
 def _resolutions(

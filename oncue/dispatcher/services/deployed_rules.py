@@ -15,15 +15,20 @@ from typing import Any
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.rule_file_parser import ParsedDeployment, RuleFileParser
-from oncue.errors import NotFound
+from oncue.errors import NotFound, OncueError
+from oncue.ids import now_us
 from oncue.protocol import payload
-from oncue.protocol.records import Deployment
+from oncue.protocol.records import VERSION, Deployment, RuleSwitch
 from oncue.protocol.topics import REGISTRY
+from oncue.rules.active_rules import ActiveRule
 from oncue.rules.engine import Engine
+from oncue.rules.evaluation.rule_source import rule_hash
+from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.parsing.rule_file import RuleSet
 
 log = logging.getLogger("oncue.rules")
 MANY_RULES = 1_000
+TRIALS = "rules-on-trial.json"  # in the data folder
 REGISTRY_S = 5.0  # how long a batch of events waits for the registry
 
 
@@ -32,7 +37,14 @@ class DeployedRules:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
-        self.engine = Engine(context.log, context.registry, before_batch=self.sync, offload=self.offload)
+        self.engine = Engine(
+            context.log,
+            context.registry,
+            before_batch=self.sync,
+            offload=self.offload,
+            record_pause=self._record_pause,
+            trials=TrialFile(context.settings.data_path / TRIALS),
+        )
         self.deployments: dict[str, Deployment] = {}
         self.rulesets: dict[str, RuleSet] = {}
         self.parser = RuleFileParser()
@@ -55,6 +67,7 @@ class DeployedRules:
     async def _run_engine(self) -> None:
         while True:
             try:
+                await self.engine.judge.pause_left(self.engine.active_rules.entries.values())
                 await self.engine.run()
             except asyncio.CancelledError:
                 raise
@@ -67,6 +80,7 @@ class DeployedRules:
         if self._engine_task is not None:
             self._engine_task.cancel()
             await asyncio.gather(self._engine_task, return_exceptions=True)
+        await self.engine.close()
 
     # ------------------------------------------------------------ reload
 
@@ -103,6 +117,25 @@ class DeployedRules:
 
     def _registry_position(self) -> int:
         return self._context.view.positions().get((REGISTRY, 0), 0)
+
+    # ------------------------------------------------------------ pauses
+
+    async def _record_pause(self, entry: ActiveRule, why: str) -> bool:
+        """Record that the engine has paused a rule; False: it is paused here only."""
+        name = entry.rule.name
+        switch = RuleSwitch(VERSION, name, False, "oncue", why, now_us(), rule_hash(entry.rule))
+        try:
+            await self._context.record([(f"switch:{name}", switch)])
+            await self.reload()
+        except OncueError as e:
+            log.error("the pause of the rule %r could not be recorded: %s", name, e)
+            return False
+        return True
+
+    def resumed(self, name: str) -> None:
+        """Forget what is known of a rule's cost, because a person has enabled it."""
+        if (entry := self.engine.active_rules.entries.get(name)) is not None:
+            self.engine.judge.resumed(entry)
 
     # ------------------------------------------------------------ for engine and stateful rules
 

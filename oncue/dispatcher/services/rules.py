@@ -71,6 +71,8 @@ class RuleService:
         switch = RuleSwitch(VERSION, name, enabled, caller.subject, why, now_us())
         await self._context.record([(f"switch:{name}", switch)])
         await self._deployed.reload()
+        if enabled:
+            self._deployed.resumed(name)
         return await self.get(caller, name)
 
     async def explain(self, caller: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
@@ -84,7 +86,7 @@ class RuleService:
             if found is None:
                 raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
             event = found.event
-        explained = self._deployed.engine.explain(name, event)
+        explained = await self._deployed.engine.explain(name, event)
         explained = await self._stateful.with_preview(explained, name, event)
         return msgspec.structs.replace(explained, fired=await self._tasks_of(caller, name, event))
 

@@ -1,6 +1,9 @@
-"""CEL conditions (`when`), compiled with a time budget.
+"""CEL conditions (`when`), compiled, with an upper bound of their cost.
 
-`compile_cel(text) -> Cel`, `Cel.test(event) -> bool | str` (a text is the error).
+`compile_cel(text) -> Cel`, `Cel.test(event) -> bool | str` (a text is the error),
+`Cel.longest()`: the time that an evaluation may take (cel_cost.py). An evaluation holds
+the interpreter and cannot be stopped, so what may be dear runs in a process of its own
+(oncue/rules/evaluation/).
 
 Uses Google's cel-expr-python, not common-expression-language. Measured in November 2026
 (docs/decisions.md, "CEL"): a small event takes 12 µs (the other: 10), one of 300 fields 121 µs
@@ -16,47 +19,48 @@ time.
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
+from oncue.rules.matching.cel_cost import UNBOUNDED, cost_s
+from oncue.rules.matching.cel_tree import parse_tree
 from oncue.rules.matching.fields import ATTRIBUTES
 
 MAX_CHARS = 2_000
-BUDGET_S = 0.020  # one evaluation
-STRIKES = 3  # consecutive evaluations over budget pause the rule, or one at ten times the budget
 NAMES = ("data", "event", "id", "source", "subject", "time")
 
 
 class Cel:
-    """One compiled condition, with its evaluations over budget."""
+    """One compiled condition."""
 
-    __slots__ = ("_expression", "_uses", "over_budget", "paused", "text")
+    __slots__ = ("_expression", "_uses", "text")
 
     def __init__(self, text: str, expression: Any, uses: frozenset[str]) -> None:
         self.text, self._expression, self._uses = text, expression, uses
-        self.over_budget = 0
-        self.paused = ""
 
     def test(self, event: Event) -> bool | str:
-        if self.paused:
-            return self.paused
-        start = time.perf_counter()
         try:
             answer = self._expression.eval(data=self._activation(event))
             kind, value = answer.type().name(), answer.value()
         except Exception as e:  # errors of the library and of conversion (a lone surrogate ...)
             return _reason(str(e))
-        finally:
-            self._charge(time.perf_counter() - start)
         if kind == "BOOL":
             return bool(value)
         return _reason(str(value)) if kind == "ERROR" else f"the condition gives {kind.lower()}, not true or false"
 
-    def resume(self) -> None:
-        self.paused, self.over_budget = "", 0
+    def longest(self) -> Callable[[int], float]:
+        """Return the longest time (s) of an evaluation, as a function.
+
+        Its argument is the size of an event (bytes). inf: no bound is known.
+        """
+        try:
+            tree = parse_tree(self._expression.serialize())
+        except ValueError:
+            return lambda event_bytes: UNBOUNDED
+        return lambda event_bytes: cost_s(tree, self._uses, event_bytes)
 
     def _activation(self, event: Event) -> dict[str, Any]:
         uses = self._uses
@@ -64,17 +68,6 @@ class Cel:
         if "event" in uses:
             out["event"] = {n: v for n in ATTRIBUTES if (v := getattr(event, n)) is not None} | event.extensions
         return out
-
-    def _charge(self, seconds: float) -> None:
-        if seconds <= BUDGET_S:
-            self.over_budget = 0
-            return
-        self.over_budget += 1
-        if self.over_budget >= STRIKES or seconds > 10 * BUDGET_S:
-            self.paused = (
-                f"paused: its `when` took {seconds * 1000:.0f} ms, over the budget of {BUDGET_S * 1000:.0f} ms, "
-                f"{self.over_budget} times in a row"
-            )
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ from typing import Any
 from oncue.errors import Invalid
 from oncue.globs import MAX_CHARS as MAX_GLOB_CHARS
 from oncue.globs import compiled as compiled_glob
-from oncue.globs import glob_regex
+from oncue.globs import compiled_text, glob_regex
 from oncue.protocol.records import Event
 from oncue.quantities import size_bytes
 from oncue.rules.matching.fields import MISSING, Get
@@ -36,16 +36,25 @@ SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 class Leaf:
     """One condition.
 
-    `equals` (one of these scalars) and `prefix` are necessary, for the index.
+    `equals` (one of these scalars) and `prefix` are necessary, for the index. `items` (values that
+    the event's is compared with) and `pattern` (a regular expression) are for its cost.
     """
 
-    __slots__ = ("check", "equals", "get", "path", "prefix", "wanted")
+    __slots__ = ("check", "equals", "get", "items", "path", "pattern", "prefix", "wanted")
 
     def __init__(
-        self, path: str, get: Get, check: Check, wanted: str, equals: tuple[Any, ...] | None = None, prefix: str = ""
+        self,
+        path: str,
+        get: Get,
+        check: Check,
+        wanted: str,
+        equals: tuple[Any, ...] | None = None,
+        prefix: str = "",
+        items: int = 1,
+        pattern: str = "",
     ) -> None:
         self.path, self.get, self.check, self.wanted = path, get, check, wanted
-        self.equals, self.prefix = equals, prefix
+        self.equals, self.prefix, self.items, self.pattern = equals, prefix, items, pattern
 
     def test(self, event: Event) -> bool:
         return self.check(self.get(event))
@@ -171,27 +180,31 @@ def parse_time(text: str) -> datetime | None:
 
 
 def glob(pattern: str) -> Check:
-    """Return the test of a glob.
-
-    Two usual forms have only stars, in which nothing can be wrong. They are tested without a
-    regular expression: 10,000 of those take a second to compile, and do not fit the CPU cache.
-    Raises Invalid.
-    """
+    """Return the test of a glob. Raises Invalid."""
     if len(pattern) > MAX_GLOB_CHARS:
         glob_regex(pattern)  # raises
+    if (plain := plain_glob(pattern)) is not None:
+        return plain
     prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
-    if pattern == f"{prefix}**/*{suffix}" and prefix[-1:] in ("", "/") and "/" not in suffix:
-        least = len(prefix) + len(suffix)
-        return lambda v: type(v) is str and len(v) >= least and v.startswith(prefix) and v.endswith(suffix)
-
-    if (ends := _named(pattern, prefix)) is not None:
-        return _below(prefix, *ends)
     fullmatch = compiled_glob(pattern).fullmatch
 
     def check(value: Any) -> bool:
         return type(value) is str and value.startswith(prefix) and value.endswith(suffix) and _safely(fullmatch, value)
 
     return check
+
+
+def plain_glob(pattern: str) -> Check | None:
+    """Return the test of a glob that needs no regular expression, else None.
+
+    Two usual forms have only stars, in which nothing can be wrong. 10,000 regular expressions take
+    a second to compile, and do not fit the CPU cache.
+    """
+    prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
+    if pattern == f"{prefix}**/*{suffix}" and prefix[-1:] in ("", "/") and "/" not in suffix:
+        least = len(prefix) + len(suffix)  # the usual form: any folder, this ending
+        return lambda v: type(v) is str and len(v) >= least and v.startswith(prefix) and v.endswith(suffix)
+    return _below(prefix, *ends) if (ends := _named(pattern, prefix)) is not None else None
 
 
 def _named(pattern: str, prefix: str) -> tuple[str, str] | None:
@@ -221,11 +234,8 @@ def regex(pattern: str) -> Check:
 
     if len(pattern) > MAX_REGEX_CHARS:
         raise Invalid(f"the regex has {len(pattern)} characters", remedy=f"at most {MAX_REGEX_CHARS}")
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = REGEX_BYTES
     try:
-        search = re2.compile(pattern, options).search
+        search = compiled_text(pattern, REGEX_BYTES).search
     except re2.error as e:
         reason = e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else str(e)
         raise Invalid(

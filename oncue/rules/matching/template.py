@@ -34,13 +34,15 @@ FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
 class Template:
     """Compiled arguments: `render(event)` returns the value, or raises Invalid.
 
-    `constant`: the value is the same for all events.
+    `constant`: the value is the same for all events. `references` (${...}), `filters` and `items`
+    (other values) are for its cost.
     """
 
-    __slots__ = ("constant", "render")
+    __slots__ = ("constant", "filters", "items", "references", "render")
 
-    def __init__(self, render: Render, constant: bool) -> None:
+    def __init__(self, render: Render, constant: bool, references: int = 0, filters: int = 0, items: int = 1) -> None:
         self.render, self.constant = render, constant
+        self.references, self.filters, self.items = references, filters, items
 
 
 def compile_args(node: Node, problems: Problems, place: str = "args", refer: Refer | None = None) -> Template:
@@ -65,25 +67,39 @@ def compile_args(node: Node, problems: Problems, place: str = "args", refer: Ref
 
 def _mapping(parts: dict[str, Template]) -> Template:
     items = [(key, part.render) for key, part in parts.items()]
-    return Template(lambda event: {k: r(event) for k, r in items}, all(p.constant for p in parts.values()))
+    return _group(lambda event: {k: r(event) for k, r in items}, list(parts.values()))
 
 
 def _list(parts: list[Template]) -> Template:
     renders = [part.render for part in parts]
-    return Template(lambda event: [r(event) for r in renders], all(p.constant for p in parts))
+    return _group(lambda event: [r(event) for r in renders], parts)
+
+
+def _group(render: Render, parts: list[Template]) -> Template:
+    return Template(
+        render,
+        all(p.constant for p in parts),
+        sum(p.references for p in parts),
+        sum(p.filters for p in parts),
+        1 + sum(p.items for p in parts),
+    )
 
 
 def _text(text: str, place: str, refer: Refer) -> Template:
     pieces = split(text)
     renders = [piece if isinstance(piece, str) else refer(piece[0], place) for piece in pieces]
+    counts = (
+        len([p for p in pieces if isinstance(p, tuple)]),
+        sum(p[0].count("|") for p in pieces if isinstance(p, tuple)),
+    )
     if len(renders) == 1:
         only = renders[0]
-        return Template(lambda event: only, True) if isinstance(only, str) else Template(only, False)
+        return Template(lambda event: only, True) if isinstance(only, str) else Template(only, False, *counts)
 
     def joined(event: Any) -> str:
         return "".join([piece if isinstance(piece, str) else as_text(piece(event)) for piece in renders])
 
-    return Template(joined, False)
+    return Template(joined, False, *counts)
 
 
 def split(text: str) -> list[str | tuple[str]]:

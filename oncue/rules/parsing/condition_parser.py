@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from oncue.errors import Invalid
+from oncue.globs import glob_regex
 from oncue.rules.matching.conditions import (
     COMPARE,
     SIGNS,
@@ -20,6 +21,7 @@ from oncue.rules.matching.conditions import (
     glob,
     literal_prefix,
     one_of,
+    plain_glob,
     regex,
     show,
 )
@@ -59,7 +61,14 @@ def _equals(path: str, values: list[Any]) -> Leaf:
     wanted = f"= {show(values[0])}" if len(values) == 1 else f"in {show(values)}"
     check = equal(values[0]) if len(values) == 1 else one_of(values)
     scalars = all(v is None or isinstance(v, (str, int, float)) for v in values)
-    return Leaf(path, getter(path), check, wanted, equals=tuple(values) if scalars else None)
+    return Leaf(path, getter(path), check, wanted, tuple(values) if scalars else None, items=_items(values))
+
+
+def _items(value: Any) -> int:
+    """Return the number of values in a value of the rule file."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_items, value.values()))
+    return 1 + sum(map(_items, value)) if isinstance(value, list) else 1
 
 
 def _attribute(parent: Node, key: str, node: Node, problems: Problems) -> list[Condition]:
@@ -154,14 +163,22 @@ def _leaf(path: str, op: str, node: Node) -> Leaf:
         return _equals(path, [value])
     if op == "ne":
         same = equal(value)
-        return Leaf(path, get, lambda found: found is not MISSING and not same(found), f"!= {show(value)}")
+        return Leaf(
+            path, get, lambda found: found is not MISSING and not same(found), f"!= {show(value)}", items=_items(value)
+        )
     if op in ("in", "not_in"):
         if not isinstance(value, list) or not value:
             raise ValueError(f"`{op}` takes a list with something in it, not {node.kind()}")
         if op == "in":
             return _equals(path, value)
         among = one_of(value)
-        return Leaf(path, get, lambda found: found is not MISSING and not among(found), f"not in {show(value)}")
+        return Leaf(
+            path,
+            get,
+            lambda found: found is not MISSING and not among(found),
+            f"not in {show(value)}",
+            items=_items(value),
+        )
     if op in COMPARE:
         shown = value if isinstance(value, str) else show(value)
         return Leaf(path, get, compare(op, value), f"{SIGNS[op]} {shown}")
@@ -181,5 +198,6 @@ def _text_leaf(path: str, op: str, value: Any, node: Node) -> Leaf:
     if op == "suffix":
         return Leaf(path, get, lambda found: type(found) is str and found.endswith(value), wanted)
     if op == "glob":
-        return Leaf(path, get, glob(value), wanted, prefix=literal_prefix(value))
-    return Leaf(path, get, regex(value), wanted)
+        pattern = "" if plain_glob(value) is not None else glob_regex(value)
+        return Leaf(path, get, glob(value), wanted, prefix=literal_prefix(value), pattern=pattern)
+    return Leaf(path, get, regex(value), wanted, pattern=value)

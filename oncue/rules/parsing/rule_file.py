@@ -182,11 +182,17 @@ def _rule_set(
     return RuleSet(problems.file, plain, tuple(specs), tuple(rules))
 
 
-def check_unique(sets: Iterable[RuleSet]) -> None:
-    """Check that names of rules and of triggers are unique over the files.
+def rule_of(node: Node) -> Rule:
+    """Compile one rule of a file that was parsed before. Raises RuleFileError."""
+    problems = Problems("")
+    rule = _rule(node, None, {}, problems)
+    problems.check()
+    assert rule is not None
+    return rule
 
-    Raises RuleFileError, with both places.
-    """
+
+def check_unique(sets: Iterable[RuleSet]) -> None:
+    """Raises RuleFileError, with both places, for a name that two files have."""
     seen: dict[tuple[str, str], tuple[str, int]] = {}
     for ruleset in sets:
         for what, items in (("rule", ruleset.rules), ("trigger", ruleset.triggers)):

@@ -18,7 +18,7 @@ from oncue.globs import compiled
 from oncue.protocol.records import VERSION, Deployment, Event
 from oncue.rules.active_rules import RuleCompiler
 from oncue.rules.explain import decide, explain
-from oncue.rules.matching.cel import STRIKES, compile_cel
+from oncue.rules.matching.cel import compile_cel
 from oncue.rules.matching.conditions import glob, regex
 from oncue.rules.matching.template import whole
 from oncue.rules.parsing.rule_file import Rule, parse
@@ -214,19 +214,12 @@ def test_cel_that_cannot_be_evaluated_says_why(text: str) -> None:
     assert answer
 
 
-def test_cel_is_capped_and_a_rule_over_budget_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_of_cel_are_capped() -> None:
     start = time.process_time()
     loops = "data.l.all(a, data.l.all(b, data.l.all(c, a + b + c >= 0)))"
     answer = compile_cel(loops).test(event({"l": list(range(200))}))
     assert "budget" in str(answer).lower()
     assert time.process_time() - start < 5
-    monkeypatch.setattr("oncue.rules.matching.cel.BUDGET_S", 1e-7)
-    rule = one(when="data.n == 1")
-    for _ in range(STRIKES + 1):
-        decide(rule, event(DATA))
-    assert rule.when is not None
-    assert rule.when.paused
-    assert explain(rule, event(DATA)).why.count("paused: its `when` took") == 1
 
 
 # ---------------------------------------------------------------- arguments

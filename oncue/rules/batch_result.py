@@ -1,0 +1,282 @@
+"""BatchResult: what the rules make of the events of several batches.
+
+Tasks, matches for stateful rules, and dead letters; the engine commits them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from oncue.errors import Invalid, OncueError
+from oncue.ids import now_us, rule_task_ids
+from oncue.log.base import Append, Record, RecordBatch
+from oncue.protocol import cloudevents
+from oncue.protocol.codec import encode
+from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Event, headers_within_limit
+from oncue.protocol.topics import MATCHES
+from oncue.rules.active_rules import ActiveRule, ActiveRules
+from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, Answer, Question
+from oncue.rules.explain import decide
+from oncue.rules.operators.chain import OperatorChain
+from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
+
+MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
+LETTER_EVENTS, LETTER_BYTES = 1_000, 8 * 1024 * 1024  # that one dead letter names
+FEW = 4  # rules tested for an event without looking at the clock
+
+
+class Postponed(NamedTuple):
+    """Rules that are tested one by one for an event, after a look at their cost."""
+
+    batch: RecordBatch
+    offset: int
+    record: Record
+    event: Event
+    size: int  # in bytes
+    entries: list[ActiveRule]
+
+
+class BatchResult:
+    """Tasks, matches and dead letters of several batches.
+
+    Counters are updated after the commit.
+    """
+
+    def __init__(self, active_rules: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
+        self._active_rules, self._replay = active_rules, replay
+        self.frames = TaskFrames(directory, now_us())
+        self._matches: list[Record] = []
+        self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
+        self._reasons: dict[ActiveRule, str] = {}
+        self._untested: dict[tuple[ActiveRule, int], list[Postponed]] = {}  # by rule and partition
+
+    def process(self, batch: RecordBatch, offset: int, record: Record) -> Postponed | None:
+        """Test the rules that certainly take little time; return the others."""
+        event: Event | None = None
+        try:
+            event = _decoded(record)
+            entries = self._active_rules.candidates(event)
+        except RuleError as e:
+            self._to_dead_letters(batch, offset, record, e, event)
+            return None
+        except Exception as e:
+            self._to_dead_letters(batch, offset, record, RuleError("match", f"{type(e).__name__}: {e}"), event)
+            return None
+        size = len(record.value)
+        if len(record.headers) > 1:  # binary mode: the attributes are there
+            size += sum(len(name) + len(value) for name, value in record.headers)
+        if len(entries) > FEW:
+            return Postponed(batch, offset, record, event, size, entries)
+        postponed = []
+        for entry in entries:
+            if size > entry.inline_bytes:
+                postponed.append(entry)
+            else:
+                self.test(batch, offset, record, event, entry)
+        return Postponed(batch, offset, record, event, size, postponed) if postponed else None
+
+    def test(self, batch: RecordBatch, offset: int, record: Record, event: Event, entry: ActiveRule) -> None:
+        """Test one rule, and make its tasks or its match."""
+        try:
+            if decide(entry.rule, event) is None:
+                operators = entry.rule.operators
+                if operators is None:
+                    self._fire(entry, event)
+                else:
+                    self._match(entry, operators, event, record.time_ms)
+        except RuleError as e:
+            self._to_dead_letters(batch, offset, record, e, event, entry)
+        except Exception as e:
+            error = RuleError("match", f"{type(e).__name__}: {e}")
+            self._to_dead_letters(batch, offset, record, error, event, entry)
+
+    # ------------------------------------------------------------ rules that are evaluated apart
+
+    def may_match(self, event: Postponed, entry: ActiveRule) -> bool:
+        """Return False if `on` and `match` do not hold, where that is cheap to test."""
+        if event.size > entry.cost().conditions:
+            return True
+        try:
+            return all(condition.test(event.event) for condition in entry.rule.conditions)
+        except Exception:  # the evaluator says why
+            return True
+
+    def question(self, event: Postponed, entry: ActiveRule) -> Question:
+        deployment, record = entry.deployment, event.record
+        mark_us = _number(event.event.extensions.get("oncuemarkus")) or 0
+        return Question(
+            EVENT, record.value, record.headers, deployment.label, deployment.version, record.time_ms, mark_us
+        )
+
+    def take(self, event: Postponed, entry: ActiveRule, answer: Answer | None) -> None:
+        """Make tasks, a match or a dead letter of an answer."""
+        try:
+            if answer is None:
+                self.leave_untested(event, entry)
+            elif answer.kind == FIRES:
+                self._fire(entry, event.event, answer.payloads)
+            elif answer.kind == MATCHED:
+                self._matched.setdefault(entry, [0, 0, 0])[0] += 1
+                self._matches.append(Record(answer.match, answer.key))
+            elif answer.kind == FAILED:
+                self._matched.setdefault(entry, [0, 0, 0])[0] += answer.stage == "args"
+                raise RuleError(answer.stage, answer.reason, answer.remedy)
+        except RuleError as e:
+            self._to_dead_letters(event.batch, event.offset, event.record, e, event.event, entry)
+
+    def leave_untested(self, event: Postponed, entry: ActiveRule) -> None:
+        """Note an event that a paused rule does not test."""
+        if self.may_match(event, entry):
+            self._untested.setdefault((entry, event.batch.partition), []).append(event)
+
+    def add_untested(self) -> None:
+        """Make dead letters of the events that paused rules did not test."""
+        for (entry, partition), events in self._untested.items():
+            self._matched.setdefault(entry, [0, 0, 0])[2] += len(events)
+            self._reasons[entry] = ""  # its state says why
+            self.frames.dead += [self._letter(entry, partition, part) for part in _parts(events)]
+        self._untested.clear()
+
+    def _letter(self, entry: ActiveRule, partition: int, events: Sequence[Postponed]) -> DeadLetter:
+        first, name = events[0], entry.rule.name
+        what = "1 event was" if len(events) == 1 else f"{len(events):,} events were"
+        return DeadLetter(
+            VERSION,
+            "match",
+            f"{what} not tested: the rule is paused: {entry.paused}"[:2_000],
+            self.frames.now_us,
+            first.batch.topic,
+            partition,
+            first.offset,
+            name,
+            (first.event.source, first.event.id),
+            remedy=f"correct the rule and deploy it, or `oncue rules resume {name}`; then `oncue dead retry N`",
+            owner=entry.deployment.owner,
+            offsets=tuple(event.offset for event in events),
+        )
+
+    # ------------------------------------------------------------ what a rule makes
+
+    def _fire(self, entry: ActiveRule, event: Event, payloads: Sequence[bytes] = ()) -> None:
+        """Make the tasks of all functions of the rule. Raises RuleError: none is made.
+
+        `payloads`: the arguments, if they were made by an evaluator.
+        """
+        counts = self._matched.setdefault(entry, [0, 0, 0])
+        counts[0] += 1
+        ready = self.frames.prepare(entry, event, payloads)
+        extensions = event.extensions
+        task_ids = rule_task_ids(
+            entry.rule.name,
+            self._replay,
+            event.source,
+            event.id,
+            _number(extensions.get("oncuetimems")),
+            len(ready),
+        )
+        cause, mark_us = (event.source, event.id), _number(extensions.get("oncuemarkus")) or 0
+        self.frames.add(entry, ready, task_ids, cause, mark_us)
+        counts[1] += len(ready)
+
+    def _match(self, entry: ActiveRule, operators: OperatorChain, event: Event, at_ms: int) -> None:
+        self._matched.setdefault(entry, [0, 0, 0])[0] += 1
+        mark_us = _number(event.extensions.get("oncuemarkus")) or 0
+        deployment = entry.deployment
+        try:
+            match = operators.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
+        except Invalid as e:
+            raise RuleError("args", e.message, e.remedy) from None
+        self._matches.append(Record(encode(match), operators.partition_key(match)))
+
+    def _to_dead_letters(
+        self,
+        batch: RecordBatch,
+        offset: int,
+        record: Record,
+        error: RuleError,
+        event: Event | None,
+        entry: ActiveRule | None = None,
+    ) -> None:
+        if entry is not None:
+            self._matched.setdefault(entry, [0, 0, 0])[2] += 1
+            self._reasons[entry] = error.reason
+        self.frames.dead.append(
+            DeadLetter(
+                VERSION,
+                error.stage,
+                error.reason[:2_000],
+                self.frames.now_us,
+                batch.topic,
+                batch.partition,
+                offset,
+                entry.rule.name if entry else "",
+                (event.source, event.id) if event else None,
+                record.value[:EVENT_BYTES],
+                error.remedy,
+                entry.deployment.owner if entry else "",
+                headers_within_limit(record.headers),
+            )
+        )
+
+    @property
+    def repeatable(self) -> bool:
+        """True if a repeated commit is harmless.
+
+        Tasks keep their ids when an event is delivered again; matches and dead letters would be
+        doubled.
+        """
+        return not self._matches and not self.frames.dead
+
+    def appends(self) -> list[Append]:
+        matches = [Append(MATCHES, self._matches)] if self._matches else []
+        return [*self.frames.appends(), *matches]
+
+    def count(self) -> None:
+        for entry, (matched, fired, failed) in self._matched.items():
+            counters = entry.counters
+            counters.matched += matched
+            counters.fired += fired
+            counters.failed += failed
+            counters.last_reason = self._reasons.get(entry, counters.last_reason)
+
+
+def _parts(events: Sequence[Postponed]) -> Iterator[list[Postponed]]:
+    """Split events, so that those of one letter can be retried together."""
+    part: list[Postponed] = []
+    size = 0
+    for event in events:
+        part.append(event)
+        size += event.size
+        if len(part) >= LETTER_EVENTS or size >= LETTER_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _decoded(record: Record) -> Event:
+    """Decode an event. Raises RuleError: it is not an event, or part of a loop."""
+    try:
+        event = cloudevents.from_record(record.value, record.headers)
+    except OncueError as e:
+        raise RuleError("decode", e.message, e.remedy) from None
+    except Exception as e:
+        raise RuleError("decode", f"{type(e).__name__}: {e}") from None
+    depth = _number(event.extensions.get("oncuedepth")) or 0
+    if depth >= MAX_DEPTH:
+        reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
+        raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")
+    return event
+
+
+def _number(value: Any) -> int | None:
+    """Return a number in an extension; None: it has none.
+
+    CloudEvents stores numbers over 32 bits as text.
+    """
+    if type(value) is int:
+        return value if value >= 0 else None
+    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18:
+        return int(value)
+    return None

@@ -1,0 +1,138 @@
+"""Process of an Evaluator: answers questions, on stdin and stdout.
+
+The kernel ends this process when an evaluation has used its CPU time (ITIMER_PROF), also while C++
+code runs that holds the interpreter. Memory is limited too. When the server dies, stdin ends, and
+so does this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import time
+from typing import BinaryIO
+
+import msgspec
+
+from oncue.errors import OncueError
+from oncue.protocol import cloudevents
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import Event
+from oncue.rules.active_rules import packed_arguments
+from oncue.rules.evaluation.messages import (
+    EVENT,
+    EXPLAINED,
+    FAILED,
+    FIRES,
+    LENGTH_BYTES,
+    MATCHED,
+    NO,
+    READY,
+    WINDOW,
+    Answer,
+    Envelope,
+    Question,
+)
+from oncue.rules.evaluation.rule_source import unpack_rule
+from oncue.rules.explain import decide, explain
+from oncue.rules.operators.event_rows import EventRows
+from oncue.rules.operators.records import ClosedWindow
+from oncue.rules.parsing.rule_file import Rule
+
+MEMORY_BYTES = 1 << 30
+ARGUMENTS_BYTES = 64 * 1024 * 1024  # of all runs of a rule, for one event
+EXPLAINED_BYTES = 1024 * 1024
+REMEDY = "take less of the event into `args`"
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get among the answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
+    _limit()
+    answers.write(READY)
+    answers.flush()
+    rules: dict[int, Rule] = {}
+    questions = sys.stdin.buffer
+    while (envelope := _read(questions)) is not None:
+        if envelope.source:
+            rules[envelope.rule] = unpack_rule(envelope.source)
+        packed = encode(_limited(rules[envelope.rule], envelope))
+        answers.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
+        answers.flush()
+
+
+def _limit() -> None:
+    """Limit memory, and leave no core files."""
+    with contextlib.suppress(ValueError, OSError):  # macOS has no limit of the address space
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        least = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_BYTES)
+        resource.setrlimit(resource.RLIMIT_AS, (least, hard))
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _read(questions: BinaryIO) -> Envelope | None:
+    head = questions.read(LENGTH_BYTES)
+    if len(head) < LENGTH_BYTES:
+        return None
+    body = questions.read(int.from_bytes(head, "big"))
+    return decode(Envelope, body)
+
+
+def _limited(rule: Rule, envelope: Envelope) -> Answer:
+    """Answer within the CPU time; SIGPROF ends the process at its end."""
+    start = time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, envelope.cpu_s)
+    try:
+        answer = _answer(rule, envelope.question)
+    except OncueError as e:
+        answer = Answer(FAILED, stage="args", reason=e.message, remedy=e.remedy)
+    except MemoryError:
+        reason = f"the rule needs more than {MEMORY_BYTES >> 20} MiB of memory for this event"
+        answer = Answer(FAILED, stage="args", reason=reason, remedy=REMEDY)
+    except Exception as e:
+        answer = Answer(FAILED, stage="match", reason=f"{type(e).__name__}: {e}"[:2_000])
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return msgspec.structs.replace(answer, cpu_s=time.process_time() - start)
+
+
+def _answer(rule: Rule, question: Question) -> Answer:
+    if question.what == WINDOW:
+        return _fires(rule, EventRows.of(decode(ClosedWindow, question.value)))
+    event = cloudevents.from_record(question.value, question.headers)
+    if question.what != EVENT:
+        return _explained(rule, event, question.disabled_because)
+    if decide(rule, event) is not None:
+        return Answer(NO)
+    if rule.operators is None:
+        return _fires(rule, event)
+    match = rule.operators.match(rule.name, question.label, question.version, event, question.at_ms, question.mark_us)
+    return Answer(MATCHED, match=encode(match), key=rule.operators.partition_key(match))
+
+
+def _fires(rule: Rule, source: Event | EventRows) -> Answer:
+    payloads, size = [], 0
+    for run in rule.runs:
+        payloads.append(packed_arguments(run.args.render(source)))
+        size += len(payloads[-1])
+        if size > ARGUMENTS_BYTES:
+            reason = f"the arguments have more than {ARGUMENTS_BYTES:,} bytes"
+            return Answer(FAILED, stage="args", reason=reason, remedy=REMEDY)
+    return Answer(FIRES, tuple(payloads))
+
+
+def _explained(rule: Rule, event: Event, disabled_because: str) -> Answer:
+    found = explain(rule, event, disabled_because=disabled_because)
+    packed = msgspec.json.encode(found)
+    if len(packed) > EXPLAINED_BYTES:
+        packed = msgspec.json.encode(msgspec.structs.replace(found, args="(too large to be shown)"))
+    return Answer(EXPLAINED, match=packed)
+
+
+if __name__ == "__main__":
+    main()

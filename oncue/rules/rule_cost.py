@@ -1,0 +1,88 @@
+"""RuleCost: upper bounds of the time that one rule takes for an event.
+
+What certainly takes less than INLINE_S runs where the events are read. All else runs in an
+evaluator, a process that can be killed (oncue/rules/evaluation/). The bounds are computed once, for
+some sizes, when the rule sees its first event.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from oncue.globs import compiled_text
+from oncue.rules.matching.conditions import Condition, Leaf
+from oncue.rules.matching.template import Template
+from oncue.rules.parsing.rule_file import Rule
+
+INLINE_S = 0.008
+# Sizes for which bounds are computed, and the largest one counts that is within INLINE_S.
+SIZES = tuple(1 << power for power in range(7, 22))
+LEAF_S = 1e-6  # one condition
+ITEM_S = 2e-7  # one value of the rule file that is compared with, or copied
+REGEX_S = 4e-8  # one byte of a text against one instruction of a regular expression (google-re2, measured: 1.8e-8)
+RENDER_S = 2e-8  # one byte of a value in the arguments
+REFERENCE_S = 1e-6  # one ${...}
+FILTER_S = 2e-7  # one byte of a path in a filter
+ROW_S = 1e-6  # one event of a window, for each value
+
+
+class RuleCost:
+    """Sizes of events (bytes) up to which parts of a rule run inline.
+
+    `conditions`: the tests of `on` and `match`. `all`: those, `when` and the arguments.
+    """
+
+    __slots__ = ("all", "conditions")
+
+    def __init__(self, rule: Rule) -> None:
+        self.conditions = _largest(lambda size: conditions_s(rule.conditions, size))
+        when_s = rule.when.longest() if rule.when is not None else lambda event_bytes: 0.0
+        self.all = min(self.conditions, _largest(lambda size: when_s(size) + rule_s(rule, size)))
+
+
+def rule_s(rule: Rule, event_bytes: int) -> float:
+    """Return the longest time for conditions and arguments, without `when`."""
+    seconds = conditions_s(rule.conditions, event_bytes)
+    if rule.operators is not None:
+        templates = [o.key for o in rule.operators.operators if o.key is not None]
+        return seconds + arguments_s(templates, event_bytes) + _s(len(rule.operators.needs.names), 0, event_bytes)
+    return seconds + arguments_s([run.args for run in rule.runs], event_bytes)
+
+
+def conditions_s(conditions: Sequence[Condition], event_bytes: int) -> float:
+    return sum(_condition_s(condition, event_bytes) for condition in conditions)
+
+
+def _condition_s(condition: Condition, event_bytes: int) -> float:
+    if not isinstance(condition, Leaf):
+        return conditions_s(condition.members, event_bytes)
+    seconds = LEAF_S + ITEM_S * condition.items
+    return seconds + _program_size(condition.pattern) * REGEX_S * event_bytes if condition.pattern else seconds
+
+
+@lru_cache(maxsize=4096)
+def _program_size(pattern: str) -> int:
+    return int(compiled_text(pattern).programsize)
+
+
+def arguments_s(templates: Sequence[Template], event_bytes: int) -> float:
+    """Return the longest time for the arguments of these templates."""
+    return sum(_s(t.references, t.filters, event_bytes) + ITEM_S * t.items for t in templates)
+
+
+def _s(references: int, filters: int, event_bytes: int) -> float:
+    return references * (REFERENCE_S + RENDER_S * event_bytes) + filters * FILTER_S * event_bytes
+
+
+def window_s(templates: Sequence[Template], events: int, window_bytes: int) -> float:
+    """Return the longest time for the arguments of a window of so many events."""
+    references = 1 + sum(t.references for t in templates)
+    return arguments_s(templates, window_bytes) + ROW_S * events * references
+
+
+def _largest(seconds: Callable[[int], float]) -> int:
+    """Return the largest of SIZES whose time is within INLINE_S; 0: none."""
+    within = bisect_right(SIZES, INLINE_S, key=seconds)
+    return SIZES[within - 1] if within else 0

@@ -1,0 +1,287 @@
+"""Rules whose cost an outsider chooses: the loop goes on, the rule is paused, nothing is lost.
+
+The engine runs on the embedded log; evaluators are real processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from oncue.log.base import Log
+from oncue.protocol import cloudevents, payload
+from oncue.protocol.codec import decode
+from oncue.protocol.records import VERSION, Deployment, RuleSwitch
+from oncue.protocol.topics import EVENTS, MATCHES
+from oncue.rules.active_rules import ActiveRule
+from oncue.rules.engine import Engine
+from oncue.rules.evaluation.evaluator import CPU_S
+from oncue.rules.evaluation.rule_source import pack_rule, rule_hash, unpack_rule
+from oncue.rules.evaluation.trials import TrialFile
+from oncue.rules.operators.records import Match
+from oncue.rules.parsing.rule_file import parse
+from tests.integration.test_rule_engine import Endpoints, all_of, consume, dead, deployed, record, rule, tasks, with_log
+
+NEVER = "data.l.all(x, data.l.all(y, data.l == data.l && data.l == data.l))"
+NUMBERS = {"l": list(range(9_000)), "n": 1}
+RANDOM = "".join(random.Random(1).choices("ab", k=600_000))  # so that the expression's states do not repeat
+HELD_S = 0.5  # a stall is seconds long: less may be the machine's
+
+
+@contextlib.asynccontextmanager
+async def metered() -> AsyncIterator[list[float]]:
+    """Yield a list that gets the longest time for which the event loop was held."""
+    longest = [0.0]
+
+    async def ticks() -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.005)
+            longest[0] = max(longest[0], time.perf_counter() - start - 0.005)
+
+    ticking = asyncio.create_task(ticks())
+    try:
+        yield longest
+    finally:
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+
+
+def with_engine(folder: Path, body: Callable[[Log, Engine], Awaitable[None]], **given: Any) -> None:
+    async def main(log: Log) -> None:
+        engine = Engine(log, Endpoints(), **given)
+        try:
+            await body(log, engine)
+        finally:
+            await engine.close()
+
+    with_log(folder, main)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "data"),
+    [
+        ({"when": "data.l.all(x, data.l == data.l)"}, {"l": list(range(100_000)), "n": 1}),
+        ({"when": NEVER}, NUMBERS),
+        ({"when": "data.s.contains(data.t)"}, {"s": "a" * 600_000, "t": "a" * 300_000 + "b", "n": 1}),
+        ({"match": {"data.s": {"regex": "[ab]*a[ab]{400}c"}}}, {"s": RANDOM, "n": 1}),
+    ],
+    ids=["list equality in a loop", "never ends", "search", "regular expression"],
+)
+def test_a_dear_rule_is_paused_and_holds_nobody(hostile: dict[str, Any], data: Any, tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([deployed([rule("dear", **hostile), rule("good")])])
+        await log.append(EVENTS, [record(1, data), record(2), record(3, data)])
+
+        async with metered() as longest:
+            await consume(log, engine)
+
+        assert longest[0] < HELD_S
+        assert [payload.unpack_args(t.args) for t in await tasks(log)] == [((), {"n": n}) for n in (1, 2, 1)]
+        states = {info.name: (info.state, info.why) for info in engine.rules()}
+        assert states["good"] == ("active", "")
+        assert states["dear"][0] == "paused"
+        assert "CPU time" in states["dear"][1]
+        (letter,) = await dead(log)
+        assert (letter.rule, letter.owner, letter.record) == ("dear", "ann", b"")
+        assert set(letter.offsets) >= {0, 2}  # the event that was cut, and a later one, were not tested
+        assert "oncue rules resume dear" in letter.remedy
+
+    with_engine(tmp_path, body)
+
+
+def test_a_large_event_is_tested_apart_with_the_same_result(tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        args = {"n": "${data.n}", "sum": "n is ${data.n}, ${data.l.1}"}
+        rules = [
+            rule("a", {"function": "f", "args": args}, when="data.l.all(x, x >= 0) && data.n < 3"),
+            rule(
+                "b",
+                {"function": "f", "args": ["${data.n}"]},
+                dedupe={"key": "${data.n}", "ttl": "1m"},
+                when="data.n > 1",
+            ),
+            rule("c", {"function": "f", "args": ["${data.missing}"]}, match={"data.n": 2}),
+            rule("d", when="data.nope == 1"),
+        ]
+        engine.update([deployed(rules)])
+        large = [record(n, {"l": list(range(7_000)), "n": n}) for n in range(1, 4)]
+        await log.append(EVENTS, [large[0], record(10), large[1], large[2]])
+
+        await consume(log, engine)
+
+        found = [(t.event, payload.unpack_args(t.args)) for t in await tasks(log)]
+        assert found == [((("/s", str(n))), ((), {"n": n, "sum": f"n is {n}, 1"})) for n in (1, 2)]
+        matches = [decode(Match, r.value) for r in await all_of(log, MATCHES)]
+        assert [(m.rule, m.event.id, m.stages[0].key) for m in matches] == [
+            ("b", "10", "10"),
+            ("b", "2", "2"),
+            ("b", "3", "3"),
+        ]
+        (letter,) = await dead(log)
+        assert (letter.rule, letter.stage, letter.event) == ("c", "args", ("/s", "2"))
+        assert letter.record == large[1].value
+
+    with_engine(tmp_path, body)
+
+
+def test_a_paused_rule_goes_on_after_a_resume_or_a_change(tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        dear = [deployed([rule("r", when=NEVER)])]
+        engine.update(dear)
+        await log.append(EVENTS, [record(1, NUMBERS)])
+        await consume(log, engine)
+        why = engine.rules()[0].why
+        recorded = RuleSwitch(
+            VERSION, "r", False, "oncue", why, 1, rule_hash(parse(dear[0].text, "f", triggers=None).rules[0])
+        )
+
+        engine.update(dear, [recorded])
+        assert (engine.rules()[0].state, engine.rules()[0].why) == ("paused", why)
+        engine.update(dear, [RuleSwitch(VERSION, "r", True, "ann", "", 2)])
+        assert engine.rules()[0].state == "active"
+        engine.update([deployed([rule("r", when="data.n == 1")], 2)], [recorded])
+        assert engine.rules()[0].state == "active"
+
+        await log.append(EVENTS, [record(2, NUMBERS)])
+        await consume(log, engine)
+        assert [t.event for t in await tasks(log)] == [("/s", "2")]
+
+    with_engine(tmp_path, body)
+
+
+def test_a_rule_that_was_tried_when_the_server_died_is_not_tried_again(tmp_path: Path) -> None:
+    text = deployed([rule("r", when=NEVER)])
+    mark = rule_hash(parse(text.text, "f", triggers=None).rules[0])
+    file = tmp_path / "trial.json"
+    TrialFile(file).add(mark, "r")
+    recorded: list[tuple[str, str]] = []
+
+    async def record_pause(entry: ActiveRule, why: str) -> bool:
+        recorded.append((entry.rule.name, why))
+        return True
+
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([text])
+        await engine.judge.pause_left(engine.active_rules.entries.values())
+        assert engine.rules()[0].state == "paused"
+        assert [name for name, _ in recorded] == ["r"]
+        assert "while this rule was being tried" in recorded[0][1]
+        assert not file.exists()
+        await log.append(EVENTS, [record(1, NUMBERS)])
+        async with metered() as longest:
+            await consume(log, engine)
+        assert longest[0] < HELD_S
+        assert (await dead(log))[0].offsets == (0,)
+        assert len(recorded) == 1
+
+    with_engine(tmp_path, body, record_pause=record_pause, trials=TrialFile(file))
+
+
+def test_a_mark_is_durable_while_a_rule_is_tried_and_gone_after_it(tmp_path: Path) -> None:
+    file = tmp_path / "trial.json"
+    marks: list[dict[str, str]] = []
+
+    async def record_pause(entry: ActiveRule, why: str) -> bool:
+        marks.append(json.loads(file.read_text()))
+        return True
+
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([deployed([rule("r", when=NEVER)])])
+        await log.append(EVENTS, [record(1, NUMBERS)])
+        await consume(log, engine)
+        assert [list(found.values()) for found in marks] == [["r"]]
+        assert not file.exists()
+
+    with_engine(tmp_path, body, record_pause=record_pause, trials=TrialFile(file))
+
+
+def test_an_evaluator_that_somebody_kills_is_replaced(tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([deployed([rule("r", when="data.l.all(x, x >= 0)")])])
+        large = {"l": list(range(7_000)), "n": 1}
+        await log.append(EVENTS, [record(1, large)])
+        await consume(log, engine)
+        (child,) = [p for p in psutil.Process().children() if "evaluation" in " ".join(p.cmdline())]
+        os.kill(child.pid, signal.SIGKILL)
+
+        await log.append(EVENTS, [record(2, large)])
+        await consume(log, engine)
+
+        assert [t.event for t in await tasks(log)] == [("/s", "1"), ("/s", "2")]
+        assert engine.rules()[0].state == "active"
+
+    with_engine(tmp_path, body)
+
+
+def test_arguments_without_end_are_a_dead_letter(tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        bomb = {"function": "f", "args": {f"a{n}": "${event}" * 10 for n in range(300)}}
+        engine.update([deployed([rule("bomb", bomb), rule("good")])])
+        await log.append(EVENTS, [record(1, {"s": "x" * 900_000, "n": 1})])
+        async with metered() as longest:
+            await consume(log, engine)
+        assert longest[0] < HELD_S
+        assert len(await tasks(log)) == 1
+        (letter,) = await dead(log)
+        assert letter.rule == "bomb"
+
+    with_engine(tmp_path, body)
+
+
+def test_one_event_that_matches_thousands_of_rules_holds_nobody(tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        rules = [rule(f"r{n}", when="data.n > 0 && data.tags.exists(t, t == 'raw')") for n in range(3_000)]
+        await asyncio.to_thread(engine.update, [deployed(rules)])
+        await log.append(EVENTS, [record(1, {"n": 1, "tags": ["raw"], "pad": "x" * 3_000})])
+        async with metered() as longest:
+            await consume(log, engine)
+        assert longest[0] < HELD_S
+        assert len(await tasks(log)) == 3_000
+
+    with_engine(tmp_path, body)
+
+
+def test_an_explanation_is_bounded_too(tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([deployed([rule("dear", when=NEVER), rule("good", when="data.n == 1")])])
+        happened = cloudevents.from_record(record(1, NUMBERS).value)
+        async with metered() as longest:
+            dear, good = await asyncio.gather(engine.explain("dear", happened), engine.explain("good", happened))
+        assert longest[0] < HELD_S
+        assert not dear.fires
+        assert f"{CPU_S:.1f} s of CPU time" in dear.why
+        assert good.fires
+        assert engine.rules()[0].state == "active"  # to ask is not to try
+
+    with_engine(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"on": ["a", "b"], "match": {"data.n": {"gt": 1, "in": [1, True, None, 1e300]}}},
+        {"on": {"type": "x.*"}, "match": {"not": {"data.a": {"regex": "^a{3}$"}}}, "when": "data.x == 1"},
+        {"batch": {"count": 3, "key": "${data.k}"}, "run": {"function": "f", "args": ["${each.data.n}", {"b": 2**70}]}},
+    ],
+)
+def test_a_rule_survives_its_way_to_the_evaluator(given: dict[str, Any]) -> None:
+    text = Deployment(VERSION, "f", 1, "ann", json.dumps({"rules": [rule("r", **given)]}), {}).text
+    original = parse(text, "f", triggers=None).rules[0]
+
+    again = unpack_rule(pack_rule(original))
+
+    assert again.source == original.source
+    assert [c.describe() for c in again.conditions] == [c.describe() for c in original.conditions]
+    assert rule_hash(again) == rule_hash(original)
