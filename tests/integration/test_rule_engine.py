@@ -212,6 +212,7 @@ def test_a_deploy_applies_to_the_next_batch_and_a_switch_disables_a_rule(tmp_pat
         assert (await engine.explain("b", happened)).why == "disabled by ann"
         with pytest.raises(NotFound):
             await engine.explain("c", happened)
+        await engine.close()
 
     with_log(tmp_path, body)
 

@@ -23,7 +23,7 @@ STEP_S = 5e-7  # one operator
 READ_S = 5e-8  # one byte of a value that is compared, copied or counted
 CONVERT_S = 2e-7  # one byte of the event that becomes a value of CEL
 SEARCH_S = 4e-11  # one byte of a text against one byte of another: contains()
-APPEND_S = 3e-8  # one item that is copied when a list grows: map(), filter()
+APPEND_S = 6e-8  # one item that is copied when a list grows: map(), filter()
 MATCH_S = 4e-8  # one byte of a text against one character of a regular expression
 COMPILE_S = 1e-6  # one character of a regular expression
 
