@@ -184,7 +184,7 @@ def _rule_set(
 
 def rule_of(node: Node) -> Rule:
     """Compile one rule of a file that was parsed before. Raises RuleFileError."""
-    problems = Problems("")
+    problems = Problems("", limited=False)
     rule = _rule(node, None, {}, problems)
     problems.check()
     assert rule is not None
