@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from oncue.clocks.process import now_us, process_clock
 from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
 
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
@@ -236,14 +237,17 @@ class Blobs:
 
         A blob is old if it was written before `older_than_s` (unix time). Also deletes uploads
         without a write for a day. Returns the number of deleted blobs.
+
+        File times are the system clock's. If it was stepped back, fresh files look old.
         """
+        older_than_s -= max(0.0, -process_clock.behind_us() / 1e6)
         deleted = 0
         for entry in self.folder.glob("[0-9a-f][0-9a-f]/*"):
             with contextlib.suppress(FileNotFoundError):
                 if entry.name not in keep and entry.stat().st_mtime < older_than_s:
                     entry.unlink()
                     deleted += 1
-        stale = time.time() - _STALE_TMP_S
+        stale = min(time.time(), now_us() / 1e6) - _STALE_TMP_S
         for entry in self._tmp.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if entry.stat().st_mtime < stale:

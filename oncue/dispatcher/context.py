@@ -51,9 +51,14 @@ class ServerContext:
         self.server_id = server_id or new_server_id()
         self.version = oncue.__version__
         self.started_us = now_us()
+        self.newest_us = 0  # of the tasks that were accepted before the start; by wrong clocks perhaps later than it
         self.ready = False
         self.view_trouble: Callable[[], str] = str  # returns why the view does not follow the log
         self.disk_full = ""  # the reason for which nothing new is accepted; "" if it is accepted
+
+    def is_new(self, us: int) -> bool:
+        """Return True if what was made at this time is surely none of an earlier process."""
+        return us > max(self.started_us, self.newest_us)
 
     def check_accepting(self) -> None:
         """Raise NotReady or DiskFull if nothing new may be accepted."""

@@ -12,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from oncue.clocks.process import process_clock
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.retention_clock import RetentionClock
 from oncue.dispatcher.services.endpoints import close_open_tasks
 from oncue.ids import now_us
 from oncue.log import Record
@@ -35,7 +36,7 @@ from oncue.protocol.records import EXPIRED, INLINE_BYTES, VERSION, Call, Failure
 from oncue.protocol.topics import TASKS_PREFIX
 
 log = logging.getLogger("oncue.housekeeper")
-EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 2.0, 60.0, 86_400.0
+CLOCK_S, EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 1.0, 2.0, 60.0, 86_400.0
 PAGE = 1_000
 BLOBS = "blobs"  # the owner of this key sweeps a blob folder that several servers share
 #: Header of an open task that was appended again. Its channel has the task.
@@ -63,12 +64,15 @@ class Housekeeper:
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._folder, self._trigger_infos = folder, triggers
         self._marks_file = folder / "marks.json"
+        self._retention = RetentionClock(folder / "clock.json")
         self._tasks: list[asyncio.Task[None]] = []
         self._triggers: dict[str, tuple[str, str, str]] = {}  # name -> (label, state, detail) published last
 
     def start(self) -> None:
         """Start all jobs."""
+        self._retention.start(self._context.newest_us)
         for job, seconds in (
+            (self.observe_clock, CLOCK_S),
             (self.expire, EXPIRY_S),
             (self.check_disk, DISK_S),
             (self.apply_retention, RETENTION_S),
@@ -94,6 +98,19 @@ class Housekeeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def observe_clock(self) -> None:
+        """Tell of steps of the system clock. Follow it slowly."""
+        step_us = process_clock.observe(slew=True)
+        behind_s = process_clock.behind_us() / 1e6
+        if step_us:
+            log.warning(
+                "the system clock was stepped by %+.1f s; the server keeps its own time, from which the clock now "
+                "differs by %+.1f s; a restart takes the clock's time",
+                step_us / 1e6,
+                behind_s,
+            )
+        self._context.metrics.clock(process_clock.steps, behind_s)
 
     # ------------------------------------------------------------ expiry
 
@@ -162,9 +179,12 @@ class Housekeeper:
     async def apply_retention(self) -> None:
         """Delete old records of the log, and old rows of the view."""
         context = self._context
-        await context.log.housekeep()
-        horizon_s = time.time() - context.settings.results_retention_days * 86_400
-        await context.view.delete_older_than(int(horizon_s * 1000))
+        self._retention.save()
+        await context.log.housekeep(self._retention.now_us() // 1000)
+        await context.view.delete_older_than(int(self._horizon_s() * 1000))
+
+    def _horizon_s(self) -> float:
+        return self._retention.now_us() / 1e6 - self._context.settings.results_retention_days * 86_400
 
     async def sweep_blobs(self) -> None:
         """Delete blobs that are older than any record that could name them.
@@ -181,8 +201,7 @@ class Housekeeper:
             kept.update(f.id for f in rows if f.size_bytes > INLINE_BYTES)
         for endpoint in context.registry.endpoints():
             kept |= await self._open_refs(endpoint.id)
-        horizon_s = time.time() - context.settings.results_retention_days * 86_400
-        await asyncio.to_thread(context.blobs.sweep, kept, horizon_s)
+        await asyncio.to_thread(context.blobs.sweep, kept, self._horizon_s())
 
     async def _open_refs(self, endpoint: str) -> set[str]:
         """Return the blobs that open tasks of an endpoint have as arguments."""
@@ -201,10 +220,9 @@ class Housekeeper:
         context = self._context
         marks = self._load_marks()
         names = [t for t in await context.log.topics() if t.startswith(TASKS_PREFIX)]
-        now = time.time()
+        now, horizon = self._retention.now_us() / 1e6, self._horizon_s()
         if not marks or now - marks[-1].at_s >= MARK_S:
             marks.append(TopicMark(now, {t: end for (t, _), end in (await context.log.end_offsets(names)).items()}))
-        horizon = now - context.settings.results_retention_days * 86_400
         due = [m for m in marks if m.at_s <= horizon]
         if due:
             for topic, end in due[-1].ends.items():

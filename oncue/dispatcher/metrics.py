@@ -48,6 +48,14 @@ class Metrics:
         self._connected = Gauge("oncue_endpoints_connected", "Endpoints whose agent is connected.", registry=registry)
         self._view_lag = Gauge("oncue_view_lag_records", "Records of the log not yet in the view.", registry=registry)
         self._disk = Gauge("oncue_disk_used_ratio", "Of the disk that holds the log, 0 to 1.", registry=registry)
+        self._clock = Gauge(
+            "oncue_clock_ahead_seconds",
+            "By how much the system clock is ahead of the server's time, which does not step.",
+            registry=registry,
+        )
+        self._steps = Gauge(
+            "oncue_clock_steps", "Steps of the system clock since the server's start.", registry=registry
+        )
         self._streams = Gauge("oncue_http_streams", "Streams and waiting requests that are open.", registry=registry)
         self._ended = Counter(
             "oncue_http_connections_ended", "Connections that the server ended, by why.", ["reason"], registry=registry
@@ -131,6 +139,11 @@ class Metrics:
     def disk(self, used_ratio: float) -> None:
         """Set the used part of the disk, 0 to 1."""
         self._disk.set(used_ratio)
+
+    def clock(self, steps: int, ahead_s: float) -> None:
+        """Set the system clock's number of steps, and its lead."""
+        self._steps.set(steps)
+        self._clock.set(ahead_s)
 
     # ------------------------------------------------------------ counted by the HTTP API
 

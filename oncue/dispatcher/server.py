@@ -116,6 +116,8 @@ class Server:
         self._unwatch = self._log.watch(TASKS_PREFIX, self._router.on_appended, early=self._log.fifo)
         self._run(self._consumer.run(), vital=True)
         await self.view.wait_for(await self._log.end_offsets(names), REBUILD_S)
+        self.context.newest_us = await self.view.newest_us()
+        self._router.begin_after(self.context.newest_us)
         await self.context.reload()
         if self.settings.admin_token_file:
             await accept_given_token(self.context, self.settings.admin_token_file)

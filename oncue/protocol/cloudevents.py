@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from oncue.clocks.process import now_us
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.records import EVENT_BYTES, Event
 
@@ -328,7 +329,7 @@ def time_text(at: datetime | None = None) -> str:
 
     Without a time, now. A time without a zone is local time.
     """
-    at = datetime.now(UTC) if at is None else at.astimezone(UTC)
+    at = datetime.fromtimestamp(now_us() / 1e6, UTC) if at is None else at.astimezone(UTC)
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

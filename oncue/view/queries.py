@@ -19,6 +19,8 @@ from oncue.view.tasks import ClosedTask
 #: seq, call, accepted_us, attempt, due_us, task
 OpenRow = tuple[int, Call, int, int, int, TaskRecord]
 
+NEWEST = 10_000  # tasks whose times are read for newest_us
+DAY_US = 86_400 * 1_000_000
 _OPEN_COLUMNS = "seq, call, accepted_us, attempt, due_us, id, args, event_source, event_id, retry_of, mark_us"
 OPEN = (
     f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND known = 1 AND seq > ?"
@@ -114,6 +116,15 @@ def open_counts(db: sqlite3.Connection) -> dict[str, int]:
 def oldest_open_seq(db: sqlite3.Connection, endpoint: str) -> int | None:
     found: int | None = db.execute(OLDEST_OPEN, (endpoint,)).fetchone()[0]
     return found
+
+
+def newest_us(db: sqlite3.Connection) -> int:
+    """Return the latest time of the newest tasks, or in their ids; 0: none."""
+    rows = db.execute("SELECT id, accepted_us FROM task WHERE n > (SELECT max(n) FROM task) - ?", (NEWEST,)).fetchall()
+    newest = max((accepted_us for _, accepted_us in rows), default=0)
+    # The time in some ids is a hash (oncue/ids.py): mostly far from any clock's.
+    made = [int.from_bytes(task_id[:6], "big") * 1_000 for task_id, _ in rows]
+    return max([newest, *(us for us in made if us < newest + DAY_US)])
 
 
 def cancels(db: sqlite3.Connection, limit: int) -> list[tuple[bytes, str]]:

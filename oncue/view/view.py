@@ -185,6 +185,13 @@ class View:
         """Return open tasks past their expiry whose attempt is not known to run."""
         return await self._readers.run(self._queries.expired, now_us, limit)
 
+    async def newest_us(self) -> int:
+        """Return the latest time of the newest tasks, or in their ids; 0: none.
+
+        It may be in the future, if a server's or a client's clock was ahead.
+        """
+        return await self._readers.run(queries.newest_us)
+
     async def cancels(self, limit: int) -> list[tuple[bytes, str]]:
         """Return (task id, endpoint id) of open tasks to cancel, by request time."""
         return await self._readers.run(queries.cancels, limit)

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.base import REMEDY, AuthContext, Credentials
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.scopes import SCOPES
@@ -96,7 +96,7 @@ class TokenAuthenticator:
         cached = self._callers.get(digest)
         if cached is None or cached[0] is not record:
             cached = self._add_caller(digest, record)
-        if cached[2] and cached[2] <= time.time_ns() // 1000:
+        if cached[2] and cached[2] <= now_us():
             raise Unauthorized("this token has expired", remedy="make a new one: `oncue tokens create NAME`")
         return cached[1]
 

@@ -65,6 +65,13 @@ class TaskRouter:
         self._forwarded: Counter[bytes] = Counter()  # reported by the watcher, and forwarded
         self._read_first: Counter[bytes] = Counter()  # reported by the reader
 
+    def begin_after(self, newest_us: int) -> None:
+        """Look up tasks whose ids are not later than this.
+
+        An earlier process accepted such tasks, by a clock that was ahead perhaps.
+        """
+        self._from_ms = max(self._from_ms, newest_us // 1000 + 1)
+
     # ------------------------------------------------------------ in
 
     def on_appended(self, topic: str, records: Sequence[Record]) -> None:

@@ -138,7 +138,7 @@ class CancellationService:
             if channel is None or state.running[0] == state.attempt:
                 continue
             if not channel.inventory_known and (
-                self._context.log.shared or state.accepted_us < self._context.started_us
+                self._context.log.shared or not self._context.is_new(state.accepted_us)
             ):
                 continue  # the agent may have it from before this server's start
             if not self._ownership.is_exclusive(channel.endpoint):

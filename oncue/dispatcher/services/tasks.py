@@ -142,7 +142,7 @@ class TaskService:
         It is older than this server, or the cache is full and has dropped requests.
         """
         ms = int.from_bytes(key[:6], "big")
-        return ms * 1000 < self._context.started_us or self._requests.full
+        return not self._context.is_new(ms * 1000) or self._requests.full
 
     async def _is_repeated(self, request_key: RequestKey, call: Call, task: TaskRecord) -> bool:
         """Return True if this request was accepted before. Waits until it is durable.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 from aiokafka.structs import TopicPartition
 
+from oncue.clocks.process import now_us
 from oncue.errors import OncueError
 from oncue.log.base import Partition, Record
 from oncue.log.kafka.decoding import DamagedBatch
@@ -62,7 +62,7 @@ class DeadLetterWriter:
             v=VERSION,
             stage="decode",
             reason=damaged.reason,
-            at_us=time.time_ns() // 1_000,
+            at_us=now_us(),
             topic=topic.name,
             partition=partition,
             offset=damaged.first,

@@ -22,6 +22,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as k
 
+from oncue.clocks.process import now_ms
 from oncue.errors import LogError, OncueError, TooLarge
 from oncue.log.base import Position, Record, partition_of
 from oncue.log.kafka.address import Address
@@ -315,7 +316,7 @@ def partition_records(
 
     Checks all first, so that nothing is sent if a part cannot be stored. Raises LogError, TooLarge.
     """
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     stamped = [r if r.time_ms else Record(r.value, r.key, r.headers, now) for r in records]
     found: dict[int, list[Record]] = {}
     if partition is None:

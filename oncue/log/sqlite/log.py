@@ -13,11 +13,11 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from oncue.clocks.process import now_ms, now_us, process_clock
 from oncue.errors import LogError, OncueError
 from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
 from oncue.log.folder_lock import FolderLock
@@ -161,7 +161,7 @@ class SqliteLog(Log):
         self, topic: TopicState, records: Sequence[Record], partition: int | None
     ) -> tuple[list[RowWrite], Sequence[Record]]:
         """Return one row per partition, and all records with their timestamps."""
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         # A copy: the caller may change its list before the writer thread reads it.
         stamped = tuple([r if r.time_ms else Record(r.value, r.key, r.headers, now) for r in records])
         parts: list[tuple[PartitionState, Sequence[Record]]]
@@ -270,7 +270,7 @@ class SqliteLog(Log):
             v=VERSION,
             stage="decode",
             reason=damaged.reason,
-            at_us=time.time_ns() // 1_000,
+            at_us=now_us(),
             topic=request.name,
             partition=request.partition,
             offset=damaged.first,
@@ -345,7 +345,7 @@ class SqliteLog(Log):
 
     async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
         self._check()
-        now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        now = process_clock.now_ms() if now_ms is None else now_ms
         return await self._housekeeping.run([t for t in self._topics.values() if t.stored], now)
 
     # ------------------------------------------------------------ closing

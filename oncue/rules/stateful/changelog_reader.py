@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 
+from oncue.clocks.process import now_ms
 from oncue.log.base import Log, partition_of
 from oncue.log.partition import read_partition
 from oncue.protocol.api import ExplainStep
@@ -35,7 +35,7 @@ class ChangelogReader:
         rule, operators = entry.rule, entry.rule.operators
         if operators is None:
             return OperatorPreview(True, "", ())
-        match = operators.match(rule.name, "", 0, event, time.time_ns() // 1_000_000, 0)
+        match = operators.match(rule.name, "", 0, event, now_ms(), 0)
         wheres = state_keys(match)
         key = event_key(event.source, event.id)
         part = partition_of(operators.partition_key(match), self._partitions)

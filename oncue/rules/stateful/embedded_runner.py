@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from oncue.clocks.process import now_ms
 from oncue.log.base import Log, Reader, RecordBatch, partition_of
 from oncue.protocol.records import Deployment, Event
 from oncue.protocol.topics import MATCHES
@@ -57,7 +58,7 @@ class EmbeddedRunner:
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._log, self._active_rules, self._path = log, active_rules, path
         self._before_batch, self._clock_ms = before_batch, clock_ms

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
+from oncue.clocks.process import now_ms
 from oncue.errors import LogError, NotOwner, OncueError
 from oncue.ids import now_us
 from oncue.log.base import Append, Log, Record, RecordBatch
@@ -82,7 +82,7 @@ class KafkaRunner:
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = now_ms,
         for_servers: bool = False,
         step: int = STEP,
     ) -> None:

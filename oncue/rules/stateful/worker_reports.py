@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from oncue.clocks.process import now_ms
 from oncue.errors import Undecodable
 from oncue.log.base import Log, Topic
 from oncue.protocol.codec import decode
@@ -128,4 +129,4 @@ def _young(time_ms: int) -> bool:
 
     For reports that are older than this process.
     """
-    return abs(time.time() * 1000 - time_ms) < SILENT_S * 1000
+    return abs(now_ms() - time_ms) < SILENT_S * 1000

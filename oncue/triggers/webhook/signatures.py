@@ -19,9 +19,17 @@ TOLERANCE_S = 300.0
 
 
 def standard_webhooks(
-    headers: Mapping[str, str], body: bytes, keys: Sequence[bytes], now_s: float, tolerance_s: float = TOLERANCE_S
+    headers: Mapping[str, str],
+    body: bytes,
+    keys: Sequence[bytes],
+    now_s: float,
+    tolerance_s: float = TOLERANCE_S,
+    system_s: float | None = None,
 ) -> None:
     """Verify a request by Standard Webhooks 1.0. Raises Unauthorized.
+
+    `now_s`: the time of this process. `system_s`: the system clock's. They differ after a step, and
+    the sender's clock may agree with either.
 
     The header webhook-signature holds the HMAC-SHA256 of `id.timestamp.body` as `v1,<base64>`, or
     several with spaces between. `keys` come from `standard_key`.
@@ -32,7 +40,8 @@ def standard_webhooks(
             raise Unauthorized(f"the header webhook-{part} is missing", remedy="sign requests by Standard Webhooks")
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) < 16):
         raise Unauthorized("webhook-timestamp is not a time", remedy="send unix seconds")
-    age_s = now_s - int(stamp)
+    clocks_s = (now_s,) if system_s is None else (now_s, system_s)
+    age_s = min((clock_s - int(stamp) for clock_s in clocks_s), key=abs)
     if abs(age_s) > tolerance_s:
         when = f"{age_s:.0f} s old" if age_s > 0 else f"{-age_s:.0f} s in the future"
         raise Unauthorized(

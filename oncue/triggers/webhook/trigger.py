@@ -186,7 +186,8 @@ class WebhookTrigger(HttpTrigger):
             return
         keys = self._keys()
         if self._method == "standard_webhooks":
-            signatures.standard_webhooks(headers, body, keys, time.time(), self._tolerance_s)
+            now_s = ids.now_us() / 1e6
+            signatures.standard_webhooks(headers, body, keys, now_s, self._tolerance_s, time.time())
         elif self._method == "github":
             signatures.github(headers, body, keys)
         else:

@@ -16,12 +16,12 @@ import errno
 import os
 import select
 import struct
-import time
 from pathlib import Path
 
 from watchdog.observers.inotify_c import InotifyConstants as K
 from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch, inotify_init, inotify_rm_watch
 
+from oncue.clocks.process import now_us
 from oncue.triggers.file.watch.base import CLOSED, CREATED, FOLDER_ADDED, OVERFLOW, RENAMED, ROOT_GONE, Notice
 
 _HEAD = struct.Struct("=iIII")  # inotify(7): wd, mask, cookie, length of the name that follows
@@ -81,7 +81,7 @@ class InotifyWatch:
                     data = os.read(fd, _READ_BYTES)
                 except BlockingIOError:
                     break
-                self._parse(data, time.time_ns() // 1_000, notices)
+                self._parse(data, now_us(), notices)
                 if len(data) < _READ_BYTES // 2:
                     break
         return notices

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from oncue.clocks.process import now_us
 from oncue.triggers.file.watch.base import CHANGED, FOLDER_ADDED, OVERFLOW, RENAMED, ROOT_GONE, Notice
 
 _MAX = 100_000  # most notices held for the watcher; beyond, a scan is cheaper
@@ -45,12 +45,12 @@ class ObserverWatch(FileSystemEventHandler):
             self._available.wait(timeout_s)
         self._available.clear()
         if not self._observer.is_alive():
-            return [Notice(ROOT_GONE, "", "", time.time_ns() // 1_000)]
+            return [Notice(ROOT_GONE, "", "", now_us())]
         full = len(self._notices) == _MAX
         out: list[Notice] = []
         while self._notices:
             out.append(self._notices.popleft())
-        return [Notice(OVERFLOW, "", "", time.time_ns() // 1_000)] if full else out
+        return [Notice(OVERFLOW, "", "", now_us())] if full else out
 
     def wake(self) -> None:
         self._available.set()
@@ -66,7 +66,7 @@ class ObserverWatch(FileSystemEventHandler):
         moved = event.event_type == "moved"
         path = os.fsdecode(event.dest_path if moved and event.dest_path else event.src_path)
         folder, name = os.path.split(os.path.relpath(path, self._root))
-        at_us = time.time_ns() // 1_000
+        at_us = now_us()
         if folder.startswith(".."):
             return
         if event.is_directory:

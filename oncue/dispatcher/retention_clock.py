@@ -1,0 +1,87 @@
+"""Time by which stored records grow old.
+
+A process's time does not step (oncue/clocks/process.py), but a new process begins with the system
+clock. If that was wrong, all records would be too old at once. So a jump between two runs counts
+only after the server has run for CONFIRM_S with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from oncue.clocks.process import now_us
+from oncue.quantities import duration_text
+
+log = logging.getLogger("oncue.housekeeper")
+JUMP_US = 86_400 * 1_000_000  # more than a pause for maintenance
+CONFIRM_US = 3 * 86_400 * 1_000_000  # over a weekend
+
+
+class _Stored(msgspec.Struct):
+    seen_us: int  # when it was stored
+    withheld_us: int = 0  # the jump that does not count yet
+    left_us: int = 0  # running time until it does
+
+
+class RetentionClock:
+    """Unix time without a jump between two runs that is not confirmed."""
+
+    def __init__(self, file: Path, clock_us: Callable[[], int] = now_us) -> None:
+        self._file, self._clock_us = file, clock_us
+        self._stored = _Stored(clock_us())
+
+    def start(self, newest_us: int = 0) -> None:
+        """Compare the time with that of the last run.
+
+        `newest_us`: time of the newest stored task, for a folder without the file; 0: none.
+        """
+        now = self._clock_us()
+        self._stored = self._load() or _Stored(newest_us or now)
+        self._begin(now - self._stored.seen_us)
+        self._stored.seen_us = now
+        self.save()
+
+    def _load(self) -> _Stored | None:
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=_Stored)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def _begin(self, gap_us: int) -> None:
+        stored, gap = self._stored, duration_text(abs(gap_us) // 1_000_000 * 1_000)
+        if gap_us > JUMP_US:
+            stored.withheld_us, stored.left_us = stored.withheld_us + gap_us, CONFIRM_US
+            log.warning(
+                "the clock is %s ahead of when this server ran last: nothing is deleted because of that time until "
+                "the server has run for %s; if the clock is wrong, set it and restart the server",
+                gap,
+                duration_text(CONFIRM_US // 1_000),
+            )
+        elif gap_us < -JUMP_US:
+            stored.withheld_us = max(0, stored.withheld_us + gap_us)
+            log.warning("the clock is %s behind when this server ran last; is it right?", gap)
+            if stored.withheld_us < JUMP_US:
+                stored.withheld_us = stored.left_us = 0
+
+    def now_us(self) -> int:
+        """Return the time by which records are old."""
+        return self._clock_us() - self._stored.withheld_us
+
+    def save(self) -> None:
+        """Store the time, and count that the server runs. Call it every minute."""
+        stored, now = self._stored, self._clock_us()
+        stored.left_us = max(0, stored.left_us - max(0, now - stored.seen_us))
+        if stored.withheld_us and not stored.left_us:
+            log.warning("the clock's jump is confirmed: what is too old by it is deleted from now on")
+            stored.withheld_us = 0
+        stored.seen_us = now
+        fresh = self._file.with_name(self._file.name + ".new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(stored))
+            fresh.replace(self._file)
+        except OSError as e:
+            log.warning("%s could not be written: %s", self._file, e.strerror)
