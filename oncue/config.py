@@ -87,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reports_retention_days: Days = 2.0
     # Process that runs stateful rules; stream: `oncue stream`.
     rules_memory: Literal["server", "stream"] = "server"
+    without_rules: bool = False  # start no rule and no trigger, to repair them; events are stored
     matches_partitions: Partitions = 8  # of oncue.matches; fixed at the first start
     results_retention_bytes: Natural = 0  # 0: by age only
     # Topics that all endpoints share; 0: one per endpoint. Fixed at the first start.

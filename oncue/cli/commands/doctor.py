@@ -223,6 +223,7 @@ def server(folder: Path) -> Iterator[Finding]:
         for title, check, remedy in (
             ("server's log", "log", "see the server's log"),
             ("server's blobs", "blobs", "set blobs_folder to one that all servers see"),
+            ("rules", "rules", "oncue rules list says which, and why"),
             ("rules with memory", "rules with memory", "docs/rules.md, On Kafka, says who runs them"),
         ):
             status = health.checks.get(check, "ok")

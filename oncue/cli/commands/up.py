@@ -35,6 +35,11 @@ HELD = "  its endpoint `local` was stopped by hand; to start it: oncue endpoint 
 @click.option(
     "--endpoint-name", help="Name of the endpoint on this machine (default: local; if that is taken: local-HOST)."
 )
+@click.option(
+    "--without-rules",
+    is_flag=True,
+    help="Start no rule and no trigger, to repair or remove them. Events are stored; rules test them at the next start.",
+)
 @click.option("--detach", is_flag=True, help="Run in the background; return when the server is ready.")
 def up(
     data: str | None,
@@ -44,6 +49,7 @@ def up(
     log_url: str | None,
     no_endpoint: bool,
     endpoint_name: str | None,
+    without_rules: bool,
     detach: bool,
 ) -> None:
     """Start a server and an endpoint on this machine.
@@ -57,6 +63,7 @@ def up(
     """
     need("a server")
     flags = {"data": data, "host": host, "port": port, "workers": workers, "log": log_url}
+    flags["without_rules"] = without_rules or None
     settings = load_settings(flags)
     folder = settings.data_path
     running = local_server(folder)
@@ -109,7 +116,9 @@ def _own_argv() -> bool:
 
 
 def _argv(flags: dict[str, Any], no_endpoint: bool, endpoint_name: str | None) -> list[str]:
-    given = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    given = ["--without-rules"] if flags.get("without_rules") else []
+    values = {name: value for name, value in flags.items() if value is not None and value is not True}
+    given += [word for name, value in values.items() for word in (f"--{name}", str(value))]
     given += ["--endpoint-name", endpoint_name] if endpoint_name else []
     return ["up", *given, *(["--no-endpoint"] if no_endpoint else [])]
 

@@ -28,6 +28,7 @@ from oncue.rules.parsing.rule_file import RuleSet
 
 log = logging.getLogger("oncue.rules")
 MANY_RULES = 1_000
+WITHOUT_RULES = "rules and triggers are off: the server was started --without-rules"
 TRIALS = "rules-on-trial.json"  # in the data folder
 REGISTRY_S = 5.0  # how long a batch of events waits for the registry
 
@@ -45,6 +46,7 @@ class DeployedRules:
             record_pause=self._record_pause,
             trials=TrialFile(context.settings.data_path / TRIALS),
         )
+        self.off = context.settings.without_rules  # no rule is read, and nothing fires
         self.deployments: dict[str, Deployment] = {}
         self.rulesets: dict[str, RuleSet] = {}
         self.parser = RuleFileParser()
@@ -61,7 +63,10 @@ class DeployedRules:
     # ------------------------------------------------------------ run
 
     def start(self) -> None:
-        """Run the engine. Call `reload` before."""
+        """Run the engine, if rules are on. Call `reload` before."""
+        if self.off:
+            log.warning("%s; events are stored, and the next start without the flag tests them", WITHOUT_RULES)
+            return
         self._engine_task = asyncio.create_task(self._run_engine(), name="rules")
 
     async def _run_engine(self) -> None:
@@ -92,7 +97,9 @@ class DeployedRules:
             deployments = {d.label: d for d in await view.deployments()}
             switches = await view.switches()
             fresh = 0
-            if deployments != self.deployments:
+            if self.off:  # no text is read: it may be what keeps the server from working
+                self.deployments = deployments
+            elif deployments != self.deployments:
                 changed = [d for label, d in deployments.items() if self.deployments.get(label) != d]
                 parsed = self._parsed | await self.parser.deployed(changed)
                 self._parsed = {label: parsed[label] for label in deployments}
@@ -100,7 +107,8 @@ class DeployedRules:
                 self.deployments = deployments
                 self.rulesets = {label: found.rules for label, found in self._parsed.items()}
             readable = {label: found.rules for label, found in self._parsed.items() if not found.why}
-            await asyncio.to_thread(self.engine.update, list(deployments.values()), switches, readable)
+            active = [] if self.off else list(deployments.values())
+            await asyncio.to_thread(self.engine.update, active, switches, readable)
             if fresh >= MANY_RULES:
                 gc.freeze()  # else the collector holds the loop while it looks at all of them
             for callback in self._on_reload:
@@ -171,7 +179,7 @@ class DeployedRules:
 
     def unreadable(self) -> list[tuple[Deployment, str]]:
         """Return the deployments whose rules do not fire, because they cannot be read."""
-        broken = self.engine.active_rules.broken
+        broken = dict.fromkeys(self.deployments, WITHOUT_RULES) if self.off else self.engine.active_rules.broken
         return [(self.deployments[label], why) for label, why in broken.items() if label in self.deployments]
 
     def no_label(self, caller: Caller, label: str) -> NotFound:

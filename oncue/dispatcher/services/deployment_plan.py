@@ -83,7 +83,8 @@ async def plan_removal(caller: Caller, old: Deployment, deployed: DeployedRules,
     """Plan to remove all rules and triggers of a label."""
     version = await next_version(context.view, old.label)
     gone = msgspec.structs.replace(old, version=version, at_us=now_us(), owner=caller.subject, removed=True)
-    names = [rule.name for rule in deployed.rulesets[old.label].rules]
+    rules = deployed.rulesets.get(old.label)  # without rules, none is read
+    names = [rule.name for rule in rules.rules] if rules else []
     return Plan(r.Deployed(label=old.label, version=version, changed=True, removed=names), gone)
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.deployment_checks import (
     bind_file,
     check_labels,
@@ -59,7 +59,7 @@ class DeploymentService:
             check_labels(caller, request.files, deployed)
             labels = {f.label for f in request.files}
             others = [s for label, s in deployed.rulesets.items() if label not in labels]
-            parsed = await deployed.parser.parse(request.files, others)
+            parsed = await deployed.parser.parse(request.files, others, any_trigger=deployed.off)
             bound = [
                 await bind_file(caller, f, rules, request.functions, context)
                 for f, rules in zip(request.files, parsed, strict=True)
@@ -167,7 +167,7 @@ class DeploymentService:
             msgspec.structs.replace(
                 a,
                 triggers=[infos[n] for n in sorted(names.get(a.label, ())) if n in infos],
-                waits=trouble if a.label in stateful else "",
+                waits=WITHOUT_RULES if self._deployed.off else trouble if a.label in stateful else "",
             )
             for a in answers
         ]

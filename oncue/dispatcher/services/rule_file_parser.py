@@ -38,18 +38,20 @@ class RuleFileParser:
         self._drafts: dict[tuple[str, str], RuleSet] = {}  # (text, file name) -> rules; of the last request
         self._triggers_of_drafts: frozenset[str] = frozenset()
 
-    async def parse(self, files: Sequence[r.RuleFile], others: Iterable[RuleSet]) -> list[RuleSet]:
+    async def parse(
+        self, files: Sequence[r.RuleFile], others: Iterable[RuleSet], *, any_trigger: bool = False
+    ) -> list[RuleSet]:
         """Parse the files of a request.
 
         A rule may use a trigger of any file in force (`others`) or in the same request. Raises
-        RuleFileError for faults and for names in use.
+        RuleFileError for faults and for names in use. `any_trigger`: a trigger need not be known.
         """
         others = list(others)
         wanted = [(f.text, f.path or f.label) for f in files]
         triggers = frozenset(t.name for s in others for t in s.triggers)
         if triggers != self._triggers_of_drafts or not all(file in self._drafts for file in wanted):
             self._drafts = {}
-            parsed = await asyncio.to_thread(parse_together, wanted, OptionStructs(), triggers)
+            parsed = await asyncio.to_thread(parse_together, wanted, OptionStructs(), None if any_trigger else triggers)
             self._drafts = dict(zip(wanted, parsed, strict=True))
             self._triggers_of_drafts = triggers
         found = [self._drafts[file] for file in wanted]

@@ -55,7 +55,9 @@ class RuleService:
         failed = {t.name: t for t in not_running}
         visible = self._deployed.visible
         found = [_with_trigger(info, failed) for info in self._deployed.engine.rules() if visible(caller, info.label)]
-        return found + [_unreadable(d, why) for d, why in self._deployed.unreadable() if caller.sees(d.owner)]
+        return found + [
+            _unread(d, why, self._deployed.off) for d, why in self._deployed.unreadable() if caller.sees(d.owner)
+        ]
 
     def _names(self, caller: Caller) -> str:
         visible = (i.name for i in self._deployed.engine.rules() if self._deployed.visible(caller, i.label))
@@ -108,8 +110,8 @@ def _with_trigger(info: r.RuleInfo, failed: Mapping[str, r.TriggerInfo]) -> r.Ru
     return msgspec.structs.replace(info, why="; ".join(filter(None, (why, info.why))))
 
 
-def _unreadable(d: Deployment, why: str) -> r.RuleInfo:
-    """Return the row of a file in force that this version of oncue cannot read."""
+def _unread(d: Deployment, why: str, off: bool) -> r.RuleInfo:
+    """Return the row of a file in force that is not read, or that cannot be."""
     return r.RuleInfo(
         name=d.label,
         label=d.label,
@@ -118,6 +120,6 @@ def _unreadable(d: Deployment, why: str) -> r.RuleInfo:
         on=None,
         runs=[],
         endpoint="",
-        state="unreadable",
-        why=f"this version of oncue cannot read the file, so none of its rules fires: {why}",
+        state="off" if off else "unreadable",
+        why=why if off else f"this version of oncue cannot read the file, so none of its rules fires: {why}",
     )

@@ -71,6 +71,8 @@ class StatefulRuleService:
         Raises Invalid if stream workers are set and the log is not on Kafka.
         """
         settings = self._context.settings
+        if self._deployed.off:
+            return
         if settings.shared_log:
             await self._start_shared(path)
             return

@@ -8,7 +8,7 @@ from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.protocol import api as r
@@ -50,6 +50,8 @@ class StatusService:
         return r.Health(status=status, version=context.version, checks=checks, triggers=idle)
 
     def _rules_trouble(self) -> str:
+        if self._deployed.off:
+            return WITHOUT_RULES
         broken = len(self._deployed.unreadable())
         return f"not ok: {broken} of {len(self._deployed.deployments)} rule files cannot be read" if broken else ""
 

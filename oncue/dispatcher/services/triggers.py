@@ -17,11 +17,11 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.trigger_state import LogReplicatedState
 from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
-from oncue.errors import NotFound
+from oncue.errors import NotFound, NotReady
 from oncue.protocol import api as r
 from oncue.protocol.records import Event
 from oncue.triggers.catalog import trigger_class
@@ -210,9 +210,11 @@ class TriggerService:
     async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Pass a request to a webhook. Return (status, headers, body).
 
-        Raises NotFound, Unauthorized, TriggerFailed.
+        Raises NotFound, NotReady, Unauthorized, TriggerFailed.
         """
         self._context.check_accepting()
+        if self._deployed.off:
+            raise NotReady(WITHOUT_RULES, remedy="send it again later; the admin starts the server with its rules")
         if not self._supervisor.receives(trigger) and await self._sync_registry():
             await self._supervisor.initial_scan([trigger], FIRST_S)
         return await self._supervisor.receive(trigger, headers, body)

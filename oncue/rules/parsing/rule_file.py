@@ -144,21 +144,24 @@ def parse(
 
 
 def parse_together(
-    files: Sequence[tuple[str | bytes, str]], kinds: Kinds | None, triggers: Collection[str]
+    files: Sequence[tuple[str | bytes, str]], kinds: Kinds | None, triggers: Collection[str] | None
 ) -> list[RuleSet]:
     """Parse (text, file name) pairs whose rules may use the triggers of all of them.
 
-    Raises RuleFileError for the first file with errors.
+    `triggers`: others that they may use; None: any. Raises RuleFileError for the first file with
+    errors.
     """
     roots: list[tuple[str | bytes, Node | None, Problems]] = []
-    names = set(triggers)
+    names = set(triggers or ())
     for text, file in files:
         problems = Problems(file)
         root = read(text, problems)
         roots.append((text, root, problems))
         if root is not None and isinstance(root.value, dict):
             names |= _trigger_names(root)
-    return [_rule_set(text, root, kinds, names, problems) for text, root, problems in roots]
+    return [
+        _rule_set(text, root, kinds, None if triggers is None else names, problems) for text, root, problems in roots
+    ]
 
 
 def _rule_set(
