@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,10 @@ ZAP = "inproc://zeromq.zap.01"  # RFC 27 fixes the name
 # Messages of one peer. A task frame has at most some MB, and credit limits their number.
 HWM = 20_000
 MAX_MESSAGE_BYTES = 96 << 20  # a larger part closes the connection
+# Of an agent to the server: its largest is a frame of results, 4 MB, or one result of an older
+# version. Few are read ahead; the rest waits at the agent.
+AGENT_MESSAGE_BYTES, AGENT_HWM = 32 << 20, 256
+TO_AGENT_HWM = 10_000
 # ZMTP pings detect dead TCP connections; bridge.Heartbeat detects peers that hang.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 4_000, 12_000
 
@@ -123,6 +128,9 @@ def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[by
     # With 1, another valid key could take over a peer's tasks.
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a disconnected peer raises
+    socket.setsockopt(zmq.MAXMSGSIZE, AGENT_MESSAGE_BYTES)
+    socket.setsockopt(zmq.RCVHWM, AGENT_HWM)
+    socket.setsockopt(zmq.SNDHWM, TO_AGENT_HWM)
     socket.setsockopt(zmq.BACKLOG, 1024)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
     socket.setsockopt(zmq.ZAP_DOMAIN, b"oncue")
@@ -192,7 +200,11 @@ class Gate:
     Watch `fileno()` in the event loop and call `on_readable()`.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], on_refused: Callable[[str, str], None] | None = None
+    ) -> None:
+        """`on_refused(address, reason)` is called for each refused handshake."""
+        self._on_refused = on_refused
         self._known: dict[bytes, bytes] = {}  # raw public key -> user id
         self._forbidden: set[bytes] = set()
         self._socket: zmq.Socket[bytes] = context.socket(zmq.REP)
@@ -225,14 +237,20 @@ class Gate:
         self._known.pop(key, None)
         self._forbidden.add(key)
 
-    def on_readable(self) -> None:
-        """Answer all pending requests."""
-        while True:  # the file descriptor is edge-triggered
+    def on_readable(self, most: int = 0) -> bool:
+        """Answer pending requests, at most `most` (0: all).
+
+        Return True if there may be more: the file descriptor is edge-triggered, so call it again.
+        """
+        answered = 0
+        while not most or answered < most:
             try:
                 request = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             self._socket.send_multipart(self._answer(request))
+            answered += 1
+        return True
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         version, number = request[0], request[1] if len(request) > 1 else b""
@@ -241,9 +259,12 @@ class Gate:
             user = self._known.get(request[6])
         if user is None:
             self.refused += 1
-            if request[6:] and request[6] in self._forbidden:
-                return [b"1.0", number, b"%d" % REVOKED, b"revoked key", b"", b""]
-            return [b"1.0", number, b"%d" % UNKNOWN, b"unknown key", b"", b""]
+            revoked = bool(request[6:]) and request[6] in self._forbidden
+            status, why = (REVOKED, "revoked key") if revoked else (UNKNOWN, "unknown key")
+            if self._on_refused is not None:
+                address = request[3].decode(errors="replace") if len(request) > 3 else "?"
+                self._on_refused(address, f"an {why}" if not revoked else f"a {why}")
+            return [b"1.0", number, b"%d" % status, why.encode(), b"", b""]
         return [b"1.0", number, b"200", b"OK", user, b""]
 
     def close(self) -> None:

@@ -45,6 +45,9 @@ class Metrics:
         self._windows = Gauge("oncue_rule_windows_open", "Open windows of each rule.", ["rule"], registry=registry)
         self._waiting = Gauge("oncue_rule_events_waiting", "Events in them.", ["rule"], registry=registry)
         self._queue = Gauge("oncue_queue_depth", "Open tasks of each endpoint.", ["endpoint"], registry=registry)
+        self._agents_refused = Counter(
+            "oncue_agent_refused", "What agents sent and may not, by reason.", ["reason"], registry=registry
+        )
         self._connected = Gauge("oncue_endpoints_connected", "Endpoints whose agent is connected.", registry=registry)
         self._view_lag = Gauge("oncue_view_lag_records", "Records of the log not yet in the view.", registry=registry)
         self._disk = Gauge("oncue_disk_used_ratio", "Of the disk that holds the log, 0 to 1.", registry=registry)
@@ -123,6 +126,10 @@ class Metrics:
             self._queue.labels(endpoint).set(depth)
         if len(ordered) > ENDPOINTS_SHOWN:
             self._queue.labels(OTHERS).set(sum(depth for _, depth in ordered[ENDPOINTS_SHOWN:]))
+
+    def agent_refused(self, reason: str, count: int) -> None:
+        """Count what an agent may not send. `reason`: one of a few words."""
+        self._agents_refused.labels(reason).inc(count)
 
     def connected(self, endpoints: int) -> None:
         """Set the number of connected endpoints."""

@@ -21,18 +21,33 @@ results up to seq are durable in the log.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from oncue.errors import Undecodable
-from oncue.protocol.records import Call, Stored
+from oncue.protocol.records import Ended, Stored
 
 PROTOCOL = 2  # version; the bridge refuses an agent with another one
 BEAT_MS = 2_000  # longest pause between two messages of a side
 SILENCE_MS = 8_000  # a side that sends nothing for so long counts as disconnected
 ID_BYTES = 16
 PART_BYTES = 1 << 20
+
+# Limits on what the other side may send. A frame beyond them is Undecodable.
+INVENTORY_TASKS: Final = 100_000  # in one Inventory message
+HELD_TASKS: Final = 1_000_000  # of one agent
+RESULTS_AT_ONCE: Final = 65_536  # in one Results message
+CANCELS_AT_ONCE: Final = 1_000_000  # in one CancelTasks message
+BLOB_BYTES: Final = 1 << 40
+
+# Numbers stay within SQLite's and JSON's.
+Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Number = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=BLOB_BYTES)]
+Text = Annotated[str, msgspec.Meta(max_length=1_000)]
+Nonce = Annotated[bytes, msgspec.Meta(max_length=64)]
+CallBytes = Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 
 
 # ---------------------------------------------------------------- agent -> bridge
@@ -42,16 +57,16 @@ class Hello(Stored, tag="hello", frozen=True):
     """Opens a session."""
 
     protocol: int
-    agent_version: str
-    python: str
-    host: str
-    pid: int
-    boot: bytes  # 8 random bytes, new at each start of the agent
-    journal: bytes  # 8 random bytes, new with each journal: a change means that one was lost
-    workers: int
-    held: int  # number of tasks in the Inventory messages that follow
-    epoch: int = 0  # highest epoch that the agent has accepted
-    at_us: int = 0  # by the agent's clock; 0: an agent that does not say
+    agent_version: Text
+    python: Text
+    host: Text
+    pid: Natural
+    boot: Nonce  # 8 random bytes, new at each start of the agent
+    journal: Nonce  # 8 random bytes, new with each journal: a change means that one was lost
+    workers: Natural
+    held: Natural  # number of tasks in the Inventory messages that follow
+    epoch: Annotated[int, msgspec.Meta(ge=0)] = 0  # highest epoch that the agent has accepted
+    at_us: Natural = 0  # by the agent's clock; 0: an agent that does not say
 
 
 class Inventory(Stored, tag="inventory", frozen=True):
@@ -66,17 +81,17 @@ class Inventory(Stored, tag="inventory", frozen=True):
 class Results(Stored, tag="results", frozen=True):
     """Ended attempts of one call. Body: msgpack of list[Ended]."""
 
-    seq: int  # journal number
-    count: int
-    call: bytes  # msgpack of Call, unchanged from the Dispatch
-    accepted_us: int
-    granted: int  # see Credit
+    seq: Natural  # journal number
+    count: Natural
+    call: CallBytes  # msgpack of Call, unchanged from the Dispatch
+    accepted_us: Natural
+    granted: Natural  # see Credit
 
 
 class Credit(Stored, tag="credit", frozen=True):
     """Number of tasks that the agent accepts, counted from the session's start."""
 
-    granted: int
+    granted: Natural
 
 
 class FetchPart(Stored, tag="want", frozen=True):
@@ -85,8 +100,8 @@ class FetchPart(Stored, tag="want", frozen=True):
     Several requests may be open at once.
     """
 
-    sha256: str
-    offset_bytes: int = 0
+    sha256: Text
+    offset_bytes: Size = 0
 
 
 class UploadPart(Stored, tag="put", frozen=True):
@@ -95,9 +110,9 @@ class UploadPart(Stored, tag="put", frozen=True):
     A result that refers to a blob is sent only after UploadAck has confirmed that it is durable.
     """
 
-    sha256: str
-    offset_bytes: int
-    size_bytes: int  # of the whole blob
+    sha256: Text
+    offset_bytes: Size
+    size_bytes: Size  # of the whole blob
 
 
 class ReportFrame(Stored, tag="report", frozen=True):
@@ -107,7 +122,7 @@ class ReportFrame(Stored, tag="report", frozen=True):
 class Bye(Stored, tag="bye", frozen=True):
     """The agent stops. Tasks that it holds stay in its journal."""
 
-    why: str = ""
+    why: Text = ""
 
 
 # ---------------------------------------------------------------- bridge -> agent
@@ -119,12 +134,13 @@ class Welcome(Stored, tag="welcome", frozen=True):
     Of a repeated Welcome only `servers` counts; older agents ignore it.
     """
 
-    epoch: int
-    server: str
-    server_version: str
-    durable_seq: int = -1  # journal entries up to here are durable in the log
-    servers: tuple[tuple[str, str], ...] = ()  # (address, CURVE key) of all servers
-    at_us: int = 0  # by the server's clock; 0: a server that does not say
+    epoch: Number
+    server: Text
+    server_version: Text
+    durable_seq: Number = -1  # journal entries up to here are durable in the log
+    # (address, CURVE key) of all servers
+    servers: Annotated[tuple[tuple[Text, Text], ...], msgspec.Meta(max_length=10_000)] = ()
+    at_us: Natural = 0  # by the server's clock; 0: a server that does not say
 
 
 class Redirect(Stored, tag="redirect", frozen=True):
@@ -133,9 +149,9 @@ class Redirect(Stored, tag="redirect", frozen=True):
     Without an address no server owns it yet: try again soon.
     """
 
-    bridge: str = ""
-    server_key: str = ""
-    why: str = ""
+    bridge: Text = ""
+    server_key: Text = ""
+    why: Text = ""
 
 
 class Refuse(Stored, tag="refuse", frozen=True):
@@ -149,10 +165,10 @@ class Refuse(Stored, tag="refuse", frozen=True):
 class Dispatch(Stored, tag="dispatch", frozen=True):
     """Tasks of one call for the agent. Body: msgpack of list[TaskRecord]."""
 
-    call: bytes  # msgpack of Call
-    attempt: int
-    count: int
-    accepted_us: int
+    call: CallBytes  # msgpack of Call
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+    count: Natural
+    accepted_us: Natural
 
 
 class BlobPart(Stored, tag="part", frozen=True):
@@ -163,9 +179,9 @@ class BlobPart(Stored, tag="part", frozen=True):
     `why` is set if the blob or function does not exist.
     """
 
-    sha256: str
-    offset_bytes: int
-    size_bytes: int  # of the whole
+    sha256: Text
+    offset_bytes: Size
+    size_bytes: Size  # of the whole
     why: str = ""
 
 
@@ -175,15 +191,15 @@ class UploadAck(Stored, tag="putack", frozen=True):
     If it equals the size, the blob is complete and durable.
     """
 
-    sha256: str
-    offset_bytes: int
+    sha256: Text
+    offset_bytes: Size
     why: str = ""  # set if the server rejects the blob (too large, disk full)
 
 
 class Ack(Stored, tag="ack", frozen=True):
     """Results up to journal number `seq` are durable in the log."""
 
-    seq: int
+    seq: Number
 
 
 class CancelTasks(Stored, tag="cancel", frozen=True):
@@ -196,7 +212,7 @@ class Reset(Stored, tag="reset", frozen=True):
     """Requests a new session: the agent sends Hello again."""
 
     why: str
-    above: int = 0  # the new session's number must be higher than this
+    above: Number = 0  # the new session's number must be higher than this
 
 
 # ---------------------------------------------------------------- both
@@ -215,18 +231,18 @@ FromBridge = Welcome | Redirect | Refuse | Dispatch | BlobPart | UploadAck | Ack
 class AgentEnvelope(Stored, frozen=True):
     """First part of a message from the agent."""
 
-    session: int  # chosen by the agent at Hello, increasing (unix µs); repeated by the bridge
-    n: int  # of the message in the session
-    epoch: int
+    session: Number  # chosen by the agent at Hello, increasing (unix µs); repeated by the bridge
+    n: Number  # of the message in the session
+    epoch: Number
     message: FromAgent
 
 
 class BridgeEnvelope(Stored, frozen=True):
     """First part of a message from the bridge."""
 
-    session: int
-    n: int
-    epoch: int
+    session: Number
+    n: Number
+    epoch: Number
     message: FromBridge
 
 
@@ -235,7 +251,7 @@ encode = msgspec.msgpack.Encoder().encode
 E_ = TypeVar("E_", AgentEnvelope, BridgeEnvelope)
 _from_agent = msgspec.msgpack.Decoder(AgentEnvelope)
 _from_bridge = msgspec.msgpack.Decoder(BridgeEnvelope)
-_call = msgspec.msgpack.Decoder(Call)
+_ends = msgspec.msgpack.Decoder(Annotated[list[Ended], msgspec.Meta(max_length=RESULTS_AT_ONCE)])
 
 
 def decode_from_agent(parts: MessageParts) -> tuple[AgentEnvelope, bytes]:
@@ -253,8 +269,20 @@ def _decode(decoder: msgspec.msgpack.Decoder[E_], parts: MessageParts) -> tuple[
         raise Undecodable(f"a message of {len(parts)} parts")
     try:
         return decoder.decode(parts[0]), parts[1] if len(parts) == 2 else b""
-    except msgspec.MsgspecError as e:
-        raise Undecodable(f"not a message of this protocol: {e}") from None
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as e:
+        raise Undecodable(f"not a message of this protocol: {_reason(e)}") from None
+
+
+def _reason(e: Exception) -> str:
+    return str(e)[:200]
+
+
+def decode_ends(body: bytes) -> list[Ended]:
+    """Decode the body of Results. Raises Undecodable."""
+    try:
+        return _ends.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as e:
+        raise Undecodable(f"not a list of ended attempts: {_reason(e)}") from None
 
 
 def pack_inventory(held: list[tuple[bytes, int]]) -> bytes:
@@ -262,10 +290,17 @@ def pack_inventory(held: list[tuple[bytes, int]]) -> bytes:
     return b"".join(task_id + attempt.to_bytes(4, "big") for task_id, attempt in held)
 
 
+def unpack_ids(body: bytes) -> list[bytes]:
+    """Decode the body of CancelTasks. Raises Undecodable."""
+    if len(body) % ID_BYTES or len(body) > CANCELS_AT_ONCE * ID_BYTES:
+        raise Undecodable(f"a list of task ids of {len(body)} bytes")
+    return [body[i : i + ID_BYTES] for i in range(0, len(body), ID_BYTES)]
+
+
 def unpack_inventory(body: bytes) -> list[tuple[bytes, int]]:
     """Decode the body of Inventory. Raises Undecodable."""
     step = ID_BYTES + 4
-    if len(body) % step:
+    if len(body) % step or len(body) > INVENTORY_TASKS * step:
         raise Undecodable(f"an inventory of {len(body)} bytes")
     return [
         (body[i : i + ID_BYTES], int.from_bytes(body[i + ID_BYTES : i + step], "big"))

@@ -10,7 +10,7 @@ Times are unix microseconds (`_us`), sizes bytes (`_bytes`), durations milliseco
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -26,6 +26,15 @@ OUTPUT_BYTES = 64 * 1024  # of a task's printed output; the rest is dropped
 TRACEBACK_BYTES = 32 * 1024
 FUNCTION_BYTES = 64 * 1024 * 1024
 NAME_CHARS = 200
+VALUE_BYTES = INLINE_BYTES + 1024  # of an outcome: the result's payload, or its Failure
+FAILURE_CHARS = 64 * 1024  # of a failure's message
+
+# What agents report is checked as it is decoded. Numbers stay within SQLite's and JSON's.
+Micros = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+Short = Annotated[str, msgspec.Meta(max_length=1_000)]
+TaskId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=False):
@@ -95,15 +104,15 @@ class Ended(Stored, frozen=True):
     """One ended attempt of a task."""
 
     id: bytes
-    attempt: int  # from 1
-    status: int  # index in STATUS_NAMES
-    started_us: int = 0  # 0: it never started
-    ended_us: int = 0
+    attempt: AttemptNumber  # from 1
+    status: Annotated[int, msgspec.Meta(ge=0, le=6)]  # index in STATUS_NAMES
+    started_us: Micros = 0  # 0: it never started
+    ended_us: Micros = 0
     value: bytes = b""  # if OK, the result's payload; otherwise msgpack of Failure
     output: bytes = b""  # stdout and stderr, interleaved, cut at OUTPUT_BYTES
     event: tuple[str, str] | None = None
-    retry_of: bytes = b""
-    mark_us: int = 0
+    retry_of: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    mark_us: Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)] = 0
 
 
 class ResultFrame(Stored, frozen=True):
@@ -182,37 +191,38 @@ class Started(Stored, tag="started", frozen=True):
     """Tasks that have been running for more than a second."""
 
     v: int
-    endpoint: str
-    tasks: tuple[tuple[bytes, int, int], ...]  # (task id, attempt, started_us)
-    worker: str = ""
+    endpoint: Short
+    # (task id, attempt, started_us)
+    tasks: Annotated[tuple[tuple[TaskId, AttemptNumber, Micros], ...], msgspec.Meta(max_length=10_000)]
+    worker: Short = ""
 
 
 class Output(Stored, tag="output", frozen=True):
     """Lines that a running task has printed."""
 
     v: int
-    endpoint: str
-    task: bytes
-    attempt: int
-    offset_bytes: int
-    text: bytes
+    endpoint: Short
+    task: TaskId
+    attempt: AttemptNumber
+    offset_bytes: Natural
+    text: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 
 
 class Usage(Stored, tag="usage", frozen=True):
     """Load of an endpoint and its machine."""
 
     v: int
-    endpoint: str
-    at_us: int
-    workers: int
-    busy: int
-    queued: int
-    spooled: int
-    host: str = ""
-    load: float = 0.0
-    memory_bytes: int = 0
-    agent_version: str = ""
-    python: str = ""
+    endpoint: Short
+    at_us: Micros
+    workers: Natural
+    busy: Natural
+    queued: Natural
+    spooled: Natural
+    host: Short = ""
+    load: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0  # not NaN: JSON has none
+    memory_bytes: Natural = 0
+    agent_version: Short = ""
+    python: Short = ""
 
 
 Report = Started | Output | Usage

@@ -54,33 +54,41 @@ def log_to(stream: TextIO | None = None) -> None:
 
 
 class LineLimiter:
-    """Logs at most one line per subject and minute, and counts the others.
+    """Logs at most `burst` lines per subject and minute, and counts the others.
 
     The next line of a subject says how many were left out. `subject`: what the lines are about, for
     example an endpoint and a reason; it must not be text that an outsider can vary at will.
     """
 
     def __init__(
-        self, logger: logging.Logger, period_s: float = PERIOD_S, clock: Callable[[], float] = time.monotonic
+        self,
+        logger: logging.Logger,
+        period_s: float = PERIOD_S,
+        burst: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._logger, self._period_s, self._clock = logger, period_s, clock
-        self._subjects: OrderedDict[object, tuple[float, int]] = OrderedDict()  # (time of its line, left out)
+        self._logger, self._period_s, self._burst, self._clock = logger, period_s, burst, clock
+        # Subject -> (begin of its minute, lines in it).
+        self._subjects: OrderedDict[object, tuple[float, int]] = OrderedDict()
 
     def warning(self, subject: object, message: str, *args: object) -> None:
         """Log a warning, or count it."""
         self.log(logging.WARNING, subject, message, *args)
 
-    def log(self, level: int, subject: object, message: str, *args: object) -> None:
+    def log(self, level: int, subject: object, message: str, *args: object, exc_info: bool = False) -> None:
         """Log a line, or count it."""
         now = self._clock()
-        at, left_out = self._subjects.get(subject, (-self._period_s, 0))
-        if now - at < self._period_s:
-            self._subjects[subject] = (at, left_out + 1)
+        began, lines = self._subjects.get(subject, (-self._period_s, 0))
+        left_out = max(0, lines - self._burst)
+        if now - began < self._period_s:
+            self._subjects[subject] = (began, lines + 1)
+            if lines < self._burst:
+                self._logger.log(level, message, *args, exc_info=exc_info)
             return
-        self._subjects[subject] = (now, 0)
+        self._subjects[subject] = (now, 1)
         self._subjects.move_to_end(subject)
         if len(self._subjects) > SUBJECTS:
             self._subjects.popitem(last=False)
         if left_out:
             message, args = message + " (and %d more since the last such line)", (*args, left_out)
-        self._logger.log(level, message, *args)
+        self._logger.log(level, message, *args, exc_info=exc_info)

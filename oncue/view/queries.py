@@ -44,6 +44,7 @@ OLDEST_OPEN = (
 REACHED = "SELECT next FROM position WHERE topic = ? AND partition = 0"
 ACCEPTED = "SELECT id, accepted_us FROM task WHERE id IN ({values}) AND known = 1"
 STATES = "SELECT task.id, state, text FROM task JOIN word ON word.id = task.endpoint WHERE task.id IN ({values})"
+CALLS = "SELECT id, call FROM task WHERE id IN ({values}) AND call IS NOT NULL"
 CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 0"
 FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND call IS NOT NULL ORDER BY n"
 
@@ -64,6 +65,9 @@ class TaskQueries:
 
     def states(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         return {task_id: (State(state), endpoint) for task_id, state, endpoint in fetch(db, STATES, ids)}
+
+    def calls_of(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, Call]:
+        return {task_id: self.calls.get(db, n) for task_id, n in fetch(db, CALLS, ids)}
 
     def accepted(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:
         return dict(fetch(db, ACCEPTED, ids))

@@ -19,7 +19,7 @@ from pathlib import Path
 from oncue.log import Partition, RecordBatch
 from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
 from oncue.task_lifecycle import State, TaskState
-from oncue.view import last_records, lists, lookups, queries, retention, snapshots
+from oncue.view import agent_queries, last_records, lists, lookups, queries, retention, snapshots
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
 from oncue.view.projector import Applied, Projector, RecordKeys
@@ -160,6 +160,18 @@ class View:
     async def states(self, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         """Return state and endpoint id of the known ones of these tasks."""
         return await self._readers.run(self._queries.states, ids)
+
+    async def calls_of(self, ids: Sequence[bytes]) -> dict[bytes, Call]:
+        """Return the calls of the known ones of these tasks."""
+        return await self._readers.run(self._queries.calls_of, ids)
+
+    async def function_for(self, sha256: str, endpoint: str, owner: str) -> tuple[FunctionRecord | None, bytes, bool]:
+        """See agent_queries."""
+        return await self._readers.run(agent_queries.function_for, sha256, endpoint, owner)
+
+    async def has_open_argument(self, endpoint: str, sha256: str) -> bool:
+        """See agent_queries."""
+        return await self._readers.run(agent_queries.has_open_argument, endpoint, sha256)
 
     async def accepted(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return when the known ones of these tasks were first accepted (unix µs)."""

@@ -32,6 +32,15 @@ class CountingChannel:
     def run(self, channel: EndpointChannel, effect: Effect) -> None:
         raise AssertionError
 
+    def on_read(self, channel: EndpointChannel) -> None:
+        raise AssertionError
+
+    def drop(self, endpoint: str, reason: str, why: str, count: int = 1) -> None:
+        raise AssertionError
+
+    def refuse_peer(self, address: str, why: str) -> None:
+        raise AssertionError
+
     def answer_unowned(self, endpoint: str, parts: list[bytes]) -> list[bytes] | None:
         return None
 

@@ -433,7 +433,8 @@ class Member(Server):
         )
 
     def _check(self, name: str, effect: CheckTasks) -> None:
-        known = {i for i in effect.ids if self.fold.place.get(i) == name}
+        states, place = self.fold.states, self.fold.place
+        known = {i: call for i in effect.ids if place.get(i) == name and (call := states[i].call) is not None}
         self.with_channel(name, lambda channel: channel.on_checked(effect.token, known))
 
     def _end_waiting(self, name: str, ids: list[bytes]) -> None:

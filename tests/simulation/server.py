@@ -263,7 +263,8 @@ class Server:
         self.with_channel(name, lambda channel: channel.on_page(effect.token, rows[: effect.limit]))
 
     def _check(self, name: str, effect: CheckTasks) -> None:
-        known = {i for i in effect.ids if self.durable.place.get(i) == name}
+        states, place = self.durable.states, self.durable.place
+        known = {i: call for i in effect.ids if place.get(i) == name and (call := states[i].call) is not None}
         self.with_channel(name, lambda channel: channel.on_checked(effect.token, known))
 
     def _end_waiting(self, name: str, ids: list[bytes]) -> None:

@@ -21,22 +21,41 @@ class AgentTasks:
         self.in_flight: dict[bytes, TaskGroup] = {}
         # Attempts that this server has not sent, or sent before a later one.
         self.held: dict[bytes, set[int]] = {}
+        # The agent's inventory, while it is received: tasks whose attempt in flight it has, others.
+        self._confirmed: set[bytes] = set()
+        self._others: dict[bytes, set[int]] = {}
+        self.listed = 0  # attempts in it
 
-    def missing(self, inventory: Iterable[tuple[bytes, int]]) -> list[bytes]:
-        """Return the tasks in flight that the agent's inventory does not have.
+    # ------------------------------------------------------------ inventory
 
-        A task is missing if its current attempt is not in the inventory.
+    def begin_inventory(self) -> None:
+        """Start to receive an inventory."""
+        self._confirmed, self._others, self.listed = set(), {}, 0
+
+    def add_inventory(self, part: Iterable[tuple[bytes, int]]) -> None:
+        """Add a part of it. The last one takes no longer than the others."""
+        in_flight, others, count = self.in_flight, self._others, 0
+        for task_id, attempt in part:
+            count += 1
+            group = in_flight.get(task_id)
+            if group is not None and group.attempt == attempt:
+                self._confirmed.add(task_id)
+            else:
+                others.setdefault(task_id, set()).add(attempt)
+        self.listed += max(count, 1)  # a message without tasks counts, too
+
+    def end_inventory(self) -> list[bytes]:
+        """Replace `held` by the inventory's attempts that are not in flight.
+
+        Return the tasks in flight of whose current attempt the inventory knows nothing.
         """
-        exact = set(inventory)
-        return [i for i, group in self.in_flight.items() if (i, group.attempt) not in exact]
+        missing = [i for i in self.in_flight if i not in self._confirmed]
+        self.held.clear()  # the channel has this dictionary, too
+        self.held.update(self._others)
+        self._others, self._confirmed = {}, set()
+        return missing
 
-    def set_inventory(self, inventory: Iterable[tuple[bytes, int]]) -> None:
-        """Replace `held` by the attempts of the inventory that are not in flight."""
-        self.held.clear()
-        for task_id, attempt in inventory:
-            group = self.in_flight.get(task_id)
-            if group is None or group.attempt != attempt:
-                self.add_held(task_id, attempt)
+    # ------------------------------------------------------------ tasks that the agent has
 
     def add_held(self, task_id: bytes, attempt: int) -> None:
         """Note an attempt that the agent has."""

@@ -4,21 +4,22 @@
                                         ▲                    │                    │ durable
                                         └────── retries ◄────┘                    └──► Ack
 
-It is a state machine without I/O. Input: frames of the agent, ticks, new tasks, and the answers to
-effects. Output: effects (effects.py), which the caller takes with `drain()` after each call and
-runs in order. The state is a cache: if it is lost, it is rebuilt from the view and from the agent's
-inventory.
+A state machine without I/O. Input: frames of the agent, ticks, new tasks, answers to effects.
+Output: effects (effects.py), which the caller takes with `drain()` after each call and runs in
+order. The state is a cache, rebuilt from the view and the agent's inventory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from oncue.dispatcher.bridge.agent_clock import AgentClock
+from oncue.dispatcher.bridge.agent_limits import IN_FLIGHT_TASKS, decode_results, hello_allowance
 from oncue.dispatcher.bridge.agent_tasks import AgentTasks
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
     CheckTasks,
+    Dropped,
     Effect,
     EndWaitingTasks,
     ForwardReport,
@@ -32,8 +33,10 @@ from oncue.dispatcher.bridge.pending_tasks import PAGE, OpenTask, PendingTasks, 
 from oncue.dispatcher.bridge.result_acks import ResultAcks
 from oncue.dispatcher.bridge.result_appends import ResultAppends
 from oncue.dispatcher.bridge.server_ends import end_by_server
+from oncue.dispatcher.bridge.unmatched_results import UnmatchedResults
+from oncue.errors import Undecodable
 from oncue.protocol import bridge
-from oncue.protocol.codec import decode, encode
+from oncue.protocol.codec import encode
 from oncue.protocol.records import EXPIRED, LOST, OK, Call, Ended, Failure, TaskFrame
 from oncue.task_lifecycle import retry_due
 
@@ -66,8 +69,9 @@ class EndpointChannel:
         self.refused = ""
         self._session = MessageNumbers()
         self.agent_clock = AgentClock()
-        self._inventory: list[tuple[bytes, int]] = []  # (task, attempt), while it is received
         self.granted = self.sent = 0  # tasks, since the session's start
+        self.backlogged = False  # the agent does not read what it was sent; set by the socket
+        self._hellos = hello_allowance()
         # tasks
         self.pending = PendingTasks(
             lambda task_id: self.at_agent(task_id) or task_id in self._appending_ids, budget_bytes
@@ -81,8 +85,7 @@ class EndpointChannel:
         self._acks = ResultAcks()
         self._appends = ResultAppends(endpoint)
         self._appending_ids: set[bytes] = set()  # tasks of these appends; set while a page is added
-        # Token -> results of unknown tasks.
-        self._checking: dict[int, tuple[bridge.Results, list[Ended]]] = {}
+        self._unmatched = UnmatchedResults()
 
     def at_agent(self, task_id: bytes) -> bool:
         """Return True if the agent has the task, as far as the server knows."""
@@ -109,8 +112,11 @@ class EndpointChannel:
         pending = self.pending
         pending.now_us = self.now_us
         pending.enqueue_due()
-        while pending.queue and self.granted > self.sent:
-            self._send_group(pending.dequeue(self.granted - self.sent))
+        while pending.queue and not self.backlogged:
+            room = min(self.granted - self.sent, IN_FLIGHT_TASKS - len(self.in_flight))
+            if room <= 0:
+                break
+            self._send_group(pending.dequeue(room))
         wanted = pending.request_page()
         if wanted:
             self._out.append(LoadOpenTasks(wanted[0], wanted[1], PAGE))
@@ -144,7 +150,7 @@ class EndpointChannel:
     # ------------------------------------------------------------ cancel, hold, end
 
     def cancel(self, ids: Sequence[bytes], why: str) -> None:
-        """Ask the agent to cancel the tasks that it has. End the others, which wait."""
+        """Ask the agent to cancel the tasks that it has; end the others, which wait."""
         running = [i for i in ids if self.at_agent(i)]
         self.cancel_requested.update(running)
         if running and self.phase is ChannelPhase.READY:
@@ -154,12 +160,9 @@ class EndpointChannel:
             self._out.append(EndWaitingTasks(waiting))
 
     def end_waiting(self, group: TaskGroup, ends: list[Ended]) -> list[bytes]:
-        """End tasks that wait according to the view.
+        """End tasks that wait according to the view; return those that were ended.
 
-        Return those that were ended: the agent does not have them.
-
-        The log may already have an end from the agent, so only the view can say which end closed a
-        task.
+        The log may already have an end from the agent: only the view can say which one counts.
         """
         waiting = set(self.stop_waiting(e.id for e in ends))
         kept = [e for e in ends if e.id in waiting]
@@ -168,10 +171,7 @@ class EndpointChannel:
         return [e.id for e in kept]
 
     def hold(self, task_id: bytes) -> bool:
-        """Keep a waiting task from being sent.
-
-        Return False if the agent has it or its end is being appended.
-        """
+        """Keep a waiting task from being sent; False if it was sent or has ended."""
         if self.at_agent(task_id) or self._appends.has(task_id):
             return False
         self.pending.stop([task_id], self.now_us)
@@ -192,16 +192,16 @@ class EndpointChannel:
     # ------------------------------------------------------------ frames of the agent
 
     def on_frame(self, parts: list[bytes], now_us: int) -> None:
-        """Handle a message of the agent.
-
-        Raises Undecodable; the caller refuses the agent then.
-        """
+        """Handle a message of the agent. Raises Undecodable; the caller then refuses it."""
         self.now_us = max(self.now_us, now_us)
         envelope, body = bridge.decode_from_agent(parts)
         message, session = envelope.message, self._session
         if isinstance(message, bridge.Hello):
             if session.is_next(envelope.session, message, self.phase is ChannelPhase.AWAY):
-                self._on_hello(envelope.session, message)
+                if self._hellos.take(1, self.now_us):
+                    self._on_hello(envelope.session, message)
+                else:  # the agent repeats it
+                    self._out.append(Dropped("hello", "said hello too often"))
             elif session.is_behind(envelope.session, message):
                 self._reset(envelope.session, "the agent's clock was ahead before", session.number)
         elif envelope.session != session.number or self.phase is ChannelPhase.AWAY:
@@ -216,6 +216,8 @@ class EndpointChannel:
             self.dispatch()
 
     def _on_message(self, message: bridge.FromAgent, body: bytes) -> None:
+        if self.phase is not ChannelPhase.READY and not isinstance(message, bridge.Inventory | bridge.Bye):
+            return
         match message:  # the most frequent first
             case bridge.Results():
                 self.granted = max(self.granted, message.granted)
@@ -245,7 +247,7 @@ class EndpointChannel:
             return
         self.hello, self.refused = hello, ""
         self.granted = self.sent = 0
-        self._inventory = []
+        self._agent_tasks.begin_inventory()
         self.phase = ChannelPhase.INVENTORY
         if hello.held == 0:
             self._start_session(hello)
@@ -253,22 +255,29 @@ class EndpointChannel:
     def _on_inventory(self, message: bridge.Inventory, body: bytes) -> None:
         if self.phase is not ChannelPhase.INVENTORY or self.hello is None:
             return
-        self._inventory += bridge.unpack_inventory(body)
+        self._agent_tasks.add_inventory(bridge.unpack_inventory(body))
+        if self._agent_tasks.listed > self.hello.held:
+            raise Undecodable(f"an inventory of more than the {self.hello.held:,} tasks that were announced")
         if message.last:
             self._start_session(self.hello)
 
     def _start_session(self, hello: bridge.Hello) -> None:
         """Compare the agent's inventory with the sent tasks, and send Welcome."""
         journal_lost = self._acks.start_session(hello.journal)
-        self._recover(self._agent_tasks.missing(self._inventory), journal_lost)
-        self._agent_tasks.set_inventory(self._inventory)
+        # Tasks that were sent, but that the agent does not have: a frame was lost. They are open in
+        # the view, so loading brings them back as the same attempt.
+        missing = self._agent_tasks.end_inventory()
+        if journal_lost:
+            self._lose(missing, "the endpoint's agent came back without its journal")
+        for task_id in missing:
+            self.in_flight.pop(task_id, None)
         self.inventory_known = True
         # The view also has the retries that were deferred while the agent was away.
         self.pending.restart()
         self.phase, self.since_us = ChannelPhase.READY, self.now_us
         self._send_welcome()
         self._out.append(PhaseChanged(self.phase, f"agent {hello.host}:{hello.pid}"))
-        self.cancel_requested &= {task_id for task_id, _ in self._inventory}
+        self.cancel_requested = {task_id for task_id in self.cancel_requested if self.at_agent(task_id)}
         if self.cancel_requested:
             self._send(bridge.CancelTasks("cancelled"), b"".join(self.cancel_requested))
         self.dispatch()
@@ -277,18 +286,6 @@ class EndpointChannel:
         self._announced_servers = self.servers
         durable_seq = self._acks.durable_seq
         self._send(bridge.Welcome(self.epoch, self.server, self.version, durable_seq, self.servers, self.now_us))
-
-    def _recover(self, missing: list[bytes], journal_lost: bool) -> None:
-        """Handle tasks that were sent, but are not in the agent's inventory.
-
-        Usually the agent never received them, because a frame was lost. They are sent again as the
-        same attempt: they are open in the view, so loading brings them back. If the agent has lost
-        its journal, their attempts are lost.
-        """
-        if journal_lost:
-            self._lose(missing, "the endpoint's agent came back without its journal")
-        for task_id in missing:
-            self.in_flight.pop(task_id, None)
 
     def _lose(self, ids: Iterable[bytes], why: str) -> None:
         failure = encode(Failure("oncue.TaskLost", why))
@@ -302,15 +299,20 @@ class EndpointChannel:
             if message.seq <= self._acks.durable_seq:
                 self._send(bridge.Ack(self._acks.durable_seq))
             return
-        ends, body = self.agent_clock.correct(decode(list[Ended], body), body, self.now_us)
+        ends, body = self.agent_clock.correct(*decode_results(body), self.now_us)
         token = self._appends.next_token()
         self._acks.start(token, message.seq)
         groups = self._agent_tasks.groups_of(message, ends)
         if groups is None:
-            self._checking[token] = (message, ends)
-            self._out.append(CheckTasks(token, [e.id for e in ends]))
+            if self._unmatched.add(token, message, ends, len(body)):
+                self._out.append(CheckTasks(token, [e.id for e in ends]))
+            else:
+                self.end_session("outcome", "sent too many outcomes of tasks that are not in flight")
             return
-        call = groups[ends[0].id].call if ends else decode(Call, message.call)
+        if not ends:
+            self.on_stored(token)
+            return
+        call = groups[ends[0].id].call
         closing = self._apply_ends(call, ends, groups)
         self._out.append(self._appends.start(token, message, ends, call, closing, body))
 
@@ -336,21 +338,21 @@ class EndpointChannel:
             self.cancel_requested.difference_update([e.id for e in closing])
         return closing
 
-    def on_checked(self, token: int, known: set[bytes]) -> None:
-        """Handle the answer to CheckTasks.
+    def on_checked(self, token: int, calls: Mapping[bytes, Call]) -> None:
+        """Handle the answer to CheckTasks: calls of tasks that are this endpoint's.
 
-        Results of tasks that were never accepted are dropped: the agent invented them, or the
-        server crashed before it acknowledged the request. The view decides which of the other
-        results count.
+        Other results are dropped. The view decides which of the rest count.
         """
-        if token not in self._checking:
+        found = self._unmatched.pop(token, calls)
+        if found is None:
             return
-        message, ends = self._checking.pop(token)
-        kept = [e for e in ends if e.id in known]
+        message, kept, others = found
+        if others:
+            self._out.append(Dropped("outcome", "reported ends of tasks that are not its own", others))
         if not kept:
             self.on_stored(token)
             return
-        call = decode(Call, message.call)
+        call = calls[kept[0].id]
         for e in kept:
             self._agent_tasks.apply_unmatched(e)
             if e.status != OK:  # the view has its next attempt, or a later one if this end was late
@@ -361,10 +363,7 @@ class EndpointChannel:
         self.dispatch()
 
     def on_stored(self, token: int) -> None:
-        """Handle the success of StoreResults.
-
-        Acknowledge the results that are durable without a gap.
-        """
+        """Handle the success of StoreResults: acknowledge what is durable without a gap."""
         self._appends.finish(token)
         if self._acks.is_open(token) and self._acks.finish(token) and self.phase is ChannelPhase.READY:
             self._send(bridge.Ack(self._acks.durable_seq))
@@ -388,10 +387,7 @@ class EndpointChannel:
     # ------------------------------------------------------------ time and session
 
     def tick(self, now_us: int) -> None:
-        """Advance the clock of the channel.
-
-        Handle silence of the agent, heartbeats, lost tasks and retries that are due.
-        """
+        """Handle the agent's silence, heartbeats, lost tasks and retries that are due."""
         self.now_us = max(self.now_us, now_us)
         if self.phase is ChannelPhase.AWAY:
             # Tasks are lost only if the agent is away for longer than the endpoint's lost_after.
@@ -409,19 +405,15 @@ class EndpointChannel:
             self.dispatch()
 
     def refuse(self, refusal: bridge.Refuse) -> None:
-        """Refuse the agent, and ignore the rest of this session.
-
-        Reasons are, for example, a revoked endpoint or another protocol.
-        """
+        """Refuse the agent, and ignore the rest of its session."""
         self.refused = refusal.message
         self._send(refusal)
         self._disconnect(refusal.message)
 
     def redirect(self, epoch: int, to: bridge.Redirect) -> None:
-        """Send the agent to the server that claimed the endpoint.
+        """Send the agent to the server with this claim (`epoch` 0: not known yet).
 
-        `epoch`: of the claim; 0 if not known yet. No task ends. The agent's inventory and the view
-        give the new owner all tasks.
+        No task ends: the agent's inventory and the view give the new owner all tasks.
         """
         if self.phase is not ChannelPhase.AWAY:
             self._out.append(unnumbered(self._session.number, max(epoch, self.epoch), to))
@@ -434,9 +426,15 @@ class EndpointChannel:
         self.phase, self.since_us = ChannelPhase.AWAY, self.now_us
         self.pending.restart()
         self._acks.end_session()
-        self._checking.clear()
+        self._unmatched.clear()
         if was_ready:
             self._out.append(PhaseChanged(self.phase, why))
+
+    def end_session(self, reason: str, why: str) -> None:
+        """Count what the agent did wrong, and ask it for a new session."""
+        self._out.append(Dropped(reason, why))
+        self._disconnect(f"it {why}")
+        self._reset(self._session.number, f"the agent {why}")
 
     def _reset(self, number: int, why: str, above: int = 0) -> None:
         self._out.append(unnumbered(number, self.epoch, bridge.Reset(why, above)))

@@ -16,6 +16,7 @@ from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
     CheckTasks,
+    Dropped,
     Effect,
     EndWaitingTasks,
     ForwardReport,
@@ -27,21 +28,23 @@ from oncue.dispatcher.bridge.effects import (
     WritePart,
 )
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
+from oncue.dispatcher.bridge.reports import AgentReports
 from oncue.dispatcher.bridge.server_ends import end_cancelled
 from oncue.dispatcher.bridge.socket import BridgeSocket
+from oncue.dispatcher.bridge.transfers import BlobTransfers
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.live_feed import about
 from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.view_consumer import PUBLISHED
-from oncue.errors import OncueError, Undecodable
+from oncue.errors import Undecodable
 from oncue.ids import now_us
 from oncue.log import Position, Record
 from oncue.protocol import bridge
-from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import Ended, Report, Started, TaskRecord, Usage
-from oncue.protocol.topics import REGISTRY, REPORTS, RESULTS
+from oncue.protocol.codec import encode
+from oncue.protocol.records import Ended, TaskRecord
+from oncue.protocol.topics import RESULTS
 from oncue.task_lifecycle import State, TaskState
+from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.carrier")
 STORE_AGAIN_S = 1.0  # after an append that failed
@@ -60,8 +63,11 @@ class EffectRunner:
         self._context = context
         self._mark = ((PUBLISHED, context.server_id.encode()),)
         self._jobs: set[asyncio.Task[None]] = set()
-        self._uploads: dict[tuple[str, str], Any] = {}
-        self.usage: dict[str, Usage] = {}  # endpoint -> its newest report
+        self._limited = LineLimiter(log)
+        self._phases = LineLimiter(log, burst=20)
+        self._reports = AgentReports(context, self._job, self.drop)
+        self._transfers = BlobTransfers(context, self._job, self._send_part, self.drop)
+        self.usage = self._reports.usage  # endpoint -> its newest report
         self.phase_reasons: dict[str, str] = {}  # endpoint -> reason of its phase
 
     def attach(self, bridge: BridgeSocket, ownership: PartitionOwnership) -> None:
@@ -83,11 +89,13 @@ class EffectRunner:
             case EndWaitingTasks():
                 self._job(self._end_waiting(channel.endpoint, effect.ids))
             case ReadPart():
-                self._job(self._read_part(channel.endpoint, effect))
+                self._transfers.read(channel, effect)
             case WritePart():
-                self._job(self._write_part(channel.endpoint, effect))
+                self._transfers.write(channel.endpoint, effect)
             case ForwardReport():
-                self._report(channel, effect.body)
+                self._reports.on_report(channel, effect.body)
+            case Dropped():
+                self.drop(channel.endpoint, effect.reason, effect.why, effect.count)
             case PhaseChanged():
                 self._on_phase_changed(channel, effect)
             case SendFrame():
@@ -98,8 +106,15 @@ class EffectRunner:
         try:
             return self._ownership.answer_agent(endpoint, parts)
         except Undecodable as e:
-            log.warning("endpoint %s sent a message that cannot be decoded: %s", endpoint, e.message)
+            self.drop(endpoint, "frame", f"sent a message that cannot be decoded: {e.message}")
             return None
+
+    def on_read(self, channel: EndpointChannel) -> None:
+        """See EffectHandler."""
+        self._transfers.resume(channel)
+
+    def _send_part(self, endpoint: str, part: bridge.BlobPart | bridge.UploadAck, body: bytes) -> None:
+        self._bridge.with_channel(endpoint, lambda channel: channel.send_part(part, body))
 
     def _job(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -112,7 +127,8 @@ class EffectRunner:
             log.error("work for an endpoint failed", exc_info=task.exception())
 
     async def close(self) -> None:
-        """Cancel effects in progress."""
+        """Cancel effects in progress, and delete unfinished uploads."""
+        self._transfers.close()
         for task in list(self._jobs):
             task.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -176,13 +192,9 @@ class EffectRunner:
 
     async def _check(self, endpoint: str, effect: CheckTasks) -> None:
         await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
-        states = await self._context.view.states(effect.ids)
-        known = {task_id for task_id, (_, where) in states.items() if where == endpoint}
-        if len(known) < len(effect.ids):
-            log.warning(
-                "endpoint %s reported ends of %d tasks that were never accepted", endpoint, len(effect.ids) - len(known)
-            )
-        self._bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, known))
+        calls = await self._context.view.calls_of(effect.ids)
+        own = {task_id: call for task_id, call in calls.items() if call.endpoint == endpoint}
+        self._bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, own))
 
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
         """End waiting tasks.
@@ -210,92 +222,33 @@ class EffectRunner:
         self._bridge.run_effects(channel)
         return not channel.at_agent(state.id)
 
-    # ------------------------------------------------------------ blobs and function bodies
+    # ------------------------------------------------------------ phases and refusals
 
-    async def _read_part(self, endpoint: str, effect: ReadPart) -> None:
-        sha, offset = effect.sha256, effect.offset_bytes
-        size, body, why = 0, b"", ""
-        try:
-            record = await self._context.view.function(sha)
-            # Another server may have registered it a moment ago.
-            if record is None and self._context.log.shared:
-                await self._context.barrier((REGISTRY,))
-                record = await self._context.view.function(sha)
-            if record is not None and record.body:
-                size, body = len(record.body), record.body[offset : offset + bridge.PART_BYTES]
-            else:
-                size = await asyncio.to_thread(self._context.blobs.size, sha)
-                body = await asyncio.to_thread(self._context.blobs.part, sha, offset, bridge.PART_BYTES)
-        except OncueError as e:
-            why = e.message
-        self._bridge.with_channel(
-            endpoint, lambda channel: channel.send_part(bridge.BlobPart(sha, offset, size, why), body)
-        )
+    def drop(self, endpoint: str, reason: str, why: str, count: int = 1) -> None:
+        """Count what an agent may not send, and log it once a minute.
 
-    async def _write_part(self, endpoint: str, effect: WritePart) -> None:
-        key = (endpoint, effect.sha256)
-        why, at = "", effect.offset_bytes
-        try:
-            if await asyncio.to_thread(self._context.blobs.has, effect.sha256):
-                at = effect.size_bytes
-            else:
-                upload = self._uploads.get(key)
-                if upload is None or effect.offset_bytes == 0:
-                    if upload is not None:
-                        upload.abort()
-                    upload = self._uploads[key] = self._context.blobs.upload(effect.sha256, effect.size_bytes)
-                at = await asyncio.to_thread(upload.write, effect.offset_bytes, effect.body)
-                if at >= effect.size_bytes:
-                    await asyncio.to_thread(upload.finish)
-                    del self._uploads[key]
-        except OncueError as e:
-            why = e.message
-            self._uploads.pop(key, None)
-        self._bridge.with_channel(endpoint, lambda channel: channel.send_part(bridge.UploadAck(effect.sha256, at, why)))
+        `reason`: one of a few words; `why`: with a verb, after the agent's name.
+        """
+        self._context.metrics.agent_refused(reason, count)
+        name = self._context.registry.endpoint_name(endpoint)
+        self._limited.warning((endpoint, reason), "the agent of endpoint %s (%s) %s", name, endpoint, why)
 
-    # ------------------------------------------------------------ reports and phases
-
-    def _report(self, channel: EndpointChannel, body: bytes) -> None:
-        endpoint = channel.endpoint
-        try:
-            report: Report = decode(Report, body)  # type: ignore[arg-type]
-        except Undecodable as e:
-            log.warning("endpoint %s sent a report that cannot be decoded: %s", endpoint, e.message)
-            return
-        if report.endpoint != endpoint:
-            return
-        corrected = channel.agent_clock.correct_report(report, channel.now_us)
-        if corrected is not report:
-            report, body = corrected, encode(corrected)
-        if isinstance(report, Usage):
-            self.usage[endpoint] = report
-        elif self._context.notifier.watched and isinstance(report, Started):
-            self._show_started(channel, report)
-        # Reports may be lost, so the append is not awaited.
-        self._context.log.append(REPORTS, [Record(body, key=endpoint.encode())]).add_done_callback(_ignore_error)
-
-    def _show_started(self, channel: EndpointChannel, report: Started) -> None:
-        for task_id, attempt, started_us in report.tasks:
-            group = channel.in_flight.get(task_id)
-            if group is not None:
-                item = {
-                    "id": task_id.hex(),
-                    "state": "running",
-                    "attempt": attempt,
-                    "started_us": started_us,
-                    **about(group.call),
-                }
-                self._context.notifier.publish_item("task", item)
+    def refuse_peer(self, address: str, why: str) -> None:
+        """See EffectHandler."""
+        self._context.metrics.agent_refused("key", 1)
+        self._limited.warning("key", "a peer at %s was refused by the bridge: %s", address, why)
 
     def _on_phase_changed(self, channel: EndpointChannel, effect: PhaseChanged) -> None:
         registry = self._context.registry
         name, known = registry.endpoint_name(channel.endpoint), registry.endpoint(channel.endpoint)
         self.phase_reasons[channel.endpoint] = effect.why
-        log.info("endpoint %s is %s: %s", name, effect.phase.value, effect.why)
+        self._phases.log(logging.INFO, channel.endpoint, "endpoint %s is %s: %s", name, effect.phase.value, effect.why)
         item = {"name": name, "owner": known.owner if known else "", "state": effect.phase.value, "why": effect.why}
         self._context.notifier.publish_item("endpoint", item)
         if effect.phase is ChannelPhase.READY:
             self._job(self._repeat_cancels(channel.endpoint))
+        else:
+            self._transfers.end_session(channel.endpoint)
 
     async def _repeat_cancels(self, endpoint: str) -> None:
         """Repeat earlier cancel requests for tasks of the endpoint.
@@ -319,8 +272,3 @@ def _by_state(closing: Sequence[Ended]) -> dict[str, int]:
         word = STATE_WORDS[e.status]
         counts[word] = counts.get(word, 0) + 1
     return counts
-
-
-def _ignore_error(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

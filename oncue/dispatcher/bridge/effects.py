@@ -57,7 +57,7 @@ class LoadOpenTasks(msgspec.Struct, frozen=True):
 
 
 class CheckTasks(msgspec.Struct, frozen=True):
-    """Call `on_checked(token, ids)` with the ids of tasks of this endpoint.
+    """Call `on_checked(token, calls)` with calls of tasks of this endpoint.
 
     Other ids are left out. The view must have applied all that was handed to the log before.
     """
@@ -94,6 +94,14 @@ class ForwardReport(msgspec.Struct, frozen=True, gc=False):
     body: bytes  # msgpack of records.Report, not decoded yet
 
 
+class Dropped(msgspec.Struct, frozen=True):
+    """Count, and log now and then, what the agent may not send, or not so much of it."""
+
+    reason: str
+    why: str
+    count: int = 1
+
+
 class PhaseChanged(msgspec.Struct, frozen=True):
     """Show and log the new phase."""
 
@@ -110,5 +118,6 @@ Effect = (
     | ReadPart
     | WritePart
     | ForwardReport
+    | Dropped
     | PhaseChanged
 )

@@ -74,6 +74,12 @@ def refusal(hello: bridge.Hello, epoch: int, version: str) -> bridge.Refuse | No
     """
     if hello.protocol != bridge.PROTOCOL:
         return refuse_protocol(hello, version)
+    if hello.held > bridge.HELD_TASKS:
+        return bridge.Refuse(
+            "inventory",
+            f"the agent holds {hello.held:,} tasks; at most {bridge.HELD_TASKS:,} are taken",
+            "register a new endpoint, and move the agent's folder away",
+        )
     if hello.epoch > epoch:
         return bridge.Refuse("stale-epoch", "another server acts for this endpoint now", "")
     return None

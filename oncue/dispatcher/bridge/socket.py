@@ -20,14 +20,19 @@ import zmq
 
 from oncue import curve
 from oncue.dispatcher.bridge.channel import EndpointChannel
-from oncue.dispatcher.bridge.effects import Effect, SendFrame
+from oncue.dispatcher.bridge.effects import ChannelPhase, Effect, SendFrame
+from oncue.dispatcher.bridge.send_backlog import LARGE_BYTES, SendBacklog
 from oncue.errors import Undecodable
 from oncue.ids import now_us
 from oncue.protocol import bridge
+from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.bridge")
 TICK_S = 0.1
-READ_AT_ONCE = 256  # messages, then other callbacks run
+# Then other callbacks run.
+READ_PARTS, READ_BYTES = 768, 4 << 20
+MOST_PARTS = 4  # kept of a message: the route, two parts, and one that makes it wrong
+HANDSHAKES_AT_ONCE = 64
 
 
 class EffectHandler(Protocol):
@@ -44,6 +49,18 @@ class EffectHandler(Protocol):
         """
         ...
 
+    def on_read(self, channel: EndpointChannel) -> None:
+        """Go on: the agent has read much of what it was sent."""
+        ...
+
+    def drop(self, endpoint: str, reason: str, why: str, count: int = 1) -> None:
+        """Count what the agent may not send."""
+        ...
+
+    def refuse_peer(self, address: str, why: str) -> None:
+        """Count a peer without a valid key."""
+        ...
+
 
 class BridgeSocket:
     """Connections of all agents, and the channels of the owned endpoints.
@@ -55,13 +72,16 @@ class BridgeSocket:
         self._loop = asyncio.get_running_loop()
         self._effects = effects
         self._context = zmq.Context()
-        self._gate = curve.Gate(self._context)
+        self._gate = curve.Gate(self._context, effects.refuse_peer)
         self._socket = curve.router(self._context, keys)
         self.port = curve.bind(self._socket, host, port)
         self.channels: dict[str, EndpointChannel] = {}
         self._routes: dict[str, bytes] = {}
+        self._frames: list[zmq.Frame] = []  # of a message that is being read
+        self._backlog = SendBacklog()
+        self._limited = LineLimiter(log)
         self._pumping = False
-        self._loop.add_reader(self._gate.fileno(), self._gate.on_readable)
+        self._loop.add_reader(self._gate.fileno(), self._on_handshakes)
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._on_readable)
         self._tick_timer = self._loop.call_later(TICK_S, self._tick)
@@ -99,15 +119,27 @@ class BridgeSocket:
 
     # ------------------------------------------------------------ in
 
+    def _on_handshakes(self) -> None:
+        if not self._socket.closed and self._gate.on_readable(HANDSHAKES_AT_ONCE):
+            self._loop.call_soon(self._on_handshakes)
+
     def _on_readable(self) -> None:
-        for _ in range(READ_AT_ONCE):
-            if not self._readable():  # costs a third of the exception zmq.Again
+        parts = size = 0
+        while parts < READ_PARTS and size < READ_BYTES:
+            # Asking costs a third of the exception zmq.Again.
+            if not self._frames and not self._readable():
                 return
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.ZMQError:
                 return
-            self._on_message(frames)
+            parts += 1
+            size += len(frame)
+            if len(self._frames) < MOST_PARTS:
+                self._frames.append(frame)
+            if not frame.more:
+                frames, self._frames = self._frames, []
+                self._on_message(frames)
         self._loop.call_soon(self._on_readable)
 
     def _readable(self) -> bool:
@@ -130,14 +162,22 @@ class BridgeSocket:
         try:
             channel.on_frame([f.bytes for f in frames[1:]], now_us())
         except Undecodable as e:
-            log.warning("endpoint %s sent a message that cannot be decoded: %s", endpoint, e.message)
-            refusal = bridge.Refuse(
-                "version",
-                f"the server (oncue {channel.version}) cannot read the agent's messages: {e.message}",
-                f"install the same version where the agent runs: pip install 'oncue=={channel.version}'",
-            )
-            channel.refuse(refusal)
+            self._refuse_frame(channel, e.message)
+        except Exception:  # a bug here; without this, a frame could stop the reading of all others
+            self._limited.log(logging.ERROR, endpoint, "a message of endpoint %s failed", endpoint, exc_info=True)
+            channel.end_session("error", "sent a message that made the server fail")
         self.run_effects(channel)
+
+    def _refuse_frame(self, channel: EndpointChannel, why: str) -> None:
+        self._effects.drop(channel.endpoint, "frame", f"sent a message that cannot be decoded: {why}")
+        if channel.refused and channel.phase is ChannelPhase.AWAY:
+            return  # it was told already
+        refusal = bridge.Refuse(
+            "version",
+            f"the server (oncue {channel.version}) cannot read the agent's messages: {why}",
+            f"install the same version where the agent runs: pip install 'oncue=={channel.version}'",
+        )
+        channel.refuse(refusal)
 
     # ------------------------------------------------------------ out
 
@@ -152,7 +192,7 @@ class BridgeSocket:
             if isinstance(effect, SendFrame):
                 if route is not None:
                     sent = True
-                    self._send(route, effect.parts)
+                    self._send(route, effect.parts, channel)
             else:
                 self._effects.run(channel, effect)
         if sent and not self._pumping and self._readable():
@@ -163,9 +203,15 @@ class BridgeSocket:
         self._pumping = False
         self._on_readable()
 
-    def _send(self, route: bytes, parts: list[bytes]) -> None:
+    def _send(self, route: bytes, parts: list[bytes], channel: EndpointChannel | None = None) -> None:
         try:
-            self._socket.send_multipart([route, *parts], zmq.NOBLOCK)
+            if channel is None or len(parts[-1]) < LARGE_BYTES:
+                self._socket.send_multipart([route, *parts], zmq.NOBLOCK)
+                return
+            tracker = self._socket.send_multipart([route, *parts], zmq.NOBLOCK, copy=False, track=True)
+            assert tracker is not None
+            if self._backlog.add(channel.endpoint, len(parts[-1]), tracker):
+                channel.backlogged = True
         except zmq.ZMQError as e:
             # The agent has gone, or does not read. It will notice the gap in the numbers, and send
             # Hello again.
@@ -184,6 +230,11 @@ class BridgeSocket:
 
     def _tick(self) -> None:
         at = now_us()
+        for endpoint in self._backlog.caught_up():
+            found = self.channels.get(endpoint)
+            if found is not None and found.backlogged:
+                found.backlogged = False
+                self._effects.on_read(found)
         for channel in list(self.channels.values()):
             channel.tick(at)
             self.run_effects(channel)

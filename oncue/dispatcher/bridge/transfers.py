@@ -1,0 +1,248 @@
+"""Parts of blobs and function bodies that agents read and write.
+
+An agent gets what its tasks need, by content hash: the functions of its owner or of its tasks, and
+the blobs that its tasks' arguments name. What it uploads, and does not finish, ends with its
+session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from oncue.blobs import Upload
+from oncue.dispatcher.bridge.channel import EndpointChannel
+from oncue.dispatcher.bridge.effects import ReadPart, WritePart
+from oncue.dispatcher.context import ServerContext
+from oncue.errors import BlobMissing, OncueError
+from oncue.protocol import bridge
+from oncue.protocol.payload import REF
+from oncue.protocol.topics import REGISTRY
+
+READERS = 4  # parts of one endpoint that are read at once
+READS_WAITING = 64  # of one endpoint; an agent has 8 requests open (fetcher.WINDOW * AT_ONCE)
+WRITES_WAITING = 16  # of one endpoint; an agent waits for each part's answer
+UPLOADS = 4  # unfinished ones of one session; an agent has one
+ALL_UPLOADS = 256  # unfinished ones of all agents: each holds a file open
+PERMITTED = 10_000  # hashes that a session remembers as permitted
+Drop = Callable[[str, str, str, int], None]  # (endpoint, reason, why, count)
+Answer = Callable[[str, "bridge.BlobPart | bridge.UploadAck", bytes], None]
+
+
+class _Session:
+    """Transfers of one agent's session."""
+
+    def __init__(self) -> None:
+        self.reads: deque[ReadPart] = deque()
+        self.writes: deque[WritePart] = deque()
+        self.uploads: OrderedDict[str, Upload] = OrderedDict()
+        self.permitted: set[str] = set()
+        self.readers = 0
+        self.writing = self.ended = False
+
+    def abort_uploads(self) -> None:
+        """Delete the unfinished uploads and close their files."""
+        for upload in self.uploads.values():
+            upload.abort()
+        self.uploads.clear()
+
+
+class BlobTransfers:
+    """Transfers of all agents of this server."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        run: Callable[[Coroutine[Any, Any, None]], None],
+        answer: Answer,
+        drop: Drop,
+    ) -> None:
+        self._context, self._run, self._answer, self._drop = context, run, answer, drop
+        self._sessions: dict[str, _Session] = {}
+
+    @property
+    def unfinished(self) -> int:
+        """Number of uploads in progress."""
+        return sum(len(s.uploads) for s in self._sessions.values())
+
+    def end_session(self, endpoint: str) -> None:
+        """Drop what waits, and delete the unfinished uploads of the endpoint's agent."""
+        session = self._sessions.pop(endpoint, None)
+        if session is None:
+            return
+        session.ended = True
+        session.reads.clear()
+        session.writes.clear()
+        if not session.writing:  # else its writer does it, after the part at hand
+            session.abort_uploads()
+
+    def close(self) -> None:
+        """End all sessions."""
+        for endpoint in list(self._sessions):
+            self.end_session(endpoint)
+
+    # ------------------------------------------------------------ read
+
+    def read(self, channel: EndpointChannel, effect: ReadPart) -> None:
+        """Answer with a part, or with the reason why there is none."""
+        session = self._sessions.setdefault(channel.endpoint, _Session())
+        if len(session.reads) >= READS_WAITING:
+            self._drop(channel.endpoint, "transfer", "asked for too many parts at once", 1)
+            return
+        session.reads.append(effect)
+        if session.readers < READERS:
+            session.readers += 1
+            self._run(self._read_all(channel, session))
+
+    async def _read_all(self, channel: EndpointChannel, session: _Session) -> None:
+        try:
+            while session.reads and not channel.backlogged:
+                await self._read(channel, session, session.reads.popleft())
+        finally:
+            session.readers -= 1
+
+    def resume(self, channel: EndpointChannel) -> None:
+        """Go on with reads that waited until the agent had read what it was sent."""
+        session = self._sessions.get(channel.endpoint)
+        if session is not None and session.reads and not session.readers:
+            session.readers += 1
+            self._run(self._read_all(channel, session))
+
+    async def _read(self, channel: EndpointChannel, session: _Session, effect: ReadPart) -> None:
+        sha, offset, endpoint = effect.sha256, effect.offset_bytes, channel.endpoint
+        size, body, why = 0, b"", ""
+        try:
+            found = await self._function_body(channel, session, sha)
+            if found:
+                size, body = len(found), found[offset : offset + bridge.PART_BYTES]
+            else:
+                await self._check_blob(channel, session, sha)
+                size = await asyncio.to_thread(self._context.blobs.size, sha)
+                body = await asyncio.to_thread(self._context.blobs.part, sha, offset, bridge.PART_BYTES)
+        except OncueError as e:
+            why = e.message
+        except OSError as e:
+            why = f"the server cannot read it: {e.strerror or e}"
+        if not session.ended:
+            self._answer(endpoint, bridge.BlobPart(sha, offset, size, why), body)
+
+    async def _function_body(self, channel: EndpointChannel, session: _Session, sha: str) -> bytes:
+        """Return the body of a function that the endpoint may run; b"" if it is a blob.
+
+        Raises BlobMissing.
+        """
+        context, endpoint = self._context, channel.endpoint
+        known = context.registry.endpoint(endpoint)
+        owner = known.owner if known is not None else ""
+        record, body, permitted = await context.view.function_for(sha, endpoint, owner)
+        sent = not permitted and any(g.call.function == sha for g in _groups(channel))
+        # Another server may have registered it a moment ago.
+        if record is None and sent and context.log.shared:
+            await context.barrier((REGISTRY,))
+            record, body, permitted = await context.view.function_for(sha, endpoint, owner)
+        if record is None:
+            return b""
+        if not permitted and not sent and sha not in session.permitted:
+            self._drop(endpoint, "transfer", "asked for a function that it may not run", 1)
+            raise _missing(sha)
+        self._permit(session, sha)
+        return body
+
+    async def _check_blob(self, channel: EndpointChannel, session: _Session, sha: str) -> None:
+        """Raise BlobMissing unless a task of the endpoint needs the blob."""
+        if sha in session.permitted:
+            return
+        wanted = sha.encode()
+        if not any(t.args[:1] == REF and wanted in t.args for g in _groups(channel) for t in g.tasks) and not (
+            await self._context.view.has_open_argument(channel.endpoint, sha)
+        ):
+            self._drop(channel.endpoint, "transfer", "asked for a blob that none of its tasks needs", 1)
+            raise _missing(sha)
+        self._permit(session, sha)
+
+    def _permit(self, session: _Session, sha: str) -> None:
+        if len(session.permitted) >= PERMITTED:
+            session.permitted.clear()
+        session.permitted.add(sha)
+
+    # ------------------------------------------------------------ write
+
+    def write(self, endpoint: str, effect: WritePart) -> None:
+        """Write a part, and answer with the next offset."""
+        session = self._sessions.setdefault(endpoint, _Session())
+        if len(session.writes) >= WRITES_WAITING:
+            self._drop(endpoint, "transfer", "sent too many parts at once", 1)
+            return
+        session.writes.append(effect)
+        if not session.writing:
+            session.writing = True
+            self._run(self._write_all(endpoint, session))
+
+    async def _write_all(self, endpoint: str, session: _Session) -> None:
+        try:
+            while session.writes and not session.ended:
+                await self._write(endpoint, session, session.writes.popleft())
+        finally:
+            session.writing = False
+            if session.ended:
+                session.abort_uploads()
+
+    async def _write(self, endpoint: str, session: _Session, effect: WritePart) -> None:
+        why, at, sha = "", effect.offset_bytes, effect.sha256
+        try:
+            if await asyncio.to_thread(self._context.blobs.has, sha):
+                at = effect.size_bytes
+                self._abort(session, sha)
+            else:
+                upload = self._upload(endpoint, session, effect)
+                if upload is None:
+                    return  # the agent sends the part again
+                at = await asyncio.to_thread(upload.write, effect.offset_bytes, effect.body)
+                if at >= effect.size_bytes:
+                    await asyncio.to_thread(upload.finish)
+                    del session.uploads[sha]
+        except OncueError as e:
+            why = e.message
+            self._abort(session, sha)
+        except OSError as e:
+            why = f"the server cannot store it: {e.strerror or e}"
+            self._abort(session, sha)
+        if not session.ended:
+            self._answer(endpoint, bridge.UploadAck(sha, at, why), b"")
+
+    def _upload(self, endpoint: str, session: _Session, effect: WritePart) -> Upload | None:
+        """Return the upload that the part belongs to, opened if it is the first one.
+
+        None if the server has too many of them. Raises NotReady, DiskFull.
+        """
+        sha = effect.sha256
+        upload = session.uploads.get(sha)
+        if upload is not None and effect.offset_bytes == 0:
+            self._abort(session, sha)
+            upload = None
+        if upload is None:
+            self._context.check_accepting()
+            while len(session.uploads) >= UPLOADS:  # an agent sends one blob after the other
+                self._drop(endpoint, "transfer", "began too many uploads at once", 1)
+                self._abort(session, next(iter(session.uploads)))
+            if self.unfinished >= ALL_UPLOADS:
+                self._drop(endpoint, "transfer", "began an upload while the server had too many", 1)
+                return None
+            upload = session.uploads[sha] = self._context.blobs.upload(sha, effect.size_bytes)
+        return upload
+
+    def _abort(self, session: _Session, sha: str) -> None:
+        upload = session.uploads.pop(sha, None)
+        if upload is not None:
+            upload.abort()
+
+
+def _groups(channel: EndpointChannel) -> list[Any]:
+    """Return the groups of the tasks in flight, each once."""
+    return list({id(g): g for g in channel.in_flight.values()}.values())
+
+
+def _missing(sha: str) -> BlobMissing:
+    return BlobMissing(f"there is no blob {sha[:12]}… for this endpoint", remedy="it gets what its tasks need")
