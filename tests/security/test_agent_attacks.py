@@ -38,7 +38,7 @@ from oncue.protocol.records import (
 )
 from tests.e2e.running import system_in
 from tests.security.hostile_agent import HostileAgent, Received
-from tests.security.stall import StallMeter
+from tests.security.stall import check_no_stall
 from tests.security.world import OWNER, STRANGER, World
 
 GIANTS = [(1 << 63) - 1, (1 << 64) - 1, -1, -(1 << 63), float("nan"), float("inf"), "x", None, b"x", [1], {}]
@@ -304,7 +304,7 @@ def test_odd_frames_are_refused_by_name_and_harm_nobody(world: World, phase: str
     (theirs,) = other.submit(function)
     before = len(log_of(world))
 
-    with StallMeter(world.system.local["url"]) as meter, attacker.agent() as agent, other.agent() as good:
+    with attacker.agent() as agent, other.agent() as good:
         good.hello()
         ((dispatch, task),) = take(good, 1)
 
@@ -312,21 +312,22 @@ def test_odd_frames_are_refused_by_name_and_harm_nobody(world: World, phase: str
             if phase != "before hello":
                 agent.hello(held=5 if phase == "inventory" else 0, seconds=0.05)
 
-        open_phase()
-        for message, body in _odd_results(call, bytes.fromhex(mine)):
-            good.say(bridge.Heartbeat(1))
-            agent.say(message, body)
-            if parts_of(agent.hear(0.01), bridge.Refuse):
-                open_phase()
-        for parts in _odd_messages():
-            good.say(bridge.Heartbeat(1))
-            agent.raw(parts)
-            if parts_of(agent.hear(0.01), bridge.Refuse):
-                open_phase()
+        def attack() -> None:
+            open_phase()
+            for message, body in _odd_results(call, bytes.fromhex(mine)):
+                good.say(bridge.Heartbeat(1))
+                agent.say(message, body)
+                if parts_of(agent.hear(0.01), bridge.Refuse):
+                    open_phase()
+            for parts in _odd_messages():
+                good.say(bridge.Heartbeat(1))
+                agent.raw(parts)
+                if parts_of(agent.hear(0.01), bridge.Refuse):
+                    open_phase()
+
+        check_no_stall(world.system.local["url"], attack)
         good.say(bridge.Results(0, 1, dispatch.call, 1, 10), encode([Ended(task.id, 1, OK, 1, 2, MSGPACK + encode(1))]))
         await_that(lambda: other.task(theirs)["state"] == "succeeded", "the other endpoint's task")
-        good.say(bridge.Heartbeat(1))
-    meter.check(p99=0.1, worst=0.5)
 
     said = log_of(world)[before:]
     assert "Traceback" not in said, said[-3_000:]
@@ -386,16 +387,18 @@ def test_a_flood_of_hellos_and_garbage_is_a_few_lines(world: World) -> None:
     attacker = Attacker(world, "flood")
     before = len(log_of(world))
 
-    with StallMeter(world.system.local["url"]) as meter, attacker.agent() as agent:
+    def attack() -> None:
         for n in range(3_000):
             agent.session, agent.n = time.time_ns() // 1000 + n, 0
             agent.say(bridge.Hello(bridge.PROTOCOL, "1", "3", "h\n\x1b[31mforged", 1, b"b" * 8, b"j" * 8, 1, 0))
             agent.raw([os.urandom(50)])
         agent.hear(3.0)
-    meter.check(p99=0.1, worst=0.5)
+
+    with attacker.agent() as agent:
+        check_no_stall(world.system.local["url"], attack)
 
     said = log_of(world)[before:]
-    assert len(said.splitlines()) < 60, said
+    assert len(said.splitlines()) < 90, said
     assert "\x1b" not in said
     assert "Traceback" not in said
 
@@ -408,17 +411,18 @@ def test_peers_that_are_no_agents_are_one_line_a_minute(world: World) -> None:
     host, _, port = attacker.address.removeprefix("tcp://").rpartition(":")
     before = len(log_of(world))
 
-    with StallMeter(world.system.local["url"]) as meter:
+    def attack() -> None:
         for _ in range(200):
             with socket.create_connection((host, int(port)), timeout=5) as peer:
                 peer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         for _ in range(30):
             with HostileAgent(attacker.address, attacker.server_key) as agent:
                 agent.hello(seconds=0.05)
-        await_that(lambda: refused(world, "key") >= 1, "it is counted")
-        with attacker.agent() as agent:
-            assert parts_of(agent.hello(), bridge.Welcome)
-    meter.check(p99=0.1, worst=0.5)
+
+    check_no_stall(world.system.local["url"], attack)
+    await_that(lambda: refused(world, "key") >= 1, "it is counted")
+    with attacker.agent() as agent:
+        assert parts_of(agent.hello(), bridge.Welcome)
 
     assert log_of(world)[before:].count("was refused by the bridge") <= 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
@@ -93,7 +94,8 @@ def test_every_message_has_its_row() -> None:
 
 
 def _register(world: World, subject: str, name: str, keys: curve.Keys) -> dict[str, Any]:
-    body = {"name": name, "public_key": keys.public.decode()}
+    # The server is shared by several modules' peers.
+    body = {"name": f"{name}-{os.urandom(3).hex()}", "public_key": keys.public.decode()}
     reply = world.send("POST", "/v1/endpoints", body, token=world.tokens[subject, "user"])
     assert reply.status == 201, reply
     return dict(reply.json)
