@@ -350,5 +350,12 @@ class Tokens(Resource):
         """Create a token. Only this answer contains its secret, in `token`."""
         return self._post(r.TokenInfo, "/v1/tokens", request)
 
-    def revoke(self, token_id: str) -> None:
-        self._delete(f"/v1/tokens/{_name(token_id)}")
+    def revoke(self, token_id: str, *, endpoints: bool = False) -> r.RevokedToken:
+        """Revoke a token and those made by it. Raises NotFound.
+
+        `endpoints`: also the endpoints that they registered.
+        """
+        answer = self._delete(f"/v1/tokens/{_name(token_id)}{'?endpoints=1' if endpoints else ''}")
+        if not answer:  # of a server of an older version
+            return r.RevokedToken(tokens=[], endpoints=[])
+        return msgspec.json.decode(answer, type=r.RevokedToken)

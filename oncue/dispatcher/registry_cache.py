@@ -6,11 +6,40 @@ view has new registry records.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from oncue.dispatcher.auth.identity import Caller
 from oncue.errors import NotFound
 from oncue.protocol.records import EndpointRecord, TokenRecord
 from oncue.protocol.topics import TaskTopics
 from oncue.view import View
+
+CHAIN = 1_000  # tokens that made each other, one after the other
+
+
+def effective_tokens(tokens: Sequence[TokenRecord]) -> list[TokenRecord]:
+    """Return the tokens, each revoked or expired at the latest with its maker."""
+    by_id = {t.id: t for t in tokens}
+    done: dict[str, TokenRecord] = {}
+    for token in tokens:
+        chain = [token]
+        while (maker := by_id.get(chain[-1].parent)) is not None and maker.id not in done and len(chain) < CHAIN:
+            chain.append(maker)
+        for link in reversed(chain):
+            done[link.id] = _within(done.get(link.parent), link)
+    return [done[t.id] for t in tokens]
+
+
+def _within(maker: TokenRecord | None, token: TokenRecord) -> TokenRecord:
+    if maker is None:
+        return token
+    expires = min(maker.expires_us or token.expires_us, token.expires_us or maker.expires_us)
+    revoked = token.revoked or maker.revoked
+    if (expires, revoked) == (token.expires_us, token.revoked):
+        return token
+    return msgspec.structs.replace(token, expires_us=expires, revoked=revoked)
 
 
 class RegistryCache:
@@ -31,7 +60,7 @@ class RegistryCache:
         self._endpoints = {e.id: e for e in endpoints}
         # Two servers may register one name at once. Until one is revoked, the first counts.
         self._endpoint_names = {(e.owner, e.name): e.id for e in reversed(endpoints) if not e.revoked}
-        self._tokens = {t.hash: t for t in await view.tokens()}
+        self._tokens = {t.hash: t for t in effective_tokens(await view.tokens())}
 
     # ------------------------------------------------------------ tokens
 

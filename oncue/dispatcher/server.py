@@ -189,7 +189,8 @@ class Server:
         self._housekeeper = Housekeeper(context, bridge, ownership, self.folder.path, triggers.infos)
         tasks = TaskService(context, bridge, ownership, peers)
         self._cancellation = CancellationService(context, tasks, bridge, ownership, peers)
-        self.tokens = TokenService(context)
+        endpoints = EndpointService(context, bridge, self._effects, ownership, peers, self.server_key)
+        self.tokens = TokenService(context, endpoints.revoke_record)
         self.backend = Backend(
             self.server_id,
             tasks,
@@ -197,7 +198,7 @@ class Server:
             BlobService(context),
             ViewSnapshotService(context),
             FunctionService(context),
-            EndpointService(context, bridge, self._effects, ownership, peers, self.server_key),
+            endpoints,
             DeploymentService(context, deployed, triggers, stateful),
             RuleService(context, deployed, triggers, stateful),
             triggers,

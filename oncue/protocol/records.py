@@ -305,6 +305,7 @@ class EndpointRecord(Stored, tag="endpoint", frozen=True):
     revoked: bool = False
     lost_after_ms: int = 0  # after this time without a connection its attempts are lost; 0: never
     labels: dict[str, str] = {}
+    token: str = ""  # id of the token that registered it; "": not known
 
 
 class Deployment(Stored, tag="deployment", frozen=True):
@@ -360,6 +361,7 @@ class TokenRecord(Stored, tag="token", frozen=True):
     revoked: bool = False
     at_us: int = 0
     name: str = ""
+    parent: str = ""  # id of the token that made it; "": none, or made by an older version
 
 
 Registry = FunctionRecord | EndpointRecord | Deployment | RuleSwitch | TokenRecord

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import click
+import msgspec
 
 from oncue.cli import completers
 from oncue.cli.client import connected, seconds
@@ -75,14 +76,24 @@ def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str
 
 @tokens.command()
 @click.argument("token_id", shell_complete=completers.tokens)
+@click.option("--endpoints", is_flag=True, help="Also revoke the endpoints that these tokens registered.")
 @json_option
-def revoke(token_id: str, json_: bool) -> None:
-    """Revoke a token, at once.
+def revoke(token_id: str, endpoints: bool, json_: bool) -> None:
+    """Revoke a token, and all that were made by it, at once.
 
     \b
     Example:
       oncue tokens revoke 3f2a
     """
     with connected() as client:
-        client.tokens.revoke(token_id)
-    as_json({"id": token_id, "revoked": True}) if json_ else say(f"token {token_id} is revoked")
+        gone = client.tokens.revoke(token_id, endpoints=endpoints)
+    if json_:
+        as_json({"id": token_id, "revoked": True} | msgspec.to_builtins(gone))
+        return
+    say(f"token {token_id} is revoked")
+    for t in gone.tokens[1:]:
+        say(f"token {t.id} is revoked, too ({t.name}, of {t.subject}): it was made by {t.parent}")
+    if gone.endpoints and gone.endpoints_revoked:
+        say(f"endpoints that they registered are revoked: {', '.join(gone.endpoints)}")
+    elif gone.endpoints:
+        say(f"endpoints that they registered go on: {', '.join(gone.endpoints)} (--endpoints revokes them)")

@@ -120,6 +120,22 @@ def _own_token(credentials: Credentials) -> str:
     return token
 
 
+def expiry_of(request: TokenRequest, maker: TokenRecord | None, now_us: int) -> int:
+    """Return when the new token expires, unix µs (0: never).
+
+    Raises Forbidden if the request wants it to live longer.
+    """
+    wanted = now_us + request.expires_s * 1_000_000 if request.expires_s else 0
+    limit = maker.expires_us if maker is not None else 0
+    if limit and wanted > limit:
+        left = max(0, limit - now_us) // 1_000_000
+        raise Forbidden(
+            f"the new token would outlive the one that makes it, which expires in {left:,} s",
+            remedy="ask for less time, or leave the expiry out: it then expires with the other",
+        )
+    return wanted or limit
+
+
 def check_token_request(caller: Caller, request: TokenRequest) -> None:
     """Check that the new token can do no more than its maker.
 

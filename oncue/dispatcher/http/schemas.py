@@ -71,6 +71,10 @@ class DeadQuery(PageQuery, frozen=True):
     all: Annotated[bool, Meta(description="1: also letters that were retried or dismissed.")] = False
 
 
+class RevokeQuery(Query, frozen=True):
+    endpoints: Annotated[bool, Meta(description="1: also the endpoints that the revoked tokens registered.")] = False
+
+
 class LiveQuery(Query, frozen=True):
     kinds: Annotated[str, Meta(description="Of: task, outcome, event, rule, endpoint, trigger, dead; with commas.")] = (
         ""

@@ -74,6 +74,7 @@ class EndpointService:
             False,
             _given(request.lost_after_ms, known.lost_after_ms if known else 0),
             _given(request.labels, known.labels if known else {}),
+            known.token if known else caller.token_id,
         )
         if record != known:
             await context.log.ensure({context.registry.tasks_topic(record.id): Topic()})
@@ -192,7 +193,10 @@ class EndpointService:
 
         Raises NotFound.
         """
-        found = self._context.registry.find_endpoint(caller, name)
+        await self.revoke_record(self._context.registry.find_endpoint(caller, name))
+
+    async def revoke_record(self, found: EndpointRecord) -> None:
+        """Revoke this endpoint, and close its open tasks. Idempotent."""
         gone = msgspec.structs.replace(found, revoked=True)
         await self._context.record([(f"endpoint:{found.id}", gone)])
         self._ownership.sync_endpoints()

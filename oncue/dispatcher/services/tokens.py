@@ -6,24 +6,27 @@ import getpass
 import hashlib
 import json
 import secrets as random_secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
-from oncue.dispatcher.auth.tokens import check_token_request, hash_token, new_token
+from oncue.dispatcher.auth.tokens import check_token_request, expiry_of, hash_token, new_token
 from oncue.dispatcher.context import ServerContext
 from oncue.errors import NotFound
 from oncue.ids import now_us
 from oncue.protocol import api as r
-from oncue.protocol.records import NAME_CHARS, VERSION, TokenRecord
+from oncue.protocol.records import NAME_CHARS, VERSION, EndpointRecord, TokenRecord
 
 
 class TokenService:
     """Tokens in the registry. The registry has their SHA-256 only."""
 
-    def __init__(self, context: ServerContext) -> None:
-        self._context = context
+    def __init__(
+        self, context: ServerContext, revoke_endpoint: Callable[[EndpointRecord], Awaitable[None]] | None = None
+    ) -> None:
+        self._context, self._revoke_endpoint = context, revoke_endpoint
 
     def find(self, hash_hex: str) -> TokenRecord | None:
         """Return the token with this SHA-256, also a revoked one."""
@@ -32,8 +35,9 @@ class TokenService:
     async def create(self, caller: Caller, request: r.TokenRequest) -> r.TokenInfo:
         """Make a token. Only this answer has its text. Raises Invalid, Forbidden."""
         check_token_request(caller, request)
+        maker = self._by_id(caller.token_id)
+        expires = expiry_of(request, maker, now_us())
         token, hashed = new_token()
-        expires = now_us() + request.expires_s * 1_000_000 if request.expires_s else 0
         record = TokenRecord(
             VERSION,
             "tok_" + random_secrets.token_hex(6),
@@ -44,6 +48,7 @@ class TokenService:
             False,
             now_us(),
             request.name[:NAME_CHARS],
+            maker.id if maker is not None else "",
         )
         await self._context.record([(f"token:{record.id}", record)])
         return msgspec.structs.replace(_token_info(record), token=token)
@@ -53,12 +58,38 @@ class TokenService:
         visible = [t for t in self._context.registry.tokens() if caller.sees(t.subject)]
         return [_token_info(t) for t in sorted(visible, key=lambda t: t.at_us)]
 
-    async def revoke(self, caller: Caller, token_id: str) -> None:
-        """Revoke a token on all servers. Raises NotFound."""
-        found = next((t for t in self._context.registry.tokens() if t.id == token_id), None)
+    async def revoke(self, caller: Caller, token_id: str, endpoints: bool = False) -> r.RevokedToken:
+        """Revoke a token and all that were made by it, on all servers. Raises NotFound.
+
+        `endpoints`: revoke the endpoints that these tokens registered, too.
+        """
+        found = self._by_id(token_id)
         if found is None or not caller.sees(found.subject):
             raise NotFound(f"there is no token {token_id!r}", remedy="oncue tokens list shows yours")
-        await self._context.record([(f"token:{found.id}", msgspec.structs.replace(found, revoked=True))])
+        gone = [msgspec.structs.replace(t, revoked=True) for t in self._with_descendants(found)]
+        await self._context.record([(f"token:{t.id}", t) for t in gone])
+        ids = {t.id for t in gone}
+        registered = [e for e in self._context.registry.endpoints() if e.token in ids and not e.revoked]
+        if endpoints and self._revoke_endpoint is not None:
+            for endpoint in registered:
+                await self._revoke_endpoint(endpoint)
+        names = sorted(e.name for e in registered)
+        return r.RevokedToken(tokens=[_token_info(t) for t in gone], endpoints=names, endpoints_revoked=endpoints)
+
+    def _by_id(self, token_id: str) -> TokenRecord | None:
+        return next((t for t in self._context.registry.tokens() if t.id == token_id), None) if token_id else None
+
+    def _with_descendants(self, token: TokenRecord) -> list[TokenRecord]:
+        """Return the token, those that it made, those that they made ..."""
+        made: dict[str, list[TokenRecord]] = {}
+        for t in self._context.registry.tokens():
+            made.setdefault(t.parent, []).append(t)
+        found, seen = [token], {token.id}
+        for t in found:  # grows meanwhile
+            fresh = [child for child in made.get(t.id, ()) if child.id not in seen]
+            seen.update(child.id for child in fresh)
+            found += fresh
+        return found
 
     async def local_token(self, path: Path, server_key: str) -> str:
         """Return the admin token of the person who started the server.
@@ -84,5 +115,11 @@ class TokenService:
 
 def _token_info(t: TokenRecord) -> r.TokenInfo:
     return r.TokenInfo(
-        id=t.id, name=t.name, subject=t.subject, scopes=list(t.scopes), expires_us=t.expires_us, revoked=t.revoked
+        id=t.id,
+        name=t.name,
+        subject=t.subject,
+        scopes=list(t.scopes),
+        expires_us=t.expires_us,
+        revoked=t.revoked,
+        parent=t.parent,
     )

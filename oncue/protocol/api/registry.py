@@ -128,6 +128,15 @@ class TokenInfo(Response, frozen=True):
     expires_us: int = 0
     revoked: bool = False
     token: str = ""  # only in the response to POST
+    parent: str = ""  # id of the token that made it; "": not known
+
+
+class RevokedToken(Response, frozen=True):
+    """The response to DELETE /v1/tokens/{id}: what can no longer be used."""
+
+    tokens: list[TokenInfo]  # this one first, then those made by it, and by them
+    endpoints: list[str]  # names of those that these tokens registered
+    endpoints_revoked: bool = False  # False: they still work
 
 
 build_decoders(globals())

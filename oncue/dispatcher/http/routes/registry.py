@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oncue.dispatcher.http.route import JSON, MSGPACK, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import check_ms
-from oncue.dispatcher.http.schemas import PageQuery
+from oncue.dispatcher.http.schemas import PageQuery, RevokeQuery
 from oncue.errors import CannotPack, Conflict, DiskFull, NotFound, TooLarge
 from oncue.protocol.api import (
     EndpointInfo,
@@ -14,6 +14,7 @@ from oncue.protocol.api import (
     Me,
     Page,
     Registered,
+    RevokedToken,
     TokenInfo,
     TokenRequest,
 )
@@ -78,8 +79,8 @@ async def tokens(context: RequestContext) -> list[TokenInfo]:
     return await context.backend.tokens.all(context.caller)
 
 
-async def revoke_token(context: RequestContext) -> None:
-    await context.backend.tokens.revoke(context.caller, context.path("id"))
+async def revoke_token(context: RequestContext) -> RevokedToken:
+    return await context.backend.tokens.revoke(context.caller, context.path("id"), context.query.endpoints)
 
 
 ROUTES = (
@@ -169,9 +170,10 @@ ROUTES = (
         "DELETE",
         "/v1/tokens/{id}",
         revoke_token,
-        summary="Revoke a token, at once.",
+        summary="Revoke a token, at once, and those that were made by it.",
         scope="user",
-        status=204,
+        query=RevokeQuery,
+        gives=RevokedToken,
         errors=(NotFound,),
     ),
 )

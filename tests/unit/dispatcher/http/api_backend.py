@@ -334,8 +334,9 @@ class MemoryBackend:
     async def _tokens(self, caller: Caller) -> list[r.TokenInfo]:
         return [r.TokenInfo(id="t", name="n", subject="ada", scopes=["user"])]
 
-    async def _revoke_token(self, caller: Caller, token_id: str) -> None:
-        return None
+    async def _revoke_token(self, caller: Caller, token_id: str, endpoints: bool = False) -> r.RevokedToken:
+        gone = r.TokenInfo(id=token_id, name="n", subject="ada", scopes=["user"], revoked=True)
+        return r.RevokedToken(tokens=[gone], endpoints=["e"], endpoints_revoked=endpoints)
 
     async def _health(self) -> r.Health:
         checks = {"log": "ok", "disk": "/data is 91 % full", "triggers": "not ok: 1 of 2 do not run"}

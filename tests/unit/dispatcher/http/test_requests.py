@@ -294,7 +294,6 @@ def test_answers_without_content() -> None:
     async def test(c: Client) -> None:
         for method, path in (
             ("DELETE", "/v1/endpoints/e"),
-            ("DELETE", "/v1/tokens/t"),
             ("POST", "/v1/dead/1/retry"),
         ):
             assert (await c.ask(method, path))[:2] == (204, b"")
