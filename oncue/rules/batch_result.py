@@ -23,6 +23,7 @@ from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
 MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
 LETTER_EVENTS, LETTER_BYTES = 1_000, 8 * 1024 * 1024  # that one dead letter names
+KEPT_BYTES = 4 * 1024 * 1024  # of events in the dead letters of one commit; others are only named
 FEW = 4  # rules tested for an event without looking at the clock
 
 
@@ -49,6 +50,7 @@ class BatchResult:
         self._matches: list[Record] = []
         self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
         self._reasons: dict[ActiveRule, str] = {}
+        self._kept_bytes = 0  # of events in dead letters
         self._untested: dict[tuple[ActiveRule, int], list[Postponed]] = {}  # by rule and partition
 
     def process(self, batch: RecordBatch, offset: int, record: Record) -> Postponed | None:
@@ -130,6 +132,16 @@ class BatchResult:
         if self.may_match(event, entry):
             self._untested.setdefault((entry, event.batch.partition), []).append(event)
 
+    def refuse(self, event: Postponed, entry: ActiveRule) -> None:
+        """Make a dead letter for a rule that an event reaches after too many others."""
+        if self.may_match(event, entry):
+            error = RuleError(
+                "dispatch",
+                f"the event has made {self.frames.tasks:,} tasks, the most that one event may make, by other rules",
+                "narrow the rules that match it (`oncue events show` names them), then `oncue dead retry N`",
+            )
+            self._to_dead_letters(event.batch, event.offset, event.record, error, event.event, entry)
+
     def add_untested(self) -> None:
         """Make dead letters of the events that paused rules did not test."""
         for (entry, partition), events in self._untested.items():
@@ -201,6 +213,11 @@ class BatchResult:
         if entry is not None:
             self._matched.setdefault(entry, [0, 0, 0])[2] += 1
             self._reasons[entry] = error.reason
+        value, headers = record.value[:EVENT_BYTES], headers_within_limit(record.headers)
+        offsets: tuple[int, ...] = ()
+        self._kept_bytes += len(value)
+        if event is not None and self._kept_bytes > KEPT_BYTES:  # a retry reads it where it is
+            value, headers, offsets = b"", (), (offset,)
         self.frames.dead.append(
             DeadLetter(
                 VERSION,
@@ -212,10 +229,11 @@ class BatchResult:
                 offset,
                 entry.rule.name if entry else "",
                 (event.source, event.id) if event else None,
-                record.value[:EVENT_BYTES],
+                value,
                 error.remedy,
                 entry.deployment.owner if entry else "",
-                headers_within_limit(record.headers),
+                headers,
+                offsets,
             )
         )
 

@@ -39,6 +39,9 @@ GROUP = "rules"
 MAX_BATCHES = 16  # in one commit
 YIELD_S = 0.01  # longest time between two yields to the event loop
 EXPLAINS = 16  # questions that may wait for one another
+MANY_ACTIONS = 500  # whose frames are encoded beside the event loop
+EVENT_TASKS = 20_000  # that one event may make, and the bytes of their arguments
+EVENT_BYTES = 256 * 1024 * 1024
 HELD_BYTES = 32 * 1024 * 1024  # of arguments in memory; then large ones become blobs
 
 _log = logging.getLogger(__name__)
@@ -101,35 +104,54 @@ class Engine:
         """
         if self._before_batch is not None:
             await self._before_batch()
+        done: list[RecordBatch] = []
         work = BatchResult(self.active_rules, self._directory, self._replay)
-        until = perf_counter() + YIELD_S
         for batch in batches:
-            for offset, record in zip(batch.offsets, batch.records, strict=True):
-                if (postponed := work.process(batch, offset, record)) is not None:
-                    await self._test_postponed(work, postponed)
-                if perf_counter() >= until:
-                    await asyncio.sleep(0)
-                    until = perf_counter() + YIELD_S
+            await self._process(work, batch)
+            done.append(batch)
+            if work.frames.held_bytes > HELD_BYTES:  # what one commit holds in memory is bounded
+                if not await self._commit(work, done):
+                    return
+                work, done = BatchResult(self.active_rules, self._directory, self._replay), []
+        if done:
+            await self._commit(work, done)
+
+    async def _process(self, work: BatchResult, batch: RecordBatch) -> None:
+        until = perf_counter() + YIELD_S
+        for offset, record in zip(batch.offsets, batch.records, strict=True):
+            if (postponed := work.process(batch, offset, record)) is not None:
+                await self._test_postponed(work, postponed)
+            if perf_counter() >= until:
+                await asyncio.sleep(0)
+                until = perf_counter() + YIELD_S
+
+    async def _commit(self, work: BatchResult, batches: Sequence[RecordBatch]) -> bool:
+        """Commit the results; return False if another server owns the batches by now."""
         work.add_untested()
         if self._offload is not None:
             await work.frames.offload(self._offload)
+        many = work.frames.actions > MANY_ACTIONS
+        appends = await asyncio.to_thread(work.appends) if many else work.appends()
         try:
-            await commit(self._log, self._group, batches, work.appends(), repeatable=work.repeatable)
+            await commit(self._log, self._group, batches, appends, repeatable=work.repeatable)
         except NotOwner as e:
             _log.info("left to another server: %s", e.message)
-            return
+            return False
         work.count()
         self.events += sum(len(b.records) for b in batches)
         self.dead += len(work.frames.dead)
+        return True
 
     async def _test_postponed(self, work: BatchResult, event: Postponed) -> None:
         """Test the rules that may take long, or that are many, for one event."""
-        until = perf_counter() + YIELD_S
+        until, before = perf_counter() + YIELD_S, work.frames.tasks
         for entry in event.entries:
             if entry.inline_bytes < 0 and not entry.paused:
                 entry.cost()
             if entry.paused:
                 work.leave_untested(event, entry)
+            elif work.frames.tasks - before > EVENT_TASKS or work.frames.held_bytes > EVENT_BYTES:
+                work.refuse(event, entry)
             elif event.size <= entry.inline_bytes:
                 work.test(event.batch, event.offset, event.record, event.event, entry)
             elif work.may_match(event, entry):

@@ -14,7 +14,7 @@ from oncue.log.base import Log, Record, RecordBatch
 from oncue.protocol.codec import decode
 from oncue.protocol.records import Deployment, EndpointRecord, RuleSwitch, Stored
 from oncue.protocol.topics import REGISTRY, TaskTopics
-from oncue.rules.active_rules import ActiveRules, RuleCompiler
+from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 
 RegistryRecord = EndpointRecord | Deployment | RuleSwitch
 _log = logging.getLogger(__name__)
@@ -69,6 +69,10 @@ class RegistryReader:
 
     def is_revoked(self, name: str, owner: str) -> bool:
         return (owner, name) in self._revoked
+
+    def pause(self, entry: ActiveRule, why: str) -> None:
+        """Pause a rule, now and in all rules compiled later."""
+        self._compiler.pause(entry, why)
 
     async def deployment(self, label: str, version: int) -> Deployment | None:
         """Return an older deployment."""

@@ -18,7 +18,7 @@ from oncue.errors import DiskFull, LogError, NotOwner, OncueError
 from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import needs_blob
-from oncue.protocol.records import VERSION, Call, DeadLetter, TaskFrame, TaskRecord
+from oncue.protocol.records import INLINE_BYTES, VERSION, Call, DeadLetter, TaskFrame, TaskRecord
 from oncue.protocol.topics import DEAD
 from oncue.rules.active_rules import Action, ActiveRule
 
@@ -57,7 +57,7 @@ class TaskFrames:
     def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
-        self.held_bytes = 0  # of arguments, since they were last offloaded
+        self.tasks = self.held_bytes = 0  # tasks so far; bytes of their arguments that are held here
         self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # (endpoint id, tasks)
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
@@ -109,14 +109,22 @@ class TaskFrames:
             _, tasks = self._tasks.setdefault(action, (endpoint, []))
             tasks.append(TaskRecord(task_id, args, cause, b"", mark_us))
             self.held_bytes += len(args)
+        self.tasks += len(ready)
+
+    @property
+    def actions(self) -> int:
+        """Return the number of actions with tasks; each becomes at least one frame."""
+        return len(self._tasks)
 
     async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Replace large payloads by references; blobs are durable before their tasks."""
+        if self.held_bytes <= INLINE_BYTES:  # none is large
+            return
         for _, tasks in self._tasks.values():
             for at, task in enumerate(tasks):
                 if needs_blob(task.args):
                     tasks[at] = msgspec.structs.replace(task, args=await store(task.args))
-        self.held_bytes = 0
+                    self.held_bytes += len(tasks[at].args) - len(task.args)
 
     def appends(self) -> list[Append]:
         by_topic: dict[str, list[Record]] = {}

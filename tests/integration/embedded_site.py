@@ -62,7 +62,7 @@ class Site:
         more = {"clock_ms": self.clock_ms} if self.clock_ms else {}
         return EmbeddedRunner(
             self.log, Endpoints(), self.folder / "windows.db", lambda: self.engine.active_rules,
-            history=self._then, offload=self._offload, **more,
+            history=self._then, offload=self._offload, judge=self.engine.judge, **more,
         )  # fmt: skip
 
     async def _then(self, label: str, version: int) -> Deployment | None:
@@ -90,6 +90,7 @@ class Site:
                 if not isinstance(end, asyncio.CancelledError):
                     raise end
             await self.runner.close()
+            await self.engine.close()
 
     async def emit(self, *records: Record) -> None:
         await self.log.append(EVENTS, records)

@@ -16,13 +16,12 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.rule_file_parser import ParsedDeployment, RuleFileParser
 from oncue.errors import NotFound, OncueError
-from oncue.ids import now_us
 from oncue.protocol import payload
-from oncue.protocol.records import VERSION, Deployment, RuleSwitch
+from oncue.protocol.records import Deployment
 from oncue.protocol.topics import REGISTRY
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.engine import Engine
-from oncue.rules.evaluation.rule_source import rule_hash
+from oncue.rules.evaluation.judge import pause_of
 from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.parsing.rule_file import RuleSet
 
@@ -131,9 +130,8 @@ class DeployedRules:
     async def _record_pause(self, entry: ActiveRule, why: str) -> bool:
         """Record that the engine has paused a rule; False: it is paused here only."""
         name = entry.rule.name
-        switch = RuleSwitch(VERSION, name, False, "oncue", why, now_us(), rule_hash(entry.rule))
         try:
-            await self._context.record([(f"switch:{name}", switch)])
+            await self._context.record([(f"switch:{name}", pause_of(entry, why))])
             await self.reload()
         except OncueError as e:
             log.error("the pause of the rule %r could not be recorded: %s", name, e)

@@ -122,6 +122,7 @@ class StatefulRuleService:
             "before_batch": self._deployed.sync,
             "offload": self._deployed.offload,
             "history": self._deployed.version,
+            "judge": self._deployed.engine.judge,
         }
 
     def _repeated(self, run: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:

@@ -13,6 +13,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from oncue.ids import now_us
+from oncue.protocol.records import VERSION, RuleSwitch
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.evaluation.evaluator import Evaluator, OverBudget
 from oncue.rules.evaluation.messages import Answer, Question
@@ -26,6 +28,11 @@ PROVEN = 10_000  # rules whose cost is remembered
 # Records that the rule is paused; False: that was not possible.
 Pause = Callable[[ActiveRule, str], Awaitable[bool]]
 _log = logging.getLogger(__name__)
+
+
+def pause_of(entry: ActiveRule, why: str) -> RuleSwitch:
+    """Return the record of a pause; it holds until the rule is changed or enabled."""
+    return RuleSwitch(VERSION, entry.rule.name, False, "oncue", why, now_us(), rule_hash(entry.rule))
 
 
 class RuleJudge:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ class TrialFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._marks: dict[str, str] = {}
+        self._writing = threading.Lock()
         self.left = self._read()
 
     def _read(self) -> dict[str, str]:
@@ -34,14 +36,16 @@ class TrialFile:
 
     def add(self, rule_hash: str, name: str) -> None:
         """Store a mark durably. Raises OSError."""
-        self._marks[rule_hash] = name
-        self._write(durable=True)
+        with self._writing:
+            self._marks[rule_hash] = name
+            self._write(durable=True)
 
     def remove(self, rule_hash: str) -> None:
         """Remove a mark. Raises OSError."""
-        self.left.pop(rule_hash, None)
-        if self._marks.pop(rule_hash, None) is not None or not self.left:
-            self._write(durable=False)
+        with self._writing:
+            self.left.pop(rule_hash, None)
+            if self._marks.pop(rule_hash, None) is not None or not self.left:
+                self._write(durable=False)
 
     def _write(self, *, durable: bool) -> None:
         marks = self.left | self._marks

@@ -26,6 +26,7 @@ from oncue.log.base import Log, Reader, RecordBatch, partition_of
 from oncue.protocol.records import Deployment, Event
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules
+from oncue.rules.evaluation.judge import RuleJudge
 from oncue.rules.operators.preview import OperatorPreview, preview
 from oncue.rules.stateful.firing import Firer, in_force, retired
 from oncue.rules.stateful.fold import state_keys
@@ -58,6 +59,7 @@ class EmbeddedRunner:
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
+        judge: RuleJudge | None = None,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._log, self._active_rules, self._path = log, active_rules, path
@@ -66,7 +68,7 @@ class EmbeddedRunner:
         self._store: SqliteStates | None = None
         self._partitions = 1  # known once it runs
         self._timers = Timers()
-        self.firer = Firer(directory, active_rules, offload, history)
+        self.firer = Firer(directory, active_rules, offload, history, judge)
         self._forget_at = 0.0
 
     def wake(self) -> None:

@@ -5,7 +5,9 @@ Used by all runners.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import perf_counter
 from typing import NamedTuple
 
 from oncue.ids import now_us, window_task_ids
@@ -14,12 +16,16 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
+from oncue.rules.evaluation.judge import RuleJudge
+from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.records import ClosedWindow
+from oncue.rules.rule_cost import INLINE_S, window_s
 from oncue.rules.stateful.fold import window_id_seed
 from oncue.rules.stateful.record_group import RecordGroup
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
+YIELD_S = 0.01  # longest time between two yields to the event loop
 Counted = tuple[ActiveRule | None, int, str]  # rule, tasks, reason for a dead letter
 
 
@@ -32,8 +38,9 @@ class FiringResult(NamedTuple):
 class Firer:
     """Makes tasks and dead letters of closed windows.
 
-    `history` returns an older deployment by label and version; `offload` stores a payload that is
-    too large to travel inline as a durable blob and returns the reference.
+    `history` returns an older deployment by label and version; `judge` makes arguments that may
+    take long; `offload` stores a payload that is too large to travel inline as a durable blob and
+    returns the reference.
     """
 
     def __init__(
@@ -42,8 +49,10 @@ class Firer:
         active_rules: Callable[[], ActiveRules],
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
+        judge: RuleJudge | None = None,
     ) -> None:
         self._directory, self._active_rules, self._offload, self._history = directory, active_rules, offload, history
+        self._judge = judge
         # The last older deployment used: (label, version), its rules.
         self._old: tuple[tuple[str, int], ActiveRules] = (("", 0), ActiveRules())
         self.fired = self.dead = 0  # windows and dead letters, since the start
@@ -63,7 +72,11 @@ class Firer:
                 record=bad.record.value[:EVENT_BYTES],
             )  # fmt: skip
             frames.dead.append(letter)
+        until = perf_counter() + YIELD_S
         for batch, offset, closed in group.closed:
+            if perf_counter() >= until:
+                await asyncio.sleep(0)
+                until = perf_counter() + YIELD_S
             entry = self._active_rules().entries.get(closed.rule)
             try:
                 counted.append((entry, await self._fire_window(entry, closed, frames), ""))
@@ -92,11 +105,27 @@ class Firer:
         operators = entry.rule.operators
         if operators is None or not set(operators.needs.names) <= set(closed.needs):
             entry = await self._older_version(closed)
-        ready = frames.prepare(entry, EventRows.of(closed))
+        if self._judge is not None and _may_take_long(entry, closed):
+            ready = frames.prepare(entry, None, await self._payloads(self._judge, entry, closed))
+        else:
+            ready = frames.prepare(entry, EventRows.of(closed))
         task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
         first, last = closed.events[0], closed.events[-1]
         frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
         return len(ready)
+
+    async def _payloads(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[bytes]:
+        """Return the arguments, made in an evaluator. Raises RuleError."""
+        answer = None
+        if not entry.paused:
+            about = f"{len(closed.events):,} events, the last {closed.events[-1].id}"
+            answer = await judge.ask(entry, Question(WINDOW, encode(closed)), about)
+        if answer is None:
+            remedy = f"correct the rule and deploy it, or `oncue rules resume {closed.rule}`; then `oncue dead retry N`"
+            raise RuleError("args", f"the rule is paused: {entry.paused}", remedy)
+        if answer.kind == FAILED:
+            raise RuleError(answer.stage, answer.reason, answer.remedy)
+        return answer.payloads
 
     async def _older_version(self, closed: ClosedWindow) -> ActiveRule:
         wanted = (closed.label, closed.version)
@@ -125,6 +154,11 @@ class Firer:
         for rule, count in group.suppressed.items():
             if rule in entries:
                 entries[rule].counters.suppressed += count
+
+
+def _may_take_long(entry: ActiveRule, closed: ClosedWindow) -> bool:
+    size = sum(len(event.row) for event in closed.events)
+    return window_s([run.args for run in entry.rule.runs], len(closed.events), size) > INLINE_S
 
 
 def _letter(

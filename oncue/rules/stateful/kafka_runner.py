@@ -31,6 +31,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Deployment
 from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.active_rules import ActiveRules
+from oncue.rules.evaluation.judge import RuleJudge
 from oncue.rules.stateful.changelog_states import CLAIM, ChangelogStates, PartitionClaim, records
 from oncue.rules.stateful.firing import Firer, in_force, retired
 from oncue.rules.stateful.record_group import RecordGroup, WindowSummary
@@ -82,6 +83,7 @@ class KafkaRunner:
         before_batch: Callable[[], Awaitable[None]] | None = None,
         offload: Callable[[bytes], Awaitable[bytes]] | None = None,
         history: Callable[[str, int], Awaitable[Deployment | None]] | None = None,
+        judge: RuleJudge | None = None,
         clock_ms: Callable[[], int] = now_ms,
         for_servers: bool = False,
         step: int = STEP,
@@ -93,7 +95,7 @@ class KafkaRunner:
         self._log, self._fence, self._active_rules, self._worker = log, fence, active_rules, worker
         self._for_servers, self._step = for_servers, step
         self._before_batch, self._clock_ms = before_batch, clock_ms
-        self.firer = Firer(directory, active_rules, offload, history)
+        self.firer = Firer(directory, active_rules, offload, history, judge)
         self.parts: dict[int, AssignedPartition] = {}
         self._timers = Timers()
         self._moved = asyncio.Event()  # the time of the next due window has changed

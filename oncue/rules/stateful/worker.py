@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,14 +20,16 @@ from typing import Any, Protocol
 from oncue import __version__
 from oncue.blobs import open_blobs
 from oncue.config import Settings
-from oncue.errors import LogError
+from oncue.errors import LogError, OncueError
 from oncue.ids import now_us
 from oncue.log import open_log
 from oncue.log.base import Log, Record
 from oncue.protocol import payload
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
-from oncue.protocol.topics import STREAM, TaskTopics
+from oncue.protocol.topics import REGISTRY, STREAM, TaskTopics
+from oncue.rules.active_rules import ActiveRule
+from oncue.rules.evaluation.judge import RuleJudge, pause_of
 from oncue.rules.registry_reader import RegistryReader
 from oncue.rules.stateful.handover import start_at_end, wait_for_handover
 from oncue.rules.stateful.kafka_runner import KafkaRunner, PartitionFence
@@ -35,6 +38,7 @@ from oncue.rules.stateful.worker_reports import REPORT_S, SOON_S, RuleReport, St
 
 START_S = 60.0
 CLOSE_S = 8.0
+_log = logging.getLogger(__name__)
 
 
 class App(Protocol):
@@ -97,6 +101,7 @@ class StreamWorker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._blobs = open_blobs(settings.blobs_folder or str(settings.data_path / "blobs"))
         self.registry = RegistryReader(log, lambda: self.runner.wake(), TaskTopics(settings.task_topics))
+        self.judge = RuleJudge(self._pause)
         self.runner = KafkaRunner(
             log,
             _fence(log),
@@ -106,7 +111,20 @@ class StreamWorker:
             before_batch=self.registry.caught_up,
             offload=self._offload,
             history=self.registry.deployment,
+            judge=self.judge,
         )
+
+    async def _pause(self, entry: ActiveRule, why: str) -> bool:
+        """Pause a rule here, at once, and record it for all servers and workers."""
+        self.registry.pause(entry, why)
+        try:
+            await self._log.append(
+                REGISTRY, [Record(encode(pause_of(entry, why)), f"switch:{entry.rule.name}".encode())]
+            )
+        except OncueError as e:
+            _log.error("the pause of the rule %r could not be recorded: %s", entry.rule.name, e)
+            return False
+        return True
 
     async def _offload(self, packed: bytes) -> bytes:
         sha = await asyncio.to_thread(self._blobs.put, packed)
@@ -132,6 +150,7 @@ class StreamWorker:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             await self.runner.close()
+            await self.judge.close()
             with contextlib.suppress(LogError, TimeoutError):
                 await asyncio.wait_for(self._log.append(STREAM, [Record(b"", self.name.encode())]), CLOSE_S)
 
