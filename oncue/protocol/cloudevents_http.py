@@ -19,6 +19,8 @@ from oncue.protocol.cloudevents import STRUCTURED, from_json, from_record
 from oncue.protocol.records import Event
 
 BATCHED = "application/cloudevents-batch+json"
+BATCH_COMMAS = 1 << 19  # 8 for each of 65,536 events
+EVENT_CONTAINERS = 1 << 17  # lists and objects in the data of one event: they are decoded several times
 _MARKS = ("ce-specversion", "ce-id", "ce-type", "ce-source")
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -31,6 +33,7 @@ def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | N
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == STRUCTURED:
+        check_containers(body)
         return [from_json(body)]
     if kind == BATCHED:
         return _batch(body)
@@ -41,7 +44,18 @@ def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | N
     return None
 
 
+def check_containers(body: bytes) -> None:
+    """Check that an event in JSON is decoded in a short time. Raises TooLarge."""
+    if body.count(b"[") + body.count(b"{") > EVENT_CONTAINERS:
+        raise TooLarge(
+            f"the event has more than {EVENT_CONTAINERS:,} lists and objects",
+            remedy="put the data where the function can read it, and its place into the event",
+        )
+
+
 def _batch(body: bytes) -> list[Event]:
+    if body.count(b",") > BATCH_COMMAS:  # a list of so many parts would be made in one go
+        raise TooLarge(f"the batch has more than {BATCH_COMMAS:,} commas", remedy="send fewer events at once")
     try:
         items = _raw_list(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
@@ -49,7 +63,9 @@ def _batch(body: bytes) -> list[Event]:
     events = []
     for i, item in enumerate(items):
         try:
-            events.append(from_json(bytes(item)))
+            body = bytes(item)
+            check_containers(body)
+            events.append(from_json(body))
         except (Invalid, TooLarge) as e:
             raise type(e)(f"event {i} of the batch: {e.message}", remedy=e.remedy, **e.details) from None
     return events

@@ -18,7 +18,7 @@ from aiohttp import web
 from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
-from oncue.dispatcher.http.body import BodyDecoder, coding_of, decode_query, read_body
+from oncue.dispatcher.http.body import BodyDecoder, Decoder, coding_of, decode_query, read_body
 from oncue.dispatcher.http.connection import Connection
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.rate_limit import RateLimit
@@ -57,8 +57,11 @@ def bind(api: Api, route: Route, limit: RateLimit) -> Serve:
 
 
 def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
-    decoder = BodyDecoder(route.takes, route.takes_msgpack, route.optional) if route.takes is not None else None
+    decoder: Decoder | None = None
+    if route.takes is not None:
+        decoder = route.decoder or BodyDecoder(route.takes, route.takes_msgpack, route.optional)
     max_bytes = min(route.max_bytes or api.settings.max_body_bytes, api.settings.max_body_bytes)
+    json_bytes = route.json_bytes
     fixed = 0 < route.max_bytes <= api.settings.max_body_bytes
     plain_query = route.query is NoQuery
     no_query = NoQuery()
@@ -76,7 +79,11 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
             # Some clients name a type even for no body.
             if request.can_read_body or not route.optional:
                 context.coding = coding_of(request, route)
-            context.body = decoder.decode(await read_body(request, max_bytes, fixed), context.coding)
+            if context.coding == JSON and json_bytes < max_bytes:
+                data = await read_body(request, json_bytes, True)
+            else:
+                data = await read_body(request, max_bytes, fixed)
+            context.body = await decoder.read(data, context.coding)
         elif route.raw:
             context.raw = await read_body(request, max_bytes, fixed)
         position = headers.get(POSITION)

@@ -27,6 +27,9 @@ from oncue.errors import Invalid, OncueError
 JSON, MSGPACK, PROBLEM = "application/json", "application/msgpack", "application/problem+json"
 OCTETS, EVENT_STREAM, TEXT, HTML = "application/octet-stream", "text/event-stream", "text/plain", "text/html"
 
+JSON_BYTES = 16 * 1024 * 1024
+SMALL_BYTES = 256 * 1024  # of bodies with a few fields
+
 ANONYMOUS = Caller("", frozenset())
 
 
@@ -100,6 +103,7 @@ class Route:
     takes: Any = None  # the Struct that the body is decoded as
     reads: tuple[str, ...] = (JSON,)  # content types of the body
     takes_msgpack: Any = None  # if the body in msgpack has other types than in JSON
+    decoder: Any = None  # a Decoder of its own (body.py)
     takes_doc: Any = None  # type of the body for the document, if the handler reads it itself
     optional: bool = False  # an empty body is a `takes()`
     raw: bool = False  # the handler gets the body's bytes
@@ -113,6 +117,7 @@ class Route:
     status: int = 200
     errors: tuple[type[OncueError], ...] = ()  # besides those of every route
     max_bytes: int = 0  # of the body; 0: settings.max_body_bytes
+    json_bytes: int = JSON_BYTES  # of the body in JSON
     waits: bool = False  # may be held open at the caller's request; ended when the server stops
 
     @property

@@ -14,6 +14,7 @@ import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
+from oncue.dispatcher.off_loop import MANY, off_loop
 from oncue.errors import NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Position, Record
@@ -44,7 +45,7 @@ class EventService:
         Extension attributes that start with "oncue" are reserved and removed. Raises TooLarge,
         NotReady, DiskFull.
         """
-        clean = [_without_reserved(e) for e in events]
+        clean = await off_loop(_all_clean, events) if len(events) > MANY else _all_clean(events)
         positions = await self.append(clean)
         only = clean[0].id if len(clean) == 1 else ""
         return r.Emitted(count=len(clean), id=only, position=position_text(positions))
@@ -57,18 +58,8 @@ class EventService:
         self._context.check_accepting()
         if not events:
             return []
-        stamp, binary = now_us() // 1000, self._context.settings.events_mode == "binary"
-        records = []
-        for event in events:
-            value, headers = cloudevents.to_record(event, binary=binary)
-            size = len(value) + (sum(len(content) for _, content in headers) if binary else 0)
-            if size > EVENT_BYTES:
-                raise TooLarge(
-                    f"event {event.id!r} has {size:,} bytes; at most {EVENT_BYTES:,} are taken",
-                    remedy="put large data somewhere and name it in the event (dataref)",
-                    limit_bytes=EVENT_BYTES,
-                )
-            records.append(Record(value, key=event.source.encode(), headers=headers, time_ms=stamp))
+        binary = self._context.settings.events_mode == "binary"
+        records = await off_loop(_records, events, binary) if len(events) > MANY else _records(events, binary)
         positions = await self._context.log.append(EVENTS, records)
         self._context.metrics.events(len(records))
         return positions
@@ -109,6 +100,27 @@ class EventService:
         async for kind, item in self._context.notifier.live(kinds):
             if kind in _PUBLIC or caller.sees(self._owner_of(kind, item)):
                 yield kind, item
+
+
+def _records(events: Sequence[Event], binary: bool) -> list[Record]:
+    """Return the records of events. Raises TooLarge."""
+    stamp = now_us() // 1000
+    records = []
+    for event in events:
+        value, headers = cloudevents.to_record(event, binary=binary)
+        size = len(value) + (sum(len(content) for _, content in headers) if binary else 0)
+        if size > EVENT_BYTES:
+            raise TooLarge(
+                f"event {event.id!r} has {size:,} bytes; at most {EVENT_BYTES:,} are taken",
+                remedy="put large data somewhere and name it in the event (dataref)",
+                limit_bytes=EVENT_BYTES,
+            )
+        records.append(Record(value, key=event.source.encode(), headers=headers, time_ms=stamp))
+    return records
+
+
+def _all_clean(events: Sequence[Event]) -> list[Event]:
+    return [_without_reserved(event) for event in events]
 
 
 def _without_reserved(event: Event) -> Event:

@@ -23,6 +23,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
 from oncue.dispatcher.notifier import STATE_WORDS
+from oncue.dispatcher.off_loop import MANY, off_loop
 from oncue.dispatcher.services.idempotency import (
     AcceptedRequest,
     IdempotencyCache,
@@ -77,8 +78,8 @@ class TaskService:
             )
         key = parse_batch_key(request.key)
         call = await self._call(caller, request)
-        ids = task_ids.batch_ids(caller.subject, key, count)
-        tasks = [TaskRecord(i, p) for i, p in zip(ids, payloads, strict=True)]
+        given = (caller.subject, key, payloads)
+        ids, tasks = await off_loop(_batch_tasks, *given) if count > MANY else _batch_tasks(*given)
         request_key = (caller.subject, key)
         if request.key and self._is_old(key) and self._requests.find(request_key, call, tasks) is None:
             await self._context.barrier((self._context.registry.tasks_topic(call.endpoint), RESULTS))
@@ -121,11 +122,12 @@ class TaskService:
         A repeated key returns the values of the first request. Raises Conflict if that had other
         calls.
         """
+        accepted = now_us()
+        large = await off_loop(_task_records, call, accepted, tasks) if len(tasks) > MANY else None
         earlier = self._requests.find(request_key, call, tasks)
         if earlier is not None:
             return earlier.accepted_us, await asyncio.shield(earlier.durable)
-        accepted = now_us()
-        records = [Record(encode(TaskFrame(VERSION, call, accepted, part))) for part in split_records(tasks)]
+        records = large or _task_records(call, accepted, tasks)
         future = self._context.log.append(self._context.registry.tasks_topic(call.endpoint), records, 0)
         self._requests.add(request_key, AcceptedRequest(accepted, future, content_of(call, tasks)))
         try:
@@ -379,6 +381,15 @@ class TaskService:
 
 
 # ---------------------------------------------------------------- small steps
+
+
+def _batch_tasks(subject: str, key: bytes, payloads: Sequence[bytes]) -> tuple[list[bytes], list[TaskRecord]]:
+    ids = task_ids.batch_ids(subject, key, len(payloads))
+    return ids, [TaskRecord(i, p) for i, p in zip(ids, payloads, strict=True)]
+
+
+def _task_records(call: Call, accepted_us: int, tasks: list[TaskRecord]) -> list[Record]:
+    return [Record(encode(TaskFrame(VERSION, call, accepted_us, part))) for part in split_records(tasks)]
 
 
 def _accepted(ids: list[bytes], positions: list[Position]) -> r.Accepted:

@@ -28,7 +28,7 @@ import msgspec
 from oncue import ids
 from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.cloudevents import time_text
-from oncue.protocol.cloudevents_http import events_from_http
+from oncue.protocol.cloudevents_http import check_containers, events_from_http
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
@@ -280,12 +280,13 @@ def _check_reference(secret: str, place: str) -> None:
 def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
     """Return (content type, data) of a body.
 
-    Raises Invalid if it claims to be JSON and is not.
+    Raises Invalid if it claims to be JSON and is not, TooLarge.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if not body:
         return None, None
     if kind.endswith(("/json", "+json")):
+        check_containers(body)
         try:
             return content_type, msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
@@ -295,6 +296,7 @@ def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
     textual = kind.startswith("text/") or kind in ("", "application/x-www-form-urlencoded")
     # curl -d '{...}' sends the content type of a form.
     if textual and body.lstrip()[:1] in (b"{", b"["):
+        check_containers(body)
         try:
             return "application/json", msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oncue.dispatcher.http.route import RequestContext, Route
+from oncue.dispatcher.http.route import SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.schemas import DeadQuery
 from oncue.errors import Conflict, DiskFull, NotFound
 from oncue.protocol.api import DeadInfo, Dismissed, DismissRequest, Page
@@ -62,6 +62,7 @@ ROUTES = (
         summary="Dismiss dead letters: nothing is to be done about them. They can still be looked at, and retried.",
         scope="user",
         takes=DismissRequest,
+        max_bytes=2 * SMALL_BYTES,
         gives=Dismissed,
         errors=(NotFound, DiskFull),
     ),

@@ -15,14 +15,15 @@ from oncue import ids
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, coding_of
 from oncue.dispatcher.http.json_encoding import encode_json
-from oncue.dispatcher.http.route import EVENT_STREAM, JSON, RequestContext, Route
+from oncue.dispatcher.http.route import EVENT_STREAM, JSON, JSON_BYTES, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import idempotency_key
 from oncue.dispatcher.http.schemas import EmitRequest, EventsQuery, FileQuery, LiveQuery
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
+from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop
 from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
-from oncue.protocol.cloudevents_http import events_from_http
+from oncue.protocol.cloudevents_http import check_containers, events_from_http
 from oncue.protocol.records import EVENT_BYTES, Event
 
 STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
@@ -32,7 +33,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def emit(context: RequestContext) -> Emitted:
-    events = _events(context)
+    large = len(context.raw) > LARGE_BYTES
+    events = await off_loop(_events, context) if large else _events(context)
     if len(events) > context.api.settings.max_batch:
         most = context.api.settings.max_batch
         raise TooLarge(f"{len(events):,} events are over the limit of {most:,}", remedy="send fewer", limit=most)
@@ -58,6 +60,7 @@ def _events(context: RequestContext) -> Sequence[Event]:
             limit_bytes=EVENT_BYTES,
             size_bytes=len(context.raw),
         )
+    check_containers(context.raw)
     request: EmitRequest = _plain.decode(context.raw, JSON)
     event = Event(
         id=request.id or _event_id(context, idempotency_key(context.request, "")),
@@ -152,6 +155,7 @@ PLAIN = Route(
     "JSON with type, source and data. 202: the events are durable.",
     scope="emit",
     raw=True,
+    max_bytes=JSON_BYTES,
     takes_doc=EmitRequest,
     reads=(JSON, STRUCTURED, BATCHED),
     gives=Emitted,

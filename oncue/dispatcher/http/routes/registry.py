@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oncue.dispatcher.http.route import JSON, MSGPACK, RequestContext, Route
+from oncue.dispatcher.http.route import JSON, MSGPACK, SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import check_ms
 from oncue.dispatcher.http.schemas import PageQuery, RevokeQuery
 from oncue.errors import CannotPack, Conflict, DiskFull, NotFound, TooLarge
@@ -92,6 +92,7 @@ ROUTES = (
         summary="Register a function by its content; again is harmless.",
         scope="user",
         takes=FunctionRequest,
+        json_bytes=2 * FUNCTION_BYTES,  # base64
         reads=(JSON, MSGPACK),
         gives=FunctionInfo,
         writes=(JSON, MSGPACK),
@@ -124,6 +125,7 @@ ROUTES = (
         summary="Register an agent's public key; the answer is what it needs to dial in.",
         scope="user",
         takes=EndpointRequest,
+        max_bytes=SMALL_BYTES,
         gives=Registered,
         status=201,
         errors=(Conflict, DiskFull),
@@ -161,6 +163,7 @@ ROUTES = (
         summary="Make a token. It is in this answer only. Nobody makes a token that can do more than theirs.",
         scope="user",
         takes=TokenRequest,
+        max_bytes=SMALL_BYTES,
         gives=TokenInfo,
         status=201,
         errors=(DiskFull,),

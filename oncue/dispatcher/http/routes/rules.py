@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from oncue.dispatcher.http.json_encoding import encode_json
-from oncue.dispatcher.http.route import RequestContext, Route
+from oncue.dispatcher.http.route import JSON_BYTES, SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.schemas import DeploymentInfo, ExplainRequest, RollbackRequest, WhyRequest
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, RuleFileError
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Deployed, DeployRequest, Explanation, RuleInfo
-from oncue.protocol.records import Event
+from oncue.protocol.records import EVENT_BYTES, Event
 
 
 async def deploy(context: RequestContext) -> list[Deployed]:
@@ -75,6 +75,7 @@ ROUTES = (
         summary="Deploy rule files: all or nothing. With dry_run: only say what would change.",
         scope="user",
         takes=DeployRequest,
+        max_bytes=JSON_BYTES,
         gives=list[Deployed],
         errors=(RuleFileError, Conflict, DiskFull),
     ),
@@ -87,6 +88,7 @@ ROUTES = (
         summary="Let a rule fire (again).",
         scope="user",
         takes=WhyRequest,
+        max_bytes=SMALL_BYTES,
         optional=True,
         gives=RuleInfo,
         errors=(NotFound,),
@@ -98,6 +100,7 @@ ROUTES = (
         summary="Keep a rule from firing, and say why.",
         scope="user",
         takes=WhyRequest,
+        max_bytes=SMALL_BYTES,
         optional=True,
         gives=RuleInfo,
         errors=(NotFound,),
@@ -109,6 +112,7 @@ ROUTES = (
         summary="Why the rule fires for an event, or does not: each condition in turn.",
         scope="user",
         takes=ExplainRequest,
+        max_bytes=4 * EVENT_BYTES,
         gives=Explanation,
         errors=(NotFound,),
     ),
@@ -128,6 +132,7 @@ ROUTES = (
         summary="Deploy an earlier version again, as a new version. With dry_run: only say what would change.",
         scope="user",
         takes=RollbackRequest,
+        max_bytes=SMALL_BYTES,
         gives=Deployed,
         errors=(NotFound, Conflict),
     ),

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from oncue import ids
+from oncue.dispatcher.http.batch_body import BatchDecoder
 from oncue.dispatcher.http.handler import answer
 from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, RequestContext, Route
 from oncue.dispatcher.http.schemas import (
@@ -28,6 +29,7 @@ from oncue.dispatcher.http.schemas import (
     TaskWaitQuery,
 )
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
+from oncue.dispatcher.off_loop import MANY, off_loop
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import payload
 from oncue.protocol.api import (
@@ -45,6 +47,7 @@ from oncue.protocol.records import INLINE_BYTES, OK, Failure
 from oncue.view import TaskFilter
 
 _KEY_CHARS = 255
+IDS_BYTES = 4 << 20  # of a body with ids.MAX_BATCH ids
 
 
 async def submit(context: RequestContext) -> TaskInfo:
@@ -206,15 +209,30 @@ async def logs(context: RequestContext) -> web.StreamResponse:
 
 async def outcomes(context: RequestContext) -> Any:
     body: OutcomesRequest | OutcomesQuery = context.body
-    most = ids.MAX_BATCH
-    if len(body.ids) > most:
-        raise TooLarge(f"{len(body.ids):,} ids are over the limit of {most:,}", remedy="ask for fewer", limit=most)
     if isinstance(body, OutcomesQuery):
+        _check_count(body.ids)
         wanted: Sequence[bytes] = body.ids
     else:
-        wanted = [parse_id(text, f"$.ids[{i}]") for i, text in enumerate(body.ids)]
+        wanted = await _parse_ids(body.ids, "$.ids")
     found = await context.backend.tasks.outcomes(context.caller, wanted, min(body.wait_ms, MAX_WAIT_MS))
     return answer(found, coding=MSGPACK) if context.coding == MSGPACK else [shown(o) for o in found]
+
+
+async def _parse_ids(texts: Sequence[str], where: str) -> list[bytes]:
+    """Return ids that are given in hex. Raises Invalid, TooLarge."""
+    _check_count(texts)
+
+    def parse() -> list[bytes]:
+        return [parse_id(text, f"{where}[{i}]") for i, text in enumerate(texts)]
+
+    return await off_loop(parse) if len(texts) > MANY else parse()
+
+
+def _check_count(given: Sequence[object]) -> None:
+    if len(given) > ids.MAX_BATCH:
+        raise TooLarge(
+            f"{len(given):,} ids are over the limit of {ids.MAX_BATCH:,}", remedy="send fewer", limit=ids.MAX_BATCH
+        )
 
 
 def shown(outcome: Outcome) -> OutcomeInfo:
@@ -262,7 +280,7 @@ def _framed(message: bytes) -> bytes:
 
 async def cancel(context: RequestContext) -> Cancelling:
     request: CancelRequest = context.body
-    wanted = [ids.text(parse_id(text, f"$.tasks[{i}]")) for i, text in enumerate(request.tasks)]
+    wanted = list(map(ids.text, await _parse_ids(request.tasks, "$.tasks")))
     to_cancel = CancelRequest(tasks=wanted, waiting=request.waiting)
     return _cancelling(await context.backend.cancellation.cancel(context.caller, to_cancel, context.bearer))
 
@@ -290,6 +308,7 @@ ROUTES = (
         submit,
         summary="Run a function once. 202: the task is durable. With the header Idempotency-Key, again is the same task.",
         scope="user",
+        max_bytes=16 * INLINE_BYTES,
         takes=TaskRequest,
         gives=TaskInfo,
         status=202,
@@ -302,6 +321,7 @@ ROUTES = (
         summary="Run a function many times. 202: all tasks are durable, or none is. The answer is in the body's coding.",
         scope="user",
         takes=BatchRequest,
+        decoder=BatchDecoder(),
         reads=(JSON, MSGPACK),
         gives=Accepted,
         writes=(JSON, MSGPACK),
@@ -326,6 +346,7 @@ ROUTES = (
         summary="How tasks closed: of the ids given, those that are closed; waits up to wait_ms for all of them.",
         scope="user",
         takes=OutcomesRequest,
+        max_bytes=IDS_BYTES,
         takes_msgpack=OutcomesQuery,
         reads=(JSON, MSGPACK),
         gives=list[OutcomeInfo],
@@ -340,6 +361,7 @@ ROUTES = (
         summary="Ask for tasks to be cancelled; the first closing record of each decides.",
         scope="user",
         takes=CancelRequest,
+        max_bytes=IDS_BYTES,
         gives=Cancelling,
         status=202,
         errors=(NotFound,),

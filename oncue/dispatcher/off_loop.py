@@ -15,7 +15,8 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 THREADS = 2
-LARGE_BYTES = 128 * 1024  # smaller bodies are decoded in the loop: that takes some milliseconds
+LARGE_BYTES = 32 * 1024  # smaller bodies are decoded in the loop: that takes some milliseconds
+MANY = 2_000  # fewer items are handled in the loop
 _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oncue-body")
 
 
