@@ -2,7 +2,7 @@
 
     python -m bench [names] [--quick] [--json FILE] [--peers]
 
-    names      system, agent, crowd, pool, view, rules, log (default: all of these), kafka
+    names      system, agent, crowd, pool, view, rules, sizes, log (default: all of these), kafka
     --quick    less of everything, about a minute; the figures are rougher
     --peers    Parsl, Dask and Celery as well, in a venv of their own (see bench/peers.py)
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import agent, crowd, kafka, log, machine, peers, pool, probe, rules, system, tables, view
+from bench import agent, crowd, kafka, log, machine, peers, pool, probe, rules, sizes, system, tables, view
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "pool": lambda quick: pool.run(50_000) if quick else pool.run(),
     "view": lambda quick: dict(view.run(20_000) if quick else view.run()),
     "rules": lambda quick: rules.run(1) if quick else rules.run(),
+    "sizes": lambda quick: sizes.run(quick),
     "log": lambda quick: log.run(2.0) if quick else log.run(),
     "kafka": lambda quick: kafka.run(quick),
 }

@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from oncue import curve
-from oncue.backup.restore import MARKER as RESTORING
 from oncue.config import Settings, make_data_folder
 from oncue.disk.private_files import close_to_others
-from oncue.errors import Conflict
 from oncue.log.folder_lock import FolderLock
 
 log = logging.getLogger("oncue.server")
@@ -35,16 +33,11 @@ class DataFolder:
         self._lock: FolderLock | None = None
 
     def lock(self) -> None:
-        """Lock the folder. Raises LogLocked if another server has it, Conflict.
+        """Lock the folder. Raises LogLocked if another server has it.
 
         A log on Kafka does not keep two servers of one folder apart.
         """
         self._lock = FolderLock(self.path)
-        if (self.path / RESTORING).exists():
-            self.release()
-            raise Conflict(
-                f"a restore of {self.path} was interrupted", remedy="finish it: oncue restore DIR, with the same backup"
-            )
 
     def release(self) -> None:
         """Unlock the folder."""

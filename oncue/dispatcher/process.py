@@ -11,15 +11,17 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from oncue import curve
 from oncue.config import Settings, http_url
 from oncue.disk.private_files import make_files_private
-from oncue.dispatcher.http.app import HttpServer, check_address, make_app
+from oncue.dispatcher.http.app import HttpServer, bind_address, make_app
 from oncue.dispatcher.http.app import serve as serve_api
+from oncue.dispatcher.http.starting import StartingApi
 from oncue.dispatcher.server import Server
 
 log = logging.getLogger("oncue.server")
@@ -57,10 +59,19 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server = Server(settings)
-    await check_address(settings)
-    await server.start()
+    sockets = await bind_address(settings, server.folder.last_http_port())
     try:
-        serving = await _open_http(server)
+        started = await _start(server, sockets, stopping)
+    except BaseException:
+        _close(sockets)
+        raise
+    if not started:
+        _close(sockets)
+        log.info("stopped during the start; the next start goes on from there")
+        return
+    starting, serving = started
+    try:
+        await starting.close()
         try:
             local = await _write_local(server, serving.port)
             gc.collect()
@@ -83,13 +94,43 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
             )
 
 
-async def _open_http(server: Server) -> HttpServer:
-    """Open the API; with port 0 on the port of the last time, if it is free."""
+async def _start(
+    server: Server, sockets: Sequence[socket.socket], stopping: asyncio.Event
+) -> tuple[StartingApi, HttpServer] | None:
+    """Start the server; None if it was told to stop meanwhile.
+
+    Meanwhile the API answers how far the start is. Close that part of it then.
+    """
+    starting = StartingApi(sockets, server.settings, lambda: server.progress.text)
+    start, stop = asyncio.create_task(server.start()), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            start.cancel()
+            await asyncio.gather(start, return_exceptions=True)
+            await starting.close()
+            return None
+        await start  # raises what it has raised
+        return starting, await _open_http(server, sockets)
+    except BaseException:
+        await starting.close()
+        raise
+    finally:
+        stop.cancel()
+
+
+async def _open_http(server: Server, sockets: Sequence[socket.socket]) -> HttpServer:
+    """Open the API."""
     app = make_app(server.backend, server.settings, server.metrics)
-    serving = await serve_api(app, server.settings, server.folder.last_http_port())
+    serving = await serve_api(app, server.settings, sockets=sockets)
     server.folder.set_http_port(serving.port)
     server.ownership.advertise(server.url())
     return serving
+
+
+def _close(sockets: Sequence[socket.socket]) -> None:
+    for bound in sockets:
+        bound.close()
 
 
 async def _write_local(server: Server, port: int) -> dict[str, Any]:

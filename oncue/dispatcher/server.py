@@ -6,7 +6,7 @@
                                            └──► engine, stateful rules, triggers
 
 Start: open the log, bring the view to its end, bind the bridge, claim partitions, start rules and
-triggers. HTTP opens last (process.py). Stop: the same in reverse.
+triggers. Until then HTTP answers how far it is (process.py). Stop: the same in reverse.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from oncue.dispatcher.services.tasks import TaskService
 from oncue.dispatcher.services.tokens import TokenService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.dispatcher.services.view_snapshot import ViewSnapshotService
+from oncue.dispatcher.start_progress import StartProgress
 from oncue.dispatcher.topics import ensure_topics, server_topics
 from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.dispatcher.view_opening import open_view
@@ -77,6 +78,7 @@ class Server:
         self.blobs = open_blobs(settings.blobs_folder or str(self.folder.blobs))
         self.metrics, self.notifier = Metrics(), Notifier()
         self.server_id = new_server_id()
+        self.progress = StartProgress()
         self._jobs: set[asyncio.Task[Any]] = set()
         self._live = False  # True once new records concern channels, rules and triggers
 
@@ -105,6 +107,7 @@ class Server:
         return opened
 
     async def _start_on_log(self) -> None:
+        self.progress.begin("opening the view")
         self.view = await open_view(self._log, self.folder, self.server_id)
         self.context = ServerContext(
             self.settings, self._log, self.view, self.blobs, self.metrics, self.notifier, self.server_id
@@ -123,7 +126,9 @@ class Server:
             await accept_given_token(self.context, self.settings.admin_token_file)
         await self.ownership.start()
         self._live = True
+        self.progress.begin("reading the rules in force")
         await self._deployed.reload()
+        self.progress.begin("starting triggers and rules")
         self._triggers.start()
         self._deployed.start()
         await self._stateful.start(self.folder.windows)
@@ -144,7 +149,7 @@ class Server:
         names = [t for t in await self._log.topics() if t not in UNVIEWED]
         # Retention has deleted the records before these offsets.
         await self.view.skip_to(await self._log.begin_offsets(names))
-        await self._consumer.catch_up(names, await self._log.end_offsets(names))
+        await self._consumer.catch_up(names, await self._log.end_offsets(names), self.progress)
         self._consumer.follow(server_topics(self.settings), "all")
         for topic in names:
             if topic.startswith(TASKS_PREFIX):
@@ -226,7 +231,7 @@ class Server:
     def url(self) -> str:
         """Return the API's URL for other servers; "" if it is not known yet.
 
-        The API opens last: on the port of the settings, or on that of the last time.
+        Its port is that of the settings, or of the last time.
         """
         if self.settings.advertise_url:
             return self.settings.advertise_url.rstrip("/")

@@ -19,6 +19,7 @@ import msgspec
 
 from oncue.dispatcher.live_feed import feed_items
 from oncue.dispatcher.notifier import Notifier
+from oncue.dispatcher.start_progress import StartProgress
 from oncue.errors import LogError, OncueError, Undecodable
 from oncue.log import Log, Partition, Position, Reader, Record, RecordBatch
 from oncue.protocol.codec import decode, encode
@@ -30,6 +31,7 @@ log = logging.getLogger("oncue.feeder")
 PUBLISHED = "oncue-told"  # header: id of the server that has published these outcomes
 RETRY_S = 1.0  # after a failed read
 GROUP = 64  # batches applied in one transaction
+GROUP_RECORDS = 8_192  # likewise, while the view is brought to the log's end
 SMALL_BYTES = 64 << 10
 LINGER_S = 0.003  # a small batch waits so long for more, unless a request waits for the view
 
@@ -73,27 +75,36 @@ class ViewConsumer:
         """Read a task topic too."""
         self.follow([topic], topic)
 
-    async def catch_up(self, topics: Iterable[str], ends: Mapping[Partition, int]) -> None:
-        """Bring the view to these end offsets.
+    async def catch_up(
+        self, topics: Iterable[str], ends: Mapping[Partition, int], progress: StartProgress | None = None
+    ) -> None:
+        """Bring the view to these end offsets. `progress` counts the records.
 
         The topics are merged by the times of their records, so a rebuilt view has its lists in the
         order of the old one.
         """
         streams = [_TopicStream(self._log.read([name], start=self._view.positions()), name, ends) for name in topics]
         heap: list[tuple[int, int, _TopicStream]] = []
+        begin = self._view.positions()
+        if progress is not None:
+            progress.begin("bringing the view to the log's end", _records(begin, ends))
         try:
             for n, stream in enumerate(streams):
                 if (time_us := await stream.head(self._view.positions())) is not None:
                     heapq.heappush(heap, (time_us, n, stream))
             group: list[RecordBatch] = []
+            count = 0  # of its records
             while heap:
                 _, n, stream = heapq.heappop(heap)
                 group.append(stream.dequeue())
                 if (time_us := await stream.head({})) is not None:
                     heapq.heappush(heap, (time_us, n, stream))
-                if len(group) >= GROUP or not heap:
+                count += len(group[-1].records)
+                if len(group) >= GROUP or count >= GROUP_RECORDS or not heap:
                     await self._apply(group)
-                    group = []
+                    group, count = [], 0
+                    if progress is not None:
+                        progress.advance(_records(begin, self._view.positions()))
         finally:
             for stream in streams:
                 await stream.reader.close()
@@ -215,6 +226,11 @@ def _time_us(batch: RecordBatch) -> int:
         with contextlib.suppress(Undecodable):
             return decode(_Head, record.value).accepted_us
     return record.time_ms * 1000
+
+
+def _records(begin: Mapping[Partition, int], end: Mapping[Partition, int]) -> int:
+    """Return the number of records from the offsets `begin` to `end`."""
+    return sum(max(0, offset - begin.get(place, 0)) for place, offset in end.items())
 
 
 def _bytes(batches: list[RecordBatch]) -> int:

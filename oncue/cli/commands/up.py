@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from oncue.cli.local_server import answers, await_true, local_server
+from oncue.cli.start_wait import await_start
 from oncue.config import Settings, load_settings, make_data_folder
 from oncue.errors import Conflict, OncueError
 from oncue.extras import need
@@ -142,7 +144,7 @@ def _last_after(path: Path, start: int, phrase: str) -> str:
 def _detach(folder: Path, arguments: list[str]) -> None:
     """Start the server in a session of its own; return when it is ready.
 
-    Raises OncueError if it ends or is not ready after START_S.
+    Raises OncueError if it ends, or has not gone on with its start for START_S.
     """
     from oncue.cli.agent_process import local_folder
     from oncue.endpoint.settings import is_marked_stopped
@@ -167,7 +169,7 @@ def _detach(folder: Path, arguments: list[str]) -> None:
         return local is not None and local["pid"] == process.pid and answers(local["url"], "/health/ready")
 
     unregistered = ""  # why the endpoint is not registered
-    done = await_true(ready, START_S)
+    done = await_start(ready, lambda: _last_after(path, start, "oncue.server: starting: "), START_S)
     if done and process.poll() is None and "--no-endpoint" not in arguments:
         # The endpoint is registered a moment later (on Kafka up to a second). Wait for it, so that
         # a command after this one can use it.
@@ -177,7 +179,8 @@ def _detach(folder: Path, arguments: list[str]) -> None:
     if process.poll() is not None or not done:
         if process.poll() is None:
             process.terminate()
-            process.wait(10)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
         printed = path.read_bytes()[start:][-2000:].decode("utf-8", "replace").strip()
         raise OncueError(f"the server did not start:\n{printed}", remedy=f"its log is {path}")
     click.echo(f"oncue is up at {(local_server(folder) or {'url': '?'})['url']} (pid {process.pid}); its log is {path}")

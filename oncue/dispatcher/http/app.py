@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import Sequence
 from functools import partial
 
@@ -109,13 +110,14 @@ class HttpServer:
         self.connections.close()
 
 
-async def serve(app: web.Application, settings: Settings, last_port: int = 0) -> HttpServer:
-    """Listen on settings.host and settings.port.
+async def serve(
+    app: web.Application, settings: Settings, last_port: int = 0, sockets: Sequence[socket.socket] = ()
+) -> HttpServer:
+    """Listen on settings.host and settings.port, or on sockets that are bound already.
 
-    There is no access log, and no signal handler. Port 0 means `last_port` if it is free, since
-    clients may know it, else any free port. Raises Conflict if the port is in use, Invalid if it is
-    not permitted or the address is not of this machine.
+    There is no access log, and no signal handler. Raises as `bind_address`.
     """
+    bound = sockets or await bind_address(settings, last_port)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     assert runner.server is not None
@@ -130,35 +132,23 @@ async def serve(app: web.Application, settings: Settings, last_port: int = 0) ->
         lingering_time=LINGER_S,
         read_bufsize=READ_BYTES,
     )
-    try:
-        listener = await _listen(connections, settings, last_port)
-    except BaseException as e:
-        connections.close()
-        await runner.cleanup()
-        if isinstance(e, OSError):
-            raise _explained(e, f"{settings.host}:{settings.port}") from None
-        raise
-    return HttpServer(runner, connections, listener, settings.host)
+    return HttpServer(runner, connections, Listener(bound, connections.make), settings.host)
 
 
-async def _listen(connections: Connections, settings: Settings, last_port: int) -> Listener:
+async def bind_address(settings: Settings, last_port: int = 0) -> list[socket.socket]:
+    """Return sockets for settings.host and settings.port.
+
+    Port 0 means `last_port` if it is free, since clients may know it, else any free port. Raises
+    Conflict if the port is in use, Invalid if it is not permitted or the address is not of this
+    machine.
+    """
     if not settings.port and last_port:
         with contextlib.suppress(OSError):
-            return Listener(await bind_sockets(settings.host, last_port), connections.make)
-    return Listener(await bind_sockets(settings.host, settings.port), connections.make)
-
-
-async def check_address(settings: Settings) -> None:
-    """Check that `serve` can listen, before a server starts work that others see.
-
-    Raises Conflict, Invalid.
-    """
+            return await bind_sockets(settings.host, last_port)
     try:
-        bound = await bind_sockets(settings.host, settings.port)
+        return await bind_sockets(settings.host, settings.port)
     except OSError as e:
         raise _explained(e, f"{settings.host}:{settings.port}") from None
-    for probe in bound:
-        probe.close()
 
 
 def _explained(e: OSError, where: str) -> OncueError:
