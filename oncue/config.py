@@ -99,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Above this usage of the disk, nothing new is accepted.
     disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0
     uvloop: bool = True
+    debuggable: bool = False  # debuggers may attach, and core dumps are written: tasks see its memory
     open_metrics: bool = False  # GET /metrics without a token
     admin_token_file: str = ""  # a token in it has the scope admin from the first start on
 

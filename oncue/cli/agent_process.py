@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -11,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from oncue.cli.local_server import alive, await_true
-from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.settings import load
 from oncue.errors import OncueError
+from oncue.processes.lock_holder import holder_pid, lock_holder
+from oncue.processes.secrecy import agent_environment
 
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
+ENDED = {"TERM": "has stopped", "KILL": "did not answer and was killed", "": "has ended"}
 
 
 def local_folder(data: Path) -> Path:
@@ -26,17 +25,7 @@ def local_folder(data: Path) -> Path:
 
 def running_agent(folder: Path) -> int:
     """Return the pid of the agent that holds this folder's lock; 0 if none does."""
-    try:
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return int(os.pread(handle, 32, 0).decode("ascii", "replace").strip() or 0)
-    finally:
-        os.close(handle)
-    return 0
+    return holder_pid(folder / "lock")
 
 
 def agent_command(folder: Path, *, by_hand: bool) -> list[str]:
@@ -50,24 +39,30 @@ def agent_command(folder: Path, *, by_hand: bool) -> list[str]:
 
 
 def start_agent(folder: Path, *, by_hand: bool, **options: Any) -> subprocess.Popen[bytes]:
-    # Its tasks get the umask with which the server was started.
-    return subprocess.Popen(agent_command(folder, by_hand=by_hand), umask=inherited_umask(), **options)
+    return subprocess.Popen(agent_command(folder, by_hand=by_hand), env=agent_environment(os.environ), **options)
 
 
-def stop_agent(pid: int, process: subprocess.Popen[bytes] | None, grace_s: float = GRACE_S) -> None:
-    """Send SIGTERM; send SIGKILL if the agent has not ended after `grace_s`.
+def stop_agent(folder: Path, grace_s: float = GRACE_S) -> tuple[int, str]:
+    """End the agent that holds this folder's lock: SIGTERM, after `grace_s` SIGKILL.
 
-    `process` is the agent if it is a child of this process.
+    Return (pid, how it ended: TERM, KILL, or "" if it goes on); (0, "") if none runs.
     """
+    holder = lock_holder(folder / "lock")
+    if holder is None:
+        return 0, ""
+    with holder:
+        return holder.pid, holder.stop(grace_s, kill=True)
 
-    def gone() -> bool:
-        return process.poll() is not None if process is not None else not alive(pid)
 
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        if await_true(gone, grace_s):
-            return
+def stop_child(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
+    """End an agent that this process has started."""
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(grace_s)
 
 
 def registered_name(folder: Path) -> str:

@@ -22,7 +22,15 @@ from typing import Any
 
 import msgspec
 
-from oncue.cli.agent_process import GRACE_S, local_folder, registered_name, running_agent, start_agent, stop_agent
+from oncue.cli.agent_process import (
+    GRACE_S,
+    local_folder,
+    registered_name,
+    running_agent,
+    start_agent,
+    stop_agent,
+    stop_child,
+)
 from oncue.cli.registration import register_endpoint
 from oncue.endpoint.settings import is_marked_stopped, load_or_default, save
 from oncue.errors import Conflict, OncueError
@@ -133,7 +141,7 @@ class LocalAgent:
         # A session of its own: Ctrl-C at the terminal reaches the server, which stops the agent.
         self._process = start_agent(self.folder, by_hand=False, stdin=subprocess.DEVNULL, start_new_session=True)
         if self._stop.is_set():
-            stop_agent(self._process.pid, self._process)
+            stop_child(self._process)
         return f"exit code {self._process.wait()}"
 
     def stop(self) -> None:
@@ -141,8 +149,8 @@ class LocalAgent:
         self._stop.set()
         process = self._process
         if process is not None and process.poll() is None:
-            stop_agent(process.pid, process)
-        elif process is None and (pid := running_agent(self.folder)):
-            stop_agent(pid, None)
+            stop_child(process)
+        elif process is None:
+            stop_agent(self.folder)
         if self._thread is not None:
             self._thread.join(GRACE_S)

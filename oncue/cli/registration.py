@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from oncue.cli.agent_process import running_agent, stop_agent
+from oncue.cli.agent_process import stop_agent
 from oncue.client import Client
 from oncue.curve import Keys, load_or_make_keys
 from oncue.errors import Conflict, NotReady, Unreachable
@@ -59,9 +59,7 @@ def _retire_revoked(folder: Path) -> None:
 
     So its results are not sent.
     """
-    pid = running_agent(folder)
-    if pid:
-        stop_agent(pid, None)
+    stop_agent(folder)
     for name in ("agent.key", "journal"):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).replace(folder / f"{name}.revoked")

@@ -23,6 +23,7 @@ from oncue.dispatcher.http.app import HttpServer, bind_address, make_app
 from oncue.dispatcher.http.app import serve as serve_api
 from oncue.dispatcher.http.starting import StartingApi
 from oncue.dispatcher.server import Server
+from oncue.processes.secrecy import hide_from_tasks
 
 log = logging.getLogger("oncue.server")
 STOP_S = 15.0  # how long `stop` may wait for the log
@@ -36,6 +37,8 @@ def serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | None = N
     LogLocked, NetworkMount, Conflict (port in use) ... if it cannot start.
     """
     make_files_private()
+    if not settings.debuggable:
+        hide_from_tasks()
     # The view's thread runs beside the loop. Measured: 1.4 times faster than with the default 5 ms.
     sys.setswitchinterval(0.0005)
     # Rules, tasks and views make many objects that stay. Python's default looks at them again and

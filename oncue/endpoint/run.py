@@ -45,6 +45,7 @@ from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
 from oncue.ids import now_us
+from oncue.processes.secrecy import drop_secrets, hide_from_tasks
 from oncue.text.log_lines import log_to
 
 log = logging.getLogger("oncue.agent")
@@ -323,7 +324,10 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
     log_to()
     make_files_private()
     try:
-        process = AgentProcess(folder, folder_settings.load(folder), provider=provider, container=container)
+        settings = folder_settings.load(folder)
+        if not settings.debuggable:
+            hide_from_tasks()
+        process = AgentProcess(folder, settings, provider=provider, container=container)
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1
@@ -348,4 +352,5 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
 
 
 if __name__ == "__main__":
+    drop_secrets()
     sys.exit(main())

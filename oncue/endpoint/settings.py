@@ -38,6 +38,7 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     grace_s: float = 5.0  # for running tasks when the agent stops
     #: Globs of variables that workers get although their names look like secrets (HF_TOKEN).
     pass_env: tuple[str, ...] = ()
+    debuggable: bool = False  # debuggers may attach, and core dumps are written: tasks see its memory
 
 
 def load(folder: Path) -> EndpointSettings:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import click
 
-from oncue.cli.local_server import alive, await_true, local_server
 from oncue.config import load_settings
 from oncue.errors import NotFound, OncueError
 
@@ -15,31 +11,40 @@ from oncue.errors import NotFound, OncueError
 @click.command()
 @click.option("--data", type=click.Path(file_okay=False), help="Data folder of the server (default: ~/.oncue).")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait until it has stopped.")
-def down(data: str | None, timeout: float) -> None:
+@click.option("--force", is_flag=True, help="After that time, kill it. What was accepted is kept also then.")
+def down(data: str | None, timeout: float, force: bool) -> None:
     """Stop the server on this machine, and its local endpoint.
 
-    Accepted tasks and events are kept.
+    Accepted tasks and events are kept. The process is found by the lock of its folder, so a server
+    that hangs, or is stopped (SIGSTOP), is found too.
 
     \b
     Example:
       oncue down
+      oncue down --timeout 10 --force
     """
-    from oncue.cli.agent_process import local_folder, running_agent, stop_agent
+    from oncue.cli.agent_process import ENDED, local_folder, stop_agent
+    from oncue.processes.lock_holder import lock_holder
 
     folder = load_settings({"data": data}).data_path
-    local = local_server(folder)
-    if local is None:
+    holder = lock_holder(folder / "lock")
+    if holder is None:
         # The agent of a server that was killed goes on and waits for the next server.
-        agent = running_agent(local_folder(folder))
+        agent, how = stop_agent(local_folder(folder), timeout)
         if not agent:
             raise NotFound(f"no server runs in {folder}", remedy="give its folder with --data, or ONCUE_DATA")
-        stop_agent(agent, None, timeout)
-        click.echo(f"no server runs in {folder}; the agent of its local endpoint (pid {agent}) has stopped")
+        click.echo(f"no server runs in {folder}; the agent of its local endpoint (pid {agent}) {ENDED[how]}")
         return
-    pid = int(local["pid"])
-    os.kill(pid, signal.SIGTERM)
-    if not await_true(lambda: not alive(pid), timeout):
+    with holder:
+        how = holder.stop(timeout, kill=force)
+    if not how:
         raise OncueError(
-            f"the server (pid {pid}) has not stopped in {timeout:g} s", remedy=f"see {folder / 'server.log'}"
+            f"the server (pid {holder.pid}) has not stopped in {timeout:g} s",
+            remedy=f"see {folder / 'server.log'}"
+            + ("; it waits for its disk" if force else "; to kill it: oncue down --force"),
         )
-    click.echo(f"the server at {local['url']} (pid {pid}) has stopped")
+    click.echo(f"the server in {folder} (pid {holder.pid}) {ENDED[how]}")
+    if how == "KILL":
+        agent, how = stop_agent(local_folder(folder))
+        if agent:
+            click.echo(f"the agent of its local endpoint (pid {agent}) {ENDED[how]}")

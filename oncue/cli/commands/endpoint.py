@@ -17,6 +17,7 @@ from oncue.cli import completers
 from oncue.cli.output import as_json, facts, json_option, say, when
 from oncue.config import default_data
 from oncue.errors import Conflict, Invalid, NotFound, OncueError, Refused
+from oncue.processes.secrecy import agent_environment
 
 CONNECT_S = 15.0  # longest wait for an agent's first connection
 REFUSED_S = 5.0  # an agent that was refused for so long is stopped
@@ -144,7 +145,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     Example:
       oncue endpoint start polaris --detach
     """
-    from oncue.cli.agent_process import agent_command, running_agent, start_agent, stop_agent
+    from oncue.cli.agent_process import agent_command, running_agent, start_agent, stop_child
     from oncue.cli.local_server import await_true
     from oncue.endpoint.settings import load, register_again
 
@@ -156,7 +157,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
     if not detach:
         # The agent replaces this process, so that it gets the signals of a terminal or supervisor.
         sys.stdout.flush()
-        os.execv(sys.executable, agent_command(place, by_hand=True))
+        os.execve(sys.executable, agent_command(place, by_hand=True), agent_environment(os.environ))
     path = place / "agent.log"
     with path.open("ab") as out:
         began = out.tell()
@@ -186,7 +187,7 @@ def start(name: str, folder: str | None, detach: bool) -> None:
         printed = path.read_bytes()[began:][-1000:].decode("utf-8", "replace").strip()
         raise OncueError(f"the agent ended at once:\n{printed}", remedy=f"its log is {path}")
     if now.get("why"):
-        stop_agent(process.pid, process)
+        stop_child(process)
         raise Refused(f"{now['why']}; the agent was stopped", remedy=register_again(name, place))
     say(f"the agent runs (pid {process.pid}); its log is {path}")
     if now.get("state") != "connected":
@@ -225,7 +226,7 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
     Example:
       oncue endpoint stop polaris
     """
-    from oncue.cli.agent_process import running_agent, stop_agent
+    from oncue.cli.agent_process import ENDED, running_agent, stop_agent
     from oncue.endpoint.settings import load, mark_stopped
 
     place = _folder(folder, name)
@@ -236,12 +237,18 @@ def stop(name: str, folder: str | None, json_: bool) -> None:
         pid = running_agent(place)
     if not pid and not supervised:
         raise NotFound(f"no agent runs in {place}", remedy="see `oncue endpoint status`")
+    how = ""
     if pid:
-        stop_agent(pid, None)
+        pid, how = stop_agent(place)
+        if pid and not how:
+            raise OncueError(
+                f"the agent (pid {pid}) has not ended, not even by SIGKILL",
+                remedy="it waits for its disk or a file server; it ends when that answers",
+            )
     if json_:
-        as_json({"name": name, "dir": str(place), "pid": pid})
+        as_json({"name": name, "dir": str(place), "pid": pid, "killed": how == "KILL"})
         return
-    say(f"the agent (pid {pid}) has stopped" if pid else "no agent runs")
+    say(f"the agent (pid {pid}) {ENDED[how]}" if pid else "no agent runs")
     if supervised:
         say(f"  `oncue up` does not restart it: it stays stopped until `oncue endpoint start {name}`")
 
