@@ -1,1 +1,1 @@
-"""Processes of this machine: who holds a lock, signals to it, and its memory's secrecy."""
+"""Processes of this machine: who holds a lock, and what others can read of one."""

@@ -27,12 +27,15 @@ def hide_from_tasks() -> None:
 
 
 def agent_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without those of oncue: an agent has its own key and folder."""
+    """Return the variables without those of oncue.
+
+    An agent has its own key and folder.
+    """
     return {k: v for k, v in environ.items() if not k.startswith("ONCUE_") or k.startswith(_HARMLESS)}
 
 
 def drop_secrets() -> None:
-    """Start this program anew if the environment that it was started with has oncue's secrets.
+    """Start this program anew if its first environment has oncue's secrets.
 
     The first environment stays in the process's memory; removing variables does not clear it.
     """
