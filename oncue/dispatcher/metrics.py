@@ -8,7 +8,7 @@ counted as "(others)", so that 10,000 rules do not make 10,000 series.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -44,7 +44,9 @@ class Metrics:
         self._rule_names: set[str] = set()
         self._windows = Gauge("oncue_rule_windows_open", "Open windows of each rule.", ["rule"], registry=registry)
         self._waiting = Gauge("oncue_rule_events_waiting", "Events in them.", ["rule"], registry=registry)
-        self._queue = Gauge("oncue_queue_depth", "Open tasks of each endpoint.", ["endpoint"], registry=registry)
+        self._queue = Gauge(
+            "oncue_queue_depth", "Open tasks of each endpoint.", ["endpoint", "owner"], registry=registry
+        )
         self._agents_refused = Counter(
             "oncue_agent_refused", "What agents sent and may not, by reason.", ["reason"], registry=registry
         )
@@ -115,17 +117,17 @@ class Metrics:
             for rule, counts in by_rule.items():
                 gauge.labels(self._rule_label(rule)).inc(counts[at])
 
-    def queue_depths(self, by_endpoint: Mapping[str, int]) -> None:
-        """Set the open tasks of endpoints. The deepest queues are shown by name.
+    def queue_depths(self, by_endpoint: Mapping[tuple[str, str], int]) -> None:
+        """Set the open tasks of endpoints, by (owner, name). The deepest queues are named.
 
         Endpoints that are not given disappear.
         """
         self._queue.clear()
         ordered = sorted(by_endpoint.items(), key=lambda kv: -kv[1])
-        for endpoint, depth in ordered[:ENDPOINTS_SHOWN]:
-            self._queue.labels(endpoint).set(depth)
+        for (owner, name), depth in ordered[:ENDPOINTS_SHOWN]:
+            self._queue.labels(name, owner).set(depth)
         if len(ordered) > ENDPOINTS_SHOWN:
-            self._queue.labels(OTHERS).set(sum(depth for _, depth in ordered[ENDPOINTS_SHOWN:]))
+            self._queue.labels(OTHERS, OTHERS).set(sum(depth for _, depth in ordered[ENDPOINTS_SHOWN:]))
 
     def agent_refused(self, reason: str, count: int) -> None:
         """Count what an agent may not send. `reason`: one of a few words."""
@@ -167,6 +169,44 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics, in the format of CONTENT_TYPE."""
         return generate_latest(self.registry)
+
+    def text_for(self, owner: str, rules: Collection[str]) -> bytes:
+        """Return the metrics with the names of these rules and of this owner's endpoints.
+
+        Others are counted together.
+        """
+
+        def visible(labels: Mapping[str, str]) -> dict[str, str]:
+            out = dict(labels)
+            if out.get("rule", OTHERS) not in rules and "rule" in out:
+                out["rule"] = OTHERS
+            if out.get("owner", owner) != owner:
+                out["owner"] = out["endpoint"] = OTHERS
+            return out
+
+        return generate_latest(_Restricted(self.registry, visible))
+
+
+class _Restricted(CollectorRegistry):
+    """Metrics with other labels; series that become equal are added up."""
+
+    def __init__(self, registry: CollectorRegistry, visible: Callable[[Mapping[str, str]], dict[str, str]]) -> None:
+        super().__init__()
+        self._whole, self._visible = registry, visible
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the series. See prometheus_client."""
+        for family in self._whole.collect():
+            totals: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+            for s in family.samples:
+                labels = self._visible(s.labels)
+                key = (s.name, tuple(labels.items()))
+                first = s.name.endswith("_created")  # a time: of several, the first
+                totals[key] = min(totals.get(key, s.value), s.value) if first else totals.get(key, 0.0) + s.value
+            shown = Metric(family.name, family.documentation, family.type, family.unit)
+            for (name, pairs), value in totals.items():
+                shown.add_sample(name, dict(pairs), value)
+            yield shown
 
 
 class HttpCounts(Collector):

@@ -17,7 +17,7 @@ def names() -> set[str]:
     """Return the names of all series, with one label value of each kind set."""
     metrics = Metrics()
     metrics.outcomes({"succeeded": 1})
-    metrics.queue_depths({"local": 1})
+    metrics.queue_depths({("ada", "local"): 1})
     metrics.http_route("GET /a")(200, 0.1)
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name for family in families for sample in family.samples}

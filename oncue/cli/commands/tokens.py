@@ -48,7 +48,7 @@ def _row(t: TokenInfo) -> tuple[str, ...]:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["admin", "user", "emit", "read"]),
+    type=click.Choice(["admin", "user", "emit", "read", "metrics"]),
     help="What the token may do (default: user). Can be repeated.",
 )
 @click.option("--expires", metavar="DURATION", help="Time until the token expires, such as 30d (default: never).")

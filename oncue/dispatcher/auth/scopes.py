@@ -4,6 +4,7 @@
     user    everything with the objects that the caller owns
     emit    POST /v1/events only: for an instrument that reports events
     read    GET requests
+    metrics GET /metrics, with the names of all owners' rules and endpoints; only admins give it
 
 Every caller may use GET /v1/me.
 """
@@ -16,7 +17,7 @@ from typing import Final, Literal
 from oncue.dispatcher.auth.identity import Caller
 from oncue.errors import Forbidden
 
-SCOPES: Final = ("admin", "user", "emit", "read")
+SCOPES: Final = ("admin", "user", "emit", "read", "metrics")
 #: The scope that a route needs. "": no login at all.
 Scope = Literal["", "any", "read", "user", "emit", "admin"]
 

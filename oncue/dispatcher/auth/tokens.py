@@ -156,5 +156,10 @@ def check_token_request(caller: Caller, request: TokenRequest) -> None:
         return
     if "admin" in wanted:
         raise Forbidden("only an admin can make an admin's token", remedy="leave `admin` out of the scopes")
+    if "metrics" in wanted:
+        raise Forbidden(
+            "only an admin can make a token with the scope metrics: it shows everybody's names",
+            remedy="use the scope read: it shows yours",
+        )
     if request.subject not in ("", caller.subject):
         raise Forbidden("only an admin can make a token for somebody else", remedy="leave `subject` out")

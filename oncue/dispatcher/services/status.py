@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
@@ -30,12 +31,20 @@ class StatusService:
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._triggers, self._stateful = triggers, stateful
 
-    async def health(self) -> r.Health:
-        """Return the state of each part: "ok", or what is wrong."""
+    async def health(self, caller: Caller | None = None) -> r.Health:
+        """Return the state of each part: "ok", or what is wrong.
+
+        With a caller, only those triggers are named that the caller may see.
+        """
         context = self._context
         infos = self._triggers.infos()
         trouble, unread = context.log.trouble(), context.view_trouble()
         idle = {info.name: info.detail or info.state for info in infos if info.state in ("failed", "waiting")}
+        told = {
+            info.name: idle[info.name]
+            for info in infos
+            if info.name in idle and (caller is None or caller.sees_all or self._deployed.visible(caller, info.label))
+        }
         checks = {
             "log": context.disk_full or trouble or "ok",
             "view": unread or "ok",
@@ -47,7 +56,7 @@ class StatusService:
         }
         well = context.ready and not context.disk_full and not trouble and not unread
         status = "ok" if well else "degraded" if context.ready else "starting"
-        return r.Health(status=status, version=context.version, checks=checks, triggers=idle)
+        return r.Health(status=status, version=context.version, checks=checks, triggers=told)
 
     def _rules_trouble(self) -> str:
         if self._deployed.off:
@@ -59,11 +68,22 @@ class StatusService:
         others = self._ownership.other_blob_stores()
         return f"not the folder of {', '.join(others)}: set blobs_folder to one that all servers see" if others else ""
 
+    def rules_of(self, owner: str) -> frozenset[str]:
+        """Return the names of the rules that are the owner's."""
+        entries = self._deployed.engine.active_rules.entries
+        return frozenset(name for name, entry in entries.items() if entry.deployment.owner == owner)
+
     async def collect(self) -> None:
         """Bring the gauges of /metrics up to date."""
         context, channels = self._context, self._bridge.channels
-        name = context.registry.endpoint_name
-        context.metrics.queue_depths({name(e): x.pending.queued_tasks + len(x.in_flight) for e, x in channels.items()})
+        known = context.registry.endpoint
+        context.metrics.queue_depths(
+            {
+                (e.owner, e.name): x.pending.queued_tasks + len(x.in_flight)
+                for i, x in channels.items()
+                if (e := known(i)) is not None
+            }
+        )
         context.metrics.connected(sum(x.phase is ChannelPhase.READY for x in channels.values()))
         usage = shutil.disk_usage(context.settings.data_path)
         context.metrics.disk(usage.used / (usage.used + usage.free))

@@ -172,6 +172,9 @@ class WebhookTrigger(HttpTrigger):
         return f"github.{event}" if event else f"oncue.webhook.{self.name}"
 
     def _id(self, headers: Mapping[str, str], body: bytes) -> str:
+        # GitHub signs the body alone: who sends a request again may choose another delivery id.
+        if self._method == "github" and self._options.identity == "body":
+            return hashlib.blake2b(body, digest_size=16).hexdigest()
         for name in _ID_HEADERS:
             if headers.get(name):
                 return headers[name]

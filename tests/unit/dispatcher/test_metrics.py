@@ -7,10 +7,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from oncue.dispatcher.metrics import ENDPOINTS_SHOWN, OTHERS, RULES_SHOWN, Metrics
 
 
-def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(metrics: Metrics, text: bytes = b"") -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     return {
         (s.name, tuple(sorted(s.labels.items()))): s.value
-        for family in text_string_to_metric_families(metrics.text().decode())
+        for family in text_string_to_metric_families((text or metrics.text()).decode())
         for s in family.samples
     }
 
@@ -28,12 +28,47 @@ def test_rules_beyond_the_limit_are_counted_together() -> None:
 
 def test_deepest_queues_are_shown_and_old_ones_disappear() -> None:
     m = Metrics()
-    m.queue_depths({f"e{n}": n for n in range(ENDPOINTS_SHOWN + 3)})
+    m.queue_depths({("ada", f"e{n}"): n for n in range(ENDPOINTS_SHOWN + 3)})
     found = {labels[0][1]: v for (name, labels), v in samples(m).items() if name == "oncue_queue_depth"}
     assert len(found) == ENDPOINTS_SHOWN + 1
     assert found[OTHERS] == 0 + 1 + 2
-    m.queue_depths({"e7": 1})
-    assert [k for k in samples(m) if k[0] == "oncue_queue_depth"] == [("oncue_queue_depth", (("endpoint", "e7"),))]
+    m.queue_depths({("ada", "e7"): 1})
+    left = [labels for name, labels in samples(m) if name == "oncue_queue_depth"]
+    assert left == [(("endpoint", "e7"), ("owner", "ada"))]
+
+
+def test_equal_names_of_two_owners_are_two_series() -> None:
+    m = Metrics()
+    m.queue_depths({("ada", "gpu"): 1, ("bob", "gpu"): 2})
+    found = {labels: v for (name, labels), v in samples(m).items() if name == "oncue_queue_depth"}
+    assert found == {(("endpoint", "gpu"), ("owner", "ada")): 1, (("endpoint", "gpu"), ("owner", "bob")): 2}
+
+
+def test_an_owner_sees_the_names_of_others_nowhere() -> None:
+    m = Metrics()
+    m.queue_depths({("ada", "gpu"): 1, ("bob", "secret-ep"): 2, ("carl", "secret-cpu"): 3})
+    m.rules_fired({"mine": 1, "secret-rule": 2, "secret-rule-2": 5})
+    m.windows({"secret-rule": (3, 4), "mine": (1, 1)})
+    m.accepted(7)
+    text = m.text_for("ada", {"mine"})
+    assert b"secret" not in text
+    assert b"bob" not in text
+    found = samples(m, text)
+    assert found["oncue_queue_depth", (("endpoint", "gpu"), ("owner", "ada"))] == 1
+    assert found["oncue_queue_depth", (("endpoint", OTHERS), ("owner", OTHERS))] == 5
+    assert found["oncue_rule_fired_total", (("rule", "mine"),)] == 1
+    assert found["oncue_rule_fired_total", (("rule", OTHERS),)] == 7
+    assert found["oncue_rule_windows_open", (("rule", OTHERS),)] == 3
+    assert found["oncue_tasks_accepted_total", ()] == 7
+
+
+def test_label_values_cannot_forge_series() -> None:
+    m = Metrics()
+    name = 'x"} 1\noncue_forged{a="\\'
+    m.queue_depths({("ada", name): 1})
+    found = {labels: v for (n, labels), v in samples(m).items() if n == "oncue_queue_depth"}
+    assert found == {(("endpoint", name), ("owner", "ada")): 1}
+    assert "oncue_forged" not in {n for n, _ in samples(m)}
 
 
 def test_requests_are_counted_and_timed() -> None:

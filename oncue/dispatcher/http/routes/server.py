@@ -14,6 +14,7 @@ from aiohttp import web
 
 from oncue import __version__
 from oncue.dispatcher.auth.base import Credentials
+from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.scopes import OPENS
 from oncue.dispatcher.http.route import HTML, TEXT, RequestContext, Route
 from oncue.dispatcher.metrics import CONTENT_TYPE
@@ -59,11 +60,12 @@ async def ready(context: RequestContext) -> web.Response:
 
     Details of checks need a token that may read.
     """
+    caller = await _reader(context)
     if context.api.streams.closing:
         health = Health(status="stopping", version=__version__)
     else:
-        health = await context.backend.status.health()
-    if not await _may_read(context):
+        health = await context.backend.status.health(caller)
+    if caller is None:
         brief = {name: _brief(found) for name, found in health.checks.items()}
         health = msgspec.structs.replace(health, checks=brief, triggers={})
     status = 503 if health.status in ("starting", "stopping") else 200
@@ -78,33 +80,40 @@ def _brief(found: str) -> str:
     return found if found == "ok" or found.startswith("not ok: ") else "not ok"
 
 
-async def _may_read(context: RequestContext) -> bool:
-    """Return True if the request has the credentials of a caller who may read.
+async def _reader(context: RequestContext, *scopes: str) -> Caller | None:
+    """Return the caller of the request, if it may read or has one of the scopes.
 
-    Unknown ones are refused from memory.
+    Unknown credentials are refused from memory.
     """
     logins, credentials = context.api.logins, Credentials(context.request.headers.get("Authorization"))
     if not logins.is_valid(credentials):
-        return False
+        return None
     caller = await logins.authenticate(credentials)
-    return not caller.scopes.isdisjoint(OPENS["read"])
+    return None if caller.scopes.isdisjoint(OPENS["read"] | set(scopes)) else caller
 
 
 async def metrics(context: RequestContext) -> web.Response:
-    """Return the metrics.
+    """Return the metrics, with the names of what the caller may see.
 
-    They have names of rules and endpoints, so they need a token unless open_metrics is set.
+    They need a token unless open_metrics is set.
     """
-    if not context.api.settings.open_metrics and not await _may_read(context):
+    caller = await _reader(context, "metrics")
+    if not context.api.settings.open_metrics and caller is None:
         if "Authorization" in context.request.headers:
-            raise Forbidden("these metrics need a good token that may read", remedy="use a token with the scope read")
+            raise Forbidden(
+                "these metrics need a good token that may read", remedy="use one with the scope metrics or read"
+            )
         raise Unauthorized(
             "the metrics need a token",
-            remedy="let Prometheus send one with the scope read (authorization.credentials_file), or set open_metrics = true",
+            remedy="let Prometheus send one with scope metrics (authorization.credentials_file), or set open_metrics = true",
         )
     await context.backend.status.collect()
     context.api.metrics.streams(len(context.api.streams))
-    return web.Response(body=context.api.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+    if caller is None or caller.sees_all or "metrics" in caller.scopes:
+        text = context.api.metrics.text()
+    else:
+        text = context.api.metrics.text_for(caller.subject, context.backend.status.rules_of(caller.subject))
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def openapi(context: RequestContext) -> web.Response:
@@ -159,7 +168,8 @@ ROUTES = (
         "GET",
         "/metrics",
         metrics,
-        summary="For Prometheus. Needs a token with the scope read, unless the setting open_metrics is true.",
+        summary="For Prometheus. Needs a token with the scope metrics, or read (without others' names), unless the setting "
+        "open_metrics is true.",
         scope="",
         gives=str,
         writes=(TEXT,),

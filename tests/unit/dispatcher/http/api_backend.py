@@ -56,7 +56,7 @@ SERVICES = {
         "remove": "_remove_rules",
     },
     "rules": {"all": "_rules", "get": "_rule", "switch": "_switch_rule", "explain": "_explain"},
-    "status": {"health": "_health", "collect": "_collect"},
+    "status": {"health": "_health", "collect": "_collect", "rules_of": "_rules_of"},
     "tasks": {
         "submit": "_submit",
         "submit_batch": "_submit_batch",
@@ -338,7 +338,10 @@ class MemoryBackend:
         gone = r.TokenInfo(id=token_id, name="n", subject="ada", scopes=["user"], revoked=True)
         return r.RevokedToken(tokens=[gone], endpoints=["e"], endpoints_revoked=endpoints)
 
-    async def _health(self) -> r.Health:
+    def _rules_of(self, owner: str) -> frozenset[str]:
+        return frozenset()
+
+    async def _health(self, caller: Caller | None = None) -> r.Health:
         checks = {"log": "ok", "disk": "/data is 91 % full", "triggers": "not ok: 1 of 2 do not run"}
         return r.Health(
             status=self.health_status, version="1", checks=checks, triggers={"secret": "/data/secret is missing"}

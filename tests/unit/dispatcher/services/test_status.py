@@ -76,7 +76,7 @@ def test_gauges_are_brought_up_to_date(tmp_path: Path) -> None:
         await site.context.applied(await site.log.append(DEAD, [Record(encode(letter))]))
         await service(rules).collect()
         lines = site.context.metrics.text().decode().splitlines()
-        assert 'oncue_queue_depth{endpoint="local"} 0.0' in lines
+        assert 'oncue_queue_depth{endpoint="local",owner="ada"} 0.0' in lines
         assert "oncue_endpoints_connected 0.0" in lines
         assert "oncue_dead_letters_open 1.0" in lines
         assert "oncue_view_lag_records 0.0" in lines

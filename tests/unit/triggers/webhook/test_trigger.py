@@ -240,6 +240,19 @@ def test_what_becomes_data(content_type: str, body: bytes, kind: str | None, dat
     assert (event.datacontenttype, event.data) == (kind, data)
 
 
+def test_a_replay_of_github_with_another_delivery_id_is_the_same_event_by_body() -> None:
+    body = b'{"action": "published"}'
+    signed = {
+        "x-hub-signature-256": "sha256=" + hmac.new(b"s", body, "sha256").hexdigest(),
+        "x-github-event": "release",
+    }
+    for identity, events in (("body", 1), ("request", 3)):
+        hook = Hook({"verify": {"github": "s"}, "identity": identity})
+        for delivery in ("genuine", "replayed", "replayed again"):
+            hook.post(body, signed | {"x-github-delivery": delivery})
+        assert len({event.id for event in hook.events}) == events
+
+
 def test_without_a_name_each_request_is_an_event_and_with_identity_body_each_body() -> None:
     hook = unsigned()
     hook.post(b"x")
