@@ -1,6 +1,8 @@
 # Everything here sets itself up: only Python 3.11+, git and make need to be there.
 #   make demo   files turn into outcomes, under two minutes     make test   all tests      make lint   ruff, mypy, layers
 #   make bench  the figures of docs/benchmarks.md               make services   install the services that tests use
+#   make fuzz   random input, for TIME=60 seconds a target          make audit  known vulnerabilities of what is installed
+#   make lock   requirements/*.txt, with hashes               make sbom   sbom.json, of the runtime's packages (CycloneDX)
 #   make kafka  a Kafka broker to try things with (Java 17 and Maven; make kafka NODES=3)
 
 SHELL := /bin/sh
@@ -11,9 +13,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench kafka services clean
+.PHONY: help demo test lint format bench kafka services fuzz lock audit sbom clean
 help:
-	@sed -n '2,4s/^# *//p' Makefile
+	@sed -n '2,6s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "oncue needs Python 3.11 to 3.13 with its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
@@ -51,6 +53,23 @@ bench: $(VENV)/.dev
 
 kafka: $(VENV)/.dev
 	@$(BIN)/python -m tests.kafka $(NODES)
+
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet 'atheris>=3' || true
+	$(BIN)/python -m tests.security.fuzz --time $(or $(TIME),60) $(TARGET)
+
+# For all systems and Pythons that oncue runs on.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock: $(VENV)/.dev
+	$(LOCK) --upgrade --extra server --extra kafka --extra demo --output-file requirements/server.txt pyproject.toml
+	$(LOCK) --upgrade --constraint requirements/server.txt --extra dev --output-file requirements/dev.txt pyproject.toml
+
+audit: $(VENV)/.dev
+	@$(BIN)/python tools/audit
+
+sbom: $(VENV)/.dev
+	@$(BIN)/cyclonedx-py requirements requirements/server.txt --pyproject pyproject.toml --output-reproducible -o sbom.json
+	@echo "sbom.json is written"
 
 services:
 	@sh tools/services
