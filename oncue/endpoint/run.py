@@ -46,7 +46,7 @@ from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
 from oncue.ids import now_us
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
-from oncue.text.log_lines import log_to
+from oncue.text.log_lines import LineLimiter, log_to
 
 log = logging.getLogger("oncue.agent")
 USAGE_US, STATUS_US = 5_000_000, 2_000_000
@@ -99,6 +99,7 @@ class AgentProcess:
         self._watching = (-1, -1)  # versions of the pool's and the socket's descriptors
         self._socket_fds: set[int] = set()
         self._me = psutil.Process()
+        self._limited = LineLimiter(log)
         self._usage_us = self._status_us = 0
         self._status = b""
         self._trouble = ""
@@ -170,9 +171,13 @@ class AgentProcess:
             try:
                 self.agent.on_message(parts, at)
             except Undecodable as e:
-                log.error("a message of the server cannot be read: %s", e.message)
-                self.agent.disconnect("the server's messages cannot be read", at)
-                return
+                self._limited.log(logging.ERROR, "message", "a message of the server cannot be read: %s", e.message)
+            except Exception:  # a bug here; the journal has what is needed to go on
+                self._limited.log(logging.ERROR, "message", "a message of the server failed", exc_info=True)
+            else:
+                continue
+            self.agent.disconnect("the server's messages cannot be read", at)
+            return
 
     def _forward_pool_events(self) -> bool:
         """Pass the pool's events to the agent. Return True if there were any."""

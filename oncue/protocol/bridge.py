@@ -44,6 +44,7 @@ BLOB_BYTES: Final = 1 << 40
 # Numbers stay within SQLite's and JSON's.
 Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Number = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
+Seq = Annotated[int, msgspec.Meta(ge=-1, le=1 << 52)]  # of an agent's journal
 Size = Annotated[int, msgspec.Meta(ge=0, le=BLOB_BYTES)]
 Text = Annotated[str, msgspec.Meta(max_length=1_000)]
 Nonce = Annotated[bytes, msgspec.Meta(max_length=64)]
@@ -137,7 +138,7 @@ class Welcome(Stored, tag="welcome", frozen=True):
     epoch: Number
     server: Text
     server_version: Text
-    durable_seq: Number = -1  # journal entries up to here are durable in the log
+    durable_seq: Seq = -1  # journal entries up to here are durable in the log
     # (address, CURVE key) of all servers
     servers: Annotated[tuple[tuple[Text, Text], ...], msgspec.Meta(max_length=10_000)] = ()
     at_us: Natural = 0  # by the server's clock; 0: a server that does not say
@@ -199,7 +200,7 @@ class UploadAck(Stored, tag="putack", frozen=True):
 class Ack(Stored, tag="ack", frozen=True):
     """Results up to journal number `seq` are durable in the log."""
 
-    seq: Number
+    seq: Seq
 
 
 class CancelTasks(Stored, tag="cancel", frozen=True):

@@ -22,7 +22,7 @@ from oncue.endpoint.agent.effects import Connect, Effect, RememberServers
 from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.held_tasks import HeldTasks
 from oncue.endpoint.agent.session import SILENCE_US, AgentSession, SessionPhase
-from oncue.errors import Refused
+from oncue.errors import Refused, Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import VERSION, Output, Report, Started, TaskRecord, Usage
@@ -110,8 +110,7 @@ class Agent(HeldTasks):
             case bridge.Ack():
                 self.outbox.on_ack(message.seq)
             case bridge.CancelTasks():
-                step = bridge.ID_BYTES
-                self.cancel({body[i : i + step] for i in range(0, len(body), step)}, message.why)
+                self.cancel(set(bridge.unpack_ids(body)), message.why)
             case bridge.BlobPart():
                 self._fetcher.on_part(message, body, self.now_us)
             case bridge.UploadAck():
@@ -155,9 +154,12 @@ class Agent(HeldTasks):
         self._set_away(refuse.message)
 
     def _on_dispatch(self, message: bridge.Dispatch, body: bytes) -> None:
-        self.received += message.count
         tasks = decode(list[TaskRecord], body)
-        if not self.queue.held.keys().isdisjoint([t.id for t in tasks]):
+        ids = [t.id for t in tasks]
+        if len(tasks) != message.count or sum(map(len, ids)) != bridge.ID_BYTES * len(ids):
+            raise Undecodable("a dispatch with other tasks than it announces")
+        self.received += message.count
+        if not self.queue.held.keys().isdisjoint(ids):
             # The inventory named the others, so the bridge knows that they are held.
             tasks = [t for t in tasks if t.id not in self.queue.held]
             body = encode(tasks)
