@@ -79,14 +79,14 @@ class ActiveRule:
     paused.
     """
 
-    __slots__ = ("actions", "counters", "deployment", "disabled_because", "inline_bytes", "paused", "rule")
+    __slots__ = ("_hash", "actions", "counters", "deployment", "disabled_because", "inline_bytes", "paused", "rule")
 
     def __init__(
         self, rule: Rule, deployment: Deployment, counters: RuleCounters, disabled_because: str, paused: str = ""
     ) -> None:
         self.rule, self.deployment, self.counters, self.disabled_because = rule, deployment, counters, disabled_because
         self.actions = tuple(Action(rule, run, deployment) for run in rule.runs)
-        self.paused = paused
+        self.paused, self._hash = paused, ""
         self.inline_bytes = counters.cost.all if counters.cost is not None and not paused else -1
 
     def cost(self) -> RuleCost:
@@ -96,6 +96,12 @@ class ActiveRule:
         if not self.paused:
             self.inline_bytes = self.counters.cost.all
         return self.counters.cost
+
+    def hash(self) -> str:
+        """Return the hash of the rule's text."""
+        if not self._hash:
+            self._hash = rule_hash(self.rule)
+        return self._hash
 
     def pause(self, reason: str) -> None:
         """Test the rule no more."""
@@ -193,7 +199,7 @@ class RuleCompiler:
 
     def pause(self, entry: ActiveRule, reason: str) -> None:
         """Pause a rule of this version of its text, now and in all rules compiled later."""
-        self._paused[entry.rule.name] = (rule_hash(entry.rule), reason)
+        self._paused[entry.rule.name] = (entry.hash(), reason)
         entry.pause(reason)
 
 

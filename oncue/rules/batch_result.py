@@ -51,13 +51,15 @@ class BatchResult:
         self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
         self._reasons: dict[ActiveRule, str] = {}
         self._kept_bytes = 0  # of events in dead letters
-        self._untested: dict[tuple[ActiveRule, int], list[Postponed]] = {}  # by rule and partition
+        self._untested: dict[tuple[ActiveRule, int, str], list[Postponed]] = {}  # by rule, partition, reason
 
-    def process(self, batch: RecordBatch, offset: int, record: Record) -> Postponed | None:
-        """Test the rules that certainly take little time; return the others."""
-        event: Event | None = None
+    def process(self, batch: RecordBatch, offset: int, record: Record, event: Event | None = None) -> Postponed | None:
+        """Test the rules that certainly take little time; return the others.
+
+        `event`: the record, if it is decoded already.
+        """
         try:
-            event = _decoded(record)
+            event = event or _decoded(record)
             entries = self._active_rules.candidates(event)
         except RuleError as e:
             self._to_dead_letters(batch, offset, record, e, event)
@@ -111,12 +113,10 @@ class BatchResult:
             EVENT, record.value, record.headers, deployment.label, deployment.version, record.time_ms, mark_us
         )
 
-    def take(self, event: Postponed, entry: ActiveRule, answer: Answer | None) -> None:
+    def take(self, event: Postponed, entry: ActiveRule, answer: Answer) -> None:
         """Make tasks, a match or a dead letter of an answer."""
         try:
-            if answer is None:
-                self.leave_untested(event, entry)
-            elif answer.kind == FIRES:
+            if answer.kind == FIRES:
                 self._fire(entry, event.event, answer.payloads)
             elif answer.kind == MATCHED:
                 self._matched.setdefault(entry, [0, 0, 0])[0] += 1
@@ -127,10 +127,10 @@ class BatchResult:
         except RuleError as e:
             self._to_dead_letters(event.batch, event.offset, event.record, e, event.event, entry)
 
-    def leave_untested(self, event: Postponed, entry: ActiveRule) -> None:
-        """Note an event that a paused rule does not test."""
+    def leave_untested(self, event: Postponed, entry: ActiveRule, why: str) -> None:
+        """Note an event that a rule does not test."""
         if self.may_match(event, entry):
-            self._untested.setdefault((entry, event.batch.partition), []).append(event)
+            self._untested.setdefault((entry, event.batch.partition, why), []).append(event)
 
     def refuse(self, event: Postponed, entry: ActiveRule) -> None:
         """Make a dead letter for a rule that an event reaches after too many others."""
@@ -143,27 +143,28 @@ class BatchResult:
             self._to_dead_letters(event.batch, event.offset, event.record, error, event.event, entry)
 
     def add_untested(self) -> None:
-        """Make dead letters of the events that paused rules did not test."""
-        for (entry, partition), events in self._untested.items():
+        """Make dead letters of the events that rules did not test."""
+        for (entry, partition, why), events in self._untested.items():
             self._matched.setdefault(entry, [0, 0, 0])[2] += len(events)
-            self._reasons[entry] = ""  # its state says why
-            self.frames.dead += [self._letter(entry, partition, part) for part in _parts(events)]
+            self._reasons[entry] = "" if entry.paused else why  # the state of a paused rule says why
+            self.frames.dead += [self._letter(entry, partition, part, why) for part in _parts(events)]
         self._untested.clear()
 
-    def _letter(self, entry: ActiveRule, partition: int, events: Sequence[Postponed]) -> DeadLetter:
+    def _letter(self, entry: ActiveRule, partition: int, events: Sequence[Postponed], why: str) -> DeadLetter:
         first, name = events[0], entry.rule.name
+        correct = f"correct the rule and deploy it, or `oncue rules resume {name}`" if entry.paused else "wait"
         what = "1 event was" if len(events) == 1 else f"{len(events):,} events were"
         return DeadLetter(
             VERSION,
             "match",
-            f"{what} not tested: the rule is paused: {entry.paused}"[:2_000],
+            f"{what} not tested: {why}"[:2_000],
             self.frames.now_us,
             first.batch.topic,
             partition,
             first.offset,
             name,
             (first.event.source, first.event.id),
-            remedy=f"correct the rule and deploy it, or `oncue rules resume {name}`; then `oncue dead retry N`",
+            remedy=f"{correct}, then `oncue dead retry N` (N: this letter's number)",
             owner=entry.deployment.owner,
             offsets=tuple(event.offset for event in events),
         )
@@ -257,6 +258,14 @@ class BatchResult:
             counters.fired += fired
             counters.failed += failed
             counters.last_reason = self._reasons.get(entry, counters.last_reason)
+
+
+def decoded_apart(record: Record) -> Event | None:
+    """Decode an event in any thread; None: `process` says what is wrong."""
+    try:
+        return _decoded(record)
+    except Exception:
+        return None
 
 
 def _parts(events: Sequence[Postponed]) -> Iterator[list[Postponed]]:

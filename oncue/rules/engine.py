@@ -27,10 +27,10 @@ from oncue.protocol.api import Explanation, RuleInfo
 from oncue.protocol.records import Deployment, Event, RuleSwitch
 from oncue.protocol.topics import EVENTS
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
-from oncue.rules.batch_result import BatchResult, Postponed
+from oncue.rules.batch_result import BatchResult, Postponed, decoded_apart
 from oncue.rules.evaluation.evaluator import Evaluator
 from oncue.rules.evaluation.explaining import explain_apart
-from oncue.rules.evaluation.judge import Pause, RuleJudge
+from oncue.rules.evaluation.judge import NotTested, Pause, RuleJudge
 from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.parsing.rule_file import RuleSet
 from oncue.rules.task_frames import EndpointDirectory, commit
@@ -39,6 +39,7 @@ GROUP = "rules"
 MAX_BATCHES = 16  # in one commit
 YIELD_S = 0.01  # longest time between two yields to the event loop
 EXPLAINS = 16  # questions that may wait for one another
+LARGE_BYTES = 128 * 1024  # of an event that is decoded beside the event loop
 MANY_ACTIONS = 500  # whose frames are encoded beside the event loop
 EVENT_TASKS = 20_000  # that one event may make, and the bytes of their arguments
 EVENT_BYTES = 256 * 1024 * 1024
@@ -119,7 +120,10 @@ class Engine:
     async def _process(self, work: BatchResult, batch: RecordBatch) -> None:
         until = perf_counter() + YIELD_S
         for offset, record in zip(batch.offsets, batch.records, strict=True):
-            if (postponed := work.process(batch, offset, record)) is not None:
+            event = None
+            if len(record.value) > LARGE_BYTES:  # up to 0.1 s, of which the loop gets its share
+                event = await asyncio.to_thread(decoded_apart, record)
+            if (postponed := work.process(batch, offset, record, event)) is not None:
                 await self._test_postponed(work, postponed)
             if perf_counter() >= until:
                 await asyncio.sleep(0)
@@ -149,19 +153,27 @@ class Engine:
             if entry.inline_bytes < 0 and not entry.paused:
                 entry.cost()
             if entry.paused:
-                work.leave_untested(event, entry)
+                work.leave_untested(event, entry, f"the rule is paused: {entry.paused}")
             elif work.frames.tasks - before > EVENT_TASKS or work.frames.held_bytes > EVENT_BYTES:
                 work.refuse(event, entry)
             elif event.size <= entry.inline_bytes:
                 work.test(event.batch, event.offset, event.record, event.event, entry)
             elif work.may_match(event, entry):
-                about = f"event {event.event.id} of {event.event.source}"
-                work.take(event, entry, await self.judge.ask(entry, work.question(event, entry), about))
+                await self._ask(work, event, entry)
             if perf_counter() >= until:
                 if work.frames.held_bytes > HELD_BYTES and self._offload is not None:
                     await work.frames.offload(self._offload)
                 await asyncio.sleep(0)
                 until = perf_counter() + YIELD_S
+
+    async def _ask(self, work: BatchResult, event: Postponed, entry: ActiveRule) -> None:
+        about = f"event {event.event.id} of {event.event.source}"
+        try:
+            answer = await self.judge.ask(entry, work.question(event, entry), about)
+        except NotTested as e:
+            work.leave_untested(event, entry, str(e))
+        else:
+            work.take(event, entry, answer)
 
     async def _pause(self, entry: ActiveRule, why: str) -> bool:
         """Pause a rule here, at once, and record it for all servers."""

@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.many import Many, many_servers
 from tests.e2e.running import System
 from tests.security.stall import check_no_stall
 
@@ -171,3 +173,47 @@ def test_an_explanation_of_a_dear_rule_holds_nobody(stopped: System) -> None:
     check_no_stall(system.local["url"], attack, endpoint="local", token=system.local["token"])
     assert all("CPU time" in why for why in whys)
     assert state(system, "never") == ("active", "")
+
+
+@pytest.mark.embedded
+def test_an_event_that_thousands_of_rules_match_holds_nobody(stopped: System) -> None:
+    system = stopped
+    system.up("--workers", "1")
+    system.await_connected()
+    deploy(system, "many", *(rule(f"r{n}", when="data.l.exists(x, x > 0)") for n in range(3_000)))
+    sent = 0
+
+    def attack() -> None:
+        nonlocal sent
+        sent = emit(system, sent + 1)
+
+        def all_made() -> bool:
+            answer = system.http("GET", "/v1/rules")
+            return sum(r["fired"] for r in answer.json) >= 3_000 * sent
+
+        system.await_true(all_made, "3,000 tasks", 90)
+
+    check_no_stall(system.local["url"], attack, endpoint="local", token=system.local["token"])
+
+
+@pytest.fixture
+def two(kafka: tuple[str, str], tmp_path: Path) -> Iterator[Many]:
+    with many_servers(tmp_path, kafka[0], 2) as found:
+        yield found
+
+
+def test_a_pause_holds_on_all_servers(two: Many) -> None:
+    a, b = two.servers
+    two.endpoint("local", b)
+    deploy(a, "dear", rule("never", when=NEVER), rule("good"))
+    emit(b, 1, NUMBERS)
+    a.await_tasks(1, rule="good")
+    for server in (a, b):
+        assert "CPU time" in await_state(server, "never", "paused")
+
+    kill(a)
+    kill(b)
+    b.up("--no-endpoint")
+    assert "CPU time" in await_state(b, "never", "paused")
+    b.oncue("rules", "resume", "never")
+    assert state(b, "never") == ("active", "")

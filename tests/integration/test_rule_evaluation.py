@@ -232,6 +232,51 @@ def test_an_evaluator_that_somebody_kills_is_replaced(tmp_path: Path) -> None:
     with_engine(tmp_path, body)
 
 
+def test_an_evaluator_that_somebody_stops_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([deployed([rule("r", when="data.l.all(x, x >= 0)")])])
+        large = {"l": list(range(7_000)), "n": 1}
+        await log.append(EVENTS, [record(1, large)])
+        await consume(log, engine)
+        process = engine.judge._evaluator._process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr("oncue.rules.evaluation.evaluator.ANSWER_S", 1.0)
+
+        await log.append(EVENTS, [record(2, large)])
+        async with metered() as longest:
+            await consume(log, engine)
+
+        assert longest[0] < HELD_S
+        assert process.returncode is not None
+        assert engine.rules()[0].state == "active"
+        made, letters = [t.event for t in await tasks(log)], await dead(log)
+        assert made == [("/s", "1"), ("/s", "2")] or (len(letters) == 1 and letters[0].offsets == (1,))
+
+    with_engine(tmp_path, body)
+
+
+def test_rules_of_an_owner_that_waste_time_do_not_waste_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncue.rules.evaluation.judge.WASTED_S", 1.0)
+
+    async def body(log: Log, engine: Engine) -> None:
+        others = Deployment(
+            VERSION, "g", 1, "ann2", json.dumps({"rules": [rule("other", when="data.l.all(x, x >= 0)")]}), {}
+        )
+        engine.update([deployed([rule(f"r{n}", when=NEVER) for n in range(20)]), others])
+        await log.append(EVENTS, [record(1, NUMBERS)])
+        await consume(log, engine)
+        states = [info.state for info in engine.rules()]
+        assert states.count("paused") == 2
+        letters = await dead(log)
+        assert {letter.rule for letter in letters} == {"other", *(f"r{n}" for n in range(20))}
+        reasons = {letter.rule: letter.reason for letter in letters}
+        assert "rules of ann that took too long" in reasons["r19"]
+        assert "no endpoint" in reasons["other"]  # it was tested, and matched
+
+    with_engine(tmp_path, body)
+
+
 def test_arguments_without_end_are_a_dead_letter(tmp_path: Path) -> None:
     async def body(log: Log, engine: Engine) -> None:
         bomb = {"function": "f", "args": {f"a{n}": "${event}" * 10 for n in range(300)}}

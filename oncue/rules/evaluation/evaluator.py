@@ -22,7 +22,7 @@ from oncue.rules.parsing.rule_file import Rule
 
 CPU_S = 0.5  # of one evaluation
 CPU_S_PER_BYTE = 1e-6  # and for each byte of the event
-ANSWER_S = 20.0  # on a loaded machine, or one whose process is stopped
+ANSWER_S = 10.0  # on a loaded machine; a process that is stopped is replaced then
 START_S = 60.0
 TRIES = 2  # the process may have been killed by somebody else
 RULES = 256  # that one process has compiled; then it is replaced
@@ -32,6 +32,14 @@ KEPT_PREFIXES = ("LC_", "PYTHON", "LD_", "DYLD_", "COV_")
 
 class OverBudget(Exception):
     """Raised when an evaluation was ended; its text is the reason."""
+
+    def __init__(self, why: str, cpu_s: float) -> None:
+        super().__init__(why)
+        self.cpu_s = cpu_s  # that it may have used
+
+
+class Unanswered(Exception):
+    """Raised when there is no answer for another reason than the rule; its text is the reason."""
 
 
 class EvaluatorBusy(OncueError):
@@ -51,7 +59,10 @@ class Evaluator:
         self._waiting, self._most = 0, waiting
 
     async def ask(self, rule: Rule, question: Question) -> Answer:
-        """Raises OverBudget: the rule may not be asked again; EvaluatorBusy."""
+        """Return the answer.
+
+        Raises OverBudget: the rule should not be asked again; Unanswered, EvaluatorBusy.
+        """
         if self._waiting >= self._most:
             raise EvaluatorBusy("too many rules are evaluated at this moment", remedy="try again in a moment")
         self._waiting += 1
@@ -66,23 +77,28 @@ class Evaluator:
         cpu_s = CPU_S + CPU_S_PER_BYTE * len(question.value)
         for _ in range(TRIES):
             try:
-                return await self._asked(rule, question, cpu_s)
+                process = await self._started()
+            except (OSError, EOFError) as e:  # TimeoutError too
+                await self.close()
+                raise Unanswered(f"the process that evaluates rules cannot start: {e or type(e).__name__}") from None
+            try:
+                return await self._asked(process, rule, question, cpu_s)
             except TimeoutError:
-                why = f"gave no answer in {ANSWER_S:g} s"
+                await self.close()
+                why = ""
             except (OSError, EOFError):
-                why = await self._ended()
-            finally:
-                if why:
-                    await self.close()
+                why = await self._ended(process)
+                await self.close()
             if why == _signal_text(signal.SIGPROF):
-                raise OverBudget(f"took more than {cpu_s:.1f} s of CPU time, and was ended")
-        raise OverBudget(why)
+                raise OverBudget(f"took more than {cpu_s:.1f} s of CPU time, and was ended", cpu_s)
+        if why:
+            raise OverBudget(why, cpu_s)
+        raise Unanswered(f"the process that evaluates rules has not answered in {ANSWER_S:g} s")
 
-    async def _asked(self, rule: Rule, question: Question, cpu_s: float) -> Answer:
+    async def _asked(self, process: asyncio.subprocess.Process, rule: Rule, question: Question, cpu_s: float) -> Answer:
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            process = await self._started()
-            assert process.stdin is not None
-            assert process.stdout is not None
             envelope = self._envelope(rule, question, cpu_s)
             packed = encode(envelope)
             async with asyncio.timeout(ANSWER_S):
@@ -121,12 +137,11 @@ class Evaluator:
                 await self._process.stdout.readexactly(len(READY))
         return self._process
 
-    async def _ended(self) -> str:
+    async def _ended(self, process: asyncio.subprocess.Process) -> str:
         """Return how the process ended, in words."""
-        assert self._process is not None
         try:
             async with asyncio.timeout(ANSWER_S):
-                code = await self._process.wait()
+                code = await process.wait()
         except TimeoutError:
             return "closed its pipe"
         return _signal_text(-code) if code < 0 else f"ended its process with code {code}"

@@ -8,7 +8,7 @@ from oncue.protocol import cloudevents
 from oncue.protocol.api import Explanation
 from oncue.protocol.records import Event
 from oncue.rules.active_rules import ActiveRule
-from oncue.rules.evaluation.evaluator import Evaluator, OverBudget
+from oncue.rules.evaluation.evaluator import Evaluator, OverBudget, Unanswered
 from oncue.rules.evaluation.messages import EXPLAIN, FAILED, Question
 
 _decode = msgspec.json.Decoder(Explanation).decode
@@ -28,6 +28,8 @@ async def explain_apart(evaluator: Evaluator, entry: ActiveRule, event: Event) -
         answer = await evaluator.ask(entry.rule, question)
     except OverBudget as e:
         return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=f"not known: its evaluation {e}")
+    except Unanswered as e:
+        return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=f"not known: {e}")
     if answer.kind == FAILED:
         return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=answer.reason)
     return _decode(answer.match)

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from oncue.ids import now_us
 from oncue.protocol.records import VERSION, RuleSwitch
 from oncue.rules.active_rules import ActiveRule
-from oncue.rules.evaluation.evaluator import Evaluator, OverBudget
+from oncue.rules.evaluation.evaluator import Evaluator, EvaluatorBusy, OverBudget, Unanswered
 from oncue.rules.evaluation.messages import Answer, Question
-from oncue.rules.evaluation.rule_source import rule_hash
 from oncue.rules.evaluation.trials import TrialFile
 
 SLOW_S = 0.1  # of CPU time; so many evaluations in a row that take longer pause the rule
 SLOW_S_PER_BYTE = 5e-7
 SLOW = 3
+WASTED_S = 10.0  # CPU time of one owner's rules that took too long; then others of them wait
+WASTED_PER_S = 1 / 60  # of it is forgiven each second
 PROVEN = 10_000  # rules whose cost is remembered
 # Records that the rule is paused; False: that was not possible.
 Pause = Callable[[ActiveRule, str], Awaitable[bool]]
@@ -32,7 +34,26 @@ _log = logging.getLogger(__name__)
 
 def pause_of(entry: ActiveRule, why: str) -> RuleSwitch:
     """Return the record of a pause; it holds until the rule is changed or enabled."""
-    return RuleSwitch(VERSION, entry.rule.name, False, "oncue", why, now_us(), rule_hash(entry.rule))
+    return RuleSwitch(VERSION, entry.rule.name, False, "oncue", why, now_us(), entry.hash())
+
+
+class NotTested(Exception):
+    """Raised when a rule is not tested for an event; its text is the reason."""
+
+
+class WastedTime:
+    """CPU time that rules of each owner have wasted, less what time has forgiven."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._found: dict[str, tuple[float, float]] = {}  # owner -> (CPU time, at)
+
+    def get(self, owner: str) -> float:
+        spent_s, at = self._found.get(owner, (0.0, 0.0))
+        return max(0.0, spent_s - WASTED_PER_S * (self._clock_s() - at))
+
+    def add(self, owner: str, cpu_s: float) -> None:
+        self._found[owner] = (self.get(owner) + cpu_s, self._clock_s())
 
 
 class RuleJudge:
@@ -43,13 +64,20 @@ class RuleJudge:
         self._evaluator = Evaluator()
         self._proven: dict[str, int] = {}  # hash of a rule -> bits of the largest size that went well
         self._slow: dict[str, int] = {}  # hash -> slow evaluations in a row
+        self._wasted = WastedTime()
 
-    async def ask(self, entry: ActiveRule, question: Question, about: str) -> Answer | None:
-        """Return the answer; None: the rule is paused, and this question is open.
+    async def ask(self, entry: ActiveRule, question: Question, about: str) -> Answer:
+        """Return the answer.
 
-        `about`: the event, for people.
+        `about`: the event, for people. Raises NotTested: this question is open.
         """
-        found, bits = rule_hash(entry.rule), len(question.value).bit_length()
+        owner = entry.deployment.owner
+        if self._wasted.get(owner) > WASTED_S:
+            raise NotTested(
+                f"rules of {owner} that took too long have used {WASTED_S:g} s; others of them that may"
+                f" take long wait for {WASTED_S / WASTED_PER_S / 60:g} minutes"
+            )
+        found, bits = entry.hash(), len(question.value).bit_length()
         marked = self._trials is not None and bits > self._proven.get(found, -1)
         if marked:
             await self._mark(found, entry.rule.name)
@@ -57,13 +85,17 @@ class RuleJudge:
         try:
             answer = await self._evaluator.ask(entry.rule, question)
             self._remember(found, bits)
-            if self._too_slow(found, answer.cpu_s, len(question.value)):
+            if self._too_slow(entry, answer.cpu_s, len(question.value)):
                 why = f"{SLOW} evaluations in a row took long, the last {answer.cpu_s * 1000:.0f} ms of CPU time ({about})"
                 recorded = await self._pause(entry, why)
             return answer
         except OverBudget as e:
-            recorded = await self._pause(entry, f"its evaluation {e} ({about})")
-            return None
+            self._wasted.add(owner, e.cpu_s)
+            why = f"its evaluation {e} ({about})"
+            recorded = await self._pause(entry, why)
+            raise NotTested(f"the rule is paused: {why}") from None
+        except (Unanswered, EvaluatorBusy) as e:
+            raise NotTested(str(e)) from None
         finally:
             if marked and recorded:
                 self._unmark(found)
@@ -87,16 +119,18 @@ class RuleJudge:
             self._proven.clear()
         self._proven[rule_hash] = max(bits, self._proven.get(rule_hash, -1))
 
-    def _too_slow(self, rule_hash: str, cpu_s: float, size: int) -> bool:
+    def _too_slow(self, entry: ActiveRule, cpu_s: float, size: int) -> bool:
+        rule_hash = entry.hash()
         if cpu_s <= SLOW_S + SLOW_S_PER_BYTE * size:
             self._slow.pop(rule_hash, None)
             return False
+        self._wasted.add(entry.deployment.owner, cpu_s)
         self._slow[rule_hash] = self._slow.get(rule_hash, 0) + 1
         return self._slow[rule_hash] >= SLOW
 
     def resumed(self, entry: ActiveRule) -> None:
         """Forget what is known of the rule's cost: a person lets it try again."""
-        found = rule_hash(entry.rule)
+        found = entry.hash()
         self._proven.pop(found, None)
         self._slow.pop(found, None)
 
@@ -105,7 +139,7 @@ class RuleJudge:
         if self._trials is None or not self._trials.left:
             return
         why = "the server ended while this rule was being tried; it is not tried again by itself"
-        found = {rule_hash(e.rule): e for e in entries if e.rule.name in self._trials.left.values()}
+        found = {e.hash(): e for e in entries if e.rule.name in self._trials.left.values()}
         for mark in list(self._trials.left):
             if mark not in found or await self._pause(found[mark], why):
                 self._unmark(mark)

@@ -16,7 +16,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
-from oncue.rules.evaluation.judge import RuleJudge
+from oncue.rules.evaluation.judge import NotTested, RuleJudge
 from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.records import ClosedWindow
@@ -116,13 +116,14 @@ class Firer:
 
     async def _payloads(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[bytes]:
         """Return the arguments, made in an evaluator. Raises RuleError."""
-        answer = None
-        if not entry.paused:
-            about = f"{len(closed.events):,} events, the last {closed.events[-1].id}"
-            answer = await judge.ask(entry, Question(WINDOW, encode(closed)), about)
-        if answer is None:
-            remedy = f"correct the rule and deploy it, or `oncue rules resume {closed.rule}`; then `oncue dead retry N`"
+        remedy = f"correct the rule and deploy it, or `oncue rules resume {closed.rule}`; then `oncue dead retry N`"
+        if entry.paused:
             raise RuleError("args", f"the rule is paused: {entry.paused}", remedy)
+        about = f"{len(closed.events):,} events, the last {closed.events[-1].id}"
+        try:
+            answer = await judge.ask(entry, Question(WINDOW, encode(closed)), about)
+        except NotTested as e:
+            raise RuleError("args", str(e), remedy) from None
         if answer.kind == FAILED:
             raise RuleError(answer.stage, answer.reason, answer.remedy)
         return answer.payloads
