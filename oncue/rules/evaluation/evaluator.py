@@ -39,7 +39,7 @@ class OverBudget(Exception):
 
 
 class Unanswered(Exception):
-    """Raised when there is no answer for another reason than the rule; its text is the reason."""
+    """Raised when the process failed, not the rule; its text is the reason."""
 
 
 class EvaluatorBusy(OncueError):
