@@ -114,10 +114,17 @@ class OutcomeReceiver:
 
         `wait_ms`: how long the server may wait for one. Raises Unreachable, NotFound ...
         """
-        body = _encode({"ids": list(wanted), "wait_ms": wait_ms})
         headers = "Accept: application/msgpack\r\n"
-        answer = self.http.request("POST", "/v1/tasks/outcomes", body, kind=MSGPACK, headers=headers, repeat=True)
-        return _outcomes(answer.body)
+        left, found = list(wanted), list[Outcome]()
+        while True:
+            body = _encode({"ids": left, "wait_ms": wait_ms})
+            answer = self.http.request("POST", "/v1/tasks/outcomes", body, kind=MSGPACK, headers=headers, repeat=True)
+            part = _outcomes(answer.body)
+            found += part
+            if not part or b"oncue-more" not in answer.headers:  # the server returns some megabytes at once
+                return found
+            known = {outcome.id for outcome in part}
+            left, wait_ms = [i for i in left if i not in known], 0
 
     def request_batch(self, batch: Batch[Any]) -> None:
         """Request the outcomes of a batch. On failure, the thread requests them later."""

@@ -57,6 +57,12 @@ def run(db: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]], fi
     return changed
 
 
+def fetch_each(db: sqlite3.Connection, template: str, keys: Sequence[Any]) -> Iterator[Any]:
+    """Yield the rows of `fetch` one by one, so that the caller may stop."""
+    for start, size in chunks(len(keys)):
+        yield from db.execute(statement(template, size, 1), keys[start : start + size])
+
+
 def fetch(db: sqlite3.Connection, template: str, keys: Sequence[Any]) -> list[Any]:
     """Return all rows that the template selects for keys of one column."""
     found: list[Any] = []

@@ -12,6 +12,8 @@ filters are tested on these rows.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -21,6 +23,7 @@ from oncue.view import rows
 from oncue.view.interning import CallCache
 
 MAX_ROWS = 1_000  # per page
+PAGE_BYTES = 2 << 20  # of arguments, values, outputs and records in it
 SORTED = 50_000  # up to so many open tasks, sorting them is faster than a scan
 
 _OPEN = {
@@ -73,11 +76,24 @@ def page(db: sqlite3.Connection, f: TaskFilter, calls: CallCache) -> tuple[list[
     if query is None:
         return [], None
     limit = max(1, min(f.limit, MAX_ROWS))
-    found = db.execute(query.text(), (*query.given, limit + 1)).fetchall()
-    more = len(found) > limit
-    del found[limit:]
+    found, more = take(db.execute(query.text(), (*query.given, limit + 1)), limit)
     cursor = f"{found[-1][20]}-{tag}" if more else None
     return rows.states(db, found, lambda n: calls.get(db, n)), cursor
+
+
+def take(found: Iterable[Any], limit: int) -> tuple[list[Any], bool]:
+    """Return the first rows, up to `limit` and PAGE_BYTES but one at least.
+
+    True if there are more.
+    """
+    taken: list[Any] = []
+    size = 0
+    for row in found:
+        if len(taken) == limit or size > PAGE_BYTES:
+            return taken, True
+        taken.append(row)
+        size += sum(len(column) for column in row if isinstance(column, bytes))
+    return taken, False
 
 
 def plan(db: sqlite3.Connection, f: TaskFilter, tag: str) -> SelectBuilder | None:

@@ -23,6 +23,7 @@ from oncue.protocol.records import (
     TokenRecord,
     Usage,
 )
+from oncue.view.lists import take
 
 T = TypeVar("T")
 MAX_ROWS = 1_000
@@ -136,9 +137,7 @@ def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: An
     The cursor is a row's first column, which the statement compares with its first parameter.
     """
     limit = _limit(limit)
-    found = db.execute(text, (_top(cursor), *given, limit + 1)).fetchall()
-    more = len(found) > limit
-    del found[limit:]
+    found, more = take(db.execute(text, (_top(cursor), *given, limit + 1)), limit)
     return found, str(found[-1][0]) if more else None
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 from oncue.protocol.records import Call, TaskRecord
 from oncue.task_lifecycle import State, TaskState
 from oncue.view import rows
-from oncue.view.bulk_sql import fetch
+from oncue.view.bulk_sql import fetch, fetch_each
 from oncue.view.interning import CallCache
 from oncue.view.rows import ended_of, event_of
 from oncue.view.tasks import ClosedTask
@@ -49,6 +50,20 @@ CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 
 FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND call IS NOT NULL ORDER BY n"
 
 
+def _closed(db: sqlite3.Connection, ids: Sequence[bytes], most_bytes: int) -> list[Any]:
+    """Return rows of closed tasks; about `most_bytes` of them if that is not 0."""
+    if not most_bytes:
+        return fetch(db, CLOSED, ids)
+    found: list[Any] = []
+    size = 0
+    for row in fetch_each(db, CLOSED, ids):
+        found.append(row)
+        size += len(row[18] or b"") + len(row[19] or b"")
+        if size > most_bytes:
+            break
+    return found
+
+
 class TaskQueries:
     """Queries that decode calls, with a cache shared by the reader threads."""
 
@@ -72,8 +87,8 @@ class TaskQueries:
     def accepted(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:
         return dict(fetch(db, ACCEPTED, ids))
 
-    def outcomes(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> list[ClosedTask]:
-        found = rows.states(db, fetch(db, CLOSED, ids), lambda n: self.calls.get(db, n))
+    def outcomes(self, db: sqlite3.Connection, ids: Sequence[bytes], most_bytes: int = 0) -> list[ClosedTask]:
+        found = rows.states(db, _closed(db, ids, most_bytes), lambda n: self.calls.get(db, n))
         closings = []
         for state in found:
             ended = ended_of(state)

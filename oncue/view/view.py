@@ -177,9 +177,12 @@ class View:
         """Return when the known ones of these tasks were first accepted (unix µs)."""
         return await self._readers.run(self._queries.accepted, ids)
 
-    async def outcomes(self, ids: Sequence[bytes]) -> list[ClosedTask]:
-        """Return the closed ones of these tasks."""
-        return await self._readers.run(self._queries.outcomes, ids)
+    async def outcomes(self, ids: Sequence[bytes], most_bytes: int = 0) -> list[ClosedTask]:
+        """Return the closed ones of these tasks.
+
+        `most_bytes`: only so many that their values and outputs have about that size; 0: all.
+        """
+        return await self._readers.run(self._queries.outcomes, ids, most_bytes)
 
     async def tasks(self, filters: TaskFilter) -> tuple[list[TaskState], str | None]:
         """Return a page, latest first, and the next page's cursor. Raises Invalid."""

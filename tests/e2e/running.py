@@ -186,9 +186,14 @@ class System:
 
     def tasks(self, **query: str) -> list[dict[str, Any]]:
         words = "&".join(f"{k}={v}" for k, v in query.items())
-        answer = self.http("GET", f"/v1/tasks?limit=1000&{words}")
-        assert answer.status == 200, answer
-        return list(answer.json["items"])
+        found: list[dict[str, Any]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            answer = self.http("GET", f"/v1/tasks?limit=1000&cursor={cursor}&{words}")
+            assert answer.status == 200, answer
+            found += answer.json["items"]
+            cursor = answer.json["next"]
+        return found
 
     def await_tasks(self, count: int, **query: str) -> list[dict[str, Any]]:
         """Wait for exactly so many closed tasks."""

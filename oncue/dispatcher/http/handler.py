@@ -24,6 +24,7 @@ from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.dispatcher.http.route import ANONYMOUS, JSON, MSGPACK, Api, NoQuery, RequestContext, Route
 from oncue.dispatcher.http.streams import hold
+from oncue.dispatcher.off_loop import off_loop
 from oncue.errors import Invalid, OncueError
 
 POSITION = "Oncue-Position"
@@ -93,7 +94,12 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
             result = await hold(api.streams, request, lambda: route.handler(context))
         else:
             result = await route.handler(context)
-        return result if isinstance(result, web.StreamResponse) else answer(result, route.status, context.coding)
+        if isinstance(result, web.StreamResponse):
+            return result
+        if route.items is None:
+            return answer(result, route.status, context.coding)
+        # Values that JSON has not are converted one by one; a page may have many.
+        return await off_loop(answer, result, route.status, context.coding)
 
     return exchange
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -28,6 +29,8 @@ from oncue.dispatcher.services.triggers import TriggerService
 from oncue.errors import Conflict, NotFound
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
+
+HISTORY_BYTES = 8 << 20  # characters of rule files in one answer
 
 
 class DeploymentService:
@@ -175,7 +178,12 @@ class DeploymentService:
     # ------------------------------------------------------------ history
 
     async def history(self, caller: Caller, label: str) -> list[dict[str, Any]]:
-        """Return the versions of a label, newest first. Raises NotFound."""
+        """Return the versions of a label, newest first. Raises NotFound.
+
+        Texts are left out when together they exceed HISTORY_BYTES.
+        """
+        found = await self._history(caller, label)
+        sizes = accumulate(len(d.text) for d in found)
         return [
             {
                 "label": d.label,
@@ -184,12 +192,12 @@ class DeploymentService:
                 "at_us": d.at_us,
                 "note": d.note,
                 "removed": d.removed,
-                "text": d.text,
+                "text": d.text if size <= HISTORY_BYTES else "",
                 "functions": d.functions,
                 "path": d.path,
                 "host": d.host,
             }
-            for d in await self._history(caller, label)
+            for d, size in zip(found, sizes, strict=True)
         ]
 
     async def _history(self, caller: Caller, label: str) -> list[Deployment]:

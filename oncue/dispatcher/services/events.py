@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
-from oncue.dispatcher.off_loop import MANY, off_loop
+from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop
 from oncue.errors import NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Position, Record
@@ -86,7 +86,7 @@ class EventService:
         fired = [(call.rule, task_id) for call, task_id in caused if caller.sees(call.owner)]
         return r.EventInfo(
             offset=row.offset,
-            event=json.loads(cloudevents.to_json(row.event)),
+            event=_for_answer(cloudevents.to_json(row.event)),
             at_us=row.at_us,
             fired=sorted({rule for rule, _ in fired}),
             tasks=[task_id.hex() for _, task_id in fired],
@@ -100,6 +100,14 @@ class EventService:
         async for kind, item in self._context.notifier.live(kinds):
             if kind in _PUBLIC or caller.sees(self._owner_of(kind, item)):
                 yield kind, item
+
+
+def _for_answer(event: bytes) -> dict[str, Any]:
+    """Return an event for an answer in JSON.
+
+    A large one stays encoded: to decode it, only to encode it again, would hold the loop.
+    """
+    return cast(dict[str, Any], msgspec.Raw(event)) if len(event) > LARGE_BYTES else dict(json.loads(event))
 
 
 def _records(events: Sequence[Event], binary: bool) -> list[Record]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -23,7 +24,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
 from oncue.dispatcher.notifier import STATE_WORDS
-from oncue.dispatcher.off_loop import MANY, off_loop
+from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop
 from oncue.dispatcher.services.idempotency import (
     AcceptedRequest,
     IdempotencyCache,
@@ -46,6 +47,7 @@ from oncue.protocol.topics import RESULTS
 from oncue.task_lifecycle import TaskState, end
 from oncue.view import TaskFilter
 
+OUTCOMES_BYTES = 4 << 20  # of values and outputs in one answer
 RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
 
 
@@ -266,14 +268,13 @@ class TaskService:
         return [*self._context.registry.tasks_topics(), RESULTS]
 
     def _info(self, state: TaskState) -> r.TaskInfo:
+        return task_info(state, self._context.registry.endpoint_name, *self._why(state))
+
+    def _why(self, state: TaskState) -> tuple[str, bool]:
+        """Return why a task is open, and True if it is at its agent."""
         channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
         sent = channel is not None and not state.state.closed and channel.at_agent(state.id)
-        return task_info(
-            state,
-            self._context.registry.endpoint_name,
-            open_reason(state, self._context.registry, self._bridge.channels, self._ownership),
-            sent,
-        )
+        return open_reason(state, self._context.registry, self._bridge.channels, self._ownership), sent
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
         """Return a task closed by `e`, which the view may not have applied yet."""
@@ -290,27 +291,37 @@ class TaskService:
             endpoint = self._context.registry.find_endpoint(caller, endpoint).id
         filters = msgspec.structs.replace(filters, endpoint=endpoint, owner=caller.only or filters.owner)
         rows, cursor = await self._context.view.tasks(filters)
-        return r.Page(items=[self._info(row) for row in rows], next=cursor)
+        # Values that users chose are converted beside the loop.
+        shown = [partial(task_info, row, self._context.registry.endpoint_name, *self._why(row)) for row in rows]
+        large = sum(map(_size, rows)) > LARGE_BYTES
+        items = await off_loop(lambda: [show() for show in shown]) if large else [show() for show in shown]
+        return r.Page(items=items, next=cursor)
 
     async def timeline(self, caller: Caller, task_id: str) -> list[r.TimelineEntry]:
         """Return what happened to a task, oldest first. Raises NotFound, Invalid."""
         return timeline(await self._visible(caller, task_id), self._context.registry.endpoint_name)
 
     async def outcomes(self, caller: Caller, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
-        """Return outcomes of closed tasks. Wait up to `wait_ms` until all are closed."""
+        """Return outcomes of closed tasks. Wait up to `wait_ms` until all are closed.
+
+        At most about OUTCOMES_BYTES at once: then it does not wait (see `is_cut`).
+        """
         if len(ids) > self._context.settings.max_batch:
             raise TooLarge(
                 f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self._context.settings.max_batch:,}"
             )
-        waiters = {i: self._context.notifier.wait(i) for i in ids} if wait_ms else {}
+        waiters: dict[bytes, asyncio.Future[Ended]] = {}
         try:
+            for at in range(0, len(ids) if wait_ms else 0, MANY):
+                waiters |= {i: self._context.notifier.wait(i) for i in ids[at : at + MANY] if i not in waiters}
+                await asyncio.sleep(0)
             await self._context.barrier((RESULTS,))
-            found = {c.id: c for c in await self._context.view.outcomes(ids)}
+            found = {c.id: c for c in await self._context.view.outcomes(ids, OUTCOMES_BYTES)}
             open_waiters = [w for i, w in waiters.items() if i not in found]
-            if open_waiters:
+            if open_waiters and not is_cut([c.ended for c in found.values()]):
                 await asyncio.wait(open_waiters, timeout=wait_ms / 1000)
                 await self._context.barrier((RESULTS,))
-                found = {c.id: c for c in await self._context.view.outcomes(ids)}
+                found = {c.id: c for c in await self._context.view.outcomes(ids, OUTCOMES_BYTES)}
         finally:
             for i, waiter in waiters.items():
                 self._context.notifier.forget(i, waiter)
@@ -381,6 +392,15 @@ class TaskService:
 
 
 # ---------------------------------------------------------------- small steps
+
+
+def is_cut(outcomes: Sequence[Ended]) -> bool:
+    """Return True if these are as many as are returned at once: there may be more."""
+    return sum(len(e.value) + len(e.output) for e in outcomes) > OUTCOMES_BYTES
+
+
+def _size(state: TaskState) -> int:
+    return len(state.args) + sum(len(a.value) + len(a.output) for a in state.attempts)
 
 
 def _batch_tasks(subject: str, key: bytes, payloads: Sequence[bytes]) -> tuple[list[bytes], list[TaskRecord]]:

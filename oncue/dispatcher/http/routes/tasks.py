@@ -29,7 +29,8 @@ from oncue.dispatcher.http.schemas import (
     TaskWaitQuery,
 )
 from oncue.dispatcher.http.streams import OpenRequest, serve_stream
-from oncue.dispatcher.off_loop import MANY, off_loop
+from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop
+from oncue.dispatcher.services.tasks import is_cut
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import payload
 from oncue.protocol.api import (
@@ -46,6 +47,7 @@ from oncue.protocol.api import (
 from oncue.protocol.records import INLINE_BYTES, OK, Failure
 from oncue.view import TaskFilter
 
+MORE = "Oncue-More"  # of an answer that was cut: ask again for the others
 _KEY_CHARS = 255
 IDS_BYTES = 4 << 20  # of a body with ids.MAX_BATCH ids
 
@@ -215,7 +217,15 @@ async def outcomes(context: RequestContext) -> Any:
     else:
         wanted = await _parse_ids(body.ids, "$.ids")
     found = await context.backend.tasks.outcomes(context.caller, wanted, min(body.wait_ms, MAX_WAIT_MS))
-    return answer(found, coding=MSGPACK) if context.coding == MSGPACK else [shown(o) for o in found]
+    if context.coding == MSGPACK:
+        response = answer(found, coding=MSGPACK)
+    elif sum(len(o.ended.value) for o in found) > LARGE_BYTES:
+        response = await off_loop(lambda: answer([shown(o) for o in found]))
+    else:
+        response = answer([shown(o) for o in found])
+    if is_cut([o.ended for o in found]):
+        response.headers[MORE] = "true"
+    return response
 
 
 async def _parse_ids(texts: Sequence[str], where: str) -> list[bytes]:
