@@ -41,6 +41,18 @@ def answers(url: str, path: str = "/health/live", timeout_s: float = 2.0, token:
         connection.close()
 
 
+def ready_text(port: int) -> str:
+    """Return what the server at this port of this machine says about its health."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().read(65_536).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+
+
 def alive(pid: int) -> bool:
     """Return True if a process with this pid exists."""
     try:

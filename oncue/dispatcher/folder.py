@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from oncue import curve
+from oncue.backup.restore import MARKER as RESTORING
 from oncue.config import Settings, make_data_folder
+from oncue.disk.durable_files import replace_file
 from oncue.disk.private_files import close_to_others
+from oncue.errors import Conflict
 from oncue.log.folder_lock import FolderLock
 
 log = logging.getLogger("oncue.server")
@@ -33,11 +36,16 @@ class DataFolder:
         self._lock: FolderLock | None = None
 
     def lock(self) -> None:
-        """Lock the folder. Raises LogLocked if another server has it.
+        """Lock the folder. Raises LogLocked if another server has it, Conflict.
 
         A log on Kafka does not keep two servers of one folder apart.
         """
         self._lock = FolderLock(self.path)
+        if (self.path / RESTORING).exists():
+            self.release()
+            raise Conflict(
+                f"a restore of {self.path} was interrupted", remedy="finish it: oncue restore DIR, with the same backup"
+            )
 
     def release(self) -> None:
         """Unlock the folder."""
@@ -77,11 +85,11 @@ class DataFolder:
 
     def last_http_port(self) -> int:
         """Return the API's port of the last time; 0 if there is none."""
-        return _port(self.path / "http.port")
+        return last_http_port(self.path)
 
     def set_http_port(self, port: int) -> None:
         """Store the API's port: clients know it."""
-        (self.path / "http.port").write_text(str(port))
+        replace_file(self.path / "http.port", str(port).encode())
 
     def last_bridge_port(self) -> int:
         """Return the bridge's port of the last time; 0 if there is none."""
@@ -89,7 +97,7 @@ class DataFolder:
 
     def set_bridge_port(self, port: int) -> None:
         """Store the bridge's port: agents know it."""
-        (self.path / "bridge.port").write_text(str(port))
+        replace_file(self.path / "bridge.port", str(port).encode())
 
     # ------------------------------------------------------------ the log
 
@@ -105,7 +113,7 @@ class DataFolder:
         same = before == identity or (before == EMBEDDED and identity.startswith(EMBEDDED))
         if not same and (note.exists() or self.view.exists()):
             self.set_aside(f"the log is another one: {identity}, before: {before}")
-        note.write_text(identity)
+        replace_file(note, identity.encode())
 
     def set_aside(self, reason: str, missing: Mapping[str, int] | None = None) -> Path | None:
         """Move what was derived from another state of the log away; it is built again.
@@ -123,7 +131,7 @@ class DataFolder:
         for path in found:
             path.rename(kept / path.name)
         note = {"at": time.time(), "reason": reason, "kept": str(kept), "missing": dict(missing or {})}
-        (self.path / DIVERGED).write_text(json.dumps(note))
+        replace_file(self.path / DIVERGED, json.dumps(note).encode())
         log.error(
             "%s. The view and the state of stateful rules are built again from the log. The old files are kept in %s:"
             " what only they have, the log cannot give back",
@@ -140,6 +148,11 @@ def _is_derived(name: str) -> bool:
 def _in_order(path: Path) -> bool:
     """Sort databases last: a new one must not find the write-ahead log of the old one."""
     return path.name in DERIVED
+
+
+def last_http_port(data: Path) -> int:
+    """Return the API's port of the last server in this folder; 0 if none ran."""
+    return _port(data / "http.port")
 
 
 def _port(path: Path) -> int:

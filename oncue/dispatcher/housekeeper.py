@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from oncue.clocks.process import process_clock
+from oncue.disk.durable_files import replace_file
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_by_server
@@ -229,7 +230,7 @@ class Housekeeper:
                 # The key is the endpoint's id, or the name of a topic that endpoints share.
                 if self._ownership.owns(topic.removeprefix(TASKS_PREFIX)):
                     await self._cut(topic, end)
-        self._marks_file.write_bytes(msgspec.json.encode([m for m in marks if m.at_s > horizon]))
+        replace_file(self._marks_file, msgspec.json.encode([m for m in marks if m.at_s > horizon]))
 
     def _load_marks(self) -> list[TopicMark]:
         try:

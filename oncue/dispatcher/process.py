@@ -12,17 +12,22 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from oncue import curve
 from oncue.config import Settings, http_url
+from oncue.disk.durable_files import replace_file
 from oncue.disk.private_files import make_files_private
+from oncue.dispatcher.folder import last_http_port
 from oncue.dispatcher.http.app import HttpServer, bind_address, make_app
 from oncue.dispatcher.http.app import serve as serve_api
 from oncue.dispatcher.http.starting import StartingApi
 from oncue.dispatcher.server import Server
+from oncue.dispatcher.space_wait import is_full, start_again, wait_for_space
+from oncue.errors import OncueError
 from oncue.processes.secrecy import hide_from_tasks
 
 log = logging.getLogger("oncue.server")
@@ -61,6 +66,17 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    try:
+        await _run(settings, ready, stopping)
+    except (OncueError, OSError, sqlite3.Error) as e:
+        if not is_full(e, settings.data_path):
+            raise
+        if await wait_for_space(settings, last_http_port(settings.data_path), e, stopping):
+            start_again()
+
+
+async def _run(settings: Settings, ready: Callable[[dict[str, Any]], None] | None, stopping: asyncio.Event) -> None:
+    """Start a server, and run it until it is told to stop."""
     server = Server(settings)
     sockets = await bind_address(settings, server.folder.last_http_port())
     try:
@@ -87,7 +103,7 @@ async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | N
             await serving.close()
     finally:
         # Everything that was acknowledged is in the log, so nothing is lost without it.
-        loop.call_later(STOP_S + KILL_S, os.kill, os.getpid(), signal.SIGKILL)
+        asyncio.get_running_loop().call_later(STOP_S + KILL_S, os.kill, os.getpid(), signal.SIGKILL)
         try:
             async with asyncio.timeout(STOP_S):
                 await server.stop()
@@ -153,8 +169,5 @@ async def _write_local(server: Server, port: int) -> dict[str, Any]:
         "server_key": server.server_key,
         "version": server.context.version,
     }
-    fresh = path.with_suffix(".new")
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(local))
-    fresh.replace(path)
+    replace_file(path, json.dumps(local).encode())
     return local

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -117,7 +118,12 @@ class Server:
         self._open_bridge()
         self._build_services()
         self._unwatch = self._log.watch(TASKS_PREFIX, self._router.on_appended, early=self._log.fifo)
-        self._run(self._consumer.run(), vital=True)
+        consuming = self._run(self._consumer.run(), vital=True)
+        await self._unless_ended(consuming, self._start_parts(names))
+        self._consumer.patient = self.context.ready = True
+
+    async def _start_parts(self, names: list[str]) -> None:
+        """Start what needs the consumer."""
         await self.view.wait_for(await self._log.end_offsets(names), REBUILD_S)
         self.context.newest_us = await self.view.newest_us()
         self._router.begin_after(self.context.newest_us)
@@ -133,7 +139,18 @@ class Server:
         self._deployed.start()
         await self._stateful.start(self.folder.windows)
         self._housekeeper.start()
-        self.context.ready = True
+
+    async def _unless_ended(self, consuming: asyncio.Task[Any], start: Coroutine[Any, Any, None]) -> None:
+        """Await `start`, or raise what ends the consumer: the start would wait for ever."""
+        starting = asyncio.create_task(start)
+        try:
+            await asyncio.wait({starting, consuming}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                consuming.result()
+            await starting
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
 
     async def _open_consumer(self) -> list[str]:
         """Bring the view to the log's end, and follow its topics. Returns their names."""
@@ -240,15 +257,18 @@ class Server:
 
     # ------------------------------------------------------------ background jobs
 
-    def _run(self, coroutine: Any, *, vital: bool = False) -> None:
+    def _run(self, coroutine: Any, *, vital: bool = False) -> asyncio.Task[Any]:
         task = asyncio.create_task(coroutine)
         self._jobs.add(task)
         task.add_done_callback(partial(self._job_done, vital))
+        return task
 
     def _job_done(self, vital: bool, task: asyncio.Task[Any]) -> None:
         self._jobs.discard(task)
         if task.cancelled() or task.exception() is None:
             return
+        if vital and not self._consumer.patient:
+            return  # the start raises it
         log.critical("a part of the server failed", exc_info=task.exception())
         if vital:  # a server without it would answer wrongly: stop, and start again from the log
             os.kill(os.getpid(), signal.SIGTERM)

@@ -20,7 +20,7 @@ import msgspec
 from oncue.dispatcher.live_feed import feed_items
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.start_progress import StartProgress
-from oncue.errors import LogError, OncueError, Undecodable
+from oncue.errors import DiskFull, LogError, OncueError, Undecodable
 from oncue.log import Log, Partition, Position, Reader, Record, RecordBatch
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Call, Ended, Stored
@@ -61,7 +61,8 @@ class ViewConsumer:
         self._readers: dict[str, Reader] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
         self.applied = 0  # batches
-        self.trouble = ""  # why the log cannot be read
+        self.trouble = ""  # why the view does not follow the log
+        self.patient = False  # wait for space if the view's disk is full; else `run` raises DiskFull
 
     def follow(self, topics: Iterable[str], name: str) -> None:
         """Read these topics too, from the view's positions on."""
@@ -133,9 +134,21 @@ class ViewConsumer:
                 await self._view.wait_for_waiters(LINGER_S)
             while len(batches) < GROUP and not self._queue.empty():
                 batches += self._queue.get_nowait()
-            await self._apply(batches)
+            await self._apply_patiently(batches)
             for batch in batches:
                 self._on_batch(batch)
+
+    async def _apply_patiently(self, batches: list[RecordBatch]) -> None:
+        while True:
+            try:
+                return await self._apply(batches)
+            except DiskFull as e:  # nothing was applied; the log keeps the records
+                if not self.patient:
+                    raise
+                if not self.trouble:
+                    log.error("%s; the view waits for space", e.message)
+                self.trouble = e.message
+                await asyncio.sleep(RETRY_S)
 
     async def _apply(self, batches: list[RecordBatch]) -> None:
         applied = await self._view.apply(batches, self._published(batches))

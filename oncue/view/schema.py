@@ -18,7 +18,8 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from oncue.errors import OncueError
+from oncue.disk.space import is_nearly_full
+from oncue.errors import DiskFull, OncueError
 
 log = logging.getLogger("oncue.view")
 
@@ -193,6 +194,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db.execute(LAST_RECORDS)
         return db
     except (sqlite3.Error, OSError) as e:
+        if is_nearly_full(path.parent):
+            raise DiskFull(f"the disk that holds the view {path} is full: {e}", remedy="free some space there") from e
         raise ViewError(
             f"the view {path} cannot be opened: {e}", remedy="check that folder's space and permissions"
         ) from e

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from oncue.errors import NotReady
+from oncue.disk.space import is_nearly_full
+from oncue.errors import DiskFull, NotReady
 from oncue.view.schema import ViewError, mark_damaged
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class ViewWriter:
     async def run(self, job: Callable[[], T]) -> T:
         """Return `job()`; it runs to its end even if the caller is cancelled.
 
-        Raises ViewError if SQLite fails, NotReady after `close`.
+        Raises ViewError if SQLite fails, DiskFull, NotReady after `close`.
         """
         if self._closed:
             raise NotReady("the view is closed", remedy="the server is stopping; try again when it runs")
@@ -60,8 +61,11 @@ class ViewWriter:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             mark_damaged(self._path)
             remedy = "restart the server: the view is rebuilt from the log"
-        elif code == sqlite3.SQLITE_FULL:
-            remedy = "free space on that disk; the log keeps all records until then"
+        elif code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and is_nearly_full(self._path.parent)):
+            return DiskFull(
+                f"the disk that holds the view {self._path} is full: {e}",
+                remedy="free some space there; the log keeps all records until then",
+            )
         else:
             remedy = "check that folder's disk and permissions, and restart the server"
         error = ViewError(f"the view {self._path} cannot be written: {e}", remedy=remedy)

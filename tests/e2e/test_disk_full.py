@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,3 +100,114 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     finally:
         filler.unlink(missing_ok=True)
         system.end()
+
+
+def fill(disk: Path, leave_bytes: int = 0) -> Path:
+    """Fill the disk to its last block."""
+    filler = disk / "filler"
+    with filler.open("ab", buffering=0) as file:
+        block = b"x" * (1 << 20)
+        while len(block) >= 4096:
+            try:
+                if file.write(block) < len(block):
+                    block = block[: len(block) // 2]
+            except OSError:
+                block = block[: len(block) // 2]
+    if leave_bytes:
+        os.truncate(filler, filler.stat().st_size - leave_bytes)
+    return filler
+
+
+def start(system: System) -> None:
+    """Start a server whose disk may be too full for its log file."""
+    with open(os.devnull, "wb") as nowhere:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "oncue", "up", "--port", "0", "--workers", "1"],
+            cwd=system.folder, env=system.env, stdin=subprocess.DEVNULL, stdout=nowhere, stderr=nowhere,
+            start_new_session=True,
+        )  # fmt: skip
+    process.returncode = 0  # `end` ends it by the pid in local.json, or by this one
+    started.append(process.pid)
+
+
+started: list[int] = []
+
+
+def health(port: int) -> tuple[int, dict[str, object]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("ballast", [False])
+def test_a_server_killed_on_a_full_disk_starts_and_says_so(small_disk: Path, tmp_path: Path, ballast: bool) -> None:
+    system = System(tmp_path, small_disk / "data")
+    filler = small_disk / "filler"
+    try:
+        system.up("--workers", "1")
+        system.await_connected()
+        port = int((system.data / "http.port").read_text())
+        with system.client() as client:
+            done = client.submit(pow, 3, 2)
+            assert done.result(PATIENCE_S) == 9
+        for process in system.note():
+            process.kill()
+        if not ballast:
+            (system.data / "log" / "ballast").unlink()
+        fill(small_disk)
+        start(system)
+
+        def says_so() -> bool:
+            if not ballast:
+                return "full" in json.dumps(health(port)[1]["checks"])
+            return "full" in system.http("GET", "/health/ready").json["checks"].get("log", "")
+
+        system.await_true(says_so, "the server says that its disk is full")
+        if ballast:
+            assert system.http("GET", f"/v1/tasks/{done.id}").json["state"] == "succeeded", "it answers"
+            assert system.http("POST", "/v1/events", {"type": "a", "source": "/b"}).status == 507
+        else:
+            assert health(port)[0] == 503
+            assert "free some space there" in json.dumps(health(port)[1])
+            assert (system.data / "http.port").read_text() == str(port)
+            assert (system.data / "log.id").read_text(), "small files are kept"
+        filler.unlink()
+        system.await_true(lambda: health(port)[1]["status"] == "ok", "it recovers by itself")
+        system.await_connected()
+        assert system.http("GET", f"/v1/tasks/{done.id}").json["state"] == "succeeded"
+        with system.client() as client:
+            assert client.submit(pow, 2, 2).result(PATIENCE_S) == 4
+    finally:
+        filler.unlink(missing_ok=True)
+        end(system)
+
+
+def end(system: System) -> None:
+    system.end()
+    while started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pop(), signal.SIGKILL)
+
+
+def test_up_in_the_background_says_that_the_disk_is_full(small_disk: Path, tmp_path: Path) -> None:
+    system = System(tmp_path, small_disk / "data")
+    filler = small_disk / "filler"
+    try:
+        system.up("--no-endpoint")
+        system.down()
+        (system.data / "log" / "ballast").unlink()
+        fill(small_disk)
+        said = system.oncue("up", "--detach", "--port", "0", "--no-endpoint", code=None)
+        assert said.returncode != 0
+        assert "waits for space" in said.stderr
+        pid = int(re.search(r"pid (\d+)", said.stderr)[1])  # type: ignore[index]
+        started.append(pid)
+        filler.unlink()
+        system.await_true(lambda: system.local["pid"] == pid, "it starts by itself")
+    finally:
+        filler.unlink(missing_ok=True)
+        end(system)

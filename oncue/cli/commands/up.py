@@ -6,19 +6,21 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from oncue.cli.local_server import answers, await_true, local_server
+from oncue.cli.local_server import answers, await_true, local_server, ready_text
 from oncue.cli.start_wait import await_start
 from oncue.config import Settings, load_settings, make_data_folder
-from oncue.errors import Conflict, OncueError
+from oncue.errors import Conflict, DiskFull, OncueError
 from oncue.extras import need
 from oncue.text.log_lines import log_to
 
 START_S = 60.0
+FULL_S = 3.0  # before looking whether it waits for space
 REGISTERED_S = 10.0
 HELD = "  its endpoint `local` was stopped by hand; to start it: oncue endpoint start local --detach"
 
@@ -96,13 +98,14 @@ def _serve(settings: Settings, no_endpoint: bool, endpoint_name: str | None) -> 
     )
 
     def ready(local: dict[str, Any]) -> None:
-        click.echo(f"oncue is up at {local['url']} (pid {os.getpid()}), data in {settings.data_path}")
-        click.echo("  run a function:  oncue invoke file.py:function --arg name=value")
-        click.echo("  stop:            Ctrl-C, or `oncue down`")
-        sys.stdout.flush()
-        if agent is not None:
-            if is_marked_stopped(agent.folder):
+        with contextlib.suppress(OSError):  # a full disk, if it goes to a file
+            click.echo(f"oncue is up at {local['url']} (pid {os.getpid()}), data in {settings.data_path}")
+            click.echo("  run a function:  oncue invoke file.py:function --arg name=value")
+            click.echo("  stop:            Ctrl-C, or `oncue down`")
+            if agent is not None and is_marked_stopped(agent.folder):
                 click.echo(HELD)
+            sys.stdout.flush()
+        if agent is not None:
             agent.start(local)
 
     try:
@@ -141,6 +144,21 @@ def _last_after(path: Path, start: int, phrase: str) -> str:
     return next((line.partition(phrase)[2] for line in reversed(lines) if phrase in line), "")
 
 
+def _raise_if_full(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Raise DiskFull if the server waits for space. It goes on waiting."""
+    from oncue.disk.space import free_bytes
+    from oncue.dispatcher.folder import last_http_port
+    from oncue.dispatcher.space_wait import ENOUGH_BYTES
+
+    port = last_http_port(folder)
+    if free_bytes(folder) < ENOUGH_BYTES and port and "is full" in ready_text(port):
+        process.returncode = 0  # it runs on: no warning about a child that nobody waits for
+        raise DiskFull(
+            f"the disk of {folder} is full: the server (pid {process.pid}) waits for space",
+            remedy="free some space there: it then starts by itself; to end it: kill its pid",
+        )
+
+
 def _detach(folder: Path, arguments: list[str]) -> None:
     """Start the server in a session of its own; return when it is ready.
 
@@ -162,9 +180,13 @@ def _detach(folder: Path, arguments: list[str]) -> None:
             start_new_session=True,
         )
 
+    began = time.monotonic()
+
     def ready() -> bool:
         if process.poll() is not None:
             return True
+        if time.monotonic() - began > FULL_S:
+            _raise_if_full(folder, process)
         local = local_server(folder)
         return local is not None and local["pid"] == process.pid and answers(local["url"], "/health/ready")
 
@@ -176,6 +198,8 @@ def _detach(folder: Path, arguments: list[str]) -> None:
         local = local_server(folder) or {"url": "", "token": ""}
         if not await_true(lambda: _registered(folder, local), REGISTERED_S):
             unregistered = _last_after(path, start, "could not be registered: ") or f"not yet; see {path}"
+    if process.poll() is None and not done:
+        _raise_if_full(folder, process)
     if process.poll() is not None or not done:
         if process.poll() is None:
             process.terminate()

@@ -45,7 +45,7 @@ class TaskRouter:
         view: View,
         bridge: BridgeSocket,
         started_us: int,
-        run: Callable[[Coroutine[Any, Any, None]], None],
+        run: Callable[[Coroutine[Any, Any, None]], object],
         count_known: Callable[[str, int], None],
     ) -> None:
         """`run` starts a coroutine as a task.

@@ -9,7 +9,8 @@ import logging
 import os
 from pathlib import Path
 
-from oncue.log.sqlite.database import WAL_BYTES, free_bytes
+from oncue.disk.space import free_bytes
+from oncue.log.sqlite.database import WAL_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Ballast:
 
     def create(self) -> None:
         """Create the file if it is missing; at most an eighth of the free space."""
-        size = min(BALLAST_BYTES, free_bytes(self._path) // 8)
+        size = min(BALLAST_BYTES, free_bytes(self._path.parent) // 8)
         if self._path.exists() or size < BLOCK_BYTES:
             return
         block = os.urandom(BLOCK_BYTES)  # zeros would take no space on a compressing file system

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import secrets
 import sqlite3
 from pathlib import Path
 
+from oncue.disk.space import free_bytes, is_nearly_full
 from oncue.errors import DiskFull, LogError, OncueError
 
 APPLICATION_ID = 0x6F6E6375  # "oncu"
@@ -128,7 +128,7 @@ def _widen_wal(db: sqlite3.Connection, path: Path) -> None:
     makes fsync faster.
     """
     db.execute("DELETE FROM filler")  # left by an interrupted start
-    if free_bytes(path) < 10 * WAL_BYTES:
+    if free_bytes(path.parent) < 10 * WAL_BYTES:
         return
     try:
         db.execute("INSERT INTO filler VALUES (zeroblob(?))", (WAL_BYTES,))
@@ -136,12 +136,6 @@ def _widen_wal(db: sqlite3.Connection, path: Path) -> None:
     except sqlite3.OperationalError:
         return  # no space: this only affects speed
     db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-
-
-def free_bytes(path: Path) -> int:
-    """Return the free space of the file system that holds the file."""
-    found = os.statvfs(path.parent)
-    return found.f_bavail * found.f_frsize
 
 
 def explain_damage(error: BaseException, path: Path) -> OncueError:
@@ -165,7 +159,7 @@ def explain(error: BaseException, path: Path) -> OncueError:
     full = name == "SQLITE_FULL" or (isinstance(error, OSError) and error.errno in _NO_SPACE)
     if not full and name.startswith("SQLITE_IOERR"):
         # An exhausted quota, or shared memory that cannot grow, is reported as an I/O error.
-        full = _nearly_full(path)
+        full = is_nearly_full(path.parent)
     if full:
         return DiskFull(
             f"the disk that holds {path.parent} is full",
@@ -192,10 +186,3 @@ def explain(error: BaseException, path: Path) -> OncueError:
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-def _nearly_full(path: Path) -> bool:
-    try:
-        return free_bytes(path) < 1024 * 1024
-    except OSError:
-        return False

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.disk.space import free_bytes
 from oncue.errors import LogError
 from oncue.log.base import Topic
 from oncue.log.sqlite import database, rows
@@ -68,7 +69,7 @@ def salvage(path: Path, why: str) -> None:
     Raises LogError, sqlite3.Error, OSError.
     """
     logger.error("the log %s is damaged (%s): what is readable is copied into a new file", path, why)
-    if database.free_bytes(path) < path.stat().st_size + (16 << 20):
+    if free_bytes(path.parent) < path.stat().st_size + (16 << 20):
         raise LogError(
             f"the log {path} is damaged ({why}), and there is no space for a copy of what is readable",
             remedy=f"free {path.stat().st_size >> 20} MB there, or restore a backup: oncue restore DIR --force",

@@ -1,0 +1,21 @@
+"""Free space of a file system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+NEARLY_FULL_BYTES = 1 << 20  # SQLite reports shared memory that cannot grow as an I/O error
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the file system that holds the folder. Raises OSError."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def is_nearly_full(folder: Path) -> bool:
+    try:
+        return free_bytes(folder) < NEARLY_FULL_BYTES
+    except OSError:
+        return False
