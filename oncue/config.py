@@ -98,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue_bytes: Positive = 64 * 1024 * 1024
     # Above this usage of the disk, nothing new is accepted.
     disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0
+    # Folders that file triggers of people other than admins may watch; in the environment with ":".
+    trigger_roots: tuple[str, ...] = ()
     uvloop: bool = True
     debuggable: bool = False  # debuggers may attach, and core dumps are written: tasks see its memory
     open_metrics: bool = False  # GET /metrics without a token
@@ -194,6 +196,8 @@ def _convert(name: str, value: Any, place: str) -> Any:
     field = FIELDS.get(name)
     if field is None:
         raise Invalid(f"{place}: there is no setting {name!r}")
+    if isinstance(value, str) and get_origin(field.type) is tuple:
+        value = [part for part in value.split(os.pathsep) if part]
     try:
         return msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as e:
@@ -204,6 +208,8 @@ def _wanted(kind: Any) -> str:
     """Return the valid values in words: "a whole number, at least 0"."""
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a list of texts"
     if get_origin(kind) is not Annotated:
         return _KINDS[kind]
     plain, meta = get_args(kind)

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from oncue.dispatcher.services.trigger_rights import SecretStore
 from oncue.errors import NotFound, OncueError, TriggerFailed
 from oncue.protocol import api as r
-from oncue.triggers.base import Emit, HttpTrigger, ReplicatedState, Status, Trigger, TriggerContext
+from oncue.triggers.base import Emit, HttpTrigger, ReplicatedState, Rights, Status, Trigger, TriggerContext
 from oncue.triggers.catalog import trigger_class
 
 log = logging.getLogger("oncue.triggers")
@@ -39,6 +40,8 @@ class DesiredTrigger(msgspec.Struct, frozen=True):
     options: Any
     label: str
     deployed_us: int = 0  # when the deployment in force was recorded
+    owner: str = ""  # of the deployment
+    rights: Rights = Rights()
 
     def is_same(self, other: DesiredTrigger | None) -> bool:
         """Return True if `other` needs no restart of a trigger that runs as this."""
@@ -74,6 +77,7 @@ class TriggerSupervisor:
         `state`: name of a trigger -> its replicated state; None where no other server runs it.
         """
         self._emit, self._folder, self._state = emit, folder, state
+        self._secrets = SecretStore(folder.parent / "secrets")
         self._running: dict[str, SupervisedTrigger] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._starting = True
@@ -154,23 +158,9 @@ class TriggerSupervisor:
         folder.mkdir(parents=True, exist_ok=True)
         cls = trigger_class(want.kind)
         state = self._state(want.name) if cls.keeps_state else None
-        return cls(want.name, want.options, TriggerContext(self._emit, folder, self._secret, want.deployed_us, state))
-
-    def _secret(self, name: str) -> str:
-        """Return the secret that rule files name as ${secret:NAME}. Raises NotFound.
-
-        It is a file in `secrets` of the data folder, or an environment variable.
-        """
-        path = self._folder.parent / "secrets" / name
-        if re.fullmatch(r"[A-Za-z0-9._-]+", name) and path.is_file():
-            return path.read_text().strip()
-        value = os.environ.get("ONCUE_SECRET_" + name.upper().replace("-", "_").replace(".", "_"))
-        if value is None:
-            raise NotFound(
-                f"there is no secret {name!r}",
-                remedy=f"write it to {path} (mode 600), or set ONCUE_SECRET_{name.upper().replace('-', '_')} for the server",
-            )
-        return value
+        secret = partial(self._secrets.find, owner=want.owner, rights=want.rights)
+        context = TriggerContext(self._emit, folder, secret, want.deployed_us, state, want.rights)
+        return cls(want.name, want.options, context)
 
     def receives(self, name: str) -> bool:
         """Return True if the trigger is here and has been started."""

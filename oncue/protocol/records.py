@@ -322,6 +322,7 @@ class Deployment(Stored, tag="deployment", frozen=True):
     removed: bool = False
     path: str = ""  # of the file; paths in the text are relative to its folder
     host: str = ""  # the machine of that path; "": not known
+    by_admin: bool | None = None  # its owner had the scope admin then; None: of an older version
 
     @property
     def origin(self) -> str:

@@ -21,6 +21,7 @@ Rules for every kind:
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from oncue.errors import Invalid
+from oncue.errors import Forbidden, Invalid
 from oncue.protocol.records import Event
 
 #: Returns when the events are durable, else raises.
@@ -65,6 +66,38 @@ class ReplicatedState(Protocol):
         ...
 
 
+class Rights(msgspec.Struct, frozen=True):
+    """What a trigger may use of the server.
+
+    A rule file that an admin deployed has no `owner` here, and no restriction.
+    """
+
+    owner: str = ""  # whose secrets it may use; "": the server's too
+    folders: tuple[str, ...] = ()  # it may watch these, and what is below
+
+    @property
+    def restricted(self) -> bool:
+        return bool(self.owner)
+
+    def check_folder(self, folder: Path) -> None:
+        """Raise Forbidden if the folder is outside. Symbolic links are followed before."""
+        if not self.restricted:
+            return
+        real = os.path.realpath(folder)
+        if any(_is_inside(real, os.path.realpath(root)) for root in self.folders):
+            return
+        raise Forbidden(
+            f"{folder} is not a folder that an admin has allowed for triggers",
+            remedy=f"choose one below {', '.join(self.folders)}, or ask an admin"
+            if self.folders
+            else "an admin allows folders with the setting trigger_roots, or deploys the rule file",
+        )
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return os.path.commonpath((path, root)) == root
+
+
 class TriggerContext(msgspec.Struct, frozen=True):
     """The services that a trigger may use."""
 
@@ -73,6 +106,7 @@ class TriggerContext(msgspec.Struct, frozen=True):
     secrets: Secrets
     deployed_us: int = 0  # when its deployment was recorded, in unix µs; 0: now
     state: ReplicatedState | None = None  # None: no other server runs this trigger
+    rights: Rights = Rights()
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +173,11 @@ class Trigger(ABC):
         Relative ones are relative to `folder`, which holds the rule file.
         """
         return options
+
+    @classmethod
+    def check_rights(cls, options: Any, rights: Rights) -> None:
+        """Raise Forbidden if options with absolute paths want more than `rights`."""
+        return
 
     @abstractmethod
     async def run(self) -> None:

@@ -49,6 +49,7 @@ class DeployedRules:
         self.deployments: dict[str, Deployment] = {}
         self.rulesets: dict[str, RuleSet] = {}
         self.parser = RuleFileParser()
+        self._admins: set[str] = set()  # who had a token of an admin
         self._parsed: dict[str, ParsedDeployment] = {}  # label -> rules, and why there are none
         self._on_reload: list[Callable[[], None]] = []
         self._reloading = asyncio.Lock()
@@ -58,6 +59,10 @@ class DeployedRules:
     def on_reload(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each reload."""
         self._on_reload.append(callback)
+
+    def is_by_admin(self, deployment: Deployment) -> bool:
+        """Return True if an admin deployed it. Records of older versions do not say so."""
+        return deployment.owner in self._admins if deployment.by_admin is None else deployment.by_admin
 
     # ------------------------------------------------------------ run
 
@@ -95,6 +100,8 @@ class DeployedRules:
             position = self._registry_position()
             deployments = {d.label: d for d in await view.deployments()}
             switches = await view.switches()
+            if any(d.by_admin is None for d in deployments.values()):  # of an older version
+                self._admins = {t.subject for t in await view.tokens() if "admin" in t.scopes}
             fresh = 0
             if self.off:  # no text is read: it may be what keeps the server from working
                 self.deployments = deployments

@@ -25,6 +25,7 @@ from oncue.dispatcher.services.deployment_checks import (
 )
 from oncue.dispatcher.services.deployment_plan import Plan, plan_file, plan_removal, plan_rollback
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
+from oncue.dispatcher.services.trigger_rights import check_triggers
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.errors import Conflict, NotFound
 from oncue.protocol import api as r
@@ -63,6 +64,8 @@ class DeploymentService:
             labels = {f.label for f in request.files}
             others = [s for label, s in deployed.rulesets.items() if label not in labels]
             parsed = await deployed.parser.parse(request.files, others, any_trigger=deployed.off)
+            for given, rules in zip(request.files, parsed, strict=True):
+                await check_triggers(caller, rules, given.path, context.settings.trigger_roots)
             bound = [
                 await bind_file(caller, f, rules, request.functions, context)
                 for f, rules in zip(request.files, parsed, strict=True)

@@ -19,6 +19,7 @@ from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.events import EventService
+from oncue.dispatcher.services.trigger_rights import rights_of
 from oncue.dispatcher.trigger_state import LogReplicatedState
 from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
 from oncue.errors import NotFound, NotReady
@@ -88,11 +89,15 @@ class TriggerService:
         found: dict[str, DesiredTrigger] = {}
         for label, ruleset in self._deployed.rulesets.items():
             deployment = self._deployed.deployments[label]
+            roots = self._context.settings.trigger_roots
+            rights = rights_of(deployment.owner, self._deployed.is_by_admin(deployment), roots)
             for spec in ruleset.triggers:
                 options = spec.options
                 if deployment.path:
                     options = trigger_class(spec.kind).resolve_paths(options, Path(deployment.path).parent)
-                found[spec.name] = DesiredTrigger(spec.name, spec.kind, options, label, deployment.at_us)
+                found[spec.name] = DesiredTrigger(
+                    spec.name, spec.kind, options, label, deployment.at_us, deployment.owner, rights
+                )
         return found
 
     # ------------------------------------------------------------ deploys

@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import msgspec
 
 from oncue import ids
-from oncue.errors import Invalid, OncueError, TooLarge, TriggerFailed
+from oncue.errors import Forbidden, Invalid, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
-from oncue.triggers.base import Decision, ItemExplanation, Status, Trigger, TriggerContext
+from oncue.triggers.base import Decision, ItemExplanation, Rights, Status, Trigger, TriggerContext
 from oncue.triggers.file.ledger_replica import LedgerReplica
 from oncue.triggers.file.options import FileOptions, read_options
 from oncue.triggers.file.watcher import EventBatch, FileWatcher
@@ -50,6 +50,7 @@ class FileTrigger(Trigger):
     def __init__(self, name: str, options: FileOptions, context: TriggerContext) -> None:
         super().__init__(name, options, context)
         self.spec = read_options(name, options)
+        self._options = options
         self._activity = ActivityLog(scanned=False)
         self._scanned = asyncio.Event()  # the initial scan has ended or is blocked
         self._deploy_answered = False
@@ -60,6 +61,15 @@ class FileTrigger(Trigger):
         if Path(options.path).expanduser().is_absolute():
             return options
         return msgspec.structs.replace(options, path=str(folder / options.path))
+
+    @classmethod
+    def check_rights(cls, options: Any, rights: Rights) -> None:
+        rights.check_folder(Path(options.path).expanduser().absolute())
+        if rights.restricted and options.symlinks != "ignore":
+            raise Forbidden(
+                "`symlinks: files` may lead out of the folders that an admin has allowed",
+                remedy="leave it out, or ask an admin to deploy the rule file",
+            )
 
     def status(self) -> Status:
         status = self._activity.status()
@@ -109,7 +119,15 @@ class FileTrigger(Trigger):
                 await replica.restore(ledger)
                 ending.push_async_callback(replica.close, asyncio.create_task(replica.run()))
             watcher = self._watcher = FileWatcher(
-                self.name, self.spec, ledger, self._activity, publish, on_scanned, self.context.deployed_us, replica
+                self.name,
+                self.spec,
+                ledger,
+                self._activity,
+                publish,
+                on_scanned,
+                self.context.deployed_us,
+                replica,
+                check=lambda: self.check_rights(self._options, self.context.rights),
             )
             if self._deploy_answered:
                 watcher.on_deployed()

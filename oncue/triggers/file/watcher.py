@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oncue import ids
-from oncue.errors import OncueError, TriggerFailed
+from oncue.errors import Forbidden, OncueError, TriggerFailed
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import ItemExplanation
@@ -76,6 +76,7 @@ class FileWatcher:
         on_scanned: Callable[[], None] = lambda: None,
         deployed_us: int = 0,
         listener: LedgerListener | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """`publish` is called with each batch, and answered by `on_durable`.
 
@@ -84,6 +85,7 @@ class FileWatcher:
         """
         self._spec, self._file, self._activity, self._publish = spec, file, activity, publish
         self._on_scanned, self._deployed_us, self._listener = on_scanned, deployed_us, listener
+        self._check_rights = check
         self._make = EventMaker(name, spec).make
         self._root = os.fspath(spec.root)
         self._evaluator = FileEvaluator(spec, activity)
@@ -163,7 +165,7 @@ class FileWatcher:
                 self._session(baseline)
             except (FileNotFoundError, FolderGone) as e:
                 self._missing(baseline, e)
-            except (OSError, sqlite3.Error) as e:
+            except (OSError, sqlite3.Error, Forbidden) as e:
                 self._fail(e)
         self._complete()
 
@@ -181,6 +183,7 @@ class FileWatcher:
         """
         if self._activity.state == "starting":
             self._activity.detail = f"{self._root}: no answer from its filesystem yet"
+        self._check_rights()
         st = os.stat(self._root)
         if not stat.S_ISDIR(st.st_mode):
             raise NotADirectoryError(20, "not a folder", self._root)
@@ -250,6 +253,7 @@ class FileWatcher:
         return full and len(self._in_flight) < MAX_IN_FLIGHT
 
     def _check_root(self) -> None:
+        self._check_rights()  # a folder on the way may be a symbolic link by now
         st = os.stat(self._root)
         if (st.st_dev, st.st_ino) != self._identity:
             raise FolderGone(2, "another folder has taken its place", self._root)

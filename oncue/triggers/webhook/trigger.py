@@ -26,14 +26,14 @@ from urllib.parse import quote
 import msgspec
 
 from oncue import ids
-from oncue.errors import Invalid, NotFound, OncueError, TooLarge, TriggerFailed
+from oncue.errors import Forbidden, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.cloudevents import time_text
 from oncue.protocol.cloudevents_http import check_containers, events_from_http
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
 from oncue.triggers.activity import ActivityLog
-from oncue.triggers.base import Decision, HttpTrigger, Status, TriggerContext
+from oncue.triggers.base import Decision, HttpTrigger, Rights, Status, TriggerContext
 from oncue.triggers.webhook import signatures
 
 _REFERENCE = re.compile(r"\$\{(secret|env):([^{}]+)\}")
@@ -97,6 +97,17 @@ class WebhookTrigger(HttpTrigger):
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
         self._activity = ActivityLog()
         self._method, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
+
+    @classmethod
+    def check_rights(cls, options: Any, rights: Rights) -> None:
+        _, secrets, _ = read_verify(options.verify, "verify")
+        for secret in secrets:
+            found = _REFERENCE.fullmatch(secret)
+            if rights.restricted and found is not None and found[1] == "env":
+                raise Forbidden(
+                    f"{secret}: only a rule file that an admin deploys may name variables of the server",
+                    remedy='write "${secret:NAME}"; an admin gives you the secret',
+                )
 
     def status(self) -> Status:
         return self._activity.status()
@@ -206,7 +217,7 @@ class WebhookTrigger(HttpTrigger):
             try:
                 secret = self._resolve(written)
                 keys.append(signatures.standard_key(secret) if self._method == "standard_webhooks" else secret.encode())
-            except (NotFound, Invalid) as e:
+            except (NotFound, Invalid, Forbidden) as e:
                 missing = f"{written}: {e.message}" if _REFERENCE.fullmatch(written) else e.message
                 remedy = e.remedy
         if (
@@ -225,6 +236,7 @@ class WebhookTrigger(HttpTrigger):
         reference = _REFERENCE.fullmatch(written)
         if reference is None:
             return written
+        self.check_rights(self._options, self.context.rights)
         place, name = reference.groups()
         secret = self.context.secrets(name) if place == "secret" else os.environ.get(name, "")
         if not secret.strip():
