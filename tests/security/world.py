@@ -180,6 +180,7 @@ def _read(connection: http.client.HTTPConnection, answer: http.client.HTTPRespon
 @contextlib.contextmanager
 def world_in(folder: Path, **settings: str) -> Iterator[World]:
     """Yield a server with everything of the owner's, an agent too."""
+    settings["ONCUE_TRIGGER_ROOTS"] = str(folder)  # it watches a folder of a user
     with system_in(folder, "--no-endpoint", **settings) as system:
         world = World(system)
         for subject in (OWNER, STRANGER):
