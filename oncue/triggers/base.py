@@ -67,7 +67,7 @@ class ReplicatedState(Protocol):
 
 
 class Rights(msgspec.Struct, frozen=True):
-    """What a trigger may use of the server.
+    """Folders, secrets and variables that a trigger may use.
 
     A rule file that an admin deployed has no `owner` here, and no restriction.
     """

@@ -1,4 +1,4 @@
-"""What the triggers of a rule file may use of the server: folders, secrets, variables.
+"""Rights of triggers: folders, secrets and variables that they may use.
 
 Rule files that an admin deployed may use all. Those of others may watch folders under
 `trigger_roots`, and use the secrets that were given to their owner.
