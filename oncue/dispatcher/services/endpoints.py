@@ -31,6 +31,7 @@ T = TypeVar("T")
 REPORT_US = 15_000_000  # agents report every 5 s; one that has not reported for this long is away
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 PAGE = 1_000
+ENDPOINTS = 10_000  # of one owner
 
 
 class EndpointService:
@@ -91,6 +92,12 @@ class EndpointService:
         )
 
     def _check_conflicts(self, caller: Caller, name: str, key: bytes, known: EndpointRecord | None) -> None:
+        own = sum(e.owner == caller.subject and not e.revoked for e in self._context.registry.endpoints())
+        if known is None and own >= ENDPOINTS:
+            raise Conflict(
+                f"you have {own:,} endpoints; at most {ENDPOINTS:,} are kept",
+                remedy="revoke those that are not needed: oncue endpoints list",
+            )
         if known is not None and known.public_key != key:
             raise Conflict(
                 f"there is an endpoint {name!r} with another key",

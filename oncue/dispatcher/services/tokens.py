@@ -14,10 +14,12 @@ import msgspec
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import check_token_request, expiry_of, hash_token, new_token
 from oncue.dispatcher.context import ServerContext
-from oncue.errors import NotFound
+from oncue.errors import Conflict, NotFound
 from oncue.ids import now_us
 from oncue.protocol import api as r
 from oncue.protocol.records import NAME_CHARS, VERSION, EndpointRecord, TokenRecord
+
+TOKENS = 1_000  # valid ones of one person
 
 
 class TokenService:
@@ -35,6 +37,7 @@ class TokenService:
     async def create(self, caller: Caller, request: r.TokenRequest) -> r.TokenInfo:
         """Make a token. Only this answer has its text. Raises Invalid, Forbidden."""
         check_token_request(caller, request)
+        self._check_count(request.subject or caller.subject)
         maker = self._by_id(caller.token_id)
         expires = expiry_of(request, maker, now_us())
         token, hashed = new_token()
@@ -75,6 +78,17 @@ class TokenService:
                 await self._revoke_endpoint(endpoint)
         names = sorted(e.name for e in registered)
         return r.RevokedToken(tokens=[_token_info(t) for t in gone], endpoints=names, endpoints_revoked=endpoints)
+
+    def _check_count(self, subject: str) -> None:
+        """Raise Conflict if the subject has too many tokens."""
+        now = now_us()
+        tokens = self._context.registry.tokens()
+        valid = sum(t.subject == subject and not t.revoked and (not t.expires_us or t.expires_us > now) for t in tokens)
+        if valid >= TOKENS:
+            raise Conflict(
+                f"{subject} has {valid:,} valid tokens; at most {TOKENS:,} are kept",
+                remedy="revoke those that are not needed: oncue tokens list",
+            )
 
     def _by_id(self, token_id: str) -> TokenRecord | None:
         return next((t for t in self._context.registry.tokens() if t.id == token_id), None) if token_id else None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from oncue.protocol.codec import build_decoders
+from oncue.protocol.records import NAME_CHARS
+
+Name = Annotated[str, msgspec.Meta(max_length=NAME_CHARS)]
+Text = Annotated[str, msgspec.Meta(max_length=4_000)]
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from oncue.protocol.api.base import Request, Response
+from oncue.protocol.api.base import Name, Request, Response, Text
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Parameter
 
@@ -71,10 +71,10 @@ class EndpointRequest(Request, frozen=True):
     If the endpoint is registered already, fields that are null or absent keep their values.
     """
 
-    name: str
-    public_key: str  # Z85
+    name: Name
+    public_key: Name  # Z85
     lost_after_ms: int | None = None  # disconnected for so long, its attempts are lost; 0: never
-    labels: dict[str, str] | None = None  # replaces all labels; {}: none
+    labels: Annotated[dict[Name, Name], msgspec.Meta(max_length=64)] | None = None  # replaces all; {}: none
 
 
 class EndpointInfo(Response, frozen=True):
@@ -112,10 +112,10 @@ class Registered(Response, frozen=True):
 class TokenRequest(Request, frozen=True):
     """POST /v1/tokens: create a token."""
 
-    name: str
-    scopes: list[str] = msgspec.field(default_factory=lambda: ["user"])
+    name: Text
+    scopes: Annotated[list[Name], msgspec.Meta(max_length=10)] = msgspec.field(default_factory=lambda: ["user"])
     expires_s: int = 0  # 0: never
-    subject: str = ""  # "": the caller
+    subject: Name = ""  # "": the caller
 
 
 class TokenInfo(Response, frozen=True):

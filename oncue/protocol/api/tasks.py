@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from oncue.protocol.api.base import Request, Response
+from oncue.protocol.api.base import Name, Request, Response, Text
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Ended, StoredRetryPolicy
 
@@ -18,7 +18,7 @@ class RetryPolicy(Request, frozen=True):
     backoff: str = "exponential"
     base_ms: int = 2_000
     cap_ms: int = 300_000
-    on: list[str] = msgspec.field(default_factory=lambda: ["lost", "error"])
+    on: Annotated[list[Name], msgspec.Meta(max_length=10)] = msgspec.field(default_factory=lambda: ["lost", "error"])
 
     def stored(self) -> StoredRetryPolicy:
         """Return the policy as a record.
@@ -39,7 +39,7 @@ class TaskRequest(Request, frozen=True):
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None  # of one attempt; null: no limit
     expires_ms: int | None = None  # latest start, from now; null: no limit
-    key: str = ""  # idempotency key; also accepted as the Idempotency-Key header
+    key: Text = ""  # idempotency key; also accepted as the Idempotency-Key header
     wait_ms: int = 0  # wait so long for the outcome before responding
 
 
@@ -60,7 +60,7 @@ class BatchRequest(Request, frozen=True):
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None
     expires_ms: int | None = None
-    stream: str = ""  # outcome stream that receives the outcomes (GET /v1/outcomes?stream=...)
+    stream: Name = ""  # outcome stream that receives the outcomes (GET /v1/outcomes?stream=...)
 
 
 class Accepted(Response, frozen=True):

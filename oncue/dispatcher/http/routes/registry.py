@@ -166,7 +166,7 @@ ROUTES = (
         max_bytes=SMALL_BYTES,
         gives=TokenInfo,
         status=201,
-        errors=(DiskFull,),
+        errors=(DiskFull, Conflict),
     ),
     Route("GET", "/v1/tokens", tokens, summary="Tokens, without their secret.", scope="read", gives=list[TokenInfo]),
     Route(
