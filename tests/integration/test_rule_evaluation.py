@@ -34,7 +34,18 @@ from oncue.rules.parsing.rule_file import parse
 from tests.integration.embedded_site import record as site_record
 from tests.integration.embedded_site import rule as site_rule
 from tests.integration.embedded_site import site_in
-from tests.integration.test_rule_engine import Endpoints, all_of, consume, dead, deployed, record, rule, tasks, with_log
+from tests.integration.test_rule_engine import (
+    Endpoints,
+    all_of,
+    consume,
+    dead,
+    deployed,
+    frames,
+    record,
+    rule,
+    tasks,
+    with_log,
+)
 
 NEVER = "data.l.all(x, data.l.all(y, data.l == data.l && data.l == data.l))"
 NUMBERS = {"l": list(range(9_000)), "n": 1}
@@ -254,6 +265,28 @@ def test_an_evaluator_that_somebody_stops_is_replaced(tmp_path: Path, monkeypatc
         assert made == [("/s", "1"), ("/s", "2")] or (len(letters) == 1 and letters[0].offsets == (1,))
 
     with_engine(tmp_path, body)
+
+
+def test_a_rule_that_waits_for_a_file_is_paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CEL's library opens the file that a time zone names."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    monkeypatch.setattr("oncue.rules.evaluation.evaluator.ANSWER_S", 2.0)
+
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([deployed([rule("r", when="timestamp(data.t).getHours(data.zone) >= 0"), rule("good")])])
+        when = "2026-01-01T00:00:00Z"
+        await log.append(EVENTS, [record(1, {"t": when, "zone": "Europe/Berlin", "n": 1})])
+        await log.append(EVENTS, [record(2, {"t": when, "zone": str(fifo), "n": 2})])
+        async with metered() as longest:
+            await consume(log, engine)
+        assert longest[0] < HELD_S
+        found = {(f.call.rule, task.event) for f in await frames(log) for task in f.tasks}
+        assert found == {("r", ("/s", "1")), ("good", ("/s", "1")), ("good", ("/s", "2"))}
+        assert "waited for something outside" in engine.rules()[0].why
+        assert (await dead(log))[0].offsets == (1,)
+
+    with_engine(tmp_path / "log", body)
 
 
 def test_rules_of_an_owner_that_waste_time_do_not_waste_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import DeployedRules
 from oncue.errors import Invalid, NotOwner, OncueError
 from oncue.protocol import api as r
+from oncue.protocol import cloudevents
 from oncue.protocol.records import Event
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
@@ -212,6 +213,8 @@ class StatefulRuleService:
         entry = self._deployed.engine.active_rules.entries.get(name)
         if entry is None or entry.rule.operators is None or not explained.fires or self._runner is None:
             return explained
+        if len(cloudevents.to_record(event)[0]) > entry.cost().all:
+            return msgspec.structs.replace(explained, why=f"{explained.why} (not shown for so large an event)")
         try:
             preview = await self._runner.preview(entry, event)
         except Invalid as e:

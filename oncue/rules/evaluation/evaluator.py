@@ -14,6 +14,8 @@ import signal
 import sys
 from collections.abc import Mapping
 
+import psutil
+
 from oncue.errors import OncueError
 from oncue.protocol.codec import decode, encode
 from oncue.rules.evaluation.messages import LENGTH_BYTES, READY, Answer, Envelope, Question
@@ -35,7 +37,7 @@ class OverBudget(Exception):
 
     def __init__(self, why: str, cpu_s: float) -> None:
         super().__init__(why)
-        self.cpu_s = cpu_s  # that it may have used
+        self.cpu_s = cpu_s  # that it may have used, or kept others waiting
 
 
 class Unanswered(Exception):
@@ -84,7 +86,10 @@ class Evaluator:
             try:
                 return await self._asked(process, rule, question, cpu_s)
             except TimeoutError:
+                asleep = _sleeps(process.pid)
                 await self.close()
+                if asleep:
+                    raise OverBudget("waited for something outside, and was ended", ANSWER_S) from None
                 why = ""
             except (OSError, EOFError):
                 why = await self._ended(process)
@@ -155,6 +160,14 @@ class Evaluator:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await asyncio.shield(process.wait())
+
+
+def _sleeps(pid: int) -> bool:
+    """Return True if a process waits; False: it runs, or somebody has stopped it."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_SLEEPING, psutil.STATUS_DISK_SLEEP)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal_text(number: int) -> str:

@@ -27,7 +27,8 @@ async def explain_apart(evaluator: Evaluator, entry: ActiveRule, event: Event) -
     try:
         answer = await evaluator.ask(entry.rule, question)
     except OverBudget as e:
-        return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=f"not known: its evaluation {e}")
+        known = question.disabled_because or "not known"
+        return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=f"{known}: its evaluation {e}")
     except Unanswered as e:
         return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=f"not known: {e}")
     if answer.kind == FAILED:

@@ -25,6 +25,7 @@ CONVERT_S = 2e-7  # one byte of the event that becomes a value of CEL
 SEARCH_S = 4e-11  # one byte of a text against one byte of another: contains()
 APPEND_S = 6e-8  # one item that is copied when a list grows: map(), filter()
 MATCH_S = 4e-8  # one byte of a text against one character of a regular expression
+ZONE_S = 5e-4  # a time zone that is read from its file
 COMPILE_S = 1e-6  # one character of a regular expression
 
 _COMPARE = frozenset(("_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_", "startsWith", "endsWith"))
@@ -33,6 +34,7 @@ _LINEAR = frozenset(("_[_]", "_?_:_", "_+_", "@in", "_in_", "size", "dyn", "type
 _CONVERSIONS = frozenset(("string", "bytes", "int", "uint", "double", "bool"))
 _PARTS = ("FullYear", "Month", "Date", "DayOfMonth", "DayOfWeek", "DayOfYear", "Hours", "Minutes", "Seconds")
 _GETTERS = frozenset(f"get{part}" for part in (*_PARTS, "Milliseconds"))
+_ZONE = re.compile(rb"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*)*|[+-]?\d\d:\d\d")
 _COUNTED = re.compile(rb"[{\\]")  # a{1000} is a thousand a's; \pL is a large class
 
 
@@ -79,6 +81,9 @@ def _call(call: CallOf, sizes: dict[str, float], depth: int) -> Estimate:
         return Estimate(seconds, 1.0)
     if name in _COMPARE:
         return Estimate(seconds + READ_S * min(a.size for a in args), 1.0)
+    if name in _GETTERS and len(args) == 2:  # the library opens a file of this name, whatever it is
+        known = isinstance(call.args[1], Constant) and _ZONE.fullmatch(call.args[1].text)
+        return Estimate(seconds + ZONE_S, 1.0) if known else Estimate(UNBOUNDED, UNBOUNDED)
     if name in _LINEAR or name in _CONVERSIONS or name in _GETTERS:
         return Estimate(seconds + READ_S * total, total)
     if name == "contains" and len(args) == 2:

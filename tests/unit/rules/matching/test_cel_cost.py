@@ -10,6 +10,7 @@ import pytest
 
 from oncue.protocol.records import Event
 from oncue.rules.matching.cel import Cel, compile_cel
+from oncue.rules.matching.cel_cost import UNBOUNDED
 from oncue.rules.matching.cel_tree import CallOf, Constant, Loop, Name, Select, parse_tree
 
 NUMBERS = {"l": list(range(9_000))}
@@ -62,6 +63,17 @@ def took(condition: Cel, data: Any) -> float:
 @pytest.mark.parametrize("text", CHEAP)
 def test_a_usual_condition_is_cheap_for_a_usual_event(text: str) -> None:
     assert compile_cel(text).longest()(4_096) < 0.008
+
+
+@pytest.mark.parametrize("zone", ["data.zone", '"/proc/kmsg"', '"../../../dev/zero"', '"file:/x"', '"a//b"'])
+def test_a_time_zone_that_may_be_any_file_has_no_bound(zone: str) -> None:
+    """The library opens the file: a FIFO would hold the process for good."""
+    assert compile_cel(f"timestamp(data.t).getHours({zone}) > 1").longest()(200) == UNBOUNDED
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "+01:00", "Etc/GMT+5"])
+def test_a_usual_time_zone_is_cheap(zone: str) -> None:
+    assert compile_cel(f'timestamp(data.t).getHours("{zone}") > 1').longest()(2_000) < 0.008
 
 
 def test_a_bound_grows_with_the_event() -> None:
