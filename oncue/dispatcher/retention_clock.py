@@ -24,7 +24,8 @@ CONFIRM_US = 3 * 86_400 * 1_000_000  # over a weekend
 class _Stored(msgspec.Struct):
     seen_us: int  # when it was stored
     withheld_us: int = 0  # the jump that does not count yet
-    left_us: int = 0  # running time until it does
+    left_us: int = 0  # running time until it does, or until a clock that is behind counts as right
+    highest_us: int = 0  # before the clock was set back; 0: it was not
 
 
 class RetentionClock:
@@ -41,7 +42,7 @@ class RetentionClock:
         """
         now = self._clock_us()
         self._stored = self._load() or _Stored(newest_us or now)
-        self._begin(now - self._stored.seen_us)
+        self._begin(now - max(self._stored.seen_us, self._stored.highest_us))
         self._stored.seen_us = now
         self.save()
 
@@ -62,10 +63,12 @@ class RetentionClock:
                 duration_text(CONFIRM_US // 1_000),
             )
         elif gap_us < -JUMP_US:
-            stored.withheld_us = max(0, stored.withheld_us + gap_us)
             log.warning("the clock is %s behind when this server ran last; is it right?", gap)
-            if stored.withheld_us < JUMP_US:
-                stored.withheld_us = stored.left_us = 0
+            # Either the jump before was wrong, or this clock is, and will be put right.
+            stored.highest_us = 0 if stored.withheld_us else max(stored.seen_us, stored.highest_us)
+            stored.withheld_us, stored.left_us = 0, CONFIRM_US if stored.highest_us else 0
+        elif gap_us >= 0:
+            stored.highest_us = 0
 
     def now_us(self) -> int:
         """Return the time by which records are old."""
@@ -78,6 +81,8 @@ class RetentionClock:
         if stored.withheld_us and not stored.left_us:
             log.warning("the clock's jump is confirmed: what is too old by it is deleted from now on")
             stored.withheld_us = 0
+        if not stored.left_us:
+            stored.highest_us = 0
         stored.seen_us = now
         fresh = self._file.with_name(self._file.name + ".new")
         try:

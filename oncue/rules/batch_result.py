@@ -46,7 +46,9 @@ class BatchResult:
 
     def __init__(self, active_rules: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
         self._active_rules, self._replay = active_rules, replay
-        self.frames = TaskFrames(directory, now_us())
+        now = now_us()
+        self.frames = TaskFrames(directory, now)
+        self._now_ms = now // 1000
         self._matches: list[Record] = []
         self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
         self._reasons: dict[ActiveRule, str] = {}
@@ -196,6 +198,8 @@ class BatchResult:
         self._matched.setdefault(entry, [0, 0, 0])[0] += 1
         mark_us = _number(event.extensions.get("oncuemarkus")) or 0
         deployment = entry.deployment
+        # On Kafka the time is the producer's: a clock that is ahead must not close windows.
+        at_ms = min(at_ms, self._now_ms)
         try:
             match = operators.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
         except Invalid as e:

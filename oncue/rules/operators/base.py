@@ -73,6 +73,14 @@ class OperatorState(Stored, frozen=True):
         """
         return 0
 
+    def since_ms(self) -> int:
+        """Return the time from which `due_ms` and `forget_ms` count; 0: none."""
+        return 0
+
+    def moved(self, by_ms: int) -> Self:
+        """Return the state with all its times moved."""
+        return self
+
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
         """Apply the time, or the removal of the operator (`reason` "changed").
 

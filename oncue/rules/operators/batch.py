@@ -48,6 +48,17 @@ class BatchState(OperatorState, tag="batch", frozen=True):
     def buffered(self) -> int:
         return self.count
 
+    def since_ms(self) -> int:
+        return self.opened_ms if self.count else self.closed_ms
+
+    def moved(self, by_ms: int) -> Self:
+        return msgspec.structs.replace(
+            self,
+            closed_ms=self.closed_ms and self.closed_ms + by_ms,
+            opened_ms=self.opened_ms and self.opened_ms + by_ms,
+            closes_ms=self.closes_ms and self.closes_ms + by_ms,
+        )
+
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
         return Step(BatchState(offset, at_ms), (self.fire(reason),)) if self.count else None
 

@@ -27,6 +27,12 @@ class DedupeState(OperatorState, tag="dedupe", frozen=True):
     def forget_ms(self) -> int:
         return self.until_ms
 
+    def since_ms(self) -> int:
+        return self.fired_ms
+
+    def moved(self, by_ms: int) -> Self:
+        return msgspec.structs.replace(self, fired_ms=self.fired_ms + by_ms, until_ms=self.until_ms + by_ms)
+
 
 class DedupeOperator(Operator[DedupeState], tag="dedupe", frozen=True):
     ttl_ms: int

@@ -24,7 +24,7 @@ from oncue.protocol.records import Stored
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import BufferedEvent
-from oncue.rules.stateful.fold import MARGIN_MS, StateKey
+from oncue.rules.stateful.fold import AHEAD_MS, MARGIN_MS, StateKey, by_clock
 from oncue.rules.stateful.pending_changes import PendingChanges
 from oncue.rules.stateful.record_group import Progress, RecordGroup, WindowSummary
 
@@ -112,6 +112,20 @@ class ChangelogStates:
         for where, at in deleted.items():  # until the deletion is applied
             heapq.heappush(self._forget, (at, where))
         return [((STATE, *where), b"") for where in deleted]
+
+    def follow_clock(self, now_ms: int) -> int:
+        """Move states from the future to now; return their number. See SqliteStates."""
+        if self.progress.newest_ms <= now_ms + AHEAD_MS:
+            return 0
+        self.progress = Progress(self.progress.next, now_ms)
+        moved: list[Change] = []
+        for raw, value in self._data.items():
+            key = decode(Key, raw)
+            state = by_clock(CATALOGUE.decode_state(value), now_ms) if key[0] == STATE and value else None
+            if state is not None:
+                moved.append((key, encode(state)))
+        self.apply(moved)
+        return len(moved)
 
     # ------------------------------------------------------------ queries
 

@@ -120,6 +120,8 @@ class EmbeddedRunner:
             elif following < begins.get(key, 0):
                 missed = begins[key] - following
                 _log.error("%d matches of partition %d were deleted from the log before they were read", missed, part)
+        if moved := await self._call(store.follow_clock, self._clock_ms()):
+            _log.warning("the clock was ahead before, or is behind now: %d windows and keys begin now", moved)
         self._timers.restart({part: await self._call(store.next_due_ms, part) for part in store.parts})
 
     def _positions(self) -> dict[tuple[str, int], int]:

@@ -37,6 +37,7 @@ from oncue.rules.operators.catalog import resolve
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
 
 TICK_WINDOWS = 64  # closed by one tick: bounds the memory
+AHEAD_MS = 60_000  # a time of another process that is more ahead is of a wrong clock
 MARGIN_MS = 3_600_000  # a runner keeps a state this long after it has no effect any more
 
 
@@ -93,6 +94,16 @@ def fold(states: States, record: MatchesRecord, partition: int, offset: int) -> 
             return _fold_tick(states, record, partition, offset)
         case ClosedWindow():
             return [record]
+
+
+def by_clock(state: OperatorState, now_ms: int) -> OperatorState | None:
+    """Return the state as begun now, if it began in the future; None: it did not.
+
+    A clock that was ahead has been put right, or this one is behind. The state lasts as long as its
+    operator says, by either clock.
+    """
+    ahead_ms = state.since_ms() - now_ms
+    return state.moved(-ahead_ms) if ahead_ms > AHEAD_MS else None
 
 
 def check_operators(match: Match) -> None:

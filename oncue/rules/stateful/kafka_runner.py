@@ -201,6 +201,7 @@ class KafkaRunner:
             )
         for part in self.parts.values():
             if not part.ready:
+                part.table.follow_clock(self._clock_ms())
                 part.ready, part.enqueued = True, part.table.progress.next
                 self._timers.due_ms[part.number] = part.table.next_due_ms()
                 part.work = asyncio.create_task(self._work(part), name=f"windows {part.number}")

@@ -28,7 +28,7 @@ from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import BufferedEvent, Match
 from oncue.rules.stateful.changelog_states import ITEM, STATE, Change
-from oncue.rules.stateful.fold import MARGIN_MS, StateKey, state_keys
+from oncue.rules.stateful.fold import AHEAD_MS, MARGIN_MS, StateKey, by_clock, state_keys
 from oncue.rules.stateful.pending_changes import PendingChanges, event_key
 from oncue.rules.stateful.record_group import Progress, RecordGroup, WindowSummary
 
@@ -61,6 +61,7 @@ DUE = """SELECT due_ms, rule, spec, key FROM state
  ORDER BY due_ms, rule, spec, key LIMIT ?"""
 OPEN = """SELECT key FROM state WHERE part = ? AND rule = ? AND spec = ? AND held > 0 AND applied < ?
  ORDER BY key LIMIT ?"""
+LATER = "SELECT rule, spec, key, state FROM state WHERE part = ? AND max(due_ms, forget_ms) > ?"
 NEXT_DUE = "SELECT min(due_ms) FROM state WHERE part = ? AND due_ms > 0"
 FORGET = """DELETE FROM state WHERE id IN
  (SELECT id FROM state WHERE part = ? AND forget_ms > 0 AND forget_ms < ? LIMIT ?)"""
@@ -158,6 +159,26 @@ class SqliteStates:
         except sqlite3.Error as e:
             raise self._explained(e) from e
         self.parts |= group.next
+
+    def follow_clock(self, now_ms: int) -> int:
+        """Move states from the future to now; return their number.
+
+        Done at the start, if the newest record has a later time than a new one would get.
+        """
+        moved = 0
+        for part, (following, newest_ms) in list(self.parts.items()):
+            if newest_ms <= now_ms + AHEAD_MS:
+                continue
+            changes = SqliteChanges(self._db, part)
+            for rule, spec, key, raw in self._db.execute(LATER, (part, now_ms)).fetchall():
+                state = by_clock(CATALOGUE.decode_state(raw), now_ms)
+                if state is not None:
+                    changes.changed[StateKey(rule, spec, key)] = state
+            group = SqliteRecordGroup()
+            group.parts[part], group.next[part] = changes, Progress(following, now_ms)
+            self.store(group)
+            moved += len(changes.changed)
+        return moved
 
     def forget(self) -> int:
         """Delete states without effect; return their number.

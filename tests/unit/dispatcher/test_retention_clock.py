@@ -49,7 +49,9 @@ def test_a_clock_behind_and_put_right_deletes_nothing_at_once(tmp_path: Path) ->
     file = tmp_path / "clock.json"
     run(file, NOW)
     assert run(file, NOW - 365 * DAY) == -365 * DAY
-    assert run(file, NOW + DAY) <= DAY
+    assert run(file, NOW - 365 * DAY, for_us=DAY) == -364 * DAY
+    assert run(file, NOW + DAY) == DAY
+    assert run(file, NOW + 366 * DAY) == DAY
 
 
 def test_a_folder_of_an_older_version_begins_with_its_newest_task(tmp_path: Path) -> None:

@@ -166,3 +166,40 @@ def test_the_changelog_answers_for_single_keys() -> None:
     assert (state.applied, known) == (1, True)
     ((_, known),) = states_in(said, [where], event_key("/s", "9"))
     assert not known
+
+
+YEAR_MS = 365 * 86_400_000
+
+
+def test_windows_and_keys_from_a_clock_that_was_ahead_last_as_long_as_their_operators_say(tmp_path: Path) -> None:
+    now, ahead = 1_700_000_000_000, 1_700_000_000_000 + YEAR_MS
+    batch, dedupe = BatchOperator("${k}", wait_ms=5_000), DedupeOperator("${k}", 3_600_000)
+    stream: list[MatchesRecord] = [match((batch,), 1, ahead, ["a"]), match((dedupe,), 2, ahead, ["b"], rule="d")]
+    stream += [match((dedupe,), 3, now + 3_599_999, ["b"], rule="d"), Tick(VERSION, now + 5_000)]
+    stream += [match((dedupe,), 4, now + 3_600_000, ["b"], rule="d")]
+    later, last = log_batch(stream, 2, 3), log_batch(stream, 4, 4)
+    worker, embedded = Worker(), SqliteStates(tmp_path / "windows.db")
+    worker.step(log_batch(stream, 0, 1), "lives")
+    embedded.store(embedded.fold_batches([log_batch(stream, 0, 1)]))
+
+    assert worker.table.follow_clock(now) == embedded.follow_clock(now) == 2
+
+    assert worker.table.follow_clock(now) == embedded.follow_clock(now) == 0
+    assert worker.table.next_due_ms() == embedded.next_due_ms(0) == now + 5_000
+    assert embedded.forget() == 0
+    for records_, fired in ((later, ["wait"]), (last, ["first"])):
+        group = embedded.fold_batches([records_])
+        embedded.store(group)
+        assert [closed.why for _, _, closed in group.closed] == fired
+        assert [closed.why for closed in worker.step(records_, "lives")] == fired
+    embedded.close()
+
+
+def test_states_of_other_processes_whose_clocks_differ_a_little_stay(tmp_path: Path) -> None:
+    stream: list[MatchesRecord] = [match((BatchOperator("${k}", wait_ms=5_000),), 1, 1_000_000, ["a"])]
+    worker, embedded = Worker(), SqliteStates(tmp_path / "windows.db")
+    worker.step(log_batch(stream, 0, 0), "lives")
+    embedded.store(embedded.fold_batches([log_batch(stream, 0, 0)]))
+    assert worker.table.follow_clock(950_000) == embedded.follow_clock(950_000) == 0
+    assert worker.table.next_due_ms() == embedded.next_due_ms(0) == 1_005_000
+    embedded.close()
