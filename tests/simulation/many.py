@@ -20,6 +20,8 @@ MOST_SERVERS = 4
 
 
 class ManyWorld(World):
+    _may_be_hostile = False
+
     def __init__(
         self,
         seed: int,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ from oncue.dispatcher.bridge.agent_clock import AgentClock
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.message_numbers import MessageNumbers
 from oncue.endpoint.agent.agent import Agent
+from oncue.errors import Undecodable
 from oncue.protocol import bridge
-from oncue.protocol.records import Ended
+from oncue.protocol.codec import decode
+from oncue.protocol.records import Call, Ended
 from tests.simulation.many import ManyWorld
 from tests.simulation.member import Member
 from tests.simulation.world import World
@@ -171,23 +175,52 @@ class ExpiresByOwnClock(Agent):
 
 
 @pytest.mark.parametrize(
-    ("agent", "channel", "clock"),
+    ("agent", "channel", "clock", "seeds"),
     [
-        (Agent, EndpointChannel, SystemTime),
-        (Agent, TrustsTimes, ProcessClock),
-        (Agent, SessionsInOrder, ProcessClock),
-        (ExpiresByOwnClock, EndpointChannel, ProcessClock),
+        (Agent, EndpointChannel, SystemTime, range(MUTANT_SEEDS)),
+        (Agent, TrustsTimes, ProcessClock, range(300, 500)),  # one seed of some 200
+        (Agent, SessionsInOrder, ProcessClock, range(MUTANT_SEEDS)),
+        (ExpiresByOwnClock, EndpointChannel, ProcessClock, range(MUTANT_SEEDS)),
     ],
 )
 def test_a_wrong_use_of_clocks_is_found(
-    agent: type[Agent], channel: type[EndpointChannel], clock: type[ProcessClock]
+    agent: type[Agent], channel: type[EndpointChannel], clock: type[ProcessClock], seeds: range
 ) -> None:
-    for seed in range(MUTANT_SEEDS):
+    for seed in seeds:
         try:
             World(seed, agent_class=agent, channel_class=channel, clock_class=clock).run()
         except Exception:
             return
+    pytest.fail(f"{seeds} did not find it")
+
+
+class BelievesIds(EndpointChannel):
+    """Stores results of whatever tasks an agent names."""
+
+    def on_checked(self, token: int, calls: Mapping[bytes, Call]) -> None:
+        waiting = self._unmatched._waiting.get(token)
+        if waiting is not None:
+            with contextlib.suppress(Undecodable):
+                calls = dict.fromkeys((e.id for e in waiting[1]), decode(Call, waiting[0].call))
+        super().on_checked(token, calls)
+
+
+def test_results_of_others_tasks_are_found_if_they_count() -> None:
+    for seed in range(MUTANT_SEEDS):
+        world = World(seed, channel_class=BelievesIds)
+        try:
+            world.run()
+        except Exception:
+            assert world.hostile is not None
+            return
     pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
+
+
+def test_hostile_agents_are_heard_in_many_seeds() -> None:
+    worlds = [World(seed) for seed in range(20)]
+    for world in worlds:
+        world.run()
+    assert sum(w.hostile.frames for w in worlds if w.hostile is not None) > 1_000
 
 
 class NoFence(EndpointChannel):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from oncue.clocks.process import ProcessClock
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.endpoint.agent.agent import Agent
@@ -20,6 +22,7 @@ from oncue.protocol.payload import Ref, pack_ref, ref_of
 from oncue.protocol.records import OK, VERSION, Call, Ended, StoredRetryPolicy, TaskFrame, TaskRecord
 from oncue.task_lifecycle import State
 from tests.simulation.clock import Clock
+from tests.simulation.hostile import NAME, HostileAgent
 from tests.simulation.server import SERVER, Durable, Server
 from tests.simulation.site import Site, behaviour, content_of
 
@@ -31,6 +34,8 @@ SETTLE_US = 100_000_000
 
 
 class World:
+    _may_be_hostile = True
+
     def __init__(
         self,
         seed: int,
@@ -61,11 +66,26 @@ class World:
             f"ep{i}": Site(f"ep{i}", self.clock, rng, rng.randrange(1, 4), self._to_server, self._on_start, agent_class)
             for i in range(rng.randrange(1, 4))
         }
+        self.hostile_rng = random.Random(f"hostile {seed}")
+        self.hostile: HostileAgent | None = None
         self.lost_after = {name: rng.choice((0, 0, 3_000, 15_000)) if not self.fair else 0 for name in self.sites}
         self.server: Server | None = None
         self._submits = 0
         self.submitted_us: dict[bytes, int] = {}
         self._server_ahead_us: set[int] = set()  # of the clocks with which servers started
+
+    def _add_hostile_agent(self) -> None:
+        self.lost_after[NAME] = 0
+        functions = list(self.durable.functions)
+        self.hostile = HostileAgent(self.clock, self.hostile_rng, self._from_hostile, self._others, functions)
+
+    def _others(self) -> list[bytes]:
+        """Tasks of other endpoints than the hostile agent's."""
+        return [i for i, place in self.durable.place.items() if place != NAME]
+
+    def _from_hostile(self, parts: list[bytes]) -> None:
+        if self.server is not None and self.server.alive:
+            self.server.frame(NAME, 0, parts)
 
     # ------------------------------------------------------------ the network
 
@@ -100,6 +120,10 @@ class World:
         self._post(site, link, True, deliver)
 
     def _to_site(self, name: str, link: int, parts: list[bytes]) -> None:
+        if name == NAME:
+            assert self.hostile is not None
+            self.clock.after(self.hostile_rng.randrange(5_000), lambda: self.hostile.frame(parts))  # type: ignore[union-attr]
+            return
         site = self.sites[name]
         self._note_frame(f"   -> {name} {link}", bridge.decode_from_bridge, parts)
         self._post(site, link, False, lambda: site.frame(link, parts))
@@ -161,6 +185,12 @@ class World:
         frame = TaskFrame(VERSION, call, now, [TaskRecord(i, self._args(i), ("s", i.hex())) for i in ids])
         self.clock.note(f"submit {len(ids)} to {name}: {ids[0].hex()[-16:]}")
         self.server.submit(name, frame, lambda: self.accepted.update(ids))
+        if self.hostile is not None:  # and something for it, so that it has tasks of its own
+            own = derived_ids(self.clock.now_us // 1000, b"own" + ids[0], 3)
+            call = msgspec.structs.replace(call, endpoint=NAME)
+            self.server.submit(
+                NAME, TaskFrame(VERSION, call, now, [TaskRecord(i, self._args(i)) for i in own]), lambda: None
+            )
         if rng.random() < 0.2:
             some = rng.sample(ids, 1)
             self.clock.after(rng.randrange(2_000_000), lambda: self._cancel(name, some))
@@ -246,6 +276,8 @@ class World:
 
     def _make_fair(self) -> None:
         self.clock.note("from here on all is fair")
+        if self.hostile is not None:
+            self.hostile.stop()
         self.loss = self.double = 0.0
         for site in self.sites.values():
             if (site.name, site.link) in self.cuts:  # a link that is dead stays dead: the agent must notice
@@ -263,6 +295,8 @@ class World:
         """Raises AssertionError when something did not hold."""
         rng, clock = self.rng, self.clock
         begin = clock.now_us
+        if self.hostile_rng.random() < 0.4 and self._may_be_hostile:
+            self._add_hostile_agent()
         self._start_server()
         for site in self.sites.values():
             clock.after(rng.randrange(100_000), site.boot)
@@ -291,7 +325,8 @@ class World:
         return f"open {tasks}, held {agents}"
 
     def _open_ids(self) -> list[bytes]:
-        return [i for i in self.durable.order if not self.durable.states[i].state.closed]
+        others = self._others()
+        return [i for i in others if not self.durable.states[i].state.closed]
 
     def _quiet(self) -> bool:
         if self._open_ids() or self._left():
@@ -334,6 +369,8 @@ class World:
         if len(self._server_ahead_us) > 1:
             return
         for task_id, at_us in self.clock.expired_us.items():
+            if task_id not in self.submitted_us:  # the hostile agent's
+                continue
             lived_us = at_us - self.submitted_us[task_id]
             assert lived_us >= EXPIRES_US - TOLERANCE_US, f"{task_id.hex()} expired after {lived_us / 1e6:g} s"
 
@@ -344,7 +381,7 @@ class World:
             i.hex()[-16:]
             for channel in channels
             for i in (*channel.in_flight, *channel.held)
-            if i in self.durable.place
+            if i in self.durable.place and channel.endpoint != NAME
         ]
 
     def _check_value(self, task_id: bytes, value: bytes, attempt: int) -> None:
