@@ -25,9 +25,17 @@ MAKE = "python3 -c 'import secrets; print(\"oncue_\" + secrets.token_urlsafe(32)
 def read_token(file: str) -> str:
     """Return the token in the file. Raises Invalid."""
     try:
-        token = Path(file).expanduser().read_text().strip()
+        path = Path(file).expanduser()
+        mode = path.stat().st_mode
+        token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as e:
         raise Invalid(f"admin_token_file: {e}", remedy="name a file that the server can read, or unset it") from None
+    if mode & 0o002:
+        raise Invalid(
+            f"admin_token_file: others may write {file}: they could choose the token", remedy=f"chmod 600 {file}"
+        )
+    if mode & 0o024:
+        log.warning("other users may read or replace the admin's token in %s: chmod 600 %s", file, file)
     if not FORM.fullmatch(token):
         raise Invalid(f"admin_token_file: {file} holds no token", remedy=f"make one: {MAKE} > {file}")
     return token

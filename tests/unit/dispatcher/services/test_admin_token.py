@@ -47,6 +47,22 @@ def test_a_revoked_token_is_not_accepted_again(tmp_path: Path, caplog: pytest.Lo
     with_site(tmp_path, work)
 
 
+def test_a_file_that_others_may_write_is_refused_and_one_that_they_may_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(site: Site) -> None:
+        file = tmp_path / "admin"
+        file.write_text(new_token()[0])
+        file.chmod(0o646)
+        with pytest.raises(Invalid, match="others may write"):
+            await accept_given_token(site.context, str(file))
+        file.chmod(0o644)
+        await accept_given_token(site.context, str(file))
+        assert "other users may read" in caplog.text
+
+    with_site(tmp_path, work)
+
+
 @pytest.mark.parametrize("content", [None, "", "oncue_short", "not a token"])
 def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str | None) -> None:
     async def work(site: Site) -> None:
