@@ -112,7 +112,7 @@ class Ended(Stored, frozen=True):
     output: bytes = b""  # stdout and stderr, interleaved, cut at OUTPUT_BYTES
     event: tuple[str, str] | None = None
     retry_of: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
-    mark_us: Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)] = 0
+    mark_us: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
 
 
 class ResultFrame(Stored, frozen=True):
