@@ -23,6 +23,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
+from oncue.disk.durable_files import sync_new
 from oncue.errors import Conflict, Invalid, OncueError
 
 ZAP = "inproc://zeromq.zap.01"  # RFC 27 fixes the name
@@ -70,6 +71,7 @@ def load_or_make_keys(path: Path) -> Keys:
             f.flush()
             os.fsync(f.fileno())
         os.link(fresh, path)  # fails if the file exists; rename would overwrite it
+        sync_new(path)  # a server that knows this key must not outlive it
     except FileExistsError:
         return _load(path)
     finally:

@@ -5,6 +5,7 @@ After a crash they have the old content or the new.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -47,3 +48,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_new(path: Path, levels: int = 3) -> None:
+    """Make a new file durable under its name, also if folders above it are new."""
+    for folder in list(path.parents)[:levels]:
+        with contextlib.suppress(OSError):  # not all can be read
+            sync_folder(folder)

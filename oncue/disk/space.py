@@ -1,4 +1,4 @@
-"""Free space of a file system."""
+"""Free space of a file system, and if it can be written."""
 
 from __future__ import annotations
 
@@ -17,5 +17,13 @@ def free_bytes(folder: Path) -> int:
 def is_nearly_full(folder: Path) -> bool:
     try:
         return free_bytes(folder) < NEARLY_FULL_BYTES
+    except OSError:
+        return False
+
+
+def is_read_only(folder: Path) -> bool:
+    """Return True if the file system that holds the folder cannot be written."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
     except OSError:
         return False

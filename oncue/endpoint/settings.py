@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.disk.durable_files import replace_file
 from oncue.errors import Conflict, Invalid
 
 
@@ -67,9 +68,7 @@ def load_or_default(folder: Path, id: str, name: str) -> EndpointSettings:
 def save(folder: Path, settings: EndpointSettings) -> None:
     """Write the settings; make the folder (mode 700) if needed."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = folder / "agent.json.new"
-    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
-    fresh.replace(folder / "agent.json")
+    replace_file(folder / "agent.json", msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
 
 
 def mark_stopped(folder: Path) -> None:

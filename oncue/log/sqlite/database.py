@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from oncue.disk.space import free_bytes, is_nearly_full
+from oncue.disk.space import free_bytes, is_nearly_full, is_read_only
 from oncue.errors import DiskFull, LogError, OncueError
 
 APPLICATION_ID = 0x6F6E6375  # "oncu"
@@ -166,6 +166,12 @@ def explain(error: BaseException, path: Path) -> OncueError:
             remedy="free some space there: oncue goes on by itself; or shorten the retention of topics",
             folder=str(path.parent),
         )
+    if name and is_read_only(path.parent):
+        return LogError(
+            f"the disk that holds {path.parent} is read-only: {error}",
+            remedy="check the disk (dmesg), make it writable (mount -o remount,rw), then restart oncue",
+            folder=str(path.parent),
+        )
     if is_damage(error):
         return LogError(
             f"the log {path} is damaged: {error}",
@@ -182,7 +188,9 @@ def explain(error: BaseException, path: Path) -> OncueError:
             f"records that cannot be stored: {error}",
             remedy="values and keys are bytes, and one append is below 900 MB; send larger payloads as blobs",
         )
-    return LogError(f"the log {path} failed: {error}", remedy="check the disk, then restart oncue")
+    return LogError(
+        f"the log {path} failed: {error}", remedy="check the disk (dmesg: it may be read-only now), then restart oncue"
+    )
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

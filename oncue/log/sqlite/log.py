@@ -285,6 +285,9 @@ class SqliteLog(Log):
         if early := self._topics[DEAD].early:
             _notify(early, DEAD, stamped)
 
+    def trouble(self) -> str:
+        return self._writer.trouble
+
     def watch(
         self, prefix: str, callback: Callable[[str, Sequence[Record]], None], *, early: bool = False
     ) -> Callable[[], None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.disk.durable_files import sync_new
 from oncue.errors import NetworkMount, OncueError
 from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.ballast import Ballast
@@ -44,6 +45,7 @@ def open_files(path: Path) -> tuple[FolderLock, sqlite3.Connection, StoredState]
         db, stored = _open_sound(path)
         try:
             os.chmod(path, 0o600)
+            sync_new(path)
             Ballast(folder).create()
             return lock, db, stored
         except BaseException:

@@ -129,6 +129,7 @@ class WriterThread:
         self._frames = 0  # estimate, in the write-ahead log since its last restart
         self._due = WAL_FRAMES  # frames at which the next checkpoint is tried
         self._broken: LogError | None = None
+        self.trouble = ""  # why the last transaction failed
         self._running = True
         self._current: list[WriteJob | CallJob] = []  # jobs in progress
         self.hold = False  # loop: suspend automatic checkpoints
@@ -259,6 +260,7 @@ class WriterThread:
             for part, offset in before.items():
                 part.next = offset
             return self._failed(e)
+        self.trouble = ""
         for topic in new:
             topic.stored = True
         for job in group:
@@ -337,6 +339,8 @@ class WriterThread:
         except sqlite3.Error as second:
             logger.warning("could not roll back: %s", second)
         error = explain_damage(e, self._path)
+        if isinstance(e, sqlite3.Error):  # not the records' fault
+            self.trouble = error.message
         if getattr(e, "sqlite_errorname", "") == "SQLITE_IOERR_FSYNC" and not isinstance(error, DiskFull):
             # After a failed fsync the kernel may mark pages clean that never reached the disk.
             # A retry would report lost data as durable (https://lwn.net/Articles/752063/).
