@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes: Positive = 64 * 1024 * 1024  # of a request; larger payloads are sent as blobs
     max_batch: Positive = 65_536  # tasks in one request
     # Requests per second and token; 0: no limit.
-    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 2_000.0
     # Connections of one address without a token; 0: no limit. Behind a proxy all have its address.
     connections_per_address: Natural = 256
     results_retention_days: Days = 30.0

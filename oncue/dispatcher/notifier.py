@@ -11,7 +11,7 @@ again and requests the outcomes that it missed. A full live feed skips items.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from oncue.dispatcher.live_feed import about
@@ -23,6 +23,9 @@ from oncue.task_lifecycle import CLOSED_AS
 STREAM_BYTES = 256 << 20  # unread, of one stream
 FEED_ITEMS = 1_000  # unread, of one live feed
 KEEP_ALIVE_S = 10.0
+# Many live feeds together bring so many items a second, each what has come in a pause.
+FEEDS_PER_S, PAUSE_S, PAUSE_PER_FEED_S, AT_LEAST = 20_000, 0.01, 0.001, 10
+Sees = Callable[[str, Any], bool]
 
 STATE_WORDS = {status: state.name.lower() for status, state in CLOSED_AS.items()}
 
@@ -49,8 +52,8 @@ class OutcomeStream:
 class LiveFeed:
     """A bounded queue of items for one page. Items that did not fit are counted."""
 
-    def __init__(self, kinds: frozenset[str]) -> None:
-        self.kinds = kinds
+    def __init__(self, kinds: frozenset[str], sees: Sees) -> None:
+        self.kinds, self.sees = kinds, sees
         self.items: asyncio.Queue[tuple[str, Any]] = asyncio.Queue(FEED_ITEMS)
         self.skipped = 0
 
@@ -59,6 +62,17 @@ class LiveFeed:
         try:
             self.items.put_nowait((kind, item))
         except asyncio.QueueFull:
+            self.skipped += 1
+
+    def take(self, items: list[tuple[str, Any]], most: int, left: int) -> None:
+        """Move waiting items to `items`, up to so many.
+
+        Count all but `left` of the others as skipped.
+        """
+        while len(items) < most and not self.items.empty():
+            items.append(self.items.get_nowait())
+        while self.items.qsize() > left:
+            self.items.get_nowait()
             self.skipped += 1
 
 
@@ -90,7 +104,7 @@ class Notifier:
     def publish_item(self, kind: str, item: Any) -> None:
         """Add an item to the live feeds of its kind."""
         for feed in self._feeds:
-            if not feed.kinds or kind in feed.kinds:
+            if (not feed.kinds or kind in feed.kinds) and feed.sees(kind, item):
                 feed.enqueue(kind, item)
 
     @property
@@ -144,24 +158,34 @@ class Notifier:
             if self._streams.get(key) is stream:
                 del self._streams[key]
 
-    async def live(self, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
-        """Yield (kind, item) as they happen; ("", None) as a keep-alive."""
-        feed = LiveFeed(kinds)
+    async def live(self, kinds: frozenset[str], sees: Sees = lambda kind, item: True) -> AsyncIterator[tuple[str, Any]]:
+        """Yield (kind, item) as they happen; ("", None) as a keep-alive.
+
+        `sees`: tells the items that the reader may see.
+        """
+        feed = LiveFeed(kinds, sees)
         self._feeds.add(feed)
         try:
             yield "", None
             while not self._closing.is_set():
                 try:
                     async with asyncio.timeout(KEEP_ALIVE_S):
-                        kind, item = await feed.items.get()
+                        items = [await feed.items.get()]
                 except TimeoutError:
-                    kind, item = "", None
+                    items = [("", None)]
+                feeds = len(self._feeds)
+                pause = PAUSE_S + PAUSE_PER_FEED_S * feeds
+                most = max(AT_LEAST, int(FEEDS_PER_S * pause / feeds))
+                feed.take(items, most, FEED_ITEMS // feeds)
                 if feed.skipped:
                     yield "skipped", {"count": feed.skipped}
                     feed.skipped = 0
-                if kind == "closing":
-                    return
-                yield kind, item
+                for kind, item in items:
+                    if kind == "closing":
+                        return
+                    yield kind, item
+                if feeds > 1:
+                    await asyncio.sleep(pause)
         finally:
             self._feeds.discard(feed)
 

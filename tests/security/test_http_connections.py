@@ -158,3 +158,29 @@ def test_a_busy_address_does_not_refuse_a_new_hook(tmp_path: Path) -> None:
             answer = system.http("POST", "/hooks/none", b"x", token=None)
             assert answer.status == 404
         assert metric(system, 'oncue_http_connections_ended_total{reason="replaced"}') >= 40
+
+
+def test_refusals_without_a_token_are_slowed_down(served: System) -> None:
+    url, token = served.local["url"], served.local["token"]
+    request = head("GET", "/v1/me", Authorization="Bearer oncue_wrong").replace(b"Connection: close\r\n", b"")
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with connect(url) as peer:
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                peer.sendall(request)
+                statuses.append(status(peer.recv(1 << 16)))
+
+    def attack() -> None:
+        threads = [threading.Thread(target=ask) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            assert served.http("GET", "/v1/me", token=token).status == 200
+            thread.join()
+
+    check_no_stall(url, attack)
+
+    assert set(statuses) == {401, 429}
+    assert statuses.count(429) <= 3 * 30 * 5  # late: once a second for each connection

@@ -24,10 +24,11 @@ from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
 from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
+from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.handler import bind, connection_of
 from oncue.dispatcher.http.listener import Listener, bind_sockets
 from oncue.dispatcher.http.openapi import document_json
-from oncue.dispatcher.http.rate_limit import RateLimit
+from oncue.dispatcher.http.rate_limit import AddressLimit, RateLimit
 from oncue.dispatcher.http.route import Api
 from oncue.dispatcher.http.routes.table import ROUTES, heads, no_route
 from oncue.dispatcher.http.streams import Streams
@@ -57,22 +58,24 @@ def make_app(
     chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.tokens.find, backend.sync_registry))
     streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
     api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
-    limit = RateLimit(settings.rate_per_s)
+    limit, queue, addresses = RateLimit(settings.rate_per_s), FairQueue(), AddressLimit()
     # http/body.py reads bodies, with a limit for each route. aiohttp's own limit would answer with
     # a text of its own.
     app = web.Application(client_max_size=0)
     app[API] = api
     problems.quiet_aiohttp()
     for route in ROUTES:
-        handler = bind(api, route, limit)
+        handler = bind(api, route, limit, queue, addresses)
         app.router.add_route(route.method, route.path, handler)
         if heads(route):
             app.router.add_route("HEAD", route.path, handler)
     count = api.metrics.http_route("(none)", timed=False)
 
     async def refuse(request: web.Request) -> web.Response:
-        connection_of(request).started(request)
-        response = problems.response(no_route(request.method, request.path), request)
+        connection = connection_of(request)
+        connection.started(request)
+        error = await addresses.refused(connection.address, no_route(request.method, request.path))
+        response = problems.response(error, request)
         if not request.content.is_eof():
             response.force_close()
         count(response.status, 0.0)

@@ -20,30 +20,34 @@ from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, Decoder, coding_of, decode_query, read_body
 from oncue.dispatcher.http.connection import Connection
+from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.json_encoding import encode_json
-from oncue.dispatcher.http.rate_limit import RateLimit
+from oncue.dispatcher.http.rate_limit import AddressLimit, RateLimit
 from oncue.dispatcher.http.route import ANONYMOUS, JSON, MSGPACK, Api, NoQuery, RequestContext, Route
 from oncue.dispatcher.http.streams import hold
 from oncue.dispatcher.off_loop import off_loop
-from oncue.errors import Invalid, OncueError
+from oncue.errors import Invalid, OncueError, Unauthorized
 
 POSITION = "Oncue-Position"
 _msgpack = msgspec.msgpack.Encoder().encode
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def bind(api: Api, route: Route, limit: RateLimit) -> Serve:
+def bind(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addresses: AddressLimit) -> Serve:
     """Return the aiohttp handler of a route."""
     count = api.metrics.http_route(f"{route.method} {route.template}", timed=not (route.streamed or route.waits))
-    exchange = _exchange(api, route, limit)
+    exchange = _exchange(api, route, limit, queue, addresses)
 
     async def serve(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
-        connection_of(request).started(request)
+        connection = connection_of(request)
+        connection.started(request)
         response: web.StreamResponse
         try:
             response = await exchange(request)
         except OncueError as e:
+            if isinstance(e, Unauthorized) or not route.scope:
+                e = await addresses.refused(connection.address, e)
             response = problems.response(e, request)
         except ConnectionError:  # the client has gone
             raise
@@ -57,7 +61,7 @@ def bind(api: Api, route: Route, limit: RateLimit) -> Serve:
     return serve
 
 
-def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
+def _exchange(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addresses: AddressLimit) -> Serve:
     decoder: Decoder | None = None
     if route.takes is not None:
         decoder = route.decoder or BodyDecoder(route.takes, route.takes_msgpack, route.optional)
@@ -70,11 +74,15 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
     async def exchange(request: web.Request) -> web.StreamResponse:
         headers = request.headers
         context = RequestContext(api, request, ANONYMOUS)
-        if route.scope:
+        if not route.scope:
+            addresses.count(connection_of(request).address)
+        else:
             context.caller = caller = await api.logins.authenticate(Credentials(headers.get("Authorization")))
             connection_of(request).authenticated(caller.token_id)
             require(caller, route.scope)
             limit.count(caller.token_id)
+            if not queue.is_free():
+                await queue.turn(caller.subject)
         context.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
         if decoder is not None:
             # Some clients name a type even for no body.
@@ -91,7 +99,7 @@ def _exchange(api: Api, route: Route, limit: RateLimit) -> Serve:
         if position is not None and route.scope:
             await _wait_for(api, position)
         if route.waits:
-            result = await hold(api.streams, request, lambda: route.handler(context))
+            result = await hold(api.streams, request, lambda: route.handler(context), context.caller.subject)
         else:
             result = await route.handler(context)
         if isinstance(result, web.StreamResponse):

@@ -1,17 +1,21 @@
-"""Rate limit of each access token, in requests per second.
+"""Rate limits of tokens, and of addresses without a token, in requests per second.
 
 The algorithm is the token bucket.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
 
-from oncue.errors import RateLimited
+from oncue.errors import OncueError, RateLimited
 
 _KEPT = 10_000
+OPEN_PER_S = 500.0  # requests without a token to open routes, of one address
+REFUSED_PER_S = 50.0  # refused requests without a good token, of one address
+REFUSAL_S = 1.0  # the answer to further ones comes so late
 
 
 class RateLimit:
@@ -20,10 +24,12 @@ class RateLimit:
     A burst may have up to two seconds' worth of requests.
     """
 
-    def __init__(self, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, rate_per_s: float, clock: Callable[[], float] = time.monotonic, whose: str = "with this token"
+    ) -> None:
         self.rate = rate_per_s
         self.burst = max(1.0, 2 * rate_per_s)
-        self._clock = clock
+        self._clock, self._whose = clock, whose
         self._buckets: dict[str, tuple[float, float]] = {}  # key -> (requests left, at this time)
 
     def count(self, key: str) -> None:
@@ -40,7 +46,7 @@ class RateLimit:
             self._buckets[key] = (left, now)
             wait = math.ceil((1 - left) / self.rate)
             raise RateLimited(
-                f"over {self.rate:g} requests a second with this token",
+                f"over {self.rate:g} requests a second {self._whose}",
                 remedy=f"try again in {wait} s; POST /v1/tasks/batch sends many tasks in one request",
                 retry_after_s=wait,
                 rate_per_s=self.rate,
@@ -56,3 +62,29 @@ class RateLimit:
         if len(kept) >= _KEPT:
             kept = dict(sorted(kept.items(), key=lambda kv: kv[1][0])[: _KEPT // 2])
         self._buckets = kept
+
+
+class AddressLimit:
+    """Limits of requests without a token, for each address.
+
+    Refusals beyond the rate are delayed: nobody can try many tokens, or fill the server's time with
+    refusals, and callers with a token at the same address are not concerned.
+    """
+
+    def __init__(self) -> None:
+        whose = "without a token from this address"
+        self._open = RateLimit(OPEN_PER_S, whose=whose)
+        self._refused = RateLimit(REFUSED_PER_S, whose=whose)
+
+    def count(self, address: str) -> None:
+        """Count a request to an open route. Raises RateLimited."""
+        self._open.count(address)
+
+    async def refused(self, address: str, error: OncueError) -> OncueError:
+        """Count a refusal. Return the error to answer with; late, if there are many."""
+        try:
+            self._refused.count(address)
+        except RateLimited as e:
+            await asyncio.sleep(REFUSAL_S)
+            return e
+        return error

@@ -27,6 +27,8 @@ from oncue.errors import NotReady, RateLimited
 SWEEP_S = 2.0
 STUCK_S = 30.0  # a client is cut off if one write takes longer
 PER_TOKEN = 64  # streams open at once
+PER_OWNER = 256  # the same, with all tokens of an owner
+WAITS = 1_024  # waiting requests of an owner
 T = TypeVar("T")
 log = logging.getLogger("oncue.api")
 
@@ -38,9 +40,14 @@ class Streams:
         self.closing = False
         # False: the request's token was revoked, or has expired.
         self.is_valid: Callable[[web.Request], bool] = lambda _: True
-        self._sweep_s, self._stuck_s, self._per_token = sweep_s, stuck_s, per_token
+        self._sweep_s, self._stuck_s = sweep_s, stuck_s
+        self._limits = {
+            "token": (per_token, "streams are open with this token"),
+            "owner": (PER_OWNER, "streams are open with your tokens"),
+            "waits": (WAITS, "of your requests wait"),
+        }
         self._open: set[OpenRequest] = set()
-        self._count: Counter[str] = Counter()
+        self._count: Counter[tuple[str, str]] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -53,23 +60,24 @@ class Streams:
         """
         if self.closing:
             raise _stopping()
-        if held.key and self._count[held.key] >= self._per_token:
-            raise RateLimited(
-                f"{self._per_token} streams are open with this token",
-                remedy="close some: one outcome stream a client is enough",
-                retry_after_s=1,
-            )
+        for kind, name in held.counted:
+            most, what = self._limits[kind]
+            if self._count[kind, name] >= most:
+                raise RateLimited(
+                    f"{most:,} {what}", remedy="close some: one outcome stream a client is enough", retry_after_s=1
+                )
         self._open.add(held)
-        self._count[held.key] += 1
+        self._count.update(held.counted)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
 
     def remove(self, held: OpenRequest) -> None:
         """Remove a request that has ended."""
         self._open.discard(held)
-        self._count[held.key] -= 1
-        if not self._count[held.key]:
-            del self._count[held.key]
+        for key in held.counted:
+            self._count[key] -= 1
+            if not self._count[key]:
+                del self._count[key]
         if not self._open and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -101,16 +109,23 @@ class OpenRequest:
     """Context manager of a request that its task holds open.
 
     If the server ends the request, the block is cancelled, the CancelledError stops here, and
-    `ended` is true. `key`: the token whose number of open requests is limited; "" for no limit.
+    `ended` is true. `key`: the token, for a stream; "" for a request that waits.
     """
 
-    __slots__ = ("_streams", "_task", "ended", "key", "request", "writing_since")
+    __slots__ = ("_streams", "_task", "ended", "key", "owner", "request", "writing_since")
 
-    def __init__(self, streams: Streams, request: web.Request, key: str) -> None:
-        self._streams, self.request, self.key = streams, request, key
+    def __init__(self, streams: Streams, request: web.Request, key: str, owner: str = "") -> None:
+        self._streams, self.request, self.key, self.owner = streams, request, key, owner
         self._task: asyncio.Task[object] | None = None
         self.ended = False
         self.writing_since = 0.0
+
+    @property
+    def counted(self) -> tuple[tuple[str, str], ...]:
+        """The limits that it counts for, each with a name: its token, its owner."""
+        if self.key:
+            return ("token", self.key), ("owner", self.owner)
+        return (("waits", self.owner),) if self.owner else ()
 
     def __enter__(self) -> OpenRequest:
         self._streams.add(self)
@@ -249,8 +264,11 @@ def _stopping() -> NotReady:
     return NotReady("the server is stopping", remedy="try again in a few seconds")
 
 
-async def hold(streams: Streams, request: web.Request, work: Callable[[], Awaitable[T]]) -> T:
-    """Return `await work()`. Raises NotReady if the server stops meanwhile."""
-    with OpenRequest(streams, request, ""):
+async def hold(streams: Streams, request: web.Request, work: Callable[[], Awaitable[T]], owner: str) -> T:
+    """Return `await work()`.
+
+    Raises NotReady if the server stops meanwhile, RateLimited if the owner has too many.
+    """
+    with OpenRequest(streams, request, "", owner):
         return await work()
     raise _stopping()

@@ -92,14 +92,16 @@ class EventService:
             tasks=[task_id.hex() for _, task_id in fired],
         )
 
-    async def live(self, caller: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
-        """Yield (kind, item) of these kinds as they happen.
+    def live(self, caller: Caller, kinds: frozenset[str]) -> AsyncIterator[tuple[str, Any]]:
+        """Return (kind, item) of these kinds as they happen.
 
         A caller sees events, and what is theirs.
         """
-        async for kind, item in self._context.notifier.live(kinds):
-            if kind in _PUBLIC or caller.sees(self._owner_of(kind, item)):
-                yield kind, item
+
+        def sees(kind: str, item: Any) -> bool:
+            return kind in _PUBLIC or caller.sees(self._owner_of(kind, item))
+
+        return self._context.notifier.live(kinds, sees)
 
 
 def _for_answer(event: bytes) -> dict[str, Any]:

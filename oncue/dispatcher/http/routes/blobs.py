@@ -63,7 +63,7 @@ async def get(context: RequestContext) -> web.StreamResponse:
             "Content-Disposition": "attachment",
         }
     )
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
     return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
 
 

@@ -142,7 +142,7 @@ async def live(context: RequestContext) -> web.StreamResponse:
         known = error if isinstance(error, OncueError) else problems.unexpected(error, "GET /v1/live")
         return b"event: problem\ndata: %s\n\n" % problems.problem_json(known)
 
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
     source = context.backend.events.live(context.caller, kinds)
     return await serve_stream(held, response, source, frame, head=head(), on_error=problem_frame)
 

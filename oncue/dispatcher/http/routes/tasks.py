@@ -205,7 +205,7 @@ async def logs(context: RequestContext) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={"Content-Type": TEXT + "; charset=utf-8", "X-Content-Type-Options": "nosniff"}
     )
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
     return await serve_stream(held, response, source, bytes, grace_s=1.0)
 
 
@@ -274,7 +274,7 @@ def shown(outcome: Outcome) -> OutcomeInfo:
 
 async def outcome_stream(context: RequestContext) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": OCTETS, "X-Content-Type-Options": "nosniff"})
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
     return await serve_stream(
         held, response, context.backend.tasks.stream(context.caller, context.query.stream), _framed
     )

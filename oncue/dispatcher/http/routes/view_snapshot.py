@@ -13,7 +13,7 @@ async def get(context: RequestContext) -> web.StreamResponse:
     size, parts = await context.backend.view_snapshots.create(context.caller)
     headers = {"Content-Type": OCTETS, "Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
     response = web.StreamResponse(headers=headers | {"Content-Disposition": "attachment"})
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id)
+    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
     return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
 
 
