@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from oncue.protocol.records import Ended, TaskRecord
 
 PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
+_id = attrgetter("id")
 FUNCTIONS = 256  # kept loaded in one worker
 
 
@@ -44,7 +46,7 @@ class ChunkInFlight:
 
     def has(self, first: int, ended: list[Ended]) -> bool:
         """Return True if these results are of its tasks from index `first` on."""
-        return [e.id for e in ended] == [t.id for t in self.tasks[first : first + len(ended)]]
+        return list(map(_id, ended)) == list(map(_id, self.tasks[first : first + len(ended)]))
 
 
 class WorkerLaunch(msgspec.Struct, frozen=True):

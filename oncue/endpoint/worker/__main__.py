@@ -15,6 +15,7 @@ import contextlib
 import errno
 import faulthandler
 import gc
+import mmap
 import os
 import signal
 import sys
@@ -64,12 +65,13 @@ from oncue.protocol.payload import MSGPACK, Ref, is_plain, pack_ref, unpack_args
 from oncue.protocol.payload import pack as pack_value
 from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord
 
+_MADV_WIPEONFORK = 18
 FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the end of a task
 #: Pause before a function that could not be loaded is tried again: a package may be there now.
 RELOAD_US = 5_000_000
 
 # Kept, so that a function that replaces them breaks no answer.
-_read, _write, _exit, _getpid = os.read, os.write, os._exit, os.getpid
+_read, _write, _exit = os.read, os.write, os._exit
 _encode_value = msgspec.msgpack.Encoder().encode
 _decode_args = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]]).decode
 
@@ -102,7 +104,7 @@ class Worker:
         self.used = 0
         self.sent_us = 0
         self.ending = False
-        self.pid = os.getpid()
+        self.original = _page_of_this_process()
         self.function = ""  # of the last chunk
         self.baseline = Baseline()
 
@@ -217,7 +219,7 @@ class Worker:
             status, value = self._call(loaded, task)
         else:
             status, value = ERROR, encode(why)
-        if _getpid() != self.pid:  # forked by the function, and returned from it
+        if not self.original[0]:  # forked by the function, and returned from it
             _exit(0)
         if self.ending:
             _exit(128 + signal.SIGTERM)
@@ -257,7 +259,10 @@ class Worker:
         except BaseException as e:
             return ERROR, encode(failure(e))
         try:
-            packed = _packed(result)
+            try:
+                packed = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
+            except UnicodeEncodeError:  # lone surrogates
+                packed = pack_value(result)
             return OK, packed if len(packed) <= INLINE_BYTES else _store_blob(packed)
         except Terminated:
             _exit(128 + signal.SIGTERM)
@@ -301,17 +306,21 @@ class Worker:
 
     def after_fork(self) -> None:
         """Cut a process that a user's function forked off from the pool."""
+        self.original[0] = 0
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, self.fd_in)
             os.dup2(null, self.fd_out)
 
 
-def _packed(result: Any) -> bytes:
-    if is_plain(result):
-        with contextlib.suppress(UnicodeEncodeError):  # lone surrogates
-            return MSGPACK + _encode_value(result)
-    return pack_value(result)
+def _page_of_this_process() -> mmap.mmap:
+    """Return memory that holds 1 here, and 0 in a process forked off, also by C."""
+    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    page[0] = 1
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # before Linux 4.14
+            page.madvise(_MADV_WIPEONFORK)
+    return page
 
 
 def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
