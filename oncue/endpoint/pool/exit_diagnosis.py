@@ -52,7 +52,8 @@ def worker_died(code: int, oom: bool) -> Failure:
         return Failure(
             "oncue.TaskLost",
             f"the worker died of {name} while it ran this task",
-            remedy="a crash in compiled code; the task's output shows where each Python thread was",
+            remedy="a crash in compiled code, of some libraries where memory is short; "
+            "the task's output shows where each Python thread was",
         )
     if code == EXIT_PIPES_CLOSED:
         return pipes_closed()

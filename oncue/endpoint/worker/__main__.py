@@ -260,7 +260,10 @@ class Worker:
             return ERROR, encode(failure(e))
         try:
             try:
-                packed = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
+                if type(result) is bytes and len(result) > INLINE_BYTES:
+                    packed = _pack_bytes(result)
+                else:
+                    packed = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
             except UnicodeEncodeError:  # lone surrogates
                 packed = pack_value(result)
             return OK, packed if len(packed) <= INLINE_BYTES else _store_blob(packed)
@@ -311,6 +314,16 @@ class Worker:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, self.fd_in)
             os.dup2(null, self.fd_out)
+
+
+def _pack_bytes(data: bytes) -> bytes:
+    """Pack large bytes. msgspec copies them twice, and crashes where there is no memory for it."""
+    if len(data) >> 32:
+        raise CannotPack(
+            f"bytes of {len(data):,} are more than 4 GiB",
+            remedy="return smaller pieces, or write a file and return its path",
+        )
+    return b"".join((MSGPACK, b"\xc6", len(data).to_bytes(4, "big"), data))  # msgpack bin32
 
 
 def _page_of_this_process() -> mmap.mmap:
