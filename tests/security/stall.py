@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import socket
 import subprocess
@@ -132,7 +133,7 @@ def figures(server: list[Sample], control: list[Sample]) -> Figures:
     noise = max((took for _, took in control), default=0.0)
     if not found:
         return Figures(0.0, 0.0, 0.0, 0, noise)
-    return Figures(found[len(found) // 2], found[int(0.99 * (len(found) - 1))], found[-1], len(found), noise)
+    return Figures(found[len(found) // 2], found[math.ceil(0.99 * len(found)) - 1], found[-1], len(found), noise)
 
 
 def _overlap(begin: float, end: float, control: list[Sample]) -> float:
