@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from oncue.dispatcher.auth.scopes import SCOPES
 from tests.e2e.running import System, signalled, system_in
 
 MARK = "zqmark"
 MARKED = re.compile(rb"(?i)zqmark[\w.-]*")
 OWNER, STRANGER = "zqmark-owner", "stranger"
-SCOPES = ("admin", "user", "read", "emit")
 CONTENT = b"zqmark-blob " * 40_000
 EVENT = {"type": "shared.type", "source": "/shared/source"}  # events are everybody's who may read
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,7 +19,7 @@ class DeployRequest(Request, frozen=True):
     is set.
     """
 
-    files: list[RuleFile]
+    files: Annotated[list[RuleFile], msgspec.Meta(max_length=10_000)]
     functions: dict[str, str] = msgspec.field(default_factory=dict)
     dry_run: bool = False
     note: str = ""

@@ -92,7 +92,6 @@ ROUTES = (
         summary="Register a function by its content; again is harmless.",
         scope="user",
         takes=FunctionRequest,
-        json_bytes=2 * FUNCTION_BYTES,  # base64
         reads=(JSON, MSGPACK),
         gives=FunctionInfo,
         writes=(JSON, MSGPACK),
