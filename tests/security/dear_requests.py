@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from oncue.dispatcher.http.body import VALUES
+from oncue.functions.body import FunctionBody
+from oncue.protocol.codec import encode
 from tests.security.world import World
 
 MIB = 1 << 20
@@ -97,10 +99,15 @@ def _events(world: World) -> list[Dear]:
 
 
 def _functions(world: World) -> list[Dear]:
-    body = base64.b64encode(random.Random(1).randbytes(8 * MIB)).decode()
+    pickled = random.Random(1).randbytes(8 * MIB)
     parameters = [{"name": f"p{i}", "kind": "keyword_only"} for i in range(1_000)]
-    long = {"name": "f", "body": body, "doc": "d" * 10 * MIB, "signature": "s" * 10 * MIB, "parameters": parameters}
-    return [_json("POST", "/v1/functions", long)]
+    long = {"name": "f", "doc": "d" * MIB, "signature": "s" * MIB, "parameters": parameters}
+    body = FunctionBody(1, "f", "f", "m", "3.11", "s" * 20 * MIB, pickled * 3, {}, (), "0.1.0")
+    small = encode(FunctionBody(1, "f", "f", "m", "3.11", "s", pickled, {}, (), "0.1.0"))
+    whole = Dear(
+        "POST", "/v1/functions", encode(long | {"body": encode(body)}), {"Content-Type": "application/msgpack"}
+    )
+    return [whole, _json("POST", "/v1/functions", long | {"body": base64.b64encode(small).decode()})]
 
 
 def _rule_file(count: int, kind: str = "a") -> str:

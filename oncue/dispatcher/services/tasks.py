@@ -49,6 +49,7 @@ from oncue.view import TaskFilter
 
 OUTCOMES_BYTES = 4 << 20  # of values and outputs in one answer
 RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
+SLOW_BYTES = 8 * 1024  # of arguments: larger ones are packed beside the loop
 
 
 class TaskService:
@@ -93,7 +94,8 @@ class TaskService:
     async def submit(self, caller: Caller, request: r.TaskRequest) -> r.TaskInfo:
         """Accept one call; durable on return. Wait up to `wait_ms` for its outcome."""
         self._context.check_accepting()
-        packed = payload.pack_args(tuple(request.args), request.kwargs)
+        given = (tuple(request.args), request.kwargs)
+        packed = await off_loop(payload.pack_args, *given) if _is_slow(given) else payload.pack_args(*given)
         check_payloads([packed])
         call = await self._call(caller, request)
         if request.key:
@@ -414,6 +416,17 @@ def _task_records(call: Call, accepted_us: int, tasks: list[TaskRecord]) -> list
 
 def _accepted(ids: list[bytes], positions: list[Position]) -> r.Accepted:
     return r.Accepted(first=ids[0].hex(), count=len(ids), position=position_text(positions))
+
+
+def _is_slow(arguments: object) -> bool:
+    """Return True if packing the arguments takes over some milliseconds.
+
+    It takes about 1 µs a value, and a value has at least one byte.
+    """
+    try:
+        return len(encode(arguments)) > SLOW_BYTES
+    except (OverflowError, TypeError, RecursionError):  # integers over 64 bits, or deep nesting
+        return True
 
 
 async def _within(waiter: asyncio.Future[Ended], wait_ms: int) -> Ended | None:
