@@ -28,6 +28,7 @@ async def open_view(durable: Log, folder: DataFolder, server_id: str) -> View:
 
     Raises LogError, ViewError.
     """
+    _delete_unfinished(folder.path)
     folder.set_aside_of_other_log(durable.identity)
     if durable.shared and not folder.view.exists():
         await copy_view(durable, folder.view, server_id)
@@ -45,6 +46,13 @@ async def open_view(durable: Log, folder: DataFolder, server_id: str) -> View:
         await _forget_fired(folder.triggers, await newest_event_us(durable))
     folder.set_aside(found.reason, found.missing)
     return View.open(folder.view)
+
+
+def _delete_unfinished(data: Path) -> None:
+    """Delete the copies of the view that a killed process was making."""
+    for pattern in ("view.*.copy", "view.*.part", "view.joining"):
+        for path in data.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 async def _forget_fired(triggers: Path, since_us: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from oncue.errors import NotReady
-from oncue.view.schema import ViewError, open_reader
+from oncue.view.schema import ViewError, mark_damaged, open_reader
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +49,8 @@ class ReaderPool:
                 finally:
                     db.execute("COMMIT")
             except sqlite3.Error as e:
+                if getattr(e, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    mark_damaged(self._path)
                 raise ViewError(
                     f"the view {self._path} cannot be read: {e}",
                     remedy="restart the server: the view can be rebuilt from the log",
