@@ -61,8 +61,11 @@ class StatusService:
     def _rules_trouble(self) -> str:
         if self._deployed.off:
             return WITHOUT_RULES
-        broken = len(self._deployed.unreadable())
-        return f"not ok: {broken} of {len(self._deployed.deployments)} rule files cannot be read" if broken else ""
+        broken, rules = len(self._deployed.unreadable()), self._deployed.engine.active_rules.entries
+        if broken:
+            return f"not ok: {broken} of {len(self._deployed.deployments)} rule files cannot be read"
+        paused = sum(1 for entry in rules.values() if entry.paused)
+        return f"not ok: {paused} of {len(rules)} rules are paused" if paused else ""
 
     def _blobs_trouble(self) -> str:
         others = self._ownership.other_blob_stores()

@@ -10,6 +10,7 @@ from oncue.protocol import api as r
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, DeadLetter, Deployment
 from oncue.protocol.topics import DEAD
+from oncue.rules.evaluation.judge import pause_of
 from tests.unit.dispatcher.services.rule_site import RuleSite, rule_file, with_rules
 from tests.unit.dispatcher.services.service_site import ADA, BOB
 
@@ -64,6 +65,25 @@ def test_rule_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
         assert "none of its rules fires" in rows["newer"].why
         assert "a rule has no key 'from'" in rows["newer"].why
         assert [i.label for i in await rules.rules.all(BOB)] == []
+
+    with_rules(tmp_path, work)
+
+
+def test_rules_that_the_server_has_paused_are_counted_and_go_on_when_they_are_enabled(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        await rules.deployments.deploy(ADA, r.DeployRequest(files=[rule_file()]))
+        (entry,) = rules.deployed.engine.active_rules.entries.values()
+        name = entry.rule.name
+        await rules.context.record([(f"switch:{name}", pause_of(entry, "it took too long"))])
+        await rules.deployed.reload()
+
+        health = await service(rules).health()
+        shown = await rules.rules.get(ADA, name)
+        assert (health.status, health.checks["rules"]) == ("ok", "not ok: 1 of 1 rules are paused")
+        assert (shown.state, shown.why) == ("paused", "it took too long")
+
+        assert (await rules.rules.switch(ADA, name, True, "")).state == "active"
+        assert (await service(rules).health()).checks["rules"] == "ok"
 
     with_rules(tmp_path, work)
 
