@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -321,6 +322,20 @@ def test_arguments_without_end_are_a_dead_letter(tmp_path: Path) -> None:
         assert len(await tasks(log)) == 1
         (letter,) = await dead(log)
         assert letter.rule == "bomb"
+
+    with_engine(tmp_path, body)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory; run it there")
+def test_a_condition_without_end_of_memory_is_a_dead_letter(tmp_path: Path) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        engine.update([deployed([rule("hungry", when="data.l.map(x, data.s + data.s).size() > 5"), rule("good")])])
+        await log.append(EVENTS, [record(1, {"s": "x" * 800_000, "l": list(range(9_000)), "n": 1})])
+        await consume(log, engine)
+        assert len(await tasks(log)) == 1
+        (letter,) = await dead(log)
+        assert letter.rule == "hungry"
+        assert "memory" in letter.reason or "CPU time" in letter.reason
 
     with_engine(tmp_path, body)
 

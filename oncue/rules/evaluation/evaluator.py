@@ -172,7 +172,7 @@ def _sleeps(pid: int) -> bool:
 
 def _signal_text(number: int) -> str:
     with contextlib.suppress(ValueError):
-        return f"ended its process ({signal.Signals(number).name})"
+        return f"ended its process ({signal.Signals(number).name}; memory may have been too little)"
     return f"ended its process (signal {number})"
 
 

@@ -45,7 +45,7 @@ from oncue.rules.parsing.rule_file import Rule
 MEMORY_BYTES = 1 << 30
 ARGUMENTS_BYTES = 64 * 1024 * 1024  # of all runs of a rule, for one event
 EXPLAINED_BYTES = 1024 * 1024
-REMEDY = "take less of the event into `args`"
+REMEDY = "let the rule copy less of the event, in `when` and `args`"
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def _limited(rule: Rule, envelope: Envelope) -> Answer:
         answer = Answer(FAILED, stage="args", reason=e.message, remedy=e.remedy)
     except MemoryError:
         reason = f"the rule needs more than {MEMORY_BYTES >> 20} MiB of memory for this event"
-        answer = Answer(FAILED, stage="args", reason=reason, remedy=REMEDY)
+        answer = Answer(FAILED, stage="match", reason=reason, remedy=REMEDY)
     except Exception as e:
         answer = Answer(FAILED, stage="match", reason=f"{type(e).__name__}: {e}"[:2_000])
     finally:

@@ -45,6 +45,8 @@ class Cel:
         try:
             answer = self._expression.eval(data=self._activation(event))
             kind, value = answer.type().name(), answer.value()
+        except (MemoryError, RecursionError):  # neither true nor false: a dead letter says so
+            raise
         except Exception as e:  # errors of the library and of conversion (a lone surrogate ...)
             return _reason(str(e))
         if kind == "BOOL":
