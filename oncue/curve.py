@@ -134,7 +134,7 @@ def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[by
     socket.setsockopt(zmq.RCVHWM, AGENT_HWM)
     socket.setsockopt(zmq.SNDHWM, TO_AGENT_HWM)
     socket.setsockopt(zmq.BACKLOG, 1024)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)  # until then, anybody may hold a descriptor
     socket.setsockopt(zmq.ZAP_DOMAIN, b"oncue")
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     socket.curve_server = True

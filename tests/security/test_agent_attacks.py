@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import random
@@ -122,11 +123,11 @@ def parts_of(received: list[Received], kind: type) -> list[Any]:
     return [m for m, _ in received if isinstance(m, kind)]
 
 
-def await_that(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
+def await_that(condition: Callable[[], Any], what: str, seconds: float = 20.0, every: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def await_acked(agent: HostileAgent, seq: int) -> None:
@@ -401,6 +402,37 @@ def test_a_flood_of_hellos_and_garbage_is_a_few_lines(world: World) -> None:
     assert len(said.splitlines()) < 90, said
     assert "\x1b" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("kind", ["outcomes", "reports", "fetches", "uploads", "beats"])
+def test_a_flood_of_valid_messages_holds_nobody_up(world: World, kind: str) -> None:
+    attacker = Attacker(world, f"flood-{kind}")
+    call = encode(Call(VERSION, "f" * 64, attacker.id, STRANGER, "x"))
+    messages: dict[str, Callable[[int], tuple[bridge.FromAgent, bytes | None]]] = {
+        "outcomes": lambda n: (bridge.Results(n, 1, call, 1, 10), encode([Ended(os.urandom(16), 1, OK, 1, 2)])),
+        "reports": lambda n: (
+            bridge.ReportFrame(),
+            encode(Started(VERSION, attacker.id, ((os.urandom(16), 1, 5),), "w")),
+        ),
+        "fetches": lambda n: (bridge.FetchPart(os.urandom(32).hex(), n), None),
+        "uploads": lambda n: (bridge.UploadPart(os.urandom(32).hex(), 0, 1 << 30), b"x"),
+        "beats": lambda n: (bridge.Heartbeat(n), None),
+    }
+
+    def attack() -> None:
+        agent.hello()
+        for n in range(20_000):
+            with contextlib.suppress(zmq.Again):
+                agent.say(*messages[kind](n))
+        if reason:
+            await_that(lambda: refused(world, reason) >= before + 10_000, "most are dropped and counted", 60, 0.5)
+        agent.hear(2.0)
+
+    reason = {"outcomes": "outcome", "reports": "report", "fetches": "transfer", "uploads": "transfer"}.get(kind, "")
+    before = refused(world, reason)
+    with attacker.agent() as agent:
+        check_no_stall(world.system.local["url"], attack)
+    assert "Traceback" not in log_of(world)
 
 
 # ---------------------------------------------------------------- peers without a key

@@ -48,6 +48,7 @@ from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.carrier")
 STORE_AGAIN_S = 1.0  # after an append that failed
+CHECKS_AT_ONCE = 64  # messages with results of tasks that are not in flight
 
 
 class EffectRunner:
@@ -63,6 +64,7 @@ class EffectRunner:
         self._context = context
         self._mark = ((PUBLISHED, context.server_id.encode()),)
         self._jobs: set[asyncio.Task[None]] = set()
+        self._checks: dict[str, list[CheckTasks]] = {}  # endpoint -> those that wait
         self._limited = LineLimiter(log)
         self._phases = LineLimiter(log, burst=20)
         self._reports = AgentReports(context, self._job, self.drop)
@@ -85,7 +87,10 @@ class EffectRunner:
             case LoadOpenTasks():
                 self._job(self._load(channel.endpoint, effect))
             case CheckTasks():
-                self._job(self._check(channel.endpoint, effect))
+                waiting = self._checks.setdefault(channel.endpoint, [])
+                waiting.append(effect)
+                if len(waiting) == 1:
+                    self._job(self._check(channel.endpoint, waiting))
             case EndWaitingTasks():
                 self._job(self._end_waiting(channel.endpoint, effect.ids))
             case ReadPart():
@@ -190,11 +195,21 @@ class EffectRunner:
         pages = [OpenTask(*row) for row in rows]
         self._bridge.with_channel(endpoint, lambda channel: channel.on_page(effect.token, pages, reached))
 
-    async def _check(self, endpoint: str, effect: CheckTasks) -> None:
-        await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
-        calls = await self._context.view.calls_of(effect.ids)
-        own = {task_id: call for task_id, call in calls.items() if call.endpoint == endpoint}
-        self._bridge.with_channel(endpoint, lambda channel: channel.on_checked(effect.token, own))
+    async def _check(self, endpoint: str, waiting: list[CheckTasks]) -> None:
+        """Answer the checks of an endpoint, many by one question to the view."""
+        try:
+            while waiting:
+                part = waiting[:CHECKS_AT_ONCE]  # before the barrier, which covers their tasks
+                await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
+                calls = await self._context.view.calls_of([i for effect in part for i in effect.ids])
+                own = {task_id: call for task_id, call in calls.items() if call.endpoint == endpoint}
+                del waiting[: len(part)]
+                for effect in part:
+                    self._bridge.with_channel(
+                        endpoint, partial(EndpointChannel.on_checked, token=effect.token, calls=own)
+                    )
+        finally:
+            self._checks.pop(endpoint, None)
 
     async def _end_waiting(self, endpoint: str, ids: list[bytes]) -> None:
         """End waiting tasks.

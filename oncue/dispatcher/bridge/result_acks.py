@@ -49,7 +49,9 @@ class ResultAcks:
         """Note that the append is durable. Return True if `durable_seq` has grown."""
         before = self.durable_seq
         self._appends[token] = (self._appends[token][0], True)
-        for first, (seq, durable) in list(self._appends.items()):
+        while self._appends:
+            first = next(iter(self._appends))
+            seq, durable = self._appends[first]
             if not durable:
                 break
             del self._appends[first]

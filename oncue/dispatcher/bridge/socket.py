@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,8 +30,7 @@ from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.bridge")
 TICK_S = 0.1
-# Then other callbacks run.
-READ_PARTS, READ_BYTES = 768, 4 << 20
+READ_S, READ_PARTS = 0.002, 768  # at once, then other callbacks run
 MOST_PARTS = 4  # kept of a message: the route, two parts, and one that makes it wrong
 HANDSHAKES_AT_ONCE = 64
 
@@ -124,8 +124,8 @@ class BridgeSocket:
             self._loop.call_soon(self._on_handshakes)
 
     def _on_readable(self) -> None:
-        parts = size = 0
-        while parts < READ_PARTS and size < READ_BYTES:
+        until, parts = time.monotonic() + READ_S, 0
+        while parts < READ_PARTS:
             # Asking costs a third of the exception zmq.Again.
             if not self._frames and not self._readable():
                 return
@@ -134,12 +134,13 @@ class BridgeSocket:
             except zmq.ZMQError:
                 return
             parts += 1
-            size += len(frame)
             if len(self._frames) < MOST_PARTS:
                 self._frames.append(frame)
             if not frame.more:
                 frames, self._frames = self._frames, []
                 self._on_message(frames)
+                if time.monotonic() > until:
+                    break
         self._loop.call_soon(self._on_readable)
 
     def _readable(self) -> bool:
