@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.settings import load
 from oncue.errors import OncueError
 from oncue.processes.lock_holder import holder_pid, lock_holder
@@ -39,7 +40,12 @@ def agent_command(folder: Path, *, by_hand: bool) -> list[str]:
 
 
 def start_agent(folder: Path, *, by_hand: bool, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(agent_command(folder, by_hand=by_hand), env=agent_environment(os.environ), **options)
+    return subprocess.Popen(
+        agent_command(folder, by_hand=by_hand),
+        env=agent_environment(os.environ),
+        umask=inherited_umask(),  # its tasks get the umask with which the server was started
+        **options,
+    )
 
 
 def stop_agent(folder: Path, grace_s: float = GRACE_S) -> tuple[int, str]:
