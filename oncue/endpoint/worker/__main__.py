@@ -317,7 +317,10 @@ class Worker:
 
 
 def _pack_bytes(data: bytes) -> bytes:
-    """Pack large bytes. msgspec copies them twice, and crashes where there is no memory for it."""
+    """Pack large bytes.
+
+    msgspec copies them twice, and crashes where there is no memory for it.
+    """
     if len(data) >> 32:
         raise CannotPack(
             f"bytes of {len(data):,} are more than 4 GiB",
