@@ -182,7 +182,7 @@ class Housekeeper:
         context = self._context
         self._retention.save()
         await context.log.housekeep(self._retention.now_us() // 1000)
-        await context.view.delete_older_than(int(self._horizon_s() * 1000))
+        await context.view.delete_older_than(int(self._horizon_s() * 1000), kept=self._retention.wrong_periods())
 
     def _horizon_s(self) -> float:
         return self._retention.now_us() / 1e6 - self._context.settings.results_retention_days * 86_400

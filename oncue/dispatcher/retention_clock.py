@@ -18,6 +18,8 @@ from oncue.quantities import duration_text
 
 log = logging.getLogger("oncue.housekeeper")
 JUMP_US = 86_400 * 1_000_000  # more than a pause for maintenance
+SAVED_US = 120_000_000  # more than between two calls of `save`
+PERIODS = 8  # wrong ones that are kept
 CONFIRM_US = 3 * 86_400 * 1_000_000  # over a weekend
 
 
@@ -26,6 +28,8 @@ class _Stored(msgspec.Struct):
     withheld_us: int = 0  # the jump that does not count yet
     left_us: int = 0  # running time until it does, or until a clock that is behind counts as right
     highest_us: int = 0  # before the clock was set back; 0: it was not
+    behind_from_us: int = 0  # when it was set back, by that clock
+    wrong: list[tuple[int, int]] = []  # periods of a clock that was behind and has been put right
 
 
 class RetentionClock:
@@ -42,7 +46,7 @@ class RetentionClock:
         """
         now = self._clock_us()
         self._stored = self._load() or _Stored(newest_us or now)
-        self._begin(now - max(self._stored.seen_us, self._stored.highest_us))
+        self._begin(now, now - max(self._stored.seen_us, self._stored.highest_us))
         self._stored.seen_us = now
         self.save()
 
@@ -52,7 +56,7 @@ class RetentionClock:
         except (OSError, msgspec.MsgspecError):
             return None
 
-    def _begin(self, gap_us: int) -> None:
+    def _begin(self, now: int, gap_us: int) -> None:
         stored, gap = self._stored, duration_text(abs(gap_us) // 1_000_000 * 1_000)
         if gap_us > JUMP_US:
             stored.withheld_us, stored.left_us = stored.withheld_us + gap_us, CONFIRM_US
@@ -67,8 +71,15 @@ class RetentionClock:
             # Either the jump before was wrong, or this clock is, and will be put right.
             stored.highest_us = 0 if stored.withheld_us else max(stored.seen_us, stored.highest_us)
             stored.withheld_us, stored.left_us = 0, CONFIRM_US if stored.highest_us else 0
-        elif gap_us >= 0:
-            stored.highest_us = 0
+            stored.behind_from_us = min(now, stored.behind_from_us or now)
+            return
+        if stored.highest_us and now > stored.highest_us - JUMP_US:  # put right
+            stored.wrong = [*stored.wrong[1 - PERIODS :], (stored.behind_from_us, stored.seen_us + SAVED_US)]
+            stored.highest_us = stored.behind_from_us = 0
+
+    def wrong_periods(self) -> list[tuple[int, int]]:
+        """Return the periods (first, last) in which records got times that are too early."""
+        return self._stored.wrong
 
     def now_us(self) -> int:
         """Return the time by which records are old."""
@@ -82,7 +93,7 @@ class RetentionClock:
             log.warning("the clock's jump is confirmed: what is too old by it is deleted from now on")
             stored.withheld_us = 0
         if not stored.left_us:
-            stored.highest_us = 0
+            stored.highest_us = stored.behind_from_us = 0
         stored.seen_us = now
         fresh = self._file.with_name(self._file.name + ".new")
         try:

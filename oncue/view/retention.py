@@ -6,6 +6,7 @@ Works in steps: each is a short transaction between groups of batches.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 STEP_ROWS = 5_000  # rows scanned per transaction
 
@@ -13,12 +14,16 @@ _OLD = "n > ? AND n <= ? AND ((state > 0 AND ended_us < ?) OR (known = 0 AND sta
 _OLD_TASKS = f"SELECT n FROM task WHERE {_OLD} cancel_us < ? AND running_us < ?))"
 
 
-def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int) -> tuple[int | None, int]:
+Periods = Sequence[tuple[int, int]]  # (first, last) unix µs
+
+
+def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int, kept: Periods = ()) -> tuple[int | None, int]:
     """Delete old closed tasks among the next STEP_ROWS rows of `task`.
 
     Returns the row to continue after (None at the end) and the number of deleted rows. Open tasks
-    are kept, however old.
+    are kept, however old. So are tasks that ended in a period of `kept`.
     """
+    old = _OLD_TASKS + "".join(f" AND NOT ended_us BETWEEN {first:d} AND {last:d}" for first, last in kept)
     before_us = before_ms * 1000
     row = db.execute(
         "SELECT max(n) FROM (SELECT n FROM task WHERE n > ? ORDER BY n LIMIT ?)", (after, STEP_ROWS)
@@ -29,8 +34,8 @@ def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int) -> tupl
     where = (after, upto, before_us, before_us, before_us)
     db.execute("BEGIN IMMEDIATE")
     try:
-        db.execute(f"DELETE FROM attempt WHERE id IN (SELECT id FROM task WHERE n IN ({_OLD_TASKS}))", where)
-        deleted = db.execute(f"DELETE FROM task WHERE n IN ({_OLD_TASKS})", where).rowcount
+        db.execute(f"DELETE FROM attempt WHERE id IN (SELECT id FROM task WHERE n IN ({old}))", where)
+        deleted = db.execute(f"DELETE FROM task WHERE n IN ({old})", where).rowcount
         if deleted:
             db.execute(
                 "DELETE FROM span WHERE first IN (SELECT first FROM span WHERE first <= ? AND last > ? AND NOT EXISTS"
@@ -53,18 +58,23 @@ def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int) -> tupl
     return upto, deleted
 
 
-def delete_old_records(db: sqlite3.Connection, before_ms: int) -> int:
+def delete_old_records(db: sqlite3.Connection, before_ms: int, kept: Periods = ()) -> int:
     """Delete one step of old events, dead letters, outputs and unused calls.
 
-    Returns the number of deleted rows; 0 if none are left.
+    Returns the number of deleted rows; 0 if none are left. `kept`: see delete_old_tasks.
     """
+    events = "".join(f" AND NOT at_ms BETWEEN {first // 1000:d} AND {last // 1000:d}" for first, last in kept)
+    letters = "".join(f" AND NOT at_us BETWEEN {first:d} AND {last:d}" for first, last in kept)
     before_us = before_ms * 1000
     deleted = 0
     db.execute("BEGIN IMMEDIATE")
     try:
         for text, given in (
-            ("DELETE FROM event WHERE n IN (SELECT n FROM event ORDER BY n LIMIT ?) AND at_ms < ?", before_ms),
-            ("DELETE FROM dead WHERE id IN (SELECT id FROM dead ORDER BY id LIMIT ?) AND at_us < ?", before_us),
+            ("DELETE FROM event WHERE n IN (SELECT n FROM event ORDER BY n LIMIT ?) AND at_ms < ?" + events, before_ms),
+            (
+                "DELETE FROM dead WHERE id IN (SELECT id FROM dead ORDER BY id LIMIT ?) AND at_us < ?" + letters,
+                before_us,
+            ),
             ("DELETE FROM output WHERE id IN (SELECT id FROM output ORDER BY at_ms LIMIT ?) AND at_ms < ?", before_ms),
         ):
             deleted += db.execute(text, (STEP_ROWS, given)).rowcount

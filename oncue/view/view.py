@@ -328,8 +328,12 @@ class View:
 
     # ------------------------------------------------------------ maintenance
 
-    async def delete_older_than(self, before_ms: int, budget_s: float = 1.0) -> int:
+    async def delete_older_than(
+        self, before_ms: int, budget_s: float = 1.0, kept: Sequence[tuple[int, int]] = ()
+    ) -> int:
         """Delete closed tasks, events, dead letters and output older than this.
+
+        `kept`: periods (first, last), in unix µs, whose records stay: the clock was wrong then.
 
         Works in small steps between groups of batches, for about `budget_s`. If it took that long,
         call it again. Returns the number of deleted rows.
@@ -337,11 +341,11 @@ class View:
         deleted, started = 0, time.monotonic()
         at: int | None = 0
         while at is not None and time.monotonic() - started < budget_s:
-            at, count = await self._writer.run(partial(retention.delete_old_tasks, self._db, at, before_ms))
+            at, count = await self._writer.run(partial(retention.delete_old_tasks, self._db, at, before_ms, kept))
             deleted += count
         await self._writer.run(partial(retention.delete_finished_output, self._db))
         while time.monotonic() - started < budget_s:
-            count = await self._writer.run(partial(retention.delete_old_records, self._db, before_ms))
+            count = await self._writer.run(partial(retention.delete_old_records, self._db, before_ms, kept))
             deleted += count
             if not count:
                 break

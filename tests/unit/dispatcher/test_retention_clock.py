@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oncue.dispatcher.retention_clock import CONFIRM_US, RetentionClock
+from oncue.dispatcher.retention_clock import CONFIRM_US, SAVED_US, RetentionClock
 
 DAY = 86_400 * 1_000_000
 NOW = 20_000 * DAY
@@ -69,3 +69,17 @@ def test_a_damaged_file_is_replaced(tmp_path: Path, content: bytes) -> None:
 def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run(tmp_path / "missing" / "clock.json", NOW) == 0
     assert "could not be written" in caplog.text
+
+
+def test_records_of_a_clock_that_was_behind_are_named_once_it_is_put_right(tmp_path: Path) -> None:
+    file, behind = tmp_path / "clock.json", NOW - 365 * DAY
+    run(file, NOW)
+    run(file, behind, for_us=60_000_000)
+    run(file, behind + 120_000_000, for_us=60_000_000)  # restarted with the wrong clock
+    clock = RetentionClock(file, lambda: NOW + DAY)
+    clock.start()
+    assert clock.wrong_periods() == [(behind, behind + 180_000_000 + SAVED_US)]
+    assert clock.now_us() == NOW + DAY
+    again = RetentionClock(file, lambda: NOW + 2 * DAY)
+    again.start()
+    assert again.wrong_periods() == clock.wrong_periods()
