@@ -113,7 +113,7 @@ def test_a_dear_rule_is_paused_and_holds_nobody(hostile: dict[str, Any], data: A
         assert "CPU time" in states["dear"][1]
         (letter,) = await dead(log)
         assert (letter.rule, letter.owner, letter.record) == ("dear", "ann", b"")
-        assert set(letter.offsets) >= {0, 2}  # the event that was cut, and a later one, were not tested
+        assert 2 in letter.offsets  # it was cut, or came after the pause
         assert "oncue rules resume dear" in letter.remedy
 
     with_engine(tmp_path, body)
