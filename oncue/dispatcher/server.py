@@ -289,6 +289,7 @@ class Server:
         await self._triggers.close()
         await self._deployed.close()
         await self._stateful.close()
+        await self._deployed.engine.close()
         self._unwatch()
         await self.ownership.close()
         await self._effects.close()

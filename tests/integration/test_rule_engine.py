@@ -90,7 +90,7 @@ async def dead(log: Log) -> list[DeadLetter]:
 async def consume(log: Log, engine: Engine) -> None:
     """Let the engine run until it has seen all events."""
     running = asyncio.create_task(engine.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any((await log.lag("rules", [EVENTS])).values()):
             assert not running.done(), running.exception()
             await asyncio.sleep(0.01)

@@ -85,11 +85,10 @@ class DeployedRules:
             await asyncio.sleep(1.0)
 
     async def close(self) -> None:
-        """Stop the engine."""
+        """Stop the engine. Close it after the stateful rules, which use its evaluator."""
         if self._engine_task is not None:
             self._engine_task.cancel()
             await asyncio.gather(self._engine_task, return_exceptions=True)
-        await self.engine.close()
 
     # ------------------------------------------------------------ reload
 
