@@ -26,7 +26,8 @@ class FolderLock:
             os.close(self._fd)
             raise LogLocked(
                 f"the log in {folder} is open already" + (f", in the process {pid}" if pid else ""),
-                remedy="stop that server, or give this one another data folder (ONCUE_DATA)",
+                remedy="stop that server: oncue down, with --force if it hangs; "
+                "or give this one another data folder (ONCUE_DATA)",
                 folder=str(folder),
                 pid=int(pid) if pid.isdigit() else 0,
             ) from None

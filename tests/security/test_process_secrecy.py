@@ -87,6 +87,15 @@ def call(system: System, function: str, **arguments: Any) -> Any:
     return json.loads(system.oncue("invoke", f"spy.py:{function}", *given).stdout)
 
 
+def is_connected(system: System, name: str, pid: int) -> bool:
+    """Return True if this process is the endpoint's agent, and connected."""
+    try:
+        status = json.loads((system.data / "endpoints" / name / "status.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(status["pid"] == pid and status["state"] == "connected")
+
+
 def test_a_task_sees_nothing_of_agent_and_server(system: System) -> None:
     agent = system.agent_and_workers()[0]
     with subprocess.Popen(["sleep", "100"], preexec_fn=without_privileges) as other:
@@ -117,7 +126,7 @@ def test_no_secret_is_in_the_environment_that_an_agent_was_started_with(system: 
         env = system.env | {"ONCUE_TOKEN": SECRET, "ONCUE_SECRET_X": SECRET}
         with subprocess.Popen([sys.executable, *words], env=env, stderr=subprocess.DEVNULL) as agent:
             try:
-                system.await_connected("byhand")
+                system.await_true(lambda pid=agent.pid: is_connected(system, "byhand", pid), "it is connected")
                 if os.getuid() == 0:  # who else may not read it, which is tested above
                     assert SECRET not in str(psutil.Process(agent.pid).environ())
             finally:

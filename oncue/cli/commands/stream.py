@@ -15,6 +15,7 @@ import click
 from oncue.config import Settings, load_settings, make_data_folder
 from oncue.errors import Invalid
 from oncue.extras import SERVER, STREAM, STREAM_PIP, need
+from oncue.processes.secrecy import hide_from_tasks
 from oncue.protocol.topics import MATCHES
 from oncue.text.log_lines import log_to
 
@@ -56,6 +57,8 @@ def stream(log_url: str | None, data: str | None, anew: bool) -> None:
         )
     need("a stream worker", {**SERVER, **STREAM}, STREAM_PIP)
     make_data_folder(settings.data_path)
+    if not settings.debuggable:
+        hide_from_tasks()
     log_to()
     # Faust logs under the name of our module, too.
     for name in ("faust", "mode", "oncue.rules.stateful.faust_app"):

@@ -83,4 +83,4 @@ def with_rules(folder: Path, work: Callable[[RuleSite], Awaitable[None]], **sett
         async with RuleSite(site).running() as rules:
             await work(rules)
 
-    with_site(folder, main, **settings)
+    with_site(folder, main, **{"trigger_roots": (str(folder),)} | settings)
