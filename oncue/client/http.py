@@ -30,10 +30,12 @@ import msgspec
 
 from oncue import errors
 from oncue.errors import OncueError, Unreachable
-from oncue.protocol.api import Problem
+from oncue.protocol.api import FunctionRequest, Problem
 from oncue.protocol.codec import build_decoders
 
+MSGPACK = "application/msgpack"
 CONNECT_S = 5.0
+JSON_BODY_BYTES = 1 << 20  # of a function that is sent in JSON
 Body = bytes | bytearray | memoryview
 #: Returns (url, token). Called for each connection, because a restarted server may have moved.
 Target = Callable[[], tuple[str, str]]
@@ -335,6 +337,16 @@ class Http:
             connection.interrupt()  # its own thread closes it
         while self._idle:
             self._idle.pop().close()
+
+
+def register_function(http: Http, request: FunctionRequest) -> Answer:
+    """Register a function; again is harmless.
+
+    A large one is sent, and answered, in msgpack, which the server decodes at once.
+    """
+    if len(request.body) <= JSON_BODY_BYTES:
+        return http.request("POST", "/v1/functions", msgspec.json.encode(request), repeat=True)
+    return http.request("POST", "/v1/functions", msgspec.msgpack.encode(request), kind=MSGPACK, repeat=True)
 
 
 def error_classes() -> dict[str, type[OncueError]]:

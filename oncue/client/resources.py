@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from oncue.client.http import Answer, Broken, problem
+from oncue.client.http import MSGPACK, Answer, Broken, problem, register_function
 from oncue.client.session import Session
 from oncue.errors import Invalid
 from oncue.protocol import api as r
@@ -199,7 +199,9 @@ class Functions(Resource):
 
     def register(self, request: r.FunctionRequest) -> r.FunctionInfo:
         """Register a function by its content; idempotent."""
-        return self._post(r.FunctionInfo, "/v1/functions", request, repeat=True)
+        answer = register_function(self._http, request)
+        decode = msgspec.msgpack.decode if answer.header(b"content-type") == MSGPACK else msgspec.json.decode
+        return decode(answer.body, type=r.FunctionInfo)
 
 
 class Endpoints(Resource):

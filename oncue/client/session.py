@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from oncue.client.blobs import fetch_blob
-from oncue.client.http import Http, Target
+from oncue.client.http import Http, Target, register_function
 from oncue.client.outcomes import OutcomeReceiver
 from oncue.client.submission import BatchSender
 from oncue.client.unaccepted import exit_with
@@ -83,7 +83,7 @@ class Session:
     def register(self, packed: Packed) -> str:
         """Register a packed function; return its hash. Raises Unreachable, TooLarge."""
         if packed.id not in self._registered:
-            self.http.request("POST", "/v1/functions", msgspec.json.encode(_request(packed)), repeat=True)
+            register_function(self.http, _request(packed))
             self._registered.add(packed.id)
         return packed.id
 

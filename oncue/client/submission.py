@@ -22,7 +22,7 @@ import msgspec
 
 from oncue.client.batch import ACCEPTED, Batch
 from oncue.client.deadline import FOREVER, Deadline
-from oncue.client.http import Http
+from oncue.client.http import Http, register_function
 from oncue.client.options import Options
 from oncue.client.outcomes import MSGPACK, OutcomeReceiver
 from oncue.client.unaccepted import AGAIN, UnacceptedBatches, rejection_of, summary
@@ -195,7 +195,7 @@ class BatchSender:
     def _register(self, function: str) -> None:
         """Register the function if that is still to be done. Repeats are harmless."""
         if (request := self.unregistered.get(function)) is not None:
-            self.http.request("POST", "/v1/functions", msgspec.json.encode(request), repeat=True)
+            register_function(self.http, request)
             self.unregistered.pop(function, None)
 
     # ------------------------------------------------------------ flush and close

@@ -109,6 +109,7 @@ def too_large(size: int, limit: int, fixed: bool = False) -> TooLarge:
     )
 
 
+ERROR_CHARS = 1_000
 VALUES = 262_144  # in one JSON body: they are decoded in some 50 ms, during which nothing else runs
 
 
@@ -200,6 +201,8 @@ def refuse(error: msgspec.ValidationError, kind: Any, where: str) -> NoReturn:
     For an unknown field the error also has the most similar known one.
     """
     text = str(error)
+    if len(text) > ERROR_CHARS:  # it has a field's name, which may be as long as the body
+        text = f"{text[: ERROR_CHARS // 2]}…{text[-ERROR_CHARS // 2 :]}"
     at = _AT.search(text)
     path = at["path"] if at else "$"
     unknown = _UNKNOWN.search(text)

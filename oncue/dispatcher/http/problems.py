@@ -21,6 +21,7 @@ from oncue.errors import Forbidden, NotReady, OncueError, TriggerFailed, Unautho
 from oncue.protocol.api import Problem
 
 log = logging.getLogger("oncue.api")
+TEXT_CHARS = 16_000  # of a text in a problem; a rule file may have many mistakes
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -36,10 +37,10 @@ def problem(error: OncueError) -> Problem:
         type=f"urn:oncue:error:{error.code}",
         title=title(type(error)),
         status=error.status,
-        detail=error.message,
+        detail=_cut(error.message),
         code=error.code,
-        remedy=error.remedy,
-        details=error.details,
+        remedy=_cut(error.remedy),
+        details={k: _cut(v) if isinstance(v, str) else v for k, v in error.details.items()},
     )
 
 
@@ -53,11 +54,18 @@ def problem_json(error: OncueError) -> bytes:
             type=f"urn:oncue:error:{error.code}",
             title=title(type(error)),
             status=error.status,
-            detail=_ascii(error.message),
+            detail=_ascii(_cut(error.message)),
             code=error.code,
-            remedy=_ascii(error.remedy),
+            remedy=_ascii(_cut(error.remedy)),
         )
         return _encode(plain)
+
+
+def _cut(text: str) -> str:
+    """Return the text without its middle if it is long: errors repeat what was sent."""
+    if len(text) <= TEXT_CHARS:
+        return text
+    return f"{text[: TEXT_CHARS // 2]}… ({len(text):,} characters) …{text[-TEXT_CHARS // 2 :]}"
 
 
 def _ascii(text: Any) -> str:

@@ -49,6 +49,7 @@ from oncue.view import TaskFilter
 
 MORE = "Oncue-More"  # of an answer that was cut: ask again for the others
 _KEY_CHARS = 255
+NAME_CHARS = 1_000
 IDS_BYTES = 4 << 20  # of a body with ids.MAX_BATCH ids
 
 
@@ -57,7 +58,7 @@ async def submit(context: RequestContext) -> TaskInfo:
     key = idempotency_key(context.request, request.key)
     if key != request.key or request.wait_ms > MAX_WAIT_MS:
         request = msgspec.structs.replace(request, key=key, wait_ms=min(request.wait_ms, MAX_WAIT_MS))
-    _check_times(request)
+    _check_fields(request)
     return await context.backend.tasks.submit(context.caller, request)
 
 
@@ -105,11 +106,14 @@ def check_batch(request: BatchRequest, most: int) -> None:
                 remedy="a payload is one letter and then the content; see oncue.protocol.payload",
                 path=f"$.payloads[{sizes.index(0)}]",
             )
-    _check_times(request)
+    _check_fields(request)
 
 
-def _check_times(request: TaskRequest | BatchRequest) -> None:
-    """Check durations and the number of retries. Raises Invalid."""
+def _check_fields(request: TaskRequest | BatchRequest) -> None:
+    """Check durations, the number of retries, and the lengths of names. Raises Invalid."""
+    for name in ("function", "endpoint"):
+        if len(getattr(request, name)) > NAME_CHARS:
+            raise Invalid(f"the body: the name at `$.{name}` has over {NAME_CHARS:,} characters", path=f"$.{name}")
     check_ms(request, "wait_ms")
     for name in ("timeout_ms", "expires_ms"):
         if getattr(request, name) is not None:
