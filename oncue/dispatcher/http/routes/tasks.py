@@ -110,7 +110,7 @@ def check_batch(request: BatchRequest, most: int) -> None:
 
 
 def _check_fields(request: TaskRequest | BatchRequest) -> None:
-    """Check durations, the number of retries, and the lengths of names. Raises Invalid."""
+    """Check durations, the number of retries, and lengths of names. Raises Invalid."""
     for name in ("function", "endpoint"):
         if len(getattr(request, name)) > NAME_CHARS:
             raise Invalid(f"the body: the name at `$.{name}` has over {NAME_CHARS:,} characters", path=f"$.{name}")
