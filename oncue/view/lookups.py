@@ -27,6 +27,7 @@ from oncue.view.lists import take
 
 T = TypeVar("T")
 MAX_ROWS = 1_000
+HISTORY, HISTORY_BYTES = 1_000, 16 * 1024 * 1024  # versions of a rule file, and of their texts
 _TOP = (1 << 63) - 1
 _Headers = tuple[tuple[str, bytes], ...]
 
@@ -177,8 +178,37 @@ def deployments(db: sqlite3.Connection) -> list[Deployment]:
 
 
 def deployment_history(db: sqlite3.Connection, label: str) -> list[Deployment]:
-    """Return all versions of a label, latest first."""
-    return _all(db, Deployment, "SELECT record FROM deployment WHERE label = ? ORDER BY pos DESC", label)
+    """Return the versions of a label, latest first, at most HISTORY.
+
+    Texts behind the first HISTORY_BYTES are left out.
+    """
+    text = "SELECT record FROM deployment WHERE label = ? ORDER BY pos DESC LIMIT ?"
+    found, size = [], 0
+    for (raw,) in db.execute(text, (label, HISTORY)):
+        record = decode(Deployment, raw)
+        size += len(record.text)
+        found.append(record if size <= HISTORY_BYTES else msgspec.structs.replace(record, text=""))
+    return found
+
+
+def deployment_version(db: sqlite3.Connection, label: str, version: int) -> Deployment | None:
+    """Return one version of a label."""
+    prefix = f"deployment:{label}@".encode()
+    # Early servers gave all versions of a label one key, without their numbers.
+    text = "SELECT record FROM deployment WHERE label = ? AND (key = ? OR substr(key, 1, ?) != ?) ORDER BY pos DESC"
+    rows = db.execute(text, (label, prefix + str(version).encode(), len(prefix), prefix))
+    return next((d for (raw,) in rows if (d := decode(Deployment, raw)).version == version), None)
+
+
+def newest_version(db: sqlite3.Connection, label: str) -> int:
+    """Return the highest version of a label; 0 if it was never deployed."""
+    prefix = f"deployment:{label}@".encode()
+    keys = db.execute(
+        "SELECT key FROM deployment WHERE label = ? AND substr(key, 1, ?) = ?", (label, len(prefix), prefix)
+    )
+    early = "SELECT record FROM deployment WHERE label = ? AND substr(key, 1, ?) != ?"
+    versions = [int(key[len(prefix) :]) for (key,) in keys]
+    return max([*versions, *(d.version for d in _all(db, Deployment, early, label, len(prefix), prefix))], default=0)
 
 
 def switches(db: sqlite3.Connection) -> list[RuleSwitch]:

@@ -269,8 +269,16 @@ class View:
         return await self._readers.run(lookups.deployments)
 
     async def deployment_history(self, label: str) -> list[Deployment]:
-        """Return all versions of a label, latest first."""
+        """Return the versions of a label, latest first, within bounds (lookups.py)."""
         return await self._readers.run(lookups.deployment_history, label)
+
+    async def deployment_version(self, label: str, version: int) -> Deployment | None:
+        """Return one version of a label."""
+        return await self._readers.run(lookups.deployment_version, label, version)
+
+    async def newest_version(self, label: str) -> int:
+        """Return the highest version of a label; 0 if it was never deployed."""
+        return await self._readers.run(lookups.newest_version, label)
 
     async def switches(self) -> list[RuleSwitch]:
         """Return the latest switch of each rule."""

@@ -158,8 +158,8 @@ class DeployedRules:
 
     async def version(self, label: str, version: int) -> Deployment | None:
         """Return an older deployment of a label that was not a removal."""
-        history = await self._context.view.deployment_history(label)
-        return next((d for d in history if d.version == version and not d.removed), None)
+        found = await self._context.view.deployment_version(label, version)
+        return None if found is None or found.removed else found
 
     # ------------------------------------------------------------ look up
 

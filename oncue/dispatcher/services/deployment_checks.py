@@ -15,10 +15,13 @@ from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import DeployedRules
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.protocol import api as r
-from oncue.protocol.records import Deployment, FunctionRecord, origin
+from oncue.protocol.records import NAME_CHARS, Deployment, FunctionRecord, origin
 from oncue.rules.parsing.argument_check import Known, check_arguments
 from oncue.rules.parsing.rule_file import RuleSet
 from oncue.rules.yaml_document import Problems
+
+MOST_FILES, MOST_BYTES = 1_000, 16 * 1024 * 1024  # of one request
+PATH_CHARS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: Deployed
     """
     if not files:
         raise Invalid("no rule file was given", remedy="oncue deploy FILE...")
+    check_size(files)
     labels = {f.label for f in files}
     if len(labels) < len(files):
         raise Conflict(
@@ -45,6 +49,24 @@ def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: Deployed
         )
     for f in files:
         check_owner(caller, f.label, deployed)
+
+
+def check_size(files: Sequence[r.RuleFile]) -> None:
+    """Check that a request can be parsed in seconds, and stored. Raises Invalid."""
+    size = sum(len(f.text) for f in files)
+    if len(files) > MOST_FILES or size > MOST_BYTES:
+        raise Invalid(
+            f"{len(files):,} rule files of {size:,} characters; at most {MOST_FILES:,} files of {MOST_BYTES:,} at once",
+            remedy="deploy them in several steps",
+        )
+    for f in files:
+        if not 0 < len(f.label) <= NAME_CHARS or not f.label.isprintable():
+            raise Invalid(
+                f"{f.label[:60]!r} is not a label",
+                remedy=f"a label is a name of 1 to {NAME_CHARS} printable characters: --label NAME",
+            )
+        if len(f.path) > PATH_CHARS or len(f.host) > PATH_CHARS:
+            raise Invalid(f"the path of {f.label!r} has over {PATH_CHARS:,} characters", remedy="use a shorter one")
 
 
 def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:

@@ -98,8 +98,7 @@ async def plan_removal(caller: Caller, old: Deployment, deployed: DeployedRules,
 
 async def next_version(view: View, label: str) -> int:
     """Return the version of the next deployment of a label."""
-    history = await view.deployment_history(label)
-    return max((d.version for d in history), default=0) + 1
+    return await view.newest_version(label) + 1
 
 
 async def _answer(

@@ -93,8 +93,10 @@ class DeploymentService:
             current = self._deployed.deployments.get(label)
             if current is not None and not caller.sees(current.owner):
                 raise self._deployed.no_label(caller, label)
-            old = next((d for d in await self._history(caller, label) if d.version == version), None)
-            if old is None or old.removed:
+            old = await self._context.view.deployment_version(label, version)
+            if old is None or not caller.sees(old.owner):
+                await self._history(caller, label)  # raises NotFound for a label that the caller cannot see
+            if old is None or old.removed or not caller.sees(old.owner):
                 raise NotFound(f"{label} has no version {version}", remedy=f"oncue rules history {label} shows them")
             plan = await plan_rollback(caller, old, self._deployed, self._context)
             if dry_run:
@@ -181,7 +183,7 @@ class DeploymentService:
     # ------------------------------------------------------------ history
 
     async def history(self, caller: Caller, label: str) -> list[dict[str, Any]]:
-        """Return the versions of a label, newest first. Raises NotFound.
+        """Return the newest versions of a label, newest first. Raises NotFound.
 
         Texts are left out when together they exceed HISTORY_BYTES.
         """

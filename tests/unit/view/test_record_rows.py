@@ -37,7 +37,7 @@ from oncue.protocol.records import (
     Usage,
 )
 from oncue.protocol.topics import CONTROL, DEAD, EVENTS, REGISTRY, REPORTS, RESULTS, TaskTopics
-from oncue.view import DeadRow, TaskFilter, View, lists, queries
+from oncue.view import DeadRow, TaskFilter, View, lists, lookups, queries
 from oncue.view.schema import KINDS, open_writer
 from tests.unit.view.view_harness import ViewHarness, run
 
@@ -87,6 +87,35 @@ def test_functions_have_versions(tmp_path: Path) -> None:
         await harness.append(REGISTRY, function("f", "e", version=9), function("f", "d"))
         assert [f.version for f in (await view.functions(limit=2))[0]] == [10, 9]
 
+    run(tmp_path, work)
+
+
+def test_versions_of_a_deployment_are_found_one_by_one(tmp_path: Path) -> None:
+    """Early servers gave all versions one key; a label may look like such a key."""
+
+    async def work(harness: ViewHarness) -> None:
+        view = harness.view
+        for label in ("scan", "scan@2"):
+            versions = [Deployment(VERSION, label, n, "ann", f"# {n}", {}) for n in (1, 2, 3)]
+            keys = [f"deployment:{label}", f"deployment:{label}", f"deployment:{label}@3"]
+            records = [Record(encode(d), key=key.encode()) for d, key in zip(versions, keys, strict=True)]
+            await harness.append(REGISTRY, *records)
+            assert [await view.deployment_version(label, n) for n in (1, 2, 3, 4)] == [*versions, None]
+            assert await view.newest_version(label) == 3
+        assert await view.newest_version("nothing") == 0
+
+    run(tmp_path, work)
+
+
+def test_a_long_history_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(harness: ViewHarness) -> None:
+        versions = [Deployment(VERSION, "scan", n, "ann", "x" * 10, {}) for n in range(1, 7)]
+        await harness.append(REGISTRY, *versions)
+        found = await harness.view.deployment_history("scan")
+        assert [(d.version, len(d.text)) for d in found] == [(6, 10), (5, 10), (4, 0), (3, 0)]
+
+    monkeypatch.setattr(lookups, "HISTORY", 4)
+    monkeypatch.setattr(lookups, "HISTORY_BYTES", 25)
     run(tmp_path, work)
 
 

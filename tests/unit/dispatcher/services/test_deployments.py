@@ -152,6 +152,12 @@ def test_arguments_that_the_function_does_not_take_are_a_fault(tmp_path: Path) -
         ((rule_file(), rule_file()), Conflict, "the same label"),
         ((rule_file(), rule_file(label="other")), RuleFileError, "reconstruct"),
         ((rule_file("rules: 5"),), RuleFileError, "rules"),
+        (tuple(rule_file(label=f"f{n}") for n in range(1_001)), Invalid, "at most 1,000 files"),
+        (tuple(rule_file("#" * 1_000_000, label=f"f{n}") for n in range(17)), Invalid, "in several steps"),
+        ((rule_file(label=""),), Invalid, "is not a label"),
+        ((rule_file(label="a\x1b[2J"),), Invalid, "is not a label"),
+        ((rule_file(label="a" * 201),), Invalid, "is not a label"),
+        ((rule_file(path="/" * 5_000),), Invalid, "over 4,096 characters"),
     ],
 )
 def test_files_that_do_not_fit_together_are_refused(
