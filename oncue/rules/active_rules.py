@@ -136,9 +136,15 @@ class ActiveRules:
 
 
 class RuleCompiler:
-    """Compiles deployments to ActiveRules; parses each text once."""
+    """Compiles deployments to ActiveRules; parses each text once.
+
+    What has not changed is used again: 10,000 rules that are made and freed at once would hold the
+    interpreter.
+    """
 
     def __init__(self) -> None:
+        self._live: dict[str, Deployment] = {}
+        self._entries: dict[str, ActiveRule] = {}
         self._read: dict[tuple[str, int, str], RuleSet | str] = {}
         self._counters: dict[str, RuleCounters] = {}
         self._switched: dict[str, RuleSwitch] = {}
@@ -160,7 +166,8 @@ class RuleCompiler:
         for d in deployments:
             if d.label not in newest or d.version >= newest[d.label].version:
                 newest[d.label] = d
-        live = [d for d in newest.values() if not d.removed]
+        live = [self._kept(d) for d in newest.values() if not d.removed]
+        self._live = {d.label: d for d in live}
         ready = parsed or {}
         self._read = {
             key: self._read.get(key) or ready.get(d.label) or _read(d)
@@ -177,7 +184,13 @@ class RuleCompiler:
             else:
                 entries += [self._entry(rule, d, by_rule.get(rule.name)) for rule in ruleset.rules]
         self._switched = by_rule
+        self._entries = {entry.rule.name: entry for entry in entries}
         return ActiveRules(entries, broken)
+
+    def _kept(self, d: Deployment) -> Deployment:
+        """Return the object that an equal deployment has already."""
+        kept = self._live.get(d.label)
+        return kept if kept is not None and kept == d else d
 
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
         counters = self._counters.setdefault(rule.name, RuleCounters())
@@ -189,7 +202,12 @@ class RuleCompiler:
             disabled_because = "" if switch.enabled else f"disabled by {switch.by or 'hand'}{why}"
             if switch.enabled and switch != self._switched.get(rule.name):
                 self._paused.pop(rule.name, None)
-        return ActiveRule(rule, d, counters, disabled_because, self._pause(rule, switch))
+        paused = self._pause(rule, switch)
+        entry = self._entries.get(rule.name)
+        if entry is None or entry.rule is not rule or entry.deployment is not d:
+            return ActiveRule(rule, d, counters, disabled_because, paused)
+        same = (entry.disabled_because, entry.paused) == (disabled_because, paused)
+        return entry if same else ActiveRule(rule, d, counters, disabled_because, paused)
 
     def _pause(self, rule: Rule, switch: RuleSwitch | None) -> str:
         """Return why the rule is paused, in the text that it has now; "": it is not."""

@@ -16,14 +16,16 @@ import contextlib
 import difflib
 import heapq
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from oncue.errors import RuleFileError
+from oncue.rules.disposal import dispose
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
@@ -85,11 +87,17 @@ class FileProblem(msgspec.Struct, frozen=True, order=True):
 
 
 class Problems:
-    """Errors of one file, with positions."""
+    """Errors of one file, with positions.
+
+    A context manager: at its end, the tree is freed.
+    """
 
     def __init__(self, file: str, limited: bool = True) -> None:
         """`limited`: limits of cost hold. They may be newer than a text in force."""
         self.file, self.limited = file, limited
+        self.nodes: list[Node] = []  # of the tree
+        self.conditions = 0  # of the current rule
+        self.made: list[Any] = []  # rules
         self.found: list[FileProblem] = []
 
     def add(self, place: Node | tuple[int, int], message: str, remedy: str = "") -> None:
@@ -101,6 +109,20 @@ class Problems:
         self.found.append(FileProblem(line, column, message[:CHARS], remedy[:CHARS]))
         if len(self.found) >= MANY:
             self.check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Free the tree node by node, and after an error what was made of it."""
+        if error is not None:
+            traceback.clear_frames(trace)  # they refer to lists of nodes and rules
+        for node in self.nodes:  # the outer ones first, while all of them are in use
+            node.value = None
+        dispose(self.nodes)
+        if error is not None:
+            dispose(self.made)
+        self.made = []
 
     def check(self) -> None:
         """Raise one RuleFileError for all.
@@ -224,7 +246,7 @@ class _Builder:
     """
 
     def __init__(self, problems: Problems) -> None:
-        self.problems = problems
+        self.problems, self.nodes = problems, problems.nodes
 
     def document(self, events: Iterator[Any]) -> Node | None:
         root, documents = None, 0
@@ -246,6 +268,7 @@ class _Builder:
     def node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
         name, mark = type(event).__name__, event.start_mark
         node = Node(None, mark.line + 1, mark.column + 1)
+        self.nodes.append(node)
         if depth > MAX_DEPTH or event.anchor:
             self.refuse(event, node, depth)
         if name == "ScalarEvent":

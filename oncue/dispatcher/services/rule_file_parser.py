@@ -15,6 +15,7 @@ import msgspec
 from oncue.errors import OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
+from oncue.rules.disposal import dispose
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse, parse_together
 from oncue.triggers.catalog import OptionStructs
 
@@ -50,13 +51,17 @@ class RuleFileParser:
         wanted = [(f.text, f.path or f.label) for f in files]
         triggers = frozenset(t.name for s in others for t in s.triggers)
         if triggers != self._triggers_of_drafts or not all(file in self._drafts for file in wanted):
-            self._drafts = {}
+            await self._forget()
             parsed = await asyncio.to_thread(parse_together, wanted, OptionStructs(), None if any_trigger else triggers)
             self._drafts = dict(zip(wanted, parsed, strict=True))
             self._triggers_of_drafts = triggers
         found = [self._drafts[file] for file in wanted]
         await asyncio.to_thread(check_unique, [*others, *found])
         return found
+
+    async def _forget(self) -> None:
+        drafts, self._drafts = list(self._drafts.values()), {}
+        await _dispose(drafts)
 
     async def deployed(self, deployments: Sequence[Deployment]) -> dict[str, ParsedDeployment]:
         """Return the rules of deployed texts by label.
@@ -65,7 +70,17 @@ class RuleFileParser:
         """
         drafts = {text: ruleset for (text, _), ruleset in self._drafts.items()}
         self._drafts = {}
+        if not any(d.text in drafts for d in deployments):
+            await _dispose(list(drafts.values()))
+            drafts = {}
         return await asyncio.to_thread(lambda: {d.label: _parsed(d, drafts.pop(d.text, None)) for d in deployments})
+
+
+async def _dispose(rulesets: list[RuleSet]) -> None:
+    """Free rules that are not used any more, beside the event loop."""
+    rules = [rule for ruleset in rulesets for rule in ruleset.rules]
+    rulesets.clear()
+    await asyncio.to_thread(dispose, rules)
 
 
 def _parsed(d: Deployment, draft: RuleSet | None) -> ParsedDeployment:

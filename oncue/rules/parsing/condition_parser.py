@@ -31,6 +31,7 @@ from oncue.rules.yaml_document import Node, Problems, nearest
 TRIGGER = "oncuetrigger"  # extension with the name of the trigger
 GROUPS = ("any", "all", "not")
 OPERATORS = ("eq", "ne", "in", "not_in", "prefix", "suffix", "glob", "regex", *COMPARE, "exists")
+MAX_CONDITIONS = 1_000  # of a rule
 _MAGIC = frozenset("*?[{")
 
 
@@ -117,6 +118,11 @@ def _grouped(mode: str, members: list[Condition]) -> Condition:
 
 def parse_field(path: str, place: tuple[int, int], node: Node, problems: Problems) -> list[Condition]:
     """Parse the conditions on one path."""
+    problems.conditions += 1
+    if problems.limited and problems.conditions > MAX_CONDITIONS:
+        remedy = "use `in` with a list of values, or several rules"
+        problems.add(node, f"a rule has more than {MAX_CONDITIONS:,} conditions", remedy)
+        problems.check()
     try:
         getter(path)
     except ValueError as e:

@@ -8,6 +8,7 @@ cel.py). docs/rules.md describes the format.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -139,8 +140,8 @@ def parse(
     `triggers`: names of triggers in other files that `on` may use (None: any).
     `stored`: the text is in force, maybe since an older version: limits of cost do not hold.
     """
-    problems = Problems(file, limited=not stored)
-    return _rule_set(text, read(text, problems), kinds, triggers, problems)
+    with Problems(file, limited=not stored) as problems:
+        return _rule_set(text, read(text, problems), kinds, triggers, problems)
 
 
 def parse_together(
@@ -153,36 +154,37 @@ def parse_together(
     """
     roots: list[tuple[str | bytes, Node | None, Problems]] = []
     names = set(triggers or ())
-    for text, file in files:
-        problems = Problems(file)
-        root = read(text, problems)
-        roots.append((text, root, problems))
-        if root is not None and isinstance(root.value, dict):
-            names |= _trigger_names(root)
-    return [
-        _rule_set(text, root, kinds, None if triggers is None else names, problems) for text, root, problems in roots
-    ]
+    with contextlib.ExitStack() as stack:
+        for text, file in files:
+            problems = stack.enter_context(Problems(file))
+            root = read(text, problems)
+            roots.append((text, root, problems))
+            if root is not None and isinstance(root.value, dict):
+                names |= _trigger_names(root)
+        usable = None if triggers is None else names
+        return [_rule_set(text, root, kinds, usable, problems) for text, root, problems in roots]
 
 
 def _rule_set(
     text: str | bytes, root: Node | None, kinds: Kinds | None, triggers: Collection[str] | None, problems: Problems
 ) -> RuleSet:
     specs: list[TriggerSpec] = []
-    rules: list[Rule] = []
     if root is not None:
         if isinstance(root.value, dict):
             check_keys(root, ("triggers", "rules"), "a rule file", problems)
             specs = [s for n in _list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
             names = None if triggers is None else {*triggers, *_trigger_names(root)}
             relative = {s.name: relative_paths(s.options) for s in specs}
-            rules = [r for n in _list_of(root, "rules", problems) if (r := _rule(n, names, relative, problems))]
+            for n in _list_of(root, "rules", problems):
+                if rule := _rule(n, names, relative, problems):
+                    problems.made.append(rule)
             _unique(root, "triggers", problems)
             _unique(root, "rules", problems)
         else:
             problems.add(root, f"a rule file is a mapping of `triggers:` and `rules:`, not {root.kind()}")
     problems.check()
     plain = text if isinstance(text, str) else text.decode("utf-8-sig")
-    return RuleSet(problems.file, plain, tuple(specs), tuple(rules))
+    return RuleSet(problems.file, plain, tuple(specs), tuple(problems.made))
 
 
 def rule_of(node: Node) -> Rule:
@@ -237,7 +239,7 @@ def _rule(
 ) -> Rule | None:
     if not is_mapping(node, "a rule", problems):
         return None
-    before = len(problems.found)
+    before, problems.conditions = len(problems.found), 0
     check_keys(node, (*RULE_KEYS, *CATALOGUE.members), "a rule", problems)
     name, get = name_of(node, "a rule", problems), node.value.get
     on, run = required(node, "on", "a rule", problems), required(node, "run", "a rule", problems)
