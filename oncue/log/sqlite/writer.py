@@ -326,6 +326,7 @@ class WriterThread:
             changes = self._db.total_changes
             job.result = job.function(self._db)
             self._db.execute("COMMIT")
+            self.trouble = ""
             self._frames += job.frames + 2 * (self._db.total_changes - changes)
             if job.committed is not None:
                 job.committed()

@@ -273,3 +273,19 @@ def test_a_commit_is_durable_before_it_is_acknowledged(tmp_path: Path) -> None:
         await log.close()
 
     asyncio.run(main())
+
+
+def test_the_log_tells_why_it_cannot_be_written_until_it_can(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = await SqliteLog.open(tmp_path)
+        log._db.execute("PRAGMA query_only=1")
+        with pytest.raises(LogError):
+            await log.append("a", [Record(b"1")])
+        assert "log.db" in log.trouble()
+        log._db.execute("PRAGMA query_only=0")
+        await log.housekeep()
+        await log.append("a", [Record(b"2")])
+        assert log.trouble() == ""
+        await log.close()
+
+    asyncio.run(main())
