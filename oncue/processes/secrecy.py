@@ -16,6 +16,8 @@ _PR_SET_DUMPABLE = 4
 #: Variables of oncue that an agent may keep: they are no secrets.
 _HARMLESS = ("ONCUE_DEBUG", "ONCUE_TEST_", "ONCUE_BENCH_", "ONCUE_CHAOS_")
 
+_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
+
 
 def hide_from_tasks() -> None:
     """Close this process to debuggers and readers of `/proc` without privileges.
@@ -39,7 +41,6 @@ def drop_secrets() -> None:
 
     The first environment stays in the process's memory; removing variables does not clear it.
     """
-    kept = agent_environment(os.environ)
-    if len(kept) < len(os.environ):
+    if any(name.startswith("ONCUE_") and any(word in name for word in _SECRET_WORDS) for name in os.environ):
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], agent_environment(os.environ))
