@@ -30,6 +30,7 @@ import psutil
 
 import oncue
 from oncue import curve
+from oncue.clocks.process import process_clock
 from oncue.disk.private_files import close_to_others, make_files_private
 from oncue.endpoint import settings as folder_settings
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
@@ -225,6 +226,8 @@ class AgentProcess:
         if at - self._status_us < STATUS_US:
             return
         self._status_us = at
+        if step_us := process_clock.observe():
+            log.warning("the system clock was stepped by %+.1f s; the agent keeps its own time", step_us / 1e6)
         block = self._provider.status([self._block.id]).get(self._block.id)
         if block is not None and block.reason != self._trouble:
             self._trouble = block.reason
