@@ -74,8 +74,8 @@ def make_app(
     async def refuse(request: web.Request) -> web.Response:
         connection = connection_of(request)
         connection.started(request)
-        error = await addresses.refused(connection.address, no_route(request.method, request.path))
-        response = problems.response(error, request)
+        await addresses.refused(connection.address)
+        response = problems.response(no_route(request.method, request.path), request)
         if not request.content.is_eof():
             response.force_close()
         count(response.status, 0.0)

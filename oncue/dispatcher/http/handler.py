@@ -47,7 +47,7 @@ def bind(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addresses: 
             response = await exchange(request)
         except OncueError as e:
             if isinstance(e, Unauthorized) or not route.scope:
-                e = await addresses.refused(connection.address, e)
+                await addresses.refused(connection.address)
             response = problems.response(e, request)
         except ConnectionError:  # the client has gone
             raise

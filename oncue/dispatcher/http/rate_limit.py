@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Callable
 
-from oncue.errors import OncueError, RateLimited
+from oncue.errors import RateLimited
 
 _KEPT = 10_000
 OPEN_PER_S = 500.0  # requests without a token to open routes, of one address
-REFUSED_PER_S = 50.0  # refused requests without a good token, of one address
-REFUSAL_S = 1.0  # the answer to further ones comes so late
+REFUSED_PER_S = 200.0  # refused requests without a good token, of one address
+REFUSAL_S = 1.0  # further ones are refused so late
 
 
 class RateLimit:
@@ -80,11 +80,9 @@ class AddressLimit:
         """Count a request to an open route. Raises RateLimited."""
         self._open.count(address)
 
-    async def refused(self, address: str, error: OncueError) -> OncueError:
-        """Count a refusal. Return the error to answer with; late, if there are many."""
+    async def refused(self, address: str) -> None:
+        """Count a refusal, and wait if there are many."""
         try:
             self._refused.count(address)
-        except RateLimited as e:
+        except RateLimited:
             await asyncio.sleep(REFUSAL_S)
-            return e
-        return error
