@@ -18,6 +18,28 @@ async def explained(w: Watched, path: str) -> tuple[str, str]:
     return found.state, found.why
 
 
+def test_a_path_that_no_file_can_have_is_explained_and_ends_no_watch(tmp_path: Path) -> None:
+    w = Watched(tmp_path, glob="**/*.h5", rescan="1h")
+
+    async def main() -> None:
+        async with w.running():
+            for path in (
+                "a\0b.h5",
+                "x" * 6_000 + ".h5",
+                "d/" * 3_000 + "a.h5",
+                "é" * 200 + ".h5",
+                "n\udcff.h5",
+                "\ud800.h5",
+            ):
+                state, why = await explained(w, path)
+                assert state == "missing", path[:20]
+                assert "no " in why
+            (w.data / "new.h5").write_bytes(b"1")
+            await w.count(1)
+
+    asyncio.run(main())
+
+
 def test_each_state_of_a_file_is_explained(tmp_path: Path) -> None:
     w = Watched(tmp_path, glob="**/*.h5", ignore=(".*", "*~", "raw/trash"), refire="never", rescan="1h")
     (w.data / "old.h5").write_bytes(b"1")

@@ -19,6 +19,9 @@ from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.readiness import BUSY_WHY
 from oncue.triggers.file.stability import FileKey, Fingerprint, fingerprint
 
+NAME_MAX = 255  # bytes, on Linux and macOS
+PATH_MAX = 4_096  # bytes, on Linux; macOS has less
+
 
 def key_of(root: str, path: str) -> FileKey | None:
     """Return the key of a path; None: it is not below the watched folder.
@@ -31,6 +34,19 @@ def key_of(root: str, path: str) -> FileKey | None:
     return (folder, name) if inside else None
 
 
+def not_a_path(path: str) -> str | None:
+    """Return why no file can have this path, or None."""
+    if "\0" in path:
+        return "no file's path has a NUL character"
+    try:
+        names = [len(name.encode()) for name in path.split("/")]
+    except UnicodeEncodeError:
+        return "no event can have this path: it is not UTF-8"
+    if sum(names) + len(names) > PATH_MAX or max(names) > NAME_MAX:
+        return f"no file has such a path: at most {NAME_MAX} bytes a name and {PATH_MAX} bytes in all"
+    return None
+
+
 def explain_file(
     path: str,
     spec: FileSpec,
@@ -41,6 +57,8 @@ def explain_file(
     rescan_s: float,
 ) -> ItemExplanation:
     """Return the state of this file and the reason. Raises sqlite3.Error, OSError."""
+    if (impossible := not_a_path(path)) is not None:
+        return ItemExplanation(path, "missing", impossible)
     key = key_of(os.fspath(spec.root), path)
     if key is None:
         return ItemExplanation(path, "not meant", f"it is not below the watched folder {spec.root}")

@@ -85,7 +85,7 @@ class FileTrigger(Trigger):
             why = "it is starting"
         except TimeoutError:
             why = self.status().detail or "its filesystem does not answer"
-        except (OSError, sqlite3.Error) as e:
+        except (OSError, ValueError, sqlite3.Error) as e:
             why = str(e)
         raise TriggerFailed(
             f"trigger {self.name} cannot explain a file: {why}", remedy="`oncue triggers list` shows its state"

@@ -377,7 +377,7 @@ class FileWatcher:
                 future.set_result(
                     explain_file(path, self._spec, status, self._ledger, self._evaluator, self._pending_files, rescan_s)
                 )
-            except (OncueError, OSError, sqlite3.Error) as e:
+            except Exception as e:  # a question never ends the watch
                 future.set_exception(e)
 
     def _complete(self) -> None:
