@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -43,6 +44,9 @@ _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _MEDIA = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+*-]+\s*(;.*)?", re.ASCII)
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+MAX_DEPTH = 128  # of lists and objects in one another; Python fails at several hundred
 
 
 # ---------------------------------------------------------------- records
@@ -138,9 +142,11 @@ def _data_of(value: bytes, content_type: str | None) -> Any:
         return value
     if _is_json(content_type):
         try:
-            return _decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            data = _decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
             raise Invalid(f"data: not the JSON that its content type says: {e}") from None
+        _check_depth(value)
+        return data
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith("text/") or kind.endswith(("/xml", "+xml")):
         try:
@@ -183,9 +189,11 @@ def to_json(event: Event) -> bytes:
     """Encode an event as JSON. Raises Invalid, and TooLarge over EVENT_BYTES."""
     check(event)
     try:
-        return _bounded(_encode(to_builtins(event)))
+        value = _bounded(_encode(to_builtins(event)))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as e:
         raise _not_json(e) from None
+    _check_depth(value)
+    return value
 
 
 def from_json(value: bytes | str) -> Event:
@@ -196,6 +204,7 @@ def from_json(value: bytes | str) -> Event:
         found = _decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise Invalid(f"not JSON: {e}", remedy="an event is one JSON object, in UTF-8") from None
+    _check_depth(value.encode() if isinstance(value, str) else value)
     if not isinstance(found, dict):
         raise Invalid(
             f"an event is a JSON object, not {_kind(found)}", remedy="send one event, or a list where it is asked for"
@@ -231,9 +240,28 @@ def _from_base64(encoded: Any) -> bytes:
 
 def _data_json(data: Any) -> bytes:
     try:
-        return _encode(data)
+        value = _encode(data)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as e:
         raise _not_json(e) from None
+    _check_depth(value)
+    return value
+
+
+def _check_depth(encoded: bytes) -> None:
+    """Raise Invalid for JSON whose lists and objects are nested too deeply.
+
+    What one place could just decode, another could not: a list of events, say.
+    """
+    if encoded.count(b"[") + encoded.count(b"{") <= MAX_DEPTH:
+        return
+    outside = encoded.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]  # of strings
+    steps = memoryview(b"".join(outside).translate(_STEPS, _NO_BRACKETS)).cast("b")
+    if max(accumulate(steps)) <= MAX_DEPTH + 1:  # the event itself is an object
+        return
+    raise Invalid(
+        f"data: lists and objects are nested over {MAX_DEPTH} deep",
+        remedy="flatten it, or put it elsewhere and name it in the event (dataref)",
+    )
 
 
 def check_data(data: Any, path: str = "data") -> None:

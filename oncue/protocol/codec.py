@@ -31,7 +31,7 @@ def decode(kind: type[T], data: bytes | memoryview) -> T:
             decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
         return decoder.decode(data)  # type: ignore[no-any-return]
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, RecursionError) as e:
         raise Undecodable(f"not a {getattr(kind, '__name__', kind)}: {e}") from None
 
 

@@ -155,7 +155,7 @@ def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_ho
     if letter == MSGPACK:
         try:
             return _decode(payload[1:])
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, RecursionError) as e:
             raise Undecodable(f"not a msgpack payload: {e}") from None
     if letter == PICKLE:
         return loads(payload, 1, at_home=at_home)

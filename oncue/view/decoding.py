@@ -68,7 +68,7 @@ def decode_record(topic: str, value: bytes) -> Any:
 def _fields(value: bytes) -> list[Any]:
     try:
         found = msgspec.msgpack.decode(value)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return []
     return found if isinstance(found, list) else []
 

@@ -30,6 +30,7 @@ MAX_ROWS = 1_000
 HISTORY, HISTORY_BYTES = 1_000, 16 * 1024 * 1024  # versions of a rule file, and of their texts
 _TOP = (1 << 63) - 1
 _Headers = tuple[tuple[str, bytes], ...]
+_EVENT = "place, at_ms, type, source, id, value, headers"
 
 
 class EventRow(msgspec.Struct, frozen=True):
@@ -234,14 +235,14 @@ def events(
     given = [text for text in (source, type) if text]
     where = "n < ?" + (" AND source = ?" if source else "") + (" AND type = ?" if type else "")
     index = "INDEXED BY event_source" if source else "INDEXED BY event_type" if type else ""
-    text = f"SELECT n, place, at_ms, value, headers FROM event {index} WHERE {where} ORDER BY n DESC LIMIT ?"
+    text = f"SELECT n, {_EVENT} FROM event {index} WHERE {where} ORDER BY n DESC LIMIT ?"
     found, more = _page(db, text, cursor, limit, *given)
     return [_event_row(*row[1:]) for row in found], more
 
 
 def event(db: sqlite3.Connection, offset: int) -> EventRow | None:
     """Find an event by its position (`pack_position`) in oncue.events."""
-    row = db.execute("SELECT place, at_ms, value, headers FROM event WHERE place = ?", (offset,)).fetchone()
+    row = db.execute(f"SELECT {_EVENT} FROM event WHERE place = ?", (offset,)).fetchone()
     return None if row is None else _event_row(*row)
 
 
@@ -250,8 +251,14 @@ def events_at(db: sqlite3.Connection, places: Sequence[int]) -> list[EventRow]:
     return [row for place in places if (row := event(db, place)) is not None]
 
 
-def _event_row(place: int, at_ms: int, value: bytes, headers: bytes | None) -> EventRow:
-    return EventRow(place, cloudevents.from_record(value, decode(_Headers, headers) if headers else ()), at_ms * 1000)
+def _event_row(
+    place: int, at_ms: int, type: str, source: str, id: str, value: bytes, headers: bytes | None
+) -> EventRow:
+    try:
+        event = cloudevents.from_record(value, decode(_Headers, headers) if headers else ())
+    except Invalid as e:  # an older version took it; the others of a list are shown
+        event = Event(id=id, source=source, type=type, data=f"not shown: {e.message}")
+    return EventRow(place, event, at_ms * 1000)
 
 
 # ---------------------------------------------------------------- dead letters and skipped records

@@ -50,7 +50,10 @@ log = logging.getLogger("oncue.view")
 RecordKeys = frozenset[tuple[str, int, int]]  # topic, partition, offset
 
 # Errors that the record itself causes. All others (full disk, damaged file) are raised.
-POISON = (OncueError, ValueError, TypeError, LookupError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError)
+POISON = (
+    *(OncueError, ValueError, TypeError, LookupError, OverflowError, RecursionError),
+    *(sqlite3.DataError, sqlite3.IntegrityError),
+)
 
 
 class Applied(msgspec.Struct):

@@ -100,3 +100,18 @@ def test_a_compressed_body_is_taken(served: System, coding: str) -> None:
 def test_a_broken_compressed_body_is_malformed(served: System, body: bytes) -> None:
     answer = served.http("POST", "/v1/tasks", body, {"Content-Type": JSON, "Content-Encoding": "gzip"})
     assert (answer.status, answer.json["code"]) == (400, "malformed"), answer
+
+
+def test_an_event_nested_too_deeply_is_refused_and_hides_no_other(served: System) -> None:
+    """Python cannot decode what is nested several hundred deep; how deep depends on the caller."""
+    taken = set()
+    for depth in (1, 120, *range(900, 1000, 3)):
+        data = "[" * depth + "]" * depth
+        body = f'{{"specversion": "1.0", "id": "d{depth}", "source": "/s", "type": "deep", "data": {data}}}'
+        answer = served.http("POST", "/v1/events", body.encode(), {"Content-Type": "application/cloudevents+json"})
+        assert answer.status in (202, 400, 422), answer
+        if answer.status == 202:
+            taken.add(f"d{depth}")
+    listed = served.http("GET", "/v1/events?type=deep&limit=100")
+    assert listed.status == 200, listed
+    assert {item["event"]["id"] for item in listed.json["items"]} == taken == {"d1", "d120"}

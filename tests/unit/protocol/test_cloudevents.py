@@ -228,3 +228,25 @@ def test_data_that_json_cannot_hold(data: Any, path: str) -> None:
 
 def test_data_that_json_holds() -> None:
     cloudevents.check_data({"a": [1, 2.5, None, True, "x", (1, {"b": {}})]})
+
+
+def nested(depth: int) -> Any:
+    """Return lists and objects in one another, whose texts have brackets and quotes."""
+    data: Any = 1
+    for n in range(depth):
+        data = {'\\"]}[': data, "]": '"'} if n % 2 else [data, "\\", '"]']
+    return data
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_data_is_nested_to_a_bound(binary: bool) -> None:
+    deepest = Event(id="1", source="/s", type="t", data=nested(cloudevents.MAX_DEPTH))
+    value, headers = cloudevents.to_record(deepest, binary=binary)
+    assert cloudevents.from_record(value, headers).data == deepest.data
+    with pytest.raises(Invalid, match="nested over 128 deep"):
+        cloudevents.to_record(msgspec.structs.replace(deepest, data=nested(131)), binary=binary)
+    for depth in (131, 900, 100_000):  # the last one cannot even be decoded
+        deep = b"[" * depth + b"]" * depth
+        head = b"" if binary else b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": '
+        with pytest.raises(Invalid):
+            cloudevents.from_record(head + deep + b"}" * (not binary), headers)

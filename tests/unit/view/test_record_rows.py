@@ -234,7 +234,10 @@ def test_claims_and_cancels(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- records that cannot be applied
 
 
+DEEP = b"\x91" * 5_000 + b"\xc0"  # lists in lists: Python cannot decode so many
+
 POISON = [
+    *((topic, Record(DEEP)) for topic in (TASKS, RESULTS, CONTROL, REGISTRY, REPORTS)),
     (TASKS, Record(b"\xc1")),
     (TASKS, Record(b"")),
     (TASKS, Record(encode([1, "not a call", 1, []]))),
@@ -299,10 +302,26 @@ def test_an_unreadable_record_becomes_a_dead_letter_and_stops_nothing(
     run(tmp_path, work)
 
 
+def test_an_event_that_an_older_version_took_hides_no_others(tmp_path: Path) -> None:
+    async def work(harness: ViewHarness) -> None:
+        good = [Event(id=str(n), source="/s", type="t", data=n) for n in range(3)]
+        await harness.append(EVENTS, *(Record(cloudevents.to_json(e)) for e in good))
+        deep = b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": %s}' % (b"[" * 900 + b"]" * 900)
+        with sqlite3.connect(tmp_path / "view.db") as db:
+            db.execute("UPDATE event SET value = ? WHERE id = '1'", (deep,))
+        db.close()
+        rows, _ = await harness.view.events()
+        assert [r.event.id for r in rows] == ["2", "1", "0"]
+        assert "nested" in rows[1].event.data
+
+    run(tmp_path, work)
+
+
 def test_an_unreadable_dead_letter_causes_no_dead_letter(tmp_path: Path) -> None:
     async def work(harness: ViewHarness) -> None:
         letters = [DeadLetter(VERSION, "match", f"why {n}", n) for n in range(5)]
         applied = await harness.append(DEAD, Record(b"\xc1"), *letters)
+        assert (await harness.append(DEAD, Record(DEEP), partition=1)).dead == []
         assert applied.dead == []
         rows, cursor = await harness.view.dead(limit=3)
         assert [r.id for r in rows] == [5, 4, 3]
