@@ -38,6 +38,11 @@ from oncue.protocol.records import (
     TaskRecord,
 )
 
+#: Attempts of a task that keep their failure and output: the first, and this many of the last.
+FULL_ATTEMPTS = 20
+#: Ends of a task that came too late to count; more are not kept.
+MAX_SUPERSEDED = 100
+
 
 class State(IntEnum):
     """State of a task: WAITING is open (even while it runs), others are closed."""
@@ -187,16 +192,36 @@ def end(state: TaskState | None, call: Call, accepted_us: int, ended: Ended) -> 
         ended.attempt, ended.status, ended.started_us, ended.ended_us, ended.value, ended.output, superseded
     )
     if superseded:
-        return msgspec.structs.replace(state, attempts=(*state.attempts, record))
+        if sum(a.superseded for a in state.attempts) >= MAX_SUPERSEDED:
+            return state
+        return msgspec.structs.replace(state, attempts=_append(state.attempts, record, state.closing))
     if already:  # a success of an attempt that was declared lost or timed out replaces that end
         kept = tuple(msgspec.structs.replace(a, superseded=True) if a.n == ended.attempt else a for a in state.attempts)
         state = msgspec.structs.replace(state, attempts=kept)
     due = retry_due(call, ended.id, ended.attempt, ended.status, ended.ended_us)
     if due is not None:
-        return msgspec.structs.replace(state, attempts=(*state.attempts, record), attempt=ended.attempt + 1, due_us=due)
+        attempts = _append(state.attempts, record)
+        return msgspec.structs.replace(state, attempts=attempts, attempt=ended.attempt + 1, due_us=due)
     return msgspec.structs.replace(
-        state, attempts=(*state.attempts, record), attempt=ended.attempt, due_us=0, state=CLOSED_AS[ended.status]
+        state,
+        attempts=_append(state.attempts, record),
+        attempt=ended.attempt,
+        due_us=0,
+        state=CLOSED_AS[ended.status],
     )
+
+
+def _append(attempts: tuple[Attempt, ...], record: Attempt, closing: Attempt | None = None) -> tuple[Attempt, ...]:
+    """Append an attempt, and bound the texts of those before it.
+
+    The one that is no longer among the last ones loses its texts, so a task with 1,000 failures is
+    read and written as fast as one with 20.
+    """
+    oldest = len(attempts) - FULL_ATTEMPTS
+    if oldest < 1 or attempts[oldest] is closing:
+        return (*attempts, record)
+    bare = msgspec.structs.replace(attempts[oldest], value=b"", output=b"")
+    return (*attempts[:oldest], bare, *attempts[oldest + 1 :], record)
 
 
 def cancel(state: TaskState | None, task_id: bytes, at_us: int, by: str) -> TaskState:

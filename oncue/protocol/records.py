@@ -43,6 +43,8 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaul
 
 # ---------------------------------------------------------------- policies
 
+MAX_RETRIES = 1_000  # of a new task
+
 
 class StoredRetryPolicy(Stored, frozen=True):
     """Retry policy of a task, as stored. Applied in task_lifecycle.py."""

@@ -141,6 +141,27 @@ def test_an_end_of_an_older_attempt_is_superseded() -> None:
     assert [a.superseded for a in state.attempts] == [False, True]
 
 
+def test_a_task_with_many_failures_keeps_the_texts_of_the_first_and_the_last_ones() -> None:
+    call = msgspec.structs.replace(PLAIN, retry=StoredRetryPolicy(500))
+    state = after(call, *(ended(n, ERROR, 1_000 * n, b"x" * 100_000) for n in range(1, 502)))
+
+    assert (state.state, state.attempt, len(state.attempts)) == (State.FAILED, 501, 501)
+    full = [a.n for a in state.attempts if a.value]
+    assert full == [1, *range(482, 502)]
+    assert state.closing is not None
+    assert state.closing.value
+
+
+def test_ends_that_came_too_late_are_bounded_and_the_closing_one_stays_whole() -> None:
+    late = [ended(1, LOST, 10_000 + n, b"x" * 100_000) for n in range(1_000)]
+    state = after(PLAIN, ended(1, OK, value=b"good"), *late)
+
+    assert len(state.attempts) == 1 + task_lifecycle.MAX_SUPERSEDED
+    assert state.closing is not None
+    assert state.closing.value == b"good"
+    assert sum(len(a.value) for a in state.attempts) < 25 * 100_000
+
+
 def test_a_cancel_is_a_wish() -> None:
     state = task_lifecycle.cancel(after(PLAIN), ID, 7, "ann")
     assert (state.state, state.cancel_us, state.cancel_by) == (State.WAITING, 7, "ann")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from oncue import ids as task_ids
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.api import RetryPolicy
-from oncue.protocol.records import INLINE_BYTES, StoredRetryPolicy, TaskRecord
+from oncue.protocol.records import INLINE_BYTES, MAX_RETRIES, StoredRetryPolicy, TaskRecord
 
 RECORD_TASKS = 1_024  # tasks in one record of the log
 RECORD_BYTES = 1 << 20  # of arguments, in one record of the log
@@ -35,6 +35,11 @@ def stored_retry(policy: RetryPolicy | None) -> StoredRetryPolicy | None:
         raise Invalid(
             "retry: not a policy that oncue knows",
             remedy="on: of lost, error, timeout; backoff: exponential or constant; max, base_ms, cap_ms not negative",
+        )
+    if policy.max > MAX_RETRIES:
+        raise Invalid(
+            f"retry: max is {policy.max:,}; at most {MAX_RETRIES:,} retries",
+            remedy="let the function itself wait for what it needs, or a rule call it again",
         )
     return policy.stored() if policy.max else None
 

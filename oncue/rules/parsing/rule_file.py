@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Invalid, RuleFileError
-from oncue.protocol.records import StoredRetryPolicy
+from oncue.protocol.records import MAX_RETRIES, StoredRetryPolicy
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.template import Refer, Template, compile_args
@@ -47,7 +47,6 @@ RUN_KEYS = ("function", "endpoint", "args", "timeout")
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
 RETRY_ON = ("lost", "error", "timeout")
 MAX_RUNS = 100
-MAX_RETRIES = 1_000
 
 
 class TriggerSpec(msgspec.Struct, frozen=True):

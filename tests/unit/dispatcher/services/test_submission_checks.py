@@ -66,3 +66,12 @@ def test_a_policy_without_retries_is_not_stored() -> None:
 def test_an_unknown_policy_is_refused(policy: RetryPolicy) -> None:
     with pytest.raises(Invalid, match="not a policy"):
         stored_retry(policy)
+
+
+def test_a_policy_has_at_most_1000_retries() -> None:
+    stored = stored_retry(RetryPolicy(max=1_000))
+
+    assert stored is not None
+    assert stored.max == 1_000
+    with pytest.raises(Invalid, match="at most 1,000 retries"):
+        stored_retry(RetryPolicy(max=1_001))
