@@ -108,6 +108,8 @@ def test_a_path_relative_to_the_rule_file(shared: System) -> None:
     (place / "arriving" / "x.raw").write_bytes(b"x")
     (task,) = shared.await_tasks(1, rule="relative-measure")
     assert task["value"] == {"path": str(place / "arriving" / "x.raw"), "bytes": 1}
+    for path in ("x.raw", "arriving/x.raw", "./arriving/../arriving/x.raw"):
+        assert shared.oncue("triggers", "explain", "relative", path, cwd=place).stdout.startswith("x.raw: fired")
 
 
 def test_explain_says_why_not(shared: System) -> None:

@@ -134,6 +134,7 @@ def test_a_start_without_rules_stores_events_for_the_next_one(stopped: System, t
     listed = system.json("rules", "list")
     assert [(r["name"], r["state"]) for r in listed] == [("dear", "off"), ("good", "off")]
     assert "--without-rules" in listed[0]["why"]
+    assert "null" not in system.oncue("rules", "list").stdout
     assert "--without-rules" in system.http("GET", "/health/ready").json["checks"]["rules"]
     assert "--without-rules" in system.oncue("doctor", code=None).stdout
     assert system.http("POST", "/hooks/any", b"{}").status == 503

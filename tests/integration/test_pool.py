@@ -343,6 +343,25 @@ def test_no_secrets_in_a_workers_environment(tmp_path: Path, monkeypatch: pytest
         pool.close(0)
 
 
+def test_processes_that_a_function_forks_end_by_sigterm(rig: Rig) -> None:
+    """They raise nothing that they could print or catch. A handler of the function's own stays."""
+
+    def ended_by(own: bool) -> int:
+        if own:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            finally:
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert rig.value(ended_by, False) == -signal.SIGTERM
+    assert rig.value(ended_by, True) == 7
+
+
 def test_a_forked_child_that_returns_does_not_answer(rig: Rig) -> None:
     tasks = rig.run(pack_function(lambda i: os.fork() and None), (1,), (2,))
     assert all(rig.end_of(t).status == OK for t in tasks)

@@ -217,13 +217,14 @@ def server(folder: Path) -> Iterator[Finding]:
         yield Finding("token", True, f"{me.subject}, scopes {', '.join(me.scopes)}")
         date = answer.header(b"date")
         if date:
-            skew = abs(parsedate_to_datetime(date).timestamp() - before)
+            shown = parsedate_to_datetime(date).timestamp()  # in whole seconds
+            skew = max(0.0, shown - time.time(), before - shown - 1)
             yield Finding("clock", skew < SKEW_S, f"differs by {skew:.0f} s from the server's", "set the clock by NTP")
         health = msgspec.json.decode(client.http.request("GET", "/health/ready").body, type=Health)
         for title, check, remedy in (
             ("server's log", "log", "see the server's log"),
             ("server's blobs", "blobs", "set blobs_folder to one that all servers see"),
-            ("rules", "rules", "oncue rules list says which, and why"),
+            ("rules", "rules", "oncue rules list says which, why, and what to do"),
             ("rules with memory", "rules with memory", "docs/rules.md, On Kafka, says who runs them"),
         ):
             status = health.checks.get(check, "ok")

@@ -45,7 +45,7 @@ def list_(json_: bool) -> None:
 
 
 def _row(r: RuleInfo) -> tuple[Any, ...]:
-    on = r.on if isinstance(r.on, str) else plain(r.on)
+    on = r.on if isinstance(r.on, str) else "" if r.on is None else plain(r.on)
     return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, "; ".join(filter(None, (r.why, state_text(r)))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -76,7 +77,7 @@ def show(name: str, json_: bool) -> None:
 def explain(name: str, file: str, json_: bool) -> None:
     """Explain why FILE made the trigger NAME fire, or did not.
 
-    FILE is absolute, or relative to the watched folder.
+    FILE is absolute, or relative to the watched folder or to the current one.
 
     \b
     Example:
@@ -84,6 +85,9 @@ def explain(name: str, file: str, json_: bool) -> None:
     """
     with connected() as client:
         found = client.triggers.explain(name, file)
+        if found.state in ("not meant", "missing") and os.path.isdir(os.path.dirname(file)):
+            here = client.triggers.explain(name, os.path.abspath(file))
+            found = here if here.state != "not meant" else found
     if json_:
         as_json(found)
         return

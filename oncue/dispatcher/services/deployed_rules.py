@@ -27,7 +27,7 @@ from oncue.rules.parsing.rule_file import RuleSet
 
 log = logging.getLogger("oncue.rules")
 MANY_RULES = 1_000
-WITHOUT_RULES = "rules and triggers are off: the server was started --without-rules"
+WITHOUT_RULES = "rules and triggers are off: the server was started --without-rules; start it anew without that"
 TRIALS = "rules-on-trial.json"  # in the data folder
 REGISTRY_S = 5.0  # how long a batch of events waits for the registry
 

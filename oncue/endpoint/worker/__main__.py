@@ -308,8 +308,13 @@ class Worker:
         raise Terminated
 
     def after_fork(self) -> None:
-        """Cut a process that a user's function forked off from the pool."""
+        """Cut a process that a user's function forked off from the pool.
+
+        SIGTERM ends it, as `multiprocessing` expects of the processes of its pools.
+        """
         self.original[0] = 0
+        if signal.getsignal(signal.SIGTERM) == self.on_term:
+            self.cleanup._set_signal(signal.SIGTERM, signal.SIG_DFL)
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, self.fd_in)

@@ -36,6 +36,7 @@ from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import Decision, HttpTrigger, Rights, Status, TriggerContext
 from oncue.triggers.webhook import signatures
 
+CHECK_S = 5.0  # between looks at the secrets; requests look by themselves
 _REFERENCE = re.compile(r"\$\{(secret|env):([^{}]+)\}")
 _ID_HEADERS = ("webhook-id", "x-github-delivery", "idempotency-key")
 _ANSWER = {"content-type": "application/json"}
@@ -117,11 +118,12 @@ class WebhookTrigger(HttpTrigger):
 
     async def run(self) -> None:
         self._activity.state = "running"
-        try:
-            if self._method != "none":
+        while self._method != "none":
+            try:
                 self._keys()
-        except OncueError as e:
-            self._activity.state, self._activity.detail = "failed", self._activity.detail or str(e)
+            except OncueError as e:
+                self._activity.state, self._activity.detail = "failed", self._activity.detail or str(e)
+            await asyncio.sleep(CHECK_S)
         await asyncio.Event().wait()  # the API calls `receive`
 
     async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:

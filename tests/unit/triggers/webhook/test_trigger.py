@@ -341,6 +341,22 @@ def test_no_answer_before_it_is_durable() -> None:
     assert hook.trigger.status().emitted == 0
 
 
+def test_run_sees_that_a_secret_was_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncue.triggers.webhook.trigger.CHECK_S", 0.01)
+
+    async def main(hook: Hook) -> None:
+        task = asyncio.create_task(hook.trigger.run())
+        for state, secret in (("failed", SECRET), ("running", "")):
+            async with asyncio.timeout(20):
+                while hook.trigger.status().state != state:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            hook.known["daq"] = secret
+        assert hook.trigger.status().detail == ""
+        task.cancel()
+
+    asyncio.run(main(Hook({"verify": {"standard-webhooks": "${secret:daq}"}})))
+
+
 def test_run_shows_a_missing_secret() -> None:
     async def main(hook: Hook) -> str:
         task = asyncio.create_task(hook.trigger.run())
