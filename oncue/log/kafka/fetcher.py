@@ -68,6 +68,7 @@ class FetchState:
 
     __slots__ = (
         "at",
+        "beyond_since",
         "busy_until",
         "covered",
         "failing_since",
@@ -89,6 +90,7 @@ class FetchState:
 
     def place(self, at: int) -> None:
         self.at = self.fetch_at = at
+        self.beyond_since = 0.0  # since when the partition ends before `at`
         self.generation += 1
         self.covered = False
         self.busy_until = time.monotonic() + QUIET_S
@@ -129,6 +131,17 @@ class Fetcher:
         """Return for how long the longest failing partition has failed."""
         failing = [cursor.failing_since for cursor in self._cursors if cursor.failing_since]
         return time.monotonic() - min(failing) if failing else 0.0
+
+    def beyond_end(self, seconds: float) -> str:
+        """Name a partition that has ended before a reader's position for so long, else "".
+
+        The reader would leave out what is appended there.
+        """
+        since = time.monotonic() - seconds
+        for c in self._cursors:
+            if c.beyond_since and c.beyond_since < since:
+                return f"{c.topic.full}/{c.partition} ends at {c.fetch_at}, and {c.at} records of it were read"
+        return ""
 
     async def close(self) -> None:
         self._cursors.clear()
@@ -265,6 +278,8 @@ class Fetcher:
             return
         cursor.fetch_at = found.reached
         cursor.at = max(cursor.at, found.reached)
+        if cursor.fetch_at >= cursor.at:
+            cursor.beyond_since = 0.0
         cursor.busy_until = time.monotonic() + QUIET_S
         for damaged in found.damaged:
             self._to_dead_letters(cursor.topic, cursor.partition, damaged)
@@ -309,5 +324,6 @@ class Fetcher:
                 waits = "%s/%d ends at %d, and a reader waits for %d: was the topic created anew?"
                 logger.warning(waits, *key, end, cursor.fetch_at)
                 cursor.fetch_at = end
+                cursor.beyond_since = cursor.beyond_since or time.monotonic()
         cursor.not_before = 0.0
         self._wake.set()

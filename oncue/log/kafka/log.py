@@ -286,7 +286,11 @@ class KafkaLog(Log):
 
     def trouble(self) -> str:
         late_s = max(self._writer.late_s(), self._fetcher.late_s())
-        return f"Kafka at {self._address} has not answered for {late_s:.0f} s" if late_s > TROUBLE_S else ""
+        if late_s > TROUBLE_S:
+            return f"Kafka at {self._address} has not answered for {late_s:.0f} s"
+        if beyond := self._fetcher.beyond_end(TROUBLE_S):
+            return f"{beyond}: was the topic created anew? Start the servers again: they follow the log as it is now"
+        return ""
 
     def is_own(self, record: Record) -> bool:
         """True if the record has this process's header, set in watched topics only."""
