@@ -5,6 +5,6 @@
     files-<n>/         keys, secrets, settings, states of triggers and stateful rules
     blobs/ab/abcd…     large payloads and functions, named by their hash
 
-States are copied before the log, blobs after it: the log then has all records that the states know
-of, and the store has all blobs that the log names.
+States are copied before the log, blobs before its copy is committed: the log then has all records
+that the states know of, and the store has all blobs that the log names, also after a kill.
 """

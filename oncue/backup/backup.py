@@ -67,36 +67,61 @@ def back_up(settings: Settings, folder: Path, progress: Progress) -> BackupRepor
 
 def _back_up(settings: Settings, data: Path, folder: Path, started: float, progress: Progress) -> BackupReport:
     former = manifest.load(folder)
+    if former is not None and former.log is None and not settings.shared_log:
+        raise Conflict(f"{folder} is the backup of a server with another log", remedy="give another folder")
     number = 1 + max((int(p.name[6:]) for p in folder.glob("files-*") if p.name[6:].isdigit()), default=0)
     files_folder = folder / f"files-{number}"
     left_out = ["view.db: it is derived from the log", "what agents run now: their journals"]
     files = _copy_files(data, files_folder, progress)
+    blobs = _BlobCopies(data / "blobs", folder / "blobs", progress)
+    if settings.blobs_folder:
+        left_out.append(f"blobs: they are in {settings.blobs_folder}, which needs a backup of its own")
+    else:
+        blobs.copy()
     log: LogEntry | None = None
     if settings.shared_log:
         left_out.append("the log: it is on Kafka, whose backup is the cluster's")
     else:
-        if former is not None and former.log is None:
-            raise Conflict(f"{folder} is the backup of a server with another log", remedy="give another folder")
-        log = copy_log(data / "log" / "log.db", folder / "log.db", progress)
+        # Blobs of records that came meanwhile: a killed backup must not leave records without them.
+        again = None if settings.blobs_folder else blobs.copy
+        log = copy_log(data / "log" / "log.db", folder / "log.db", progress, again)
         (folder / "log.db").chmod(0o600)
-    blobs = data / "blobs"
-    new, nbytes, damaged = 0, 0, list[str]()
-    present: set[str] = set()
-    if settings.blobs_folder:
-        left_out.append(f"blobs: they are in {settings.blobs_folder}, which needs a backup of its own")
-    elif blobs.exists():
-        new, nbytes, damaged = blob_copies.copy_blobs(blobs, folder / "blobs", progress)
-        present = blob_copies.names_in(blobs)
     count = len(blob_copies.names_in(folder / "blobs"))
     done = Manifest(
-        manifest.VERSION, started, oncue.__version__, str(data), files_folder.name, files, count, nbytes, left_out, log
+        manifest.VERSION,
+        started,
+        oncue.__version__,
+        str(data),
+        files_folder.name,
+        files,
+        count,
+        blobs.nbytes,
+        left_out,
+        log,
     )
     manifest.store(folder, done)
-    _tidy(folder, files_folder, present)
+    _tidy(folder, files_folder, blobs.present)
     return BackupReport(
         str(folder), round(time.time() - started, 3), sum(log.ends.values()) if log else 0, len(files),
-        new, nbytes, count, damaged, left_out,
+        blobs.new, blobs.nbytes, count, blobs.damaged, left_out,
     )  # fmt: skip
+
+
+class _BlobCopies:
+    """Copies of a store's blobs, and their numbers. `copy` may be repeated."""
+
+    def __init__(self, source: Path, target: Path, progress: Progress) -> None:
+        self._source, self._target, self._progress = source, target, progress
+        self.new = self.nbytes = 0
+        self.damaged: list[str] = []
+        self.present: set[str] = set()
+
+    def copy(self) -> None:
+        if not self._source.exists():
+            return
+        new, nbytes, self.damaged = blob_copies.copy_blobs(self._source, self._target, self._progress)
+        self.new, self.nbytes = self.new + new, self.nbytes + nbytes
+        self.present = blob_copies.names_in(self._source)
 
 
 def _copy_files(data: Path, target: Path, progress: Progress) -> dict[str, FileEntry]:
@@ -138,7 +163,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Conflict(f"another backup to {folder} runs", remedy="wait for its end") from None
+            raise Conflict(
+                f"another backup to {folder} runs, or a restore from it", remedy="wait for its end"
+            ) from None
         yield
     finally:
         os.close(handle)

@@ -30,8 +30,10 @@ SELECT t.name, p.partition, max(p.next, coalesce((SELECT b.first + b.count FROM 
 FROM src.partitions p JOIN src.topics t ON t.id = p.topic"""
 
 
-def copy_log(source: Path, target: Path, progress: Progress) -> LogEntry:
-    """Bring the copy to the log's present state.
+def copy_log(
+    source: Path, target: Path, progress: Progress, before_commit: Callable[[], None] | None = None
+) -> LogEntry:
+    """Bring the copy to the log's present state. `before_commit` is called once that is known.
 
     Raises Conflict if the copy is of another log, LogError if a row is damaged, sqlite3.Error.
     """
@@ -53,6 +55,8 @@ def copy_log(source: Path, target: Path, progress: Progress) -> LogEntry:
             _check_same(db, identity, target)
             entry = LogEntry(f"sqlite {identity}", {f"{t}/{p}": end for t, p, end in db.execute(ENDS)})
             _copy(db, progress)
+            if before_commit is not None:
+                before_commit()
         db.execute("DETACH src")
         return entry
     finally:

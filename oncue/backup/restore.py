@@ -8,7 +8,11 @@ finishes the renames.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +58,13 @@ class _Plan(msgspec.Struct, frozen=True):
 def verify(folder: Path, progress: Progress) -> Manifest:
     """Read a whole backup.
 
-    Raises NotFound, Invalid, or OncueError if a part is damaged.
+    Raises NotFound, Invalid, Conflict if a backup writes to it, OncueError if a part is damaged.
     """
+    with _unchanged(folder):
+        return _verify(folder, progress)
+
+
+def _verify(folder: Path, progress: Progress) -> Manifest:
     found = manifest.need(folder)
     wrong: list[str] = []
     for place, entry in found.files.items():
@@ -88,9 +97,9 @@ def restore(
     """
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     data.chmod(0o700)
-    with _alone(data):
+    with _alone(data), _unchanged(folder):
         unfinished = (data / MARKER).exists()
-        found = manifest.need(folder) if damaged or unfinished else verify(folder, progress)
+        found = manifest.need(folder) if damaged or unfinished else _verify(folder, progress)
         used = [name for name in USED if (data / name).exists()]
         if used and not force and not unfinished:
             raise Conflict(
@@ -98,7 +107,7 @@ def restore(
                 remedy="give an empty folder with --data, or --force to move those files to aside/",
             )
         if not unfinished:
-            _stage(folder, found, data / STAGED, progress)
+            _stage(folder, found, data / STAGED, progress, damaged=damaged)
             kept = data / "aside" / time.strftime("%Y%m%dT%H%M%S-before-restore")
             old = sorted(p.name for p in data.iterdir() if p.name not in KEPT and p.name != "endpoints")
             replace_file(data / MARKER, msgspec.json.encode(_Plan(str(kept) if old else "", old)))
@@ -123,8 +132,35 @@ def _alone(data: Path) -> Iterator[None]:
             lock.release()
 
 
-def _stage(folder: Path, found: Manifest, staged: Path, progress: Progress) -> None:
-    """Copy the backup beside the files that it will replace."""
+@contextmanager
+def _unchanged(folder: Path) -> Iterator[None]:
+    """Keep backups to this folder out, and undo what a killed one has begun.
+
+    Raises Conflict if one runs.
+    """
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # a copy of a backup
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"a backup to {folder} runs", remedy="wait for its end") from None
+        # The copied file alone would be half a transaction. What cannot be undone, `verify` tells.
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(_uri(folder), uri=True)) as db:
+            db.execute("SELECT count(*) FROM sqlite_schema")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _uri(folder: Path) -> str:
+    return (folder / "log.db").absolute().as_uri() + "?mode=rw"
+
+
+def _stage(folder: Path, found: Manifest, staged: Path, progress: Progress, *, damaged: bool) -> None:
+    """Copy the backup beside the files that it will replace. `damaged`: without what is missing."""
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -134,12 +170,14 @@ def _stage(folder: Path, found: Manifest, staged: Path, progress: Progress) -> N
         )
     for done, place in enumerate(found.files):
         progress("files", done, len(found.files))
-        target = staged / place
+        target, source = staged / place, folder / found.files_folder / place
+        if damaged and not source.exists():
+            continue
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copyfile(folder / found.files_folder / place, target)
+        shutil.copyfile(source, target)
         target.chmod(0o600)
         describe(target, sync=True)
-    if found.log is not None:
+    if found.log is not None and ((folder / "log.db").exists() or not damaged):
         progress("log", 0, 1)
         (staged / "log").mkdir(mode=0o700)
         shutil.copyfile(folder / "log.db", staged / "log" / "log.db")
