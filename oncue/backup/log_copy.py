@@ -33,8 +33,9 @@ FROM src.partitions p JOIN src.topics t ON t.id = p.topic"""
 def copy_log(
     source: Path, target: Path, progress: Progress, before_commit: Callable[[], None] | None = None
 ) -> LogEntry:
-    """Bring the copy to the log's present state. `before_commit` is called once that is known.
+    """Bring the copy to the log's present state.
 
+    `before_commit` is called when all that is in the copy was written at the source.
     Raises Conflict if the copy is of another log, LogError if a row is damaged, sqlite3.Error.
     """
     fresh = not target.exists()
@@ -65,7 +66,7 @@ def copy_log(
 
 @contextlib.contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
+    db.execute("BEGIN")  # IMMEDIATE would lock the server's log too, and the server could append nothing
     try:
         yield
     except BaseException:

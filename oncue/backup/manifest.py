@@ -5,7 +5,7 @@ It is written last, so that a killed backup leaves the former one.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -56,6 +56,9 @@ def load(folder: Path) -> Manifest | None:
         raise Invalid(f"{path} cannot be read: {e}", remedy="make the backup again, in another folder") from None
     if found.v > VERSION:
         raise Invalid(f"{path} was written by a newer oncue ({found.oncue})", remedy="upgrade oncue on this machine")
+    for place in (found.files_folder, *found.files):
+        if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
+            raise Invalid(f"{path} names a file outside the backup: {place}", remedy="use another backup")
     return found
 
 

@@ -26,7 +26,7 @@ from oncue.backup.manifest import Manifest
 from oncue.backup.state_files import describe
 from oncue.disk.durable_files import replace_file, sync_folder
 from oncue.disk.space import free_bytes
-from oncue.errors import Conflict, OncueError
+from oncue.errors import Conflict, Invalid, OncueError
 from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.inspection import problems
 
@@ -60,6 +60,7 @@ def verify(folder: Path, progress: Progress) -> Manifest:
 
     Raises NotFound, Invalid, Conflict if a backup writes to it, OncueError if a part is damaged.
     """
+    manifest.need(folder)
     with _unchanged(folder):
         return _verify(folder, progress)
 
@@ -95,6 +96,11 @@ def restore(
     `force`: also if a server has used that folder; its files are kept in `aside/`. `damaged`: also
     if the backup is. Raises Conflict, NotFound, Invalid, LogLocked, OncueError, OSError.
     """
+    manifest.need(folder)
+    if folder.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(folder.resolve()):
+        raise Invalid(
+            f"the backup's folder {folder} and the data folder {data} contain each other", remedy="name another"
+        )
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     data.chmod(0o700)
     with _alone(data), _unchanged(folder):
@@ -160,7 +166,10 @@ def _uri(folder: Path) -> str:
 
 
 def _stage(folder: Path, found: Manifest, staged: Path, progress: Progress, *, damaged: bool) -> None:
-    """Copy the backup beside the files that it will replace. `damaged`: without what is missing."""
+    """Copy the backup beside the files that it will replace.
+
+    `damaged`: without what is missing.
+    """
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

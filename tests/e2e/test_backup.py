@@ -94,7 +94,8 @@ def test_a_restore_under_load_loses_nothing_of_before_the_backup(stopped: System
         system.await_true(lambda: len(work.accepted) > len(before) + 20, "the load goes on")
         later = list(work.accepted)
         second = backup(system, copy)
-        system.await_true(lambda: len(work.accepted) > len(later) + 20, "the load goes on")
+        at_end = len(work.accepted)
+        system.await_true(lambda: len(work.accepted) > at_end + 20, "the load goes on")
         renamed(incoming, "b", 2)
         assert fired(system, "det-measure", 2) == ["a.raw", "b.raw"]
     assert second["log_records"] > first["log_records"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -14,7 +15,7 @@ from oncue.backup import backup
 from oncue.backup.backup import back_up, locked
 from oncue.backup.restore import restore, verify
 from oncue.config import Settings, load_settings
-from oncue.errors import Conflict
+from oncue.errors import Conflict, Invalid, NotFound
 from oncue.log.sqlite.inspection import problems
 from tests.unit.backup.test_log_copy import quiet, rows, write
 
@@ -90,6 +91,30 @@ def test_a_log_that_was_copied_by_a_killed_backup_has_its_blobs(
     verify(copy, quiet)
     assert rows(copy / "log.db") == rows(data / "log" / "log.db")
     assert (copy / "blobs" / new[0][:2] / new[0]).exists()
+
+
+@pytest.mark.parametrize("place", ["../../made", "/tmp/made"])
+def test_a_backup_that_names_files_outside_is_refused(settings: Settings, tmp_path: Path, place: str) -> None:
+    copy = tmp_path / "copy"
+    back_up(settings, copy, quiet)
+    manifest = json.loads((copy / "backup.json").read_text())
+    manifest["files"][place] = manifest["files"]["bridge.key"]
+    (copy / "backup.json").write_text(json.dumps(manifest))
+    for damaged in (False, True):
+        with pytest.raises(Invalid, match="outside"):
+            restore(copy, tmp_path / "a" / "new", quiet, damaged=damaged)
+
+
+def test_a_folder_is_not_restored_to_itself(settings: Settings, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    back_up(settings, copy, quiet)
+    before = sorted(copy.rglob("*"))
+    for data in (copy, copy / "new", tmp_path):
+        with pytest.raises(Invalid, match="contain each other"):
+            restore(copy, data, quiet)
+    with pytest.raises(NotFound, match="no backup"):
+        restore(tmp_path / "data", tmp_path / "new", quiet)
+    assert sorted(copy.rglob("*")) == before
 
 
 @pytest.mark.parametrize("missing", ["log.db", "files-1/bridge.key", "blobs", "lock"])

@@ -57,6 +57,27 @@ def test_a_copy_follows_the_log(tmp_path: Path) -> None:
     assert entry.ends["registry/0"] == 11
 
 
+def test_a_server_appends_while_its_log_is_copied(tmp_path: Path) -> None:
+    source, target = tmp_path / "log" / "log.db", tmp_path / "copy.db"
+    write(tmp_path / "log", "abc")
+    for name in ("d", "e"):  # the first copy, and a later one
+        before = rows(source)
+        copying: list[str] = []
+
+        def progress(what: str, done: int, total: int, name: str = name, copying: list[str] = copying) -> None:
+            if not copying:
+                copying.append(what)
+                write(tmp_path / "log", name)
+
+        copy_log(source, target, progress)
+
+        assert copying
+        assert rows(target) == before
+        assert len(rows(source)) == len(before) + 2
+        copy_log(source, target, quiet)
+        assert rows(target) == rows(source)
+
+
 def test_a_copy_of_another_log_is_refused_and_stays(tmp_path: Path) -> None:
     write(tmp_path / "log", "abc")
     write(tmp_path / "other", "abc")
