@@ -104,6 +104,7 @@ ATTACKS: dict[str, tuple[str, set[int]]] = {
     "change the locale": ("import locale; tryit(locale.setlocale, locale.LC_ALL, 'C')", {OK}),
     "change the time zone": ("os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()", {OK}),
     "clear the environment": ("os.environ.clear()", {OK}),
+    "hear and refuse all": ("sys.addaudithook(lambda name, args: 1 / 0 if name in ('open', 'exec') else 0)", {OK}),
     "stop the collector": ("import gc; gc.disable(); gc.set_threshold(1)", {OK}),
     # the interpreter
     "break builtins": ("import builtins; builtins.len = builtins.isinstance = None", {OK, LOST, ERROR}),

@@ -255,7 +255,7 @@ class Agent(HeldTasks):
         if not journal.write():
             full = f"the journal could not be written: {journal.problem}"
         elif self.live_bytes > self.budget_bytes:
-            full = f"the spool is full ({self.live_bytes:,} bytes)"
+            full = f"the spool is full (more than {self.budget_bytes:,} bytes)"
         if full != self._full:
             self._log(f"{full}; no new tasks are taken" if full else "new tasks are taken again")
             self._full = full

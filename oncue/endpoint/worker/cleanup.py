@@ -72,6 +72,7 @@ class Cleanup:
                 self._watch(module, name)
         for name in _FINAL:
             self._watch(os, name, final=True)
+        self._watch(sys, "addaudithook", final=True)  # nothing removes a hook
         signal.signal = self._signal  # type: ignore[assignment]
 
     def save(self) -> None:
