@@ -18,14 +18,17 @@ def local_server(data: Path) -> dict[str, Any] | None:
 
     None if no server runs.
 
-    A file that a killed server left is ignored: its pid is gone, or its URL does not answer.
+    A file that a killed server left, or that was copied with its folder, is ignored: its pid is
+    gone, its URL does not answer, or nobody holds the folder's lock.
     """
+    from oncue.processes.lock_holder import holder_pid  # imported on use: psutil costs every command time
+
     try:
         local: dict[str, Any] = msgspec.json.decode((data / "local.json").read_bytes())
         os.kill(int(local["pid"]), 0)
     except (OSError, msgspec.MsgspecError, KeyError, ValueError, TypeError):
         return None
-    return local if answers(str(local["url"])) else None
+    return local if answers(str(local["url"])) and holder_pid(data / "lock") else None
 
 
 def answers(url: str, path: str = "/health/live", timeout_s: float = 2.0, token: str = "") -> bool:

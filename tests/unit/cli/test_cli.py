@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from oncue.cli.local_server import local_server
 from oncue.cli.output import safe, show_error, table, took
 from oncue.endpoint.settings import AgentLock
 from oncue.errors import Invalid, OncueError
+from oncue.log.folder_lock import FolderLock
 from oncue.protocol.api import TaskInfo, TriggerInfo
 
 
@@ -158,6 +163,33 @@ def test_a_stale_file_of_a_killed_server_is_ignored(tmp_path: Path) -> None:
     gone.wait()
     (tmp_path / "local.json").write_text(f'{{"url": "http://127.0.0.1:9", "token": "t", "pid": {gone.pid}}}')
     assert local_server(tmp_path) is None
+
+
+def test_the_file_of_a_copied_folder_names_no_server_of_it(tmp_path: Path) -> None:
+    """Its pid runs, its URL answers: both are the server's of the first folder."""
+    with HTTPServer(("127.0.0.1", 0), Live) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{http.server_port}"
+            for name in ("first", "copy"):
+                (tmp_path / name).mkdir()
+                (tmp_path / name / "local.json").write_text(json.dumps({"url": url, "token": "t", "pid": os.getpid()}))
+            lock = FolderLock(tmp_path / "first")
+            (tmp_path / "copy" / "lock").write_text(str(os.getpid()))
+            assert local_server(tmp_path / "first") is not None
+            assert local_server(tmp_path / "copy") is None
+            lock.release()
+        finally:
+            http.shutdown()
+
+
+class Live(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
