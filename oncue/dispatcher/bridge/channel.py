@@ -276,7 +276,8 @@ class EndpointChannel:
         self.pending.restart()
         self.phase, self.since_us = ChannelPhase.READY, self.now_us
         self._send_welcome()
-        self._out.append(PhaseChanged(self.phase, f"agent {hello.host}:{hello.pid}"))
+        twin = "; TWO AGENTS have its key (a copied folder?) and take turns" if self._session.is_twin else ""
+        self._out.append(PhaseChanged(self.phase, f"agent {hello.host}:{hello.pid}{twin}"))
         self.cancel_requested = {task_id for task_id in self.cancel_requested if self.at_agent(task_id)}
         if self.cancel_requested:
             self._send(bridge.CancelTasks("cancelled"), b"".join(self.cancel_requested))

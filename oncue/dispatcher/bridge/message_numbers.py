@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from oncue.dispatcher.bridge.effects import SendFrame
 from oncue.protocol import bridge
 
@@ -14,6 +16,8 @@ class MessageNumbers:
     def __init__(self) -> None:
         self.number = 0  # chosen by the agent, higher for each Hello
         self._boot = b""  # of the agent's process
+        self._earlier_boots: deque[bytes] = deque(maxlen=8)
+        self.is_twin = False  # two processes with one key take turns
         self.expected = 0  # number of the agent's next message
         self.received_us = 0  # time of the agent's last message
         self.sent_us = 0
@@ -33,6 +37,9 @@ class MessageNumbers:
 
     def start(self, number: int, hello: bridge.Hello, now_us: int) -> None:
         """Begin with the agent's Hello, which was message 0."""
+        if hello.boot != self._boot:  # a process that has ended never comes back
+            self.is_twin = hello.boot in self._earlier_boots
+            self._earlier_boots.append(self._boot)
         self.number, self._boot, self.expected, self._next = number, hello.boot, 1, 0
         self.received_us = now_us
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oncue import ids
 from oncue.dispatcher.bridge.channel import EndpointChannel
-from oncue.dispatcher.bridge.effects import ChannelPhase, LoadOpenTasks, SendFrame, StoreResults
+from oncue.dispatcher.bridge.effects import ChannelPhase, LoadOpenTasks, PhaseChanged, SendFrame, StoreResults
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.protocol import bridge
@@ -218,3 +218,13 @@ def test_an_agent_cannot_choose_an_epoch_without_bound() -> None:
     h.hello(epoch=(1 << 64) - 1)
     assert isinstance(h.messages[-1].message, bridge.Refuse)
     assert h.channel.epoch == 3
+
+
+def test_two_agents_with_one_key_are_told() -> None:
+    """The folder of an agent was copied, and both run. One that starts anew is no second one."""
+    channel, said = EndpointChannel("ep", 1, "srv", "0"), list[str]()
+    for number, boot in enumerate([b"a", b"a", b"b", b"b", b"a", b"b", b"b", b"c"]):
+        hello = bridge.Hello(bridge.PROTOCOL, "0", "3.11", "host", 1, boot * 8, b"j" * 8, 2, 0)
+        channel.on_frame([bridge.encode(bridge.AgentEnvelope(1 + number, 0, 0, hello))], 1_000_000 * number)
+        said += [e.why for e in channel.drain() if isinstance(e, PhaseChanged) and e.phase is ChannelPhase.READY]
+    assert ["TWO AGENTS" in why for why in said] == [False, False, False, False, True, True, True, False]
