@@ -19,7 +19,7 @@ class DeployRequest(Request, frozen=True):
     is set.
     """
 
-    files: Annotated[list[RuleFile], msgspec.Meta(max_length=10_000)]
+    files: Annotated[list[RuleFile], msgspec.Meta(max_length=1_000)]
     functions: dict[str, str] = msgspec.field(default_factory=dict)
     dry_run: bool = False
     note: str = ""
