@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from oncue.errors import LogError, NotOwner
-from oncue.log import Topic
+from oncue.errors import LogError, NotOwner, Undecodable
+from oncue.log import Record, Topic
 from oncue.protocol.codec import encode
 from oncue.protocol.topics import EVENTS, MATCHES, WINDOWS
 from oncue.rules.stateful.changelog_states import BY_SERVERS, PROGRESS, records
@@ -109,6 +109,33 @@ def test_states_of_another_log_are_refused(tmp_path: Path) -> None:
         with pytest.raises(LogError, match=r"belong to another oncue\.matches"):
             await runner.run()
         assert "delete the topic oncue.windows" in runner.trouble
+
+    with_site(tmp_path, body)
+
+
+def test_records_of_others_among_the_states_are_left_out(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        keys = [b"", b"k", encode(7), encode(()), encode(("s", "x")), encode(("i", "x")), b"\x91" * 5_000]
+        await site.log.append(WINDOWS, [Record(b"nonsense", key) for key in keys], 0)
+        runner = runner_of(site)
+        async with running(site.engine.run(), runner.run()):
+            await site.emit(*(record(n) for n in range(3)))
+            await site.until(lambda: folded(site))
+        assert await site.arguments() == [{"n": [0, 1, 2]}]
+        assert runner.trouble == ""
+
+    with_site(tmp_path, body)
+
+
+def test_a_state_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        await site.log.append(WINDOWS, records([(("s", "r", "x", "k"), b"nonsense")]), 0)
+        runner = runner_of(site)
+        for _ in range(2):
+            with pytest.raises(Undecodable):
+                await runner.run()
+            assert "oncue.windows/0 at 0 cannot be read" in runner.trouble
+            assert "delete the topic oncue.windows" in runner.trouble
 
     with_site(tmp_path, body)
 

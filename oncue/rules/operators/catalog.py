@@ -52,14 +52,14 @@ class Catalogue:
         """Raises Undecodable: a newer version wrote it."""
         try:
             return self._operators.decode(value)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, RecursionError) as e:
             raise Undecodable(f"the operator cannot be read: {e}") from None
 
     def decode_state(self, value: bytes) -> OperatorState:
         """Raises Undecodable: a newer version wrote it."""
         try:
             return self._states.decode(value)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, RecursionError) as e:
             raise Undecodable(f"the state of an operator cannot be read: {e}") from None
 
     @contextlib.contextmanager

@@ -16,8 +16,10 @@ Indexes in memory hold the open windows and their due times.
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
+from oncue.errors import Undecodable
 from oncue.log.base import Record, RecordBatch
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Stored
@@ -33,6 +35,7 @@ Change = tuple[Key, bytes]  # empty: the key is deleted
 PROGRESS, CLAIM, BY_SERVERS = ("p",), ("c",), ("h",)
 STATE, ITEM = "s", "i"
 FORGET = 2_000  # in one step
+log = logging.getLogger(__name__)
 
 
 class PartitionClaim(Stored, frozen=True):
@@ -58,20 +61,27 @@ class ChangelogStates:
         self._due: list[tuple[int, StateKey]] = []  # heaps; outdated entries are skipped
         self._forget: list[tuple[int, StateKey]] = []
         for key, value in list(self._data.items()):
-            self._index(key, value)
+            self._index(decode(Key, key), key, value)
 
     # ------------------------------------------------------------ changes
 
     def apply_record(self, key: bytes, value: bytes) -> None:
-        """Apply one record of the changelog. Raises Undecodable."""
+        """Apply one record of the changelog; leave out one that is not of oncue.
+
+        Raises Undecodable: the value of a state.
+        """
+        found = _key(key)
+        if found is None:
+            log.warning("a record of oncue.windows is left out: its key is not of oncue: %.80r", key)
+            return
         if value:
             self._data[key] = value
         else:
             self._data.pop(key, None)
-        self._index(key, value)
+        self._index(found, key, value)
 
-    def _index(self, key: bytes, value: bytes) -> None:
-        kind, *parts = decode(Key, key)
+    def _index(self, found: Key, key: bytes, value: bytes) -> None:
+        kind, *parts = found
         if kind == STATE:
             self._index_state(StateKey(*parts), _state(value))
         elif kind == ITEM:
@@ -234,6 +244,15 @@ class ChangelogChanges(PendingChanges):
         for where, events in self.fresh.items():
             yield from (((ITEM, *where, event), encode(buffered_event)) for event, buffered_event in events.items())
         yield from (((STATE, *where), encode(state)) for where, state in self.changed.items())
+
+
+def _key(raw: bytes) -> Key | None:
+    """Return the key; None if it is not of oncue."""
+    try:
+        key = decode(Key, raw)
+    except Undecodable:
+        return None
+    return key if key and len(key) == {STATE: 4, ITEM: 5}.get(key[0], len(key)) else None
 
 
 def _state(value: bytes | None) -> OperatorState | None:

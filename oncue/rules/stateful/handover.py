@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from oncue.errors import NotOwner
+from oncue.errors import NotOwner, Undecodable
 from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.topics import MATCHES, WINDOWS
@@ -28,11 +28,18 @@ from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.task_frames import commit
 
 POLL_S = 1.0
+UNREADABLE = (
+    "if a newer version wrote it, run that one; if not, stop servers and stream workers, and delete the topic"
+    f" {WINDOWS}: it is made again, without the open windows"
+)
 _log = logging.getLogger(__name__)
 
 
 async def read_states(log: Log, numbers: Iterable[int] | None = None) -> dict[int, ChangelogStates]:
-    """Read the states of these partitions (None: all) from the changelog."""
+    """Read the states of these partitions (None: all) from the changelog.
+
+    Raises LogError, Undecodable.
+    """
     ends = {number: end for (_, number), end in (await log.end_offsets([WINDOWS])).items()}
     begins = {number: begin for (_, number), begin in (await log.begin_offsets([WINDOWS])).items()}
     wanted = set(ends) if numbers is None else set(numbers)
@@ -45,8 +52,12 @@ async def read_states(log: Log, numbers: Iterable[int] | None = None) -> dict[in
         while left:
             for batch in await reader.next():
                 if batch.partition in left:
-                    for r in batch.records:
-                        found[batch.partition].apply_record(r.key, r.value)
+                    for offset, r in zip(batch.offsets, batch.records, strict=True):
+                        try:
+                            found[batch.partition].apply_record(r.key, r.value)
+                        except Undecodable as e:
+                            where = f"{WINDOWS}/{batch.partition} at {offset} cannot be read"
+                            raise Undecodable(f"{where}: {e.message}", remedy=UNREADABLE) from None
                     if batch.next_offset >= ends[batch.partition]:
                         left.discard(batch.partition)
     finally:

@@ -14,7 +14,7 @@ import logging
 import shlex
 from typing import Any
 
-from oncue.errors import LogError
+from oncue.errors import LogError, Undecodable
 from oncue.log.base import Log, Reader
 from oncue.protocol.records import Event
 from oncue.protocol.topics import MATCHES, WINDOWS
@@ -64,7 +64,7 @@ class ServerRunner:
         runner = self._runner
         runner.claim_lost.clear()
         try:
-            await self._claim()
+            await self._claim_or_tell()
             reader = self._log.read([MATCHES], start={(MATCHES, n): at for n, at in runner.positions().items()})
             parts = [
                 asyncio.create_task(part) for part in (self._feed(reader), runner.run(), self._fail_on_lost_claim())
@@ -81,6 +81,13 @@ class ServerRunner:
                 await reader.close()
         finally:
             await runner.close()
+
+    async def _claim_or_tell(self) -> None:
+        try:
+            await self._claim()
+        except Undecodable as e:
+            self.trouble = f"stateful rules wait: {e.message}; {e.remedy}"
+            raise
 
     async def _claim(self) -> None:
         runner = self._runner
