@@ -21,6 +21,7 @@ import os
 import select
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -36,6 +37,7 @@ from oncue.protocol.codec import build_decoders
 MSGPACK = "application/msgpack"
 CONNECT_S = 5.0
 JSON_BODY_BYTES = 1 << 20  # of a function that is sent in JSON
+LIMITED_S = 60.0  # longest time for which a request is repeated while the server refuses it with 429
 Body = bytes | bytearray | memoryview
 #: Returns (url, token). Called for each connection, because a restarted server may have moved.
 Target = Callable[[], tuple[str, str]]
@@ -238,24 +240,47 @@ class Http:
         size: int = -1,
         repeat: bool | None = None,
         timeout_s: float | None = None,
+        limited_s: float = LIMITED_S,
     ) -> Answer:
         """Send one request and return its answer.
 
         A callable body is streamed; `size` is its length in bytes. `repeat`: send the request again
-        if its answer was lost (default: only GET, PUT and DELETE). Raises Unreachable; for a
-        problem response, the class of oncue.errors that it names.
+        if its answer was lost (default: only GET, PUT and DELETE). `limited_s`: how long to send it
+        again, after the pauses that the server asks for, if it has too many requests (429: nothing
+        was done). Raises Unreachable; for a problem response, the class of oncue.errors that it
+        names.
         """
         repeat = method in ("GET", "PUT", "DELETE") if repeat is None else repeat
+        until = time.monotonic() + limited_s
+        while True:
+            answer = self._answered(method, path, body, kind, headers, size, timeout_s, repeat)
+            if answer.status < 400:
+                return answer
+            error = problem(answer)
+            pause = pause_after(error, 1.0)
+            if answer.status != 429 or self.closed or time.monotonic() + pause > until:
+                raise error
+            time.sleep(pause)
+
+    def _answered(
+        self,
+        method: str,
+        path: str,
+        body: Body | Callable[[], Iterable[Body]] | None,
+        kind: str,
+        headers: str,
+        size: int,
+        timeout_s: float | None,
+        repeat: bool,
+    ) -> Answer:
+        """Return the answer; send twice if the connection breaks. Raises Unreachable."""
         for attempt in (0, 1):
             try:
-                answer = self._once(method, path, body, kind, headers, size, timeout_s)
-                break
+                return self._once(method, path, body, kind, headers, size, timeout_s)
             except Broken as e:
                 if attempt or (e.sent and not repeat) or self.closed:
                     raise self.unreachable(str(e), e.sent and not repeat) from None
-        if answer.status >= 400:
-            raise problem(answer)
-        return answer
+        raise AssertionError("unreachable")
 
     def _once(
         self,
@@ -376,6 +401,14 @@ def problem(answer: Answer) -> OncueError:
         details.setdefault("retry_after_s", retry_after)
     error = error_classes().get(found.code, OncueError)(found.detail, remedy=found.remedy, **details)
     return error
+
+
+def pause_after(error: OncueError, pause: float) -> float:
+    """Return the pause before a repeat: Retry-After (at most 30 s), or `pause`."""
+    try:
+        return max(pause, min(30.0, float(error.details.get("retry_after_s", pause))))
+    except (TypeError, ValueError):
+        return pause
 
 
 build_decoders(globals())

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from oncue.client.batch import ACCEPTED, PREFIX, Batch
-from oncue.client.http import Answer, Broken, Connection, Http, problem
-from oncue.errors import OncueError
+from oncue.client.http import LIMITED_S, Answer, Broken, Connection, Http, problem
+from oncue.errors import OncueError, RateLimited
 from oncue.protocol.api import Outcome
 
 log = logging.getLogger("oncue.client")
@@ -109,16 +109,19 @@ class OutcomeReceiver:
 
     # ------------------------------------------------------------ requests
 
-    def request(self, wanted: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
+    def request(self, wanted: Sequence[bytes], wait_ms: int = 0, limited_s: float = LIMITED_S) -> list[Outcome]:
         """Return the outcomes of those of the tasks that have one.
 
-        `wait_ms`: how long the server may wait for one. Raises Unreachable, NotFound ...
+        `wait_ms`: how long the server may wait for one. `limited_s`: see Http.request. Raises
+        Unreachable, NotFound ...
         """
         headers = "Accept: application/msgpack\r\n"
         left, found = list(wanted), list[Outcome]()
         while True:
             body = _encode({"ids": left, "wait_ms": wait_ms})
-            answer = self.http.request("POST", "/v1/tasks/outcomes", body, kind=MSGPACK, headers=headers, repeat=True)
+            answer = self.http.request(
+                "POST", "/v1/tasks/outcomes", body, kind=MSGPACK, headers=headers, repeat=True, limited_s=limited_s
+            )
             part = _outcomes(answer.body)
             found += part
             if not part or b"oncue-more" not in answer.headers:  # the server returns some megabytes at once
@@ -168,7 +171,9 @@ class OutcomeReceiver:
             try:
                 connection, headers = self._connect()
             except (Broken, OncueError) as e:
-                if time.monotonic() - since > self.patience_s or _is_permanent(e):
+                if isinstance(e, RateLimited) and self._request_instead():
+                    since = time.monotonic()
+                elif time.monotonic() - since > self.patience_s or _is_permanent(e):
                     self.fail(e if isinstance(e, OncueError) else self.http.unreachable(str(e)))
                 self._stop.wait(pause)
                 pause = min(pause * 2, 2.0)
@@ -176,6 +181,17 @@ class OutcomeReceiver:
             self._read(connection, headers)
             since, pause = time.monotonic(), 0.02
             self._stop.wait(pause)
+
+    def _request_instead(self) -> bool:
+        """Request all outcomes, as the server has too many streams. False: that failed too."""
+        self.connected.set()  # nobody needs to wait for the stream
+        try:
+            self.request_open(0.0)
+        except (OncueError, msgspec.MsgspecError) as e:
+            log.debug("outcomes could not be requested: %s", e)
+            return False
+        self.gone = None
+        return True
 
     def _connect(self) -> tuple[Connection, dict[bytes, bytes]]:
         connection = self._connection = self.http.connect(SILENCE_S)

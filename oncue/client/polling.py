@@ -35,7 +35,7 @@ def poll(batch: Batch[Session], index: int, limit: Deadline) -> Ended:
     while batch.error is None:
         began = time.monotonic()
         try:
-            for outcome in outcomes.request([task_id], _hold_ms(batch, limit)):
+            for outcome in outcomes.request([task_id], _hold_ms(batch, limit), limited_s=0):
                 _store(batch, index, outcome.ended)
                 return outcome.ended
             check_exists(batch, index)

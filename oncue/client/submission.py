@@ -22,7 +22,7 @@ import msgspec
 
 from oncue.client.batch import ACCEPTED, Batch
 from oncue.client.deadline import FOREVER, Deadline
-from oncue.client.http import Http, register_function
+from oncue.client.http import Http, pause_after, register_function
 from oncue.client.options import Options
 from oncue.client.outcomes import MSGPACK, OutcomeReceiver
 from oncue.client.unaccepted import AGAIN, UnacceptedBatches, rejection_of, summary
@@ -179,7 +179,7 @@ class BatchSender:
             try:
                 if self.unregistered:
                     self._register(batch.function)
-                answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=False)
+                answer = self.http.request("POST", "/v1/tasks/batch", body, kind=MSGPACK, repeat=False, limited_s=0)
                 break
             except (Unreachable, NotReady, RateLimited) as e:
                 if self._stop.is_set():
@@ -187,7 +187,7 @@ class BatchSender:
                 self.trouble = e
                 if time.monotonic() - since > self.outcomes.patience_s:
                     raise
-                self._stop.wait(_pause_after(e, pause))
+                self._stop.wait(pause_after(e, pause))
                 pause, repeated = min(pause * 2, 2.0), True
         self.trouble = None
         return answer.body, repeated
@@ -272,11 +272,3 @@ class BatchSender:
 
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
-
-
-def _pause_after(error: OncueError, pause: float) -> float:
-    """Return the pause before a repeat: Retry-After (at most 30 s), or `pause`."""
-    try:
-        return max(pause, min(30.0, float(error.details.get("retry_after_s", pause))))
-    except (TypeError, ValueError):
-        return pause

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from oncue import ids
 from oncue.client import Client
-from oncue.errors import NotFound, OncueError, Unauthorized
+from oncue.errors import NotFound, OncueError, RateLimited, Unauthorized
 from oncue.functions.body import Packed
 from oncue.protocol import payload
 from oncue.protocol.api import Accepted, BatchRequest, EndpointInfo, FunctionInfo, FunctionRequest, Problem, TaskInfo
@@ -57,6 +57,8 @@ class World:
         self.ran = threading.Event()  # ... and its tasks have ended
         self.polled = threading.Event()  # an outcome was requested
         self.streams = 0
+        self.no_stream = False  # too many streams are open
+        self.limited = 0  # so many events are refused: there are too many requests
 
     def execute(self, request: BatchRequest, task: bytes, content: bytes) -> Ended:
         fetch: Callable[[payload.Ref], bytes] = lambda ref: self.blobs[ref.sha256]  # noqa: E731
@@ -172,6 +174,8 @@ class Server:
                     await response.write(len(message).to_bytes(4, "big") + message)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
+        if self.world.no_stream:
+            raise RateLimited("64 streams are open with this token")
         response = web.StreamResponse()
         self._streams.setdefault(request.query["stream"], []).append(response)
         self.world.streams += 1
@@ -224,6 +228,9 @@ class Server:
 
     async def _events(self, request: web.Request) -> web.Response:
         event = await request.json()
+        if self.world.limited:
+            self.world.limited -= 1
+            raise RateLimited("over 2000 requests a second")
         if "type" not in event:
             return _json({}, 422)
         self.world.events.append(event)

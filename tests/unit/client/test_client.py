@@ -12,6 +12,15 @@ from oncue.client import Client
 from tests.unit.client.client_server import Server, double, serving, wait_until_unreachable
 
 
+def test_a_request_that_comes_too_soon_is_sent_again(client: Client, server: Server) -> None:
+    server.world.limited = 1
+    assert client.emit(type="t", source="s", id="mine").id == "mine"
+    assert [e["id"] for e in server.world.events] == ["mine"]
+    server.world.limited = 1
+    with pytest.raises(errors.RateLimited):
+        client.session.http.request("POST", "/v1/events", b"{}", limited_s=0)
+
+
 def test_emit_and_problems(client: Client) -> None:
     assert client.emit(type="t", source="s", data={"a": 1}).count == 1
     assert client.emit(type="t", source="s", data=b"\x00").count == 1

@@ -49,6 +49,14 @@ def test_server_restart_while_waiting() -> None:
         second.stop()
 
 
+def test_outcomes_are_requested_while_the_server_has_too_many_streams(server: Server) -> None:
+    server.world.no_stream = True
+    with Client(server.url, "t", patience=0.01) as client:
+        assert client.gather(client.map(double, range(50)), timeout=20) == [2 * i for i in range(50)]
+        server.world.no_stream = False
+        assert client.submit(double, 3).result(20) == 6
+
+
 def test_outcome_missing_in_the_stream_is_requested(server: Server) -> None:
     server.world.mute = True
     with Client(server.url, "t") as client:
