@@ -183,7 +183,7 @@ class OutcomeReceiver:
             self._stop.wait(pause)
 
     def _request_instead(self) -> bool:
-        """Request all outcomes, as the server has too many streams. False: that failed too."""
+        """Request all outcomes: the server opens no stream. False: that failed too."""
         self.connected.set()  # nobody needs to wait for the stream
         try:
             self.request_open(0.0)

@@ -1,1 +1,1 @@
-"""Processes of this machine: who holds a lock, and what others can read of one."""
+"""Processes and threads: who holds a lock, what can be read, whose work is next."""

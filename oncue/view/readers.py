@@ -1,6 +1,6 @@
 """Pool of reader threads, each with its own read-only connection.
 
-A slow query delays neither the writer nor the event loop.
+A slow query delays neither the writer nor the event loop, and owners take turns.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from oncue.errors import NotReady
+from oncue.processes.fair_threads import FairThreads
 from oncue.view.schema import ViewError, mark_damaged, open_reader
 
 P = ParamSpec("P")
@@ -29,7 +29,7 @@ class ReaderPool:
         self._local = threading.local()
         self._open: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="oncue-view-read")
+        self._threads = FairThreads(THREADS, "oncue-view-read")
         self._closed = False
 
     async def run(self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -56,7 +56,7 @@ class ReaderPool:
                     remedy="restart the server: the view can be rebuilt from the log",
                 ) from e
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await self._threads.run(work)
 
     def _connection(self) -> sqlite3.Connection:
         found: sqlite3.Connection | None = getattr(self._local, "db", None)
@@ -68,7 +68,7 @@ class ReaderPool:
 
     async def close(self) -> None:
         self._closed = True
-        await asyncio.to_thread(self._pool.shutdown, True, cancel_futures=True)
+        await asyncio.to_thread(self._threads.close)
         for db in self._open:
             db.close()
         self._open.clear()

@@ -1,9 +1,11 @@
-"""One owner with many callers and streams: another owner's task takes hardly longer."""
+"""One owner with many callers, streams and large bodies: another owner waits hardly longer."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import select
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ import pytest
 
 from oncue.dispatcher.http.streams import PER_OWNER
 from tests.e2e.running import System
+from tests.security import raw_http
 
 CALLERS = Path(__file__).with_name("busy_callers.py")
 CALL = {"function": "one", "endpoint": "local", "wait_ms": 60_000}
@@ -76,3 +79,29 @@ def test_streams_of_one_owner_are_limited_whatever_tokens_it_makes(served: Syste
     with busy(served, other, 0, 500):
         streams = served.http("GET", "/metrics").body.decode().partition("\noncue_http_streams ")[2].split()[0]
         assert float(streams) <= PER_OWNER + 10
+
+
+def test_a_list_does_not_wait_for_all_the_large_bodies_of_somebody(served: System, other: str) -> None:
+    calls = json.dumps({"function": "nobody's", "calls": [[[1], {"a": 1}]] * 40_000}).encode()
+    token = {"Authorization": f"Bearer {other.partition(',')[0]}", "Content_Type": "application/json"}
+    sent = raw_http.head("POST", "/v1/tasks/batch", len(calls), **token) + calls
+    with raw_http.many(served.local["url"], 80, sent[:-1]) as peers:
+        for peer in peers:  # all at once
+            peer.sendall(sent[-1:])
+        before = _answered(peers)
+        assert served.http("GET", "/v1/tasks?limit=1").status == 200
+        meanwhile = _answered(peers) - before
+    assert before < 60, "these bodies are not dear enough"
+    assert meanwhile < 10
+
+
+def _answered(peers: list[socket.socket]) -> int:
+    return len(select.select(peers, [], [], 0)[0])
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_a_probe_is_answered_however_many_requests_its_address_sends(served: System, path: str) -> None:
+    """All callers behind a proxy have its address, as the proxy's own probes have."""
+    flood = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n" * 1_000
+    with raw_http.many(served.local["url"], 100, flood):
+        assert [served.http("GET", path, token=None).status for _ in range(50)] == [200] * 50

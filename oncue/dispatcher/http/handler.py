@@ -27,6 +27,7 @@ from oncue.dispatcher.http.route import ANONYMOUS, JSON, MSGPACK, Api, NoQuery, 
 from oncue.dispatcher.http.streams import hold
 from oncue.dispatcher.off_loop import off_loop
 from oncue.errors import Invalid, OncueError, Unauthorized
+from oncue.processes.fair_threads import on_behalf_of
 
 POSITION = "Oncue-Position"
 _msgpack = msgspec.msgpack.Encoder().encode
@@ -75,11 +76,16 @@ def _exchange(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addres
         headers = request.headers
         context = RequestContext(api, request, ANONYMOUS)
         if not route.scope:
-            addresses.count(connection_of(request).address)
+            on_behalf_of.set(address := connection_of(request).address)
+            if not route.probe:
+                addresses.count(address)
+            elif not queue.is_free():
+                await queue.turn(address)
         else:
             context.caller = caller = await api.logins.authenticate(Credentials(headers.get("Authorization")))
             connection_of(request).authenticated(caller.token_id)
             require(caller, route.scope)
+            on_behalf_of.set(caller.subject)
             limit.count(caller.token_id)
             if not queue.is_free():
                 await queue.turn(caller.subject)

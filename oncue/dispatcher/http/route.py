@@ -118,6 +118,7 @@ class Route:
     errors: tuple[type[OncueError], ...] = ()  # besides those of every route
     max_bytes: int = 0  # of the body; 0: settings.max_body_bytes
     json_bytes: int = JSON_BYTES  # of the body in JSON
+    probe: bool = False  # asked by proxies and monitors: takes turns, but is never refused for its rate
     waits: bool = False  # may be held open at the caller's request; ended when the server stops
 
     @property

@@ -162,8 +162,16 @@ ROUTES = (
         errors=(Unauthorized, NotFound, TriggerFailed, NotReady),
         max_bytes=4 * EVENT_BYTES,
     ),
-    Route("GET", "/health/live", alive, summary="The process answers.", scope="", gives=Health),
-    Route("GET", "/health/ready", ready, summary="503 while the server starts or stops.", scope="", gives=Health),
+    Route("GET", "/health/live", alive, summary="The process answers.", scope="", gives=Health, probe=True),
+    Route(
+        "GET",
+        "/health/ready",
+        ready,
+        summary="503 while the server starts or stops.",
+        scope="",
+        gives=Health,
+        probe=True,
+    ),
     Route(
         "GET",
         "/metrics",
