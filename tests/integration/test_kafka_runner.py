@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from oncue.errors import LogError, NotOwner
 from oncue.log import Log, Topic
 from oncue.protocol.codec import encode
@@ -176,5 +178,15 @@ def test_a_tick_is_appended_without_traffic_and_a_full_queue_blocks(tmp_path: Pa
 
             await site.until(fired)
         assert max(len(part.inbox) for part in worker.runner.parts.values()) == 0
+
+    with_worker(tmp_path, body)
+
+
+def test_states_that_were_not_read_are_not_taken_for_those_of_servers(tmp_path: Path) -> None:
+    async def body(site: Site, worker: StreamWorker) -> None:
+        await worker.assign(0, 1)
+        await worker.runner.claim((0, 1))  # a rebalance, as after a pause of the process
+        with pytest.raises(LogError, match="states of the partitions 0, 1 were not read"):
+            worker.runner.ready()
 
     with_worker(tmp_path, body)

@@ -189,15 +189,18 @@ class KafkaRunner:
     def ready(self) -> list[int]:
         """Start the restored partitions; return their numbers.
 
-        Raises LogError: servers own some.
+        Raises LogError: servers own some, or some were not read.
         """
         tables = [(part.number, part.table) for part in self.parts.values()]
-        if owned := [
-            number for number, table in tables if not table.started or table.by_servers is not self._for_servers
-        ]:
+        if owned := [n for n, table in tables if table.started and table.by_servers is not self._for_servers]:
             raise LogError(
                 f"servers have the partitions {', '.join(map(str, owned))}: they run stateful rules themselves",
                 remedy='set rules_memory to "stream" for all servers, or leave it to them',
+            )
+        if missing := [n for n, table in tables if not table.started]:
+            raise LogError(
+                f"the states of the partitions {', '.join(map(str, missing))} were not read: they changed hands meanwhile",
+                remedy="start it again",
             )
         for part in self.parts.values():
             if not part.ready:
