@@ -109,10 +109,11 @@ class ActiveRule:
 
     @property
     def state(self) -> tuple[str, str]:
-        """Return (active, disabled or paused; reason)."""
+        """Return (active, disabled or paused; reason, and what to do)."""
         if self.disabled_because:
             return "disabled", self.disabled_because
-        return ("paused", self.paused) if self.paused else ("active", "")
+        repair = f"correct the rule and deploy it, or `oncue rules resume {self.rule.name}`"
+        return ("paused", f"{self.paused}; {repair}") if self.paused else ("active", "")
 
 
 class ActiveRules:

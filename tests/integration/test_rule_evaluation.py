@@ -160,13 +160,14 @@ def test_a_paused_rule_goes_on_after_a_resume_or_a_change(tmp_path: Path) -> Non
         engine.update(dear)
         await log.append(EVENTS, [record(1, NUMBERS)])
         await consume(log, engine)
-        why = engine.rules()[0].why
+        why, _, repair = engine.rules()[0].why.partition("; ")
+        assert repair == "correct the rule and deploy it, or `oncue rules resume r`"
         recorded = RuleSwitch(
             VERSION, "r", False, "oncue", why, 1, rule_hash(parse(dear[0].text, "f", triggers=None).rules[0])
         )
 
         engine.update(dear, [recorded])
-        assert (engine.rules()[0].state, engine.rules()[0].why) == ("paused", why)
+        assert (engine.rules()[0].state, engine.rules()[0].why) == ("paused", f"{why}; {repair}")
         engine.update(dear, [RuleSwitch(VERSION, "r", True, "ann", "", 2)])
         assert engine.rules()[0].state == "active"
         engine.update([deployed([rule("r", when="data.n == 1")], 2)], [recorded])

@@ -53,7 +53,7 @@ def _row(r: RuleInfo) -> tuple[Any, ...]:
 @click.argument("name", shell_complete=completers.rules)
 @json_option
 def show(name: str, json_: bool) -> None:
-    """Show one rule: its trigger, functions, state and text.
+    """Show one rule: its trigger, functions and state.
 
     \b
     Example:
@@ -64,11 +64,9 @@ def show(name: str, json_: bool) -> None:
     if json_:
         as_json(r)
         return
-    facts(
-        [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why), ("on", r.on)]
-    )
-    facts([("memory", r.memory), ("now", state_text(r))])
-    facts([("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired since start", r.fired), ("text", r.text)])
+    origin = [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why)]
+    memory = [("on", r.on), ("memory", r.memory), ("now", state_text(r))]
+    facts([*origin, *memory, ("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired since start", r.fired)])
 
 
 @rules.command()
@@ -241,7 +239,8 @@ def enable(name: str, why: str, json_: bool) -> None:
 def resume(name: str, why: str, json_: bool) -> None:
     """Let a rule go on that the server has paused.
 
-    The events that it did not test meanwhile are in dead letters: `oncue dead list`.
+    It is enabled, too. The events that it did not test meanwhile are in dead letters: `oncue dead
+    list`.
 
     \b
     Example:

@@ -23,7 +23,7 @@ async def explain_apart(evaluator: Evaluator, entry: ActiveRule, event: Event) -
     value, headers = cloudevents.to_record(event)
     question = Question(EXPLAIN, value, headers, disabled_because="" if state == "active" else why)
     if state == "paused":
-        question = msgspec.structs.replace(question, disabled_because=f"the rule is paused: {why}")
+        question = msgspec.structs.replace(question, disabled_because=f"the rule is paused: {entry.paused}")
     try:
         answer = await evaluator.ask(entry.rule, question)
     except OverBudget as e:
