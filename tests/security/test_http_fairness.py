@@ -15,6 +15,7 @@ from statistics import median
 
 import pytest
 
+from oncue.dispatcher.http.body_memory import OWNER_BYTES
 from oncue.dispatcher.http.streams import PER_OWNER
 from tests.e2e.running import System
 from tests.security import raw_http
@@ -105,3 +106,26 @@ def test_a_probe_is_answered_however_many_requests_its_address_sends(served: Sys
     flood = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n" * 1_000
     with raw_http.many(served.local["url"], 100, flood):
         assert [served.http("GET", path, token=None).status for _ in range(50)] == [200] * 50
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 62914560", "Transfer-Encoding: chunked"])
+def test_large_bodies_of_one_owner_are_not_all_in_memory(served: System, other: str, head: str) -> None:
+    start = f"POST /v1/tasks/batch HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {other.partition(',')[0]}\r\n{head}\r\n"
+    part = (b"1000000\r\n" if "chunked" in head else b"") + bytes(16 << 20)
+    before = served.server.memory_info().rss
+    with raw_http.many(served.local["url"], 30, f"{start}Content-Type: application/msgpack\r\n\r\n".encode()) as peers:
+        for peer in peers:
+            peer.setblocking(False)
+        _send_all(peers, part)
+        assert served.server.memory_info().rss - before < OWNER_BYTES + (100 << 20)
+        assert served.http("POST", "/v1/events", {"type": "t", "source": "/s", "data": "x" * 200_000}).status == 202
+
+
+def _send_all(peers: list[socket.socket], data: bytes) -> None:
+    """Send the data on each connection, as far as the server reads it within two seconds."""
+    left = {peer: memoryview(data) for peer in peers}
+    while left and (ready := select.select([], list(left), [], 2.0)[1]):
+        for peer in ready:
+            left[peer] = left[peer][peer.send(left[peer]) :]
+            if not left[peer]:
+                del left[peer]

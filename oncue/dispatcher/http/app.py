@@ -23,9 +23,10 @@ from oncue.dispatcher.auth.base import AuthContext, AuthenticatorChain, Authenti
 from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
+from oncue.dispatcher.http.body_memory import BodyMemory
 from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
 from oncue.dispatcher.http.fair_queue import FairQueue
-from oncue.dispatcher.http.handler import bind, connection_of
+from oncue.dispatcher.http.handler import Limits, bind, connection_of
 from oncue.dispatcher.http.listener import Listener, bind_sockets
 from oncue.dispatcher.http.openapi import document_json
 from oncue.dispatcher.http.rate_limit import AddressLimit, RateLimit
@@ -58,14 +59,14 @@ def make_app(
     chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.tokens.find, backend.sync_registry))
     streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
     api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
-    limit, queue, addresses = RateLimit(settings.rate_per_s), FairQueue(), AddressLimit()
+    limits = Limits(RateLimit(settings.rate_per_s), FairQueue(), AddressLimit(), BodyMemory())
     # http/body.py reads bodies, with a limit for each route. aiohttp's own limit would answer with
     # a text of its own.
     app = web.Application(client_max_size=0)
     app[API] = api
     problems.quiet_aiohttp()
     for route in ROUTES:
-        handler = bind(api, route, limit, queue, addresses)
+        handler = bind(api, route, limits)
         app.router.add_route(route.method, route.path, handler)
         if heads(route):
             app.router.add_route("HEAD", route.path, handler)
@@ -74,7 +75,7 @@ def make_app(
     async def refuse(request: web.Request) -> web.Response:
         connection = connection_of(request)
         connection.started(request)
-        await addresses.refused(connection.address)
+        await limits.addresses.refused(connection.address)
         response = problems.response(no_route(request.method, request.path), request)
         if not request.content.is_eof():
             response.force_close()

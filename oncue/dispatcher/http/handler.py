@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, Decoder, coding_of, decode_query, read_body
+from oncue.dispatcher.http.body_memory import SMALL_BYTES, BodyMemory, memory_of
 from oncue.dispatcher.http.connection import Connection
 from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.json_encoding import encode_json
@@ -34,10 +36,21 @@ _msgpack = msgspec.msgpack.Encoder().encode
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def bind(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addresses: AddressLimit) -> Serve:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits that all routes of a server share."""
+
+    rate: RateLimit
+    queue: FairQueue
+    addresses: AddressLimit
+    bodies: BodyMemory
+
+
+def bind(api: Api, route: Route, limits: Limits) -> Serve:
     """Return the aiohttp handler of a route."""
     count = api.metrics.http_route(f"{route.method} {route.template}", timed=not (route.streamed or route.waits))
-    exchange = _exchange(api, route, limit, queue, addresses)
+    exchange = _Exchange(api, route, limits).answer
+    addresses = limits.addresses
 
     async def serve(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
@@ -62,50 +75,80 @@ def bind(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addresses: 
     return serve
 
 
-def _exchange(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addresses: AddressLimit) -> Serve:
-    decoder: Decoder | None = None
-    if route.takes is not None:
-        decoder = route.decoder or BodyDecoder(route.takes, route.takes_msgpack, route.optional)
-    max_bytes = min(route.max_bytes or api.settings.max_body_bytes, api.settings.max_body_bytes)
-    json_bytes = route.json_bytes
-    fixed = 0 < route.max_bytes <= api.settings.max_body_bytes
-    plain_query = route.query is NoQuery
-    no_query = NoQuery()
+class _Exchange:
+    """Steps of a route, from a request to its answer."""
 
-    async def exchange(request: web.Request) -> web.StreamResponse:
-        headers = request.headers
-        context = RequestContext(api, request, ANONYMOUS)
+    def __init__(self, api: Api, route: Route, limits: Limits) -> None:
+        self._api, self._route, self._limits = api, route, limits
+        self._decoder: Decoder | None = None
+        if route.takes is not None:
+            self._decoder = route.decoder or BodyDecoder(route.takes, route.takes_msgpack, route.optional)
+        most = api.settings.max_body_bytes
+        self._max_bytes = min(route.max_bytes or most, most)
+        self._fixed = 0 < route.max_bytes <= most
+        self._plain_query = route.query is NoQuery
+        self._no_query = NoQuery()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        route = self._route
+        context = RequestContext(self._api, request, ANONYMOUS)
+        await self._admit(context)
+        plain = self._plain_query and "?" not in request.raw_path
+        context.query = self._no_query if plain else decode_query(request, route.query)
+        if self._decoder is None and not route.raw:
+            return await self._respond(context)
+        size = memory_of(request, self._max_bytes) if route.scope else 0  # connections bound those of others
+        if size <= SMALL_BYTES:
+            await self._read(context)
+            return await self._respond(context)
+        async with self._limits.bodies.room(context.caller.subject, size):
+            await self._read(context)
+            if not route.waits:
+                return await self._respond(context)
+        return await self._respond(context)
+
+    async def _admit(self, context: RequestContext) -> None:
+        """Authenticate the caller, and wait for its turn. Raises Unauthorized ..."""
+        route, request, limits = self._route, context.request, self._limits
+        connection = connection_of(request)
         if not route.scope:
-            on_behalf_of.set(address := connection_of(request).address)
+            on_behalf_of.set(connection.address)
             if not route.probe:
-                addresses.count(address)
-            elif not queue.is_free():
-                await queue.turn(address)
+                limits.addresses.count(connection.address)
+            elif not limits.queue.is_free():
+                await limits.queue.turn(connection.address)
+            return
+        credentials = Credentials(request.headers.get("Authorization"))
+        context.caller = caller = await self._api.logins.authenticate(credentials)
+        connection.authenticated(caller.token_id)
+        require(caller, route.scope)
+        on_behalf_of.set(caller.subject)
+        limits.rate.count(caller.token_id)
+        if not limits.queue.is_free():
+            await limits.queue.turn(caller.subject)
+
+    async def _read(self, context: RequestContext) -> None:
+        route, request = self._route, context.request
+        if self._decoder is None:
+            context.raw = await read_body(request, self._max_bytes, self._fixed)
+            return
+        # Some clients name a type even for no body.
+        if request.can_read_body or not route.optional:
+            context.coding = coding_of(request, route)
+        if context.coding == JSON and route.json_bytes < self._max_bytes:
+            data = await read_body(request, route.json_bytes, True)
         else:
-            context.caller = caller = await api.logins.authenticate(Credentials(headers.get("Authorization")))
-            connection_of(request).authenticated(caller.token_id)
-            require(caller, route.scope)
-            on_behalf_of.set(caller.subject)
-            limit.count(caller.token_id)
-            if not queue.is_free():
-                await queue.turn(caller.subject)
-        context.query = no_query if plain_query and "?" not in request.raw_path else decode_query(request, route.query)
-        if decoder is not None:
-            # Some clients name a type even for no body.
-            if request.can_read_body or not route.optional:
-                context.coding = coding_of(request, route)
-            if context.coding == JSON and json_bytes < max_bytes:
-                data = await read_body(request, json_bytes, True)
-            else:
-                data = await read_body(request, max_bytes, fixed)
-            context.body = await decoder.read(data, context.coding)
-        elif route.raw:
-            context.raw = await read_body(request, max_bytes, fixed)
-        position = headers.get(POSITION)
+            data = await read_body(request, self._max_bytes, self._fixed)
+        context.body = await self._decoder.read(data, context.coding)
+
+    async def _respond(self, context: RequestContext) -> web.StreamResponse:
+        route = self._route
+        position = context.request.headers.get(POSITION)
         if position is not None and route.scope:
-            await _wait_for(api, position)
+            await _wait_for(self._api, position)
         if route.waits:
-            result = await hold(api.streams, request, lambda: route.handler(context), context.caller.subject)
+            streams, owner = self._api.streams, context.caller.subject
+            result = await hold(streams, context.request, lambda: route.handler(context), owner)
         else:
             result = await route.handler(context)
         if isinstance(result, web.StreamResponse):
@@ -114,8 +157,6 @@ def _exchange(api: Api, route: Route, limit: RateLimit, queue: FairQueue, addres
             return answer(result, route.status, context.coding)
         # Values that JSON has not are converted one by one; a page may have many.
         return await off_loop(answer, result, route.status, context.coding)
-
-    return exchange
 
 
 def connection_of(request: web.BaseRequest) -> Connection:

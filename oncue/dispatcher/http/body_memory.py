@@ -1,0 +1,83 @@
+"""Memory for request bodies: so much for each owner at a time.
+
+A body may have many megabytes, and a caller may send a thousand at once. A body that does not fit
+waits, unread, until others of the same owner have been dealt with. Other owners do not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from oncue.dispatcher.http.content_coding import FREE_BYTES, RATIO
+
+OWNER_BYTES = 256 << 20
+SMALL_BYTES = 64 * 1024  # such a body is in a connection's buffer anyway
+
+
+class BodyMemory:
+    """The bodies that are in memory, by owner."""
+
+    def __init__(self, owner_bytes: int = OWNER_BYTES) -> None:
+        self._most = owner_bytes
+        self._used: dict[str, int] = {}
+        self._waiting: dict[str, deque[tuple[int, asyncio.Future[None]]]] = {}
+
+    @contextlib.asynccontextmanager
+    async def room(self, owner: str, size: int) -> AsyncIterator[None]:
+        """Wait for room for a body. A single one has room, whatever its size."""
+        if size > SMALL_BYTES:
+            await self._take(owner, size)
+        try:
+            yield
+        finally:
+            if size > SMALL_BYTES:
+                self._give(owner, size)
+
+    async def _take(self, owner: str, size: int) -> None:
+        if owner not in self._waiting and self._fits(owner, size):
+            self._used[owner] = self._used.get(owner, 0) + size
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append((size, future))
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():  # it was given at this moment
+                self._give(owner, size)
+            raise
+
+    def _fits(self, owner: str, size: int) -> bool:
+        used = self._used.get(owner, 0)
+        return not used or used + size <= self._most
+
+    def _give(self, owner: str, size: int) -> None:
+        self._used[owner] -= size
+        if not self._used[owner]:
+            del self._used[owner]
+        waiting = self._waiting.get(owner)
+        while waiting and (waiting[0][1].done() or self._fits(owner, waiting[0][0])):
+            size, future = waiting.popleft()
+            if not future.done():
+                self._used[owner] = self._used.get(owner, 0) + size
+                future.set_result(None)
+        if not waiting:
+            self._waiting.pop(owner, None)
+
+
+def memory_of(request: web.Request, limit: int) -> int:
+    """Return how much memory the body of a request may need."""
+    if not request.can_read_body:
+        return 0
+    length = request.content_length
+    if length is None:
+        return limit
+    if length > limit:
+        return 0  # it is refused
+    if "Content-Encoding" in request.headers:
+        length += max(FREE_BYTES, RATIO * length)
+    return min(length, limit)
