@@ -45,6 +45,7 @@ def make_data_folder(folder: Path) -> None:
 
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+AbsolutePath = Annotated[str, msgspec.Meta(pattern="^[/~]")]  # a relative one would depend on where `oncue up` runs
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Partitions = Annotated[int, msgspec.Meta(ge=1, le=10_000)]  # a broker supports some thousands
@@ -99,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Above this usage of the disk, nothing new is accepted.
     disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0
     # Folders that file triggers of people other than admins may watch; in the environment with ":".
-    trigger_roots: tuple[str, ...] = ()
+    trigger_roots: tuple[AbsolutePath, ...] = ()
     uvloop: bool = True
     debuggable: bool = False  # debuggers may attach, and core dumps are written: tasks see its memory
     open_metrics: bool = False  # GET /metrics without a token
@@ -209,7 +210,7 @@ def _wanted(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     if get_origin(kind) is tuple:
-        return "a list of texts"
+        return "a list of absolute paths" if get_args(kind)[0] is AbsolutePath else "a list of texts"
     if get_origin(kind) is not Annotated:
         return _KINDS[kind]
     plain, meta = get_args(kind)

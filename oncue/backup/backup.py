@@ -60,7 +60,8 @@ def back_up(settings: Settings, folder: Path, progress: Progress) -> BackupRepor
             error
             if error.code == "disk-full"
             else OncueError(
-                f"the backup failed: {e}", remedy="the former backup is still good; check both folders and try again"
+                f"the backup failed: {e}",
+                remedy="check both folders and try again; a former backup there is still good",
             )
         ) from e
 

@@ -133,7 +133,7 @@ class RegistryCache:
             )
         return NotFound(
             f"there is no endpoint {name!r}",
-            remedy=f"yours are: {own}" if own else "start one: oncue endpoint register NAME",
+            remedy=f"yours are: {own}" if own else "you have none; make one: oncue endpoint register NAME",
         )
 
     def _revoked(self, name: str, owner: str) -> EndpointRecord | None:

@@ -88,3 +88,14 @@ def test_the_error_says_what_a_setting_may_be(tmp_path: Path) -> None:
     with pytest.raises(Invalid) as caught:
         load_settings({"events_mode": "text"}, {"ONCUE_DATA": str(tmp_path)})
     assert caught.value.remedy == "events_mode is structured or binary"
+
+
+@pytest.mark.parametrize("root", ["", ".", "data", "../data"])
+def test_a_root_of_triggers_is_absolute(tmp_path: Path, root: str) -> None:
+    """A relative one would mean the folder in which the server was started: / under systemd."""
+    (tmp_path / "oncue.toml").write_text(f'trigger_roots = ["/data", "{root}"]\n')
+    with pytest.raises(Invalid, match=r"oncue\.toml: trigger_roots") as caught:
+        load_settings({}, {"ONCUE_DATA": str(tmp_path)})
+    assert caught.value.remedy == "trigger_roots is a list of absolute paths"
+    found = load_settings({}, {"ONCUE_DATA": str(tmp_path / "none"), "ONCUE_TRIGGER_ROOTS": "/data:~/raw"})
+    assert found.trigger_roots == ("/data", "~/raw")

@@ -247,8 +247,10 @@ def resume(name: str, why: str, json_: bool) -> None:
       oncue rules resume reconstruct
     """
     with connected() as client:
+        paused = client.rules.get(name).state == "paused"
         found = client.rules.enable(name, why)
-    as_json(found) if json_ else say(f"{name} is {found.state}; `oncue dead list` names the events that it missed")
+    missed = "; `oncue dead list` names the events that it missed" if paused else "; it was not paused"
+    as_json(found) if json_ else say(f"{name} is {found.state}{missed}")
 
 
 @rules.command()
