@@ -146,7 +146,7 @@ def explain_damage(error: BaseException, path: Path) -> OncueError:
     return explain(error, path)
 
 
-def is_damage(error: BaseException) -> bool:
+def is_damage(error: BaseException | None) -> bool:
     name = getattr(error, "sqlite_errorname", "") or ""
     return name.startswith("SQLITE_CORRUPT") or name == "SQLITE_NOTADB"
 

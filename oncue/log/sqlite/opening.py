@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 from oncue.disk.durable_files import sync_new
-from oncue.errors import NetworkMount, OncueError
+from oncue.errors import LogError, NetworkMount, OncueError
 from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.ballast import Ballast
-from oncue.log.sqlite.database import SUSPECT, explain, open_writer
+from oncue.log.sqlite.database import SUSPECT, explain, is_damage, open_writer
 from oncue.log.sqlite.mounts import network_mount
 from oncue.log.sqlite.salvage import CHECKED_BYTES, finish, salvage, structural_damage
 from oncue.log.sqlite.state import DamagedState, StoredState, load
@@ -59,30 +59,33 @@ def open_files(path: Path) -> tuple[FolderLock, sqlite3.Connection, StoredState]
 
 
 def _open_sound(path: Path) -> tuple[sqlite3.Connection, StoredState]:
-    db = open_writer(path)
     suspect = path.with_name(SUSPECT)
     why = ""
-    try:
-        if suspect.exists() or path.stat().st_size <= CHECKED_BYTES:
-            why = structural_damage(path)
-        if not why:
-            stored = load(db)
+    # Before the first write: SQLite would take pages in use for free ones.
+    if path.exists() and (suspect.exists() or path.stat().st_size <= CHECKED_BYTES):
+        why = structural_damage(path)
+    if not why:
+        try:
+            found = _load(path)
             suspect.unlink(missing_ok=True)
-            return db, stored
-    except DamagedState as e:
-        why = str(e)
-    except BaseException:
-        db.close()
-        raise
-    db.close()
+            return found
+        except (DamagedState, LogError, sqlite3.DatabaseError) as e:
+            cause = e.__cause__ if isinstance(e, LogError) else e
+            if not isinstance(e, DamagedState) and not is_damage(cause):
+                raise
+            why = str(cause)
     salvage(path, why)
     suspect.unlink(missing_ok=True)
+    try:
+        return _load(path)
+    except DamagedState as e:
+        raise explain(sqlite3.DatabaseError(str(e)), path) from None
+
+
+def _load(path: Path) -> tuple[sqlite3.Connection, StoredState]:
     db = open_writer(path)
     try:
         return db, load(db)
-    except DamagedState as e:
-        db.close()
-        raise explain(sqlite3.DatabaseError(str(e)), path) from None
     except BaseException:
         db.close()
         raise

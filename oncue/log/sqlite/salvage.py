@@ -81,8 +81,16 @@ def salvage(path: Path, why: str) -> None:
         new.executescript("PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")
         new.executescript(f"{database.TABLES} {database.TO_2}")
         new.execute("CREATE TABLE identity(id TEXT NOT NULL)")
-        with contextlib.closing(database.open_reader(path)) as old:
-            copied, unreadable = _copy(old, new)
+        try:
+            with contextlib.closing(database.open_reader(path)) as old:
+                copied, unreadable = _copy(old, new)
+        except sqlite3.DatabaseError as e:
+            if not database.is_damage(e):
+                raise
+            raise LogError(
+                f"the log {path} is damaged ({why}), and the table of its topics cannot be read: {e}",
+                remedy="restore a backup: oncue restore DIR --force",
+            ) from e
         new.executescript(f"PRAGMA application_id={database.APPLICATION_ID}; PRAGMA user_version={database.SCHEMA};")
     finally:
         new.close()
@@ -104,7 +112,10 @@ def salvage(path: Path, why: str) -> None:
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, list[str]]:
     """Return the number of copied batches, and what could not be read."""
     unreadable: list[str] = []
-    new.execute("INSERT INTO identity SELECT * FROM (VALUES(?))", (database.read_identity(old),))
+    try:
+        new.execute("INSERT INTO identity VALUES (?)", (database.read_identity(old),))
+    except (sqlite3.DatabaseError, TypeError) as e:  # opening makes another: the view is then built again
+        unreadable.append(f"the id of the log: {e}")
     topics = [row for row in old.execute("SELECT id, name, settings, crc FROM topics") if _known(row)]
     new.executemany("INSERT INTO topics VALUES (?,?,?,?)", topics)
     names = {id: (name, msgspec.msgpack.decode(settings, type=Topic)) for id, name, settings, _ in topics}

@@ -169,6 +169,44 @@ def test_a_damaged_log_gives_what_was_written_or_tells(filled: tuple[Path, Conte
     assert [e for e in refusals if not e.remedy or "log" not in e.message] == []
 
 
+def test_a_damaged_list_of_free_pages_loses_nothing(filled: tuple[Path, Content], tmp_path: Path) -> None:
+    """An open log writes at once, and would write into pages that it takes for free ones."""
+    source, before = filled
+    path = shutil.copytree(source, tmp_path / "log") / "log.db"
+    with path.open("r+b") as file:
+        file.seek(32)
+        trunk = int.from_bytes(file.read(4))
+        assert trunk, "the file has free pages"
+        file.seek((trunk - 1) * PAGE)
+        file.write(random.Random(1).randbytes(PAGE))
+    damaged = path.read_bytes()
+
+    async def work() -> Content:
+        log = await SqliteLog.open(path.parent)
+        try:
+            return await content_of(log)
+        finally:
+            await log.close()
+
+    assert asyncio.run(work()) == before
+    (kept,) = path.parent.glob("damaged-*/log.db")
+    assert kept.read_bytes() == damaged
+
+
+def test_a_log_whose_topics_are_lost_names_the_backup(filled: tuple[Path, Content], tmp_path: Path) -> None:
+    path = shutil.copytree(filled[0], tmp_path / "log") / "log.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'topics'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * PAGE)
+        file.write(random.Random(1).randbytes(PAGE))
+    for _ in range(2):
+        with pytest.raises(OncueError, match="the table of its topics cannot be read") as caught:
+            asyncio.run(SqliteLog.open(path.parent))
+        assert "oncue restore DIR --force" in caught.value.remedy
+        assert "restart" not in caught.value.remedy
+
+
 def test_doctor_finds_what_a_reader_would_tell(filled: tuple[Path, Content], tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     shutil.copy(filled[0] / "log.db", path)
