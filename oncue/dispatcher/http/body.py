@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NoReturn, Protocol
 
@@ -201,7 +202,7 @@ def decode_query(request: web.Request, kind: type[msgspec.Struct]) -> Any:
     query = request.query
     values = dict(query)
     if len(values) != len(query):
-        twice = next(k for k in values if len(query.getall(k)) > 1)
+        twice = next(k for k, count in Counter(k for k, _ in query.items()).items() if count > 1)
         raise Invalid(f"the parameter {twice!r} is given twice", remedy="give it once")
     try:
         return msgspec.convert(values, kind, strict=False)
