@@ -87,3 +87,23 @@ def test_a_damaged_view_is_built_again(stopped: System) -> None:
     assert answers(system) == before
     with system.client() as client:
         assert client.submit(square, 7).result(PATIENCE_S) == 49
+
+
+def test_damaged_states_of_rules_are_told(stopped: System) -> None:
+    system = stopped
+    system.up("--no-endpoint")
+    system.oncue("endpoint", "register", "local")
+    system.write("stack.py", "def stack(n):\n    return n\n")
+    run = 'run: {function: "stack.py:stack", args: {n: "${each.data.n}"}}'
+    system.write("r.yaml", f"rules:\n  - {{name: stack, on: {{type: a}}, batch: {{count: 3, wait: 1h}}, {run}}}\n")
+    system.oncue("deploy", "r.yaml", "--yes")
+    system.down()
+    (system.data / "windows.db").write_bytes(random.Random(3).randbytes(7 * PAGE))
+    system.up("--no-endpoint")
+
+    def told() -> bool:
+        return "damaged" in system.http("GET", "/health/ready").json["checks"]["rules with memory"]
+
+    system.await_true(told, "health says that the states are damaged")
+    assert "move the file away" in system.oncue("doctor", code=1).stdout
+    assert "damaged" in system.json("rules", "show", "stack")["why"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ from oncue.rules.stateful.worker_reports import StreamWorkers
 log = logging.getLogger("oncue.windows")
 ACTING = "windows"  # the owner of this key runs the stateful rules
 
+RECENT_S = 10.0  # since the last failure: the runner is tried again each second
+
 
 class StatefulRunner(Protocol):
     """Interface of EmbeddedRunner, ServerRunner and RemoteRules."""
@@ -62,6 +65,7 @@ class StatefulRuleService:
         self._runner: StatefulRunner | None = None
         self._workers: StreamWorkers | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._failed: tuple[float, str] | None = None  # when the runner ended last, and why
         self._counted: dict[str, tuple[int, int]] = {}  # rule -> (fired, suppressed) in the metrics
 
     # ------------------------------------------------------------ run
@@ -137,6 +141,7 @@ class StatefulRuleService:
                 log.warning("stateful rules go on where they are run now: %s", e)
             except OncueError as e:
                 log.error("stateful rules wait, and are tried again: %s", e)
+                self._failed = time.monotonic(), f"stateful rules wait: {e.message}; {e.remedy}".rstrip("; ")
             except Exception:
                 log.exception("stateful rules failed; they start again from where they were stored")
             await asyncio.sleep(1.0)
@@ -167,6 +172,8 @@ class StatefulRuleService:
             return self._runner.trouble(self._context.settings.log_url)
         if isinstance(self._runner, ServerRunner) and self._runner.trouble:
             return self._runner.trouble
+        if self._failed is not None and time.monotonic() < self._failed[0] + RECENT_S:
+            return self._failed[1]
         others = self._workers.alive() if self._workers is not None else []
         if not others:
             return ""
