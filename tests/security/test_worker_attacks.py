@@ -285,6 +285,28 @@ def test_a_worker_that_scribbles_in_shared_memory_does_not_stop_the_pool(rig: Ri
     assert rig.value(lambda: 1) == 1
 
 
+def test_a_task_that_stops_its_worker_does_not_stop_the_next_tasks(rig: Rig) -> None:
+    """It writes the pool's number in shared memory, at once or in a thread that stays."""
+
+    def stop(stays: bool) -> None:
+        frame: Any = sys._getframe()
+        while type(frame.f_locals.get("self")).__name__ != "Worker":
+            frame = frame.f_back
+        numbers = frame.f_locals["self"].progress.numbers
+
+        def write() -> None:
+            numbers[3] = -1
+            while stays:
+                numbers[3] = 0
+
+        threading.Thread(target=write, daemon=True).start()
+        time.sleep(0.1)
+
+    for stays in (False, True):
+        assert rig.one(stop, stays).status == OK
+        assert [rig.value(lambda: 5) for _ in range(3)] == [5, 5, 5]
+
+
 def test_output_of_a_thread_left_behind_is_in_no_other_functions_output(rig: Rig) -> None:
     def leave() -> None:
         def talk() -> None:

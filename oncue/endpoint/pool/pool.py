@@ -191,6 +191,8 @@ class Pool:
             return
         w.chunks.popleft()
         self._collector.requeue(chunk, chunk.done)
+        if w.stop is None and not chunk.received:  # a task wrote a stop: it would return all that it gets
+            self._kill(w, "stuck")
         if w.stop is not None and not w.chunks:
             w.resume()
 
