@@ -15,6 +15,9 @@ import termios
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
+from aiohttp.web_protocol import _ErrInfo
+
+from oncue.dispatcher.http.dense_input import DenseInput, is_dense
 
 if TYPE_CHECKING:
     from aiohttp.web_server import Server
@@ -55,6 +58,7 @@ class Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, which counts bytes and knows its caller."""
 
     __slots__ = (
+        "_dense",
         "_gate",
         "_sent",
         "address",
@@ -67,9 +71,11 @@ class Connection(web.RequestHandler):
         "since",
     )
 
-    def __init__(self, server: Server, gate: Gate, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+    def __init__(
+        self, server: Server, gate: Gate, dense: DenseInput, loop: asyncio.AbstractEventLoop, **options: Any
+    ) -> None:
         super().__init__(server, loop=loop, **options)
-        self._gate = gate
+        self._gate, self._dense = gate, dense
         self.address = ""
         self.owner = ""  # the token of its last authenticated request
         self.request: web.BaseRequest | None = None  # being handled
@@ -96,11 +102,44 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Count and parse bytes. See asyncio.Protocol."""
         self.received += len(data)
+        if data and self._is_refused:
+            return
+        if data and (self._dense.holds(self) or is_dense(data)):
+            self._dense.add(self, data)
+            self._pause_transport_reading()
+        else:
+            super().data_received(data)
+
+    @property
+    def _is_refused(self) -> bool:
+        """True if the last head cannot be parsed: aiohttp answers 400, and closes.
+
+        Its parser would make one more error of each later piece.
+        """
+        return bool(self._messages) and isinstance(self._messages[-1][0], _ErrInfo)
+
+    @property
+    def is_paused(self) -> bool:
+        """True while a buffer is full. See aiohttp.base_protocol."""
+        return self._reading_paused or self._buffer_paused
+
+    def parse(self, data: bytes, last: bool) -> None:
+        """Parse bytes that waited for their turn."""
         super().data_received(data)
+        if self._is_refused:
+            self._dense.remove(self)
+        elif last and not self.is_paused:
+            self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        """Read on, unless bytes wait already. See aiohttp.base_protocol."""
+        if not self._dense.holds(self):
+            super()._resume_transport_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Unregister. See asyncio.Protocol."""
         self._gate.remove(self)
+        self._dense.remove(self)
         super().connection_lost(exc)
 
     def started(self, request: web.BaseRequest) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import web
 
 from oncue.dispatcher.http.connection import KNOWN_IDLE_S, Connection
+from oncue.dispatcher.http.dense_input import DenseInput
 
 log = logging.getLogger("oncue.api")
 SWEEP_S = 1.0
@@ -83,12 +84,15 @@ class Connections:
         self._owned: Counter[str] = Counter()
         self._open: dict[Connection, None] = {}
         self._loop = asyncio.get_running_loop()
+        self._dense = DenseInput(self._loop)
         self._swept = self._loop.time()
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 
     def make(self) -> Connection:
         """Return the protocol of a new connection."""
-        return Connection(self._server, self, self._loop, keepalive_timeout=KNOWN_IDLE_S + 30, **self._options)
+        return Connection(
+            self._server, self, self._dense, self._loop, keepalive_timeout=KNOWN_IDLE_S + 30, **self._options
+        )
 
     def __len__(self) -> int:
         return len(self._open)
