@@ -14,6 +14,7 @@ from oncue.errors import MissingExtra
 # distribution: its module. (uvloop is in the extra as well, but a server also runs without it.)
 SERVER: Mapping[str, str] = {
     "watchdog": "watchdog",
+    "PyYAML": "yaml",
     "ruamel.yaml": "ruamel.yaml",
     "google-re2": "re2",
     "cel-expr-python": "cel_expr_python",

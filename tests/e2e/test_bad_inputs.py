@@ -226,7 +226,9 @@ SETTINGS: list[tuple[str, dict[str, str], str, str]] = [
 def test_settings(stopped: System, text: str, env: dict[str, str], message: str, remedy: str) -> None:
     stopped.data.mkdir()
     (stopped.data / "oncue.toml").write_text(text)
-    process = stopped.start("up", "--no-endpoint", *(() if "port" in text or env else ("--port", "0")), env=env)
+    process = stopped.start(
+        "up", "--no-endpoint", *(() if "port" in text or "ONCUE_PORT" in env else ("--port", "0")), env=env
+    )
     out, err = process.communicate(timeout=60)
     assert process.returncode in (1, 2), (out, err)
     assert "Traceback" not in err

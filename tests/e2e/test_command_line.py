@@ -203,7 +203,9 @@ def test_tokens(shell: Shell) -> None:
     made = json.loads(shell("tokens", "create", "daq", "--scope", "emit", "--expires", "30d", "--json").stdout)
     assert made["token"]
     assert made["token"] not in shell("tokens", "list", "--json").stdout
-    assert json.loads(shell("tokens", "revoke", made["id"], "--json").stdout) == {"id": made["id"], "revoked": True}
+    revoked = json.loads(shell("tokens", "revoke", made["id"], "--json").stdout)
+    assert (revoked["id"], revoked["revoked"], revoked["endpoints"]) == (made["id"], True, [])
+    assert [(t["id"], t["revoked"]) for t in revoked["tokens"]] == [(made["id"], True)]
 
 
 def test_help_of_every_command_has_an_example() -> None:

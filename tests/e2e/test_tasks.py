@@ -320,7 +320,7 @@ def test_tasks_wait_expire_and_are_cancelled_while_the_endpoint_is_offline(lonel
     finally:
         lonely.oncue("endpoint", "stop", "polaris")
     assert lonely.json("endpoint", "status", "polaris")["running"] is False
-    assert not Path(f"/proc/{pid}").exists()
+    lonely.await_true(lambda: not Path(f"/proc/{pid}").exists(), "the agent has ended, and init has seen it")
     lonely.await_true(
         lambda: lonely.http("GET", "/v1/endpoints/polaris").json["state"] == "away", "the server has noticed"
     )
