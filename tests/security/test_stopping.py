@@ -45,6 +45,17 @@ def test_down_ends_a_server_that_is_stopped(system: System) -> None:
     assert gone(server)
 
 
+def test_down_ends_a_server_whose_settings_have_become_wrong(system: System) -> None:
+    server = system.server
+    system.note()
+    (system.data / "oncue.toml").write_text("no_such_setting = 1\n")
+
+    assert "has stopped" in system.oncue("down").stdout
+
+    assert gone(server)
+    assert "no_such_setting" in system.oncue("down", code=2).stderr
+
+
 def test_down_says_that_a_server_does_not_stop_and_force_kills_it(system: System) -> None:
     """A loop that is held: SIGTERM is not handled. Here by a debugger's stop of all threads."""
     server = system.server

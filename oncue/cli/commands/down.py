@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from oncue.config import load_settings
-from oncue.errors import NotFound, OncueError
+from oncue.config import default_data, load_settings
+from oncue.errors import Invalid, NotFound, OncueError
 
 
 @click.command()
@@ -26,8 +28,10 @@ def down(data: str | None, timeout: float, force: bool) -> None:
     from oncue.cli.agent_process import ENDED, local_folder, stop_agent
     from oncue.processes.lock_holder import lock_holder
 
-    folder = load_settings({"data": data}).data_path
+    folder, wrong = _folder(data)
     holder = lock_holder(folder / "lock")
+    if holder is None and wrong is not None:
+        raise wrong
     if holder is None:
         # The agent of a server that was killed goes on and waits for the next server.
         agent, how = stop_agent(local_folder(folder), timeout)
@@ -48,3 +52,14 @@ def down(data: str | None, timeout: float, force: bool) -> None:
         agent, how = stop_agent(local_folder(folder))
         if agent:
             click.echo(f"the agent of its local endpoint (pid {agent}) {ENDED[how]}")
+
+
+def _folder(data: str | None) -> tuple[Path, Invalid | None]:
+    """Return the data folder, and the error in the settings if there is one.
+
+    A running server can be stopped although its settings have become wrong.
+    """
+    try:
+        return load_settings({"data": data}).data_path, None
+    except Invalid as e:
+        return (Path(data).expanduser().absolute() if data else default_data().absolute()), e

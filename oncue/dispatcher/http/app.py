@@ -23,7 +23,7 @@ from oncue.dispatcher.auth.base import AuthContext, AuthenticatorChain, Authenti
 from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
-from oncue.dispatcher.http.body_memory import BodyMemory
+from oncue.dispatcher.http.body_memory import OWNER_ANSWERS, BodyMemory
 from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
 from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.handler import Limits, bind, connection_of
@@ -59,7 +59,9 @@ def make_app(
     chain = AuthenticatorChain.open(logins, AuthContext(settings, backend.tokens.find, backend.sync_registry))
     streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
     api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
-    limits = Limits(RateLimit(settings.rate_per_s), FairQueue(), AddressLimit(), BodyMemory())
+    limits = Limits(
+        RateLimit(settings.rate_per_s), FairQueue(), AddressLimit(), BodyMemory(), BodyMemory(OWNER_ANSWERS)
+    )
     # http/body.py reads bodies, with a limit for each route. aiohttp's own limit would answer with
     # a text of its own.
     app = web.Application(client_max_size=0)

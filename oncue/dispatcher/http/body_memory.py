@@ -1,4 +1,4 @@
-"""Memory for request bodies: so much for each owner at a time.
+"""Memory for request bodies and for pages, so much for each owner at a time.
 
 A body may have many megabytes, and a caller may send a thousand at once. A body that does not fit
 waits, unread, until others of the same owner have been dealt with. Other owners do not wait.
@@ -16,6 +16,8 @@ from aiohttp import web
 from oncue.dispatcher.http.content_coding import FREE_BYTES, RATIO
 
 OWNER_BYTES = 256 << 20
+OWNER_ANSWERS = 128 << 20
+PAGE_BYTES = 8 << 20  # of a page, until it is made
 SMALL_BYTES = 64 * 1024  # such a body is in a connection's buffer anyway
 
 
@@ -31,14 +33,15 @@ class BodyMemory:
     async def room(self, owner: str, size: int) -> AsyncIterator[None]:
         """Wait for room for a body. A single one has room, whatever its size."""
         if size > SMALL_BYTES:
-            await self._take(owner, size)
+            await self.take(owner, size)
         try:
             yield
         finally:
             if size > SMALL_BYTES:
-                self._give(owner, size)
+                self.give(owner, size)
 
-    async def _take(self, owner: str, size: int) -> None:
+    async def take(self, owner: str, size: int) -> None:
+        """Wait for room. The caller gives it back."""
         if owner not in self._waiting and self._fits(owner, size):
             self._used[owner] = self._used.get(owner, 0) + size
             return
@@ -48,14 +51,15 @@ class BodyMemory:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():  # it was given at this moment
-                self._give(owner, size)
+                self.give(owner, size)
             raise
 
     def _fits(self, owner: str, size: int) -> bool:
         used = self._used.get(owner, 0)
         return not used or used + size <= self._most
 
-    def _give(self, owner: str, size: int) -> None:
+    def give(self, owner: str, size: int) -> None:
+        """Give room back."""
         self._used[owner] -= size
         if not self._used[owner]:
             del self._used[owner]

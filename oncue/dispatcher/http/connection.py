@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import struct
 import termios
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
@@ -63,6 +64,7 @@ class Connection(web.RequestHandler):
         "_sent",
         "address",
         "begun",
+        "on_answered",
         "owner",
         "patience",
         "received",
@@ -84,6 +86,7 @@ class Connection(web.RequestHandler):
         self.begun = False  # some bytes of a head are there
         self.since = 0.0  # when it began to wait for a request, or for the rest of its head
         self.patience = PATIENCE_S
+        self.on_answered: Callable[[], None] | None = None  # the peer has taken the answer, or has gone
         self._sent = 0
 
     # ------------------------------------------------------------ events of the connection
@@ -140,7 +143,14 @@ class Connection(web.RequestHandler):
         """Unregister. See asyncio.Protocol."""
         self._gate.remove(self)
         self._dense.remove(self)
+        self._end_answer()
         super().connection_lost(exc)
+
+    def _end_answer(self) -> None:
+        """Note that the answer is no longer in memory."""
+        if self.on_answered is not None:
+            done, self.on_answered = self.on_answered, None
+            done()
 
     def started(self, request: web.BaseRequest) -> None:
         """Note that a request is being handled."""
@@ -160,6 +170,7 @@ class Connection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             self.request = None
+            self._end_answer()
             if not self.owner and self.requests == 1 and resp.status < 400:
                 self._gate.answered(self)
             self.since, self.begun, self.received = self._loop.time(), False, 0
@@ -170,6 +181,12 @@ class Connection(web.RequestHandler):
     def waits(self) -> bool:
         """True while the connection waits for its peer: for a request, or the rest of one."""
         return self.request is None or not self.request.content.is_eof()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that the peer has not taken yet."""
+        transport = self.transport
+        return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
 
     def overdue(self, now: float, passed: float) -> str:
         """Return why the connection is to end, "" if it may go on.

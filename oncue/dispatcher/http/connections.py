@@ -30,6 +30,7 @@ log = logging.getLogger("oncue.api")
 SWEEP_S = 1.0
 DESCRIPTORS = 65_536  # the soft limit is raised up to this
 LEAST = 32
+UNSENT = 128 * 1024 * 1024  # bytes of answers that peers of one token or address have not taken
 UNKNOWN_SHARE = 2  # one in so many of all connections may be without a token
 
 
@@ -181,6 +182,26 @@ class Connections:
             if why:
                 self._ended(why)
                 connection.end(why)
+        self._bound_unsent()
+
+    def _bound_unsent(self) -> None:
+        """Cut connections of a token or address whose peers leave too much in memory.
+
+        Each takes its answer fast enough, but together they hold it.
+        """
+        unsent: dict[tuple[str, str], list[tuple[int, Connection]]] = {}
+        for connection in self._open:
+            if size := connection.unsent:
+                key = ("token", connection.owner) if connection.owner else ("address", connection.address)
+                unsent.setdefault(key, []).append((size, connection))
+        for waiting in unsent.values():
+            total = sum(size for size, _ in waiting)
+            waiting.sort(key=lambda pair: pair[0])
+            while total > UNSENT:
+                size, connection = waiting.pop()
+                total -= size
+                self._ended("unsent")
+                connection.end("answer")
 
     def close(self) -> None:
         """Stop looking at connections."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, Decoder, coding_of, decode_query, read_body
-from oncue.dispatcher.http.body_memory import SMALL_BYTES, BodyMemory, memory_of
+from oncue.dispatcher.http.body_memory import PAGE_BYTES, SMALL_BYTES, BodyMemory, memory_of
 from oncue.dispatcher.http.connection import Connection
 from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.json_encoding import encode_json
@@ -44,6 +45,7 @@ class Limits:
     queue: FairQueue
     addresses: AddressLimit
     bodies: BodyMemory
+    answers: BodyMemory
 
 
 def bind(api: Api, route: Route, limits: Limits) -> Serve:
@@ -149,14 +151,33 @@ class _Exchange:
         if route.waits:
             streams, owner = self._api.streams, context.caller.subject
             result = await hold(streams, context.request, lambda: route.handler(context), owner)
+        elif route.items is not None:
+            return await self._page(context)
         else:
             result = await route.handler(context)
         if isinstance(result, web.StreamResponse):
             return result
-        if route.items is None:
-            return answer(result, route.status, context.coding)
-        # Values that JSON has not are converted one by one; a page may have many.
-        return await off_loop(answer, result, route.status, context.coding)
+        return answer(result, route.status, context.coding)
+
+    async def _page(self, context: RequestContext) -> web.StreamResponse:
+        """Make a page of a list.
+
+        It waits while the owner's other clients leave too many answers unread.
+        """
+        answers, owner = self._limits.answers, context.caller.subject
+        await answers.take(owner, PAGE_BYTES)
+        connection, size = connection_of(context.request), PAGE_BYTES
+        try:
+            result = await self._route.handler(context)
+            # Values that JSON has not are converted one by one; a page may have many.
+            response = await off_loop(answer, result, self._route.status, context.coding)
+            kept = min(size, len(response.body) if isinstance(response.body, bytes) else 0)
+            if kept > SMALL_BYTES and connection.transport is not None:
+                connection.on_answered = partial(answers.give, owner, kept)
+                size -= kept
+        finally:
+            answers.give(owner, size)
+        return response
 
 
 def connection_of(request: web.BaseRequest) -> Connection:
