@@ -27,9 +27,11 @@ $(VENV)/.user: $(VENV)/.made pyproject.toml
 	@$(BIN)/pip install --quiet -e '.[server,demo]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.made pyproject.toml
+# The pinned packages: pip takes over ten minutes to choose versions of so many by itself.
+$(VENV)/.dev: $(VENV)/.made pyproject.toml requirements/dev.txt
 	@echo "installing oncue and the developers' tools into $(VENV) ..."
-	@$(BIN)/pip install --quiet -e '.[dev]'
+	@$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --no-deps -e .
 	@touch $@ $(VENV)/.user
 
 demo: $(VENV)/.user
