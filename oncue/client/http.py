@@ -24,7 +24,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -50,6 +50,18 @@ class Answer(msgspec.Struct, gc=False):
 
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
+
+
+class _Request(NamedTuple):
+    """A request that may be sent several times. See Http.request."""
+
+    method: str
+    path: str
+    body: Body | Callable[[], Iterable[Body]] | None
+    kind: str
+    headers: str
+    size: int
+    timeout_s: float | None
 
 
 class Broken(Exception):
@@ -252,8 +264,9 @@ class Http:
         """
         repeat = method in ("GET", "PUT", "DELETE") if repeat is None else repeat
         until = time.monotonic() + limited_s
+        request = _Request(method, path, body, kind, headers, size, timeout_s)
         while True:
-            answer = self._answered(method, path, body, kind, headers, size, timeout_s, repeat)
+            answer = self._answered(request, repeat)
             if answer.status < 400:
                 return answer
             error = problem(answer)
@@ -262,42 +275,24 @@ class Http:
                 raise error
             time.sleep(pause)
 
-    def _answered(
-        self,
-        method: str,
-        path: str,
-        body: Body | Callable[[], Iterable[Body]] | None,
-        kind: str,
-        headers: str,
-        size: int,
-        timeout_s: float | None,
-        repeat: bool,
-    ) -> Answer:
+    def _answered(self, request: _Request, repeat: bool) -> Answer:
         """Return the answer; send twice if the connection breaks. Raises Unreachable."""
         for attempt in (0, 1):
             try:
-                return self._once(method, path, body, kind, headers, size, timeout_s)
+                return self._once(request)
             except Broken as e:
                 if attempt or (e.sent and not repeat) or self.closed:
                     raise self.unreachable(str(e), e.sent and not repeat) from None
         raise AssertionError("unreachable")
 
-    def _once(
-        self,
-        method: str,
-        path: str,
-        body: Body | Callable[[], Iterable[Body]] | None,
-        kind: str,
-        headers: str,
-        size: int,
-        timeout_s: float | None,
-    ) -> Answer:
+    def _once(self, request: _Request) -> Answer:
+        body, timeout_s = request.body, request.timeout_s
         connection = self._acquire() if timeout_s is None else self.connect(timeout_s)
         self._busy.add(connection)
         try:
             content = body() if callable(body) else body
-            length = size if callable(body) else len(body or b"")
-            connection.send(method, path, content, kind, headers, length)
+            length = request.size if callable(body) else len(body or b"")
+            connection.send(request.method, request.path, content, request.kind, request.headers, length)
             answer = connection.answer()
         except BaseException:  # also on KeyboardInterrupt: half an answer may be left unread
             connection.close()
