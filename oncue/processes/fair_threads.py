@@ -1,18 +1,15 @@
-"""FairThreads: a few threads for the work of many.
-
-While work waits, those for whom it is done take turns: nobody waits for all the work of somebody
-who has much.
-"""
+"""FairThreads: a few threads for the work of many, who take turns while work waits."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, TypeVar
+
+from oncue.processes.round_robin import RoundRobin
 
 T = TypeVar("T")
 #: For whom the request at hand works: a caller's subject, or an address.
@@ -25,13 +22,13 @@ class FairThreads:
     def __init__(self, count: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = OrderedDict()
+        self._waiting: RoundRobin[tuple[Future[Any], Callable[[], Any]]] = RoundRobin()
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return `work()`, computed in a thread for `on_behalf_of`."""
         done: Future[T] = Future()
         with self._lock:
-            self._waiting.setdefault(on_behalf_of.get(), deque()).append((done, work))
+            self._waiting.add(on_behalf_of.get(), (done, work))
         self._pool.submit(self._run_next)
         return await asyncio.wrap_future(done)
 
@@ -40,10 +37,7 @@ class FairThreads:
         with self._lock:
             if not self._waiting:
                 return
-            owner, works = self._waiting.popitem(last=False)
-            done, work = works.popleft()
-            if works:
-                self._waiting[owner] = works  # at the end
+            done, work = self._waiting.pop()
         if not done.set_running_or_notify_cancel():  # its caller has gone
             return
         try:
@@ -54,8 +48,7 @@ class FairThreads:
     def close(self) -> None:
         """Cancel what waits, and wait for what runs."""
         with self._lock:
-            waiting, self._waiting = self._waiting, OrderedDict()
-        for works in waiting.values():
-            for done, _ in works:
-                done.cancel()
+            waiting = self._waiting.clear()
+        for done, _ in waiting:
+            done.cancel()
         self._pool.shutdown(cancel_futures=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+
+from oncue.processes.round_robin import RoundRobin
 
 AT_ONCE = 4
 WINDOW_S = 0.002
@@ -20,7 +21,7 @@ class FairQueue:
     """Requests that wait for their turn, by owner."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting: RoundRobin[asyncio.Future[None]] = RoundRobin()
         self._since = 0.0
         self._begun = 0
 
@@ -40,16 +41,13 @@ class FairQueue:
         if not self._waiting:
             loop.call_soon(self._round)
         future = loop.create_future()
-        self._waiting.setdefault(owner, deque()).append(future)
+        self._waiting.add(owner, future)
         await future
 
     def _round(self) -> None:
         begun = 0
         while self._waiting and begun < AT_ONCE:
-            owner, futures = self._waiting.popitem(last=False)
-            future = futures.popleft()
-            if futures:
-                self._waiting[owner] = futures  # at the end
+            future = self._waiting.pop()
             if not future.done():  # its caller has gone
                 future.set_result(None)
                 begun += 1
