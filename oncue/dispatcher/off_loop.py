@@ -23,3 +23,8 @@ _threads = FairThreads(THREADS, "oncue-body")
 async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return work(*args, **kwargs), computed in a thread."""
     return await _threads.run(lambda: work(*args, **kwargs))
+
+
+async def off_loop_if(large: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return work(*args, **kwargs), computed in a thread if it is `large`, else in the loop."""
+    return await off_loop(work, *args, **kwargs) if large else work(*args, **kwargs)

@@ -50,13 +50,8 @@ class BatchDecoder:
 
     async def read(self, data: bytes, coding: str) -> BatchRequest:
         """Decode a batch. Raises Malformed, Invalid, TooLarge."""
-        if len(data) <= (LARGE_BYTES if coding == JSON else PAYLOADS_BYTES):
-            if coding == JSON or (request := self._payloads_of(data)) is None:
-                return await self._read_calls(data, coding)
+        if coding != JSON and len(data) <= PAYLOADS_BYTES and (request := self._payloads_of(data)) is not None:
             return request
-        return await off_loop(self._decode_large, data, coding)
-
-    async def _read_calls(self, data: bytes, coding: str) -> BatchRequest:
         if len(data) <= LARGE_BYTES:
             return _plain(self._plain.decode(data, coding))
         return await off_loop(self._decode_large, data, coding)

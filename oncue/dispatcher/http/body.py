@@ -61,7 +61,7 @@ async def read_body(request: web.Request, limit: int, fixed: bool = False) -> by
     length = request.content_length
     if length is not None and length > limit:
         raise too_large(length, limit, fixed)
-    coding = content_coding(request) if "Content-Encoding" in request.headers else ""
+    coding = content_coding(request)
     body = await _read(request, limit, fixed)
     if not coding or not body:
         return body

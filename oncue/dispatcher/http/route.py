@@ -20,7 +20,7 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.scopes import Scope
 from oncue.dispatcher.cluster.peers import FORWARDED
 from oncue.dispatcher.http.backend import Backend
-from oncue.dispatcher.http.streams import Streams
+from oncue.dispatcher.http.streams import OpenRequest, Streams
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import Invalid, OncueError
 
@@ -58,6 +58,10 @@ class RequestContext:
         """
         headers = self.request.headers
         return "" if FORWARDED in headers else headers.get("Authorization", "")
+
+    def stream(self) -> OpenRequest:
+        """Return the request as a stream of its caller, to be counted and ended as one."""
+        return OpenRequest(self.api.streams, self.request, self.caller.token_id, self.caller.subject)
 
     def path(self, name: str) -> str:
         """Return a parameter of the path."""

@@ -14,7 +14,7 @@ import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
-from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop
+from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop_if
 from oncue.errors import NotFound, TooLarge
 from oncue.ids import now_us
 from oncue.log import Position, Record
@@ -45,7 +45,7 @@ class EventService:
         Extension attributes that start with "oncue" are reserved and removed. Raises TooLarge,
         NotReady, DiskFull.
         """
-        clean = await off_loop(_all_clean, events) if len(events) > MANY else _all_clean(events)
+        clean = await off_loop_if(len(events) > MANY, _all_clean, events)
         positions = await self.append(clean)
         only = clean[0].id if len(clean) == 1 else ""
         return r.Emitted(count=len(clean), id=only, position=position_text(positions))
@@ -59,7 +59,7 @@ class EventService:
         if not events:
             return []
         binary = self._context.settings.events_mode == "binary"
-        records = await off_loop(_records, events, binary) if len(events) > MANY else _records(events, binary)
+        records = await off_loop_if(len(events) > MANY, _records, events, binary)
         positions = await self._context.log.append(EVENTS, records)
         self._context.metrics.events(len(records))
         return positions

@@ -24,7 +24,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
 from oncue.dispatcher.notifier import STATE_WORDS
-from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop
+from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop, off_loop_if
 from oncue.dispatcher.services.idempotency import (
     AcceptedRequest,
     IdempotencyCache,
@@ -81,8 +81,7 @@ class TaskService:
             )
         key = parse_batch_key(request.key)
         call = await self._call(caller, request)
-        given = (caller.subject, key, payloads)
-        ids, tasks = await off_loop(_batch_tasks, *given) if count > MANY else _batch_tasks(*given)
+        ids, tasks = await off_loop_if(count > MANY, _batch_tasks, caller.subject, key, payloads)
         request_key = (caller.subject, key)
         if request.key and self._is_old(key) and self._requests.find(request_key, call, tasks) is None:
             await self._context.barrier((self._context.registry.tasks_topic(call.endpoint), RESULTS))
@@ -95,7 +94,7 @@ class TaskService:
         """Accept one call; durable on return. Wait up to `wait_ms` for its outcome."""
         self._context.check_accepting()
         given = (tuple(request.args), request.kwargs)
-        packed = await off_loop(payload.pack_args, *given) if _is_slow(given) else payload.pack_args(*given)
+        packed = await off_loop_if(_is_slow(given), payload.pack_args, *given)
         check_payloads([packed])
         call = await self._call(caller, request)
         if request.key:
@@ -296,7 +295,7 @@ class TaskService:
         # Values that users chose are converted beside the loop.
         shown = [partial(task_info, row, self._context.registry.endpoint_name, *self._why(row)) for row in rows]
         large = sum(map(_size, rows)) > LARGE_BYTES
-        items = await off_loop(lambda: [show() for show in shown]) if large else [show() for show in shown]
+        items = await off_loop_if(large, lambda: [show() for show in shown])
         return r.Page(items=items, next=cursor)
 
     async def timeline(self, caller: Caller, task_id: str) -> list[r.TimelineEntry]:

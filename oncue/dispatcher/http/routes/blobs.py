@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from oncue.dispatcher.http.route import OCTETS, RequestContext, Route
 from oncue.dispatcher.http.schemas import BlobInfo
-from oncue.dispatcher.http.streams import OpenRequest, serve_stream
+from oncue.dispatcher.http.streams import serve_stream
 from oncue.errors import BlobMissing, DiskFull, Invalid, Malformed, UnsupportedType
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -63,8 +63,7 @@ async def get(context: RequestContext) -> web.StreamResponse:
             "Content-Disposition": "attachment",
         }
     )
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
-    return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
+    return await serve_stream(context.stream(), response, parts, bytes, grace_s=1.0, length=size)
 
 
 ROUTES = (

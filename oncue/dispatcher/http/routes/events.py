@@ -18,8 +18,8 @@ from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.route import EVENT_STREAM, JSON, JSON_BYTES, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import idempotency_key
 from oncue.dispatcher.http.schemas import EmitRequest, EventsQuery, FileQuery, LiveQuery
-from oncue.dispatcher.http.streams import OpenRequest, serve_stream
-from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop
+from oncue.dispatcher.http.streams import serve_stream
+from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop_if
 from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
@@ -33,8 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def emit(context: RequestContext) -> Emitted:
-    large = len(context.raw) > LARGE_BYTES
-    events = await off_loop(_events, context) if large else _events(context)
+    events = await off_loop_if(len(context.raw) > LARGE_BYTES, _events, context)
     if len(events) > context.api.settings.max_batch:
         most = context.api.settings.max_batch
         raise TooLarge(f"{len(events):,} events are over the limit of {most:,}", remedy="send fewer", limit=most)
@@ -142,9 +141,8 @@ async def live(context: RequestContext) -> web.StreamResponse:
         known = error if isinstance(error, OncueError) else problems.unexpected(error, "GET /v1/live")
         return b"event: problem\ndata: %s\n\n" % problems.problem_json(known)
 
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
     source = context.backend.events.live(context.caller, kinds)
-    return await serve_stream(held, response, source, frame, head=head(), on_error=problem_frame)
+    return await serve_stream(context.stream(), response, source, frame, head=head(), on_error=problem_frame)
 
 
 PLAIN = Route(

@@ -28,8 +28,8 @@ from oncue.dispatcher.http.schemas import (
     TasksQuery,
     TaskWaitQuery,
 )
-from oncue.dispatcher.http.streams import OpenRequest, serve_stream
-from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop
+from oncue.dispatcher.http.streams import serve_stream
+from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop_if
 from oncue.dispatcher.services.tasks import is_cut
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import payload
@@ -209,8 +209,7 @@ async def logs(context: RequestContext) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={"Content-Type": TEXT + "; charset=utf-8", "X-Content-Type-Options": "nosniff"}
     )
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
-    return await serve_stream(held, response, source, bytes, grace_s=1.0)
+    return await serve_stream(context.stream(), response, source, bytes, grace_s=1.0)
 
 
 async def outcomes(context: RequestContext) -> Any:
@@ -223,10 +222,9 @@ async def outcomes(context: RequestContext) -> Any:
     found = await context.backend.tasks.outcomes(context.caller, wanted, min(body.wait_ms, MAX_WAIT_MS))
     if context.coding == MSGPACK:
         response = answer(found, coding=MSGPACK)
-    elif sum(len(o.ended.value) for o in found) > LARGE_BYTES:
-        response = await off_loop(lambda: answer([shown(o) for o in found]))
     else:
-        response = answer([shown(o) for o in found])
+        large = sum(len(o.ended.value) for o in found) > LARGE_BYTES
+        response = await off_loop_if(large, lambda: answer([shown(o) for o in found]))
     if is_cut([o.ended for o in found]):
         response.headers[MORE] = "true"
     return response
@@ -239,7 +237,7 @@ async def _parse_ids(texts: Sequence[str], where: str) -> list[bytes]:
     def parse() -> list[bytes]:
         return [parse_id(text, f"{where}[{i}]") for i, text in enumerate(texts)]
 
-    return await off_loop(parse) if len(texts) > MANY else parse()
+    return await off_loop_if(len(texts) > MANY, parse)
 
 
 def _check_count(given: Sequence[object]) -> None:
@@ -278,9 +276,8 @@ def shown(outcome: Outcome) -> OutcomeInfo:
 
 async def outcome_stream(context: RequestContext) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": OCTETS, "X-Content-Type-Options": "nosniff"})
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
     return await serve_stream(
-        held, response, context.backend.tasks.stream(context.caller, context.query.stream), _framed
+        context.stream(), response, context.backend.tasks.stream(context.caller, context.query.stream), _framed
     )
 
 

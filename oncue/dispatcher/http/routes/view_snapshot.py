@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from oncue.dispatcher.http.route import OCTETS, RequestContext, Route
-from oncue.dispatcher.http.streams import OpenRequest, serve_stream
+from oncue.dispatcher.http.streams import serve_stream
 from oncue.errors import DiskFull
 
 
@@ -13,8 +13,7 @@ async def get(context: RequestContext) -> web.StreamResponse:
     size, parts = await context.backend.view_snapshots.create(context.caller)
     headers = {"Content-Type": OCTETS, "Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
     response = web.StreamResponse(headers=headers | {"Content-Disposition": "attachment"})
-    held = OpenRequest(context.api.streams, context.request, context.caller.token_id, context.caller.subject)
-    return await serve_stream(held, response, parts, bytes, grace_s=1.0, length=size)
+    return await serve_stream(context.stream(), response, parts, bytes, grace_s=1.0, length=size)
 
 
 ROUTES = (
