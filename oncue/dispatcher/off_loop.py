@@ -26,5 +26,5 @@ async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 
 
 async def off_loop_if(large: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return work(*args, **kwargs), computed in a thread if it is `large`, else in the loop."""
+    """Return work(*args, **kwargs), computed in a thread only if it is `large`."""
     return await off_loop(work, *args, **kwargs) if large else work(*args, **kwargs)

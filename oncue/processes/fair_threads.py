@@ -1,4 +1,4 @@
-"""FairThreads: a few threads for the work of many, who take turns while work waits."""
+"""FairThreads: a few threads for the work of many, who take turns."""
 
 from __future__ import annotations
 

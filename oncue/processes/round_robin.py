@@ -25,7 +25,7 @@ class RoundRobin(Generic[T]):
         self._waiting.setdefault(owner, deque()).append(item)
 
     def pop(self) -> T:
-        """Remove the next item, of the owner whose turn it is. Raises KeyError if none waits."""
+        """Remove the item of the owner whose turn it is. Raises KeyError if none waits."""
         owner, items = self._waiting.popitem(last=False)
         item = items.popleft()
         if items:

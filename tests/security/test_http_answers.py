@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from oncue.dispatcher.http.body_memory import OWNER_ANSWERS
+from oncue.dispatcher.http.owner_memory import OWNER_ANSWERS
 from oncue.dispatcher.services.tasks import OUTCOMES_BYTES
 from oncue.view.lists import PAGE_BYTES
 from tests.e2e.running import System

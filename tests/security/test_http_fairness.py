@@ -15,7 +15,7 @@ from statistics import median
 
 import pytest
 
-from oncue.dispatcher.http.body_memory import OWNER_BYTES
+from oncue.dispatcher.http.owner_memory import OWNER_BYTES
 from oncue.dispatcher.http.streams import PER_OWNER
 from tests.e2e.running import System
 from tests.security import raw_http

@@ -23,12 +23,12 @@ from oncue.dispatcher.auth.base import AuthContext, AuthenticatorChain, Authenti
 from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
-from oncue.dispatcher.http.body_memory import OWNER_ANSWERS, BodyMemory
 from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
 from oncue.dispatcher.http.fair_queue import FairQueue
-from oncue.dispatcher.http.handler import Limits, bind, connection_of
+from oncue.dispatcher.http.handler import Limits, bind, serving
 from oncue.dispatcher.http.listener import Listener, bind_sockets
 from oncue.dispatcher.http.openapi import document_json
+from oncue.dispatcher.http.owner_memory import OWNER_ANSWERS, OwnerMemory
 from oncue.dispatcher.http.rate_limit import AddressLimit, RateLimit
 from oncue.dispatcher.http.route import Api
 from oncue.dispatcher.http.routes.table import ROUTES, heads, no_route
@@ -60,7 +60,7 @@ def make_app(
     streams.is_valid = lambda request: chain.is_valid(Credentials(request.headers.get("Authorization")))
     api = Api(backend, settings, metrics, streams, chain, partial(document_json, ROUTES))
     limits = Limits(
-        RateLimit(settings.rate_per_s), FairQueue(), AddressLimit(), BodyMemory(), BodyMemory(OWNER_ANSWERS)
+        RateLimit(settings.rate_per_s), FairQueue(), AddressLimit(), OwnerMemory(), OwnerMemory(OWNER_ANSWERS)
     )
     # http/body.py reads bodies, with a limit for each route. aiohttp's own limit would answer with
     # a text of its own.
@@ -72,19 +72,12 @@ def make_app(
         app.router.add_route(route.method, route.path, handler)
         if heads(route):
             app.router.add_route("HEAD", route.path, handler)
-    count = api.metrics.http_route("(none)", timed=False)
 
-    async def refuse(request: web.Request) -> web.Response:
-        connection = connection_of(request)
-        connection.started(request)
-        await limits.addresses.refused(connection.address)
-        response = problems.response(no_route(request.method, request.path), request)
-        if not request.content.is_eof():
-            response.force_close()
-        count(response.status, 0.0)
-        return response
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise no_route(request.method, request.path)
 
-    app.router.add_route("*", "/{anything:.*}", refuse)
+    nowhere = serving(api, "(none)", refuse, limits.addresses, timed=False, scoped=False)
+    app.router.add_route("*", "/{anything:.*}", nowhere)
 
     async def stop(_: web.Application) -> None:
         streams.close()

@@ -21,10 +21,10 @@ from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, Decoder, coding_of, decode_query, read_body
-from oncue.dispatcher.http.body_memory import PAGE_BYTES, SMALL_BYTES, BodyMemory, memory_of
 from oncue.dispatcher.http.connection import Connection
 from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.json_encoding import encode_json
+from oncue.dispatcher.http.owner_memory import SMALL_BYTES, UNMADE_BYTES, OwnerMemory, memory_of
 from oncue.dispatcher.http.rate_limit import AddressLimit, RateLimit
 from oncue.dispatcher.http.route import ANONYMOUS, JSON, MSGPACK, Api, NoQuery, RequestContext, Route
 from oncue.dispatcher.http.streams import hold
@@ -44,15 +44,23 @@ class Limits:
     rate: RateLimit
     queue: FairQueue
     addresses: AddressLimit
-    bodies: BodyMemory
-    answers: BodyMemory
+    bodies: OwnerMemory
+    answers: OwnerMemory
 
 
 def bind(api: Api, route: Route, limits: Limits) -> Serve:
     """Return the aiohttp handler of a route."""
-    count = api.metrics.http_route(f"{route.method} {route.template}", timed=not (route.streamed or route.waits))
-    exchange = _Exchange(api, route, limits).answer
-    addresses = limits.addresses
+    name = f"{route.method} {route.template}"
+    timed = not (route.streamed or route.waits)
+    return serving(api, name, _Exchange(api, route, limits).answer, limits.addresses, timed, bool(route.scope))
+
+
+def serving(api: Api, name: str, exchange: Serve, addresses: AddressLimit, timed: bool, scoped: bool) -> Serve:
+    """Return an aiohttp handler that counts requests, and answers errors.
+
+    `scoped`: callers need a token, so that only a bad token counts as a refusal of an address.
+    """
+    count = api.metrics.http_route(name, timed)
 
     async def serve(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
@@ -62,13 +70,13 @@ def bind(api: Api, route: Route, limits: Limits) -> Serve:
         try:
             response = await exchange(request)
         except OncueError as e:
-            if isinstance(e, Unauthorized) or not route.scope:
+            if isinstance(e, Unauthorized) or not scoped:
                 await addresses.refused(connection.address)
             response = problems.response(e, request)
         except ConnectionError:  # the client has gone
             raise
         except Exception as e:
-            response = problems.response(problems.unexpected(e, f"{route.method} {route.template}"), request)
+            response = problems.response(problems.unexpected(e, name), request)
         if response.status >= 400 and not request.content.is_eof():
             response.force_close()  # the rest of the body is not wanted
         count(response.status, time.perf_counter() - started)
@@ -165,8 +173,8 @@ class _Exchange:
         It waits while the owner's other clients leave too many answers unread.
         """
         answers, owner = self._limits.answers, context.caller.subject
-        await answers.take(owner, PAGE_BYTES)
-        connection, size = connection_of(context.request), PAGE_BYTES
+        await answers.take(owner, UNMADE_BYTES)
+        connection, size = connection_of(context.request), UNMADE_BYTES
         try:
             result = await self._route.handler(context)
             # Values that JSON has not are converted one by one; a page may have many.

@@ -1,7 +1,8 @@
 """Memory for request bodies and for pages, so much for each owner at a time.
 
-A body may have many megabytes, and a caller may send a thousand at once. A body that does not fit
-waits, unread, until others of the same owner have been dealt with. Other owners do not wait.
+A body or a page may have many megabytes, and a caller may have a thousand at once. One that does
+not fit waits, unread or not yet made, until others of the same owner have been dealt with. Other
+owners do not wait.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from oncue.dispatcher.http.content_coding import FREE_BYTES, RATIO
 
 OWNER_BYTES = 256 << 20
 OWNER_ANSWERS = 128 << 20
-PAGE_BYTES = 8 << 20  # of a page, until it is made
+UNMADE_BYTES = 8 << 20  # of a page that is not made yet
 SMALL_BYTES = 64 * 1024  # such a body is in a connection's buffer anyway
 
 
-class BodyMemory:
-    """The bodies that are in memory, by owner."""
+class OwnerMemory:
+    """Memory in use, by owner."""
 
     def __init__(self, owner_bytes: int = OWNER_BYTES) -> None:
         self._most = owner_bytes
@@ -31,7 +32,7 @@ class BodyMemory:
 
     @contextlib.asynccontextmanager
     async def room(self, owner: str, size: int) -> AsyncIterator[None]:
-        """Wait for room for a body. A single one has room, whatever its size."""
+        """Wait for room. A single body has room, whatever its size."""
         if size > SMALL_BYTES:
             await self.take(owner, size)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from oncue.dispatcher.http.body_memory import BodyMemory
+from oncue.dispatcher.http.owner_memory import OwnerMemory
 
 MIB = 1 << 20
 
@@ -13,7 +13,7 @@ class _Bodies:
     """Bodies that are in memory until they are dropped."""
 
     def __init__(self) -> None:
-        self._memory = BodyMemory(64 * MIB)
+        self._memory = OwnerMemory(64 * MIB)
         self.held: list[str] = []
         self._drop: dict[str, asyncio.Event] = {}
 
