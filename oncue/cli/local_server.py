@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from oncue.processes.lock_holder import holder_pid
+
 
 def local_server(data: Path) -> dict[str, Any] | None:
     """Return the running server's `local.json` (url, token, pid).
@@ -21,8 +23,6 @@ def local_server(data: Path) -> dict[str, Any] | None:
     A file that a killed server left, or that was copied with its folder, is ignored: its pid is
     gone, its URL does not answer, or nobody holds the folder's lock.
     """
-    from oncue.processes.lock_holder import holder_pid  # imported on use: psutil costs every command time
-
     try:
         local: dict[str, Any] = msgspec.json.decode((data / "local.json").read_bytes())
         os.kill(int(local["pid"]), 0)

@@ -15,8 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 from oncue.errors import Conflict
 
 _POLL_S = 0.05
@@ -140,6 +138,8 @@ def _is_surely(pid: int, path: Path) -> bool:
             words = line.split()
             if len(words) > 5 and words[1] == "FLOCK" and words[4] == str(pid) and words[5].endswith(":" + inode):
                 return True
+    import psutil  # imported on use: it costs every command time
+
     try:
         process = psutil.Process(pid)
         ours = any("oncue" in word for word in process.cmdline())
