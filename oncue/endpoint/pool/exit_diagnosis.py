@@ -108,9 +108,8 @@ def out_of_step() -> Failure:
 def diagnose(ending: str, timeout_ms: int, code: int, oom: bool) -> tuple[int, Failure]:
     """Return (status, failure) of a task whose worker exited with this code.
 
-    `ending`: why the pool ended it (timeout, cancel, close, pipe, channel, stuck); empty if it
-    did not. `oom`: the
-    kernel killed processes meanwhile.
+    `ending`: why the pool ended it (timeout, cancel, close, pipe, channel, stuck); empty if it did
+    not. `oom`: the kernel killed processes meanwhile.
     """
     if ending == "timeout":
         return TIMEOUT, timed_out(timeout_ms)

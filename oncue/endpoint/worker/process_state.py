@@ -51,7 +51,6 @@ class Settings:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
-        self._real_umask = os.umask
         self.save()
 
     def save(self) -> None:
