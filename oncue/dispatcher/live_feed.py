@@ -2,7 +2,7 @@
 
 An item is shown to its owner and to admins, an event to every reader (services/events.py). Items of
 switches and triggers have no owner; services/deployed_rules.py knows it. The Notifier itself
-publishes closed tasks; the EffectRunner publishes tasks that start.
+publishes closed tasks; AgentReports publishes tasks that start.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ class Metrics:
 
         def visible(labels: Mapping[str, str]) -> dict[str, str]:
             out = dict(labels)
-            if out.get("rule", OTHERS) not in rules and "rule" in out:
+            if "rule" in out and out["rule"] not in rules:
                 out["rule"] = OTHERS
             if out.get("owner", owner) != owner:
                 out["owner"] = out["endpoint"] = OTHERS

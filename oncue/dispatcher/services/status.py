@@ -39,11 +39,11 @@ class StatusService:
         context = self._context
         infos = self._triggers.infos()
         trouble, unread = context.log.trouble(), context.view_trouble()
-        idle = {info.name: info.detail or info.state for info in infos if info.state in ("failed", "waiting")}
-        told = {
-            info.name: idle[info.name]
-            for info in infos
-            if info.name in idle and (caller is None or caller.sees_all or self._deployed.visible(caller, info.label))
+        idle = [info for info in infos if info.state in ("failed", "waiting")]
+        shown = {
+            info.name: info.detail or info.state
+            for info in idle
+            if caller is None or caller.sees_all or self._deployed.visible(caller, info.label)
         }
         checks = {
             "log": context.disk_full or trouble or "ok",
@@ -56,7 +56,7 @@ class StatusService:
         }
         well = context.ready and not context.disk_full and not trouble and not unread
         status = "ok" if well else "degraded" if context.ready else "starting"
-        return r.Health(status=status, version=context.version, checks=checks, triggers=told)
+        return r.Health(status=status, version=context.version, checks=checks, triggers=shown)
 
     def _rules_trouble(self) -> str:
         if self._deployed.off:
