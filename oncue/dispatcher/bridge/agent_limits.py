@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -23,6 +24,12 @@ from oncue.protocol.records import (
 IN_FLIGHT_TASKS = 200_000  # of one agent, whatever credit it gives
 HELLOS, HELLOS_PER_S = 30, 2  # at once; on average
 NAME_CHARS = 1_000
+
+
+class Drop(Protocol):
+    """Counts and logs what an agent may not send (EffectRunner.drop)."""
+
+    def __call__(self, endpoint: str, reason: str, why: str, count: int = 1) -> None: ...
 
 
 class Allowance:

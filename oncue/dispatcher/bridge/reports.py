@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from oncue.dispatcher.bridge.agent_limits import Allowance
+from oncue.dispatcher.bridge.agent_limits import Allowance, Drop
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
@@ -27,7 +27,6 @@ from oncue.protocol.topics import REPORTS
 REPORTS_AT_ONCE, REPORTS_PER_S = 1_000, 200
 BYTES_AT_ONCE, BYTES_PER_S = 4 << 20, 1 << 20
 CHECKS = 8  # of one endpoint's reports, by the view at once
-Drop = Callable[[str, str, str, int], None]  # (endpoint, reason, why, count)
 
 
 class _Sender:
@@ -52,15 +51,15 @@ class AgentReports:
         endpoint, now = channel.endpoint, now_us()
         sender = self._senders.setdefault(endpoint, _Sender())
         if not (sender.number.take(1, now) and sender.bytes.take(len(body), now)):
-            self._drop(endpoint, "report", "sent more reports than are taken", 1)
+            self._drop(endpoint, "report", "sent more reports than are taken")
             return
         try:
             report: Report = decode(Report, body)  # type: ignore[arg-type]
         except Undecodable as e:
-            self._drop(endpoint, "report", f"sent a report that cannot be decoded: {e.message}", 1)
+            self._drop(endpoint, "report", f"sent a report that cannot be decoded: {e.message}")
             return
         if report.endpoint != endpoint:
-            self._drop(endpoint, "report", "reported as another endpoint", 1)
+            self._drop(endpoint, "report", "reported as another endpoint")
             return
         report = channel.agent_clock.correct_report(report, channel.now_us)
         if isinstance(report, Usage):
@@ -73,7 +72,7 @@ class AgentReports:
             sender.checks += 1
             self._run(self._check(endpoint, sender, report))
         else:
-            self._drop(endpoint, "report", "reported on too many tasks that are not in flight", 1)
+            self._drop(endpoint, "report", "reported on too many tasks that are not in flight")
 
     async def _check(self, endpoint: str, sender: _Sender, report: Started | Output) -> None:
         """Append what the report says about tasks that are the endpoint's by the view."""

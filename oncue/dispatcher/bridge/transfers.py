@@ -13,8 +13,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from oncue.blobs import Upload
+from oncue.dispatcher.bridge.agent_limits import Drop
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ReadPart, WritePart
+from oncue.dispatcher.bridge.pending_tasks import TaskGroup
 from oncue.dispatcher.context import ServerContext
 from oncue.errors import BlobMissing, OncueError
 from oncue.protocol import bridge
@@ -27,8 +29,7 @@ WRITES_WAITING = 16  # of one endpoint; an agent waits for each part's answer
 UPLOADS = 4  # unfinished ones of one session; an agent has one
 ALL_UPLOADS = 256  # unfinished ones of all agents: each holds a file open
 PERMITTED = 10_000  # hashes that a session remembers as permitted
-Drop = Callable[[str, str, str, int], None]  # (endpoint, reason, why, count)
-Answer = Callable[[str, "bridge.BlobPart | bridge.UploadAck", bytes], None]
+Answer = Callable[[str, bridge.BlobPart | bridge.UploadAck, bytes], None]
 
 
 class _Session:
@@ -89,7 +90,7 @@ class BlobTransfers:
         """Answer with a part, or with the reason why there is none."""
         session = self._sessions.setdefault(channel.endpoint, _Session())
         if len(session.reads) >= READS_WAITING:
-            self._drop(channel.endpoint, "transfer", "asked for too many parts at once", 1)
+            self._drop(channel.endpoint, "transfer", "asked for too many parts at once")
             return
         session.reads.append(effect)
         if session.readers < READERS:
@@ -137,15 +138,17 @@ class BlobTransfers:
         known = context.registry.endpoint(endpoint)
         owner = known.owner if known is not None else ""
         record, body, permitted = await context.view.function_for(sha, endpoint, owner)
-        sent = not permitted and any(g.call.function == sha for g in _groups(channel))
+        if sha in session.permitted:  # a later part: the many tasks in flight are not searched again
+            return body
+        permitted = permitted or any(g.call.function == sha for g in _groups(channel))
         # Another server may have registered it a moment ago.
-        if record is None and sent and context.log.shared:
+        if record is None and permitted and context.log.shared:
             await context.barrier((REGISTRY,))
-            record, body, permitted = await context.view.function_for(sha, endpoint, owner)
+            record, body, _ = await context.view.function_for(sha, endpoint, owner)
         if record is None:
             return b""
-        if not permitted and not sent and sha not in session.permitted:
-            self._drop(endpoint, "transfer", "asked for a function that it may not run", 1)
+        if not permitted:
+            self._drop(endpoint, "transfer", "asked for a function that it may not run")
             raise _missing(sha)
         self._permit(session, sha)
         return body
@@ -158,7 +161,7 @@ class BlobTransfers:
         if not any(t.args[:1] == REF and wanted in t.args for g in _groups(channel) for t in g.tasks) and not (
             await self._context.view.has_open_argument(channel.endpoint, sha)
         ):
-            self._drop(channel.endpoint, "transfer", "asked for a blob that none of its tasks needs", 1)
+            self._drop(channel.endpoint, "transfer", "asked for a blob that none of its tasks needs")
             raise _missing(sha)
         self._permit(session, sha)
 
@@ -173,7 +176,7 @@ class BlobTransfers:
         """Write a part, and answer with the next offset."""
         session = self._sessions.setdefault(endpoint, _Session())
         if len(session.writes) >= WRITES_WAITING:
-            self._drop(endpoint, "transfer", "sent too many parts at once", 1)
+            self._drop(endpoint, "transfer", "sent too many parts at once")
             return
         session.writes.append(effect)
         if not session.writing:
@@ -225,10 +228,10 @@ class BlobTransfers:
         if upload is None:
             self._context.check_accepting()
             while len(session.uploads) >= UPLOADS:  # an agent sends one blob after the other
-                self._drop(endpoint, "transfer", "began too many uploads at once", 1)
+                self._drop(endpoint, "transfer", "began too many uploads at once")
                 self._abort(session, next(iter(session.uploads)))
             if self.unfinished >= ALL_UPLOADS:
-                self._drop(endpoint, "transfer", "began an upload while the server had too many", 1)
+                self._drop(endpoint, "transfer", "began an upload while the server had too many")
                 return None
             upload = session.uploads[sha] = self._context.blobs.upload(sha, effect.size_bytes)
         return upload
@@ -239,7 +242,7 @@ class BlobTransfers:
             upload.abort()
 
 
-def _groups(channel: EndpointChannel) -> list[Any]:
+def _groups(channel: EndpointChannel) -> list[TaskGroup]:
     """Return the groups of the tasks in flight, each once."""
     return list({id(g): g for g in channel.in_flight.values()}.values())
 
