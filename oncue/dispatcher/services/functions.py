@@ -8,7 +8,7 @@ import hashlib
 from oncue import functions
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.off_loop import off_loop
+from oncue.dispatcher.off_loop import off_loop_if
 from oncue.errors import Invalid, NotFound, TooLarge, Undecodable
 from oncue.ids import now_us
 from oncue.protocol import api as r
@@ -30,10 +30,8 @@ class FunctionService:
         """
         context = self._context
         context.check_accepting()
-        if len(request.body) > INLINE_BYTES:  # of 64 MB, both take a tenth of a second and more
-            python, sha = await off_loop(_checked, request)
-        else:
-            python, sha = _checked(request)
+        # Of 64 MB, both take a tenth of a second and more.
+        python, sha = await off_loop_if(len(request.body) > INLINE_BYTES, _checked, request)
         known = await context.view.function(sha, owner=caller.subject)
         if known is None or known.name != request.name or known.owner != caller.subject:
             inline = request.body
