@@ -43,6 +43,20 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+def request(
+    url: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Send one HTTP request to the server of this URL."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        answer = connection.getresponse()
+        return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
 class System:
     """A data folder, a working folder, and the `oncue` commands run there."""
 
@@ -169,31 +183,33 @@ class System:
         `body`: bytes, or an object to send as JSON. `token`: "" is the local token, None is none.
         """
         local = self.local
-        parts = urlsplit(local["url"])
         sent: dict[str, str] = {}
         if token is not None:
             sent["Authorization"] = f"Bearer {token or local['token']}"
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-        try:
-            connection.request(method, path, body, sent | dict(headers or {}))
-            answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        return request(local["url"], method, path, body, sent | dict(headers or {}))
 
-    def tasks(self, **query: str) -> list[dict[str, Any]]:
-        words = "&".join(f"{k}={v}" for k, v in query.items())
-        found: list[dict[str, Any]] = []
+    def pages(self, path: str) -> Iterator[Answer]:
+        """Yield the pages of a list; `path` has a query."""
         cursor: str | None = ""
         while cursor is not None:
-            answer = self.http("GET", f"/v1/tasks?limit=1000&cursor={cursor}&{words}")
+            answer = self.http("GET", f"{path}&cursor={cursor}")
             assert answer.status == 200, answer
-            found += answer.json["items"]
+            yield answer
             cursor = answer.json["next"]
-        return found
+
+    def tasks(self, **query: str) -> list[dict[str, Any]]:
+        words = "".join(f"&{k}={v}" for k, v in query.items())
+        return [task for page in self.pages(f"/v1/tasks?limit=1000{words}") for task in page.json["items"]]
+
+    def metric(self, series: str, *, may_be_absent: bool = False) -> float:
+        """Return the sum of the series of /metrics that begin so."""
+        lines = self.http("GET", "/metrics").body.decode().splitlines()
+        found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(series)]
+        assert found or may_be_absent, f"/metrics has no {series}"
+        return sum(found)
 
     def await_tasks(self, count: int, **query: str) -> list[dict[str, Any]]:
         """Wait for exactly so many closed tasks."""
@@ -202,7 +218,7 @@ class System:
         assert len(found) == count, found
         return found
 
-    def await_true(self, what: Callable[[], T], name: str, seconds: float = PATIENCE_S) -> T:
+    def await_true(self, what: Callable[[], T], name: str, seconds: float = PATIENCE_S, every_s: float = 0.03) -> T:
         """Poll for a state of other processes, which send no event."""
         deadline = time.monotonic() + seconds
         while True:
@@ -210,7 +226,7 @@ class System:
                 if found := what():
                     return found
             assert time.monotonic() < deadline, f"not in {seconds:g} s: {name}\n{self.said()}"
-            threading.Event().wait(0.03)
+            threading.Event().wait(every_s)
 
     def said(self) -> str:
         """Return the end of the server's log."""

@@ -67,13 +67,7 @@ def load(system: System) -> Iterator[Load]:
 
 
 def all_tasks(system: System) -> dict[str, str]:
-    found: dict[str, str] = {}
-    cursor: str | None = ""
-    while cursor is not None:
-        page = system.http("GET", f"/v1/tasks?limit=1000&cursor={cursor}").json
-        found |= {task["id"]: task["state"] for task in page["items"]}
-        cursor = page.get("next") or page.get("cursor") or page.get("next_cursor")
-    return found
+    return {task["id"]: task["state"] for task in system.tasks()}
 
 
 def backup(system: System, folder: Path) -> dict[str, Any]:

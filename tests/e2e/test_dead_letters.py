@@ -61,11 +61,6 @@ def make_dead_letters(system: System, kind: str, *keys: str) -> list[int]:
     return [numbers[key] for key in keys]
 
 
-def gauge(system: System, name: str) -> float:
-    text = system.http("GET", "/metrics").body.decode()
-    return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + " "))
-
-
 def letters(system: System, query: str = "", token: str = "") -> list[dict[str, Any]]:
     answer = system.http("GET", f"/v1/dead{query}", token=token)
     assert answer.status == 200, answer
@@ -91,8 +86,8 @@ def test_a_dismissed_letter_leaves_the_list_for_good(stopped: System) -> None:
         lambda: [x["id"] for x in letters(system) if x["id"] > e and x["event"][1] == "d"], "the retried event's letter"
     )
     assert [x["id"] for x in letters(system)] == [*again, e]
-    assert gauge(system, "oncue_dead_letters_open") == 2
-    system.await_true(lambda: gauge(system, "oncue_view_lag_records") == 0, "the view has all")
+    assert system.metric("oncue_dead_letters_open ") == 2
+    system.await_true(lambda: system.metric("oncue_view_lag_records ") == 0, "the view has all")
     shown = {x["id"]: x for x in system.json("dead", "list", "--all")}
     assert {n: x["state"] for n, x in shown.items()} == (
         {a: "dismissed", b: "dismissed", c: "dismissed", d: "retried", e: "open", again[0]: "open"}

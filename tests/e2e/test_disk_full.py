@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import pytest
 
 from oncue.client import Client
 from oncue.errors import DiskFull
-from tests.e2e.running import PATIENCE_S, System
+from tests.e2e.running import PATIENCE_S, System, request
 
 SIZE_MB = 160
 
@@ -134,13 +133,8 @@ started: list[int] = []
 
 
 def health(port: int) -> tuple[int, dict[str, object]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health/ready")
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
+    answer = request(f"http://127.0.0.1:{port}", "GET", "/health/ready")
+    return answer.status, answer.json
 
 
 @pytest.mark.parametrize("ballast", [True, False])

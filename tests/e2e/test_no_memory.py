@@ -52,13 +52,6 @@ def test_what_a_server_accepted_survives_its_lack_of_memory(stopped: System) -> 
             process.kill()
         process.wait(PATIENCE_S)
     system.up("--no-endpoint")
-    found: set[int] = set()
-    cursor = ""
-    while True:
-        page = system.http("GET", f"/v1/events?limit=20&cursor={cursor}").json
-        found |= {int(item["event"]["id"]) for item in page["items"]}
-        cursor = page.get("next") or page.get("next_cursor") or page.get("cursor") or ""
-        if not cursor:
-            break
+    found = {int(item["event"]["id"]) for page in system.pages("/v1/events?limit=20") for item in page.json["items"]}
     assert set(accepted) <= found
     assert "WRONG stored log" not in system.oncue("doctor", code=None).stdout

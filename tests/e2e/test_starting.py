@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.running import PATIENCE_S, Answer, System, signalled
+from tests.e2e.running import PATIENCE_S, Answer, System, request, signalled
 
 EVENTS, BATCH = 60_000, 3_000
 PERCENT = re.compile(r"not ok: bringing the view to the log's end: (\d+) % \(([\d,]+) of ([\d,]+) records\)")
@@ -45,14 +44,8 @@ def without_view(system: System) -> None:
 
 def ask(system: System, path: str, method: str = "GET", body: bytes = b"") -> Answer:
     """Send a request to the port of the last time; local.json is not written yet."""
-    port = int((system.data / "http.port").read_text())
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-    finally:
-        connection.close()
+    port = (system.data / "http.port").read_text()
+    return request(f"http://127.0.0.1:{port}", method, path, body)
 
 
 def while_starting(system: System) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -93,11 +92,3 @@ def in_threads(count: int, work: Callable[[], object]) -> None:
         thread.join()
     if errors:
         raise errors[0]
-
-
-def await_true(what: Callable[[], object], seconds: float, name: str) -> None:
-    """Poll for a state of the server."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"not in {seconds:g} s: {name}"
-        threading.Event().wait(0.05)

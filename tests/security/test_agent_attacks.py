@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import random
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -91,9 +90,7 @@ class Attacker:
 
 def refused(world: World, reason: str) -> float:
     """Return the metric of what agents sent and may not."""
-    text = world.system.http("GET", "/metrics").body.decode()
-    found = re.search(rf'oncue_agent_refused_total{{reason="{reason}"}} (\S+)', text)
-    return float(found.group(1)) if found else 0.0
+    return world.system.metric(f'oncue_agent_refused_total{{reason="{reason}"}}', may_be_absent=True)
 
 
 def log_of(world: World) -> str:
@@ -123,14 +120,7 @@ def parts_of(received: list[Received], kind: type) -> list[Any]:
     return [m for m, _ in received if isinstance(m, kind)]
 
 
-def await_that(condition: Callable[[], Any], what: str, seconds: float = 20.0, every: float = 0.05) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(every)
-
-
-def await_acked(agent: HostileAgent, seq: int) -> None:
+def await_acked(world: World, agent: HostileAgent, seq: int) -> None:
     acked = -1
 
     def done() -> bool:
@@ -138,7 +128,7 @@ def await_acked(agent: HostileAgent, seq: int) -> None:
         acked = max([acked, *(int(m.seq) for m in parts_of(agent.hear(1.0), bridge.Ack))])
         return acked == seq
 
-    await_that(done, f"the results up to {seq} are acknowledged")
+    world.system.await_true(done, f"the results up to {seq} are acknowledged", 20)
 
 
 # ---------------------------------------------------------------- what it may see
@@ -203,7 +193,7 @@ def test_reports_of_others_tasks_are_dropped_and_counted(world: World) -> None:
         agent.hello()
         for report in reports:
             agent.say(bridge.ReportFrame(), encode(report))
-        await_that(lambda: refused(world, "report") >= before + 104, "they are counted")
+        world.system.await_true(lambda: refused(world, "report") >= before + 104, "they are counted", 20)
 
     assert owner.task(victim)["state"] == "waiting"
     assert world.send("GET", f"/v1/tasks/{victim}/logs", token=owner.token).body == b""
@@ -227,7 +217,7 @@ def test_outcomes_of_others_tasks_and_forged_calls_change_nothing(world: World) 
         agent.say(
             bridge.Results(2, 1, forged, 1, 1_000), encode([Ended(task.id, 1, OK, 1, 2, MSGPACK + encode("mine"))])
         )
-        await_acked(agent, 2)
+        await_acked(world, agent, 2)
 
     assert refused(world, "outcome") >= before + 2
     assert owner.task(victim)["state"] == "waiting"
@@ -250,7 +240,7 @@ def test_a_result_beyond_the_limit_becomes_an_error(world: World) -> None:
         for seq, ((dispatch, task), (status, value, output)) in enumerate(zip(tasks, values, strict=True)):
             body = encode([Ended(task.id, 1, status, 1, 2, value, output)])
             agent.say(bridge.Results(seq, 1, dispatch.call, 1, 1_000), body)
-        await_acked(agent, 2)
+        await_acked(world, agent, 2)
 
     shown = [attacker.task(i) for i in ids]
     assert [s["state"] for s in shown] == ["failed", "failed", "succeeded"]
@@ -328,7 +318,7 @@ def test_odd_frames_are_refused_by_name_and_harm_nobody(world: World, phase: str
 
         check_no_stall(world.system.local["url"], attack)
         good.say(bridge.Results(0, 1, dispatch.call, 1, 10), encode([Ended(task.id, 1, OK, 1, 2, MSGPACK + encode(1))]))
-        await_that(lambda: other.task(theirs)["state"] == "succeeded", "the other endpoint's task")
+        world.system.await_true(lambda: other.task(theirs)["state"] == "succeeded", "the other endpoint's task", 20)
 
     said = log_of(world)[before:]
     assert "Traceback" not in said, said[-3_000:]
@@ -378,10 +368,10 @@ def test_unfinished_uploads_end_with_their_session(world: World) -> None:
             agent.hear(0.02)
         open_now = server.num_fds() - before
         agent.say(bridge.Bye("enough"))
-        await_that(lambda: server.num_fds() <= before + 3, "its files are closed")
+        world.system.await_true(lambda: server.num_fds() <= before + 3, "its files are closed", 20)
 
     assert open_now <= 20
-    await_that(lambda: not list(folder.iterdir()), "its files are gone")
+    world.system.await_true(lambda: not list(folder.iterdir()), "its files are gone", 20)
 
 
 def test_a_flood_of_hellos_and_garbage_is_a_few_lines(world: World) -> None:
@@ -425,7 +415,9 @@ def test_a_flood_of_valid_messages_holds_nobody_up(world: World, kind: str) -> N
             with contextlib.suppress(zmq.Again):
                 agent.say(*messages[kind](n))
         if reason:
-            await_that(lambda: refused(world, reason) >= before + 10_000, "most are dropped and counted", 60, 0.5)
+            world.system.await_true(
+                lambda: refused(world, reason) >= before + 10_000, "most are dropped and counted", 60, 0.5
+            )
         agent.hear(2.0)
 
     reason = {"outcomes": "outcome", "reports": "report", "fetches": "transfer", "uploads": "transfer"}.get(kind, "")
@@ -452,7 +444,7 @@ def test_peers_that_are_no_agents_are_one_line_a_minute(world: World) -> None:
                 agent.hello(seconds=0.05)
 
     check_no_stall(world.system.local["url"], attack)
-    await_that(lambda: refused(world, "key") >= 1, "it is counted")
+    world.system.await_true(lambda: refused(world, "key") >= 1, "it is counted", 20)
     with attacker.agent() as agent:
         assert parts_of(agent.hello(), bridge.Welcome)
 

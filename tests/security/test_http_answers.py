@@ -42,13 +42,7 @@ def wide(served: System) -> list[str]:
 
 def pages(system: System, path: str) -> list[tuple[int, list[object]]]:
     """Read all pages of a list. Return each one's size and items."""
-    found, cursor = [], ""
-    while cursor is not None:
-        answer = system.http("GET", f"{path}limit=1000&cursor={cursor}")
-        assert answer.status == 200, answer
-        found.append((len(answer.body), answer.json["items"]))
-        cursor = answer.json["next"]
-    return found
+    return [(len(page.body), page.json["items"]) for page in system.pages(f"{path}limit=1000")]
 
 
 def test_pages_of_tasks_are_small_and_complete(served: System, wide: list[str]) -> None:

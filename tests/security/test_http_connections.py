@@ -19,7 +19,7 @@ import pytest
 from oncue.dispatcher.http.connection import HEAD_S, PATIENCE_S
 from oncue.dispatcher.http.rate_limit import REFUSED_PER_S
 from tests.e2e.running import System, system_in
-from tests.security.raw_http import await_true, connect, head, is_closed, many, read_all, status
+from tests.security.raw_http import connect, head, is_closed, many, read_all, status
 from tests.security.stall import check_no_stall
 
 MIB = 1 << 20
@@ -32,12 +32,6 @@ UNFINISHED = {
 }
 
 
-def metric(system: System, name: str) -> float:
-    """Return the sum of a metric's series."""
-    text = system.http("GET", "/metrics").body.decode()
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
-
-
 def test_unfinished_requests_are_ended_and_a_known_caller_is_served(served: System) -> None:
     url = served.local["url"]
     files = served.server.num_fds()
@@ -47,11 +41,11 @@ def test_unfinished_requests_are_ended_and_a_known_caller_is_served(served: Syst
             peers = [p for sent in UNFINISHED.values() for p in stack.enter_context(many(url, 300, sent))]
             assert served.http("GET", "/v1/me").status == 200
             assert served.server.num_fds() < files + 600
-            await_true(lambda: all(is_closed(p) for p in peers), 3 * max(HEAD_S, PATIENCE_S), "all are closed")
+            served.await_true(lambda: all(is_closed(p) for p in peers), "all are closed", 3 * max(HEAD_S, PATIENCE_S))
 
     check_no_stall(url, attack)
     assert served.http("GET", "/v1/me").status == 200
-    await_true(lambda: served.server.num_fds() < files + 20, 10, "descriptors are released")
+    served.await_true(lambda: served.server.num_fds() < files + 20, "descriptors are released", 10)
 
 
 def test_a_head_that_comes_byte_by_byte_is_ended(served: System) -> None:
@@ -106,7 +100,7 @@ def test_a_reader_that_takes_almost_nothing_is_cut(served: System, large: str, p
     request = head("GET", large if path == "a blob" else path, Authorization=f"Bearer {served.local['token']}")
     if path != "a blob":
         request = request.replace(b"Connection: close\r\n", b"") * 30
-    before = metric(served, 'oncue_http_connections_ended_total{reason="answer"}')
+    before = served.metric('oncue_http_connections_ended_total{reason="answer"}', may_be_absent=True)
     with socket.socket() as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         url = served.local["url"]
@@ -117,7 +111,7 @@ def test_a_reader_that_takes_almost_nothing_is_cut(served: System, large: str, p
                 peer.sendall(request)
         peer.setblocking(True)
         deadline = time.monotonic() + 3 * PATIENCE_S
-        while metric(served, 'oncue_http_connections_ended_total{reason="answer"}') == before:
+        while served.metric('oncue_http_connections_ended_total{reason="answer"}', may_be_absent=True) == before:
             assert time.monotonic() < deadline
             peer.recv(1)
             threading.Event().wait(1)
@@ -158,7 +152,7 @@ def test_a_busy_address_does_not_refuse_a_new_hook(tmp_path: Path) -> None:
         with many(system.local["url"], 50, UNFINISHED["half a body"]):
             answer = system.http("POST", "/hooks/none", b"x", token=None)
             assert answer.status == 404
-        assert metric(system, 'oncue_http_connections_ended_total{reason="replaced"}') >= 40
+        assert system.metric('oncue_http_connections_ended_total{reason="replaced"}', may_be_absent=True) >= 40
 
 
 def test_refusals_without_a_token_are_slowed_down(served: System) -> None:

@@ -78,8 +78,7 @@ def test_another_owners_task_is_hardly_slower(served: System, other: str) -> Non
 
 def test_streams_of_one_owner_are_limited_whatever_tokens_it_makes(served: System, other: str) -> None:
     with busy(served, other, 0, 500):
-        streams = served.http("GET", "/metrics").body.decode().partition("\noncue_http_streams ")[2].split()[0]
-        assert float(streams) <= PER_OWNER + 10
+        assert served.metric("oncue_http_streams ") <= PER_OWNER + 10
 
 
 def test_a_list_does_not_wait_for_all_the_large_bodies_of_somebody(served: System, other: str) -> None:
