@@ -8,11 +8,20 @@ import threading
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+TIMEOUT_S = 60.0
 
-def connect(url: str, timeout: float = 60.0) -> socket.socket:
-    """Open a connection to the server of this URL."""
+
+def connect(url: str, receive_bytes: int = 0) -> socket.socket:
+    """Open a connection to the server of this URL. `receive_bytes`: of its buffer, if not the system's."""
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname or "", parts.port or 80), timeout)
+    with contextlib.ExitStack() as stack:
+        peer = stack.enter_context(socket.socket())
+        peer.settimeout(TIMEOUT_S)
+        if receive_bytes:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)  # before connect: it sets the window
+        peer.connect((parts.hostname or "", parts.port or 80))
+        stack.pop_all()
+        return peer
 
 
 def head(method: str, path: str, length: int | None = None, **headers: str) -> bytes:
@@ -24,12 +33,12 @@ def head(method: str, path: str, length: int | None = None, **headers: str) -> b
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def exchange(url: str, sent: bytes, timeout: float = 60.0) -> bytes:
+def exchange(url: str, sent: bytes) -> bytes:
     """Send bytes, and return all that is answered until the server closes.
 
     A connection that the server resets while it is written to is no failure.
     """
-    with connect(url, timeout) as peer:
+    with connect(url) as peer:
         with contextlib.suppress(ConnectionError):
             peer.sendall(sent)
         return read_all(peer)

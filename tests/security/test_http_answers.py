@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
-import threading
 import time
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -16,7 +13,7 @@ from oncue.dispatcher.http.owner_memory import OWNER_ANSWERS
 from oncue.dispatcher.services.tasks import OUTCOMES_BYTES
 from oncue.view.lists import PAGE_BYTES
 from tests.e2e.running import System
-from tests.security.raw_http import head
+from tests.security.raw_http import connect, head, in_threads
 from tests.security.stall import check_no_stall
 
 COUNT = 200
@@ -111,27 +108,19 @@ def test_the_client_gets_all_outcomes(served: System, wide: list[str]) -> None:
 
 def test_ten_readers_of_large_lists_hold_nobody(served: System, wide: list[str]) -> None:
     def attack() -> None:
-        threads = [threading.Thread(target=pages, args=(served, "/v1/tasks?function=wide&")) for _ in range(10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(10, lambda: pages(served, "/v1/tasks?function=wide&"))
 
     check_no_stall(served.local["url"], attack, p99=0.2)
 
 
 def test_answers_that_nobody_reads_take_bounded_memory(served: System, wide: list[str]) -> None:
-    parts = urlsplit(served.local["url"])
     request = head("GET", "/v1/tasks?function=wide&limit=1000", Authorization=f"Bearer {served.local['token']}")
     assert len(served.http("GET", "/v1/tasks?function=wide&limit=1000").body) > 4 << 20
     peaks = [served.server.memory_info().rss]
 
     with contextlib.ExitStack() as stack:
         for _ in range(150):
-            peer = stack.enter_context(socket.socket())
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            peer.connect((parts.hostname, parts.port))
-            peer.sendall(request)
+            stack.enter_context(connect(served.local["url"], 4_096)).sendall(request)
         deadline = time.monotonic() + 8  # within it, no reader is slow enough to be cut
         while time.monotonic() < deadline:
             peaks.append(served.server.memory_info().rss)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 import threading
@@ -101,10 +100,7 @@ def test_a_reader_that_takes_almost_nothing_is_cut(served: System, large: str, p
     if path != "a blob":
         request = request.replace(b"Connection: close\r\n", b"") * 30
     before = served.metric('oncue_http_connections_ended_total{reason="answer"}', may_be_absent=True)
-    with socket.socket() as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        url = served.local["url"]
-        peer.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+    with connect(served.local["url"], 4_096) as peer:
         for _ in range(1 if path == "a blob" else 20):
             with contextlib.suppress(OSError):
                 peer.setblocking(False)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 
 import pytest
 
 from tests.e2e.running import System
-from tests.security.raw_http import connect, exchange, head, read_all, status
+from tests.security.raw_http import connect, exchange, head, in_threads, read_all, status
 from tests.security.stall import check_no_stall
 
 TINY = b"1\r\na\r\n"
@@ -38,14 +37,7 @@ def test_bodies_of_tiny_chunks_hold_nobody_up(served: System, path: str, known: 
             peer.sendall(request)
             read_all(peer)
 
-    def attack() -> None:
-        threads = [threading.Thread(target=ask) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    check_no_stall(url, attack)
+    check_no_stall(url, lambda: in_threads(16, ask))
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 5_000])
@@ -82,11 +74,7 @@ def test_heads_of_many_lines_are_refused_and_leave_no_memory(served: System) -> 
 
     def attack() -> None:
         for _ in range(5):
-            threads = [threading.Thread(target=exchange, args=(url, request)) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            in_threads(8, lambda: exchange(url, request))
             peaks.append(served.server.memory_info().rss)
 
     check_no_stall(url, attack)

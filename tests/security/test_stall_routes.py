@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from oncue.dispatcher.http.routes.table import ROUTES
 from tests.security.dear_requests import DEAR, Dear, _rule_file
+from tests.security.raw_http import in_threads
 from tests.security.stall import check_no_stall
 from tests.security.world import OWNER, World, world_in
 
@@ -58,11 +58,7 @@ def send_all(world: World, requests: list[Dear]) -> list[int]:
                     world.send(r.method, r.path, r.body, token=given, headers=r.headers, seconds=r.seconds).status
                 )
 
-    threads = [threading.Thread(target=caller) for _ in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(CALLERS, caller)
     return statuses
 
 
