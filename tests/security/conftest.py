@@ -1,4 +1,4 @@
-"""Fixtures: a server with the objects of one owner, and a running system of a module's own."""
+"""Fixtures: a server with the objects of one owner, and running systems of a module's own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from tests.security.world import World, world_in
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world_in(tmp_path_factory.mktemp("world")) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Yield a system without an endpoint."""
+    with system_in(tmp_path_factory.mktemp("system"), "--no-endpoint") as system:
+        yield system
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,17 +11,11 @@ import pytest
 from oncue.dispatcher.services import tokens as token_service
 from oncue.functions import FunctionBody
 from oncue.protocol.codec import encode
-from tests.e2e.running import System, system_in
+from tests.e2e.running import System
 from tests.security.stall import check_no_stall
 
 LONG = "x" * 100_000
 KEY = "k" * 40
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with system_in(tmp_path_factory.mktemp("caps"), "--no-endpoint") as found:
-        yield found
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +19,7 @@ from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import OK, Ended, Report
-from tests.e2e.running import System, system_in
+from tests.e2e.running import System
 from tests.security.hostile_agent import HostileAgent
 from tests.unit.dispatcher.bridge.test_channel import CALL, TASKS, Harness
 from tests.unit.endpoint.agent.test_agent import CALL as AGENT_CALL
@@ -153,12 +152,6 @@ def test_a_dispatch_that_is_not_what_it_says_ends_the_session() -> None:
 
 
 # ---------------------------------------------------------------- a real server
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with system_in(tmp_path_factory.mktemp("frames"), "--no-endpoint") as found:
-        yield found
 
 
 def test_a_server_survives_frames_at_random(system: System) -> None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import zmq
 
-from bench.rules import text
+from bench.sizes import write_rules
 from oncue.rules.yaml_document import SHOWN
 from tests.e2e.running import System, system_in
 from tests.security.stall import check_no_stall
 from tests.unit.rules.parsing.test_hostile_files import HOSTILE
 
-RULES, FILE_RULES = 10_000, 1_000
+RULES = 10_000
 CPU_S = 20.0  # of the server, for a deploy of 10,000 rules: it takes 2
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with system_in(tmp_path_factory.mktemp("rules"), "--no-endpoint") as found:
-        body = {"name": "local", "public_key": zmq.curve_keypair()[0].decode()}
-        assert found.http("POST", "/v1/endpoints", body).status < 300
-        yield found
+def system(system: System) -> System:
+    register_endpoint(system)
+    return system
+
+
+def register_endpoint(system: System) -> None:
+    """Register the endpoint that the rules name; no agent runs it."""
+    body = {"name": "local", "public_key": zmq.curve_keypair()[0].decode()}
+    assert system.http("POST", "/v1/endpoints", body).status < 300
 
 
 def post(system: System, *texts: str, dry_run: bool = True) -> int:
@@ -67,15 +70,8 @@ def cpu_s(process: psutil.Process) -> float:
 
 def test_a_deploy_of_10_000_rules_and_a_restart_with_them(tmp_path: Path) -> None:
     with system_in(tmp_path, "--no-endpoint") as system:
-        body = {"name": "local", "public_key": zmq.curve_keypair()[0].decode()}
-        assert system.http("POST", "/v1/endpoints", body).status < 300
-        system.write("tomo.py", "def reconstruct(path):\n    return path\n")
-        doors = "".join(f"  - {{name: t{n}, kind: webhook, verify: none, type: x{n}}}\n" for n in range(10))
-        system.write("doors.yaml", f"triggers:\n{doors}")
-        lines, names = text(RULES).split("\n")[1:], ["doors.yaml"]
-        for at in range(0, RULES, FILE_RULES):
-            names.append(f"rules{at}.yaml")
-            system.write(names[-1], "\n".join(["rules:", *lines[at : at + FILE_RULES]]))
+        register_endpoint(system)
+        names = write_rules(system.folder, RULES)
         before = cpu_s(system.server)
         tries = 0
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.running import System, system_in
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with system_in(tmp_path_factory.mktemp("tokens"), "--no-endpoint") as found:
-        yield found
+from tests.e2e.running import System
 
 
 def ask(system: System, method: str, path: str, token: str, body: Any = None) -> Any:
