@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,19 @@ class Rig:
 
     def wait_for(self, path: Path) -> None:
         self.until(path.exists)
+
+
+@contextlib.contextmanager
+def rig_in(folder: Path, workers: int = 1) -> Iterator[Rig]:
+    """Yield a rig whose workers are ready; no worker is left."""
+    pool = Pool(workers, folder)
+    rig = Rig(pool, folder)
+    try:
+        rig.ready(workers)
+        yield rig
+    finally:
+        pool.close(0)
+        assert pool.pids == []
 
 
 def why(ended: Ended) -> Failure:

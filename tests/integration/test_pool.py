@@ -32,17 +32,19 @@ from oncue.protocol.records import (
     TRACEBACK_BYTES,
     TaskRecord,
 )
-from tests.pool_rig import LIMIT_S, Rig, script, why
+from tests.pool_rig import LIMIT_S, Rig, rig_in, script, why
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    yield from _rig(tmp_path, 1)
+    with rig_in(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Rig]:
-    yield from _rig(tmp_path, 2)
+    with rig_in(tmp_path, 2) as found:
+        yield found
 
 
 @pytest.fixture
@@ -52,17 +54,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     On a busy machine any task may take long.
     """
     monkeypatch.setattr("oncue.endpoint.pool.pool.LONG_US", 600_000_000)
-
-
-def _rig(folder: Path, workers: int) -> Iterator[Rig]:
-    pool = Pool(workers, folder)
-    rig = Rig(pool, folder)
-    try:
-        rig.ready(workers)
-        yield rig
-    finally:
-        pool.close(0)
-        assert pool.pids == []
 
 
 # ---------------------------------------------------------------- values

@@ -7,14 +7,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from oncue.client import Client
-from oncue.endpoint.pool.pool import Pool
 from oncue.protocol.records import ERROR, LOST
 from tests.e2e.running import System, system_in
-from tests.pool_rig import Rig, script, why
+from tests.pool_rig import rig_in, script, why
 
 RESULT = 200 << 20
 GROWTH = 64 << 20  # of agent and server, while it passes through
@@ -40,7 +37,7 @@ def test_agent_and_server_pass_on_a_large_result_in_pieces(system: System) -> No
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with Client(system.local["url"], system.local["token"]) as client:
+        with system.client() as client:
             result = client.submit(lambda n: b"x" * n, RESULT).result(timeout=200)
     finally:
         ended.set()
@@ -52,10 +49,7 @@ def test_agent_and_server_pass_on_a_large_result_in_pieces(system: System) -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not enforce RLIMIT_AS: run it on Linux")
 @pytest.mark.parametrize("made", ["b'x' * (400 << 20)", "'x' * (400 << 20)", "['x' * 1000] * 10**6"])
 def test_a_result_without_memory_for_it_is_a_clear_error(tmp_path: Path, made: str) -> None:
-    pool = Pool(1, tmp_path)
-    rig = Rig(pool, tmp_path)
-    try:
-        rig.ready()
+    with rig_in(tmp_path) as rig:
         ended = rig.one(
             script(
                 "import psutil, resource\ndef f():\n most = psutil.Process().memory_info().vms + (500 << 20)\n"
@@ -69,6 +63,3 @@ def test_a_result_without_memory_for_it_is_a_clear_error(tmp_path: Path, made: s
             assert ended.status in (ERROR, LOST)
             assert "memory" in why(ended).message + why(ended).remedy
         assert rig.value(lambda: len(b"x" * (600 << 20))) == 600 << 20, "the limit was the task's only"
-    finally:
-        pool.close(0)
-        assert not [p for p in psutil.Process().children() if p.pid in pool.pids]

@@ -13,25 +13,18 @@ from typing import Any
 
 import pytest
 
-from oncue.endpoint.pool.pool import Pool
 from oncue.functions import pack_function
 from oncue.protocol.payload import unpack
 from oncue.protocol.records import ERROR, LOST, OK, TIMEOUT, Ended
-from tests.pool_rig import Rig, script, why
+from tests.pool_rig import Rig, rig_in, script, why
 
 LINUX = sys.platform == "linux"
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    pool = Pool(1, tmp_path)
-    rig = Rig(pool, tmp_path)
-    try:
-        rig.ready()
-        yield rig
-    finally:
-        pool.close(0)
-        assert pool.pids == []
+    with rig_in(tmp_path) as found:
+        yield found
 
 
 #: What a function does -> the statuses that its task may end with.
