@@ -6,12 +6,12 @@ system runs on the embedded log and on Kafka, except those marked `embedded`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import System, on_kafka, system_in
+from tests.e2e.running import StreamWorker, System, on_kafka, system_in
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,3 +42,30 @@ def stopped(tmp_path: Path, log_kind: str, request: pytest.FixtureRequest) -> It
         yield system
     finally:
         system.end()
+
+
+@pytest.fixture
+def streamed(kafka: tuple[str, str], tmp_path: Path) -> Iterator[System]:
+    """Yield a system on Kafka that leaves stateful rules to `oncue stream`."""
+    data = tmp_path / "data"
+    log = on_kafka(kafka[0], data)
+    with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=log, ONCUE_RULES_MEMORY="stream") as found:
+        found.await_connected()
+        yield found
+
+
+@pytest.fixture
+def start_worker() -> Iterator[Callable[..., StreamWorker]]:
+    """Starts `oncue stream` for a system, and awaits its first line; kills it afterwards."""
+    workers: list[StreamWorker] = []
+
+    def begin(system: System, first: str = "oncue stream is up", **env: str) -> StreamWorker:
+        worker = StreamWorker(system, env)
+        workers.append(worker)
+        worker.expect(first)
+        return worker
+
+    yield begin
+    for worker in workers:
+        worker.process.kill()
+        worker.process.communicate()

@@ -247,6 +247,19 @@ def system_in(folder: Path, *words: str, data: Path | None = None, **settings: s
         found.end()
 
 
+class StreamWorker:
+    """A process of `oncue stream`."""
+
+    def __init__(self, system: System, env: Mapping[str, str]) -> None:
+        self.process = system.start("stream", env=env)
+
+    def expect(self, words: str) -> None:
+        """Check the next line of its stdout."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert words in line, (line, self.process.communicate(timeout=30) if not line else "")
+
+
 def signalled(process: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
     """Send the signal and wait for the exit. Return (stdout, stderr)."""
     process.send_signal(number)

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import System, on_kafka, system_in
+from tests.e2e.running import StreamWorker, System
 from tests.e2e.system_clock import SystemClock, needs_faketime
 from tests.e2e.test_clock_steps import RULES, STEPS, WORK, values
 
 pytestmark = [needs_faketime, pytest.mark.timeout(300)]
 
 
-@pytest.fixture
-def streamed(kafka: tuple[str, str], tmp_path: Path) -> Iterator[System]:
-    data = tmp_path / "data"
-    log = on_kafka(kafka[0], data)
-    with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=log, ONCUE_RULES_MEMORY="stream") as found:
-        found.await_connected()
-        found.write("work.py", WORK)
-        found.write("clock.yaml", RULES.replace("FOLDER", str(tmp_path)).replace("endpoint: node", "endpoint: local"))
-        yield found
-
-
-def test_a_step_of_a_stream_workers_clock_closes_no_window_and_forgets_no_key(streamed: System, tmp_path: Path) -> None:
+def test_a_step_of_a_stream_workers_clock_closes_no_window_and_forgets_no_key(
+    streamed: System, start_worker: Callable[..., StreamWorker], tmp_path: Path
+) -> None:
+    streamed.write("work.py", WORK)
+    streamed.write("clock.yaml", RULES.replace("FOLDER", str(tmp_path)).replace("endpoint: node", "endpoint: local"))
     clock = SystemClock(tmp_path, "worker")
     streamed.oncue("deploy", "clock.yaml", "--yes")
-    worker = streamed.start("stream", env=clock.environment())
-    try:
-        assert worker.stdout is not None
-        line = worker.stdout.readline()
-        assert "oncue stream is up" in line, (line, worker.communicate(timeout=30) if not line else "")
-        for step_s in STEPS[2:]:
-            once = {"kind": "once", "n": f"n{step_s}"}
-            batch = {"kind": "batch", "series": str(step_s), "n": f"n{step_s}"}
-            assert streamed.http("POST", "/hooks/door", once, token=None).status == 202
-            streamed.await_true(lambda n=f"n{step_s}": n in values(streamed, "once"), "the first event has passed")
-            assert streamed.http("POST", "/hooks/door", batch, token=None).status == 202
+    start_worker(streamed, **clock.environment())
+    for step_s in STEPS[2:]:
+        once = {"kind": "once", "n": f"n{step_s}"}
+        batch = {"kind": "batch", "series": str(step_s), "n": f"n{step_s}"}
+        assert streamed.http("POST", "/hooks/door", once, token=None).status == 202
+        streamed.await_true(lambda n=f"n{step_s}": n in values(streamed, "once"), "the first event has passed")
+        assert streamed.http("POST", "/hooks/door", batch, token=None).status == 202
 
-            clock.step(step_s)
+        clock.step(step_s)
 
-            for again in (batch, once):
-                assert streamed.http("POST", "/hooks/door", again, token=None).status == 202
-            wanted = [f"n{step_s}"] * 2
-            streamed.await_true(lambda w=wanted: w in values(streamed, "collected"), "the window has closed, with both")
-        assert sorted(values(streamed, "once")) == sorted(f"n{s}" for s in STEPS[2:])
-    finally:
-        worker.kill()
-        worker.communicate()
+        for again in (batch, once):
+            assert streamed.http("POST", "/hooks/door", again, token=None).status == 202
+        wanted = [f"n{step_s}"] * 2
+        streamed.await_true(lambda w=wanted: w in values(streamed, "collected"), "the window has closed, with both")
+    assert sorted(values(streamed, "once")) == sorted(f"n{s}" for s in STEPS[2:])

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +26,9 @@ rules:
 
 
 @pytest.fixture
-def system(kafka: tuple[str, str], tmp_path: Path) -> Iterator[System]:
-    data = tmp_path / "data"
-    log = on_kafka(kafka[0], data)
-    with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=log, ONCUE_RULES_MEMORY="stream") as found:
-        found.await_connected()
-        found.write("tomo.py", FUNCTION)
-        yield found
-
-
-class Worker:
-    def __init__(self, system: System, first: str = "oncue stream is up") -> None:
-        self.process = system.start("stream")
-        self.expect(first)
-
-    def expect(self, words: str) -> None:
-        """Check the next line of its stdout."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert words in line, (line, self.process.communicate(timeout=30) if not line else "")
-
-
-@pytest.fixture
-def start(request: pytest.FixtureRequest) -> Iterator[Any]:
-    workers: list[Worker] = []
-
-    def begin(system: System, *words: str) -> Worker:
-        workers.append(Worker(system, *words))
-        return workers[-1]
-
-    yield begin
-    for worker in workers:
-        worker.process.kill()
-        worker.process.communicate()
+def system(streamed: System) -> System:
+    streamed.write("tomo.py", FUNCTION)
+    return streamed
 
 
 def emit(system: System, scan: int, *numbers: int) -> None:
@@ -74,7 +43,7 @@ def rule(system: System) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
-def test_a_server_leaves_stateful_rules_to_a_stream_worker(system: System, start: Any) -> None:
+def test_a_server_leaves_stateful_rules_to_a_stream_worker(system: System, start_worker: Any) -> None:
     system.write("layers.yaml", RULES)
     deployed = system.oncue("deploy", "--yes", "layers.yaml")
     assert "no stream worker reports; start one: oncue stream --log 'kafka://" in deployed.stderr
@@ -82,7 +51,7 @@ def test_a_server_leaves_stateful_rules_to_a_stream_worker(system: System, start
     doctor = {f["check"]: f for f in system.json("doctor", code=1)}
     assert "oncue stream" in doctor["rules with memory"]["found"]
     emit(system, 7, 1, 2, 2)  # they wait in the log
-    worker = start(system)
+    worker = start_worker(system)
     system.await_true(lambda: rule(system)["waiting"] == 2 and rule(system)["suppressed"] == 1, "the window is shown")
     assert rule(system)["why"] == ""
     event = {"specversion": "1.0", "id": "x", "source": "/b", "type": "layer.written"}
@@ -99,7 +68,7 @@ def test_a_server_leaves_stateful_rules_to_a_stream_worker(system: System, start
     emit(system, 8, 1, 2)
     system.await_true(lambda: rule(system)["waiting"] == 2, "the next window is open")
     worker.process.kill()
-    successor = start(system)
+    successor = start_worker(system)
     emit(system, 8, 3)
     assert len(system.await_tasks(2, rule="stack")) == 2
     out, err = signalled(successor.process, signal.SIGINT)
@@ -110,7 +79,7 @@ def test_a_server_leaves_stateful_rules_to_a_stream_worker(system: System, start
 
 @pytest.mark.timeout(240)
 def test_open_windows_move_from_a_server_to_a_worker_and_back(
-    kafka: tuple[str, str], tmp_path: Path, start: Any
+    kafka: tuple[str, str], tmp_path: Path, start_worker: Any
 ) -> None:
     data = tmp_path / "data"
     with system_in(tmp_path, "--workers", "1", data=data, ONCUE_LOG=on_kafka(kafka[0], data)) as system:
@@ -122,7 +91,7 @@ def test_open_windows_move_from_a_server_to_a_worker_and_back(
         emit(system, 7, 1, 2)
         system.await_true(lambda: rule(system)["waiting"] == 2, "the server holds the window")
         # A worker beside such a server waits.
-        worker = start(system, "waiting until a server hands over the partitions 0, 1")
+        worker = start_worker(system, "waiting until a server hands over the partitions 0, 1")
         system.down()
         system.env["ONCUE_RULES_MEMORY"] = "stream"
         system.up("--workers", "1")
