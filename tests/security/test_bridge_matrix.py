@@ -24,6 +24,7 @@ from tests.security.world import OWNER, STRANGER, World
 Maker = Callable[..., HostileAgent]
 Said = tuple[bridge.FromAgent, bytes | None]
 FORGED = "zqmark-forged"
+LEAKS = (b"zqmark-value", b"zqmark-output", b"zqmark-doc", b"zqmark-blob")  # of the owner's function and blob
 
 
 def _task(world: World, kind: str = "waiting") -> bytes:
@@ -172,11 +173,25 @@ def test_another_owners_endpoint_learns_and_changes_nothing(world: World, peers:
 
     text = told(received)
     assert FORGED.encode() not in text
-    for leak in (b"zqmark-value", b"zqmark-output", b"zqmark-doc", b"zqmark-blob"):
+    for leak in LEAKS:
         assert leak not in text, (leak, received)
     for task in ("task", "waiting"):
         assert bytes.fromhex(world.ids[task]) not in text, received
     world.system.await_true(lambda: everything(world) == before, "nothing has changed", 5)
+
+
+@pytest.mark.parametrize("name", ["function", "zqmark_fn", "zqmark_fn@1", "zqmark_work.py:zqmark_fn", "blob"])
+@pytest.mark.parametrize("offset", [0, 10])
+def test_what_is_anothers_is_not_sent(world: World, peers: dict[str, Maker], name: str, offset: int) -> None:
+    """Bodies of functions and blobs go to whom may run or read them, by their hash only."""
+    with peers["another owner's endpoint"]() as peer:
+        peer.hello()
+        peer.say(bridge.FetchPart(world.ids.get(name, name), offset))
+        received = peer.hear(2.0)
+
+    assert any(isinstance(m, bridge.BlobPart) and m.why for m, _ in received), received
+    for leak in LEAKS:
+        assert leak not in told(received)
 
 
 def test_frames_of_an_old_session_are_dropped(world: World, peers: dict[str, Maker]) -> None:
