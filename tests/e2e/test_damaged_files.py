@@ -61,7 +61,7 @@ def test_a_server_on_a_damaged_log_answers_rightly_or_tells(stopped: System, vie
         (system.data / "view.db").unlink()
     said = system.oncue("doctor", code=1).stdout
     assert "WRONG stored log" in said
-    system.oncue("up", "--detach", "--port", "0", "--workers", "1")
+    system.up("--workers", "1")
     after = answers(system)
     assert {key: value for key, value in after.items() if before.get(key) != value} == {}, "a wrong answer"
     dead = system.json("dead", "list")
@@ -79,7 +79,7 @@ def test_a_damaged_view_is_built_again(stopped: System) -> None:
     for seed in range(40):
         damage(path, seed)
     for _ in range(3):  # damage may be found at the start, or by the first question
-        system.oncue("up", "--detach", "--port", "0", "--workers", "1")
+        system.up("--workers", "1")
         statuses = [system.http("GET", f"/v1/{what}?limit=1000").status for what in ("tasks", "events")]
         if statuses == [200, 200] and answers(system) == before:
             break

@@ -62,7 +62,8 @@ async def main(url: str, token: str, callers: int, streams: int) -> None:
     await asyncio.to_thread(sys.stdin.read)
     for task in tasks:
         task.cancel()
-    print(json.dumps({"statuses": counts, "streams": len(held)}), flush=True)
+    streams_held = sum(isinstance(found, asyncio.StreamReader) for found in held)
+    print(json.dumps({"statuses": counts, "streams": streams_held}), flush=True)
 
 
 if __name__ == "__main__":

@@ -76,11 +76,11 @@ class HostileAgent:
                 self.epoch = message.epoch
         return found
 
-    def hear(self, seconds: float = 0.5, most: int = 10_000) -> list[Received]:
+    def hear(self, seconds: float) -> list[Received]:
         """Return what arrives until nothing has for a moment."""
         found: list[Received] = []
         deadline = time.monotonic() + seconds
-        while len(found) < most and (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(max(1, int(1000 * left))):
                 break
             envelope, body = bridge.decode_from_bridge(self._socket.recv_multipart())

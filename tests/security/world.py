@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 from oncue.dispatcher.auth.scopes import SCOPES
 from tests.e2e.running import System, signalled, system_in
 
-MARK = "zqmark"
 MARKED = re.compile(rb"(?i)zqmark[\w.-]*")
 OWNER, STRANGER = "zqmark-owner", "stranger"
 CONTENT = b"zqmark-blob " * 40_000
