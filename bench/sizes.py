@@ -1,8 +1,8 @@
-"""Measure deploys and restarts of an honest size: 10,000 rules, 1,000,000 stored events.
+"""Measure deploys and restarts with 10,000 rules and 1,000,000 stored events.
 
 A server runs in a process of its own, and is deployed to by `oncue deploy` as users do. It is killed
-(-9) before each restart. `health` is the longest that /health/live took meanwhile, asked every 20 ms.
-`without_view`: its view.db was removed, so it is built again from the log.
+(-9) before each restart. `deploy_health_ms` is the longest that /health/live took meanwhile, asked every
+20 ms. `restart_without_view_s`: its view.db was removed, so it is built again from the log.
 """
 
 from __future__ import annotations
