@@ -1,7 +1,7 @@
 # Everything here sets itself up: only Python 3.11+, git and make need to be there.
 #   make demo   files turn into outcomes, under two minutes     make test   all tests      make lint   ruff, mypy, layers
 #   make bench  the figures of docs/benchmarks.md               make services   install the services that tests use
-#   make fuzz   random input, for TIME=60 seconds a target          make audit  known vulnerabilities of what is installed
+#   make fuzz   random input, for TIME=60 seconds a target          make audit  known vulnerabilities of the pinned packages
 #   make lock   requirements/*.txt, with hashes               make sbom   sbom.json, of the runtime's packages (CycloneDX)
 #   make kafka  a Kafka broker to try things with (Java 17 and Maven; make kafka NODES=3)
 

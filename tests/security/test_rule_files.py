@@ -16,7 +16,7 @@ from tests.security.stall import check_no_stall
 from tests.unit.rules.parsing.test_hostile_files import HOSTILE
 
 RULES = 10_000
-CPU_S = 20.0  # of the server, for a deploy of 10,000 rules: it takes 2
+CPU_S = 20.0  # of the server, for a deploy of 10,000 rules: it takes 3.5
 
 
 @pytest.fixture(scope="module")
