@@ -26,6 +26,7 @@ from oncue.errors import (
     UntrustedResult,
 )
 from oncue.protocol import payload
+from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, OK, REFUSED, TIMEOUT, Ended, Failure
 
 _KINDS: dict[int, tuple[type[TaskError], str, str]] = {
@@ -87,7 +88,7 @@ def error(ended: Ended, task_id: bytes, name: str) -> TaskError:
     """
     try:
         failure = msgspec.msgpack.decode(ended.value, type=Failure)
-    except msgspec.MsgspecError:
+    except DECODE_ERRORS:
         failure = Failure("", "")
     what = f"{name or 'the function'} (task {task_id.hex()})"
     found: TaskError

@@ -26,6 +26,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from oncue.errors import Undecodable
+from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import Ended, Stored
 
 PROTOCOL = 2  # version; the bridge refuses an agent with another one
@@ -270,7 +271,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[E_], parts: MessageParts) -> tuple[
         raise Undecodable(f"a message of {len(parts)} parts")
     try:
         return decoder.decode(parts[0]), parts[1] if len(parts) == 2 else b""
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as e:
+    except DECODE_ERRORS as e:
         raise Undecodable(f"not a message of this protocol: {_reason(e)}") from None
 
 
@@ -282,7 +283,7 @@ def decode_ends(body: bytes) -> list[Ended]:
     """Decode the body of Results. Raises Undecodable."""
     try:
         return _ends.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as e:
+    except DECODE_ERRORS as e:
         raise Undecodable(f"not a list of ended attempts: {_reason(e)}") from None
 
 

@@ -25,6 +25,7 @@ import msgspec
 
 from oncue.clocks.process import now_us
 from oncue.errors import Invalid, TooLarge
+from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import EVENT_BYTES, Event
 
 STRUCTURED = "application/cloudevents+json"
@@ -143,7 +144,7 @@ def _data_of(value: bytes, content_type: str | None) -> Any:
     if _is_json(content_type):
         try:
             data = _decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        except DECODE_ERRORS as e:
             raise Invalid(f"data: not the JSON that its content type says: {e}") from None
         _check_depth(value)
         return data
@@ -202,7 +203,7 @@ def from_json(value: bytes | str) -> Event:
         raise _too_large(len(value))
     try:
         found = _decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+    except DECODE_ERRORS as e:
         raise Invalid(f"not JSON: {e}", remedy="an event is one JSON object, in UTF-8") from None
     _check_depth(value.encode() if isinstance(value, str) else value)
     if not isinstance(found, dict):

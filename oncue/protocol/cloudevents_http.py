@@ -16,6 +16,7 @@ import msgspec
 
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.cloudevents import STRUCTURED, from_json, from_record
+from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import Event
 
 BATCHED = "application/cloudevents-batch+json"
@@ -58,7 +59,7 @@ def _batch(body: bytes) -> list[Event]:
         raise TooLarge(f"the batch has more than {BATCH_COMMAS:,} commas", remedy="send fewer events at once")
     try:
         items = _raw_list(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+    except DECODE_ERRORS as e:
         raise Invalid(f"not a batch: {e}", remedy="a batch is a JSON list of events, in UTF-8") from None
     events = []
     for i, item in enumerate(items):

@@ -21,6 +21,8 @@ T = TypeVar("T")
 encode = msgspec.msgpack.Encoder().encode
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 _building = threading.Lock()
+#: What msgspec raises for bytes that are not what they should be, or nested too deeply.
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def decode(kind: type[T], data: bytes | memoryview) -> T:
@@ -31,7 +33,7 @@ def decode(kind: type[T], data: bytes | memoryview) -> T:
             decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
         return decoder.decode(data)  # type: ignore[no-any-return]
-    except (msgspec.MsgspecError, RecursionError) as e:
+    except DECODE_ERRORS as e:
         raise Undecodable(f"not a {getattr(kind, '__name__', kind)}: {e}") from None
 
 

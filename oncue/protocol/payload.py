@@ -19,7 +19,7 @@ import msgspec
 from oncue.errors import CannotPack, Undecodable
 from oncue.pickles import Pickler, loads
 from oncue.pickles.pickler import Ids
-from oncue.protocol.codec import build_decoders
+from oncue.protocol.codec import DECODE_ERRORS, build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
 
 MSGPACK, PICKLE, REF = b"m", b"p", b"r"
@@ -139,7 +139,7 @@ def ref_of(payload: bytes) -> Ref | None:
         return None
     try:
         return msgspec.msgpack.decode(payload[1:], type=Ref)
-    except msgspec.MsgspecError as e:
+    except DECODE_ERRORS as e:
         raise Undecodable(f"not a reference to a blob: {e}") from None
 
 
@@ -155,7 +155,7 @@ def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_ho
     if letter == MSGPACK:
         try:
             return _decode(payload[1:])
-        except (msgspec.MsgspecError, RecursionError) as e:
+        except DECODE_ERRORS as e:
             raise Undecodable(f"not a msgpack payload: {e}") from None
     if letter == PICKLE:
         return loads(payload, 1, at_home=at_home)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Undecodable
-from oncue.protocol.codec import decode
+from oncue.protocol.codec import DECODE_ERRORS, decode
 from oncue.protocol.records import (
     VERSION,
     Control,
@@ -68,7 +68,7 @@ def decode_record(topic: str, value: bytes) -> Any:
 def _fields(value: bytes) -> list[Any]:
     try:
         found = msgspec.msgpack.decode(value)
-    except (msgspec.MsgspecError, RecursionError):
+    except DECODE_ERRORS:
         return []
     return found if isinstance(found, list) else []
 

@@ -20,6 +20,7 @@ import zlib
 
 import msgspec
 
+from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import Ended, Stored, TaskRecord
 
 HEAD = struct.Struct(">4sII")  # MAGIC, length of the body, its CRC-32
@@ -123,5 +124,5 @@ class FrameReader:
 def _decoded(part: memoryview) -> FromWorker | None:
     try:
         return decode_from_worker(part)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         return None

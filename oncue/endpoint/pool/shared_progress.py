@@ -29,6 +29,7 @@ import sys
 
 import msgspec
 
+from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import Ended
 
 CHUNK, INDEX, STARTED, STOP, FIRST, USED = range(6)
@@ -112,7 +113,7 @@ class SharedProgress:
                 size = int.from_bytes(data[at : at + 4], "little")
                 found.append(_split(data[at + 4 : at + 4 + size]))
                 at += 4 + size
-        except (msgspec.MsgspecError, UnicodeDecodeError):  # the worker sent them meanwhile
+        except DECODE_ERRORS:  # the worker sent them meanwhile
             return first, []
         return first, found
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from oncue.errors import Undecodable
-from oncue.protocol.codec import encode
+from oncue.protocol.codec import DECODE_ERRORS, encode
 from oncue.rules.operators.base import AnyOperator, OperatorState
 from oncue.rules.operators.batch import BatchOperator
 from oncue.rules.operators.dedupe import DedupeOperator
@@ -52,14 +52,14 @@ class Catalogue:
         """Raises Undecodable: a newer version wrote it."""
         try:
             return self._operators.decode(value)
-        except (msgspec.MsgspecError, RecursionError) as e:
+        except DECODE_ERRORS as e:
             raise Undecodable(f"the operator cannot be read: {e}") from None
 
     def decode_state(self, value: bytes) -> OperatorState:
         """Raises Undecodable: a newer version wrote it."""
         try:
             return self._states.decode(value)
-        except (msgspec.MsgspecError, RecursionError) as e:
+        except DECODE_ERRORS as e:
             raise Undecodable(f"the state of an operator cannot be read: {e}") from None
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ from oncue import ids
 from oncue.errors import Forbidden, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.cloudevents import time_text
 from oncue.protocol.cloudevents_http import check_containers, events_from_http
-from oncue.protocol.codec import build_decoders
+from oncue.protocol.codec import DECODE_ERRORS, build_decoders
 from oncue.protocol.records import EVENT_BYTES, NAME_CHARS, Event
 from oncue.quantities import duration_ms
 from oncue.triggers.activity import ActivityLog
@@ -306,7 +306,7 @@ def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
         check_containers(body)
         try:
             return content_type, msgspec.json.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        except DECODE_ERRORS as e:
             raise Invalid(
                 f"the body is not valid JSON, but its content type says so: {e}", remedy="send JSON in UTF-8"
             ) from e
@@ -316,7 +316,7 @@ def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
         check_containers(body)
         try:
             return "application/json", msgspec.json.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except DECODE_ERRORS:
             pass
     if textual:
         try:

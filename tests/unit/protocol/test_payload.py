@@ -8,8 +8,20 @@ from typing import Any
 import pytest
 
 from oncue.client.calls import pack_call
-from oncue.errors import CannotPack
-from oncue.protocol.payload import MSGPACK, PICKLE, has_plain_types, is_plain, pack, pack_args, unpack, unpack_args
+from oncue.errors import CannotPack, Undecodable
+from oncue.protocol.codec import encode
+from oncue.protocol.payload import (
+    MSGPACK,
+    PICKLE,
+    REF,
+    has_plain_types,
+    is_plain,
+    pack,
+    pack_args,
+    ref_of,
+    unpack,
+    unpack_args,
+)
 
 PLAIN: dict[str, Any] = {
     "scalars": [None, True, 1, -1.5, "x", b"x"],
@@ -100,3 +112,11 @@ def test_what_came_as_data_has_no_identity() -> None:
     packed = pack([row, row], as_data=True)
     assert packed[:1] == MSGPACK
     assert unpack(packed) == [row, row]
+
+
+@pytest.mark.parametrize(("read", "letter"), [(unpack, MSGPACK), (unpack, REF), (ref_of, REF)])
+def test_what_is_nested_too_deeply_is_undecodable(read: Any, letter: bytes) -> None:
+    """A reference's unknown fields, of a newer version, are skipped; they may be anything."""
+    deep = b"\x94" + encode("a" * 64) + encode(5) + encode("") + b"\x91" * 100_000 + b"\xc0"
+    with pytest.raises(Undecodable):
+        read(letter + deep)
