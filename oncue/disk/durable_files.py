@@ -11,27 +11,29 @@ import secrets
 from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Write the file durably, in one step, unless it has this content.
+def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write the file in one step, with mode 600, unless it has this content.
 
-    Raises OSError.
+    `durable`: not lost by a power cut. Raises OSError.
     """
     if has_content(path, content):
         return
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(handle, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(fresh, path)
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
     finally:
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
 
 
 def has_content(path: Path, content: bytes) -> bool:

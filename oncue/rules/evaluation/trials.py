@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from pathlib import Path
+
+from oncue.disk.durable_files import replace_file
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +53,4 @@ class TrialFile:
         if not marks:
             self._path.unlink(missing_ok=True)
             return
-        fresh = self._path.with_suffix(".new")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(marks, file)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        fresh.replace(self._path)
-        if durable:
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        replace_file(self._path, json.dumps(marks).encode(), durable=durable)
