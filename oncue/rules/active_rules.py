@@ -21,7 +21,7 @@ from oncue.rules.rule_cost import RuleCost
 class RuleCounters:
     """Counters of one rule since the server started; they survive redeploys."""
 
-    __slots__ = ("cost", "doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
+    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
@@ -29,7 +29,6 @@ class RuleCounters:
         self.suppressed = 0  # events that matched and were suppressed
         self.last_reason = ""  # of the newest dead letter of the active version
         self.of = ("", 0)  # that version: label, number
-        self.cost: RuleCost | None = None  # of that version; None: not computed yet
 
 
 class Action:
@@ -79,23 +78,39 @@ class ActiveRule:
     paused.
     """
 
-    __slots__ = ("_hash", "actions", "counters", "deployment", "disabled_because", "inline_bytes", "paused", "rule")
+    __slots__ = (
+        "_hash",
+        "actions",
+        "counters",
+        "deployment",
+        "disabled_because",
+        "inline_bytes",
+        "known_cost",
+        "paused",
+        "rule",
+    )
 
     def __init__(
-        self, rule: Rule, deployment: Deployment, counters: RuleCounters, disabled_because: str, paused: str = ""
+        self,
+        rule: Rule,
+        deployment: Deployment,
+        counters: RuleCounters,
+        disabled_because: str,
+        paused: str = "",
+        known_cost: RuleCost | None = None,
     ) -> None:
         self.rule, self.deployment, self.counters, self.disabled_because = rule, deployment, counters, disabled_because
         self.actions = tuple(Action(rule, run, deployment) for run in rule.runs)
-        self.paused, self._hash = paused, ""
-        self.inline_bytes = counters.cost.all if counters.cost is not None and not paused else -1
+        self.paused, self.known_cost, self._hash = paused, known_cost, ""
+        self.inline_bytes = known_cost.all if known_cost is not None and not paused else -1
 
     def cost(self) -> RuleCost:
         """Return the bounds of the rule's cost, and note them in `inline_bytes`."""
-        if self.counters.cost is None:
-            self.counters.cost = RuleCost(self.rule)
+        if self.known_cost is None:
+            self.known_cost = RuleCost(self.rule)
         if not self.paused:
-            self.inline_bytes = self.counters.cost.all
-        return self.counters.cost
+            self.inline_bytes = self.known_cost.all
+        return self.known_cost
 
     def hash(self) -> str:
         """Return the hash of the rule's text."""
@@ -196,7 +211,7 @@ class RuleCompiler:
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
         counters = self._counters.setdefault(rule.name, RuleCounters())
         if counters.of != (d.label, d.version):  # its cause may be fixed
-            counters.of, counters.last_reason, counters.cost = (d.label, d.version), "", None
+            counters.of, counters.last_reason = (d.label, d.version), ""
         disabled_because = "" if rule.enabled else "`enabled: false` in its file"
         if switch is not None and not switch.pauses:
             why = f": {switch.why}" if switch.why else ""
@@ -205,10 +220,11 @@ class RuleCompiler:
                 self._paused.pop(rule.name, None)
         paused = self._pause(rule, switch)
         entry = self._entries.get(rule.name)
-        if entry is None or entry.rule is not rule or entry.deployment is not d:
+        if entry is None or entry.rule is not rule:
             return ActiveRule(rule, d, counters, disabled_because, paused)
-        same = (entry.disabled_because, entry.paused) == (disabled_because, paused)
-        return entry if same else ActiveRule(rule, d, counters, disabled_because, paused)
+        if entry.deployment is d and (entry.disabled_because, entry.paused) == (disabled_because, paused):
+            return entry
+        return ActiveRule(rule, d, counters, disabled_because, paused, entry.known_cost)
 
     def _pause(self, rule: Rule, switch: RuleSwitch | None) -> str:
         """Return why the rule is paused, in the text that it has now; "": it is not."""

@@ -41,3 +41,27 @@ def test_the_newest_version_and_switch_of_each_rule_count() -> None:
     broken = compiler.compile([*both, Deployment(VERSION, "c", 1, "me", "rules: 5", {}), deployed("d", 1, "other")])
     assert set(broken.broken) == {"c", "d"}
     assert names(broken) == ["new", "other"]
+
+
+def test_a_version_that_still_tests_events_has_its_own_cost() -> None:
+    def deployed(version: int, when: str) -> Deployment:
+        body = {"rules": [{"name": "r", "on": {"type": "t"}, "when": when, "run": {"function": "f"}}]}
+        return Deployment(VERSION, "x", version, "me", json.dumps(body), {"f": "0"})
+
+    compiler = RuleCompiler()
+    cheap = compiler.compile([deployed(1, "data.n == 1")]).entries["r"]
+    dear = compiler.compile([deployed(2, "data.l.all(x, data.l.all(y, data.l == data.l))")]).entries["r"]
+
+    assert cheap.cost().all > 0
+    assert dear.cost().all == 0
+
+
+def test_the_cost_of_a_rule_is_kept_while_its_text_stays() -> None:
+    body = json.dumps({"rules": [{"name": "r", "on": {"type": "t"}, "run": {"function": "f"}}]})
+    compiler, deployments = RuleCompiler(), [Deployment(VERSION, "x", 1, "me", body, {"f": "0"})]
+    cost = compiler.compile(deployments).entries["r"].cost()
+
+    disabled = compiler.compile(deployments, [RuleSwitch(VERSION, "r", False, "ann")]).entries["r"]
+
+    assert disabled.disabled_because
+    assert disabled.cost() is cost
