@@ -50,7 +50,7 @@ class BatchResult:
         self.frames = TaskFrames(directory, now)
         self._now_ms = now // 1000
         self._matches: list[Record] = []
-        self._matched: dict[ActiveRule, list[int]] = {}  # entry -> [matched, fired, failed]
+        self._matched: dict[ActiveRule, list[int]] = {}  # see _counts
         self._reasons: dict[ActiveRule, str] = {}
         self._kept_bytes = 0  # of events in dead letters
         self._untested: dict[tuple[ActiveRule, int, str], list[Postponed]] = {}  # by rule, partition, reason
@@ -90,7 +90,7 @@ class BatchResult:
                 if operators is None:
                     self._fire(entry, event)
                 else:
-                    self._match(entry, operators, event, record.time_ms)
+                    self._match(entry, operators, event, self._accepted_ms(record))
         except RuleError as e:
             self._to_dead_letters(batch, offset, record, e, event, entry)
         except Exception as e:
@@ -110,9 +110,14 @@ class BatchResult:
 
     def question(self, event: Postponed, entry: ActiveRule) -> Question:
         deployment, record = entry.deployment, event.record
-        mark_us = _number(event.event.extensions.get("oncuemarkus")) or 0
         return Question(
-            EVENT, record.value, record.headers, deployment.label, deployment.version, record.time_ms, mark_us
+            EVENT,
+            record.value,
+            record.headers,
+            deployment.label,
+            deployment.version,
+            self._accepted_ms(record),
+            _mark_us(event.event),
         )
 
     def take(self, event: Postponed, entry: ActiveRule, answer: Answer) -> None:
@@ -121,10 +126,10 @@ class BatchResult:
             if answer.kind == FIRES:
                 self._fire(entry, event.event, answer.payloads)
             elif answer.kind == MATCHED:
-                self._matched.setdefault(entry, [0, 0, 0])[0] += 1
+                self._counts(entry)[0] += 1
                 self._matches.append(Record(answer.match, answer.key))
             elif answer.kind == FAILED:
-                self._matched.setdefault(entry, [0, 0, 0])[0] += answer.stage == "args"
+                self._counts(entry)[0] += answer.stage == "args"
                 raise RuleError(answer.stage, answer.reason, answer.remedy)
         except RuleError as e:
             self._to_dead_letters(event.batch, event.offset, event.record, e, event.event, entry)
@@ -147,7 +152,7 @@ class BatchResult:
     def add_untested(self) -> None:
         """Make dead letters of the events that rules did not test."""
         for (entry, partition, why), events in self._untested.items():
-            self._matched.setdefault(entry, [0, 0, 0])[2] += len(events)
+            self._counts(entry)[2] += len(events)
             self._reasons[entry] = "" if entry.paused else why  # the state of a paused rule says why
             self.frames.dead += [self._letter(entry, partition, part, why) for part in _parts(events)]
         self._untested.clear()
@@ -178,30 +183,25 @@ class BatchResult:
 
         `payloads`: the arguments, if they were made by an evaluator.
         """
-        counts = self._matched.setdefault(entry, [0, 0, 0])
+        counts = self._counts(entry)
         counts[0] += 1
         ready = self.frames.prepare(entry, event, payloads)
-        extensions = event.extensions
         task_ids = rule_task_ids(
             entry.rule.name,
             self._replay,
             event.source,
             event.id,
-            _number(extensions.get("oncuetimems")),
+            _number(event.extensions.get("oncuetimems")),
             len(ready),
         )
-        cause, mark_us = (event.source, event.id), _number(extensions.get("oncuemarkus")) or 0
-        self.frames.add(entry, ready, task_ids, cause, mark_us)
+        self.frames.add(entry, ready, task_ids, (event.source, event.id), _mark_us(event))
         counts[1] += len(ready)
 
     def _match(self, entry: ActiveRule, operators: OperatorChain, event: Event, at_ms: int) -> None:
-        self._matched.setdefault(entry, [0, 0, 0])[0] += 1
-        mark_us = _number(event.extensions.get("oncuemarkus")) or 0
-        deployment = entry.deployment
-        # On Kafka the time is the producer's: a clock that is ahead must not close windows.
-        at_ms = min(at_ms, self._now_ms)
+        self._counts(entry)[0] += 1
+        label, version = entry.deployment.label, entry.deployment.version
         try:
-            match = operators.match(entry.rule.name, deployment.label, deployment.version, event, at_ms, mark_us)
+            match = operators.match(entry.rule.name, label, version, event, at_ms, _mark_us(event))
         except Invalid as e:
             raise RuleError("args", e.message, e.remedy) from None
         self._matches.append(Record(encode(match), operators.partition_key(match)))
@@ -216,7 +216,7 @@ class BatchResult:
         entry: ActiveRule | None = None,
     ) -> None:
         if entry is not None:
-            self._matched.setdefault(entry, [0, 0, 0])[2] += 1
+            self._counts(entry)[2] += 1
             self._reasons[entry] = error.reason
         value, headers = record.value[:EVENT_BYTES], headers_within_limit(record.headers)
         offsets: tuple[int, ...] = ()
@@ -241,6 +241,17 @@ class BatchResult:
                 offsets,
             )
         )
+
+    def _accepted_ms(self, record: Record) -> int:
+        """Return when an event was accepted.
+
+        On Kafka the time is the producer's: a clock that is ahead must not close windows.
+        """
+        return min(record.time_ms, self._now_ms)
+
+    def _counts(self, entry: ActiveRule) -> list[int]:
+        """Return [matched, fired, failed] of a rule, to be increased."""
+        return self._matched.setdefault(entry, [0, 0, 0])
 
     @property
     def repeatable(self) -> bool:
@@ -299,6 +310,10 @@ def _decoded(record: Record) -> Event:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
         raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")
     return event
+
+
+def _mark_us(event: Event) -> int:
+    return _number(event.extensions.get("oncuemarkus")) or 0
 
 
 def _number(value: Any) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from oncue.log.base import Append, Log, Position, Record, RecordBatch
 from oncue.protocol import cloudevents, payload
 from oncue.protocol.codec import decode
 from oncue.protocol.records import VERSION, DeadLetter, Deployment, Event, RuleSwitch, TaskFrame, TaskRecord
-from oncue.protocol.topics import DEAD, EVENTS, TaskTopics
+from oncue.protocol.topics import DEAD, EVENTS, MATCHES, TaskTopics
 from oncue.rules.batch_result import MAX_DEPTH
 from oncue.rules.engine import Engine
+from oncue.rules.operators.records import Match
 
 
 class Endpoints:
@@ -254,5 +256,23 @@ def test_a_failed_commit_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await consume(log, engine)
         assert len(await tasks(log)) == 1
         assert engine.rules()[0].fired == 1
+
+    with_log(tmp_path, body)
+
+
+def test_a_match_is_not_in_the_future_wherever_it_is_made(tmp_path: Path) -> None:
+    """On Kafka the time of an event is that of its producer's clock."""
+    ahead_ms = time.time_ns() // 1_000_000 + 3_600_000
+
+    async def body(log: Log) -> None:
+        engine = Engine(log, Endpoints())
+        engine.update([deployed([rule(dedupe={"key": "${data.n}", "ttl": "1m"}, when="data.l.all(x, x >= 0)")])])
+        events = [record(1, {"l": [1], "n": 1}), record(2, {"l": list(range(7_000)), "n": 2})]  # the second one apart
+        await log.append(EVENTS, [Record(e.value, headers=e.headers, time_ms=ahead_ms) for e in events])
+        await consume(log, engine)
+        await engine.close()
+        matches = [decode(Match, r.value) for r in await all_of(log, MATCHES)]
+        assert [m.event.id for m in matches] == ["1", "2"]
+        assert max(m.at_ms for m in matches) <= time.time_ns() // 1_000_000
 
     with_log(tmp_path, body)
