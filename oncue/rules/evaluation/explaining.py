@@ -20,17 +20,16 @@ async def explain_apart(evaluator: Evaluator, entry: ActiveRule, event: Event) -
     If that takes too long, the explanation says so. Raises EvaluatorBusy.
     """
     state, why = entry.state
+    because = f"the rule is paused: {entry.paused}" if state == "paused" else why
     value, headers = cloudevents.to_record(event)
-    question = Question(EXPLAIN, value, headers, disabled_because="" if state == "active" else why)
-    if state == "paused":
-        question = msgspec.structs.replace(question, disabled_because=f"the rule is paused: {entry.paused}")
     try:
-        answer = await evaluator.ask(entry.rule, question)
+        answer = await evaluator.ask(entry.rule, Question(EXPLAIN, value, headers, disabled_because=because))
     except OverBudget as e:
-        known = question.disabled_because or "not known"
-        return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=f"{known}: its evaluation {e}")
+        unknown = f"{because or 'not known'}: its evaluation {e}"
     except Unanswered as e:
-        return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=f"not known: {e}")
-    if answer.kind == FAILED:
-        return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=answer.reason)
-    return _decode(answer.match)
+        unknown = f"not known: {e}"
+    else:
+        if answer.kind != FAILED:
+            return _decode(answer.match)
+        unknown = answer.reason
+    return Explanation(rule=entry.rule.name, event=event.id, fires=False, why=unknown)
