@@ -30,6 +30,11 @@ class RuleCounters:
         self.last_reason = ""  # of the newest dead letter of the active version
         self.of = ("", 0)  # that version: label, number
 
+    @property
+    def new_tasks(self) -> int:
+        """Return the number of tasks that did not exist before."""
+        return max(0, self.fired - self.doubles)
+
 
 class Action:
     """One function that a deployed rule runs.

@@ -41,8 +41,8 @@ YIELD_S = 0.01  # longest time between two yields to the event loop
 EXPLAINS = 16  # questions that may wait for one another
 LARGE_BYTES = 128 * 1024  # of an event that is decoded beside the event loop
 MANY_ACTIONS = 500  # whose frames are encoded beside the event loop
-EVENT_TASKS = 20_000  # that one event may make, and the bytes of their arguments
-EVENT_BYTES = 256 * 1024 * 1024
+EVENT_TASKS = 20_000  # that one event may make
+EVENT_ARGUMENTS_BYTES = 256 * 1024 * 1024  # of these tasks, in memory
 HELD_BYTES = 32 * 1024 * 1024  # of arguments in memory; then large ones become blobs
 
 _log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Engine:
                 entry.cost()
             if entry.paused:
                 work.leave_untested(event, entry, f"the rule is paused: {entry.paused}")
-            elif work.frames.tasks - before > EVENT_TASKS or work.frames.held_bytes > EVENT_BYTES:
+            elif work.frames.tasks - before > EVENT_TASKS or work.frames.held_bytes > EVENT_ARGUMENTS_BYTES:
                 work.refuse(event, entry)
             elif event.size <= entry.inline_bytes:
                 work.test(event.batch, event.offset, event.record, event.event, entry)
@@ -214,7 +214,7 @@ class Engine:
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return (fired, suppressed) of the rules that have either."""
         counters = ((name, entry.counters) for name, entry in self.active_rules.entries.items())
-        return {name: (max(0, c.fired - c.doubles), c.suppressed) for name, c in counters if c.fired or c.suppressed}
+        return {name: (c.new_tasks, c.suppressed) for name, c in counters if c.fired or c.suppressed}
 
 
 def _info(entry: ActiveRule) -> RuleInfo:
@@ -229,7 +229,7 @@ def _info(entry: ActiveRule) -> RuleInfo:
         endpoint=", ".join(dict.fromkeys(run.endpoint for run in entry.rule.runs)),
         state=state,
         why=why or entry.counters.last_reason,
-        fired=max(0, entry.counters.fired - entry.counters.doubles),
+        fired=entry.counters.new_tasks,
         suppressed=entry.counters.suppressed,
         memory=entry.rule.operators.describe() if entry.rule.operators else "",
     )

@@ -47,7 +47,8 @@ def rule_s(rule: Rule, event_bytes: int) -> float:
     seconds = conditions_s(rule.conditions, event_bytes)
     if rule.operators is not None:
         templates = [o.key for o in rule.operators.operators if o.key is not None]
-        return seconds + arguments_s(templates, event_bytes) + _s(len(rule.operators.needs.names), 0, event_bytes)
+        needed_s = _references_s(len(rule.operators.needs.names), 0, event_bytes)
+        return seconds + arguments_s(templates, event_bytes) + needed_s
     return seconds + arguments_s([run.args for run in rule.runs], event_bytes)
 
 
@@ -69,10 +70,10 @@ def _program_size(pattern: str) -> int:
 
 def arguments_s(templates: Sequence[Template], event_bytes: int) -> float:
     """Return the longest time for the arguments of these templates."""
-    return sum(_s(t.references, t.filters, event_bytes) + ITEM_S * t.items for t in templates)
+    return sum(_references_s(t.references, t.filters, event_bytes) + ITEM_S * t.items for t in templates)
 
 
-def _s(references: int, filters: int, event_bytes: int) -> float:
+def _references_s(references: int, filters: int, event_bytes: int) -> float:
     return references * (REFERENCE_S + RENDER_S * event_bytes) + filters * FILTER_S * event_bytes
 
 

@@ -66,7 +66,7 @@ class RuleFileParser:
     async def deployed(self, deployments: Sequence[Deployment]) -> dict[str, ParsedDeployment]:
         """Return the rules of deployed texts by label.
 
-        The drafts of the last request are used once: conditions count their evaluations.
+        Drafts of the last request are used if they are of these texts, and dropped.
         """
         drafts = {text: ruleset for (text, _), ruleset in self._drafts.items()}
         self._drafts = {}
