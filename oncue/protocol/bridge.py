@@ -27,7 +27,7 @@ import msgspec
 
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS
-from oncue.protocol.records import Ended, Stored
+from oncue.protocol.records import AttemptNumber, Ended, Micros, Natural, Short, Stored
 
 PROTOCOL = 2  # version; the bridge refuses an agent with another one
 BEAT_MS = 2_000  # longest pause between two messages of a side
@@ -42,12 +42,9 @@ RESULTS_AT_ONCE: Final = 65_536  # in one Results message
 CANCELS_AT_ONCE: Final = 1_000_000  # in one CancelTasks message
 BLOB_BYTES: Final = 1 << 40
 
-# Numbers stay within SQLite's and JSON's.
-Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Number = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
 Seq = Annotated[int, msgspec.Meta(ge=-1, le=1 << 52)]  # of an agent's journal
 Size = Annotated[int, msgspec.Meta(ge=0, le=BLOB_BYTES)]
-Text = Annotated[str, msgspec.Meta(max_length=1_000)]
 Nonce = Annotated[bytes, msgspec.Meta(max_length=64)]
 CallBytes = Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 
@@ -59,16 +56,16 @@ class Hello(Stored, tag="hello", frozen=True):
     """Opens a session."""
 
     protocol: int
-    agent_version: Text
-    python: Text
-    host: Text
+    agent_version: Short
+    python: Short
+    host: Short
     pid: Natural
     boot: Nonce  # 8 random bytes, new at each start of the agent
     journal: Nonce  # 8 random bytes, new with each journal: a change means that one was lost
     workers: Natural
     held: Natural  # number of tasks in the Inventory messages that follow
     epoch: Annotated[int, msgspec.Meta(ge=0)] = 0  # highest epoch that the agent has accepted
-    at_us: Natural = 0  # by the agent's clock; 0: an agent that does not say
+    at_us: Micros = 0  # by the agent's clock; 0: an agent that does not say
 
 
 class Inventory(Stored, tag="inventory", frozen=True):
@@ -86,7 +83,7 @@ class Results(Stored, tag="results", frozen=True):
     seq: Natural  # journal number
     count: Natural
     call: CallBytes  # msgpack of Call, unchanged from the Dispatch
-    accepted_us: Natural
+    accepted_us: Micros
     granted: Natural  # see Credit
 
 
@@ -102,7 +99,7 @@ class FetchPart(Stored, tag="want", frozen=True):
     Several requests may be open at once.
     """
 
-    sha256: Text
+    sha256: Short
     offset_bytes: Size = 0
 
 
@@ -112,7 +109,7 @@ class UploadPart(Stored, tag="put", frozen=True):
     A result that refers to a blob is sent only after UploadAck has confirmed that it is durable.
     """
 
-    sha256: Text
+    sha256: Short
     offset_bytes: Size
     size_bytes: Size  # of the whole blob
 
@@ -124,7 +121,7 @@ class ReportFrame(Stored, tag="report", frozen=True):
 class Bye(Stored, tag="bye", frozen=True):
     """The agent stops. Tasks that it holds stay in its journal."""
 
-    why: Text = ""
+    why: Short = ""
 
 
 # ---------------------------------------------------------------- bridge -> agent
@@ -137,12 +134,12 @@ class Welcome(Stored, tag="welcome", frozen=True):
     """
 
     epoch: Number
-    server: Text
-    server_version: Text
+    server: Short
+    server_version: Short
     durable_seq: Seq = -1  # journal entries up to here are durable in the log
     # (address, CURVE key) of all servers
-    servers: Annotated[tuple[tuple[Text, Text], ...], msgspec.Meta(max_length=10_000)] = ()
-    at_us: Natural = 0  # by the server's clock; 0: a server that does not say
+    servers: Annotated[tuple[tuple[Short, Short], ...], msgspec.Meta(max_length=10_000)] = ()
+    at_us: Micros = 0  # by the server's clock; 0: a server that does not say
 
 
 class Redirect(Stored, tag="redirect", frozen=True):
@@ -151,9 +148,9 @@ class Redirect(Stored, tag="redirect", frozen=True):
     Without an address no server owns it yet: try again soon.
     """
 
-    bridge: Text = ""
-    server_key: Text = ""
-    why: Text = ""
+    bridge: Short = ""
+    server_key: Short = ""
+    why: Short = ""
 
 
 class Refuse(Stored, tag="refuse", frozen=True):
@@ -168,9 +165,9 @@ class Dispatch(Stored, tag="dispatch", frozen=True):
     """Tasks of one call for the agent. Body: msgpack of list[TaskRecord]."""
 
     call: CallBytes  # msgpack of Call
-    attempt: Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+    attempt: AttemptNumber
     count: Natural
-    accepted_us: Natural
+    accepted_us: Micros
 
 
 class BlobPart(Stored, tag="part", frozen=True):
@@ -181,7 +178,7 @@ class BlobPart(Stored, tag="part", frozen=True):
     `why` is set if the blob or function does not exist.
     """
 
-    sha256: Text
+    sha256: Short
     offset_bytes: Size
     size_bytes: Size  # of the whole
     why: str = ""
@@ -193,7 +190,7 @@ class UploadAck(Stored, tag="putack", frozen=True):
     If it equals the size, the blob is complete and durable.
     """
 
-    sha256: Text
+    sha256: Short
     offset_bytes: Size
     why: str = ""  # set if the server rejects the blob (too large, disk full)
 

@@ -29,9 +29,9 @@ NAME_CHARS = 200
 VALUE_BYTES = INLINE_BYTES + 1024  # of an outcome: the result's payload, or its Failure
 FAILURE_CHARS = 64 * 1024  # of a failure's message
 
-# What agents report is checked as it is decoded. Numbers stay within SQLite's and JSON's.
-Micros = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+# What agents and bridge send is checked as it is decoded. Numbers stay within SQLite's and JSON's.
 Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Micros = Natural
 AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
 Short = Annotated[str, msgspec.Meta(max_length=1_000)]
 TaskId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
