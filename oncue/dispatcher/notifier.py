@@ -23,8 +23,10 @@ from oncue.task_lifecycle import CLOSED_AS
 STREAM_BYTES = 256 << 20  # unread, of one stream
 FEED_ITEMS = 1_000  # unread, of one live feed
 KEEP_ALIVE_S = 10.0
-# Many live feeds together bring so many items a second, each what has come in a pause.
-FEEDS_PER_S, PAUSE_S, PAUSE_PER_FEED_S, AT_LEAST = 20_000, 0.01, 0.001, 10
+#: Items a second of all live feeds together. Each sends a batch, and pauses if there are others.
+ITEMS_PER_S = 20_000
+PAUSE_S, PAUSE_PER_FEED_S = 0.01, 0.001
+SMALLEST_BATCH = 10
 Sees = Callable[[str, Any], bool]
 
 STATE_WORDS = {status: state.name.lower() for status, state in CLOSED_AS.items()}
@@ -64,7 +66,7 @@ class LiveFeed:
         except asyncio.QueueFull:
             self.skipped += 1
 
-    def take(self, items: list[tuple[str, Any]], most: int, left: int) -> None:
+    def drain(self, items: list[tuple[str, Any]], most: int, left: int) -> None:
         """Move waiting items to `items`, up to so many.
 
         Count all but `left` of the others as skipped.
@@ -175,8 +177,8 @@ class Notifier:
                     items = [("", None)]
                 feeds = len(self._feeds)
                 pause = PAUSE_S + PAUSE_PER_FEED_S * feeds
-                most = max(AT_LEAST, int(FEEDS_PER_S * pause / feeds))
-                feed.take(items, most, FEED_ITEMS // feeds)
+                most = max(SMALLEST_BATCH, int(ITEMS_PER_S * pause / feeds))
+                feed.drain(items, most, FEED_ITEMS // feeds)
                 if feed.skipped:
                     yield "skipped", {"count": feed.skipped}
                     feed.skipped = 0
