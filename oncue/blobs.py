@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from oncue.clocks.process import now_us, process_clock
+from oncue.disk.durable_files import sync_folder
 from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
 
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
@@ -183,8 +184,8 @@ class Blobs:
         target.parent.mkdir(exist_ok=True)
         os.replace(temporary.name, target)
         if self.durable:
-            _sync_folder(target.parent)
-            _sync_folder(self.folder)
+            sync_folder(target.parent)
+            sync_folder(self.folder)
 
     # ------------------------------------------------------------ read
 
@@ -378,11 +379,3 @@ def _disk() -> Any:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull("no space for a blob", remedy="free space on the disk that holds the blobs") from e
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,7 +16,7 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
 
     `durable`: not lost by a power cut. Raises OSError.
     """
-    if has_content(path, content):
+    if _has_content(path, content):
         return
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -36,24 +36,29 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
             sync_folder(path.parent)
 
 
-def has_content(path: Path, content: bytes) -> bool:
+def _has_content(path: Path, content: bytes) -> bool:
     try:
         return path.stat().st_size == len(content) and path.read_bytes() == content
     except OSError:
         return False
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder durable. Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Make a file's content durable, whoever wrote it. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def sync_new(path: Path, levels: int = 3) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder durable. Raises OSError."""
+    sync_file(folder)
+
+
+def sync_new(path: Path) -> None:
     """Make a new file durable under its name, also if folders above it are new."""
-    for folder in list(path.parents)[:levels]:
+    for folder in list(path.parents)[:3]:
         with contextlib.suppress(OSError):  # not all can be read
             sync_folder(folder)

@@ -7,9 +7,9 @@ many items that come in no order needs a ledger instead (file/ledger.py).
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
+from oncue.disk.durable_files import replace_file
 from oncue.triggers.base import TriggerContext
 
 _KEY = b"cursor"
@@ -41,7 +41,7 @@ class SourceCursor:
         Raises LogError, OSError.
         """
         if self._state is None:
-            await asyncio.to_thread(_write, self._file, position)
+            await asyncio.to_thread(replace_file, self._file, position.encode())
         else:
             await self._state.persist([(_KEY, position.encode())])
 
@@ -51,16 +51,3 @@ def _read(file: Path) -> str:
         return file.read_text()
     except FileNotFoundError:
         return ""
-
-
-def _write(file: Path, text: str) -> None:
-    """Replace the file's content.
-
-    The rename is atomic: a crash leaves the old text or the new one.
-    """
-    new = file.with_suffix(".new")
-    with new.open("w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    new.replace(file)

@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from oncue.disk.durable_files import sync_file, sync_folder
 from oncue.errors import Invalid
 from oncue.view.schema import SCHEMA, ViewError, move_aside, open_reader
 
@@ -82,11 +83,6 @@ def _check(snapshot: Path) -> None:
 
 def _publish_file(part: Path, target: Path) -> None:
     """Rename the file to its target, durably."""
-    with open(part, "rb") as f:
-        os.fsync(f.fileno())
+    sync_file(part)
     os.replace(part, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)

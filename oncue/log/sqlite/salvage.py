@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.disk.durable_files import sync_file, sync_folder
 from oncue.disk.space import free_bytes
 from oncue.errors import LogError
 from oncue.log.base import Topic
@@ -60,7 +61,7 @@ def finish(path: Path) -> None:
     for end in ("-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
     os.replace(sound, path)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def salvage(path: Path, why: str) -> None:
@@ -95,12 +96,11 @@ def salvage(path: Path, why: str) -> None:
     finally:
         new.close()
     os.chmod(part, 0o600)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(part)
     note = {"at": time.time(), "reason": why, "batches": copied, "unreadable": unreadable[:100]}
     path.with_name(NOTE).write_text(json.dumps(note))
     os.replace(part, path.with_name(path.name + ".sound"))
-    _sync(path.parent)
+    sync_folder(path.parent)
     finish(path)
     logger.error(
         "the log %s: %d batches were copied; %d stretches were not readable%s. The damaged file is kept beside it. A"
@@ -220,11 +220,3 @@ def _next_readable(db: sqlite3.Connection, id: int, number: int, at: int) -> int
         middle = (low + high) // 2
         low, high = (low, middle) if readable(middle) else (middle, high)
     return high
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,6 @@ files existed before.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from oncue.disk.durable_files import sync_folder
 from oncue.errors import Conflict, LogError
 from oncue.protocol.records import Event
 from oncue.triggers.file.stability import FileKey, Fingerprint
@@ -276,11 +276,7 @@ class Ledger:
         finally:
             self._db.execute("PRAGMA synchronous=NORMAL")
         for folder in (self._path.parent, self._path.parent.parent):  # they may be new
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_folder(folder)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

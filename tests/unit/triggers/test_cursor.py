@@ -52,7 +52,7 @@ def test_the_last_position_stored_is_loaded_after_a_restart(tmp_path: Path) -> N
 
 def test_a_crash_during_a_store_leaves_the_old_position(tmp_path: Path) -> None:
     asyncio.run(SourceCursor(context(tmp_path)).store("10"))
-    (tmp_path / "cursor.new").write_text("2")  # cut short: it was to be 20
+    (tmp_path / ".cursor.0123abcd").write_text("2")  # cut short: it was to be 20
 
     assert asyncio.run(SourceCursor(context(tmp_path)).load()) == "10"
 
