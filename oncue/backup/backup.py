@@ -47,10 +47,7 @@ def back_up(settings: Settings, folder: Path, progress: Progress) -> BackupRepor
     data, started = settings.data_path, time.time()
     if not (data / "log" / "log.db").exists() and not (settings.shared_log and data.exists()):
         raise NotFound(f"there is no log in {data}", remedy="give the server's data folder with --data, or ONCUE_DATA")
-    if folder.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(folder.resolve()):
-        raise Invalid(
-            f"the backup's folder {folder} and the data folder {data} contain each other", remedy="name another"
-        )
+    manifest.check_apart(folder, data)
     try:
         with locked(folder):
             return _back_up(settings, data, folder, started, progress)

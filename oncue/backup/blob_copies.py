@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oncue.backup.log_copy import Progress
+from oncue.backup.state_files import describe
 
 STORE_ID = "store.id"
 PART = 1 << 20
@@ -85,9 +86,5 @@ def damaged_in(folder: Path, progress: Progress) -> Iterator[str]:
     names = sorted(names_in(folder))
     for done, name in enumerate(names):
         progress("verify blobs", done, len(names))
-        digest = hashlib.sha256()
-        with open(folder / name[:2] / name, "rb") as file:
-            while part := file.read(PART):
-                digest.update(part)
-        if digest.hexdigest() != name:
+        if describe(folder / name[:2] / name).sha256 != name:
             yield name

@@ -121,6 +121,7 @@ def _copy(db: sqlite3.Connection, progress: Progress) -> None:
         key = (topic, partition)
         where = "topic = ?1 AND partition = ?2"
         db.execute(f"DELETE FROM main.batches WHERE {where} AND first < ?3", (*key, begin))
+        last = -1
         if _is_compact(db, topic):  # rows of any age may have changed
             db.execute(
                 f"DELETE FROM main.batches WHERE {where} AND NOT EXISTS (SELECT 1 FROM src.batches s WHERE"
@@ -128,10 +129,11 @@ def _copy(db: sqlite3.Connection, progress: Progress) -> None:
             )  # fmt: skip
             new = "first NOT IN (SELECT first FROM main.batches WHERE topic = ?1 AND partition = ?2)"
         else:
-            new = f"first > coalesce((SELECT max(first) FROM main.batches WHERE {where}), -1)"
-        before = db.execute(f"SELECT max(first) FROM main.batches WHERE {where}", key).fetchone()[0]
+            newest = f"SELECT coalesce(max(first), -1) FROM main.batches WHERE {where}"
+            last = db.execute(newest, key).fetchone()[0]
+            new = f"first > {last:d}"
         db.execute(f"INSERT INTO main.batches SELECT * FROM src.batches WHERE {where} AND {new}", key)
-        _check_rows(db, key, -1 if before is None or _is_compact(db, topic) else before)
+        _check_rows(db, key, last)
     progress("log", len(parts), len(parts))
 
 

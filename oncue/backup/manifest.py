@@ -45,6 +45,15 @@ class Manifest(msgspec.Struct, frozen=True):
     log: LogEntry | None = None
 
 
+def check_apart(folder: Path, data: Path) -> None:
+    """Raise Invalid if one of the two folders is in the other."""
+    backup, live = folder.resolve(), data.resolve()
+    if backup.is_relative_to(live) or live.is_relative_to(backup):
+        raise Invalid(
+            f"the backup's folder {folder} and the data folder {data} contain each other", remedy="name another"
+        )
+
+
 def load(folder: Path) -> Manifest | None:
     """Return the manifest; None if there is none. Raises Invalid."""
     path = folder / NAME

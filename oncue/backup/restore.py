@@ -24,9 +24,9 @@ from oncue.backup import blob_copies, manifest
 from oncue.backup.log_copy import Progress
 from oncue.backup.manifest import Manifest
 from oncue.backup.state_files import describe
-from oncue.disk.durable_files import replace_file, sync_folder
+from oncue.disk.durable_files import replace_file, sync_file, sync_folder
 from oncue.disk.space import free_bytes
-from oncue.errors import Conflict, Invalid, OncueError
+from oncue.errors import Conflict, OncueError
 from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.inspection import problems
 
@@ -97,10 +97,7 @@ def restore(
     if the backup is. Raises Conflict, NotFound, Invalid, LogLocked, OncueError, OSError.
     """
     manifest.need(folder)
-    if folder.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(folder.resolve()):
-        raise Invalid(
-            f"the backup's folder {folder} and the data folder {data} contain each other", remedy="name another"
-        )
+    manifest.check_apart(folder, data)
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     data.chmod(0o700)
     with _alone(data), _unchanged(folder):
@@ -183,20 +180,22 @@ def _stage(folder: Path, found: Manifest, staged: Path, progress: Progress, *, d
         if damaged and not source.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copyfile(source, target)
-        target.chmod(0o600)
-        describe(target, sync=True)
+        _copy(source, target)
     if found.log is not None and ((folder / "log.db").exists() or not damaged):
         progress("log", 0, 1)
         (staged / "log").mkdir(mode=0o700)
-        shutil.copyfile(folder / "log.db", staged / "log" / "log.db")
-        (staged / "log" / "log.db").chmod(0o600)
-        describe(staged / "log" / "log.db", sync=True)
+        _copy(folder / "log.db", staged / "log" / "log.db")
         sync_folder(staged / "log")
         progress("log", 1, 1)
     if (folder / "blobs").exists():
         blob_copies.copy_blobs(folder / "blobs", staged / "blobs", progress)
     sync_folder(staged)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
+    sync_file(target)
 
 
 def _put_in_place(data: Path, plan: _Plan) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import sqlite3
 import time
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oncue.backup.manifest import FileEntry
+from oncue.disk.durable_files import sync_file
 from oncue.errors import OncueError
 
 #: Not in a backup: copied in another way, derived, or of this process.
@@ -63,19 +63,15 @@ def copy_file(source: Path, target: Path) -> FileEntry:
     else:
         shutil.copyfile(source, target)
     target.chmod(0o600)
-    return describe(target, sync=True)
+    sync_file(target)
+    return describe(target)
 
 
-def describe(path: Path, *, sync: bool = False) -> FileEntry:
+def describe(path: Path) -> FileEntry:
     """Return hash and size of a file."""
-    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-            size += len(part)
-        if sync:
-            os.fsync(file.fileno())
-    return FileEntry(digest.hexdigest(), size)
+        digest = hashlib.file_digest(file, "sha256")
+        return FileEntry(digest.hexdigest(), file.tell())
 
 
 def _copy_database(source: Path, target: Path) -> None:
