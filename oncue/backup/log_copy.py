@@ -19,11 +19,6 @@ from oncue.log.base import Topic
 from oncue.log.sqlite import database, rows
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
-SMALL_TABLES = {
-    "topics": "id, name, settings, crc",
-    "partitions": "topic, partition, next, begin, crc",
-    "offsets": "grp, topic, partition, next, crc",
-}
 ENDS = """
 SELECT t.name, p.partition, max(p.next, coalesce((SELECT b.first + b.count FROM src.batches b
   WHERE b.topic = p.topic AND b.partition = p.partition ORDER BY b.first DESC LIMIT 1), 0))
@@ -112,7 +107,7 @@ def _is_compact(db: sqlite3.Connection, topic: int) -> bool:
 
 
 def _copy(db: sqlite3.Connection, progress: Progress) -> None:
-    for table, columns in SMALL_TABLES.items():
+    for table, columns in database.SMALL_TABLES.items():
         db.execute(f"DELETE FROM main.{table}")
         db.execute(f"INSERT INTO main.{table}({columns}) SELECT {columns} FROM src.{table}")
     parts = db.execute("SELECT topic, partition, begin FROM src.partitions").fetchall()
@@ -141,7 +136,7 @@ def _check_rows(db: sqlite3.Connection, key: tuple[int, int], after: int) -> Non
     """Raise LogError if a copied row is damaged, unless its dead letter is there."""
     found = db.execute("SELECT * FROM main.batches WHERE topic = ? AND partition = ? AND first > ?", (*key, after))
     for row in found:
-        if row[5] != rows.DEAD_LETTERED and not rows.is_sound(row):
+        if not rows.is_accounted_for(row):
             name = db.execute("SELECT name FROM main.topics WHERE id = ?", key[:1]).fetchone()[0]
             raise LogError(
                 f"the log is damaged: the batch at {row[2]} of {name}/{key[1]} does not have its checksum;"

@@ -50,6 +50,12 @@ ALTER TABLE offsets ADD COLUMN crc INTEGER;
 UPDATE partitions SET begin = coalesce((SELECT b.first FROM batches b
   WHERE b.topic = partitions.topic AND b.partition = partitions.partition ORDER BY b.first LIMIT 1), next);
 """
+#: Columns of the tables of few rows; the last is the checksum of the others.
+SMALL_TABLES = {
+    "topics": "id, name, settings, crc",
+    "partitions": "topic, partition, next, begin, crc",
+    "offsets": "grp, topic, partition, next, crc",
+}
 
 
 def open_writer(path: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ import msgspec
 
 from oncue.log.base import Topic
 from oncue.log.sqlite import rows
-from oncue.log.sqlite.database import open_reader
+from oncue.log.sqlite.database import SMALL_TABLES, open_reader
 from oncue.log.sqlite.salvage import structural_damage
 
 MOST = 20  # problems that are told
@@ -36,13 +36,9 @@ def problems(path: Path) -> list[str]:
 
 
 def _problems(db: sqlite3.Connection) -> Iterator[str]:
-    for table, columns in (
-        ("topics", "id, name, settings"),
-        ("partitions", "topic, partition, next, begin"),
-        ("offsets", "grp, topic, partition, next"),
-    ):
-        for *row, crc in db.execute(f"SELECT {columns}, crc FROM {table}"):
-            if crc is not None and crc != rows.checksum_of(*row):
+    for table, columns in SMALL_TABLES.items():
+        for row in db.execute(f"SELECT {columns} FROM {table}"):
+            if not rows.has_checksum(row):
                 yield f"a row of the table {table} does not have its checksum"
     for id, name, settings in db.execute("SELECT id, name, settings FROM topics").fetchall():
         compact = msgspec.msgpack.decode(settings, type=Topic).compact
@@ -57,8 +53,8 @@ def _partition_problems(
     """Yield damaged and missing rows; `following`: next offset, 0 if gaps are allowed."""
     at = begin
     for row in db.execute("SELECT * FROM batches WHERE topic = ? AND partition = ? ORDER BY first", key):
-        first, count, crc = row[2], row[3], row[5]
-        if crc != rows.DEAD_LETTERED and not rows.is_sound(row):
+        first, count = row[2], row[3]
+        if not rows.is_accounted_for(row):
             yield f"{name}: the batch at {first} does not have its checksum"
         if following and first > at:
             yield f"{name}: the records at {at} to {first - 1} are missing"

@@ -49,6 +49,14 @@ def checksum_of(*columns: object) -> int:
     return zlib.crc32(repr(columns).encode())
 
 
+def has_checksum(row: Sequence[object]) -> bool:
+    """Return True if a row of a small table has its checksum as last column.
+
+    Rows of schema 1 have none: None.
+    """
+    return row[-1] is None or row[-1] == checksum_of(*row[:-1])
+
+
 def is_sound(row: StoredRow) -> bool:
     """Return True if the row has its checksum.
 
@@ -61,6 +69,11 @@ def is_sound(row: StoredRow) -> bool:
         return crc == checksum(topic, partition, first, count, time_ms, offsets, blob)
     except (struct.error, TypeError):
         return False
+
+
+def is_accounted_for(row: StoredRow) -> bool:
+    """Return True if the row is sound, or its damage has a dead letter."""
+    return row[5] == DEAD_LETTERED or is_sound(row)
 
 
 def decode(row: StoredRow) -> tuple[Sequence[int], list[Record]]:

@@ -120,13 +120,13 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, list[s
     new.executemany("INSERT INTO topics VALUES (?,?,?,?)", topics)
     names = {id: (name, msgspec.msgpack.decode(settings, type=Topic)) for id, name, settings, _ in topics}
     for row in _rows_of(old, "SELECT grp, topic, partition, next, crc FROM offsets", unreadable):
-        if row[1] in names and row[-1] in (None, rows.checksum_of(*row[:-1])):
+        if row[1] in names and rows.has_checksum(row):
             new.execute("INSERT OR IGNORE INTO offsets VALUES (?,?,?,?,?)", row)
         else:
             unreadable.append(f"the committed offset of a group: {row!r:.100}; its topic is read again")
     bounds = {}
     for row in _rows_of(old, "SELECT topic, partition, next, begin, crc FROM partitions", unreadable):
-        if row[-1] in (None, rows.checksum_of(*row[:-1])):
+        if rows.has_checksum(row):
             bounds[row[:2]] = row
     copied = 0
     for id, (name, settings) in names.items():
@@ -141,7 +141,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, list[s
 
 
 def _known(row: tuple[int, str, bytes, int | None]) -> bool:
-    if row[-1] in (None, rows.checksum_of(*row[:-1])):
+    if rows.has_checksum(row):
         return True
     raise LogError(
         f"the log is damaged: the name or the settings of a topic are lost ({row[:2]!r:.100})",
@@ -191,8 +191,7 @@ def _is_plausible(row: StoredRow, at: int, gap_allowed: bool) -> bool:
     """
     if type(row[2]) is not int or type(row[3]) is not int or type(row[7]) is not bytes or row[2] < at:
         return False
-    sound = row[5] == rows.DEAD_LETTERED or rows.is_sound(row)
-    return sound or (row[2] == at and 0 < row[3] < MANY and not gap_allowed)
+    return rows.is_accounted_for(row) or (row[2] == at and 0 < row[3] < MANY and not gap_allowed)
 
 
 def _next_readable(db: sqlite3.Connection, id: int, number: int, at: int) -> int:

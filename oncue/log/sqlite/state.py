@@ -14,7 +14,7 @@ import msgspec
 
 from oncue.log.base import Partition, Record, RecordBatch, Topic, partition_of
 from oncue.log.sqlite.database import read_identity
-from oncue.log.sqlite.rows import DEAD_LETTERED, checksum_of, is_sound
+from oncue.log.sqlite.rows import has_checksum, is_accounted_for
 
 Callback = Callable[[str, Sequence[Record]], None]
 
@@ -136,7 +136,7 @@ def load(db: sqlite3.Connection) -> StoredState:
 
 def _check(table: str, row: Sequence[object], crc: int | None) -> None:
     """Raise DamagedState if the row of a small table does not have its checksum."""
-    if crc is not None and crc != checksum_of(*row):
+    if not has_checksum((*row, crc)):
         raise DamagedState(f"a row of the table {table} does not have its checksum: {row!r:.200}")
 
 
@@ -157,5 +157,5 @@ def _partition(db: sqlite3.Connection, topic: TopicState, number: int, stored: t
 def _check_last(db: sqlite3.Connection, topic: TopicState, number: int) -> None:
     """Raise DamagedState if the last row may have another offset than before."""
     last, *before = db.execute(LAST, (topic.id, number)).fetchall()
-    if not is_sound(last) and last[5] != DEAD_LETTERED and before and before[0][2] + before[0][3] != last[2]:
+    if not is_accounted_for(last) and before and before[0][2] + before[0][3] != last[2]:
         raise DamagedState(f"the last stored batch of {topic.name}/{number} is damaged")
