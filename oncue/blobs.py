@@ -13,7 +13,6 @@ do no harm. Other stores (S3 ...) have the same methods through fsspec, see `ope
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -28,6 +27,7 @@ from typing import Any, BinaryIO, cast
 
 from oncue.clocks.process import now_us, process_clock
 from oncue.disk.durable_files import sync_folder
+from oncue.disk.space import NO_SPACE
 from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
 
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
@@ -376,6 +376,6 @@ def _disk() -> Any:
     try:
         yield
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        if e.errno in NO_SPACE:
             raise DiskFull("no space for a blob", remedy="free space on the disk that holds the blobs") from e
         raise

@@ -1,1 +1,1 @@
-"""Files and folders on this machine: modes, durable writes."""
+"""Files on this machine: modes, durable writes, space, errors of SQLite."""

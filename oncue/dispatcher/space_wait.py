@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import sqlite3
@@ -18,7 +17,7 @@ import sys
 from pathlib import Path
 
 from oncue.config import Settings
-from oncue.disk.space import free_bytes, is_nearly_full
+from oncue.disk.space import NO_SPACE, free_bytes, is_nearly_full
 from oncue.dispatcher.http.app import bind_address
 from oncue.dispatcher.http.starting import StartingApi
 from oncue.errors import DiskFull, OncueError
@@ -35,7 +34,7 @@ def is_full(error: BaseException, folder: Path) -> bool:
     """Return True if a start failed for lack of space."""
     if isinstance(error, DiskFull):
         return True
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
     if not isinstance(error, OncueError | OSError | sqlite3.Error):
         return False

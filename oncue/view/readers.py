@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from oncue.disk.sqlite_errors import is_damage
 from oncue.errors import NotReady
 from oncue.processes.fair_threads import FairThreads
 from oncue.view.schema import ViewError, mark_damaged, open_reader
@@ -49,7 +50,7 @@ class ReaderPool:
                 finally:
                     db.execute("COMMIT")
             except sqlite3.Error as e:
-                if getattr(e, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                if is_damage(e):
                     mark_damaged(self._path)
                 raise ViewError(
                     f"the view {self._path} cannot be read: {e}",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from oncue.disk.space import is_nearly_full
+from oncue.disk.sqlite_errors import is_damage, is_disk_full
 from oncue.errors import DiskFull, NotReady
 from oncue.view.schema import ViewError, mark_damaged
 
@@ -57,11 +57,10 @@ class ViewWriter:
             del item, job, future, result, error  # free a large result before the next job comes
 
     def _explain(self, e: sqlite3.Error) -> Exception:
-        code = getattr(e, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if is_damage(e):
             mark_damaged(self._path)
             remedy = "restart the server: the view is rebuilt from the log"
-        elif code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and is_nearly_full(self._path.parent)):
+        elif is_disk_full(e, self._path.parent):
             return DiskFull(
                 f"the disk that holds the view {self._path} is full: {e}",
                 remedy="free some space there; the log keeps all records until then",

@@ -10,6 +10,7 @@ from oncue.cli.backup_progress import progress_bar
 from oncue.cli.output import as_json, json_option, say, when
 from oncue.config import load_settings
 from oncue.disk.private_files import make_files_private
+from oncue.disk.space import NO_SPACE
 from oncue.errors import DiskFull, OncueError
 from oncue.extras import need
 
@@ -46,8 +47,7 @@ def restore(folder: Path, data: str | None, force: bool, damaged: bool, check: b
         try:
             done = put_back(folder, target, progress, force=force, damaged=damaged)
         except OSError as e:
-            full = e.errno is not None and e.strerror == "No space left on device"
-            kind = DiskFull if full else OncueError
+            kind = DiskFull if e.errno in NO_SPACE else OncueError
             raise kind(f"the restore failed: {e}", remedy="mend that and run it again: it goes on") from e
     if json_:
         as_json(done)

@@ -10,12 +10,12 @@ identity    random id of this log, kept by copies of it
 from __future__ import annotations
 
 import contextlib
-import errno
 import secrets
 import sqlite3
 from pathlib import Path
 
-from oncue.disk.space import free_bytes, is_nearly_full, is_read_only
+from oncue.disk.space import free_bytes, is_read_only
+from oncue.disk.sqlite_errors import is_damage, is_disk_full
 from oncue.errors import DiskFull, LogError, OncueError
 
 APPLICATION_ID = 0x6F6E6375  # "oncu"
@@ -152,26 +152,17 @@ def explain_damage(error: BaseException, path: Path) -> OncueError:
     return explain(error, path)
 
 
-def is_damage(error: BaseException | None) -> bool:
-    name = getattr(error, "sqlite_errorname", "") or ""
-    return name.startswith("SQLITE_CORRUPT") or name == "SQLITE_NOTADB"
-
-
 def explain(error: BaseException, path: Path) -> OncueError:
     """Translate an error of SQLite into an OncueError with a remedy."""
     if isinstance(error, OncueError):
         return error
-    name = getattr(error, "sqlite_errorname", "") or ""
-    full = name == "SQLITE_FULL" or (isinstance(error, OSError) and error.errno in _NO_SPACE)
-    if not full and name.startswith("SQLITE_IOERR"):
-        # An exhausted quota, or shared memory that cannot grow, is reported as an I/O error.
-        full = is_nearly_full(path.parent)
-    if full:
+    if is_disk_full(error, path.parent):
         return DiskFull(
             f"the disk that holds {path.parent} is full",
             remedy="free some space there: oncue goes on by itself; or shorten the retention of topics",
             folder=str(path.parent),
         )
+    name = getattr(error, "sqlite_errorname", "") or ""
     if name and is_read_only(path.parent):
         return LogError(
             f"the disk that holds {path.parent} is read-only: {error}",
@@ -197,6 +188,3 @@ def explain(error: BaseException, path: Path) -> OncueError:
     return LogError(
         f"the log {path} failed: {error}", remedy="check the disk (dmesg: it may be read-only now), then restart oncue"
     )
-
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

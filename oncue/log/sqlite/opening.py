@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from oncue.disk.durable_files import sync_new
+from oncue.disk.sqlite_errors import is_damage
 from oncue.errors import LogError, NetworkMount, OncueError
 from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.ballast import Ballast
-from oncue.log.sqlite.database import SUSPECT, explain, is_damage, open_writer
+from oncue.log.sqlite.database import SUSPECT, explain, open_writer
 from oncue.log.sqlite.mounts import network_mount
 from oncue.log.sqlite.salvage import CHECKED_BYTES, finish, salvage, structural_damage
 from oncue.log.sqlite.state import DamagedState, StoredState, load

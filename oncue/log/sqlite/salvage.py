@@ -23,6 +23,7 @@ import msgspec
 
 from oncue.disk.durable_files import sync_file, sync_folder
 from oncue.disk.space import free_bytes
+from oncue.disk.sqlite_errors import is_damage
 from oncue.errors import LogError
 from oncue.log.base import Topic
 from oncue.log.sqlite import database, rows
@@ -86,7 +87,7 @@ def salvage(path: Path, why: str) -> None:
             with contextlib.closing(database.open_reader(path)) as old:
                 copied, unreadable = _copy(old, new)
         except sqlite3.DatabaseError as e:
-            if not database.is_damage(e):
+            if not is_damage(e):
                 raise
             raise LogError(
                 f"the log {path} is damaged ({why}), and the table of its topics cannot be read: {e}",
