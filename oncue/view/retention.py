@@ -23,7 +23,7 @@ def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int, kept: P
     Returns the row to continue after (None at the end) and the number of deleted rows. Open tasks
     are kept, however old. So are tasks that ended in a period of `kept`.
     """
-    old = _OLD_TASKS + "".join(f" AND NOT ended_us BETWEEN {first:d} AND {last:d}" for first, last in kept)
+    old = _OLD_TASKS + _outside("ended_us", kept)
     before_us = before_ms * 1000
     row = db.execute(
         "SELECT max(n) FROM (SELECT n FROM task WHERE n > ? ORDER BY n LIMIT ?)", (after, STEP_ROWS)
@@ -63,8 +63,8 @@ def delete_old_records(db: sqlite3.Connection, before_ms: int, kept: Periods = (
 
     Returns the number of deleted rows; 0 if none are left. `kept`: see delete_old_tasks.
     """
-    events = "".join(f" AND NOT at_ms BETWEEN {first // 1000:d} AND {last // 1000:d}" for first, last in kept)
-    letters = "".join(f" AND NOT at_us BETWEEN {first:d} AND {last:d}" for first, last in kept)
+    events = _outside("at_ms", [(first // 1000, last // 1000) for first, last in kept])
+    letters = _outside("at_us", kept)
     before_us = before_ms * 1000
     deleted = 0
     db.execute("BEGIN IMMEDIATE")
@@ -94,3 +94,8 @@ def delete_old_records(db: sqlite3.Connection, before_ms: int, kept: Periods = (
 def delete_finished_output(db: sqlite3.Connection) -> None:
     """Delete the running output of closed tasks: their results contain all of it."""
     db.execute("DELETE FROM output WHERE EXISTS (SELECT 1 FROM task WHERE task.id = output.id AND state > 0)")
+
+
+def _outside(column: str, periods: Periods) -> str:
+    """Return the conditions for a column's value to be in none of the periods."""
+    return "".join(f" AND NOT {column} BETWEEN {first:d} AND {last:d}" for first, last in periods)
