@@ -14,6 +14,8 @@ import msgspec
 
 from oncue.processes.lock_holder import holder_pid
 
+TIMEOUT_S = 2.0  # of a request
+
 
 def local_server(data: Path) -> dict[str, Any] | None:
     """Return the running server's `local.json` (url, token, pid).
@@ -31,40 +33,28 @@ def local_server(data: Path) -> dict[str, Any] | None:
     return local if answers(str(local["url"])) and holder_pid(data / "lock") else None
 
 
-def answers(url: str, path: str = "/health/live", timeout_s: float = 2.0, token: str = "") -> bool:
+def answers(url: str, path: str = "/health/live", token: str = "") -> bool:
     """Return True if GET `path` answers 200."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
-    try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return _get(url, path, token)[0] == 200
 
 
 def ready_text(port: int) -> str:
     """Return what the server at this port of this machine says about its health."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
+    return _get(f"http://127.0.0.1:{port}", "/health/ready")[1]
+
+
+def _get(url: str, path: str, token: str = "") -> tuple[int, str]:
+    """Return status and body; 0 and "" without an answer."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().read(65_536).decode("utf-8", "replace")
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read(65_536).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
-        return ""
+        return 0, ""
     finally:
         connection.close()
-
-
-def alive(pid: int) -> bool:
-    """Return True if a process with this pid exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def await_true(condition: Callable[[], bool], timeout_s: float, pause_s: float = 0.05) -> bool:

@@ -140,7 +140,9 @@ def _last_after(path: Path, start: int, phrase: str) -> str:
 
     The search begins at byte `start` of the file.
     """
-    lines = path.read_bytes()[start:].decode("utf-8", "replace").splitlines()
+    with path.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", "replace").splitlines()
     return next((line.partition(phrase)[2] for line in reversed(lines) if phrase in line), "")
 
 
