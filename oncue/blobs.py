@@ -30,6 +30,7 @@ from oncue.disk.durable_files import sync_folder
 from oncue.disk.space import NO_SPACE
 from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
 
+STORE_ID = "store.id"  # file with the store's id
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
 _COPY_BYTES = 1 << 20
 _STALE_TMP_S = 24 * 3600.0  # an upload without a write for so long is abandoned
@@ -122,7 +123,7 @@ class Blobs:
 
         Raises DiskFull, Invalid.
         """
-        path = self.folder / "store.id"
+        path = self.folder / STORE_ID
         if not path.exists():
             with _disk():
                 fd, name = tempfile.mkstemp(dir=self._tmp)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from oncue.backup.log_copy import Progress
 from oncue.backup.state_files import describe
+from oncue.blobs import STORE_ID
 
-STORE_ID = "store.id"
 PART = 1 << 20
 
 

@@ -76,9 +76,7 @@ class ViewConsumer:
         """Read a task topic too."""
         self.follow([topic], topic)
 
-    async def catch_up(
-        self, topics: Iterable[str], ends: Mapping[Partition, int], progress: StartProgress | None = None
-    ) -> None:
+    async def catch_up(self, topics: Iterable[str], ends: Mapping[Partition, int], progress: StartProgress) -> None:
         """Bring the view to these end offsets. `progress` counts the records.
 
         The topics are merged by the times of their records, so a rebuilt view has its lists in the
@@ -87,8 +85,7 @@ class ViewConsumer:
         streams = [_TopicStream(self._log.read([name], start=self._view.positions()), name, ends) for name in topics]
         heap: list[tuple[int, int, _TopicStream]] = []
         begin = self._view.positions()
-        if progress is not None:
-            progress.begin("bringing the view to the log's end", _records(begin, ends))
+        progress.begin("bringing the view to the log's end", _records(begin, ends))
         try:
             for n, stream in enumerate(streams):
                 if (time_us := await stream.head(self._view.positions())) is not None:
@@ -104,8 +101,7 @@ class ViewConsumer:
                 if len(group) >= GROUP or count >= GROUP_RECORDS or not heap:
                     await self._apply(group)
                     group, count = [], 0
-                    if progress is not None:
-                        progress.advance(_records(begin, self._view.positions()))
+                    progress.advance(_records(begin, self._view.positions()))
         finally:
             for stream in streams:
                 await stream.reader.close()
