@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from oncue.clocks.process import now_us
+from oncue.disk.durable_files import replace_file
 from oncue.quantities import duration_text
 
 log = logging.getLogger("oncue.housekeeper")
@@ -95,9 +96,7 @@ class RetentionClock:
         if not stored.left_us:
             stored.highest_us = stored.behind_from_us = 0
         stored.seen_us = now
-        fresh = self._file.with_name(self._file.name + ".new")
         try:
-            fresh.write_bytes(msgspec.json.encode(stored))
-            fresh.replace(self._file)
+            replace_file(self._file, msgspec.json.encode(stored), durable=False)
         except OSError as e:
             log.warning("%s could not be written: %s", self._file, e.strerror)

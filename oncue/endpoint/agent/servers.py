@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.disk.durable_files import replace_file
 from oncue.errors import Invalid
 
 log = logging.getLogger("oncue.agent")
@@ -48,9 +49,7 @@ class ServerList:
             return
         self._advertised = servers_now
         try:
-            fresh = self._path.with_suffix(".new")
-            fresh.write_bytes(msgspec.json.encode(servers_now))
-            fresh.replace(self._path)
+            replace_file(self._path, msgspec.json.encode(servers_now), durable=False)
         except OSError as e:
             log.warning("%s could not be written: %s", self._path, e.strerror)
 
