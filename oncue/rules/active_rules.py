@@ -132,8 +132,12 @@ class ActiveRule:
         """Return (active, disabled or paused; reason, and what to do)."""
         if self.disabled_because:
             return "disabled", self.disabled_because
-        repair = f"correct the rule and deploy it, or `oncue rules resume {self.rule.name}`"
-        return ("paused", f"{self.paused}; {repair}") if self.paused else ("active", "")
+        return ("paused", f"{self.paused}; {self.repair}") if self.paused else ("active", "")
+
+    @property
+    def repair(self) -> str:
+        """Return what ends a pause."""
+        return f"correct the rule and deploy it, or `oncue rules resume {self.rule.name}`"
 
 
 class ActiveRules:

@@ -158,8 +158,7 @@ class BatchResult:
         self._untested.clear()
 
     def _letter(self, entry: ActiveRule, partition: int, events: Sequence[Postponed], why: str) -> DeadLetter:
-        first, name = events[0], entry.rule.name
-        correct = f"correct the rule and deploy it, or `oncue rules resume {name}`" if entry.paused else "wait"
+        first, repair = events[0], entry.repair if entry.paused else "wait"
         what = "1 event was" if len(events) == 1 else f"{len(events):,} events were"
         return DeadLetter(
             VERSION,
@@ -169,9 +168,9 @@ class BatchResult:
             first.batch.topic,
             partition,
             first.offset,
-            name,
+            entry.rule.name,
             (first.event.source, first.event.id),
-            remedy=f"{correct}, then `oncue dead retry N` (N: this letter's number)",
+            remedy=f"{repair}, then `oncue dead retry N` (N: this letter's number)",
             owner=entry.deployment.owner,
             offsets=tuple(event.offset for event in events),
         )
