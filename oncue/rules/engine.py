@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from time import perf_counter
 
 from oncue.errors import NotFound, NotOwner
 from oncue.log.base import Log, RecordBatch
@@ -32,12 +31,12 @@ from oncue.rules.evaluation.evaluator import Evaluator
 from oncue.rules.evaluation.explaining import explain_apart
 from oncue.rules.evaluation.judge import NotTested, Pause, RuleJudge
 from oncue.rules.evaluation.trials import TrialFile
+from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.parsing.rule_file import RuleSet
 from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "rules"
 MAX_BATCHES = 16  # in one commit
-YIELD_S = 0.01  # longest time between two yields to the event loop
 EXPLAINS = 16  # questions that may wait for one another
 LARGE_BYTES = 128 * 1024  # of an event that is decoded beside the event loop
 MANY_ACTIONS = 500  # whose frames are encoded beside the event loop
@@ -118,16 +117,15 @@ class Engine:
             await self._commit(work, done)
 
     async def _process(self, work: BatchResult, batch: RecordBatch) -> None:
-        until = perf_counter() + YIELD_S
+        turn = LoopTurn()
         for offset, record in zip(batch.offsets, batch.records, strict=True):
             event = None
             if len(record.value) > LARGE_BYTES:  # up to 0.1 s, of which the loop gets its share
                 event = await asyncio.to_thread(decoded_apart, record)
             if (postponed := work.process(batch, offset, record, event)) is not None:
                 await self._test_postponed(work, postponed)
-            if perf_counter() >= until:
-                await asyncio.sleep(0)
-                until = perf_counter() + YIELD_S
+            if turn.is_over:
+                await turn.end()
 
     async def _commit(self, work: BatchResult, batches: Sequence[RecordBatch]) -> bool:
         """Commit the results; return False if another server owns the batches by now."""
@@ -148,7 +146,7 @@ class Engine:
 
     async def _test_postponed(self, work: BatchResult, event: Postponed) -> None:
         """Test the rules that may take long, or that are many, for one event."""
-        until, before = perf_counter() + YIELD_S, work.frames.tasks
+        turn, before = LoopTurn(), work.frames.tasks
         for entry in event.entries:
             if entry.inline_bytes < 0 and not entry.paused:
                 entry.cost()
@@ -160,11 +158,10 @@ class Engine:
                 work.test(event.batch, event.offset, event.record, event.event, entry)
             elif work.may_match(event, entry):
                 await self._ask(work, event, entry)
-            if perf_counter() >= until:
+            if turn.is_over:
                 if work.frames.held_bytes > HELD_BYTES and self._offload is not None:
                     await work.frames.offload(self._offload)
-                await asyncio.sleep(0)
-                until = perf_counter() + YIELD_S
+                await turn.end()
 
     async def _ask(self, work: BatchResult, event: Postponed, entry: ActiveRule) -> None:
         about = f"event {event.event.id} of {event.event.source}"

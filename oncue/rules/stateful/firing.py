@@ -5,9 +5,7 @@ Used by all runners.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from time import perf_counter
 from typing import NamedTuple
 
 from oncue.ids import now_us, window_task_ids
@@ -18,6 +16,7 @@ from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.evaluation.judge import NotTested, RuleJudge
 from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
+from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.records import ClosedWindow
 from oncue.rules.rule_cost import INLINE_S, window_s
@@ -25,7 +24,6 @@ from oncue.rules.stateful.fold import window_id_seed
 from oncue.rules.stateful.record_group import RecordGroup
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
-YIELD_S = 0.01  # longest time between two yields to the event loop
 Counted = tuple[ActiveRule | None, int, str]  # rule, tasks, reason for a dead letter
 
 
@@ -72,11 +70,10 @@ class Firer:
                 record=bad.record.value[:EVENT_BYTES],
             )  # fmt: skip
             frames.dead.append(letter)
-        until = perf_counter() + YIELD_S
+        turn = LoopTurn()
         for batch, offset, closed in group.closed:
-            if perf_counter() >= until:
-                await asyncio.sleep(0)
-                until = perf_counter() + YIELD_S
+            if turn.is_over:
+                await turn.end()
             entry = self._active_rules().entries.get(closed.rule)
             try:
                 counted.append((entry, await self._fire_window(entry, closed, frames), ""))
@@ -116,7 +113,7 @@ class Firer:
 
     async def _payloads(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[bytes]:
         """Return the arguments, made in an evaluator. Raises RuleError."""
-        remedy = f"correct the rule and deploy it, or `oncue rules resume {closed.rule}`; then `oncue dead retry N`"
+        remedy = f"{entry.repair}; then `oncue dead retry N`"
         if entry.paused:
             raise RuleError("args", f"the rule is paused: {entry.paused}", remedy)
         about = f"{len(closed.events):,} events, the last {closed.events[-1].id}"
