@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
-from oncue.globs import compiled_text
 from oncue.rules.matching.conditions import Condition, Leaf
 from oncue.rules.matching.template import Template
 from oncue.rules.parsing.rule_file import Rule
@@ -59,13 +57,7 @@ def conditions_s(conditions: Sequence[Condition], event_bytes: int) -> float:
 def _condition_s(condition: Condition, event_bytes: int) -> float:
     if not isinstance(condition, Leaf):
         return conditions_s(condition.members, event_bytes)
-    seconds = LEAF_S + ITEM_S * condition.items
-    return seconds + _program_size(condition.pattern) * REGEX_S * event_bytes if condition.pattern else seconds
-
-
-@lru_cache(maxsize=4096)
-def _program_size(pattern: str) -> int:
-    return int(compiled_text(pattern).programsize)
+    return LEAF_S + ITEM_S * condition.items + REGEX_S * condition.program_size * event_bytes
 
 
 def arguments_s(templates: Sequence[Template], event_bytes: int) -> float:

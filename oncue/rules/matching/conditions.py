@@ -15,7 +15,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from oncue.errors import Invalid
 from oncue.globs import MAX_CHARS as MAX_GLOB_CHARS
@@ -37,10 +37,10 @@ class Leaf:
     """One condition.
 
     `equals` (one of these scalars) and `prefix` are necessary, for the index. `items` (values that
-    the event's is compared with) and `pattern` (a regular expression) are for its cost.
+    the event's is compared with) and `program_size` (of its regular expression) are for its cost.
     """
 
-    __slots__ = ("check", "equals", "get", "items", "path", "pattern", "prefix", "wanted")
+    __slots__ = ("check", "equals", "get", "items", "path", "prefix", "program_size", "wanted")
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Leaf:
         equals: tuple[Any, ...] | None = None,
         prefix: str = "",
         items: int = 1,
-        pattern: str = "",
+        program_size: int = 0,
     ) -> None:
         self.path, self.get, self.check, self.wanted = path, get, check, wanted
-        self.equals, self.prefix, self.items, self.pattern = equals, prefix, items, pattern
+        self.equals, self.prefix, self.items, self.program_size = equals, prefix, items, program_size
 
     def test(self, event: Event) -> bool:
         return self.check(self.get(event))
@@ -179,22 +179,33 @@ def parse_time(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def glob(pattern: str) -> Check:
+class TextTest(NamedTuple):
+    """The test of a glob or a regular expression.
+
+    `program_size`: instructions of the compiled expression; 0: the test needs none.
+    """
+
+    check: Check
+    program_size: int
+
+
+def glob(pattern: str) -> TextTest:
     """Return the test of a glob. Raises Invalid."""
     if len(pattern) > MAX_GLOB_CHARS:
         glob_regex(pattern)  # raises
-    if (plain := plain_glob(pattern)) is not None:
-        return plain
+    if (plain := _plain_glob(pattern)) is not None:
+        return TextTest(plain, 0)
     prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
-    fullmatch = compiled_glob(pattern).fullmatch
+    expression = compiled_glob(pattern)
+    fullmatch = expression.fullmatch
 
     def check(value: Any) -> bool:
         return type(value) is str and value.startswith(prefix) and value.endswith(suffix) and _safely(fullmatch, value)
 
-    return check
+    return TextTest(check, expression.programsize)
 
 
-def plain_glob(pattern: str) -> Check | None:
+def _plain_glob(pattern: str) -> Check | None:
     """Return the test of a glob that needs no regular expression, else None.
 
     Two usual forms have only stars, in which nothing can be wrong. 10,000 regular expressions take
@@ -228,21 +239,22 @@ def _below(prefix: str, a: str, b: str) -> Check:
     return check
 
 
-def regex(pattern: str) -> Check:
-    """Raises Invalid."""
+def regex(pattern: str) -> TextTest:
+    """Return the test of a regular expression. Raises Invalid."""
     import re2  # an endpoint does without it
 
     if len(pattern) > MAX_REGEX_CHARS:
         raise Invalid(f"the regex has {len(pattern)} characters", remedy=f"at most {MAX_REGEX_CHARS}")
     try:
-        search = compiled_text(pattern, REGEX_BYTES).search
+        expression = compiled_text(pattern, REGEX_BYTES)
     except re2.error as e:
         reason = e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else str(e)
         raise Invalid(
             f"the regex {pattern!r} cannot be used: {reason}",
             remedy="it is RE2 syntax: no backreferences, no lookaround",
         ) from None
-    return lambda value: type(value) is str and _safely(search, value)
+    search = expression.search
+    return TextTest(lambda value: type(value) is str and _safely(search, value), expression.programsize)
 
 
 def _safely(test: Callable[[bytes], Any], value: str) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Collection
 from typing import Any
 
 from oncue.errors import Invalid
-from oncue.globs import glob_regex
 from oncue.rules.matching.conditions import (
     COMPARE,
     SIGNS,
@@ -21,7 +20,6 @@ from oncue.rules.matching.conditions import (
     glob,
     literal_prefix,
     one_of,
-    plain_glob,
     regex,
     show,
 )
@@ -204,6 +202,8 @@ def _text_leaf(path: str, op: str, value: Any, node: Node) -> Leaf:
     if op == "suffix":
         return Leaf(path, get, lambda found: type(found) is str and found.endswith(value), wanted)
     if op == "glob":
-        pattern = "" if plain_glob(value) is not None else glob_regex(value)
-        return Leaf(path, get, glob(value), wanted, prefix=literal_prefix(value), pattern=pattern)
-    return Leaf(path, get, regex(value), wanted, pattern=value)
+        test = glob(value)
+        prefix = literal_prefix(value)
+        return Leaf(path, get, test.check, wanted, prefix=prefix, program_size=test.program_size)
+    test = regex(value)
+    return Leaf(path, get, test.check, wanted, program_size=test.program_size)
