@@ -83,8 +83,8 @@ class Rights(msgspec.Struct, frozen=True):
         """Raise Forbidden if the folder is outside. Symbolic links are followed before."""
         if not self.restricted:
             return
-        real = os.path.realpath(folder)
-        if any(_is_inside(real, os.path.realpath(root)) for root in self.folders):
+        real = Path(os.path.realpath(folder))
+        if any(real.is_relative_to(os.path.realpath(root)) for root in self.folders):
             return
         raise Forbidden(
             f"{folder} is not a folder that an admin has allowed for triggers",
@@ -92,10 +92,6 @@ class Rights(msgspec.Struct, frozen=True):
             if self.folders
             else "an admin allows folders with the setting trigger_roots, or deploys the rule file",
         )
-
-
-def _is_inside(path: str, root: str) -> bool:
-    return os.path.commonpath((path, root)) == root
 
 
 class TriggerContext(msgspec.Struct, frozen=True):
