@@ -21,9 +21,13 @@ class Caller(msgspec.Struct, frozen=True):
         return "" if self.sees_all else self.subject
 
     @property
+    def is_admin(self) -> bool:
+        return "admin" in self.scopes
+
+    @property
     def sees_all(self) -> bool:
         """True if the caller may see what anybody owns."""
-        return "admin" in self.scopes
+        return self.is_admin
 
     def sees(self, owner: str) -> bool:
         """Return True if the caller may see what `owner` owns."""

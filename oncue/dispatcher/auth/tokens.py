@@ -152,7 +152,7 @@ def check_token_request(caller: Caller, request: TokenRequest) -> None:
             f"expires_s is {'below 0' if request.expires_s < 0 else 'too large'} - at `$.expires_s`",
             remedy=f"give seconds from now (at most {_LONGEST_S}), or 0 for never",
         )
-    if "admin" in caller.scopes:
+    if caller.is_admin:
         return
     if "admin" in wanted:
         raise Forbidden("only an admin can make an admin's token", remedy="leave `admin` out of the scopes")

@@ -37,8 +37,7 @@ async def plan_file(
     old = deployed.deployments.get(file.label)
     replaces = "" if old is None or same_origin(old, file) else old.origin
     changed = old is None or old.text != bound.rules.text or old.functions != bound.functions or bool(replaces)
-    by_admin = "admin" in caller.scopes
-    changed = changed or (by_admin and old is not None and old.by_admin is False)  # it gets an admin's rights
+    changed = changed or (caller.is_admin and old is not None and old.by_admin is False)  # it gets an admin's rights
     version = old.version if old else 1
     if changed:
         version = await next_version(context.view, file.label)
@@ -57,7 +56,7 @@ async def plan_file(
         note,
         path=file.path,
         host=file.host,
-        by_admin=by_admin,
+        by_admin=caller.is_admin,
     )
     return Plan(answer, record)
 
@@ -76,7 +75,7 @@ async def plan_rollback(caller: Caller, old: Deployment, deployed: DeployedRules
         at_us=now_us(),
         owner=caller.subject,
         note=f"rolled back to version {old.version}",
-        by_admin="admin" in caller.scopes,
+        by_admin=caller.is_admin,
     )
     return Plan(await _answer(caller, old.label, version, rules, old.functions, deployed, context), record)
 

@@ -33,7 +33,7 @@ async def check_triggers(caller: Caller, rules: RuleSet, path: str, roots: Seque
 
     `path`: of the rule file. Raises NotReady if a file system does not answer.
     """
-    rights = rights_of(caller.subject, "admin" in caller.scopes, roots)
+    rights = rights_of(caller.subject, caller.is_admin, roots)
     if not rights.restricted or not rules.triggers:
         return
     try:
