@@ -35,7 +35,7 @@ Change = tuple[Key, bytes]  # empty: the key is deleted
 PROGRESS, CLAIM, BY_SERVERS = ("p",), ("c",), ("h",)
 STATE, ITEM = "s", "i"
 FORGET = 2_000  # in one step
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class PartitionClaim(Stored, frozen=True):
@@ -72,7 +72,7 @@ class ChangelogStates:
         """
         found = _key(key)
         if found is None:
-            log.warning("a record of oncue.windows is left out: its key is not of oncue: %.80r", key)
+            _log.warning("a record of oncue.windows is left out: its key is not of oncue: %.80r", key)
             return
         if value:
             self._data[key] = value
