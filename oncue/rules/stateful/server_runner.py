@@ -14,7 +14,7 @@ import logging
 import shlex
 from typing import Any
 
-from oncue.errors import LogError, Undecodable
+from oncue.errors import LogError, OncueError, Undecodable
 from oncue.log.base import Log, Reader
 from oncue.protocol.records import Event
 from oncue.protocol.topics import MATCHES, WINDOWS
@@ -64,7 +64,7 @@ class ServerRunner:
         runner = self._runner
         runner.claim_lost.clear()
         try:
-            await self._claim_or_tell()
+            await self._claim()
             reader = self._log.read([MATCHES], start={(MATCHES, n): at for n, at in runner.positions().items()})
             parts = [
                 asyncio.create_task(part) for part in (self._feed(reader), runner.run(), self._fail_on_lost_claim())
@@ -82,25 +82,30 @@ class ServerRunner:
         finally:
             await runner.close()
 
-    async def _claim_or_tell(self) -> None:
-        try:
-            await self._claim()
-        except Undecodable as e:
-            self.trouble = f"stateful rules wait: {e.message}; {e.remedy}"
-            raise
-
     async def _claim(self) -> None:
         runner = self._runner
         if self.trouble:  # do not fence a process that repairs it
-            await self._check(await read_states(self._log))
+            await self._checked_states()
         await runner.claim(range(self._partitions))
-        found = await read_states(self._log)
-        await self._check(found)
+        found = await self._checked_states()
         for number, table in found.items():
             await mark_for_servers(self._log, number, table)
             runner.restored(number, table)
         await runner.check()
         _log.info("this server runs stateful rules, in %d partitions", len(runner.ready()))
+
+    async def _checked_states(self) -> dict[int, ChangelogStates]:
+        """Read the states. Raises LogError, Undecodable: `trouble` says why they cannot be used."""
+        try:
+            found = await read_states(self._log)
+        except Undecodable as e:
+            raise self._unusable(e) from None
+        await self._check(found)
+        return found
+
+    def _unusable(self, error: OncueError) -> OncueError:
+        self.trouble = f"stateful rules wait: {error.message}; {error.remedy}"
+        return error
 
     async def _check(self, found: dict[int, ChangelogStates]) -> None:
         """Raises LogError: states and matches do not belong together."""
@@ -110,15 +115,13 @@ class ServerRunner:
             anew = (
                 f"start the server that ran them, or begin anew: oncue stream --anew --log {shlex.quote(self._log_url)}"
             )
-            self.trouble = f"stateful rules wait: {expired_matches(left)}; {anew}"
-            raise LogError(expired_matches(left), remedy=anew)
+            raise self._unusable(LogError(expired_matches(left), remedy=anew))
         for number, table in found.items():
             end, begin = ends.get((MATCHES, number), 0), begins.get((MATCHES, number), 0)
             if table.progress.next > end:
                 why = f"the states of partition {number} belong to another {MATCHES}: they are ahead of its end"
                 remedy = f"stop servers and stream workers, and delete the topic {WINDOWS}: it is made again"
-                self.trouble = f"stateful rules wait: {why}; {remedy}"
-                raise LogError(why, remedy=remedy)
+                raise self._unusable(LogError(why, remedy=remedy))
             missed = begin - table.progress.next
             if missed > 1:  # one: the marker of the last transaction
                 _log.error("%d matches of partition %d were deleted from the log before they were read", missed, number)
