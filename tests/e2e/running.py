@@ -154,7 +154,7 @@ class System:
 
     def left(self) -> list[psutil.Process]:
         """Return the recorded processes that still run."""
-        return [p for p in self._seen.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in self._seen.values() if not has_ended(p)]
 
     def end(self) -> None:
         """Kill everything that still runs, in any state of the system."""
@@ -245,6 +245,14 @@ def system_in(folder: Path, *words: str, data: Path | None = None, **settings: s
         yield found
     finally:
         found.end()
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Return True also of a process that nobody reaps."""
+    try:
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 class StreamWorker:

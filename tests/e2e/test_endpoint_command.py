@@ -13,7 +13,7 @@ import pytest
 
 from oncue import curve
 from oncue.protocol.api import EndpointRequest
-from tests.e2e.running import System
+from tests.e2e.running import System, has_ended
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_down_ends_the_agent_that_a_killed_server_left(stopped: System) -> None:
     stopped.await_true(lambda: agent.is_running() and stopped.server not in stopped.left(), "the agent lives on")
     output = stopped.oncue("down").stdout
     assert f"pid {agent.pid}" in output
-    assert not agent.is_running() or agent.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(agent)
     assert "no server runs" in stopped.oncue("down", code=4).stderr
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.many import Many, many_servers
-from tests.e2e.running import System
+from tests.e2e.running import System, has_ended
 from tests.security.raw_http import in_threads
 from tests.security.stall import check_no_stall
 
@@ -53,10 +51,10 @@ def await_state(system: System, name: str, wanted: str) -> str:
 
 
 def kill(system: System) -> None:
-    """End the server by SIGKILL, and wait until it and its agent are gone."""
-    there = system.note()
-    os.kill(there[0].pid, signal.SIGKILL)
-    system.await_true(lambda: not there[0].is_running() or there[0].status() == "zombie", "the server is gone")
+    """End the server by SIGKILL, and wait until it is gone."""
+    server = system.note()[0]
+    server.kill()
+    system.await_true(lambda: has_ended(server), "the server is gone")
 
 
 def test_a_dear_rule_holds_nobody_and_stays_paused(stopped: System) -> None:

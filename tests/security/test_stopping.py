@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.running import System
+from tests.e2e.running import System, has_ended
 
 
 @pytest.fixture
@@ -26,14 +26,6 @@ def system(tmp_path: Path) -> Iterator[System]:
             process.kill()
 
 
-def gone(process: psutil.Process) -> bool:
-    """Return True if it has ended; nobody may reap it here."""
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
 def test_down_ends_a_server_that_is_stopped(system: System) -> None:
     server = system.server
     system.await_connected()
@@ -42,7 +34,7 @@ def test_down_ends_a_server_that_is_stopped(system: System) -> None:
     said = system.oncue("down").stdout
     assert f"pid {server.pid}" in said
     assert "has stopped" in said
-    assert gone(server)
+    assert has_ended(server)
 
 
 def test_down_ends_a_server_whose_settings_have_become_wrong(system: System) -> None:
@@ -52,7 +44,7 @@ def test_down_ends_a_server_whose_settings_have_become_wrong(system: System) -> 
 
     assert "has stopped" in system.oncue("down").stdout
 
-    assert gone(server)
+    assert has_ended(server)
     assert "no_such_setting" in system.oncue("down", code=2).stderr
 
 
@@ -65,11 +57,11 @@ def test_down_says_that_a_server_does_not_stop_and_force_kills_it(system: System
         refused = system.oncue("down", "--timeout", "1", code=1)
         assert f"pid {server.pid}" in refused.stderr
         assert "oncue down --force" in refused.stderr
-        assert not gone(server)
+        assert not has_ended(server)
         said = system.oncue("down", "--timeout", "1", "--force").stdout
     assert "did not answer and was killed" in said
-    assert gone(server)
-    assert gone(agent), "the agent of the killed server is stopped too"
+    assert has_ended(server)
+    assert has_ended(agent), "the agent of the killed server is stopped too"
     assert "no server runs" in system.oncue("down", code=4).stderr
 
 
@@ -108,14 +100,14 @@ def test_down_after_a_kill_ends_the_agent_and_no_stranger(system: System) -> Non
         assert stranger.poll() is None
         stranger.kill()
     assert f"pid {agent.pid}" in said
-    assert gone(agent)
+    assert has_ended(agent)
 
 
 def test_a_stopped_agent_is_ended_by_endpoint_stop(system: System) -> None:
     (agent, *_workers) = system.agent_and_workers()
     agent.suspend()
     assert "has stopped" in system.oncue("endpoint", "stop", "local").stdout
-    assert gone(agent)
+    assert has_ended(agent)
 
 
 @pytest.mark.parametrize("who", ["server", "agent", "worker"])
