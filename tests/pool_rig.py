@@ -114,12 +114,8 @@ def why(ended: Ended) -> Failure:
     return decode(Failure, ended.value)
 
 
-def by_value(source: str, name: str) -> Any:
-    """Pickle a function by value, as one of a user's script, without a file."""
+def script(source: str) -> Any:
+    """Return the function `f` of a user's script without a file: it is pickled by value."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(source, space)
-    return space[name]
-
-
-def script(source: str) -> Any:
-    return by_value(source, "f")
+    return space["f"]

@@ -20,7 +20,7 @@ import pytest
 from oncue.client import Client
 from oncue.errors import OncueError
 from tests.e2e.conftest import System
-from tests.e2e.running import PATIENCE_S
+from tests.e2e.running import PATIENCE_S, signalled
 from tests.e2e.test_files import await_trigger, deploy, fired, renamed, rules
 
 pytestmark = pytest.mark.embedded
@@ -49,8 +49,7 @@ class Load(threading.Thread):
                     if n % 5 == 0:
                         client.submit(len, os.urandom(300_000)).result(PATIENCE_S)  # a blob
                 except OncueError:
-                    if not self.ended.wait(0.1):
-                        continue
+                    self.ended.wait(0.1)
                 n += 1
 
 
@@ -146,24 +145,15 @@ def test_a_killed_backup_leaves_the_former_one_good(stopped: System) -> None:
             stopped.await_true(lambda count=count: len(work.accepted) > count, "the load runs")  # type: ignore[misc]
             before = (copy / "backup.json").read_text()
             process = stopped.start("backup", str(copy))
-            with closing_process(process):
-                try:
-                    process.wait(pause)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
+            try:
+                process.communicate(timeout=pause)
+            except subprocess.TimeoutExpired:
+                signalled(process, signal.SIGKILL)
             stopped.oncue("restore", str(copy), "--check")
             assert json.loads((copy / "backup.json").read_text())["at"] >= json.loads(before)["at"]
         backup(stopped, copy)
         stopped.oncue("restore", str(copy), "--check")
     assert len(list(copy.glob("files-*"))) == 1, "what killed backups left is deleted"
-
-
-@contextmanager
-def closing_process(process: subprocess.Popen[str]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.communicate(timeout=PATIENCE_S)
 
 
 @pytest.fixture
