@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -23,6 +23,17 @@ from tests.simulation.world import World
 
 SEEDS, BUNCH = 1_500, 100
 MUTANT_SEEDS = 250
+
+
+def first_that_fails(make: Callable[[int], World], seeds: range = range(MUTANT_SEEDS)) -> World:
+    """Run the seeds until a bug on purpose is found; fail if it is not."""
+    for seed in seeds:
+        world = make(seed)
+        try:
+            world.run()
+        except Exception:
+            return world
+    pytest.fail(f"{seeds} did not find it")
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BUNCH))
@@ -123,12 +134,7 @@ class NeverHolds(EndpointChannel):
     ],
 )
 def test_a_bug_on_purpose_is_found(agent: type[Agent], channel: type[EndpointChannel]) -> None:
-    for seed in range(MUTANT_SEEDS):
-        try:
-            World(seed, agent_class=agent, channel_class=channel).run()
-        except Exception:
-            return
-    pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
+    first_that_fails(lambda seed: World(seed, agent_class=agent, channel_class=channel))
 
 
 class SystemTime(ProcessClock):
@@ -186,12 +192,7 @@ class ExpiresByOwnClock(Agent):
 def test_a_wrong_use_of_clocks_is_found(
     agent: type[Agent], channel: type[EndpointChannel], clock: type[ProcessClock], seeds: range
 ) -> None:
-    for seed in seeds:
-        try:
-            World(seed, agent_class=agent, channel_class=channel, clock_class=clock).run()
-        except Exception:
-            return
-    pytest.fail(f"{seeds} did not find it")
+    first_that_fails(lambda seed: World(seed, agent_class=agent, channel_class=channel, clock_class=clock), seeds)
 
 
 class BelievesIds(EndpointChannel):
@@ -206,14 +207,7 @@ class BelievesIds(EndpointChannel):
 
 
 def test_results_of_others_tasks_are_found_if_they_count() -> None:
-    for seed in range(MUTANT_SEEDS):
-        world = World(seed, channel_class=BelievesIds)
-        try:
-            world.run()
-        except Exception:
-            assert world.hostile is not None
-            return
-    pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
+    assert first_that_fails(lambda seed: World(seed, channel_class=BelievesIds)).hostile is not None
 
 
 def test_hostile_agents_are_heard_in_many_seeds() -> None:
@@ -247,9 +241,4 @@ class AlwaysExclusive(Member):
 def test_a_bug_on_purpose_is_found_with_several_servers(
     channel: type[EndpointChannel], member: type[Member], seeds: range
 ) -> None:
-    for seed in seeds:
-        try:
-            ManyWorld(seed, channel_class=channel, member_class=member).run()
-        except Exception:
-            return
-    pytest.fail(f"{len(seeds)} seeds did not find it")
+    first_that_fails(lambda seed: ManyWorld(seed, channel_class=channel, member_class=member), seeds)
