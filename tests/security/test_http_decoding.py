@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from oncue.protocol import payload
-from tests.e2e.running import System
+from tests.e2e.running import Answer, System
 from tests.security.stall import check_no_stall
 
 MIB = 1 << 20
@@ -93,28 +93,33 @@ def test_a_dear_body_holds_nobody(
         assert status < 400 or answer.json["remedy"] or status == 422
 
 
-@pytest.mark.parametrize("coding", ["payloads", "calls", "calls in msgpack", "few calls"])
-def test_large_batches_are_taken(served: System, coding: str) -> None:
+@pytest.fixture(scope="module")
+def add(served: System) -> dict[str, str]:
+    """Return the fields of a batch that name a function of two numbers."""
     served.write("adding.py", "def add(a, b):\n    return a + b\n")
     served.oncue("functions", "register", "adding.py:add")
-    fields = {"function": "add", "endpoint": "local"}
+    return {"function": "add", "endpoint": "local"}
+
+
+@pytest.mark.parametrize("coding", ["payloads", "calls", "calls in msgpack", "few calls"])
+def test_large_batches_are_taken(served: System, add: dict[str, str], coding: str) -> None:
     count = {"payloads": 65_536, "calls": 40_000, "calls in msgpack": 20_000, "few calls": 3}[coding]
     if coding == "payloads":
-        headers, body = MSGPACK, msgspec.msgpack.encode(fields | {"payloads": [payload.pack_args((1, 2), {})] * count})
+        headers, body = MSGPACK, msgspec.msgpack.encode(add | {"payloads": [payload.pack_args((1, 2), {})] * count})
     elif coding == "calls in msgpack":
-        headers, body = MSGPACK, msgspec.msgpack.encode(fields | {"calls": [[[1, 2], {}]] * count})
+        headers, body = MSGPACK, msgspec.msgpack.encode(add | {"calls": [[[1, 2], {}]] * count})
     else:
-        headers, body = JSON, json.dumps(fields | {"calls": [[[1, 2], {}]] * count}).encode()
+        headers, body = JSON, json.dumps(add | {"calls": [[[1, 2], {}]] * count}).encode()
 
     def attack() -> None:
         answers.append(served.http("POST", "/v1/tasks/batch", body, headers))
 
-    answers: list[object] = []
+    answers: list[Answer] = []
     check_no_stall(served.local["url"], attack, worst=0.3, endpoint="local", token=served.local["token"])
 
-    assert {getattr(a, "status") for a in answers} == {202}, answers  # noqa: B009
+    assert {a.status for a in answers} == {202}, answers
     last = msgspec.msgpack.decode if headers is MSGPACK else json.loads
-    accepted = last(getattr(answers[-1], "body"))  # noqa: B009
+    accepted = last(answers[-1].body)
     assert accepted["count"] == count
     of_last = f"{int(accepted['first'], 16) + count - 1:032x}"
     served.await_true(
