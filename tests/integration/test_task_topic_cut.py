@@ -18,6 +18,7 @@ from oncue.config import Settings
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.housekeeper import Housekeeper, TopicMark
 from oncue.dispatcher.notifier import Notifier
+from oncue.dispatcher.start_progress import StartProgress
 from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Log, Record, open_log
@@ -39,7 +40,7 @@ async def viewed(log: Log, path: Path) -> View:
     feeder = ViewConsumer(log, view, Notifier(), "srv", changed, lambda batch: None, lambda: True)
     names = list(await log.topics())
     await view.skip_to(await log.begin_offsets(names))
-    await feeder.catch_up(names, await log.end_offsets(names))
+    await feeder.catch_up(names, await log.end_offsets(names), StartProgress())
     await feeder.close()
     return view
 
