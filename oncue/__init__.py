@@ -6,19 +6,79 @@ from typing import TYPE_CHECKING, Any
 
 from oncue.version import __version__
 
-__all__ = ["Client", "OncueExecutor", "__version__", "as_completed"]
+__all__ = [
+    "BlobMissing",
+    "BoundClient",
+    "CannotLoad",
+    "CannotPack",
+    "Client",
+    "ClientClosed",
+    "Conflict",
+    "Forbidden",
+    "FunctionError",
+    "Invalid",
+    "NotFound",
+    "OncueError",
+    "OncueExecutor",
+    "Options",
+    "Retry",
+    "Task",
+    "TaskCancelled",
+    "TaskError",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskFuture",
+    "TaskLost",
+    "TaskRefused",
+    "TaskTimedOut",
+    "Unauthorized",
+    "Unreachable",
+    "UnreadableResult",
+    "UntrustedResult",
+    "__version__",
+    "as_completed",
+]
 
 if TYPE_CHECKING:
-    from oncue.client import Client, as_completed
-    from oncue.client.executor import OncueExecutor
+    from oncue.client import BoundClient, Client, Options, Retry, Task, as_completed
+    from oncue.client.executor import OncueExecutor, TaskFuture
+    from oncue.errors import (
+        BlobMissing,
+        CannotLoad,
+        CannotPack,
+        ClientClosed,
+        Conflict,
+        Forbidden,
+        FunctionError,
+        Invalid,
+        NotFound,
+        OncueError,
+        TaskCancelled,
+        TaskError,
+        TaskExpired,
+        TaskFailed,
+        TaskLost,
+        TaskRefused,
+        TaskTimedOut,
+        Unauthorized,
+        Unreachable,
+        UnreadableResult,
+        UntrustedResult,
+    )
 
-_HOMES = {"Client": "oncue.client", "as_completed": "oncue.client", "OncueExecutor": "oncue.client.executor"}
+_CLIENT = ("BoundClient", "Client", "Options", "Retry", "Task", "as_completed")
+_EXECUTOR = ("OncueExecutor", "TaskFuture")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
     """Import the client on first use, so that workers and agents start without it."""
-    if name in _HOMES:
+    if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        home = "client" if name in _CLIENT else "client.executor" if name in _EXECUTOR else "errors"
+        return getattr(import_module(f"oncue.{home}"), name)
     raise AttributeError(f"module 'oncue' has no attribute {name!r}")

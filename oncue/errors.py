@@ -148,6 +148,15 @@ class DiskFull(OncueError):
     status = 507
 
 
+class ClientClosed(Invalid, RuntimeError):
+    """The client is closed; it submits nothing more.
+
+    It is a RuntimeError too, as concurrent.futures raises one after a shutdown.
+    """
+
+    code = "client-closed"
+
+
 # ---------------------------------------------------------------- errors of the system
 
 

@@ -307,7 +307,7 @@ class Http:
 
     def _acquire(self) -> Connection:
         if self.closed:
-            raise errors.Invalid("this client is closed", remedy="make a new Client()")
+            raise errors.ClientClosed("this client is closed", remedy="make a new Client()")
         if self._pid != os.getpid():
             self.after_fork()
         while True:

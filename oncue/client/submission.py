@@ -26,7 +26,7 @@ from oncue.client.http import Http, pause_after, register_function
 from oncue.client.options import Options
 from oncue.client.outcomes import MSGPACK, OutcomeReceiver
 from oncue.client.unaccepted import AGAIN, UnacceptedBatches, rejection_of, summary
-from oncue.errors import Invalid, NotReady, OncueError, RateLimited, Unreachable
+from oncue.errors import ClientClosed, NotReady, OncueError, RateLimited, Unreachable
 from oncue.protocol.api import Accepted, BatchRequest, FunctionRequest, Me
 
 S = TypeVar("S")
@@ -112,7 +112,7 @@ class BatchSender:
 
     def _start(self) -> None:
         if self.closed:
-            raise Invalid("this client is closed", remedy="make a new Client()")
+            raise ClientClosed("this client is closed: it cannot schedule new tasks", remedy="make a new Client()")
         if self.pid != os.getpid():
             self._reset()
             self.outcomes.reset()
@@ -263,7 +263,7 @@ class BatchSender:
         self.outcomes.join(5)
         for batch in self.outcomes.pending():  # the thread hangs
             self._reject(batch, self._closed_too_early())
-        self.outcomes.fail(Invalid("this client is closed", remedy="keep it open until the results are there"))
+        self.outcomes.fail(ClientClosed("this client is closed", remedy="keep it open until the results are there"))
 
     def _closed_too_early(self) -> Unreachable:
         why = f"; {self.trouble.message}" if self.trouble is not None else ""
