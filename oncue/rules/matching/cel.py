@@ -13,7 +13,7 @@ names are errors at deploy. Both have wheels for CPython 3.11 to 3.13 on Linux a
 arm64.
 
 A condition sees `data`, `event` (all attributes, such as `event.type`), and id, source, subject,
-time.
+time. Numbers of different types compare and calculate as people expect (cel_numbers.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.rules.matching.cel_cost import UNBOUNDED, cost_s
+from oncue.rules.matching.cel_numbers import number_environment, within_64_bits
 from oncue.rules.matching.cel_tree import parse_tree
 from oncue.rules.matching.fields import ATTRIBUTES
 
@@ -67,6 +68,8 @@ class Cel:
     def _activation(self, event: Event) -> dict[str, Any]:
         uses = self._uses
         out: dict[str, Any] = {name: getattr(event, name) for name in uses if name != "event"}
+        if "data" in uses:
+            out["data"] = within_64_bits(event.data)
         if "event" in uses:
             out["event"] = {n: v for n in ATTRIBUTES if (v := getattr(event, n)) is not None} | event.extensions
         return out
@@ -77,7 +80,7 @@ def _environment() -> Any:
     from cel_expr_python import cel  # 15 MB of C++ that only rules with `when` need
 
     kinds = dict.fromkeys(NAMES, cel.Type.DYN) | {"id": cel.Type.STRING, "source": cel.Type.STRING}
-    return cel.NewEnv(variables=kinds)
+    return number_environment(cel, kinds)
 
 
 def compile_cel(text: str) -> Cel:

@@ -20,8 +20,9 @@ MAX_ITERATIONS = 10_000
 MAX_DEPTH = 3  # of loops in loops; deeper ones have no bound
 UNBOUNDED = float("inf")
 STEP_S = 5e-7  # one operator
+CALCULATE_S = 2e-6  # arithmetic: numbers of different types are added in Python (cel_numbers.py)
 READ_S = 5e-8  # one byte of a value that is compared, copied or counted
-CONVERT_S = 2e-7  # one byte of the event that becomes a value of CEL
+CONVERT_S = 2e-7  # one byte of the event that becomes a value of CEL, and is copied if integers are too large
 SEARCH_S = 4e-11  # one byte of a text against one byte of another: contains()
 APPEND_S = 6e-8  # one item that is copied when a list grows: map(), filter()
 MATCH_S = 4e-8  # one byte of a text against one character of a regular expression
@@ -29,8 +30,9 @@ ZONE_S = 5e-4  # a time zone that is read from its file
 COMPILE_S = 1e-6  # one character of a regular expression
 
 _COMPARE = frozenset(("_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_", "startsWith", "endsWith"))
-_CONSTANT = frozenset(("_&&_", "_||_", "!_", "-_", "_-_", "_*_", "_/_", "_%_", "@not_strictly_false"))
-_LINEAR = frozenset(("_[_]", "_?_:_", "_+_", "@in", "_in_", "size", "dyn", "type", "timestamp", "duration"))
+_CONSTANT = frozenset(("_&&_", "_||_", "!_", "-_", "@not_strictly_false"))
+_ARITHMETIC = frozenset(("_-_", "_*_", "_/_", "_%_"))
+_LINEAR = frozenset(("_[_]", "_?_:_", "@in", "_in_", "size", "dyn", "type", "timestamp", "duration"))
 _CONVERSIONS = frozenset(("string", "bytes", "int", "uint", "double", "bool"))
 _PARTS = ("FullYear", "Month", "Date", "DayOfMonth", "DayOfWeek", "DayOfYear", "Hours", "Minutes", "Seconds")
 _GETTERS = frozenset(f"get{part}" for part in (*_PARTS, "Milliseconds"))
@@ -79,6 +81,10 @@ def _call(call: CallOf, sizes: dict[str, float], depth: int) -> Estimate:
     name = call.function
     if name in _CONSTANT:
         return Estimate(seconds, 1.0)
+    if name in _ARITHMETIC:
+        return Estimate(seconds + CALCULATE_S, 1.0)
+    if name == "_+_":
+        return Estimate(seconds + CALCULATE_S + READ_S * total, total)
     if name in _COMPARE:
         return Estimate(seconds + READ_S * min(a.size for a in args), 1.0)
     if name in _GETTERS and len(args) == 2:  # the library opens a file of this name, whatever it is

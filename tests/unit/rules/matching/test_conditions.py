@@ -207,9 +207,9 @@ def test_cel(text: str, expected: bool) -> None:
     assert compile_cel(text).test(event(DATA, beamline="2bm")) is expected
 
 
-@pytest.mark.parametrize("text", ["data.nope > 1", "data.n / 0 > 1", "data.path > 1", "data.n", "data.big > 1"])
+@pytest.mark.parametrize("text", ["data.nope > 1", "data.tags / 0 > 1", "data.path > 1", "data.n"])
 def test_cel_that_cannot_be_evaluated_says_why(text: str) -> None:
-    answer = compile_cel(text).test(event(DATA | {"big": 1 << 70} if "big" in text else DATA))
+    answer = compile_cel(text).test(event(DATA))
     assert isinstance(answer, str)
     assert answer
 
