@@ -95,7 +95,10 @@ class ServerRunner:
         _log.info("this server runs stateful rules, in %d partitions", len(runner.ready()))
 
     async def _checked_states(self) -> dict[int, ChangelogStates]:
-        """Read the states. Raises LogError, Undecodable: `trouble` says why they cannot be used."""
+        """Read the states.
+
+        Raises LogError, Undecodable: `trouble` says why they cannot be used.
+        """
         try:
             found = await read_states(self._log)
         except Undecodable as e:
