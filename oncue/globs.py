@@ -19,6 +19,7 @@ from typing import Any
 from oncue.errors import Invalid
 
 MAX_CHARS = 1_000
+MEMORIES = (64 << 10, 256 << 10, 1 << 20, 8 << 20)  # bytes of an expression and its cache; more is not faster
 _ROOTED = re.compile(r"(?:\.?/)+")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/")
 
@@ -76,17 +77,24 @@ def compiled(pattern: str) -> Any:
         ) from None
 
 
-def compiled_text(regex: str, most_bytes: int = 8 << 20) -> Any:
+def compiled_text(regex: str, most_bytes: int = MEMORIES[-1]) -> Any:
     """Return a regular expression, compiled by google-re2 within so much memory.
 
-    Raises re2.error.
+    It gets the least of MEMORIES in which it can be compiled: a hostile text fills what it has,
+    and a rule file has thousands of expressions. Raises re2.error.
     """
     import re2  # not installed on endpoints
 
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = most_bytes
-    return re2.compile(regex, options)
+    for memory in MEMORIES:
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = min(memory, most_bytes)
+        try:
+            return re2.compile(regex, options)
+        except re2.error:
+            if memory >= most_bytes:
+                raise
+    raise AssertionError("the last of MEMORIES is the most")
 
 
 def never_relative(pattern: str) -> str | None:
