@@ -56,14 +56,14 @@ from oncue.endpoint.worker.cleanup import Cleanup
 from oncue.endpoint.worker.descriptors import move_up
 from oncue.endpoint.worker.failure import failure
 from oncue.endpoint.worker.process_state import Baseline
-from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
+from oncue.endpoint.worker.values import arguments, packed, unpackable
+from oncue.errors import CannotPack
 from oncue.functions.body import describe
-from oncue.functions.load import Loaded, load, pip_line
+from oncue.functions.load import Loaded, load
 from oncue.pickles import PYTHON
 from oncue.protocol.codec import encode
-from oncue.protocol.payload import MSGPACK, Ref, is_plain, pack_ref, unpack_args
-from oncue.protocol.payload import pack as pack_value
-from oncue.protocol.records import ERROR, INLINE_BYTES, OK, Ended, Failure, TaskRecord
+from oncue.protocol.payload import MSGPACK
+from oncue.protocol.records import ERROR, OK, Ended, Failure, TaskRecord
 
 _MADV_WIPEONFORK = 18
 FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the end of a task
@@ -259,18 +259,11 @@ class Worker:
         except BaseException as e:
             return ERROR, encode(failure(e))
         try:
-            try:
-                if type(result) is bytes and len(result) > INLINE_BYTES:
-                    packed = _pack_bytes(result)
-                else:
-                    packed = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
-            except UnicodeEncodeError:  # lone surrogates
-                packed = pack_value(result)
-            return OK, packed if len(packed) <= INLINE_BYTES else _store_blob(packed)
+            return OK, packed(result)
         except Terminated:
             _exit(128 + signal.SIGTERM)
         except CannotPack as e:
-            return ERROR, encode(_unpackable(result, e))
+            return ERROR, encode(unpackable(result, e))
         except BaseException as e:
             return ERROR, encode(failure(e, "the result could not be stored"))
 
@@ -321,19 +314,6 @@ class Worker:
             os.dup2(null, self.fd_out)
 
 
-def _pack_bytes(data: bytes) -> bytes:
-    """Pack large bytes.
-
-    msgspec copies them twice, and crashes where there is no memory for it.
-    """
-    if len(data) >> 32:
-        raise CannotPack(
-            f"bytes of {len(data):,} are more than 4 GiB",
-            remedy="return smaller pieces, or write a file and return its path",
-        )
-    return b"".join((MSGPACK, b"\xc6", len(data).to_bytes(4, "big"), data))  # msgpack bin32
-
-
 def _page_of_this_process() -> mmap.mmap:
     """Return memory that holds 1 here, and 0 in a process forked off, also by C."""
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -344,33 +324,6 @@ def _page_of_this_process() -> mmap.mmap:
     return page
 
 
-def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Unpack a call's arguments. Raises CannotLoad, BlobMissing."""
-    here = f"the worker's Python {PYTHON} ({sys.executable})"
-    try:
-        return unpack_args(payload, _fetch)
-    except OtherPython as e:
-        theirs = e.details["python"]
-        raise CannotLoad(
-            f"an argument is of a class or function that travels as bytecode of Python {theirs}, which {here} cannot run",
-            remedy="define it in a .py file that the function imports, whose source travels; "
-            f"or run the endpoint with Python {theirs}",
-            python=theirs,
-        ) from None
-    except OncueError:
-        raise
-    except ModuleNotFoundError as e:
-        raise CannotLoad(
-            f"an argument needs the module {e.name}, which {here} does not have",
-            remedy=f"where it is a file of yours, import it in the function; else on the endpoint: {pip_line(e.name or '')}",
-        ) from e
-    except Exception as e:
-        raise CannotLoad(
-            f"an argument cannot be read by {here}: {type(e).__name__}: {e}",
-            remedy="versions of packages may differ; and what cannot be pickled and read again cannot travel",
-        ) from e
-
-
 def _run_async(call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     return _finish(call(*args, **kwargs))
 
@@ -379,30 +332,6 @@ def _finish(coroutine: Any) -> Any:
     import asyncio  # imported on use: 15 ms and 6 MB
 
     return asyncio.run(coroutine)
-
-
-def _unpackable(result: Any, error: CannotPack) -> Failure:
-    kind = type(result).__name__
-    remedy = (
-        "return list(...) of it" if hasattr(result, "__next__") else "return plain data: numbers, text, lists, arrays"
-    )
-    return Failure(
-        "oncue.CannotPack", f"the function returned a {kind}, which cannot travel: {error.message}", "", remedy
-    )
-
-
-def _blobs() -> Any:
-    from oncue.blobs import Blobs
-
-    return Blobs(os.environ["ONCUE_BLOBS"], durable=False)
-
-
-def _fetch(ref: Ref) -> bytes:
-    return bytes(_blobs().read(ref.sha256))
-
-
-def _store_blob(packed: bytes) -> bytes:
-    return pack_ref(Ref(_blobs().put(packed), len(packed)))
 
 
 def die_with_parent(parent: int) -> None:

@@ -177,7 +177,7 @@ def test_bytecode_of_another_python_is_reported_before_it_is_loaded(of_2_7: byte
 
 
 def test_a_worker_gives_the_remedy_for_bytecode_of_another_python(of_2_7: bytes) -> None:
-    from oncue.endpoint.worker.__main__ import arguments
+    from oncue.endpoint.worker.values import arguments
 
     with pytest.raises(CannotLoad, match=r"bytecode of Python 2\.7") as caught:
         arguments(of_2_7)
