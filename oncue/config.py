@@ -8,12 +8,13 @@ CAPITALS>.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NewType, get_args, get_origin
 
 import msgspec
 
@@ -46,6 +47,7 @@ def make_data_folder(folder: Path) -> None:
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 AbsolutePath = Annotated[str, msgspec.Meta(pattern="^[/~]")]  # a relative one would depend on where `oncue up` runs
+Network = NewType("Network", str)  # an IP address, or a network of them: 10.0.0.0/8
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Partitions = Annotated[int, msgspec.Meta(ge=1, le=10_000)]  # a broker supports some thousands
@@ -81,8 +83,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_batch: Positive = 65_536  # tasks in one request
     # Requests per second and token; 0: no limit.
     rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 2_000.0
-    # Connections of one address without a token; 0: no limit. Behind a proxy all have its address.
+    # Connections of one address without a token; 0: no limit.
     connections_per_address: Natural = 256
+    # Proxies whose header names the client of a request; in the environment with ",".
+    trusted_proxies: tuple[Network, ...] = ()
+    # The header that they set; a client may have sent the other.
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = "X-Forwarded-For"
     results_retention_days: Days = 30.0
     events_retention_days: Days = 30.0
     reports_retention_days: Days = 2.0
@@ -132,6 +138,10 @@ def http_url(host: str, port: int) -> str:
 
 
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_LISTS = {
+    AbsolutePath: "a list of absolute paths",
+    Network: "a list of IP addresses and networks, as 10.0.0.5, 10.1.0.0/16, fd00::/8",
+}
 FIELDS = {f.name: f for f in msgspec.structs.fields(Settings)}
 # Variables that are no settings: of the client, of this module, of workers.
 OTHERS = ("ONCUE_URL", "ONCUE_TOKEN", "ONCUE_CONFIG", "ONCUE_DEBUG", "ONCUE_BLOBS")
@@ -197,12 +207,24 @@ def _convert(name: str, value: Any, place: str) -> Any:
     field = FIELDS.get(name)
     if field is None:
         raise Invalid(f"{place}: there is no setting {name!r}")
-    if isinstance(value, str) and get_origin(field.type) is tuple:
-        value = [part for part in value.split(os.pathsep) if part]
+    elements = get_args(field.type)[0] if get_origin(field.type) is tuple else None
+    if isinstance(value, str) and elements:
+        parts = value.replace(" ", "").split(",") if elements is Network else value.split(os.pathsep)
+        value = [part for part in parts if part]
     try:
-        return msgspec.convert(value, field.type, strict=False)
-    except msgspec.ValidationError as e:
+        found = msgspec.convert(value, field.type, strict=False)
+        if elements is Network:
+            _check_networks(found)
+    except ValueError as e:  # msgspec.ValidationError is one
         raise Invalid(f"{place}: {e}", remedy=f"{name} is {_wanted(field.type)}") from None
+    return found
+
+
+def _check_networks(texts: Sequence[str]) -> None:
+    """Raise ValueError if a text is no address or network, or is all addresses."""
+    for text in texts:
+        if not ipaddress.ip_network(text).prefixlen:
+            raise ValueError(f"{text} is everybody")
 
 
 def _wanted(kind: Any) -> str:
@@ -210,7 +232,7 @@ def _wanted(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     if get_origin(kind) is tuple:
-        return "a list of absolute paths" if get_args(kind)[0] is AbsolutePath else "a list of texts"
+        return _LISTS[get_args(kind)[0]]
     if get_origin(kind) is not Annotated:
         return _KINDS[kind]
     plain, meta = get_args(kind)

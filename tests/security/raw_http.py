@@ -11,14 +11,19 @@ from urllib.parse import urlsplit
 TIMEOUT_S = 60.0
 
 
-def connect(url: str, receive_bytes: int = 0) -> socket.socket:
-    """Open a connection to the server of this URL. `receive_bytes`: of its buffer, if not the system's."""
+def connect(url: str, receive_bytes: int = 0, source: str = "") -> socket.socket:
+    """Open a connection to the server of this URL.
+
+    `receive_bytes`: of its buffer, if not the system's. `source`: the address from which it comes.
+    """
     parts = urlsplit(url)
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(socket.socket())
         peer.settimeout(TIMEOUT_S)
         if receive_bytes:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)  # before connect: it sets the window
+        if source:
+            peer.bind((source, 0))
         peer.connect((parts.hostname or "", parts.port or 80))
         stack.pop_all()
         return peer
@@ -33,12 +38,12 @@ def head(method: str, path: str, length: int | None = None, **headers: str) -> b
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def exchange(url: str, sent: bytes) -> bytes:
+def exchange(url: str, sent: bytes, source: str = "") -> bytes:
     """Send bytes, and return all that is answered until the server closes.
 
     A connection that the server resets while it is written to is no failure.
     """
-    with connect(url) as peer:
+    with connect(url, source=source) as peer:
         with contextlib.suppress(ConnectionError):
             peer.sendall(sent)
         return read_all(peer)

@@ -99,3 +99,13 @@ def test_a_root_of_triggers_is_absolute(tmp_path: Path, root: str) -> None:
     assert caught.value.remedy == "trigger_roots is a list of absolute paths"
     found = load_settings({}, {"ONCUE_DATA": str(tmp_path / "none"), "ONCUE_TRIGGER_ROOTS": "/data:~/raw"})
     assert found.trigger_roots == ("/data", "~/raw")
+
+
+@pytest.mark.parametrize("proxy", ["", "proxy.lan", "10.0.0.1/8", "10.0.0.0/33", "0.0.0.0/0", "::/0", "10.0.0.1:80"])
+def test_a_trusted_proxy_is_an_address_or_a_network(tmp_path: Path, proxy: str) -> None:
+    (tmp_path / "oncue.toml").write_text(f'trusted_proxies = ["127.0.0.1", "{proxy}"]\n')
+    with pytest.raises(Invalid, match=r"oncue\.toml: trusted_proxies") as caught:
+        load_settings({}, {"ONCUE_DATA": str(tmp_path)})
+    assert "trusted_proxies is a list of IP addresses and networks" in str(caught.value.remedy)
+    found = load_settings({}, {"ONCUE_DATA": str(tmp_path / "none"), "ONCUE_TRUSTED_PROXIES": "10.0.0.0/8, fd00::1,"})
+    assert found.trusted_proxies == ("10.0.0.0/8", "fd00::1")

@@ -23,6 +23,7 @@ from oncue.dispatcher.auth.base import AuthContext, AuthenticatorChain, Authenti
 from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
+from oncue.dispatcher.http.client_address import TrustedProxies
 from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
 from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.handler import Limits, bind, serving
@@ -126,6 +127,7 @@ async def serve(
         PER_TOKEN,
         most_connections(raise_descriptor_limit()),
         app[API].metrics.http_connection_ended,
+        TrustedProxies(settings),
         access_log=None,
         auto_decompress=False,  # body.py decodes, when a body is wanted
         lingering_time=LINGER_S,

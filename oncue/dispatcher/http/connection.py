@@ -46,6 +46,14 @@ class Gate(Protocol):
         """Count a connection as its caller's, no longer as its address's."""
         ...
 
+    def forwarded(self, connection: Connection, request: web.BaseRequest) -> None:
+        """Count a trusted proxy's connection for the request's client. Raises RateLimited."""
+        ...
+
+    def finished(self, connection: Connection) -> None:
+        """Count a trusted proxy's connection for the proxy again."""
+        ...
+
     def answered(self, connection: Connection) -> None:
         """Note the first answer on a connection without a token."""
         ...
@@ -64,9 +72,13 @@ class Connection(web.RequestHandler):
         "_sent",
         "address",
         "begun",
+        "client",
+        "is_proxy",
         "on_answered",
         "owner",
         "patience",
+        "peer",
+        "reader",
         "received",
         "request",
         "requests",
@@ -78,7 +90,11 @@ class Connection(web.RequestHandler):
     ) -> None:
         super().__init__(server, loop=loop, **options)
         self._gate, self._dense = gate, dense
-        self.address = ""
+        self.peer = ""  # the address at the other end
+        self.client = ""  # the address of the request's client: the peer, or who is behind a trusted proxy
+        self.address = ""  # for which the limits count
+        self.reader = ("address", "")  # the token or address whose answers it carries
+        self.is_proxy = False  # a trusted one
         self.owner = ""  # the token of its last authenticated request
         self.request: web.BaseRequest | None = None  # being handled
         self.requests = 0
@@ -94,7 +110,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register, or refuse the connection. See asyncio.Protocol."""
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.peer = self.client = str(peer[0]) if isinstance(peer, tuple) else ""
         self.since = self._loop.time()
         self.transport = opened = cast(asyncio.Transport, transport)
         if self._gate.admit(self):
@@ -153,9 +169,12 @@ class Connection(web.RequestHandler):
             done()
 
     def started(self, request: web.BaseRequest) -> None:
-        """Note that a request is being handled."""
+        """Note that a request is being handled. Raises RateLimited."""
         self.request = request
         self.requests += 1
+        if self.is_proxy:
+            self.patience = PATIENCE_S
+            self._gate.forwarded(self, request)
 
     def authenticated(self, token_id: str) -> None:
         """Note whose request this is."""
@@ -171,7 +190,9 @@ class Connection(web.RequestHandler):
         finally:
             self.request = None
             self._end_answer()
-            if not self.owner and self.requests == 1 and resp.status < 400:
+            if self.is_proxy:
+                self._gate.finished(self)
+            elif not self.owner and self.requests == 1 and resp.status < 400:
                 self._gate.answered(self)
             self.since, self.begun, self.received = self._loop.time(), False, 0
 
@@ -210,9 +231,10 @@ class Connection(web.RequestHandler):
     def _wait_for_head(self, now: float, received: int) -> str:
         if received and not self.begun:
             self.begun, self.since = True, now
-        if self.begun or not self.requests:
+        if self.begun or not (self.requests or self.is_proxy):
             return "head" if now - self.since > HEAD_S else ""
-        return "idle" if now - self.since > (KNOWN_IDLE_S if self.owner else IDLE_S) else ""
+        is_known = self.owner or self.is_proxy
+        return "idle" if now - self.since > (KNOWN_IDLE_S if is_known else IDLE_S) else ""
 
     def _wait(self, passed: float, progress: int, what: str) -> str:
         self.patience = min(PATIENCE_S, self.patience - passed + progress / RATE)
@@ -253,3 +275,10 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
     except (OSError, ValueError, AttributeError):
         return 0
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """Return the connection of a request."""
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    return connection

@@ -5,6 +5,9 @@ If an address or the server has too many that are not authenticated, the oldest 
 for their peer makes room, one that was never answered before one that was. So a caller with a token
 gets in, whoever holds connections open.
 
+A trusted proxy's connection counts for each request's client while the request is handled, and
+between requests for the proxy, of which an address may have any number.
+
     accept ──► admit: room? else end the one that has waited longest ──► authenticated
     every second: end those whose peer sends or takes nothing, or too little
 """
@@ -12,19 +15,19 @@ gets in, whoever holds connections open.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import resource
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 from aiohttp import web
 
+from oncue.dispatcher.http.client_address import TrustedProxies, block
 from oncue.dispatcher.http.connection import KNOWN_IDLE_S, Connection
 from oncue.dispatcher.http.dense_input import DenseInput
+from oncue.errors import RateLimited
 
 log = logging.getLogger("oncue.api")
 SWEEP_S = 1.0
@@ -75,10 +78,12 @@ class Connections:
         per_token: int,
         most: int,
         ended: Callable[[str], None],
+        proxies: TrustedProxies,
         **options: Any,
     ) -> None:
         self._server, self._options = server, options
         self._per_address, self._per_token, self._most = per_address, per_token, most
+        self._proxies = proxies
         self._ended = ended  # counts why connections were ended
         self._unknown: dict[str, _Unknown] = {}  # by address
         self._unknown_count = 0
@@ -102,19 +107,55 @@ class Connections:
 
     def admit(self, connection: Connection) -> bool:
         """See Gate."""
-        connection.address = address = _block(connection.address)
-        same = self._unknown.get(address) or _Unknown()
-        if len(same) >= self._per_address > 0 and not self._make_room(same):
+        connection.is_proxy = self._proxies.trusts(connection.peer)
+        address = block(connection.peer)
+        if not connection.is_proxy and not self._has_room(address):
             self._ended("address")
             return False
         full = len(self._open) >= self._most or self._unknown_count >= self._most // UNKNOWN_SHARE
         if full and not self._make_room(max(self._unknown.values(), key=len, default=_Unknown())):
             self._ended("full")
             return False
-        same = self._unknown.setdefault(address, same)  # an empty one was forgotten
-        same.fresh[connection] = self._open[connection] = None
-        self._unknown_count += 1
+        self._open[connection] = None
+        self._count(connection, address)
+        connection.reader = ("address", address)
         return True
+
+    def _has_room(self, address: str) -> bool:
+        """Return True if one more may count for the address. Makes room for it."""
+        same = self._unknown.get(address) or _Unknown()
+        return self._per_address == 0 or len(same) < self._per_address or self._make_room(same)
+
+    def _count(self, connection: Connection, address: str, answered: bool = False) -> None:
+        """Count the connection for an address."""
+        connection.address, connection.owner = address, ""
+        same = self._unknown.setdefault(address, _Unknown())
+        (same.answered if answered else same.fresh)[connection] = None
+        self._unknown_count += 1
+
+    def forwarded(self, connection: Connection, request: web.BaseRequest) -> None:
+        """See Gate."""
+        if connection not in self._open:  # it is being closed
+            return
+        connection.client = self._proxies.client(connection.peer, request)
+        self._forget(connection)
+        address = block(connection.client)
+        has_room = address == block(connection.peer) or self._has_room(address)
+        self._count(connection, address)
+        connection.reader = ("address", address)
+        if not has_room:
+            self._ended("address")
+            raise RateLimited(
+                f"{self._per_address} unfinished requests from {connection.client}, through {connection.peer}",
+                remedy="end some of them first",
+                retry_after_s=1,
+            )
+
+    def finished(self, connection: Connection) -> None:
+        """See Gate."""
+        if connection in self._open:
+            self._forget(connection)
+            self._count(connection, block(connection.peer), answered=True)
 
     def _make_room(self, among: _Unknown) -> bool:
         for connection in chain(among.fresh, among.answered):
@@ -139,6 +180,7 @@ class Connections:
             return
         self._forget(connection)
         connection.owner = token_id
+        connection.reader = ("token", token_id)
         self._owned[token_id] += 1
         if self._owned[token_id] > self._per_token > 0:
             connection.keep_alive(False)
@@ -192,8 +234,7 @@ class Connections:
         unsent: dict[tuple[str, str], list[tuple[int, Connection]]] = {}
         for connection in self._open:
             if size := connection.unsent:
-                key = ("token", connection.owner) if connection.owner else ("address", connection.address)
-                unsent.setdefault(key, []).append((size, connection))
+                unsent.setdefault(connection.reader, []).append((size, connection))
         for waiting in unsent.values():
             total = sum(size for size, _ in waiting)
             waiting.sort(key=lambda pair: pair[0])
@@ -206,17 +247,3 @@ class Connections:
     def close(self) -> None:
         """Stop looking at connections."""
         self._timer.cancel()
-
-
-@lru_cache(1_000)
-def _block(address: str) -> str:
-    """Return the address; of IPv6 the block of 64 bits, which is one host's."""
-    if ":" not in address:
-        return address
-    try:
-        found = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Network((found, 64), strict=False))

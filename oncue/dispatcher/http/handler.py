@@ -21,7 +21,7 @@ from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.scopes import require
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, Decoder, coding_of, decode_query, read_body
-from oncue.dispatcher.http.connection import Connection
+from oncue.dispatcher.http.connection import connection_of
 from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.owner_memory import SMALL_BYTES, UNMADE_BYTES, OwnerMemory, memory_of
@@ -65,9 +65,9 @@ def serving(api: Api, name: str, exchange: Serve, addresses: AddressLimit, timed
     async def serve(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
         connection = connection_of(request)
-        connection.started(request)
         response: web.StreamResponse
         try:
+            connection.started(request)
             response = await exchange(request)
         except OncueError as e:
             if isinstance(e, Unauthorized) or not scoped:
@@ -186,13 +186,6 @@ class _Exchange:
         finally:
             answers.give(owner, size)
         return response
-
-
-def connection_of(request: web.BaseRequest) -> Connection:
-    """Return the connection of a request."""
-    connection = request.protocol
-    assert isinstance(connection, Connection)
-    return connection
 
 
 async def _wait_for(api: Api, position: str) -> None:

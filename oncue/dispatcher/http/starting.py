@@ -16,6 +16,7 @@ from aiohttp import web
 from oncue import __version__
 from oncue.config import Settings
 from oncue.dispatcher.http import problems
+from oncue.dispatcher.http.client_address import TrustedProxies
 from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
 from oncue.dispatcher.http.listener import Listener
 from oncue.errors import NotReady
@@ -39,6 +40,7 @@ class StartingApi:
             PER_TOKEN,
             most_connections(raise_descriptor_limit()),
             _ignore,
+            TrustedProxies(settings),
             access_log=None,
             auto_decompress=False,
             lingering_time=LINGER_S,

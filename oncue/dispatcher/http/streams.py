@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from oncue.dispatcher.http.connection import connection_of
 from oncue.errors import NotReady, RateLimited
 
 SWEEP_S = 2.0
@@ -232,7 +233,7 @@ async def _copy(
 
 def _cut(request: web.Request, why: str, error: Exception | None = None) -> None:
     if request.transport is not None and not request.transport.is_closing():
-        log.error("the stream %s to %s was cut: %s", request.path, request.remote, why, exc_info=error)
+        log.error("the stream %s to %s was cut: %s", request.path, connection_of(request).client, why, exc_info=error)
         request.transport.abort()
 
 

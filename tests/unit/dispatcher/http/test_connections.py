@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from oncue.config import Settings
+from oncue.dispatcher.http.client_address import TrustedProxies
 from oncue.dispatcher.http.connections import UNSENT, Connections
 
 MIB = 1 << 20
@@ -13,8 +15,7 @@ MIB = 1 << 20
 
 @dataclass(eq=False)
 class Peer:
-    owner: str
-    address: str
+    reader: tuple[str, str]
     unsent: int
     ended: list[str] = field(default_factory=list)
 
@@ -27,7 +28,7 @@ def cut(*peers: Peer) -> tuple[list[Peer], list[str]]:
     reasons: list[str] = []
 
     async def main() -> None:
-        connections = Connections(cast(Any, None), 256, 1_024, 10_000, reasons.append)
+        connections = Connections(cast(Any, None), 256, 1_024, 10_000, reasons.append, TrustedProxies(Settings()))
         connections._open = dict.fromkeys(cast(Any, peers))
         connections._bound_unsent()
         connections.close()
@@ -37,14 +38,14 @@ def cut(*peers: Peer) -> tuple[list[Peer], list[str]]:
 
 
 def test_the_largest_of_a_token_are_cut_until_the_others_fit() -> None:
-    small = [Peer("tok_a", "1.1.1.1", MIB) for _ in range(100)]
-    large = [Peer("tok_a", "1.1.1.1", 50 * MIB) for _ in range(2)]
+    small = [Peer(("token", "a"), MIB) for _ in range(100)]
+    large = [Peer(("token", "a"), 50 * MIB) for _ in range(2)]
 
     assert cut(*small, *large) == (large, ["unsent"] * 2)
 
 
 def test_tokens_and_addresses_are_counted_apart() -> None:
     half = UNSENT // 2 + MIB
-    peers = [Peer("tok_a", "x", half), Peer("tok_b", "x", half), Peer("", "x", half), Peer("", "y", half)]
+    peers = [Peer((kind, name), half) for kind in ("token", "address") for name in "xy"]
 
     assert cut(*peers) == ([], [])
