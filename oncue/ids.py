@@ -15,7 +15,6 @@ import hashlib
 import os
 
 from oncue.clocks.process import now_ms
-from oncue.clocks.process import now_us as now_us
 from oncue.errors import Invalid
 
 MAX_BATCH = 1 << 16  # the index has 16 bits

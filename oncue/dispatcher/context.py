@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import oncue
 from oncue.blobs import Blobs
+from oncue.clocks.process import now_us
 from oncue.config import Settings
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.registry_cache import RegistryCache
 from oncue.errors import DiskFull, NotReady
-from oncue.ids import now_us
 from oncue.log import Log, Position, Record
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Registry

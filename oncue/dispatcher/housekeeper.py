@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.clocks.process import process_clock
+from oncue.clocks.process import now_us, process_clock
 from oncue.disk.durable_files import replace_file
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
@@ -28,7 +28,6 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.retention_clock import RetentionClock
 from oncue.dispatcher.services.endpoints import close_open_tasks
-from oncue.ids import now_us
 from oncue.log import Record
 from oncue.protocol import payload
 from oncue.protocol.api import TriggerInfo

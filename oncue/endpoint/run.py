@@ -30,7 +30,7 @@ import psutil
 
 import oncue
 from oncue import curve
-from oncue.clocks.process import process_clock
+from oncue.clocks.process import now_us, process_clock
 from oncue.disk.private_files import close_to_others, make_files_private
 from oncue.endpoint import settings as folder_settings
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
@@ -45,7 +45,6 @@ from oncue.endpoint.providers.base import BlockRequest, ProviderContext
 from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
-from oncue.ids import now_us
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
 from oncue.text.log_lines import LineLimiter, log_to
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from oncue.clocks.process import now_us
 from oncue.errors import Invalid, OncueError
-from oncue.ids import now_us, rule_task_ids
+from oncue.ids import rule_task_ids
 from oncue.log.base import Append, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.triggers.base import Decision, Status
 
 MAX_DECISIONS = 100
@@ -34,12 +34,12 @@ class ActivityLog:
         """Record an item that does not fire in its present state."""
         item = item.encode("utf-8", "backslashreplace").decode()  # JSON needs UTF-8
         self.skipped += 1
-        self.last_skip, self.last_skip_us = f"{item}: {why}", ids.now_us()
+        self.last_skip, self.last_skip_us = f"{item}: {why}", now_us()
         self._decisions.append(Decision(item, False, why, self.last_skip_us))
 
     def record_waiting(self, item: str, why: str) -> None:
         """Record an item that may fire later."""
-        self._decisions.append(Decision(item, False, why, ids.now_us()))
+        self._decisions.append(Decision(item, False, why, now_us()))
 
     def status(self) -> Status:
         progress = ""

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from oncue.clocks.process import now_us
 from oncue.errors import OncueError
-from oncue.ids import now_us
 from oncue.log import Partition, Record, RecordBatch
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from watched import PATIENCE_S, Watched, aged
 
-from oncue.ids import now_us
+from oncue.clocks.process import now_us
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux who writes, or its kernel for its limits")
 

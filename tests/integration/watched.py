@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.clocks.process import now_us
 from oncue.errors import NotFound
-from oncue.ids import now_us
 from oncue.protocol.records import Event
 from oncue.triggers.base import ReplicatedState, TriggerContext
 from oncue.triggers.file.baseline import TICK_S

@@ -65,3 +65,16 @@ def test_folders_are_small() -> None:
         folders[path.parent] = folders.get(path.parent, 0) + 1
     assert not {str(f.relative_to(ROOT)): n for f, n in folders.items() if n > FOLDER_FILES}
     assert folders[PACKAGE] <= ROOT_MODULES, "modules at the root"
+
+
+def test_only_packages_re_export() -> None:
+    """A name has one home: whoever uses it imports it from there."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {alias.name}"
+        for path, tree in trees().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and path.name != "__init__.py"
+        for alias in node.names
+        if alias.asname == alias.name
+    ]
+    assert not found

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
@@ -37,7 +38,6 @@ from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.view_consumer import PUBLISHED
 from oncue.errors import Undecodable
-from oncue.ids import now_us
 from oncue.log import Position, Record
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.agent_limits import Allowance, Drop
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
 from oncue.errors import Undecodable
-from oncue.ids import now_us
 from oncue.log import Record
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Output, Report, Started, Usage

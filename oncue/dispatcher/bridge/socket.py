@@ -20,11 +20,11 @@ from typing import Protocol
 import zmq
 
 from oncue import curve
+from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ChannelPhase, Effect, SendFrame
 from oncue.dispatcher.bridge.send_backlog import LARGE_BYTES, SendBacklog
 from oncue.errors import Undecodable
-from oncue.ids import now_us
 from oncue.protocol import bridge
 from oncue.text.log_lines import LineLimiter
 

@@ -21,11 +21,11 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.housekeeper import REAPPENDED
 from oncue.errors import Undecodable
-from oncue.ids import now_us
 from oncue.log import Log, Record, RecordBatch
 from oncue.protocol.codec import decode
 from oncue.protocol.records import TaskFrame, TaskRecord

@@ -23,12 +23,12 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.message_numbers import refuse_protocol
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.context import ServerContext
 from oncue.errors import LogError, OncueError
-from oncue.ids import now_us
 from oncue.log import Assignment, Record
 from oncue.log.base import partition_of
 from oncue.protocol import bridge

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import aiohttp
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.tokens import new_token
 from oncue.errors import OncueError, Undecodable
-from oncue.ids import now_us
 from oncue.log import Log, Record
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import VERSION, Claim, Control, TokenRecord

@@ -11,10 +11,10 @@ import logging
 import re
 from pathlib import Path
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.tokens import PREFIX, hash_token
 from oncue.dispatcher.context import ServerContext
 from oncue.errors import Invalid
-from oncue.ids import now_us
 from oncue.protocol.records import VERSION, TokenRecord
 
 log = logging.getLogger("oncue.server")

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.socket import BridgeSocket
@@ -22,7 +23,7 @@ from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import TooLarge
-from oncue.ids import now_us, parse_task_id
+from oncue.ids import parse_task_id
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode

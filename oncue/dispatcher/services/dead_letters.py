@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
 from oncue.errors import Conflict, Invalid, NotFound
-from oncue.ids import now_us
 from oncue.log import Append, Record
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from oncue import curve
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effect_runner import EffectRunner
@@ -20,7 +21,6 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
 from oncue.errors import Conflict, Invalid
-from oncue.ids import now_us
 from oncue.log import Record, Topic
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode

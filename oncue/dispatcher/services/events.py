@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import msgspec
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
 from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop_if
 from oncue.errors import NotFound, TooLarge
-from oncue.ids import now_us
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents

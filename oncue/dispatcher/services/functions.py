@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 
 from oncue import functions
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import off_loop_if
 from oncue.errors import Invalid, NotFound, TooLarge, Undecodable
-from oncue.ids import now_us
 from oncue.protocol import api as r
 from oncue.protocol.records import FUNCTION_BYTES, INLINE_BYTES, NAME_CHARS, VERSION, FunctionRecord, Parameter
 

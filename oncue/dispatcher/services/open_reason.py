@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.registry_cache import RegistryCache
-from oncue.ids import now_us
 from oncue.task_lifecycle import TaskState
 
 

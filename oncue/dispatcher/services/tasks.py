@@ -18,6 +18,7 @@ from functools import partial
 import msgspec
 
 from oncue import ids as task_ids
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
@@ -36,7 +37,6 @@ from oncue.dispatcher.services.open_reason import open_reason
 from oncue.dispatcher.services.submission_checks import check_payloads, parse_batch_key, split_records, stored_retry
 from oncue.dispatcher.services.task_info import task_info, timeline
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
-from oncue.ids import now_us
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import payload

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import check_token_request, expiry_of, hash_token, new_token
 from oncue.dispatcher.context import ServerContext
 from oncue.errors import Conflict, NotFound
-from oncue.ids import now_us
 from oncue.protocol import api as r
 from oncue.protocol.records import NAME_CHARS, VERSION, EndpointRecord, TokenRecord
 

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from oncue.ids import now_us
+from oncue.clocks.process import now_us
 from oncue.protocol.records import VERSION, RuleSwitch
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.evaluation.evaluator import Evaluator, EvaluatorBusy, OverBudget, Unanswered

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from oncue.ids import now_us, window_task_ids
+from oncue.clocks.process import now_us
+from oncue.ids import window_task_ids
 from oncue.log.base import Append
 from oncue.protocol.codec import encode
 from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment

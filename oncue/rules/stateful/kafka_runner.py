@@ -23,9 +23,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from oncue.clocks.process import now_ms
+from oncue.clocks.process import now_ms, now_us
 from oncue.errors import LogError, NotOwner, OncueError
-from oncue.ids import now_us
 from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Deployment

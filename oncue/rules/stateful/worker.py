@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from oncue import __version__
 from oncue.blobs import open_blobs
+from oncue.clocks.process import now_us
 from oncue.config import Settings
 from oncue.errors import LogError, OncueError
-from oncue.ids import now_us
 from oncue.log import open_log
 from oncue.log.base import Log, Record
 from oncue.protocol import payload

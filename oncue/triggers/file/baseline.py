@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.triggers.file.ledger import EXISTING, Ledger
 from oncue.triggers.file.options import FileSpec, selection
 
@@ -134,6 +134,6 @@ class Baseline:
 
 
 def _since(deployed_us: int) -> int:
-    now_us = ids.now_us()
-    recent = deployed_us > 0 and now_us - deployed_us < _STALE_US
-    return min(deployed_us, now_us) if recent else now_us
+    now = now_us()
+    recent = deployed_us > 0 and now - deployed_us < _STALE_US
+    return min(deployed_us, now) if recent else now

@@ -10,7 +10,7 @@ import stat
 import time
 from typing import NamedTuple
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.file.ledger import FIRED, SKIPPED_FILE, FileRow, KnownFile
 from oncue.triggers.file.options import FileSpec
@@ -86,7 +86,7 @@ class FileEvaluator:
         if pending.seen is not None and readiness != BUSY:
             readiness, seconds, why = STABILIZING, max(seconds, self._spec.stable_s), "it has changed meanwhile"
         if readiness == SKIPPED:
-            self._skipped.append(FileRow(*key, SKIPPED_FILE, *seen, ids.now_us()))
+            self._skipped.append(FileRow(*key, SKIPPED_FILE, *seen, now_us()))
             self._skip(key, why)
             return None
         if readiness in (STABILIZING, BUSY):

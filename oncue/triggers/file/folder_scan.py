@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.triggers.file.ledger import KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.stability import FileKey
@@ -102,16 +102,16 @@ class FolderScan:
             self._ledger.mark_present(returned)
         missing = [(folder, name) for name, found in recorded.items() if not found.gone_us]
         if missing:
-            self._ledger.mark_gone(missing, ids.now_us())
+            self._ledger.mark_gone(missing, now_us())
 
     def _prune(self) -> None:
         """Mark folders that are gone, and prune the ledger."""
-        now_us = ids.now_us()
+        now = now_us()
         unread = tuple(folder + "/" for folder in self._unread)
         for folder in self._ledger.folders():
             if folder not in self._listed and folder not in self._unread and not folder.startswith(unread):
-                self._ledger.mark_folder_gone(folder, now_us)
-        self._ledger.prune(now_us)
+                self._ledger.mark_folder_gone(folder, now)
+        self._ledger.prune(now)
 
 
 def is_utf8(path: str) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from itertools import islice
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.file.evaluator import FileEvaluator, PendingFile
 from oncue.triggers.file.folder_scan import NOT_UTF8, is_utf8
@@ -94,7 +94,7 @@ class PendingFiles:
 
     def add_found(self, key: FileKey) -> None:
         """Add a file that a scan found."""
-        self.noticed[key] = PendingFile(FOUND, ids.now_us(), None)
+        self.noticed[key] = PendingFile(FOUND, now_us(), None)
 
     def requeue_due(self, now: float) -> None:
         """Move waiting files that are due to `noticed`.
@@ -123,7 +123,7 @@ class PendingFiles:
             st = os.lstat(self._evaluator.path(key))
         except OSError:
             return
-        at_us = ids.now_us()
+        at_us = now_us()
         if stat.S_ISLNK(st.st_mode) or (stat.S_ISREG(st.st_mode) and st.st_nlink > 1):
             self.noticed.setdefault(key, PendingFile(RENAMED, at_us, None))
         elif stat.S_ISREG(st.st_mode) and not (self._spec.required or self._spec.any):

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.triggers.file.baseline import Baseline
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.folder_scan import FolderScan
@@ -114,7 +114,7 @@ class Scanner:
             and key not in self._evaluator.in_flight
             and self._baseline.existed(folder, name, st, lambda: self._evaluator.writers(key))
         ):
-            self._existing_rows.append(FileRow(*key, EXISTING, *seen, ids.now_us()))
+            self._existing_rows.append(FileRow(*key, EXISTING, *seen, now_us()))
             return
         if not self._pending_files.contains(key) and self._evaluator.in_flight.get(key) != seen:
             self._pending_files.add_found(key)

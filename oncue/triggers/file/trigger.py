@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.errors import Forbidden, Invalid, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
@@ -172,5 +172,5 @@ class FileTrigger(Trigger):
             else:
                 self._activity.trouble = ""
                 self._activity.emitted += len(events)
-                self._activity.last_us = ids.now_us()
+                self._activity.last_us = now_us()
                 return frozenset()

@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.errors import Forbidden, OncueError, TriggerFailed
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
@@ -337,16 +337,16 @@ class FileWatcher:
         known = self._ledger.find(keys)
         rows: list[FileRow] = []
         events: list[Event] = []
-        now_us = ids.now_us()
+        now = now_us()
         for key in keys:
             pending_file = noticed.pop(key)
             ready = self._evaluator.decide(key, pending_file, known.get(key))
             if ready is None:
                 continue
             st, seen, why = ready
-            events.append(self._make(key, st, seen, why, pending_file.at_us, now_us))
-            rows.append(FileRow(*key, FIRED, *seen, now_us))
-            self._activity.record_fired(self._evaluator.relative(key), why, now_us)
+            events.append(self._make(key, st, seen, why, pending_file.at_us, now))
+            rows.append(FileRow(*key, FIRED, *seen, now))
+            self._activity.record_fired(self._evaluator.relative(key), why, now)
         self._ledger.store(self._evaluator.drain_skipped())
         if events:
             number, pending = self._next_batch, PendingBatch(rows, events)

@@ -26,6 +26,7 @@ from urllib.parse import quote
 import msgspec
 
 from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.errors import Forbidden, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.cloudevents import time_text
 from oncue.protocol.cloudevents_http import check_containers, events_from_http
@@ -142,7 +143,7 @@ class WebhookTrigger(HttpTrigger):
         if events:
             await self.context.emit(events)
         self._activity.emitted += len(events)
-        self._activity.last_us = ids.now_us()
+        self._activity.last_us = now_us()
         for event in events:
             self._activity.record_fired(event.id, event.type, self._activity.last_us)
         return 202, dict(_ANSWER), msgspec.json.encode({"accepted": len(events)})
@@ -166,7 +167,7 @@ class WebhookTrigger(HttpTrigger):
         return msgspec.structs.replace(event, extensions=extensions | self._marks())
 
     def _marks(self) -> dict[str, str | int | bool]:
-        return {"oncuetrigger": self.name, "oncuemarkus": str(ids.now_us())}
+        return {"oncuetrigger": self.name, "oncuemarkus": str(now_us())}
 
     def _wrapped(self, headers: Mapping[str, str], body: bytes) -> Event:
         kind, data = _data(headers.get("content-type", ""), body)
@@ -204,7 +205,7 @@ class WebhookTrigger(HttpTrigger):
             return
         keys = self._keys()
         if self._method == "standard_webhooks":
-            now_s = ids.now_us() / 1e6
+            now_s = now_us() / 1e6
             signatures.standard_webhooks(headers, body, keys, now_s, self._tolerance_s, time.time())
         elif self._method == "github":
             signatures.github(headers, body, keys)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from oncue import ids
+from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.bridge.task_router import TaskRouter
 from oncue.log import Log, Record, RecordBatch
@@ -40,7 +41,7 @@ class FakeServer:
             cast(Log, self),
             cast(View, self),
             cast(BridgeSocket, self),
-            ids.now_us() - 1_000_000,
+            now_us() - 1_000_000,
             self.coroutines.append,
             self.made,
         )

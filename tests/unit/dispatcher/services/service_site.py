@@ -14,6 +14,7 @@ from typing import Any
 
 from oncue import curve, ids
 from oncue.blobs import open_blobs
+from oncue.clocks.process import now_us
 from oncue.config import Settings
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.channel import EndpointChannel
@@ -148,7 +149,7 @@ class Site:
 
     async def add_endpoint(self, name: str = "local", owner: str = "ada", **fields: Any) -> EndpointRecord:
         key = curve.make_keys().public
-        record = EndpointRecord(VERSION, f"ep_{owner}_{name}", name, owner, key, ids.now_us(), **fields)
+        record = EndpointRecord(VERSION, f"ep_{owner}_{name}", name, owner, key, now_us(), **fields)
         await self.follow_tasks_of(record.id)
         await self.context.record([(f"endpoint:{record.id}", record)])
         return record
@@ -168,7 +169,7 @@ class Site:
         """Append one task, as an earlier submit did."""
         task_id = ids.batch_ids(owner, ids.new_uuid7(), 1)[0]
         call = Call(VERSION, "0" * 64, endpoint.id, owner, "f", **fields)
-        frame = TaskFrame(VERSION, call, ids.now_us(), [TaskRecord(task_id, payload.pack_args((), {}), event)])
+        frame = TaskFrame(VERSION, call, now_us(), [TaskRecord(task_id, payload.pack_args((), {}), event)])
         topic = self.context.registry.tasks_topic(endpoint.id)
         await self.context.applied(await self.log.append(topic, [Record(encode(frame))]))
         return task_id

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from oncue import curve
+from oncue.clocks.process import now_us
 from oncue.dispatcher.services.endpoints import EndpointService
 from oncue.errors import Conflict, Invalid, NotFound
-from oncue.ids import now_us
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from oncue import ids
+from oncue.clocks.process import now_ms
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, NotReady, TooLarge
 from oncue.log import Record
@@ -75,7 +76,7 @@ def test_a_batch_that_is_sent_again_with_its_key_gives_the_same_tasks(tmp_path: 
 def test_a_key_of_an_earlier_process_is_known_from_the_view(tmp_path: Path) -> None:
     async def work(site: Site) -> None:
         e, _ = await site.add_endpoint(), await site.add_function()
-        request = batch(1, 2, key=ids.new_uuid7(ids.now_ms() - 60_000).hex())
+        request = batch(1, 2, key=ids.new_uuid7(now_ms() - 60_000).hex())
         before = await service(site).submit_batch(ADA, request)
         after = await service(site).submit_batch(ADA, request)  # a service that has not seen the first request
         assert after.first == before.first

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.ids import now_us
+from oncue.clocks.process import now_us
 from oncue.triggers.file.baseline import SKEW_S, TICK_S, Baseline
 from oncue.triggers.file.ledger import EXISTING, FileRow, Ledger
 from oncue.triggers.file.options import FileOptions, FileSpec, read_options
