@@ -41,6 +41,10 @@ class Metrics:
         self._suppressed = Counter(
             "oncue_rule_suppressed", "Events that a rule's dedupe did not let pass.", ["rule"], registry=registry
         )
+        self._unevaluated = Counter(
+            "oncue_rule_unevaluated", "Events whose `when` could not be evaluated.", ["rule"], registry=registry
+        )
+        self._unevaluated_before: dict[str, int] = {}
         self._rule_names: set[str] = set()
         self._windows = Gauge("oncue_rule_windows_open", "Open windows of each rule.", ["rule"], registry=registry)
         self._waiting = Gauge("oncue_rule_events_waiting", "Events in them.", ["rule"], registry=registry)
@@ -95,6 +99,12 @@ class Metrics:
     def rules_suppressed(self, by_rule: Mapping[str, int]) -> None:
         """Count events that `dedupe` suppressed."""
         self._add(self._suppressed, by_rule)
+
+    def rules_unevaluated(self, totals: Mapping[str, int]) -> None:
+        """Count events whose conditions could not be evaluated. `totals`: since the start."""
+        before = self._unevaluated_before
+        self._add(self._unevaluated, {rule: total - before.get(rule, 0) for rule, total in totals.items()})
+        before.update(totals)
 
     def _add(self, counter: Counter, by_rule: Mapping[str, int]) -> None:
         for rule, count in by_rule.items():

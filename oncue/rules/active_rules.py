@@ -6,7 +6,7 @@ Immutable; a deploy makes a new one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from oncue.errors import OncueError
 from oncue.protocol import payload
@@ -18,15 +18,26 @@ from oncue.rules.parsing.rule_file import Rule, RuleRun, RuleSet, parse
 from oncue.rules.rule_cost import RuleCost
 
 
+class Unevaluated(NamedTuple):
+    """An event for which the condition of a rule could not be evaluated."""
+
+    why: str
+    source: str
+    id: str
+    at_us: int
+
+
 class RuleCounters:
     """Counters of one rule since the server started; they survive redeploys."""
 
-    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed")
+    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed", "unevaluated", "unknown")
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
         self.doubles = 0  # tasks that existed before: of repeated events
         self.suppressed = 0  # events that matched and were suppressed
+        self.unevaluated = 0  # events for which `when` could not be evaluated
+        self.unknown: Unevaluated | None = None  # the last of them, under the active version
         self.last_reason = ""  # of the newest dead letter of the active version
         self.of = ("", 0)  # that version: label, number
 
@@ -220,7 +231,7 @@ class RuleCompiler:
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
         counters = self._counters.setdefault(rule.name, RuleCounters())
         if counters.of != (d.label, d.version):  # its cause may be fixed
-            counters.of, counters.last_reason = (d.label, d.version), ""
+            counters.of, counters.last_reason, counters.unknown = (d.label, d.version), "", None
         disabled_because = "" if rule.enabled else "`enabled: false` in its file"
         if switch is not None and not switch.pauses:
             why = f": {switch.why}" if switch.why else ""

@@ -16,14 +16,15 @@ from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
 from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Event, headers_within_limit
 from oncue.protocol.topics import MATCHES
-from oncue.rules.active_rules import ActiveRule, ActiveRules
-from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, Answer, Question
+from oncue.rules.active_rules import ActiveRule, ActiveRules, Unevaluated
+from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, NO, Answer, Question
 from oncue.rules.explain import decide
 from oncue.rules.operators.chain import OperatorChain
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
 MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
 LETTER_EVENTS, LETTER_BYTES = 1_000, 8 * 1024 * 1024  # that one dead letter names
+REASON_CHARS = 300  # of the reason why a condition could not be evaluated
 KEPT_BYTES = 4 * 1024 * 1024  # of events in the dead letters of one commit; others are only named
 FEW = 4  # rules tested for an event without looking at the clock
 
@@ -53,6 +54,7 @@ class BatchResult:
         self._matches: list[Record] = []
         self._matched: dict[ActiveRule, list[int]] = {}  # see _counts
         self._reasons: dict[ActiveRule, str] = {}
+        self._unknown: dict[ActiveRule, Unevaluated] = {}
         self._kept_bytes = 0  # of events in dead letters
         self._untested: dict[tuple[ActiveRule, int, str], list[Postponed]] = {}  # by rule, partition, reason
 
@@ -86,12 +88,15 @@ class BatchResult:
     def test(self, batch: RecordBatch, offset: int, record: Record, event: Event, entry: ActiveRule) -> None:
         """Test one rule, and make its tasks or its match."""
         try:
-            if decide(entry.rule, event) is None:
+            failed = decide(entry.rule, event)
+            if failed is None:
                 operators = entry.rule.operators
                 if operators is None:
                     self._fire(entry, event)
                 else:
                     self._match(entry, operators, event, self._accepted_ms(record))
+            elif failed.reason:
+                self._could_not_evaluate(entry, event, failed.reason)
         except RuleError as e:
             self._to_dead_letters(batch, offset, record, e, event, entry)
         except Exception as e:
@@ -129,6 +134,8 @@ class BatchResult:
             elif answer.kind == MATCHED:
                 self._counts(entry)[0] += 1
                 self._matches.append(Record(answer.match, answer.key))
+            elif answer.kind == NO and answer.reason:
+                self._could_not_evaluate(entry, event.event, answer.reason)
             elif answer.kind == FAILED:
                 self._counts(entry)[0] += answer.stage == "args"
                 raise RuleError(answer.stage, answer.reason, answer.remedy)
@@ -197,6 +204,11 @@ class BatchResult:
         self.frames.add(entry, ready, task_ids, (event.source, event.id), _mark_us(event))
         counts[1] += len(ready)
 
+    def _could_not_evaluate(self, entry: ActiveRule, event: Event, why: str) -> None:
+        """Count an event whose condition is neither true nor false: it does not fire."""
+        self._counts(entry)[3] += 1
+        self._unknown[entry] = Unevaluated(why[:REASON_CHARS], event.source, event.id, self.frames.now_us)
+
     def _match(self, entry: ActiveRule, operators: OperatorChain, event: Event, at_ms: int) -> None:
         self._counts(entry)[0] += 1
         label, version = entry.deployment.label, entry.deployment.version
@@ -250,8 +262,8 @@ class BatchResult:
         return min(record.time_ms, self._now_ms)
 
     def _counts(self, entry: ActiveRule) -> list[int]:
-        """Return [matched, fired, failed] of a rule, to be increased."""
-        return self._matched.setdefault(entry, [0, 0, 0])
+        """Return [matched, fired, failed, unevaluated] of a rule, to be increased."""
+        return self._matched.setdefault(entry, [0, 0, 0, 0])
 
     @property
     def repeatable(self) -> bool:
@@ -267,12 +279,14 @@ class BatchResult:
         return [*self.frames.appends(), *matches]
 
     def count(self) -> None:
-        for entry, (matched, fired, failed) in self._matched.items():
+        for entry, (matched, fired, failed, unevaluated) in self._matched.items():
             counters = entry.counters
             counters.matched += matched
             counters.fired += fired
             counters.failed += failed
             counters.last_reason = self._reasons.get(entry, counters.last_reason)
+            counters.unevaluated += unevaluated
+            counters.unknown = self._unknown.get(entry, counters.unknown)
 
 
 def decoded_apart(record: Record) -> Event | None:

@@ -25,7 +25,7 @@ from oncue.log.base import Log, RecordBatch
 from oncue.protocol.api import Explanation, RuleInfo
 from oncue.protocol.records import Deployment, Event, RuleSwitch
 from oncue.protocol.topics import EVENTS
-from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
+from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler, Unevaluated
 from oncue.rules.batch_result import BatchResult, Postponed, decoded_apart
 from oncue.rules.evaluation.evaluator import Evaluator
 from oncue.rules.evaluation.explaining import explain_apart
@@ -43,6 +43,8 @@ MANY_ACTIONS = 500  # whose frames are encoded beside the event loop
 EVENT_TASKS = 20_000  # that one event may make
 EVENT_ARGUMENTS_BYTES = 256 * 1024 * 1024  # of these tasks, in memory
 HELD_BYTES = 32 * 1024 * 1024  # of arguments in memory; then large ones become blobs
+
+NONE = Unevaluated("", "", "", 0)
 
 _log = logging.getLogger(__name__)
 
@@ -213,9 +215,15 @@ class Engine:
         counters = ((name, entry.counters) for name, entry in self.active_rules.entries.items())
         return {name: (c.new_tasks, c.suppressed) for name, c in counters if c.fired or c.suppressed}
 
+    def unevaluated(self) -> dict[str, int]:
+        """Return by rule how many events could not be evaluated."""
+        counters = ((name, entry.counters) for name, entry in self.active_rules.entries.items())
+        return {name: c.unevaluated for name, c in counters if c.unevaluated}
+
 
 def _info(entry: ActiveRule) -> RuleInfo:
     state, why = entry.state
+    unknown = entry.counters.unknown or NONE
     return RuleInfo(
         name=entry.rule.name,
         label=entry.deployment.label,
@@ -229,4 +237,9 @@ def _info(entry: ActiveRule) -> RuleInfo:
         fired=entry.counters.new_tasks,
         suppressed=entry.counters.suppressed,
         memory=entry.rule.operators.describe() if entry.rule.operators else "",
+        unevaluated=entry.counters.unevaluated,
+        unevaluated_why=unknown.why,
+        unevaluated_source=unknown.source,
+        unevaluated_event=unknown.id,
+        unevaluated_us=unknown.at_us,
     )

@@ -21,12 +21,13 @@ import msgspec
 
 from oncue.cli import storage_checks
 from oncue.cli.output import as_json, json_option, safe
+from oncue.cli.rule_state import unevaluated_text
 from oncue.config import Settings, load_settings
 from oncue.errors import OncueError
 from oncue.extras import SERVER, SERVER_PIP, TELLING, missing, need
 from oncue.log import Finding, Topic, examine_log
 from oncue.log.finding import SKEW_S
-from oncue.protocol.api import EndpointInfo, Health, TriggerInfo
+from oncue.protocol.api import EndpointInfo, Health, RuleInfo, TriggerInfo
 
 if TYPE_CHECKING:
     from oncue.client import Client
@@ -231,6 +232,7 @@ def server(folder: Path) -> Iterator[Finding]:
             yield Finding(title, status == "ok", status, remedy)
         here = endpoints_here(folder)
         yield from triggers(client.triggers.list())
+        yield from evaluations(client.rules.list())
         for e in _own_endpoints(client, here):
             good = e.state == "connected" or (e.state == "revoked" and e.id not in here)
             text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "")
@@ -247,6 +249,15 @@ def triggers(all_: list[TriggerInfo]) -> Iterator[Finding]:
         yield Finding(f"trigger {t.name}", False, f"{t.state}: {t.detail}" if t.detail else t.state, remedy)
     if all_ and not idle:
         yield Finding("triggers", True, f"all {len(all_)} run")
+
+
+def evaluations(rules: list[RuleInfo]) -> Iterator[Finding]:
+    """Report rules that miss events because their conditions cannot be evaluated."""
+    for rule in rules:
+        if text := unevaluated_text(rule):
+            remedy = "let `when` test first what may be missing or of another type: has(data.x) && ..."
+            explained = f"`oncue rules explain {rule.name} OFFSET` shows each step; deploy the corrected file"
+            yield Finding(f"rule {rule.name}", False, text, f"{remedy}; {explained}")
 
 
 def _own_endpoints(client: Client, here: Mapping[str, Path]) -> list[EndpointInfo]:

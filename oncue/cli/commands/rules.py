@@ -14,7 +14,7 @@ from oncue.cli.commands.deploy import ask, show_trigger
 from oncue.cli.diff_output import changed_functions, show_functions
 from oncue.cli.diff_output import show as show_difference
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
-from oncue.cli.stateful_output import state_text
+from oncue.cli.rule_state import state_text, unevaluated_text
 from oncue.errors import Invalid, MissingExtra
 from oncue.protocol.api import FunctionChange, RuleInfo
 from oncue.protocol.records import origin
@@ -46,7 +46,8 @@ def list_(json_: bool) -> None:
 
 def _row(r: RuleInfo) -> tuple[Any, ...]:
     on = r.on if isinstance(r.on, str) else "" if r.on is None else plain(r.on)
-    return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, "; ".join(filter(None, (r.why, state_text(r)))))
+    why = "; ".join(filter(None, (r.why, state_text(r), unevaluated_text(r))))
+    return (r.name, r.state, on, ",".join(r.runs), r.endpoint, r.fired, why)
 
 
 @rules.command()
@@ -66,7 +67,8 @@ def show(name: str, json_: bool) -> None:
         return
     origin = [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why)]
     memory = [("on", r.on), ("memory", r.memory), ("now", state_text(r))]
-    facts([*origin, *memory, ("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), ("fired since start", r.fired)])
+    counts = [("fired since start", r.fired), ("not evaluated", unevaluated_text(r))]
+    facts([*origin, *memory, ("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), *counts])
 
 
 @rules.command()

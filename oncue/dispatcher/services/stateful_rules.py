@@ -248,6 +248,7 @@ class StatefulRuleService:
             counted[name] = (max(fired, counts[0]), max(suppressed, counts[1]))
         self._context.metrics.rules_fired({name: fired for name, (fired, _) in more.items() if fired > 0})
         self._context.metrics.rules_suppressed({name: count for name, (_, count) in more.items() if count > 0})
+        self._context.metrics.rules_unevaluated(self._deployed.engine.unevaluated())
         found = await self._summary()
         self._context.metrics.windows({rule: (w.windows, w.events) for rule, w in found.items()})
 
@@ -261,6 +262,7 @@ def _summed(infos: list[r.RuleInfo]) -> r.RuleInfo:
     The state and reason are of a server where the rule cannot fire, if there is one.
     """
     acting = max(infos, key=lambda info: info.windows)
+    last = max(infos, key=lambda info: info.unevaluated_us)
     ill = next((info for info in infos if info.state != "active"), None) or next((i for i in infos if i.why), infos[0])
     return msgspec.structs.replace(
         infos[0],
@@ -271,4 +273,9 @@ def _summed(infos: list[r.RuleInfo]) -> r.RuleInfo:
         windows=acting.windows,
         waiting=acting.waiting,
         closes_us=acting.closes_us,
+        unevaluated=sum(info.unevaluated for info in infos),
+        unevaluated_why=last.unevaluated_why,
+        unevaluated_source=last.unevaluated_source,
+        unevaluated_event=last.unevaluated_event,
+        unevaluated_us=last.unevaluated_us,
     )

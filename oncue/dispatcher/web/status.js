@@ -23,6 +23,9 @@ async function get(path, { token, stop }) {
 
 const state = (word) => ({ text: word, className: "state-" + String(word).replace(/[^a-z_]/g, "") });
 
+const unevaluated = (r) => r.unevaluated_why && `for ${r.unevaluated} events since start, \`when\` could not be evaluated; ` +
+  `the last, ${r.unevaluated_event} of ${r.unevaluated_source}: ${r.unevaluated_why}`;
+
 const TABLES = {
   endpoints: ["/v1/endpoints", [
     ["name", (e) => e.name], ["owner", (e) => e.owner], ["state", (e) => state(e.state)], ["workers", (e) => e.workers], ["busy", (e) => e.busy],
@@ -30,7 +33,8 @@ const TABLES = {
   ], "No endpoints yet: oncue endpoint register"],
   rules: ["/v1/rules", [
     ["name", (r) => r.name], ["file", (r) => `${r.label}@${r.version}`], ["state", (r) => state(r.state)],
-    ["runs", (r) => r.runs.join(", ")], ["on", (r) => plain(r.on)], ["endpoint", (r) => r.endpoint], ["fired since start", (r) => r.fired], ["why", (r) => r.why],
+    ["runs", (r) => r.runs.join(", ")], ["on", (r) => plain(r.on)], ["endpoint", (r) => r.endpoint], ["fired since start", (r) => r.fired],
+    ["why", (r) => [r.why, unevaluated(r)].filter(Boolean).join("; ")],
   ], "No rules yet: oncue deploy FILE"],
   triggers: ["/v1/triggers", [
     ["name", (t) => t.name], ["kind", (t) => t.kind], ["state", (t) => state(t.state)], ["emitted since start", (t) => t.emitted],

@@ -84,6 +84,11 @@ class RuleInfo(Response, frozen=True):
     windows: int = 0  # open windows
     waiting: int = 0  # events in them
     closes_us: int = 0  # latest time at which the next window closes; 0: none closes by time
+    unevaluated: int = 0  # events for which `when` could not be evaluated, since the servers started
+    unevaluated_why: str = ""  # the reason for the last of them; "": none under this version of the rule
+    unevaluated_source: str = ""  # of the last of them
+    unevaluated_event: str = ""  # its id
+    unevaluated_us: int = 0  # when it was tested
 
 
 class Explanation(Response, frozen=True):

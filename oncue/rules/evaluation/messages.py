@@ -40,7 +40,7 @@ class Answer(Stored, frozen=True):
     match: bytes = b""  # MATCHED: the Match, packed; EXPLAINED: the Explanation as JSON
     key: bytes = b""  # MATCHED: of the record
     stage: str = ""  # FAILED: of a dead letter
-    reason: str = ""
+    reason: str = ""  # NO: why the condition could not be evaluated, if it could not
     remedy: str = ""
     cpu_s: float = 0.0
 

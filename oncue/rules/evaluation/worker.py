@@ -107,8 +107,9 @@ def _answer(rule: Rule, question: Question) -> Answer:
     event = cloudevents.from_record(question.value, question.headers)
     if question.what != EVENT:
         return _explained(rule, event, question.disabled_because)
-    if decide(rule, event) is not None:
-        return Answer(NO)
+    failed = decide(rule, event)
+    if failed is not None:
+        return Answer(NO, reason=failed.reason[:EXPLAINED_BYTES])
     if rule.operators is None:
         return _fires(rule, event)
     match = rule.operators.match(rule.name, question.label, question.version, event, question.at_ms, question.mark_us)

@@ -1,4 +1,4 @@
-"""State of a stateful rule (dedupe, batch), in words."""
+"""State of a rule in words: open windows, and conditions that cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def state_text(rule: RuleInfo) -> str:
     if rule.suppressed:
         parts.append(f"{rule.suppressed:,} dropped since start")
     return "; ".join(parts)
+
+
+def unevaluated_text(rule: RuleInfo) -> str:
+    """Return how often and why `when` could not be evaluated; "" if it always could."""
+    if not rule.unevaluated_why:
+        return ""
+    last = f"event {rule.unevaluated_event} of {rule.unevaluated_source}"
+    return (
+        f"for {_many(rule.unevaluated, 'event')} since start, `when` could not be evaluated;"
+        f" the last, {last}: {rule.unevaluated_why}"
+    )
 
 
 def _many(count: int, noun: str) -> str:
