@@ -285,8 +285,8 @@ class TaskError(OncueError):
 class TaskFailed(TaskError):
     """The function raised an exception.
 
-    `type_name`, `message` and `traceback` are those of the exception. If its type is a builtin, the
-    exception is also this error's `__cause__`.
+    `type_name`, `message` and `traceback` are those of the exception. If its class is to be had
+    here, the exception itself is raised, and this error is its `__cause__`.
     """
 
     code = "task-failed"

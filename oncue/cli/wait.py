@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from oncue.cli.output import say, when
 from oncue.client import Client
 from oncue.client.task import Task
-from oncue.errors import NotFound, NotReady, OncueError, Unreachable
+from oncue.errors import NotFound, NotReady, Unreachable
 
 FIRST_POLL_S, LONGEST_POLL_S = 1.0, 5.0  # the pause doubles in between
 DISCONNECTED = ("away", "never")  # states of an endpoint without an agent
@@ -21,7 +21,7 @@ class WaitProgress(NamedTuple):
     text: str
 
 
-def await_end(client: Client, task: Task[Any]) -> OncueError | None:
+def await_end(client: Client, task: Task[Any]) -> BaseException | None:
     """Wait until the task closes; return its error as `task.exception()` does.
 
     After the first second, print to stderr why it waits, whenever that changes.

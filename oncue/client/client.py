@@ -36,7 +36,7 @@ from oncue.client.options import Options, Retry
 from oncue.client.session import Session
 from oncue.client.task import Task, TaskById
 from oncue.config import default_data
-from oncue.errors import OncueError, TaskError
+from oncue.errors import OncueError
 from oncue.protocol.api import Emitted, Me
 from oncue.protocol.cloudevents import time_text
 from oncue.protocol.payload import Ref
@@ -225,12 +225,13 @@ class Client:
         *,
         progress: bool = False,
         return_exceptions: bool = False,
-    ) -> list[R | TaskError]:
+    ) -> list[R | BaseException]:
         """Wait for all tasks and return their results in order.
 
-        progress: show a bar on stderr. Raises TimeoutError and, unless return_exceptions, the first
-        error in the order of the tasks.
+        progress: show a bar on stderr. Raises TimeoutError and, unless return_exceptions, what
+        result() of a task raises, in the order of the tasks.
         """
+        __tracebackhide__ = True  # IPython and pytest show the caller's frames
         tasks = list(tasks)
         if not progress:
             return gather(tasks, timeout, return_exceptions=return_exceptions)

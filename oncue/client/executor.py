@@ -6,11 +6,11 @@ It follows the standard library's documentation of executors. Where that leaves 
   RUNNING before.
 - `cancel()` of a running call returns False and does not affect it; `future.task.cancel()` ends it
   where it runs.
-- `result()` raises the function's own exception if its type is a builtin (its `__cause__` is the
-  TaskFailed with the remote traceback), else TaskFailed; TaskLost, TaskTimedOut ... as they are;
-  CancelledError for a task that was cancelled by somebody else, but TaskCancelled if this future
-  was known to run. When the server is away for longer than the client's patience, Unreachable: the
-  task goes on, and `future.task.result()` may be called later.
+- `result()` raises what `Task.result()` raises: the function's own exception if its class is to be
+  had here (its `__cause__` is the TaskFailed with the remote traceback), else TaskFailed; TaskLost,
+  TaskTimedOut ...; CancelledError for a task that was cancelled by somebody else, but TaskCancelled
+  if this future was known to run. When the server is away for longer than the client's patience,
+  Unreachable: the task goes on, and `future.task.result()` may be called later.
 - A function or argument that cannot be packed raises CannotPack at once, from `submit()` or
   `map()`.
 - `map(chunksize=...)` has no effect, as in ThreadPoolExecutor: tasks are sent in batches anyway.
@@ -38,7 +38,8 @@ from oncue.client.options import Options
 from oncue.client.resources import Tasks
 from oncue.client.session import Session
 from oncue.client.task import Task
-from oncue.errors import OncueError, TaskCancelled, TaskFailed
+from oncue.errors import OncueError, TaskCancelled
+from oncue.protocol.records import OK
 
 R = TypeVar("R")
 log = logging.getLogger("oncue.client")
@@ -261,30 +262,24 @@ def resolve(future: TaskFuture[Any]) -> None:
     """Set the task's outcome as the future's result or exception."""
     if future.done():  # cancelled, or failed
         return
+    task = future.task
     try:
-        value = future.task._result(FOREVER, reports=False)
-    except TaskCancelled as e:
-        if Future.cancel(future):  # unless it is known to run
-            future._begin()
+        ended = task._outcome(FOREVER, reports=False)
+        if ended.status != OK:
+            _fail(future, task._error(ended))
             return
-        error: BaseException = e
-    except TaskFailed as e:
-        own = e.__cause__
-        if own is not None:
-            e.__cause__ = None
-            own.__cause__ = e
-        error = own or e
+        value = task._result(FOREVER, reports=False)
     except BaseException as e:  # unpickling may raise anything: it is the caller's
-        error = e
+        _fail(future, e)
     else:
         if future._begin():
             future.set_result(value)
-        return
-    _fail(future, error)
 
 
 def _fail(future: TaskFuture[Any], error: BaseException) -> None:
-    if not future.done() and future._begin():
+    if isinstance(error, TaskCancelled) and Future.cancel(future):  # unless it is known to run
+        future._begin()
+    elif not future.done() and future._begin():
         future.set_exception(error)
 
 

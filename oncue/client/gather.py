@@ -12,7 +12,6 @@ from oncue.client.deadline import Deadline
 from oncue.client.polling import poll_once
 from oncue.client.session import Session
 from oncue.client.task import Task
-from oncue.errors import TaskError
 
 R = TypeVar("R")
 POLL_S = 0.2  # pause between polls of outcomes that the stream does not deliver
@@ -96,23 +95,16 @@ def gather(
     *,
     return_exceptions: bool = False,
     each: Callable[[int, int], None] | None = None,
-) -> list[R | TaskError]:
+) -> list[R | BaseException]:
     """Wait for all tasks and return their results in order.
 
     `each(done, total)` is called as they end. Raises TimeoutError and, unless `return_exceptions`,
-    the first error in the order of the tasks.
+    what result() of a task raises, in the order of the tasks.
     """
+    __tracebackhide__ = True  # IPython and pytest show the caller's frames
     tasks, limit = list(tasks), Deadline(timeout)
     if each is not None:
         for done, _ in enumerate(as_completed(tasks, timeout), 1):
             each(done, len(tasks))
     _wait_for_whole_batches(tasks, limit)
-    results: list[R | TaskError] = []
-    for task in tasks:
-        try:
-            results.append(task._result(limit))
-        except TaskError as e:
-            if not return_exceptions:
-                raise
-            results.append(e)
-    return results
+    return [task._settled(limit) if return_exceptions else task._result(limit) for task in tasks]

@@ -1,12 +1,13 @@
 """Turn an outcome into a value or an exception.
 
-A failure is data (records.Failure): none of it is executed here. A pickled value is loaded only if
-its endpoint is trusted, because unpickling runs code.
+A failure is data (records.Failure). A pickle, of a value, of a class of exceptions or in an
+exception, is loaded only if its endpoint is trusted, because unpickling runs code.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,8 @@ from oncue.errors import (
 )
 from oncue.protocol import payload
 from oncue.protocol.codec import DECODE_ERRORS
-from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, OK, REFUSED, TIMEOUT, Ended, Failure
+from oncue.protocol.exceptions import from_data
+from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, REFUSED, TIMEOUT, Ended, Failure
 
 _KINDS: dict[int, tuple[type[TaskError], str, str]] = {
     LOST: (TaskLost, "was lost", "run it again, or give it retries: with_options(retry=3)"),
@@ -39,14 +41,12 @@ _KINDS: dict[int, tuple[type[TaskError], str, str]] = {
 Fetch = Callable[[payload.Ref], bytes]
 
 
-def value(ended: Ended, task_id: bytes, name: str, endpoint: str, fetch: Fetch, trusted: Callable[[], bool]) -> Any:
-    """Return the task's value.
+def value(ended: Ended, task_id: bytes, endpoint: str, fetch: Fetch, trusted: Callable[[], bool]) -> Any:
+    """Return the value of a task that succeeded.
 
-    `trusted` is called only for a pickle. Raises TaskError for a task that did not succeed;
+    `trusted` is called only for a pickle. Raises
     UntrustedResult and UnreadableResult (with the bytes in `.raw`); BlobMissing.
     """
-    if ended.status != OK:
-        raise error(ended, task_id, name)
     content = ended.value
     ref = payload.ref_of(content)
     if ref is not None:
@@ -81,10 +81,11 @@ def _unreadable(why: BaseException, task_id: bytes) -> UnreadableResult:
     return UnreadableResult(f"{what}{type(why).__name__}: {why}", remedy=remedy)
 
 
-def error(ended: Ended, task_id: bytes, name: str) -> TaskError:
+def error(ended: Ended, task_id: bytes, name: str, trusted: Callable[[], bool]) -> BaseException:
     """Return the exception for an attempt that did not succeed.
 
-    A builtin exception of the function is rebuilt as its `__cause__`.
+    If the function raised one whose class is to be had here, it is that, and its `__cause__` is the
+    TaskFailed with the endpoint's traceback. Else it is a TaskError. `trusted`: as for `value`.
     """
     try:
         failure = msgspec.msgpack.decode(ended.value, type=Failure)
@@ -92,24 +93,37 @@ def error(ended: Ended, task_id: bytes, name: str) -> TaskError:
         failure = Failure("", "")
     what = f"{name or 'the function'} (task {task_id.hex()})"
     found: TaskError
-    if ended.status == ERROR or ended.status not in _KINDS:
-        shown = f"{failure.type}: {failure.message}" if failure.message else failure.type
-        text = f"{what} raised {shown}" + (f"\n\n{failure.traceback.rstrip()}\n" if failure.traceback else "")
-        found = TaskFailed(text, remedy=failure.remedy, type_name=failure.type, traceback=failure.traceback)
-        found.__cause__ = rebuilt(failure)
-    else:
+    if ended.status != ERROR and ended.status in _KINDS:
         kind, words, remedy = _KINDS[ended.status]
         found = kind(
             f"{what} {words}" + (f": {failure.message}" if failure.message else ""), remedy=failure.remedy or remedy
         )
+        found.task_id = task_id.hex()
+        return found
+    shown = f"{failure.type}: {failure.message}" if failure.message else failure.type
+    text = f"{what} raised {shown}" + (f"\n\n{failure.traceback.rstrip()}\n" if failure.traceback else "")
+    found = TaskFailed(text, remedy=failure.remedy, type_name=failure.type, traceback=failure.traceback)
     found.task_id = task_id.hex()
-    return found
+    own = from_data(failure.exception, payload.unpack, functools.partial(_surely, trusted))
+    own = own or _of_former_version(failure)
+    if own is None:
+        return found
+    own.__cause__ = found
+    return own
 
 
-def rebuilt(failure: Failure) -> BaseException | None:
-    """Return the builtin exception of that name, or None for other classes."""
-    kind = getattr(builtins, failure.type.removeprefix("builtins."), None)
-    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+def _surely(trusted: Callable[[], bool]) -> bool:
+    """Return `trusted()`, or False if the server does not answer."""
+    try:
+        return trusted()
+    except OncueError:
+        return False
+
+
+def _of_former_version(failure: Failure) -> BaseException | None:
+    """Return the builtin that a former version's worker named, with its message."""
+    kind = getattr(builtins, failure.type, None)
+    if failure.exception or not (isinstance(kind, type) and issubclass(kind, Exception)):
         return None
     try:
         return kind(failure.message)

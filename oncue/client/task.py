@@ -18,7 +18,7 @@ from oncue.client.deadline import FOREVER, Deadline
 from oncue.client.polling import poll
 from oncue.client.resources import Tasks
 from oncue.client.session import Session
-from oncue.errors import Invalid, OncueError
+from oncue.errors import Invalid, OncueError, TaskError
 from oncue.ids import parse
 from oncue.protocol import payload
 from oncue.protocol.api import TaskInfo, TimelineEntry
@@ -70,41 +70,57 @@ class Task(Generic[R]):
     def result(self, timeout: float | None = None) -> R:
         """Wait for the value and return it.
 
-        Raises TaskFailed, TaskLost, TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused;
-        UntrustedResult, UnreadableResult; the error with which the server rejected the task;
-        TimeoutError.
+        Raises what the function raised, as itself if its class is to be had here (its `__cause__`
+        is the TaskFailed with the endpoint's traceback), else TaskFailed. Also TaskLost,
+        TaskTimedOut, TaskCancelled, TaskExpired, TaskRefused; UntrustedResult, UnreadableResult;
+        the error with which the server rejected the task; TimeoutError.
         """
+        __tracebackhide__ = True  # IPython and pytest show the caller's frames
         return self._result(FOREVER if timeout is None else Deadline(timeout))
 
     def _result(self, limit: Deadline, reports: bool = True) -> R:
+        __tracebackhide__ = True
         if self._value is not _UNKNOWN:
             return cast(R, self._value)
         ended = self._batch.ended[self._index]
         if ended is not None and ended.status == OK and ended.value[:1] == payload.MSGPACK:  # fast
             self._value = payload.unpack(ended.value)
             return cast(R, self._value)
-        self._value = results.value(
-            self._outcome(limit, reports),
-            self._batch.id(self._index),
-            self.name,
-            self.endpoint,
-            self._batch.session.fetch,
-            self._trusted,
-        )
+        ended = self._outcome(limit, reports)
+        if ended.status != OK:
+            raise self._error(ended)
+        session, task_id = self._batch.session, self._batch.id(self._index)
+        self._value = results.value(ended, task_id, self.endpoint, session.fetch, self._trusted)
         return cast(R, self._value)
+
+    def _settled(self, limit: Deadline, reports: bool = True) -> R | BaseException:
+        """Return the value, or the exception with which it ended.
+
+        Raises what says nothing of the task: TimeoutError, Unreachable, its rejection.
+        """
+        ended = self._outcome(limit, reports)
+        if ended.status != OK:
+            return self._error(ended)
+        try:
+            return self._result(limit, reports)
+        except TaskError as e:  # the value cannot be read here
+            return e
+
+    def _error(self, ended: Ended) -> BaseException:
+        return results.error(ended, self._batch.id(self._index), self.name, self._trusted)
 
     def _trusted(self) -> bool:
         return self._batch.session.trusts(self.endpoint)
 
-    def exception(self, timeout: float | None = None) -> OncueError | None:
-        """Wait; return the error with which it ended, or None. Raises TimeoutError."""
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait; return what result() raises for it, or None. Raises TimeoutError."""
         try:
             ended = self._outcome(Deadline(timeout))
         except OncueError as e:
             if e is self._batch.error:
                 return e
             raise
-        return None if ended.status == OK else results.error(ended, self._batch.id(self._index), self.name)
+        return None if ended.status == OK else self._error(ended)
 
     def done(self) -> bool:
         """True if it has ended, as far as this client knows."""

@@ -146,12 +146,16 @@ class Fence(Stored, tag="fence", frozen=True):
 
 
 class Failure(Stored, frozen=True):
-    """Error of an attempt, as text: never a pickle, so any process can read it."""
+    """Error of an attempt, as text that any process can read.
+
+    `exception` is for clients: see oncue.protocol.exceptions.
+    """
 
     type: str  # "ValueError", "oncue.TaskLost" ...
     message: str
     traceback: str = ""  # frames of the user's code only
     remedy: str = ""
+    exception: bytes = b""  # the exception as data; b"": not known, or oncue's own
 
 
 # ---------------------------------------------------------------- control

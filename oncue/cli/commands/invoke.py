@@ -17,7 +17,7 @@ from oncue.cli.output import as_json, facts, json_option, say
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end
 from oncue.client.task import Task
-from oncue.errors import Invalid
+from oncue.errors import Invalid, TaskFailed
 
 
 def _packed(function: str) -> tuple[str, Any]:
@@ -112,8 +112,11 @@ def invoke(
             as_json(msgspec.structs.replace(info, value=value.json))
         elif info.output:
             say(info.output.rstrip("\n"), err=True)
+        if isinstance(error, SystemExit) and type(error.code) is int and error.code:
+            say(str(error.__cause__), err=True)
+            sys.exit(error.code)  # as the function's program would
         if error is not None:
-            raise error
+            raise error.__cause__ if isinstance(error.__cause__, TaskFailed) else error
         if json_:
             return
         if value.text:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from oncue.errors import OncueError
 from oncue.functions.load import pip_line
+from oncue.protocol.exceptions import to_data
 from oncue.protocol.records import TRACEBACK_BYTES, Failure
 
 _OURS = str(Path(__file__).parents[2]) + "/"
+_ASYNCIO = str(Path(traceback.__file__).parent / "asyncio") + "/"
 _MESSAGE_CHARS = 4_000
 _NAME_CHARS = 200
+_DATA_BYTES = 128 * 1024
 
 
 def failure(error: BaseException, what: str = "") -> Failure:
@@ -42,7 +45,17 @@ def _failure(error: BaseException, what: str) -> Failure:
         message = f"{what}: {message}"
     # An error of oncue's own without a line of the user's: the traceback would repeat the message.
     lines = "" if remedy and isinstance(error, OncueError) and not _user_frames(error) else own_lines(error)
-    return Failure(_cut(name), _cut(message), lines, _cut(str(remedy)))
+    exception = b"" if what or isinstance(error, OncueError) else _data(error)
+    return Failure(_cut(name), _cut(message), lines, _cut(str(remedy)), exception)
+
+
+def _data(error: BaseException) -> bytes:
+    """Return the exception for oncue.client; b"" if its class prevents it."""
+    try:
+        data = to_data(error)
+    except BaseException:  # of the class's own methods: type, message and traceback remain
+        return b""
+    return data if len(data) <= _DATA_BYTES else b""
 
 
 def _user_frames(error: BaseException, depth: int = 0) -> bool:
@@ -78,8 +91,10 @@ def own_lines(error: BaseException) -> str:
 
 
 def _strip(shown: traceback.TracebackException, depth: int) -> None:
+    """Leave out oncue's frames, and asyncio's before the user's first."""
     own = [f for f in shown.stack if not f.filename.startswith((_OURS, "<frozen importlib"))]
-    shown.stack[:] = own
+    first = next((i for i, f in enumerate(own) if not f.filename.startswith(_ASYNCIO)), 0)
+    shown.stack[:] = own[first:]
     for chained in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
         if chained is not None and depth < 20:
             _strip(chained, depth + 1)
