@@ -161,7 +161,9 @@ class ActiveRules:
                 self.broken[entry.deployment.label] = f"its rule {entry.rule.name!r} is in {other!r} already"
             else:
                 self.entries[entry.rule.name] = entry
-        self._index = Index([(e, e.rule.conditions) for e in self.entries.values() if not e.disabled_because])
+        enabled = [e for e in self.entries.values() if not e.disabled_because]
+        self.owners = {e.deployment.owner for e in enabled}
+        self._index = Index([(e, e.rule.conditions) for e in enabled])
 
     def candidates(self, event: Event) -> list[ActiveRule]:
         return self._index.candidates(event)

@@ -145,7 +145,11 @@ class BatchResult:
     def leave_untested(self, event: Postponed, entry: ActiveRule, why: str) -> None:
         """Note an event that a rule does not test."""
         if self.may_match(event, entry):
-            self._untested.setdefault((entry, event.batch.partition, why), []).append(event)
+            self.leave_rest(event, entry, why)
+
+    def leave_rest(self, event: Postponed, entry: ActiveRule, why: str) -> None:
+        """Note an event that a rule, and maybe later ones, do not even begin to test."""
+        self._untested.setdefault((entry, event.batch.partition, why), []).append(event)
 
     def refuse(self, event: Postponed, entry: ActiveRule) -> None:
         """Make a dead letter for a rule that an event reaches after too many others."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import perf_counter
 
 from oncue.errors import NotFound, NotOwner
 from oncue.log.base import Log, RecordBatch
@@ -30,6 +31,7 @@ from oncue.rules.batch_result import BatchResult, Postponed, decoded_apart
 from oncue.rules.evaluation.evaluator import Evaluator
 from oncue.rules.evaluation.explaining import explain_apart
 from oncue.rules.evaluation.judge import NotTested, Pause, RuleJudge
+from oncue.rules.evaluation.owner_shares import LENT_S, OwnerShares
 from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.parsing.rule_file import RuleSet
@@ -71,6 +73,7 @@ class Engine:
         self._log, self._directory, self._group, self._replay = log, directory, group, replay
         self._before_batch, self._offload, self._record_pause = before_batch, offload, record_pause
         self.judge = RuleJudge(self._pause, trials)
+        self._shares = OwnerShares()
         self._explainer = Evaluator(waiting=EXPLAINS)
         self._compiler = RuleCompiler()
         self.active_rules = ActiveRules()
@@ -149,21 +152,36 @@ class Engine:
     async def _test_postponed(self, work: BatchResult, event: Postponed) -> None:
         """Test the rules that may take long, or that are many, for one event."""
         turn, before = LoopTurn(), work.frames.tasks
+        shares, left = self._shares.of_event(), set[str]()
+        alone = len(self.active_rules.owners) < 2
         for entry in event.entries:
-            if entry.inline_bytes < 0 and not entry.paused:
-                entry.cost()
-            if entry.paused:
-                work.leave_untested(event, entry, f"the rule is paused: {entry.paused}")
-            elif work.frames.tasks - before > EVENT_TASKS or work.frames.held_bytes > EVENT_ARGUMENTS_BYTES:
+            owner = entry.deployment.owner
+            if not alone and shares.are_used_up(owner):
+                if owner not in left:
+                    left.add(owner)
+                    work.leave_rest(event, entry, _used_up(owner))
+                continue
+            began = perf_counter()
+            many = work.frames.tasks - before > EVENT_TASKS or work.frames.held_bytes > EVENT_ARGUMENTS_BYTES
+            if many and not entry.paused:
                 work.refuse(event, entry)
-            elif event.size <= entry.inline_bytes:
-                work.test(event.batch, event.offset, event.record, event.event, entry)
-            elif work.may_match(event, entry):
-                await self._ask(work, event, entry)
+            else:
+                await self._test(work, event, entry)
+            shares.add(owner, perf_counter() - began)
             if turn.is_over:
                 if work.frames.held_bytes > HELD_BYTES and self._offload is not None:
                     await work.frames.offload(self._offload)
                 await turn.end()
+
+    async def _test(self, work: BatchResult, event: Postponed, entry: ActiveRule) -> None:
+        if entry.inline_bytes < 0 and not entry.paused:
+            entry.cost()
+        if entry.paused:
+            work.leave_untested(event, entry, f"the rule is paused: {entry.paused}")
+        elif event.size <= entry.inline_bytes:
+            work.test(event.batch, event.offset, event.record, event.event, entry)
+        elif work.may_match(event, entry):
+            await self._ask(work, event, entry)
 
     async def _ask(self, work: BatchResult, event: Postponed, entry: ActiveRule) -> None:
         about = f"event {event.event.id} of {event.event.source}"
@@ -219,6 +237,13 @@ class Engine:
         """Return by rule how many events could not be evaluated."""
         counters = ((name, entry.counters) for name, entry in self.active_rules.entries.items())
         return {name: c.unevaluated for name, c in counters if c.unevaluated}
+
+
+def _used_up(owner: str) -> str:
+    return (
+        f"rules of {owner} have kept those of others waiting for {LENT_S:g} s; this one, and those of {owner}"
+        " that come after it, were left out"
+    )
 
 
 def _info(entry: ActiveRule) -> RuleInfo:

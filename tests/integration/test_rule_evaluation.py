@@ -312,6 +312,33 @@ def test_rules_of_an_owner_that_waste_time_do_not_waste_more(tmp_path: Path, mon
     with_engine(tmp_path, body)
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_many_rules_of_an_owner_do_not_keep_others_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    monkeypatch.setattr("oncue.rules.evaluation.owner_shares.LENT_S", 0.1)
+    pairs = "data.l.all(x, data.l.all(y, x != y || x == y))"  # some milliseconds: no rule is over its budget
+
+    async def body(log: Log, engine: Engine) -> None:
+        owners = ("ann", "bob") if others else ("ann", "ann")
+        many, one = [rule(f"r{n}", when=pairs) for n in range(100)], [rule("last")]
+        engine.update(
+            [
+                Deployment(VERSION, label, 1, owner, json.dumps({"rules": rules}), {"f": "f" * 64})
+                for label, owner, rules in zip("fg", owners, (many, one), strict=True)
+            ]
+        )
+        await log.append(EVENTS, [record(1, {"l": list(range(60)), "n": 1})])
+        await consume(log, engine)
+        left = [letter for letter in await dead(log) if "kept those of others waiting" in letter.reason]
+        assert [(letter.owner, letter.offsets) for letter in left] == ([("ann", (0,))] if others else [])
+        infos = {info.name: info for info in engine.rules()}
+        assert all(info.state == "active" for info in infos.values())
+        assert "kept those of others" not in infos["last"].why
+
+    with_engine(tmp_path, body)
+
+
 def test_arguments_without_end_are_a_dead_letter(tmp_path: Path) -> None:
     async def body(log: Log, engine: Engine) -> None:
         bomb = {"function": "f", "args": {f"a{n}": "${event}" * 10 for n in range(300)}}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from oncue.clocks.process import now_us
@@ -19,6 +18,7 @@ from oncue.protocol.records import VERSION, RuleSwitch
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.evaluation.evaluator import Evaluator, EvaluatorBusy, OverBudget, Unanswered
 from oncue.rules.evaluation.messages import Answer, Question
+from oncue.rules.evaluation.owner_shares import DecayingTime
 from oncue.rules.evaluation.trials import TrialFile
 
 SLOW_S = 0.1  # of CPU time; so many evaluations in a row that take longer pause the rule
@@ -41,21 +41,6 @@ class NotTested(Exception):
     """Raised when a rule is not tested for an event; its text is the reason."""
 
 
-class WastedTime:
-    """CPU time that rules of each owner have wasted, less what time has forgiven."""
-
-    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._clock_s = clock_s
-        self._found: dict[str, tuple[float, float]] = {}  # owner -> (CPU time, at)
-
-    def get(self, owner: str) -> float:
-        spent_s, at = self._found.get(owner, (0.0, 0.0))
-        return max(0.0, spent_s - WASTED_PER_S * (self._clock_s() - at))
-
-    def add(self, owner: str, cpu_s: float) -> None:
-        self._found[owner] = (self.get(owner) + cpu_s, self._clock_s())
-
-
 class RuleJudge:
     """Asks an Evaluator about one rule and one event at a time. Close it at the end."""
 
@@ -64,7 +49,7 @@ class RuleJudge:
         self._evaluator = Evaluator()
         self._proven: dict[str, int] = {}  # hash of a rule -> bits of the largest size that went well
         self._slow: dict[str, int] = {}  # hash -> slow evaluations in a row
-        self._wasted = WastedTime()
+        self._wasted = DecayingTime(WASTED_PER_S)  # CPU time of rules that took too long
 
     async def ask(self, entry: ActiveRule, question: Question, about: str) -> Answer:
         """Return the answer.

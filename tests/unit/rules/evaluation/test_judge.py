@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oncue.rules.evaluation.evaluator import _environment
-from oncue.rules.evaluation.judge import WASTED_PER_S, WastedTime
+from oncue.rules.evaluation.owner_shares import EVENT_S, LENT_S, DecayingTime, EventShares
 from oncue.rules.evaluation.trials import TrialFile
 
 
@@ -53,15 +53,32 @@ def test_a_damaged_file_of_marks_does_not_keep_a_server_from_starting(tmp_path: 
 
 def test_wasted_time_is_forgiven() -> None:
     now = [100.0]
-    wasted = WastedTime(lambda: now[0])
+    wasted = DecayingTime(0.5, lambda: now[0])
 
     wasted.add("ann", 5.0)
     wasted.add("ann", 5.0)
     assert (wasted.get("ann"), wasted.get("bob")) == (10.0, 0.0)
-    now[0] += 5.0 / WASTED_PER_S
+    now[0] += 10.0
     assert wasted.get("ann") == pytest.approx(5.0)
-    now[0] += 100.0 / WASTED_PER_S
+    now[0] += 200.0
     assert wasted.get("ann") == 0.0
+
+
+def test_an_owner_to_whom_much_time_was_lent_keeps_a_share_of_each_event() -> None:
+    now = [100.0]
+    lent = DecayingTime(0.25, lambda: now[0])
+    first = EventShares(lent)
+
+    first.add("ann", LENT_S + 1)
+    assert first.are_used_up("ann")
+    assert not first.are_used_up("bob")
+    second = EventShares(lent)
+    second.add("ann", EVENT_S / 2)
+    assert not second.are_used_up("ann")  # its quick rules are tested
+    second.add("ann", EVENT_S)
+    assert second.are_used_up("ann")
+    now[0] += 4 * (LENT_S + 2)
+    assert not second.are_used_up("ann")
 
 
 def test_an_evaluator_gets_no_secrets() -> None:
