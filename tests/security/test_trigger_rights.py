@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from oncue.dispatcher.services.deployment_checks import FILE_TRIGGERS
 from tests.e2e.running import Answer, System, system_in
 
 FILES = "triggers:\n  - {{name: {name}, kind: file, path: {path!r}{more}}}\n"
@@ -48,6 +49,10 @@ def files(path: Path | str, name: str, more: str = "") -> str:
 
 def trigger(system: System, name: str) -> Any:
     return system.http("GET", f"/v1/triggers/{name}").json
+
+
+def explained(system: System, name: str, path: str) -> dict[str, Any]:
+    return dict(system.http("GET", f"/v1/triggers/{name}/file?path={path}").json)
 
 
 def knock(system: System, hook: str, secret: str) -> Answer:
@@ -93,6 +98,30 @@ def test_a_folder_that_becomes_a_link_is_not_followed(system: System) -> None:
     system.await_true(lambda: "has allowed" in trigger(system, "swap")["detail"], "it says why it does not run")
     assert trigger(system, "swap")["state"] == "failed"
     assert trigger(system, "swap")["emitted"] == 0
+    answers = [explained(system, "swap", name) | {"path": ""} for name in ("stolen.h5", "none.h5")]
+    assert answers[0] == answers[1], "nobody learns which files there are"
+
+
+def test_an_explanation_does_not_follow_a_link(system: System) -> None:
+    watched = system.folder / "allowed" / "linked"
+    watched.mkdir()
+    deploy(system, "alice", "linked", files("allowed/linked", "linked"))
+    (watched / "way").symlink_to(system.folder)
+    (system.folder / "outside" / "there.h5").write_text("x")
+    answers = [explained(system, "linked", f"way/outside/{name}.h5") | {"path": ""} for name in ("there", "none")]
+    assert answers[0] == answers[1]
+    assert "symbolic link" in answers[0]["why"]
+
+
+def test_one_person_does_not_take_all_file_triggers_of_the_kernel(system: System) -> None:
+    def text(count: int) -> str:
+        many = (f"  - {{name: many-{n}, kind: file, path: {str(system.folder / 'also')!r}}}\n" for n in range(count))
+        return "triggers:\n" + "".join(many)
+
+    assert f"at most {FILE_TRIGGERS} are kept" in deploy(system, "bob", "many", text(FILE_TRIGGERS + 1), code=1)
+    assert system.http("GET", "/v1/triggers/many-0").status == 404
+    deploy(system, "admin", "many", text(FILE_TRIGGERS + 1))
+    system.oncue("rules", "remove", "many", "--yes")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ from oncue.rules.yaml_document import Problems
 
 MOST_FILES, MOST_BYTES = 1_000, 16 * 1024 * 1024  # of one request
 PATH_CHARS = 4_096
+RULES, FILE_TRIGGERS = (
+    30_000,
+    32,
+)  # of one owner who is no admin; each file trigger has a thread and an inotify instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,31 @@ def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:
     old = deployed.deployments.get(label)
     if old is not None and not caller.sees(old.owner):
         raise Forbidden(f"the rule file {label!r} is somebody else's", remedy="deploy yours under another --label")
+
+
+def check_counts(caller: Caller, files: Mapping[str, RuleSet], deployed: DeployedRules) -> None:
+    """Check that the rules and file triggers of one person do not become too many.
+
+    `files`: label -> rules that are to be in force. Raises Conflict. An admin may have any number.
+    """
+    if caller.is_admin:
+        return
+    now = {label: s for label, s in deployed.rulesets.items() if deployed.deployments[label].owner == caller.subject}
+    for what, count, most in (("rules", _rules, RULES), ("file triggers", _file_triggers, FILE_TRIGGERS)):
+        wanted, had = sum(map(count, {**now, **files}.values())), sum(map(count, now.values()))
+        if wanted > max(most, had):
+            raise Conflict(
+                f"you would have {wanted:,} {what} in force; at most {most:,} are kept",
+                remedy="remove rule files that are not needed (oncue rules remove), or let an admin deploy them",
+            )
+
+
+def _rules(rules: RuleSet) -> int:
+    return len(rules.rules)
+
+
+def _file_triggers(rules: RuleSet) -> int:
+    return sum(trigger.kind == "file" for trigger in rules.triggers)
 
 
 async def bind_file(

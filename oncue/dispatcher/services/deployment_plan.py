@@ -12,7 +12,7 @@ from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import DeployedRules
-from oncue.dispatcher.services.deployment_checks import BoundFile, same_origin
+from oncue.dispatcher.services.deployment_checks import BoundFile, check_counts, same_origin
 from oncue.protocol import api as r
 from oncue.protocol.records import VERSION, Deployment
 from oncue.rules.diff import diff
@@ -64,10 +64,11 @@ async def plan_file(
 async def plan_rollback(caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext) -> Plan:
     """Plan to deploy an older version as a new one: the history only grows.
 
-    Raises RuleFileError.
+    Raises RuleFileError, Conflict.
     """
     others = [s for label, s in deployed.rulesets.items() if label != old.label]
     rules = await asyncio.to_thread(_parse_again, old, others)
+    check_counts(caller, {old.label: rules}, deployed)
     version = await next_version(context.view, old.label)
     record = msgspec.structs.replace(
         old,

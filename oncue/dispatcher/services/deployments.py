@@ -20,6 +20,7 @@ from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.deployment_checks import (
     bind_file,
+    check_counts,
     check_labels,
     check_origin,
 )
@@ -64,6 +65,7 @@ class DeploymentService:
             labels = {f.label for f in request.files}
             others = [s for label, s in deployed.rulesets.items() if label not in labels]
             parsed = await deployed.parser.parse(request.files, others, any_trigger=deployed.off)
+            check_counts(caller, {f.label: s for f, s in zip(request.files, parsed, strict=True)}, deployed)
             for given, rules in zip(request.files, parsed, strict=True):
                 await check_triggers(caller, rules, given.path, context.settings.trigger_roots)
             bound = [

@@ -66,7 +66,11 @@ def explain_file(
     excluded = not_selected(spec, key)
     if excluded:
         return ItemExplanation(relative, "not meant", excluded)
+    if (link := _linked_folder(os.fspath(spec.root), key[0])) is not None:
+        return ItemExplanation(relative, "not meant", f"{link} is a symbolic link to a folder, and is not followed")
     known = ledger.find([key]).get(key)
+    if status.state == "failed":  # its folder may be another by now, which nobody may ask about
+        return ItemExplanation(relative, "not seen", _when(known, spec, status, rescan_s))
     try:
         st = os.lstat(evaluator.path(key))
         if stat.S_ISLNK(st.st_mode) and not spec.links:
@@ -79,6 +83,12 @@ def explain_file(
     if not stat.S_ISREG(st.st_mode):
         return ItemExplanation(relative, "not meant", "it is not a regular file")
     return _of_file(relative, key, fingerprint(st), known, spec, status, evaluator, pending_files, rescan_s)
+
+
+def _linked_folder(root: str, folder: str) -> str | None:
+    """Return the first folder below the root that is a link; scans do not go there."""
+    above = accumulate(folder.split("/"), lambda a, b: f"{a}/{b}") if folder else ()
+    return next((path for path in above if os.path.islink(os.path.join(root, path))), None)
 
 
 def _of_file(
