@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import sqlite3
 import time
@@ -19,9 +17,10 @@ from oncue.backup.log_copy import Progress, copy_log
 from oncue.backup.manifest import FileEntry, LogEntry, Manifest
 from oncue.backup.state_files import copy_file, state_files
 from oncue.config import Settings
-from oncue.disk.durable_files import sync_folder
+from oncue.disk.durable_files import sync_folders
 from oncue.errors import Conflict, Invalid, NotFound, OncueError
 from oncue.log.sqlite.database import explain
+from oncue.processes.file_lock import FileLock
 
 
 class BackupReport(msgspec.Struct, frozen=True):
@@ -133,7 +132,7 @@ def _copy_files(data: Path, target: Path, progress: Progress) -> dict[str, FileE
         except FileNotFoundError:  # a server replaced it
             if (data / place).exists():
                 raise
-    sync_folder(target)
+    sync_folders(target)
     return files
 
 
@@ -156,14 +155,6 @@ def locked(folder: Path) -> Iterator[None]:
     if not (folder / manifest.NAME).exists() and any(not name.startswith("files-") for name in others):
         raise Invalid(f"{folder} is not empty, and no backup", remedy="give a new folder, or that of a former backup")
     folder.chmod(0o700)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Conflict(
-                f"another backup to {folder} runs, or a restore from it", remedy="wait for its end"
-            ) from None
+    refusal = Conflict(f"another backup to {folder} runs, or a restore from it", remedy="wait for its end")
+    with FileLock(folder / "lock", lambda _: refusal):
         yield
-    finally:
-        os.close(handle)

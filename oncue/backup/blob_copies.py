@@ -15,6 +15,7 @@ from pathlib import Path
 from oncue.backup.log_copy import Progress
 from oncue.backup.state_files import describe
 from oncue.blobs import STORE_ID
+from oncue.disk.durable_files import replace_file, sync_folders
 
 PART = 1 << 20
 
@@ -31,25 +32,29 @@ def copy_blobs(source: Path, target: Path, progress: Progress) -> tuple[int, int
     """
     target.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        (target / STORE_ID).write_bytes((source / STORE_ID).read_bytes())
+        replace_file(target / STORE_ID, (source / STORE_ID).read_bytes())
     missing = sorted(names_in(source) - names_in(target))
     count, total, damaged = 0, 0, []
     for done, name in enumerate(missing):
         progress("blobs", done, len(missing))
         try:
-            size = copy_blob(source, target, name)
+            size = _copy_blob(source, target, name)
         except FileNotFoundError:  # deleted meanwhile: no record names it
             continue
         if size < 0:
             damaged.append(name)
         else:
             count, total = count + 1, total + size
+    sync_folders(target)
     progress("blobs", len(missing), len(missing))
     return count, total, damaged
 
 
-def copy_blob(source: Path, target: Path, name: str) -> int:
-    """Copy one blob durably; return its size, or -1 if it is damaged."""
+def _copy_blob(source: Path, target: Path, name: str) -> int:
+    """Copy one blob; return its size, or -1 if it is damaged.
+
+    Its name is not durable yet.
+    """
     place = target / name[:2] / name
     place.parent.mkdir(mode=0o700, exist_ok=True)
     fresh = place.with_name(f".{secrets.token_hex(4)}")

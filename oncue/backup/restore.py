@@ -9,13 +9,11 @@ finishes the renames.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -24,11 +22,12 @@ from oncue.backup import blob_copies, manifest
 from oncue.backup.log_copy import Progress
 from oncue.backup.manifest import Manifest
 from oncue.backup.state_files import describe
-from oncue.disk.durable_files import replace_file, sync_file, sync_folder
+from oncue.disk.durable_files import replace_file, sync_file, sync_folder, sync_folders
 from oncue.disk.space import free_bytes
 from oncue.errors import Conflict, OncueError
-from oncue.log.folder_lock import FolderLock
+from oncue.log.folder_lock import lock_folder
 from oncue.log.sqlite.inspection import problems
+from oncue.processes.file_lock import FileLock
 
 STAGED, MARKER = ".restoring", "restore.json"
 #: Entries of a data folder that a server has used.
@@ -125,14 +124,11 @@ def restore(
 @contextmanager
 def _alone(data: Path) -> Iterator[None]:
     """Keep servers out. Raises LogLocked if one runs."""
-    locks = [FolderLock(data)]
-    try:
+    with ExitStack() as locks:
+        locks.enter_context(lock_folder(data))
         if (data / "log").exists():
-            locks.append(FolderLock(data / "log"))
+            locks.enter_context(lock_folder(data / "log"))
         yield
-    finally:
-        for lock in locks:
-            lock.release()
 
 
 @contextmanager
@@ -141,21 +137,13 @@ def _unchanged(folder: Path) -> Iterator[None]:
 
     Raises Conflict if one runs.
     """
-    try:
-        handle = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # a copy of a backup
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"a backup to {folder} runs", remedy="wait for its end") from None
+    locked = folder / "lock" if (folder / "lock").exists() else folder  # it is missing in a copy of a backup
+    refusal = Conflict(f"a backup to {folder} runs", remedy="wait for its end")
+    with FileLock(locked, lambda _: refusal, shared=True):
         # The copied file alone would be half a transaction. What cannot be undone, `verify` tells.
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(_uri(folder), uri=True)) as db:
             db.execute("SELECT count(*) FROM sqlite_schema")
         yield
-    finally:
-        os.close(handle)
 
 
 def _uri(folder: Path) -> str:
@@ -185,11 +173,10 @@ def _stage(folder: Path, found: Manifest, staged: Path, progress: Progress, *, d
         progress("log", 0, 1)
         (staged / "log").mkdir(mode=0o700)
         _copy(folder / "log.db", staged / "log" / "log.db")
-        sync_folder(staged / "log")
         progress("log", 1, 1)
     if (folder / "blobs").exists():
         blob_copies.copy_blobs(folder / "blobs", staged / "blobs", progress)
-    sync_folder(staged)
+    sync_folders(staged)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -207,6 +194,8 @@ def _put_in_place(data: Path, plan: _Plan) -> None:
         for name in plan.old:
             if not (kept / name).exists():
                 (data / name).rename(kept / name)
+        sync_folder(kept)
+        sync_folder(kept.parent)
     for path in sorted(staged.iterdir()) if staged.exists() else []:
         target = data / path.name
         if path.name == "endpoints":
@@ -224,3 +213,4 @@ def _put_endpoints(staged: Path, target: Path) -> None:
     for path in staged.iterdir():
         if not (target / path.name).exists():
             path.rename(target / path.name)
+    sync_folder(target)

@@ -12,7 +12,8 @@ from typing import Any
 from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.settings import load
 from oncue.errors import OncueError
-from oncue.processes.lock_holder import holder_pid, lock_holder
+from oncue.processes.file_lock import holder_pid
+from oncue.processes.lock_holder import lock_holder
 from oncue.processes.secrecy import agent_environment
 
 GRACE_S = 10.0  # from SIGTERM to SIGKILL

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from oncue.processes.lock_holder import holder_pid
+from oncue.processes.file_lock import holder_pid
 
 TIMEOUT_S = 2.0  # of a request
 

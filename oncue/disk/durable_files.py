@@ -57,6 +57,12 @@ def sync_folder(folder: Path) -> None:
     sync_file(folder)
 
 
+def sync_folders(top: Path) -> None:
+    """Make all names in a folder, and in those below it, durable. Raises OSError."""
+    for folder, _, _ in os.walk(top):
+        sync_folder(Path(folder))
+
+
 def sync_new(path: Path) -> None:
     """Make a new file durable under its name, also if folders above it are new."""
     for folder in list(path.parents)[:3]:

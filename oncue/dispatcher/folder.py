@@ -17,7 +17,8 @@ from oncue.config import Settings, make_data_folder
 from oncue.disk.durable_files import replace_file
 from oncue.disk.private_files import close_to_others
 from oncue.errors import Conflict
-from oncue.log.folder_lock import FolderLock
+from oncue.log.folder_lock import lock_folder
+from oncue.processes.file_lock import FileLock
 
 log = logging.getLogger("oncue.server")
 EMBEDDED = "sqlite"  # begins the identity of an embedded log
@@ -33,14 +34,14 @@ class DataFolder:
         self.path = settings.data_path
         make_data_folder(self.path)
         close_to_others(self.path)
-        self._lock: FolderLock | None = None
+        self._lock: FileLock | None = None
 
     def lock(self) -> None:
         """Lock the folder. Raises LogLocked if another server has it, Conflict.
 
         A log on Kafka does not keep two servers of one folder apart.
         """
-        self._lock = FolderLock(self.path)
+        self._lock = lock_folder(self.path)
         if (self.path / RESTORING).exists():
             self.release()
             raise Conflict(

@@ -66,7 +66,7 @@ class AgentProcess:
     ) -> None:
         self.folder, self.settings = folder, settings
         close_to_others(folder)
-        self._lock = folder_settings.AgentLock(folder)
+        self._lock = folder_settings.lock_folder(folder)
         workers = settings.workers or os.cpu_count() or 1
         self.identity = AgentIdentity(
             settings.id,

@@ -8,9 +8,7 @@ servers.json  agent/servers.py            status.json  present state
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shlex
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import msgspec
 
 from oncue.disk.durable_files import replace_file
 from oncue.errors import Conflict, Invalid
+from oncue.processes.file_lock import FileLock
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,25 +110,13 @@ def resolve_server(settings: EndpointSettings) -> tuple[str, bytes]:
     return address, key.encode()
 
 
-class AgentLock:
-    """Lock of the folder: one agent at a time.
+def lock_folder(folder: Path) -> FileLock:
+    """Lock the folder for one agent. Raises Conflict, naming who holds it."""
 
-    Raises Conflict, naming the process that holds it.
-    """
+    def refusal(pid: int) -> Conflict:
+        return Conflict(
+            f"an agent runs in {folder} already" + (f", process {pid}" if pid else ""),
+            remedy="stop it first (kill it), or give this one another folder",
+        )
 
-    def __init__(self, folder: Path) -> None:
-        self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
-            raise Conflict(
-                f"an agent runs in {folder} already" + (f", process {pid}" if pid else ""),
-                remedy="stop it first (kill it), or give this one another folder",
-            ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        os.close(self._fd)
+    return FileLock(folder / "lock", refusal)

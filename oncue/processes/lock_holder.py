@@ -7,7 +7,6 @@ not answer. The pid in the file may be stale, or of another container.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from oncue.errors import Conflict
+from oncue.processes.file_lock import holder_pid
 
 _POLL_S = 0.05
 _LOCKS = Path("/proc/locks")
@@ -108,22 +108,6 @@ def lock_holder(path: Path) -> LockHolder | None:
         f"{path} is locked, but not by a process that can be seen here",
         remedy=f"stop it in the container or on the machine where it runs (pid {pid} there)",
     )
-
-
-def holder_pid(path: Path) -> int:
-    """Return the pid that the holder of this file's lock has written; 0 if it is free."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        text = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-        return int(text) if text.isdigit() else 0
-    finally:
-        os.close(handle)
-    return 0
 
 
 def _is_surely(pid: int, path: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from oncue.config import Settings, load_settings, make_data_folder
+from oncue.disk.durable_files import replace_file
 from oncue.errors import Invalid
 from oncue.extras import SERVER, STREAM, STREAM_PIP, need
 from oncue.processes.secrecy import hide_from_tasks
@@ -80,7 +81,7 @@ def _assignment_reporter(settings: Settings) -> Callable[[list[int]], None]:
         names = ", ".join(map(str, partitions)) or "none, others have them all"
         click.echo(f"oncue stream is up on {settings.log_url}, partitions of {MATCHES}: {names}")
         sys.stdout.flush()
-        file.write_text(f"{names}\n")
+        replace_file(file, f"{names}\n".encode(), durable=False)
 
     return report
 

@@ -32,29 +32,6 @@ class Drop(Protocol):
     def __call__(self, endpoint: str, reason: str, why: str, count: int = 1) -> None: ...
 
 
-class Allowance:
-    """A token bucket: `burst` at once, `per_s` on average."""
-
-    def __init__(self, burst: float, per_s: float) -> None:
-        self._burst, self._per_s = burst, per_s
-        self._left, self._at_us = burst, 0
-
-    def take(self, amount: float, now_us: int) -> bool:
-        """Take an amount. Return False, and take nothing, if there is not enough."""
-        passed = max(0, now_us - self._at_us) / 1e6
-        self._left = min(self._burst, self._left + passed * self._per_s)
-        self._at_us = now_us
-        if self._left < amount:
-            return False
-        self._left -= amount
-        return True
-
-
-def hello_allowance() -> Allowance:
-    """Return the allowance for Hello messages: each makes the server read the view."""
-    return Allowance(HELLOS, HELLOS_PER_S)
-
-
 def decode_results(body: bytes) -> tuple[list[Ended], bytes]:
     """Decode the body of Results; return its ends within limits, and their bytes.
 

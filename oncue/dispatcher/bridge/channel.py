@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from oncue.dispatcher.bridge.agent_clock import AgentClock
-from oncue.dispatcher.bridge.agent_limits import IN_FLIGHT_TASKS, decode_results, hello_allowance
+from oncue.dispatcher.bridge.agent_limits import HELLOS, HELLOS_PER_S, IN_FLIGHT_TASKS, decode_results
 from oncue.dispatcher.bridge.agent_tasks import AgentTasks
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
@@ -34,6 +34,7 @@ from oncue.dispatcher.bridge.result_acks import ResultAcks
 from oncue.dispatcher.bridge.result_appends import ResultAppends
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.dispatcher.bridge.unmatched_results import UnmatchedResults
+from oncue.dispatcher.token_bucket import TokenBucket
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode
@@ -71,7 +72,7 @@ class EndpointChannel:
         self.agent_clock = AgentClock()
         self.granted = self.sent = 0  # tasks, since the session's start
         self.backlogged = False  # the agent does not read what it was sent; set by the socket
-        self._hellos = hello_allowance()
+        self._hellos = TokenBucket(HELLOS, HELLOS_PER_S)  # each makes the server read the view
         # tasks
         self.pending = PendingTasks(
             lambda task_id: self.at_agent(task_id) or task_id in self._appending_ids, budget_bytes
@@ -198,7 +199,7 @@ class EndpointChannel:
         message, session = envelope.message, self._session
         if isinstance(message, bridge.Hello):
             if session.is_next(envelope.session, message, self.phase is ChannelPhase.AWAY):
-                if self._hellos.take(1, self.now_us):
+                if self._hellos.take(1, self.now_us / 1e6):
                     self._on_hello(envelope.session, message)
                 else:  # the agent repeats it
                     self._out.append(Dropped("hello", "said hello too often"))

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from oncue.clocks.process import now_us
-from oncue.dispatcher.bridge.agent_limits import Allowance, Drop
+from oncue.dispatcher.bridge.agent_limits import Drop
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.live_feed import about
+from oncue.dispatcher.token_bucket import TokenBucket
 from oncue.errors import Undecodable
 from oncue.log import Record
 from oncue.protocol.codec import decode, encode
@@ -30,11 +31,11 @@ CHECKS = 8  # of one endpoint's reports, by the view at once
 
 
 class _Sender:
-    """Allowances of one endpoint."""
+    """Limits of one endpoint."""
 
     def __init__(self) -> None:
-        self.number = Allowance(REPORTS_AT_ONCE, REPORTS_PER_S)
-        self.bytes = Allowance(BYTES_AT_ONCE, BYTES_PER_S)
+        self.number = TokenBucket(REPORTS_AT_ONCE, REPORTS_PER_S)
+        self.bytes = TokenBucket(BYTES_AT_ONCE, BYTES_PER_S)
         self.checks = 0
 
 
@@ -48,7 +49,7 @@ class AgentReports:
 
     def on_report(self, channel: EndpointChannel, body: bytes) -> None:
         """Append the report, unless it is of another endpoint's tasks."""
-        endpoint, now = channel.endpoint, now_us()
+        endpoint, now = channel.endpoint, now_us() / 1e6
         sender = self._senders.setdefault(endpoint, _Sender())
         if not (sender.number.take(1, now) and sender.bytes.take(len(body), now)):
             self._drop(endpoint, "report", "sent more reports than are taken")

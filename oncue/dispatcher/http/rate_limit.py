@@ -1,7 +1,4 @@
-"""Rate limits of tokens, and of addresses without a token, in requests per second.
-
-The algorithm is the token bucket.
-"""
+"""Rate limits of tokens, and of addresses without a token, in requests per second."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 
+from oncue.dispatcher.token_bucket import TokenBucket
 from oncue.errors import RateLimited
 
 _KEPT = 10_000
@@ -30,7 +28,7 @@ class RateLimit:
         self.rate = rate_per_s
         self.burst = max(1.0, 2 * rate_per_s)
         self._clock, self._whose = clock, whose
-        self._buckets: dict[str, tuple[float, float]] = {}  # key -> (requests left, at this time)
+        self._buckets: dict[str, TokenBucket] = {}
 
     def count(self, key: str) -> None:
         """Count a request.
@@ -40,28 +38,27 @@ class RateLimit:
         if not self.rate:
             return
         now = self._clock()
-        left, at = self._buckets.get(key, (self.burst, now))
-        left = min(self.burst, left + (now - at) * self.rate)
-        if left < 1:
-            self._buckets[key] = (left, now)
-            wait = math.ceil((1 - left) / self.rate)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._add(key, now)
+        if not bucket.take(1, now):
+            wait = math.ceil(bucket.wait_s(1))
             raise RateLimited(
                 f"over {self.rate:g} requests a second {self._whose}",
                 remedy=f"try again in {wait} s; POST /v1/tasks/batch sends many tasks in one request",
                 retry_after_s=wait,
                 rate_per_s=self.rate,
             )
-        if len(self._buckets) >= _KEPT and key not in self._buckets:
-            self._forget(now)
-        self._buckets[key] = (left - 1, now)
 
-    def _forget(self, now: float) -> None:
-        """Remove the buckets that are full again, or the fullest half if none is."""
-        full_after = self.burst / self.rate
-        kept = {k: v for k, v in self._buckets.items() if now - v[1] < full_after}
-        if len(kept) >= _KEPT:
-            kept = dict(sorted(kept.items(), key=lambda kv: kv[1][0])[: _KEPT // 2])
-        self._buckets = kept
+    def _add(self, key: str, now: float) -> TokenBucket:
+        """Add a bucket. If there are many, those that are full go, or the fullest half."""
+        if len(self._buckets) >= _KEPT:
+            kept = {k: v for k, v in self._buckets.items() if not v.is_full(now)}
+            if len(kept) >= _KEPT:
+                kept = dict(sorted(kept.items(), key=lambda kv: kv[1].left)[: _KEPT // 2])
+            self._buckets = kept
+        bucket = self._buckets[key] = TokenBucket(self.burst, self.rate)
+        return bucket
 
 
 class AddressLimit:

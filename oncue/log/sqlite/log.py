@@ -20,7 +20,6 @@ from pathlib import Path
 from oncue.clocks.process import now_ms, now_us, process_clock
 from oncue.errors import LogError, OncueError
 from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
-from oncue.log.folder_lock import FolderLock
 from oncue.log.sqlite.ballast import Ballast
 from oncue.log.sqlite.database import explain
 from oncue.log.sqlite.housekeeping import Housekeeping
@@ -30,6 +29,7 @@ from oncue.log.sqlite.reader import SqliteReader
 from oncue.log.sqlite.single_owner import SingleOwner
 from oncue.log.sqlite.state import Callback, PartitionState, StoredState, TopicState
 from oncue.log.sqlite.writer import CallJob, RowWrite, SqliteCounters, WriteJob, WriterThread, store_ends, store_topic
+from oncue.processes.file_lock import FileLock
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, DeadLetter
 from oncue.protocol.topics import DEAD
@@ -42,7 +42,7 @@ class SqliteLog(Log):
 
     fifo = True
 
-    def __init__(self, path: Path, lock: FolderLock, db: sqlite3.Connection, stored: StoredState) -> None:
+    def __init__(self, path: Path, lock: FileLock, db: sqlite3.Connection, stored: StoredState) -> None:
         """Use `open`."""
         self._path = path
         self._lock = lock

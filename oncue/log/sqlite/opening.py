@@ -11,15 +11,16 @@ import msgspec
 from oncue.disk.durable_files import sync_new
 from oncue.disk.sqlite_errors import is_damage
 from oncue.errors import LogError, NetworkMount, OncueError
-from oncue.log.folder_lock import FolderLock
+from oncue.log.folder_lock import lock_folder
 from oncue.log.sqlite.ballast import Ballast
 from oncue.log.sqlite.database import SUSPECT, explain, open_writer
 from oncue.log.sqlite.mounts import network_mount
 from oncue.log.sqlite.salvage import CHECKED_BYTES, finish, salvage, structural_damage
 from oncue.log.sqlite.state import DamagedState, StoredState, load
+from oncue.processes.file_lock import FileLock
 
 
-def open_files(path: Path) -> tuple[FolderLock, sqlite3.Connection, StoredState]:
+def open_files(path: Path) -> tuple[FileLock, sqlite3.Connection, StoredState]:
     """Open the log at this path; make the folder and the file if they are missing.
 
     A damaged database is replaced by what is readable of it. Raises LogLocked, NetworkMount,
@@ -36,7 +37,7 @@ def open_files(path: Path) -> tuple[FolderLock, sqlite3.Connection, StoredState]
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FolderLock(folder)
+        lock = lock_folder(folder)
     except OncueError:
         raise
     except OSError as e:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.disk.durable_files import sync_file, sync_folder
+from oncue.disk.durable_files import replace_file, sync_file, sync_folder
 from oncue.disk.space import free_bytes
 from oncue.disk.sqlite_errors import is_damage
 from oncue.errors import LogError
@@ -99,7 +99,7 @@ def salvage(path: Path, why: str) -> None:
     os.chmod(part, 0o600)
     sync_file(part)
     note = {"at": time.time(), "reason": why, "batches": copied, "unreadable": unreadable[:100]}
-    path.with_name(NOTE).write_text(json.dumps(note))
+    replace_file(path.with_name(NOTE), json.dumps(note).encode())
     os.replace(part, path.with_name(path.name + ".sound"))
     sync_folder(path.parent)
     finish(path)

@@ -20,9 +20,9 @@ from oncue.cli.commands.doctor import triggers
 from oncue.cli.live_view import view
 from oncue.cli.local_server import local_server
 from oncue.cli.output import safe, show_error, table, took
-from oncue.endpoint.settings import AgentLock
+from oncue.endpoint import settings
 from oncue.errors import Invalid, OncueError
-from oncue.log.folder_lock import FolderLock
+from oncue.log.folder_lock import lock_folder
 from oncue.protocol.api import TaskInfo, TriggerInfo
 
 
@@ -174,7 +174,7 @@ def test_the_file_of_a_copied_folder_names_no_server_of_it(tmp_path: Path) -> No
             for name in ("first", "copy"):
                 (tmp_path / name).mkdir()
                 (tmp_path / name / "local.json").write_text(json.dumps({"url": url, "token": "t", "pid": os.getpid()}))
-            lock = FolderLock(tmp_path / "first")
+            lock = lock_folder(tmp_path / "first")
             (tmp_path / "copy" / "lock").write_text(str(os.getpid()))
             assert local_server(tmp_path / "first") is not None
             assert local_server(tmp_path / "copy") is None
@@ -196,7 +196,7 @@ def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
     import os
 
     assert running_agent(tmp_path) == 0
-    lock = AgentLock(tmp_path)
+    lock = settings.lock_folder(tmp_path)
     assert running_agent(tmp_path) == os.getpid()
     lock.release()
     assert running_agent(tmp_path) == 0

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from oncue.errors import Conflict
-from oncue.processes.lock_holder import LockHolder, holder_pid, lock_holder
+from oncue.processes.file_lock import holder_pid
+from oncue.processes.lock_holder import LockHolder, lock_holder
 
 HOLD = textwrap.dedent("""
     import fcntl, os, signal, sys, time

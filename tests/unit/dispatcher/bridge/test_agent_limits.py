@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oncue import ids
-from oncue.dispatcher.bridge.agent_limits import IN_FLIGHT_TASKS, Allowance, cut_ends, decode_results
+from oncue.dispatcher.bridge.agent_limits import IN_FLIGHT_TASKS, cut_ends, decode_results
 from oncue.dispatcher.bridge.send_backlog import BACKLOG_BYTES, SendBacklog
 from oncue.dispatcher.bridge.unmatched_results import MAX_BYTES, UnmatchedResults
 from oncue.protocol import bridge
@@ -28,14 +28,6 @@ OTHER = Call(VERSION, "0" * 64, "ep", "bob", stream="another's")
 
 def results(seq: int = 1) -> bridge.Results:
     return bridge.Results(seq, 1, encode(OTHER), 1, 1)
-
-
-def test_an_allowance_fills_up_again_and_survives_clock_steps() -> None:
-    allowance = Allowance(2, 1)
-    assert [allowance.take(1, 10**15) for _ in range(3)] == [True, True, False]
-    assert allowance.take(1, 10**15 + 1_000_000)
-    assert not allowance.take(1, 5)
-    assert allowance.take(1, 1_000_006)
 
 
 def test_results_within_the_limits_keep_their_bytes() -> None:

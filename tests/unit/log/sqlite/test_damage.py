@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import re
@@ -147,7 +148,9 @@ def test_a_damaged_log_gives_what_was_written_or_tells(filled: tuple[Path, Conte
             return
         found = await content_of(log)
         letters = await letters_of(log)
-        salvaged = (folder / "damage.json").exists()
+        note = folder / "damage.json"
+        salvaged = note.exists()
+        assert not salvaged or (json.loads(note.read_text())["reason"] and note.stat().st_mode & 0o777 == 0o600)
         for place, records in content.items():
             for offset, value in found.get(place, {}).items():
                 assert records.get(offset) == value, f"{place} {offset} is not what was written"
