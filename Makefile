@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench kafka services fuzz lock audit sbom clean
+.PHONY: help demo test lint format bench kafka services fuzz soak lock audit sbom clean
 help:
 	@sed -n '2,6s/^# *//p' Makefile
 
@@ -59,6 +59,9 @@ kafka: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet 'atheris>=3' || true
 	$(BIN)/python -m tests.security.fuzz --time $(or $(TIME),60) $(TARGET)
+
+soak: $(VENV)/.dev
+	ONCUE_SOAK=$(or $(TIMES),84) $(BIN)/pytest -q tests/integration/test_multiprocessing.py $(ARGS)
 
 # For all systems and Pythons that oncue runs on.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -17,7 +17,7 @@ from oncue.protocol.codec import decode
 from oncue.protocol.payload import pack_args, unpack
 from oncue.protocol.records import OK, Ended, Failure, TaskRecord
 
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 
 
 class Rig:

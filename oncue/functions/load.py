@@ -12,6 +12,7 @@ import linecache
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ import msgspec
 from oncue.errors import CannotLoad
 from oncue.functions.body import FunctionBody, describe
 from oncue.functions.lines import Entry, entries
+from oncue.functions.main_module import globals_of, main_module, script_file
 from oncue.functions.siblings import SiblingSet, activate, show, sibling_set
 from oncue.pickles import HOMES, PYTHON, loads
 
@@ -44,6 +46,7 @@ class Loaded(msgspec.Struct, frozen=True):
     is_async: bool
     body: FunctionBody
     lines: dict[str, Entry]
+    main: types.ModuleType  # what `__main__` is for it
 
     def activate(self) -> None:
         """Make its modules importable, and show its lines in tracebacks."""
@@ -59,12 +62,23 @@ def load_function(body: bytes) -> Callable[..., Any]:
     return load(describe(body)).call
 
 
+def names_of(path: str) -> dict[str, Any]:
+    """Return the global names of the function whose body a file has.
+
+    They are the names of `__main__` in a child process that does not fork (main_module.py).
+    """
+    body = describe(Path(path).read_bytes())
+    call = load(body).call
+    names = globals_of(call) or {}
+    return {body.qualname: call} | {name: value for name, value in names.items() if not name.startswith("__")}
+
+
 def load(body: FunctionBody) -> Loaded:
     """Load from the pickle if its bytecode fits, else from the source.
 
     Its siblings stay active. Raises CannotLoad.
     """
-    siblings = sibling_set(body.siblings)
+    siblings, script = _write_files(body)
     activate(siblings)
     importlib.invalidate_caches()
     failures: list[BaseException] = []
@@ -72,14 +86,28 @@ def load(body: FunctionBody) -> Loaded:
     if body.portable or body.python == PYTHON:
         call = _try(lambda: loads(body.pickle), failures)
     if call is None and body.entry:
-        call = _try(lambda: _from_source(body), failures)
+        call = _try(lambda: _from_source(body, script), failures)
+    elif script and "__file__" in (names := globals_of(call) or {}):
+        names["__file__"] = script
     if not callable(call):
         raise _cannot_load(body, failures)
     shown = body.lines | ({body.file: body.source} if body.entry else {})
     lines = {name: entry for name, entry in entries(shown).items() if name not in body.siblings}
-    loaded = Loaded(call, siblings, _is_async(call), body, lines)
+    loaded = Loaded(call, siblings, _is_async(call), body, lines, main_module(call, body))
     loaded.activate()
     return loaded
+
+
+def _write_files(body: FunctionBody) -> tuple[SiblingSet, str]:
+    """Return (siblings, path of the script, "" without one)."""
+    try:
+        siblings = sibling_set({name: text.encode() for name, text in body.siblings.items()})
+        return siblings, "" if body.portable else script_file(body, siblings.folder)
+    except OSError as e:
+        raise CannotLoad(
+            f"the files of {body.name} cannot be written on the endpoint: {e}",
+            remedy="look for space and permissions in the endpoint's folder there",
+        ) from e
 
 
 def _try(build: Callable[[], Any], failures: list[BaseException]) -> Any:
@@ -90,11 +118,11 @@ def _try(build: Callable[[], Any], failures: list[BaseException]) -> Any:
         return None
 
 
-def _from_source(body: FunctionBody) -> Any:
+def _from_source(body: FunctionBody, script: str) -> Any:
     # One module a source: two scripts are both `__main__`, and each has its own classes.
     digest = hashlib.sha256(body.source.encode()).hexdigest()[:8]
     module = types.ModuleType(f"oncue_source_{body.module.strip('_')}_{digest}")
-    module.__file__ = body.file
+    module.__file__ = script or body.file
     show(body.file, body.source)
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up
     HOMES[module.__name__] = body.module

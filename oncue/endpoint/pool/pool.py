@@ -17,7 +17,6 @@ Never blocks but in `close`.
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import sys
@@ -27,17 +26,16 @@ from pathlib import Path
 
 from oncue.clocks.process import now_us
 from oncue.endpoint.containers.base import ContainerRuntime
-from oncue.endpoint.containers.host import HostRuntime
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
-from oncue.endpoint.pool.environment import worker_environment
 from oncue.endpoint.pool.event_collector import EventCollector
 from oncue.endpoint.pool.exit_diagnosis import OomWatch, diagnose, start_failure
 from oncue.endpoint.pool.function_bodies import FunctionBodies
+from oncue.endpoint.pool.launch import launch_in
 from oncue.endpoint.pool.output_file import read_output
 from oncue.endpoint.pool.protocol import EXIT_WORN, ChunkResults, WorkerReady
 from oncue.endpoint.pool.shared_progress import position
-from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerLaunch, WorkerProcess
+from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.protocol.records import TaskRecord
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
@@ -55,8 +53,7 @@ START_US = 30_000_000  # after which a worker that is not ready is started again
 class Pool:
     """A WorkerPool of child processes (pool/base.py).
 
-    `folder` holds the workers' working directory (`work`) and large values (`blobs`), unless
-    `blobs` names another folder for these. Raises OSError if the working directory cannot be made.
+    The keyword arguments are those of launch.launch_in. Raises OSError as it does.
     """
 
     def __init__(
@@ -74,11 +71,8 @@ class Pool:
         self.trouble = ""  # why workers cannot be started; empty if they can
         self.next_wake_us: int | None = None  # when `tick` is due; None: not before an event
         self.fds_version = 0  # changes when `fds` does
-        work, self._python = folder / "work", python
-        work.mkdir(parents=True, exist_ok=True)
-        blobs = blobs or folder / "blobs"
-        env_of_workers = worker_environment(os.environ if env is None else env, pass_env) | {"ONCUE_BLOBS": str(blobs)}
-        self._launch = WorkerLaunch(container or HostRuntime(), python, work, blobs, env_of_workers)
+        self._python = python
+        self._launch = launch_in(folder, env=env, pass_env=pass_env, blobs=blobs, python=python, container=container)
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._spawn_due: list[int] = [0] * workers  # start times of the missing workers, unix µs
         self._failed_starts = 0  # in a row, before they were ready

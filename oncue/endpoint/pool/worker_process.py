@@ -11,15 +11,11 @@ import sys
 import tempfile
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
 
-import msgspec
-
-from oncue.clocks.process import process_clock
 from oncue.disk.private_files import inherited_umask
-from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
+from oncue.endpoint.pool.launch import WorkerLaunch
 from oncue.endpoint.pool.live_output import LiveOutput
 from oncue.endpoint.pool.protocol import FrameReader, FromWorker, LoadFunction, TaskChunk, pack
 from oncue.endpoint.pool.shared_progress import CHUNK, CHUNK_STEP, FIRST, NEVER, STOP, SharedProgress, position
@@ -47,22 +43,6 @@ class ChunkInFlight:
     def has(self, first: int, ended: list[Ended]) -> bool:
         """Return True if these results are of its tasks from index `first` on."""
         return list(map(_id, ended)) == list(map(_id, self.tasks[first : first + len(ended)]))
-
-
-class WorkerLaunch(msgspec.Struct, frozen=True):
-    """Settings with which a pool starts its workers."""
-
-    container: ContainerRuntime
-    python: str
-    folder: Path  # working directory
-    blobs: Path
-    env: Mapping[str, str]
-
-    def command_line(self, descriptors: tuple[int, int, int]) -> list[str]:
-        """Return the command line of a worker that inherits these descriptors."""
-        numbers = (*descriptors, os.getpid(), process_clock.offset_ns)
-        arguments = ("-P", "-m", "oncue.endpoint.worker", *map(str, numbers))
-        return self.container.command_line(WorkerCommand(self.python, arguments, (self.folder, self.blobs)))
 
 
 class WorkerProcess:

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import faulthandler
 import gc
-import mmap
 import os
 import signal
 import sys
@@ -55,17 +54,18 @@ from oncue.endpoint.worker.capture import Capture
 from oncue.endpoint.worker.cleanup import Cleanup
 from oncue.endpoint.worker.descriptors import move_up
 from oncue.endpoint.worker.failure import failure
+from oncue.endpoint.worker.forks import Forks, default_signals
 from oncue.endpoint.worker.process_state import Baseline
 from oncue.endpoint.worker.values import arguments, packed, unpackable
 from oncue.errors import CannotPack
 from oncue.functions.body import describe
 from oncue.functions.load import Loaded, load
+from oncue.functions.main_module import BLANK
 from oncue.pickles import PYTHON
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import MSGPACK
 from oncue.protocol.records import ERROR, OK, Ended, Failure, TaskRecord
 
-_MADV_WIPEONFORK = 18
 FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the end of a task
 #: Pause before a function that could not be loaded is tried again: a package may be there now.
 RELOAD_US = 5_000_000
@@ -96,6 +96,7 @@ class Worker:
         self.now_us = reader(offset_ns)  # the pool's time, which does not step
         self.progress = SharedProgress.at_worker(fd_mark)
         self.capture = Capture()
+        self.forks = Forks(self.on_term, (self.fd_in, self.fd_out), self.capture.forked)
         self.cleanup = Cleanup(os.getcwd())
         self.bodies: dict[str, bytes] = {}
         self.loaded: dict[str, Loaded] = {}
@@ -104,7 +105,6 @@ class Worker:
         self.used = 0
         self.sent_us = 0
         self.ending = False
-        self.original = _page_of_this_process()
         self.function = ""  # of the last chunk
         self.baseline = Baseline()
 
@@ -219,7 +219,7 @@ class Worker:
             status, value = self._call(loaded, task)
         else:
             status, value = ERROR, encode(why)
-        if not self.original[0]:  # forked by the function, and returned from it
+        if not self.forks.original:  # forked by the function, and returned from it
             _exit(0)
         if self.ending:
             _exit(128 + signal.SIGTERM)
@@ -276,7 +276,7 @@ class Worker:
         """
         found = self.loaded.get(function)
         if found is not None:
-            found.activate()
+            self._activate(found)
             return found, None
         now = self.now_us()
         if function in self.broken and now - self.broken[function][0] < RELOAD_US:
@@ -292,36 +292,20 @@ class Worker:
         self.broken.pop(function, None)
         self.cleanup.save()
         self.cleanup.dirty = False
+        self._activate(found)
         return found, None
+
+    def _activate(self, loaded: Loaded) -> None:
+        loaded.activate()
+        if sys.path != self.cleanup.path:
+            self.cleanup.path = list(sys.path)
+        sys.modules["__main__"] = loaded.main
 
     # ------------------------------------------------------------ signals and forks
 
     def on_term(self, _number: int, _frame: Any) -> None:
         self.ending = True
         raise Terminated
-
-    def after_fork(self) -> None:
-        """Cut a process that a user's function forked off from the pool.
-
-        SIGTERM ends it, as `multiprocessing` expects of the processes of its pools.
-        """
-        self.original[0] = 0
-        if signal.getsignal(signal.SIGTERM) == self.on_term:
-            self.cleanup._set_signal(signal.SIGTERM, signal.SIG_DFL)
-        with contextlib.suppress(OSError):
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, self.fd_in)
-            os.dup2(null, self.fd_out)
-
-
-def _page_of_this_process() -> mmap.mmap:
-    """Return memory that holds 1 here, and 0 in a process forked off, also by C."""
-    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    page[0] = 1
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # before Linux 4.14
-            page.madvise(_MADV_WIPEONFORK)
-    return page
 
 
 def _run_async(call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
@@ -352,11 +336,12 @@ def main() -> None:
     fd_in, fd_out, fd_mark, parent, offset_ns = (int(a) for a in sys.argv[1:6])
     die_with_parent(parent)
     sys.argv[1:] = []
+    default_signals()
     worker = Worker(fd_in, fd_out, fd_mark, offset_ns)
     worker.cleanup._set_signal(signal.SIGTERM, worker.on_term)
-    os.register_at_fork(after_in_child=worker.after_fork)
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(2)
+    sys.modules["__main__"] = BLANK
     gc.collect()
     gc.freeze()
     try:

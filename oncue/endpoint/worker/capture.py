@@ -69,6 +69,10 @@ class Capture:
                 os.ftruncate(self.fd, 0)
                 os.lseek(self.fd, MARK, 2)
 
+    def forked(self) -> None:
+        """Make a new lock in a process forked off: a thread that is not there may hold it."""
+        self.turn = threading.Lock()
+
     def no_input(self) -> bool:
         """Return True if 0 is /dev/null, which is at 0 after any seek."""
         try:

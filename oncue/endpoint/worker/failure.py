@@ -7,6 +7,7 @@ from pathlib import Path
 
 from oncue.errors import OncueError
 from oncue.functions.load import pip_line
+from oncue.functions.siblings import short_path
 from oncue.protocol.exceptions import to_data
 from oncue.protocol.records import TRACEBACK_BYTES, Failure
 
@@ -94,6 +95,8 @@ def _strip(shown: traceback.TracebackException, depth: int) -> None:
     """Leave out oncue's frames, and asyncio's before the user's first."""
     own = [f for f in shown.stack if not f.filename.startswith((_OURS, "<frozen importlib"))]
     first = next((i for i, f in enumerate(own) if not f.filename.startswith(_ASYNCIO)), 0)
+    for f in own:
+        f.filename = short_path(f.filename)
     shown.stack[:] = own[first:]
     for chained in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
         if chained is not None and depth < 20:

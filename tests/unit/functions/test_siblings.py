@@ -11,7 +11,7 @@ from oncue.functions.siblings import activate, sibling_set
 def test_installed_module_is_restored(tmp_path: Path) -> None:
     real = sys.modules["msgspec"]
     try:
-        activate(sibling_set({"msgspec.py": "X = 1\n"}))
+        activate(sibling_set({"msgspec.py": b"X = 1\n"}))
         assert __import__("msgspec").X == 1
     finally:
         activate(sibling_set({}))
