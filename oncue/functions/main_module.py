@@ -7,8 +7,10 @@ file `__main__.__file__`: here one that loads the function again and takes its n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import inspect
 import os
 import re
 import types
@@ -48,6 +50,8 @@ def globals_of(call: Any) -> dict[str, Any] | None:
     """Return the global variables of the function behind a callable, or None."""
     while isinstance(call, functools.partial):
         call = call.func
+    with contextlib.suppress(ValueError):  # wrapped in a circle
+        call = inspect.unwrap(call)
     if not isinstance(call, types.FunctionType | types.MethodType):
         members = vars(call if isinstance(call, type) else type(call)).values()
         call = next((m for m in members if isinstance(m, types.FunctionType)), None)

@@ -25,7 +25,7 @@ from tests.pool_rig import Rig, rig_in, script, why
 from tests.unit.functions.other_process import packed_by
 
 METHODS = ("fork", "spawn", "forkserver")
-TIMES = int(os.environ.get("ONCUE_SOAK", "3"))
+TIMES = int(os.environ.get("ONCUE_SOAK", "1"))
 SOURCE = """
 import concurrent.futures, multiprocessing, time
 FACTOR = 3

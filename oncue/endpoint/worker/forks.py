@@ -1,4 +1,4 @@
-"""Makes a process that a function forks off one of the function's, not of the pool's.
+"""Cuts processes that a function forks off from the worker's pool.
 
 SIGTERM raises an exception in a worker. A child has the default instead, as `terminate()` of
 `multiprocessing` expects. SIGTERM is blocked meanwhile: Python forgets signals that a child gets
@@ -22,7 +22,7 @@ _TERM = {signal.SIGTERM}
 
 
 class Forks:
-    """What is done around each fork.
+    """Callbacks around each fork.
 
     `on_term`: the worker's handler of SIGTERM. `descriptors`: what a child must not use.
     `in_child`: called in it.
@@ -74,7 +74,7 @@ def _page_of_this_process() -> mmap.mmap:
 
 
 def default_signals() -> None:
-    """Take back what the agent's parent may have ignored or blocked: nohup, a shell's `&`."""
+    """Reset signals that the agent's parent ignored or blocked: nohup, a shell's `&`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - {signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)}:
         if signal.getsignal(number) is signal.SIG_IGN:
