@@ -33,6 +33,7 @@ from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
 STORE_ID = "store.id"  # file with the store's id
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
 _COPY_BYTES = 1 << 20
+_RENEWED_S = 24 * 3600.0  # an object younger than this is not written again
 _STALE_TMP_S = 24 * 3600.0  # an upload without a write for so long is abandoned
 
 
@@ -48,7 +49,7 @@ class Upload:
         self.sha256, self.size, self.offset = sha256, size, 0
         self._temporary, self._keep, self._hash, self._open = temporary, keep, hashlib.sha256(), True
 
-    def write(self, offset: int, part: bytes) -> int:
+    def write(self, offset: int, part: bytes | memoryview) -> int:
         """Write the part that starts at `offset`; return the next offset.
 
         Bytes that were written before are skipped. Raises Invalid for a gap and for more bytes than
@@ -193,6 +194,16 @@ class Blobs:
     def has(self, sha256: str) -> bool:
         return self._path(sha256).exists()
 
+    def renew(self, sha256: str) -> bool:
+        """Let a blob count as written now, for `sweep`. Return False if it is not here."""
+        try:
+            os.utime(self._path(sha256))
+        except FileNotFoundError:
+            return False
+        except OSError:  # another user's file: it is here, as it was
+            return True
+        return True
+
     def size(self, sha256: str) -> int:
         """Return the size in bytes. Raises BlobMissing."""
         try:
@@ -298,6 +309,11 @@ class UrlBlobs(Blobs):
 
     def has(self, sha256: str) -> bool:
         return bool(self._store.exists(self._name(sha256)))
+
+    def renew(self, sha256: str) -> bool:
+        # Such stores have no way to touch an object: an old one is sent again.
+        name = self._name(sha256)
+        return bool(self._store.exists(name)) and self._modified_s(name) > time.time() - _RENEWED_S
 
     def size(self, sha256: str) -> int:
         try:

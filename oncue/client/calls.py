@@ -8,15 +8,17 @@ from typing import Any
 import msgspec
 
 from oncue.client.batch import BATCH_BYTES, BATCH_TASKS
-from oncue.client.blobs import put_blob
+from oncue.client.blobs import send_apart
 from oncue.client.http import Http
 from oncue.client.options import Options
 from oncue.client.session import Session
 from oncue.client.task import Task
+from oncue.pickles import ObjectRef
 from oncue.protocol import payload
+from oncue.protocol.buffers import LEAST_BYTES
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # args, kwargs
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+_FIXED, _SIZED = frozenset((type(None), bool, int, float)), frozenset((str, bytes))
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -53,22 +55,28 @@ def submit_calls(session: Session, fn: Any, calls: Iterable[Call], options: Opti
 
 
 def _payload(http: Http, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Return the packed arguments, or a reference to the blob that holds them."""
-    content = pack_call(args, kwargs)
-    if payload.needs_blob(content):
-        return payload.pack_ref(put_blob(http, content))
-    return content
+    """Return the packed arguments, or a reference to the blobs that hold them."""
+    content = _pack_plain(args) if not kwargs else None
+    if content is not None:
+        return content
+    return send_apart(http, payload.pack_args_apart(args, kwargs))
 
 
-def pack_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Pack arguments; as payload.pack_args, but faster for a few plain values."""
-    if not kwargs:
-        for arg in args:
-            if type(arg) not in _PLAIN:
-                break
-        else:
-            try:
-                return payload.MSGPACK + _encode((args, kwargs))
-            except (OverflowError, UnicodeEncodeError):  # an int over 64 bits, a lone surrogate
-                pass
-    return payload.pack_args(args, kwargs)
+def _pack_plain(args: tuple[Any, ...]) -> bytes | None:
+    """Pack a few small plain values; None for others. Faster than payload.pack_args_apart."""
+    for arg in args:
+        if type(arg) not in _FIXED and not (type(arg) in _SIZED and len(arg) < LEAST_BYTES):
+            return None
+    try:
+        content = payload.MSGPACK + _encode((args, {}))
+    except (OverflowError, UnicodeEncodeError):  # an int over 64 bits, a lone surrogate
+        return None
+    return None if payload.needs_blob(content) else content
+
+
+def put_object(http: Http, value: Any) -> ObjectRef[Any]:
+    """Store a value in the blob store. Raises CannotPack, Unreachable, DiskFull."""
+    stored = payload.pack_apart(value)
+    packed = send_apart(http, stored)
+    size = len(stored.body) + sum(buffer.size_bytes for buffer in stored.buffers)
+    return ObjectRef(packed, size, type(value).__name__)

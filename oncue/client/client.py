@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from oncue.client import resources
 from oncue.client.bound import BoundClient
-from oncue.client.calls import Call, submit_call, submit_calls
+from oncue.client.calls import Call, put_object, submit_call, submit_calls
 from oncue.client.discovery import find_server
 from oncue.client.gather import as_completed, gather
 from oncue.client.options import Options, Retry
@@ -37,6 +37,7 @@ from oncue.client.session import Session
 from oncue.client.task import Task, TaskById
 from oncue.config import default_data
 from oncue.errors import OncueError
+from oncue.pickles import ObjectRef
 from oncue.protocol.api import Emitted, Me
 from oncue.protocol.cloudevents import time_text
 from oncue.protocol.payload import Ref
@@ -246,6 +247,14 @@ class Client:
                 return_exceptions=return_exceptions,
                 each=lambda done, _: bar.update(line, completed=done),
             )
+
+    def put(self, value: R) -> ObjectRef[R]:
+        """Store a value once, for many calls; return once it is durable.
+
+        Give the reference as an argument, or inside of one: at the worker it is the value. An
+        endpoint fetches it once. It is kept as long as results are. Raises CannotPack, Unreachable.
+        """
+        return put_object(self.http, value)
 
     def fetch(self, ref: Ref) -> bytes:
         """Return a large value's bytes. Raises BlobMissing if it is gone or corrupt."""

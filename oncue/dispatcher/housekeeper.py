@@ -209,8 +209,7 @@ class Housekeeper:
         after = -1
         while True:
             rows = [OpenTask(*row) for row in await self._context.view.open_tasks(endpoint, after, PAGE)]
-            refs = [payload.ref_of(row.task.args) for row in rows]
-            found.update(ref.sha256 for ref in refs if ref is not None)
+            found.update(blob.sha256 for row in rows for blob in payload.blobs_of(row.task.args))
             if len(rows) < PAGE:
                 return found
             after = rows[-1].seq

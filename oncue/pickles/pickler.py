@@ -14,15 +14,18 @@ import functools
 import hashlib
 import io
 import os
+import pickle
 import threading
 import types
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import cloudpickle
 from cloudpickle import cloudpickle as cp
 
 from oncue.pickles import caches, code, dispatches, homes
 from oncue.pickles.code import Ordered
+from oncue.pickles.object_ref import ObjectRef, load_object
 from oncue.pickles.reach import Reach
 
 _tracking = threading.Lock()
@@ -39,19 +42,33 @@ class Ids(enum.Enum):
     NUMBERS = enum.auto()  # numbers, in the order of the classes
 
 
+class WritableFile(Protocol):
+    """A file that a pickle is written to."""
+
+    def write(self, data: bytes | memoryview, /) -> int: ...
+
+
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Reproducible cloudpickle pickler.
 
     `modules`: modules named in the pickle. `by_value`: True if it holds bytecode. `codes`: the code
-    objects in it.
+    objects in it. `buffers`: called for each buffer, see pickle.Pickler. `objects`: gets the
+    ObjectRefs in it; without it, they cannot be pickled.
     """
 
-    def __init__(self, file: io.BytesIO, ids: Ids = Ids.CONTENT) -> None:
-        super().__init__(file, protocol=5)
+    def __init__(
+        self,
+        file: WritableFile,
+        ids: Ids = Ids.CONTENT,
+        *,
+        buffers: Callable[[pickle.PickleBuffer], Any] | None = None,
+        objects: list[ObjectRef[Any]] | None = None,
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffers)
         self.modules: set[str] = set()
         self.by_value = False
         self.codes: list[types.CodeType] = []
-        self._ids = ids
+        self._ids, self._objects = ids, objects
         self._classes: dict[type, str] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -59,6 +76,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.by_value = True
             self.codes.append(obj)
             return code.reduced(obj)
+        if type(obj) is ObjectRef:
+            return self._object(obj)
         if (reduced := homes.reduced(obj) or self._of_functools(obj)) is not None:
             return reduced
         if isinstance(obj, types.ModuleType):
@@ -76,6 +95,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, types.FunctionType) and isinstance(reduced, tuple):
             _plain_function(reduced)
         return reduced
+
+    def _object(self, ref: ObjectRef[Any]) -> Any:
+        if self._objects is None:
+            raise TypeError("an ObjectRef travels only as an argument of a call: do not return or capture it")
+        self._objects.append(ref)
+        return load_object, (ref.payload,)
 
     def _of_functools(self, obj: Any) -> Any:
         if isinstance(obj, functools._lru_cache_wrapper):

@@ -15,6 +15,7 @@ import io
 import pickle
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from cloudpickle import cloudpickle as cp
@@ -34,8 +35,8 @@ _making = threading.RLock()
 class ClassUnpickler(pickle.Unpickler):
     """Unpickler that reuses known classes."""
 
-    def __init__(self, file: io.BytesIO, at_home: bool) -> None:
-        super().__init__(file)
+    def __init__(self, file: io.BytesIO, at_home: bool, buffers: Iterable[Any] | None) -> None:
+        super().__init__(file, buffers=buffers)
         self._at_home = at_home
         self._holds = False
         self._known: dict[int, type] = {}
@@ -103,13 +104,14 @@ def _content(cls: type) -> str:
         return ""
 
 
-def loads(data: bytes, start: int = 0, *, at_home: bool = False) -> Any:
+def loads(data: bytes, start: int = 0, *, at_home: bool = False, buffers: Iterable[Any] | None = None) -> Any:
     """Return the value whose pickle begins at `start`.
 
-    Raises OtherPython, Undecodable, and what unpickling raises.
+    `buffers`: in the order in which they were taken out of the pickle. Raises OtherPython,
+    Undecodable, and what unpickling raises.
     """
     if len(data) < _SMALL_BYTES and _SKELETON not in data:
-        return pickle.loads(memoryview(data)[start:])
+        return pickle.loads(memoryview(data)[start:], buffers=buffers)
     file = io.BytesIO(data)  # shares the bytes
     file.seek(start)
-    return ClassUnpickler(file, at_home).read()
+    return ClassUnpickler(file, at_home, buffers).read()

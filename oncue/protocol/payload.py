@@ -5,20 +5,23 @@ m  msgpack: values whose types survive a round trip (None, bool, int of 64 bits,
    them without running code.
 p  pickle by cloudpickle, protocol 5: all other values. Only a worker, or a client that trusts the
    origin, loads it.
-r  Ref: the content, with its own letter, is in the blob store because it is large.
+r  Ref: the content, with its own letter, is in the blob store because it is large. Or its pickle is
+   in the Ref, and large buffers are in the blob store, one blob each (see oncue.protocol.buffers).
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 
-from oncue.errors import CannotPack, Undecodable
-from oncue.pickles import Pickler, loads
-from oncue.pickles.pickler import Ids
+from oncue.errors import CannotPack, OncueError, Undecodable
+from oncue.pickles import ObjectRef, Pickler, loads
+from oncue.pickles.pickler import Ids, WritableFile
+from oncue.protocol.buffers import Buffer, OutOfBand
 from oncue.protocol.codec import DECODE_ERRORS, build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
 
@@ -27,15 +30,61 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _SCALARS = frozenset((type(None), bool, float, str, bytes))
 _DEPTH = 64  # of lists and dicts in one another
+BODY_BYTES = 128 * 1024  # of a pickle whose buffers are apart
+MOST_BLOBS = 1_000  # of one call
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
+class BlobName(Stored, frozen=True):
+    """A blob of a payload."""
+
+    sha256: str  # hex, of the content
+    size_bytes: int
+
+
 class Ref(Stored, frozen=True):
-    """A payload in the blob store."""
+    """A payload in the blob store.
+
+    With a `body`: a pickle whose buffers are the blob `sha256` and those of `more`, in this order.
+    """
 
     sha256: str  # hex, of the content
     size_bytes: int
     store: str = ""  # "": the server's own
+    body: bytes = b""
+    more: Annotated[tuple[BlobName, ...], msgspec.Meta(max_length=MOST_BLOBS)] = ()
+
+    @property
+    def blobs(self) -> tuple[BlobName, ...]:
+        """All blobs of the payload."""
+        return (BlobName(self.sha256, self.size_bytes), *self.more)
+
+    @property
+    def total_bytes(self) -> int:
+        return len(self.body) + self.size_bytes + sum(blob.size_bytes for blob in self.more)
+
+
+class BlobSource(Protocol):
+    """Blobs of a payload that is decoded. Its methods raise BlobMissing."""
+
+    def read(self, sha256: str) -> bytes:
+        """Return a blob's content."""
+        ...
+
+    def buffer(self, blob: BlobName) -> Any:
+        """Return the buffer that the blob holds, see oncue.protocol.buffers."""
+        ...
+
+
+class PackedApart(NamedTuple):
+    """A packed value, with its large buffers apart.
+
+    `objects`: blobs of the ObjectRefs in it, which are in the blob store already.
+    """
+
+    body: bytes
+    buffers: list[Buffer]
+    objects: list[BlobName]
 
 
 def is_plain(value: Any) -> bool:
@@ -82,19 +131,41 @@ def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> 
     return True
 
 
-def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT) -> bytes:
+def pack(
+    value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT, objects: list[ObjectRef[Any]] | None = None
+) -> bytes:
     """Encode one value, inline whatever its size (see `needs_blob`).
 
-    `as_data`: the value was read from JSON, where no list is referenced twice. `ids`: see
-    oncue.pickles.pickler. Raises CannotPack if the value cannot be pickled.
+    `as_data`: the value was read from JSON, where no list is referenced twice. `ids`, `objects`:
+    see oncue.pickles.pickler. Raises CannotPack if the value cannot be pickled.
     """
     if has_plain_types(value) if as_data else is_plain(value):
         try:
             return MSGPACK + _encode(value)
         except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
             pass
+    file = io.BytesIO()
+    pack_into(file, value, ids=ids, objects=objects)
+    return file.getvalue()
+
+
+def pack_into(
+    file: WritableFile,
+    value: Any,
+    *,
+    ids: Ids = Ids.KEPT,
+    apart: OutOfBand | None = None,
+    objects: list[ObjectRef[Any]] | None = None,
+) -> None:
+    """Write a value's pickle as a payload. `apart` takes its large buffers.
+
+    Raises CannotPack, and OncueError and OSError of the file.
+    """
     try:
-        return _pickled(value, ids)
+        file.write(PICKLE)
+        Pickler(file, ids, buffers=apart.take if apart is not None else None, objects=objects).dump(value)
+    except (OncueError, OSError):
+        raise
     except Exception as e:
         raise CannotPack(
             f"a value of type {type(value).__name__} cannot be pickled: {type(e).__name__}: {e}",
@@ -102,26 +173,63 @@ def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT) -> bytes:
         ) from e
 
 
-def _pickled(value: Any, ids: Ids) -> bytes:
-    buffer = io.BytesIO()
-    buffer.write(PICKLE)
-    Pickler(buffer, ids).dump(value)
-    return buffer.getvalue()
+def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any], objects: list[ObjectRef[Any]] | None = None) -> bytes:
+    """Encode the arguments of a call. Raises CannotPack, which names the argument.
 
-
-def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Encode the arguments of a call. Raises CannotPack, which names the argument."""
+    `objects`: gets the ObjectRefs in them.
+    """
+    objects = [] if objects is None else objects
     try:
-        return pack([list(args), kwargs], ids=Ids.CONTENT)
+        return pack([list(args), kwargs], ids=Ids.CONTENT, objects=objects)
     except CannotPack as e:
         named = {f"argument {n}": value for n, value in enumerate(args, 1)}
         named |= {f"argument {name}": value for name, value in kwargs.items()}
         for name, value in named.items():
             try:
-                pack(value, ids=Ids.CONTENT)
+                pack(value, ids=Ids.CONTENT, objects=[])
             except CannotPack as own:
                 raise CannotPack(f"{name}: {own.message}", remedy=own.remedy) from own.__cause__
         raise e
+
+
+def pack_args_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedApart:
+    """Encode the arguments of a call, as `pack_apart`.
+
+    Raises CannotPack, which names the argument.
+    """
+    apart = OutOfBand()
+    given = [[apart.wrap(arg) for arg in args], {name: apart.wrap(arg) for name, arg in kwargs.items()}]
+    return _pack_apart(given, apart, lambda objects: pack_args(args, kwargs, objects))
+
+
+def pack_apart(value: Any) -> PackedApart:
+    """Encode a value, large buffers apart.
+
+    Without buffers, the body may be too large to be sent inline (see `needs_blob`). Raises
+    CannotPack.
+    """
+    apart = OutOfBand()
+    return _pack_apart(apart.wrap(value), apart, lambda objects: pack(value, ids=Ids.CONTENT, objects=objects))
+
+
+def _pack_apart(value: Any, apart: OutOfBand, pack_whole: Callable[[list[ObjectRef[Any]]], bytes]) -> PackedApart:
+    """Pack a value whose large bytes `apart` has wrapped; `pack_whole` packs the original."""
+    objects: list[ObjectRef[Any]] = []
+    buffers: list[Buffer] = []
+    body = b""
+    if apart.has_wrapped or not is_plain(value):
+        file = io.BytesIO()
+        with contextlib.suppress(CannotPack):  # pack_whole raises it again, with more to say
+            pack_into(file, value, ids=Ids.CONTENT, apart=apart, objects=objects)
+            body, buffers = file.getvalue(), apart.buffers
+    small = len(body) + sum(buffer.size_bytes for buffer in buffers) <= INLINE_BYTES
+    if not body or (buffers and (small or len(body) > BODY_BYTES)):
+        objects.clear()
+        body, buffers = pack_whole(objects), []
+    stored = [blob for each in objects if (ref := ref_of(each.payload)) is not None for blob in ref.blobs]
+    if len(stored) + len(buffers) > MOST_BLOBS:
+        raise CannotPack(f"the value refers to {len(stored):,} blobs", remedy=f"at most {MOST_BLOBS} a call: split it")
+    return PackedApart(body, buffers, stored)
 
 
 def needs_blob(payload: bytes) -> bool:
@@ -131,6 +239,15 @@ def needs_blob(payload: bytes) -> bool:
 
 def pack_ref(ref: Ref) -> bytes:
     return REF + _encode(ref)
+
+
+def blobs_of(payload: bytes) -> tuple[BlobName, ...]:
+    """Return the blobs that a payload needs; none if it cannot be decoded."""
+    try:
+        ref = ref_of(payload)
+    except Undecodable:
+        return ()
+    return ref.blobs if ref is not None else ()
 
 
 def ref_of(payload: bytes) -> Ref | None:
@@ -143,12 +260,12 @@ def ref_of(payload: bytes) -> Ref | None:
         raise Undecodable(f"not a reference to a blob: {e}") from None
 
 
-def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_home: bool = True) -> Any:
+def unpack(payload: bytes, source: BlobSource | None = None, *, at_home: bool = True) -> Any:
     """Decode a value. **Runs code** for pickles.
 
     Only workers, and clients that trust the sender, may call this. `at_home`: this process is a
     program of the person whose value it is (see oncue.pickles.reader). Raises Undecodable if the
-    bytes are not a payload, or refer to a blob and `fetch` is None; OtherPython; any error of
+    bytes are not a payload, or refer to a blob and `source` is None; OtherPython; any error of
     unpickling.
     """
     letter = payload[:1]
@@ -160,17 +277,19 @@ def unpack(payload: bytes, fetch: Callable[[Ref], bytes] | None = None, *, at_ho
     if letter == PICKLE:
         return loads(payload, 1, at_home=at_home)
     ref = ref_of(payload)
-    if ref is None or fetch is None:
+    if ref is None or source is None:
         raise Undecodable(f"not a payload that can be read here (it starts with {letter!r})")
-    return unpack(fetch(ref), None, at_home=at_home)
+    if ref.body:
+        return loads(ref.body, 1, at_home=at_home, buffers=map(source.buffer, ref.blobs))
+    return unpack(source.read(ref.sha256), None, at_home=at_home)
 
 
-def unpack_args(payload: bytes, fetch: Callable[[Ref], bytes] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def unpack_args(payload: bytes, source: BlobSource | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Decode the arguments of a call, in a worker. **Runs code** for pickles.
 
     Raises as `unpack`.
     """
-    args, kwargs = unpack(payload, fetch, at_home=False)
+    args, kwargs = unpack(payload, source, at_home=False)
     return tuple(args), kwargs
 
 
@@ -186,7 +305,7 @@ def peek(payload: bytes) -> tuple[bool, Any]:
         return False, f"a pickled value of {len(payload) - 1:,} bytes"
     ref = ref_of(payload)
     if ref is not None:
-        return False, f"a value of {ref.size_bytes:,} bytes in the blob store"
+        return False, f"a value of {ref.total_bytes:,} bytes in the blob store"
     return False, "nothing"
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
+from oncue.blobs import Upload
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 
@@ -23,19 +24,25 @@ class BlobService:
         Raises Invalid if the content has another hash, NotReady, DiskFull.
         """
         self._context.check_accepting()
-        if await asyncio.to_thread(self._blobs.has, sha256):
+        if await asyncio.to_thread(self._blobs.renew, sha256):
             async for _ in parts:
                 pass
             return
         upload = self._blobs.upload(sha256, size)
         try:
-            at = 0
-            async for part in parts:
-                at = await asyncio.to_thread(upload.write, at, part)
+            await _write_all(upload, parts)
             await asyncio.to_thread(upload.finish)
         except BaseException:
             upload.abort()
             raise
+
+    async def missing(self, wanted: Sequence[str]) -> list[str]:
+        """Return which blobs are not in the store; the others count as written now."""
+
+        def absent() -> list[str]:
+            return [sha256 for sha256 in wanted if not self._blobs.renew(sha256)]
+
+        return await asyncio.to_thread(absent)
 
     async def get(self, caller: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
         """Return (size in bytes, parts) of a blob. Raises BlobMissing.
@@ -52,3 +59,25 @@ class BlobService:
             part = await asyncio.to_thread(self._blobs.part, sha256, at, PART_BYTES)
             at += len(part)
             yield part
+
+
+async def _write_all(upload: Upload, parts: AsyncIterator[bytes]) -> None:
+    """Write the parts; while a thread writes, the next ones arrive."""
+    at, gathered, size = 0, list[bytes](), 0
+    writing: asyncio.Future[int] | None = None
+    try:
+        async for part in parts:
+            gathered.append(part)
+            size += len(part)
+            if size < PART_BYTES:
+                continue
+            if writing is not None:
+                await writing
+            writing = asyncio.ensure_future(asyncio.to_thread(upload.write, at, b"".join(gathered)))
+            at, gathered, size = at + size, [], 0
+    finally:
+        if writing is not None:  # the thread still uses the upload
+            await asyncio.gather(writing, return_exceptions=True)
+    if writing is not None:
+        await writing
+    await asyncio.to_thread(upload.write, at, b"".join(gathered))

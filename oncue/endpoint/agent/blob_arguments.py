@@ -1,6 +1,6 @@
 """Large arguments of held tasks: tasks that wait for or use a blob.
 
-    require ──blob is here──► the task may run          release ──no users left──► linger ──► delete
+    require ──blobs are here─► the task may run         release ──no users left──► linger ──► delete
        └──missing──► waits ──fetched──► the task may run
 
 Pure, except for the cache that is handed in.
@@ -9,6 +9,7 @@ Pure, except for the cache that is handed in.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from typing import NamedTuple
 
 from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.task_queue import AttemptGroup
@@ -19,28 +20,52 @@ LINGER_US = 60_000_000  # how long an unneeded blob stays
 Waiting = list[tuple[AttemptGroup, TaskRecord]]
 
 
+class _Waiting(NamedTuple):
+    """A task that waits for blobs."""
+
+    group: AttemptGroup
+    task: TaskRecord
+    missing: set[str]
+
+
 class BlobArguments:
     """Blobs by the tasks that use them."""
 
     def __init__(self, cache: BlobCache) -> None:
         self._cache = cache
         self.users: dict[str, set[bytes]] = {}  # blob -> tasks that need it
-        self._blob_of: dict[bytes, str] = {}
-        self._waits: dict[str, Waiting] = {}
+        self._blobs_of: dict[bytes, tuple[str, ...]] = {}
+        self._waits: dict[bytes, _Waiting] = {}
+        self._waiting_for: dict[str, set[bytes]] = {}  # blob -> tasks that wait for it
         self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
 
-    def require(self, group: AttemptGroup, task: TaskRecord, sha256: str) -> bool:
-        """Register a task's blob. Return True if the task must wait for it."""
-        self.users.setdefault(sha256, set()).add(task.id)
-        self._blob_of[task.id] = sha256
-        if self._cache.has_blob(sha256):
-            return False
-        self._waits.setdefault(sha256, []).append((group, task))
-        return True
+    def require(self, group: AttemptGroup, task: TaskRecord, blobs: tuple[str, ...]) -> set[str]:
+        """Register a task's blobs. Return those for which the task must wait."""
+        for sha256 in blobs:
+            self.users.setdefault(sha256, set()).add(task.id)
+        self._blobs_of[task.id] = blobs
+        missing = {sha256 for sha256 in blobs if not self._cache.has_blob(sha256)}
+        if missing:
+            self._waits[task.id] = _Waiting(group, task, missing)
+            for sha256 in missing:
+                self._waiting_for.setdefault(sha256, set()).add(task.id)
+        return set(missing)
 
-    def pop_waiting(self, sha256: str) -> Waiting:
-        """Remove and return the tasks that waited for this blob."""
-        return self._waits.pop(sha256, [])
+    def on_fetched(self, sha256: str) -> Waiting:
+        """Return the tasks that waited for this blob only. They wait no more."""
+        ready: Waiting = []
+        for task_id in self._waiting_for.pop(sha256, ()):
+            wait = self._waits[task_id]
+            wait.missing.discard(sha256)
+            if not wait.missing:
+                del self._waits[task_id]
+                ready.append((wait.group, wait.task))
+        return ready
+
+    def on_failed(self, sha256: str) -> tuple[Waiting, list[str]]:
+        """Remove the tasks that wait for this blob; return as `remove`."""
+        found = self.remove(set(self._waiting_for.get(sha256, ())))
+        return found[0], [idle for idle in found[1] if idle != sha256]
 
     def remove(self, ids: set[bytes]) -> tuple[Waiting, list[str]]:
         """Remove these tasks if they wait.
@@ -49,46 +74,48 @@ class BlobArguments:
         """
         out: Waiting = []
         idle: list[str] = []
-        for sha256, waits in list(self._waits.items()):
-            out += [w for w in waits if w[1].id in ids]
-            waits[:] = [w for w in waits if w[1].id not in ids]
-            if not waits:
-                del self._waits[sha256]
-                idle.append(sha256)
+        for task_id in ids & self._waits.keys():
+            wait = self._waits.pop(task_id)
+            out.append((wait.group, wait.task))
+            for sha256 in wait.missing:
+                others = self._waiting_for[sha256]
+                others.discard(task_id)
+                if not others:
+                    del self._waiting_for[sha256]
+                    idle.append(sha256)
         return out, idle
 
     def expired(self, now_us: int) -> tuple[set[bytes], int]:
         """Return (ids of waiting tasks past their expiry, the next expiry; 0: none)."""
         due: set[bytes] = set()
         following = 0
-        for waits in self._waits.values():
-            for group, task in waits:
-                at = group.call.expires_us
-                if at and at < now_us:
-                    due.add(task.id)
-                elif at:
-                    following = min(following or at, at)
+        for wait in self._waits.values():
+            at = wait.group.call.expires_us
+            if at and at < now_us:
+                due.add(wait.task.id)
+            elif at:
+                following = min(following or at, at)
         return due, following
 
     def waiting(self) -> set[bytes]:
         """Return the ids of all waiting tasks."""
-        return {t.id for waits in self._waits.values() for _, t in waits}
+        return set(self._waits)
 
     # ------------------------------------------------------------ blobs that can go
 
     def release(self, ids: Iterable[bytes], now_us: int) -> None:
         """Release the blobs of tasks that have ended."""
-        if not self._blob_of:
+        if not self._blobs_of:
             return
         for task_id in ids:
-            sha256 = self._blob_of.pop(task_id, None)
-            if sha256 is None:
-                continue
-            users = self.users[sha256]
-            users.discard(task_id)
-            if not users:
-                del self.users[sha256]
-                self._unneeded[sha256] = now_us
+            for sha256 in self._blobs_of.pop(task_id, ()):
+                users = self.users.get(sha256)
+                if users is None:  # the task names it twice
+                    continue
+                users.discard(task_id)
+                if not users:
+                    del self.users[sha256]
+                    self._unneeded[sha256] = now_us
 
     def mark_unneeded(self, sha256: str, now_us: int) -> None:
         """Let a blob go that was here for another reason."""

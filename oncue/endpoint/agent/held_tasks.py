@@ -118,10 +118,10 @@ class HeldTasks:
             return True
         if ref is None:
             return False
-        if not self._arguments.require(group, task, ref.sha256):
-            return False
-        self._fetcher.start(ref.sha256, blob=True)
-        return True
+        missing = self._arguments.require(group, task, tuple(blob.sha256 for blob in ref.blobs))
+        for sha256 in missing:
+            self._fetcher.start(sha256, blob=True)
+        return bool(missing)
 
     def _on_fetched(self, fetch: Download, body: bytes) -> None:
         if not fetch.blob:
@@ -131,7 +131,7 @@ class HeldTasks:
                 self._log(f"a function could not be kept on disk: {e.strerror or e}")
             self.queue.on_function(fetch.sha256)
             return
-        for group, task in self._arguments.pop_waiting(fetch.sha256):
+        for group, task in self._arguments.on_fetched(fetch.sha256):
             here = self._functions.get(group.call.function) is not None
             self.queue.enqueue(group, [task], here=here)
             if not here:
@@ -140,8 +140,11 @@ class HeldTasks:
     def _on_fetch_failed(self, fetch: Download, why: str) -> None:
         if fetch.blob:
             failure = encode(Failure("oncue.BlobMissing", f"its large arguments could not be fetched: {why}"))
-            for group, task in self._arguments.pop_waiting(fetch.sha256):
+            waited, idle = self._arguments.on_failed(fetch.sha256)
+            for group, task in waited:
                 self._end(group, [task], ERROR, failure)
+            for sha256 in idle:
+                self._fetcher.stop(sha256)
             return
         remedy = "register the function again, and run the task anew"
         failure = encode(Failure("oncue.FunctionError", f"the function could not be fetched: {why}", "", remedy))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 from typing import Any
 
 import msgspec
 
+from oncue.endpoint.worker.blob_files import BLOBS
 from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
 from oncue.functions.load import pip_line
 from oncue.pickles import PYTHON
-from oncue.protocol.payload import MSGPACK, Ref, is_plain, pack_ref, unpack_args
-from oncue.protocol.payload import pack as pack_value
+from oncue.protocol.payload import MSGPACK, is_plain, unpack_args
 from oncue.protocol.records import INLINE_BYTES, Failure
 
 # Kept, so that a function that replaces it breaks no answer.
@@ -24,21 +24,20 @@ def packed(result: Any) -> bytes:
 
     Raises CannotPack, OSError.
     """
-    try:
-        if type(result) is bytes and len(result) > INLINE_BYTES:
-            data = _pack_bytes(result)
-        else:
-            data = MSGPACK + _encode_value(result) if is_plain(result) else pack_value(result)
-    except UnicodeEncodeError:  # lone surrogates
-        data = pack_value(result)
-    return data if len(data) <= INLINE_BYTES else _store_blob(data)
+    if type(result) is bytes and len(result) > INLINE_BYTES:
+        return BLOBS.put(*_pack_bytes(result))
+    if is_plain(result):
+        with contextlib.suppress(UnicodeEncodeError):  # lone surrogates: a pickle has them
+            data = MSGPACK + _encode_value(result)
+            return data if len(data) <= INLINE_BYTES else BLOBS.put(data)
+    return BLOBS.pickled(result)
 
 
 def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Unpack a call's arguments. Raises CannotLoad, BlobMissing."""
     here = f"the worker's Python {PYTHON} ({sys.executable})"
     try:
-        return unpack_args(payload, _fetch)
+        return unpack_args(payload, BLOBS)
     except OtherPython as e:
         theirs = e.details["python"]
         raise CannotLoad(
@@ -61,8 +60,8 @@ def arguments(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         ) from e
 
 
-def _pack_bytes(data: bytes) -> bytes:
-    """Pack large bytes.
+def _pack_bytes(data: bytes) -> tuple[bytes, bytes]:
+    """Pack large bytes; return header and content.
 
     msgspec copies them twice, and crashes where there is no memory for it.
     """
@@ -71,7 +70,7 @@ def _pack_bytes(data: bytes) -> bytes:
             f"bytes of {len(data):,} are more than 4 GiB",
             remedy="return smaller pieces, or write a file and return its path",
         )
-    return b"".join((MSGPACK, b"\xc6", len(data).to_bytes(4, "big"), data))  # msgpack bin32
+    return b"".join((MSGPACK, b"\xc6", len(data).to_bytes(4, "big"))), data  # msgpack bin32
 
 
 def unpackable(result: Any, error: CannotPack) -> Failure:
@@ -83,16 +82,3 @@ def unpackable(result: Any, error: CannotPack) -> Failure:
         "oncue.CannotPack", f"the function returned a {kind}, which cannot travel: {error.message}", "", remedy
     )
 
-
-def _blobs() -> Any:
-    from oncue.blobs import Blobs
-
-    return Blobs(os.environ["ONCUE_BLOBS"], durable=False)
-
-
-def _fetch(ref: Ref) -> bytes:
-    return bytes(_blobs().read(ref.sha256))
-
-
-def _store_blob(packed: bytes) -> bytes:
-    return pack_ref(Ref(_blobs().put(packed), len(packed)))

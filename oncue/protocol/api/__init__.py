@@ -5,6 +5,7 @@ the field names. Ids are hex, times unix microseconds, sizes bytes.
 """
 
 from oncue.protocol.api.base import Page, Problem, Request, Response
+from oncue.protocol.api.blobs import BlobsMissing, BlobsRequest
 from oncue.protocol.api.events import DeadInfo, Dismissed, DismissRequest, Emitted, EventInfo
 from oncue.protocol.api.registry import (
     EndpointInfo,
@@ -47,6 +48,8 @@ __all__ = [
     "Accepted",
     "AttemptInfo",
     "BatchRequest",
+    "BlobsMissing",
+    "BlobsRequest",
     "CancelRequest",
     "DeadInfo",
     "DeployRequest",

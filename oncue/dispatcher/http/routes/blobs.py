@@ -15,6 +15,7 @@ from oncue.dispatcher.http.route import OCTETS, RequestContext, Route
 from oncue.dispatcher.http.schemas import BlobInfo
 from oncue.dispatcher.http.streams import serve_stream
 from oncue.errors import BlobMissing, DiskFull, Invalid, Malformed, UnsupportedType
+from oncue.protocol.api import BlobsMissing, BlobsRequest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -66,7 +67,21 @@ async def get(context: RequestContext) -> web.StreamResponse:
     return await serve_stream(context.stream(), response, parts, bytes, grace_s=1.0, length=size)
 
 
+async def missing(context: RequestContext) -> BlobsMissing:
+    request: BlobsRequest = context.body
+    return BlobsMissing(missing=await context.backend.blobs.missing(request.sha256))
+
+
 ROUTES = (
+    Route(
+        "POST",
+        "/v1/blobs/missing",
+        missing,
+        summary="Which blobs the store does not have; the others stay as long as new ones.",
+        scope="user",
+        takes=BlobsRequest,
+        gives=BlobsMissing,
+    ),
     Route(
         "PUT",
         "/v1/blobs/{sha256}",
