@@ -18,6 +18,7 @@ __all__ = [
     "FunctionError",
     "Invalid",
     "NotFound",
+    "ObjectRef",
     "OncueError",
     "OncueExecutor",
     "Options",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         UnreadableResult,
         UntrustedResult,
     )
+    from oncue.pickles import ObjectRef
 
 _CLIENT = ("BoundClient", "Client", "Options", "Retry", "Task", "as_completed")
 _EXECUTOR = ("OncueExecutor", "TaskFuture")
@@ -80,5 +82,6 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         home = "client" if name in _CLIENT else "client.executor" if name in _EXECUTOR else "errors"
+        home = "pickles" if name == "ObjectRef" else home
         return getattr(import_module(f"oncue.{home}"), name)
     raise AttributeError(f"module 'oncue' has no attribute {name!r}")

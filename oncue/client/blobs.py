@@ -44,9 +44,9 @@ def send_apart(http: Http, packed: PackedApart) -> bytes:
 
 
 def missing(http: Http, wanted: list[str]) -> list[str]:
-    """Return which of these blobs the server does not have. It keeps the others a while.
+    """Return which of these blobs the server does not have.
 
-    Raises Unreachable.
+    It keeps the others a while. Raises Unreachable.
     """
     if not wanted:
         return []

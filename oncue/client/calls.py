@@ -63,7 +63,10 @@ def _payload(http: Http, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes
 
 
 def _pack_plain(args: tuple[Any, ...]) -> bytes | None:
-    """Pack a few small plain values; None for others. Faster than payload.pack_args_apart."""
+    """Pack a few small plain values; None for others.
+
+    It is faster than payload.pack_args_apart.
+    """
     for arg in args:
         if type(arg) not in _FIXED and not (type(arg) in _SIZED and len(arg) < LEAST_BYTES):
             return None

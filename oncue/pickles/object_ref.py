@@ -18,8 +18,9 @@ load: Callable[[bytes], Any] | None = None
 
 
 class ObjectRef(Generic[R]):
-    """Reference to a value that was stored once. It can be pickled, also for another program.
+    """Reference to a value that was stored once.
 
+    It can be pickled, also for another program.
     `payload`: the packed value; large content is in the blob store.
     """
 

@@ -213,7 +213,10 @@ def pack_apart(value: Any) -> PackedApart:
 
 
 def _pack_apart(value: Any, apart: OutOfBand, pack_whole: Callable[[list[ObjectRef[Any]]], bytes]) -> PackedApart:
-    """Pack a value whose large bytes `apart` has wrapped; `pack_whole` packs the original."""
+    """Pack a value whose large bytes `apart` has wrapped.
+
+    `pack_whole` packs the original.
+    """
     objects: list[ObjectRef[Any]] = []
     buffers: list[Buffer] = []
     body = b""
@@ -226,7 +229,7 @@ def _pack_apart(value: Any, apart: OutOfBand, pack_whole: Callable[[list[ObjectR
     if not body or (buffers and (small or len(body) > BODY_BYTES)):
         objects.clear()
         body, buffers = pack_whole(objects), []
-    stored = [blob for each in objects if (ref := ref_of(each.payload)) is not None for blob in ref.blobs]
+    stored = list(dict.fromkeys(blob for each in objects for blob in blobs_of(each.payload)))
     if len(stored) + len(buffers) > MOST_BLOBS:
         raise CannotPack(f"the value refers to {len(stored):,} blobs", remedy=f"at most {MOST_BLOBS} a call: split it")
     return PackedApart(body, buffers, stored)

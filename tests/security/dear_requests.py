@@ -174,6 +174,14 @@ def _put(world: World) -> list[Dear]:
     return [Dear("PUT", f"/v1/blobs/{hashlib.sha256(content).hexdigest()}", content)]
 
 
+def _missing_blobs(world: World) -> list[Dear]:
+    names = ", ".join(f'"{n:064x}"' for n in range(1_000))
+    return [
+        Dear("POST", "/v1/blobs/missing", body.encode(), JSON)
+        for body in (f'{{"sha256": [{names}]}}', f'{{"sha256": [{names}, {names}]}}')
+    ]
+
+
 DEAR: dict[str, Maker] = {
     "POST /v1/tasks": _submit,
     "POST /v1/tasks/batch": _batch,
@@ -237,6 +245,7 @@ DEAR: dict[str, Maker] = {
     "GET /v1/tokens": get("/v1/tokens"),
     "DELETE /v1/tokens/{id}": lambda w: [Dear("DELETE", f"/v1/tokens/{LONG}")],
     "PUT /v1/blobs/{sha256}": _put,
+    "POST /v1/blobs/missing": _missing_blobs,
     "GET /v1/blobs/{sha256}": get("/v1/blobs/{blob}"),
     "GET /v1/view": get("/v1/view", admin=True),
     "POST /hooks/{trigger}": _hook,

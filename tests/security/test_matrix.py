@@ -165,6 +165,9 @@ CASES: dict[str, list[Case]] = {
             lambda _: "/v1/blobs/" + hashlib.sha256(b"other").hexdigest(), frozenset((201,)), lambda _: b"other"
         )  # content is named by its hash: the same for everybody
     ],
+    "POST /v1/blobs/missing": [
+        Case(fixed("/v1/blobs/missing"), frozenset((200,)), lambda _: {"sha256": ["0" * 64]})  # as for GET
+    ],
     # Who knows the hash of 256 bits has the content, or was given it.
     "GET /v1/blobs/{sha256}": [Case(fixed("/v1/blobs/" + "0" * 64), frozenset((404, 410)))],
     "GET /v1/view": [Case(fixed("/v1/view"), frozenset((403,)))],

@@ -1,4 +1,7 @@
-"""Blob files: large arguments and results, in the folder that agent and workers share."""
+"""Blob files: large arguments and results.
+
+They are in a folder that agent and workers share.
+"""
 
 from __future__ import annotations
 

@@ -81,4 +81,3 @@ def unpackable(result: Any, error: CannotPack) -> Failure:
     return Failure(
         "oncue.CannotPack", f"the function returned a {kind}, which cannot travel: {error.message}", "", remedy
     )
-

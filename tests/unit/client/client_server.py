@@ -11,9 +11,10 @@ import contextlib
 import hashlib
 import os
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
@@ -26,10 +27,28 @@ from oncue.errors import NotFound, OncueError, RateLimited, Unauthorized
 from oncue.functions.body import Packed
 from oncue.protocol import payload
 from oncue.protocol.api import Accepted, BatchRequest, EndpointInfo, FunctionInfo, FunctionRequest, Problem, TaskInfo
+from oncue.protocol.buffers import read_buffer
 from oncue.protocol.records import CANCELLED, ERROR, OK, Ended, Failure
 
 SUBJECT = "ada"
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class _Blobs:
+    """A BlobSource in memory."""
+
+    def __init__(self, blobs: dict[str, bytes]) -> None:
+        self._blobs = blobs
+
+    def read(self, sha256: str) -> bytes:
+        return self._blobs[sha256]
+
+    def buffer(self, blob: payload.BlobName) -> Any:
+        with tempfile.TemporaryFile() as file:
+            file.write(self._blobs[blob.sha256])
+            file.flush()
+            file.seek(0)
+            return read_buffer(file)
 
 
 class World:
@@ -61,9 +80,8 @@ class World:
         self.limited = 0  # so many events are refused: there are too many requests
 
     def execute(self, request: BatchRequest, task: bytes, content: bytes) -> Ended:
-        fetch: Callable[[payload.Ref], bytes] = lambda ref: self.blobs[ref.sha256]  # noqa: E731
         try:
-            args, kwargs = payload.unpack_args(content, fetch)
+            args, kwargs = payload.unpack_args(content, _Blobs(self.blobs))
             fn = cloudpickle.loads(self.functions[request.function].body)
             value = payload.pack(fn(*args, **kwargs))
         except Exception as e:
@@ -102,6 +120,7 @@ class Server:
         app.router.add_get("/v1/tasks/{id}", self._task)
         app.router.add_get("/v1/outcomes", self._stream)
         app.router.add_put("/v1/blobs/{sha}", self._put_blob)
+        app.router.add_post("/v1/blobs/missing", self._missing_blobs)
         app.router.add_get("/v1/blobs/{sha}", self._get_blob)
         app.router.add_post("/v1/events", self._events)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
@@ -211,6 +230,10 @@ class Server:
         info = TaskInfo(id=name.hex(), state=state, function="f", name="f", endpoint="local", owner=SUBJECT)
         info = msgspec.structs.replace(info, endpoint_id=self.world.endpoint_id)
         return _json(msgspec.structs.replace(info, sent=self._sent(name)))
+
+    async def _missing_blobs(self, request: web.Request) -> web.Response:
+        wanted = (await request.json())["sha256"]
+        return _json({"missing": [sha for sha in wanted if sha not in self.world.blobs]})
 
     async def _put_blob(self, request: web.Request) -> web.Response:
         self.world.blobs[request.match_info["sha"]] = await request.read()

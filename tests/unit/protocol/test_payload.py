@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from oncue.client.calls import pack_call
 from oncue.errors import CannotPack, Undecodable
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import (
@@ -18,6 +17,7 @@ from oncue.protocol.payload import (
     is_plain,
     pack,
     pack_args,
+    pack_args_apart,
     ref_of,
     unpack,
     unpack_args,
@@ -85,7 +85,7 @@ def test_too_deep_for_msgpack_is_a_pickle() -> None:
     assert unpack(pack(deep)) == deep
 
 
-@pytest.mark.parametrize("packer", [pack_args, pack_call])
+@pytest.mark.parametrize("packer", [pack_args, lambda args, kwargs: pack_args_apart(args, kwargs).body])
 def test_the_argument_that_cannot_be_shipped_is_named(packer: Any) -> None:
     with pytest.raises(CannotPack, match=r"^argument 2: a value of type lock cannot be pickled: TypeError"):
         packer((1, threading.Lock()), {"x": 3})
@@ -93,7 +93,7 @@ def test_the_argument_that_cannot_be_shipped_is_named(packer: Any) -> None:
         packer((1,), {"x": [threading.Lock()]})
 
 
-@pytest.mark.parametrize("packer", [pack_args, pack_call])
+@pytest.mark.parametrize("packer", [pack_args, lambda args, kwargs: pack_args_apart(args, kwargs).body])
 def test_arguments_may_share(packer: Any) -> None:
     shared: list[int] = []
     (a, b), _ = unpack_args(packer((shared, shared), {}))

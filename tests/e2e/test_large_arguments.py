@@ -1,0 +1,111 @@
+"""Large arguments: stored once, fetched once, mapped at the worker, never lost."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oncue.client import Client
+from oncue.errors import BlobMissing, CannotPack, TaskFailed
+from oncue.protocol.payload import BlobName, Ref, pack_ref
+from tests.e2e.running import PATIENCE_S, System, has_ended, system_in
+
+np = pytest.importorskip("numpy", reason="needs numpy", exc_type=ImportError)
+pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with system_in(tmp_path_factory.mktemp("large")) as system:
+        system.await_connected()
+        yield system
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[Client]:
+    with system.client() as client:
+        yield client
+
+
+def stored(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("blobs/??/*") if path.stat().st_size > 1_000_000]
+
+
+def total(array: Any, n: int) -> float:
+    return float(array[n])
+
+
+def test_the_same_array_in_five_calls_is_stored_and_fetched_once(system: System, client: Client) -> None:
+    array = np.random.default_rng(1).random(1_000_000)
+    before = stored(system.data), stored(system.data / "endpoints" / "local")
+    found = client.gather([client.submit(total, array, n) for n in range(5)], PATIENCE_S)
+    assert found == array[:5].tolist()
+    after = stored(system.data), stored(system.data / "endpoints" / "local")
+    assert [len(b) - len(a) for a, b in zip(before, after, strict=True)] == [1, 1]
+
+
+def test_an_array_is_mapped_into_the_worker(client: Client) -> None:
+    def base_of(array: Any) -> tuple[str, bool, bool]:
+        base = array
+        while getattr(base, "base", None) is not None:
+            base = base.base
+        owner = base.obj if isinstance(base, memoryview) else base
+        array[0] = -1
+        return type(owner).__name__, bool(array.flags.writeable), bool(array.flags.aligned)
+
+    array = np.arange(500_000, dtype="float64")
+    for _ in range(2):  # what the first call wrote into its array is not in the second one's
+        assert client.submit(base_of, array).result(PATIENCE_S) == (mmap.mmap.__name__, True, True)
+        assert client.submit(total, array, 0).result(PATIENCE_S) == 0.0
+
+
+def test_a_value_is_put_once_for_many_calls(system: System, client: Client) -> None:
+    before = len(stored(system.data))
+    ref = client.put({"image": np.arange(400_000, dtype="float64"), "name": "x"})
+    found = client.gather(client.starmap(lambda d, n: d["image"][n] + n, [(ref, n) for n in range(50)]), PATIENCE_S)
+    assert found == [2.0 * n for n in range(50)]
+    nested = client.submit(lambda values, *, key: (len(values), values[1]["name"], key["name"]), [1, ref], key=ref)
+    assert nested.result(PATIENCE_S) == (2, "x", "x")
+    assert len(stored(system.data)) - before == 1
+
+
+def test_what_was_put_survives_a_killed_server(stopped: System) -> None:
+    stopped.up()
+    with stopped.client() as client:
+        ref = client.put(np.arange(400_000, dtype="float64"))
+    server = stopped.server
+    os.kill(server.pid, signal.SIGKILL)
+    stopped.await_true(lambda: has_ended(server), "the server is gone")
+    stopped.up()
+    stopped.await_connected()
+    with stopped.client() as client:
+        assert client.submit(total, ref, 7).result(PATIENCE_S) == 7.0
+
+
+def test_a_call_with_an_unknown_blob_fails_and_says_so(client: Client) -> None:
+    ref = client.put(np.arange(400_000, dtype="float64"))
+    good = Ref("0" * 64, 500_000, body=b"p\x80\x05N.", more=(BlobName("1" * 64, 9),))
+    for wrong in (
+        good,
+        Ref("../../etc/passwd", 9, body=b"p", more=()),
+        Ref("x", 9, more=(BlobName("0" * 64, 1),) * 999),
+    ):
+        ref.payload = pack_ref(wrong)
+        with pytest.raises(TaskFailed, match="large arguments could not be fetched") as caught:
+            client.submit(total, ref, 1).result(PATIENCE_S)
+        assert "BlobMissing" in str(caught.value)
+    assert client.submit(total, np.arange(400_000, dtype="float64"), 1).result(PATIENCE_S) == 1.0
+
+
+def test_an_object_ref_is_no_result_and_no_global(client: Client) -> None:
+    ref = client.put([1, 2, 3])
+    with pytest.raises(CannotPack, match="only as an argument"):
+        client.submit(lambda: ref)
+    with pytest.raises(BlobMissing):
+        client.fetch(Ref("0" * 64, 1))
