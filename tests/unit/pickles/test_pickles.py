@@ -222,7 +222,7 @@ class Leaves:
 
 def _result(packed: bytes) -> Any:
     ended = Ended(b"i" * 16, 1, OK, 0, 0, packed)
-    return results.value(ended, b"\x01" * 16, "f", "lab", lambda ref: b"", lambda: True)
+    return results.value(ended, b"\x01" * 16, "lab", lambda ref: b"", lambda: True)
 
 
 GONE = PICKLE + b"cnowhere_at_all\nThing\n."  # a global of a module

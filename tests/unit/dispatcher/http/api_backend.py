@@ -37,7 +37,7 @@ TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "rea
 
 # service of the Backend -> its methods, and which method of MemoryBackend answers
 SERVICES = {
-    "blobs": {"put": "_put_blob", "get": "_get_blob"},
+    "blobs": {"put": "_put_blob", "get": "_get_blob", "missing": "_missing_blobs"},
     "dead_letters": {"page": "_dead", "get": "_dead_letter", "retry": "_retry_dead", "dismiss": "_dismiss_dead"},
     "events": {"emit": "_emit", "page": "_events", "get": "_event", "live": "_live"},
     "triggers": {"all": "_triggers", "get": "_trigger", "explain": "_explain_file", "receive": "_receive"},
@@ -195,6 +195,9 @@ class MemoryBackend:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise Invalid("the content has another hash", remedy="send it again")
         self.stored_blobs[sha256] = content
+
+    async def _missing_blobs(self, wanted: Sequence[str]) -> list[str]:
+        return [sha256 for sha256 in wanted if sha256 not in self.stored_blobs]
 
     async def _get_blob(self, caller: Caller, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
         content = self.stored_blobs.get(sha256)
