@@ -18,7 +18,9 @@ from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ReadPart, WritePart
 from oncue.dispatcher.bridge.pending_tasks import TaskGroup
 from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.off_loop import MANY, off_loop_if
 from oncue.errors import BlobMissing, OncueError
+from oncue.processes.fair_threads import on_behalf_of
 from oncue.protocol import bridge
 from oncue.protocol.payload import REF
 from oncue.protocol.topics import REGISTRY
@@ -98,6 +100,7 @@ class BlobTransfers:
             self._run(self._read_all(channel, session))
 
     async def _read_all(self, channel: EndpointChannel, session: _Session) -> None:
+        on_behalf_of.set(channel.endpoint)
         try:
             while session.reads and not channel.backlogged:
                 await self._read(channel, session, session.reads.popleft())
@@ -140,7 +143,7 @@ class BlobTransfers:
         record, body, permitted = await context.view.function_for(sha, endpoint, owner)
         if sha in session.permitted:  # a later part: the many tasks in flight are not searched again
             return body
-        permitted = permitted or any(g.call.function == sha for g in _groups(channel))
+        permitted = permitted or await _any_in_flight(channel, lambda g: g.call.function == sha)
         # Another server may have registered it a moment ago.
         if record is None and permitted and context.log.shared:
             await context.barrier((REGISTRY,))
@@ -158,8 +161,8 @@ class BlobTransfers:
         if sha in session.permitted:
             return
         wanted = sha.encode()
-        if not any(t.args[:1] == REF and wanted in t.args for g in _groups(channel) for t in g.tasks) and not (
-            await self._context.view.has_open_argument(channel.endpoint, sha)
+        if not await self._context.view.has_open_argument(channel.endpoint, sha) and not await _any_in_flight(
+            channel, lambda g: any(t.args[:1] == REF and wanted in t.args for t in g.tasks)
         ):
             self._drop(channel.endpoint, "transfer", "asked for a blob that none of its tasks needs")
             raise _missing(sha)
@@ -242,9 +245,24 @@ class BlobTransfers:
             upload.abort()
 
 
-def _groups(channel: EndpointChannel) -> list[TaskGroup]:
-    """Return the groups of the tasks in flight, each once."""
-    return list({id(g): g for g in channel.in_flight.values()}.values())
+async def _any_in_flight(channel: EndpointChannel, test: Callable[[TaskGroup], bool]) -> bool:
+    """Return True if a group of tasks in flight passes the test.
+
+    There may be 200,000 groups, and an agent may ask again and again: many are searched beside the
+    loop.
+    """
+    groups = list(channel.in_flight.values())
+    return await off_loop_if(len(groups) > MANY, _any, groups, test)
+
+
+def _any(groups: list[TaskGroup], test: Callable[[TaskGroup], bool]) -> bool:
+    seen: set[int] = set()  # a group is here once for each of its tasks
+    for group in groups:
+        if id(group) not in seen:
+            seen.add(id(group))
+            if test(group):
+                return True
+    return False
 
 
 def _missing(sha: str) -> BlobMissing:
