@@ -53,6 +53,11 @@ class RecordBatch(msgspec.Struct, frozen=True):
         """Offset to commit, or to read from, after this batch."""
         return self.end or self.offsets[-1] + 1
 
+    def split(self, at: int) -> tuple[RecordBatch, RecordBatch]:
+        """Return the first `at` records and the others, of which there must be some."""
+        first = RecordBatch(self.topic, self.partition, self.offsets[:at], self.records[:at])
+        return first, RecordBatch(self.topic, self.partition, self.offsets[at:], self.records[at:], self.end)
+
 
 def partition_of(key: bytes, count: int) -> int:
     """Return the partition of a key: crc32 modulo `count`; 0 without a key."""

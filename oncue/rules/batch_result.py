@@ -26,6 +26,9 @@ MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
 LETTER_EVENTS, LETTER_BYTES = 1_000, 8 * 1024 * 1024  # that one dead letter names
 REASON_CHARS = 300  # of the reason why a condition could not be evaluated
 KEPT_BYTES = 4 * 1024 * 1024  # of events in the dead letters of one commit; others are only named
+EVENT_TASKS = 20_000  # that one event may make
+EVENT_ARGUMENTS_BYTES = 256 * 1024 * 1024  # of these tasks, in memory
+EVENT_MATCHES_BYTES = 64 * 1024 * 1024  # that one event may make for the stateful rules of one owner
 FEW = 4  # rules tested for an event without looking at the clock
 
 
@@ -52,6 +55,8 @@ class BatchResult:
         self.frames = TaskFrames(directory, now)
         self._now_ms = now // 1000
         self._matches: list[Record] = []
+        self._matches_bytes = 0
+        self._event_matches: dict[str, int] = {}  # owner -> bytes of matches of the event at hand
         self._matched: dict[ActiveRule, list[int]] = {}  # see _counts
         self._reasons: dict[ActiveRule, str] = {}
         self._unknown: dict[ActiveRule, Unevaluated] = {}
@@ -63,6 +68,7 @@ class BatchResult:
 
         `event`: the record, if it is decoded already.
         """
+        self._event_matches.clear()
         try:
             event = event or _decoded(record)
             entries = self._active_rules.candidates(event)
@@ -133,7 +139,7 @@ class BatchResult:
                 self._fire(entry, event.event, answer.payloads)
             elif answer.kind == MATCHED:
                 self._counts(entry)[0] += 1
-                self._matches.append(Record(answer.match, answer.key))
+                self._add_match(entry, Record(answer.match, answer.key))
             elif answer.kind == NO and answer.reason:
                 self._could_not_evaluate(entry, event.event, answer.reason)
             elif answer.kind == FAILED:
@@ -151,12 +157,24 @@ class BatchResult:
         """Note an event that a rule, and maybe later ones, do not even begin to test."""
         self._untested.setdefault((entry, event.batch.partition, why), []).append(event)
 
-    def refuse(self, event: Postponed, entry: ActiveRule) -> None:
+    def excess(self, entry: ActiveRule, tasks: int) -> str:
+        """Return what the event has made too much of to test another rule; "": nothing.
+
+        `tasks`: those that were there before it.
+        """
+        if self.frames.tasks - tasks > EVENT_TASKS or self.frames.held_bytes > EVENT_ARGUMENTS_BYTES:
+            return f"{self.frames.tasks:,} tasks, the most that one event may make, by other rules"
+        size = self._event_matches.get(entry.deployment.owner, 0)
+        if entry.rule.operators is not None and size > EVENT_MATCHES_BYTES:
+            return f"{size >> 20} MiB for other rules with operators to keep, the most that one event may make of one owner"
+        return ""
+
+    def refuse(self, event: Postponed, entry: ActiveRule, excess: str) -> None:
         """Make a dead letter for a rule that an event reaches after too many others."""
         if self.may_match(event, entry):
             error = RuleError(
                 "dispatch",
-                f"the event has made {self.frames.tasks:,} tasks, the most that one event may make, by other rules",
+                f"the event has made {excess}",
                 "narrow the rules that match it (`oncue events show` names them), then `oncue dead retry N`",
             )
             self._to_dead_letters(event.batch, event.offset, event.record, error, event.event, entry)
@@ -220,7 +238,13 @@ class BatchResult:
             match = operators.match(entry.rule.name, label, version, event, at_ms, _mark_us(event))
         except Invalid as e:
             raise RuleError("args", e.message, e.remedy) from None
-        self._matches.append(Record(encode(match), operators.partition_key(match)))
+        self._add_match(entry, Record(encode(match), operators.partition_key(match)))
+
+    def _add_match(self, entry: ActiveRule, record: Record) -> None:
+        owner, size = entry.deployment.owner, len(record.value)
+        self._matches.append(record)
+        self._matches_bytes += size
+        self._event_matches[owner] = self._event_matches.get(owner, 0) + size
 
     def _to_dead_letters(
         self,
@@ -268,6 +292,11 @@ class BatchResult:
     def _counts(self, entry: ActiveRule) -> list[int]:
         """Return [matched, fired, failed, unevaluated] of a rule, to be increased."""
         return self._matched.setdefault(entry, [0, 0, 0, 0])
+
+    @property
+    def held_bytes(self) -> int:
+        """Return the size of arguments and matches in memory."""
+        return self.frames.held_bytes + self._matches_bytes
 
     @property
     def repeatable(self) -> bool:

@@ -42,9 +42,7 @@ MAX_BATCHES = 16  # in one commit
 EXPLAINS = 16  # questions that may wait for one another
 LARGE_BYTES = 128 * 1024  # of an event that is decoded beside the event loop
 MANY_ACTIONS = 500  # whose frames are encoded beside the event loop
-EVENT_TASKS = 20_000  # that one event may make
-EVENT_ARGUMENTS_BYTES = 256 * 1024 * 1024  # of these tasks, in memory
-HELD_BYTES = 32 * 1024 * 1024  # of arguments in memory; then large ones become blobs
+HELD_BYTES = 32 * 1024 * 1024  # of arguments and matches in memory; then large ones become blobs
 
 NONE = Unevaluated("", "", "", 0)
 
@@ -112,18 +110,24 @@ class Engine:
         done: list[RecordBatch] = []
         work = BatchResult(self.active_rules, self._directory, self._replay)
         for batch in batches:
-            await self._process(work, batch)
-            done.append(batch)
-            if work.frames.held_bytes > HELD_BYTES:  # what one commit holds in memory is bounded
-                if not await self._commit(work, done):
-                    return
-                work, done = BatchResult(self.active_rules, self._directory, self._replay), []
+            rest: RecordBatch | None = batch
+            while rest is not None:
+                part, rest = await self._process(work, rest)
+                done.append(part)
+                if work.held_bytes > HELD_BYTES:  # what one commit holds in memory is bounded
+                    if not await self._commit(work, done):
+                        return
+                    work, done = BatchResult(self.active_rules, self._directory, self._replay), []
         if done:
             await self._commit(work, done)
 
-    async def _process(self, work: BatchResult, batch: RecordBatch) -> None:
+    async def _process(self, work: BatchResult, batch: RecordBatch) -> tuple[RecordBatch, RecordBatch | None]:
+        """Process a batch until the work holds much.
+
+        Return what was processed, and the rest.
+        """
         turn = LoopTurn()
-        for offset, record in zip(batch.offsets, batch.records, strict=True):
+        for at, (offset, record) in enumerate(zip(batch.offsets, batch.records, strict=True), 1):
             event = None
             if len(record.value) > LARGE_BYTES:  # up to 0.1 s, of which the loop gets its share
                 event = await asyncio.to_thread(decoded_apart, record)
@@ -131,6 +135,9 @@ class Engine:
                 await self._test_postponed(work, postponed)
             if turn.is_over:
                 await turn.end()
+            if work.held_bytes > HELD_BYTES and at < len(batch.records):
+                return batch.split(at)
+        return batch, None
 
     async def _commit(self, work: BatchResult, batches: Sequence[RecordBatch]) -> bool:
         """Commit the results; return False if another server owns the batches by now."""
@@ -162,9 +169,8 @@ class Engine:
                     work.leave_rest(event, entry, _used_up(owner))
                 continue
             began = perf_counter()
-            many = work.frames.tasks - before > EVENT_TASKS or work.frames.held_bytes > EVENT_ARGUMENTS_BYTES
-            if many and not entry.paused:
-                work.refuse(event, entry)
+            if not entry.paused and (excess := work.excess(entry, before)):
+                work.refuse(event, entry, excess)
             else:
                 await self._test(work, event, entry)
             shares.add(owner, perf_counter() - began)

@@ -418,7 +418,7 @@ def test_a_window_whose_arguments_have_no_end_is_a_dead_letter(tmp_path: Path) -
 
 
 def test_one_event_makes_a_bounded_number_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncue.rules.engine.EVENT_TASKS", 500)
+    monkeypatch.setattr("oncue.rules.batch_result.EVENT_TASKS", 500)
 
     async def body(log: Log, engine: Engine) -> None:
         runs = [{"function": "f", "args": [n]} for n in range(100)]
@@ -431,6 +431,36 @@ def test_one_event_makes_a_bounded_number_of_tasks(tmp_path: Path, monkeypatch: 
         letters = await dead(log)
         assert [letter.rule for letter in letters] == [f"r{n}" for n in range(6, 10)] * 2
         assert "the most that one event may make" in letters[0].reason
+
+    with_engine(tmp_path, body)
+
+
+def test_one_event_makes_a_bounded_number_of_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncue.rules.batch_result.EVENT_MATCHES_BYTES", 1_000_000)
+    monkeypatch.setattr("oncue.rules.engine.HELD_BYTES", 500_000)
+    keeps = {"function": "f", "args": ["${each.data.s}"]}
+
+    async def body(log: Log, engine: Engine) -> None:
+        rules = [rule(f"r{n}", keeps, batch={"count": 9}) for n in range(20)]
+        bobs = json.dumps({"rules": [rule("bobs", keeps, batch={"count": 9})]})
+        engine.update([deployed(rules), Deployment(VERSION, "g", 1, "bob", bobs, {})])
+        commits = 0
+        real = log.commit
+
+        async def counted(*given: Any, **more: Any) -> Any:
+            nonlocal commits
+            commits += 1
+            return await real(*given, **more)
+
+        monkeypatch.setattr(log, "commit", counted)
+        await log.append(EVENTS, [record(n, {"s": "x" * 100_000, "n": n}) for n in range(3)])
+        await consume(log, engine)
+        matched = [decode(Match, r.value).rule for r in await all_of(log, MATCHES)]
+        assert matched == [*(f"r{n}" for n in range(10)), "bobs"] * 3
+        letters = await dead(log)
+        assert [letter.rule for letter in letters] == [f"r{n}" for n in range(10, 20)] * 3
+        assert "one event may make" in letters[0].reason
+        assert commits == 3  # what one holds in memory is bounded
 
     with_engine(tmp_path, body)
 
