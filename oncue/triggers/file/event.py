@@ -25,7 +25,8 @@ class EventMaker:
     source   file:///data/2bm: the watched folder
     subject  the path relative to it; percent-encoded where it holds control characters
     id       a hash of trigger, folder, path and the file's inode, size and modification time:
-             the same state of the same file always has the same id, on any server
+             the same state of the same file always has the same id, on any server; with the
+             ctime if another content with the same three has fired before
     data     path, name, stem, folder (that holds the file), relative, size (bytes),
              mtime (unix seconds), trigger, host, cause (close_write, rename, stable, rescan)
 
@@ -45,11 +46,20 @@ class EventMaker:
         self._seed = f"{name}\0{self._root}\0".encode("utf-8", "surrogateescape")
 
     def make(
-        self, key: FileKey, st: os.stat_result, seen: Fingerprint, cause: str, noticed_us: int, now_us: int
+        self,
+        key: FileKey,
+        st: os.stat_result,
+        seen: Fingerprint,
+        cause: str,
+        noticed_us: int,
+        now_us: int,
+        again: bool = False,
     ) -> Event:
         folder, name = key
         relative = f"{folder}/{name}" if folder else name
         state = f"{relative}\0{seen.ino}\0{seen.size}\0{seen.mtime_ns}".encode()
+        if again:
+            state += f"\0{st.st_ctime_ns}".encode()
         held = f"{self._root}/{folder}" if folder else self._root
         time_ms = min(max(st.st_ctime_ns // 1_000_000, 0), _MOST_MS)
         return Event(

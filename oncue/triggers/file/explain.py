@@ -12,12 +12,14 @@ from itertools import accumulate
 import msgspec
 
 from oncue.triggers.base import ItemExplanation, Status
+from oncue.triggers.file.content import looks_same
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.ledger import EXISTING, FIRED, KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec, selection
 from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.readiness import BUSY_WHY
-from oncue.triggers.file.stability import FileKey, Fingerprint, fingerprint
+from oncue.triggers.file.stability import FileKey, fingerprint
+from oncue.triggers.file.watch.base import ATTRIBUTES
 
 NAME_MAX = 255  # bytes, on Linux and macOS
 PATH_MAX = 4_096  # bytes, on Linux; macOS has less
@@ -82,7 +84,7 @@ def explain_file(
         return ItemExplanation(relative, "missing", f"there is no such file{was}", known.at_us if known else 0)
     if not stat.S_ISREG(st.st_mode):
         return ItemExplanation(relative, "not meant", "it is not a regular file")
-    return _of_file(relative, key, fingerprint(st), known, spec, status, evaluator, pending_files, rescan_s)
+    return _of_file(relative, key, st, known, spec, status, evaluator, pending_files, rescan_s)
 
 
 def _linked_folder(root: str, folder: str) -> str | None:
@@ -94,7 +96,7 @@ def _linked_folder(root: str, folder: str) -> str | None:
 def _of_file(
     relative: str,
     key: FileKey,
-    seen: Fingerprint,
+    st: os.stat_result,
     known: KnownFile | None,
     spec: FileSpec,
     status: Status,
@@ -102,11 +104,13 @@ def _of_file(
     pending_files: PendingFiles,
     rescan_s: float,
 ) -> ItemExplanation:
-    if evaluator.in_flight.get(key) == seen:
+    seen = fingerprint(st)
+    sent = evaluator.in_flight.get(key)
+    if sent is not None and looks_same(sent, seen, st.st_ctime_ns):
         trouble = f": {status.detail}" if status.detail else ""
         return ItemExplanation(relative, "fires", f"its event is being stored{trouble}")
     waiting = evaluator.stability.get(key)
-    if waiting is not None:
+    if waiting is not None and waiting.bits != ATTRIBUTES:
         why = ("it must be unchanged for a while" if waiting.still else BUSY_WHY) + f" (ready: {spec.wants})"
         return ItemExplanation(relative, "waits", why, waiting.at_us)
     if key in pending_files.noticed:

@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS files (  -- the last handled state of each file
     ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     at_us INTEGER NOT NULL,
     gone_us INTEGER NOT NULL DEFAULT 0,  -- when a scan first missed it
+    ctime_ns INTEGER NOT NULL DEFAULT 0,  -- 0: not known (of an older version, or of another machine)
     PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS gone ON files (gone_us) WHERE gone_us > 0;
@@ -48,23 +49,23 @@ CREATE TABLE IF NOT EXISTS pending (batch INTEGER PRIMARY KEY, body BLOB NOT NUL
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _ADD = """
-INSERT INTO files (folder, name, state, ino, size, mtime_ns, at_us)
+INSERT INTO files (folder, name, state, ino, size, mtime_ns, at_us, ctime_ns)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-       json_extract(value, '$[6]') FROM json_each(?) WHERE true
+       json_extract(value, '$[6]'), json_extract(value, '$[7]') FROM json_each(?) WHERE true
 ON CONFLICT (folder, name) DO """
 _STORE = (
     _ADD
     + """UPDATE SET state = excluded.state, ino = excluded.ino, size = excluded.size, mtime_ns = excluded.mtime_ns,
-       at_us = excluded.at_us, gone_us = 0"""
+       at_us = excluded.at_us, ctime_ns = excluded.ctime_ns, gone_us = 0"""
 )
 _STORE_UNKNOWN = _ADD + "NOTHING RETURNING folder, name"
 _STORE_NEWER = _STORE + " WHERE excluded.at_us > files.at_us"
 _THESE = """(folder, name) IN
 (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"""
-_FIND = "SELECT state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ? AND name = ?"
+_FIND = "SELECT state, ino, size, mtime_ns, at_us, gone_us, ctime_ns FROM files WHERE folder = ? AND name = ?"
 _FIND_MANY = """
-SELECT f.folder, f.name, f.state, f.ino, f.size, f.mtime_ns, f.at_us, f.gone_us FROM json_each(?) AS wanted
+SELECT f.folder, f.name, f.state, f.ino, f.size, f.mtime_ns, f.at_us, f.gone_us, f.ctime_ns FROM json_each(?) AS wanted
 JOIN files AS f ON f.folder = json_extract(wanted.value, '$[0]') AND f.name = json_extract(wanted.value, '$[1]')
 """
 
@@ -79,6 +80,7 @@ class FileRow(NamedTuple):
     size: int
     mtime_ns: int
     at_us: int
+    ctime_ns: int = 0
 
 
 class KnownFile(NamedTuple):
@@ -88,10 +90,16 @@ class KnownFile(NamedTuple):
     seen: Fingerprint
     at_us: int
     gone_us: int
+    ctime_ns: int = 0
 
     def is_same(self, seen: Fingerprint) -> bool:
         """Return True if this is the recorded state."""
         return self.seen == seen or (self.seen.ino == ANY_INODE and self.seen[1:] == seen[1:])
+
+
+def known_file(row: FileRow) -> KnownFile:
+    """Return the entry that the row becomes."""
+    return KnownFile(row.state, Fingerprint(row.ino, row.size, row.mtime_ns), row.at_us, 0, row.ctime_ns)
 
 
 class LedgerListener(Protocol):
@@ -132,6 +140,7 @@ class Ledger:
                 "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
                 "PRAGMA cache_size=-8000; PRAGMA temp_store=MEMORY;" + _SCHEMA
             )
+            self._add_ctime()
         except sqlite3.OperationalError as e:
             self._db.close()
             if "locked" not in str(e):
@@ -146,6 +155,11 @@ class Ledger:
                 f"the ledger {path} is damaged: {e}",
                 remedy="move it away: the trigger then starts anew, and the files in its folder count as existing",
             ) from None
+
+    def _add_ctime(self) -> None:
+        """Add the column that ledgers of older versions lack."""
+        if not any(column[1] == "ctime_ns" for column in self._db.execute("PRAGMA table_info(files)")):
+            self._db.execute("ALTER TABLE files ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT 0")
 
     def close(self) -> None:
         self._db.close()
@@ -196,7 +210,7 @@ class Ledger:
     def listing(self, folder: str) -> dict[str, KnownFile]:
         """Return the entries of one folder, by name."""
         rows = self._db.execute(
-            "SELECT name, state, ino, size, mtime_ns, at_us, gone_us FROM files WHERE folder = ?", (folder,)
+            "SELECT name, state, ino, size, mtime_ns, at_us, gone_us, ctime_ns FROM files WHERE folder = ?", (folder,)
         ).fetchall()
         return {name: _found(*rest) for name, *rest in rows}
 
@@ -248,7 +262,7 @@ class Ledger:
 
     def all_rows(self) -> Iterator[list[FileRow]]:
         """Iterate over all rows, in parts."""
-        found = self._db.execute("SELECT folder, name, state, ino, size, mtime_ns, at_us FROM files")
+        found = self._db.execute("SELECT folder, name, state, ino, size, mtime_ns, at_us, ctime_ns FROM files")
         while part := found.fetchmany(PART):
             yield [FileRow(*row) for row in part]
 
@@ -299,8 +313,8 @@ def forget_fired_since(path: Path, since_us: int) -> int:
         return db.execute("DELETE FROM files WHERE state = ? AND at_us >= ?", (FIRED, since_us)).rowcount
 
 
-def _found(state: int, ino: int, size: int, mtime_ns: int, at_us: int, gone_us: int) -> KnownFile:
-    return KnownFile(state, Fingerprint(ino, size, mtime_ns), at_us, gone_us)
+def _found(state: int, ino: int, size: int, mtime_ns: int, at_us: int, gone_us: int, ctime_ns: int) -> KnownFile:
+    return KnownFile(state, Fingerprint(ino, size, mtime_ns), at_us, gone_us, ctime_ns)
 
 
 def _text(rows: Sequence[object]) -> str:

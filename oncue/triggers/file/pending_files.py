@@ -17,17 +17,22 @@ from oncue.clocks.process import now_us
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.file.evaluator import FileEvaluator, PendingFile
 from oncue.triggers.file.folder_scan import NOT_UTF8, is_utf8
+from oncue.triggers.file.open_files import OpenFiles
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.stability import FileKey
 from oncue.triggers.file.watch.base import (
+    ATTRIBUTES,
     CHANGED,
     CLOSED,
     CREATED,
     FOLDER_ADDED,
+    FOLDER_MOVED,
     FOUND,
+    OPENED,
     OVERFLOW,
     RENAMED,
     ROOT_GONE,
+    SOURCE_OPEN,
     Notice,
 )
 
@@ -35,7 +40,8 @@ BATCH = 1_000  # files in one batch
 MAX_NOTICED = 200_000  # pending files; a full scan finds those beyond
 SCAN_ROOM = 4 * BATCH  # scans pause while so many files are pending
 MAX_REPORTED = 10_000
-LINK_S = 0.2  # a created file that was not closed for so long may be a link
+OPEN_S = 0.02  # an open reported so soon after a creation is the creator's
+LINK_S = 0.1  # a created file that was not closed for so long may be a link
 
 
 class FolderGone(OSError):
@@ -50,16 +56,18 @@ class PendingFiles:
         self.lost_notices = False  # a full scan is needed
         self._created: dict[FileKey, float] = {}  # -> time of the check, in monotonic seconds
         self._spec, self._evaluator, self._activity = spec, evaluator, activity
+        self._opens = OpenFiles()
         self._reported: set[str] = set()
 
-    def apply(self, notices: Iterable[Notice]) -> list[str]:
+    def apply(self, notices: Iterable[Notice]) -> list[tuple[str, int]]:
         """Add the files of these notices; return new and renamed folders.
 
-        Raises FolderGone.
+        With each folder: the bits of the files that a scan finds in it. Raises FolderGone.
         """
         matches, noticed = self._spec.matches, self.noticed
-        added: list[str] = []
-        for kind, folder, name, at_us in notices:
+        added: list[tuple[str, int]] = []
+        created: set[FileKey] = set()
+        for kind, folder, name, at_us, source in notices:
             if not (is_utf8(name) and is_utf8(folder)):
                 self.report_once(f"{folder}/{name}" if folder else name, NOT_UTF8)
                 continue
@@ -67,20 +75,44 @@ class PendingFiles:
                 key = (folder, name)
                 if self._created:
                     self._created.pop(key, None)
+                if self._evaluator.hears_opens:
+                    kind |= self._opens.apply(kind, key, source)
                 if matches(folder, name):
                     old = noticed.get(key)
-                    noticed[key] = PendingFile(kind | old.bits if old else kind, at_us, None)
+                    noticed[key] = (
+                        PendingFile(kind | old.bits, at_us, None, min(old.tries, 1))
+                        if old
+                        else PendingFile(kind, at_us, None)
+                    )
             elif kind == CREATED:
                 self._created[folder, name] = time.monotonic() + LINK_S
-            elif kind == FOLDER_ADDED:
-                added.append(folder)
+                created.add((folder, name))
+            elif kind == OPENED:
+                self._opened((folder, name), created)
+            elif kind == ATTRIBUTES:
+                key = (folder, name)
+                if matches(folder, name) and key not in noticed and key not in self._evaluator.stability:
+                    noticed[key] = PendingFile(ATTRIBUTES, at_us, None)
+            elif kind in (FOLDER_ADDED, FOLDER_MOVED):
+                added.append((folder, FOUND if kind == FOLDER_ADDED else FOUND | FOLDER_MOVED))
             elif kind == OVERFLOW:
                 self.lost_notices = True
+                self._opens.clear()
                 self._activity.record_waiting(".", "the kernel lost notices: the whole folder is scanned again")
             elif kind == ROOT_GONE:
                 raise FolderGone(2, "the folder was moved, removed or unmounted", os.fspath(self._spec.root))
         self._limit()
         return added
+
+    def _opened(self, key: FileKey, created: set[FileKey]) -> None:
+        """Note that the open which created the file was reported: its close will be too.
+
+        A later open, by a reader, says nothing. `created`: files whose creation was just reported.
+        """
+        due = self._created.get(key)
+        if due is not None and (key in created or time.monotonic() < due - LINK_S + OPEN_S):
+            del self._created[key]
+            self._opens.add(key)
 
     def _limit(self) -> None:
         """Drop the oldest files beyond the limits; a full scan finds them again."""
@@ -92,9 +124,11 @@ class PendingFiles:
         if len(self._created) > MAX_NOTICED:
             self._created.clear()
 
-    def add_found(self, key: FileKey) -> None:
+    def add_found(self, key: FileKey, bits: int = FOUND) -> None:
         """Add a file that a scan found."""
-        self.noticed[key] = PendingFile(FOUND, now_us(), None)
+        if key in self._opens:
+            bits |= SOURCE_OPEN
+        self.noticed[key] = PendingFile(bits, now_us(), None)
 
     def requeue_due(self, now: float) -> None:
         """Move waiting files that are due to `noticed`.
@@ -103,9 +137,10 @@ class PendingFiles:
         """
         if len(self._evaluator.stability) and len(self.noticed) < SCAN_ROOM:
             for key, waiting in self._evaluator.stability.pop_due(now, BATCH):
-                self.noticed[key] = PendingFile(
-                    waiting.bits, waiting.at_us, waiting.seen if waiting.still else None, not waiting.still
-                )
+                news = self.noticed.get(key)  # noticed at this moment: it is evaluated anew
+                seen = waiting.seen if waiting.still and news is None else None
+                bits = waiting.bits | news.bits if news is not None else waiting.bits
+                self.noticed[key] = PendingFile(bits, waiting.at_us, seen, waiting.tries)
         while self._created:  # ordered by time
             key, due = next(iter(self._created.items()))
             if due > now:
@@ -117,17 +152,17 @@ class PendingFiles:
     def _created_unclosed(self, key: FileKey) -> None:
         """Add a created file that was not closed.
 
-        It is a link, or `ready` asks for no close (`stable` alone).
+        It is a link, or it is being written. The evaluator finds out which.
         """
         try:
             st = os.lstat(self._evaluator.path(key))
         except OSError:
             return
-        at_us = now_us()
-        if stat.S_ISLNK(st.st_mode) or (stat.S_ISREG(st.st_mode) and st.st_nlink > 1):
-            self.noticed.setdefault(key, PendingFile(RENAMED, at_us, None))
-        elif stat.S_ISREG(st.st_mode) and not (self._spec.required or self._spec.any):
-            self.noticed.setdefault(key, PendingFile(FOUND, at_us, None))
+        regular = stat.S_ISREG(st.st_mode)
+        if stat.S_ISLNK(st.st_mode) or (regular and st.st_nlink > 1):
+            self.noticed.setdefault(key, PendingFile(RENAMED, now_us(), None))
+        elif regular:
+            self.noticed.setdefault(key, PendingFile(CREATED, now_us(), None))
 
     def due_s(self, now: float) -> float | None:
         """Return the seconds until `requeue_due` has work; None if no file waits."""

@@ -11,20 +11,31 @@ import stat
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from oncue.clocks.process import now_us
 from oncue.triggers.file.baseline import Baseline
+from oncue.triggers.file.content import looks_same
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.folder_scan import FolderScan
 from oncue.triggers.file.ledger import EXISTING, FIRED, FileRow, KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.stability import fingerprint
-from oncue.triggers.file.watch.base import FolderWatch
+from oncue.triggers.file.watch.base import FOUND, FolderWatch
 
 SCAN_STEP_S = 0.02  # longest step
 RESCAN_S, RESCAN_NETWORK_S, RESCAN_UNWATCHED_S = 300.0, 10.0, 30.0
 RESCAN_SHARE = 50  # full scans take at most one part in so many of the time
+
+
+class QueuedScan(NamedTuple):
+    """A scan that waits or runs."""
+
+    scan: FolderScan
+    steps: Iterator[None]
+    began: float  # monotonic seconds; 0.0: it waits
+    bits: int  # notices of the files in it
 
 
 class Scanner:
@@ -43,19 +54,23 @@ class Scanner:
         self.existing = 0  # existing files found
         self._spec, self._watch, self._ledger = spec, watch, ledger
         self._baseline, self._pending_files, self._evaluator = baseline, pending_files, evaluator
-        self._scans: deque[tuple[FolderScan, Iterator[None], float]] = deque()
+        self._scans: deque[QueuedScan] = deque()
+        self._bits = FOUND  # notices of the files that the running scan finds
         self._next = 0.0  # when the next full scan begins
         self._existing_rows: list[FileRow] = []  # found in this step, not in the ledger yet
         self.enter("")
 
-    def enter(self, folder: str) -> None:
-        """Queue a scan of this folder; "": a full scan."""
+    def enter(self, folder: str, bits: int = FOUND) -> None:
+        """Queue a scan of this folder; "": a full scan.
+
+        `bits`: kinds of the notices of the files in it.
+        """
         if folder and not self._spec.enter(folder):
             return
-        if any(scan.full and began == 0.0 for scan, _, began in self._scans):
+        if any(scan.full and began == 0.0 for scan, _, began, _ in self._scans):
             return  # a full scan that has not begun covers it
         scan = FolderScan(folder, self._spec, self._watch, self._ledger, self._on_file, self._pending_files.report_once)
-        self._scans.append((scan, iter(scan), 0.0))
+        self._scans.append(QueuedScan(scan, iter(scan), 0.0, bits))
 
     def due_s(self, now: float) -> float | None:
         """Return the seconds until `step` has work; None while there is no room."""
@@ -75,10 +90,10 @@ class Scanner:
                 return False
             self._pending_files.lost_notices = False
             self.enter("")
-        scan, steps, began = self._scans[0]
+        scan, steps, began, self._bits = self._scans[0]
         if not began:
             began = now
-            self._scans[0] = (scan, steps, began)
+            self._scans[0] = self._scans[0]._replace(began=began)
         ended = False
         while not ended and self._pending_files.has_room and time.monotonic() - now < SCAN_STEP_S:
             ended = next(steps, self) is self
@@ -107,14 +122,15 @@ class Scanner:
             return
         key, seen = (folder, name), fingerprint(st)
         if known is not None and not (self._spec.existing and known.state == EXISTING):
-            if known.is_same(seen) or (known.state == FIRED and self._spec.never):
+            if looks_same(known, seen, st.st_ctime_ns) or (known.state == FIRED and self._spec.never):
                 return
         elif (
             not self._pending_files.contains(key)  # it was noticed, so it came after the deploy
             and key not in self._evaluator.in_flight
             and self._baseline.existed(folder, name, st, lambda: self._evaluator.writers(key))
         ):
-            self._existing_rows.append(FileRow(*key, EXISTING, *seen, now_us()))
+            self._existing_rows.append(FileRow(*key, EXISTING, *seen, now_us(), st.st_ctime_ns))
             return
-        if not self._pending_files.contains(key) and self._evaluator.in_flight.get(key) != seen:
-            self._pending_files.add_found(key)
+        sent = self._evaluator.in_flight.get(key)
+        if not self._pending_files.contains(key) and (sent is None or not looks_same(sent, seen, st.st_ctime_ns)):
+            self._pending_files.add_found(key, self._bits)

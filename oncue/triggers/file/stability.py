@@ -6,10 +6,10 @@ import errno
 import heapq
 import os
 import signal
-import stat
 import sys
 from typing import NamedTuple
 
+_CAP_LEASE = 1 << 28  # linux/capability.h
 FileKey = tuple[str, str]  # (folder relative to the watched one, name)
 
 
@@ -30,35 +30,42 @@ def fingerprint(st: os.stat_result) -> Fingerprint:
     return Fingerprint(ino, st.st_size, st.st_mtime_ns)
 
 
-def open_for_writing(path: str) -> bool | None:
+def open_for_writing(path: str, follow: bool = False) -> bool | None:
     """Return True if the file is open for writing; None: unknown.
 
-    Covers the processes of this machine.
+    Covers the processes of this machine. `follow` symbolic links.
 
     Linux grants a read lease only on a file that nobody has open for writing (fcntl(2),
-    F_SETLEASE), to the file's owner or to root. The lease is released at once; a writer that opens
-    the file meanwhile waits those microseconds.
+    F_SETLEASE), to the file's owner or with CAP_LEASE. The close releases the lease at once; a
+    writer that opens the file meanwhile waits those microseconds.
     """
     if sys.platform != "linux":
         return None
     import fcntl
 
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
         # A broken lease sends SIGIO, which would end the process; SIGURG is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return False
-    except OSError as e:
+    except OSError as e:  # EINVAL: it is no regular file, or its filesystem has no leases
         return True if e.errno == errno.EAGAIN else None
     finally:
         os.close(fd)
+
+
+def may_ask_about_others() -> bool:
+    """Return True if `open_for_writing` can tell for files of other users too."""
+    try:
+        with open("/proc/thread-self/status") as file:
+            found = next((line for line in file if line.startswith("CapEff:")), "")
+        return bool(int(found.split()[1], 16) & _CAP_LEASE)
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 class WaitingFile(NamedTuple):
@@ -69,6 +76,7 @@ class WaitingFile(NamedTuple):
     seen: Fingerprint
     due: float  # monotonic seconds
     still: bool  # True: ready if unchanged when due; False: evaluated anew
+    tries: int = 0  # checks so far that found it open for writing
 
 
 class StabilityQueue:

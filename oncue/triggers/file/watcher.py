@@ -36,11 +36,19 @@ from oncue.triggers.file.baseline import Baseline
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.event import EventMaker
 from oncue.triggers.file.explain import explain_file
-from oncue.triggers.file.ledger import EXISTING, FIRED, SKIPPED_FILE, FileRow, Ledger, LedgerListener, PendingBatch
+from oncue.triggers.file.ledger import (
+    EXISTING,
+    FIRED,
+    SKIPPED_FILE,
+    FileRow,
+    Ledger,
+    LedgerListener,
+    PendingBatch,
+    known_file,
+)
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import BATCH, FolderGone, PendingFiles
 from oncue.triggers.file.scanner import Scanner
-from oncue.triggers.file.stability import Fingerprint
 from oncue.triggers.file.watch.base import FolderWatch
 from oncue.triggers.file.watch.open import network_mount, open_watch
 
@@ -192,6 +200,8 @@ class FileWatcher:
         baseline.network = bool(self._evaluator.network)
         baseline.folder_found()
         watch = self._watch = open_watch(self._spec.root)
+        self._evaluator.hears_closes = watch.reports_closes and not self._evaluator.network
+        self._evaluator.hears_opens = watch.reports_opens and not self._evaluator.network
         try:
             scanner = self._scanner = Scanner(
                 self._spec, watch, self._ledger, baseline, self._pending_files, self._evaluator
@@ -199,8 +209,8 @@ class FileWatcher:
             self._describe(baseline, scanner)
             before = self._activity.existing
             while not self._stop.is_set():
-                for folder in self._pending_files.apply(watch.read(self._timeout())):
-                    scanner.enter(folder)
+                for folder, bits in self._pending_files.apply(watch.read(self._timeout())):
+                    scanner.enter(folder, bits)
                 self._complete()
                 self._answer()
                 self._pending_files.requeue_due(time.monotonic())
@@ -343,11 +353,11 @@ class FileWatcher:
             ready = self._evaluator.decide(key, pending_file, known.get(key))
             if ready is None:
                 continue
-            st, seen, why = ready
-            events.append(self._make(key, st, seen, why, pending_file.at_us, now))
-            rows.append(FileRow(*key, FIRED, *seen, now))
+            st, seen, why, again = ready
+            events.append(self._make(key, st, seen, why, pending_file.at_us, now, again))
+            rows.append(FileRow(*key, FIRED, *seen, now, st.st_ctime_ns))
             self._activity.record_fired(self._evaluator.relative(key), why, now)
-        self._ledger.store(self._evaluator.drain_skipped())
+        self._ledger.store(self._evaluator.drain_handled())
         if events:
             number, pending = self._next_batch, PendingBatch(rows, events)
             self._next_batch += 1
@@ -357,7 +367,7 @@ class FileWatcher:
     def _send(self, number: int, pending: PendingBatch) -> None:
         self._in_flight[number] = pending
         for row in pending.rows:
-            self._evaluator.in_flight[row.folder, row.name] = Fingerprint(row.ino, row.size, row.mtime_ns)
+            self._evaluator.in_flight[row.folder, row.name] = known_file(row)
         self._sent = time.monotonic()
         self._publish(EventBatch(number, pending.events))
 
@@ -391,6 +401,6 @@ class FileWatcher:
                 del self._in_flight[number]
                 for row in rows:
                     key = (row.folder, row.name)
-                    if self._evaluator.in_flight.get(key) == (row.ino, row.size, row.mtime_ns):
+                    if self._evaluator.in_flight.get(key) == known_file(row._replace(state=FIRED)):
                         del self._evaluator.in_flight[key]
             self._durable.popleft()

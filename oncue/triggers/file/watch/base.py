@@ -16,8 +16,13 @@ RENAMED = 2  # it was renamed, or linked, to this name
 FOUND = 4  # a scan found it: how it came is unknown
 CHANGED = 8  # something changed, on a system that does not report closes
 CREATED = 128  # the name is new: the start of a write, or a link to a complete file
+ATTRIBUTES = 256  # its times, mode, owner or extended attributes changed, not its content
+OPENED = 512  # it was opened; reported only by a watch with `reports_opens`
+SOURCE_CLOSED = 1024  # with RENAMED: its former name was closed before
+SOURCE_OPEN = 2048  # with RENAMED or FOUND: it was created while watched, and not closed
 # ... and about folders.
-FOLDER_ADDED = 16  # a folder is new or has a new name: scan it
+FOLDER_ADDED = 16  # a folder is new: scan it
+FOLDER_MOVED = 4096  # a folder was renamed to this name: scan it
 OVERFLOW = 32  # the kernel lost notices: scan everything
 ROOT_GONE = 64  # the watched folder itself was moved, removed or unmounted
 
@@ -29,6 +34,7 @@ class Notice(NamedTuple):
     folder: str
     name: str
     at_us: int  # when the notice was read
+    source: tuple[str, str] | None = None  # with RENAMED: the former (folder, name), if it is known
 
 
 class FolderWatch(Protocol):
@@ -36,6 +42,8 @@ class FolderWatch(Protocol):
 
     #: False: files must stay unchanged for a while before they count as complete.
     reports_closes: bool
+    #: True: OPENED follows the CREATED of a file that is being written, not that of a link.
+    reports_opens: bool
 
     def add(self, folder: str) -> None:
         """FolderWatch this folder, without its subfolders. Idempotent. Raises OSError."""

@@ -22,12 +22,24 @@ from watchdog.observers.inotify_c import InotifyConstants as K
 from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch, inotify_init, inotify_rm_watch
 
 from oncue.clocks.process import now_us
-from oncue.triggers.file.watch.base import CLOSED, CREATED, FOLDER_ADDED, OVERFLOW, RENAMED, ROOT_GONE, Notice
+from oncue.triggers.file.watch.base import (
+    ATTRIBUTES,
+    CLOSED,
+    CREATED,
+    FOLDER_ADDED,
+    FOLDER_MOVED,
+    OPENED,
+    OVERFLOW,
+    RENAMED,
+    ROOT_GONE,
+    Notice,
+)
 
 _HEAD = struct.Struct("=iIII")  # inotify(7): wd, mask, cookie, length of the name that follows
 _READ_BYTES = 1 << 18
 _READS = 16  # most reads in one call, before the caller gets its turn
-_MASK = K.IN_CLOSE_WRITE | K.IN_MOVED_FROM | K.IN_MOVED_TO | K.IN_CREATE | K.IN_ONLYDIR | K.IN_EXCL_UNLINK
+_MASK = K.IN_CLOSE_WRITE | K.IN_MOVED_FROM | K.IN_MOVED_TO | K.IN_CREATE | K.IN_ATTRIB | K.IN_ONLYDIR | K.IN_EXCL_UNLINK
+_MAX_MOVED = 1_000
 _GONE = K.IN_IGNORED | K.IN_UNMOUNT | K.IN_MOVE_SELF | K.IN_DELETE_SELF
 
 
@@ -36,8 +48,12 @@ class InotifyWatch:
 
     reports_closes = True
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, opens: bool = False) -> None:
+        """`opens`: report OPENED too, one more notice for each open of any file."""
+        self.reports_opens = opens
+        self._mask = _MASK | K.IN_OPEN if opens else _MASK
         self._root = os.fsencode(root)
+        self._moved: dict[int, tuple[str, str]] = {}  # cookie -> former name, until the new one is read
         self._folders: dict[int, str] = {}
         self._watches: dict[str, WatchDescriptor] = {}
         self._fd = inotify_init()
@@ -59,7 +75,7 @@ class InotifyWatch:
 
     def add(self, folder: str) -> None:
         path = os.path.join(self._root, os.fsencode(folder)) if folder else self._root
-        mask = _MASK | (K.IN_DONT_FOLLOW if folder else K.IN_MOVE_SELF | K.IN_DELETE_SELF)
+        mask = self._mask | (K.IN_DONT_FOLLOW if folder else K.IN_MOVE_SELF | K.IN_DELETE_SELF)
         wd = inotify_add_watch(self._fd, path, mask)
         if wd < 0:
             raise _error(path)
@@ -99,7 +115,7 @@ class InotifyWatch:
     def _parse(self, data: bytes, at_us: int, out: list[Notice]) -> None:
         i, end, folders, head = 0, len(data), self._folders, _HEAD
         while i < end:
-            wd, mask, _, length = head.unpack_from(data, i)
+            wd, mask, cookie, length = head.unpack_from(data, i)
             i += 16 + length
             folder = folders.get(wd)
             if folder is None:
@@ -114,14 +130,24 @@ class InotifyWatch:
                 below = f"{folder}/{name}" if folder else name
                 if mask & K.IN_MOVED_FROM:
                     self._drop(below)
-                else:
-                    out.append(Notice(FOLDER_ADDED, below, "", at_us))
+                elif mask & (K.IN_MOVED_TO | K.IN_CREATE):
+                    out.append(Notice(FOLDER_MOVED if mask & K.IN_MOVED_TO else FOLDER_ADDED, below, "", at_us))
             elif mask & K.IN_CLOSE_WRITE:
                 out.append(Notice(CLOSED, folder, name, at_us))
             elif mask & K.IN_MOVED_TO:
-                out.append(Notice(RENAMED, folder, name, at_us))
+                out.append(Notice(RENAMED, folder, name, at_us, self._moved.pop(cookie, None)))
             elif mask & K.IN_CREATE:
                 out.append(Notice(CREATED, folder, name, at_us))
+            elif mask & K.IN_ATTRIB:
+                if name:  # without a name: the watched folder itself
+                    out.append(Notice(ATTRIBUTES, folder, name, at_us))
+            elif mask & K.IN_OPEN:
+                if name:
+                    out.append(Notice(OPENED, folder, name, at_us))
+            elif self.reports_opens:  # IN_MOVED_FROM
+                if len(self._moved) > _MAX_MOVED:  # moved out of the tree: their new names are not read
+                    self._moved.clear()
+                self._moved[cookie] = (folder, name)
 
     def _ended(self, wd: int, folder: str, at_us: int, out: list[Notice]) -> None:
         if not folder:

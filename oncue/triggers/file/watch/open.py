@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from oncue.triggers.file.stability import may_ask_about_others
 from oncue.triggers.file.watch.base import FolderWatch
 
 NETWORK_TYPES = (
@@ -21,7 +22,7 @@ def open_watch(root: Path, system: str = sys.platform) -> FolderWatch:
     if system == "linux":
         from oncue.triggers.file.watch.inotify import InotifyWatch
 
-        return InotifyWatch(root)
+        return InotifyWatch(root, opens=not may_ask_about_others())
     from oncue.triggers.file.watch.watchdog import ObserverWatch
 
     return ObserverWatch(root)

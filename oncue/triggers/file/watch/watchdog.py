@@ -17,7 +17,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from oncue.clocks.process import now_us
-from oncue.triggers.file.watch.base import CHANGED, FOLDER_ADDED, OVERFLOW, RENAMED, ROOT_GONE, Notice
+from oncue.triggers.file.watch.base import CHANGED, FOLDER_ADDED, FOLDER_MOVED, OVERFLOW, RENAMED, ROOT_GONE, Notice
 
 _MAX = 100_000  # most notices held for the watcher; beyond, a scan is cheaper
 
@@ -25,7 +25,7 @@ _MAX = 100_000  # most notices held for the watcher; beyond, a scan is cheaper
 class ObserverWatch(FileSystemEventHandler):
     """A Watch by a watchdog observer, whose thread collects the notices."""
 
-    reports_closes = False
+    reports_closes = reports_opens = False
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -71,7 +71,8 @@ class ObserverWatch(FileSystemEventHandler):
             return
         if event.is_directory:
             if event.event_type != "modified" and name != ".":
-                self._notices.append(Notice(FOLDER_ADDED, f"{folder}/{name}" if folder else name, "", at_us))
+                below = f"{folder}/{name}" if folder else name
+                self._notices.append(Notice(FOLDER_MOVED if moved else FOLDER_ADDED, below, "", at_us))
         else:
             self._notices.append(Notice(RENAMED if moved else CHANGED, folder, name, at_us))
         self._available.set()
