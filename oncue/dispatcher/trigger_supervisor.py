@@ -167,11 +167,8 @@ class TriggerSupervisor:
         run = self._running.get(name)
         return run is not None and run.started.is_set()
 
-    async def receive(self, name: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Pass a request to its webhook.
-
-        Raises NotFound, TriggerFailed, and the errors of `receive`.
-        """
+    def webhook(self, name: str) -> HttpTrigger:
+        """Return a trigger that takes requests. Raises NotFound, TriggerFailed."""
         run = self._running.get(name)
         if run is None or not issubclass(trigger_class(run.wanted.kind), HttpTrigger):
             raise NotFound(f"there is no webhook {name!r}", remedy="deploy a rule file with a trigger of kind webhook")
@@ -180,7 +177,7 @@ class TriggerSupervisor:
                 f"webhook {name!r} does not run: {run.failed or 'it is starting'}",
                 remedy="mend its options in the rule file, and deploy that" if run.failed else "try again in a moment",
             )
-        return await run.trigger.receive(headers, body)
+        return run.trigger
 
     def infos(self, names: Iterable[str] | None = None) -> list[r.TriggerInfo]:
         """Return the states of these triggers (None: all), ordered by name."""

@@ -25,8 +25,9 @@ import msgspec
 
 from oncue.clocks.process import now_us
 from oncue.errors import Invalid, TooLarge
+from oncue.protocol.charsets import decode_text, is_json, is_text, media_type
 from oncue.protocol.codec import DECODE_ERRORS
-from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.protocol.records import STORED_EVENT_BYTES, Event
 
 STRUCTURED = "application/cloudevents+json"
 JSON = "application/json"
@@ -57,7 +58,7 @@ def to_record(event: Event, *, binary: bool = False) -> tuple[bytes, Headers]:
     """Return (value, headers) of the record.
 
     In binary mode extensions become text. Data that is not bytes and has no content type is sent as
-    application/json. Raises Invalid, and TooLarge over EVENT_BYTES.
+    application/json. Raises Invalid, and TooLarge over STORED_EVENT_BYTES.
     """
     if binary:
         return _to_binary(event)
@@ -67,7 +68,7 @@ def to_record(event: Event, *, binary: bool = False) -> tuple[bytes, Headers]:
 def from_record(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
     """Parse a record in either mode; without headers it is structured.
 
-    Raises Invalid, and TooLarge over EVENT_BYTES.
+    Raises Invalid, and TooLarge over STORED_EVENT_BYTES.
     """
     if headers == _HEADERS:  # written by oncue
         return from_json(value)
@@ -110,7 +111,7 @@ def _to_binary(event: Event) -> tuple[bytes, Headers]:
 def _data_bytes(data: Any, content_type: str | None) -> tuple[str | None, bytes]:
     if isinstance(data, bytes):
         return content_type, data
-    if isinstance(data, str) and content_type is not None and not _is_json(content_type):
+    if isinstance(data, str) and content_type is not None and not is_json(content_type):
         return content_type, data.encode()
     return content_type or JSON, _data_json(data)
 
@@ -122,13 +123,28 @@ def _from_binary(value: bytes, headers: Mapping[str, bytes]) -> Event:
         if not header.startswith("ce_"):
             continue
         name = header[3:]
-        if name in ("data", "data_base64", "datacontenttype"):
+        if name in ("data", "data_base64"):
             raise Invalid(f"{name}: cannot be a header", remedy="the data is the record's value, its type content-type")
         fields[name] = _header_text(name, content)
     if "content-type" in headers:
-        fields["datacontenttype"] = _header_text("datacontenttype", headers["content-type"])
-    data = _data_of(value, fields.get("datacontenttype")) if value else None
+        content_type = _header_text("content-type", headers["content-type"])
+        _check_agree(content_type, fields.get("datacontenttype"))
+        fields["datacontenttype"] = content_type
+    data = None
+    if value:
+        data, fields["datacontenttype"] = decode_data(value, fields.pop("datacontenttype", None))
+        if fields["datacontenttype"] is None:
+            del fields["datacontenttype"]
     return _event(fields, data)
+
+
+def _check_agree(content_type: str, attribute: str | None) -> None:
+    """Raise Invalid if the attribute, which some senders add, differs."""
+    if attribute is not None and media_type(attribute) != media_type(content_type):
+        raise Invalid(
+            f"datacontenttype: is {attribute!r}, and content-type says {content_type!r}",
+            remedy="in binary mode the type of the data is content-type alone; or write the same in both",
+        )
 
 
 def _header_text(name: str, content: bytes) -> str:
@@ -138,28 +154,33 @@ def _header_text(name: str, content: bytes) -> str:
         raise Invalid(f"{name}: its header is not UTF-8", remedy="headers of CloudEvents are UTF-8 text") from None
 
 
-def _data_of(value: bytes, content_type: str | None) -> Any:
+def decode_data(value: bytes, content_type: str | None) -> tuple[Any, str | None]:
+    """Return the data of a body, and its content type.
+
+    JSON is decoded; text becomes a string, whatever its charset, and its content type then says
+    UTF-8. All else remains bytes. Raises Invalid if it claims to be JSON and is not.
+    """
     if content_type is None:
-        return value
-    if _is_json(content_type):
-        try:
-            data = _decode(value)
-        except DECODE_ERRORS as e:
-            raise Invalid(f"data: not the JSON that its content type says: {e}") from None
-        _check_depth(value)
-        return data
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind.startswith("text/") or kind.endswith(("/xml", "+xml")):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value  # another charset: left to the consumer
-    return value
+        return value, None
+    if is_json(content_type):
+        return _decode_json(value, content_type)
+    if is_text(content_type) and (found := decode_text(value, content_type)) is not None:
+        return found
+    return value, content_type  # of an unknown charset: left to the consumer
 
 
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind.endswith(("/json", "+json"))
+def _decode_json(value: bytes, content_type: str) -> tuple[Any, str]:
+    try:
+        data = _decode(value)
+    except DECODE_ERRORS as e:
+        found = decode_text(value, content_type)  # in another charset, or with a byte order mark
+        try:
+            data, content_type = _decode(found[0] if found else value), found[1] if found else content_type
+        except DECODE_ERRORS:
+            raise Invalid(f"data: not the JSON that its content type says: {e}", remedy="send JSON in UTF-8") from None
+        value = found[0].encode() if found else value
+    _check_depth(value)
+    return data, content_type
 
 
 def _as_text(value: str | int | bool) -> str:
@@ -187,7 +208,7 @@ def to_builtins(event: Event) -> dict[str, Any]:
 
 
 def to_json(event: Event) -> bytes:
-    """Encode an event as JSON. Raises Invalid, and TooLarge over EVENT_BYTES."""
+    """Encode an event as JSON. Raises Invalid, and TooLarge over STORED_EVENT_BYTES."""
     check(event)
     try:
         value = _bounded(_encode(to_builtins(event)))
@@ -198,8 +219,8 @@ def to_json(event: Event) -> bytes:
 
 
 def from_json(value: bytes | str) -> Event:
-    """Parse an event in JSON. Raises Invalid, and TooLarge over EVENT_BYTES."""
-    if len(value) > EVENT_BYTES:
+    """Parse an event in JSON. Raises Invalid, and TooLarge over STORED_EVENT_BYTES."""
+    if len(value) > STORED_EVENT_BYTES:
         raise _too_large(len(value))
     try:
         found = _decode(value)
@@ -399,14 +420,14 @@ def _kind(value: Any) -> str:
 
 
 def _bounded(value: bytes) -> bytes:
-    if len(value) > EVENT_BYTES:
+    if len(value) > STORED_EVENT_BYTES:
         raise _too_large(len(value))
     return value
 
 
 def _too_large(size: int) -> TooLarge:
     return TooLarge(
-        f"the event has {size:,} bytes; {EVENT_BYTES:,} are the most",
+        f"the event has {size:,} bytes; {STORED_EVENT_BYTES:,} are the most",
         remedy="put the data elsewhere and name it in the event (dataref)",
-        limit_bytes=EVENT_BYTES,
+        limit_bytes=STORED_EVENT_BYTES,
     )

@@ -17,7 +17,7 @@ import msgspec
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.cloudevents import STRUCTURED, from_json, from_record
 from oncue.protocol.codec import DECODE_ERRORS
-from oncue.protocol.records import Event
+from oncue.protocol.records import EVENT_BYTES, Event
 
 BATCHED = "application/cloudevents-batch+json"
 BATCH_COMMAS = 1 << 19  # 8 for each of 65,536 events
@@ -34,15 +34,31 @@ def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | N
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == STRUCTURED:
-        check_containers(body)
-        return [from_json(body)]
+        return [_structured(body)]
     if kind == BATCHED:
         return _batch(body)
     if kind.startswith("application/cloudevents"):
         raise Invalid(f"content-type: {kind} is not a form of events that oncue reads", remedy=f"send {STRUCTURED}")
     if any(mark in headers for mark in _MARKS):
+        check_size(body)
         return [_binary(headers, body)]
     return None
+
+
+def _structured(body: bytes) -> Event:
+    check_size(body)
+    check_containers(body)
+    return from_json(body)
+
+
+def check_size(body: bytes) -> None:
+    """Check the size of an event as it was sent. Raises TooLarge."""
+    if len(body) > EVENT_BYTES:
+        raise TooLarge(
+            f"the event has {len(body):,} bytes; at most {EVENT_BYTES:,} are taken",
+            remedy="send a link to the data instead of the data (dataref)",
+            limit_bytes=EVENT_BYTES,
+        )
 
 
 def check_containers(body: bytes) -> None:
@@ -64,9 +80,7 @@ def _batch(body: bytes) -> list[Event]:
     events = []
     for i, item in enumerate(items):
         try:
-            body = bytes(item)
-            check_containers(body)
-            events.append(from_json(body))
+            events.append(_structured(bytes(item)))
         except (Invalid, TooLarge) as e:
             raise type(e)(f"event {i} of the batch: {e.message}", remedy=e.remedy, **e.details) from None
     return events

@@ -20,7 +20,8 @@ VERSION = 1
 
 # Limits, enforced where data enters (API, triggers, agent).
 INLINE_BYTES = 256 * 1024  # a larger payload is sent as a blob
-EVENT_BYTES = 1024 * 1024  # of one event; CloudEvents requires intermediaries to forward 64 KiB
+EVENT_BYTES = 1024 * 1024  # of one event as it is sent; CloudEvents requires intermediaries to forward 64 KiB
+STORED_EVENT_BYTES = 3 * EVENT_BYTES  # of its record: with attributes, data in Base64, escapes of JSON
 HEADERS_BYTES = 64 * 1024  # of the record in a dead letter
 OUTPUT_BYTES = 64 * 1024  # of a task's printed output; the rest is dropped
 TRACEBACK_BYTES = 32 * 1024
@@ -397,7 +398,7 @@ class DeadLetter(Stored, frozen=True):
     offset: int = 0
     rule: str = ""
     event: tuple[str, str] | None = None
-    record: bytes = b""  # its value, cut at EVENT_BYTES
+    record: bytes = b""  # its value, cut at STORED_EVENT_BYTES
     remedy: str = ""
     owner: str = ""  # of the rule; "": no rule, visible to admins only
     headers: Headers = ()  # of the record; an event in binary mode has its attributes there

@@ -14,7 +14,7 @@ from oncue.ids import rule_task_ids
 from oncue.log.base import Append, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Event, headers_within_limit
+from oncue.protocol.records import STORED_EVENT_BYTES, VERSION, DeadLetter, Event, headers_within_limit
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, Unevaluated
 from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, NO, Answer, Question
@@ -258,7 +258,7 @@ class BatchResult:
         if entry is not None:
             self._counts(entry)[2] += 1
             self._reasons[entry] = error.reason
-        value, headers = record.value[:EVENT_BYTES], headers_within_limit(record.headers)
+        value, headers = record.value[:STORED_EVENT_BYTES], headers_within_limit(record.headers)
         offsets: tuple[int, ...] = ()
         self._kept_bytes += len(value)
         if event is not None and self._kept_bytes > KEPT_BYTES:  # a retry reads it where it is

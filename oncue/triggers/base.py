@@ -212,15 +212,22 @@ class Trigger(ABC):
         )
 
 
+HookAnswer = tuple[int, dict[str, str], bytes]  # status, headers, body
+
+
 class HttpTrigger(Trigger):
     """A trigger that the API calls: POST /hooks/<name>, on any server."""
 
     runs_everywhere: ClassVar[bool] = True
 
     @abstractmethod
-    async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Verify a request, emit its events and return (status, headers, body).
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> HookAnswer:
+        """Verify a request, emit its events and return the answer.
 
         A 2xx is returned only when the events are durable. `headers` have lower-case names. Raises
         Unauthorized, Invalid, TooLarge ..., which the API answers with.
         """
+
+    def handshake(self, headers: Mapping[str, str]) -> HookAnswer:
+        """Answer OPTIONS, by which a sender asks whether to send. Raises Forbidden."""
+        return 200, {"allow": "OPTIONS, POST"}, b""

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 
@@ -21,11 +22,17 @@ triggers:
   - {name: forge, kind: webhook, verify: {github: "${env:FORGE_SECRET}"}}
   - {name: door, kind: webhook, verify: {bearer: sesame}, type: door.opened}
   - {name: open, kind: webhook, verify: none, identity: body}
+  - {name: form, kind: webhook, verify: {github: "${env:FORGE_SECRET}"}}
+  - {name: shop, kind: webhook, verify: {hmac-sha512: sold, header: X-Shop-Sig, encoding: base64}, id-header: X-Order}
+  - {name: sized, kind: webhook, verify: none}
   - {name: unset, kind: webhook, verify: {bearer: "${secret:nobody-has-stored-it}"}}
 rules:
   - {name: on-daq, on: daq, run: {function: work.py:echo, endpoint: local, args: {data: "${data}", id: "${id}"}}}
   - {name: on-forge, on: forge, run: {function: work.py:echo, endpoint: local, args: {data: "${data.ref}", id: "${type}"}}}
   - {name: on-door, on: door, run: {function: work.py:echo, endpoint: local, args: {data: "${data}", id: "${type}"}}}
+  - {name: on-form, on: form, run: {function: work.py:echo, endpoint: local, args: {data: "${data.ref}", id: "${type}"}}}
+  - {name: on-shop, on: shop, run: {function: work.py:echo, endpoint: local, args: {data: "${data}", id: "${id}"}}}
+  - {name: on-sized, on: sized, run: {function: work.py:measure, endpoint: local, args: {data: "${data}", id: "${id}"}}}
   - {name: on-open, on: open, run: {function: work.py:echo, endpoint: local, args: {data: "${data}", id: "${id}"}}}
   - {name: on-scan, on: {type: org.aps.scan}, match: {data.n: {exists: true}},
      run: {function: work.py:echo, endpoint: local, args: {data: "${data.n}", id: "${id}"}}}
@@ -39,11 +46,14 @@ def hooked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     secrets.mkdir(parents=True)
     (secrets / "daq").write_text("whsec_" + base64.b64encode(KEY).decode() + "\n")
     with system_in(folder, "--workers", "1", FORGE_SECRET="forged") as system:
-        system.write("work.py", "def echo(data, id):\n    return [data, id]\n")
+        system.write(
+            "work.py",
+            "def echo(data, id):\n    return [data, id]\ndef measure(data, id):\n    return [len(data), id]\n",
+        )
         system.write("hooks.yaml", RULES)
         system.oncue("deploy", "hooks.yaml", "--yes")
         system.await_true(
-            lambda: sum(t["state"] == "running" for t in system.http("GET", "/v1/triggers").json) >= 4, "the triggers"
+            lambda: sum(t["state"] == "running" for t in system.http("GET", "/v1/triggers").json) >= 7, "the triggers"
         )
         yield system
 
@@ -198,7 +208,49 @@ def test_refused(hooked: System, name: str) -> None:
 
 def test_a_hook_accepts_only_post(hooked: System) -> None:
     answer = hooked.http("GET", "/hooks/open", token=None)
-    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
+
+
+def test_the_handshake_of_cloudevents(hooked: System) -> None:
+    asked = {"WebHook-Request-Origin": "eventemitter.example.com", "WebHook-Request-Rate": "120"}
+    answer = hooked.http("OPTIONS", "/hooks/open", headers=asked, token=None)
+    assert answer.status == 200
+    assert answer.headers["webhook-allowed-origin"] == "eventemitter.example.com"
+    assert answer.headers["webhook-allowed-rate"] == "*"
+    assert answer.headers["allow"] == "OPTIONS, POST"
+    assert hooked.http("OPTIONS", "/hooks/nope", headers=asked, token=None).status == 404
+
+
+def test_senders_habits(hooked: System) -> None:
+    """Forms, parameters in the address, other charsets, an empty batch, and any HMAC."""
+    form = b"payload=" + quote_plus('{"ref": "refs/tags/1"}').encode()
+    signature = "sha256=" + hmac.new(b"forged", form, hashlib.sha256).hexdigest()
+    headers = {"X-Hub-Signature-256": signature, "X-GitHub-Event": "create", "X-GitHub-Delivery": "form-1"}
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert hook(hooked, "form", form, headers | kind).status == 202
+    shop = {"X-Shop-Sig": base64.b64encode(hmac.digest(b"sold", b'{"n": 1}', "sha512")).decode(), "X-Order": "order-7"}
+    assert hook(hooked, "shop?source=a&source=b&%ff", b'{"n": 1}', shop).status == 202
+    assert hook(hooked, "shop", b'{"n": 2}', shop).status == 401
+    assert hook(hooked, "shop", b"caf\xe9", {"Content-Type": "text/plain; charset=latin-1"}).status == 401
+    batch = {"Content-Type": "application/cloudevents-batch+json"}
+    assert hook(hooked, "open", b"[]", batch).json == {"accepted": 0}
+    emitted = hooked.http("POST", "/v1/events", b"[]", batch)
+    assert (emitted.status, emitted.json["count"]) == (202, 0)
+    (created,) = hooked.await_tasks(1, rule="on-form")
+    assert created["value"] == ["refs/tags/1", "github.create"]
+    (sold,) = hooked.await_tasks(1, rule="on-shop")
+    assert sold["value"] == [{"n": 1}, "order-7"]
+
+
+def test_a_text_in_another_charset_and_the_largest_body_are_whole(hooked: System) -> None:
+    largest = b"x" * (1 << 20)
+    for body, charset in (("caf\xe9".encode("latin-1"), "; charset=latin-1"), (largest, "")):
+        assert hook(hooked, "sized", body, {"Content-Type": f"text/plain{charset}"}).status == 202
+    assert hook(hooked, "sized", largest + b"x", {"Content-Type": "text/plain"}).status == 413
+    found = hooked.await_tasks(2, rule="on-sized")
+    assert sorted(t["value"][0] for t in found) == sorted([4, 1 << 20])
+    events = hooked.http("GET", "/v1/events?type=oncue.webhook.sized").json["items"]
+    assert {e["event"]["data"] for e in events} == {"café", largest.decode()}
 
 
 def test_a_secret_cannot_name_another_file(hooked: System) -> None:

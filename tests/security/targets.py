@@ -28,7 +28,7 @@ from oncue.rules.matching.template import split
 from oncue.rules.parsing.rule_file import parse
 from oncue.triggers.catalog import OptionStructs
 from oncue.triggers.webhook import signatures
-from oncue.triggers.webhook.trigger import _data
+from oncue.triggers.webhook.body import read_body
 
 Target = Callable[[bytes], None]
 EVENT = Event(id="1", source="/s", type="t", data={"n": 1, "l": [1, 2, 3], "s": "text"})
@@ -142,7 +142,7 @@ def webhook(data: bytes) -> None:
         lambda: signatures.github(headers, body, [b"key"]),
         lambda: signatures.bearer(headers, [b"key"]),
         lambda: signatures.standard_key(_text(data)),
-        lambda: _data(headers.get("content-type", ""), body),
+        lambda: read_body(headers.get("content-type", ""), body),
     ):
         with contextlib.suppress(OncueError):
             verify()

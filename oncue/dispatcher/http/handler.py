@@ -103,7 +103,7 @@ class _Exchange:
         route = self._route
         context = RequestContext(self._api, request, ANONYMOUS)
         await self._admit(context)
-        plain = self._plain_query and "?" not in request.raw_path
+        plain = self._plain_query and (route.any_query or "?" not in request.raw_path)
         context.query = self._no_query if plain else decode_query(request, route.query)
         if self._decoder is None and not route.raw:
             return await self._respond(context)

@@ -114,6 +114,7 @@ class Route:
     # The handler reads the body itself, or answers with a stream. Neither has a limit of size.
     streamed: bool = False
     query: type[msgspec.Struct] = NoQuery
+    any_query: bool = False  # senders add parameters of their own: they are ignored
     gives: Any = None  # type of the answer; None: no content
     gives_msgpack: Any = None  # if the answer in msgpack has other types than in JSON
     items: Any = None  # type of the items, if `gives` is Page

@@ -20,7 +20,7 @@ from oncue.errors import NotFound, TooLarge
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
-from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.protocol.records import STORED_EVENT_BYTES, Event
 from oncue.protocol.topics import EVENTS
 from oncue.view import EventRow
 
@@ -119,11 +119,11 @@ def _records(events: Sequence[Event], binary: bool) -> list[Record]:
     for event in events:
         value, headers = cloudevents.to_record(event, binary=binary)
         size = len(value) + (sum(len(content) for _, content in headers) if binary else 0)
-        if size > EVENT_BYTES:
+        if size > STORED_EVENT_BYTES:
             raise TooLarge(
-                f"event {event.id!r} has {size:,} bytes; at most {EVENT_BYTES:,} are taken",
+                f"event {event.id!r} has {size:,} bytes; at most {STORED_EVENT_BYTES:,} are stored",
                 remedy="put large data somewhere and name it in the event (dataref)",
-                limit_bytes=EVENT_BYTES,
+                limit_bytes=STORED_EVENT_BYTES,
             )
         records.append(Record(value, key=event.source.encode(), headers=headers, time_ms=stamp))
     return records

@@ -25,6 +25,7 @@ from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSuperviso
 from oncue.errors import NotFound, NotReady
 from oncue.protocol import api as r
 from oncue.protocol.records import Event
+from oncue.triggers.base import HookAnswer
 from oncue.triggers.catalog import trigger_class
 
 LOOK_S = 15.0  # how long a deploy waits for initial scans; clients wait 60 s for an answer
@@ -212,17 +213,29 @@ class TriggerService:
 
     # ------------------------------------------------------------ webhooks
 
-    async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Pass a request to a webhook. Return (status, headers, body).
+    async def receive(self, trigger: str, headers: Mapping[str, str], body: bytes) -> HookAnswer:
+        """Pass a request to a webhook.
 
         Raises NotFound, NotReady, Unauthorized, TriggerFailed.
         """
         self._context.check_accepting()
+        await self._await_webhook(trigger)
+        return await self._supervisor.webhook(trigger).receive(headers, body)
+
+    async def handshake(self, trigger: str, headers: Mapping[str, str]) -> HookAnswer:
+        """Answer a sender that asks a webhook whether it may send.
+
+        Raises NotFound, NotReady, Forbidden, TriggerFailed.
+        """
+        await self._await_webhook(trigger)
+        return self._supervisor.webhook(trigger).handshake(headers)
+
+    async def _await_webhook(self, trigger: str) -> None:
+        """Wait for a webhook that another server has just deployed. Raises NotReady."""
         if self._deployed.off:
             raise NotReady(WITHOUT_RULES, remedy="send it again later; the admin starts the server with its rules")
         if not self._supervisor.receives(trigger) and await self._sync_registry():
             await self._supervisor.initial_scan([trigger], FIRST_S)
-        return await self._supervisor.receive(trigger, headers, body)
 
 
 def _known(info: r.TriggerInfo, states: dict[str, r.TriggerInfo]) -> r.TriggerInfo:

@@ -14,7 +14,7 @@ from aiokafka import errors as k
 from aiokafka.record.memory_records import MemoryRecords
 
 from oncue.log.base import Record, RecordBatch
-from oncue.protocol.records import EVENT_BYTES
+from oncue.protocol.records import STORED_EVENT_BYTES
 
 HEAD = struct.Struct(
     ">qiibIhi"
@@ -76,7 +76,7 @@ def decode(
                     found.batches.append((RecordBatch(topic, partition, offsets, records), len(blob)))
         except (k.KafkaError, ValueError, LookupError, TypeError, OverflowError, AssertionError, StopIteration) as e:
             why = f"{e} ({len(blob)} bytes)" if str(e) else f"{type(e).__name__} ({len(blob)} bytes)"
-            found.damaged.append(DamagedBatch(base, why, blob[:EVENT_BYTES]))
+            found.damaged.append(DamagedBatch(base, why, blob[:STORED_EVENT_BYTES]))
         found.reached = following
     _set_end(found, topic, partition, at, reached)
     return found

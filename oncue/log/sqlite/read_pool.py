@@ -20,7 +20,7 @@ from oncue.errors import LogError, Undecodable
 from oncue.log.base import RecordBatch
 from oncue.log.sqlite import rows
 from oncue.log.sqlite.database import explain_damage, open_reader
-from oncue.protocol.records import EVENT_BYTES
+from oncue.protocol.records import STORED_EVENT_BYTES
 
 T = TypeVar("T")
 
@@ -144,7 +144,7 @@ def _fetch(db: sqlite3.Connection, request: ReadRequest, budget: int) -> tuple[R
             try:
                 numbers, records = rows.decode(row)
             except Undecodable as e:
-                damaged.append(DamagedRow(request, first, max(count, 1), e.message, blob[:EVENT_BYTES]))
+                damaged.append(DamagedRow(request, first, max(count, 1), e.message, blob[:STORED_EVENT_BYTES]))
                 reached = max(reached, first + max(count, 1))
                 continue
             if not numbers:

@@ -5,11 +5,12 @@
 CloudEvents (structured, batched, binary) keep their own id, source and type. Any other request
 becomes the data of an event:
 
-    type     `type` of the options, else github.<X-GitHub-Event>, else oncue.webhook.<name>
+    type     `type` of the options, else as the sender says (senders.py), else oncue.webhook.<name>
     source   oncue:///hooks/<name>
-    id       webhook-id, X-GitHub-Delivery or Idempotency-Key: a repeated request is the same event.
-             Without one, each request is a new event, or by `identity: body` each different body
-    data     JSON, else text or bytes
+    id       the header `id-header`, webhook-id, X-GitHub-Delivery or Idempotency-Key, or an id in
+             the body of Stripe or Slack: a repeated request is the same event. Without one, each
+             request is a new event, or by `identity: body` each different body
+    data     JSON, text, an unpacked form, or bytes (body.py)
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
@@ -29,58 +29,19 @@ from oncue import ids
 from oncue.clocks.process import now_us
 from oncue.errors import Forbidden, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol.cloudevents import time_text
-from oncue.protocol.cloudevents_http import check_containers, events_from_http
-from oncue.protocol.codec import DECODE_ERRORS, build_decoders
-from oncue.protocol.records import EVENT_BYTES, NAME_CHARS, Event
-from oncue.quantities import duration_ms
+from oncue.protocol.cloudevents_http import events_from_http
+from oncue.protocol.records import EVENT_BYTES, Event
 from oncue.triggers.activity import ActivityLog
-from oncue.triggers.base import Decision, HttpTrigger, Rights, Status, TriggerContext
+from oncue.triggers.base import Decision, HookAnswer, HttpTrigger, Rights, Status, TriggerContext
 from oncue.triggers.webhook import signatures
+from oncue.triggers.webhook.body import read_body
+from oncue.triggers.webhook.options import REFERENCE, WebhookOptions, read_verify
+from oncue.triggers.webhook.senders import sent_id, sent_type, slack_challenge
 
 CHECK_S = 5.0  # between looks at the secrets; requests look by themselves
-_REFERENCE = re.compile(r"\$\{(secret|env):([^{}]+)\}")
+LARGE_BYTES = 64 * 1024  # of a body that is read beside the event loop
 _ID_HEADERS = ("webhook-id", "x-github-delivery", "idempotency-key")
-_ANSWER = {"content-type": "application/json"}
-_NAMES = {"secret": re.compile(r"[A-Za-z0-9._-]+"), "env": re.compile(r"[A-Za-z_][A-Za-z0-9_]*")}
-_REMEDY = 'write verify: {bearer: "${secret:NAME}"}, or github or standard-webhooks there; or, openly, verify: none'
-
-Secret = str | tuple[str, ...]
-
-
-class VerifyOptions(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename={"standard_webhooks": "standard-webhooks"},
-):
-    """Authentication of the senders; exactly one method.
-
-    A list holds the new and the old secret while a secret is being changed.
-    """
-
-    standard_webhooks: Secret = ()
-    github: Secret = ()
-    bearer: Secret = ()
-    tolerance: str | int | float = "5m"  # greatest age of a request of standard-webhooks
-
-
-class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Keys of `kind: webhook` in a rule file.
-
-    Secrets are texts, or better "${secret:name}" (kept by the server) or "${env:NAME}".
-    """
-
-    verify: Annotated[VerifyOptions | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
-    type: str = ""  # type of the events made of requests that are not CloudEvents
-    identity: Literal["request", "body"] = "request"  # of a request that no header identifies
-
-    def __post_init__(self) -> None:
-        """Check the options, so that a deploy refuses wrong ones."""
-        try:
-            read_verify(self.verify, "verify")
-        except Invalid as e:
-            raise ValueError(f"{e.message} ({e.remedy})") from None
+_JSON = {"content-type": "application/json"}
 
 
 class WebhookTrigger(HttpTrigger):
@@ -97,16 +58,16 @@ class WebhookTrigger(HttpTrigger):
         self._options = options
         self._place = f"trigger {name!r}: verify"
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
+        self._default_type = f"oncue.webhook.{name}"
         self._activity = ActivityLog()
-        self._method, self._secrets, self._tolerance_s = read_verify(options.verify, self._place)
+        self._verification = read_verify(options.verify, self._place)
 
     @classmethod
     def check_rights(cls, options: Any, rights: Rights) -> None:
         if not rights.restricted:
             return
-        _, secrets, _ = read_verify(options.verify, "verify")
-        for secret in secrets:
-            found = _REFERENCE.fullmatch(secret)
+        for secret in read_verify(options.verify, "verify").secrets:
+            found = REFERENCE.fullmatch(secret)
             if found is not None and found[1] == "env":
                 raise Forbidden(
                     f"{secret}: only a rule file that an admin deploys may name variables of the server",
@@ -121,7 +82,7 @@ class WebhookTrigger(HttpTrigger):
 
     async def run(self) -> None:
         self._activity.state = "running"
-        while self._method != "none":
+        while self._verification.method != "none":
             try:
                 self._keys()
             except OncueError as e:
@@ -129,28 +90,50 @@ class WebhookTrigger(HttpTrigger):
             await asyncio.sleep(CHECK_S)
         await asyncio.Event().wait()  # the API calls `receive`
 
-    async def receive(self, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def receive(self, headers: Mapping[str, str], body: bytes) -> HookAnswer:
         """Verify a request and emit its events; return 202 when they are durable.
 
         Raises TooLarge, Unauthorized, Invalid; TriggerFailed if a secret is missing, so that the
         sender tries again; and the errors of `emit`.
         """
         try:
-            events = self._read(headers, body)
+            if len(body) > LARGE_BYTES:
+                events = await asyncio.to_thread(self._read, headers, body)
+            else:
+                events = self._read(headers, body)
         except OncueError as e:
             self._activity.record_skipped("a request", e.message)
             raise
+        if isinstance(events, str):
+            return 200, {"content-type": "text/plain"}, events.encode()
         if events:
             await self.context.emit(events)
         self._activity.emitted += len(events)
         self._activity.last_us = now_us()
         for event in events:
             self._activity.record_fired(event.id, event.type, self._activity.last_us)
-        return 202, dict(_ANSWER), msgspec.json.encode({"accepted": len(events)})
+        return 202, dict(_JSON), msgspec.json.encode({"accepted": len(events)})
+
+    def handshake(self, headers: Mapping[str, str]) -> HookAnswer:
+        """Answer the handshake of CloudEvents' HTTP 1.1 Web Hooks (section 4)."""
+        status, answered, body = super().handshake(headers)
+        origin = headers.get("webhook-request-origin", "").strip()
+        if not origin:
+            return status, answered, body
+        if self._options.origins and origin.lower() not in (known.lower() for known in self._options.origins):
+            raise Forbidden(
+                f"{origin[:200]!r} is not one of the origins of this webhook",
+                remedy="its owner adds it to `origins` of the trigger",
+            )
+        answered["webhook-allowed-origin"] = origin
+        if "webhook-request-rate" in headers:
+            answered["webhook-allowed-rate"] = "*"
+        return status, answered, body
 
     # ------------------------------------------------------------ a request
 
-    def _read(self, headers: Mapping[str, str], body: bytes) -> list[Event]:
+    def _read(self, headers: Mapping[str, str], body: bytes) -> list[Event] | str:
+        """Return the events of a request, or the answer to a test of the address."""
         if len(body) > EVENT_BYTES:
             raise TooLarge(
                 f"the request has {len(body):,} bytes; an event has at most {EVENT_BYTES:,}",
@@ -159,7 +142,13 @@ class WebhookTrigger(HttpTrigger):
             )
         self._verify(headers, body)
         events = events_from_http(headers, body)
-        return [self._marked(event) for event in events] if events is not None else [self._wrapped(headers, body)]
+        if events is not None:
+            return [self._marked(event) for event in events]
+        method = self._verification.method
+        kind, data = read_body(headers.get("content-type", ""), body, unpack_forms=method == "slack")
+        if method == "slack" and (challenge := slack_challenge(data)):
+            return challenge
+        return [self._wrapped(headers, body, kind, data)]
 
     def _marked(self, event: Event) -> Event:
         """Replace extensions that begin with oncue: they are reserved."""
@@ -169,46 +158,47 @@ class WebhookTrigger(HttpTrigger):
     def _marks(self) -> dict[str, str | int | bool]:
         return {"oncuetrigger": self.name, "oncuemarkus": str(now_us())}
 
-    def _wrapped(self, headers: Mapping[str, str], body: bytes) -> Event:
-        kind, data = _data(headers.get("content-type", ""), body)
+    def _wrapped(self, headers: Mapping[str, str], body: bytes, kind: str | None, data: Any) -> Event:
         return Event(
-            id=self._id(headers, body),
+            id=self._id(headers, body, data),
             source=self._source,
-            type=self._type(headers),
+            type=self._options.type or sent_type(self._verification.method, headers, data) or self._default_type,
             time=time_text(),
             datacontenttype=kind,
             data=data,
             extensions=self._marks(),
         )
 
-    def _type(self, headers: Mapping[str, str]) -> str:
-        if self._options.type:
-            return self._options.type
-        event = headers.get("x-github-event", "")[:NAME_CHARS]
-        return f"github.{event}" if event else f"oncue.webhook.{self.name}"
-
-    def _id(self, headers: Mapping[str, str], body: bytes) -> str:
+    def _id(self, headers: Mapping[str, str], body: bytes, data: Any) -> str:
+        by_body = self._options.identity == "body"
         # GitHub signs the body alone: who sends a request again may choose another delivery id.
-        if self._method == "github" and self._options.identity == "body":
+        if by_body and self._verification.signs_body_only:
             return hashlib.blake2b(body, digest_size=16).hexdigest()
-        for name in _ID_HEADERS:
+        for name in (self._options.id_header.lower(), *_ID_HEADERS):
             if headers.get(name):
                 return headers[name]
-        if self._options.identity == "body":
+        if by_body:
             return hashlib.blake2b(body, digest_size=16).hexdigest()
-        return ids.new_uuid7().hex()
+        return sent_id(self._verification.method, headers, body, data) or ids.new_uuid7().hex()
 
     # ------------------------------------------------------------ secrets
 
     def _verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        if self._method == "none":
+        verification = self._verification
+        method, tolerance_s = verification.method, verification.tolerance_s
+        if method == "none":
             return
-        keys = self._keys()
-        if self._method == "standard_webhooks":
-            now_s = now_us() / 1e6
-            signatures.standard_webhooks(headers, body, keys, now_s, self._tolerance_s, time.time())
-        elif self._method == "github":
+        keys, clocks = self._keys(), signatures.Clocks(now_us() / 1e6, time.time())
+        if verification.scheme is not None:
+            signatures.any_hmac(headers, body, keys, verification.scheme, clocks, tolerance_s)
+        elif method == "standard_webhooks":
+            signatures.standard_webhooks(headers, body, keys, clocks.now_s, tolerance_s, clocks.system_s)
+        elif method == "stripe":
+            signatures.stripe(headers, body, keys, clocks, tolerance_s)
+        elif method == "github":
             signatures.github(headers, body, keys)
+        elif method == "gitlab":
+            signatures.gitlab(headers, keys)
         else:
             signatures.bearer(headers, keys)
 
@@ -218,12 +208,13 @@ class WebhookTrigger(HttpTrigger):
         Raises TriggerFailed.
         """
         keys, missing, remedy = [], "", ""
-        for written in self._secrets:
+        for written in self._verification.secrets:
             try:
                 secret = self._resolve(written)
-                keys.append(signatures.standard_key(secret) if self._method == "standard_webhooks" else secret.encode())
+                standard = self._verification.method == "standard_webhooks"
+                keys.append(signatures.standard_key(secret) if standard else secret.encode())
             except (NotFound, Invalid, Forbidden) as e:
-                missing = f"{written}: {e.message}" if _REFERENCE.fullmatch(written) else e.message
+                missing = f"{written}: {e.message}" if REFERENCE.fullmatch(written) else e.message
                 remedy = e.remedy
         if (
             missing and self._activity.state != "starting"
@@ -238,7 +229,7 @@ class WebhookTrigger(HttpTrigger):
         return keys
 
     def _resolve(self, written: str) -> str:
-        reference = _REFERENCE.fullmatch(written)
+        reference = REFERENCE.fullmatch(written)
         if reference is None:
             return written
         self.check_rights(self._options, self.context.rights)
@@ -248,85 +239,3 @@ class WebhookTrigger(HttpTrigger):
             what = "secret" if place == "secret" else "environment variable"
             raise NotFound(f"there is no such {what}", remedy=f"set the {what} {name} for the server")
         return secret
-
-
-def read_verify(verify: VerifyOptions | str | None, place: str) -> tuple[str, tuple[str, ...], float]:
-    """Return (method, secrets as written, tolerance in s).
-
-    Raises Invalid, which names the place.
-    """
-    if verify == "none":
-        return "none", (), 0.0
-    if not isinstance(verify, VerifyOptions):
-        raise Invalid(f"{place} is missing: anybody could send events", remedy=_REMEDY)
-    given: dict[str, Any] = {
-        method: getattr(verify, method)
-        for method in ("standard_webhooks", "github", "bearer")
-        if getattr(verify, method)
-    }
-    if len(given) != 1:
-        raise Invalid(f"{place} names {len(given)} methods; it needs one", remedy=_REMEDY)
-    ((method, secrets),) = given.items()
-    secrets = (secrets,) if isinstance(secrets, str) else secrets
-    for secret in secrets:
-        if not secret.strip():
-            raise Invalid(f"{place}: an empty secret would match any request", remedy=_REMEDY)
-        _check_reference(secret, place)
-        if method == "standard_webhooks" and not _REFERENCE.fullmatch(secret):
-            try:
-                signatures.standard_key(secret)
-            except Invalid as e:
-                raise Invalid(f"{place}: {e.message}", remedy=e.remedy) from None
-    try:
-        tolerance_s = duration_ms(verify.tolerance) / 1000
-    except ValueError as e:
-        raise Invalid(f"{place}.tolerance: {e}", remedy="write 5m") from None
-    return method, tuple(secrets), tolerance_s
-
-
-def _check_reference(secret: str, place: str) -> None:
-    """Raises Invalid for a malformed reference.
-
-    It would otherwise be used as the secret itself.
-    """
-    found = _REFERENCE.fullmatch(secret)
-    if found is None and secret.startswith("${"):
-        raise Invalid(f"{place}: {secret!r} is not a reference", remedy='write "${secret:NAME}" or "${env:NAME}"')
-    if found is not None and not _NAMES[found[1]].fullmatch(found[2]):
-        what = "a secret: letters, digits, _ . -" if found[1] == "secret" else "a variable: letters, digits, _"
-        raise Invalid(f"{place}: {found[2]!r} names no {what[2:].partition(':')[0]}", remedy=f"name {what}")
-
-
-def _data(content_type: str, body: bytes) -> tuple[str | None, Any]:
-    """Return (content type, data) of a body.
-
-    Raises Invalid if it claims to be JSON and is not, TooLarge.
-    """
-    kind = content_type.partition(";")[0].strip().lower()
-    if not body:
-        return None, None
-    if kind.endswith(("/json", "+json")):
-        check_containers(body)
-        try:
-            return content_type, msgspec.json.decode(body)
-        except DECODE_ERRORS as e:
-            raise Invalid(
-                f"the body is not valid JSON, but its content type says so: {e}", remedy="send JSON in UTF-8"
-            ) from e
-    textual = kind.startswith("text/") or kind in ("", "application/x-www-form-urlencoded")
-    # curl -d '{...}' sends the content type of a form.
-    if textual and body.lstrip()[:1] in (b"{", b"["):
-        check_containers(body)
-        try:
-            return "application/json", msgspec.json.decode(body)
-        except DECODE_ERRORS:
-            pass
-    if textual:
-        try:
-            return content_type or "text/plain", body.decode()
-        except UnicodeDecodeError:
-            pass
-    return content_type or "application/octet-stream", body
-
-
-build_decoders(globals())

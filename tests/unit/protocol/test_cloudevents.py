@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol import cloudevents
-from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.protocol.records import EVENT_BYTES, STORED_EVENT_BYTES, Event
 
 _text = st.text(
     st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=[chr(c) for c in range(0x7F, 0xA0)]),
@@ -73,7 +73,11 @@ def test_binary_round_trip_of_json(event: Event, data: Any) -> None:
         (b"\xff\x00", "image/png", b"\xff\x00", b"\xff\x00", "image/png"),
         ("h\u00e9", "text/plain", "h\u00e9".encode(), "h\u00e9", "text/plain"),
         ("<a/>", "application/xml", b"<a/>", "<a/>", "application/xml"),
-        (b"\xe9", "text/plain; charset=latin-1", b"\xe9", b"\xe9", "text/plain; charset=latin-1"),
+        (b"\xe9", "text/plain; charset=latin-1", b"\xe9", "\xe9", "text/plain; charset=utf-8"),
+        (b"\x82\xa0", "text/csv;charset=Shift_JIS", b"\x82\xa0", "\u3042", "text/csv; charset=utf-8"),
+        (b"\xe9", "text/plain", b"\xe9", b"\xe9", "text/plain"),
+        (b"\xe9", "text/plain; charset=x-unknown", b"\xe9", b"\xe9", "text/plain; charset=x-unknown"),
+        (b"\xff\xfe1\0", "application/json", b"\xff\xfe1\0", 1, "application/json"),
         (None, None, b"", None, None),
         (b"raw", None, b"raw", b"raw", None),
     ],
@@ -154,7 +158,12 @@ def test_what_is_no_event_at_all(value: bytes) -> None:
         (b"x", (("content-type", b"text/plain"),), "the record is no CloudEvent"),
         (b"x", (("ce_id", b"1"),), "specversion: is missing"),
         (b"x", (("ce_specversion", b"1.0"), ("ce_id", b"\xff")), "id: its header is not UTF-8"),
-        (b"x", (("ce_specversion", b"1.0"), ("ce_datacontenttype", b"a/b")), "datacontenttype: cannot be a header"),
+        (b"x", (("ce_specversion", b"1.0"), ("ce_data", b"a/b")), "data: cannot be a header"),
+        (
+            b"x",
+            (("ce_specversion", b"1.0"), ("ce_datacontenttype", b"a/b"), ("content-type", b"a/c")),
+            "datacontenttype: is 'a/b', and content-type says 'a/c'",
+        ),
         (
             b"{",
             (
@@ -194,14 +203,39 @@ def test_what_must_not_be_written(event: Event, says: str) -> None:
 
 
 def test_too_large() -> None:
-    event = Event(id="1", source="s", type="t", data=b"x" * EVENT_BYTES)
+    event = Event(id="1", source="s", type="t", data=b"x" * STORED_EVENT_BYTES)
     with pytest.raises(TooLarge):
         cloudevents.to_record(event)
-    assert len(cloudevents.to_record(event, binary=True)[0]) == EVENT_BYTES
+    assert len(cloudevents.to_record(event, binary=True)[0]) == STORED_EVENT_BYTES
     with pytest.raises(TooLarge):
-        cloudevents.from_json(b" " * (EVENT_BYTES + 1))
+        cloudevents.from_json(b" " * (STORED_EVENT_BYTES + 1))
     with pytest.raises(TooLarge):
-        cloudevents.from_record(b"x" * (EVENT_BYTES + 1), (("ce_specversion", b"1.0"),))
+        cloudevents.from_record(b"x" * (STORED_EVENT_BYTES + 1), (("ce_specversion", b"1.0"),))
+
+
+@pytest.mark.parametrize(
+    "data", [b"x" * EVENT_BYTES, "x" * EVENT_BYTES, '"' * EVENT_BYTES, "\u00e9" * (EVENT_BYTES // 2)]
+)
+def test_data_of_the_size_that_may_be_sent_fits_into_a_record(data: Any) -> None:
+    event = Event(id="1", source="s", type="t", data=data, datacontenttype="text/plain", extensions={"a": "x" * 60_000})
+    for binary in (False, True):
+        value, headers = cloudevents.to_record(event, binary=binary)
+        back = cloudevents.from_record(value, headers).data
+        assert back == data or back.encode() == data
+
+
+@pytest.mark.parametrize("attribute", ["application/json", "Application/JSON", "application/json; charset=UTF-8"])
+def test_both_headers_of_the_content_type_may_agree(attribute: str) -> None:
+    """The official JavaScript SDK writes both to Kafka."""
+    headers = (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"1"),
+        ("ce_source", b"s"),
+        ("ce_type", b"t"),
+        ("ce_datacontenttype", attribute.encode()),
+    )
+    for sent in (headers, (*headers, ("content-type", b"application/json"))):
+        assert cloudevents.from_record(b'{"a":1}', sent).data == {"a": 1}
 
 
 def test_null_attributes_count_as_absent() -> None:

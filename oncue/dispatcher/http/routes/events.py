@@ -23,8 +23,8 @@ from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop_if
 from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
-from oncue.protocol.cloudevents_http import check_containers, events_from_http
-from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.protocol.cloudevents_http import check_containers, check_size, events_from_http
+from oncue.protocol.records import Event
 
 STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
 KINDS = ("task", "outcome", "event", "rule", "endpoint", "trigger", "dead")
@@ -48,17 +48,9 @@ def _events(context: RequestContext) -> Sequence[Event]:
     headers = {name.lower(): value for name, value in context.request.headers.items()}
     events = events_from_http(headers, context.raw)
     if events is not None:
-        if not events:
-            raise Invalid("the batch has no events", remedy="send at least one")
         return events
     coding_of(context.request, PLAIN)
-    if len(context.raw) > EVENT_BYTES:
-        raise TooLarge(
-            f"the event has {len(context.raw):,} bytes; at most {EVENT_BYTES:,}",
-            remedy="put the data where the function can read it, and its place into the event",
-            limit_bytes=EVENT_BYTES,
-            size_bytes=len(context.raw),
-        )
+    check_size(context.raw)
     check_containers(context.raw)
     request: EmitRequest = _plain.decode(context.raw, JSON)
     event = Event(

@@ -21,6 +21,7 @@ from oncue.dispatcher.metrics import CONTENT_TYPE
 from oncue.errors import Forbidden, NotFound, NotReady, TriggerFailed, Unauthorized
 from oncue.protocol.api import Health
 from oncue.protocol.records import EVENT_BYTES
+from oncue.triggers.base import HookAnswer
 
 #: Scripts, styles and requests from this server only; nothing inline, nothing framed, and no form
 #: is sent elsewhere.
@@ -45,8 +46,21 @@ async def hook(context: RequestContext) -> web.Response:
     The trigger authenticates it by a signature or token of its own.
     """
     headers = {name.lower(): value for name, value in context.request.headers.items()}
-    status, answered, body = await context.backend.triggers.receive(context.path("trigger"), headers, context.raw)
-    response = web.Response(status=status, body=body, headers=answered)
+    return _hook_answer(await context.backend.triggers.receive(context.path("trigger"), headers, context.raw))
+
+
+async def hook_options(context: RequestContext) -> web.Response:
+    """Answer a sender that asks whether it may send.
+
+    See CloudEvents' HTTP 1.1 Web Hooks, section 4.
+    """
+    headers = {name.lower(): value for name, value in context.request.headers.items()}
+    return _hook_answer(await context.backend.triggers.handshake(context.path("trigger"), headers))
+
+
+def _hook_answer(answer: HookAnswer) -> web.Response:
+    status, headers, body = answer
+    response = web.Response(status=status, body=body, headers=headers)
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
@@ -160,7 +174,17 @@ ROUTES = (
         reads=("*/*",),
         gives=Any,
         errors=(Unauthorized, NotFound, TriggerFailed, NotReady),
+        any_query=True,
         max_bytes=4 * EVENT_BYTES,
+    ),
+    Route(
+        "OPTIONS",
+        "/hooks/{trigger}",
+        hook_options,
+        summary="May this sender send? The handshake of CloudEvents' web hooks (WebHook-Request-Origin).",
+        scope="",
+        errors=(NotFound, Forbidden, TriggerFailed, NotReady),
+        any_query=True,
     ),
     Route("GET", "/health/live", alive, summary="The process answers.", scope="", gives=Health, probe=True),
     Route(

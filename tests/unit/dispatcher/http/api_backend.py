@@ -40,7 +40,13 @@ SERVICES = {
     "blobs": {"put": "_put_blob", "get": "_get_blob", "missing": "_missing_blobs"},
     "dead_letters": {"page": "_dead", "get": "_dead_letter", "retry": "_retry_dead", "dismiss": "_dismiss_dead"},
     "events": {"emit": "_emit", "page": "_events", "get": "_event", "live": "_live"},
-    "triggers": {"all": "_triggers", "get": "_trigger", "explain": "_explain_file", "receive": "_receive"},
+    "triggers": {
+        "all": "_triggers",
+        "get": "_trigger",
+        "explain": "_explain_file",
+        "receive": "_receive",
+        "handshake": "_handshake",
+    },
     "functions": {"register": "_register_function", "page": "_functions", "get": "_function"},
     "endpoints": {
         "register": "_register_endpoint",
@@ -286,6 +292,9 @@ class MemoryBackend:
 
     async def sync_registry(self) -> bool:
         return False
+
+    async def _handshake(self, trigger: str, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
+        return 200, {"allow": "OPTIONS, POST"}, b""
 
     async def _receive(
         self, trigger: str, headers: Mapping[str, str], body: bytes

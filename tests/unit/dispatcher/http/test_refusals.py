@@ -94,7 +94,6 @@ TABLE: list[tuple[str, str, str, dict[str, str], bytes | None, tuple[int, str, s
     ("event misspelt", "POST", "/v1/events", J, b'{"typ":"a","source":"/a"}', (422, "invalid", "`typ`", "`type`")),
     ("event of xml", "POST", "/v1/events", {"Content-Type": "text/xml"}, b"<a/>", (415, "unsupported-type", "text/xml", "cloudevents")),
     ("event no time", "POST", "/v1/events", J, b'{"type":"a","source":"/a","time":"now"}', (422, "invalid", "time", "")),
-    ("empty batch", "POST", "/v1/events", {"Content-Type": "application/cloudevents-batch+json"}, b"[]", (422, "invalid", "no events", "at least one")),
     ("no files", "POST", "/v1/rules", J, b'{"files":[]}', (422, "invalid", "`$.files`", "at least one")),
     ("explain nothing", "POST", "/v1/rules/a/explain", J, b"{}", (422, "invalid", "neither", "give one of them")),
     ("explain both", "POST", "/v1/rules/a/explain", J, b'{"event":{},"offset":1}', (422, "invalid", "both", "give one")),

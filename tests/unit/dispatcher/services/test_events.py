@@ -10,7 +10,7 @@ import pytest
 
 from oncue.dispatcher.services.events import EventService
 from oncue.errors import NotFound, NotReady, TooLarge
-from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.protocol.records import STORED_EVENT_BYTES, Event
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB, Site, with_site
 
 
@@ -75,7 +75,7 @@ def test_of_events_of_which_one_is_too_large_none_is_stored(tmp_path: Path) -> N
     async def work(site: Site) -> None:
         events = EventService(site.context)
         with pytest.raises(TooLarge, match="bytes"):
-            await events.emit(ADA, [event(1), event(2, data="x" * EVENT_BYTES)])
+            await events.emit(ADA, [event(1), event(2, data="x" * STORED_EVENT_BYTES)])
         assert await site.log.end_offsets(["oncue.events"]) == {("oncue.events", 0): 0}
         site.context.ready = False
         with pytest.raises(NotReady):

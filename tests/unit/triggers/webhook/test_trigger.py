@@ -14,7 +14,8 @@ from oncue.errors import Invalid, NotFound, NotReady, OncueError, TooLarge, Trig
 from oncue.protocol.records import EVENT_BYTES, Event
 from oncue.triggers.base import TriggerContext
 from oncue.triggers.webhook import signatures
-from oncue.triggers.webhook.trigger import WebhookOptions, WebhookTrigger
+from oncue.triggers.webhook.options import WebhookOptions
+from oncue.triggers.webhook.trigger import WebhookTrigger
 
 # The example of the Standard Webhooks specification and its reference libraries.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -155,7 +156,7 @@ def test_options_that_let_in_anybody_or_make_no_sense_are_refused(options: dict[
 
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
-        Hook({"verify": {"gitlab": "a"}})
+        Hook({"verify": {"gitea": "a"}})
 
 
 def test_secrets_are_looked_up_for_each_request() -> None:
@@ -231,6 +232,36 @@ def test_github() -> None:
         ("", b"\xff\x00", "application/octet-stream", b"\xff\x00"),
         ("image/png", b"\x89PNG", "image/png", b"\x89PNG"),
         ("", b"", None, None),
+        ("application/x-www-form-urlencoded", b"payload=%7B%22a%22%3A+%22%C3%A9%22%7D", "application/json", {"a": "é"}),
+        ("application/x-www-form-urlencoded", b"payload=3", "application/x-www-form-urlencoded", "payload=3"),
+        (
+            "application/x-www-form-urlencoded",
+            b"payload=%7B&a=1",
+            "application/x-www-form-urlencoded",
+            "payload=%7B&a=1",
+        ),
+        ("text/plain; charset=ISO-8859-1", b"caf\xe9", "text/plain; charset=utf-8", "café"),
+        ('text/csv; header=present; charset="windows-1252"', b"\x80", "text/csv; header=present; charset=utf-8", "€"),
+        ("text/plain; charset=Shift_JIS", "スキャン".encode("shift_jis"), "text/plain; charset=utf-8", "スキャン"),
+        ("text/plain; charset=utf-16", "scan".encode("utf-16"), "text/plain; charset=utf-8", "scan"),
+        ("text/plain; charset=utf-16le", "scan".encode("utf-16-le"), "text/plain; charset=utf-8", "scan"),
+        ("text/plain", "scan".encode("utf-16"), "text/plain", "scan"),
+        ("text/plain", b"\xef\xbb\xbfscan", "text/plain", "scan"),
+        ("text/plain", b"caf\xe9", "text/plain; charset=utf-8", "café"),  # HTTP's former default
+        ("text/plain; charset=klingon", b"\xe9", "text/plain; charset=klingon", b"\xe9"),
+        ("text/plain; charset=idna", b"xn--a", "text/plain; charset=idna", b"xn--a"),  # takes quadratic time
+        ("text/plain; charset=utf-8", b"\xe9", "text/plain; charset=utf-8", b"\xe9"),
+        ("application/xml", b"<a/>", "application/xml", "<a/>"),
+        (
+            "application/xml",
+            b'<?xml version="1.0" encoding="iso-8859-1"?><a>\xe9</a>',
+            "application/xml",
+            '<?xml version="1.0" encoding="utf-8"?><a>é</a>',
+        ),
+        ("application/yaml; charset=utf-8", b"a: 1", "application/yaml; charset=utf-8", "a: 1"),
+        ("application/json; charset=utf-16", '{"a": 1}'.encode("utf-16"), "application/json; charset=utf-8", {"a": 1}),
+        ("application/json", b'\xef\xbb\xbf{"a": 1}', "application/json", {"a": 1}),
+        ("application/json; charset=latin-1", b'{"a": "\xe9"}', "application/json; charset=utf-8", {"a": "é"}),
     ],
 )
 def test_what_becomes_data(content_type: str, body: bytes, kind: str | None, data: object) -> None:
