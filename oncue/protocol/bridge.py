@@ -140,6 +140,7 @@ class Welcome(Stored, tag="welcome", frozen=True):
     # (address, CURVE key) of all servers
     servers: Annotated[tuple[tuple[Short, Short], ...], msgspec.Meta(max_length=10_000)] = ()
     at_us: Micros = 0  # by the server's clock; 0: a server that does not say
+    by_function: bool = False  # the server limits the tasks at the agent by function: credit may be ample
 
 
 class Redirect(Stored, tag="redirect", frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from oncue.dispatcher.bridge.function_limits import FunctionLimits
 from oncue.dispatcher.bridge.pending_tasks import TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.protocol import bridge
@@ -25,6 +26,7 @@ class AgentTasks:
         self._confirmed: set[bytes] = set()
         self._others: dict[bytes, set[int]] = {}
         self.listed = 0  # attempts in it
+        self.limits = FunctionLimits()
 
     # ------------------------------------------------------------ inventory
 
@@ -55,7 +57,20 @@ class AgentTasks:
         self._others, self._confirmed = {}, set()
         return missing
 
+    def drop(self, ids: Iterable[bytes]) -> None:
+        """Forget tasks in flight, and count the others."""
+        for task_id in ids:
+            self.in_flight.pop(task_id, None)
+        self.limits.recount(self.in_flight.values())
+
     # ------------------------------------------------------------ tasks that the agent has
+
+    def add(self, group: TaskGroup) -> None:
+        """Note a group that is sent to the agent."""
+        in_flight = self.in_flight
+        for t in group.tasks:
+            in_flight[t.id] = group
+        self.limits.sent(group.call.function, len(group.tasks))
 
     def add_held(self, task_id: bytes, attempt: int) -> None:
         """Note an attempt that the agent has."""
@@ -78,6 +93,7 @@ class AgentTasks:
         group = self.in_flight.get(e.id)
         if group is not None and (e.status == OK or group.attempt == e.attempt):
             del self.in_flight[e.id]
+            self.limits.ended(group.call.function, [e], 1)
 
     def groups_of(self, message: bridge.Results, ends: Sequence[Ended]) -> dict[bytes, TaskGroup] | None:
         """Return the group of each end, or None if an end has none.

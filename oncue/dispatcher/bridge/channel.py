@@ -78,6 +78,7 @@ class EndpointChannel:
             lambda task_id: self.at_agent(task_id) or task_id in self._appending_ids, budget_bytes
         )
         self._agent_tasks = AgentTasks()
+        self._limits = self._agent_tasks.limits
         self.in_flight = self._agent_tasks.in_flight  # sent to the agent, and not ended
         self.held = self._agent_tasks.held  # attempts that the agent has, but that are not in flight
         self.inventory_known = False  # an agent has listed its tasks since this channel was opened
@@ -115,9 +116,10 @@ class EndpointChannel:
         pending.enqueue_due()
         while pending.queue and not self.backlogged:
             room = min(self.granted - self.sent, IN_FLIGHT_TASKS - len(self.in_flight))
+            at, room = self._limits.next_group(pending.queue, room)
             if room <= 0:
                 break
-            self._send_group(pending.dequeue(room))
+            self._send_group(pending.dequeue(room, at))
         wanted = pending.request_page()
         if wanted:
             self._out.append(LoadOpenTasks(wanted[0], wanted[1], PAGE))
@@ -133,9 +135,7 @@ class EndpointChannel:
             why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
             self._end_attempts(group, [end_by_server(t, group.attempt, EXPIRED, self.now_us, why) for t in group.tasks])
             return
-        in_flight = self.in_flight
-        for t in group.tasks:
-            in_flight[t.id] = group
+        self._agent_tasks.add(group)
         count = len(group.tasks)
         self.sent += count
         self._send(bridge.Dispatch(group.call_raw, group.attempt, count, group.accepted_us), encode(group.tasks))
@@ -246,7 +246,7 @@ class EndpointChannel:
         if refused := refusal(hello, self.epoch, self.version):
             self.refuse(refused)
             return
-        self.hello, self.refused = hello, ""
+        self.hello, self.refused, self._limits.workers = hello, "", max(1, hello.workers)
         self.granted = self.sent = 0
         self._agent_tasks.begin_inventory()
         self.phase = ChannelPhase.INVENTORY
@@ -270,8 +270,7 @@ class EndpointChannel:
         missing = self._agent_tasks.end_inventory()
         if journal_lost:
             self._lose(missing, "the endpoint's agent came back without its journal")
-        for task_id in missing:
-            self.in_flight.pop(task_id, None)
+        self._agent_tasks.drop(missing)
         self.inventory_known = True
         # The view also has the retries that were deferred while the agent was away.
         self.pending.restart()
@@ -287,7 +286,7 @@ class EndpointChannel:
     def _send_welcome(self) -> None:
         self._announced_servers = self.servers
         durable_seq = self._acks.durable_seq
-        self._send(bridge.Welcome(self.epoch, self.server, self.version, durable_seq, self.servers, self.now_us))
+        self._send(bridge.Welcome(self.epoch, self.server, self.version, durable_seq, self.servers, self.now_us, True))
 
     def _lose(self, ids: Iterable[bytes], why: str) -> None:
         failure = encode(Failure("oncue.TaskLost", why))
@@ -323,7 +322,7 @@ class EndpointChannel:
 
         Return the ends that close a task.
         """
-        in_flight, closing = self.in_flight, []
+        in_flight, closing, before = self.in_flight, [], len(self.in_flight)
         for e in ends:
             in_flight.pop(e.id, None)
             due = None if e.status == OK else retry_due(call, e.id, e.attempt, e.status, e.ended_us)
@@ -335,6 +334,7 @@ class EndpointChannel:
                 self._out.append(EndWaitingTasks([e.id]))
             else:
                 self.pending.defer(due, groups[e.id].next_attempt(e))
+        self._limits.ended(call.function, ends, before - len(in_flight))
         self.pending.mark_ended([e.id for e in ends])
         if self.cancel_requested:
             self.cancel_requested.difference_update([e.id for e in closing])

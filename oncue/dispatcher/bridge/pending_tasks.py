@@ -241,12 +241,13 @@ class PendingTasks:
         if self.stopped and idle and self.now_us - self._last_stop_us > KEEP_STOPPED_US:
             self.stopped.clear()
 
-    def dequeue(self, most: int) -> TaskGroup:
-        """Remove and return the next tasks, at most `most` and one frame's worth.
+    def dequeue(self, most: int, at: int = 0) -> TaskGroup:
+        """Remove and return tasks of the group at an index of the queue.
 
-        Stopped ones are dropped, perhaps all.
+        They are at most `most` and one frame's worth. Stopped ones are dropped, perhaps all.
         """
-        group = self.queue.popleft()
+        group = self.queue[at]
+        del self.queue[at]
         count = min(len(group.tasks), most, FRAME_TASKS)
         if group.size_bytes > FRAME_BYTES:
             count = _fitting(group.tasks, count)
@@ -255,8 +256,9 @@ class PendingTasks:
             tasks = tasks[:count]
             size = sum(len(t.args) for t in tasks)
             rest = group.tasks[count:]
-            self.queue.appendleft(
-                TaskGroup(group.call, group.call_raw, group.attempt, group.accepted_us, rest, group.size_bytes - size)
+            self.queue.insert(
+                at,
+                TaskGroup(group.call, group.call_raw, group.attempt, group.accepted_us, rest, group.size_bytes - size),
             )
         self.queued_tasks -= count
         self.queued_bytes -= size

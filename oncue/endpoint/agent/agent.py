@@ -125,6 +125,7 @@ class Agent(HeldTasks):
             self.session.epoch = epoch
             self._journal.epoch(epoch)
         self.session.on_welcome()
+        self.prefetch.by_function = welcome.by_function
         self.server_clock.measure(welcome.at_us, self.now_us)
         self.server = welcome.server
         self._remember_servers(welcome)

@@ -93,6 +93,7 @@ def test_unmatched_results_are_bounded() -> None:
 def test_credit_without_end_does_not_bring_all_tasks() -> None:
     h = Harness(answer_loads=False)
     h.hello()
+    h.channel._limits.workers = 1 << 30  # it says that it has so many
     h.channel.on_page(h.loads[-1].token, [])
     many = [TaskRecord(i, b"m") for i in ids.derived_ids(1, b"x", 60_000)]
     h.receive(bridge.Credit(1 << 53))
