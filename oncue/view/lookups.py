@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -223,6 +223,31 @@ def tokens(db: sqlite3.Connection) -> list[TokenRecord]:
 
 def token_by_hash(db: sqlite3.Connection, hash_hex: str) -> TokenRecord | None:
     return _one(db, TokenRecord, "SELECT record FROM token WHERE hash = ? ORDER BY pos DESC LIMIT 1", hash_hex)
+
+
+class Newer(NamedTuple, Generic[T]):
+    """Records of a table of the registry behind a position, in registry order."""
+
+    records: list[T]
+    position: int  # of the last record
+    total: int  # how many records there are
+
+
+def newer_endpoints(db: sqlite3.Connection, after: int) -> Newer[EndpointRecord]:
+    return _newer(db, EndpointRecord, "endpoint", after)
+
+
+def newer_tokens(db: sqlite3.Connection, after: int) -> Newer[TokenRecord]:
+    return _newer(db, TokenRecord, "token", after)
+
+
+def _newer(db: sqlite3.Connection, kind: type[T], table: str, after: int) -> Newer[T]:
+    # One statement sees one state of the view.
+    count = f"(SELECT count(*) FROM {table})"
+    found = db.execute(f"SELECT pos, record, {count} FROM {table} WHERE pos > ? ORDER BY pos", (after,)).fetchall()
+    if not found:
+        return Newer([], after, db.execute(f"SELECT {count}").fetchone()[0])
+    return Newer([decode(kind, raw) for _, raw, _ in found], found[-1][0], found[0][2])
 
 
 # ---------------------------------------------------------------- events

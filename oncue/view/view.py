@@ -21,7 +21,7 @@ from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRec
 from oncue.task_lifecycle import State, TaskState
 from oncue.view import agent_queries, last_records, lists, lookups, queries, retention, snapshots
 from oncue.view.lists import TaskFilter
-from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
+from oncue.view.lookups import ClaimRow, DeadRow, EventRow, Newer, SkippedRow
 from oncue.view.projector import Applied, Projector, RecordKeys
 from oncue.view.queries import OpenRow, TaskQueries
 from oncue.view.readers import ReaderPool
@@ -287,6 +287,14 @@ class View:
     async def tokens(self) -> list[TokenRecord]:
         """Return all tokens, including revoked and expired ones."""
         return await self._readers.run(lookups.tokens)
+
+    async def newer_endpoints(self, after: int) -> Newer[EndpointRecord]:
+        """Return endpoints whose records are behind this position of the registry."""
+        return await self._readers.run(lookups.newer_endpoints, after)
+
+    async def newer_tokens(self, after: int) -> Newer[TokenRecord]:
+        """Return tokens whose records are behind this position of the registry."""
+        return await self._readers.run(lookups.newer_tokens, after)
 
     async def token_by_hash(self, hash_hex: str) -> TokenRecord | None:
         return await self._readers.run(lookups.token_by_hash, hash_hex)

@@ -172,7 +172,7 @@ class PartitionOwnership:
         self._partitions = (await self._context.log.topics())[CONTROL].partitions
         self._claims = {row.partition: row for row in await self._context.view.claims()}
         self._report_blob_stores(self.other_blob_stores())
-        self.sync_endpoints()
+        self.sync_endpoints(everything=True)
         self._assignment = self._context.log.join_group(CONTROL, GROUP)
         if not self._context.log.shared:
             await self._take_over(await self._assignment.next())
@@ -264,7 +264,7 @@ class PartitionOwnership:
         self._cancels = {}
         for task_id, endpoint in await self._context.view.cancels(MANY_CANCELS):
             self._cancels.setdefault(endpoint, []).append(task_id)
-        self.sync_endpoints()
+        self.sync_endpoints(everything=True)
         self._cancels = {}
         await self._notify()
 
@@ -329,15 +329,16 @@ class PartitionOwnership:
 
     # ------------------------------------------------------------ endpoints
 
-    def sync_endpoints(self) -> list[EndpointRecord]:
-        """Apply a change of the registry.
+    def sync_endpoints(self, everything: bool = False) -> list[EndpointRecord]:
+        """Apply what has changed in the registry, or everything.
 
         Allow registered keys, and open channels for owned endpoints. Return the owned endpoints
         that were revoked since the last call.
         """
         context = self._context
         revoked: list[EndpointRecord] = []
-        for e in context.registry.endpoints():
+        changed = context.registry.drain_changed()
+        for e in context.registry.endpoints() if everything else changed:
             if e.revoked:
                 if e.id not in self._revoked:
                     self._revoked.add(e.id)

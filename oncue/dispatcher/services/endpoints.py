@@ -32,6 +32,7 @@ REPORT_US = 15_000_000  # agents report every 5 s; one that has not reported for
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 PAGE = 1_000
 ENDPOINTS = 10_000  # of one owner
+ENDPOINTS_EVER = 50_000  # with revoked ones: their records are kept, so that their keys stay refused
 
 
 class EndpointService:
@@ -82,7 +83,7 @@ class EndpointService:
             (position,) = await context.record([(f"endpoint:{record.id}", record)])
             if known is None and context.log.shared:
                 await self._check_first(record, position.first)
-        self._ownership.sync_endpoints()
+        await self._sync()
         s = context.settings
         return r.Registered(
             id=record.id,
@@ -91,12 +92,23 @@ class EndpointService:
             bridge=curve.address(s.advertise_host or s.bridge_host or s.host, self._bridge.port),
         )
 
+    async def _sync(self, besides: str = "") -> None:
+        """Put changed endpoints in force; close tasks of those others have revoked."""
+        for endpoint in self._ownership.sync_endpoints():
+            if endpoint.id != besides:
+                await close_open_tasks(self._context, endpoint)
+
     def _check_conflicts(self, caller: Caller, name: str, key: bytes, known: EndpointRecord | None) -> None:
-        own = sum(e.owner == caller.subject and not e.revoked for e in self._context.registry.endpoints())
+        own, ever = self._context.registry.endpoint_counts(caller.subject)
         if known is None and own >= ENDPOINTS:
             raise Conflict(
                 f"you have {own:,} endpoints; at most {ENDPOINTS:,} are kept",
                 remedy="revoke those that are not needed: oncue endpoints list",
+            )
+        if known is None and ever >= ENDPOINTS_EVER:
+            raise Conflict(
+                f"you have registered {ever:,} endpoints, with revoked ones; at most {ENDPOINTS_EVER:,} are kept",
+                remedy="use one of those that are in force: oncue endpoints list",
             )
         if known is not None and known.public_key != key:
             raise Conflict(
@@ -104,7 +116,7 @@ class EndpointService:
                 remedy=f"use another name, or revoke the old one: oncue endpoints revoke {name}",
             )
         known_id = known.id if known else None
-        same_key = (e for e in self._context.registry.endpoints() if e.public_key == key and e.id != known_id)
+        same_key = (e for e in self._context.registry.with_key(key) if e.id != known_id)
         other = next(same_key, None)
         if other is not None and other.revoked and other.owner == caller.subject:
             raise Conflict(
@@ -206,7 +218,7 @@ class EndpointService:
         """Revoke this endpoint, and close its open tasks. Idempotent."""
         gone = msgspec.structs.replace(found, revoked=True)
         await self._context.record([(f"endpoint:{found.id}", gone)])
-        self._ownership.sync_endpoints()
+        await self._sync(besides=found.id)
         if self._ownership.owns(found.id):  # else the owner closes them, when it reads the record
             await close_open_tasks(self._context, gone)
 

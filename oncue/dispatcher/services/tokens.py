@@ -20,6 +20,7 @@ from oncue.protocol import api as r
 from oncue.protocol.records import NAME_CHARS, VERSION, EndpointRecord, TokenRecord
 
 TOKENS = 1_000  # valid ones of one person
+TOKENS_EVER = 50_000  # with those that are revoked or have expired: their records are kept
 
 
 class TokenService:
@@ -69,7 +70,7 @@ class TokenService:
         found = self._by_id(token_id)
         if found is None or not caller.sees(found.subject):
             raise NotFound(f"there is no token {token_id!r}", remedy="oncue tokens list shows yours")
-        gone = [msgspec.structs.replace(t, revoked=True) for t in self._with_descendants(found)]
+        gone = [msgspec.structs.replace(t, revoked=True) for t in self._context.registry.with_descendants(found)]
         await self._context.record([(f"token:{t.id}", t) for t in gone])
         ids = {t.id for t in gone}
         registered = [e for e in self._context.registry.endpoints() if e.token in ids and not e.revoked]
@@ -81,29 +82,21 @@ class TokenService:
 
     def _check_count(self, subject: str) -> None:
         """Raise Conflict if the subject has too many tokens."""
-        now = now_us()
-        tokens = self._context.registry.tokens()
-        valid = sum(t.subject == subject and not t.revoked and (not t.expires_us or t.expires_us > now) for t in tokens)
+        now, tokens = now_us(), self._context.registry.tokens_of(subject)
+        valid = sum(not t.revoked and (not t.expires_us or t.expires_us > now) for t in tokens)
         if valid >= TOKENS:
             raise Conflict(
                 f"{subject} has {valid:,} valid tokens; at most {TOKENS:,} are kept",
                 remedy="revoke those that are not needed: oncue tokens list",
             )
+        if len(tokens) >= TOKENS_EVER:
+            raise Conflict(
+                f"{subject} has made {len(tokens):,} tokens, with revoked and expired ones; at most {TOKENS_EVER:,} are kept",
+                remedy="make tokens that are valid for longer, or for another subject",
+            )
 
     def _by_id(self, token_id: str) -> TokenRecord | None:
-        return next((t for t in self._context.registry.tokens() if t.id == token_id), None) if token_id else None
-
-    def _with_descendants(self, token: TokenRecord) -> list[TokenRecord]:
-        """Return the token, those that it made, those that they made ..."""
-        made: dict[str, list[TokenRecord]] = {}
-        for t in self._context.registry.tokens():
-            made.setdefault(t.parent, []).append(t)
-        found, seen = [token], {token.id}
-        for t in found:  # grows meanwhile
-            fresh = [child for child in made.get(t.id, ()) if child.id not in seen]
-            seen.update(child.id for child in fresh)
-            found += fresh
-        return found
+        return self._context.registry.token_by_id(token_id) if token_id else None
 
     async def local_token(self, path: Path, server_key: str) -> str:
         """Return the admin token of the person who started the server.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.registry_cache import RegistryCache
 from oncue.errors import NotFound
+from oncue.log import Record
 from oncue.protocol.records import VERSION, EndpointRecord, TokenRecord
 from oncue.protocol.topics import REGISTRY, TaskTopics
 from tests.unit.view.view_harness import ViewHarness, run
@@ -100,6 +103,94 @@ def test_a_reload_forgets_nothing_that_the_view_has(tmp_path: Path) -> None:
             assert cache.endpoint("e2") is None
             await cache.reload(harness.view)
             assert {e.id for e in cache.endpoints()} == {"e1", "e2"}
+        finally:
+            await harness.view.close()
+
+    asyncio.run(main())
+
+
+def test_reloads_step_by_step_know_what_one_reload_knows(tmp_path: Path) -> None:
+    """Changes, revocations and removed records, in any order; each reload reads only what is new."""
+    chance = random.Random(7)
+
+    async def main() -> None:
+        harness, cache = ViewHarness(tmp_path / "view.db"), RegistryCache(TaskTopics())
+        read: list[int] = []
+        revoked: set[int] = set()
+        real = harness.view.newer_endpoints
+
+        async def counted(after: int) -> Any:
+            found = await real(after)
+            read.append(len(found.records))
+            return found
+
+        harness.view.newer_endpoints = counted  # type: ignore[method-assign]
+        try:
+            for n in range(120):
+                if chance.random() < 0.5:
+                    endpoint = some_endpoint(chance, revoked)
+                    await harness.append(REGISTRY, endpoint, key=endpoint.id.encode())
+                else:
+                    token = some_token(chance)
+                    await harness.append(REGISTRY, token, key=token.id.encode())
+                if chance.random() < 0.5:
+                    await asyncio.gather(*(cache.reload(harness.view) for _ in range(chance.randint(1, 3))))
+                    assert max(read) <= 20, "a reload reads what is new"
+                    read.clear()
+                    assert await known(cache) == await known_anew(harness), n
+        finally:
+            await harness.view.close()
+
+    async def known_anew(harness: ViewHarness) -> dict[str, Any]:
+        fresh = RegistryCache(TaskTopics())
+        await fresh.reload(harness.view)
+        return await known(fresh)
+
+    async def known(cache: RegistryCache) -> dict[str, Any]:
+        pairs = [(name, owner) for name in ("a", "b", "e1", "e2") for owner in ("ada", "bob")]
+        return {
+            "endpoints": cache.endpoints(),
+            "named": [(cache.named(*p), cache.endpoint_id(*p), cache.is_revoked(*p)) for p in pairs],
+            "keys": [sorted(e.id for e in cache.with_key(b"k%d" % n)) for n in range(4)],
+            "counts": [cache.endpoint_counts(owner) for owner in ("ada", "bob")],
+            "tokens": sorted(cache.tokens(), key=lambda t: t.id),
+            "hashes": [cache.token(f"h{n}") for n in range(12)],
+            "of": [sorted(t.id for t in cache.tokens_of(owner)) for owner in ("ada", "bob")],
+        }
+
+    asyncio.run(main())
+
+
+def some_endpoint(chance: random.Random, revoked: set[int]) -> EndpointRecord:
+    n = chance.randrange(12)
+    if chance.random() < 0.2:
+        revoked.add(n)
+    owner = ("ada", "bob")[n % 2]
+    return EndpointRecord(VERSION, f"e{n}", "ab"[n % 3 == 0], owner, b"k%d" % chance.randrange(4), 1, n in revoked)
+
+
+def some_token(chance: random.Random) -> TokenRecord:
+    """A token that one with a lower number may have made."""
+    n = chance.randrange(12)
+    maker = f"t{n // 2}" if n > 1 else ""
+    expires = chance.choice((0, 50, 100))
+    return TokenRecord(
+        VERSION, f"t{n}", f"h{n}", ("ada", "bob")[n % 2], ("user",), expires, chance.random() < 0.3, parent=maker
+    )
+
+
+def test_removed_records_are_forgotten(tmp_path: Path) -> None:
+    async def main() -> None:
+        harness, cache = ViewHarness(tmp_path / "view.db"), RegistryCache(TaskTopics())
+        token = TokenRecord(VERSION, "tok_1", "h" * 64, "ada", ("user",))
+        try:
+            for record, key in ((LAPTOP, b"a"), (CLUSTER, b"b"), (token, b"c")):
+                await harness.append(REGISTRY, record, key=key)
+            await cache.reload(harness.view)
+            await harness.append(REGISTRY, Record(b"", key=b"a"), Record(b"", key=b"c"))
+            await cache.reload(harness.view)
+            assert (cache.endpoints(), cache.tokens(), cache.token("h" * 64)) == ([CLUSTER], [], None)
+            assert cache.named("laptop", "ada") is None
         finally:
             await harness.view.close()
 
