@@ -11,7 +11,9 @@ again and requests the outcomes that it missed. A full live feed skips items.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from time import perf_counter
 from typing import Any
 
 from oncue.dispatcher.live_feed import about
@@ -27,6 +29,9 @@ KEEP_ALIVE_S = 10.0
 ITEMS_PER_S = 20_000
 PAUSE_S, PAUSE_PER_FEED_S = 0.01, 0.001
 SMALLEST_BATCH = 10
+#: More feeds than a few get items in turns of the event loop, with pauses.
+FEW_FEEDS = 8
+SPREAD_S, SPREAD_PAUSE_S = 0.005, 0.01
 Sees = Callable[[str, Any], bool]
 
 STATE_WORDS = {status: state.name.lower() for status, state in CLOSED_AS.items()}
@@ -85,6 +90,7 @@ class Notifier:
         self._waiters: dict[bytes, list[asyncio.Future[Ended]]] = {}
         self._streams: dict[tuple[str, str], OutcomeStream] = {}  # by name and owner
         self._feeds: set[LiveFeed] = set()
+        self._unspread: deque[tuple[str, Any]] = deque()  # items that the feeds are still to get
         self._closing = asyncio.Event()
 
     # ------------------------------------------------------------ publish
@@ -104,10 +110,30 @@ class Notifier:
                 self.publish_item("outcome", _summary(call, e))
 
     def publish_item(self, kind: str, item: Any) -> None:
-        """Add an item to the live feeds of its kind."""
+        """Add an item to the live feeds of its kind, in a moment if there are many feeds."""
+        if len(self._feeds) <= FEW_FEEDS and not self._unspread:
+            self._add_to_feeds(kind, item)
+        elif len(self._unspread) < FEED_ITEMS:
+            self._unspread.append((kind, item))
+            if len(self._unspread) == 1:
+                asyncio.get_running_loop().call_soon(self._spread)
+        else:
+            for feed in self._feeds:
+                feed.skipped += 1
+
+    def _add_to_feeds(self, kind: str, item: Any) -> None:
         for feed in self._feeds:
             if (not feed.kinds or kind in feed.kinds) and feed.sees(kind, item):
                 feed.enqueue(kind, item)
+
+    def _spread(self) -> None:
+        """Add items to the feeds for a turn of the event loop."""
+        until = perf_counter() + SPREAD_S
+        while self._unspread and perf_counter() < until:
+            self._add_to_feeds(*self._unspread[0])
+            self._unspread.popleft()
+        if self._unspread:
+            asyncio.get_running_loop().call_later(SPREAD_PAUSE_S, self._spread)
 
     @property
     def watched(self) -> bool:

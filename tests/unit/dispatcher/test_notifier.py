@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -108,6 +109,28 @@ def test_a_live_feed_has_items_of_its_kinds_and_counts_skipped_ones() -> None:
         assert await anext(feed) == ("task", 0)
         await feed.aclose()
         assert not notifier.watched
+
+    run(work)
+
+
+def test_many_live_feeds_do_not_hold_the_loop() -> None:
+    async def work(notifier: Notifier) -> None:
+        feeds = [notifier.live(frozenset()) for _ in range(400)]
+        for feed in feeds:
+            await anext(feed)
+        longest, began = 0.0, time.thread_time()
+        for number in range(2 * FEED_ITEMS):
+            notifier.publish_item("event", number)
+        for _ in range(20):
+            longest = max(longest, time.thread_time() - began)
+            began = time.thread_time()
+            await asyncio.sleep(0.001)
+        assert longest < 0.15  # of CPU time; to give each item to each feed takes longer
+        for feed in feeds[:2]:
+            found = [await anext(feed), await anext(feed)]
+            assert ("event", 0) in found
+            assert any(kind == "skipped" for kind, _ in found)
+            await feed.aclose()
 
     run(work)
 
