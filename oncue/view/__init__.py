@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
-from oncue.view.lookups import ClaimRow, DeadRow, EventRow, SkippedRow
+from oncue.view.lookups import ClaimRow, DeadRow, SkippedRow
 from oncue.view.projector import Applied
 from oncue.view.queries import OpenRow
 from oncue.view.schema import ViewError
@@ -15,6 +16,7 @@ __all__ = [
     "ClaimRow",
     "ClosedTask",
     "DeadRow",
+    "EventFilter",
     "EventRow",
     "OpenRow",
     "SkippedRow",

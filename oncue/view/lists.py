@@ -5,12 +5,14 @@ duplicates. Row numbers are local to a view: a cursor contains the view's tag, a
 reject it.
 
 Each filter uses an index, so that a page reads few rows that it does not return: event, rare states
-and open tasks use partial indexes of `task`; rule, function, endpoint and owner use `span`. Further
-filters are tested on these rows.
+and open tasks use partial indexes of `task`; rule, function, endpoint, owner and times use `span`.
+Further filters are tested on these rows. Several states are one statement each, merged by row
+number: an index of one state gives its rows in order.
 """
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +23,7 @@ from oncue.errors import Invalid
 from oncue.task_lifecycle import State, TaskState
 from oncue.view import rows
 from oncue.view.interning import CallCache
+from oncue.view.spans import SPAN_US
 
 MAX_ROWS = 1_000  # per page
 PAGE_BYTES = 2 << 20  # of arguments, values, outputs and records in it
@@ -41,13 +44,15 @@ _BY_SPAN = ("rule", "function", "name", "endpoint", "owner")  # most selective f
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Filters of a task list, combined by AND."""
 
-    state: str = ""  # a phase (task_lifecycle.phase), or "open" or "closed"
+    state: str = ""  # phases (task_lifecycle.phase), "open" or "closed", with commas
     endpoint: str = ""  # its id
     function: str = ""  # content hash or name
     rule: str = ""
     event: tuple[str, str] | None = None
     owner: str = ""
-    since_us: int = 0
+    since_us: int = 0  # accepted at or after
+    until_us: int = 0  # accepted before; 0: no limit
+    not_retried: bool = False  # only tasks that no retry by hand has replaced
     cursor: str = ""
     limit: int = 50
 
@@ -68,17 +73,49 @@ class SelectBuilder(msgspec.Struct):
     def text(self) -> str:
         return f"SELECT {rows.TASK_COLUMNS} FROM {self.source} WHERE {' AND '.join(self.where)} ORDER BY {self.order} LIMIT ?"
 
+    def count_text(self) -> str:
+        return f"SELECT count(*) FROM (SELECT 1 FROM {self.source} WHERE {' AND '.join(self.where)} LIMIT ?)"
+
 
 def page(db: sqlite3.Connection, f: TaskFilter, calls: CallCache) -> tuple[list[TaskState], str | None]:
     """Return a page and the next page's cursor, None at the end. Raises Invalid."""
-    tag = db.execute("SELECT value FROM meta WHERE name = 'tag'").fetchone()[0]
-    query = plan(db, f, tag)
-    if query is None:
-        return [], None
+    tag = _tag(db)
     limit = max(1, min(f.limit, MAX_ROWS))
-    found, more = take(db.execute(query.text(), (*query.given, limit + 1)), limit)
+    queries = _plans(db, f, tag)
+    each = [db.execute(query.text(), (*query.given, limit + 1)) for query in queries]
+    found, more = take(each[0] if len(each) == 1 else heapq.merge(*each, key=lambda row: -row[20]), limit)
     cursor = f"{found[-1][20]}-{tag}" if more else None
     return rows.states(db, found, lambda n: calls.get(db, n)), cursor
+
+
+def count(db: sqlite3.Connection, f: TaskFilter, most: int) -> int:
+    """Count the tasks of a list, up to `most`. Raises Invalid."""
+    found = 0
+    for query in _plans(db, f, _tag(db)):
+        found += db.execute(query.count_text(), (*query.given, most - found)).fetchone()[0]
+    return found
+
+
+def _tag(db: sqlite3.Connection) -> str:
+    return str(db.execute("SELECT value FROM meta WHERE name = 'tag'").fetchone()[0])
+
+
+def _plans(db: sqlite3.Connection, f: TaskFilter, tag: str) -> list[SelectBuilder]:
+    """Return one statement for each state that the filter names; states do not overlap."""
+    made = (plan(db, msgspec.structs.replace(f, state=word), tag) for word in state_words(f.state))
+    return [query for query in made if query is not None]
+
+
+def state_words(text: str) -> list[str]:
+    """Return the states of a filter, none of which contains another. Raises Invalid."""
+    words = dict.fromkeys(word.strip() for word in text.split(",") if word.strip())
+    for word in words:
+        if word not in WORDS:
+            raise Invalid(f"state: there is no state {word!r}", remedy=f"one of: {', '.join(WORDS)}")
+    if "open" in words and "closed" in words:
+        return [""]
+    kept = [w for w in words if w in ("open", "closed") or ("open" if w in _OPEN else "closed") not in words]
+    return kept or [""]
 
 
 def take(found: Iterable[Any], limit: int) -> tuple[list[Any], bool]:
@@ -116,8 +153,10 @@ def plan(db: sqlite3.Connection, f: TaskFilter, tag: str) -> SelectBuilder | Non
     _by_state(query, f.state)
     if below is not None:
         query.add("task.n < ?", below)
-    if f.since_us:
-        _since(db, query, f.since_us)
+    if f.since_us or f.until_us:
+        _between(db, query, f.since_us, f.until_us)
+    if f.not_retried:
+        query.add("NOT EXISTS (SELECT 1 FROM task r INDEXED BY task_retried WHERE r.retry_of = task.id)")
     query.add("task.call IS NOT NULL")
     return query
 
@@ -176,18 +215,25 @@ def _match_span(query: SelectBuilder, words: dict[str, int]) -> None:
 
 
 def _by_state(query: SelectBuilder, word: str) -> None:
+    for condition in _state_tests(word):
+        query.add(condition)
+
+
+def _state_tests(word: str) -> tuple[str, ...]:
     if not word:
-        return
+        return ()
     if word in _OPEN:
-        query.add("task.state = 0")
-        query.add(_OPEN[word])
-    elif word == "closed":
-        query.add("task.state > 0")
-    elif word in _CLOSED:
-        state = _CLOSED[word]
-        query.add(f"task.state = {state.value}" + (" AND task.state > 1" if state is not State.SUCCEEDED else ""))
-    else:
-        raise Invalid(f"state: there is no state {word!r}", remedy=f"one of: {', '.join(WORDS)}")
+        return ("task.state = 0", _OPEN[word])
+    if word == "closed":
+        return ("task.state > 0",)
+    state = _CLOSED[word]
+    return (f"task.state = {state.value}", "task.state > 1" if state is not State.SUCCEEDED else "")
+
+
+def state_tests(text: str) -> str:
+    """Return the condition " AND ..." of one of these states. Raises Invalid."""
+    each = [" AND ".join(filter(None, _state_tests(word))) for word in state_words(text)]
+    return f" AND ({' OR '.join(f'({test})' for test in each)})" if all(each) else ""
 
 
 def _open_count(db: sqlite3.Connection) -> int:
@@ -197,8 +243,33 @@ def _open_count(db: sqlite3.Connection) -> int:
     return found
 
 
-def _since(db: sqlite3.Connection, query: SelectBuilder, since_us: int) -> None:
-    query.add("task.accepted_us >= ?", since_us)
-    # Rows below the first span since then cannot match.
-    lowest = db.execute("SELECT min(first) FROM span WHERE accepted_us >= ?", (since_us,)).fetchone()[0]
-    query.add("task.n >= ?", 0 if lowest is None else lowest)
+def _between(db: sqlite3.Connection, query: SelectBuilder, since_us: int, until_us: int) -> None:
+    """Filter by the time of acceptance, with bounds on the row number."""
+    if since_us:
+        query.add("task.accepted_us >= ?", since_us)
+        # Rows below the first span since then cannot match.
+        lowest = db.execute("SELECT min(first) FROM span WHERE accepted_us >= ?", (since_us,)).fetchone()[0]
+        _rows(query, ">=", lowest or 0)
+        if lowest is None:
+            query.add("0")
+    if until_us:
+        query.add("task.accepted_us < ?", until_us)
+        _rows(query, "<=", _last_before(db, until_us))
+
+
+def _rows(query: SelectBuilder, sign: str, n: int) -> None:
+    query.add(f"task.n {sign} ?", n)
+    if query.source.startswith("span"):
+        query.add(f"span.first {sign} ?", n)
+
+
+def _last_before(db: sqlite3.Connection, until_us: int) -> int:
+    """Return a row above which no task was accepted before this time.
+
+    The tasks of a span were accepted within SPAN_US, except in spans of older versions.
+    """
+    bounded = db.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'bounded_spans'").fetchone()
+    old = db.execute("SELECT max(first) FROM span WHERE first < ?", (bounded[0],)).fetchone()[0]
+    new = db.execute("SELECT max(first) FROM span WHERE accepted_us < ?", (until_us + SPAN_US,)).fetchone()[0]
+    row = db.execute("SELECT last FROM span WHERE first = ?", (max(old or 0, new or 0),)).fetchone()
+    return int(row[0]) if row else 0

@@ -8,37 +8,24 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from oncue.errors import Invalid
-from oncue.protocol import cloudevents
 from oncue.protocol.codec import decode
 from oncue.protocol.records import (
     Claim,
     DeadLetter,
     Deployment,
     EndpointRecord,
-    Event,
     FunctionRecord,
     Resolution,
     RuleSwitch,
     TokenRecord,
     Usage,
 )
+from oncue.view.event_lists import EventRow, cursor_top, event
 from oncue.view.lists import take
 
 T = TypeVar("T")
 MAX_ROWS = 1_000
 HISTORY, HISTORY_BYTES = 1_000, 16 * 1024 * 1024  # versions of a rule file, and of their texts
-_TOP = (1 << 63) - 1
-_Headers = tuple[tuple[str, bytes], ...]
-_EVENT = "place, at_ms, type, source, id, value, headers"
-
-
-class EventRow(msgspec.Struct, frozen=True):
-    """An event and its position in the log."""
-
-    offset: int
-    event: Event
-    at_us: int
 
 
 class DeadRow(msgspec.Struct, frozen=True):
@@ -64,14 +51,6 @@ class ClaimRow(msgspec.Struct, frozen=True):
     partition: int
     epoch: int
     claim: Claim
-
-
-def _top(cursor: str) -> int:
-    if not cursor:
-        return _TOP
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-        raise Invalid(f"cursor: {cursor!r} is not one", remedy="give back the `next` of the page before, as it was")
-    return int(cursor)
 
 
 def _limit(limit: int) -> int:
@@ -139,7 +118,7 @@ def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: An
     The cursor is a row's first column, which the statement compares with its first parameter.
     """
     limit = _limit(limit)
-    found, more = take(db.execute(text, (_top(cursor), *given, limit + 1)), limit)
+    found, more = take(db.execute(text, (cursor_top(cursor), *given, limit + 1)), limit)
     return found, str(found[-1][0]) if more else None
 
 
@@ -253,37 +232,9 @@ def _newer(db: sqlite3.Connection, kind: type[T], table: str, after: int) -> New
 # ---------------------------------------------------------------- events
 
 
-def events(
-    db: sqlite3.Connection, type: str = "", source: str = "", cursor: str = "", limit: int = 50
-) -> tuple[list[EventRow], str | None]:
-    """Return a page of events, latest first, and the next cursor."""
-    given = [text for text in (source, type) if text]
-    where = "n < ?" + (" AND source = ?" if source else "") + (" AND type = ?" if type else "")
-    index = "INDEXED BY event_source" if source else "INDEXED BY event_type" if type else ""
-    text = f"SELECT n, {_EVENT} FROM event {index} WHERE {where} ORDER BY n DESC LIMIT ?"
-    found, more = _page(db, text, cursor, limit, *given)
-    return [_event_row(*row[1:]) for row in found], more
-
-
-def event(db: sqlite3.Connection, offset: int) -> EventRow | None:
-    """Find an event by its position (`pack_position`) in oncue.events."""
-    row = db.execute(f"SELECT {_EVENT} FROM event WHERE place = ?", (offset,)).fetchone()
-    return None if row is None else _event_row(*row)
-
-
 def events_at(db: sqlite3.Connection, places: Sequence[int]) -> list[EventRow]:
     """Return the events at these positions that there are, in order."""
     return [row for place in places if (row := event(db, place)) is not None]
-
-
-def _event_row(
-    place: int, at_ms: int, type: str, source: str, id: str, value: bytes, headers: bytes | None
-) -> EventRow:
-    try:
-        event = cloudevents.from_record(value, decode(_Headers, headers) if headers else ())
-    except Invalid as e:  # an older version took it; the others of a list are shown
-        event = Event(id=id, source=source, type=type, data=f"not shown: {e.message}")
-    return EventRow(place, event, at_ms * 1000)
 
 
 # ---------------------------------------------------------------- dead letters and skipped records

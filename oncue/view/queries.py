@@ -47,6 +47,7 @@ ACCEPTED = "SELECT id, accepted_us FROM task WHERE id IN ({values}) AND known = 
 STATES = "SELECT task.id, state, text FROM task JOIN word ON word.id = task.endpoint WHERE task.id IN ({values})"
 CALLS = "SELECT id, call FROM task WHERE id IN ({values}) AND call IS NOT NULL"
 CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 0"
+RETRIES = "SELECT retry_of, id FROM task INDEXED BY task_retried WHERE retry_of IN ({values}) ORDER BY n"
 FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND call IS NOT NULL ORDER BY n"
 
 
@@ -148,3 +149,8 @@ def newest_us(db: sqlite3.Connection) -> int:
 
 def cancels(db: sqlite3.Connection, limit: int) -> list[tuple[bytes, str]]:
     return db.execute(CANCELS, (limit,)).fetchall()
+
+
+def retries(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the newest retry by hand of each of these tasks that has one."""
+    return dict(fetch(db, RETRIES, ids))

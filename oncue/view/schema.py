@@ -171,6 +171,14 @@ CREATE TABLE IF NOT EXISTS last_record (
 ) WITHOUT ROWID
 """
 
+# Indexes that views of earlier versions lack, too. An event's time rises: it is added at the end.
+LATER_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS task_retried ON task (retry_of) WHERE retry_of IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS event_at ON event (at_ms)",
+)
+# Spans of rows below this one may be longer than spans.SPAN_US: earlier versions made them.
+BOUNDED_SPANS = "INSERT OR IGNORE INTO meta VALUES ('bounded_spans', (SELECT ifnull(max(n), 0) + 1 FROM task))"
+
 
 class ViewError(OncueError):
     """The server's view (its query database) could not be read or written.
@@ -191,7 +199,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db = _connect(path)
         if db.execute("PRAGMA user_version").fetchone()[0] == 0:
             _create(db)
-        db.execute(LAST_RECORDS)
+        for text in (LAST_RECORDS, *LATER_INDEXES, BOUNDED_SPANS):
+            db.execute(text)
         return db
     except (sqlite3.Error, OSError) as e:
         if is_nearly_full(path.parent):

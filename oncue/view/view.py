@@ -19,9 +19,20 @@ from pathlib import Path
 from oncue.log import Partition, RecordBatch
 from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
 from oncue.task_lifecycle import State, TaskState
-from oncue.view import agent_queries, last_records, lists, lookups, queries, retention, snapshots
+from oncue.view import (
+    agent_queries,
+    event_lists,
+    last_records,
+    lists,
+    lookups,
+    queries,
+    retention,
+    short_ids,
+    snapshots,
+)
+from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
-from oncue.view.lookups import ClaimRow, DeadRow, EventRow, Newer, SkippedRow
+from oncue.view.lookups import ClaimRow, DeadRow, Newer, SkippedRow
 from oncue.view.projector import Applied, Projector, RecordKeys
 from oncue.view.queries import OpenRow, TaskQueries
 from oncue.view.readers import ReaderPool
@@ -188,6 +199,25 @@ class View:
         """Return a page, latest first, and the next page's cursor. Raises Invalid."""
         return await self._readers.run(lists.page, filters, self._queries.calls)
 
+    async def count_tasks(self, filters: TaskFilter, most: int) -> int:
+        """Count the tasks of a list, up to `most`. Raises Invalid."""
+        return await self._readers.run(lists.count, filters, most)
+
+    async def matching_ids(self, text: str, owner: str, limit: int) -> list[bytes]:
+        """Return ids that a short form means, latest first. Raises Invalid.
+
+        With an owner, only those of that owner's tasks.
+        """
+        return await self._readers.run(short_ids.matching, text, owner, limit, self._queries.calls)
+
+    async def short_ids(self, ids: Sequence[bytes]) -> list[str]:
+        """Return the short form of each id (short_ids.py)."""
+        return await self._readers.run(short_ids.shortened, ids)
+
+    async def retries(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the newest retry by hand of each of these tasks that has one."""
+        return await self._readers.run(queries.retries, ids)
+
     async def open_tasks(self, endpoint: str, after_seq: int, limit: int) -> list[OpenRow]:
         """Return open tasks of an endpoint (id) with seq > after_seq, in order of seq."""
         return await self._readers.run(self._queries.open_tasks, endpoint, after_seq, limit)
@@ -309,14 +339,15 @@ class View:
 
     # ------------------------------------------------------------ events and dead letters
 
-    async def events(
-        self, type: str = "", source: str = "", cursor: str = "", limit: int = 50
-    ) -> tuple[list[EventRow], str | None]:
-        """Return a page of events, latest first, and the next cursor."""
-        return await self._readers.run(lookups.events, type, source, cursor, limit)
+    async def events(self, filters: EventFilter) -> tuple[list[EventRow], str | None]:
+        """Return a page of events, latest first, and the next cursor. Raises Invalid.
+
+        With a cursor there may be more, even if the page is not full (event_lists.py).
+        """
+        return await self._readers.run(event_lists.page, filters)
 
     async def event(self, offset: int) -> EventRow | None:
-        return await self._readers.run(lookups.event, offset)
+        return await self._readers.run(event_lists.event, offset)
 
     async def events_at(self, places: Sequence[int]) -> list[EventRow]:
         """Return the events at these places, without those that retention has deleted."""

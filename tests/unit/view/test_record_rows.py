@@ -37,7 +37,7 @@ from oncue.protocol.records import (
     Usage,
 )
 from oncue.protocol.topics import CONTROL, DEAD, EVENTS, REGISTRY, REPORTS, RESULTS, TaskTopics
-from oncue.view import DeadRow, TaskFilter, View, lists, lookups, queries
+from oncue.view import DeadRow, EventFilter, TaskFilter, View, lists, lookups, queries
 from oncue.view.schema import KINDS, open_writer
 from tests.unit.view.view_harness import ViewHarness, run
 
@@ -178,11 +178,11 @@ def test_events(tmp_path: Path) -> None:
             seen: list[int] = []
             cursor: str | None = ""
             while cursor is not None:
-                rows, cursor = await view.events(cursor=cursor, limit=2, **given)  # type: ignore[arg-type]
+                rows, cursor = await view.events(EventFilter(cursor=cursor, limit=2, **given))  # type: ignore[arg-type]
                 seen += [r.offset for r in rows]
             assert seen == wanted
         with pytest.raises(Invalid, match="cursor"):
-            await view.events(cursor="x")
+            await view.events(EventFilter(cursor="x"))
         assert await view.delete_older_than(106) == 6
         assert await view.event(5) is None
 
@@ -310,7 +310,7 @@ def test_an_event_that_an_older_version_took_hides_no_others(tmp_path: Path) -> 
         with sqlite3.connect(tmp_path / "view.db") as db:
             db.execute("UPDATE event SET value = ? WHERE id = '1'", (deep,))
         db.close()
-        rows, _ = await harness.view.events()
+        rows, _ = await harness.view.events(EventFilter())
         assert [r.event.id for r in rows] == ["2", "1", "0"]
         assert "nested" in rows[1].event.data
 
