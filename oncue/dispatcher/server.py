@@ -44,9 +44,11 @@ from oncue.dispatcher.services.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService, close_open_tasks
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
+from oncue.dispatcher.services.retries import RetryService
 from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.status import StatusService
+from oncue.dispatcher.services.task_lists import TaskListService
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.dispatcher.services.tokens import TokenService
 from oncue.dispatcher.services.triggers import TriggerService
@@ -211,12 +213,15 @@ class Server:
         self._housekeeper = Housekeeper(context, bridge, ownership, self.folder.path, triggers.infos)
         tasks = TaskService(context, bridge, ownership, peers)
         self._cancellation = CancellationService(context, tasks, bridge, ownership, peers)
+        lists = TaskListService(context, tasks, self._cancellation)
         endpoints = EndpointService(context, bridge, self._effects, ownership, peers, self.server_key)
         self.tokens = TokenService(context, endpoints.revoke_record)
         self.backend = Backend(
             self.server_id,
             tasks,
             self._cancellation,
+            lists,
+            RetryService(context, tasks, lists, deployed),
             BlobService(context),
             ViewSnapshotService(context),
             FunctionService(context),

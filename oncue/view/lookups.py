@@ -112,6 +112,12 @@ def functions(
     return [decode(FunctionRecord, raw) for _, raw in found], more
 
 
+def function_versions(db: sqlite3.Connection, name: str, owner: str) -> list[FunctionRecord]:
+    """Return the versions of an owner's function, latest first, at most HISTORY."""
+    text = "SELECT record FROM function WHERE name = ? AND owner = ? ORDER BY version DESC, pos DESC LIMIT ?"
+    return _all(db, FunctionRecord, text, name, owner, HISTORY)
+
+
 def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: Any) -> tuple[list[Any], str | None]:
     """Return a page and the next cursor.
 

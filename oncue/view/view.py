@@ -278,6 +278,10 @@ class View:
         """
         return await self._readers.run(lookups.function, name, owner, of_others)
 
+    async def function_versions(self, name: str, owner: str) -> list[FunctionRecord]:
+        """Return the versions of an owner's function, latest first, without bodies."""
+        return await self._readers.run(lookups.function_versions, name, owner)
+
     async def endpoints(self) -> list[EndpointRecord]:
         """Return all endpoints, including revoked ones."""
         return await self._readers.run(lookups.endpoints)

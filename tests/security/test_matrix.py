@@ -73,17 +73,35 @@ CASES: dict[str, list[Case]] = {
     ],
     "GET /v1/tasks": [
         Case(fixed(f"/v1/tasks?limit=1000{query}"), NOTHING)
-        for query in ("", f"&owner={OWNER}", "&rule=zqmark-rule", "&event_source=/shared/source&event_id=e1")
+        for query in (
+            "",
+            f"&owner={OWNER}",
+            "&rule=zqmark-rule",
+            "&event_source=/shared/source&event_id=e1",
+            "&since_us=1&state=open,succeeded",
+            "&id={task}",
+            "&not_retried=1",
+        )
     ]
     + [
         Case(fixed("/v1/tasks?endpoint={endpoint}"), NOTHING | FORBIDDEN_OR_GONE),
         Case(fixed("/v1/tasks?function={function}"), NOTHING | FORBIDDEN_OR_GONE),
     ],
+    "GET /v1/tasks/count": [
+        Case(fixed("/v1/tasks/count?rule=zqmark-rule"), NOTHING),
+        Case(fixed("/v1/tasks/count?endpoint={endpoint}"), FORBIDDEN_OR_GONE),
+    ],
     "POST /v1/tasks/outcomes": [
         Case(fixed("/v1/tasks/outcomes"), NOTHING, lambda w: {"ids": [w.ids["task"], w.ids["waiting"]]})
     ],
     "POST /v1/tasks/cancel": [
-        Case(fixed("/v1/tasks/cancel"), GONE, lambda w: {"tasks": [w.ids["waiting"]]}, ends="task", at="waiting")
+        Case(fixed("/v1/tasks/cancel"), GONE, lambda w: {"tasks": [w.ids["waiting"]]}, ends="task", at="waiting"),
+        Case(fixed("/v1/tasks/cancel"), frozenset((202,)), lambda _: {"filter": {"owner": OWNER}}),
+        Case(fixed("/v1/tasks/cancel"), FORBIDDEN_OR_GONE, lambda w: {"filter": {"endpoint": w.ids["endpoint"]}}),
+    ],
+    "POST /v1/tasks/retry": [
+        Case(fixed("/v1/tasks/retry"), GONE, lambda w: {"tasks": [w.ids["task"]]}),
+        Case(fixed("/v1/tasks/retry"), frozenset((202,)), lambda _: {"filter": {"owner": OWNER, "state": "closed"}}),
     ],
     "GET /v1/tasks/{id}": [Case(fixed("/v1/tasks/{task}"), GONE), Case(fixed("/v1/tasks/{waiting}?wait_ms=10"), GONE)],
     "GET /v1/tasks/{id}/timeline": [Case(fixed("/v1/tasks/{task}/timeline"), GONE)],
@@ -97,7 +115,11 @@ CASES: dict[str, list[Case]] = {
     "POST /v1/events": [
         Case(fixed("/v1/events"), frozenset((202,)), lambda _: {"type": "shared.other", "source": "/shared"})
     ],
-    "GET /v1/events": [Case(fixed("/v1/events?limit=1000"), NOTHING)],
+    "GET /v1/events": [
+        Case(fixed("/v1/events?limit=1000"), NOTHING),
+        Case(fixed("/v1/events?limit=1000&rule=zqmark-rule&state=succeeded"), NOTHING),
+        Case(fixed("/v1/events?endpoint={endpoint}"), FORBIDDEN_OR_GONE),
+    ],
     "GET /v1/events/{offset}": [Case(fixed("/v1/events/{offset}"), NOTHING)],
     "GET /v1/triggers": [Case(fixed("/v1/triggers"), NOTHING)],
     "GET /v1/triggers/{name}": [Case(fixed("/v1/triggers/zqmark-files"), GONE)],

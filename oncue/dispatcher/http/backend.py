@@ -17,8 +17,10 @@ from oncue.dispatcher.services.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
+from oncue.dispatcher.services.retries import RetryService
 from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.status import StatusService
+from oncue.dispatcher.services.task_lists import TaskListService
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.dispatcher.services.tokens import TokenService
 from oncue.dispatcher.services.triggers import TriggerService
@@ -32,6 +34,8 @@ class Backend:
     server_id: str
     tasks: TaskService
     cancellation: CancellationService
+    task_lists: TaskListService
+    retries: RetryService
     blobs: BlobService
     view_snapshots: ViewSnapshotService
     functions: FunctionService

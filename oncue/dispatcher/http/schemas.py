@@ -23,6 +23,8 @@ Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="At most so many item
 WaitMs = Annotated[
     int, Meta(ge=0, description=f"Wait so long for it to close; more than {MAX_WAIT_MS} is taken as that.")
 ]
+SinceUs = Annotated[int, Meta(ge=0, le=_FAR, description="Accepted at or after this unix time in µs.")]
+UntilUs = Annotated[int, Meta(ge=0, le=_FAR, description="Accepted before this unix time in µs; 0: no limit.")]
 Cursor = Annotated[str, Meta(description="`next` of the page before.")]
 
 
@@ -39,15 +41,25 @@ class FileQuery(Query, frozen=True):
     path: Annotated[str, Meta(min_length=1, description="Absolute, or relative to the watched folder.")]
 
 
-class TasksQuery(PageQuery, frozen=True):
-    state: Annotated[str, Meta(description="A state, or open, or closed.")] = ""
+class TaskFilterQuery(Query, frozen=True):
+    state: Annotated[str, Meta(description="States with commas, or open, or closed.")] = ""
     endpoint: str = ""
     function: str = ""
     rule: str = ""
     event_source: Annotated[str, Meta(description="With event_id: tasks that this event caused.")] = ""
     event_id: str = ""
     owner: str = ""
-    since_us: Annotated[int, Meta(ge=0, le=_FAR, description="Accepted at or after this unix time in µs.")] = 0
+    since_us: SinceUs = 0
+    until_us: UntilUs = 0
+    not_retried: Annotated[bool, Meta(description="1: only tasks that no retry by hand has replaced.")] = False
+
+
+class TasksQuery(TaskFilterQuery, frozen=True):
+    id: Annotated[
+        str, Meta(max_length=100, description="First digits of ids, or first..last; other filters do not count then.")
+    ] = ""
+    cursor: Cursor = ""
+    limit: Limit = 50
 
 
 class TaskWaitQuery(Query, frozen=True):
@@ -65,6 +77,12 @@ class StreamQuery(Query, frozen=True):
 class EventsQuery(PageQuery, frozen=True):
     type: str = ""
     source: str = ""
+    id: Annotated[str, Meta(description="The id of events, or its beginning.")] = ""
+    since_us: SinceUs = 0
+    until_us: UntilUs = 0
+    rule: Annotated[str, Meta(description="Events that made a task of yours, by this rule.")] = ""
+    endpoint: Annotated[str, Meta(description="Events that made a task of yours, for this endpoint.")] = ""
+    state: Annotated[str, Meta(description="Events that made a task of yours, which has one of these states.")] = ""
 
 
 class DeadQuery(PageQuery, frozen=True):
@@ -114,12 +132,15 @@ class Cancelling(Response, frozen=True):
 
     The first record that closes a task decides its outcome.
 
+    `next`: the cursor of the next page, if the request has a filter and there is one.
+
     `tasks`: the open tasks that are asked to end. With `waiting` in the request: the tasks that
     will not run, because they had not been sent to their endpoint; all others stay as they are.
     """
 
     count: int
     tasks: list[str]
+    next: str | None = None
 
 
 class WhyRequest(Request, frozen=True):

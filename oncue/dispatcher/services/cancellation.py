@@ -20,10 +20,9 @@ from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
-from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext
+from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import TooLarge
-from oncue.ids import parse_task_id
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode
@@ -59,10 +58,16 @@ class CancellationService:
             raise TooLarge(
                 f"{len(request.tasks):,} tasks are too many for one request", remedy=f"ask for {MAX_CANCEL:,}"
             )
-        states = await self._visible(caller, request.tasks)
+        states = await self._tasks.visible_states(caller, request.tasks)
+        return await self.cancel_states(caller, states, waiting=request.waiting, bearer=bearer)
+
+    async def cancel_states(
+        self, caller: Caller, states: Sequence[TaskState], *, waiting: bool = False, bearer: str = ""
+    ) -> list[str]:
+        """Request the cancellation of those that are open, as `cancel` does."""
         wanted = [s for s in states if not s.state.closed and s.call is not None]
         cancelled: list[bytes] = []
-        if request.waiting:
+        if waiting:
             cancelled = [s.id for s in states if s.state is State.CANCELLED]
             others, wanted = await self._cancel_waiting(caller, wanted, bearer)
             cancelled += others
@@ -98,20 +103,6 @@ class CancellationService:
         """Apply a Cancel record that the view has, if the channel is here."""
         why = f"cancelled by {entry.by}"
         self._bridge.with_channel(entry.endpoint, partial(EndpointChannel.cancel, ids=entry.tasks, why=why))
-
-    async def _visible(self, caller: Caller, texts: Sequence[str]) -> list[TaskState]:
-        """Return the states of tasks that the caller may see, with one query for all.
-
-        Raises NotFound, Invalid.
-        """
-        ids = [parse_task_id(text) for text in texts]
-        found = await self._context.view.tasks_of(ids)
-        if any(i not in found for i in ids):
-            await self._context.barrier(self._tasks.topics())
-        elif any(not s.state.closed for s in found.values()):
-            await self._context.view.wait_for(await self._context.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
-        found |= await self._context.view.tasks_of([i for i in ids if i not in found or not found[i].state.closed])
-        return [self._tasks.check_visible(caller, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
 
     def _by_server(self, states: Sequence[TaskState]) -> dict[str, list[bytes]]:
         """Return the tasks of other servers, by the URL of the server."""

@@ -22,7 +22,7 @@ from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.records import STORED_EVENT_BYTES, Event
 from oncue.protocol.topics import EVENTS
-from oncue.view import EventRow
+from oncue.view import EventFilter, EventRow
 
 #: Kinds of live items that hold no private data: every reader sees them.
 _PUBLIC = frozenset(("", "event", "skipped"))
@@ -64,11 +64,16 @@ class EventService:
         self._context.metrics.events(len(records))
         return positions
 
-    async def page(
-        self, caller: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
-    ) -> r.Page:
-        """Return a page of events, newest first."""
-        rows, following = await self._context.view.events(type=type, source=source, cursor=cursor, limit=limit)
+    async def page(self, caller: Caller, filters: EventFilter) -> r.Page:
+        """Return a page of events, newest first. `filters.endpoint`: a name or an id.
+
+        With `next` there may be more, even if the page is not full. Raises Invalid, NotFound.
+        """
+        endpoint = filters.endpoint
+        if endpoint:
+            endpoint = self._context.registry.find_endpoint(caller, endpoint).id
+        filters = msgspec.structs.replace(filters, endpoint=endpoint, owner=caller.only)
+        rows, following = await self._context.view.events(filters)
         return r.Page(items=[await self._event_info(caller, row) for row in rows], next=following)
 
     async def get(self, caller: Caller, offset: int) -> r.EventInfo:

@@ -63,6 +63,11 @@ def attempt_info(a: Attempt) -> r.AttemptInfo:
     )
 
 
+def phase_of(state: TaskState) -> str:
+    """Return the state as users see it."""
+    return phase(state.state, state.attempt, state.running[0], state.cancel_us)
+
+
 def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = "", sent: bool = False) -> r.TaskInfo:
     """Return a task for the API.
 
@@ -76,7 +81,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
     good = closing is not None and closing.status == OK
     return r.TaskInfo(
         id=state.id.hex(),
-        state=phase(state.state, state.attempt, state.running[0], state.cancel_us),
+        state=phase_of(state),
         function=call.function,
         name=call.name,
         endpoint=endpoint_name(call.endpoint),

@@ -1,4 +1,4 @@
-"""Accepts, lists, awaits and retries tasks.
+"""Accepts, shows and awaits tasks.
 
     submit_batch ──► Call + ids ──► TaskFrames ──append──► durable ──► Accepted
                                         └──(early watch)──► channel ──► agent
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 
 import msgspec
 
@@ -25,7 +24,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
 from oncue.dispatcher.notifier import STATE_WORDS
-from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop, off_loop_if
+from oncue.dispatcher.off_loop import MANY, off_loop, off_loop_if
 from oncue.dispatcher.services.idempotency import (
     AcceptedRequest,
     IdempotencyCache,
@@ -36,7 +35,7 @@ from oncue.dispatcher.services.idempotency import (
 from oncue.dispatcher.services.open_reason import open_reason
 from oncue.dispatcher.services.submission_checks import check_payloads, parse_batch_key, split_records, stored_retry
 from oncue.dispatcher.services.task_info import task_info, timeline
-from oncue.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from oncue.errors import Invalid, NotFound, TooLarge
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import payload
@@ -45,7 +44,6 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS
 from oncue.task_lifecycle import TaskState, end
-from oncue.view import TaskFilter
 
 OUTCOMES_BYTES = 4 << 20  # of values and outputs in one answer
 RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
@@ -88,7 +86,7 @@ class TaskService:
             if await self._known(call, tasks[0]):
                 return _accepted(ids, [])
         check_payloads(payloads)
-        return _accepted(ids, (await self._append(request_key, call, tasks))[1])
+        return _accepted(ids, (await self.append(request_key, call, tasks))[1])
 
     async def submit(self, caller: Caller, request: r.TaskRequest) -> r.TaskInfo:
         """Accept one call; durable on return. Wait up to `wait_ms` for its outcome."""
@@ -108,7 +106,7 @@ class TaskService:
             return await self.get(caller, task_id.hex(), request.wait_ms)
         waiter = self._context.notifier.wait(task_id) if request.wait_ms else None
         try:
-            accepted_us, positions = await self._append((caller.subject, seed), call, [task])
+            accepted_us, positions = await self.append((caller.subject, seed), call, [task])
             position = position_text(positions)
             ended = await _within(waiter, request.wait_ms) if waiter else None
         finally:
@@ -117,9 +115,9 @@ class TaskService:
         state = TaskState(task_id, True, call, packed, accepted_us)
         if ended is not None:
             return self._ended_info(state, ended, position)
-        return msgspec.structs.replace(self._info(state), position=position)
+        return msgspec.structs.replace(self.info(state), position=position)
 
-    async def _append(self, request_key: RequestKey, call: Call, tasks: list[TaskRecord]) -> tuple[int, list[Position]]:
+    async def append(self, request_key: RequestKey, call: Call, tasks: list[TaskRecord]) -> tuple[int, list[Position]]:
         """Append tasks. Return (their time of acceptance in unix µs, positions).
 
         A repeated key returns the values of the first request. Raises Conflict if that had other
@@ -237,9 +235,10 @@ class TaskService:
                     state = await self._visible(caller, task_id)
             finally:
                 self._context.notifier.forget(state.id, waiter)
-        info = self._info(state)
+        info = self.info(state)
         if state.state.closed or state.call is None:
-            return info
+            retries = await self._context.view.retries([state.id])
+            return msgspec.structs.replace(info, replaced_by=retries[state.id].hex()) if retries else info
         return await self._peers.task(self._ownership.owner_url(state.call.endpoint), info, bearer)
 
     async def _visible(self, caller: Caller, text: str) -> TaskState:
@@ -264,14 +263,30 @@ class TaskService:
             raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
         return state
 
+    async def visible_states(self, caller: Caller, texts: Sequence[str]) -> list[TaskState]:
+        """Return the states of tasks that the caller may see, with one query for all.
+
+        Raises NotFound, Invalid.
+        """
+        context = self._context
+        ids = [task_ids.parse_task_id(text) for text in texts]
+        found = await context.view.tasks_of(ids)
+        if any(i not in found for i in ids):
+            await context.barrier(self.topics())
+        elif any(not s.state.closed for s in found.values()):
+            await context.view.wait_for(await context.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
+        found |= await context.view.tasks_of([i for i in ids if i not in found or not found[i].state.closed])
+        return [self.check_visible(caller, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
+
     def topics(self) -> list[str]:
         """Return the topics that hold tasks and their results."""
         return [*self._context.registry.tasks_topics(), RESULTS]
 
-    def _info(self, state: TaskState) -> r.TaskInfo:
-        return task_info(state, self._context.registry.endpoint_name, *self._why(state))
+    def info(self, state: TaskState) -> r.TaskInfo:
+        """Return a task for the API."""
+        return task_info(state, self._context.registry.endpoint_name, *self.why(state))
 
-    def _why(self, state: TaskState) -> tuple[str, bool]:
+    def why(self, state: TaskState) -> tuple[str, bool]:
         """Return why a task is open, and True if it is at its agent."""
         channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
         sent = channel is not None and not state.state.closed and channel.at_agent(state.id)
@@ -283,20 +298,7 @@ class TaskService:
         assert call is not None
         state = msgspec.structs.replace(state, attempt=max(state.attempt, e.attempt))
         closed = end(state, msgspec.structs.replace(call, retry=None), state.accepted_us, e)
-        return msgspec.structs.replace(self._info(closed), position=position)
-
-    async def page(self, caller: Caller, filters: TaskFilter) -> r.Page:
-        """Return a page of tasks, newest first. `filters.endpoint`: a name or an id."""
-        endpoint = filters.endpoint
-        if endpoint:
-            endpoint = self._context.registry.find_endpoint(caller, endpoint).id
-        filters = msgspec.structs.replace(filters, endpoint=endpoint, owner=caller.only or filters.owner)
-        rows, cursor = await self._context.view.tasks(filters)
-        # Values that users chose are converted beside the loop.
-        shown = [partial(task_info, row, self._context.registry.endpoint_name, *self._why(row)) for row in rows]
-        large = sum(map(_size, rows)) > LARGE_BYTES
-        items = await off_loop_if(large, lambda: [show() for show in shown])
-        return r.Page(items=items, next=cursor)
+        return msgspec.structs.replace(self.info(closed), position=position)
 
     async def timeline(self, caller: Caller, task_id: str) -> list[r.TimelineEntry]:
         """Return what happened to a task, oldest first. Raises NotFound, Invalid."""
@@ -364,33 +366,6 @@ class TaskService:
             else:
                 yield b""
 
-    # ------------------------------------------------------------ retry
-
-    async def retry(self, caller: Caller, task_id: str) -> r.TaskInfo:
-        """Submit the call of a closed task again, as a new task.
-
-        Raises NotFound, Conflict, Forbidden.
-        """
-        self._context.check_accepting()
-        state = await self._visible(caller, task_id)
-        if not state.state.closed:
-            raise Conflict(f"task {task_id} is still open", remedy="cancel it first, or wait until it has ended")
-        if not state.known or state.call is None:
-            raise Conflict(
-                f"the arguments of task {task_id} are not in the log any more",
-                remedy="submit it again with its arguments",
-            )
-        endpoint = self._context.registry.endpoint(state.call.endpoint)
-        if endpoint is None or endpoint.revoked:
-            raise Forbidden("its endpoint was revoked", remedy="submit it to another endpoint")
-        key = task_ids.new_uuid7()
-        new_id = task_ids.batch_ids(caller.subject, key, 1)[0]
-        call = msgspec.structs.replace(state.call, expires_us=0, stream="")
-        task = TaskRecord(new_id, state.args, state.event, state.id, state.mark_us)
-        accepted_us, _ = await self._append((caller.subject, key), call, [task])
-        fresh = TaskState(new_id, True, call, state.args, accepted_us, event=state.event, retry_of=state.id)
-        return self._info(fresh)
-
 
 # ---------------------------------------------------------------- small steps
 
@@ -398,10 +373,6 @@ class TaskService:
 def is_cut(outcomes: Sequence[Ended]) -> bool:
     """Return True if these are as many as are returned at once: there may be more."""
     return sum(len(e.value) + len(e.output) for e in outcomes) > OUTCOMES_BYTES
-
-
-def _size(state: TaskState) -> int:
-    return len(state.args) + sum(len(a.value) + len(a.output) for a in state.attempts)
 
 
 def _batch_tasks(subject: str, key: bytes, payloads: Sequence[bytes]) -> tuple[list[bytes], list[TaskRecord]]:

@@ -11,6 +11,8 @@ from oncue.protocol.records import NAME_CHARS
 
 Name = Annotated[str, msgspec.Meta(max_length=NAME_CHARS)]
 Text = Annotated[str, msgspec.Meta(max_length=4_000)]
+Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]  # unix µs; 0: no limit
+PageLimit = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from oncue.protocol.api.base import Name, Request, Response, Text
+from oncue.protocol.api.base import Name, PageLimit, Request, Response, Text, Time
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Ended, StoredRetryPolicy
 
@@ -90,6 +90,7 @@ class TaskInfo(Response, frozen=True):
     rule_version: int = 0
     event: tuple[str, str] | None = None  # (source, id)
     retry_of: str = ""
+    replaced_by: str = ""  # the newest task that is a retry by hand of this one
     attempt: int = 1
     accepted_us: int = 0
     started_us: int = 0
@@ -107,6 +108,8 @@ class TaskInfo(Response, frozen=True):
     arguments: Any = None
     attempts: list[AttemptInfo] = []
     position: str = ""  # in the response to POST: for the Oncue-Position header
+    short: str = ""  # in lists: the digits of the id that suffice, "first" or "first..last"
+    version: int = 0  # of the function, in the response to a retry
 
 
 class AttemptInfo(Response, frozen=True):
@@ -142,11 +145,84 @@ class TimelineEntry(Response, frozen=True):
     detail: str = ""
 
 
-class CancelRequest(Request, frozen=True):
-    """POST /v1/tasks/cancel."""
+class TaskSelection(Request, frozen=True):
+    """Tasks that a request is for, by what they have in common. Fields as in GET /v1/tasks."""
 
-    tasks: list[str]
+    state: Text = ""  # states with commas, open or closed
+    endpoint: Text = ""
+    function: Text = ""
+    rule: Text = ""
+    owner: Text = ""
+    since_us: Time = 0
+    until_us: Time = 0
+
+
+class CancelRequest(Request, frozen=True, omit_defaults=True):
+    """POST /v1/tasks/cancel: `tasks`, or a page of those that `filter` selects.
+
+    With `filter`, open tasks only. Send `next` of the answer back as `cursor` until it is null.
+    """
+
+    tasks: list[str] = msgspec.field(default_factory=list)
     waiting: bool = False  # only tasks that have not been sent to their endpoint
+    filter: TaskSelection | None = None
+    cursor: Text = ""
+    limit: PageLimit = 500
+
+
+class RetryOneRequest(Request, frozen=True):
+    """POST /v1/tasks/{id}/retry."""
+
+    same_version: bool = False  # run the function's version that the task ran; else the one in force
+
+
+class RetryRequest(Request, frozen=True):
+    """POST /v1/tasks/retry: run closed tasks again, as new tasks.
+
+    `tasks`, or a page of those that `filter` selects; a filter without a state takes those that
+    have failed in any way. With `filter`, a task that was retried before is left out, so that the
+    same request can be repeated; `again` takes it too. Send `next` back as `cursor` until it is
+    null.
+    """
+
+    tasks: Annotated[list[Name], msgspec.Meta(max_length=1_000)] = msgspec.field(default_factory=list)
+    filter: TaskSelection | None = None
+    same_version: bool = False  # run the versions that the tasks ran; else those in force
+    again: bool = False
+    dry_run: bool = False  # only answer what would run
+    key: Text = ""  # the same key makes the same tasks; "": a new one
+    cursor: Text = ""
+    limit: PageLimit = 500
+
+
+class RetriedTask(Response, frozen=True):
+    """A task that is run again."""
+
+    retry_of: str
+    id: str = ""  # of the new task; "" in a dry run
+    short: str = ""
+    state: str = ""  # of the old task
+    name: str = ""
+    function: str = ""  # content hash
+    version: int = 0  # of the function; 0: not known
+    old_version: int = 0  # that the old task ran
+    endpoint: str = ""
+    rule: str = ""
+
+
+class Retried(Response, frozen=True):
+    """The tasks that run again, and why others do not."""
+
+    tasks: list[RetriedTask]
+    refused: dict[str, str] = {}  # id -> reason and remedy
+    next: str | None = None
+
+
+class TaskCount(Response, frozen=True):
+    """GET /v1/tasks/count: `count` tasks, or `more` than that."""
+
+    count: int
+    more: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):

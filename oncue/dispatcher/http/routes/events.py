@@ -25,6 +25,7 @@ from oncue.protocol import cloudevents
 from oncue.protocol.api import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
 from oncue.protocol.cloudevents_http import check_containers, check_size, events_from_http
 from oncue.protocol.records import Event
+from oncue.view import EventFilter
 
 STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
 KINDS = ("task", "outcome", "event", "rule", "endpoint", "trigger", "dead")
@@ -78,9 +79,19 @@ def _event_id(context: RequestContext, key: str) -> str:
 
 async def events(context: RequestContext) -> Page:
     q: EventsQuery = context.query
-    return await context.backend.events.page(
-        context.caller, type=q.type, source=q.source, cursor=q.cursor, limit=q.limit
+    filters = EventFilter(
+        type=q.type,
+        source=q.source,
+        id=q.id,
+        since_us=q.since_us,
+        until_us=q.until_us,
+        rule=q.rule,
+        endpoint=q.endpoint,
+        state=q.state,
+        cursor=q.cursor,
+        limit=q.limit,
     )
+    return await context.backend.events.page(context.caller, filters)
 
 
 async def event(context: RequestContext) -> EventInfo:
@@ -165,6 +176,7 @@ ROUTES = (
         query=EventsQuery,
         gives=Page,
         items=EventInfo,
+        errors=(NotFound,),
     ),
     Route(
         "GET",

@@ -5,11 +5,22 @@ from __future__ import annotations
 import difflib
 
 from oncue.dispatcher.http.route import Route
-from oncue.dispatcher.http.routes import blobs, dead_letters, events, registry, rules, server, tasks, view_snapshot
+from oncue.dispatcher.http.routes import (
+    blobs,
+    dead_letters,
+    events,
+    registry,
+    rules,
+    server,
+    task_selection,
+    tasks,
+    view_snapshot,
+)
 from oncue.errors import MethodNotAllowed, NotFound, OncueError
 
 ROUTES: tuple[Route, ...] = (
     *tasks.ROUTES,
+    *task_selection.ROUTES,
     *events.ROUTES,
     *dead_letters.ROUTES,
     *rules.ROUTES,

@@ -19,13 +19,11 @@ from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, RequestCont
 from oncue.dispatcher.http.schemas import (
     LONGEST_MS,
     MAX_WAIT_MS,
-    Cancelling,
     LogsQuery,
     OutcomeInfo,
     OutcomesQuery,
     OutcomesRequest,
     StreamQuery,
-    TasksQuery,
     TaskWaitQuery,
 )
 from oncue.dispatcher.http.streams import serve_stream
@@ -36,16 +34,13 @@ from oncue.protocol import payload
 from oncue.protocol.api import (
     Accepted,
     BatchRequest,
-    CancelRequest,
     FailureInfo,
     Outcome,
-    Page,
     TaskInfo,
     TaskRequest,
     TimelineEntry,
 )
 from oncue.protocol.records import INLINE_BYTES, OK, Failure
-from oncue.view import TaskFilter
 
 MORE = "Oncue-More"  # of an answer that was cut: ask again for the others
 _KEY_CHARS = 255
@@ -180,26 +175,6 @@ async def show(context: RequestContext) -> TaskInfo:
     )
 
 
-async def find(context: RequestContext) -> Page:
-    q: TasksQuery = context.query
-    if bool(q.event_source) != bool(q.event_id):
-        raise Invalid("the query: an event is named by event_source and event_id together", remedy="give both")
-    return await context.backend.tasks.page(
-        context.caller,
-        TaskFilter(
-            state=q.state,
-            endpoint=q.endpoint,
-            function=q.function,
-            rule=q.rule,
-            event=(q.event_source, q.event_id) if q.event_id else None,
-            owner=q.owner,
-            since_us=q.since_us,
-            cursor=q.cursor,
-            limit=q.limit,
-        ),
-    )
-
-
 async def timeline(context: RequestContext) -> list[TimelineEntry]:
     return await context.backend.tasks.timeline(context.caller, task_id(context))
 
@@ -218,7 +193,7 @@ async def outcomes(context: RequestContext) -> Any:
         _check_count(body.ids)
         wanted: Sequence[bytes] = body.ids
     else:
-        wanted = await _parse_ids(body.ids, "$.ids")
+        wanted = await parse_ids(body.ids, "$.ids")
     found = await context.backend.tasks.outcomes(context.caller, wanted, min(body.wait_ms, MAX_WAIT_MS))
     if context.coding == MSGPACK:
         response = answer(found, coding=MSGPACK)
@@ -230,7 +205,7 @@ async def outcomes(context: RequestContext) -> Any:
     return response
 
 
-async def _parse_ids(texts: Sequence[str], where: str) -> list[bytes]:
+async def parse_ids(texts: Sequence[str], where: str) -> list[bytes]:
     """Return ids that are given in hex. Raises Invalid, TooLarge."""
     _check_count(texts)
 
@@ -289,28 +264,7 @@ def _framed(message: bytes) -> bytes:
     return len(message).to_bytes(4, "big") + message
 
 
-async def cancel(context: RequestContext) -> Cancelling:
-    request: CancelRequest = context.body
-    wanted = list(map(ids.text, await _parse_ids(request.tasks, "$.tasks")))
-    to_cancel = CancelRequest(tasks=wanted, waiting=request.waiting)
-    return _cancelling(await context.backend.cancellation.cancel(context.caller, to_cancel, context.bearer))
-
-
-async def cancel_one(context: RequestContext) -> Cancelling:
-    return _cancelling(
-        await context.backend.cancellation.cancel(context.caller, CancelRequest(tasks=[task_id(context)]))
-    )
-
-
-def _cancelling(tasks: list[str]) -> Cancelling:
-    return Cancelling(count=len(tasks), tasks=tasks)
-
-
-async def retry(context: RequestContext) -> TaskInfo:
-    return await context.backend.tasks.retry(context.caller, task_id(context))
-
-
-_ACCEPT = (NotFound, Conflict, DiskFull)
+ACCEPT = (NotFound, Conflict, DiskFull)
 
 ROUTES = (
     Route(
@@ -323,7 +277,7 @@ ROUTES = (
         takes=TaskRequest,
         gives=TaskInfo,
         status=202,
-        errors=_ACCEPT,
+        errors=ACCEPT,
     ),
     Route(
         "POST",
@@ -337,18 +291,7 @@ ROUTES = (
         gives=Accepted,
         writes=(JSON, MSGPACK),
         status=202,
-        errors=_ACCEPT,
-    ),
-    Route(
-        "GET",
-        "/v1/tasks",
-        find,
-        summary="Tasks that you may see, newest first.",
-        scope="read",
-        query=TasksQuery,
-        gives=Page,
-        items=TaskInfo,
-        errors=(NotFound,),
+        errors=ACCEPT,
     ),
     Route(
         "POST",
@@ -366,20 +309,8 @@ ROUTES = (
         waits=True,
     ),
     Route(
-        "POST",
-        "/v1/tasks/cancel",
-        cancel,
-        summary="Ask for tasks to be cancelled; the first closing record of each decides.",
-        scope="user",
-        takes=CancelRequest,
-        max_bytes=IDS_BYTES,
-        gives=Cancelling,
-        status=202,
-        errors=(NotFound,),
-    ),
-    Route(
         "GET",
-        "/v1/tasks/{id:(?!(?:batch|cancel|outcomes)$)[^/]+}",  # those are paths of their own
+        "/v1/tasks/{id:(?!(?:batch|cancel|count|outcomes|retry)$)[^/]+}",  # those are paths of their own
         show,
         summary="One task.",
         scope="read",
@@ -408,26 +339,6 @@ ROUTES = (
         writes=(TEXT,),
         streamed=True,
         errors=(NotFound,),
-    ),
-    Route(
-        "POST",
-        "/v1/tasks/{id}/cancel",
-        cancel_one,
-        summary="Ask for one task to be cancelled.",
-        scope="user",
-        gives=Cancelling,
-        status=202,
-        errors=(NotFound,),
-    ),
-    Route(
-        "POST",
-        "/v1/tasks/{id}/retry",
-        retry,
-        summary="Run a closed task's call again: a new task that names the old one.",
-        scope="user",
-        gives=TaskInfo,
-        status=202,
-        errors=(NotFound, Conflict, DiskFull),
     ),
     Route(
         "GET",

@@ -30,7 +30,7 @@ from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.api import Outcome
 from oncue.protocol.records import OK, Ended, Event, TokenRecord
-from oncue.view import TaskFilter
+from oncue.view import EventFilter, TaskFilter
 
 TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "read")}
 
@@ -67,14 +67,14 @@ SERVICES = {
         "submit": "_submit",
         "submit_batch": "_submit_batch",
         "get": "_task",
-        "page": "_tasks",
         "timeline": "_timeline",
         "logs": "_logs",
         "outcomes": "_outcomes",
         "stream": "_stream",
-        "retry": "_retry",
     },
     "cancellation": {"cancel": "_cancel"},
+    "task_lists": {"page": "_tasks", "find": "_find", "count": "_count", "cancel_page": "_cancel_page"},
+    "retries": {"retry": "_retry", "retry_one": "_retry_one"},
     "view_snapshots": {"create": "_view_snapshot"},
 }
 
@@ -178,7 +178,20 @@ class MemoryBackend:
     async def _cancel(self, caller: Caller, request: r.CancelRequest, bearer: str = "") -> list[str]:
         return request.tasks
 
-    async def _retry(self, caller: Caller, task_id: str) -> r.TaskInfo:
+    async def _find(self, caller: Caller, text: str, limit: int) -> r.Page:
+        return r.Page(items=[t for t in self.task_infos.values() if t.id.startswith(text)][:limit])
+
+    async def _count(self, caller: Caller, query: TaskFilter) -> r.TaskCount:
+        self.queries.append(query)
+        return r.TaskCount(count=len(self.task_infos))
+
+    async def _cancel_page(self, caller: Caller, request: r.CancelRequest, bearer: str) -> tuple[list[str], str | None]:
+        return list(self.task_infos), None
+
+    async def _retry(self, caller: Caller, request: r.RetryRequest) -> r.Retried:
+        return r.Retried(tasks=[r.RetriedTask(retry_of=task) for task in request.tasks or self.task_infos])
+
+    async def _retry_one(self, caller: Caller, task_id: str, request: r.RetryOneRequest) -> r.TaskInfo:
         info = await self._task(caller, task_id)
         if info.state == "waiting":
             raise Conflict(f"the task {task_id} is still open", remedy="wait for it, or cancel it")
@@ -310,9 +323,7 @@ class MemoryBackend:
         self.emitted.extend(events)
         return r.Emitted(count=len(events), position="events:3")
 
-    async def _events(
-        self, caller: Caller, *, type: str = "", source: str = "", cursor: str = "", limit: int = 50
-    ) -> r.Page:
+    async def _events(self, caller: Caller, query: EventFilter) -> r.Page:
         return r.Page(items=[await self._event(caller, 0)])
 
     async def _event(self, caller: Caller, offset: int) -> r.EventInfo:

@@ -207,7 +207,7 @@ def test_task_ids_may_have_dashes() -> None:
             assert (await c.ask("GET", f"/v1/tasks/{path}"))[1]["id"] == t
         status, problem, _ = await c.ask("POST", f"/v1/tasks/{dashed}/retry")
         assert (status, problem["code"]) == (409, "conflict")
-        one = {"count": 1, "tasks": [t]}
+        one = {"count": 1, "tasks": [t], "next": None}
         assert (await c.ask("POST", "/v1/tasks/cancel", json={"tasks": [dashed]}))[:2] == (202, one)
         assert (await c.ask("POST", f"/v1/tasks/{dashed}/cancel"))[:2] == (202, one)
 

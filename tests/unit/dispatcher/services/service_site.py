@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from oncue import curve, ids
 from oncue.blobs import open_blobs
 from oncue.clocks.process import now_us
@@ -159,16 +161,21 @@ class Site:
         await self.log.ensure({topic: Topic()})
         self._consumer.follow_tasks(topic)
 
-    async def add_function(self, name: str = "f", caller: Caller = ADA, result: int = 1) -> r.FunctionInfo:
+    async def add_function(
+        self, name: str = "f", caller: Caller = ADA, result: int = 1, file: str = ""
+    ) -> r.FunctionInfo:
         """Register a function that returns `result`: another result is another content."""
-        return await FunctionService(self.context).register(caller, function_request(name, result))
+        request = msgspec.structs.replace(function_request(name, result), file=file)
+        return await FunctionService(self.context).register(caller, request)
 
     async def add_task(
         self, endpoint: EndpointRecord, owner: str = "ada", event: tuple[str, str] | None = None, **fields: Any
     ) -> bytes:
         """Append one task, as an earlier submit did."""
         task_id = ids.batch_ids(owner, ids.new_uuid7(), 1)[0]
-        call = Call(VERSION, "0" * 64, endpoint.id, owner, "f", **fields)
+        call = Call(
+            **{"v": VERSION, "function": "0" * 64, "endpoint": endpoint.id, "owner": owner, "name": "f"} | fields
+        )
         frame = TaskFrame(VERSION, call, now_us(), [TaskRecord(task_id, payload.pack_args((), {}), event)])
         topic = self.context.registry.tasks_topic(endpoint.id)
         await self.context.applied(await self.log.append(topic, [Record(encode(frame))]))

@@ -11,6 +11,7 @@ import pytest
 from oncue.dispatcher.services.events import EventService
 from oncue.errors import NotFound, NotReady, TooLarge
 from oncue.protocol.records import STORED_EVENT_BYTES, Event
+from oncue.view import EventFilter
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB, Site, with_site
 
 
@@ -23,8 +24,8 @@ def test_events_are_listed_newest_first_by_any_reader(tmp_path: Path) -> None:
         events = EventService(site.context)
         emitted = await events.emit(ADA, [event(1), event(2), event(3, type="other")])
         await site.context.wait_for(emitted.position)
-        page = await events.page(BOB, type="scan", limit=1)
-        rest = await events.page(BOB, type="scan", cursor=page.next or "")
+        page = await events.page(BOB, EventFilter(type="scan", limit=1))
+        rest = await events.page(BOB, EventFilter(type="scan", cursor=page.next or ""))
         assert (emitted.count, emitted.id) == (3, "")
         assert [i.event["id"] for i in (*page.items, *rest.items)] == ["2", "1"]
         assert rest.next is None

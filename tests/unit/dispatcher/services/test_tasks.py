@@ -1,4 +1,4 @@
-"""TaskService: submission with and without keys, look-up, waiting, output and retry."""
+"""TaskService: submission with and without keys, look-up, waiting and output."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import pytest
 
 from oncue import ids
 from oncue.clocks.process import now_ms
+from oncue.dispatcher.services.cancellation import CancellationService
+from oncue.dispatcher.services.task_lists import TaskListService
 from oncue.dispatcher.services.tasks import TaskService
-from oncue.errors import Conflict, Forbidden, Invalid, NotFound, NotReady, TooLarge
+from oncue.errors import Conflict, Invalid, NotFound, NotReady, TooLarge
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import ERROR, INLINE_BYTES, OK, VERSION, Ended, Output, TaskFrame
+from oncue.protocol.records import ERROR, INLINE_BYTES, VERSION, Output, TaskFrame
 from oncue.protocol.topics import REPORTS
 from oncue.view import TaskFilter
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB, Site, with_site
@@ -27,6 +29,12 @@ PEER = "http://peer:1"
 
 def service(site: Site) -> TaskService:
     return TaskService(site.context, site.bridge, site.ownership, site.peers)
+
+
+def lists(site: Site) -> TaskListService:
+    tasks = service(site)
+    cancellation = CancellationService(site.context, tasks, site.bridge, site.ownership, site.peers)
+    return TaskListService(site.context, tasks, cancellation)
 
 
 async def frames(site: Site, endpoint: str) -> list[TaskFrame]:
@@ -162,34 +170,12 @@ def test_a_task_is_shown_to_its_owner_and_admins(tmp_path: Path) -> None:
         for caller in (ADA, ADMIN):
             info = await tasks.get(caller, task.hex())
             assert (info.id, info.state, info.endpoint) == (task.hex(), "waiting", "laptop")
-            assert [t.id for t in (await tasks.page(caller, TaskFilter())).items] == [task.hex()]
+            assert [t.id for t in (await lists(site).page(caller, TaskFilter())).items] == [task.hex()]
         with pytest.raises(NotFound):
             await tasks.get(BOB, task.hex())
-        assert (await tasks.page(BOB, TaskFilter(owner="ada"))).items == []
+        assert (await lists(site).page(BOB, TaskFilter(owner="ada"))).items == []
         with pytest.raises(Invalid):
             await tasks.get(ADA, "not an id")
-
-    with_site(tmp_path, work)
-
-
-def test_a_list_is_filtered_by_endpoint_and_state(tmp_path: Path) -> None:
-    async def work(site: Site) -> None:
-        tasks, one, two = service(site), await site.add_endpoint("one"), await site.add_endpoint("two")
-        closed, waiting, other = await site.add_task(one), await site.add_task(one), await site.add_task(two)
-        await site.end_task(closed)
-        found = {
-            name: [t.id for t in (await tasks.page(ADA, query)).items]
-            for name, query in {
-                "one": TaskFilter(endpoint="one"),
-                "open": TaskFilter(state="open"),
-                "closed": TaskFilter(state="closed"),
-            }.items()
-        }
-        assert found["one"] == [waiting.hex(), closed.hex()]
-        assert found["open"] == [other.hex(), waiting.hex()]
-        assert found["closed"] == [closed.hex()]
-        with pytest.raises(NotFound):
-            await tasks.page(ADA, TaskFilter(endpoint="three"))
 
     with_site(tmp_path, work)
 
@@ -297,61 +283,3 @@ def test_followed_output_ends_when_the_task_closes(tmp_path: Path) -> None:
         assert b"".join([part async for part in parts]) == b"second"
 
     with_site(tmp_path, work)
-
-
-# ---------------------------------------------------------------- retry
-
-
-def test_a_retry_is_a_new_task_that_names_the_old_one(tmp_path: Path) -> None:
-    async def work(site: Site) -> None:
-        tasks, e = service(site), await site.add_endpoint()
-        old = await site.add_task(e, stream="s", expires_us=1)
-        with pytest.raises(Conflict, match="still open"):
-            await tasks.retry(ADA, old.hex())
-        await site.end_task(old, ERROR)
-        info = await tasks.retry(ADA, old.hex())
-        frame = (await frames(site, e.id))[-1]
-        assert info.retry_of == old.hex()
-        assert (frame.tasks[0].id.hex(), frame.tasks[0].retry_of) == (info.id, old)
-        assert (frame.call.stream, frame.call.expires_us) == ("", 0)
-
-    with_site(tmp_path, work)
-
-
-def test_a_task_of_another_or_of_a_revoked_endpoint_is_not_retried(tmp_path: Path) -> None:
-    async def work(site: Site) -> None:
-        tasks, e = service(site), await site.add_endpoint()
-        task = await site.add_task(e)
-        await site.end_task(task, ERROR)
-        with pytest.raises(NotFound):
-            await tasks.retry(BOB, task.hex())
-        await site.context.record([(f"endpoint:{e.id}", msgspec.structs.replace(e, revoked=True))])
-        with pytest.raises(Forbidden, match="was revoked"):
-            await tasks.retry(ADA, task.hex())
-
-    with_site(tmp_path, work)
-
-
-def test_a_task_whose_arguments_retention_has_deleted_is_not_retried(tmp_path: Path) -> None:
-    async def work(site: Site) -> None:
-        tasks, e = service(site), await site.add_endpoint()
-        state = await site.view.task(await site.add_task(e))
-        assert state is not None
-        lost = ids.new_uuid7()
-        await site.append_result(state.call, Ended(lost, 1, OK))
-        with pytest.raises(Conflict, match="not in the log any more"):
-            await tasks.retry(ADA, lost.hex())
-
-    with_site(tmp_path, work)
-
-
-def test_a_function_that_another_server_registered_just_now_is_found(tmp_path: Path) -> None:
-    async def work(site: Site) -> None:
-        tasks, e = service(site), await site.add_endpoint()
-        with pytest.raises(NotFound):
-            await tasks.submit_batch(ADA, batch(1))
-        await site.add_function()
-        assert (await tasks.submit_batch(ADA, batch(1))).count == 1
-        assert len(await frames(site, e.id)) == 1
-
-    with_site(tmp_path, work, shared=True)
