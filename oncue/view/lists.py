@@ -101,7 +101,7 @@ def _tag(db: sqlite3.Connection) -> str:
 
 
 def _plans(db: sqlite3.Connection, f: TaskFilter, tag: str) -> list[SelectBuilder]:
-    """Return one statement for each state that the filter names; states do not overlap."""
+    """Return one statement for each state that the filter names."""
     made = (plan(db, msgspec.structs.replace(f, state=word), tag) for word in state_words(f.state))
     return [query for query in made if query is not None]
 
@@ -153,8 +153,8 @@ def plan(db: sqlite3.Connection, f: TaskFilter, tag: str) -> SelectBuilder | Non
     _by_state(query, f.state)
     if below is not None:
         query.add("task.n < ?", below)
-    if f.since_us or f.until_us:
-        _between(db, query, f.since_us, f.until_us)
+    if (f.since_us or f.until_us) and not _between(db, query, f.since_us, f.until_us):
+        return None
     if f.not_retried:
         query.add("NOT EXISTS (SELECT 1 FROM task r INDEXED BY task_retried WHERE r.retry_of = task.id)")
     query.add("task.call IS NOT NULL")
@@ -243,18 +243,22 @@ def _open_count(db: sqlite3.Connection) -> int:
     return found
 
 
-def _between(db: sqlite3.Connection, query: SelectBuilder, since_us: int, until_us: int) -> None:
-    """Filter by the time of acceptance, with bounds on the row number."""
+def _between(db: sqlite3.Connection, query: SelectBuilder, since_us: int, until_us: int) -> bool:
+    """Filter by the time of acceptance, with bounds on the row number.
+
+    False: no task was accepted then.
+    """
     if since_us:
         query.add("task.accepted_us >= ?", since_us)
         # Rows below the first span since then cannot match.
         lowest = db.execute("SELECT min(first) FROM span WHERE accepted_us >= ?", (since_us,)).fetchone()[0]
-        _rows(query, ">=", lowest or 0)
         if lowest is None:
-            query.add("0")
+            return False
+        _rows(query, ">=", lowest)
     if until_us:
         query.add("task.accepted_us < ?", until_us)
         _rows(query, "<=", _last_before(db, until_us))
+    return True
 
 
 def _rows(query: SelectBuilder, sign: str, n: int) -> None:

@@ -17,10 +17,10 @@ from oncue.dispatcher.services.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
-from oncue.dispatcher.services.retries import RetryService
+from oncue.dispatcher.services.many_tasks.lists import TaskListService
+from oncue.dispatcher.services.many_tasks.retries import RetryService
 from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.status import StatusService
-from oncue.dispatcher.services.task_lists import TaskListService
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.dispatcher.services.tokens import TokenService
 from oncue.dispatcher.services.triggers import TriggerService

@@ -146,7 +146,7 @@ class TimelineEntry(Response, frozen=True):
 
 
 class TaskSelection(Request, frozen=True):
-    """Tasks that a request is for, by what they have in common. Fields as in GET /v1/tasks."""
+    """Tasks that a request is for; the fields are those of GET /v1/tasks."""
 
     state: Text = ""  # states with commas, open or closed
     endpoint: Text = ""

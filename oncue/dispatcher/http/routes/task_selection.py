@@ -1,4 +1,4 @@
-"""Routes for many tasks: lists and counts; cancel and retry, by id or by what tasks share."""
+"""Routes for many tasks: lists, counts, cancel and retry."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from oncue import ids
-from oncue.dispatcher.services.retries import RetryService
+from oncue.dispatcher.services.many_tasks.retries import RetryService
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound
 from oncue.protocol import api as r
 from oncue.protocol.records import ERROR, LOST, OK, Call, Ended

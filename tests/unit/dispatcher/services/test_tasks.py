@@ -12,7 +12,7 @@ import pytest
 from oncue import ids
 from oncue.clocks.process import now_ms
 from oncue.dispatcher.services.cancellation import CancellationService
-from oncue.dispatcher.services.task_lists import TaskListService
+from oncue.dispatcher.services.many_tasks.lists import TaskListService
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import Conflict, Invalid, NotFound, NotReady, TooLarge
 from oncue.log import Record

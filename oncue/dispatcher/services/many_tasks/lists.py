@@ -48,7 +48,7 @@ class TaskListService:
         return r.TaskCount(count=min(found, COUNTED), more=found > COUNTED)
 
     async def cancel_page(self, caller: Caller, request: r.CancelRequest, bearer: str) -> tuple[list[str], str | None]:
-        """Cancel a page of the open tasks that the filter selects; return (ids, next cursor)."""
+        """Cancel a page of open tasks of a filter; return (ids, next cursor)."""
         if request.filter is None or request.tasks:
             raise both_or_none()
         states, cursor = await self.select(caller, request.filter, "open", request.cursor, request.limit)

@@ -18,10 +18,10 @@ from oncue import ids as task_ids
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.many_tasks.lists import TaskListService, both_or_none
+from oncue.dispatcher.services.many_tasks.versions import Version, VersionsInForce
 from oncue.dispatcher.services.task_info import phase_of
-from oncue.dispatcher.services.task_lists import TaskListService, both_or_none
 from oncue.dispatcher.services.tasks import TaskService
-from oncue.dispatcher.services.versions_in_force import Version, VersionsInForce
 from oncue.errors import Conflict, Forbidden, OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import Call, TaskRecord
@@ -89,7 +89,7 @@ class RetryService:
     async def _retry(
         self, caller: Caller, states: Sequence[TaskState], request: r.RetryRequest
     ) -> tuple[list[tuple[TaskState, Version, bytes, int]], dict[bytes, OncueError]]:
-        """Return (old task, version, new id, acceptance) of each retry, and errors by old id."""
+        """Return (old, version, new id, acceptance) of each, and errors by old id."""
         if not request.dry_run:
             self._context.check_accepting()
         versions = VersionsInForce(self._context, self._deployed)
@@ -139,7 +139,7 @@ class RetryService:
         return accepted
 
     async def _accepted(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return when these tasks were accepted before; those of another request's key are new."""
+        """Return when those of these tasks that exist were accepted."""
         await self._context.barrier(self._tasks.topics())
         return {i: s.accepted_us for i, s in (await self._context.view.tasks_of(ids)).items()}
 

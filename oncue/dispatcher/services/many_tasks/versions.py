@@ -1,4 +1,4 @@
-"""Finds the version of a function, and the policies, that a retried task runs with.
+"""Finds the function's version and the policies that a retry runs with.
 
 A task of a rule runs what the rule runs now: function, endpoint, time limits and retries of the
 deployment in force. Another task, or one whose rule is gone, runs the newest version of its
@@ -56,7 +56,7 @@ class VersionsInForce:
 
 
 def _newest(call: Call, versions: list[FunctionRecord]) -> Call:
-    """Return the call with the newest version of its function, which is of the same file.
+    """Return the call with the newest version of its function of the same file.
 
     Two files may have functions of one name, and all lambdas have one.
     """

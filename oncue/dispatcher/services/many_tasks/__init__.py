@@ -1,0 +1,1 @@
+"""Services for many tasks at once: lists, counts, retries by hand."""
