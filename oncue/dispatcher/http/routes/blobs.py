@@ -84,7 +84,7 @@ ROUTES = (
     ),
     Route(
         "PUT",
-        "/v1/blobs/{sha256}",
+        "/v1/blobs/{sha256:(?!missing$)[^/]+}",  # that is a path of its own
         put,
         summary="Store a large payload under the SHA-256 of its content. 201: it is durable.",
         scope="user",
@@ -97,7 +97,7 @@ ROUTES = (
     ),
     Route(
         "GET",
-        "/v1/blobs/{sha256}",
+        "/v1/blobs/{sha256:(?!missing$)[^/]+}",
         get,
         summary="A large payload.",
         scope="read",
