@@ -42,5 +42,6 @@ def find_server(url: str, token: str, folder: Path) -> tuple[str, str]:
 def _no_token(url: str) -> Unauthorized:
     return Unauthorized(
         f"there is no token for the server at {url}",
-        remedy="set ONCUE_TOKEN, or pass token= to Client(); one is made with `oncue tokens create NAME`",
+        remedy="set ONCUE_TOKEN, or pass token= to Client(); an admin of that server makes one:"
+        " oncue tokens create NAME --subject YOU",
     )

@@ -45,6 +45,7 @@ def test_a_revoked_token_is_refused_at_once_and_ends_its_streams(shared: System)
     shared.oncue("tokens", "revoke", made["id"])
     refused = shared.http("GET", "/v1/me", token=made["token"])
     assert (refused.status, "revoked" in refused.json["detail"]) == (401, True)
+    assert "ask an admin of this server" in refused.json["remedy"]
     _, err = tail.communicate(timeout=PATIENCE_S)  # its stream was cut
     assert tail.returncode in (3, 5), err
     assert "Traceback" not in err

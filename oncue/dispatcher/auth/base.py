@@ -20,7 +20,7 @@ from oncue.errors import Forbidden, Unauthorized
 from oncue.protocol.records import TokenRecord
 
 REMEDY = (
-    "send the header `Authorization: Bearer oncue_...`; `oncue tokens create NAME` makes one, on the server's machine"
+    "send the header `Authorization: Bearer oncue_...`; an admin makes one: `oncue tokens create NAME --subject YOU`"
 )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -97,19 +98,31 @@ class TokenAuthenticator:
         if cached is None or cached[0] is not record:
             cached = self._add_caller(digest, record)
         if cached[2] and cached[2] <= now_us():
-            raise Unauthorized("this token has expired", remedy="make a new one: `oncue tokens create NAME`")
+            raise _ended(cached[0], "has expired")
         return cached[1]
 
     def _add_caller(self, digest: str, record: TokenRecord | None) -> tuple[TokenRecord, Caller, int]:
         if record is None:
             raise Unauthorized("this token is not known here", remedy=REMEDY)
         if record.revoked:
-            raise Unauthorized("this token was revoked", remedy="make a new one: `oncue tokens create NAME`")
+            raise _ended(record, "was revoked")
         if len(self._callers) >= _CACHE:
             self._callers.clear()
         entry = (record, Caller(record.subject, frozenset(record.scopes), record.id), record.expires_us)
         self._callers[digest] = entry
         return entry
+
+
+def _ended(record: TokenRecord, why: str) -> Unauthorized:
+    """Return the error for a token that is no longer valid.
+
+    Its holder cannot make another one.
+    """
+    return Unauthorized(
+        f"the token {record.name!r} of {record.subject} {why}",
+        remedy="ask an admin of this server for a new one, who makes it with:"
+        f" oncue tokens create {shlex.quote(record.name)} --subject {shlex.quote(record.subject)}",
+    )
 
 
 def _own_token(credentials: Credentials) -> str:

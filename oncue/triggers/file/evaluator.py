@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from oncue.clocks.process import now_us
+from oncue.disk.permissions import ENTER_FOLDER, explain
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.file.content import ATTRIBUTES_ONLY, NEW, birth_us, compare
 from oncue.triggers.file.ledger import EXISTING, FIRED, SKIPPED_FILE, FileRow, KnownFile
@@ -178,7 +179,7 @@ class FileEvaluator:
                     return None
                 st = os.stat(path)
         except OSError as e:
-            gone = "it was gone before it was ready" if isinstance(e, FileNotFoundError) else e.strerror
+            gone = "it was gone before it was ready" if isinstance(e, FileNotFoundError) else explain(e, ENTER_FOLDER)
             self._skip(key, f"{gone}")
             return None
         if not stat.S_ISREG(st.st_mode):

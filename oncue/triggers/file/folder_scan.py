@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from oncue.clocks.process import now_us
+from oncue.disk.permissions import READ_FOLDER, explain
 from oncue.triggers.file.ledger import KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.stability import FileKey
@@ -56,7 +57,7 @@ class FolderScan:
                 if not folder:
                     raise
                 self._unread.append(folder)
-                self._on_skip(folder + "/", f"the folder cannot be read: {e.strerror}")
+                self._on_skip(folder + "/", f"the folder cannot be read: {explain(e, READ_FOLDER)}")
             yield
         if self.full:
             self._prune()

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oncue.clocks.process import now_us
+from oncue.disk.permissions import READ_FOLDER, explain
 from oncue.errors import Forbidden, OncueError, TriggerFailed
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
@@ -317,7 +318,7 @@ class FileWatcher:
 
     def _fail(self, e: Exception) -> None:
         self._activity.state = "failed"
-        what = e.strerror if isinstance(e, OSError) and e.strerror else e
+        what = explain(e, READ_FOLDER) if isinstance(e, OSError) else e
         place = e.filename if isinstance(e, OSError) and isinstance(e.filename, str) else self._root
         self._activity.detail = f"{place}: {what}" if isinstance(e, OSError) else f"{what}"
         self._on_scanned()

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from oncue.dispatcher.http.route import OCTETS, RequestContext, Route
 from oncue.dispatcher.http.streams import serve_stream
-from oncue.errors import DiskFull
+from oncue.errors import DiskFull, RateLimited
 
 
 async def get(context: RequestContext) -> web.StreamResponse:
@@ -26,6 +26,6 @@ ROUTES = (
         gives=bytes,
         writes=(OCTETS,),
         streamed=True,
-        errors=(DiskFull,),
+        errors=(DiskFull, RateLimited),
     ),
 )
