@@ -470,7 +470,7 @@ def test_a_file_instead_of_the_folder_is_an_error(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def nobody(*owned: Path) -> Iterator[None]:
+def nobody(*owned: Path, uid: int = 65534) -> Iterator[None]:
     """Run as the user nobody, who owns these paths; root may read everything."""
     if os.geteuid() != 0:
         yield
@@ -482,9 +482,9 @@ def nobody(*owned: Path) -> Iterator[None]:
     import oncue.triggers.file.watch.inotify  # noqa: F401
 
     for path in owned:
-        os.chown(path, 65534, 65534)
-    os.setegid(65534)
-    os.seteuid(65534)
+        os.chown(path, uid, uid)
+    os.setegid(uid)
+    os.seteuid(uid)
     try:
         yield
     finally:

@@ -443,3 +443,80 @@ def test_a_new_file_with_the_name_size_time_and_inode_of_a_former_one_fires(tmp_
         assert len({event.id for event in w.events}) == len(w.events)
 
     asyncio.run(main())
+
+
+# ---------------------------------------------------------------- the same content under another name
+
+
+@pytest.mark.parametrize("refire", ["changed", "content"])
+def test_files_of_a_renamed_folder(tmp_path: Path, refire: str) -> None:
+    w = Watched(tmp_path, refire=refire, rescan="200ms")
+    (w.data / "old").mkdir()
+    (w.data / "old" / "existing.h5").write_bytes(b"1")
+
+    async def main() -> None:
+        async with w.running():
+            (w.data / "run").mkdir()
+            for i in range(20):
+                (w.data / "run" / f"{i}.h5").write_bytes(b"1")
+            await w.count(20)
+            (w.data / "run").rename(w.data / "run-1")
+            (w.data / "old").rename(w.data / "old-1")
+            if refire == "changed":
+                await w.count(41)
+                return
+            await w.until(lambda: w.trigger.status().skipped >= 21)
+            os.rename(w.data / "run-1" / "0.h5", w.data / "zero.h5")
+            assert "fired as run" in await w.decided("zero.h5")
+        os.link(w.data / "zero.h5", w.data / "link.h5")  # found at the start
+        async with w.running():
+            assert "(refire: content)" in await w.decided("link.h5")
+            await w.quiet()
+            assert len(w.events) == 20
+            (w.data / "zero.h5").write_bytes(b"22")
+            await w.count(21)
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------- limits of the kernel
+
+
+@root_only
+def test_beyond_the_limit_of_inotify_instances_the_folder_is_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncue.triggers.file.watcher.WATCH_AGAIN_S", 0.5)
+    limit = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    if limit > 2_000:
+        pytest.skip(f"this kernel allows {limit} instances, too many to use up")
+    libc = ctypes.CDLL(None)
+    taken: list[int] = []
+
+    async def part(w: Watched) -> None:
+        assert "max_user_instances" in w.trigger.status().detail
+        (w.data / "a.h5").write_bytes(b"1")
+        (event,) = await w.count(1)
+        assert event.data["cause"] == "rescan"
+        while taken:
+            os.close(taken.pop())
+        await w.until(lambda: w.trigger.status().detail == "")
+        (w.data / "b.h5").write_bytes(b"1")
+        await w.count(2)
+
+    with tempfile.TemporaryDirectory() as name, nobody(Path(name), uid=50_000 + os.getpid() % 10_000):
+        try:
+            while (fd := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+                taken.append(fd)
+            play(Path(name), part, rescan="200ms")
+        finally:
+            while taken:
+                os.close(taken.pop())
+
+
+def test_a_file_is_explained_whatever_the_form_of_its_name(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        (w.data / "e\u0301.h5").write_bytes(b"1")
+        await w.count(1)
+        assert (await w.trigger.explain("\u00e9.h5")).state == "fired"
+        assert "case: insensitive" in (await w.trigger.explain("X.H5")).why
+
+    play(tmp_path, part, glob="*.h5")

@@ -25,7 +25,8 @@ import msgspec
 
 from oncue.clocks.process import now_us
 from oncue.triggers.file.ledger import EXISTING, Ledger
-from oncue.triggers.file.options import FileSpec, selection
+from oncue.triggers.file.options import FileSpec
+from oncue.triggers.file.selection import read_selection
 
 TICK_S = 0.02  # more than the resolution of file times
 SKEW_S = 5.0  # greatest difference to a file server's clock
@@ -42,8 +43,7 @@ class OpenScan(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def covers(self) -> Callable[[str, str], bool]:
-        glob, ignore = msgspec.json.decode(self.selects, type=tuple[str, tuple[str, ...]])
-        return selection(glob, ignore)[0]
+        return read_selection(self.selects).compile()[0]
 
 
 _decode = msgspec.json.Decoder(list[OpenScan]).decode

@@ -76,6 +76,15 @@ class FileEvaluator:
         handled, self._handled = self._handled, []
         return handled
 
+    def record_handled(self, row: FileRow) -> None:
+        """Note a file that was handled without an event."""
+        self._handled.append(row)
+
+    def born_before(self, key: FileKey, at_us: int) -> bool:
+        """Return True unless the file's inode was created later."""
+        born = self._born(key)()
+        return born is None or born <= at_us
+
     def writers(self, key: FileKey) -> bool | None:
         """Return True if the file is open for writing; None: unknown."""
         return None if self.network else open_for_writing(self.path(key), self._spec.links)
@@ -117,7 +126,7 @@ class FileEvaluator:
             self._spec, bits, lambda: self.writers(key), self.hears_closes, settled, changed or bool(bits & SOURCE_OPEN)
         )
         if readiness == SKIPPED:
-            self._handled.append(FileRow(*key, SKIPPED_FILE, *seen, now_us(), st.st_ctime_ns))
+            self.record_handled(FileRow(*key, SKIPPED_FILE, *seen, now_us(), st.st_ctime_ns))
             self._skip(key, why)
             return None
         if readiness in (STABILIZING, BUSY):
@@ -163,7 +172,7 @@ class FileEvaluator:
         if not pending.tries or key in self.in_flight or writing:
             self._wait(key, pending._replace(tries=1), seen, ATTRIBUTES_S, ATTRIBUTES, still=False)
         elif writing is False or compare(known, seen, st.st_ctime_ns, ATTRIBUTES, self._born(key)) == ATTRIBUTES_ONLY:
-            self._handled.append(FileRow(*key, known.state, *seen, known.at_us, st.st_ctime_ns))
+            self.record_handled(FileRow(*key, known.state, *seen, known.at_us, st.st_ctime_ns))
 
     def _born(self, key: FileKey) -> Callable[[], int | None]:
         return lambda: None if self.network else birth_us(self.path(key))
@@ -206,7 +215,7 @@ class FileEvaluator:
         when = _WHEN[known.state]
         if change == ATTRIBUTES_ONLY:
             if key not in self.in_flight:
-                self._handled.append(FileRow(*key, known.state, *seen, known.at_us, st.st_ctime_ns))
+                self.record_handled(FileRow(*key, known.state, *seen, known.at_us, st.st_ctime_ns))
             return f"only its times have changed since {when}" if known.seen != seen else ""
         return "" if bits & FOUND or key in self.in_flight else f"it is unchanged since {when}"
 

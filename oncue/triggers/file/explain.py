@@ -15,9 +15,10 @@ from oncue.triggers.base import ItemExplanation, Status
 from oncue.triggers.file.content import looks_same
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.ledger import EXISTING, FIRED, KnownFile, Ledger
-from oncue.triggers.file.options import FileSpec, selection
+from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.readiness import BUSY_WHY
+from oncue.triggers.file.selection import other_forms, read_selection
 from oncue.triggers.file.stability import FileKey, fingerprint
 from oncue.triggers.file.watch.base import ATTRIBUTES
 
@@ -64,8 +65,9 @@ def explain_file(
     key = key_of(os.fspath(spec.root), path)
     if key is None:
         return ItemExplanation(path, "not meant", f"it is not below the watched folder {spec.root}")
+    key = _as_it_is(key, evaluator)
     relative = evaluator.relative(key)
-    excluded = not_selected(spec, key)
+    excluded = msgspec.structs.replace(read_selection(spec.selects), any_form=True).excludes(*key)
     if excluded:
         return ItemExplanation(relative, "not meant", excluded)
     if (link := _linked_folder(os.fspath(spec.root), key[0])) is not None:
@@ -85,6 +87,12 @@ def explain_file(
     if not stat.S_ISREG(st.st_mode):
         return ItemExplanation(relative, "not meant", "it is not a regular file")
     return _of_file(relative, key, st, known, spec, status, evaluator, pending_files, rescan_s)
+
+
+def _as_it_is(key: FileKey, evaluator: FileEvaluator) -> FileKey:
+    """Return the key in the Unicode form of the file on disk, if it exists."""
+    forms = [(folder, name) for folder in (key[0], *other_forms(key[0])) for name in (key[1], *other_forms(key[1]))]
+    return next((form for form in forms if os.path.lexists(evaluator.path(form))), key)
 
 
 def _linked_folder(root: str, folder: str) -> str | None:
@@ -143,17 +151,3 @@ def _when(known: KnownFile | None, spec: FileSpec, status: Status, rescan_s: flo
     if status.state != "running":
         return f"{what}; the trigger is {status.state}" + (f": {status.detail}" if status.detail else "")
     return f"{what}; the folder is scanned every {rescan_s:g} s"
-
-
-def not_selected(spec: FileSpec, key: FileKey) -> str:
-    """Return why the globs exclude the file; "": they select it."""
-    folder, name = key
-    glob, ignore = msgspec.json.decode(spec.selects, type=tuple[str, tuple[str, ...]])
-    above = list(accumulate(folder.split("/"), lambda a, b: f"{a}/{b}")) if folder else []
-    for one in ignore:
-        matches, enter = selection("**/*", (one,))
-        if not matches(folder, name) or not all(map(enter, above)):
-            return f"it is ignored (ignore: {one})"
-    if not spec.matches(folder, name) or not all(map(spec.enter, above)):
-        return f"the glob {glob} does not select it"
-    return ""

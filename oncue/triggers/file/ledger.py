@@ -207,6 +207,19 @@ class Ledger:
             return {keys[0]: _found(*one)} if one else {}
         return {(f, n): _found(*rest) for f, n, *rest in self._db.execute(_FIND_MANY, (_text(keys),)).fetchall()}
 
+    def index_inodes(self) -> None:
+        """Make `same_content` fast."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS inodes ON files (ino)")
+
+    def same_content(self, seen: Fingerprint, key: FileKey) -> tuple[FileKey, KnownFile] | None:
+        """Return a file under another name that fired, or existed, with this fingerprint."""
+        found = self._db.execute(
+            "SELECT folder, name, state, ino, size, mtime_ns, at_us, gone_us, ctime_ns FROM files"
+            " WHERE ino = ? AND size = ? AND mtime_ns = ? AND state != ? AND (folder, name) != (?, ?) LIMIT 1",
+            (*seen, SKIPPED_FILE, *key),
+        ).fetchone()
+        return ((found[0], found[1]), _found(*found[2:])) if found else None
+
     def listing(self, folder: str) -> dict[str, KnownFile]:
         """Return the entries of one folder, by name."""
         rows = self._db.execute(

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import msgspec
-import re2
 
 from oncue.errors import Invalid
-from oncue.globs import compiled, glob_regex, max_depth, never_relative
+from oncue.globs import never_relative
 from oncue.protocol.codec import build_decoders
 from oncue.quantities import duration_ms
+from oncue.triggers.file.selection import IGNORED, Selection
 from oncue.triggers.file.watch.base import CLOSED, RENAMED
 
-EVERYTHING = ("**/*", "**")
-IGNORED = (".*", "*~", "*.tmp", "*.part", "*.partial", "*.crdownload", "*.swp")
 _BITS = {"close_write": CLOSED, "rename": RENAMED}
 
 
@@ -47,7 +45,9 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     glob: str = "**/*"
     ignore: tuple[str, ...] = IGNORED
     ready: ReadyOptions | None = None  # default: {any: [close_write, rename]}
-    refire: Literal["changed", "never"] = "changed"
+    case: Literal["sensitive", "insensitive"] = "sensitive"  # of both globs
+    #: `content`: as `changed`, but a file that fired under another name does not fire again.
+    refire: Literal["changed", "never", "content"] = "changed"
     existing: bool = False  # files fire that exist when the trigger is first deployed
     #: Event fields that are relative to the folder and never begin with a slash.
     RELATIVE: ClassVar[tuple[str, ...]] = ("subject", "data.relative", "data.name", "data.stem")
@@ -72,12 +72,13 @@ class FileSpec(msgspec.Struct, frozen=True):
     any: int
     stable_s: float
     never: bool  # refire: never
+    content: bool  # refire: content
     existing: bool
     links: bool
     rescan_s: float  # 0: by the filesystem
     matches: Callable[[str, str], bool]  # (folder, name) -> the globs select the file
     enter: Callable[[str], bool]  # folder -> it may hold selected files
-    selects: str  # the globs as text; a change selects other files
+    selects: str  # Selection.text; a change selects other files
 
     @property
     def wants(self) -> str:
@@ -109,8 +110,9 @@ def read_options(name: str, options: FileOptions) -> FileSpec:
         )
     for glob in options.ignore:
         _check_relative(place + "ignore", glob, options.path)
+    selection = Selection(options.glob, options.ignore, options.case == "insensitive", any_form=True)
     try:
-        matches, enter = selection(options.glob, options.ignore)
+        matches, enter = selection.compile()
     except Invalid as e:
         raise Invalid(place + e.message, remedy=e.remedy, **e.details) from None
     return FileSpec(
@@ -119,12 +121,13 @@ def read_options(name: str, options: FileOptions) -> FileSpec:
         any=0 if anyone & required else anyone,
         stable_s=stable_s,
         never=options.refire == "never",
+        content=options.refire == "content",
         existing=options.existing,
         links=options.symlinks == "files",
         rescan_s=_seconds(place + "rescan", options.rescan, least=0.1),
         matches=matches,
         enter=enter,
-        selects=msgspec.json.encode((options.glob, options.ignore)).decode(),
+        selects=selection.text,
     )
 
 
@@ -139,67 +142,6 @@ def _check_relative(place: str, glob: str, folder: str) -> None:
         f"{place}: {glob!r} never matches: it is relative to the trigger's `path`",
         remedy=f"leave out what is before {rest!r}" if rest else "leave the slash out",
     )
-
-
-def selection(glob: str, ignore: tuple[str, ...]) -> tuple[Callable[[str, str], bool], Callable[[str], bool]]:
-    """Compile the globs to (matches(folder, name), enter(folder)). Raises Invalid."""
-    depth = max_depth(glob)
-    if glob in EVERYTHING:
-        by_name, by_path = None, None
-    elif glob.startswith("**/*") and _plain(glob[4:]):
-        by_name, by_path = _one([glob[3:]]), None
-    else:
-        by_name, by_path = None, compiled(glob).fullmatch
-    names = _one([i for i in ignore if "/" not in i])
-    paths = _one([i for i in ignore if "/" in i])
-
-    def matches(folder: str, name: str) -> bool:
-        if names(name) or (by_name is not None and not by_name(name)):
-            return False
-        if by_path is None and paths is _nothing:
-            return True
-        path = f"{folder}/{name}" if folder else name
-        return (by_path is None or by_path(path) is not None) and not paths(path)
-
-    def enter(folder: str) -> bool:
-        if depth is not None and folder.count("/") + 2 > depth:
-            return False
-        parts = folder.split("/")
-        if any(names(part) for part in parts):
-            return False
-        return not any(paths("/".join(parts[: i + 1])) for i in range(len(parts)))
-
-    return matches, enter
-
-
-def _one(globs: list[str]) -> Callable[[str], bool]:
-    """Return a function that is True for a text that matches any of the globs.
-
-    `*.h5` and `.*` become plain comparisons: an expression costs microseconds for each file of a
-    burst.
-    """
-    if not globs:
-        return _nothing
-    for glob in globs:
-        compiled(glob)  # an error names the glob
-    ending = [g for g in globs if g[:1] == "*" and _plain(g[1:])]
-    starting = [g for g in globs if g[-1:] == "*" and _plain(g[:-1])]
-    ends, starts = tuple(g[1:] for g in ending), tuple(g[:-1] for g in starting)
-    rest = [g for g in globs if g not in ending and g not in starting]
-    match = re2.compile("|".join(f"(?:{glob_regex(g)})" for g in rest)).fullmatch if rest else None
-
-    def fits(text: str) -> bool:
-        return text.endswith(ends) or text.startswith(starts) or (match is not None and match(text) is not None)
-
-    return fits
-
-
-def _plain(text: str) -> bool:
-    return bool(text) and not any(c in "*?[]{}\\/" for c in text)
-
-
-def _nothing(text: str) -> bool:
-    return False
 
 
 def _seconds(place: str, value: str | int | float | None, least: float = 0.0) -> float:

@@ -23,9 +23,11 @@ from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.stability import fingerprint
 from oncue.triggers.file.watch.base import FOUND, FolderWatch
+from oncue.triggers.file.watch.scan_only import ScanOnlyWatch
 
 SCAN_STEP_S = 0.02  # longest step
 RESCAN_S, RESCAN_NETWORK_S, RESCAN_UNWATCHED_S = 300.0, 10.0, 30.0
+RESCAN_ONLY_S = 5.0  # without any watch
 RESCAN_SHARE = 50  # full scans take at most one part in so many of the time
 
 
@@ -114,6 +116,8 @@ class Scanner:
         """Seconds between full scans."""
         if self._spec.rescan_s:
             return self._spec.rescan_s
+        if isinstance(self._watch, ScanOnlyWatch):
+            return RESCAN_ONLY_S
         return RESCAN_NETWORK_S if self._evaluator.network else RESCAN_UNWATCHED_S if self.unwatched else RESCAN_S
 
     def _on_file(self, folder: str, name: str, st: os.stat_result, known: KnownFile | None) -> None:

@@ -15,6 +15,7 @@ pending batches are published again unchanged.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import stat
@@ -34,7 +35,7 @@ from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import ItemExplanation
 from oncue.triggers.file.baseline import Baseline
-from oncue.triggers.file.evaluator import FileEvaluator
+from oncue.triggers.file.evaluator import FileEvaluator, ReadyFile
 from oncue.triggers.file.event import EventMaker
 from oncue.triggers.file.explain import explain_file
 from oncue.triggers.file.ledger import (
@@ -50,13 +51,16 @@ from oncue.triggers.file.ledger import (
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import BATCH, FolderGone, PendingFiles
 from oncue.triggers.file.scanner import Scanner
+from oncue.triggers.file.stability import FileKey, Fingerprint
 from oncue.triggers.file.watch.base import FolderWatch
 from oncue.triggers.file.watch.open import network_mount, open_watch
+from oncue.triggers.file.watch.scan_only import ScanOnlyWatch
 
 MAX_IN_FLIGHT = 4  # batches published and not durable
 LINGER_S = 0.002  # pause between small batches, while one is in flight
 CHECK_S = 1.0  # interval of checks of the watched folder itself
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+WATCH_AGAIN_S = 60.0  # interval of attempts to get a watch, at the kernel's limit
 MISSING_S = 2.0  # longest interval of checks of a folder that does not exist
 
 log = logging.getLogger(__name__)
@@ -100,6 +104,7 @@ class FileWatcher:
         self._evaluator = FileEvaluator(spec, activity)
         self._pending_files = PendingFiles(spec, self._evaluator, activity)
         self._in_flight: dict[int, PendingBatch] = {}
+        self._content: dict[Fingerprint, FileKey] = {}  # of the files in flight, with `refire: content`
         self._durable: deque[tuple[int, frozenset[int]]] = deque()
         self._next_batch = 1
         self._next_check = self._sent = 0.0
@@ -166,6 +171,8 @@ class FileWatcher:
         if baseline.resumed and not self._opened:  # its deploy may have been answered
             self._deploy_answered.set()
         self._opened = True
+        if self._spec.content:
+            self._ledger.index_inodes()
         self._activity.existing = self._ledger.count(EXISTING)
         self._activity.scanned = not baseline.open
         self._publish_left()
@@ -186,9 +193,9 @@ class FileWatcher:
                 self._send(number, pending)
 
     def _session(self, baseline: Baseline) -> None:
-        """FolderWatch the folder until `stop`.
+        """Watch the folder until `stop`, or until a watch may be free.
 
-        Raises OSError when it is missing or replaced.
+        Raises OSError when the folder is missing or replaced.
         """
         if self._activity.state == "starting":
             self._activity.detail = f"{self._root}: no answer from its filesystem yet"
@@ -209,7 +216,8 @@ class FileWatcher:
             )
             self._describe(baseline, scanner)
             before = self._activity.existing
-            while not self._stop.is_set():
+            until = time.monotonic() + WATCH_AGAIN_S if isinstance(watch, ScanOnlyWatch) else math.inf
+            while not self._stop.is_set() and time.monotonic() < until:
                 for folder, bits in self._pending_files.apply(watch.read(self._timeout())):
                     scanner.enter(folder, bits)
                 self._complete()
@@ -278,7 +286,12 @@ class FileWatcher:
                 f"on a network mount ({self._evaluator.network}): files that other machines write are found by a scan"
                 f" every {scanner.rescan_s:g} s, and are ready when unchanged for a while"
             )
-        if self._watch is not None and not self._watch.reports_closes:
+        if isinstance(self._watch, ScanOnlyWatch):
+            notes.append(
+                f"the folder is not watched, only scanned every {scanner.rescan_s:g} s: {self._watch.why}; a watch"
+                f" is tried every {WATCH_AGAIN_S:g} s"
+            )
+        elif self._watch is not None and not self._watch.reports_closes:
             notes.append(
                 "this system does not report when a writer closes a file: files are ready when unchanged for a while"
             )
@@ -352,11 +365,13 @@ class FileWatcher:
         for key in keys:
             pending_file = noticed.pop(key)
             ready = self._evaluator.decide(key, pending_file, known.get(key))
-            if ready is None:
+            if ready is None or (self._spec.content and self._fired_elsewhere(key, ready)):
                 continue
             st, seen, why, again = ready
             events.append(self._make(key, st, seen, why, pending_file.at_us, now, again))
             rows.append(FileRow(*key, FIRED, *seen, now, st.st_ctime_ns))
+            if self._spec.content:
+                self._content[seen] = key
             self._activity.record_fired(self._evaluator.relative(key), why, now)
         self._ledger.store(self._evaluator.drain_handled())
         if events:
@@ -364,6 +379,25 @@ class FileWatcher:
             self._next_batch += 1
             self._ledger.store_pending(number, pending)
             self._send(number, pending)
+
+    def _fired_elsewhere(self, key: FileKey, ready: ReadyFile) -> bool:
+        """Return True if the file fired, or existed, under another name (refire: content)."""
+        st, seen, _, again = ready
+        other = self._content.get(seen, key)
+        state = FIRED
+        if other == key:
+            found = self._ledger.same_content(seen, key)
+            if found is None or again or not self._evaluator.born_before(key, found[1].at_us):
+                return False
+            other, state = found[0], found[1].state
+        if state == EXISTING and self._spec.existing:
+            return False
+        self._evaluator.record_handled(FileRow(*key, state, *seen, now_us(), st.st_ctime_ns))
+        where = "fired" if state == FIRED else "existed before the trigger"
+        self._activity.record_skipped(
+            self._evaluator.relative(key), f"it {where} as {self._evaluator.relative(other)} (refire: content)"
+        )
+        return True
 
     def _send(self, number: int, pending: PendingBatch) -> None:
         self._in_flight[number] = pending
@@ -402,6 +436,7 @@ class FileWatcher:
                 del self._in_flight[number]
                 for row in rows:
                     key = (row.folder, row.name)
+                    self._content.pop(Fingerprint(row.ino, row.size, row.mtime_ns), None)
                     if self._evaluator.in_flight.get(key) == known_file(row._replace(state=FIRED)):
                         del self._evaluator.in_flight[key]
             self._durable.popleft()

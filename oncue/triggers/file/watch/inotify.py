@@ -182,6 +182,6 @@ def _error(path: object) -> OSError:
     if code == errno.ENOSPC:
         return OSError(code, "the kernel's limit of watched folders is reached: raise fs.inotify.max_user_watches")
     if code == errno.EMFILE:
-        return OSError(code, "the kernel's limit of watches is reached: raise fs.inotify.max_user_instances")
+        return OSError(code, "this user's limit of inotify instances is reached: raise fs.inotify.max_user_instances")
     name = os.fsdecode(path) if isinstance(path, bytes) else str(path)
     return OSError(code, os.strerror(code), name)

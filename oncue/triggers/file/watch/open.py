@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
 from oncue.triggers.file.stability import may_ask_about_others
 from oncue.triggers.file.watch.base import FolderWatch
+from oncue.triggers.file.watch.scan_only import ScanOnlyWatch
 
 NETWORK_TYPES = (
     "nfs nfs4 cifs smb3 smbfs lustre gpfs beegfs ceph afs panfs pvfs2 orangefs glusterfs 9p virtiofs"
@@ -17,12 +19,18 @@ NETWORK_TYPES = (
 def open_watch(root: Path, system: str = sys.platform) -> FolderWatch:
     """Open the watch of this system: inotify on Linux, else watchdog's observer.
 
-    Raises OSError (the folder is missing, no permission, limits of the kernel).
+    At the kernel's limit of inotify instances of this user: a ScanOnlyWatch. Raises OSError (the
+    folder is missing, no permission).
     """
     if system == "linux":
         from oncue.triggers.file.watch.inotify import InotifyWatch
 
-        return InotifyWatch(root, opens=not may_ask_about_others())
+        try:
+            return InotifyWatch(root, opens=not may_ask_about_others())
+        except OSError as e:
+            if e.errno != errno.EMFILE:
+                raise
+            return ScanOnlyWatch(str(e.strerror))
     from oncue.triggers.file.watch.watchdog import ObserverWatch
 
     return ObserverWatch(root)
