@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import msgspec
 
+from oncue.errors import Undecodable
 from oncue.protocol.codec import build_decoders, decode
 from oncue.protocol.records import Parameter, Stored
 
@@ -27,6 +30,40 @@ class FunctionBody(Stored, frozen=True):
     file: str = ""  # name of the file with `source`
     #: Name of a file -> its lines with the pickle's functions; for tracebacks.
     lines: dict[str, str] = msgspec.field(default_factory=dict)
+    fresh: bool = False  # each task in a process that has run nothing else
+    memory_bytes: int = 0  # that a task may use; 0: no limit
+    detached: bool = False  # child processes may outlive the task
+    #: Relative path -> content of data files and compiled modules that were named.
+    files: dict[str, bytes] = msgspec.field(default_factory=dict)
+    compiled: tuple[str, ...] = ()  # compiled modules beside it that do not travel: their file names
+
+
+class FunctionProperties(NamedTuple):
+    """The part of a body that says how its tasks are run."""
+
+    fresh: bool = False
+    memory_bytes: int = 0
+    detached: bool = False
+
+
+_BEFORE = FunctionBody.__struct_fields__[: FunctionBody.__struct_fields__.index("fresh")]
+_Properties = msgspec.defstruct(
+    "_Properties",
+    [
+        *((name, msgspec.Raw, msgspec.Raw()) for name in _BEFORE),
+        *((name, type(default), default) for name, default in FunctionProperties._field_defaults.items()),
+    ],
+    array_like=True,
+)
+
+
+def properties(body: bytes) -> FunctionProperties:
+    """Read a body's properties without decoding the rest. Defaults if it cannot be read."""
+    try:
+        found: Any = decode(_Properties, body)
+    except Undecodable:
+        return FunctionProperties()
+    return FunctionProperties(found.fresh, found.memory_bytes, found.detached)
 
 
 class Packed(msgspec.Struct, frozen=True):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from oncue.errors import FunctionError
+from oncue.functions.body import FunctionProperties, properties
 
 BODIES_BYTES = 256 << 20
+_DEFAULTS = FunctionProperties()
 
 
 class FunctionBodies:
@@ -14,6 +16,7 @@ class FunctionBodies:
 
     def __init__(self) -> None:
         self._bodies: OrderedDict[str, bytes] = OrderedDict()
+        self._properties: dict[str, FunctionProperties] = {}
 
     def keep(self, function: str, body: bytes | None) -> bytes:
         """Return the body, and keep it.
@@ -27,6 +30,11 @@ class FunctionBodies:
             return self._bodies[function]
         if function not in self._bodies:
             self._bodies[function] = body
+            self._properties[function] = properties(body)
             while len(self._bodies) > 1 and sum(map(len, self._bodies.values())) > BODIES_BYTES:
-                self._bodies.popitem(last=False)
+                self._properties.pop(self._bodies.popitem(last=False)[0], None)
         return body
+
+    def properties(self, function: str) -> FunctionProperties:
+        """Return the properties of a function; defaults if it is not kept."""
+        return self._properties.get(function, _DEFAULTS)

@@ -145,7 +145,7 @@ class Pool:
             self._collector.events.requeue.append((function, attempt, tasks))
             return
         w = min(fit, key=lambda w: (len(w.chunks), function not in w.functions))
-        w.send(function, body, attempt, timeout_ms, tasks)
+        w.send(function, body, self._bodies.properties(function), attempt, timeout_ms, tasks)
         self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
 
     # ------------------------------------------------------------ results out
@@ -171,7 +171,7 @@ class Pool:
 
     def _kill(self, w: WorkerProcess, why: str) -> None:
         w.ending = w.ending or why
-        w.signal(signal.SIGKILL)
+        w.kill()
         self._wake(now_us() + 1_000)
 
     def _done(self, w: WorkerProcess, done: ChunkResults) -> None:
@@ -255,7 +255,7 @@ class Pool:
                 self._wake(now + 1_000)
         if w.ending:
             if now - w.term_us >= GRACE_US:
-                w.signal(signal.SIGKILL)
+                w.kill()
             self._wake(max(w.term_us + GRACE_US, now + 50_000))
         if not w.ready:
             self._wake(w.spawned_us + START_US + 1)
@@ -427,7 +427,7 @@ class Pool:
                 w.signal(signal.SIGTERM)
         self._turn_until(now_us() + min(GRACE_US, 1_000_000), lambda: not self._workers)
         for w in list(self._workers.values()):
-            w.signal(signal.SIGKILL)
+            w.kill()
         self._turn_until(now_us() + 5_000_000, lambda: not self._workers)
         self._spawn_due = []
 

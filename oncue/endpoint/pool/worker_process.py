@@ -19,20 +19,43 @@ from oncue.endpoint.pool.launch import WorkerLaunch
 from oncue.endpoint.pool.live_output import LiveOutput
 from oncue.endpoint.pool.protocol import FrameReader, FromWorker, LoadFunction, TaskChunk, pack
 from oncue.endpoint.pool.shared_progress import CHUNK, CHUNK_STEP, FIRST, NEVER, STOP, SharedProgress, position
+from oncue.functions.body import FunctionProperties
+from oncue.processes.children import descendants_of, kill_all
 from oncue.protocol.records import Ended, TaskRecord
 
 PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
 _id = attrgetter("id")
+_LOOKS = 20  # for fresh children of one that is killed
 FUNCTIONS = 256  # kept loaded in one worker
 
 
 class ChunkInFlight:
     """A chunk at a worker."""
 
-    __slots__ = ("attempt", "cancelled", "done", "end", "function", "n", "received", "tasks", "timeout_us")
+    __slots__ = (
+        "attempt",
+        "cancelled",
+        "done",
+        "end",
+        "function",
+        "n",
+        "properties",
+        "received",
+        "tasks",
+        "timeout_us",
+    )
 
-    def __init__(self, n: int, function: str, attempt: int, timeout_ms: int, tasks: list[TaskRecord]) -> None:
+    def __init__(
+        self,
+        n: int,
+        function: str,
+        properties: FunctionProperties,
+        attempt: int,
+        timeout_ms: int,
+        tasks: list[TaskRecord],
+    ) -> None:
+        self.properties = properties
         self.n, self.function, self.attempt, self.tasks = n, function, attempt, tasks
         self.timeout_us = timeout_ms * 1000
         self.done = 0  # tasks whose end was reported, from the pipe or shared memory
@@ -106,7 +129,15 @@ class WorkerProcess:
 
     # ------------------------------------------------------------ the pipes
 
-    def send(self, function: str, body: bytes, attempt: int, timeout_ms: int, tasks: list[TaskRecord]) -> None:
+    def send(
+        self,
+        function: str,
+        body: bytes,
+        properties: FunctionProperties,
+        attempt: int,
+        timeout_ms: int,
+        tasks: list[TaskRecord],
+    ) -> None:
         """Send a chunk, after its function if the worker does not have it."""
         if function in self.functions:
             self.functions.move_to_end(function)
@@ -119,7 +150,7 @@ class WorkerProcess:
         if not self.chunks:
             self.moved_s = time.monotonic()
         self._out += pack(TaskChunk(self.count, function, attempt, tasks))
-        self.chunks.append(ChunkInFlight(self.count, function, attempt, timeout_ms, tasks))
+        self.chunks.append(ChunkInFlight(self.count, function, properties, attempt, timeout_ms, tasks))
         self.write()
 
     @property
@@ -249,6 +280,26 @@ class WorkerProcess:
             return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return True
+
+    def kill(self) -> None:
+        """Kill the worker and, unless its function is detached, all that its tasks have started.
+
+        Some may have left its process group. A stopped worker adopts their orphans meanwhile.
+        """
+        if not self.detached:
+            self.signal(signal.SIGSTOP)
+            seen: set[int] = set()
+            for _ in range(_LOOKS):
+                if not (fresh := descendants_of(self.process.pid) - seen):
+                    break
+                kill_all(fresh)
+                seen |= fresh
+        self.signal(signal.SIGKILL)
+
+    @property
+    def detached(self) -> bool:
+        """True if children of the function that ran last may outlive it."""
+        return bool(self.chunks) and self.chunks[0].properties.detached
 
     def reap(self) -> int:
         """Kill what the worker left running; return its exit code (< 0: a signal)."""

@@ -21,7 +21,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from types import CoroutineType
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -50,12 +50,13 @@ from oncue.endpoint.pool.shared_progress import (
     SharedProgress,
     position,
 )
+from oncue.endpoint.worker.baseline import Baseline
 from oncue.endpoint.worker.capture import Capture
-from oncue.endpoint.worker.cleanup import Cleanup
+from oncue.endpoint.worker.children import Children
+from oncue.endpoint.worker.cleanup import Cleanup, Saved
 from oncue.endpoint.worker.descriptors import move_up
 from oncue.endpoint.worker.failure import failure
 from oncue.endpoint.worker.forks import Forks, default_signals
-from oncue.endpoint.worker.process_state import Baseline
 from oncue.endpoint.worker.values import arguments, packed, unpackable
 from oncue.errors import CannotPack
 from oncue.functions.body import describe
@@ -66,6 +67,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.payload import MSGPACK
 from oncue.protocol.records import ERROR, OK, Ended, Failure, TaskRecord
 
+SLOW_US = 1_000  # after a task that took so long, it is cleaned thoroughly
 FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the end of a task
 #: Pause before a function that could not be loaded is tried again: a package may be there now.
 RELOAD_US = 5_000_000
@@ -96,8 +98,11 @@ class Worker:
         self.now_us = reader(offset_ns)  # the pool's time, which does not step
         self.progress = SharedProgress.at_worker(fd_mark)
         self.capture = Capture()
-        self.forks = Forks(self.on_term, (self.fd_in, self.fd_out), self.capture.forked)
+        self.children = Children()
+        signal.signal(signal.SIGTERM, self.on_term)
+        self.forks = Forks(self.on_term, (self.fd_in, self.fd_out), self.children.note, self.capture.forked)
         self.cleanup = Cleanup(os.getcwd())
+        self.states: dict[str, Saved] = {}  # in which a function's tasks begin
         self.bodies: dict[str, bytes] = {}
         self.loaded: dict[str, Loaded] = {}
         self.broken: dict[str, tuple[int, Failure]] = {}
@@ -105,6 +110,7 @@ class Worker:
         self.used = 0
         self.sent_us = 0
         self.ending = False
+        self.detached = False  # the running function's children may outlive it
         self.function = ""  # of the last chunk
         self.baseline = Baseline()
 
@@ -130,7 +136,7 @@ class Worker:
         self.bodies[message.function] = message.body
 
     def _drop_function(self, function: str) -> None:
-        for kept in (self.bodies, self.loaded, self.broken):
+        for kept in (self.bodies, self.loaded, self.broken, self.states):
             kept.pop(function, None)
 
     def _read(self, n: int) -> bytes:
@@ -177,7 +183,7 @@ class Worker:
             if self.function and not self.baseline.holds():
                 _exit(EXIT_WORN)
             self.function = chunk.function
-            self.capture.begin_function(chunk.function)
+        self.capture.begin()
         n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
@@ -188,6 +194,7 @@ class Worker:
         numbers[STARTED] = now
         numbers[INDEX] = -2
         loaded, why = self._function(chunk.function)
+        self.detached = loaded is not None and loaded.body.detached
         now = self.now_us()
         for i, task in enumerate(chunk.tasks):
             if here + i >= numbers[STOP]:
@@ -197,6 +204,7 @@ class Worker:
                 self.flush(n, False)
                 self.sent_us = now = self.now_us()
         numbers[INDEX] = -1
+        self._clean_thoroughly()
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
@@ -204,6 +212,15 @@ class Worker:
             _exit(EXIT_WORN)
         if not self.cleanup.at_home():  # a process that the function started may have removed it
             self.cleanup.go_home()
+
+    def _clean_thoroughly(self) -> None:
+        """End child processes, and restore what is not looked at after each short task."""
+        # The output file of a worker is also that of the children that it leaves behind.
+        if self.children.left() and (self.detached or not self.children.end()):
+            self.cleanup.worn = True
+        self.cleanup.look_closer()
+        if self.cleanup.changed():
+            self.cleanup.restore()
 
     def _run_task(
         self, n: int, i: int, task: TaskRecord, attempt: int, loaded: Loaded | None, why: Failure | None, started: int
@@ -222,15 +239,16 @@ class Worker:
         if not self.forks.original:  # forked by the function, and returned from it
             _exit(0)
         if self.ending:
-            _exit(128 + signal.SIGTERM)
-        output = capture.collect()
-        if sys.stdout is not capture.out or sys.stderr is not capture.err:
-            capture.restore()
-        if cleanup.dirty or sys.path != cleanup.path:
-            cleanup.restore()
-            if cleanup.worn:
-                numbers[STOP] = 0  # the rest of the chunk is for another worker
+            self.terminate()
         now = self.now_us()
+        if self.children.started or now - started >= SLOW_US:
+            self._clean_thoroughly()
+            now = self.now_us()
+        output = capture.collect()
+        if cleanup.changed():
+            cleanup.restore()
+        if cleanup.worn:
+            numbers[STOP] = 0  # the rest of the chunk is for another worker
         ended = Ended(task.id, attempt, status, started, now, value, output, task.event, task.retry_of, task.mark_us)
         piece = encode(ended)
         size = len(piece)
@@ -251,17 +269,20 @@ class Worker:
                 args, kwargs = _decode_args(payload[1:])
             else:
                 args, kwargs = arguments(payload)  # type: ignore[assignment]
-            result = _run_async(loaded.call, args, kwargs) if loaded.is_async else loaded.call(*args, **kwargs)
+            run = self.cleanup.saved.context.copy().run
+            result = (
+                run(_run_async, loaded.call, args, kwargs) if loaded.is_async else run(loaded.call, *args, **kwargs)
+            )
             if type(result) is CoroutineType:  # a partial or a lambda around an async function
-                result = _finish(result)
+                result = run(_finish, result)
         except Terminated:
-            _exit(128 + signal.SIGTERM)
+            self.terminate()
         except BaseException as e:
             return ERROR, encode(failure(e))
         try:
             return OK, packed(result)
         except Terminated:
-            _exit(128 + signal.SIGTERM)
+            self.terminate()
         except CannotPack as e:
             return ERROR, encode(unpackable(result, e))
         except BaseException as e:
@@ -276,32 +297,34 @@ class Worker:
         """
         found = self.loaded.get(function)
         if found is not None:
-            self._activate(found)
+            found.activate()
+            self.cleanup.use(self.states[function])
+            sys.modules["__main__"] = found.main
             return found, None
         now = self.now_us()
         if function in self.broken and now - self.broken[function][0] < RELOAD_US:
             return None, self.broken[function][1]
         try:
-            found = self.loaded[function] = load(describe(self.bodies[function]))
+            body = describe(self.bodies[function])
+            found = self.loaded[function] = self.cleanup.load(lambda: load(body))
         except Terminated:
-            _exit(128 + signal.SIGTERM)
+            self.terminate()
         except BaseException as e:
             self.broken[function] = (now, failure(e))
             return None, self.broken[function][1]
         self.bodies.pop(function, None)
         self.broken.pop(function, None)
-        self.cleanup.save()
-        self.cleanup.dirty = False
-        self._activate(found)
+        self.states[function] = self.cleanup.saved
+        sys.modules["__main__"] = found.main
         return found, None
 
-    def _activate(self, loaded: Loaded) -> None:
-        loaded.activate()
-        if sys.path != self.cleanup.path:
-            self.cleanup.path = list(sys.path)
-        sys.modules["__main__"] = loaded.main
-
     # ------------------------------------------------------------ signals and forks
+
+    def terminate(self) -> NoReturn:
+        """End as SIGTERM asks, after the function's `finally` blocks."""
+        if not self.detached:
+            self.children.end()
+        _exit(128 + signal.SIGTERM)
 
     def on_term(self, _number: int, _frame: Any) -> None:
         self.ending = True
@@ -338,7 +361,6 @@ def main() -> None:
     sys.argv[1:] = []
     default_signals()
     worker = Worker(fd_in, fd_out, fd_mark, offset_ns)
-    worker.cleanup._set_signal(signal.SIGTERM, worker.on_term)
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(2)
     sys.modules["__main__"] = BLANK
@@ -347,7 +369,7 @@ def main() -> None:
     try:
         worker.serve()
     except Terminated:
-        pass
+        worker.terminate()
     except BrokenPipeError:  # the pool is gone
         _exit(0)
     except OSError as e:  # of the worker's own; a function's errors end only the task

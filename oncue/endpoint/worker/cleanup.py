@@ -1,143 +1,228 @@
-"""Restores what a function may change for the next task of its worker.
+"""Restores what a task may change in its process for the next task.
 
-That is: working directory, environment, sys.path, signal handlers, timers, and the settings of
-process_state.py. A check of all of them after each task would cost more than the task. So the
-functions that change them are wrapped, and nothing is checked that was not touched.
+Reading everything back after each task would cost more than the task. So the functions that change
+a setting are wrapped, and only what was touched is compared (settings.py). Attributes that anybody
+may assign are looked at after each task if that is cheap, the others after tasks of some length.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-import faulthandler
+import contextvars
 import functools
-import gc
 import locale
 import os
-import resource
-import signal
 import sys
-import time
+import threading
+import warnings
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
-from oncue.endpoint.worker import process_state
+from oncue.endpoint.worker.late_settings import EVENT_LOOP, imported, late_settings
+from oncue.endpoint.worker.settings import FINAL, SETTINGS, Setting
 
-_WATCHED = (
-    # os.environ's methods look putenv up in os; contextlib.chdir looks chdir up there.
-    (os, ("chdir", "fchdir", "putenv", "unsetenv", "umask", "nice", "setpriority", "sched_setaffinity")),
-    (signal, ("alarm", "setitimer", "pthread_sigmask", "set_wakeup_fd")),
-    (sys, ("setrecursionlimit", "settrace", "setprofile", "setswitchinterval", "set_int_max_str_digits")),
-    (gc, ("disable", "set_threshold", "set_debug")),
-    (resource, ("setrlimit", "prlimit")),
-    (locale, ("setlocale",)),
-    (faulthandler, ("disable", "enable", "dump_traceback_later", "unregister")),
+_HOOKS = ("stdout", "stderr", "stdin", "excepthook", "displayhook", "unraisablehook", "argv", "path", "meta_path")
+_hooks_of = itemgetter(*_HOOKS)
+_system = vars(sys)
+#: Attributes that are compared after a task of some length, and after each chunk.
+_ASSIGNED = (
+    (sys, ("breakpointhook", "path_hooks", "modules", "dont_write_bytecode", "tracebacklimit", "warnoptions")),
+    (sys, ("__stdin__", "__excepthook__", "__displayhook__", "__unraisablehook__")),
+    (threading, ("excepthook",)),
+    (warnings, ("showwarning", "formatwarning", "filters")),
+    (os, ("environ", "environb")),
 )
-#: What these change cannot be changed back: the worker ends after the task.
-_FINAL = (
-    "setuid",
-    "setgid",
-    "seteuid",
-    "setegid",
-    "setreuid",
-    "setregid",
-    "setresuid",
-    "setresgid",
-    "setgroups",
-    "initgroups",
-    "chroot",
-    "unshare",
-    "setns",
-    "setpgid",
-    "setpgrp",
-    "setsid",
-)
+_ABSENT: Any = object()
+_DIRECTORY = "directory"
+
+
+class Saved:
+    """The state of the process in which a function's tasks begin."""
+
+    def __init__(self, values: dict[str, Any], context: contextvars.Context) -> None:
+        self.values = values  # by the setting's name
+        self.context = context  # of which each task has a copy
+        self.path, self.argv, self.finders = list(sys.path), list(sys.argv), list(sys.meta_path)
+        self.hooks = _hooks_of(_system)
+        self.assigned = [[vars(m).get(name, _ABSENT) for name in names] for m, names in _ASSIGNED]
+        self.builtins = dict(vars(builtins))
+        self.decimal = _decimal_context(context)
+
+    def restore_decimal(self) -> None:
+        if self.decimal is not None:
+            self.context.run(sys.modules["decimal"].setcontext, self.decimal.copy())
+
+
+def _decimal_context(context: contextvars.Context) -> Any:
+    """Return a copy of the decimal context that an import has set; None if none has."""
+    decimal = imported("decimal")
+    if decimal is None:
+        return None
+    one, two = (context.copy().run(decimal.getcontext) for _ in range(2))
+    return one.copy() if one is two else None
 
 
 class Cleanup:
-    """The state to restore, and whether a task has touched it (`dirty`)."""
+    """The state to restore, and what a task has touched of it."""
 
     def __init__(self, at_home: str) -> None:
-        self.dirty = False
+        self.touched: set[str] = set()  # names of settings
         self.worn = False  # something cannot be restored
         self._home = at_home
-        self._environ: dict[str, str] = {}
-        self._handlers: dict[int, Any] = {}
-        self._set_signal = signal.signal
-        self._real_chdir = os.chdir
-        self._settings = process_state.Settings()
-        self.path: list[str] = []
-        self.save()
-        for module, names in _WATCHED:
+        self._chdir = os.chdir
+        self._settings: dict[str, Setting] = {}
+        self._late = late_settings()
+        self._events: Any = None  # the module asyncio.events, once it is imported
+        # os.environ's methods look putenv up in os; contextlib.chdir looks chdir up there.
+        directory = Setting(_DIRECTORY, lambda: None, lambda _: self.go_home(), ((os, ("chdir", "fchdir")),))
+        for setting in (directory, *SETTINGS):
+            self._add(setting)
+        for module, names in FINAL:
             for name in names:
-                self._watch(module, name)
-        for name in _FINAL:
-            self._watch(os, name, final=True)
-        self._watch(sys, "addaudithook", final=True)  # nothing removes a hook
-        signal.signal = self._signal  # type: ignore[assignment]
+                self._watch(module, name, "", final=True)
+        self._add_late()
+        self.fresh = self.saved = Saved(self._read(), contextvars.Context())
 
-    def save(self) -> None:
-        """Save the present state.
+    # ------------------------------------------------------------ functions
 
-        Called after a function was loaded, whose imports may set things up.
-        """
-        self._environ = dict(os.environ)
-        self.path = list(sys.path)
-        self._handlers.clear()
-        self._settings.save()
+    def load(self, load: Callable[[], Any]) -> Any:
+        """Load a function in the worker's fresh state; then save what its imports have set up."""
+        self.use(self.fresh)
+        context = self.fresh.context.copy()
+        try:
+            found = context.run(load)
+        finally:
+            late = self._add_late()
+            unchanged = not late and self.touched <= {"", _DIRECTORY}
+            self.saved = Saved(self.fresh.values if unchanged else self._read(), context)
+            self.touched.clear()
+        return found
 
-    def _watch(self, module: Any, name: str, final: bool = False) -> None:
-        real: Callable[..., Any] | None = getattr(module, name, None)
-        if real is None:  # not on this system, or not in this Python
+    def use(self, saved: Saved) -> None:
+        """Make another function's state the present one."""
+        if saved is self.saved:
             return
+        if saved.values is not self.saved.values:
+            self.touched.update(self._settings)
+        self.saved = saved
+        self.restore()
+        self.look_closer()
 
-        @functools.wraps(real)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.dirty = True
-            result = real(*args, **kwargs)
-            self.worn = self.worn or final
-            return result
+    # ------------------------------------------------------------ tasks
 
-        setattr(module, name, watched)
-
-    def _signal(self, number: int, handler: Any) -> Any:
-        before = self._set_signal(number, handler)
-        self._handlers.setdefault(int(number), before)
-        self.dirty = True
-        return before
+    def changed(self) -> bool:
+        """Return True if a task has changed something. Costs less than a system call."""
+        try:
+            return bool(
+                self.touched
+                or _hooks_of(_system) != self.saved.hooks
+                or sys.path != self.saved.path
+                or (self._events is not None and self._events._event_loop_policy is not None)
+                or self.saved.decimal is not None
+            )
+        except KeyError:  # a hook was deleted
+            return True
 
     def restore(self) -> None:
-        """Restore the saved state. Called if `dirty`, or if sys.path is not `path`."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for number, handler in self._handlers.items():
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                self._set_signal(number, handler)
-        self._handlers.clear()
-        self.go_home()
-        zone = os.environ.get("TZ")
-        for name in [n for n in os.environ if n not in self._environ]:
-            del os.environ[name]
-        for name, value in self._environ.items():
-            if os.environ.get(name) != value:
-                os.environ[name] = value
-        if os.environ.get("TZ") != zone:
-            time.tzset()
-        sys.path[:] = self.path
-        if not self._settings.restore():
+        """Restore what was touched. Called if `changed`, or if another function's tasks follow."""
+        saved = self.saved
+        if self._events is not None:
+            self.touched.add(EVENT_LOOP)
+        for name in list(self.touched):
+            setting = self._settings.get(name)
+            if setting is not None:
+                self._write(setting, saved.values.get(name, setting.fresh))
+        for name, hook in zip(_HOOKS, saved.hooks, strict=True):
+            if _system.get(name, _ABSENT) is not hook:
+                setattr(sys, name, hook)
+        sys.path[:] = saved.path
+        saved.restore_decimal()
+        self.touched.clear()
+
+    def _write(self, setting: Setting, value: Any) -> None:
+        try:
+            if value is None or setting.read() != value:
+                setting.write(value)
+        except (OSError, ValueError, locale.Error):
             self.worn = True
-        self.dirty = False
+
+    def look_closer(self) -> None:
+        """Restore attributes that were assigned. Costs some microseconds.
+
+        What a task has added stays, for the modules that it has imported may need it.
+        """
+        saved = self.saved
+        for (module, names), values in zip(_ASSIGNED, saved.assigned, strict=True):
+            for name, value in zip(names, values, strict=True):
+                if vars(module).get(name, _ABSENT) is value:
+                    continue
+                if value is _ABSENT:
+                    delattr(module, name)
+                else:
+                    setattr(module, name, value)
+        if sys.argv != saved.argv:
+            sys.argv[:] = saved.argv
+        if missing := [f for f in saved.finders if f not in sys.meta_path]:
+            sys.meta_path.extend(missing)
+        if not saved.builtins.items() <= vars(builtins).items():
+            vars(builtins).update(saved.builtins)
+        self._add_late()
 
     def go_home(self) -> None:
         """Enter the working directory; make it anew if a task has removed it."""
         try:
-            self._real_chdir(self._home)
+            self._chdir(self._home)
         except OSError:
             with contextlib.suppress(OSError):
                 os.makedirs(self._home, exist_ok=True)
-                self._real_chdir(self._home)
+                self._chdir(self._home)
 
     def at_home(self) -> bool:
         try:
             return os.getcwd() == self._home
         except OSError:  # removed
             return False
+
+    # ------------------------------------------------------------ watching
+
+    def _read(self) -> dict[str, Any]:
+        return {name: setting.read() for name, setting in self._settings.items()}
+
+    def _add(self, setting: Setting) -> None:
+        self._settings[setting.name] = setting
+        for module, names in setting.watched:
+            for name in names:
+                self._watch(module, name, setting.name)
+
+    def _add_late(self) -> bool:
+        """Watch settings of modules that were imported meanwhile. Return True if there are any."""
+        found = False
+        for name in [n for n in self._late if n in sys.modules]:
+            module = imported(name)
+            if module is None:
+                continue
+            setting = self._late.pop(name)(module)
+            self._add(setting)
+            self.touched.add(setting.name)
+            found = True
+            if name == "asyncio.events":
+                self._events = module
+        return found
+
+    def _watch(self, module: Any, name: str, setting: str, final: bool = False) -> None:
+        real: Callable[..., Any] | None = getattr(module, name, None)
+        if real is None:  # not on this system, or not in this Python
+            return
+
+        @functools.wraps(real)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.touched.add(setting)
+            result = real(*args, **kwargs)
+            self.worn = self.worn or final
+            return result
+
+        # The name by which pickles find it: a pool's initializer may be one of these.
+        watched.__module__, watched.__qualname__ = module.__name__, name
+        setattr(module, name, watched)

@@ -25,11 +25,14 @@ class Forks:
     """Callbacks around each fork.
 
     `on_term`: the worker's handler of SIGTERM. `descriptors`: what a child must not use.
-    `in_child`: called in it.
+    `before` is called before a fork, `in_child` in the child.
     """
 
-    def __init__(self, on_term: Any, descriptors: Sequence[int], in_child: Callable[[], None]) -> None:
-        self._on_term, self._descriptors, self._in_child = on_term, descriptors, in_child
+    def __init__(
+        self, on_term: Any, descriptors: Sequence[int], before: Callable[[], None], in_child: Callable[[], None]
+    ) -> None:
+        self._on_term, self._descriptors = on_term, descriptors
+        self._before_fork, self._in_child = before, in_child
         self._page = _page_of_this_process()
         self._mask = threading.local()  # of the thread that forks
         # Kept, because cleanup.py replaces them.
@@ -43,6 +46,7 @@ class Forks:
         return bool(self._page[0])
 
     def _before(self) -> None:
+        self._before_fork()
         self._mask.before = self._set_mask(signal.SIG_BLOCK, _TERM)
 
     def _unblock(self) -> None:
