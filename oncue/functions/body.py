@@ -58,7 +58,10 @@ _Properties = msgspec.defstruct(
 
 
 def properties(body: bytes) -> FunctionProperties:
-    """Read a body's properties without decoding the rest. Defaults if it cannot be read."""
+    """Read a body's properties without decoding the rest.
+
+    Defaults if it cannot be read.
+    """
     try:
         found: Any = decode(_Properties, body)
     except Undecodable:

@@ -26,7 +26,7 @@ def adopt_orphans() -> bool:
 
 
 def has_children() -> bool:
-    """Return True if this process has children, also ended ones that were not waited for."""
+    """Return True if this process has children, unreaped ones included."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         return bool(children_of(os.getpid()))
     try:
@@ -68,10 +68,11 @@ def kill_all(pids: Collection[int]) -> None:
 
 
 def end_children(spare: Callable[[], Collection[int]], limit_s: float) -> set[int]:
-    """Kill this process's descendants, except the children that `spare` names, and wait for them.
+    """Kill this process's descendants, and wait for them to end.
 
-    Return the children that were found. They are zombies then: the caller waits for them. Those
-    that a child leaves become children, if this process adopts orphans, and end too.
+    Children that `spare` names stay.     Return the children that were found. They are zombies
+    then: the caller waits for them. Those that a child leaves become children, if this process
+    adopts orphans, and end too.
     """
     deadline = time.monotonic() + limit_s
     ended: set[int] = set()

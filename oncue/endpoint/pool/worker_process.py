@@ -282,9 +282,10 @@ class WorkerProcess:
             return True
 
     def kill(self) -> None:
-        """Kill the worker and, unless its function is detached, all that its tasks have started.
+        """Kill the worker and what its tasks have started.
 
-        Some may have left its process group. A stopped worker adopts their orphans meanwhile.
+        A detached function's children stay. Others may have left its process group. A stopped
+        worker adopts their orphans meanwhile.
         """
         if not self.detached:
             self.signal(signal.SIGSTOP)

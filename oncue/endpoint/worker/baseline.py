@@ -1,4 +1,4 @@
-"""Baseline of a worker's process: with another function's chunk, it must still hold."""
+"""Baseline of a worker: with another function's chunk, it must still hold."""
 
 from __future__ import annotations
 

@@ -76,9 +76,10 @@ def _fork_exec() -> tuple[Any, str]:
 
 
 def _helpers() -> set[int]:
-    """Return the process by which `multiprocessing` removes semaphores and shared memory.
+    """Return the resource tracker of `multiprocessing`.
 
-    It belongs to the worker: what a module has made at its import is in use.
+    It removes semaphores and shared memory. It belongs to the worker: what a module has made at its
+    import is in use.
     """
     tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
     pid = getattr(getattr(tracker, "_resource_tracker", None), "_pid", None)

@@ -88,7 +88,7 @@ class Cleanup:
     # ------------------------------------------------------------ functions
 
     def load(self, load: Callable[[], Any]) -> Any:
-        """Load a function in the worker's fresh state; then save what its imports have set up."""
+        """Load a function in the fresh state; then save what its imports set up."""
         self.use(self.fresh)
         context = self.fresh.context.copy()
         try:
@@ -126,7 +126,10 @@ class Cleanup:
             return True
 
     def restore(self) -> None:
-        """Restore what was touched. Called if `changed`, or if another function's tasks follow."""
+        """Restore what was touched.
+
+        Called if `changed`, or if another function's tasks follow.
+        """
         saved = self.saved
         if self._events is not None:
             self.touched.add(EVENT_LOOP)
@@ -197,7 +200,7 @@ class Cleanup:
                 self._watch(module, name, setting.name)
 
     def _add_late(self) -> bool:
-        """Watch settings of modules that were imported meanwhile. Return True if there are any."""
+        """Watch settings of modules imported meanwhile. Return True if there are any."""
         found = False
         for name in [n for n in self._late if n in sys.modules]:
             module = imported(name)

@@ -12,7 +12,7 @@ EVENT_LOOP = "event loop"
 
 
 def late_settings() -> dict[str, Callable[[Any], Setting]]:
-    """Return the settings by the module that must be imported, to be made with that module."""
+    """Return what makes the settings of a module, by the module's name."""
     return {
         "logging": _logging,
         "socket": _socket,
