@@ -48,6 +48,7 @@ class Upload:
     ) -> None:
         self.sha256, self.size, self.offset = sha256, size, 0
         self._temporary, self._keep, self._hash, self._open = temporary, keep, hashlib.sha256(), True
+        self.on_end: Callable[[bool], None] = lambda stored: None  # called once; True: it is stored
 
     def write(self, offset: int, part: bytes | memoryview) -> int:
         """Write the part that starts at `offset`; return the next offset.
@@ -89,12 +90,14 @@ class Upload:
             self.abort()
             raise
         self._open = False
+        self.on_end(True)
         return found
 
     def abort(self) -> None:
         """Delete the upload. Does nothing after `finish`."""
         if self._open:
             self._open = False
+            self.on_end(False)
             with contextlib.suppress(OSError):
                 self._temporary.close()
             with contextlib.suppress(OSError):

@@ -105,6 +105,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue_bytes: Positive = 64 * 1024 * 1024
     # Above this usage of the disk, nothing new is accepted.
     disk_stop_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 90.0
+    # Share of the blobs' disk that one owner's may take; admins have no limit. 100: nobody has.
+    owner_blobs_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 50.0
     # Folders that file triggers of people other than admins may watch; in the environment with ":".
     trigger_roots: tuple[AbsolutePath, ...] = ()
     uvloop: bool = True

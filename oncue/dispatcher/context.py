@@ -13,6 +13,8 @@ import oncue
 from oncue.blobs import Blobs
 from oncue.clocks.process import now_us
 from oncue.config import Settings
+from oncue.dispatcher.blob_quota import NAME as BLOB_OWNERS
+from oncue.dispatcher.blob_quota import BlobQuota
 from oncue.dispatcher.metrics import Metrics
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.registry_cache import RegistryCache
@@ -47,6 +49,7 @@ class ServerContext:
     ) -> None:
         self.settings, self.log, self.view, self.blobs = settings, log, view, blobs
         self.metrics, self.notifier = metrics, notifier
+        self.blob_quota = BlobQuota(settings.data_path / BLOB_OWNERS, blobs, settings.owner_blobs_percent)
         self.registry = RegistryCache(TaskTopics(settings.task_topics))
         self.server_id = server_id or new_server_id()
         self.version = oncue.__version__

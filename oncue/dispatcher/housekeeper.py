@@ -192,6 +192,7 @@ class Housekeeper:
         Bodies of large functions and arguments of open tasks are kept.
         """
         context = self._context
+        await asyncio.to_thread(context.blob_quota.forget_deleted)
         if context.settings.blobs_folder and not self._ownership.owns(BLOBS):
             return
         kept: set[str] = set()
@@ -202,6 +203,7 @@ class Housekeeper:
         for endpoint in context.registry.endpoints():
             kept |= await self._open_refs(endpoint.id)
         await asyncio.to_thread(context.blobs.sweep, kept, self._horizon_s())
+        await asyncio.to_thread(context.blob_quota.forget_deleted)
 
     async def _open_refs(self, endpoint: str) -> set[str]:
         """Return the blobs that open tasks of an endpoint have as arguments."""

@@ -243,6 +243,12 @@ class RegistryCache:
         found = self._endpoints.by_id.get(endpoint_id)
         return found.name if found else endpoint_id
 
+    def quota_owner(self, endpoint_id: str) -> str:
+        """Return the owner whose quotas count for an endpoint; "" for an admin."""
+        found = self._endpoints.by_id.get(endpoint_id)
+        owner = found.owner if found else ""
+        return "" if any("admin" in t.scopes and not t.revoked for t in self._tokens.of(owner)) else owner
+
     def tasks_topic(self, endpoint: str) -> str:
         """Return the topic that has the tasks of this endpoint."""
         return self._task_topics.of(endpoint)

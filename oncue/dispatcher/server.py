@@ -303,6 +303,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         await self._consumer.close()
+        self.context.blob_quota.close()
         await self.view.close()
         await self._log.close()
         self.folder.release()

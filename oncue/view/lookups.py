@@ -118,6 +118,11 @@ def function_versions(db: sqlite3.Connection, name: str, owner: str) -> list[Fun
     return _all(db, FunctionRecord, text, name, owner, HISTORY)
 
 
+def function_count(db: sqlite3.Connection, owner: str) -> int:
+    """Return how many functions an owner has, with all versions."""
+    return int(db.execute("SELECT count(*) FROM function WHERE owner = ?", (owner,)).fetchone()[0])
+
+
 def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: Any) -> tuple[list[Any], str | None]:
     """Return a page and the next cursor.
 

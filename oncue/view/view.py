@@ -271,6 +271,10 @@ class View:
         """
         return await self._readers.run(lookups.functions, cursor, limit, owner)
 
+    async def function_count(self, owner: str) -> int:
+        """Return how many functions an owner has, with all versions."""
+        return await self._readers.run(lookups.function_count, owner)
+
     async def function(self, name: str, owner: str = "", of_others: bool = False) -> FunctionRecord | None:
         """Find a function by content hash, name (latest version) or name@version.
 

@@ -25,6 +25,11 @@ class Caller(msgspec.Struct, frozen=True):
         return "admin" in self.scopes
 
     @property
+    def quota_owner(self) -> str:
+        """The owner whose quotas count; "" for an admin, who has none."""
+        return "" if self.is_admin else self.subject
+
+    @property
     def sees_all(self) -> bool:
         """True if the caller may see what anybody owns."""
         return self.is_admin

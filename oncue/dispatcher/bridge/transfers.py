@@ -221,7 +221,7 @@ class BlobTransfers:
     def _upload(self, endpoint: str, session: _Session, effect: WritePart) -> Upload | None:
         """Return the upload that the part belongs to, opened if it is the first one.
 
-        None if the server has too many of them. Raises NotReady, DiskFull.
+        None if the server has too many of them. Raises NotReady, Conflict, DiskFull.
         """
         sha = effect.sha256
         upload = session.uploads.get(sha)
@@ -236,7 +236,8 @@ class BlobTransfers:
             if self.unfinished >= ALL_UPLOADS:
                 self._drop(endpoint, "transfer", "began an upload while the server had too many")
                 return None
-            upload = session.uploads[sha] = self._context.blobs.upload(sha, effect.size_bytes)
+            owner = self._context.registry.quota_owner(endpoint)
+            upload = session.uploads[sha] = self._context.blob_quota.upload(owner, sha, effect.size_bytes)
         return upload
 
     def _abort(self, session: _Session, sha: str) -> None:

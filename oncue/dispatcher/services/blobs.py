@@ -21,14 +21,15 @@ class BlobService:
     async def put(self, caller: Caller, sha256: str, size: int, parts: AsyncIterator[bytes]) -> None:
         """Store a blob; durable on return.
 
-        Raises Invalid if the content has another hash, NotReady, DiskFull.
+        Raises Invalid if the content has another hash, Conflict beyond the owner's share of the
+        disk, NotReady, DiskFull.
         """
         self._context.check_accepting()
         if await asyncio.to_thread(self._blobs.renew, sha256):
             async for _ in parts:
                 pass
             return
-        upload = self._blobs.upload(sha256, size)
+        upload = self._context.blob_quota.upload(caller.quota_owner, sha256, size)
         try:
             await _write_all(upload, parts)
             await asyncio.to_thread(upload.finish)

@@ -7,7 +7,7 @@ with the number of rules run in a thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from oncue.dispatcher.auth.identity import Caller
@@ -22,10 +22,8 @@ from oncue.rules.yaml_document import Problems
 
 MOST_FILES, MOST_BYTES = 1_000, 16 * 1024 * 1024  # of one request
 PATH_CHARS = 4_096
-RULES, FILE_TRIGGERS = (
-    30_000,
-    32,
-)  # of one owner who is no admin; each file trigger has a thread and an inotify instance
+# Of one owner who is no admin; each file trigger has a thread and an inotify instance.
+RULE_FILES, RULES, TRIGGERS, FILE_TRIGGERS = 10_000, 30_000, 10_000, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +79,14 @@ def check_owner(caller: Caller, label: str, deployed: DeployedRules) -> None:
 
 
 def check_counts(caller: Caller, files: Mapping[str, RuleSet], deployed: DeployedRules) -> None:
-    """Check that the rules and file triggers of one person do not become too many.
+    """Check that the rules and triggers of one person do not become too many.
 
     `files`: label -> rules that are to be in force. Raises Conflict. An admin may have any number.
     """
     if caller.is_admin:
         return
     now = {label: s for label, s in deployed.rulesets.items() if deployed.deployments[label].owner == caller.subject}
-    for what, count, most in (("rules", _rules, RULES), ("file triggers", _file_triggers, FILE_TRIGGERS)):
+    for what, count, most in _COUNTED:
         wanted, had = sum(map(count, {**now, **files}.values())), sum(map(count, now.values()))
         if wanted > max(most, had):
             raise Conflict(
@@ -97,12 +95,12 @@ def check_counts(caller: Caller, files: Mapping[str, RuleSet], deployed: Deploye
             )
 
 
-def _rules(rules: RuleSet) -> int:
-    return len(rules.rules)
-
-
-def _file_triggers(rules: RuleSet) -> int:
-    return sum(trigger.kind == "file" for trigger in rules.triggers)
+_COUNTED: tuple[tuple[str, Callable[[RuleSet], int], int], ...] = (
+    ("rule files", lambda _: 1, RULE_FILES),
+    ("rules", lambda found: len(found.rules), RULES),
+    ("triggers", lambda found: len(found.triggers), TRIGGERS),
+    ("file triggers", lambda found: sum(t.kind == "file" for t in found.triggers), FILE_TRIGGERS),
+)
 
 
 async def bind_file(

@@ -10,10 +10,11 @@ from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import off_loop_if
-from oncue.errors import Invalid, NotFound, TooLarge, Undecodable
+from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import api as r
 from oncue.protocol.records import FUNCTION_BYTES, INLINE_BYTES, NAME_CHARS, VERSION, FunctionRecord, Parameter
 
+FUNCTIONS = 100_000  # of one owner, with all versions: they are kept for good
 SOURCE_CHARS = 1 << 20  # of a function's source in an answer
 
 
@@ -26,7 +27,8 @@ class FunctionService:
     async def register(self, caller: Caller, request: r.FunctionRequest) -> r.FunctionInfo:
         """Register a body under a name, as its next version.
 
-        Repeating a registration changes nothing. Raises Invalid, TooLarge, NotReady, DiskFull.
+        Repeating a registration changes nothing. Raises Invalid, TooLarge, Conflict, NotReady,
+        DiskFull.
         """
         context = self._context
         context.check_accepting()
@@ -34,9 +36,10 @@ class FunctionService:
         python, sha = await off_loop_if(len(request.body) > INLINE_BYTES, _checked, request)
         known = await context.view.function(sha, owner=caller.subject)
         if known is None or known.name != request.name or known.owner != caller.subject:
+            await self._check_count(caller)
             inline = request.body
             if len(request.body) > INLINE_BYTES:
-                await asyncio.to_thread(context.blobs.put, request.body)
+                await asyncio.to_thread(context.blob_quota.put, caller.quota_owner, sha, request.body)
                 inline = b""
             newest = await context.view.function(request.name, owner=caller.subject)
             record = FunctionRecord(
@@ -56,6 +59,17 @@ class FunctionService:
             )
             await context.record([(f"function:{caller.subject}:{request.name}:{sha}", record)])
         return await self.get(caller, sha)
+
+    async def _check_count(self, caller: Caller) -> None:
+        """Raise Conflict if the caller has too many functions."""
+        if caller.is_admin:
+            return
+        count = await self._context.view.function_count(caller.subject)
+        if count >= FUNCTIONS:
+            raise Conflict(
+                f"you have {count:,} versions of functions; at most {FUNCTIONS:,} are kept",
+                remedy="call one of those, with what changes as its arguments",
+            )
 
     async def page(self, caller: Caller, cursor: str, limit: int) -> r.Page:
         """Return a page of the functions that the caller may see."""

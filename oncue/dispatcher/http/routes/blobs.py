@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from oncue.dispatcher.http.route import OCTETS, RequestContext, Route
 from oncue.dispatcher.http.schemas import BlobInfo
 from oncue.dispatcher.http.streams import serve_stream
-from oncue.errors import BlobMissing, DiskFull, Invalid, Malformed, UnsupportedType
+from oncue.errors import BlobMissing, Conflict, DiskFull, Invalid, Malformed, UnsupportedType
 from oncue.protocol.api import BlobsMissing, BlobsRequest
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -93,7 +93,7 @@ ROUTES = (
         gives=BlobInfo,
         status=201,
         streamed=True,
-        errors=(Malformed, DiskFull),
+        errors=(Malformed, Conflict, DiskFull),
     ),
     Route(
         "GET",

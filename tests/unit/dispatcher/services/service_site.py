@@ -217,6 +217,7 @@ async def _site_on(log: Log, folder: Path, settings: Settings) -> AsyncIterator[
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await consumer.close()
+        context.blob_quota.close()
         await view.close()
 
 
