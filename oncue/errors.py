@@ -169,7 +169,7 @@ class Unreachable(OncueError):
 
 
 class NotReady(OncueError):
-    """The server is starting or stopping."""
+    """The server is starting or stopping, or has to be started again."""
 
     code = "not-ready"
     status = 503

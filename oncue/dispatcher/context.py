@@ -20,6 +20,7 @@ from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.registry_cache import RegistryCache
 from oncue.errors import DiskFull, NotReady
 from oncue.log import Log, Position, Record
+from oncue.log.base import OPEN_AGAIN
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Registry
 from oncue.protocol.topics import REGISTRY, TaskTopics
@@ -69,6 +70,8 @@ class ServerContext:
             raise NotReady("the server is starting or stopping", remedy="try again in a moment")
         if self.disk_full:
             raise DiskFull(self.disk_full, remedy="free space on that disk, or move the data folder (oncue up --data)")
+        if lost := self.log.lost():
+            raise NotReady(f"nothing new is accepted: {lost}", remedy=OPEN_AGAIN)
 
     # ------------------------------------------------------------ read your own writes
 

@@ -14,7 +14,7 @@ import msgspec
 
 from oncue.errors import OncueError
 from oncue.log import Log, Partition, Record
-from oncue.protocol.topics import EVENTS
+from oncue.protocol.topics import EVENTS, TASKS_PREFIX
 from oncue.view import View
 from oncue.view.last_records import checksum
 
@@ -38,9 +38,10 @@ async def find_divergence(durable: Log, view: View) -> Divergence | None:
     topics = {topic for topic, _ in positions}
     begins, ends = await durable.begin_offsets(topics), await durable.end_offsets(topics)
     missing: dict[str, int] = {}
+    # In a shared log, somebody may have deleted the topic of an endpoint that is gone.
+    gone = {TASKS_PREFIX + e.id for e in await view.endpoints() if e.revoked} if durable.shared else set()
     for place, position in positions.items():
-        # In a shared log, somebody may have deleted the topic of an endpoint that is gone.
-        if position > ends.get(place, position if durable.shared else 0):
+        if position > ends.get(place, position if place[0] in gone else 0):
             missing[place[0]] = missing.get(place[0], 0) + position - ends.get(place, 0)
     if missing:
         text = ", ".join(f"{count:,} of {topic}" for topic, count in sorted(missing.items()))

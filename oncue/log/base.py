@@ -23,6 +23,8 @@ import msgspec
 from oncue.protocol.codec import build_decoders
 
 Partition = tuple[str, int]  # (topic, partition)
+# What to do about a log that is `lost`.
+OPEN_AGAIN = "start servers and stream workers again (oncue down, oncue up): they follow what the log has now"
 Start = Literal["committed", "earliest", "latest"] | Mapping[Partition, int]
 
 
@@ -247,6 +249,20 @@ class Log(ABC):
 
     def trouble(self) -> str:
         """Return why appends or reads have stalled for unusually long, else ""."""
+        return ""
+
+    def lost(self) -> str:
+        """Return why what readers have read is not in the log any more, else "".
+
+        Then nothing may be accepted: the log must be opened again.
+        """
+        return ""
+
+    def topic_id(self, topic: str) -> str:
+        """Return an id that another topic of the same name, made later, does not have.
+
+        "" if the log has none.
+        """
         return ""
 
     # ------------------------------------------------------------ groups and offsets

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from oncue.errors import NotOwner
 from oncue.log import Append, Log, Record, RecordBatch, Topic, open_log
@@ -224,42 +223,6 @@ def test_the_open_transaction_of_a_killed_process_is_aborted(kafka: tuple[str, s
         await log.commit("g", batches, [Append("out", [Record(b"of the successor")])])
         assert await _all(log, "out") == [b"behind it", b"of the successor"]
         assert await log.committed("g") == {("in", 0): 1}
-        await log.close()
-
-    asyncio.run(main())
-
-
-def test_a_topic_created_anew_under_a_reader_is_told(kafka: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is appended to it before the reader's position would be left out silently."""
-    monkeypatch.setattr("oncue.log.kafka.log.TROUBLE_S", 0.5)
-    address, prefix = kafka[0], "anew."
-
-    async def main() -> None:
-        log = await open_log(f"kafka://{address}?prefix={prefix}")
-        await log.ensure({"a": Topic()})
-        for n in range(20):
-            await log.append("a", [Record(b"%d" % n)])
-        reader = log.read(["a"], start="earliest")
-        read = 0
-        while read < 20:
-            read += sum(len(b.records) for b in await reader.next())
-        assert log.trouble() == ""
-        admin = AIOKafkaAdminClient(bootstrap_servers=address)
-        await admin.start()
-        await admin.delete_topics([f"{prefix}a"])
-
-        async def created() -> bool:
-            answer = await admin.create_topics([NewTopic(f"{prefix}a", 1, 1)])
-            return not answer.topic_errors[0][1]
-
-        await _until(created)
-        await admin.close()
-        await _until(lambda: "a/0 ends at 0, and 20 records of it were read" in log.trouble())
-        await log.append("a", [Record(b"left out")])
-        assert "created anew" in log.trouble()
-        await reader.seek(("a", 0), 0)
-        assert [r.value for b in await reader.next() for r in b.records] == [b"left out"]
-        assert log.trouble() == ""
         await log.close()
 
     asyncio.run(main())

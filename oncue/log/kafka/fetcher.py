@@ -21,18 +21,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 from aiokafka import errors as k
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
 from oncue.errors import OncueError
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.decoding import DamagedBatch, Decoded, decode
 from oncue.log.kafka.failures import explain
+from oncue.log.kafka.fetch_request import INCONSISTENT_TOPIC_ID, UNKNOWN_TOPIC_ID, fetch
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
 from oncue.log.kafka.topics import KafkaTopic
 
@@ -40,14 +40,11 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS, QUIET_CONNECTIONS = 4, 2  # per broker, for busy and for quiet partitions
 FIRST_CONNECTION = 10  # aiokafka uses lower numbers for its own connections
-# At least one batch is returned, whatever its size.
-ANSWER_BYTES, PARTITION_BYTES = 4 * 1024 * 1024, 1024 * 1024
 WAIT_MS, QUIET_WAIT_MS = 500, 5_000
 QUIET_S = 5.0
 PAUSE_S = 0.1
 COMPANY_S, LITTLE_BYTES = 0.003, 64 * 1024  # pause after a small response, to gather records
 CURSOR_S = 20e-6  # added per cursor, which costs time in each request, here and at the broker
-READ_COMMITTED = 1
 LATE_S = 10.0  # interval of warnings about failed reads
 
 
@@ -105,9 +102,11 @@ class Fetcher:
         offsets: Offsets,
         address: Address,
         to_dead_letters: Callable[[KafkaTopic, int, DamagedBatch], None],
+        suspect: Callable[[KafkaTopic], None],
     ) -> None:
+        """`suspect`: called with a topic that a broker does not know by its id."""
         self._client, self._offsets, self._address = client, offsets, address
-        self._to_dead_letters = to_dead_letters
+        self._to_dead_letters, self._suspect = to_dead_letters, suspect
         self._cursors: dict[FetchState, None] = {}  # in fetch order
         self._busy_connections: dict[int, set[int]] = {}  # node -> connections in use
         self._wake = asyncio.Event()
@@ -126,6 +125,10 @@ class Fetcher:
     def wake(self) -> None:
         """Check for work: a cursor moved, or a reader has space again."""
         self._wake.set()
+
+    def fetched(self) -> set[KafkaTopic]:
+        """Return the topics that a reader fetches by their ids."""
+        return {topic for cursor in self._cursors if (topic := cursor.topic).id}
 
     def late_s(self) -> float:
         """Return for how long the longest failing partition has failed."""
@@ -165,7 +168,7 @@ class Fetcher:
         now, soonest, lost = time.monotonic(), None, False
         by_node: dict[int, tuple[list[FetchState], list[FetchState]]] = {}
         for cursor in self._cursors:
-            if cursor.covered or cursor.target.is_full():
+            if cursor.covered or cursor.topic.gone or cursor.target.is_full():
                 continue
             if cursor.not_before > now:
                 soonest = min(soonest or cursor.not_before, cursor.not_before)
@@ -211,28 +214,24 @@ class Fetcher:
     ) -> None:
         # A request names a partition once: readers at the same offset share it, others wait.
         asked: dict[tuple[str, int], list[tuple[FetchState, int]]] = {}
-        topics: dict[str, list[tuple[int, int, int]]] = {}
+        topics: dict[KafkaTopic, list[tuple[int, int]]] = {}
         for cursor, generation in zip(cursors, generations, strict=True):
             sharing = asked.setdefault((cursor.topic.full, cursor.partition), [])
             if not sharing:
-                topics.setdefault(cursor.topic.full, []).append((cursor.partition, cursor.fetch_at, PARTITION_BYTES))
+                topics.setdefault(cursor.topic, []).append((cursor.partition, cursor.fetch_at))
             elif sharing[0][0].fetch_at != cursor.fetch_at:
                 cursor.covered = False
                 self._wake.set()
                 continue
             sharing.append((cursor, generation))
         try:
-            request = FetchRequest(wait_ms, 1, ANSWER_BYTES, READ_COMMITTED, list(topics.items()))
             await self._connect(node, FIRST_CONNECTION + connection)
-            response = await self._client.send(node, request, group=FIRST_CONNECTION + connection)
             nbytes = 0
-            for full, entries in response.topics:
-                for entry in entries:
-                    aborted = entry[-2] if len(entry) < 8 else entry[-3]
-                    nbytes += len(entry[-1] or b"")
-                    for cursor, generation in asked[full, entry[0]]:
-                        if generation == cursor.generation and cursor in self._cursors:
-                            self._answered(cursor, entry[1], entry[-1], aborted)
+            for part in await fetch(self._client, node, FIRST_CONNECTION + connection, wait_ms, topics):
+                nbytes += len(part.records or b"")
+                for cursor, generation in asked[part.topic, part.number]:
+                    if generation == cursor.generation and cursor in self._cursors:
+                        self._answered(cursor, part.error, part.records, part.aborted)
             if 0 < nbytes < LITTLE_BYTES:
                 await asyncio.sleep(max(COMPANY_S, CURSOR_S * len(cursors)))
         except (k.KafkaError, OSError, TimeoutError) as e:
@@ -264,16 +263,19 @@ class Fetcher:
             self._pause(cursor, error)
         self._client.force_metadata_update()
 
-    def _answered(
-        self, cursor: FetchState, code: int, data: bytes | None, aborted: list[tuple[int, int]] | None
-    ) -> None:
+    def _answered(self, cursor: FetchState, code: int, data: bytes | None, aborted: Sequence[tuple[int, int]]) -> None:
+        if code in (UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID):
+            self._suspect(cursor.topic)
+            self._pause(cursor, k.UnknownTopicOrPartitionError())
+            self._client.force_metadata_update()
+            return
         if code:
             self._refused(cursor, k.for_code(code))
             return
         cursor.failing_since = 0.0
         if not data:
             return
-        found = decode(cursor.topic.name, cursor.partition, data, cursor.at, cursor.fetch_at, aborted or ())
+        found = decode(cursor.topic.name, cursor.partition, data, cursor.at, cursor.fetch_at, aborted)
         if found.reached == cursor.fetch_at:
             return
         cursor.fetch_at = found.reached
@@ -318,6 +320,11 @@ class Fetcher:
             begin, end = cursor.fetch_at, cursor.fetch_at
         if generation == cursor.generation:
             if cursor.fetch_at < begin:
+                # A reader from the very beginning expects that the oldest are gone. One offset is
+                # the marker of a transaction.
+                if cursor.at and begin - cursor.fetch_at > 1:
+                    missed = "up to %d records of %s/%d were deleted before they were read, from %d on"
+                    logger.error(missed, begin - cursor.fetch_at, *key, cursor.fetch_at)
                 cursor.fetch_at = begin
                 cursor.at = max(cursor.at, begin)
             elif cursor.fetch_at > end:

@@ -18,7 +18,19 @@ from aiokafka.structs import TopicPartition
 
 from oncue.config import Settings
 from oncue.errors import LogError, NotOwner, OncueError
-from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
+from oncue.log.base import (
+    OPEN_AGAIN,
+    Append,
+    Assignment,
+    Log,
+    Partition,
+    Position,
+    Reader,
+    Record,
+    RecordBatch,
+    Start,
+    Topic,
+)
 from oncue.log.kafka.address import Address, parse_address
 from oncue.log.kafka.assignment import KafkaAssignment
 from oncue.log.kafka.dead_letters import DeadLetterWriter
@@ -28,6 +40,7 @@ from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import BEGIN, END, Offsets
 from oncue.log.kafka.producer_ids import ProducerIds
 from oncue.log.kafka.reader import KafkaReader, membership_callbacks
+from oncue.log.kafka.topic_watch import TopicWatch
 from oncue.log.kafka.topics import KafkaTopic, Topics
 from oncue.log.kafka.transactions import Transactions
 from oncue.log.kafka.writer import KafkaCounters, KafkaWriter, PartitionedRecords, partition_records
@@ -56,7 +69,12 @@ class KafkaLog(Log):
         self._transactions = Transactions(address, ProducerIds(client))
         self._writer = KafkaWriter(address, self._publish)
         self._dead_letters = DeadLetterWriter(self._topics, self._offsets, self._transactions, self._partition_records)
-        self._fetcher = Fetcher(client, self._offsets, address, self._dead_letters.add)
+        self._fetcher = Fetcher(
+            client, self._offsets, address, self._dead_letters.add, lambda t: self._topic_watch.suspect(t)
+        )
+        self._topic_watch = TopicWatch(
+            client, self._topics, self._fetcher.fetched, lambda: self._fetcher.beyond_end(TROUBLE_S)
+        )
         self._watches: list[tuple[str, Callback]] = []
         self._readers: set[KafkaReader] = set()
         self._assignments: set[KafkaAssignment] = set()
@@ -180,6 +198,8 @@ class KafkaLog(Log):
         if not batches and not any(a.records for a in appends):
             await self._flush()
             return []
+        if batches and (lost := self.lost()):
+            raise LogError(f"nothing is committed: {lost}", remedy=OPEN_AGAIN)
         ends: dict[Partition, int] = {(b.topic, b.partition): b.next_offset for b in batches}
         if len(ends) > 1:
             raise LogError(
@@ -202,7 +222,7 @@ class KafkaLog(Log):
         if place is not None and owner is None and self._transactions.fenced(group, place):
             # Partitions are assigned by the caller, not by the group: it owns this one again.
             await self._transactions.claim(group, place)
-        offsets = {TopicPartition(self._topics.full(t), p): (end, "") for (t, p), end in ends.items()}
+        offsets = {TopicPartition(self._topics.full(t), p): (end, self._topics.note(t)) for (t, p), end in ends.items()}
         positions = await self._transactions.commit(group, place, offsets, found)
         self._offsets.record_commit(group, ends)
         if place is not None and owner is not None:
@@ -286,11 +306,15 @@ class KafkaLog(Log):
 
     def trouble(self) -> str:
         late_s = max(self._writer.late_s(), self._fetcher.late_s())
-        if late_s > TROUBLE_S:
-            return f"Kafka at {self._address} has not answered for {late_s:.0f} s"
-        if beyond := self._fetcher.beyond_end(TROUBLE_S):
-            return f"{beyond}: was the topic created anew? Start the servers again: they follow the log as it is now"
-        return ""
+        late = f"Kafka at {self._address} has not answered for {late_s:.0f} s" if late_s > TROUBLE_S else ""
+        return self.lost() or late
+
+    def lost(self) -> str:
+        """Return why this process must open the log again, else ""."""
+        return self._topic_watch.lost
+
+    def topic_id(self, topic: str) -> str:
+        return self._topics.note(topic)
 
     def is_own(self, record: Record) -> bool:
         """True if the record has this process's header, set in watched topics only."""
@@ -371,6 +395,7 @@ class KafkaLog(Log):
         assignments = list(self._assignments)
         await asyncio.gather(*[r.close() for r in readers], *[a.close() for a in assignments], return_exceptions=True)
         await self._dead_letters.close()
+        await self._topic_watch.close()
         await self._fetcher.close()
         await self._transactions.close()
         await self._topics.close()

@@ -130,7 +130,10 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             offsets, self._pending = self._pending, {}
             try:
                 await self._consumer.commit(
-                    {TopicPartition(self._topics.full(t), p): end for (t, p), end in offsets.items()}
+                    {
+                        TopicPartition(self._topics.full(t), p): (end, self._topics.note(t))
+                        for (t, p), end in offsets.items()
+                    }
                 )
                 self._committed(offsets)
             except (k.KafkaError, OSError) as e:  # rebalance, or the coordinator moves

@@ -91,10 +91,14 @@ class Offsets:
         self._unconfirmed.setdefault(group, {}).update(places)
 
     async def committed(self, group: str) -> dict[Partition, int]:
-        """Return the group's committed offsets in this log. Raises LogError."""
+        """Return the group's committed offsets in this log.
+
+        Those of an earlier topic of the same name are left out. Raises LogError.
+        """
         end = time.monotonic() + VISIBLE_S
         while True:
-            found = {place: offset for place, (offset, _) in (await self.fetch(group)).items()}
+            stored = await self.fetch(group)
+            found = {p: offset for p, (offset, note) in stored.items() if not self._is_of_another(p, note)}
             unconfirmed = self._unconfirmed.get(group, {})
             for place in [p for p, offset in unconfirmed.items() if found.get(p) == offset]:
                 del unconfirmed[place]
@@ -104,6 +108,14 @@ class Offsets:
                 self._unconfirmed.pop(group, None)
                 return found
             await asyncio.sleep(0.005)
+
+    def _is_of_another(self, place: Partition, note: str) -> bool:
+        """Return True if an offset's note names another topic.
+
+        Older versions left no note.
+        """
+        known = self._topics.note(place[0])
+        return bool(known) and len(note) == len(known) and note != known
 
     async def fetch(self, group: str) -> dict[Partition, tuple[int, str]]:
         """Return (offset, metadata) from the coordinator. Raises LogError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import takewhile
@@ -16,6 +17,8 @@ from oncue.log.kafka.membership import Membership
 from oncue.log.kafka.offsets import END, Offsets
 from oncue.log.kafka.topics import KafkaTopic, Topics
 from oncue.log.kafka.transactions import Transactions
+
+logger = logging.getLogger(__name__)
 
 QUEUE_BYTES = 16 * 1024 * 1024  # stored size; a fetch in progress may exceed it
 
@@ -223,8 +226,13 @@ def membership_callbacks(
         await asyncio.gather(*[transactions.claim(group, place) for place in places])
         # After all claims: previous owners may commit until then.
         committed = await offsets.committed(group)
+        ends = await offsets.of({topic for topic, _ in places}, END)
         for place in places:
             at = committed.get(place, 0)
+            if at > ends.get(place, at):
+                again = "%s/%d ends at %d, and the group %s has read %d records: it reads all again"
+                logger.error(again, *place, ends[place], group, at)
+                at = 0
             # If another process owned it meanwhile, that process has handled the batches in flight
             # here. (The group may not have this process's latest offset yet.)
             if place in fenced or reader.done.get(place, -1) < at:

@@ -22,6 +22,7 @@ from oncue.errors import LogError, OncueError
 from oncue.log.base import Topic
 from oncue.log.kafka.address import Address
 from oncue.log.kafka.failures import explain
+from oncue.log.kafka.topic_ids import topic_ids
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,12 @@ DYNAMIC = 1  # config_source of settings of the topic itself
 class KafkaTopic:
     """An existing topic."""
 
-    __slots__ = ("compact", "count", "full", "name", "settings")
+    __slots__ = ("compact", "count", "full", "gone", "id", "name", "settings")
 
     def __init__(self, name: str, full: str, settings: Topic) -> None:
         self.name, self.full = name, full
+        self.id = b""  # b"": not known, or the brokers know none
+        self.gone = False  # another topic has its name now, or none
         self.set_settings(settings)
 
     def set_settings(self, settings: Topic) -> None:
@@ -58,6 +61,7 @@ class Topics:
         self._wanted: dict[str, asyncio.Future[KafkaTopic]] = {}
         self._settings: dict[str, Topic] = {}  # of those in `_wanted`
         self._making: asyncio.Task[None] | None = None
+        self._required: set[str] = set()
         self.on_partitions_added: Callable[[KafkaTopic, int], None] = lambda known, before: None
 
     def full(self, name: str) -> str:
@@ -72,6 +76,15 @@ class Topics:
     def get(self, name: str) -> KafkaTopic | None:
         return self._known.get(name)
 
+    def note(self, name: str) -> str:
+        """Return the topic's id for the notes of committed offsets, or ""."""
+        known = self._known.get(name)
+        return known.id.hex() if known is not None else ""
+
+    def required(self) -> list[KafkaTopic]:
+        """Return topics that were ensured, and those without a known id."""
+        return [t for t in self._known.values() if t.name in self._required or not t.id]
+
     # ------------------------------------------------------------ existing topics
 
     async def load(self) -> None:
@@ -80,11 +93,12 @@ class Topics:
             cluster = await self._client.fetch_all_metadata()
             found = {f: len(cluster.partitions_for_topic(f) or ()) for f in cluster.topics() if self.short(f)}
             configs = await self._described(found)
+            ids = await topic_ids(self._client, found)
         except (k.KafkaError, OSError) as e:
             raise explain(e, str(self._address), "list the topics") from e
         for full, count in found.items():
             name = full[len(self._prefix) :]
-            self._update(name, _topic(count, configs[full]))
+            self._update(name, _topic(count, configs[full]), ids.get(full, b""))
         await self._subscribe()
         self._client.cluster.add_listener(self._on_metadata)
 
@@ -92,10 +106,11 @@ class Topics:
         if self._known:
             await self._client.set_topics({known.full for known in self._known.values()})
 
-    def _update(self, name: str, settings: Topic) -> KafkaTopic:
+    def _update(self, name: str, settings: Topic, id_: bytes = b"") -> KafkaTopic:
         known = self._known.get(name)
         if known is None:
             known = self._known[name] = KafkaTopic(name, self.full(name), settings)
+            known.id = id_
         else:
             before = known.count
             known.set_settings(settings)
@@ -197,10 +212,11 @@ class Topics:
         await self._client.set_topics({self.full(n) for n in (*self._known, *made)})
         await self._wait_for_leaders([self.full(name) for name in made])
         configs = await self._described(exist)
+        ids = await topic_ids(self._client, map(self.full, made))
         for name, settings in made.items():
             full = self.full(name)
             count = len(self._client.cluster.partitions_for_topic(full))
-            self._update(name, _topic(count, configs[full]) if full in configs else settings)
+            self._update(name, _topic(count, configs[full]) if full in configs else settings, ids.get(full, b""))
         return failed
 
     def _new_configs(self, topic: Topic, copies: int) -> dict[str, str]:
@@ -275,6 +291,7 @@ class Topics:
         for name, settings in topics.items():
             if settings.partitions > known[name].count:
                 await self._grow(known[name], settings.partitions)
+        self._required |= known.keys()
         fulls = [known[name].full for name in topics]
         try:
             configs = await self._described(fulls)
@@ -340,10 +357,11 @@ class Topics:
             cluster = await self._client.fetch_all_metadata()
             new = {f: len(cluster.partitions_for_topic(f) or ()) for f in cluster.topics() if self.short(f)}
             configs = await self._described(new)
+            ids = await topic_ids(self._client, [f for f in new if f[len(self._prefix) :] not in self._known])
         except (k.KafkaError, OSError) as e:
             raise explain(e, str(self._address), "list the topics") from e
         for full, count in new.items():
-            self._update(full[len(self._prefix) :], _topic(count, configs[full]))
+            self._update(full[len(self._prefix) :], _topic(count, configs[full]), ids.get(full, b""))
         await self._subscribe()
 
 

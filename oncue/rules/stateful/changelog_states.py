@@ -7,6 +7,7 @@ key                                    value
 ("p",)                                 Progress: next offset to apply, and the newest time
 ("c",)                                 PartitionClaim: the last owner, for people
 ("h",)                                 present: servers run the partition, not stream workers
+("t",)                                 id of the topic `oncue.matches` that Progress counts in
 ("s", rule, spec, key)                 OperatorState
 ("i", rule, spec, key, event)          one buffered event
 
@@ -32,7 +33,7 @@ from oncue.rules.stateful.record_group import Progress, RecordGroup, WindowSumma
 
 Key = tuple[str, ...]
 Change = tuple[Key, bytes]  # empty: the key is deleted
-PROGRESS, CLAIM, BY_SERVERS = ("p",), ("c",), ("h",)
+PROGRESS, CLAIM, BY_SERVERS, TOPIC = ("p",), ("c",), ("h",), ("t",)
 STATE, ITEM = "s", "i"
 FORGET = 2_000  # in one step
 _log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ChangelogStates:
         self.progress = Progress()
         self.started = False  # the partition was started or handed over
         self.by_servers = False  # servers run the partition, not stream workers
+        self.topic = ""  # id of the topic that `progress` counts in; "" if it is not known
         self._open: set[StateKey] = set()  # states with buffered events
         self._due_ms: dict[StateKey, int] = {}  # of states that wait for a tick
         self._items: dict[StateKey, set[bytes]] = {}
@@ -95,6 +97,8 @@ class ChangelogStates:
             self.progress = Progress(*decode(tuple[int, int], value)) if value else Progress()
         elif kind == BY_SERVERS[0]:
             self.by_servers = bool(value)
+        elif kind == TOPIC[0]:
+            self.topic = decode(str, value) if value else ""
 
     def _index_state(self, where: StateKey, state: OperatorState | None) -> None:
         if state is None or not state.buffered():

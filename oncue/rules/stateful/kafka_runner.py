@@ -31,7 +31,7 @@ from oncue.protocol.records import VERSION, Deployment
 from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.active_rules import ActiveRules
 from oncue.rules.evaluation.judge import RuleJudge
-from oncue.rules.stateful.changelog_states import CLAIM, ChangelogStates, PartitionClaim, records
+from oncue.rules.stateful.changelog_states import CLAIM, TOPIC, ChangelogStates, PartitionClaim, records
 from oncue.rules.stateful.firing import Firer, in_force, retired
 from oncue.rules.stateful.record_group import RecordGroup, WindowSummary
 from oncue.rules.stateful.timers import Timers
@@ -170,11 +170,17 @@ class KafkaRunner:
             part.table = table
 
     async def check(self) -> None:
-        """Check that the group's committed offsets are not ahead of the tables.
+        """Check that the tables are of these matches, and not behind the group's offsets.
 
         Faust starts at the group's offsets, which are committed with the tables. Raises LogError:
         the group was moved ahead, and the matches between would be lost.
         """
+        now = self._log.topic_id(MATCHES)
+        if other := [n for n, part in self.parts.items() if now and part.table.topic not in ("", now)]:
+            raise LogError(
+                f"the states of the partitions {', '.join(map(str, other))} belong to an earlier topic {MATCHES}",
+                remedy=f"stop servers and stream workers, and delete the topic {WINDOWS}: it is made again",
+            )
         committed = await self._log.committed(GROUP)
         places = {number: part.table.progress.next for number, part in self.parts.items() if part.table.started}
         ahead = [n for n, following in places.items() if committed.get((MATCHES, n), 0) > following]
@@ -277,6 +283,8 @@ class KafkaRunner:
             await self._before_batch()
         table = part.table
         group, changes = table.fold(batches)
+        if (topic := self._log.topic_id(MATCHES)) != table.topic:
+            changes.append((TOPIC, encode(topic)))
         fired = await self.firer.fire(group)
         appends = [*fired.appends, Append(WINDOWS, records(changes), part.number)]
         # The commit continues when this is cancelled; the next claim waits for it.

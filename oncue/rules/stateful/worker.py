@@ -23,7 +23,7 @@ from oncue.clocks.process import now_us
 from oncue.config import Settings
 from oncue.errors import LogError, OncueError
 from oncue.log import open_log
-from oncue.log.base import Log, Record
+from oncue.log.base import OPEN_AGAIN, Log, Record
 from oncue.protocol import payload
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
@@ -138,7 +138,7 @@ class StreamWorker:
         try:
             await _within(self.registry.caught_up(), running, START_S)
             app = make(self.runner, partitions, ready)
-            parts = [self.runner.run(), self.runner.watch_claims(), self._reports(), app.run()]
+            parts = [self.runner.run(), self.runner.watch_claims(), self._watch_log(), self._reports(), app.run()]
             running += [asyncio.create_task(part) for part in parts]
             end = asyncio.create_task(stopping.wait())
             done, _ = await asyncio.wait([*running, end], return_when=asyncio.FIRST_COMPLETED)
@@ -153,6 +153,13 @@ class StreamWorker:
             await self.judge.close()
             with contextlib.suppress(LogError, TimeoutError):
                 await asyncio.wait_for(self._log.append(STREAM, [Record(b"", self.name.encode())]), CLOSE_S)
+
+    async def _watch_log(self) -> None:
+        """Raises LogError when the log has to be opened again."""
+        while True:
+            if lost := self._log.lost():
+                raise LogError(lost, remedy=OPEN_AGAIN)
+            await asyncio.sleep(SOON_S)
 
     async def _reports(self) -> None:
         while True:
