@@ -10,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from oncue.dispatcher.cluster.view_bootstrap import copy_view
 from oncue.dispatcher.folder import DataFolder
 from oncue.dispatcher.log_divergence import find_divergence, newest_event_us
-from oncue.log import Log
+from oncue.log import Log, Partition, Record
+from oncue.protocol.codec import encode
+from oncue.protocol.records import VERSION, Cancel
+from oncue.protocol.topics import CONTROL
 from oncue.triggers.file.ledger import forget_fired_since
 from oncue.view import View
 
 log = logging.getLogger("oncue.server")
+FILL = 1_000  # records of one append
 MARGIN_US = 60_000_000  # between a file's event and its row in the ledger
 
 
@@ -35,6 +40,8 @@ async def open_view(durable: Log, folder: DataFolder, server_id: str) -> View:
     view = View.open(folder.view)
     try:
         found = await find_divergence(durable, view)
+        if found is not None and durable.shared:
+            await _keep_epochs(durable, view.positions())
     except BaseException:
         await view.close()
         raise
@@ -46,6 +53,20 @@ async def open_view(durable: Log, folder: DataFolder, server_id: str) -> View:
         await _forget_fired(folder.triggers, await newest_event_us(durable))
     folder.set_aside(found.reason, found.missing)
     return View.open(folder.view)
+
+
+async def _keep_epochs(durable: Log, positions: Mapping[Partition, int]) -> None:
+    """Let `oncue.control` go on where it ended, if it was made anew.
+
+    Epochs are its offsets, and agents refuse lower ones than they know. Requests that cancel
+    nothing fill the gap.
+    """
+    ends = await durable.end_offsets([CONTROL])
+    nothing = Record(encode(Cancel(VERSION, "", ())))
+    for (topic, partition), position in positions.items():
+        missing = position - ends.get((topic, partition), 0) if topic == CONTROL else 0
+        for count in range(missing, 0, -FILL):
+            await durable.append(CONTROL, [nothing] * min(count, FILL), partition)
 
 
 def _delete_unfinished(data: Path) -> None:

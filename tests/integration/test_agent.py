@@ -199,7 +199,8 @@ def test_kill_9_loses_nothing(bridge: Bridge, agents: Agents) -> None:
     bridge.dispatch("nap", {2: (60.0,), 3: (60.0,)})
     # Not STARTED in the journal: a task may have been given to a worker that is busy, and be requeued
     # when the second worker is ready. A report says that the function runs.
-    bridge.until(lambda: bridge.started == {2, 3})
+    # The first one, too, may have run for over a second: its worker imports slowly on a busy machine.
+    bridge.until(lambda: bridge.started >= {2, 3})
     bridge.dispatch("double", {4: (4,)})
     journal = agents.folder / "journal"
     bridge.until(lambda: journal.read_bytes().count(MARK + bytes([RECEIVED])) == 3)
