@@ -58,6 +58,7 @@ class ServerContext:
         self.newest_us = 0  # of the tasks that were accepted before the start; by wrong clocks perhaps later than it
         self.ready = False
         self.view_trouble: Callable[[], str] = str  # returns why the view does not follow the log
+        self.blobs_trouble = ""  # what is wrong with the store of blobs
         self.disk_full = ""  # the reason for which nothing new is accepted; "" if it is accepted
 
     def is_new(self, us: int) -> bool:

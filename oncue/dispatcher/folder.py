@@ -141,6 +141,26 @@ class DataFolder:
         )
         return kept
 
+    # ------------------------------------------------------------ the blobs
+
+    def trouble_of_blobs(self, log_identity: str, store: str) -> str:
+        """Return what is wrong if the log's blobs were in another store before; else "".
+
+        `store`: the identity of the store that is open now.
+        """
+        note = self.path / "blobs.id"
+        log_before, _, before = (note.read_text() if note.exists() else "").partition("\n")
+        if log_before == log_identity and before != store:
+            why = (
+                f"not ok: this is another store of blobs than before, so large arguments of accepted tasks may be missing."
+                f" Put the former one back (is its disk mounted?), or delete {note} if it was replaced on purpose;"
+                " then restart"
+            )
+            log.error("blobs: %s", why)
+            return why
+        replace_file(note, f"{log_identity}\n{store}".encode())
+        return ""
+
 
 def _is_derived(name: str) -> bool:
     return name == "marks.json" or any(name in (db, f"{db}-wal", f"{db}-shm") for db in DERIVED)

@@ -140,3 +140,22 @@ def test_doctor_says_that_the_log_was_older_until_the_note_is_deleted(stopped: S
     assert str(stopped.data / "diverged.json") in said
     (stopped.data / "diverged.json").unlink()
     assert "the log ends before" not in stopped.oncue("doctor", code=None).stdout
+
+
+def test_another_store_of_blobs_is_told(stopped: System) -> None:
+    def blobs() -> str:
+        return str(stopped.http("GET", "/health/ready").json["checks"]["blobs"])
+
+    stopped.up("--no-endpoint")
+    assert blobs() == "ok"
+    stopped.down()
+    (stopped.data / "blobs").rename(stopped.folder / "former")  # its disk is not mounted
+    for _ in range(2):
+        stopped.up("--no-endpoint")
+        assert "another store of blobs" in blobs()
+        assert "another store of blobs" in stopped.oncue("doctor", code=None).stdout
+        stopped.down()
+    shutil.rmtree(stopped.data / "blobs")
+    (stopped.folder / "former").rename(stopped.data / "blobs")
+    stopped.up("--no-endpoint")
+    assert blobs() == "ok"

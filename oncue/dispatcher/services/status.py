@@ -68,6 +68,8 @@ class StatusService:
         return f"not ok: {paused} of {len(rules)} rules are paused" if paused else ""
 
     def _blobs_trouble(self) -> str:
+        if self._context.blobs_trouble:
+            return self._context.blobs_trouble
         others = self._ownership.other_blob_stores()
         return f"not the folder of {', '.join(others)}: set blobs_folder to one that all servers see" if others else ""
 
