@@ -31,7 +31,7 @@ from oncue.rules.batch_result import BatchResult, Postponed, decoded_apart
 from oncue.rules.evaluation.evaluator import Evaluator
 from oncue.rules.evaluation.explaining import explain_apart
 from oncue.rules.evaluation.judge import NotTested, Pause, RuleJudge
-from oncue.rules.evaluation.owner_shares import LENT_S, OwnerShares
+from oncue.rules.evaluation.owner_shares import OwnerShares, used_up
 from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.parsing.rule_file import RuleSet
@@ -166,7 +166,8 @@ class Engine:
             if not alone and shares.are_used_up(owner):
                 if owner not in left:
                     left.add(owner)
-                    work.leave_rest(event, entry, _used_up(owner))
+                    why = f"{used_up(owner)}; this one, and those of {owner} that come after it, were left out"
+                    work.leave_rest(event, entry, why)
                 continue
             began = perf_counter()
             if not entry.paused and (excess := work.excess(entry, before)):
@@ -243,13 +244,6 @@ class Engine:
         """Return by rule how many events could not be evaluated."""
         counters = ((name, entry.counters) for name, entry in self.active_rules.entries.items())
         return {name: c.unevaluated for name, c in counters if c.unevaluated}
-
-
-def _used_up(owner: str) -> str:
-    return (
-        f"rules of {owner} have kept those of others waiting for {LENT_S:g} s; this one, and those of {owner}"
-        " that come after it, were left out"
-    )
 
 
 def _info(entry: ActiveRule) -> RuleInfo:

@@ -417,6 +417,34 @@ def test_a_window_whose_arguments_have_no_end_is_a_dead_letter(tmp_path: Path) -
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_many_windows_of_an_owner_do_not_keep_others_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    monkeypatch.setattr("oncue.rules.evaluation.owner_shares.LENT_S", 0.02)
+
+    async def body() -> None:
+        async with site_in(tmp_path) as site:
+            args = {f"a{n}": "${each.data.s} ${each.data.s}" for n in range(20)}  # long enough for an evaluator
+            many = [site_rule(f"r{n}", args=args, batch={"count": 1}) for n in range(20)]
+            last = [site_rule("last", batch={"count": 1})]
+            site.engine.update(
+                [
+                    Deployment(VERSION, label, 1, owner, json.dumps({"rules": rules}), {"f": "hash-f"})
+                    for label, owner, rules in (("f", "ann", many), ("g", "bob" if others else "ann", last))
+                ]
+            )
+            async with site.running():
+                await site.emit(site_record(1, s="x" * 50_000))
+                await site.settled()
+            left = [letter for letter in await site.dead() if "kept those of others waiting" in letter.reason]
+            assert bool(left) == others
+            assert all(letter.owner == "ann" for letter in left)
+            assert len(await site.tasks()) == 21 - len(left)
+
+    asyncio.run(body())
+
+
 def test_one_event_makes_a_bounded_number_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oncue.rules.batch_result.EVENT_TASKS", 500)
 

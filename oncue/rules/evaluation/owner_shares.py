@@ -37,6 +37,19 @@ class OwnerShares:
     def of_event(self) -> EventShares:
         return EventShares(self._lent)
 
+    def lend(self, owner: str, seconds: float) -> None:
+        """Count time of a piece of work that has no share."""
+        self._lent.add(owner, seconds)
+
+    def owes_much(self, owner: str) -> bool:
+        """Return True if no more work without a share is to be done for this owner."""
+        return self._lent.get(owner) > LENT_S
+
+
+def used_up(owner: str) -> str:
+    """Return why rules of an owner are left out, for people."""
+    return f"rules of {owner} have kept those of others waiting for {LENT_S:g} s"
+
 
 class EventShares:
     """The shares of one event: what the rules of each owner use for it."""

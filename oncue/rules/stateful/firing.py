@@ -6,6 +6,7 @@ Used by all runners.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import perf_counter
 from typing import NamedTuple
 
 from oncue.clocks.process import now_us
@@ -17,6 +18,7 @@ from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.evaluation.judge import NotTested, RuleJudge
 from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
+from oncue.rules.evaluation.owner_shares import OwnerShares, used_up
 from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.records import ClosedWindow
@@ -51,7 +53,7 @@ class Firer:
         judge: RuleJudge | None = None,
     ) -> None:
         self._directory, self._active_rules, self._offload, self._history = directory, active_rules, offload, history
-        self._judge = judge
+        self._judge, self._shares = judge, OwnerShares()
         # The last older deployment used: (label, version), its rules.
         self._old: tuple[tuple[str, int], ActiveRules] = (("", 0), ActiveRules())
         self.fired = self.dead = 0  # windows and dead letters, since the start
@@ -117,11 +119,16 @@ class Firer:
         remedy = f"{entry.repair}; then `oncue dead retry N`"
         if entry.paused:
             raise RuleError("args", f"the rule is paused: {entry.paused}", remedy)
-        about = f"{len(closed.events):,} events, the last {closed.events[-1].id}"
+        owner = entry.deployment.owner
+        if len(self._active_rules().owners) > 1 and self._shares.owes_much(owner):
+            raise RuleError("args", used_up(owner), "wait, then `oncue dead retry N` (N: this letter's number)")
+        about, began = f"{len(closed.events):,} events, the last {closed.events[-1].id}", perf_counter()
         try:
             answer = await judge.ask(entry, Question(WINDOW, encode(closed)), about)
         except NotTested as e:
             raise RuleError("args", str(e), remedy) from None
+        finally:
+            self._shares.lend(owner, perf_counter() - began)
         if answer.kind == FAILED:
             raise RuleError(answer.stage, answer.reason, answer.remedy)
         return answer.payloads
