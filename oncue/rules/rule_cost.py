@@ -11,6 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from oncue.rules.matching.conditions import Condition, Leaf
+from oncue.rules.matching.expression import Cost
+from oncue.rules.matching.filters import MAX_CHARS
 from oncue.rules.matching.template import Template
 from oncue.rules.parsing.rule_file import Rule
 
@@ -23,6 +25,7 @@ REGEX_S = 4e-8  # one byte of a text against one instruction of a regular expres
 RENDER_S = 2e-8  # one byte of a value in the arguments
 REFERENCE_S = 1e-6  # one ${...}
 FILTER_S = 2e-7  # one byte of a path in a filter
+TEXT_S = 2e-8  # one character of a text in a filter
 ROW_S = 1e-6  # one event of a window, for each value
 
 
@@ -45,8 +48,7 @@ def rule_s(rule: Rule, event_bytes: int) -> float:
     seconds = conditions_s(rule.conditions, event_bytes)
     if rule.operators is not None:
         templates = [o.key for o in rule.operators.operators if o.key is not None]
-        needed_s = _references_s(len(rule.operators.needs.names), 0, event_bytes)
-        return seconds + arguments_s(templates, event_bytes) + needed_s
+        return seconds + arguments_s(templates, event_bytes) + _expressions_s(rule.operators.needs.cost, event_bytes)
     return seconds + arguments_s([run.args for run in rule.runs], event_bytes)
 
 
@@ -62,16 +64,22 @@ def _condition_s(condition: Condition, event_bytes: int) -> float:
 
 def arguments_s(templates: Sequence[Template], event_bytes: int) -> float:
     """Return the longest time for the arguments of these templates."""
-    return sum(_references_s(t.references, t.filters, event_bytes) + ITEM_S * t.items for t in templates)
+    return sum(_expressions_s(t.cost, event_bytes) + ITEM_S * t.items for t in templates)
 
 
-def _references_s(references: int, filters: int, event_bytes: int) -> float:
-    return references * (REFERENCE_S + RENDER_S * event_bytes) + filters * FILTER_S * event_bytes
+def _expressions_s(cost: Cost, event_bytes: int) -> float:
+    """Return the longest time for expressions.
+
+    Filters may have made a text of MAX_CHARS.
+    """
+    of_references = cost.references * (REFERENCE_S + RENDER_S * event_bytes)
+    of_filters = cost.filters * (REFERENCE_S + FILTER_S * event_bytes + TEXT_S * MAX_CHARS)
+    return of_references + of_filters + cost.program_size * REGEX_S * (event_bytes + MAX_CHARS)
 
 
 def window_s(templates: Sequence[Template], events: int, window_bytes: int) -> float:
     """Return the longest time for the arguments of a window of so many events."""
-    references = 1 + sum(t.references for t in templates)
+    references = 1 + sum(t.cost.references for t in templates)
     return arguments_s(templates, window_bytes) + ROW_S * events * references
 
 

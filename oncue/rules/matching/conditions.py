@@ -17,16 +17,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from oncue.errors import Invalid
 from oncue.globs import MAX_CHARS as MAX_GLOB_CHARS
 from oncue.globs import compiled as compiled_glob
-from oncue.globs import compiled_text, glob_regex
+from oncue.globs import glob_regex
 from oncue.protocol.records import Event
 from oncue.quantities import size_bytes
 from oncue.rules.matching.fields import MISSING, Get
+from oncue.rules.matching.regex import compile_regex
 
-MAX_REGEX_CHARS = 1_000
-REGEX_BYTES = 1024 * 1024  # of a compiled regex; RE2's 8 MB take 0.2 s to fill, without the GIL's release
 SHOWN_CHARS = 200
 Check = Callable[[Any], bool]
 COMPARE = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
@@ -241,18 +239,7 @@ def _below(prefix: str, a: str, b: str) -> Check:
 
 def regex(pattern: str) -> TextTest:
     """Return the test of a regular expression. Raises Invalid."""
-    import re2  # an endpoint does without it
-
-    if len(pattern) > MAX_REGEX_CHARS:
-        raise Invalid(f"the regex has {len(pattern)} characters", remedy=f"at most {MAX_REGEX_CHARS}")
-    try:
-        expression = compiled_text(pattern, REGEX_BYTES)
-    except re2.error as e:
-        reason = e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else str(e)
-        raise Invalid(
-            f"the regex {pattern!r} cannot be used: {reason}",
-            remedy="it is RE2 syntax: no backreferences, no lookaround",
-        ) from None
+    expression = compile_regex(pattern)
     search = expression.search
     return TextTest(lambda value: type(value) is str and _safely(search, value), expression.programsize)
 

@@ -4,45 +4,55 @@
 "${event}"                the whole event as a mapping
 "${id}", "${event.id}"    an attribute of the event
 "scan ${data.n} of ${x}"  text; values that are not texts as JSON
-"${data.path | stem}"     filters: name, stem, suffix, parent of a path
+"${data.path | stem}"     filters (filters.py), and arithmetic (expression.py)
 "$${"                     the characters ${
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import PurePosixPath
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
+from oncue.rules.matching.expression import (
+    MAX_CHARS,
+    Cost,
+    Expression,
+    Path,
+    compile_expression,
+    cost,
+    outside_quotes,
+    parse,
+)
 from oncue.rules.matching.fields import MISSING, getter
-from oncue.rules.yaml_document import Node, Problems, nearest
+from oncue.rules.matching.filters import NoValue, as_text
+from oncue.rules.yaml_document import Node, Problems
 
 Render = Callable[[Any], Any]  # of an Event; in a stateful rule of EventRows (event_rows.py)
-Refer = Callable[[str, str], Render]  # (reference, place) -> its Render. Raises ValueError
-FILTERS: dict[str, Callable[[PurePosixPath], str]] = {
-    "name": lambda path: path.name,
-    "stem": lambda path: path.stem,
-    "suffix": lambda path: path.suffix,
-    "parent": lambda path: str(path.parent),
-}
+
+
+class Reference(NamedTuple):
+    """A compiled ${...}."""
+
+    render: Render
+    cost: Cost
+
+
+Refer = Callable[[str, str], Reference]  # (text, place) -> its Reference. Raises ValueError
 
 
 class Template:
     """Compiled arguments: `render(event)` returns the value, or raises Invalid.
 
-    `constant`: the value is the same for all events. `references` (${...}), `filters` and `items`
-    (other values) are for its cost.
+    `constant`: the value is the same for all events. `cost` (of its ${...}) and `items` (other
+    values) are for its cost.
     """
 
-    __slots__ = ("constant", "filters", "items", "references", "render")
+    __slots__ = ("constant", "cost", "items", "render")
 
-    def __init__(self, render: Render, constant: bool, references: int = 0, filters: int = 0, items: int = 1) -> None:
-        self.render, self.constant = render, constant
-        self.references, self.filters, self.items = references, filters, items
+    def __init__(self, render: Render, constant: bool, cost: Cost = Cost(), items: int = 1) -> None:  # noqa: B008
+        self.render, self.constant, self.cost, self.items = render, constant, cost, items
 
 
 def compile_args(node: Node, problems: Problems, place: str = "args", refer: Refer | None = None) -> Template:
@@ -76,30 +86,32 @@ def _list(parts: list[Template]) -> Template:
 
 
 def _group(render: Render, parts: list[Template]) -> Template:
-    return Template(
-        render,
-        all(p.constant for p in parts),
-        sum(p.references for p in parts),
-        sum(p.filters for p in parts),
-        1 + sum(p.items for p in parts),
-    )
+    constant = all(p.constant for p in parts)
+    return Template(render, constant, total(p.cost for p in parts), 1 + sum(p.items for p in parts))
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Return the sum of costs."""
+    found = Cost()
+    for each in costs:
+        found = found.plus(each)
+    return found
 
 
 def _text(text: str, place: str, refer: Refer) -> Template:
-    pieces = split(text)
-    renders = [piece if isinstance(piece, str) else refer(piece[0], place) for piece in pieces]
-    counts = (
-        len([p for p in pieces if isinstance(p, tuple)]),
-        sum(p[0].count("|") for p in pieces if isinstance(p, tuple)),
-    )
-    if len(renders) == 1:
-        only = renders[0]
-        return Template(lambda event: only, True) if isinstance(only, str) else Template(only, False, *counts)
+    pieces = [piece if isinstance(piece, str) else refer(piece[0], place) for piece in split(text)]
+    all_costs = total(piece.cost for piece in pieces if isinstance(piece, Reference))
+    if len(pieces) == 1:
+        only = pieces[0]
+        if isinstance(only, str):
+            return Template(lambda event: only, True)
+        return Template(only.render, False, all_costs)
+    renders = [piece if isinstance(piece, str) else piece.render for piece in pieces]
 
     def joined(event: Any) -> str:
         return "".join([piece if isinstance(piece, str) else as_text(piece(event)) for piece in renders])
 
-    return Template(joined, False, *counts)
+    return Template(joined, False, all_costs)
 
 
 def split(text: str) -> list[str | tuple[str]]:
@@ -114,7 +126,7 @@ def split(text: str) -> list[str | tuple[str]]:
             literal += text[at : start - 1] + "${"
             at = start + 2
             continue
-        end = text.find("}", start)
+        end = _end_of(text, start)
         if end < 0:
             raise ValueError(f"`${{` is not closed in {text!r}; write $${{ for the characters themselves")
         literal += text[at:start]
@@ -127,9 +139,17 @@ def split(text: str) -> list[str | tuple[str]]:
     return [*pieces, literal] if literal or not pieces else pieces
 
 
-def as_text(value: Any) -> str:
-    """Return a value as part of a text: texts unchanged, other values as JSON."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _end_of(text: str, start: int) -> int:
+    """Return the position of the } that closes a ${; -1: there is none.
+
+    A } in the quotes of an argument, such as a pattern with {2}, does not close it.
+    """
+    end = text.find("}", start)
+    if not {"'", '"'} & set(text[start:end]):
+        return end
+    inside = outside_quotes(text[start : start + MAX_CHARS], 2)
+    quoted = next((at for at, char in inside if char == "}"), -1)
+    return start + quoted if quoted >= 0 else end
 
 
 def whole(event: Event) -> dict[str, Any]:
@@ -142,29 +162,62 @@ def whole(event: Event) -> dict[str, Any]:
     return out | event.extensions
 
 
-def reference(text: str, place: str) -> Render:
-    """Return a function event -> value of a path after its filters.
+def reference(text: str, place: str) -> Reference:
+    """Compile an expression of one event. Raises ValueError."""
+    expression = parse(text)
+    if isinstance(expression, Path):
+        return Reference(_required(expression.text, place), cost(expression))
+    return Reference(checked(expression, place, _optional), cost(expression))
 
-    Raises ValueError.
-    """
-    path, *filters = (part.strip() for part in text.split("|"))
+
+def checked(expression: Expression, place: str, atom: Callable[[str], Render]) -> Render:
+    """Return a function source -> value that raises Invalid, with the place."""
+    get = compile_expression(expression, atom)
+
+    def render(source: Any) -> Any:
+        try:
+            value = get(source)
+        except ValueError as e:
+            raise Invalid(f"{place}: {e}") from None
+        if type(value) is NoValue:
+            raise Invalid(f"{place}: {value.why}", remedy=value.remedy)
+        return value
+
+    return render
+
+
+def _path_getter(path: str) -> tuple[str, Render]:
+    """Return the path in short, and the function that gets its value, or MISSING."""
     if path.startswith("secret:"):
         raise ValueError("secrets are for triggers; a function gets its own where it runs")
-    for name in filters:
-        if name not in FILTERS:
-            raise ValueError(f"there is no filter {name!r}: {nearest(name, FILTERS)}")
     # As in CEL, the event's own attributes may be named through `event`.
     path = path.removeprefix("event.")
-    get: Render = whole if path == "event" else getter(path)
+    return path, whole if path == "event" else getter(path)
+
+
+def _required(written: str, place: str) -> Render:
+    path, get = _path_getter(written)
 
     def render(event: Event) -> Any:
         value = get(event)
         if value is MISSING:
-            raise Invalid(f"{place}: the event has no {path}", remedy=f"match on {path}: {{exists: true}}, or send it")
-        for name in filters:
-            if not isinstance(value, str):
-                raise Invalid(f"{place}: `{name}` is for a text, and {path} is {type(value).__name__}")
-            value = FILTERS[name](PurePosixPath(value))
+            missing = _missing(path)
+            raise Invalid(f"{place}: {missing.why}", remedy=missing.remedy)
         return value
 
     return render
+
+
+def _optional(written: str) -> Render:
+    path, get = _path_getter(written)
+    missing = _missing(path)
+
+    def render(event: Event) -> Any:
+        value = get(event)
+        return missing if value is MISSING else value
+
+    return render
+
+
+def _missing(path: str) -> NoValue:
+    return NoValue(f"the event has no {path}", f"match on {path}: {{exists: true}}, or send it")

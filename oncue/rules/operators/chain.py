@@ -13,7 +13,8 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Event
-from oncue.rules.matching.template import Template, as_text, compile_args
+from oncue.rules.matching.filters import as_text
+from oncue.rules.matching.template import Template, compile_args
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE, operator_id
 from oncue.rules.operators.event_rows import EventRows, RequiredFields, refer_to_event

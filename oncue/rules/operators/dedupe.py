@@ -12,7 +12,7 @@ import msgspec
 
 from oncue.protocol.records import Event
 from oncue.quantities import duration_text
-from oncue.rules.matching.template import as_text
+from oncue.rules.matching.filters import as_text
 from oncue.rules.operators.base import Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.options import about, duration
 from oncue.rules.operators.records import Match

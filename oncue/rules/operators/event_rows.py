@@ -17,7 +17,8 @@ import msgspec
 
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
-from oncue.rules.matching.template import Render, reference
+from oncue.rules.matching.expression import Cost, cost, normalized, parse, simple_path
+from oncue.rules.matching.template import Reference, Render, checked, reference, total
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import ClosedWindow
 
@@ -66,7 +67,7 @@ class RequiredFields:
         "": each firing has one event.
         """
         self._many = many
-        self._found: dict[str, Render] = {}
+        self._found: dict[str, Reference] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,18 +75,33 @@ class RequiredFields:
 
     def row(self, event: Event) -> list[Any]:
         """Return the values of one event. Raises Invalid: the event lacks a field."""
-        return [get(event) for get in self._found.values()]
+        return [each.render(event) for each in self._found.values()]
 
-    def refer(self, text: str, place: str) -> Render:
-        """Return the function that evaluates `${text}` on EventRows.
+    @property
+    def cost(self) -> Cost:
+        """Cost of the values of one event."""
+        return total(each.cost for each in self._found.values())
 
-        Raises ValueError.
+    def refer(self, text: str, place: str) -> Reference:
+        """Compile `${text}` for EventRows.
+
+        Filters of one event's value are applied when the event is stored. Raises ValueError.
         """
         if not self._many:
-            return self._of(check_single(text), place, _first)
+            return Reference(self._of(check_single(text), place, _first), Cost(references=1))
+        expression = parse(text)
+        word, _, path = text.partition(".")
+        if word in _WHICH and path and simple_path(expression):
+            return Reference(self._of(path, place, _WHICH[word]), Cost(references=1))
+        return Reference(checked(expression, place, lambda path: self._atom(path, place)), cost(expression))
+
+    def _atom(self, text: str, place: str) -> Render:
+        """Return the function that gets the value of a path in an expression."""
         if text in ("count", "key"):
             return _count if text == "count" else _key
         word, _, path = text.partition(".")
+        if word == "each" and path:
+            raise ValueError(f"${{{text}}} is a list: filters may follow it, but no arithmetic")
         if word in _WHICH and path:
             return self._of(path, place, _WHICH[word])
         raise ValueError(
@@ -93,13 +109,14 @@ class RequiredFields:
         )
 
     def _of(self, path: str, place: str, which: Callable[[EventRows, int], Any]) -> Render:
-        need = " | ".join(part.strip() for part in path.split("|"))
-        self._found.setdefault(need, reference(path, place))
+        need = normalized(path)
+        if need not in self._found:
+            self._found[need] = reference(path, place)
         return lambda rows: which(rows, rows.column(need))
 
 
-def refer_to_event(text: str, place: str) -> Render:
-    """Return the function that evaluates `${text}` on one Event.
+def refer_to_event(text: str, place: str) -> Reference:
+    """Compile `${text}` for one Event.
 
     Raises ValueError.
     """
