@@ -176,7 +176,12 @@ class ManyWorld(World):
     def _left(self) -> list[str]:
         channels = [channel for m in self.members if m.alive for channel in m.channels.values()]
         fold = Fold(self.topics).apply_all()
-        return [i.hex()[-16:] for channel in channels for i in (*channel.in_flight, *channel.held) if i in fold.place]
+        return [
+            i.hex()[-16:]
+            for channel in channels
+            for i in (*channel.in_flight, *channel._agent_tasks.held)
+            if i in fold.place
+        ]
 
     def _quiet(self) -> bool:
         acting = [e for m in self.members if m.alive for e in m.channels]

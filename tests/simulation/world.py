@@ -380,7 +380,7 @@ class World:
         return [
             i.hex()[-16:]
             for channel in channels
-            for i in (*channel.in_flight, *channel.held)
+            for i in (*channel.in_flight, *channel._agent_tasks.held)
             if i in self.durable.place and channel.endpoint != NAME
         ]
 

@@ -18,7 +18,7 @@ class AgentTasks:
     """
 
     def __init__(self) -> None:
-        # Tasks that this server sent. The group has the attempt.
+        # Tasks that this server sent. The group has the attempt. The channel has this one, too.
         self.in_flight: dict[bytes, TaskGroup] = {}
         # Attempts that this server has not sent, or sent before a later one.
         self.held: dict[bytes, set[int]] = {}
@@ -52,9 +52,7 @@ class AgentTasks:
         Return the tasks in flight of whose current attempt the inventory knows nothing.
         """
         missing = [i for i in self.in_flight if i not in self._confirmed]
-        self.held.clear()  # the channel has this dictionary, too
-        self.held.update(self._others)
-        self._others, self._confirmed = {}, set()
+        self.held, self._others, self._confirmed = self._others, {}, set()
         return missing
 
     def drop(self, ids: Iterable[bytes]) -> None:

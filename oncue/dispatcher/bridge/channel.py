@@ -80,7 +80,6 @@ class EndpointChannel:
         self._agent_tasks = AgentTasks()
         self._limits = self._agent_tasks.limits
         self.in_flight = self._agent_tasks.in_flight  # sent to the agent, and not ended
-        self.held = self._agent_tasks.held  # attempts that the agent has, but that are not in flight
         self.inventory_known = False  # an agent has listed its tasks since this channel was opened
         self.cancel_requested: set[bytes] = set()  # tasks at the agent
         # results
@@ -127,7 +126,7 @@ class EndpointChannel:
     def _send_group(self, group: TaskGroup) -> None:
         # The agent still has an older attempt of a held task. After its end, loading adds the task
         # again.
-        if held := self.held:
+        if held := self._agent_tasks.held:
             group.tasks = [t for t in group.tasks if t.id not in held]
         if not group.tasks:
             return

@@ -1,12 +1,12 @@
 """Streaming responses and held requests.
 
     service ──async iterator──► serve_stream ──(≤ one message + 64 KiB buffered)──► client
-    every 2 s: sweep ──► client gone, write stuck, or token revoked? ──► cancel
+    every 2 s: sweep ──► client gone, or token revoked? ──► cancel
     shutdown ──► cancel ──► end of the response (an empty chunk)
 
 By the empty chunk the client knows that the response is complete. Each response is written by the
-task of its request, so a slow client delays no other. A client that does not read is cut off. A
-client that has gone is noticed even if there is nothing to send.
+task of its request, so a slow client delays no other. A client that does not read is cut off by its
+connection (connection.py). A client that has gone is noticed even if there is nothing to send.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -26,7 +25,6 @@ from oncue.dispatcher.http.connection import connection_of
 from oncue.errors import NotReady, RateLimited
 
 SWEEP_S = 2.0
-STUCK_S = 30.0  # a client is cut off if one write takes longer
 PER_TOKEN = 64  # streams open at once
 PER_OWNER = 256  # the same, with all tokens of an owner
 WAITS = 1_024  # waiting requests of an owner
@@ -37,11 +35,11 @@ log = logging.getLogger("oncue.api")
 class Streams:
     """The open streams and held requests of a server, and their limits."""
 
-    def __init__(self, sweep_s: float = SWEEP_S, stuck_s: float = STUCK_S, per_token: int = PER_TOKEN) -> None:
+    def __init__(self, sweep_s: float = SWEEP_S, per_token: int = PER_TOKEN) -> None:
         self.closing = False
         # False: the request's token was revoked, or has expired.
         self.is_valid: Callable[[web.Request], bool] = lambda _: True
-        self._sweep_s, self._stuck_s = sweep_s, stuck_s
+        self._sweep_s = sweep_s
         self._limits = {
             "token": (per_token, "streams are open with this token"),
             "owner": (PER_OWNER, "streams are open with your tokens"),
@@ -85,15 +83,9 @@ class Streams:
 
     def _sweep(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
-        now = time.monotonic()
         for held in list(self._open):
             transport = held.request.transport
-            if transport is None or transport.is_closing():
-                held.end()
-            elif held.writing_since and now - held.writing_since > self._stuck_s:
-                transport.abort()
-                held.end()
-            elif held.key and not self.is_valid(held.request):
+            if transport is None or transport.is_closing() or (held.key and not self.is_valid(held.request)):
                 held.end()
 
     def close(self) -> None:
@@ -113,13 +105,12 @@ class OpenRequest:
     `ended` is true. `key`: the token, for a stream; "" for a request that waits.
     """
 
-    __slots__ = ("_streams", "_task", "ended", "key", "owner", "request", "writing_since")
+    __slots__ = ("_streams", "_task", "ended", "key", "owner", "request")
 
     def __init__(self, streams: Streams, request: web.Request, key: str, owner: str = "") -> None:
         self._streams, self.request, self.key, self.owner = streams, request, key, owner
         self._task: asyncio.Task[object] | None = None
         self.ended = False
-        self.writing_since = 0.0
 
     @property
     def counted(self) -> tuple[tuple[str, str], ...]:
@@ -214,18 +205,18 @@ async def _copy(
     """Write all items. Return the number of bytes written."""
     sent = 0
     try:
-        await _write(held, response, head)
+        await _write(response, head)
         for item in await first:
-            sent += await _write(held, response, frame(item))
+            sent += await _write(response, frame(item))
         if first.result():
             async for item in source:
-                sent += await _write(held, response, frame(item))
+                sent += await _write(response, frame(item))
     except ConnectionError:  # the client has gone
         pass
     except Exception as e:
         if on_error is not None:
             with contextlib.suppress(ConnectionError):
-                await _write(held, response, on_error(e))
+                await _write(response, on_error(e))
         else:
             _cut(held.request, "its source failed", e)
     return sent
@@ -237,11 +228,9 @@ def _cut(request: web.Request, why: str, error: Exception | None = None) -> None
         request.transport.abort()
 
 
-async def _write(held: OpenRequest, response: web.StreamResponse, data: bytes) -> int:
+async def _write(response: web.StreamResponse, data: bytes) -> int:
     if data:
-        held.writing_since = time.monotonic()
         await response.write(data)
-        held.writing_since = 0.0
     return len(data)
 
 

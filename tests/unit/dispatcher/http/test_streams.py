@@ -10,11 +10,13 @@ import hashlib
 import io
 import json
 import socket
+import time
 from typing import Any
 
 import aiohttp
 import pytest
 
+from oncue.dispatcher.http import connection
 from oncue.dispatcher.http.streams import Streams
 from oncue.errors import NotFound
 from tests.unit.dispatcher.http.api_backend import TOKENS, Client, with_server
@@ -85,7 +87,9 @@ def test_a_disconnected_reader_is_noticed_on_an_idle_stream() -> None:
     with_server(test, lambda: Streams(sweep_s=0.02))
 
 
-def test_a_slow_reader_is_disconnected_and_affects_no_other() -> None:
+def test_a_reader_that_has_stopped_is_disconnected_and_affects_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.5)
+
     async def test(c: Client) -> None:
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -107,7 +111,23 @@ def test_a_slow_reader_is_disconnected_and_affects_no_other() -> None:
                 assert b'"n":2' in await quick.content.readuntil(b"}")
             assert not any(f.qsize() > 64 for f in c.backend.feeds)
 
-    with_server(test, lambda: Streams(sweep_s=0.02, stuck_s=0.2))
+    with_server(test, lambda: Streams(sweep_s=0.02))
+
+
+def test_a_slow_reader_gets_a_large_message_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take longer than the patience with one that has stopped: it goes on."""
+    monkeypatch.setattr(connection, "PATIENCE_S", 1.0)
+
+    async def test(c: Client) -> None:
+        async with c.request("GET", "/v1/outcomes?stream=s") as answer:
+            c.backend.feeds[0].put_nowait(b"x" * 16_000_000)
+            begun, taken = time.monotonic(), 0
+            while taken < 16_000_000:
+                taken += len(await answer.content.readexactly(400_000))
+                await asyncio.sleep(0.1)
+            assert time.monotonic() - begun > 3.0
+
+    with_server(test, lambda: Streams(sweep_s=0.02))
 
 
 def test_an_error_within_a_stream_closes_the_connection() -> None:
