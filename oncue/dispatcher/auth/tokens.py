@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -98,14 +97,14 @@ class TokenAuthenticator:
         if cached is None or cached[0] is not record:
             cached = self._add_caller(digest, record)
         if cached[2] and cached[2] <= now_us():
-            raise _ended(cached[0], "has expired")
+            raise _ended("has expired")
         return cached[1]
 
     def _add_caller(self, digest: str, record: TokenRecord | None) -> tuple[TokenRecord, Caller, int]:
         if record is None:
             raise Unauthorized("this token is not known here", remedy=REMEDY)
         if record.revoked:
-            raise _ended(record, "was revoked")
+            raise _ended("was revoked")
         if len(self._callers) >= _CACHE:
             self._callers.clear()
         entry = (record, Caller(record.subject, frozenset(record.scopes), record.id), record.expires_us)
@@ -113,15 +112,14 @@ class TokenAuthenticator:
         return entry
 
 
-def _ended(record: TokenRecord, why: str) -> Unauthorized:
+def _ended(why: str) -> Unauthorized:
     """Return the error for a token that is no longer valid.
 
-    Its holder cannot make another one.
+    Its holder cannot make another one, and is not told whose it was: it may be a thief.
     """
     return Unauthorized(
-        f"the token {record.name!r} of {record.subject} {why}",
-        remedy="ask an admin of this server for a new one, who makes it with:"
-        f" oncue tokens create {shlex.quote(record.name)} --subject {shlex.quote(record.subject)}",
+        f"this token {why}",
+        remedy="ask an admin of this server for a new one: `oncue tokens create NAME --subject YOU`",
     )
 
 
