@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any
 
 import msgspec
@@ -169,7 +169,7 @@ def run(tasks: int = 1_000_000, workers: int = 100_000) -> dict[str, Any]:
         }
 
 
-def _watch(handles: list[tuple[range, list[Any]]], pid: int, client: Client) -> dict[str, Any]:
+def _watch(handles: Sequence[tuple[range, MutableSequence[Any]]], pid: int, client: Client) -> dict[str, Any]:
     """Gather all outcomes; read the agent's memory after each part.
 
     The second third is compared with the last.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from oncue.version import __version__
 
 __all__ = [
+    "AsyncClient",
     "BlobMissing",
     "BoundClient",
     "CannotLoad",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from oncue.client import BoundClient, Client, Options, Retry, Task, as_completed
+    from oncue.client import AsyncClient, BoundClient, Client, Options, Retry, Task, as_completed
     from oncue.client.executor import OncueExecutor, TaskFuture
     from oncue.errors import (
         BlobMissing,
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     )
     from oncue.pickles import ObjectRef
 
-_CLIENT = ("BoundClient", "Client", "Options", "Retry", "Task", "as_completed")
+_CLIENT = ("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed")
 _EXECUTOR = ("OncueExecutor", "TaskFuture")
 
 

@@ -18,39 +18,35 @@ keyword `endpoint` itself:
 
 from __future__ import annotations
 
-import functools
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from oncue.client import resources
 from oncue.client.bound import BoundClient
-from oncue.client.calls import Call, put_object, submit_call, submit_calls
-from oncue.client.discovery import find_server
+from oncue.client.calls import put_object
+from oncue.client.display import notebook
+from oncue.client.display.progress import progress_bar
 from oncue.client.gather import as_completed, gather
 from oncue.client.options import Options, Retry
-from oncue.client.session import Session
+from oncue.client.session import open_session
 from oncue.client.task import Task, TaskById
-from oncue.config import default_data
 from oncue.errors import OncueError
-from oncue.pickles import ObjectRef
 from oncue.protocol.api import Emitted, Me
 from oncue.protocol.cloudevents import time_text
 from oncue.protocol.payload import Ref
 
 if TYPE_CHECKING:
-    from oncue.client.executor import OncueExecutor
     from oncue.functions import Packed
 
 R = TypeVar("R")
 __all__ = ["BoundClient", "Client", "Options", "Retry", "Task", "as_completed"]
 
 
-class Client:
+class Client(BoundClient):
     """Client of an oncue server. All threads may use it.
 
     url, token: of the server; "": ONCUE_URL and ONCUE_TOKEN, else the server that `oncue up`
@@ -80,9 +76,12 @@ class Client:
         patience: float = 60.0,
         linger: float = 30.0,
     ) -> None:
-        folder = Path(data) if data else default_data()
-        self.session = Session(functools.partial(find_server, url, token, folder), patience, linger, trust)
+        session = open_session(url, token, data=data, trust=trust, patience=patience, linger=linger)
+        super().__init__(session, Options())
         self.http = self.session.http
+
+    def _repr_html_(self) -> str:
+        return notebook.client_table(self.session)
 
     def __enter__(self) -> Client:
         return self
@@ -160,48 +159,7 @@ class Client:
     def tokens(self) -> resources.Tokens:
         return resources.Tokens(self.session)
 
-    # ------------------------------------------------------------ calls
-
-    def with_options(self, **options: Any) -> BoundClient:
-        """Return a client with preset options: endpoint, retry, timeout, expires.
-
-        retry: a number or Retry; timeout and expires: seconds. Raises Invalid for other names.
-        """
-        return BoundClient(self.session, Options().replace(options))
-
-    def submit(self, fn: Callable[..., R] | str, /, *args: Any, endpoint: str = "local", **kwargs: Any) -> Task[R]:
-        """Run fn(*args, **kwargs) on the endpoint.
-
-        `fn` may be the name or hash of a registered function. Returns before the server has
-        accepted the task: see flush(). A function is packed at its first submission, with the
-        values that it closes over at that time. Raises CannotPack; Unreachable if there is no
-        server. Rejections by the server (NotFound, Forbidden ...) are raised by result().
-        """
-        return submit_call(self.session, fn, args, kwargs, Options(endpoint=endpoint))
-
-    def map(
-        self, fn: Callable[[Any], R] | str, iterable: Iterable[Any], /, *, endpoint: str = "local"
-    ) -> list[Task[R]]:
-        """Submit a call for each item, in batches while the items are read."""
-        return self.with_options(endpoint=endpoint).map(fn, iterable)
-
-    def starmap(
-        self, fn: Callable[..., R] | str, iterable: Iterable[Iterable[Any]], /, *, endpoint: str = "local"
-    ) -> list[Task[R]]:
-        """Submit a call for each item, which holds the arguments of the call."""
-        return self.with_options(endpoint=endpoint).starmap(fn, iterable)
-
-    def executor(self, endpoint: str = "local") -> OncueExecutor:
-        """Return a concurrent.futures.Executor that runs on the endpoint."""
-        return self.with_options(endpoint=endpoint).executor()
-
-    def call(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Task[Any]:
-        """Submit fn(*args, **kwargs); its keywords cannot collide with options."""
-        return submit_call(self.session, fn, args, kwargs, options)
-
-    def call_many(self, fn: Any, calls: Iterable[Call], options: Options) -> list[Task[Any]]:
-        """Submit a call for each (args, kwargs)."""
-        return submit_calls(self.session, fn, calls, options)
+    # ------------------------------------------------------------ functions and values
 
     def register(self, packed: Packed) -> str:
         """Register a function from pack_function or pack_file; return its hash.
@@ -219,6 +177,24 @@ class Client:
         """
         return TaskById.from_hex(self.session, task_id)
 
+    @overload
+    def gather(
+        self,
+        tasks: Iterable[Task[R]],
+        timeout: float | None = None,
+        *,
+        progress: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> list[R]: ...
+    @overload
+    def gather(
+        self,
+        tasks: Iterable[Task[R]],
+        timeout: float | None = None,
+        *,
+        progress: bool = False,
+        return_exceptions: bool,
+    ) -> list[R | BaseException]: ...
     def gather(
         self,
         tasks: Iterable[Task[R]],
@@ -226,33 +202,25 @@ class Client:
         *,
         progress: bool = False,
         return_exceptions: bool = False,
-    ) -> list[R | BaseException]:
+    ) -> list[R | BaseException] | list[R]:
         """Wait for all tasks and return their results in order.
 
-        progress: show a bar on stderr. Raises TimeoutError and, unless return_exceptions, what
-        result() of a task raises, in the order of the tasks.
+        progress: show a bar, on stderr or in the notebook. Raises TimeoutError and, unless
+        return_exceptions, what result() of a task raises, in the order of the tasks.
         """
         __tracebackhide__ = True  # IPython and pytest show the caller's frames
         tasks = list(tasks)
         if not progress:
             return gather(tasks, timeout, return_exceptions=return_exceptions)
-        from rich.console import Console
-        from rich.progress import Progress
+        with progress_bar("tasks", len(tasks)) as update:
+            return gather(tasks, timeout, return_exceptions=return_exceptions, each=lambda done, _: update(done))
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            line = bar.add_task("tasks", total=len(tasks))
-            return gather(
-                tasks,
-                timeout,
-                return_exceptions=return_exceptions,
-                each=lambda done, _: bar.update(line, completed=done),
-            )
-
-    def put(self, value: R) -> ObjectRef[R]:
-        """Store a value once, for many calls; return once it is durable.
+    def put(self, value: Any) -> Any:
+        """Store a value once, for many calls; return an ObjectRef once it is durable.
 
         Give the reference as an argument, or inside of one: at the worker it is the value. An
         endpoint fetches it once. It is kept as long as results are. Raises CannotPack, Unreachable.
+        The type is Any, so that a type checker takes it for the value.
         """
         return put_object(self.http, value)
 

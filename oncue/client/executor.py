@@ -30,13 +30,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from oncue.client.calls import Call, submit_call, submit_calls
 from oncue.client.deadline import FOREVER
 from oncue.client.options import Options
-from oncue.client.resources import Tasks
-from oncue.client.session import Session
+from oncue.client.resources import Endpoints, Tasks
+from oncue.client.session import Session, open_session
 from oncue.client.task import Task
 from oncue.errors import OncueError, TaskCancelled
 from oncue.protocol.records import OK
@@ -103,17 +103,42 @@ class TaskFuture(Future[R]):
         return super().running()
 
 
-class OncueExecutor(Executor):
-    """Executor of an endpoint; made by `client.executor(...)`."""
+class _Caller(Protocol):
+    """A Client or BoundClient."""
 
-    def __init__(self, session: Session, options: Options) -> None:
-        self._session, self._options = session, options
+    session: Session
+    options: Options
+
+
+class OncueExecutor(Executor):
+    """Executor of an endpoint.
+
+    client: whose calls and options it uses; None: a client of its own, made of `server` (the
+        arguments of Client: url, token, data ...) and closed by shutdown().
+    endpoint: name of the endpoint; None: the client's.
+    """
+
+    def __init__(self, client: _Caller | None = None, *, endpoint: str | None = None, **server: Any) -> None:
+        if client is not None and server:
+            raise TypeError(f"{next(iter(server))} is an argument of a client of its own: give no `client`")
+        self._own = client is None
+        self._session = open_session(**server) if client is None else client.session
+        options = Options() if client is None else client.options
+        self._options = options if endpoint is None else options.replace({"endpoint": endpoint})
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._open: dict[int, TaskFuture[Any]] = {}  # by id(): not done yet for their callers
         self._ended: SimpleQueue[TaskFuture[Any] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._shut = False
+
+    @property
+    def _max_workers(self) -> int:
+        """The endpoint's workers: Dask and joblib read it as an executor's."""
+        try:
+            return max(1, Endpoints(self._session).get(self._options.endpoint).workers)
+        except OncueError:
+            return 1
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskFuture[R]:
         """Submit fn(*args, **kwargs). Raises RuntimeError after shutdown; CannotPack."""
@@ -170,6 +195,8 @@ class OncueExecutor(Executor):
         self._ended.put(None)
         if wait and thread is not None:
             thread.join()
+        if wait and self._own:
+            self._session.close(flush=True)
 
     # ------------------------------------------------------------ the thread
 

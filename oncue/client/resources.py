@@ -10,20 +10,44 @@ from __future__ import annotations
 import builtins
 import codecs
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from oncue.client.display import notebook
 from oncue.client.http import MSGPACK, Answer, Broken, problem, register_function
 from oncue.client.session import Session
-from oncue.errors import Invalid
+from oncue.errors import Invalid, OncueError
 from oncue.protocol import api as r
 from oncue.protocol.cloudevents import check_data
 
 T = TypeVar("T")
 PAGE = 200
+
+
+class Pages(Iterator[T]):
+    """Items of a long list, fetched while you iterate.
+
+    A notebook shows the first ones.
+    """
+
+    def __init__(self, session: Session, read: Callable[[int | None], Iterator[T]], limit: int | None) -> None:
+        self._session, self._read = session, read
+        self._limit = limit
+        self._items = read(limit)
+
+    def __next__(self) -> T:
+        return next(self._items)
+
+    def _repr_html_(self) -> str:
+        most = notebook.ROWS if self._limit is None else min(self._limit, notebook.ROWS)
+        try:
+            found = list(self._read(most + 1))
+        except OncueError as e:
+            return notebook.error_text(e)
+        return notebook.records_table(self._session, found[:most], len(found) > most)
 
 
 class Resource:
@@ -44,7 +68,10 @@ class Resource:
     def _delete(self, path: str) -> bytes:
         return self._http.request("DELETE", path).body
 
-    def _pages(self, kind: type[T], path: str, limit: int | None, **query: Any) -> Iterator[T]:
+    def _pages(self, kind: type[T], path: str, limit: int | None, **query: Any) -> Pages[T]:
+        return Pages(self._session, lambda most: self._items(kind, path, most, query), limit)
+
+    def _items(self, kind: type[T], path: str, limit: int | None, query: dict[str, Any]) -> Iterator[T]:
         """Yield the items of all pages, at most `limit`."""
         cursor, left = "", limit
         while left is None or left > 0:

@@ -8,20 +8,25 @@ or the program ends. The threads hold a batch, and so its session, only while a 
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
 
 from oncue.client.blobs import fetch_blob
+from oncue.client.discovery import find_server
 from oncue.client.http import Http, Target, register_function
 from oncue.client.outcomes import OutcomeReceiver
 from oncue.client.submission import BatchSender
 from oncue.client.unaccepted import exit_with
+from oncue.config import default_data
 from oncue.errors import Forbidden, Invalid, NotFound, NotReady, OncueError, RateLimited, Unreachable
 from oncue.protocol.api import EndpointInfo, FunctionRequest, parameter_infos
 from oncue.protocol.payload import Ref
@@ -128,6 +133,20 @@ class Session:
     def _endpoint_owner(self, key: str) -> str:
         path = f"/v1/endpoints/{quote(key, safe='', errors='surrogateescape')}"
         return msgspec.json.decode(self.http.request("GET", path).body, type=EndpointInfo).owner
+
+
+def open_session(
+    url: str = "",
+    token: str = "",
+    *,
+    data: str | os.PathLike[str] = "",
+    trust: Iterable[str] = (),
+    patience: float = 60.0,
+    linger: float = 30.0,
+) -> Session:
+    """Return the session of a client with these arguments; see Client."""
+    folder = Path(data) if data else default_data()
+    return Session(functools.partial(find_server, url, token, folder), patience, linger, trust)
 
 
 def _request(packed: Packed) -> FunctionRequest:

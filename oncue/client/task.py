@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar, cast
 
 from oncue.client import results
+from oncue.client.awaiting import in_loop
 from oncue.client.batch import ACCEPTED, Batch
 from oncue.client.deadline import FOREVER, Deadline
+from oncue.client.display import notebook
+from oncue.client.display.logs import Logs
 from oncue.client.polling import poll
 from oncue.client.resources import Tasks
 from oncue.client.session import Session
@@ -65,7 +68,14 @@ class Task(Generic[R]):
         state = "open" if ended is None else CLOSED_AS[ended.status].name.lower()
         return f"<oncue task {self.id} {self.name} {state}>"
 
+    def _repr_html_(self) -> str:
+        return notebook.task_table(self)
+
     # ------------------------------------------------------------ the outcome
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait for the value in an event loop, which goes on. Raises as result() does."""
+        return in_loop(self._batch, self._index, self.result).__await__()
 
     def result(self, timeout: float | None = None) -> R:
         """Wait for the value and return it.
@@ -243,9 +253,10 @@ class Task(Generic[R]):
         """Submit the same call again, as a new task."""
         return TaskById(self._batch.session, parse(self._tasks.retry(self._wait_accepted()).id))
 
-    def logs(self, follow: bool = False) -> Iterator[str]:
-        """Yield its printed output in pieces; with `follow`, until it has ended."""
-        return self._tasks.logs(self._wait_accepted(), follow=follow)
+    def logs(self, follow: bool = False) -> Logs:
+        """Return its printed output; iterate over it with `follow`, until it has ended."""
+        task_id, tasks = self._wait_accepted(), self._tasks
+        return Logs(lambda: tasks.logs(task_id, follow=follow))
 
     def timeline(self) -> list[TimelineEntry]:
         return self._tasks.timeline(self._wait_accepted())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -13,6 +14,20 @@ Name = Annotated[str, msgspec.Meta(max_length=NAME_CHARS)]
 Text = Annotated[str, msgspec.Meta(max_length=4_000)]
 Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]  # unix µs; 0: no limit
 PageLimit = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+
+
+class Moment:
+    """Time of UTC, from a field of a unix time in µs; None for 0: it has not happened.
+
+    `accepted = Moment("accepted_us")` in a Response.
+    """
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def __get__(self, instance: object, owner: type) -> datetime | None:
+        us = 0 if instance is None else getattr(instance, self._field)
+        return datetime.fromtimestamp(us / 1e6, UTC) if us else None
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

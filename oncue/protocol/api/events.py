@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from oncue.protocol.api.base import Request, Response
+from oncue.protocol.api.base import Moment, Request, Response
 from oncue.protocol.codec import build_decoders
 
 
@@ -18,6 +18,8 @@ class EventInfo(Response, frozen=True):
     at_us: int
     fired: list[str] = []  # names of rules
     tasks: list[str] = []
+
+    at = Moment("at_us")
 
 
 class Emitted(Response, frozen=True):
@@ -49,6 +51,9 @@ class DeadInfo(Response, frozen=True):
     settled_us: int = 0  # when it was retried or dismissed
     settled_by: str = ""
     settled_why: str = ""
+
+    at = Moment("at_us")
+    settled = Moment("settled_us")
 
 
 class DismissRequest(Request, frozen=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from oncue.protocol.api.base import Name, Request, Response, Text
+from oncue.protocol.api.base import Moment, Name, Request, Response, Text
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Parameter
 
@@ -61,6 +61,8 @@ class FunctionInfo(Response, frozen=True):
     source: str = ""
     parameters: list[ParameterInfo] | None = None  # null: not known
 
+    at = Moment("at_us")
+
 
 # ---------------------------------------------------------------- endpoints
 
@@ -96,6 +98,8 @@ class EndpointInfo(Response, frozen=True):
     why: str = ""
     lost_after_ms: int = 0  # without a connection for so long, its attempts are lost; 0: never
 
+    since = Moment("since_us")
+
 
 class Registered(Response, frozen=True):
     """A registered endpoint, and the address and key that its agent connects to."""
@@ -129,6 +133,8 @@ class TokenInfo(Response, frozen=True):
     revoked: bool = False
     token: str = ""  # only in the response to POST
     parent: str = ""  # id of the token that made it; "": not known
+
+    expires = Moment("expires_us")
 
 
 class RevokedToken(Response, frozen=True):

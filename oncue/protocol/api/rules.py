@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from oncue.protocol.api.base import Request, Response
+from oncue.protocol.api.base import Moment, Request, Response
 from oncue.protocol.api.triggers import TriggerInfo
 from oncue.protocol.codec import build_decoders
 
@@ -113,6 +113,8 @@ class Fired(Response, frozen=True):
     task: str
     at_us: int
     version: int  # of the deployment
+
+    at = Moment("at_us")
 
 
 class ExplainStep(Response, frozen=True):

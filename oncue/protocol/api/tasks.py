@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 import msgspec
 
-from oncue.protocol.api.base import Name, PageLimit, Request, Response, Text, Time
+from oncue.protocol.api.base import Moment, Name, PageLimit, Request, Response, Text, Time
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Ended, StoredRetryPolicy
 
@@ -111,6 +112,15 @@ class TaskInfo(Response, frozen=True):
     short: str = ""  # in lists: the digits of the id that suffice, "first" or "first..last"
     version: int = 0  # of the function, in the response to a retry
 
+    accepted = Moment("accepted_us")
+    started = Moment("started_us")  # of the last attempt
+    ended = Moment("ended_us")
+
+    @property
+    def duration(self) -> timedelta | None:
+        """Duration of the last attempt; None until it has ended."""
+        return timedelta(microseconds=self.ended_us - self.started_us) if self.started_us and self.ended_us else None
+
 
 class AttemptInfo(Response, frozen=True):
     """One ended attempt of a task."""
@@ -121,6 +131,9 @@ class AttemptInfo(Response, frozen=True):
     ended_us: int
     superseded: bool = False
     error: FailureInfo | None = None
+
+    started = Moment("started_us")
+    ended = Moment("ended_us")
 
 
 class FailureInfo(Response, frozen=True):
@@ -143,6 +156,8 @@ class TimelineEntry(Response, frozen=True):
     at_us: int
     what: str
     detail: str = ""
+
+    at = Moment("at_us")
 
 
 class TaskSelection(Request, frozen=True):

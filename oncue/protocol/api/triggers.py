@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oncue.protocol.api.base import Response
+from oncue.protocol.api.base import Moment, Response
 from oncue.protocol.codec import build_decoders
 
 
@@ -25,6 +25,8 @@ class TriggerInfo(Response, frozen=True):
     last_skip_us: int = 0
     server: str = ""  # URL of the server that runs it, if that is not the one that responds
 
+    last = Moment("last_us")
+
 
 class TriggerShown(TriggerInfo, frozen=True):
     """A trigger with its last decisions.
@@ -43,6 +45,8 @@ class TriggerDecision(Response, frozen=True):
     why: str
     at_us: int
 
+    at = Moment("at_us")
+
 
 class TriggerFile(Response, frozen=True):
     """The explanation why a file fired, or did not."""
@@ -53,6 +57,8 @@ class TriggerFile(Response, frozen=True):
     state: str
     why: str
     at_us: int = 0  # time of that decision
+
+    at = Moment("at_us")
 
 
 build_decoders(globals())

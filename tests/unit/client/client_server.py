@@ -215,7 +215,7 @@ class Server:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         asked = await request.json()
-        tasks = [t for t in asked["tasks"] if not (asked["waiting"] and self._sent(bytes.fromhex(t)))]
+        tasks = [t for t in asked["tasks"] if not (asked.get("waiting") and self._sent(bytes.fromhex(t)))]
         self.world.cancelled |= {bytes.fromhex(t) for t in tasks}
         return _json({"count": len(tasks), "tasks": tasks}, 202)
 

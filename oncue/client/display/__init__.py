@@ -1,0 +1,1 @@
+"""Display of clients and tasks: tables in notebooks, progress bars, logs."""

@@ -1,0 +1,101 @@
+"""The client in a real Jupyter kernel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.running import System, system_in
+
+nbformat = pytest.importorskip("nbformat", reason="needs Jupyter: python -m pip install nbclient ipykernel")
+nbclient = pytest.importorskip("nbclient", reason="needs Jupyter: python -m pip install nbclient ipykernel")
+pytest.importorskip("ipykernel", reason="needs Jupyter: python -m pip install nbclient ipykernel")
+pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with system_in(tmp_path_factory.mktemp("notebook")) as system:
+        system.await_connected()
+        yield system
+
+
+class Notebook:
+    """Cells that run in one kernel; `run` returns the outputs of the last one."""
+
+    def __init__(self, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ONCUE_DATA", str(system.data))
+        for name in ("ONCUE_URL", "ONCUE_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        self._folder = str(system.folder)
+
+    def run(self, *cells: str) -> list[Any]:
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        nbclient.NotebookClient(
+            book, timeout=120, kernel_name="python3", resources={"metadata": {"path": self._folder}}
+        ).execute(env=dict(os.environ))
+        return list(book.cells[-1].outputs)
+
+
+@pytest.fixture
+def notebook(system: System, monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    return Notebook(system, monkeypatch)
+
+
+HEAD = "from oncue import AsyncClient, Client\nclient = Client()"
+
+
+def html(outputs: list[Any]) -> str:
+    return "".join(o["data"].get("text/html", "") for o in outputs if "data" in o)
+
+
+def test_client_tasks_and_lists_are_shown_as_tables(notebook: Notebook, system: System) -> None:
+    fail = "def fail(x):\n    raise ValueError(f'no <b>{x}</b>')"
+    shown = html(notebook.run(HEAD, "client"))
+    assert system.local["url"] in shown
+    assert "local" in shown
+    shown = html(notebook.run(HEAD, fail, "task = client.submit(fail, 1)", "task.wait()", "task"))
+    assert "failed" in shown
+    assert "ValueError: no &lt;b&gt;1" in shown
+    assert "href=" in shown
+    shown = html(notebook.run(HEAD, "tasks = client.map(abs, range(-30, 0))", "client.gather(tasks)", "tasks"))
+    assert "30 tasks: 30 succeeded" in shown
+    assert "and 10 more" in shown
+    shown = html(notebook.run(HEAD, "client.tasks.list(limit=3)"))
+    assert shown.count("<tr>") == 4
+    assert "nothing" in html(notebook.run(HEAD, "client.dead.list()"))
+
+
+def test_a_cell_never_fails_because_the_server_is_away(notebook: Notebook) -> None:
+    shown = html(notebook.run("from oncue import Client\nClient('http://127.0.0.1:9', 't')"))
+    assert "nothing answers at http://127.0.0.1:9" in shown
+
+
+def test_progress_needs_no_widgets(notebook: Notebook) -> None:
+    outputs = notebook.run(HEAD, "r = client.gather(client.map(abs, range(100)), progress=True)")
+    assert '<progress value="100" max="100">' in html(outputs)
+    assert "100 of 100" in html(outputs)
+    assert "ipywidgets" not in str(outputs)
+
+
+def test_logs_print_and_times_are_times(notebook: Notebook) -> None:
+    cells = (
+        HEAD,
+        "def talk():\n    print('line 1')\n    print('line 2')",
+        "task = client.submit(talk)\ntask.result()",
+    )
+    (output,) = notebook.run(*cells, "task.logs()")
+    assert output["data"]["text/plain"].rstrip() == "line 1\nline 2"
+    (output,) = notebook.run(*cells, "i = task.info()\nprint(i.ended >= i.started, i.duration.total_seconds() < 60)")
+    assert output["text"] == "True True\n"
+
+
+def test_cells_may_await(notebook: Notebook) -> None:
+    (output,) = notebook.run(HEAD, "async def half(x):\n    return x / 2", "await client.submit(half, 3)")
+    assert output["data"]["text/plain"] == "1.5"
+    cell = "async with AsyncClient() as c:\n    print(await c.gather([await c.submit(half, n) for n in range(3)]))"
+    (output,) = notebook.run(HEAD, "async def half(x):\n    return x / 2", cell)
+    assert output["text"] == "[0.0, 0.5, 1.0]\n"
