@@ -249,6 +249,9 @@ DEAR: dict[str, Maker] = {
     "GET /v1/blobs/{sha256}": get("/v1/blobs/{blob}"),
     "GET /v1/view": get("/v1/view", admin=True),
     "POST /hooks/{trigger}": _hook,
+    "OPTIONS /hooks/{trigger}": lambda w: [
+        Dear("OPTIONS", "/hooks/zqmark-hook", headers={"WebHook-Request-Origin": "x" * 8_000})
+    ],
     "GET /health/live": get("/health/live"),
     "GET /health/ready": get("/health/ready", admin=True),
     "GET /metrics": get("/metrics", admin=True),

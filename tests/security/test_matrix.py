@@ -197,6 +197,7 @@ CASES: dict[str, list[Case]] = {
 #: Routes without a scope: the status without a token.
 OPEN = {
     "POST /hooks/{trigger}": ("/hooks/zqmark-hook", 401),
+    "OPTIONS /hooks/{trigger}": ("/hooks/zqmark-hook", 200),
     "GET /health/live": ("/health/live", 200),
     "GET /health/ready": ("/health/ready", 200),
     "GET /metrics": ("/metrics", 401),
