@@ -9,6 +9,7 @@ import msgspec
 
 from oncue.client.batch import BATCH_BYTES, BATCH_TASKS
 from oncue.client.blobs import send_apart
+from oncue.client.functions import NO_MODULES
 from oncue.client.http import Http
 from oncue.client.options import Options
 from oncue.client.session import Session
@@ -26,24 +27,30 @@ def submit_call(
     session: Session, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
 ) -> Task[Any]:
     """Queue one call. Raises CannotPack, Invalid, Unreachable."""
-    function, name = session.function(fn)
-    content = _payload(session.http, args, kwargs)
+    content, modules = _payload(session.http, args, kwargs)
+    function, name = session.functions.find(fn, modules)
     return Task(*session.sender.submit(session, function, name, options, content))
 
 
 def submit_calls(session: Session, fn: Any, calls: Iterable[Call], options: Options) -> list[Task[Any]]:
     """Queue a call for each (args, kwargs), in batches while `calls` is read."""
-    function, name = session.function(fn)
+    function, name = session.functions.find(fn)
     tasks: list[Task[Any]] = []
     payloads: list[bytes] = []
+    needed: frozenset[str] = NO_MODULES  # modules of the arguments
     size = 0
 
     def send() -> None:
+        nonlocal function, name
+        if needed:
+            function, name = session.functions.find(fn, needed)
         batch = session.sender.submit_many(session, function, name, options, payloads)
         tasks.extend([Task(batch, i) for i in range(len(payloads))])
 
     for args, kwargs in calls:
-        content = _payload(session.http, args, kwargs)
+        content, modules = _payload(session.http, args, kwargs)
+        if not modules <= needed:
+            needed |= modules
         payloads.append(content)
         size += len(content)
         if len(payloads) >= BATCH_TASKS or size >= BATCH_BYTES:
@@ -54,12 +61,13 @@ def submit_calls(session: Session, fn: Any, calls: Iterable[Call], options: Opti
     return tasks
 
 
-def _payload(http: Http, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Return the packed arguments, or a reference to the blobs that hold them."""
+def _payload(http: Http, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, frozenset[str]]:
+    """Return (packed arguments, or a reference to their blobs; their modules)."""
     content = _pack_plain(args) if not kwargs else None
     if content is not None:
-        return content
-    return send_apart(http, payload.pack_args_apart(args, kwargs))
+        return content, NO_MODULES
+    packed = payload.pack_args_apart(args, kwargs)
+    return send_apart(http, packed), packed.modules
 
 
 def _pack_plain(args: tuple[Any, ...]) -> bytes | None:
@@ -82,4 +90,4 @@ def put_object(http: Http, value: Any) -> ObjectRef[Any]:
     stored = payload.pack_apart(value)
     packed = send_apart(http, stored)
     size = len(stored.body) + sum(buffer.size_bytes for buffer in stored.buffers)
-    return ObjectRef(packed, size, type(value).__name__)
+    return ObjectRef(packed, size, type(value).__name__, stored.modules)

@@ -166,7 +166,7 @@ class Client(BoundClient):
 
         Raises Unreachable, TooLarge.
         """
-        return self.session.register(packed)
+        return self.session.functions.register(packed)
 
     # ------------------------------------------------------------ results
 

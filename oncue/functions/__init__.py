@@ -21,13 +21,11 @@ from oncue.functions.body import FunctionBody, Packed, describe
 from oncue.functions.files import import_root, pack_file, parameters_in_file
 from oncue.functions.load import Loaded, load, load_function
 from oncue.functions.pack import pack_function
-from oncue.functions.watch import Watch
 
 __all__ = [
     "FunctionBody",
     "Loaded",
     "Packed",
-    "Watch",
     "describe",
     "import_root",
     "load",

@@ -8,16 +8,15 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from oncue.errors import CannotPack
-from oncue.functions import unpicklable
 from oncue.functions.body import FunctionBody, Packed
 from oncue.functions.lines import lines_of
 from oncue.functions.signature import parameters_of
 from oncue.functions.source import Files, collect_files, local_files, part_for, text_of
-from oncue.pickles import PYTHON, dumps, short_name
+from oncue.pickles import PYTHON, dumps, short_name, unpicklable
 from oncue.pickles.code import names_used
 from oncue.protocol.codec import encode
 from oncue.protocol.records import FUNCTION_BYTES, VERSION
@@ -27,11 +26,12 @@ _managers: tuple[Any, ...] = (contextlib.contextmanager, contextlib.asynccontext
 _CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # code of their wrapper functions
 
 
-def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
+def pack_function(fn: Callable[..., Any], *, name: str = "", modules: Iterable[str] = ()) -> Packed:
     """Pack any callable but a generator function.
 
     Functions, async functions, lambdas, closures, partials, bound methods, callable instances and
     classes. The same function has the same id, also in another process with the same Python.
+    `modules`: more modules of the user's that it needs, for its arguments.
     Raises CannotPack if it is not callable, uses something that cannot be pickled (which is named),
     or exceeds FUNCTION_BYTES.
     """
@@ -44,7 +44,7 @@ def pack_function(fn: Callable[..., Any], *, name: str = "") -> Packed:
         raise _cannot(fn, label, e) from e
     module = getattr(under, "__module__", None) or ""
     source, entry, filename = _source(fn, under, module)
-    files, requires = _files(under, module, source, pickler.modules)
+    files, requires = _files(under, module, source, pickler.modules.union(modules))
     body = encode(
         FunctionBody(
             v=VERSION,
@@ -140,12 +140,8 @@ def _cannot(fn: Any, label: str, error: Exception) -> CannotPack:
         return CannotPack(
             f"{label} cannot be packed: {type(error).__name__}: {error}", remedy=unpicklable.remedy_for(fn)
         )
-    what, thing = found
-    kind = f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
-    return CannotPack(
-        f"{label} cannot be packed: {what} is a {kind}, which cannot travel ({error})",
-        remedy=unpicklable.remedy_for(thing),
-    )
+    message, remedy = unpicklable.explained(fn, error)
+    return CannotPack(f"{label} cannot be packed: {message}", remedy=remedy)
 
 
 # ---------------------------------------------------------------- what goes with it?

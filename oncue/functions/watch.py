@@ -14,20 +14,25 @@ from oncue.pickles import Reach, dumps
 
 
 class Watch:
-    """State of a callable; make it right after packing."""
+    """State of a callable.
+
+    `fixed`: it reaches nothing mutable. Only then are the objects that it reaches kept alive.
+    """
 
     def __init__(self, fn: Any) -> None:
-        self._fn = fn
-        self._reach = Reach(fn)
-        self._pickled = b"" if self._reach.fixed else _hash(fn)
+        reach = Reach(fn)
+        self.fixed = reach.fixed
+        self._reach = reach if reach.fixed else None
+        self.content = b"" if reach.fixed else content_of(fn)
 
-    def same(self) -> bool:
-        """True if the callable is unchanged.
-
-        Raises what pickling raises if something it reaches cannot be pickled any more.
-        """
-        return self._reach.same() and (not self._pickled or _hash(self._fn) == self._pickled)
+    def same(self, fn: Any) -> bool:
+        """True if the callable, given again, is unchanged."""
+        return self._reach.same() if self._reach is not None else content_of(fn) == self.content
 
 
-def _hash(fn: Any) -> bytes:
-    return hashlib.sha256(dumps(fn)[0]).digest()
+def content_of(fn: Any) -> bytes:
+    """Return the hash of its pickle; b"" if it cannot be pickled."""
+    try:
+        return hashlib.sha256(dumps(fn)[0]).digest()
+    except Exception:
+        return b""

@@ -21,13 +21,14 @@ class ObjectRef(Generic[R]):
     """Reference to a value that was stored once.
 
     It can be pickled, also for another program.
-    `payload`: the packed value; large content is in the blob store.
+    `payload`: the packed value; large content is in the blob store. `modules`: those that its
+    pickle names, as far as this program knows.
     """
 
-    __slots__ = ("payload", "shown", "size_bytes")
+    __slots__ = ("modules", "payload", "shown", "size_bytes")
 
-    def __init__(self, payload: bytes, size_bytes: int, shown: str) -> None:
-        self.payload, self.size_bytes, self.shown = payload, size_bytes, shown
+    def __init__(self, payload: bytes, size_bytes: int, shown: str, modules: frozenset[str] = frozenset()) -> None:
+        self.payload, self.size_bytes, self.shown, self.modules = payload, size_bytes, shown, modules
 
     def __repr__(self) -> str:
         return f"<ObjectRef of {self.shown}, {self.size_bytes:,} bytes>"
@@ -37,6 +38,7 @@ class ObjectRef(Generic[R]):
 
     def __setstate__(self, state: tuple[bytes, int, str]) -> None:
         self.payload, self.size_bytes, self.shown = state
+        self.modules = frozenset()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectRef) and self.payload == other.payload

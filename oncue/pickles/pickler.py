@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import cloudpickle
 from cloudpickle import cloudpickle as cp
 
-from oncue.pickles import caches, code, dispatches, homes
+from oncue.pickles import caches, code, dispatches, homes, open_files
 from oncue.pickles.code import Ordered
 from oncue.pickles.object_ref import ObjectRef, load_object
 from oncue.pickles.reach import Reach
@@ -48,12 +48,21 @@ class WritableFile(Protocol):
     def write(self, data: bytes | memoryview, /) -> int: ...
 
 
+class References:
+    """Modules and ObjectRefs to which a pickle refers."""
+
+    def __init__(self, *, takes_objects: bool = True) -> None:
+        self.modules: set[str] = set()
+        self.objects: list[ObjectRef[Any]] = []
+        self.takes_objects = takes_objects  # False: an ObjectRef cannot be pickled
+
+
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Reproducible cloudpickle pickler.
 
     `modules`: modules named in the pickle. `by_value`: True if it holds bytecode. `codes`: the code
-    objects in it. `buffers`: called for each buffer, see pickle.Pickler. `objects`: gets the
-    ObjectRefs in it; without it, they cannot be pickled.
+    objects in it. `buffers`: called for each buffer, see pickle.Pickler. `references`: gets what it
+    refers to; without it, ObjectRefs cannot be pickled.
     """
 
     def __init__(
@@ -62,13 +71,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         ids: Ids = Ids.CONTENT,
         *,
         buffers: Callable[[pickle.PickleBuffer], Any] | None = None,
-        objects: list[ObjectRef[Any]] | None = None,
+        references: References | None = None,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffers)
-        self.modules: set[str] = set()
+        self._references = references or References(takes_objects=False)
+        self.modules = self._references.modules
         self.by_value = False
         self.codes: list[types.CodeType] = []
-        self._ids, self._objects = ids, objects
+        self._ids = ids
         self._classes: dict[type, str] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -80,6 +90,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._object(obj)
         if (reduced := homes.reduced(obj) or self._of_functools(obj)) is not None:
             return reduced
+        if isinstance(obj, io.IOBase) and open_files.is_open_file(obj):
+            return open_files.reduced(obj)
         if isinstance(obj, types.ModuleType):
             self.modules.add(obj.__name__)
         elif isinstance(obj, type | types.FunctionType):
@@ -97,9 +109,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return reduced
 
     def _object(self, ref: ObjectRef[Any]) -> Any:
-        if self._objects is None:
+        if not self._references.takes_objects:
             raise TypeError("an ObjectRef travels only as an argument of a call: do not return or capture it")
-        self._objects.append(ref)
+        self._references.objects.append(ref)
+        self.modules |= ref.modules
         return load_object, (ref.payload,)
 
     def _of_functools(self, obj: Any) -> Any:

@@ -19,8 +19,9 @@ from typing import Annotated, Any, NamedTuple, Protocol
 import msgspec
 
 from oncue.errors import CannotPack, OncueError, Undecodable
-from oncue.pickles import ObjectRef, Pickler, loads
-from oncue.pickles.pickler import Ids, WritableFile
+from oncue.pickles import Pickler, loads
+from oncue.pickles.pickler import Ids, References, WritableFile
+from oncue.pickles.unpicklable import explained
 from oncue.protocol.buffers import Buffer, OutOfBand
 from oncue.protocol.codec import DECODE_ERRORS, build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
@@ -79,12 +80,14 @@ class BlobSource(Protocol):
 class PackedApart(NamedTuple):
     """A packed value, with its large buffers apart.
 
-    `objects`: blobs of the ObjectRefs in it, which are in the blob store already.
+    `objects`: blobs of the ObjectRefs in it, which are in the blob store already. `modules`: those
+    that its pickle names.
     """
 
     body: bytes
     buffers: list[Buffer]
     objects: list[BlobName]
+    modules: frozenset[str] = frozenset()
 
 
 def is_plain(value: Any) -> bool:
@@ -131,13 +134,11 @@ def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> 
     return True
 
 
-def pack(
-    value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT, objects: list[ObjectRef[Any]] | None = None
-) -> bytes:
+def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT, references: References | None = None) -> bytes:
     """Encode one value, inline whatever its size (see `needs_blob`).
 
-    `as_data`: the value was read from JSON, where no list is referenced twice. `ids`, `objects`:
-    see oncue.pickles.pickler. Raises CannotPack if the value cannot be pickled.
+    `as_data`: the value was read from JSON, where no list is referenced twice. `ids`,
+    `references`: see oncue.pickles.pickler. Raises CannotPack if the value cannot be pickled.
     """
     if has_plain_types(value) if as_data else is_plain(value):
         try:
@@ -145,7 +146,7 @@ def pack(
         except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
             pass
     file = io.BytesIO()
-    pack_into(file, value, ids=ids, objects=objects)
+    pack_into(file, value, ids=ids, references=references)
     return file.getvalue()
 
 
@@ -155,7 +156,7 @@ def pack_into(
     *,
     ids: Ids = Ids.KEPT,
     apart: OutOfBand | None = None,
-    objects: list[ObjectRef[Any]] | None = None,
+    references: References | None = None,
 ) -> None:
     """Write a value's pickle as a payload. `apart` takes its large buffers.
 
@@ -163,30 +164,28 @@ def pack_into(
     """
     try:
         file.write(PICKLE)
-        Pickler(file, ids, buffers=apart.take if apart is not None else None, objects=objects).dump(value)
+        Pickler(file, ids, buffers=apart.take if apart is not None else None, references=references).dump(value)
     except (OncueError, OSError):
         raise
     except Exception as e:
-        raise CannotPack(
-            f"a value of type {type(value).__name__} cannot be pickled: {type(e).__name__}: {e}",
-            remedy="open files, sockets and locks inside the function that uses them",
-        ) from e
+        message, remedy = explained(value, e)
+        raise CannotPack(message, remedy=remedy) from e
 
 
-def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any], objects: list[ObjectRef[Any]] | None = None) -> bytes:
+def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any], references: References | None = None) -> bytes:
     """Encode the arguments of a call. Raises CannotPack, which names the argument.
 
-    `objects`: gets the ObjectRefs in them.
+    `references`: gets what their pickle refers to.
     """
-    objects = [] if objects is None else objects
+    references = References() if references is None else references
     try:
-        return pack([list(args), kwargs], ids=Ids.CONTENT, objects=objects)
+        return pack([list(args), kwargs], ids=Ids.CONTENT, references=references)
     except CannotPack as e:
         named = {f"argument {n}": value for n, value in enumerate(args, 1)}
         named |= {f"argument {name}": value for name, value in kwargs.items()}
         for name, value in named.items():
             try:
-                pack(value, ids=Ids.CONTENT, objects=[])
+                pack(value, ids=Ids.CONTENT, references=References())
             except CannotPack as own:
                 raise CannotPack(f"{name}: {own.message}", remedy=own.remedy) from own.__cause__
         raise e
@@ -199,7 +198,7 @@ def pack_args_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedApar
     """
     apart = OutOfBand()
     given = [[apart.wrap(arg) for arg in args], {name: apart.wrap(arg) for name, arg in kwargs.items()}]
-    return _pack_apart(given, apart, lambda objects: pack_args(args, kwargs, objects))
+    return _pack_apart(given, apart, lambda references: pack_args(args, kwargs, references))
 
 
 def pack_apart(value: Any) -> PackedApart:
@@ -209,30 +208,30 @@ def pack_apart(value: Any) -> PackedApart:
     CannotPack.
     """
     apart = OutOfBand()
-    return _pack_apart(apart.wrap(value), apart, lambda objects: pack(value, ids=Ids.CONTENT, objects=objects))
+    return _pack_apart(apart.wrap(value), apart, lambda references: pack(value, ids=Ids.CONTENT, references=references))
 
 
-def _pack_apart(value: Any, apart: OutOfBand, pack_whole: Callable[[list[ObjectRef[Any]]], bytes]) -> PackedApart:
+def _pack_apart(value: Any, apart: OutOfBand, pack_whole: Callable[[References], bytes]) -> PackedApart:
     """Pack a value whose large bytes `apart` has wrapped.
 
     `pack_whole` packs the original.
     """
-    objects: list[ObjectRef[Any]] = []
+    references = References()
     buffers: list[Buffer] = []
     body = b""
     if apart.has_wrapped or not is_plain(value):
         file = io.BytesIO()
         with contextlib.suppress(CannotPack):  # pack_whole raises it again, with more to say
-            pack_into(file, value, ids=Ids.CONTENT, apart=apart, objects=objects)
+            pack_into(file, value, ids=Ids.CONTENT, apart=apart, references=references)
             body, buffers = file.getvalue(), apart.buffers
     small = len(body) + sum(buffer.size_bytes for buffer in buffers) <= INLINE_BYTES
     if not body or (buffers and (small or len(body) > BODY_BYTES)):
-        objects.clear()
-        body, buffers = pack_whole(objects), []
-    stored = list(dict.fromkeys(blob for each in objects for blob in blobs_of(each.payload)))
+        references = References()
+        body, buffers = pack_whole(references), []
+    stored = list(dict.fromkeys(blob for each in references.objects for blob in blobs_of(each.payload)))
     if len(stored) + len(buffers) > MOST_BLOBS:
         raise CannotPack(f"the value refers to {len(stored):,} blobs", remedy=f"at most {MOST_BLOBS} a call: split it")
-    return PackedApart(body, buffers, stored)
+    return PackedApart(body, buffers, stored, frozenset(references.modules))
 
 
 def needs_blob(payload: bytes) -> bool:

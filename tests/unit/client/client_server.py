@@ -291,7 +291,7 @@ def serving(world: World | None = None) -> Iterator[Server]:
 # ---------------------------------------------------------------- what clients submit
 
 
-def packed(fn: Any) -> Packed:
+def packed(fn: Any, modules: frozenset[str] = frozenset()) -> Packed:
     """Pack a function as the plain pickle that this server runs."""
     body = cloudpickle.dumps(fn)
     name = getattr(fn, "__name__", "fn")

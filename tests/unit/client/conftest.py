@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 
+from oncue import functions
 from oncue.client import Client
-from oncue.functions import Watch
 from tests.unit.client.client_server import Server, double, packed, serving
 
 
 @pytest.fixture(autouse=True)
 def plain_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack functions as plain pickles, which the test server runs, instead of FunctionBody."""
-    monkeypatch.setitem(sys.modules, "oncue.functions", SimpleNamespace(pack_function=packed, Watch=Watch))
+    monkeypatch.setattr(functions, "pack_function", packed)
 
 
 @pytest.fixture

@@ -80,10 +80,9 @@ PROGRAM = """
 import sys
 from tests.unit.client.client_server import World, serving
 from tests.unit.client.client_server import double, packed
-import types
 from oncue.client import Client
-from oncue.functions import Watch
-sys.modules["oncue.functions"] = types.SimpleNamespace(pack_function=packed, Watch=Watch)
+from oncue import functions
+functions.pack_function = packed
 
 with serving() as server:
     client = Client(server.url, "t", patience=20, linger=float(sys.argv[3]))

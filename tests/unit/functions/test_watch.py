@@ -90,18 +90,19 @@ CHANGES = (
 
 @pytest.mark.parametrize(("name", "change"), CHANGES)
 def test_a_change_is_seen(space: dict[str, Any], name: str, change: str) -> None:
-    watch = Watch(space[name])
-    assert watch.same()
-    assert watch.same()
+    fn = space[name]
+    watch = Watch(fn)
+    assert watch.same(fn)
+    assert watch.same(fn)
     exec(change, space)
-    assert not watch.same()
+    assert not watch.same(fn)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CHANGES}))
 def test_what_it_does_not_reach_is_no_change(space: dict[str, Any], name: str) -> None:
-    watch = Watch(space[name])
+    watch = Watch(fn := space[name])
     exec("OTHER = 1\ndef unrelated(): pass\nclass Another: pass", space)
-    assert watch.same()
+    assert watch.same(fn)
 
 
 @pytest.mark.parametrize("name", ["Kept", "Data", "Conf"])
@@ -122,5 +123,4 @@ def test_what_cannot_change_in_place_is_not_pickled_again(space: dict[str, Any],
 
 
 def test_imported_functions_are_not_looked_into() -> None:
-    watch = Watch(functools.partial(max, 1).func)
-    assert watch.same()
+    assert Watch(max).same(max)
