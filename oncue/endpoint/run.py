@@ -41,10 +41,12 @@ from oncue.endpoint.agent.servers import ServerList
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
+from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.providers.base import BlockRequest, ProviderContext
 from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
+from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
 from oncue.text.log_lines import LineLimiter, log_to
 
@@ -57,12 +59,19 @@ KEY_REFUSED_US = 20_000_000  # a server that starts needs time to read its endpo
 class AgentProcess:
     """Agent, socket and one block of workers, which a loop connects.
 
-    `provider` and `container` are kinds of the catalogues. Raises Invalid (settings, keys),
-    Conflict (an agent runs here already), OSError (the folder).
+    `provider` and `container` are kinds of the catalogues. `adopts`: this process adopts orphans,
+    and has no children but workers. Raises Invalid (settings, keys), Conflict (an agent runs here
+    already), OSError (the folder).
     """
 
     def __init__(
-        self, folder: Path, settings: EndpointSettings, *, provider: str = LOCAL, container: str = NONE
+        self,
+        folder: Path,
+        settings: EndpointSettings,
+        *,
+        provider: str = LOCAL,
+        container: str = NONE,
+        adopts: bool = False,
     ) -> None:
         self.folder, self.settings = folder, settings
         close_to_others(folder)
@@ -90,7 +99,8 @@ class AgentProcess:
         )
         self._servers = ServerList(folder / "servers.json", lambda: folder_settings.resolve_server(settings))
         self._socket = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
-        context = ProviderContext(folder, folder / "blobs", CONTAINERS[container](), settings.pass_env)
+        orphans, blobs = Orphans() if adopts else None, folder / "blobs"
+        context = ProviderContext(folder, blobs, CONTAINERS[container](), settings.pass_env, settings.limits(), orphans)
         self._provider = PROVIDERS[provider](context)
         self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
         self.pool = self._block.pool
@@ -334,7 +344,7 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
         settings = folder_settings.load(folder)
         if not settings.debuggable:
             hide_from_tasks()
-        process = AgentProcess(folder, settings, provider=provider, container=container)
+        process = AgentProcess(folder, settings, provider=provider, container=container, adopts=adopt_orphans())
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1

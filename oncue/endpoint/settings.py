@@ -15,8 +15,10 @@ from pathlib import Path
 import msgspec
 
 from oncue.disk.durable_files import replace_file
+from oncue.endpoint.pool.limits import WorkerLimits
 from oncue.errors import Conflict, Invalid
 from oncue.processes.file_lock import FileLock
+from oncue.quantities import size_bytes
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,7 +40,22 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     grace_s: float = 5.0  # for running tasks when the agent stops
     #: Globs of variables that workers get although their names look like secrets (HF_TOKEN).
     pass_env: tuple[str, ...] = ()
+    #: A worker is replaced after so many tasks, or if it holds more memory ("2GB"); 0: never.
+    max_tasks: int = 0
+    max_memory: int | str = 0
+    threads: int = 0  # of BLAS, OpenMP and the like in each worker; 0: cores / workers
     debuggable: bool = False  # debuggers may attach, and core dumps are written: tasks see its memory
+
+    def limits(self) -> WorkerLimits:
+        """Return the limits of each worker. Raises Invalid."""
+        try:
+            memory = size_bytes(self.max_memory)
+        except ValueError as e:
+            raise Invalid(f"max_memory: {e}", remedy='for example "max_memory": "2GB"') from None
+        for name in ("max_tasks", "threads"):
+            if getattr(self, name) < 0:
+                raise Invalid(f"{name} is negative: {getattr(self, name)}", remedy="0 means no limit")
+        return WorkerLimits(self.threads, self.max_tasks, memory)
 
 
 def load(folder: Path) -> EndpointSettings:

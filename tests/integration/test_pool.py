@@ -607,7 +607,7 @@ def test_a_chunk_is_returned_when_no_worker_has_room(rig: Rig, tmp_path: Path) -
 def test_workers_that_cannot_start_are_reported_and_retried_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oncue.endpoint.pool.pool.FAILED_STARTS", 2)
+    monkeypatch.setattr("oncue.endpoint.pool.worker_starts.FAILED_STARTS", 2)
     pool = Pool(1, tmp_path, env={"PYTHONHOME": "/nowhere", "PATH": "/bin"})
     rig = Rig(pool, tmp_path)
     try:

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 from oncue.endpoint.pool.protocol import EXIT_OUT_OF_STEP, EXIT_PIPES_CLOSED
-from oncue.protocol.records import CANCELLED, LOST, TIMEOUT, Failure
+from oncue.protocol.records import CANCELLED, ERROR, LOST, TIMEOUT, Failure
+from oncue.quantities import size_text
 
 
 class OomWatch:
@@ -69,6 +70,16 @@ def worker_died(code: int, oom: bool) -> Failure:
         "oncue.TaskLost",
         f"the worker's process exited with code {code} while it ran this task",
         remedy="the function, or a library it calls, ended the process (os._exit, exit in C); raise an exception instead",
+    )
+
+
+def memory_exceeded(used_bytes: int, limit_bytes: int) -> tuple[int, Failure]:
+    """Return (status, failure) of a task that used more memory than its function may."""
+    return ERROR, Failure(
+        "MemoryError",
+        f"the task used {size_text(used_bytes)}, more than its function's memory limit of {size_text(limit_bytes)},"
+        " and was stopped",
+        remedy="give it less data at once, or register the function with a larger limit: memory=",
     )
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 
@@ -13,6 +14,7 @@ from oncue.clocks.process import process_clock
 from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
 from oncue.endpoint.containers.host import HostRuntime
 from oncue.endpoint.pool.environment import worker_environment
+from oncue.endpoint.pool.limits import WorkerLimits, limit_variables
 from oncue.functions.siblings import ROOT_VARIABLE, remove_old
 
 
@@ -33,23 +35,34 @@ class WorkerLaunch(msgspec.Struct, frozen=True):
         return self.container.command_line(WorkerCommand(self.python, arguments, (self.folder, self.blobs, self.files)))
 
 
-def launch_in(
-    folder: Path,
-    *,
-    env: Mapping[str, str] | None = None,
-    pass_env: Sequence[str] = (),
-    blobs: Path | None = None,
-    python: str = sys.executable,
-    container: ContainerRuntime | None = None,
-) -> WorkerLaunch:
-    """Return the settings of workers whose files are in `folder`.
+class LaunchOptions(TypedDict, total=False):
+    """Options of a pool's workers.
+
+    `env`, `pass_env`: environment to take from, and names of secrets in it that workers get.
+    `blobs`: folder of large values. `python`, `container`: what they run in.
+    """
+
+    env: Mapping[str, str] | None
+    pass_env: Sequence[str]
+    blobs: Path | None
+    python: str
+    container: ContainerRuntime | None
+    limits: WorkerLimits
+
+
+def launch_in(folder: Path, workers: int, options: LaunchOptions) -> WorkerLaunch:
+    """Return the settings of so many workers whose files are in `folder`.
 
     `work` in it is their working directory, `files` has files of functions, `blobs` large values
     unless another folder is given. Raises OSError if the working directory cannot be made.
     """
-    work, files, blobs = folder / "work", folder / "files", blobs or folder / "blobs"
+    work, files = folder / "work", folder / "files"
+    blobs = options.get("blobs") or folder / "blobs"
     work.mkdir(parents=True, exist_ok=True)
     remove_old(files)
-    variables = worker_environment(os.environ if env is None else env, pass_env)
+    given = options.get("env")
+    variables = worker_environment(os.environ if given is None else given, options.get("pass_env", ()))
+    variables |= limit_variables(options.get("limits", WorkerLimits()), workers, variables)
     variables |= {"ONCUE_BLOBS": str(blobs), ROOT_VARIABLE: str(files)}
-    return WorkerLaunch(container or HostRuntime(), python, work, blobs, files, variables)
+    python, container = options.get("python", sys.executable), options.get("container") or HostRuntime()
+    return WorkerLaunch(container, python, work, blobs, files, variables)

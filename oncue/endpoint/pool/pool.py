@@ -19,23 +19,25 @@ from __future__ import annotations
 
 import select
 import signal
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
 from oncue.clocks.process import now_us
-from oncue.endpoint.containers.base import ContainerRuntime
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
+from oncue.endpoint.pool.deadly_tasks import DeadlyTasks
 from oncue.endpoint.pool.event_collector import EventCollector
-from oncue.endpoint.pool.exit_diagnosis import OomWatch, diagnose, start_failure
+from oncue.endpoint.pool.exit_diagnosis import OomWatch, diagnose, memory_exceeded
 from oncue.endpoint.pool.function_bodies import FunctionBodies
-from oncue.endpoint.pool.launch import launch_in
+from oncue.endpoint.pool.launch import LaunchOptions, launch_in
+from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.pool.output_file import read_output
 from oncue.endpoint.pool.protocol import EXIT_WORN, ChunkResults, WorkerReady
 from oncue.endpoint.pool.shared_progress import position
 from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
+from oncue.endpoint.pool.worker_starts import WorkerStarts
 from oncue.protocol.records import TaskRecord
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
@@ -43,8 +45,6 @@ LOADING_US = 60_000_000  # added to the timeout while a task's function is impor
 LONG_US = 50_000  # after which the tasks behind a running one are requeued
 SETTLE_US = 2_000  # from a stop to when the worker has surely seen it
 STARTED_US = 1_000_000  # after which a running task is reported as started
-FAILED_STARTS = 5
-DEATHS = 3  # of workers before they began a task, after which the task is lost
 STUCK_S = 10.0  # after which a worker that does not begin its chunk is replaced
 IDLE_US = 1_000_000  # between two looks at idle workers: has one exited, do its children print?
 START_US = 30_000_000  # after which a worker that is not ready is started again
@@ -53,7 +53,7 @@ START_US = 30_000_000  # after which a worker that is not ready is started again
 class Pool:
     """A WorkerPool of child processes (pool/base.py).
 
-    The keyword arguments are those of launch.launch_in. Raises OSError as it does.
+    `orphans`: the processes that this one adopts. Raises OSError as launch_in does.
     """
 
     def __init__(
@@ -61,23 +61,16 @@ class Pool:
         workers: int,
         folder: Path,
         *,
-        env: Mapping[str, str] | None = None,
-        pass_env: Sequence[str] = (),
-        blobs: Path | None = None,
-        python: str = sys.executable,
-        container: ContainerRuntime | None = None,
+        orphans: Orphans | None = None,
+        **options: Unpack[LaunchOptions],
     ) -> None:
         self.size = workers
-        self.trouble = ""  # why workers cannot be started; empty if they can
         self.next_wake_us: int | None = None  # when `tick` is due; None: not before an event
         self.fds_version = 0  # changes when `fds` does
-        self._python = python
-        self._launch = launch_in(folder, env=env, pass_env=pass_env, blobs=blobs, python=python, container=container)
+        self._starts = WorkerStarts(launch_in(folder, workers, options), workers)
+        self._orphans = orphans  # None: those of dead workers are init's
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
-        self._spawn_due: list[int] = [0] * workers  # start times of the missing workers, unix µs
-        self._failed_starts = 0  # in a row, before they were ready
-        self._names = 0
-        self._deaths: dict[bytes, int] = {}  # of workers, by the first task that they had not begun
+        self._deadly = DeadlyTasks()
         self._chunk_sizer = ChunkSizer()
         self._collector = EventCollector(self._chunk_sizer)
         self._bodies = FunctionBodies()
@@ -95,9 +88,14 @@ class Pool:
         return self._collector.drain()
 
     @property
+    def trouble(self) -> str:
+        """Reason why workers cannot be started; empty if they can."""
+        return self._starts.trouble
+
+    @property
     def ready(self) -> int:
         """Workers that have started."""
-        return sum(w.ready for w in self._workers.values())
+        return sum(w.ready and not w.retired_us for w in self._workers.values())
 
     @property
     def busy(self) -> int:
@@ -117,6 +115,8 @@ class Pool:
 
     def chunk_size(self, function: str) -> int:
         """Return how many tasks a chunk should hold: one or two ms of work."""
+        if self._bodies.properties(function).fresh:
+            return 1
         return self._chunk_sizer.chunk_size(function)
 
     def room(self) -> int:
@@ -129,6 +129,8 @@ class Pool:
     def _room_of(self, w: WorkerProcess) -> int:
         if not w.ready or w.stop is not None or w.ending or w.pipe_closed_us or self._closing or len(w.chunks) > 1:
             return 0
+        if w.retired_us or (w.chunks and w.chunks[0].properties.fresh):
+            return 0
         if not w.chunks:
             return 2 if w.functions and self._chunk_sizer.short(next(reversed(w.functions))) else 1
         return 1 if self._chunk_sizer.short(w.chunks[0].function, len(w.chunks[0].tasks)) else 0
@@ -140,13 +142,31 @@ class Pool:
         known.
         """
         body = self._bodies.keep(function, body)
-        fit = [w for w in self._workers.values() if self._room_of(w)]
-        if not fit:
+        properties = self._bodies.properties(function)
+        fit = [w for w in self._workers.values() if self._room_of(w) and not (properties.fresh and w.chunks)]
+        found = min(fit, key=lambda w: (len(w.chunks), function not in w.functions), default=None)
+        if properties.fresh:
+            found = self._fresh_worker(fit)
+        if found is None:
             self._collector.events.requeue.append((function, attempt, tasks))
             return
-        w = min(fit, key=lambda w: (len(w.chunks), function not in w.functions))
-        w.send(function, body, self._bodies.properties(function), attempt, timeout_ms, tasks)
+        found.send(function, body, properties, attempt, timeout_ms, tasks)
         self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
+
+    def _fresh_worker(self, idle: list[WorkerProcess]) -> WorkerProcess | None:
+        """Return a worker that has run nothing, which may still be starting."""
+        for w in idle:
+            if not w.count:
+                return w
+        fresh = self._starts.succeed(idle[0], now_us()) if idle else None
+        if fresh is not None:
+            self._add(fresh)
+        return fresh
+
+    def _add(self, w: WorkerProcess) -> None:
+        self._workers[w.fd_out] = w
+        self.fds_version += 1
+        self._wake(w.spawned_us + START_US + 1)
 
     # ------------------------------------------------------------ results out
 
@@ -159,7 +179,8 @@ class Pool:
             if isinstance(message, ChunkResults):
                 self._done(w, message)
             elif isinstance(message, WorkerReady):
-                w.ready, self._failed_starts, self.trouble = True, 0, ""
+                w.ready = True
+                self._starts.succeeded()
         if w.out_of_step:
             self._kill(w, "channel")
         if ended:
@@ -183,7 +204,7 @@ class Pool:
         chunk.received += len(done.ended)
         if not done.last:
             return
-        w.chunks.popleft()
+        w.finish_chunk()
         self._collector.requeue(chunk, chunk.done)
         if w.stop is None and not chunk.received:  # a task wrote a stop: it would return all that it gets
             self._kill(w, "stuck")
@@ -228,6 +249,9 @@ class Pool:
         self.next_wake_us = None
         for w in list(self._workers.values()):
             self._check_worker(w, now_us)
+        if self._orphans:
+            self._orphans.tick(self.pids)
+            self._wake(now_us + IDLE_US)
         if not self._closing:
             self._refill(now_us)
 
@@ -241,7 +265,8 @@ class Pool:
                 self._remove_exited(w, now)
                 return
             # It closed its pipe and goes on, or hangs while it starts.
-            if now - (w.pipe_closed_us or w.spawned_us) > 200_000:
+            # With nothing to do, it may run exit functions.
+            if now - (w.pipe_closed_us or w.spawned_us) > (200_000 if w.chunks else GRACE_US):
                 self._kill(w, "pipe" if w.pipe_closed_us else "")
             self._wake(now + 5_000)
             return
@@ -253,6 +278,8 @@ class Pool:
             w.write()
             if w.backlog:
                 self._wake(now + 1_000)
+        if w.retired_us and now - w.retired_us >= GRACE_US:
+            self._kill(w, "")
         if w.ending:
             if now - w.term_us >= GRACE_US:
                 w.kill()
@@ -293,6 +320,11 @@ class Pool:
                 self._stop_worker(w, "timeout", chunk.tasks[index].id, now)
             elif not w.ending:
                 self._wake(limit)
+        if chunk.properties.memory_bytes and not w.ending:
+            chunk.used_bytes = w.memory_exceeded(chunk.properties.memory_bytes, now)
+            if chunk.used_bytes:
+                self._stop_worker(w, "memory", chunk.tasks[index].id, now)
+                w.kill()
         if ran > STARTED_US:
             self._report_long_task(w, chunk, index, started, now)
 
@@ -331,7 +363,7 @@ class Pool:
                 self._done(w, message)
             else:
                 w.ready = True
-        code = w.reap()
+        code, detached = w.reap(), w.detached
         if w.chunks:
             self._read_finished(w, w.chunks[0])
         at = w.running()
@@ -340,7 +372,7 @@ class Pool:
             first = chunk.done
             begun = max(w.begun(chunk), min(at[1], chunk.end) if here and at is not None else 0)
             if first == begun < chunk.end and not here and code != EXIT_WORN:
-                begun += self._is_deadly(chunk.tasks[first])
+                begun += self._deadly.add(chunk.tasks[first])
             if first < begun:  # they ran, and their results could not be read
                 why = diagnose(w.ending, 0, code, False)
                 self._collector.end(chunk, [(t, *why, 0, b"") for t in chunk.tasks[first:begun]])
@@ -351,26 +383,10 @@ class Pool:
         w.chunks.clear()
         del self._workers[w.fd_out]
         self.fds_version += 1
-        due = now
-        if not w.ready:
-            self._failed_starts += 1
-            due += min(100_000 << min(self._failed_starts - 1, 10), 30_000_000)
-            if self._failed_starts >= FAILED_STARTS:
-                self.trouble = start_failure(self._python, code, read_output(w.capture))
+        if self._orphans is not None:
+            self._orphans.look(self.pids, detached)
+        self._wake(self._starts.plan(w, code, now))
         w.close()
-        self._spawn_due.append(due)
-        self._wake(due)
-
-    def _is_deadly(self, task: TaskRecord) -> bool:
-        """Return True if workers that had this task first have died too often.
-
-        A function that spoils its worker's shared memory looks as if it had not begun.
-        """
-        died = self._deaths.pop(task.id, 0) + 1
-        self._deaths[task.id] = died
-        if len(self._deaths) > 1_000:
-            del self._deaths[next(iter(self._deaths))]
-        return died >= DEATHS
 
     def _end_running(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, code: int) -> int:
         """End the task that a dead worker ran.
@@ -378,32 +394,21 @@ class Pool:
         Return the index of the first unstarted task.
         """
         task = chunk.tasks[index]
-        if w.ending in ("timeout", "cancel") and task.id != w.target:
+        if w.ending in ("timeout", "cancel", "memory") and task.id != w.target:
             return index  # the task meant had just ended, and the signal hit this one: requeue it
         oom = not w.ending and self._oom.check()
         status, failure = diagnose(w.ending, chunk.timeout_us // 1000, code, oom)
+        if w.ending == "memory":
+            status, failure = memory_exceeded(chunk.used_bytes, chunk.properties.memory_bytes)
         self._collector.end(chunk, [(task, status, failure, started, read_output(w.capture))])
         return index + 1
 
     def _refill(self, now: int) -> None:
-        later = []
-        for due in self._spawn_due:
-            if due > now:
-                later.append(due)
-                self._wake(due)
-                continue
-            self._names += 1
-            try:
-                w = WorkerProcess(f"w{self._names}", self._launch, now)
-            except OSError as e:  # no memory, no processes, no such Python
-                self.trouble = f"a worker cannot be started: {e}"
-                later.append(now + 5_000_000)
-                self._wake(now + 5_000_000)
-                continue
-            self._workers[w.fd_out] = w
-            self.fds_version += 1
-            self._wake(now + START_US + 1)
-        self._spawn_due = later
+        started, due = self._starts.start_due(now)
+        for w in started:
+            self._add(w)
+        if due is not None:
+            self._wake(due)
 
     # ------------------------------------------------------------ the end
 
@@ -424,12 +429,12 @@ class Pool:
             if w.chunks:
                 self._stop_worker(w, "close", b"", now_us())
             else:
-                w.signal(signal.SIGTERM)
+                w.retire(now_us())
         self._turn_until(now_us() + min(GRACE_US, 1_000_000), lambda: not self._workers)
         for w in list(self._workers.values()):
             w.kill()
         self._turn_until(now_us() + 5_000_000, lambda: not self._workers)
-        self._spawn_due = []
+        self._starts.stop()
 
     def _turn_until(self, deadline_us: int, over: Callable[[], bool]) -> None:
         while not over() and (now := now_us()) < deadline_us:

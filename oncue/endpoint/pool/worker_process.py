@@ -17,6 +17,7 @@ from pathlib import Path
 from oncue.disk.private_files import inherited_umask
 from oncue.endpoint.pool.launch import WorkerLaunch
 from oncue.endpoint.pool.live_output import LiveOutput
+from oncue.endpoint.pool.memory_watch import MemoryWatch
 from oncue.endpoint.pool.protocol import FrameReader, FromWorker, LoadFunction, TaskChunk, pack
 from oncue.endpoint.pool.shared_progress import CHUNK, CHUNK_STEP, FIRST, NEVER, STOP, SharedProgress, position
 from oncue.functions.body import FunctionProperties
@@ -44,6 +45,8 @@ class ChunkInFlight:
         "received",
         "tasks",
         "timeout_us",
+        "used_bytes",
+        "used_bytes",
     )
 
     def __init__(
@@ -56,6 +59,7 @@ class ChunkInFlight:
         tasks: list[TaskRecord],
     ) -> None:
         self.properties = properties
+        self.used_bytes = 0  # memory, if that is more than the function may use
         self.n, self.function, self.attempt, self.tasks = n, function, attempt, tasks
         self.timeout_us = timeout_ms * 1000
         self.done = 0  # tasks whose end was reported, from the pipe or shared memory
@@ -74,8 +78,8 @@ class WorkerProcess:
     Raises OSError if it cannot be started.
     """
 
-    def __init__(self, name: str, launch: WorkerLaunch, now_us: int) -> None:
-        self.name = name
+    def __init__(self, name: str, number: int, launch: WorkerLaunch, now_us: int) -> None:
+        self.name, self.number = name, number
         self.ready = False
         self.spawned_us = now_us
         self.chunks: deque[ChunkInFlight] = deque()
@@ -88,11 +92,15 @@ class WorkerProcess:
         self.ending = ""
         self.target = b""  # the task because of which
         self.term_us = 0
+        self.retired_us = 0  # asked to end once it has nothing to do
+        self._was_detached = False
+        self.succeeded = False  # its successor runs already
         self.pipe_closed_us = 0  # its pipe ended
         self.moved_s = time.monotonic()  # when it was last seen to move, or got work while idle
         self._frames, self._out = FrameReader(), bytearray()
         self._spawn(launch)
         self.live_output = LiveOutput(self.capture)  # by the task that runs
+        self._memory = MemoryWatch(self.process.pid)
 
     def _spawn(self, launch: WorkerLaunch) -> None:
         folder = launch.folder
@@ -112,7 +120,7 @@ class WorkerProcess:
                 process_group=0,  # a Ctrl-C is for the agent; and its children can be ended with it
                 cwd=folder,
                 umask=inherited_umask(),
-                env=dict(launch.env),
+                env={**launch.env, "ONCUE_WORKER": str(self.number)},
             )
         except BaseException:
             for fd in (self.fd_in, self.fd_out, self.capture):
@@ -257,7 +265,18 @@ class WorkerProcess:
         self.stop = None
         self.progress.numbers[STOP] = NEVER
 
+    def memory_exceeded(self, limit_bytes: int, now_us: int) -> int:
+        """Return the bytes in use if they are more than a limit; else 0."""
+        return self._memory.exceeded(limit_bytes, now_us)
+
     # ------------------------------------------------------------ its end
+
+    def retire(self, now_us: int) -> None:
+        """Ask an idle worker to end in an orderly way: it reads the end of its pipe."""
+        if not self.retired_us:
+            self.retired_us = now_us
+            os.close(self.fd_in)
+            self.fd_in = -1
 
     def signal(self, number: int) -> None:
         """Signal the worker and the processes that it started."""
@@ -300,7 +319,11 @@ class WorkerProcess:
     @property
     def detached(self) -> bool:
         """True if children of the function that ran last may outlive it."""
-        return bool(self.chunks) and self.chunks[0].properties.detached
+        return self.chunks[0].properties.detached if self.chunks else self._was_detached
+
+    def finish_chunk(self) -> None:
+        """Forget the chunk that the worker has finished."""
+        self._was_detached = self.chunks.popleft().properties.detached
 
     def reap(self) -> int:
         """Kill what the worker left running; return its exit code (< 0: a signal)."""
@@ -309,7 +332,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         for fd in (self.fd_in, self.fd_out, self.capture):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # retired: -1
                 os.close(fd)
         self.progress.close()
 

@@ -33,6 +33,8 @@ import msgspec
 
 from oncue.endpoint.containers.base import ContainerRuntime
 from oncue.endpoint.pool.base import WorkerPool
+from oncue.endpoint.pool.limits import WorkerLimits
+from oncue.endpoint.pool.orphans import Orphans
 
 
 class BlockState(Enum):
@@ -71,6 +73,8 @@ class ProviderContext(msgspec.Struct, frozen=True):
     blobs: Path  # large arguments and results, shared with the workers
     container: ContainerRuntime
     pass_env: tuple[str, ...] = ()  # see EndpointSettings
+    limits: WorkerLimits = WorkerLimits()
+    orphans: Orphans | None = None  # set if the agent's process adopts those of its workers
 
 
 class Provider(Protocol):

@@ -22,7 +22,15 @@ class LocalProvider:
     def submit(self, request: BlockRequest) -> Block:
         """Start the workers. Raises OSError if their working directory cannot be made."""
         at = self._context
-        pool = Pool(request.workers, at.folder, blobs=at.blobs, container=at.container, pass_env=at.pass_env)
+        pool = Pool(
+            request.workers,
+            at.folder,
+            blobs=at.blobs,
+            container=at.container,
+            pass_env=at.pass_env,
+            limits=at.limits,
+            orphans=at.orphans,
+        )
         self._pools[request.id] = pool
         return Block(request.id, pool)
 

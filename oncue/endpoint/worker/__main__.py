@@ -11,6 +11,7 @@ arguments and results. A worker ends when its pool's process ends.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import faulthandler
@@ -18,6 +19,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from types import CoroutineType
@@ -57,6 +59,7 @@ from oncue.endpoint.worker.cleanup import Cleanup, Saved
 from oncue.endpoint.worker.descriptors import move_up
 from oncue.endpoint.worker.failure import failure
 from oncue.endpoint.worker.forks import Forks, default_signals
+from oncue.endpoint.worker.recycling import Recycling
 from oncue.endpoint.worker.values import arguments, packed, unpackable
 from oncue.errors import CannotPack
 from oncue.functions.body import describe
@@ -102,6 +105,7 @@ class Worker:
         signal.signal(signal.SIGTERM, self.on_term)
         self.forks = Forks(self.on_term, (self.fd_in, self.fd_out), self.children.note, self.capture.forked)
         self.cleanup = Cleanup(os.getcwd())
+        self.recycling = Recycling(os.environ)
         self.states: dict[str, Saved] = {}  # in which a function's tasks begin
         self.bodies: dict[str, bytes] = {}
         self.loaded: dict[str, Loaded] = {}
@@ -148,7 +152,7 @@ class Worker:
                 os.set_blocking(self.fd_in, True)
                 continue
             if not part:  # the pool is gone, or wants no more
-                _exit(0)
+                self.end(0)
             parts.append(part)
             n -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -181,7 +185,7 @@ class Worker:
     def run(self, chunk: TaskChunk) -> None:
         if chunk.function != self.function:
             if self.function and not self.baseline.holds():
-                _exit(EXIT_WORN)
+                self.end(EXIT_WORN)
             self.function = chunk.function
         self.capture.begin()
         n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
@@ -194,9 +198,9 @@ class Worker:
         numbers[STARTED] = now
         numbers[INDEX] = -2
         loaded, why = self._function(chunk.function)
-        self.detached = loaded is not None and loaded.body.detached
+        self.detached, fresh = (loaded.body.detached, loaded.body.fresh) if loaded is not None else (False, False)
         now = self.now_us()
-        for i, task in enumerate(chunk.tasks):
+        for i, task in enumerate(chunk.tasks[: 1 if fresh else self.recycling.tasks_left]):
             if here + i >= numbers[STOP]:
                 break
             now = self._run_task(n, i, task, chunk.attempt, loaded, why, now)
@@ -204,12 +208,14 @@ class Worker:
                 self.flush(n, False)
                 self.sent_us = now = self.now_us()
         numbers[INDEX] = -1
+        if self.recycling.is_due(numbers[FIRST] + len(self.pieces)) or fresh:
+            self.cleanup.worn = True
         self._clean_thoroughly()
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
         if self.cleanup.worn:
-            _exit(EXIT_WORN)
+            self.end(EXIT_WORN)
         if not self.cleanup.at_home():  # a process that the function started may have removed it
             self.cleanup.go_home()
 
@@ -320,8 +326,21 @@ class Worker:
 
     # ------------------------------------------------------------ signals and forks
 
+    def end(self, code: int) -> NoReturn:
+        """End in an orderly way: as a program, with exit functions."""
+        with contextlib.suppress(BaseException):
+            os.close(self.fd_out)  # the pool sends nothing more
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+        if not self.detached:
+            self.children.end()
+        _exit(code)
+
     def terminate(self) -> NoReturn:
         """End as SIGTERM asks, after the function's `finally` blocks."""
+        if self.progress.numbers[INDEX] == -1:  # no function runs
+            self.end(128 + signal.SIGTERM)
         if not self.detached:
             self.children.end()
         _exit(128 + signal.SIGTERM)

@@ -84,7 +84,7 @@ class Capture:
         return started_by is not None and started_by != self.task
 
     def forked(self) -> None:
-        """Make a new lock in a process forked off: a thread that is not there may hold it."""
+        """Make a new lock in a forked child: an absent thread may hold the old one."""
         self.turn = threading.Lock()
 
     def no_input(self) -> bool:

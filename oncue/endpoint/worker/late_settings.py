@@ -1,4 +1,4 @@
-"""Settings of modules that a worker does not import itself: the function may have."""
+"""Settings of modules that a function may import, and a worker does not."""
 
 from __future__ import annotations
 
