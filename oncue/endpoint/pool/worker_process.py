@@ -319,7 +319,8 @@ class WorkerProcess:
     @property
     def detached(self) -> bool:
         """True if children of the function that ran last may outlive it."""
-        return self.chunks[0].properties.detached if self.chunks else self._was_detached
+        begun = bool(self.chunks) and self.current_chunk == self.chunks[0].n
+        return self.chunks[0].properties.detached if begun else self._was_detached
 
     def finish_chunk(self) -> None:
         """Forget the chunk that the worker has finished."""
