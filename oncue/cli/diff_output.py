@@ -21,6 +21,8 @@ def show(d: Deployed, err: bool) -> None:
         if names:
             say(f"{d.label}: {word}: {', '.join(names)}", err=err)
     show_functions(d.label, d.functions, err=err)
+    for note in d.notes:
+        say(f"{d.label}: {note}", err=err)
     if d.diff:
         say(d.diff.rstrip("\n"), err=err)
 

@@ -338,6 +338,17 @@ class Triggers(Resource):
             ) from None
         return self._get(r.TriggerFile, f"/v1/triggers/{_name(name)}/file{_query({'path': path})}")
 
+    def backfill(
+        self, name: str, *, glob: str = "", since_us: int = 0, until_us: int = 0, dry_run: bool = False
+    ) -> r.Backfilled:
+        """Let files fire that existed before the trigger.
+
+        Those that `glob` selects and that were modified in the period, in unix µs. With `dry_run`
+        count them only. Raises NotFound, TriggerFailed, Invalid.
+        """
+        request = r.BackfillRequest(glob=glob, since_us=since_us, until_us=until_us, dry_run=dry_run)
+        return self._post(r.Backfilled, f"/v1/triggers/{_name(name)}/backfill", request)
+
 
 class Dead(Resource):
     """Dead letters: retry or dismiss them."""

@@ -198,6 +198,11 @@ class TriggerSupervisor:
 
         Raises TriggerFailed; Invalid when its kind cannot.
         """
+        found = await self._trigger(name).explain(item)
+        return r.TriggerFile(path=found.item, state=found.state, why=found.why, at_us=found.at_us)
+
+    def _trigger(self, name: str) -> Trigger:
+        """Return a trigger that runs here. Raises TriggerFailed."""
         if name in self._elsewhere:
             place = self._elsewhere[name][1]
             raise TriggerFailed(
@@ -207,8 +212,16 @@ class TriggerSupervisor:
         if run.trigger is None:
             why = run.failed or "it is starting"
             raise TriggerFailed(f"trigger {name} does not run: {why}", remedy="`oncue triggers list` shows its state")
-        found = await run.trigger.explain(item)
-        return r.TriggerFile(path=found.item, state=found.state, why=found.why, at_us=found.at_us)
+        return run.trigger
+
+    async def backfill(self, name: str, request: r.BackfillRequest) -> r.Backfilled:
+        """Let old items fire. Raises TriggerFailed; Invalid when its kind cannot."""
+        return await self._trigger(name).backfill(request)
+
+    async def preview(self, name: str, kind: str, options: Any, seconds: float) -> str:
+        """Return what a deploy of these options will do with items that exist."""
+        run = self._running.get(name)
+        return await trigger_class(kind).preview(name, options, run.trigger if run is not None else None, seconds)
 
     async def close(self) -> None:
         for run in self._running.values():

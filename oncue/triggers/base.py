@@ -30,6 +30,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from oncue.errors import Forbidden, Invalid
+from oncue.protocol.api import Backfilled, BackfillRequest
 from oncue.protocol.records import Event
 
 #: Returns when the events are durable, else raises.
@@ -210,6 +211,24 @@ class Trigger(ABC):
             f"trigger {self.name} is of kind {self.kind}, which cannot explain a single item",
             remedy=f"`oncue triggers show {self.name}` lists its latest decisions",
         )
+
+    async def backfill(self, request: BackfillRequest) -> Backfilled:
+        """Let items fire that existed before the trigger.
+
+        Raises TriggerFailed; Invalid when the kind cannot.
+        """
+        raise Invalid(
+            f"trigger {self.name} is of kind {self.kind}: nothing existed before it that could fire",
+            remedy="name a trigger of kind file: oncue triggers list",
+        )
+
+    @classmethod
+    async def preview(cls, name: str, options: Any, running: Trigger | None, seconds: float) -> str:
+        """Return what a deploy of these options does with existing items.
+
+        "": nothing. `running`: the trigger of this name that runs here. Waits at most `seconds`.
+        """
+        return ""
 
 
 HookAnswer = tuple[int, dict[str, str], bytes]  # status, headers, body

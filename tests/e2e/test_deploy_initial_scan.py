@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from oncue.protocol.api import DeployRequest, RuleFile
 from tests.e2e.deploying import deploy, fired, place, registered, rules
 from tests.e2e.running import System, system_in
 
@@ -163,3 +164,35 @@ def test_explain_says_why_a_file_did_not_fire(site: System) -> None:
     assert "new.raw" in shown
     unknown = site.oncue("triggers", "explain", "askd", "new.raw", code=4)
     assert "there is no trigger" in unknown.stderr
+
+
+def test_existing_true_says_what_it_will_do_before_it_does(site: System) -> None:
+    folder = site.folder / "old"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"old{i}.raw").write_bytes(b"1")
+    deploy(site, "old", rules(("old", folder)))
+    site.write("old.yaml", rules(("old", folder)).replace("glob:", "existing: true, glob:"))
+    with site.client() as client:
+        file = RuleFile(label="old", text=(site.folder / "old.yaml").read_text())
+        (planned,) = client.rules.deploy(DeployRequest(files=[file], dry_run=True))
+        assert planned.notes == ["trigger old: 3 files that exist will fire (existing: true)"]
+    (folder / "new.raw").write_bytes(b"1")
+    assert fired(site, "old", folder, 1) == ["new.raw"]
+    shown = site.oncue("deploy", "old.yaml", "--replace", "--yes").stdout
+    assert "3 files that exist will fire" in shown
+    assert "only when they change" not in shown
+    assert fired(site, "old", folder, 4) == ["new.raw", "old0.raw", "old1.raw", "old2.raw"]
+
+
+def test_a_backfill_lets_old_files_fire(site: System) -> None:
+    folder = site.folder / "backfilled"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"old{i}.raw").write_bytes(b"1")
+    deploy(site, "backfilled", rules(("backfilled", folder)))
+    with site.client() as client:
+        counted = client.triggers.backfill("backfilled", glob="old[01]*", dry_run=True)
+        assert (counted.files, counted.first) == (2, ["old0.raw", "old1.raw"])
+        assert client.triggers.backfill("backfilled", glob="old[01]*").files == 2
+    assert fired(site, "backfilled", folder, 2) == ["old0.raw", "old1.raw"]

@@ -484,7 +484,7 @@ def test_files_of_a_renamed_folder(tmp_path: Path, refire: str) -> None:
 
 @root_only
 def test_beyond_the_limit_of_inotify_instances_the_folder_is_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oncue.triggers.file.watcher.WATCH_AGAIN_S", 0.5)
+    monkeypatch.setattr("oncue.triggers.file.watch.scan_only.WATCH_AGAIN_S", 0.5)
     limit = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
     if limit > 2_000:
         pytest.skip(f"this kernel allows {limit} instances, too many to use up")

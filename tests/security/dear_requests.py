@@ -213,6 +213,10 @@ DEAR: dict[str, Maker] = {
     "GET /v1/triggers": get("/v1/triggers"),
     "GET /v1/triggers/{name}": get("/v1/triggers/zqmark-files"),
     "GET /v1/triggers/{name}/file": get(f"/v1/triggers/zqmark-files/file?path={'a/' * 3_000}"),
+    "POST /v1/triggers/{name}/backfill": lambda w: [
+        _json("POST", "/v1/triggers/zqmark-files/backfill", {"dry_run": True, "glob": glob})
+        for glob in ("", "**/{" + "a*," * 300 + "b}")
+    ],
     "GET /v1/live": get("/v1/live", seconds=0.5),
     "GET /v1/dead": _listed("/v1/dead", "&all=1", f"&cursor={LONG}"),
     "GET /v1/dead/{id}": get("/v1/dead/{dead}"),

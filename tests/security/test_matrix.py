@@ -124,6 +124,9 @@ CASES: dict[str, list[Case]] = {
     "GET /v1/triggers": [Case(fixed("/v1/triggers"), NOTHING)],
     "GET /v1/triggers/{name}": [Case(fixed("/v1/triggers/zqmark-files"), GONE)],
     "GET /v1/triggers/{name}/file": [Case(fixed("/v1/triggers/zqmark-files/file?path=zqmark-old.raw"), GONE)],
+    "POST /v1/triggers/{name}/backfill": [
+        Case(fixed("/v1/triggers/zqmark-files/backfill"), GONE, lambda _: {"dry_run": True})
+    ],
     "GET /v1/live": [Case(fixed("/v1/live"), NOTHING, seconds=0.5)],
     "GET /v1/dead": [Case(fixed("/v1/dead?all=1&limit=1000"), NOTHING)],
     "GET /v1/dead/{id}": [Case(fixed("/v1/dead/{dead}"), GONE)],

@@ -116,6 +116,11 @@ class PeerClient:
         target = f"/v1/triggers/{quote(name, safe='')}/file?path={quote(path, safe='')}"
         return await self._request(url, bearer, "GET", target, r.TriggerFile)
 
+    async def backfill(self, url: str, name: str, request: r.BackfillRequest, bearer: str) -> r.Backfilled | None:
+        """Let old files fire of a trigger that the peer runs."""
+        target = f"/v1/triggers/{quote(name, safe='')}/backfill"
+        return await self._request(url, bearer, "POST", target, r.Backfilled, request)
+
     async def _request(
         self, url: str, bearer: str, method: str, path: str, kind: type[T], body: Any = None
     ) -> T | None:

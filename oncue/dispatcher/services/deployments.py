@@ -19,6 +19,7 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.deployment_checks import (
+    BoundFile,
     bind_file,
     check_counts,
     check_labels,
@@ -74,13 +75,22 @@ class DeploymentService:
             ]
             plans = [await plan_file(caller, f, request.note, deployed, context) for f in bound]
             answers = [plan.answer for plan in plans]
-            if request.dry_run:
-                return answers
-            if not request.replace:
-                for plan, f in zip(plans, bound, strict=True):
-                    check_origin(plan.answer.replaces, f.file)
-            await self._record(plans)
-        return await self._wait(answers, bearer)
+            if not request.dry_run:
+                await self._put_in_force(plans, bound, request.replace)
+        if not request.dry_run:
+            return await self._wait(answers, bearer)
+        notes = [await self._triggers.previews(f.rules, f.file.path) for f in bound]
+        return [msgspec.structs.replace(a, notes=n) for a, n in zip(answers, notes, strict=True)]
+
+    async def _put_in_force(self, plans: Sequence[Plan], bound: Sequence[BoundFile], replace: bool) -> None:
+        """Record the plans.
+
+        Raises Conflict for a file from another place, unless `replace`.
+        """
+        if not replace:
+            for plan, f in zip(plans, bound, strict=True):
+                check_origin(plan.answer.replaces, f.file)
+        await self._record(plans)
 
     async def rollback(
         self, caller: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""

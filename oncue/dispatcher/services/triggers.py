@@ -8,6 +8,7 @@ deploy ──► triggers here: initial scan ───────────�
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSuperviso
 from oncue.errors import NotFound, NotReady
 from oncue.protocol import api as r
 from oncue.protocol.records import Event
+from oncue.rules.parsing.rule_file import RuleSet
 from oncue.triggers.base import HookAnswer
 from oncue.triggers.catalog import trigger_class
 
 LOOK_S = 15.0  # how long a deploy waits for initial scans; clients wait 60 s for an answer
+PREVIEW_S = 5.0  # longest count of existing files in a dry run
 ASK_S = 0.1  # between two requests for the state of a trigger on another server
 FIRST_S = 2.0  # how long a request waits for a webhook that another server deployed a moment ago
 NOT_YET = ("elsewhere", "starting", "looking")  # states before the initial scan has ended
@@ -190,6 +193,27 @@ class TriggerService:
         url = self._runs_at(info)
         answer = await self._peers.trigger_file(url, name, path, bearer)
         return answer if answer is not None else await self._supervisor.explain(name, path)
+
+    async def backfill(self, caller: Caller, name: str, request: r.BackfillRequest, bearer: str = "") -> r.Backfilled:
+        """Let files fire that existed before the trigger.
+
+        Raises NotFound, TriggerFailed, Invalid.
+        """
+        self._context.check_accepting()
+        url = self._runs_at(self._one(caller, name))
+        answer = await self._peers.backfill(url, name, request, bearer)
+        return answer if answer is not None else await self._supervisor.backfill(name, request)
+
+    async def previews(self, rules: RuleSet, path: str) -> list[str]:
+        """Return what a deploy of these triggers will do with files that exist."""
+        left, notes = PREVIEW_S, []
+        for spec in rules.triggers:
+            began = time.monotonic()
+            options = trigger_class(spec.kind).resolve_paths(spec.options, Path(path).parent) if path else spec.options
+            if note := await self._supervisor.preview(spec.name, spec.kind, options, max(0.1, left)):
+                notes.append(f"trigger {spec.name}: {note}")
+            left -= time.monotonic() - began
+        return notes
 
     def _visible(self, caller: Caller) -> list[r.TriggerInfo]:
         return [

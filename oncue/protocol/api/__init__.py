@@ -48,11 +48,20 @@ from oncue.protocol.api.tasks import (
     TaskSelection,
     TimelineEntry,
 )
-from oncue.protocol.api.triggers import TriggerDecision, TriggerFile, TriggerInfo, TriggerShown
+from oncue.protocol.api.triggers import (
+    Backfilled,
+    BackfillRequest,
+    TriggerDecision,
+    TriggerFile,
+    TriggerInfo,
+    TriggerShown,
+)
 
 __all__ = [
     "Accepted",
     "AttemptInfo",
+    "BackfillRequest",
+    "Backfilled",
     "BatchRequest",
     "BlobsMissing",
     "BlobsRequest",

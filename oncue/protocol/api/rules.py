@@ -49,6 +49,7 @@ class Deployed(Response, frozen=True):
     replaces: str = ""  # host:path of the deployed file, if this one is from another place
     triggers: list[TriggerInfo] = []  # after their initial scans: new items fire from now on
     waits: str = ""  # why its stateful rules do not run yet
+    notes: list[str] = []  # of a dry run: what its triggers will do with files that exist
 
 
 class FunctionChange(Response, frozen=True):

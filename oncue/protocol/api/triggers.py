@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oncue.protocol.api.base import Moment, Response
+from oncue.protocol.api.base import Moment, Request, Response, Text, Time
 from oncue.protocol.codec import build_decoders
 
 
@@ -59,6 +59,29 @@ class TriggerFile(Response, frozen=True):
     at_us: int = 0  # time of that decision
 
     at = Moment("at_us")
+
+
+class BackfillRequest(Request, frozen=True, omit_defaults=True):
+    """POST /v1/triggers/{name}/backfill: old files that are to fire.
+
+    All of them, or those that the glob selects and whose modification time is in the period.
+    """
+
+    glob: Text = ""  # relative to the watched folder; without a slash: of the name
+    since_us: Time = 0
+    until_us: Time = 0
+    dry_run: bool = False  # count them only
+
+
+class Backfilled(Response, frozen=True):
+    """The files that a backfill lets fire, or would."""
+
+    trigger: str
+    dry_run: bool
+    files: int
+    bytes: int = 0  # sum of their sizes
+    fired_before: int = 0  # selected files that have fired before: they do not fire again
+    first: list[str] = []  # the first of them
 
 
 build_decoders(globals())

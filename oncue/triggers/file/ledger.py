@@ -227,6 +227,21 @@ class Ledger:
         ).fetchall()
         return {name: _found(*rest) for name, *rest in rows}
 
+    def page(self, after: FileKey | None, count: int) -> list[FileRow]:
+        """Return the next rows of files that are not gone, ordered by key."""
+        found = self._db.execute(
+            "SELECT folder, name, state, ino, size, mtime_ns, at_us, ctime_ns FROM files"
+            f" WHERE gone_us = 0 {'AND (folder, name) > (?, ?)' if after else ''} ORDER BY folder, name LIMIT ?",
+            (*(after or ()), count),
+        )
+        return [FileRow(*row) for row in found.fetchall()]
+
+    def forget(self, keys: Sequence[FileKey]) -> None:
+        """Delete these rows: the next scan finds the files as new ones."""
+        self._db.execute(f"DELETE FROM files WHERE {_THESE}", (_text(keys),))
+        if self._listener:
+            self._listener.forgotten(keys)
+
     def folders(self) -> list[str]:
         return [f for (f,) in self._db.execute("SELECT DISTINCT folder FROM files WHERE gone_us = 0").fetchall()]
 

@@ -22,6 +22,7 @@ from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.stability import FileKey
 from oncue.triggers.file.watch.base import (
     ATTRIBUTES,
+    BACKFILL,
     CHANGED,
     CLOSED,
     CREATED,
@@ -54,6 +55,7 @@ class PendingFiles:
     def __init__(self, spec: FileSpec, evaluator: FileEvaluator, activity: ActivityLog) -> None:
         self.noticed: dict[FileKey, PendingFile] = {}
         self.lost_notices = False  # a full scan is needed
+        self.backfilled: set[FileKey] = set()  # found by the next scan
         self._created: dict[FileKey, float] = {}  # -> time of the check, in monotonic seconds
         self._spec, self._evaluator, self._activity = spec, evaluator, activity
         self._opens = OpenFiles()
@@ -128,6 +130,9 @@ class PendingFiles:
         """Add a file that a scan found."""
         if key in self._opens:
             bits |= SOURCE_OPEN
+        if key in self.backfilled:
+            self.backfilled.discard(key)
+            bits |= BACKFILL
         self.noticed[key] = PendingFile(bits, now_us(), None)
 
     def requeue_due(self, now: float) -> None:

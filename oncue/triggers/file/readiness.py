@@ -13,7 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oncue.triggers.file.options import FileSpec
-from oncue.triggers.file.watch.base import CHANGED, CLOSED, CREATED, FOLDER_MOVED, FOUND, RENAMED, SOURCE_CLOSED
+from oncue.triggers.file.watch.base import (
+    BACKFILL,
+    CHANGED,
+    CLOSED,
+    CREATED,
+    FOLDER_MOVED,
+    FOUND,
+    RENAMED,
+    SOURCE_CLOSED,
+)
 
 READY, STABILIZING, BUSY, SKIPPED = "ready", "stabilizing", "busy", "skipped"
 FALLBACK_S = 2.0  # a file unchanged for so long is complete, where closes are not reported
@@ -91,7 +100,9 @@ def _unchanged(seconds: float) -> str:
 
 
 def cause(spec: FileSpec, bits: int, waited: bool) -> str:
-    """Return the cause of the event: close_write, rename, stable or rescan."""
+    """Return the cause of the event: close_write, rename, stable, rescan or backfill."""
+    if bits & BACKFILL:
+        return "backfill"
     if waited and spec.stable_s:
         return "stable"
     if bits & CLOSED:

@@ -23,15 +23,19 @@ import msgspec
 
 from oncue.clocks.process import now_us
 from oncue.errors import Forbidden, Invalid, OncueError, TooLarge, TriggerFailed
+from oncue.protocol.api import Backfilled, BackfillRequest
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import Decision, ItemExplanation, Rights, Status, Trigger, TriggerContext
+from oncue.triggers.file.existing_files import count_existing
 from oncue.triggers.file.ledger_replica import LedgerReplica
 from oncue.triggers.file.options import FileOptions, read_options
+from oncue.triggers.file.stability import FileKey
 from oncue.triggers.file.watcher import EventBatch, FileWatcher
 
 log = logging.getLogger(__name__)
 
+BACKFILL_S = 50.0  # longest wait for a backfill; clients wait 60 s for an answer
 EXPLAIN_S = 5.0  # longest wait for the watcher in `explain`
 RETRY_S = (0.05, 0.2, 1.0, 2.0, 5.0, 10.0)
 
@@ -90,6 +94,40 @@ class FileTrigger(Trigger):
         raise TriggerFailed(
             f"trigger {self.name} cannot explain a file: {why}", remedy="`oncue triggers list` shows its state"
         )
+
+    async def backfill(self, request: BackfillRequest) -> Backfilled:
+        if self._watcher is None:
+            raise TriggerFailed(f"trigger {self.name} is starting", remedy="try again in a moment")
+        try:
+            async with asyncio.timeout(BACKFILL_S):
+                started = await asyncio.wrap_future(self._watcher.backfill(request))
+                return await asyncio.wrap_future(started)
+        except TimeoutError:
+            why = f"it takes longer than {BACKFILL_S:g} s"
+        except (OSError, sqlite3.Error) as e:
+            why = str(e)
+        raise TriggerFailed(
+            f"the backfill of trigger {self.name} ended early: {why}",
+            remedy="do it again: files that have fired meanwhile do not fire again",
+        )
+
+    @classmethod
+    async def preview(cls, name: str, options: Any, running: Trigger | None, seconds: float) -> str:
+        if not options.existing:
+            return ""
+        spec = read_options(name, options)
+        watcher = running._watcher if isinstance(running, FileTrigger) and running.spec.root == spec.root else None
+
+        def handled(keys: list[FileKey]) -> set[FileKey]:
+            return watcher.handled_of(keys).result(seconds) if watcher is not None else set()
+
+        try:
+            count, complete = await asyncio.to_thread(count_existing, spec, handled, seconds)
+        except (OSError, TimeoutError):
+            return ""
+        if not count:
+            return ""
+        return f"{'' if complete else 'at least '}{count:,} files that exist will fire (existing: true)"
 
     async def initial_scan(self) -> None:
         await self._scanned.wait()

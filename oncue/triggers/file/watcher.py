@@ -24,18 +24,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from oncue.clocks.process import now_us
 from oncue.disk.permissions import READ_FOLDER, explain
 from oncue.errors import Forbidden, OncueError, TriggerFailed
+from oncue.protocol.api import Backfilled, BackfillRequest
 from oncue.protocol.records import Event
 from oncue.triggers.activity import ActivityLog
 from oncue.triggers.base import ItemExplanation
+from oncue.triggers.file.backfill import Backfill, BackfillQueue
 from oncue.triggers.file.baseline import Baseline
-from oncue.triggers.file.evaluator import FileEvaluator, ReadyFile
+from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.event import EventMaker
 from oncue.triggers.file.explain import explain_file
 from oncue.triggers.file.ledger import (
@@ -50,20 +53,24 @@ from oncue.triggers.file.ledger import (
 )
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import BATCH, FolderGone, PendingFiles
+from oncue.triggers.file.renamed_content import RenamedContent
 from oncue.triggers.file.scanner import Scanner
 from oncue.triggers.file.stability import FileKey, Fingerprint
+from oncue.triggers.file.thread_calls import ThreadCalls
+from oncue.triggers.file.watch import scan_only
 from oncue.triggers.file.watch.base import FolderWatch
 from oncue.triggers.file.watch.open import network_mount, open_watch
 from oncue.triggers.file.watch.scan_only import ScanOnlyWatch
+from oncue.triggers.file.watch_notes import watch_notes
 
 MAX_IN_FLIGHT = 4  # batches published and not durable
 LINGER_S = 0.002  # pause between small batches, while one is in flight
 CHECK_S = 1.0  # interval of checks of the watched folder itself
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-WATCH_AGAIN_S = 60.0  # interval of attempts to get a watch, at the kernel's limit
 MISSING_S = 2.0  # longest interval of checks of a folder that does not exist
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class EventBatch(NamedTuple):
@@ -98,13 +105,13 @@ class FileWatcher:
         """
         self._spec, self._file, self._activity, self._publish = spec, file, activity, publish
         self._on_scanned, self._deployed_us, self._listener = on_scanned, deployed_us, listener
-        self._check_rights = check
+        self._check_rights, self._name = check, name
         self._make = EventMaker(name, spec).make
         self._root = os.fspath(spec.root)
         self._evaluator = FileEvaluator(spec, activity)
         self._pending_files = PendingFiles(spec, self._evaluator, activity)
         self._in_flight: dict[int, PendingBatch] = {}
-        self._content: dict[Fingerprint, FileKey] = {}  # of the files in flight, with `refire: content`
+        self._renames: RenamedContent | None = None  # with `refire: content`
         self._durable: deque[tuple[int, frozenset[int]]] = deque()
         self._next_batch = 1
         self._next_check = self._sent = 0.0
@@ -114,10 +121,12 @@ class FileWatcher:
         self._watch: FolderWatch | None = None
         self._ledger: Ledger
         self._opened = self._ledger_open = False  # the ledger was opened before; it is open now
-        self._questions: deque[tuple[str, Future[ItemExplanation]]] = deque()
+        self._calls = ThreadCalls()
+        self._backfills = BackfillQueue()
         self._scanner: Scanner | None = None  # of the current session
         self._identity = (0, 0)
         self._failures = 0
+        self._existing = 0  # existing files, without those that this session finds
 
     # ------------------------------------------------------------ from any thread
 
@@ -135,8 +144,18 @@ class FileWatcher:
 
         The future waits while the thread is blocked.
         """
-        future: Future[ItemExplanation] = Future()
-        self._questions.append((path, future))
+        return self._call(partial(self._explain, path))
+
+    def backfill(self, request: BackfillRequest) -> Future[Future[Backfilled]]:
+        """Start a backfill. The inner future waits for all of it."""
+        return self._call(partial(self._start_backfill, request))
+
+    def handled_of(self, keys: Sequence[FileKey]) -> Future[set[FileKey]]:
+        """Return those of the files that fired, or were passed over."""
+        return self._call(partial(self._handled_of, keys))
+
+    def _call(self, call: Callable[[], T]) -> Future[T]:
+        future = self._calls.submit(call)
         self._wake()
         return future
 
@@ -172,8 +191,8 @@ class FileWatcher:
             self._deploy_answered.set()
         self._opened = True
         if self._spec.content:
-            self._ledger.index_inodes()
-        self._activity.existing = self._ledger.count(EXISTING)
+            self._renames = RenamedContent(self._spec, self._ledger, self._evaluator, self._activity)
+        self._activity.existing = 0 if self._spec.existing else self._ledger.count(EXISTING)
         self._activity.scanned = not baseline.open
         self._publish_left()
         while not self._stop.is_set():
@@ -215,16 +234,17 @@ class FileWatcher:
                 self._spec, watch, self._ledger, baseline, self._pending_files, self._evaluator
             )
             self._describe(baseline, scanner)
-            before = self._activity.existing
-            until = time.monotonic() + WATCH_AGAIN_S if isinstance(watch, ScanOnlyWatch) else math.inf
+            self._existing = self._activity.existing
+            until = time.monotonic() + scan_only.WATCH_AGAIN_S if isinstance(watch, ScanOnlyWatch) else math.inf
             while not self._stop.is_set() and time.monotonic() < until:
                 for folder, bits in self._pending_files.apply(watch.read(self._timeout())):
                     scanner.enter(folder, bits)
                 self._complete()
-                self._answer()
+                self._calls.run()
+                self._step_backfill(scanner)
                 self._pending_files.requeue_due(time.monotonic())
                 ended = scanner.step(time.monotonic())
-                self._activity.existing = before + scanner.existing
+                self._activity.existing = self._existing + scanner.existing
                 if ended:
                     baseline.scan_finished()
                     self._describe(baseline, scanner)
@@ -232,6 +252,7 @@ class FileWatcher:
         finally:
             self._watch = self._scanner = None
             watch.close()
+            self._backfills.fail()
 
     def _send_due(self) -> None:
         while self._pending_files.noticed and self._may_send():
@@ -245,7 +266,7 @@ class FileWatcher:
     def _timeout(self) -> float:
         """Return the seconds that the watch may wait for notices."""
         noticed = bool(self._pending_files.noticed)
-        if self._durable or (noticed and self._may_send()):
+        if self._durable or self._backfills or (noticed and self._may_send()):
             return 0.0
         now = time.monotonic()
         waits = [self._next_check - now]
@@ -280,27 +301,7 @@ class FileWatcher:
     # ------------------------------------------------------------ status
 
     def _describe(self, baseline: Baseline, scanner: Scanner) -> None:
-        notes = []
-        if self._evaluator.network:
-            notes.append(
-                f"on a network mount ({self._evaluator.network}): files that other machines write are found by a scan"
-                f" every {scanner.rescan_s:g} s, and are ready when unchanged for a while"
-            )
-        if isinstance(self._watch, ScanOnlyWatch):
-            notes.append(
-                f"the folder is not watched, only scanned every {scanner.rescan_s:g} s: {self._watch.why}; a watch"
-                f" is tried every {WATCH_AGAIN_S:g} s"
-            )
-        elif self._watch is not None and not self._watch.reports_closes:
-            notes.append(
-                "this system does not report when a writer closes a file: files are ready when unchanged for a while"
-            )
-        if scanner.unwatched:
-            notes.append(
-                f"{scanner.unwatched} folders are not watched, only scanned every {scanner.rescan_s:g} s:"
-                " raise the kernel's fs.inotify.max_user_watches"
-            )
-        self._activity.detail = "; ".join(notes)
+        self._activity.detail = "; ".join(watch_notes(self._evaluator.network, self._watch, scanner))
         self._activity.state = "looking" if baseline.open else "running"
         if not baseline.open:
             self._on_scan_end()
@@ -308,10 +309,9 @@ class FileWatcher:
     def _on_scan_end(self) -> None:
         if not self._activity.scanned:
             self._activity.scanned = True
-            self._activity.record_waiting(
-                ".",
-                f"{self._activity.existing:,} files existed before the trigger: they fire when they change (existing: false)",
-            )
+            found = f"{self._activity.existing:,} files existed before the trigger"
+            why = f"{found}: they fire when they change (existing: false)"
+            self._activity.record_waiting(".", "files that exist fire (existing: true)" if self._spec.existing else why)
         self._on_scanned()
 
     def _missing(self, baseline: Baseline, e: OSError) -> None:
@@ -344,7 +344,7 @@ class FileWatcher:
         while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
             self._waker.wait(left)
             self._waker.clear()
-            self._answer()
+            self._calls.run()
 
     def _wake(self) -> None:
         self._waker.set()
@@ -365,13 +365,13 @@ class FileWatcher:
         for key in keys:
             pending_file = noticed.pop(key)
             ready = self._evaluator.decide(key, pending_file, known.get(key))
-            if ready is None or (self._spec.content and self._fired_elsewhere(key, ready)):
+            if ready is None or (self._renames is not None and self._renames.fired(key, ready)):
                 continue
             st, seen, why, again = ready
             events.append(self._make(key, st, seen, why, pending_file.at_us, now, again))
             rows.append(FileRow(*key, FIRED, *seen, now, st.st_ctime_ns))
-            if self._spec.content:
-                self._content[seen] = key
+            if self._renames is not None:
+                self._renames.sent[seen] = key
             self._activity.record_fired(self._evaluator.relative(key), why, now)
         self._ledger.store(self._evaluator.drain_handled())
         if events:
@@ -379,25 +379,6 @@ class FileWatcher:
             self._next_batch += 1
             self._ledger.store_pending(number, pending)
             self._send(number, pending)
-
-    def _fired_elsewhere(self, key: FileKey, ready: ReadyFile) -> bool:
-        """Return True if the file fired, or existed, under another name (refire: content)."""
-        st, seen, _, again = ready
-        other = self._content.get(seen, key)
-        state = FIRED
-        if other == key:
-            found = self._ledger.same_content(seen, key)
-            if found is None or again or not self._evaluator.born_before(key, found[1].at_us):
-                return False
-            other, state = found[0], found[1].state
-        if state == EXISTING and self._spec.existing:
-            return False
-        self._evaluator.record_handled(FileRow(*key, state, *seen, now_us(), st.st_ctime_ns))
-        where = "fired" if state == FIRED else "existed before the trigger"
-        self._activity.record_skipped(
-            self._evaluator.relative(key), f"it {where} as {self._evaluator.relative(other)} (refire: content)"
-        )
-        return True
 
     def _send(self, number: int, pending: PendingBatch) -> None:
         self._in_flight[number] = pending
@@ -408,22 +389,34 @@ class FileWatcher:
 
     # ------------------------------------------------------------ answers to other threads
 
-    def _answer(self) -> None:
-        """Answer the calls of `explain`."""
+    def _explain(self, path: str) -> ItemExplanation:
+        status = self._activity.status()
+        if not self._ledger_open:
+            raise TriggerFailed(status.detail, remedy="`oncue triggers list` shows its state")
         rescan_s = self._scanner.rescan_s if self._scanner is not None else 0.0
-        while self._questions:
-            path, future = self._questions.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
-            status = self._activity.status()
-            try:
-                if not self._ledger_open:
-                    raise TriggerFailed(status.detail, remedy="`oncue triggers list` shows its state")
-                future.set_result(
-                    explain_file(path, self._spec, status, self._ledger, self._evaluator, self._pending_files, rescan_s)
-                )
-            except Exception as e:  # a question never ends the watch
-                future.set_exception(e)
+        return explain_file(path, self._spec, status, self._ledger, self._evaluator, self._pending_files, rescan_s)
+
+    def _start_backfill(self, request: BackfillRequest) -> Future[Backfilled]:
+        status = self._activity.status()
+        if self._scanner is None or status.state != "running":
+            raise TriggerFailed(
+                f"the trigger is {status.state}: {status.detail}",
+                remedy="try again when it runs: `oncue triggers list`",
+            )
+        return self._backfills.add(Backfill(self._name, request, self._spec, self._ledger, self._evaluator))
+
+    def _step_backfill(self, scanner: Scanner) -> None:
+        ended = self._backfills.step()
+        if ended is not None and ended.finish().files and not ended.dry_run:
+            self._existing -= ended.count
+            self._pending_files.backfilled |= ended.files
+            scanner.enter("")
+
+    def _handled_of(self, keys: Sequence[FileKey]) -> set[FileKey]:
+        """Return those of the files that fired, or were passed over."""
+        if not self._ledger_open:
+            return set()
+        return {key for key, known in self._ledger.find(keys).items() if known.state != EXISTING}
 
     def _complete(self) -> None:
         """Record the durable batches in the ledger."""
@@ -436,7 +429,8 @@ class FileWatcher:
                 del self._in_flight[number]
                 for row in rows:
                     key = (row.folder, row.name)
-                    self._content.pop(Fingerprint(row.ino, row.size, row.mtime_ns), None)
+                    if self._renames is not None:
+                        self._renames.sent.pop(Fingerprint(row.ino, row.size, row.mtime_ns), None)
                     if self._evaluator.in_flight.get(key) == known_file(row._replace(state=FIRED)):
                         del self._evaluator.in_flight[key]
             self._durable.popleft()

@@ -15,14 +15,23 @@ from oncue import ids
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.body import BodyDecoder, coding_of
 from oncue.dispatcher.http.json_encoding import encode_json
-from oncue.dispatcher.http.route import EVENT_STREAM, JSON, JSON_BYTES, RequestContext, Route
+from oncue.dispatcher.http.route import EVENT_STREAM, JSON, JSON_BYTES, SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import idempotency_key
 from oncue.dispatcher.http.schemas import EmitRequest, EventsQuery, FileQuery, LiveQuery
 from oncue.dispatcher.http.streams import serve_stream
 from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop_if
 from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
 from oncue.protocol import cloudevents
-from oncue.protocol.api import Emitted, EventInfo, Page, TriggerFile, TriggerInfo, TriggerShown
+from oncue.protocol.api import (
+    Backfilled,
+    BackfillRequest,
+    Emitted,
+    EventInfo,
+    Page,
+    TriggerFile,
+    TriggerInfo,
+    TriggerShown,
+)
 from oncue.protocol.cloudevents_http import check_containers, check_size, events_from_http
 from oncue.protocol.records import Event
 from oncue.view import EventFilter
@@ -110,6 +119,10 @@ async def trigger_file(context: RequestContext) -> TriggerFile:
     return await context.backend.triggers.explain(
         context.caller, context.path("name"), context.query.path, context.bearer
     )
+
+
+async def backfill(context: RequestContext) -> Backfilled:
+    return await context.backend.triggers.backfill(context.caller, context.path("name"), context.body, context.bearer)
 
 
 async def live(context: RequestContext) -> web.StreamResponse:
@@ -213,6 +226,17 @@ ROUTES = (
         query=FileQuery,
         gives=TriggerFile,
         errors=(NotFound, TriggerFailed),
+    ),
+    Route(
+        "POST",
+        "/v1/triggers/{name}/backfill",
+        backfill,
+        summary="Let files fire that existed before the trigger.",
+        scope="user",
+        takes=BackfillRequest,
+        max_bytes=SMALL_BYTES,
+        gives=Backfilled,
+        errors=(NotFound, TriggerFailed, DiskFull),
     ),
     Route(
         "GET",

@@ -20,6 +20,7 @@ ATTRIBUTES = 256  # its times, mode, owner or extended attributes changed, not i
 OPENED = 512  # it was opened; reported only by a watch with `reports_opens`
 SOURCE_CLOSED = 1024  # with RENAMED: its former name was closed before
 SOURCE_OPEN = 2048  # with RENAMED or FOUND: it was created while watched, and not closed
+BACKFILL = 8192  # with FOUND: a backfill asked for it
 # ... and about folders.
 FOLDER_ADDED = 16  # a folder is new: scan it
 FOLDER_MOVED = 4096  # a folder was renamed to this name: scan it

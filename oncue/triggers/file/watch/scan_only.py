@@ -6,6 +6,8 @@ import threading
 
 from oncue.triggers.file.watch.base import Notice
 
+WATCH_AGAIN_S = 60.0  # interval of attempts to get a watch
+
 
 class ScanOnlyWatch:
     """A Watch that reports nothing. Scans find the files."""
