@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 ANSWER_S = 1.0  # longest wait after Tab
 NEWEST = 50  # tasks and dead letters
+STATES = (
+    *("open", "closed", "waiting", "retrying", "running", "cancelling"),
+    *("succeeded", "failed", "lost", "timed_out", "cancelled", "expired", "refused"),
+)
 Source = Callable[["Client"], Iterator[tuple[str, str]]]  # -> (word, description)
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -72,9 +76,9 @@ def functions_or_files(context: click.Context, parameter: click.Parameter, incom
 
 def states(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a state of tasks."""
-    words = ("open", "closed", "waiting", "retrying", "running", "cancelling")
-    closed = ("succeeded", "failed", "lost", "timed_out", "cancelled", "expired", "refused")
-    return [CompletionItem(word) for word in (*words, *closed) if word.startswith(incomplete)]
+    done, _, last = incomplete.rpartition(",")
+    given = done + "," if done else ""
+    return [CompletionItem(given + word) for word in STATES if word.startswith(last)]
 
 
 def local_endpoints(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -6,6 +6,8 @@ pipe has no colors and is never shortened.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +22,7 @@ from oncue.text.escape import escaped, escaped_json
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 CELL_CHARS = 70  # of a table's cell in a terminal; a function's hash has 64
+LEAST_CHARS = 10  # of a cell in a narrow terminal
 STATES = {
     "succeeded": "green",
     "running": "cyan",
@@ -27,7 +30,16 @@ STATES = {
     "active": "green",
     "failed": "red",
     "lost": "red",
+    "timed_out": "red",
+    "waiting": "yellow",
+    "retrying": "yellow",
+    "cancelling": "yellow",
 }
+
+
+def color() -> bool | None:
+    """Return False if the environment asks for text without colors, else None: in terminals."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 def safe(value: Any, *, lines: bool = False) -> str:
@@ -38,10 +50,25 @@ def safe(value: Any, *, lines: bool = False) -> str:
     return escaped(value if isinstance(value, str) else str(value), lines=lines)
 
 
-def _shortened(text: str) -> str:
+def _shortened(text: str, chars: int) -> str:
     """Cut the middle out of long text: of a path, the ends are the most telling."""
-    half = CELL_CHARS // 2
-    return text if len(text) <= CELL_CHARS else f"{text[:half]}…{text[1 - half :]}"
+    half = chars // 2
+    return text if len(text) <= chars else f"{text[: chars - half]}…{text[len(text) - half + 1 :]}"
+
+
+def _fitted(head: Sequence[str], cells: list[list[str]], columns: int) -> list[list[str]]:
+    """Return rows whose last column begins within three fifths of the terminal."""
+    widths = [min(CELL_CHARS, max(len(row[i]) for row in cells)) for i in range(len(head) - 1)] if cells else []
+    first = widths[:1]
+    others = {i: width for i, width in enumerate(widths) if i}
+    room = columns * 3 // 5 - sum(first) - 2 * len(widths)
+    while others and sum(others.values()) > room:
+        widest = max(others, key=lambda i: others[i])
+        if others[widest] <= max(LEAST_CHARS, len(head[widest])):
+            break
+        others[widest] -= 1
+    most = [*first, *others.values()]
+    return [[*map(_shortened, row[:-1], most), *row[-1:]] for row in cells]
 
 
 def say(text: str = "", *, err: bool = False) -> None:
@@ -62,12 +89,13 @@ def json_line(value: Any) -> None:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> None:
     """Print a table, or the text `nothing` on stderr if there are no rows.
 
-    A column is as wide as its widest cell. In a terminal, the middle of long cells is cut out
-    (`--json` and `show` print all of it). The last column is neither cut nor padded.
+    A column is as wide as its widest cell. In a terminal, the middle of long cells is cut out, in a
+    narrow one of the widest columns (`--json` and `show` print all of it). The first and the last
+    column are not cut.
     """
     cells = [[safe(c) for c in row] for row in rows]
     if sys.stdout.isatty():
-        cells = [[*map(_shortened, row[:-1]), *row[-1:]] for row in cells]
+        cells = _fitted(head, cells, shutil.get_terminal_size().columns)
     if not cells:
         say(nothing, err=True)
         return
@@ -119,6 +147,12 @@ def when(us: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(us / 1e6)) if us else ""
 
 
+def when_listed(us: int) -> str:
+    """Return the time for a list: in a terminal, of today without the date."""
+    text = when(us)
+    return text[11:] if sys.stdout.isatty() and text[:10] == time.strftime("%Y-%m-%d") else text
+
+
 def took(start_us: int, end_us: int) -> str:
     """Return a duration for people, such as 3.2 s; "" if it is not known."""
     if not start_us or end_us < start_us:
@@ -135,7 +169,7 @@ def show_error(e: OncueError) -> None:
     line, column = getattr(e, "line", 0), getattr(e, "column", 0)
     where = f"{file}:{line}:{column}: " if file and line else ""
     message = e.message if e.message.startswith(where) else where + e.message
-    click.secho("error: " + safe(message, lines=True), err=True, fg="red")
+    click.secho("error: " + safe(message, lines=True), err=True, fg="red", color=color())
     sentence = " ".join((type(e).__doc__ or "").split()).split(". ")[0].rstrip(".")
     if sentence and type(e) is not OncueError:  # the root of the tree explains nothing
         click.echo(f"  {sentence}.", err=True)

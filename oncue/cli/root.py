@@ -12,9 +12,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "down": ("down", "down", "Stop the server on this machine."),
     "stream": ("stream", "stream", "Run stateful rules beside the servers (log on Kafka)."),
     "demo": ("demo", "demo", "Run the demo: frames arrive, functions run."),
+    "status": ("status", "status", "Show what runs, waits and failed, why, and what to do."),
     "invoke": ("invoke", "invoke", "Run a function now."),
     "deploy": ("deploy", "deploy", "Deploy rule files."),
     "tasks": ("tasks", "tasks", "List, inspect, cancel and retry tasks."),
+    "logs": ("tasks", "logs", "Print the output of a task."),
     "events": ("events", "events", "List, inspect and send events."),
     "functions": ("functions", "functions", "List, inspect and register functions."),
     "rules": ("rules", "rules", "List, test, explain, enable and disable rules."),
@@ -47,11 +49,9 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
+            from oncue.cli.command_group import nearest
 
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"there is no command {args[0]!r}.{hint}")
+            ctx.fail(f"there is no command {args[0]!r}.{nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

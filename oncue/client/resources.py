@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from oncue import ids
 from oncue.client.display import notebook
 from oncue.client.http import MSGPACK, Answer, Broken, problem, register_function
 from oncue.client.session import Session
@@ -84,6 +85,18 @@ class Resource:
                 return
             cursor = page.next
 
+    def _up_to(
+        self, kind: type[T], path: str, cursor: str, limit: int, query: Mapping[str, Any]
+    ) -> tuple[list[T], str | None]:
+        """Return items of as many pages as `limit` needs, and the cursor after them."""
+        found: list[T] = []
+        following: str | None = cursor
+        while following is not None and len(found) < limit:
+            page = self._get(r.Page, path, cursor=following, limit=min(limit - len(found), PAGE), **query)
+            found += msgspec.convert(page.items, list[kind])  # type: ignore[valid-type]
+            following = page.next
+        return found, following
+
     def _stream(self, path: str) -> Iterator[bytes]:
         """Yield a body as it arrives, on a new connection. Raises Unreachable."""
         connection = None
@@ -104,6 +117,11 @@ class Resource:
 def _query(values: Mapping[str, Any]) -> str:
     given = {k: v for k, v in values.items() if v not in ("", None)}
     return "?" + urlencode(given, errors="surrogateescape") if given else ""
+
+
+def _flags(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return filters as query parameters, without those that are not given."""
+    return {name: 1 if value is True else value for name, value in filters.items() if value}
 
 
 def _event_json(event: Mapping[str, Any]) -> bytes:
@@ -130,12 +148,17 @@ class Tasks(Resource):
         endpoint: str = "",
         function: str = "",
         rule: str = "",
+        owner: str = "",
         since_us: int = 0,
+        until_us: int = 0,
+        not_retried: bool = False,
         limit: int | None = 50,
     ) -> Iterator[r.TaskInfo]:
         """Yield tasks, newest first.
 
-        `state`: a state, or "open" or "closed"; `limit=None`: all.
+        `state`: states with commas, or "open" or "closed"; `since_us`, `until_us`: accepted at or
+        after, and before; `not_retried`: only those that no retry by hand has replaced;
+        `limit=None`: all.
         """
         return self._pages(
             r.TaskInfo,
@@ -145,8 +168,32 @@ class Tasks(Resource):
             endpoint=endpoint,
             function=function,
             rule=rule,
+            owner=owner,
             since_us=since_us or "",
+            until_us=until_us or "",
+            not_retried="1" if not_retried else "",
         )
+
+    def page(
+        self, *, cursor: str = "", limit: int = 50, **filters: Any
+    ) -> tuple[builtins.list[r.TaskInfo], str | None]:
+        """Return tasks, newest first, and the cursor at which a list goes on; None at the end.
+
+        `filters`: as of `list`.
+        """
+        return self._up_to(r.TaskInfo, "/v1/tasks", cursor, limit, _flags(filters))
+
+    def count(self, **filters: Any) -> r.TaskCount:
+        """Count tasks, up to 10,000. `filters`: as of `list`."""
+        return self._get(r.TaskCount, "/v1/tasks/count", **_flags(filters))
+
+    def find(self, text: str, limit: int = 10) -> builtins.list[r.TaskInfo]:
+        """Return the tasks whose id begins so, newest first. Raises Invalid.
+
+        `text`: the first digits, or the first and last ones with ".." between.
+        """
+        page = self._get(r.Page, "/v1/tasks", id=text, limit=limit)
+        return msgspec.convert(page.items, builtins.list[r.TaskInfo])
 
     def get(self, task_id: str, wait: float = 0.0) -> r.TaskInfo:
         """Return a task. Raises NotFound.
@@ -174,9 +221,60 @@ class Tasks(Resource):
         found: builtins.list[str] = self._post(dict[str, Any], "/v1/tasks/cancel", request, repeat=True)["tasks"]
         return found
 
-    def retry(self, task_id: str) -> r.TaskInfo:
-        """Submit the same call as a new task. Raises NotFound, Conflict (it is open)."""
-        return self._post(r.TaskInfo, f"/v1/tasks/{_name(task_id)}/retry", {})
+    def cancel_selected(self, **filters: Any) -> Iterator[builtins.list[str]]:
+        """Request the cancellation of the open tasks that filters select, page by page.
+
+        Yield the ids of each page, once the requests are durable. `filters`: as of `list`.
+        """
+        request = r.CancelRequest(filter=r.TaskSelection(**filters))
+        while True:
+            page = self._post(dict[str, Any], "/v1/tasks/cancel", request, repeat=True)
+            yield page["tasks"]
+            if not page.get("next"):
+                return
+            request = msgspec.structs.replace(request, cursor=page["next"])
+
+    def retry(self, task_id: str, *, same_version: bool = False) -> r.TaskInfo:
+        """Run the same call as a new task. Raises NotFound, Conflict (it is open).
+
+        It runs the function's version that is in force, or the `same_version`.
+        """
+        body = {"same_version": True} if same_version else {}
+        return self._post(r.TaskInfo, f"/v1/tasks/{_name(task_id)}/retry", body)
+
+    def retry_many(
+        self, task_ids: Sequence[str], *, same_version: bool = False, dry_run: bool = False
+    ) -> Iterator[r.Retried]:
+        """Run closed tasks again, PAGE at a time; yield the answers. Raises NotFound."""
+        for at in range(0, len(task_ids), PAGE):
+            request = r.RetryRequest(
+                tasks=list(task_ids[at : at + PAGE]),
+                same_version=same_version,
+                dry_run=dry_run,
+                key=ids.new_uuid7().hex(),
+            )
+            yield self._post(r.Retried, "/v1/tasks/retry", request, repeat=True)
+
+    def retry_selected(
+        self, *, again: bool = False, same_version: bool = False, dry_run: bool = False, **filters: Any
+    ) -> Iterator[r.Retried]:
+        """Run the closed tasks that filters select again, page by page; yield the answers.
+
+        A task that was retried before is left out, unless `again`. `filters`: as of `list`.
+        """
+        request = r.RetryRequest(
+            filter=r.TaskSelection(**filters),
+            again=again,
+            same_version=same_version,
+            dry_run=dry_run,
+            key=ids.new_uuid7().hex(),
+        )
+        while True:
+            answer = self._post(r.Retried, "/v1/tasks/retry", request, repeat=True)
+            yield answer
+            if not answer.next:
+                return
+            request = msgspec.structs.replace(request, cursor=answer.next)
 
     def timeline(self, task_id: str) -> builtins.list[r.TimelineEntry]:
         return self._get(builtins.list[r.TimelineEntry], f"/v1/tasks/{_name(task_id)}/timeline")
@@ -292,9 +390,21 @@ class Rules(Resource):
 class Events(Resource):
     """Events: emit one, look them up."""
 
-    def list(self, *, type: str = "", source: str = "", limit: int | None = 50) -> Iterator[r.EventInfo]:
-        """Yield events, newest first."""
-        return self._pages(r.EventInfo, "/v1/events", limit, type=type, source=source)
+    def list(
+        self, *, type: str = "", source: str = "", limit: int | None = 50, **filters: Any
+    ) -> Iterator[r.EventInfo]:
+        """Yield events, newest first.
+
+        `filters`: `id` (or its beginning), `since_us`, `until_us`; and `rule`, `endpoint`, `state`
+        of a task that the event caused.
+        """
+        return self._pages(r.EventInfo, "/v1/events", limit, type=type, source=source, **_flags(filters))
+
+    def page(
+        self, *, cursor: str = "", limit: int = 50, **filters: Any
+    ) -> tuple[builtins.list[r.EventInfo], str | None]:
+        """Return events, newest first, and the cursor at which a list goes on; None at the end."""
+        return self._up_to(r.EventInfo, "/v1/events", cursor, limit, _flags(filters))
 
     def get(self, offset: int) -> r.EventInfo:
         return self._get(r.EventInfo, f"/v1/events/{offset}")

@@ -16,6 +16,7 @@ from oncue.log import RecordBatch
 from oncue.protocol.codec import decode
 from oncue.protocol.records import Call, DeadLetter, Deployment, Registry, RuleSwitch, TaskFrame
 from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
+from oncue.view.record_rows import pack_position
 
 MAX_ITEMS = 1_000  # of one batch
 FeedItems = Iterator[tuple[str, dict[str, Any]]]
@@ -24,7 +25,8 @@ FeedItems = Iterator[tuple[str, dict[str, Any]]]
 def feed_items(batch: RecordBatch) -> FeedItems:
     """Yield at most MAX_ITEMS items of a batch. Skips records that cannot be read."""
     if batch.topic == EVENTS:
-        yield from (("event", {"offset": offset}) for offset in islice(batch.offsets, MAX_ITEMS))
+        places = (pack_position(batch.partition, offset) for offset in islice(batch.offsets, MAX_ITEMS))
+        yield from (("event", {"offset": place}) for place in places)
     elif batch.topic.startswith(TASKS_PREFIX) or batch.topic in (DEAD, REGISTRY):
         yield from islice(_each(batch), MAX_ITEMS)
 

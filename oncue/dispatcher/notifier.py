@@ -17,9 +17,10 @@ from time import perf_counter
 from typing import Any
 
 from oncue.dispatcher.live_feed import about
+from oncue.errors import Undecodable
 from oncue.protocol.api import Outcome
-from oncue.protocol.codec import encode
-from oncue.protocol.records import Call, Ended
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.records import OK, Call, Ended, Failure
 from oncue.task_lifecycle import CLOSED_AS
 
 STREAM_BYTES = 256 << 20  # unread, of one stream
@@ -29,6 +30,7 @@ KEEP_ALIVE_S = 10.0
 ITEMS_PER_S = 20_000
 PAUSE_S, PAUSE_PER_FEED_S = 0.01, 0.001
 SMALLEST_BATCH = 10
+WHY_CHARS = 300  # of a failure's message in a live feed
 #: More feeds than a few get items in turns of the event loop, with pauses.
 FEW_FEEDS = 8
 SPREAD_S, SPREAD_PAUSE_S = 0.005, 0.01
@@ -244,4 +246,16 @@ def _summary(call: Call, e: Ended) -> dict[str, Any]:
         "started_us": e.started_us,
         "ended_us": e.ended_us,
         "mark_us": e.mark_us,
+        "why": _why(e),
     }
+
+
+def _why(e: Ended) -> str:
+    """Return type and message of a failure."""
+    if e.status == OK:
+        return ""
+    try:
+        failure = decode(Failure, e.value)
+    except Undecodable:
+        return ""
+    return f"{failure.type}: {failure.message[:WHY_CHARS]}"

@@ -31,6 +31,7 @@ from oncue.dispatcher.server import Server
 from oncue.dispatcher.space_wait import is_full, start_again, wait_for_space
 from oncue.errors import OncueError
 from oncue.processes.secrecy import hide_from_tasks
+from oncue.processes.stop_signals import stop_signals
 
 log = logging.getLogger("oncue.server")
 STOP_S = 15.0  # how long `stop` may wait for the log
@@ -69,7 +70,7 @@ def serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | None = N
 async def _serve(settings: Settings, ready: Callable[[dict[str, Any]], None] | None) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, stopping.set)
     try:
         await _run(settings, ready, stopping)

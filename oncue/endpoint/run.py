@@ -48,6 +48,7 @@ from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused, Undecodable
 from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
+from oncue.processes.stop_signals import stop_signals
 from oncue.text.log_lines import LineLimiter, log_to
 
 log = logging.getLogger("oncue.agent")
@@ -125,7 +126,7 @@ class AgentProcess:
         wake_r, wake_w = os.pipe()
         os.set_blocking(wake_w, False)
         signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
         self._selector.register(wake_r, selectors.EVENT_READ)
         busy = False

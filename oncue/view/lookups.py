@@ -25,6 +25,7 @@ from oncue.view.lists import take
 
 T = TypeVar("T")
 MAX_ROWS = 1_000
+HASH_CHARS = 8  # of a content hash, that may stand for all 64
 HISTORY, HISTORY_BYTES = 1_000, 16 * 1024 * 1024  # versions of a rule file, and of their texts
 
 
@@ -72,8 +73,9 @@ def _one(db: sqlite3.Connection, kind: type[T], text: str, *given: Any) -> T | N
 def function(db: sqlite3.Connection, name: str, owner: str = "", of_others: bool = False) -> FunctionRecord | None:
     """Find a function, with its body, by content hash, name or name@version.
 
-    A name means its latest version. With an owner, only that owner's functions count; with
-    `of_others`, a hash also matches the content of others (the owner's own record first).
+    A name means its latest version, the first HASH_CHARS digits of a hash the only one. With an
+    owner, only that owner's functions count; with `of_others`, a hash also matches the content of
+    others (the owner's own record first).
     """
     found = _function_row(db, name, owner, of_others or not owner)
     if found is None:
@@ -95,7 +97,21 @@ def _function_row(db: sqlite3.Connection, name: str, owner: str, of_others: bool
     if found is None and at and version.isascii() and version.isdigit() and len(version) < 10:
         text = f"{select} name = ? AND version = ? {by_owner} ORDER BY pos DESC LIMIT 1"
         found = db.execute(text, (base, int(version), *given)).fetchone()
+    if found is None and HASH_CHARS <= len(name) < 64 and not set(name) - set("0123456789abcdef"):
+        found = _by_hash(db, name, owner, of_others)
     row: tuple[bytes, bytes] | None = found
+    return row
+
+
+def _by_hash(db: sqlite3.Connection, start: str, owner: str, of_others: bool) -> tuple[bytes, bytes] | None:
+    """Return the function whose content hash begins so, if there is one only."""
+    where = "WHERE id BETWEEN ? AND ? AND (? OR owner = ?)"
+    given = (start, start.ljust(64, "f"), of_others, owner)
+    found = db.execute(f"SELECT DISTINCT id FROM function {where} LIMIT 2", given).fetchall()
+    if len(found) != 1:
+        return None
+    text = f"SELECT record, body FROM function {where} ORDER BY owner = ? DESC, pos DESC LIMIT 1"
+    row: tuple[bytes, bytes] = db.execute(text, (*given, owner)).fetchone()
     return row
 
 

@@ -6,11 +6,12 @@ import click
 
 from oncue.cli import completers
 from oncue.cli.client import connected
+from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
 from oncue.errors import Invalid
 
 
-@click.group()
+@click.group(cls=Group)
 def dead() -> None:
     """List, retry and dismiss dead letters.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from oncue.cli import storage_checks
+from oncue.cli import client_checks, storage_checks
 from oncue.cli.output import as_json, json_option, safe
 from oncue.cli.rule_state import unevaluated_text
 from oncue.config import Settings, load_settings
@@ -45,6 +45,7 @@ Check = Callable[[], Iterator[Finding]]
 def doctor(data: str | None, log_url: str | None, deep: bool, json_: bool) -> None:
     """Check this machine, the log and the server.
 
+    On a machine that only uses a server: its URL, your token, clocks, versions, your endpoints.
     Prints a remedy for each fault. Exit code 1 if there is a fault.
 
     \b
@@ -61,11 +62,13 @@ def doctor(data: str | None, log_url: str | None, deep: bool, json_: bool) -> No
         server_checks.append(("stored log", lambda: storage_checks.stored_log(folder, deep)))
     if not has_only_endpoints(folder):
         server_checks.append(("port", lambda: port(settings.host, settings.port, folder)))
+    if serves or has_only_endpoints(folder):  # else it is a user's machine, which stores nothing
+        server_checks.insert(0, ("data folder", lambda: data_folder(folder, settings.disk_stop_percent, serves)))
     checks: list[tuple[str, Check]] = [
         ("python", python),
         ("libraries", lambda: libraries(serves)),
-        ("data folder", lambda: data_folder(folder, settings.disk_stop_percent, serves)),
-        *(server_checks if serves else []),
+        *(server_checks if serves else [c for c in server_checks if c[0] == "data folder"]),
+        ("url", lambda: client_checks.url(folder)),
         ("server", lambda: server(folder)),
     ]
     findings = [finding for name, check in checks for finding in guarded(name, check)]
@@ -215,7 +218,7 @@ def server(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "server version", fits, f"{me.server} (here {__version__})", "install the same version on both sides"
         )
-        yield Finding("token", True, f"{me.subject}, scopes {', '.join(me.scopes)}")
+        yield client_checks.token(me)
         date = answer.header(b"date")
         if date:
             shown = parsedate_to_datetime(date).timestamp()  # in whole seconds
@@ -233,9 +236,12 @@ def server(folder: Path) -> Iterator[Finding]:
         here = endpoints_here(folder)
         yield from triggers(client.triggers.list())
         yield from evaluations(client.rules.list())
-        for e in _own_endpoints(client, here):
+        own = _own_endpoints(client, here)
+        if not own:
+            yield from client_checks.no_endpoints(me)
+        for e in own:
             good = e.state == "connected" or (e.state == "revoked" and e.id not in here)
-            text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "")
+            text = f"{e.state}, {e.workers} workers" + (f": {e.why}" if e.why else "") + client_checks.python_of(e)
             name = e.name if e.owner == me.subject else f"{e.name} of {e.owner}"
             yield Finding(f"endpoint {name}", good, text, endpoint_remedy(e.name, e.state, folder, here.get(e.id)))
 

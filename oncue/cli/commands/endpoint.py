@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from oncue.cli import completers
+from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, say, when
 from oncue.config import default_data
 from oncue.errors import Conflict, Invalid, NotFound, OncueError, Refused
@@ -47,7 +48,7 @@ def _reachable(bridge: str, url: str) -> str:
     return address(urlsplit(url).hostname or host, port)
 
 
-@click.group()
+@click.group(cls=Group)
 def endpoint() -> None:
     """Register, start and stop an endpoint on this machine.
 

@@ -8,12 +8,17 @@ import click
 
 from oncue.cli import completers
 from oncue.cli.client import connected
+from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
+from oncue.client import Client
+from oncue.errors import Invalid
 from oncue.protocol.api import EndpointInfo
 from oncue.quantities import duration_text
 
+ID_CHARS = 19  # of an endpoint's id
 
-@click.group()
+
+@click.group(cls=Group)
 def endpoints() -> None:
     """List, inspect and revoke endpoints.
 
@@ -53,7 +58,7 @@ def show(name: str, json_: bool) -> None:
       oncue endpoints show polaris
     """
     with connected() as client:
-        e = client.endpoints.get(name)
+        e = client.endpoints.get(whole_name(client, name))
     if json_:
         as_json(e)
         return
@@ -78,5 +83,16 @@ def revoke(name: str, yes: bool, json_: bool) -> None:
     if not yes:
         click.confirm(f"Revoke {name}? Its agent cannot connect with this key again.", abort=True, err=json_)
     with connected() as client:
-        client.endpoints.revoke(name)
+        client.endpoints.revoke(whole_name(client, name))
     as_json({"name": name, "revoked": True}) if json_ else say(f"{name} is revoked")
+
+
+def whole_name(client: Client, text: str) -> str:
+    """Return the id that begins so, or the name as it is. Raises Invalid if it means several."""
+    if not text.startswith("ep_") or len(text) >= ID_CHARS:
+        return text
+    found = [e for e in client.endpoints.list() if e.id.startswith(text) and e.state != "revoked"]
+    if len(found) > 1:
+        listed = "\n".join(f"    {e.id}  {e.name}" for e in found)
+        raise Invalid(f"{text} means several endpoints:\n{listed}", remedy="give more of the id")
+    return found[0].id if found else text

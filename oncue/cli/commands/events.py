@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -10,14 +11,20 @@ import msgspec
 
 from oncue.cli import completers
 from oncue.cli.client import connected, json_file
-from oncue.cli.commands.tasks import follow
-from oncue.cli.output import as_json, json_option, listing, say, when
-from oncue.errors import Invalid
+from oncue.cli.command_group import Group
+from oncue.cli.commands.tasks import ended, follow_json
+from oncue.cli.output import as_json, json_option, listing, say, when, when_listed
+from oncue.cli.tasks.filters import State, cursor_option, since_option, tell_more, until_option
+from oncue.cli.tasks.tail import READ_EVENTS, READ_S, NewEvents, event_line
+from oncue.client import Client
+from oncue.errors import Invalid, NotFound
 from oncue.protocol.api import EventInfo
 from oncue.protocol.cloudevents import time_text
 
+MOST = 10  # events that are listed if an id means several
 
-@click.group()
+
+@click.group(cls=Group)
 def events() -> None:
     """List, inspect and send events.
 
@@ -30,38 +37,73 @@ def events() -> None:
 @events.command("list")
 @click.option("--type", "type_", default="", help="Only events of this type.")
 @click.option("--source", default="", help="Only events of this source.")
+@click.option("--id", "id_", default="", help="Only events with this id, or whose id begins so.")
+@click.option("--rule", default="", shell_complete=completers.rules, help="Only events that this rule fired for.")
+@click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only events with a task there.")
+@click.option(
+    "--state",
+    type=State(),
+    default="",
+    shell_complete=completers.states,
+    help="Only events with a task in such a state.",
+)
+@since_option
+@until_option
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
+@cursor_option
 @json_option
-def list_(type_: str, source: str, limit: int, json_: bool) -> None:
+def list_(type_: str, source: str, id_: str, limit: int, cursor: str, json_: bool, **filters: Any) -> None:
     """List the newest events.
 
     \b
     Example:
       oncue events list --limit 5 --json
+      oncue events list --since 2h --rule reconstruct --state failed
     """
     head = ("OFFSET", "AT", "TYPE", "SOURCE", "SUBJECT", "TASKS")
     with connected() as client:
-        found = client.events.list(type=type_, source=source, limit=limit)
-        listing(found, json_, head, _row, "no events")
+        given = filters | {"type": type_, "source": source, "id": id_}
+        found, following = client.events.page(cursor=cursor, limit=limit, **given)
+    listing(found, json_, head, _row, "no events")
+    tell_more(len(found), "", following, "events")
 
 
 def _row(e: EventInfo) -> tuple[Any, ...]:
     attributes = (e.event.get(name) or "" for name in ("type", "source", "subject"))
-    return (e.offset, when(e.at_us), *attributes, len(e.tasks))
+    return (e.offset, when_listed(e.at_us), *attributes, len(e.tasks))
 
 
 @events.command()
-@click.argument("offset", type=int)
+@click.argument("event")
 @json_option
-def show(offset: int, json_: bool) -> None:
-    """Show the event at OFFSET, the rules that it fired, and their tasks, as JSON.
+def show(event: str, json_: bool) -> None:
+    """Show an event, the rules that it fired, and their tasks, as JSON.
+
+    EVENT is its offset, as lists have it, or its id, of which the beginning is enough.
 
     \b
     Example:
       oncue events show 17
     """
     with connected() as client:
-        as_json(client.events.get(offset))
+        as_json(client.events.get(int(event)) if _is_offset(event) else _by_id(client, event))
+
+
+def _is_offset(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
+def _by_id(client: Client, text: str) -> EventInfo:
+    """Return the event whose id begins so, the whole id first. Raises NotFound, Invalid."""
+    found = list(client.events.list(id=text, limit=MOST))
+    whole = [e for e in found if e.event.get("id") == text]
+    candidates = whole[:1] or found
+    if not candidates:
+        raise NotFound(f"there is no event {text!r}", remedy="oncue events list shows what there is")
+    if len(candidates) > 1:
+        listed = "\n".join(f"    {e.offset}  {when(e.at_us)}  {e.event.get('id')}" for e in candidates)
+        raise Invalid(f"{text} means several events:\n{listed}", remedy="give more of the id, or the offset")
+    return candidates[0]
 
 
 @events.command()
@@ -128,11 +170,30 @@ def _event(
 
 @events.command()
 @click.option("--json", "json_", is_flag=True, help="Print JSON lines.")
-def tail(json_: bool) -> None:
-    """Print events as they arrive, one per line, until Ctrl-C.
+@click.option(
+    "--lines", "-n", "count", type=click.IntRange(0, 500), default=10, show_default=True, help="First show so many."
+)
+def tail(json_: bool, count: int) -> None:
+    """Print events as they arrive, until Ctrl-C. The newest is the last line.
+
+    With --json, only what happens from now on.
 
     \b
     Example:
-      oncue events tail
+      oncue events tail -n 3
     """
-    follow(("event",), json_)
+    with connected() as client:
+        if json_:
+            follow_json(client, ("event",))
+        live = client.live("event")
+        next(live, None)  # what happens from now on is not missed
+        new = NewEvents(client)
+        earlier = new.read(max(count, 1))  # at least one, to know what is new
+        for e in earlier if count else ():
+            click.echo(event_line(e))
+        for kind, item in live:
+            if kind == "event" and not new.has(item.get("offset")):
+                time.sleep(READ_S)  # many come at once: one read shows them all
+                for e in new.read(READ_EVENTS):
+                    click.echo(event_line(e))
+        ended(client)

@@ -8,12 +8,13 @@ import click
 
 from oncue.cli import completers
 from oncue.cli.client import connected
+from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
 from oncue.errors import Invalid
 from oncue.protocol.api import FunctionInfo
 
 
-@click.group()
+@click.group(cls=Group)
 def functions() -> None:
     """List, inspect and register functions.
 

@@ -10,6 +10,7 @@ import click
 
 from oncue.cli import completers
 from oncue.cli.client import connected, json_file
+from oncue.cli.command_group import Group
 from oncue.cli.commands.deploy import ask, show_trigger
 from oncue.cli.diff_output import changed_functions, show_functions
 from oncue.cli.diff_output import show as show_difference
@@ -20,7 +21,7 @@ from oncue.protocol.api import FunctionChange, RuleInfo
 from oncue.protocol.records import origin
 
 
-@click.group()
+@click.group(cls=Group)
 def rules() -> None:
     """List, test, explain, enable and disable rules.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from oncue.disk.durable_files import replace_file
 from oncue.errors import Invalid
 from oncue.extras import SERVER, STREAM, STREAM_PIP, need
 from oncue.processes.secrecy import hide_from_tasks
+from oncue.processes.stop_signals import stop_signals
 from oncue.protocol.topics import MATCHES
 from oncue.text.log_lines import log_to
 
@@ -91,7 +91,7 @@ async def _serve(settings: Settings, ready: Callable[[list[int]], None], anew: b
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, stopping.set)
 
     def make(host: KafkaRunner, partitions: int, placed: Callable[[list[int]], None]) -> FaustApp:

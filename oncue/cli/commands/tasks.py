@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -9,15 +10,25 @@ import msgspec
 
 from oncue.cli import completers
 from oncue.cli.client import connected
-from oncue.cli.output import as_json, facts, json_line, json_option, listing, plain, safe, say, took, when
+from oncue.cli.command_group import Group
+from oncue.cli.output import as_json, facts, json_line, json_option, plain, safe, say, table, took, when, when_listed
+from oncue.cli.tasks import many
+from oncue.cli.tasks import tail as lines
+from oncue.cli.tasks.filters import State, cursor_option, filter_options, tell_more, total_text
+from oncue.cli.tasks.ids import newest_id, whole_id, whole_ids
 from oncue.cli.value_output import TEXT_CHARS, value_output
-from oncue.errors import Unreachable
+from oncue.client import Client
+from oncue.errors import Invalid, Unreachable
 from oncue.protocol.api import TaskInfo
 
+FAILED = "failed,lost,timed_out,expired,refused"  # what `retry` selects if no state is given
 
-@click.group()
+
+@click.group(cls=Group)
 def tasks() -> None:
     """List, inspect, cancel and retry tasks.
+
+    A task's id may be shortened to its first digits, as lists do.
 
     \b
     Example:
@@ -26,46 +37,57 @@ def tasks() -> None:
 
 
 @tasks.command("list")
-@click.option(
-    "--state",
-    default="",
-    shell_complete=completers.states,
-    help="Only tasks in this state: open, closed, waiting, running, succeeded, failed ...",
-)
-@click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only tasks of this endpoint.")
-@click.option("--function", default="", shell_complete=completers.functions, help="Only tasks of this function.")
-@click.option("--rule", default="", shell_complete=completers.rules, help="Only tasks of this rule.")
+@filter_options
+@click.option("--not-retried", is_flag=True, help="Only tasks that no retry by hand has replaced.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
+@cursor_option
 @json_option
-def list_(state: str, endpoint: str, function: str, rule: str, limit: int, json_: bool) -> None:
+def list_(limit: int, cursor: str, json_: bool, **filters: Any) -> None:
     """List the newest tasks.
 
     \b
     Example:
-      oncue tasks list --state failed --rule reconstruct
+      oncue tasks list --state failed --rule reconstruct --since 2h
+      oncue tasks list --since yesterday --until 14:30 --limit 500
     """
-    head = ("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY")
     with connected() as client:
-        found = client.tasks.list(state=state, endpoint=endpoint, function=function, rule=rule, limit=limit)
-        listing(found, json_, head, _row, "no tasks")
+        found, following = client.tasks.page(cursor=cursor, limit=limit, **filters)
+        total = total_text(client, filters) if following else ""
+    if json_:
+        as_json(found)
+    else:
+        head = ("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY")
+        shorts = {t.id: t.short for t in found}
+        table(head, [_row(t, shorts) for t in found], "no tasks")
+    tell_more(len(found), total, following, "tasks")
 
 
-def _row(t: TaskInfo) -> tuple[str, ...]:
+def _row(t: TaskInfo, shorts: dict[str, str]) -> tuple[str, ...]:
     ran = took(t.started_us, t.ended_us)
-    return (t.id, t.state, t.name or t.function[:12], t.endpoint, when(t.accepted_us), ran, t.why)
+    retried = f"retried as {shorts.get(t.replaced_by, '') or t.replaced_by}" if t.replaced_by else ""
+    why = "; ".join(text for text in (retried, t.why) if text)
+    return (shown_id(t), t.state, t.name or t.function[:12], t.endpoint, when_listed(t.accepted_us), ran, why)
+
+
+def shown_id(t: TaskInfo) -> str:
+    """Return the id for a table: in a terminal as short as it is sure to be found by."""
+    return (t.short if sys.stdout.isatty() else "") or t.id
 
 
 @tasks.command()
-@click.argument("task", shell_complete=completers.task_ids)
+@click.argument("task", required=False, shell_complete=completers.task_ids)
 @json_option
-def show(task: str, json_: bool) -> None:
+def show(task: str | None, json_: bool) -> None:
     """Show one task: its attempts, timeline, and result or error.
+
+    Without TASK, the newest.
 
     \b
     Example:
-      oncue tasks show 0192f0c1e5a07c3e8a1b2c3d4e5f0000
+      oncue tasks show 0192f0c1e5a0
     """
     with connected() as client:
+        task = newest_id(client) if task is None else whole_id(client, task)
         info = client.tasks.get(task)
         timeline = client.tasks.timeline(task)
         value = value_output(client.task(task), info)
@@ -87,6 +109,7 @@ def show(task: str, json_: bool) -> None:
             ("rule", f"{info.rule} v{info.rule_version}" if info.rule else ""),
             ("event", " ".join(info.event) if info.event else ""),
             ("retry of", info.retry_of),
+            ("retried as", info.replaced_by),
             ("accepted", when(info.accepted_us)),
             ("started", when(info.started_us)),
             ("took", took(info.started_us, info.ended_us)),
@@ -103,39 +126,64 @@ def show(task: str, json_: bool) -> None:
 
 @tasks.command()
 @click.option("--json", "json_", is_flag=True, help="Print JSON lines.")
-def tail(json_: bool) -> None:
-    """Print new tasks and outcomes, one per line, until Ctrl-C.
+@click.option(
+    "--lines", "-n", "count", type=click.IntRange(0, 1_000), default=10, show_default=True, help="First show so many."
+)
+@click.option("--state", type=State(), default="", shell_complete=completers.states, help="Only tasks in these states.")
+@click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only tasks of this endpoint.")
+@click.option("--rule", default="", shell_complete=completers.rules, help="Only tasks of this rule.")
+def tail(json_: bool, count: int, state: str, endpoint: str, rule: str) -> None:
+    """Print tasks as they are accepted, run and close, until Ctrl-C.
+
+    The newest is the last line. With --json, only what happens from now on.
 
     \b
     Example:
+      oncue tasks tail -n 20 --rule reconstruct
       oncue tasks tail --json | jq .state
     """
-    follow(("task", "outcome"), json_)
+    with connected() as client:
+        if json_:
+            follow_json(client, ("task", "outcome"))
+        live = client.live("task", "outcome")
+        next(live, None)  # what happens from now on is not missed
+        shown = lines.TaskLines(client)
+        filters = {"state": state, "endpoint": endpoint, "rule": rule}
+        for t in reversed(client.tasks.page(limit=count, **filters)[0] if count else []):
+            click.echo(shown.of_task(t))
+        where = client.endpoints.get(endpoint).id if endpoint else ""
+        for kind, item in live:
+            if kind in ("task", "outcome") and _is_meant(item, state, where, rule) and shown.is_news(item):
+                click.echo(shown.of_item(item))
+        ended(client)
 
 
-def follow(kinds: tuple[str, ...], json_: bool) -> None:
-    """Print live messages of these kinds.
+def _is_meant(item: dict[str, Any], state: str, endpoint: str, rule: str) -> bool:
+    """Return True if a live item passes the filters."""
+    now = str(item.get("state", ""))
+    kind = "closed" if item.get("ended_us") else "open"
+    return (
+        (not state or now in state.split(",") or kind in state.split(","))
+        and endpoint in ("", item.get("endpoint"))
+        and rule in ("", item.get("rule"))
+    )
+
+
+def follow_json(client: Client, kinds: tuple[str, ...]) -> None:
+    """Print live messages of these kinds as JSON lines.
 
     Raises Unreachable when the server closes the stream.
     """
-    with connected() as client:
-        for kind, data in client.live(*kinds):
-            if not kind:
-                continue
-            if json_:
-                json_line({"kind": kind, "data": data})
-            else:
-                say(f"{kind:8} {one_line(data)}")
-        _ = client.me  # raises the better error if the token is not valid any more
+    for kind, data in client.live(*kinds):
+        if kind:
+            json_line({"kind": kind, "data": data})
+    ended(client)
+
+
+def ended(client: Client) -> None:
+    """Raise the error for a stream that the server has closed."""
+    _ = client.me  # raises the better error if the token is not valid any more
     raise Unreachable("the server has closed the stream", remedy="run the command again")
-
-
-def one_line(data: Any) -> str:
-    """Return name=value pairs of the fields that are not empty."""
-    if not isinstance(data, dict):
-        return safe(data)
-    fields = ((k, v) for k, v in data.items() if v not in ("", None, 0, [], {}))
-    return safe(" ".join(f"{k}={v if isinstance(v, str) else plain(v)}" for k, v in fields))
 
 
 @tasks.command()
@@ -154,47 +202,111 @@ def watch(limit: int) -> None:
 
 
 @tasks.command()
-@click.argument("ids", nargs=-1, required=True, metavar="TASK...", shell_complete=completers.open_task_ids)
+@click.argument("ids", nargs=-1, metavar="[TASK...]", shell_complete=completers.open_task_ids)
+@filter_options
+@click.option("--dry-run", is_flag=True, help="Only say how many tasks the filters select, and show some.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
-def cancel(ids: tuple[str, ...], json_: bool) -> None:
-    """Cancel tasks, waiting or running.
+def cancel(ids: tuple[str, ...], dry_run: bool, yes: bool, json_: bool, **filters: Any) -> None:
+    """Cancel tasks, waiting or running: those named, or the open ones that filters select.
 
     A task that ends before the request arrives keeps its outcome.
 
     \b
     Example:
-      oncue tasks cancel 0192f0c1e5a07c3e8a1b2c3d4e5f0000
+      oncue tasks cancel 0192f0c1e5a0 0192f0c1e5b7
+      oncue tasks cancel --rule reconstruct --state waiting --since 2h
     """
+    check_selection(ids, filters, dry_run)
+    asked: list[str] = []
     with connected() as client:
-        asked = client.tasks.cancel(ids)
-    as_json({"asked": asked}) if json_ else say("cancel requested; a task that ends before that keeps its outcome")
+        if ids:
+            asked = client.tasks.cancel(whole_ids(client, ids))
+        else:
+            filters["state"] = filters["state"] or "open"
+            if dry_run:
+                found, _ = client.tasks.page(limit=many.SHOWN, **filters)
+                total = total_text(client, filters)
+                as_json(found) if json_ else many.show_selected(found, f"{total} would be cancelled; nothing was done")
+                return
+            total_ = many.confirmed(client, "cancel", filters, yes)
+            pages = client.tasks.cancel_selected(**filters) if total_ else iter(())
+            for page in many.in_pages(pages, "cancel", total_):
+                asked += page
+            if not total_ and not json_:
+                return
+    if json_:
+        as_json({"asked": asked})
+    elif ids:
+        say("cancel requested; a task that ends before that keeps its outcome")
+    else:
+        say(f"cancel requested of {len(asked):,} tasks; those that end before that keep their outcome")
+
+
+def check_selection(ids: tuple[str, ...], filters: dict[str, Any], dry_run: bool) -> None:
+    """Check that either tasks are named or filters given. Raises Invalid."""
+    filtered = any(filters.values())
+    if ids and (filtered or dry_run):
+        raise Invalid("both tasks and filters are given", remedy="name tasks, or select them by --state, --rule ...")
+    if not ids and not filtered:
+        raise Invalid("no task is named", remedy="give ids, or select tasks by --state, --rule, --since ...")
 
 
 @tasks.command()
-@click.argument("task", shell_complete=completers.task_ids)
+@click.argument("ids", nargs=-1, metavar="[TASK...]", shell_complete=completers.task_ids)
+@filter_options
+@click.option(
+    "--same-version", is_flag=True, help="Run the function's version that the task ran, not the one in force."
+)
+@click.option("--again", is_flag=True, help="With filters: also tasks that were retried before.")
+@click.option("--dry-run", is_flag=True, help="Only say what the filters select, and which version would run.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
-def retry(task: str, json_: bool) -> None:
-    """Run the call of a closed task again, as a new task, and print its id.
+def retry(
+    ids: tuple[str, ...], same_version: bool, again: bool, dry_run: bool, yes: bool, json_: bool, **filters: Any
+) -> None:
+    """Run the calls of closed tasks again, as new tasks, and print their ids.
+
+    The version of the function that is in force runs: for a task of a rule, what the rule runs now.
+    Filters without --state select what failed in any way; a task that was retried before is left
+    out, so that the command can be repeated.
 
     \b
     Example:
-      oncue tasks retry 0192f0c1e5a07c3e8a1b2c3d4e5f0000
+      oncue tasks retry 0192f0c1e5a0
+      oncue tasks retry --rule reconstruct --state failed --since 2h --dry-run
     """
+    if not (ids and dry_run):
+        check_selection(ids, filters, dry_run)
+    options = {"same_version": same_version, "dry_run": dry_run}
     with connected() as client:
-        info = client.tasks.retry(task)
-    as_json(info) if json_ else say(info.id)
+        if ids:
+            answers = client.tasks.retry_many(whole_ids(client, ids), **options)
+            total = len(ids)
+        else:
+            filters["state"] = filters["state"] or FAILED
+            skip = {"not_retried": not again}
+            total = 0 if dry_run else many.confirmed(client, "retry", filters, yes, **skip)
+            answers = client.tasks.retry_selected(**filters, again=again, **options) if total or dry_run else iter(())
+        if dry_run:
+            number = f"{total:,}" if ids else total_text(client, filters | {"not_retried": not again})
+            for answer in answers:
+                many.show_dry_run(answer, number, json_)
+                return
+        many.show_retries(client, many.in_pages(answers, "retry", total), json_, one=len(ids) == 1)
 
 
 @tasks.command()
-@click.argument("task", shell_complete=completers.task_ids)
+@click.argument("task", required=False, shell_complete=completers.task_ids)
 @click.option("--follow", "-f", "follow_", is_flag=True, help="Print new output until the task has closed.")
-def logs(task: str, follow_: bool) -> None:
-    """Print the output of a task.
+def logs(task: str | None, follow_: bool) -> None:
+    """Print the output of a task. Without TASK, of the newest.
 
     \b
     Example:
-      oncue tasks logs -f 0192f0c1e5a07c3e8a1b2c3d4e5f0000
+      oncue tasks logs -f 0192f0c1e5a0
     """
     with connected() as client:
+        task = newest_id(client) if task is None else whole_id(client, task)
         for part in client.tasks.logs(task, follow=follow_):
             click.echo(safe(part, lines=True), nl=False)

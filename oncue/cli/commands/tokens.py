@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 import click
 import msgspec
 
 from oncue.cli import completers
 from oncue.cli.client import connected, seconds
+from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, json_option, listing, say, when
-from oncue.errors import Invalid
+from oncue.cli.times import time_us
+from oncue.client import Client
+from oncue.clocks.process import now_us
+from oncue.errors import Forbidden, Invalid
 from oncue.protocol.api import TokenInfo, TokenRequest
 
 
-@click.group()
+@click.group(cls=Group)
 def tokens() -> None:
     """Create, list and revoke tokens.
 
     \b
     Example:
-      oncue tokens create laptop
+      oncue tokens create alice
     """
 
 
@@ -43,7 +48,8 @@ def _row(t: TokenInfo) -> tuple[str, ...]:
 
 
 @tokens.command()
-@click.argument("name")
+@click.argument("person", required=False)
+@click.option("--name", default="", help="What the token is for, as a list shows it (default: PERSON).")
 @click.option(
     "--scope",
     "scopes",
@@ -51,27 +57,72 @@ def _row(t: TokenInfo) -> tuple[str, ...]:
     type=click.Choice(["admin", "user", "emit", "read", "metrics"]),
     help="What the token may do (default: user). Can be repeated.",
 )
-@click.option("--expires", metavar="DURATION", help="Time until the token expires, such as 30d (default: never).")
-@click.option("--subject", default="", help="Person that the token is for (default: yourself).")
+@click.option("--expires", metavar="TIME", help="How long it is valid, such as 30d, or until when (default: for ever).")
+@click.option("--subject", default="", help="Person that the token is for; then PERSON is its name.")
 @json_option
-def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str, json_: bool) -> None:
-    """Create a token and print it. It is shown only this once.
+def create(
+    person: str | None, name: str, scopes: tuple[str, ...], expires: str | None, subject: str, json_: bool
+) -> None:
+    """Create a token of PERSON and print it. It is shown only this once.
+
+    PERSON is a user, or an instrument or program that has objects of its own. Without PERSON, it is
+    another token of yourself, which --name tells apart.
 
     \b
     Example:
+      oncue tokens create alice --expires 365d
+      oncue tokens create --name laptop
       oncue tokens create daq --scope emit --expires 30d
     """
-    if not name.strip():
-        raise Invalid("the token needs a name", remedy="for example oncue tokens create laptop")
-    expires_s = seconds(expires)
-    if expires_s is not None and expires_s < 1:
-        raise Invalid(f"--expires {expires} is less than a second", remedy="leave it out for a token without expiry")
-    request = TokenRequest(
-        name=name, scopes=list(scopes) or ["user"], expires_s=math.ceil(expires_s or 0), subject=subject
-    )
+    whose, label = subject or person or "", name or person or ""
+    if not label.strip():
+        raise Invalid(
+            "whose token is it?",
+            remedy="for example oncue tokens create alice; another token of yours: oncue tokens create --name laptop",
+        )
+    request = TokenRequest(name=label, scopes=list(scopes) or ["user"], expires_s=_expires_s(expires), subject=whose)
     with connected() as client:
-        made = client.tokens.create(request)
+        made = _made(client, request)
+        alone = made.subject != client.me.subject and sum(t.subject == made.subject for t in client.tokens.list()) == 1
     as_json(made) if json_ else say(made.token)
+    until = f"until {when(made.expires_us)}" if made.expires_us else "for ever"
+    say(
+        f"this token {made.id} is of {made.subject}, with the scope {' and '.join(made.scopes)}, valid {until}",
+        err=True,
+    )
+    if alone and "user" in made.scopes:
+        say(
+            f"{made.subject} is new here, and has tasks, functions and endpoints of their own. For another token of"
+            f" yourself: oncue tokens create --name {shlex.quote(label)}",
+            err=True,
+        )
+
+
+def _made(client: Client, request: TokenRequest) -> TokenInfo:
+    try:
+        return client.tokens.create(request)
+    except Forbidden as e:
+        if not request.subject or request.subject == client.me.subject:
+            raise
+        remedy = f"ask an admin; another token of yourself: oncue tokens create --name {shlex.quote(request.name)}"
+        raise Forbidden(e.message, remedy=remedy) from None
+
+
+def _expires_s(text: str | None) -> int:
+    """Return in how many seconds a token expires: after a time, or at one; 0: never."""
+    if text is None:
+        return 0
+    try:
+        found = seconds(text) or 0.0
+    except Invalid:
+        if not text[:4].isdigit():
+            raise
+        found = (time_us(text) - now_us()) / 1e6
+    if found < 1:
+        raise Invalid(
+            f"--expires {text} is less than a second from now", remedy="leave it out for a token without expiry"
+        )
+    return math.ceil(found)
 
 
 @tokens.command()
@@ -81,11 +132,14 @@ def create(name: str, scopes: tuple[str, ...], expires: str | None, subject: str
 def revoke(token_id: str, endpoints: bool, json_: bool) -> None:
     """Revoke a token, and all that were made by it, at once.
 
+    The first characters of its id are enough.
+
     \b
     Example:
       oncue tokens revoke 3f2a
     """
     with connected() as client:
+        token_id = _whole_id(client, token_id)
         gone = client.tokens.revoke(token_id, endpoints=endpoints)
     if json_:
         as_json({"id": token_id, "revoked": True} | msgspec.to_builtins(gone))
@@ -97,3 +151,15 @@ def revoke(token_id: str, endpoints: bool, json_: bool) -> None:
         say(f"endpoints that they registered are revoked: {', '.join(gone.endpoints)}")
     elif gone.endpoints:
         say(f"endpoints that they registered go on: {', '.join(gone.endpoints)} (--endpoints revokes them)")
+
+
+def _whole_id(client: Client, text: str) -> str:
+    """Return the id of the token that a person means. Raises Invalid if there are several."""
+    known = client.tokens.list()
+    if any(t.id == text for t in known):
+        return text
+    found = [t for t in known if t.id.startswith((text, f"tok_{text}")) and not t.revoked]
+    if len(found) > 1:
+        listed = "\n".join(f"    {t.id}  {t.name}, of {t.subject}" for t in found)
+        raise Invalid(f"{text} means several tokens:\n{listed}", remedy="give more of the id")
+    return found[0].id if found else text

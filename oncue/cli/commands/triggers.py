@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from oncue.cli.client import connected
+from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, table, when
 from oncue.protocol.api import TriggerInfo
 
 
-@click.group()
+@click.group(cls=Group)
 def triggers() -> None:
     """List triggers, and explain why an item fired or did not.
 

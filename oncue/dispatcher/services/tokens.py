@@ -39,7 +39,7 @@ class TokenService:
         """Make a token. Only this answer has its text. Raises Invalid, Forbidden."""
         check_token_request(caller, request)
         self._check_count(request.subject or caller.subject)
-        maker = self._by_id(caller.token_id)
+        maker = self.by_id(caller.token_id)
         expires = expiry_of(request, maker, now_us())
         token, hashed = new_token()
         record = TokenRecord(
@@ -67,7 +67,7 @@ class TokenService:
 
         `endpoints`: revoke the endpoints that these tokens registered, too.
         """
-        found = self._by_id(token_id)
+        found = self.by_id(token_id)
         if found is None or not caller.sees(found.subject):
             raise NotFound(f"there is no token {token_id!r}", remedy="oncue tokens list shows yours")
         gone = [msgspec.structs.replace(t, revoked=True) for t in self._context.registry.with_descendants(found)]
@@ -95,7 +95,8 @@ class TokenService:
                 remedy="make tokens that are valid for longer, or for another subject",
             )
 
-    def _by_id(self, token_id: str) -> TokenRecord | None:
+    def by_id(self, token_id: str) -> TokenRecord | None:
+        """Return the token with this id, also a revoked one."""
         return self._context.registry.token_by_id(token_id) if token_id else None
 
     async def local_token(self, path: Path, server_key: str) -> str:

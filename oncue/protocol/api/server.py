@@ -13,6 +13,8 @@ class Me(Response, frozen=True):
     scopes: list[str]
     server: str  # version
     server_id: str
+    token: str = ""  # id of the caller's token; "": another login
+    expires_us: int = 0  # when it expires; 0: never
 
 
 class Health(Response, frozen=True):

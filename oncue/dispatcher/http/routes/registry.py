@@ -24,11 +24,14 @@ from oncue.protocol.records import FUNCTION_BYTES
 async def me(context: RequestContext) -> Me:
     from oncue import __version__
 
+    record = context.backend.tokens.by_id(context.caller.token_id)
     return Me(
         subject=context.caller.subject,
         scopes=sorted(context.caller.scopes),
         server=__version__,
         server_id=context.backend.server_id,
+        token=context.caller.token_id,
+        expires_us=record.expires_us if record else 0,
     )
 
 

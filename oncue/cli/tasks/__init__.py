@@ -1,0 +1,1 @@
+"""Parts of the commands for tasks: filters, short ids, many tasks, live lines."""

@@ -1,0 +1,93 @@
+"""Options that select tasks, and the hint that a list has more than is shown."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from oncue.cli import completers
+from oncue.cli.completers import STATES
+from oncue.cli.output import say
+from oncue.cli.times import FORMS, Time
+from oncue.client import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class State(click.ParamType):
+    """Type of `--state`: states with commas. The beginning of one is enough."""
+
+    name = "state"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return ",".join(self._one(word.strip(), param, ctx) for word in str(value).split(",") if word.strip())
+
+    def _one(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        wanted = word.lower().replace("-", "_")
+        found = [s for s in STATES if s == wanted] or [s for s in STATES if s.startswith(wanted)]
+        if len(found) != 1:
+            said = f"{word!r} means {' or '.join(found)}" if found else f"there is no state {word!r}"
+            self.fail(f"{said}; the states are {', '.join(STATES)}", param, ctx)
+        return found[0]
+
+
+since_option = click.option(
+    "--since", "since_us", type=Time(), default=0, metavar="TIME", help=f"Only from this time on: {FORMS}."
+)
+until_option = click.option(
+    "--until", "until_us", type=Time(), default=0, metavar="TIME", help="Only before this time."
+)
+_states = "Only tasks in these states: open, closed, waiting, running, succeeded, failed ..."
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--state", type=State(), default="", metavar="STATE[,STATE...]", shell_complete=completers.states, help=_states
+    ),
+    click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only tasks of this endpoint."),
+    click.option("--function", default="", shell_complete=completers.functions, help="Only tasks of this function."),
+    click.option("--rule", default="", shell_complete=completers.rules, help="Only tasks of this rule."),
+    click.option("--owner", default="", help="Only tasks of this person (for admins)."),
+    since_option,
+    until_option,
+)
+
+
+def filter_options(f: F) -> F:
+    """Add the options that select tasks, which the command takes as keywords."""
+    for option in reversed(_OPTIONS):
+        f = option(f)
+    return f
+
+
+cursor_option = click.option("--cursor", default="", metavar="CURSOR", help="Go on where a list ended: it says how.")
+
+
+def tell_more(shown: int, total: str, following: str | None, what: str) -> None:
+    """Print to stderr how many there are, and how to list the next ones."""
+    if following is None:
+        return
+    words = _words_without_cursor()
+    number = f"{shown:,} of {total} {what}" if total else f"{shown:,} {what}, and there are more"
+    say(f"{number}. The next: {words} --cursor {following}", err=True)
+
+
+def _words_without_cursor() -> str:
+    """Return the command as it was given, without its cursor."""
+    context = click.get_current_context()
+    root = context.find_root()
+    given = [str(word) for word in root.obj or ()]
+    kept, skip = [], False
+    for word in given:
+        if skip or word == "--cursor" or word.startswith("--cursor="):
+            skip = word == "--cursor"
+            continue
+        kept.append(shlex.quote(word))
+    return " ".join(["oncue", *kept])
+
+
+def total_text(client: Client, filters: dict[str, Any]) -> str:
+    """Return how many tasks a list has."""
+    counted = client.tasks.count(**filters)
+    return f"over {counted.count:,}" if counted.more else f"{counted.count:,}"
