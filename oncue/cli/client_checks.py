@@ -1,4 +1,4 @@
-"""Checks of what concerns every user: the server's URL, the token, the Pythons of endpoints."""
+"""Checks for every user: the server's URL, the token, Pythons of endpoints."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def token(me: Me) -> Finding:
 
 
 def python_of(e: EndpointInfo) -> str:
-    """Return a note if functions by value, as of notebooks, do not run on the endpoint."""
+    """Return a note if functions of notebooks do not run on the endpoint."""
     here = ".".join(map(str, sys.version_info[:2]))
     there = ".".join(e.python.split(".")[:2])
     if not there or there == here:

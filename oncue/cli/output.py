@@ -38,7 +38,7 @@ STATES = {
 
 
 def color() -> bool | None:
-    """Return False if the environment asks for text without colors, else None: in terminals."""
+    """Return False if the environment asks for no colors, else None."""
     return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 

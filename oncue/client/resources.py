@@ -10,118 +10,17 @@ from __future__ import annotations
 import builtins
 import codecs
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from oncue import ids
-from oncue.client.display import notebook
-from oncue.client.http import MSGPACK, Answer, Broken, problem, register_function
-from oncue.client.session import Session
-from oncue.errors import Invalid, OncueError
+from oncue.client.http import MSGPACK, register_function
+from oncue.client.resource import PAGE, Resource, flags, in_path, query_text
+from oncue.errors import Invalid
 from oncue.protocol import api as r
 from oncue.protocol.cloudevents import check_data
-
-T = TypeVar("T")
-PAGE = 200
-
-
-class Pages(Iterator[T]):
-    """Items of a long list, fetched while you iterate.
-
-    A notebook shows the first ones.
-    """
-
-    def __init__(self, session: Session, read: Callable[[int | None], Iterator[T]], limit: int | None) -> None:
-        self._session, self._read = session, read
-        self._limit = limit
-        self._items = read(limit)
-
-    def __next__(self) -> T:
-        return next(self._items)
-
-    def _repr_html_(self) -> str:
-        most = notebook.ROWS if self._limit is None else min(self._limit, notebook.ROWS)
-        try:
-            found = list(self._read(most + 1))
-        except OncueError as e:
-            return notebook.error_text(e)
-        return notebook.records_table(self._session, found[:most], len(found) > most)
-
-
-class Resource:
-    """Base of the resources: requests with typed answers."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session  # a session without references closes its connections
-        self._http = session.http
-
-    def _get(self, kind: type[T], path: str, **query: Any) -> T:
-        return msgspec.json.decode(self._http.request("GET", path + _query(query)).body, type=kind)
-
-    def _post(self, kind: type[T], path: str, body: Any, *, repeat: bool = False, headers: str = "") -> T:
-        content = msgspec.json.encode(body)
-        answer = self._http.request("POST", path, content, repeat=repeat, headers=headers)
-        return msgspec.json.decode(answer.body or b"null", type=kind)
-
-    def _delete(self, path: str) -> bytes:
-        return self._http.request("DELETE", path).body
-
-    def _pages(self, kind: type[T], path: str, limit: int | None, **query: Any) -> Pages[T]:
-        return Pages(self._session, lambda most: self._items(kind, path, most, query), limit)
-
-    def _items(self, kind: type[T], path: str, limit: int | None, query: dict[str, Any]) -> Iterator[T]:
-        """Yield the items of all pages, at most `limit`."""
-        cursor, left = "", limit
-        while left is None or left > 0:
-            page = self._get(r.Page, path, cursor=cursor, limit=PAGE if left is None else min(left, PAGE), **query)
-            for item in page.items:
-                yield msgspec.convert(item, kind)
-            if left is not None:
-                left -= len(page.items)
-            if not page.next:
-                return
-            cursor = page.next
-
-    def _up_to(
-        self, kind: type[T], path: str, cursor: str, limit: int, query: Mapping[str, Any]
-    ) -> tuple[list[T], str | None]:
-        """Return items of as many pages as `limit` needs, and the cursor after them."""
-        found: list[T] = []
-        following: str | None = cursor
-        while following is not None and len(found) < limit:
-            page = self._get(r.Page, path, cursor=following, limit=min(limit - len(found), PAGE), **query)
-            found += msgspec.convert(page.items, list[kind])  # type: ignore[valid-type]
-            following = page.next
-        return found, following
-
-    def _stream(self, path: str) -> Iterator[bytes]:
-        """Yield a body as it arrives, on a new connection. Raises Unreachable."""
-        connection = None
-        try:
-            connection = self._http.connect(90.0)
-            connection.send("GET", path, None, "", "", 0)
-            status, headers = connection.head()
-            if status >= 400:
-                raise problem(Answer(status, headers, b"".join(connection.parts(headers))))
-            yield from connection.parts(headers)
-        except Broken as e:
-            raise self._http.unreachable(str(e)) from None
-        finally:
-            if connection is not None:
-                connection.close()
-
-
-def _query(values: Mapping[str, Any]) -> str:
-    given = {k: v for k, v in values.items() if v not in ("", None)}
-    return "?" + urlencode(given, errors="surrogateescape") if given else ""
-
-
-def _flags(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return filters as query parameters, without those that are not given."""
-    return {name: 1 if value is True else value for name, value in filters.items() if value}
 
 
 def _event_json(event: Mapping[str, Any]) -> bytes:
@@ -132,10 +31,6 @@ def _event_json(event: Mapping[str, Any]) -> bytes:
         raise Invalid(
             f"the event cannot be written as JSON: {e}", remedy="give plain values: str, numbers, lists, dicts"
         ) from None
-
-
-def _name(text: str) -> str:
-    return quote(text, safe="", errors="surrogateescape")
 
 
 class Tasks(Resource):
@@ -177,15 +72,15 @@ class Tasks(Resource):
     def page(
         self, *, cursor: str = "", limit: int = 50, **filters: Any
     ) -> tuple[builtins.list[r.TaskInfo], str | None]:
-        """Return tasks, newest first, and the cursor at which a list goes on; None at the end.
+        """Return tasks, newest first, and the next cursor; None at the end.
 
         `filters`: as of `list`.
         """
-        return self._up_to(r.TaskInfo, "/v1/tasks", cursor, limit, _flags(filters))
+        return self._up_to(r.TaskInfo, "/v1/tasks", cursor, limit, flags(filters))
 
     def count(self, **filters: Any) -> r.TaskCount:
         """Count tasks, up to 10,000. `filters`: as of `list`."""
-        return self._get(r.TaskCount, "/v1/tasks/count", **_flags(filters))
+        return self._get(r.TaskCount, "/v1/tasks/count", **flags(filters))
 
     def find(self, text: str, limit: int = 10) -> builtins.list[r.TaskInfo]:
         """Return the tasks whose id begins so, newest first. Raises Invalid.
@@ -200,7 +95,7 @@ class Tasks(Resource):
 
         `wait`: seconds to wait for its end, up to 60.
         """
-        return self._get(r.TaskInfo, f"/v1/tasks/{_name(task_id)}", wait_ms=round(wait * 1000) or "")
+        return self._get(r.TaskInfo, f"/v1/tasks/{in_path(task_id)}", wait_ms=round(wait * 1000) or "")
 
     def submit(self, request: r.TaskRequest) -> r.TaskInfo:
         """Submit one call with JSON values.
@@ -240,7 +135,7 @@ class Tasks(Resource):
         It runs the function's version that is in force, or the `same_version`.
         """
         body = {"same_version": True} if same_version else {}
-        return self._post(r.TaskInfo, f"/v1/tasks/{_name(task_id)}/retry", body)
+        return self._post(r.TaskInfo, f"/v1/tasks/{in_path(task_id)}/retry", body)
 
     def retry_many(
         self, task_ids: Sequence[str], *, same_version: bool = False, dry_run: bool = False
@@ -277,12 +172,12 @@ class Tasks(Resource):
             request = msgspec.structs.replace(request, cursor=answer.next)
 
     def timeline(self, task_id: str) -> builtins.list[r.TimelineEntry]:
-        return self._get(builtins.list[r.TimelineEntry], f"/v1/tasks/{_name(task_id)}/timeline")
+        return self._get(builtins.list[r.TimelineEntry], f"/v1/tasks/{in_path(task_id)}/timeline")
 
     def logs(self, task_id: str, *, follow: bool = False) -> Iterator[str]:
         """Yield its printed output in pieces."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for part in self._stream(f"/v1/tasks/{_name(task_id)}/logs" + ("?follow=1" if follow else "")):
+        for part in self._stream(f"/v1/tasks/{in_path(task_id)}/logs" + ("?follow=1" if follow else "")):
             if text := decoder.decode(part):
                 yield text
         if text := decoder.decode(b"", final=True):
@@ -294,7 +189,7 @@ class Tasks(Resource):
         Kinds: task, outcome, event, rule, endpoint, trigger, dead. ("", None) is a keep-alive.
         Raises Unreachable when the server goes away.
         """
-        path = "/v1/live" + _query({"kinds": ",".join(kinds)})
+        path = "/v1/live" + query_text({"kinds": ",".join(kinds)})
         kind, data, rest = "", [], b""
         for part in self._stream(path):
             *lines, rest = (rest + part).split(b"\n")
@@ -320,7 +215,7 @@ class Functions(Resource):
 
     def get(self, name: str) -> r.FunctionInfo:
         """Return a function by content hash, name, or name@version. Raises NotFound."""
-        return self._get(r.FunctionInfo, f"/v1/functions/{_name(name)}")
+        return self._get(r.FunctionInfo, f"/v1/functions/{in_path(name)}")
 
     def register(self, request: r.FunctionRequest) -> r.FunctionInfo:
         """Register a function by its content; idempotent."""
@@ -337,14 +232,14 @@ class Endpoints(Resource):
 
     def get(self, name: str) -> r.EndpointInfo:
         """Return an endpoint by name or id. Raises NotFound."""
-        return self._get(r.EndpointInfo, f"/v1/endpoints/{_name(name)}")
+        return self._get(r.EndpointInfo, f"/v1/endpoints/{in_path(name)}")
 
     def register(self, request: r.EndpointRequest) -> r.Registered:
         return self._post(r.Registered, "/v1/endpoints", request, repeat=True)
 
     def revoke(self, name: str) -> None:
         """Invalidate its key and close its connection. Raises NotFound."""
-        self._delete(f"/v1/endpoints/{_name(name)}")
+        self._delete(f"/v1/endpoints/{in_path(name)}")
 
 
 class Rules(Resource):
@@ -354,17 +249,17 @@ class Rules(Resource):
         return self._get(builtins.list[r.RuleInfo], "/v1/rules")
 
     def get(self, name: str) -> r.RuleInfo:
-        return self._get(r.RuleInfo, f"/v1/rules/{_name(name)}")
+        return self._get(r.RuleInfo, f"/v1/rules/{in_path(name)}")
 
     def deploy(self, request: r.DeployRequest) -> builtins.list[r.Deployed]:
         """Deploy a rule file as a whole. Raises RuleFileError."""
         return self._post(builtins.list[r.Deployed], "/v1/rules", request, repeat=True)
 
     def enable(self, name: str, why: str = "") -> r.RuleInfo:
-        return self._post(r.RuleInfo, f"/v1/rules/{_name(name)}/enable", {"why": why}, repeat=True)
+        return self._post(r.RuleInfo, f"/v1/rules/{in_path(name)}/enable", {"why": why}, repeat=True)
 
     def disable(self, name: str, why: str = "") -> r.RuleInfo:
-        return self._post(r.RuleInfo, f"/v1/rules/{_name(name)}/disable", {"why": why}, repeat=True)
+        return self._post(r.RuleInfo, f"/v1/rules/{in_path(name)}/disable", {"why": why}, repeat=True)
 
     def explain(self, name: str, *, event: Mapping[str, Any] | None = None, offset: int | None = None) -> r.Explanation:
         """Explain why a rule fires or not.
@@ -372,19 +267,19 @@ class Rules(Resource):
         For an event (CloudEvents JSON), or the one at an offset.
         """
         body = {"event": event} if event is not None else {"offset": offset}
-        return self._post(r.Explanation, f"/v1/rules/{_name(name)}/explain", body, repeat=True)
+        return self._post(r.Explanation, f"/v1/rules/{in_path(name)}/explain", body, repeat=True)
 
     def history(self, label: str) -> builtins.list[dict[str, Any]]:
-        return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{_name(label)}")
+        return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{in_path(label)}")
 
     def rollback(self, label: str, version: int, *, dry_run: bool = False) -> r.Deployed:
         """Deploy an old version as a new one. dry_run: only return the changes."""
         request = {"version": version, "dry_run": dry_run}
-        return self._post(r.Deployed, f"/v1/deployments/{_name(label)}/rollback", request)
+        return self._post(r.Deployed, f"/v1/deployments/{in_path(label)}/rollback", request)
 
     def remove(self, label: str) -> r.Deployed:
         """Remove all rules and triggers of this label."""
-        return msgspec.json.decode(self._delete(f"/v1/deployments/{_name(label)}"), type=r.Deployed)
+        return msgspec.json.decode(self._delete(f"/v1/deployments/{in_path(label)}"), type=r.Deployed)
 
 
 class Events(Resource):
@@ -398,13 +293,13 @@ class Events(Resource):
         `filters`: `id` (or its beginning), `since_us`, `until_us`; and `rule`, `endpoint`, `state`
         of a task that the event caused.
         """
-        return self._pages(r.EventInfo, "/v1/events", limit, type=type, source=source, **_flags(filters))
+        return self._pages(r.EventInfo, "/v1/events", limit, type=type, source=source, **flags(filters))
 
     def page(
         self, *, cursor: str = "", limit: int = 50, **filters: Any
     ) -> tuple[builtins.list[r.EventInfo], str | None]:
-        """Return events, newest first, and the cursor at which a list goes on; None at the end."""
-        return self._up_to(r.EventInfo, "/v1/events", cursor, limit, _flags(filters))
+        """Return events, newest first, and the next cursor; None at the end."""
+        return self._up_to(r.EventInfo, "/v1/events", cursor, limit, flags(filters))
 
     def get(self, offset: int) -> r.EventInfo:
         return self._get(r.EventInfo, f"/v1/events/{offset}")
@@ -429,7 +324,7 @@ class Triggers(Resource):
 
     def get(self, name: str) -> r.TriggerShown:
         """Return a trigger with its state. Raises NotFound."""
-        return self._get(r.TriggerShown, f"/v1/triggers/{_name(name)}")
+        return self._get(r.TriggerShown, f"/v1/triggers/{in_path(name)}")
 
     def explain(self, name: str, path: str) -> r.TriggerFile:
         """Explain why a file fired or not.
@@ -446,7 +341,7 @@ class Triggers(Resource):
                 f"the path {path!r} is not UTF-8, which events cannot hold: no trigger fires for it",
                 remedy="rename the file",
             ) from None
-        return self._get(r.TriggerFile, f"/v1/triggers/{_name(name)}/file{_query({'path': path})}")
+        return self._get(r.TriggerFile, f"/v1/triggers/{in_path(name)}/file{query_text({'path': path})}")
 
     def backfill(
         self, name: str, *, glob: str = "", since_us: int = 0, until_us: int = 0, dry_run: bool = False
@@ -457,7 +352,7 @@ class Triggers(Resource):
         count them only. Raises NotFound, TriggerFailed, Invalid.
         """
         request = r.BackfillRequest(glob=glob, since_us=since_us, until_us=until_us, dry_run=dry_run)
-        return self._post(r.Backfilled, f"/v1/triggers/{_name(name)}/backfill", request)
+        return self._post(r.Backfilled, f"/v1/triggers/{in_path(name)}/backfill", request)
 
 
 class Dead(Resource):
@@ -505,7 +400,7 @@ class Tokens(Resource):
 
         `endpoints`: also the endpoints that they registered.
         """
-        answer = self._delete(f"/v1/tokens/{_name(token_id)}{'?endpoints=1' if endpoints else ''}")
+        answer = self._delete(f"/v1/tokens/{in_path(token_id)}{'?endpoints=1' if endpoints else ''}")
         if not answer:  # of a server of an older version
             return r.RevokedToken(tokens=[], endpoints=[])
         return msgspec.json.decode(answer, type=r.RevokedToken)

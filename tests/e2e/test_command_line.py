@@ -94,7 +94,7 @@ def test_invoke_and_show(shell: Shell) -> None:
     assert found["value"] == [1, [1]]
     assert json.loads(shell("tasks", "show", found["id"], "--json").stdout)["task"]["value"] == [1, [1]]
     assert "value:     (1, {1})" in shell("tasks", "show", found["id"]).stdout
-    reader = shell("tokens", "create", "reader", "--scope", "read").stdout.strip()
+    reader = shell("tokens", "create", "--name", "reader", "--scope", "read").stdout.strip()
     shell.env["ONCUE_TOKEN"] = reader  # may not read outcomes: it gets the value that the server shows
     assert "value:     a pickled value of" in shell("tasks", "show", found["id"]).stdout
     del shell.env["ONCUE_TOKEN"]

@@ -88,7 +88,7 @@ def revoke(name: str, yes: bool, json_: bool) -> None:
 
 
 def whole_name(client: Client, text: str) -> str:
-    """Return the id that begins so, or the name as it is. Raises Invalid if it means several."""
+    """Return the id that begins so, or the name as it is. Raises Invalid."""
     if not text.startswith("ep_") or len(text) >= ID_CHARS:
         return text
     found = [e for e in client.endpoints.list() if e.id.startswith(text) and e.state != "revoked"]

@@ -94,7 +94,10 @@ def _is_offset(text: str) -> bool:
 
 
 def _by_id(client: Client, text: str) -> EventInfo:
-    """Return the event whose id begins so, the whole id first. Raises NotFound, Invalid."""
+    """Return the event of this id, or whose id begins so.
+
+    Raises NotFound; Invalid if it means several.
+    """
     found = list(client.events.list(id=text, limit=MOST))
     whole = [e for e in found if e.event.get("id") == text]
     candidates = whole[:1] or found

@@ -38,7 +38,7 @@ class Tasks(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `oncue status` shows."""
+    """Content of the screen."""
 
     url: str
     server: str  # version

@@ -208,7 +208,7 @@ def watch(limit: int) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
 def cancel(ids: tuple[str, ...], dry_run: bool, yes: bool, json_: bool, **filters: Any) -> None:
-    """Cancel tasks, waiting or running: those named, or the open ones that filters select.
+    """Cancel tasks, waiting or running: by id, or the open ones of filters.
 
     A task that ends before the request arrives keeps its outcome.
 

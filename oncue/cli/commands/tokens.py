@@ -77,7 +77,7 @@ def create(
     whose, label = subject or person or "", name or person or ""
     if not label.strip():
         raise Invalid(
-            "whose token is it?",
+            "a token needs a person or a name",
             remedy="for example oncue tokens create alice; another token of yours: oncue tokens create --name laptop",
         )
     request = TokenRequest(name=label, scopes=list(scopes) or ["user"], expires_s=_expires_s(expires), subject=whose)
@@ -154,7 +154,7 @@ def revoke(token_id: str, endpoints: bool, json_: bool) -> None:
 
 
 def _whole_id(client: Client, text: str) -> str:
-    """Return the id of the token that a person means. Raises Invalid if there are several."""
+    """Return the id of the token that a person means. Raises Invalid."""
     known = client.tokens.list()
     if any(t.id == text for t in known):
         return text

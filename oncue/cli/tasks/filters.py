@@ -13,6 +13,7 @@ from oncue.cli.completers import STATES
 from oncue.cli.output import say
 from oncue.cli.times import FORMS, Time
 from oncue.client import Client
+from oncue.errors import Invalid
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,14 +24,14 @@ class State(click.ParamType):
     name = "state"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return ",".join(self._one(word.strip(), param, ctx) for word in str(value).split(",") if word.strip())
+        return ",".join(self._one(word.strip()) for word in str(value).split(",") if word.strip())
 
-    def _one(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def _one(self, word: str) -> str:
         wanted = word.lower().replace("-", "_")
         found = [s for s in STATES if s == wanted] or [s for s in STATES if s.startswith(wanted)]
         if len(found) != 1:
-            said = f"{word!r} means {' or '.join(found)}" if found else f"there is no state {word!r}"
-            self.fail(f"{said}; the states are {', '.join(STATES)}", param, ctx)
+            said = f"--state {word} means {' or '.join(found)}" if found else f"there is no state {word!r}"
+            raise Invalid(said, remedy=f"the states are {', '.join(STATES)}; the beginning of one is enough")
         return found[0]
 
 

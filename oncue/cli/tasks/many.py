@@ -1,4 +1,4 @@
-"""Retry and cancel of many tasks: count, ask, then page by page with a progress bar.
+"""Retry and cancel of many tasks: count, ask, then page by page.
 
 The server takes a page at a time. If this process dies in the middle, the same command goes on: a
 task that was retried, or is being cancelled, is not selected again.
@@ -25,7 +25,7 @@ PAGE = 500
 
 
 def confirmed(client: Client, what: str, filters: dict[str, Any], yes: bool, **more: Any) -> int:
-    """Count the tasks, and ask if they are meant; return how many, 0 for none. Raises Invalid."""
+    """Count the tasks, ask if they are meant, return how many. Raises Invalid."""
     counted = client.tasks.count(**filters, **more)
     if not counted.count:
         say(f"no task to {what}", err=True)
@@ -61,7 +61,7 @@ def in_pages(pages: Iterator[P], what: str, total: int) -> Iterator[P]:
 
 
 def show_retries(client: Client, answers: Iterator[Retried], json_: bool, *, one: bool) -> None:
-    """Print the new ids, or JSON; to stderr, which versions run and what is not retried.
+    """Print the new ids, or JSON; to stderr, the versions and what is refused.
 
     Raises Conflict if nothing is retried that was named.
     """

@@ -54,7 +54,13 @@ SERVICES = {
         "get": "_endpoint",
         "revoke": "_revoke_endpoint",
     },
-    "tokens": {"create": "_make_token", "all": "_tokens", "revoke": "_revoke_token", "find": "_token"},
+    "tokens": {
+        "create": "_make_token",
+        "all": "_tokens",
+        "revoke": "_revoke_token",
+        "find": "_token",
+        "by_id": "_token_by_id",
+    },
     "deployments": {
         "deploy": "_deploy",
         "history": "_rule_history",
@@ -346,6 +352,9 @@ class MemoryBackend:
             yield item
 
     # people and server
+
+    def _token_by_id(self, token_id: str) -> TokenRecord | None:
+        return None
 
     def _token(self, hash_hex: str) -> TokenRecord | None:
         return self.records.get(hash_hex)
