@@ -2,9 +2,9 @@
 
     python -m bench [names] [--quick] [--json FILE] [--peers]
 
-    names      system, agent, crowd, pool, view, rules, sizes, log (default: all of these), kafka
+    names      system, agent, crowd, pool, view, rules, sizes, large, log (default: all of these), kafka
     --quick    less of everything, about a minute; the figures are rougher
-    --peers    Parsl, Dask and Celery as well, in a venv of their own (see bench/peers.py)
+    --peers    Parsl, Dask, Ray and Celery as well, in a venv of their own (see bench/peers.py)
 
 ONCUE_BENCH_DIR is the folder of the data (default /var/tmp). ONCUE_BENCH_PROBE: see bench/probe.py.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import agent, crowd, kafka, log, machine, peers, pool, probe, rules, sizes, system, tables, view
+from bench import agent, crowd, kafka, large, log, machine, peers, pool, probe, rules, sizes, system, tables, view
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "view": lambda quick: dict(view.run(20_000) if quick else view.run()),
     "rules": lambda quick: rules.run(1) if quick else rules.run(),
     "sizes": lambda quick: sizes.run(quick),
+    "large": lambda quick: large.run(50, 3) if quick else large.run(),
     "log": lambda quick: log.run(2.0) if quick else log.run(),
     "kafka": lambda quick: kafka.run(quick),
 }
@@ -73,7 +74,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(PARTS)} (default: all but kafka)")
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file of the figures (default: bench/results/)")
-    parser.add_argument("--peers", action="store_true", help="Parsl, Dask and Celery as well, in a venv of their own")
+    parser.add_argument(
+        "--peers", action="store_true", help="Parsl, Dask, Ray and Celery as well, in a venv of their own"
+    )
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}; the parts are {', '.join(PARTS)}")

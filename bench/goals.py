@@ -45,6 +45,7 @@ GOALS = (
     Goal("10,000 rules: restart", "sizes.restart_rules_s", "s", 5, False),
     Goal("10,000 rules, 1,000,000 events: restart", "sizes.restart_events_s", "s", 10, False),
     Goal("longest answer of /health/live during that deploy", "sizes.deploy_health_ms", "ms", 50, False),
+    Goal("an array of 200 MB there and back, against a ProcessPool", "large.ratio", "times", 2, False),
     Goal("through Kafka: bursts of 20,000, batched", "kafka.kafka.throughput.burst_per_s", "tasks/s", 20_000),
     Goal("through Kafka: one task at a time, p50", "kafka.kafka.latency.p50_ms", "ms", 5, False),
 )
@@ -66,6 +67,10 @@ ALSO = (
     ("events matched, 10,000 rules against 10", "rules.ratio_10000_to_10", "of the rate"),
     ("10,000 rules, 1,000,000 events: restart without the view", "sizes.restart_without_view_s", "s"),
     ("events stored by POST in batches of 2,000", "sizes.stored_events_per_s", "events/s"),
+    ("an array there and back", "large.round_trip_s", "s"),
+    ("the same by a ProcessPool", "large.pool_round_trip_s", "s"),
+    ("the same array in five calls", "large.five_calls_s", "s"),
+    ("50 calls with one stored array", "large.fifty_refs_s", "s"),
     ("view, CPU a task in frames of 256", "view.us", "µs"),
     ("log, one durable append, p50", "log.append_awaited_p50_ms", "ms"),
     ("log, the same commit by SQLite alone, p50", "log.raw_commit_p50_ms", "ms"),

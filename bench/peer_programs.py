@@ -23,7 +23,7 @@ from typing import Any
 SINGLES = 200
 
 
-def noop(x: int) -> int:
+def noop(x: Any) -> Any:
     return x
 
 
@@ -44,6 +44,38 @@ def measure(one: Callable[[int], int], many: Callable[[int], Sequence[int]], tas
     return {"tasks": tasks, "tasks_per_s": round(tasks / passed), "p50_ms": round(statistics.median(took), 2)}
 
 
+def large(round_trip: Callable[[Any], Any]) -> dict[str, Any]:
+    """Send arrays of 200 MB there and back."""
+    import numpy as np
+
+    array, took = np.random.default_rng(1).random(25_000_000), []
+    for n in range(4):
+        array[0] = n
+        began = time.perf_counter()
+        found = round_trip(array)
+        took.append(time.perf_counter() - began)
+        if found[0] != n:
+            raise AssertionError("an array came back changed")
+    return {"large_s": round(statistics.median(took[1:]), 2)}
+
+
+def ray(tasks: int) -> dict[str, Any]:
+    import ray as peer
+
+    peer.init(num_cpus=2, include_dashboard=False, logging_level="error")
+    try:
+        remote = peer.remote(noop)
+        found = measure(
+            lambda i: int(peer.get(remote.remote(i))),
+            lambda n: list(peer.get([remote.remote(i) for i in range(n)])),
+            tasks,
+        )
+        found |= large(lambda array: peer.get(remote.remote(array)))
+    finally:
+        peer.shutdown()
+    return found | {"version": version("ray")}
+
+
 def parsl_htex(tasks: int) -> dict[str, Any]:
     import parsl
     from parsl.config import Config
@@ -55,13 +87,14 @@ def parsl_htex(tasks: int) -> dict[str, Any]:
         label="peer", max_workers_per_node=2, provider=provider, address="127.0.0.1", cores_per_worker=0.1
     )
 
-    def submit(i: int) -> Any:
+    def submit(i: Any) -> Any:
         return executor.submit(noop, {}, i)
 
     with tempfile.TemporaryDirectory() as folder, parsl.load(Config(executors=[executor], run_dir=folder)):
         found = measure(
             lambda i: int(submit(i).result()), lambda n: [f.result() for f in [submit(i) for i in range(n)]], tasks
         )
+        found |= large(lambda array: submit(array).result())
     return found | {"version": version("parsl")}
 
 
@@ -77,6 +110,7 @@ def dask(tasks: int) -> dict[str, Any]:
             return list(client.gather(client.map(noop, range(n), pure=False)))
 
         found = measure(lambda i: int(client.submit(noop, i, pure=False).result()), many, tasks)
+        found |= large(lambda array: client.submit(noop, array, pure=False).result())
     return found | {"version": version("distributed")}
 
 
@@ -111,7 +145,7 @@ def celery_redis(tasks: int) -> dict[str, Any]:
     return found | {"version": version("celery")}
 
 
-PEERS = {"Parsl HTEX": parsl_htex, "Dask distributed": dask, "Celery on Redis": celery_redis}
+PEERS = {"Parsl HTEX": parsl_htex, "Dask distributed": dask, "Ray": ray, "Celery on Redis": celery_redis}
 
 if __name__ == "__main__":
     print(json.dumps(PEERS[sys.argv[1]](int(sys.argv[2]))))

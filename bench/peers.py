@@ -17,8 +17,9 @@ from typing import Any
 INSTALL_S = 60.0
 RUN_S = 180.0
 PACKAGES = {
-    "Parsl HTEX": ["parsl"],
-    "Dask distributed": ["distributed"],
+    "Parsl HTEX": ["parsl", "numpy"],
+    "Dask distributed": ["distributed", "numpy"],
+    "Ray": ["ray", "numpy"],
     "Celery on Redis": ["celery[redis]"],
 }
 
@@ -29,7 +30,7 @@ def folder() -> Path:
 
 
 def run(tasks: int = 10_000) -> dict[str, dict[str, Any]]:
-    """Return name -> {version, tasks, tasks_per_s, p50_ms} or {skipped: reason}."""
+    """Return name -> {version, tasks, tasks_per_s, p50_ms, large_s} or {skipped: reason}."""
     where = folder()
     python = where / "bin" / "python"
     if not python.exists():

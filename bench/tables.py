@@ -61,10 +61,11 @@ def _probe(found: Mapping[str, Any]) -> Table:
 
 
 def _peers(found: Mapping[str, Any]) -> Table:
-    table = Table("PEER", "VERSION", "TASKS/S", "P50 MS", "", box=None)
+    table = Table("PEER", "VERSION", "TASKS/S", "P50 MS", "200 MB S", "", box=None)
     for name, row in found.items():
         why = Text(str(row.get("skipped", "")))
-        table.add_row(name, row.get("version", ""), number(row.get("tasks_per_s")), number(row.get("p50_ms")), why)
+        figures = [number(row.get(key)) for key in ("tasks_per_s", "p50_ms", "large_s")]
+        table.add_row(name, row.get("version", ""), *figures, why)
     return table
 
 
