@@ -21,11 +21,15 @@ Waiting = list[tuple[AttemptGroup, TaskRecord]]
 
 
 class _Waiting(NamedTuple):
-    """A task that waits for blobs."""
+    """A task that waits for blobs.
+
+    `missing` is a set in order, as all sets of this file whose items are handed on: a simulation
+    must repeat itself.
+    """
 
     group: AttemptGroup
     task: TaskRecord
-    missing: set[str]
+    missing: dict[str, None]
 
 
 class BlobArguments:
@@ -36,27 +40,27 @@ class BlobArguments:
         self.users: dict[str, set[bytes]] = {}  # blob -> tasks that need it
         self._blobs_of: dict[bytes, tuple[str, ...]] = {}
         self._waits: dict[bytes, _Waiting] = {}
-        self._waiting_for: dict[str, set[bytes]] = {}  # blob -> tasks that wait for it
+        self._waiting_for: dict[str, dict[bytes, None]] = {}  # blob -> tasks that wait for it
         self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
 
-    def require(self, group: AttemptGroup, task: TaskRecord, blobs: tuple[str, ...]) -> set[str]:
+    def require(self, group: AttemptGroup, task: TaskRecord, blobs: tuple[str, ...]) -> list[str]:
         """Register a task's blobs. Return those for which the task must wait."""
         for sha256 in blobs:
             self.users.setdefault(sha256, set()).add(task.id)
         self._blobs_of[task.id] = blobs
-        missing = {sha256 for sha256 in blobs if not self._cache.has_blob(sha256)}
+        missing = dict.fromkeys(sha256 for sha256 in blobs if not self._cache.has_blob(sha256))
         if missing:
             self._waits[task.id] = _Waiting(group, task, missing)
             for sha256 in missing:
-                self._waiting_for.setdefault(sha256, set()).add(task.id)
-        return set(missing)
+                self._waiting_for.setdefault(sha256, {})[task.id] = None
+        return list(missing)
 
     def on_fetched(self, sha256: str) -> Waiting:
         """Return the tasks that waited for this blob only. They wait no more."""
         ready: Waiting = []
         for task_id in self._waiting_for.pop(sha256, ()):
             wait = self._waits[task_id]
-            wait.missing.discard(sha256)
+            wait.missing.pop(sha256, None)
             if not wait.missing:
                 del self._waits[task_id]
                 ready.append((wait.group, wait.task))
@@ -74,12 +78,12 @@ class BlobArguments:
         """
         out: Waiting = []
         idle: list[str] = []
-        for task_id in ids & self._waits.keys():
+        for task_id in [task_id for task_id in self._waits if task_id in ids]:
             wait = self._waits.pop(task_id)
             out.append((wait.group, wait.task))
             for sha256 in wait.missing:
                 others = self._waiting_for[sha256]
-                others.discard(task_id)
+                others.pop(task_id, None)
                 if not others:
                     del self._waiting_for[sha256]
                     idle.append(sha256)

@@ -46,8 +46,8 @@ def group(expires_us: int = 0) -> AttemptGroup:
 
 def test_a_task_waits_for_its_last_blob(arguments: BlobArguments, cache: Cache) -> None:
     cache.here = {C}
-    assert arguments.require(group(), task(1), (A, B, C)) == {A, B}
-    assert arguments.require(group(), task(2), (A,)) == {A}
+    assert arguments.require(group(), task(1), (A, B, C)) == [A, B]
+    assert arguments.require(group(), task(2), (A,)) == [A]
     assert [t.id for _, t in arguments.on_fetched(A)] == [task(2).id]
     assert arguments.waiting() == {task(1).id}
     assert [t.id for _, t in arguments.on_fetched(B)] == [task(1).id]
