@@ -39,6 +39,7 @@ __all__ = [
     "UntrustedResult",
     "__version__",
     "as_completed",
+    "function",
 ]
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         UnreadableResult,
         UntrustedResult,
     )
+    from oncue.functions.options import function
     from oncue.pickles import ObjectRef
 
 _CLIENT = ("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed")
@@ -83,6 +85,6 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         home = "client" if name in _CLIENT else "client.executor" if name in _EXECUTOR else "errors"
-        home = "pickles" if name == "ObjectRef" else home
+        home = {"ObjectRef": "pickles", "function": "functions.options"}.get(name, home)
         return getattr(import_module(f"oncue.{home}"), name)
     raise AttributeError(f"module 'oncue' has no attribute {name!r}")

@@ -18,19 +18,24 @@ What is sent depends on where the function is defined:
 """
 
 from oncue.functions.body import FunctionBody, Packed, describe
-from oncue.functions.files import import_root, pack_file, parameters_in_file
+from oncue.functions.files import import_root, pack_file, parameters_in_file, split_place
 from oncue.functions.load import Loaded, load, load_function
+from oncue.functions.options import FunctionOptions, function, options_of
 from oncue.functions.pack import pack_function
 
 __all__ = [
     "FunctionBody",
+    "FunctionOptions",
     "Loaded",
     "Packed",
     "describe",
+    "function",
     "import_root",
     "load",
     "load_function",
+    "options_of",
     "pack_file",
     "pack_function",
     "parameters_in_file",
+    "split_place",
 ]

@@ -35,7 +35,8 @@ class FunctionBody(Stored, frozen=True):
     detached: bool = False  # child processes may outlive the task
     #: Relative path -> content of data files and compiled modules that were named.
     files: dict[str, bytes] = msgspec.field(default_factory=dict)
-    compiled: tuple[str, ...] = ()  # compiled modules beside it that do not travel: their file names
+    #: Module -> file name of the user's compiled modules that do not travel.
+    compiled: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class FunctionProperties(NamedTuple):

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oncue.errors import CannotImport, CannotPack
+from oncue.errors import CannotImport, CannotPack, Invalid
 from oncue.functions.body import Packed
+from oncue.functions.options import FunctionOptions
 from oncue.functions.pack import pack_function
 from oncue.functions.signature import names_in_text, parameters_in_text
 from oncue.functions.source import local_files
@@ -24,16 +25,33 @@ from oncue.protocol.records import Parameter
 _loading = threading.RLock()  # guards sys.path and sys.modules
 
 
-def pack_file(path: Path | str, name: str) -> Packed:
+def split_place(text: str) -> tuple[str, str]:
+    """Return (file, name) of `file.py:name`. Raises Invalid, with the likely remedy."""
+    file, colon, name = text.rpartition(":")
+    if colon and file.endswith(".py") and all(part.isidentifier() for part in name.split(".")):
+        return file, name
+    remedy = "for example tomo.py:reconstruct"
+    if text.endswith(".py"):
+        remedy = f"add the function's name, as in {text}:NAME"
+    elif ".ipynb" in text:
+        remedy = "a notebook's functions are sent from the notebook: client.submit, client.register"
+    elif file.endswith(".py"):
+        remedy = "after the colon comes the function's name alone, without parentheses or arguments"
+    elif colon and file:
+        remedy = f"did you mean {file.replace('.', '/')}.py:{name}?"
+    raise Invalid(f"{text!r} is not file.py:name", remedy=remedy)
+
+
+def pack_file(path: Path | str, name: str, options: FunctionOptions | None = None) -> Packed:
     """Pack the function `file.py:name`.
 
     The file is imported (its code runs here) under the name it would have for a script beside it.
-    sys.modules and sys.path are restored after that.
+    sys.modules and sys.path are restored after that. `options` are added to those of the function.
     Raises CannotPack: no such file or name, or the file fails to import (where and why).
     """
     path = _file(path)
     with _imported(path) as module:
-        return pack_function(_named(module, name, path))
+        return pack_function(_named(module, name, path), options=options)
 
 
 def parameters_in_file(path: Path | str, name: str) -> tuple[tuple[Parameter, ...] | None, str]:
@@ -67,17 +85,40 @@ def import_root(path: Path | str) -> Path:
 
 def _file(path: Path | str) -> Path:
     path = Path(path).absolute()
+    if path.is_dir():
+        raise CannotPack(f"{path} is a folder", remedy=f"name a file in it: {_python_files(path)}", file=str(path))
     if not path.is_file():
-        raise CannotPack(f"there is no file {path}", remedy="give the path of a Python file", file=str(path))
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"its folder has: {_python_files(path.parent)}"
+        if not path.parent.is_dir():
+            remedy = f"there is no folder {path.parent} either"
+        raise CannotPack(f"there is no file {path}", remedy=remedy, file=str(path))
+    dotted = next((p for p in (path.with_suffix(""), *path.parents) if "." in p.name and _is_module(p)), None)
+    if dotted is not None:
+        raise CannotPack(
+            f"{path} cannot be imported by its name: {dotted.name!r} has a dot, which separates a package from its module",
+            remedy=f"rename it, for example to {dotted.name.replace('.', '_')!r}",
+            file=str(path),
+        )
     return path
+
+
+def _is_module(path: Path) -> bool:
+    return path.with_name(path.name + ".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _python_files(folder: Path) -> str:
+    return ", ".join(sorted(p.name for p in folder.glob("*.py"))[:10]) or "no Python files"
 
 
 def _named(module: types.ModuleType, name: str, path: Path) -> Any:
     found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is None:
-        raise _no_such(path, name, [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")])
+    for i, part in enumerate(parts := name.split(".")):
+        inner = getattr(found, part, None)
+        if inner is None:
+            own = [k for k, v in vars(found).items() if callable(v) and not k.startswith("_")]
+            raise _no_such(path, name, [".".join([*parts[:i], k]) for k in own])
+        found = inner
     return found
 
 

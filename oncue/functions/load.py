@@ -21,21 +21,9 @@ from oncue.errors import CannotLoad
 from oncue.functions.body import FunctionBody, describe
 from oncue.functions.lines import Entry, entries
 from oncue.functions.main_module import globals_of, main_module, script_file
+from oncue.functions.remedies import compiled_remedy, pip_line, remedy_for
 from oncue.functions.siblings import SiblingSet, activate, show, sibling_set
 from oncue.pickles import HOMES, PYTHON, loads
-
-#: Packages to install whose name is not the module's.
-_PIP_NAMES = {
-    "PIL": "pillow",
-    "cv2": "opencv-python",
-    "yaml": "pyyaml",
-    "sklearn": "scikit-learn",
-    "skimage": "scikit-image",
-    "bs4": "beautifulsoup4",
-    "dateutil": "python-dateutil",
-    "zmq": "pyzmq",
-    "tomopy": "tomopy (conda-forge)",
-}
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -90,7 +78,7 @@ def load(body: FunctionBody) -> Loaded:
     elif script and "__file__" in (names := globals_of(call) or {}):
         names["__file__"] = script
     if not callable(call):
-        raise _cannot_load(body, failures)
+        raise _cannot_load(body, failures) from (failures[-1] if failures else None)
     shown = body.lines | ({body.file: body.source} if body.entry else {})
     lines = {name: entry for name, entry in entries(shown).items() if name not in body.siblings}
     loaded = Loaded(call, siblings, _is_async(call), body, lines, main_module(call, body))
@@ -101,7 +89,7 @@ def load(body: FunctionBody) -> Loaded:
 def _write_files(body: FunctionBody) -> tuple[SiblingSet, str]:
     """Return (siblings, path of the script, "" without one)."""
     try:
-        siblings = sibling_set({name: text.encode() for name, text in body.siblings.items()})
+        siblings = sibling_set({name: text.encode() for name, text in body.siblings.items()} | body.files)
         return siblings, "" if body.portable else script_file(body, siblings.folder)
     except OSError as e:
         raise CannotLoad(
@@ -136,16 +124,14 @@ def _is_async(call: Any) -> bool:
     return inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
 
 
-def pip_line(module: str) -> str:
-    """Return the command that installs a module for the worker's Python."""
-    top = module.split(".")[0]
-    return f"{sys.executable} -m pip install {_PIP_NAMES.get(top, top)}"
-
-
 def _cannot_load(body: FunctionBody, failures: list[BaseException]) -> CannotLoad:
     here = f"the worker's Python {PYTHON} ({sys.executable})"
     missing = [f.name for f in failures if isinstance(f, ModuleNotFoundError) and f.name]
     missing += [m for m in body.requires if m not in missing and not _is_importable(m)]
+    if files := [body.compiled[m] for m in missing if m in body.compiled]:
+        return CannotLoad(
+            f"{body.name} needs {', '.join(files)}, which did not travel with it", remedy=compiled_remedy(files[0])
+        )
     if missing and any(isinstance(f, ImportError) for f in failures):
         names = ", ".join(dict.fromkeys(m.split(".")[0] for m in missing))
         return CannotLoad(
@@ -162,9 +148,20 @@ def _cannot_load(body: FunctionBody, failures: list[BaseException]) -> CannotLoa
             python=body.python,
         )
     return CannotLoad(
-        f"{body.name} cannot be loaded by {here}: {reasons}",
-        remedy=f"versions of packages may differ; it was packed with Python {body.python}, oncue {body.oncue}",
+        f"{body.name} cannot be loaded by {here}: {reasons}", remedy=_remedy_of_loading(body, failures[-1:])
     )
+
+
+def _remedy_of_loading(body: FunctionBody, failures: list[BaseException]) -> str:
+    versions = f"versions of packages may differ; it was packed with Python {body.python}, oncue {body.oncue}"
+    for error in failures:
+        if remedy := remedy_for(error, body):
+            return remedy
+        if isinstance(error, SyntaxError):
+            return f"its syntax may need another Python: it was packed with Python {body.python}"
+        if not isinstance(error, ImportError | AttributeError | TypeError):
+            return "code at the top level of its file fails there: move into the function what needs your machine"
+    return versions
 
 
 def _is_importable(module: str) -> bool:

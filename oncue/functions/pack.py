@@ -8,14 +8,15 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from oncue.errors import CannotPack
 from oncue.functions.body import FunctionBody, Packed
 from oncue.functions.lines import lines_of
+from oncue.functions.options import FunctionOptions, function_folder, marked_options, read_files, source_file
 from oncue.functions.signature import parameters_of
-from oncue.functions.source import Files, collect_files, local_files, part_for, text_of
+from oncue.functions.source import Contents, Files, collect_files, local_files, part_for, text_of
 from oncue.pickles import PYTHON, dumps, short_name, unpicklable
 from oncue.pickles.code import names_used
 from oncue.protocol.codec import encode
@@ -26,12 +27,15 @@ _managers: tuple[Any, ...] = (contextlib.contextmanager, contextlib.asynccontext
 _CONTEXTS = [make(lambda: None).__code__ for make in _managers]  # code of their wrapper functions
 
 
-def pack_function(fn: Callable[..., Any], *, name: str = "", modules: Iterable[str] = ()) -> Packed:
+def pack_function(
+    fn: Callable[..., Any], *, name: str = "", modules: Iterable[str] = (), options: FunctionOptions | None = None
+) -> Packed:
     """Pack any callable but a generator function.
 
     Functions, async functions, lambdas, closures, partials, bound methods, callable instances and
     classes. The same function has the same id, also in another process with the same Python.
-    `modules`: more modules of the user's that it needs, for its arguments.
+    `modules`: more modules of the user's that it needs, for its arguments. `options` are added to
+    those that oncue.function has set.
     Raises CannotPack if it is not callable, uses something that cannot be pickled (which is named),
     or exceeds FUNCTION_BYTES.
     """
@@ -44,7 +48,10 @@ def pack_function(fn: Callable[..., Any], *, name: str = "", modules: Iterable[s
         raise _cannot(fn, label, e) from e
     module = getattr(under, "__module__", None) or ""
     source, entry, filename = _source(fn, under, module)
-    files, requires = _files(under, module, source, pickler.modules.union(modules))
+    contents = _contents(under, module, source, pickler.modules.union(modules))
+    options = marked_options(fn, under).merged(options)
+    files = _named_files(options.files, under, contents.siblings, label)
+    travelling = {name.split("/")[-1] for name in files}
     body = encode(
         FunctionBody(
             v=VERSION,
@@ -54,19 +61,24 @@ def pack_function(fn: Callable[..., Any], *, name: str = "", modules: Iterable[s
             python=PYTHON,
             source=source,
             pickle=pickled,
-            siblings=files,
-            requires=requires,
+            siblings=contents.siblings,
+            requires=contents.requires,
             oncue=__version__,
             entry=entry,
             portable=not pickler.by_value,
             file=filename,
             lines=lines_of(pickler.codes),
+            fresh=options.fresh,
+            memory_bytes=options.memory_bytes,
+            detached=options.detached,
+            files=files,
+            compiled={m: path.name for m, path in contents.compiled.items() if path.name not in travelling},
         )
     )
     if len(body) > FUNCTION_BYTES:
         raise CannotPack(
             f"{label} has {len(body):,} bytes with what it uses; at most {FUNCTION_BYTES:,} travel",
-            remedy="large data belongs in an argument or a file, not in a global variable or a closure",
+            remedy="large data belongs in an argument, or in a file that the endpoint can read",
             limit_bytes=FUNCTION_BYTES,
         )
     signature, doc = _signature(fn), inspect.getdoc(under) or ""
@@ -169,8 +181,18 @@ def _source(fn: Any, under: Any, module: str) -> tuple[str, str, str]:
         return "", "", filename
 
 
-def _files(under: Any, module: str, source: str, named: set[str]) -> tuple[Files, tuple[str, ...]]:
-    """Return (the user's own files, required modules).
+def _named_files(patterns: Sequence[str], under: Any, siblings: Files, label: str) -> dict[str, bytes]:
+    """Return the files of the option `files`, by their path beside the siblings."""
+    if not patterns:
+        return {}
+    base = function_folder(under)
+    file = source_file(under)
+    depth = next((name.count("/") for name in siblings if file.endswith("/" + name)), 0)
+    return read_files(patterns, base, [base, *base.parents][depth], label)
+
+
+def _contents(under: Any, module: str, source: str, named: set[str]) -> Contents:
+    """Return the user's own files, required modules, and own compiled modules.
 
     They are those of the modules that the pickle names, of the function's own module, and of the
     imports in its part of a script.
@@ -187,8 +209,7 @@ def _files(under: Any, module: str, source: str, named: set[str]) -> tuple[Files
     if module == "__main__" and text_of(module):
         roots = names_used(under.__code__) if isinstance(under, types.FunctionType) else set()
         text = part_for(text_of(module), roots | {getattr(under, "__qualname__", "").split(".")[0]})
-    files, requires = collect_files(names, text)
-    return files, requires
+    return collect_files(names, text)
 
 
 def _used_modules(under: Any) -> set[str]:

@@ -135,6 +135,8 @@ def root() -> str:
 def _write(files: Mapping[str, bytes], folder: str) -> None:
     """Write the files; those that are there with the same content stay."""
     for name, content in files.items():
+        if os.path.isabs(name) or ".." in name.split("/"):
+            raise OSError(f"the file {name!r} would be outside of the function's folder")
         write_file(Path(folder, name), content)
     with contextlib.suppress(OSError):
         os.utime(folder)

@@ -11,7 +11,9 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+_COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 Files = dict[str, str]  # relative path -> source
 
 
@@ -77,6 +79,25 @@ def local_files(name: str) -> dict[str, Path]:
     return found
 
 
+def compiled_file(name: str) -> Path | None:
+    """Return the file of the user's own compiled module `name`; None if it is none."""
+    parts = name.split(".")
+    if not parts[0] or parts[0] in sys.stdlib_module_names or parts[0] in ("oncue", "__main__"):
+        return None
+    spec = _spec(parts[0])
+    if spec is None:
+        return None
+    if spec.submodule_search_locations is None:
+        path = Path(spec.origin or "")
+        return path if path.name.endswith(_COMPILED) and not installed(path) else None
+    locations = list(spec.submodule_search_locations)
+    if not locations or installed(Path(locations[0])):
+        return None
+    stem = Path(locations[0]).parent.joinpath(*parts)
+    found = (stem.with_name(stem.name + suffix) for suffix in _COMPILED)
+    return next((path for path in found if path.is_file()), None)
+
+
 def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
     module = sys.modules.get(top)
     spec = getattr(module, "__spec__", None)
@@ -109,14 +130,22 @@ def imported(text: str, package: str) -> list[str]:
     return [n for n in names if n]
 
 
-def collect_files(names: Iterable[str], text: str = "", package: str = "") -> tuple[Files, tuple[str, ...]]:
-    """Return (own files, required modules) of `names` and of imports in `text`.
+class Contents(NamedTuple):
+    """Source files and modules that a function needs."""
 
-    Imports are followed through own files. Required modules are top-level names that are neither
-    own nor of the standard library.
+    siblings: Files  # the user's own
+    requires: tuple[str, ...]  # top-level modules, neither own nor of the standard library
+    compiled: dict[str, Path]  # the user's own compiled modules
+
+
+def collect_files(names: Iterable[str], text: str = "", package: str = "") -> Contents:
+    """Return the files and modules of `names` and of imports in `text`.
+
+    Imports are followed through own files.
     """
     files: Files = {}
     requires: set[str] = set()
+    compiled: dict[str, Path] = {}
     todo = [*names, *imported(text, package)]
     seen: set[str] = set()
     while todo:
@@ -126,7 +155,9 @@ def collect_files(names: Iterable[str], text: str = "", package: str = "") -> tu
         seen.add(name)
         own = local_files(name)
         top = name.split(".")[0]
-        if (
+        if (path_of_compiled := compiled_file(name)) is not None:
+            compiled[name] = path_of_compiled
+        elif (
             not own
             and top not in sys.stdlib_module_names
             and top not in ("oncue", "cloudpickle", "__main__", "__mp_main__")
@@ -140,7 +171,7 @@ def collect_files(names: Iterable[str], text: str = "", package: str = "") -> tu
                 home = dotted.removesuffix(".__init__") if is_package else dotted.rpartition(".")[0]
                 todo += imported(files[relative], home)
     own_tops = {f.split("/")[0].removesuffix(".py") for f in files}
-    return dict(sorted(files.items())), tuple(sorted(requires - own_tops))
+    return Contents(dict(sorted(files.items())), tuple(sorted(requires - own_tops)), compiled)
 
 
 # ---------------------------------------------------------------- the part that a function needs

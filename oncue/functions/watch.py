@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from oncue.functions.options import files_state
 from oncue.pickles import Reach, dumps
 
 
@@ -22,11 +23,14 @@ class Watch:
     def __init__(self, fn: Any) -> None:
         reach = Reach(fn)
         self.fixed = reach.fixed
+        self._files = files_state(fn)
         self._reach = reach if reach.fixed else None
         self.content = b"" if reach.fixed else content_of(fn)
 
     def same(self, fn: Any) -> bool:
         """True if the callable, given again, is unchanged."""
+        if self._files and files_state(fn) != self._files:
+            return False
         return self._reach.same() if self._reach is not None else content_of(fn) == self.content
 
 

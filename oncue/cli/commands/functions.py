@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 
 import click
 
@@ -10,7 +10,6 @@ from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
-from oncue.errors import Invalid
 from oncue.protocol.api import FunctionInfo
 
 
@@ -73,24 +72,34 @@ def show(name: str, json_: bool) -> None:
 
 @functions.command()
 @click.argument("places", nargs=-1, required=True, metavar="FILE.PY:NAME...", shell_complete=completers.files)
+@click.option("--fresh", is_flag=True, help="Run each task in a process that has run nothing else.")
+@click.option("--memory", metavar="SIZE", default="0", help="End tasks that use more, as in 2GB.")
+@click.option("--detached", is_flag=True, help="Let child processes outlive their task.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    help="Data file, compiled module, folder or glob that travels with them. Can be repeated.",
+)
 @json_option
-def register(places: tuple[str, ...], json_: bool) -> None:
+def register(
+    places: tuple[str, ...], fresh: bool, memory: str, detached: bool, files: tuple[str, ...], json_: bool
+) -> None:
     """Register functions from Python files.
 
-    Repeating it with the same content changes nothing.
+    Repeating it with the same content changes nothing. Options are added to those of
+    @oncue.function in the file.
 
     \b
     Example:
       oncue functions register tomo.py:reconstruct
     """
-    from oncue.functions import pack_file
+    from oncue.functions import options_of, pack_file, split_place
 
-    packed = []
-    for place in places:
-        match = re.fullmatch(r"(.+\.py):([\w.]+)", place)
-        if match is None:
-            raise Invalid(f"{place!r} is not file.py:name", remedy="for example tomo.py:reconstruct")
-        packed.append(pack_file(match[1], match[2]))
+    here = [str(path.absolute()) if (path := Path(f)).exists() else f for f in files]
+    options = options_of(fresh=fresh, memory=memory, detached=detached, files=here)
+    packed = [pack_file(*split_place(place), options) for place in places]
     with connected() as client:
         for p in packed:
             client.register(p)

@@ -284,7 +284,7 @@ class Worker:
         except Terminated:
             self.terminate()
         except BaseException as e:
-            return ERROR, encode(failure(e))
+            return ERROR, encode(failure(e, body=loaded.body))
         try:
             return OK, packed(result)
         except Terminated:

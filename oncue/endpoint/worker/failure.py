@@ -6,7 +6,8 @@ import traceback
 from pathlib import Path
 
 from oncue.errors import OncueError
-from oncue.functions.load import pip_line
+from oncue.functions.body import FunctionBody
+from oncue.functions.remedies import remedy_for
 from oncue.functions.siblings import short_path
 from oncue.protocol.exceptions import to_data
 from oncue.protocol.records import TRACEBACK_BYTES, Failure
@@ -18,18 +19,18 @@ _NAME_CHARS = 200
 _DATA_BYTES = 128 * 1024
 
 
-def failure(error: BaseException, what: str = "") -> Failure:
+def failure(error: BaseException, what: str = "", body: FunctionBody | None = None) -> Failure:
     """Return an exception as data.
 
     Raises nothing, whatever the exception's own methods do.
     """
     try:
-        return _failure(error, what)
+        return _failure(error, what, body)
     except Exception as e:
         return Failure("Exception", f"(the exception cannot be shown: {type(e).__name__})")
 
 
-def _failure(error: BaseException, what: str) -> Failure:
+def _failure(error: BaseException, what: str, body: FunctionBody | None) -> Failure:
     kind = type(error)
     module, name = str(kind.__module__), str(kind.__qualname__)[:_NAME_CHARS]
     name = name if module in ("builtins", "__main__") else f"{module[:_NAME_CHARS]}.{name}"
@@ -38,10 +39,7 @@ def _failure(error: BaseException, what: str) -> Failure:
         name, message, remedy = f"oncue.{kind.__name__}", str(error.message), error.remedy
     else:
         message = _text(error)
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            remedy = f"on the endpoint: {pip_line(error.name)}"
-        elif isinstance(error, MemoryError):
-            remedy = "the worker has no more memory: use smaller pieces, or fewer workers on that machine"
+        remedy = remedy_for(error, body)
     if what:
         message = f"{what}: {message}"
     # An error of oncue's own without a line of the user's: the traceback would repeat the message.

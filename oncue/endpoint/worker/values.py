@@ -10,7 +10,7 @@ import msgspec
 
 from oncue.endpoint.worker.blob_files import BLOBS
 from oncue.errors import CannotLoad, CannotPack, OncueError, OtherPython
-from oncue.functions.load import pip_line
+from oncue.functions.remedies import pip_line
 from oncue.pickles import PYTHON
 from oncue.protocol.payload import MSGPACK, is_plain, unpack_args
 from oncue.protocol.records import INLINE_BYTES, Failure
