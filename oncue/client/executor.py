@@ -203,6 +203,8 @@ class OncueExecutor(Executor):
     def _check(self) -> None:
         if self._shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._session.sender.closed:  # as at the end of the program
+            raise RuntimeError("cannot schedule new futures after the client was closed")
 
     def _add(self, futures: Sequence[TaskFuture[Any]]) -> None:
         """Add open futures and start the thread. Call it with the lock held."""
