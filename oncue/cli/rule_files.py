@@ -137,6 +137,16 @@ def check_offline(sets: Sequence[RuleSet]) -> None:
         check_arguments(ruleset, {f: parameters for (file, f), parameters in known.items() if file == ruleset.file})
 
 
+def warn_offline(sets: Sequence[RuleSet]) -> None:
+    """Print warnings about the rules, as far as these files alone show them."""
+    from oncue.cli.rule_state import show_warnings
+    from oncue.rules.parsing.plausibility import implausible
+
+    triggers = {t.name: t.options for s in sets for t in s.triggers}
+    for ruleset in sets:
+        show_warnings(ruleset.file, implausible(ruleset, triggers, ()))
+
+
 def run_tests(sets: Sequence[RuleSet]) -> list[FileTestResult]:
     """Run the `tests:` of all rules, without a server."""
     from oncue.rules.testing import runner

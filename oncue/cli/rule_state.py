@@ -1,10 +1,12 @@
-"""State of a rule in words: open windows, and conditions that cannot be evaluated."""
+"""State of a rule in words: open windows, unevaluated conditions, warnings."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
-from oncue.protocol.api import RuleInfo
+from oncue.cli.output import say
+from oncue.protocol.api import RuleInfo, RuleWarning
 
 
 def state_text(rule: RuleInfo) -> str:
@@ -33,6 +35,13 @@ def unevaluated_text(rule: RuleInfo) -> str:
         f"for {_many(rule.unevaluated, 'event')} since start, `when` could not be evaluated;"
         f" the last, {last}: {rule.unevaluated_why}"
     )
+
+
+def show_warnings(file: str, warnings: Sequence[RuleWarning]) -> None:
+    """Print what is valid in a rule file, and probably a mistake."""
+    for w in warnings:
+        remedy = f" ({w.remedy})" if w.remedy else ""
+        say(f"{file}:{w.line}:{w.column}: warning: {w.rule}: {w.message}{remedy}", err=True)
 
 
 def _many(count: int, noun: str) -> str:

@@ -138,3 +138,13 @@ def event_row(place: int, at_ms: int, type: str, source: str, id: str, value: by
     except Invalid as e:  # an older version took it; the others of a list are shown
         event = Event(id=id, source=source, type=type, data=f"not shown: {e.message}")
     return EventRow(place, event, at_ms * 1000)
+
+
+def types(db: sqlite3.Connection, most: int) -> list[str]:
+    """Return the types of stored events, in order. One look at the index for each."""
+    text = (
+        "WITH RECURSIVE found(type) AS (SELECT min(type) FROM event UNION ALL"
+        " SELECT (SELECT min(type) FROM event WHERE type > found.type) FROM found WHERE type IS NOT NULL)"
+        " SELECT type FROM found WHERE type IS NOT NULL LIMIT ?"
+    )
+    return [name for (name,) in db.execute(text, (most,))]

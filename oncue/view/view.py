@@ -354,6 +354,10 @@ class View:
         """
         return await self._readers.run(event_lists.page, filters)
 
+    async def event_types(self, most: int) -> list[str]:
+        """Return the types of stored events."""
+        return await self._readers.run(event_lists.types, most)
+
     async def event(self, offset: int) -> EventRow | None:
         return await self._readers.run(event_lists.event, offset)
 

@@ -300,3 +300,46 @@ def test_one_of_two_concurrent_deploys_gets_a_conflict(system: System) -> None:
 
             assert sorted(pool.map(post, ("a", "b"))) == [200, 409]
             assert deployed(system, f"once{n}") == 1
+
+
+def test_probable_mistakes_are_warned_of_and_impossible_ones_refused(system: System) -> None:
+    event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "scan.done", "data": {}}
+    answer = system.http("POST", "/v1/events", event, {"Content-Type": "application/cloudevents+json"})
+    assert answer.status == 202
+    text = """
+triggers:
+  - {name: odd-frames, kind: file, path: incoming}
+rules:
+  - name: odd
+    on: odd-frames
+    match: {data.pth: {suffix: .h5}}
+    run: {function: tomo.py:reconstruct, args: {path: "${data.pth}"}}
+  - name: misspelt
+    on: {type: oncue.task.faild}
+    run: {function: tomo.py:reconstruct, args: {path: a}}
+  - name: alike
+    on: {type: scan.dnoe}
+    run: {function: tomo.py:reconstruct, args: {path: a}}
+"""
+    (system.folder / "incoming").mkdir()
+    system.write("odd.yaml", text)
+    told = system.oncue("rules", "test", "odd.yaml").stderr
+    assert "odd.yaml:7:13: warning: odd: events of the trigger odd-frames have no data.pth" in told
+    assert "odd.yaml:10:16: warning: misspelt: no trigger makes events of the type 'oncue.task.faild'" in told
+    planned = system.json("deploy", "odd.yaml", "--dry-run")
+    (only,) = planned
+    assert [(w["rule"], w["line"]) for w in only["warnings"]] == [
+        ("odd", 7),
+        ("odd", 8),
+        ("misspelt", 10),
+        ("alike", 13),
+    ]
+    assert only["warnings"][3]["remedy"] == "did you mean 'scan.done'?"
+    done = system.oncue("deploy", "odd.yaml", "--yes")
+    assert "odd.yaml:13:16: warning: alike:" in done.stderr
+    assert "odd@1 is in force" in done.stdout
+
+    system.write("odd.yaml", text.replace("{suffix: .h5}", ".nan"))
+    refused = system.oncue("deploy", "odd.yaml", "--yes", code=2).stderr
+    assert "odd.yaml:7:23: data.pth: no event has the value nan" in refused
+    assert system.oncue("rules", "remove", "odd", "--yes").returncode == 0

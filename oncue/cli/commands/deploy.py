@@ -15,6 +15,7 @@ from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.diff_output import show
 from oncue.cli.output import as_json, json_option, say
+from oncue.cli.rule_state import show_warnings
 from oncue.errors import Invalid
 from oncue.protocol.api import Deployed, DeployRequest, RuleFile, TriggerInfo
 from oncue.protocol.records import origin
@@ -121,6 +122,7 @@ def _show(planned: list[Deployed], here: Mapping[str, str], err: bool) -> None:
     for d in planned:
         if d.replaces:
             say(f"{d.label}: ANOTHER FILE has this name: {d.replaces} is deployed, this is {here[d.label]}", err=err)
+        show_warnings(here[d.label].partition(":")[2] or d.label, d.warnings)
         if not d.changed:
             say(f"{d.label}: no change", err=err)
             continue

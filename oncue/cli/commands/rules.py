@@ -85,7 +85,7 @@ def test(files: tuple[str, ...], json_: bool) -> None:
     Example:
       oncue rules test beamline.yaml
     """
-    from oncue.cli.rule_files import check_offline, read, run_tests, show_tests
+    from oncue.cli.rule_files import check_offline, read, run_tests, show_tests, warn_offline
 
     sets = read(files)
     tests = run_tests(sets)
@@ -93,6 +93,7 @@ def test(files: tuple[str, ...], json_: bool) -> None:
         as_json(tests)
     show_tests(tests)
     check_offline(sets)
+    warn_offline(sets)
     if not tests:
         say("no tests in these files: add them to a rule under `tests:`", err=True)
 

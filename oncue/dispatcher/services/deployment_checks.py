@@ -17,6 +17,7 @@ from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import NAME_CHARS, Deployment, FunctionRecord, origin
 from oncue.rules.parsing.argument_check import Known, check_arguments
+from oncue.rules.parsing.plausibility import TYPES, implausible
 from oncue.rules.parsing.rule_file import RuleSet
 from oncue.rules.yaml_document import Problems
 
@@ -126,6 +127,15 @@ async def bind_file(
     parameters = {name: f.parameters for name, f in bound.items()}
     await asyncio.to_thread(_check_runs, rules, wrong, parameters)
     return BoundFile(file, rules, {name: f.id for name, f in bound.items()})
+
+
+async def warnings_of(
+    files: Sequence[RuleSet], others: Sequence[RuleSet], context: ServerContext
+) -> list[list[r.RuleWarning]]:
+    """Return the warnings of each file: what is valid, and probably a mistake."""
+    triggers = {t.name: t.options for s in (*others, *files) for t in s.triggers}
+    types = await context.view.event_types(TYPES)
+    return await asyncio.to_thread(lambda: [implausible(rules, triggers, types) for rules in files])
 
 
 def _check_runs(rules: RuleSet, wrong: Mapping[tuple[str, str], OncueError], parameters: Known) -> None:

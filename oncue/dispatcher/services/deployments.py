@@ -24,6 +24,7 @@ from oncue.dispatcher.services.deployment_checks import (
     check_counts,
     check_labels,
     check_origin,
+    warnings_of,
 )
 from oncue.dispatcher.services.deployment_plan import Plan, plan_file, plan_removal, plan_rollback
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
@@ -74,7 +75,11 @@ class DeploymentService:
                 for f, rules in zip(request.files, parsed, strict=True)
             ]
             plans = [await plan_file(caller, f, request.note, deployed, context) for f in bound]
-            answers = [plan.answer for plan in plans]
+            warnings = await warnings_of(parsed, others, context)
+            answers = [
+                msgspec.structs.replace(plan.answer, warnings=found)
+                for plan, found in zip(plans, warnings, strict=True)
+            ]
             if not request.dry_run:
                 await self._put_in_force(plans, bound, request.replace)
         if not request.dry_run:

@@ -28,6 +28,7 @@ from oncue.protocol.api.rules import (
     FunctionChange,
     RuleFile,
     RuleInfo,
+    RuleWarning,
 )
 from oncue.protocol.api.server import Health, Me
 from oncue.protocol.api.tasks import (
@@ -99,6 +100,7 @@ __all__ = [
     "RevokedToken",
     "RuleFile",
     "RuleInfo",
+    "RuleWarning",
     "TaskCount",
     "TaskInfo",
     "TaskRequest",

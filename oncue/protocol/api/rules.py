@@ -50,6 +50,17 @@ class Deployed(Response, frozen=True):
     triggers: list[TriggerInfo] = []  # after their initial scans: new items fire from now on
     waits: str = ""  # why its stateful rules do not run yet
     notes: list[str] = []  # of a dry run: what its triggers will do with files that exist
+    warnings: list[RuleWarning] = []
+
+
+class RuleWarning(Response, frozen=True):
+    """A part of a rule that is valid, and probably a mistake."""
+
+    rule: str
+    line: int
+    column: int
+    message: str
+    remedy: str = ""
 
 
 class FunctionChange(Response, frozen=True):

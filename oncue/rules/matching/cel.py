@@ -27,7 +27,7 @@ from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.rules.matching.cel_cost import UNBOUNDED, cost_s
 from oncue.rules.matching.cel_numbers import number_environment, within_64_bits
-from oncue.rules.matching.cel_tree import parse_tree
+from oncue.rules.matching.cel_tree import parse_tree, paths_of
 from oncue.rules.matching.fields import ATTRIBUTES
 
 MAX_CHARS = 2_000
@@ -53,6 +53,13 @@ class Cel:
         if kind == "BOOL":
             return bool(value)
         return _reason(str(value)) if kind == "ERROR" else f"the condition gives {kind.lower()}, not true or false"
+
+    def paths(self) -> list[str]:
+        """Return the paths into the event that the condition reads."""
+        try:
+            return paths_of(parse_tree(self._expression.serialize()))
+        except ValueError:
+            return []
 
     def longest(self) -> Callable[[int], float]:
         """Return the longest time (s) of an evaluation, as a function.

@@ -61,7 +61,7 @@ def _estimate(tree: Tree, sizes: dict[str, float], depth: int) -> Estimate:
             return Estimate(0.0, len(text) + 1.0)
         case Name(name):
             return Estimate(0.0, sizes.get(name, 1.0))
-        case Select(operand):
+        case Select(operand, _):
             found = _estimate(operand, sizes, depth)
             return Estimate(found.seconds + STEP_S + READ_S * found.size, found.size)
         case ListOf(items):

@@ -7,6 +7,7 @@ The library gives the tree as a serialized protobuf message, google.api.expr.v1a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,9 +23,10 @@ class Name(NamedTuple):
 
 
 class Select(NamedTuple):
-    """operand.field"""
+    """operand.field, or has(operand.field)"""
 
     operand: Tree
+    field: str
 
 
 class CallOf(NamedTuple):
@@ -52,6 +54,47 @@ class Loop(NamedTuple):
     result: Tree
 
 
+def paths_of(tree: Tree) -> list[str]:
+    """Return the paths into the event that an expression reads: data.meta.size."""
+    found: list[str] = []
+    _collect(tree, found)
+    return list(dict.fromkeys(found))
+
+
+def _collect(tree: Tree, found: list[str]) -> None:
+    if isinstance(tree, Select):
+        path = _path(tree)
+        found += [path] if path else []
+        if not path:
+            _collect(tree.operand, found)
+        return
+    parts: tuple[Tree, ...] = ()
+    if isinstance(tree, CallOf):
+        path = _path(tree)
+        found += [path] if path else []
+        parts = () if path else tree.args
+    elif isinstance(tree, ListOf):
+        parts = tree.items
+    elif isinstance(tree, Loop):
+        parts = (tree.over, tree.start, tree.condition, tree.step, tree.result)
+    for part in parts:
+        _collect(part, found)
+
+
+def _path(tree: Tree) -> str:
+    """Return data.a.b of data.a.b or data["a"].b; "": it is something else."""
+    if isinstance(tree, Name):
+        return tree.name if tree.name in ("data", "event") else ""
+    if isinstance(tree, Select):
+        before, key = _path(tree.operand), tree.field
+    elif isinstance(tree, CallOf) and tree.function == "_[_]" and isinstance(tree.args[1], Constant):
+        before, key = _path(tree.args[0]), tree.args[1].text.decode("utf-8", "replace")
+    else:
+        return ""
+    return f"{before}.{key}" if before and _KEY.fullmatch(key) else ""
+
+
+_KEY = re.compile(r"\w+", re.ASCII)
 Tree = Constant | Name | Select | CallOf | ListOf | Loop
 _Value = int | bytes
 
@@ -76,7 +119,8 @@ def _tree(message: bytes) -> Tree:
     if 4 in fields:
         return Name(_text(_fields(_bytes(fields, 4)), 1))
     if 5 in fields:
-        return Select(_tree(_bytes(_fields(_bytes(fields, 5)), 1)))
+        select = _fields(_bytes(fields, 5))
+        return Select(_tree(_bytes(select, 1)), _text(select, 2))
     if 6 in fields:
         call = _fields(_bytes(fields, 6))
         return CallOf(_text(call, 2), tuple(_trees(call, 1)) + tuple(_trees(call, 3)))

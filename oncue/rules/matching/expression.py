@@ -92,6 +92,19 @@ def simple_path(expression: Expression) -> str:
     return expression.text if isinstance(expression, Path) else ""
 
 
+def paths_of(expression: Expression) -> list[str]:
+    """Return all paths in an expression."""
+    match expression:
+        case Path(text):
+            return [text]
+        case Piped(value):
+            return paths_of(value)
+        case Sum(left, _, right):
+            return paths_of(left) + paths_of(right)
+        case Number():
+            return []
+
+
 def cost(expression: Expression) -> Cost:
     match expression:
         case Piped(value, _, filter_):

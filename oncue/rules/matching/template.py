@@ -114,6 +114,11 @@ def _text(text: str, place: str, refer: Refer) -> Template:
     return Template(joined, False, all_costs)
 
 
+def parsed(text: str) -> list[Expression]:
+    """Return the expressions of a text. Raises ValueError."""
+    return [parse(piece[0]) for piece in split(text) if isinstance(piece, tuple)]
+
+
 def split(text: str) -> list[str | tuple[str]]:
     """Split into texts, and references as tuples of one.
 

@@ -12,6 +12,7 @@ from oncue.errors import Invalid
 from oncue.rules.matching.conditions import (
     COMPARE,
     SIGNS,
+    Check,
     Condition,
     ConditionGroup,
     Leaf,
@@ -24,10 +25,10 @@ from oncue.rules.matching.conditions import (
     show,
 )
 from oncue.rules.matching.fields import ATTRIBUTES, MISSING, getter
+from oncue.rules.parsing.contradictions import GROUPS, check_contradictions
 from oncue.rules.yaml_document import Node, Problems, nearest
 
 TRIGGER = "oncuetrigger"  # extension with the name of the trigger
-GROUPS = ("any", "all", "not")
 OPERATORS = ("eq", "ne", "in", "not_in", "prefix", "suffix", "glob", "regex", *COMPARE, "exists")
 MAX_CONDITIONS = 1_000  # of a rule
 _MAGIC = frozenset("*?[{")
@@ -81,6 +82,18 @@ def _attribute(parent: Node, key: str, node: Node, problems: Problems) -> list[C
     if isinstance(node.value, str) and _MAGIC & set(node.value):
         return _operator(key, place, "glob", node, problems)
     return parse_field(key, place, node, problems)
+
+
+def check_possible(match: Node, problems: Problems) -> None:
+    """Add a problem for conditions that never hold, if `match` has no other faults."""
+
+    def make_check(path: str, operator: str, node: Node) -> Check | None:
+        try:
+            return _leaf(path, operator, node).check
+        except (Invalid, ValueError):
+            return None
+
+    check_contradictions(match, problems, make_check)
 
 
 def parse_match(node: Node, problems: Problems) -> list[Condition]:

@@ -22,7 +22,7 @@ from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
 from oncue.rules.operators.event_rows import refer_to_event
-from oncue.rules.parsing.condition_parser import parse_match, parse_on
+from oncue.rules.parsing.condition_parser import check_possible, parse_match, parse_on
 from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
@@ -245,6 +245,8 @@ def _rule(
     conditions = parse_on(on, triggers, problems) if on else []
     if "match" in node.value:
         conditions += parse_match(node.value["match"], problems)
+        if problems.limited and len(problems.found) == before:
+            check_possible(node.value["match"], problems)
         check_relative(node.value["match"], on, relative, problems)
     when = _when(get("when"), problems)
     timeout_ms = time_limit(get("timeout"), "timeout", problems)

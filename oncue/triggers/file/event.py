@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from oncue.protocol.records import Event
-from oncue.triggers.file.options import FileSpec
+from oncue.triggers.file.options import FileOptions, FileSpec
 from oncue.triggers.file.stability import FileKey, Fingerprint
 
-TYPE = "oncue.file.ready"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # a CloudEvents attribute may not hold these
 _MOST_MS = (1 << 48) - 1
 
@@ -65,7 +64,7 @@ class EventMaker:
         return Event(
             id=hashlib.blake2b(self._seed + state, digest_size=16).hexdigest(),
             source=self._source,
-            type=TYPE,
+            type=FileOptions.TYPE,
             subject=quote(relative) if _CONTROL.search(relative) else relative,
             time=datetime.fromtimestamp(now_us / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             datacontenttype="application/json",

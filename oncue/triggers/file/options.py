@@ -5,7 +5,7 @@ FileOptions are the keys in a rule file; FileSpec is their checked form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -51,6 +51,13 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     existing: bool = False  # files fire that exist when the trigger is first deployed
     #: Event fields that are relative to the folder and never begin with a slash.
     RELATIVE: ClassVar[tuple[str, ...]] = ("subject", "data.relative", "data.name", "data.stem")
+    #: All fields of the data of its events, and their types.
+    FIELDS: ClassVar[Mapping[str, type]] = {
+        **dict.fromkeys(("path", "name", "stem", "folder", "relative", "trigger", "host", "cause"), str),
+        "size": int,
+        "mtime": float,
+    }
+    TYPE: ClassVar[str] = "oncue.file.ready"  # of its events
 
     symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
     #: Interval of full scans; default: 5m, on network mounts 10s.

@@ -75,6 +75,13 @@ class WebhookOptions(
             _check_header(self.id_header, "id-header")
         except Invalid as e:
             raise ValueError(f"{e.message} ({e.remedy})") from None
+        self._check_origins()
+
+    def event_type(self, name: str) -> str:
+        """Return the type of the events of this trigger, if the sender gives none."""
+        return self.type or f"oncue.webhook.{name}"
+
+    def _check_origins(self) -> None:
         if any(not 0 < len(origin) <= _ORIGIN_CHARS or not origin.isprintable() for origin in self.origins):
             raise ValueError("origins: these are names of hosts, such as eventgrid.azure.net")
 

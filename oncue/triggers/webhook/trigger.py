@@ -58,7 +58,6 @@ class WebhookTrigger(HttpTrigger):
         self._options = options
         self._place = f"trigger {name!r}: verify"
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
-        self._default_type = f"oncue.webhook.{name}"
         self._activity = ActivityLog()
         self._verification = read_verify(options.verify, self._place)
 
@@ -162,12 +161,16 @@ class WebhookTrigger(HttpTrigger):
         return Event(
             id=self._id(headers, body, data),
             source=self._source,
-            type=self._options.type or sent_type(self._verification.method, headers, data) or self._default_type,
+            type=self._type(headers, data),
             time=time_text(),
             datacontenttype=kind,
             data=data,
             extensions=self._marks(),
         )
+
+    def _type(self, headers: Mapping[str, str], data: Any) -> str:
+        sent = "" if self._options.type else sent_type(self._verification.method, headers, data)
+        return sent or self._options.event_type(self.name)
 
     def _id(self, headers: Mapping[str, str], body: bytes, data: Any) -> str:
         by_body = self._options.identity == "body"

@@ -89,7 +89,7 @@ def test_the_tree_of_a_condition() -> None:
     tree = parse_tree(condition._expression.serialize())
 
     assert isinstance(tree, Loop)
-    assert (tree.variables, tree.over) == (("x",), Select(Name("data")))
+    assert (tree.variables, tree.over) == (("x",), Select(Name("data"), "l"))
     assert isinstance(tree.step, CallOf)
     assert tree.step.args[1] == CallOf("_==_", (Name("x"), Constant(b"ab")))
 

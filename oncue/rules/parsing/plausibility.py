@@ -1,0 +1,203 @@
+"""Warnings of a deploy: fields that no event has, types that nobody emits.
+
+The rules are valid, so they are deployed all the same. A kind of trigger whose events always have
+the same fields names them in its option Struct: FIELDS (of `data`) and TYPE.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from oncue.protocol.api import RuleWarning
+from oncue.quantities import size_bytes
+from oncue.rules.matching.conditions import COMPARE, parse_time
+from oncue.rules.matching.expression import paths_of
+from oncue.rules.matching.fields import ATTRIBUTES, parse_path
+from oncue.rules.matching.template import parsed
+from oncue.rules.parsing.contradictions import GROUPS
+from oncue.rules.parsing.rule_file import Rule, RuleSet
+from oncue.rules.yaml_document import nearest
+
+OWN = "oncue."  # begins the types of events that oncue itself makes
+ALIKE = 0.85  # of a type that is taken for a misspelt one, 0 to 1
+MOST = 100  # warnings of one file
+TYPES = 1_000  # known types that one is compared with
+_OF_TEXTS = ("prefix", "suffix", "glob", "regex")
+_TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number"}
+
+
+class Schema(NamedTuple):
+    """Fields of the events of all triggers of a rule."""
+
+    about: str  # "the trigger frames"
+    fields: Mapping[str, type]
+    type: str
+
+
+def implausible(rules: RuleSet, triggers: Mapping[str, Any], types: Collection[str]) -> list[RuleWarning]:
+    """Return the warnings of a file.
+
+    `triggers`: name -> option Struct, of all files. `types`: of events that have been seen, or that
+    triggers make.
+    """
+    found: list[RuleWarning] = []
+    lines = rules.text.splitlines()
+    known = {*types, *(kind for name, options in triggers.items() if (kind := _type_of(name, options)))}
+    for rule in rules.rules:
+        schema = _schema(rule.on, triggers)
+        for word, message, remedy in (*_unknown_types(rule, known), *(_of_schema(rule, schema) if schema else ())):
+            line, column = _place(lines, rule.line, word)
+            found.append(RuleWarning(rule.name, line, column, message, remedy))
+        if len(found) >= MOST:
+            return found[:MOST]
+    return found
+
+
+def _schema(on: Any, triggers: Mapping[str, Any]) -> Schema | None:
+    names = [on] if isinstance(on, str) else on if isinstance(on, list) else []
+    options: list[Any] = [triggers.get(name) for name in names]
+    if not options or not all(hasattr(o, "FIELDS") for o in options):
+        return None
+    fields = {name: kind for o in options for name, kind in o.FIELDS.items()}
+    kinds = {getattr(o, "TYPE", "") for o in options}
+    return Schema(f"the trigger {', '.join(names)}", fields, kinds.pop() if len(kinds) == 1 else "")
+
+
+def _type_of(name: str, options: Any) -> str:
+    """Return the type of a trigger's events; "": it is not known."""
+    make = getattr(options, "event_type", None)
+    return str(make(name)) if make is not None else str(getattr(options, "TYPE", ""))
+
+
+def _place(lines: list[str], line: int, word: str) -> tuple[int, int]:
+    """Return the position of a word at or after the beginning of a rule."""
+    for number in range(max(line - 1, 0), min(len(lines), line + 2_000)):
+        if (column := lines[number].find(word)) >= 0:
+            return number + 1, column + 1
+    return _place(lines, line, word.removeprefix("${")) if word.startswith("${") else (line, 1)
+
+
+# ---------------------------------------------------------------- types of events
+
+_Warning = tuple[str, str, str]  # a word at its place, message, remedy
+
+
+def _unknown_types(rule: Rule, known: Collection[str]) -> Iterator[_Warning]:
+    source: dict[str, Any] = rule.source
+    wanted = [section.get("type") for section in (source.get("on"), source.get("match")) if isinstance(section, dict)]
+    for text in [text for value in wanted for text in _texts(value)]:
+        if text in known or re.search(r"[*?\[{]", text):
+            continue
+        near = difflib.get_close_matches(text[:100], list(known)[:TYPES], 1, 0.6 if text.startswith(OWN) else ALIKE)
+        if near or text.startswith(OWN):
+            remedy = f"did you mean {near[0]!r}?" if near else "`oncue events list` shows the types of events"
+            yield text, f"no trigger makes events of the type {text!r}, and none has been seen", remedy
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        value = value.get("eq", value.get("in"))
+    return [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+
+
+# ---------------------------------------------------------------- fields of events
+
+
+def _of_schema(rule: Rule, schema: Schema) -> Iterator[_Warning]:
+    source: dict[str, Any] = rule.source
+    for path, tests in _conditions(source.get("match", {})):
+        if why := _unknown_field(path, schema):
+            yield path, f"{why}: this condition is the same for all of them", _near(path, schema)
+        else:
+            yield from ((path, f"{path}: {why}", "") for why in _wrong_types(path, tests, schema))
+    for path in rule.when.paths() if rule.when is not None else ():
+        if why := _unknown_field(path, schema):
+            yield path.rpartition(".")[2], f"when: {why}", _near(path, schema)
+    for section in ("run", "dedupe", "batch"):
+        for written in _references(source.get(section)):
+            path = _of_one_event(written)
+            if path and (why := _unknown_field(path, schema)):
+                yield f"${{{written}", f"{section}: {why}", _near(path, schema)
+
+
+def _conditions(match: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all (path, tests) of `match`, also those in groups."""
+    for key, value in match.items() if isinstance(match, dict) else ():
+        if key in GROUPS:
+            for member in value if isinstance(value, list) else [value]:
+                yield from _conditions(member)
+        else:
+            yield key, value
+
+
+def _unknown_field(path: str, schema: Schema) -> str:
+    """Return why no event has this path; "": events have it, or it is not known."""
+    try:
+        parts = parse_path(path.removeprefix("event."))
+    except ValueError:
+        return ""
+    if parts[0] != "data":
+        known = parts[0] in ATTRIBUTES or parts[0].startswith("oncue") or parts[0] == "event"
+        return "" if known else f"events of {schema.about} have no {parts[0]}"
+    if len(parts) < 2 or (parts[1] in schema.fields and len(parts) == 2):
+        return ""
+    return f"events of {schema.about} have no {path}"
+
+
+def _near(path: str, schema: Schema) -> str:
+    return nearest(path, [f"data.{name}" for name in schema.fields])
+
+
+def _wrong_types(path: str, tests: Any, schema: Schema) -> Iterator[str]:
+    """Yield why conditions on a known field never hold."""
+    if path == "type" and schema.type:
+        texts = _texts(tests)
+        if texts and schema.type not in texts:
+            yield f"events of {schema.about} have the type {schema.type}, never {texts[0]!r}"
+    kind = schema.fields.get(path.removeprefix("data.")) if path.startswith("data.") else None
+    if kind is None:
+        return
+    given = tests if isinstance(tests, dict) else {"in": tests} if isinstance(tests, list) else {"eq": tests}
+    for operator, value in given.items():
+        if operator in GROUPS:
+            continue
+        if not _fits(operator, value, kind):
+            yield f"is {_TYPE_NAMES[kind]} in events of {schema.about}, so that `{operator}` {value!r} never holds"
+
+
+def _fits(operator: str, value: Any, kind: type) -> bool:
+    if operator in ("eq", "in"):
+        values = value if isinstance(value, list) else [value]
+        texts = [isinstance(v, str) for v in values]
+        return any(texts) if kind is str else not all(texts)
+    if operator in COMPARE:
+        return _is_time(value) == (kind is str)
+    return kind is str or operator not in _OF_TEXTS
+
+
+def _is_time(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        return parse_time(value) is not None or size_bytes(value) < 0
+    except ValueError:
+        return True
+
+
+def _references(value: Any) -> Iterator[str]:
+    """Yield the paths of all ${...} in a part of a rule."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
+    elif isinstance(value, str) and "${" in value:
+        for expression in parsed(value):
+            yield from paths_of(expression)
+
+
+def _of_one_event(path: str) -> str:
+    """Return the path in one event of a batch; "": it is of the batch."""
+    word, _, rest = path.partition(".")
+    return rest if word in ("each", "first", "last") and rest else "" if path in ("count", "key") else path
