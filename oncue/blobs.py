@@ -192,6 +192,27 @@ class Blobs:
             sync_folder(target.parent)
             sync_folder(self.folder)
 
+    def link(self, sha256: str, other: Blobs) -> bool:
+        """Take a blob of another folder, without a copy.
+
+        Return False if that cannot be: it is not there, or on another file system. Nobody may
+        write to the file afterwards: both folders have it.
+        """
+        source, target = other._path(sha256), self._path(sha256)
+        try:
+            if self.durable:
+                with open(source, "rb") as file:
+                    os.fsync(file.fileno())
+            target.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.link(source, target)
+            if self.durable:
+                sync_folder(target.parent)
+                sync_folder(self.folder)
+        except OSError:
+            return False
+        return True
+
     # ------------------------------------------------------------ read
 
     def has(self, sha256: str) -> bool:

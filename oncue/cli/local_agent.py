@@ -57,6 +57,7 @@ def register(data: Path, folder: Path, name: str, workers: int, local: dict[str,
             server_key=registered.server_key,
             bridge=registered.bridge,
             bridge_file=str(data / "local.json"),
+            server_blobs=local.get("blobs", ""),
             workers=workers,
         ),
     )

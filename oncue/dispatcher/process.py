@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from oncue import curve
+from oncue.blobs import Blobs
 from oncue.config import Settings, http_url
 from oncue.disk.durable_files import replace_file
 from oncue.disk.private_files import make_files_private
@@ -174,6 +175,7 @@ async def _write_local(server: Server, port: int) -> dict[str, Any]:
         "bridge": curve.address(here, server.bridge.port),
         "server_key": server.server_key,
         "version": server.context.version,
+        "blobs": str(server.blobs.folder.absolute()) if type(server.blobs) is Blobs else "",
     }
     replace_file(path, json.dumps(local).encode())
     return local

@@ -88,7 +88,8 @@ class AgentProcess:
         )
         self._file = DiskFile(folder / "journal")
         journal = Journal(self._file, os.urandom(8))
-        cache = DiskCache(folder / "functions", folder / "blobs")
+        server_blobs = settings.server_blobs_here()
+        cache = DiskCache(folder / "functions", folder / "blobs", server_blobs)
         self.agent = Agent(
             self.identity,
             journal,
@@ -101,7 +102,9 @@ class AgentProcess:
         self._servers = ServerList(folder / "servers.json", lambda: folder_settings.resolve_server(settings))
         self._socket = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
         orphans, blobs = Orphans() if adopts else None, folder / "blobs"
-        context = ProviderContext(folder, blobs, CONTAINERS[container](), settings.pass_env, settings.limits(), orphans)
+        context = ProviderContext(
+            folder, blobs, CONTAINERS[container](), settings.pass_env, settings.limits(), orphans, server_blobs
+        )
         self._provider = PROVIDERS[provider](context)
         self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
         self.pool = self._block.pool

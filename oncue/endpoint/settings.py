@@ -9,6 +9,7 @@ servers.json  agent/servers.py            status.json  present state
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     bridge_given: bool = False  # set by hand: registering again keeps it
     server_key: str = ""  # CURVE, Z85
     bridge_file: str = ""
+    server_blobs: str = ""  # the server's folder of blobs, if it is on this machine and of this account
     workers: int = 0  # 0: one per core
     spool_bytes: int = 256 << 20
     grace_s: float = 5.0  # for running tasks when the agent stops
@@ -45,6 +47,11 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     max_memory: int | str = 0
     threads: int = 0  # of BLAS, OpenMP and the like in each worker; 0: cores / workers
     debuggable: bool = False  # debuggers may attach, and core dumps are written: tasks see its memory
+
+    def server_blobs_here(self) -> Path | None:
+        """Return the server's folder of blobs; None if it is not here."""
+        path = Path(self.server_blobs)
+        return path if self.server_blobs and path.is_dir() and os.access(path, os.R_OK | os.W_OK | os.X_OK) else None
 
     def limits(self) -> WorkerLimits:
         """Return the limits of each worker. Raises Invalid."""

@@ -109,3 +109,26 @@ def test_an_object_ref_is_no_result_and_no_global(client: Client) -> None:
         client.submit(lambda: ref)
     with pytest.raises(BlobMissing):
         client.fetch(Ref("0" * 64, 1))
+
+
+def test_on_one_machine_blobs_are_linked_not_sent(system: System, client: Client) -> None:
+    array = np.random.default_rng(2).random(300_000)
+    names = {path.name for path in stored(system.data)}
+    assert np.array_equal(client.submit(lambda a: a * 2, array).result(PATIENCE_S), array * 2)
+    new = [path for path in stored(system.data) if path.name not in names]
+    assert len(new) == 2  # the argument and the result
+    assert [path.stat().st_nlink for path in new] == [2, 2]
+
+
+def test_an_endpoint_that_cannot_link_is_sent_the_blobs(stopped: System) -> None:
+    stopped.up("--no-endpoint")
+    place = ("other", "--dir", str(stopped.folder / "other"))
+    stopped.oncue("endpoint", "register", *place, "--workers", "1")
+    stopped.oncue("endpoint", "start", *place, "--detach")
+    stopped.await_connected("other")
+    with stopped.client() as client:
+        array = np.random.default_rng(3).random(300_000)
+        found = client.submit(lambda a: a * 2, array, endpoint="other").result(PATIENCE_S)
+        assert np.array_equal(found, array * 2)
+        assert {path.stat().st_nlink for path in stored(stopped.data)} == {1}
+    stopped.oncue("endpoint", "stop", *place)

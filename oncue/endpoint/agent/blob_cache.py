@@ -14,9 +14,13 @@ from oncue.errors import OncueError
 
 
 class DiskCache:
-    """A BlobCache in two folders. Nothing is fsynced: the server has all of it."""
+    """A BlobCache in two folders. Nothing is fsynced: the server has all of it.
 
-    def __init__(self, functions: Path, blobs: Path) -> None:
+    `server_blobs`: the server's folder, if it is on this machine. Its files are linked, not sent.
+    """
+
+    def __init__(self, functions: Path, blobs: Path, server_blobs: Path | None = None) -> None:
+        self._server = Blobs(server_blobs, durable=False) if server_blobs is not None else None
         self._functions, self._blobs = Blobs(functions, durable=False), Blobs(blobs, durable=False)
         self._uploads: dict[str, Upload] = {}
 
@@ -32,7 +36,7 @@ class DiskCache:
 
     def has_blob(self, sha256: str) -> bool:
         with contextlib.suppress(OncueError):
-            return self._blobs.has(sha256)
+            return self._blobs.has(sha256) or (self._server is not None and self._blobs.link(sha256, self._server))
         return False
 
     def blob_size(self, sha256: str) -> int:

@@ -39,12 +39,14 @@ class LaunchOptions(TypedDict, total=False):
     """Options of a pool's workers.
 
     `env`, `pass_env`: environment to take from, and names of secrets in it that workers get.
-    `blobs`: folder of large values. `python`, `container`: what they run in.
+    `blobs`: folder of large values; `server_blobs`: the server's, if it is here. `python`,
+    `container`: what they run in.
     """
 
     env: Mapping[str, str] | None
     pass_env: Sequence[str]
     blobs: Path | None
+    server_blobs: Path | None
     python: str
     container: ContainerRuntime | None
     limits: WorkerLimits
@@ -64,5 +66,7 @@ def launch_in(folder: Path, workers: int, options: LaunchOptions) -> WorkerLaunc
     variables = worker_environment(os.environ if given is None else given, options.get("pass_env", ()))
     variables |= limit_variables(options.get("limits", WorkerLimits()), workers, variables)
     variables |= {"ONCUE_BLOBS": str(blobs), ROOT_VARIABLE: str(files)}
+    if (server_blobs := options.get("server_blobs")) is not None:
+        variables["ONCUE_SERVER_BLOBS"] = str(server_blobs)
     python, container = options.get("python", sys.executable), options.get("container") or HostRuntime()
     return WorkerLaunch(container, python, work, blobs, files, variables)

@@ -75,6 +75,7 @@ class ProviderContext(msgspec.Struct, frozen=True):
     pass_env: tuple[str, ...] = ()  # see EndpointSettings
     limits: WorkerLimits = WorkerLimits()
     orphans: Orphans | None = None  # set if the agent's process adopts those of its workers
+    server_blobs: Path | None = None  # the server's folder of blobs, if it is on this machine
 
 
 class Provider(Protocol):

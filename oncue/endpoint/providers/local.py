@@ -26,6 +26,7 @@ class LocalProvider:
             request.workers,
             at.folder,
             blobs=at.blobs,
+            server_blobs=at.server_blobs,
             container=at.container,
             pass_env=at.pass_env,
             limits=at.limits,

@@ -5,11 +5,12 @@ They are in a folder that agent and workers share.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from oncue.errors import Undecodable
+from oncue.errors import OncueError, Undecodable
 from oncue.pickles import object_ref
 from oncue.protocol.buffers import read_buffer
 from oncue.protocol.payload import BlobName, Ref, pack_into, pack_ref, unpack
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class BlobFiles:
-    """A BlobSource. ONCUE_BLOBS names the folder."""
+    """A BlobSource. ONCUE_BLOBS names the folder.
+
+    ONCUE_SERVER_BLOBS names the server's, if it is on this machine: a result is linked there, so
+    that nobody has to send it.
+    """
 
     def _blobs(self) -> Blobs:
         from oncue.blobs import Blobs  # most workers never need it
@@ -46,7 +51,16 @@ class BlobFiles:
         with self._blobs().upload("") as upload:
             for piece in pieces:
                 upload.write(upload.offset, piece)
-            return pack_ref(Ref(upload.finish(), upload.offset))
+            return self._finish(upload)
+
+    def _finish(self, upload: Upload) -> bytes:
+        sha256 = upload.finish()
+        if server := os.environ.get("ONCUE_SERVER_BLOBS"):
+            from oncue.blobs import Blobs
+
+            with contextlib.suppress(OncueError, OSError):  # it is sent then
+                Blobs(server).link(sha256, self._blobs())
+        return pack_ref(Ref(sha256, upload.offset))
 
     def pickled(self, value: Any) -> bytes:
         """Pack a value as a pickle: inline, or if it is large, in a blob.
@@ -56,9 +70,10 @@ class BlobFiles:
         file = _SpillingFile(self._blobs)
         try:
             pack_into(file, value)
-            return file.finish()
+            return file.content() if file.upload is None else self._finish(file.upload)
         finally:
-            file.abort()
+            if file.upload is not None:
+                file.upload.abort()
 
 
 class _SpillingFile:
@@ -71,31 +86,24 @@ class _SpillingFile:
         self._blobs = blobs
         self._pieces: list[bytes] = []
         self._size = 0
-        self._upload: Upload | None = None
+        self.upload: Upload | None = None
 
     def write(self, data: bytes | memoryview, /) -> int:
         data = memoryview(data).cast("B")
         size = len(data)
         self._size += size
-        if self._upload is None and self._size <= INLINE_BYTES:
+        if self.upload is None and self._size <= INLINE_BYTES:
             self._pieces.append(bytes(data))
             return size
-        if self._upload is None:
-            self._upload = self._blobs().upload("")
-            self._upload.write(0, b"".join(self._pieces))
-        self._upload.write(self._upload.offset, data)
+        if self.upload is None:
+            self.upload = self._blobs().upload("")
+            self.upload.write(0, b"".join(self._pieces))
+        self.upload.write(self.upload.offset, data)
         return size
 
-    def finish(self) -> bytes:
-        """Return the payload, or a packed reference to it."""
-        if self._upload is None:
-            return b"".join(self._pieces)
-        return pack_ref(Ref(self._upload.finish(), self._size))
-
-    def abort(self) -> None:
-        """Delete an unfinished blob."""
-        if self._upload is not None:
-            self._upload.abort()
+    def content(self) -> bytes:
+        """Return what was written, while it is in memory."""
+        return b"".join(self._pieces)
 
 
 BLOBS = BlobFiles()
