@@ -87,11 +87,26 @@ def end_children(spare: Callable[[], Collection[int]], limit_s: float) -> set[in
 
 
 def _is_zombie(pid: int, ended: set[int]) -> bool:
-    with contextlib.suppress(OSError, AttributeError):
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+    with contextlib.suppress(OSError):
+        if _has_ended(pid):
             ended.add(pid)
             return True
     return False
+
+
+def _has_ended(pid: int) -> bool:
+    """Return True if a child has ended; it stays a zombie.
+
+    Raises OSError if there is no such child.
+    """
+    if hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return True
 
 
 def reap(pids: Collection[int]) -> None:

@@ -11,6 +11,7 @@ from oncue.log.base import partition_of
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
 from oncue.protocol.records import OUTPUT_BYTES, Claim, DeadLetter, Fence, Output, Resolution, ResultFrame, Usage
+from oncue.text.progress import last_states
 
 PARTITION_SHIFT = 40
 
@@ -89,7 +90,8 @@ def store_usage(db: sqlite3.Connection, report: Usage) -> None:
 def append_output(db: sqlite3.Connection, report: Output, at_ms: int) -> None:
     """Append to a running attempt's output, of which OUTPUT_BYTES are kept.
 
-    A later attempt replaces it. A lost report leaves a gap, marked in the text.
+    A later attempt replaces it. A lost report leaves a gap, marked in the text. Of a progress bar,
+    the last state is kept.
     """
     row = db.execute("SELECT attempt, next, text FROM output WHERE id = ?", (report.task,)).fetchone()
     attempt, known, text = row or (0, 0, b"")
@@ -103,7 +105,7 @@ def append_output(db: sqlite3.Connection, report: Output, at_ms: int) -> None:
     if report.offset_bytes > known:
         text += b"\n[%d bytes missing]\n" % (report.offset_bytes - known)
         known = report.offset_bytes
-    text = (text + report.text[known - report.offset_bytes :])[:OUTPUT_BYTES]
+    text = last_states(text + report.text[known - report.offset_bytes :])[:OUTPUT_BYTES]
     db.execute(
         "INSERT OR REPLACE INTO output (id, attempt, next, at_ms, text) VALUES (?, ?, ?, ?, ?)",
         (report.task, report.attempt, end, at_ms, text),

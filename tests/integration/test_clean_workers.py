@@ -245,3 +245,15 @@ def test_a_child_that_was_waited_for_costs_no_worker(rig: Rig) -> None:
         return os.getpid()
 
     assert len({rig.value(f) for _ in range(4)}) == 1
+
+
+# ---------------------------------------------------------------- progress bars
+
+
+def test_a_log_has_the_last_state_of_a_progress_bar(rig: Rig) -> None:
+    f = script(
+        "import sys\ndef f(n):\n print('start')\n for i in range(n + 1):\n  sys.stderr.write(f'\\r{i:>70}/{n}')\n"
+        " sys.stderr.write('\\n')\n print('end')\n"
+    )
+    for n in (10, 30_000):
+        assert rig.one(f, n).output == f"start\n{n:>70}/{n}\nend\n".encode()

@@ -309,4 +309,6 @@ def logs(task: str | None, follow_: bool) -> None:
     with connected() as client:
         task = newest_id(client) if task is None else whole_id(client, task)
         for part in client.tasks.logs(task, follow=follow_):
-            click.echo(safe(part, lines=True), nl=False)
+            # On a terminal, a progress bar is written over its former state.
+            again = "\r\x1b[K" if sys.stdout.isatty() else "\n"
+            click.echo(again.join(safe(state, lines=True) for state in part.split("\r")), nl=False)

@@ -44,6 +44,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS
 from oncue.task_lifecycle import TaskState, end
+from oncue.text.progress import continuation, last_states
 
 OUTCOMES_BYTES = 4 << 20  # of values and outputs in one answer
 RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
@@ -348,12 +349,13 @@ class TaskService:
 
         b"" is a keep-alive. Raises NotFound, Invalid.
         """
-        sent = 0
+        sent = b""
         while True:
             state, text = await self._logs_once(caller, task_id)
-            if len(text) > sent:
-                yield text[sent:]
-                sent = len(text)
+            text = last_states(text).rstrip(b"\r")
+            if more := continuation(sent, text):
+                yield more
+                sent = text
             if not follow or state.state.closed:
                 return
             waiter = self._context.notifier.wait(state.id)

@@ -187,7 +187,7 @@ class Worker:
             if self.function and not self.baseline.holds():
                 self.end(EXIT_WORN)
             self.function = chunk.function
-        self.capture.begin()
+        self.capture.begin(chunk.function)
         n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
@@ -210,10 +210,10 @@ class Worker:
         numbers[INDEX] = -1
         if self.recycling.is_due(numbers[FIRST] + len(self.pieces)) or fresh:
             self.cleanup.worn = True
-        self._clean_thoroughly()
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
+        self._clean_thoroughly()
         if self.cleanup.worn:
             self.end(EXIT_WORN)
         if not self.cleanup.at_home():  # a process that the function started may have removed it
@@ -312,12 +312,15 @@ class Worker:
             return None, self.broken[function][1]
         try:
             body = describe(self.bodies[function])
+            self.capture.loading = True
             found = self.loaded[function] = self.cleanup.load(lambda: load(body))
         except Terminated:
             self.terminate()
         except BaseException as e:
             self.broken[function] = (now, failure(e))
             return None, self.broken[function][1]
+        finally:
+            self.capture.loading = False
         self.bodies.pop(function, None)
         self.broken.pop(function, None)
         self.states[function] = self.cleanup.saved

@@ -37,6 +37,8 @@ class Capture:
         self.fd = move_up(os.dup(1))
         self._null = move_up(os.open(os.devnull, os.O_RDWR))
         self.task = 0  # number of the running task, counted where threads outlive one
+        self.function = ""  # that is running
+        self.loading = False  # the function's imports run: their threads are the function's
         self.turn = threading.Lock()  # held while `task` changes, and while a thread prints
         self._local = threading.local()  # of threads: the task that started it
         self.out, self.err = self._text(1), self._text(2)
@@ -68,8 +70,9 @@ class Capture:
             self.restore()
         return self._drain() if end != MARK else b""
 
-    def begin(self) -> None:
+    def begin(self, function: str) -> None:
         """Drop what was printed since the last chunk's end, by whomever."""
+        self.function = function
         if os.lseek(self.fd, MARK, 2) != MARK:
             os.ftruncate(self.fd, 0)
             os.lseek(self.fd, MARK, 2)
@@ -81,7 +84,7 @@ class Capture:
         except AttributeError:
             thread = threading._active.get(threading.get_ident())  # type: ignore[attr-defined]
             started_by = self._local.task = getattr(thread, _STARTED_BY, None)
-        return started_by is not None and started_by != self.task
+        return started_by is not None and started_by not in (self.task, self.function)
 
     def forked(self) -> None:
         """Make a new lock in a forked child: an absent thread may hold the old one."""
@@ -105,11 +108,11 @@ class Capture:
         """Note in each thread which task started it."""
         start, start_new = threading.Thread.start, _thread.start_new_thread
 
-        def present() -> int:
-            """Return the task of the present thread."""
-            mine: int | None = getattr(self._local, "task", None)
+        def present() -> int | str:
+            """Return the task of the present thread, or its function while that is loaded."""
+            mine: int | str | None = getattr(self._local, "task", None)
             if threading.get_ident() == _MAIN or mine is None:
-                return self.task
+                return self.function if self.loading else self.task
             return mine
 
         @functools.wraps(start)

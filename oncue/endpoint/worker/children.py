@@ -48,7 +48,9 @@ class Children:
 
     def left(self) -> bool:
         """Return True if a task has left children. Cheap if there are none."""
-        self.started = False
+        started, self.started = self.started, False
+        if not hasattr(os, "waitid") and not started:  # macOS before Python 3.13: looking costs too much
+            return False
         return has_children() and bool(_except_helpers())
 
     def end(self) -> bool:

@@ -23,17 +23,20 @@ from typing import Any
 from oncue.endpoint.worker.late_settings import EVENT_LOOP, imported, late_settings
 from oncue.endpoint.worker.settings import FINAL, SETTINGS, Setting
 
-_HOOKS = ("stdout", "stderr", "stdin", "excepthook", "displayhook", "unraisablehook", "argv", "path", "meta_path")
+_HOOKS = ("stdout", "stderr", "stdin", "excepthook", "displayhook", "argv", "path")
 _hooks_of = itemgetter(*_HOOKS)
 _system = vars(sys)
 #: Attributes that are compared after a task of some length, and after each chunk.
-_ASSIGNED = (
-    (sys, ("breakpointhook", "path_hooks", "modules", "dont_write_bytecode", "tracebacklimit", "warnoptions")),
-    (sys, ("__stdin__", "__excepthook__", "__displayhook__", "__unraisablehook__")),
-    (threading, ("excepthook",)),
-    (warnings, ("showwarning", "formatwarning", "filters")),
-    (os, ("environ", "environb")),
-)
+_ASSIGNED = [
+    (vars(module), names, itemgetter(*names))
+    for module, names in (
+        (sys, ("unraisablehook", "breakpointhook", "meta_path", "path_hooks", "modules", "dont_write_bytecode")),
+        (sys, ("__stdin__", "__excepthook__", "__displayhook__", "__unraisablehook__", "warnoptions")),
+        (threading, ("excepthook", "__excepthook__")),
+        (warnings, ("showwarning", "formatwarning", "filters")),
+        (os, ("environ", "environb")),
+    )
+]
 _ABSENT: Any = object()
 _DIRECTORY = "directory"
 
@@ -46,7 +49,7 @@ class Saved:
         self.context = context  # of which each task has a copy
         self.path, self.argv, self.finders = list(sys.path), list(sys.argv), list(sys.meta_path)
         self.hooks = _hooks_of(_system)
-        self.assigned = [[vars(m).get(name, _ABSENT) for name in names] for m, names in _ASSIGNED]
+        self.assigned = [get(attributes) for attributes, _, get in _ASSIGNED]
         self.builtins = dict(vars(builtins))
         self.decimal = _decimal_context(context)
 
@@ -157,20 +160,22 @@ class Cleanup:
         What a task has added stays, for the modules that it has imported may need it.
         """
         saved = self.saved
-        for (module, names), values in zip(_ASSIGNED, saved.assigned, strict=True):
-            for name, value in zip(names, values, strict=True):
-                if vars(module).get(name, _ABSENT) is value:
-                    continue
-                if value is _ABSENT:
-                    delattr(module, name)
-                else:
-                    setattr(module, name, value)
+        for (attributes, names, get), values in zip(_ASSIGNED, saved.assigned, strict=True):
+            try:
+                same = get(attributes) == values
+            except KeyError:  # one was deleted
+                same = False
+            if not same:
+                attributes.update(zip(names, values, strict=True))
+        if "tracebacklimit" in _system:
+            del sys.tracebacklimit
         if sys.argv != saved.argv:
             sys.argv[:] = saved.argv
         if missing := [f for f in saved.finders if f not in sys.meta_path]:
             sys.meta_path.extend(missing)
-        if not saved.builtins.items() <= vars(builtins).items():
+        if vars(builtins) != saved.builtins:
             vars(builtins).update(saved.builtins)
+            saved.builtins = dict(vars(builtins))
         self._add_late()
 
     def go_home(self) -> None:
