@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -66,6 +66,9 @@ class LiveFeed:
         self.items: asyncio.Queue[tuple[str, Any]] = asyncio.Queue(FEED_ITEMS)
         self.skipped = 0
 
+    def wants(self, kind: str, item: Any) -> bool:
+        return (not self.kinds or kind in self.kinds) and self.sees(kind, item)
+
     def enqueue(self, kind: str, item: Any) -> None:
         """Add an item, or count it as skipped."""
         try:
@@ -93,6 +96,8 @@ class Notifier:
         self._streams: dict[tuple[str, str], OutcomeStream] = {}  # by name and owner
         self._feeds: set[LiveFeed] = set()
         self._unspread: deque[tuple[str, Any]] = deque()  # items that the feeds are still to get
+        self._left_out: dict[tuple[str, str], tuple[Any, int]] = {}  # kind, readers -> one of the others, count
+        self._spreading = False
         self._closing = asyncio.Event()
 
     # ------------------------------------------------------------ publish
@@ -113,20 +118,28 @@ class Notifier:
 
     def publish_item(self, kind: str, item: Any) -> None:
         """Add an item to the live feeds of its kind, in a moment if there are many feeds."""
-        if len(self._feeds) <= FEW_FEEDS and not self._unspread:
+        if len(self._feeds) <= FEW_FEEDS and not self._spreading:
             self._add_to_feeds(kind, item)
-        elif len(self._unspread) < FEED_ITEMS:
-            self._unspread.append((kind, item))
-            if len(self._unspread) == 1:
-                asyncio.get_running_loop().call_soon(self._spread)
         else:
-            for feed in self._feeds:
-                feed.skipped += 1
+            if len(self._unspread) < FEED_ITEMS:
+                self._unspread.append((kind, item))
+            else:
+                group = (kind, _readers(item))
+                _, count = self._left_out.get(group, (None, 0))
+                self._left_out[group] = (item, count + 1)
+            if not self._spreading:
+                self._spreading = True
+                asyncio.get_running_loop().call_soon(self._spread)
 
     def _add_to_feeds(self, kind: str, item: Any) -> None:
         for feed in self._feeds:
-            if (not feed.kinds or kind in feed.kinds) and feed.sees(kind, item):
+            if feed.wants(kind, item):
                 feed.enqueue(kind, item)
+
+    def _count_in_feeds(self, kind: str, item: Any, count: int) -> None:
+        for feed in self._feeds:
+            if feed.wants(kind, item):
+                feed.skipped += count
 
     def _spread(self) -> None:
         """Add items to the feeds for a turn of the event loop."""
@@ -134,7 +147,11 @@ class Notifier:
         while self._unspread and perf_counter() < until:
             self._add_to_feeds(*self._unspread[0])
             self._unspread.popleft()
-        if self._unspread:
+        while self._left_out and perf_counter() < until:
+            (kind, _), (item, count) = self._left_out.popitem()
+            self._count_in_feeds(kind, item, count)
+        self._spreading = bool(self._unspread or self._left_out)
+        if self._spreading:
             asyncio.get_running_loop().call_later(SPREAD_PAUSE_S, self._spread)
 
     @property
@@ -234,6 +251,13 @@ class Notifier:
 def _cancel_all(futures: Iterable[asyncio.Future[Ended]]) -> None:
     for future in list(futures):
         future.cancel()
+
+
+def _readers(item: Any) -> str:
+    """Return a text that is equal for items of a kind that the same readers may see."""
+    if not isinstance(item, Mapping):
+        return ""
+    return str(item.get("owner", item.get("label", item.get("name", ""))))
 
 
 def _summary(call: Call, e: Ended) -> dict[str, Any]:

@@ -24,6 +24,7 @@ BATCH_COMMAS = 1 << 19  # 8 for each of 65,536 events
 EVENT_CONTAINERS = 1 << 17  # lists and objects in the data of one event: they are decoded several times
 _MARKS = ("ce-specversion", "ce-id", "ce-type", "ce-source")
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | None:
@@ -45,7 +46,27 @@ def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | N
     return None
 
 
+def check_no_cloudevent(body: bytes) -> None:
+    """Raise Invalid for CloudEvents in a body that is no plain event."""
+    if _begins(body, b"["):
+        raise Invalid("content-type: it names one event, and the body is a list", remedy=f"send a batch as {BATCHED}")
+    try:
+        is_event = b'"specversion"' in body and "specversion" in _raw_object(body)
+    except DECODE_ERRORS:
+        return
+    if is_event:
+        raise Invalid(
+            "content-type: the body is a CloudEvent, and its type does not say so", remedy=f"send {STRUCTURED}"
+        )
+
+
+def _begins(body: bytes, mark: bytes) -> bool:
+    return body[:64].lstrip().startswith(mark)
+
+
 def _structured(body: bytes) -> Event:
+    if _begins(body, b"["):
+        raise Invalid("an event is a JSON object, not a list", remedy=f"send a list of events as {BATCHED}")
     check_size(body)
     check_containers(body)
     return from_json(body)
@@ -73,6 +94,8 @@ def check_containers(body: bytes) -> None:
 def _batch(body: bytes) -> list[Event]:
     if body.count(b",") > BATCH_COMMAS:  # a list of so many parts would be made in one go
         raise TooLarge(f"the batch has more than {BATCH_COMMAS:,} commas", remedy="send fewer events at once")
+    if _begins(body, b"{"):
+        raise Invalid("not a batch: it is one object", remedy=f"send one event as {STRUCTURED}")
     try:
         items = _raw_list(body)
     except DECODE_ERRORS as e:

@@ -84,6 +84,20 @@ def _ids(path: str, field: str, size: int = 60) -> Maker:
     return make
 
 
+def _retries(world: World) -> list[Dear]:
+    """The most ids that are taken, and the largest pages of tasks that can be retried, dry and again and again."""
+    path, page = "/v1/tasks/retry", {"limit": 1_000}
+    given = [[world.ids["task"]] * 1_000, [f"{n:032x}" for n in range(1_000)]]
+    filters: list[dict[str, Any]] = [{"endpoint": "zqmark-idle", "state": "cancelled"}, {"rule": LONG[:1_000]}]
+    return [
+        *[_json("POST", path, {"tasks": ids}) for ids in given],
+        *[_json("POST", path, page | {"filter": f, "dry_run": True, "again": True}) for f in filters],
+        _json("POST", path, page | {"filter": filters[0]}),
+        _json("POST", path, page | {"filter": filters[0], "again": True}),
+        *_ids(path, "tasks", 3)(world),
+    ]
+
+
 def _events(world: World) -> list[Dear]:
     batch = {"Content-Type": "application/cloudevents-batch+json"}
     event = '{"specversion":"1.0","id":"%d","source":"/dear","type":"dear","data":{"n":[%s]}}'
@@ -197,8 +211,22 @@ DEAR: dict[str, Maker] = {
         f"&rule={LONG}",
         f"&cursor={LONG}",
     ),
+    "GET /v1/tasks/count": lambda w: [
+        Dear("GET", f"/v1/tasks/count{q}".format(**w.ids))
+        for q in (
+            "",
+            "?state=open",
+            "?state=closed&not_retried=1",
+            "?endpoint={endpoint}",
+            "?function=nothing",
+            "?since_us=1&rule=zqmark-rule",
+            "?event_source=/dear&event_id=x",
+            f"?rule={LONG}",
+        )
+    ],
     "POST /v1/tasks/outcomes": _ids("/v1/tasks/outcomes", "ids"),
     "POST /v1/tasks/cancel": _ids("/v1/tasks/cancel", "tasks"),
+    "POST /v1/tasks/retry": _retries,
     "GET /v1/tasks/{id}": get("/v1/tasks/{waiting}?wait_ms=500"),
     "GET /v1/tasks/{id}/timeline": get("/v1/tasks/{task}/timeline"),
     "GET /v1/tasks/{id}/logs": get("/v1/tasks/{task}/logs"),

@@ -227,11 +227,12 @@ def test_outcomes_of_others_tasks_and_forged_calls_change_nothing(world: World) 
 
 def test_a_result_beyond_the_limit_becomes_an_error(world: World) -> None:
     attacker = Attacker(world, "large")
-    ids = attacker.submit(attacker.register("large_fn"), 3)
+    ids = [attacker.submit(attacker.register(f"large_{n}", f"def f(): return {n}"))[0] for n in range(3)]
 
     with attacker.agent() as agent:
         agent.hello()
-        tasks = take(agent, 3)
+        taken = {task.id.hex(): (dispatch, task) for dispatch, task in take(agent, 3)}
+        tasks = [taken[i] for i in ids]
         values = [
             (OK, b"m" + encode(b"x" * (20 << 20)), b""),
             (1, encode(Failure("E" * 10_000_000, "m" * 5_000_000, "t" * 5_000_000)), b""),

@@ -5,20 +5,34 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.e2e.running import System, has_ended
 
+#: Python's handler of SIGTERM runs, as it does in a slow function, but the loop never learns of it.
+HELD_BY_SIGUSR1 = """
+import pathlib, signal, sys, time
+
+def hold(*_):
+    pathlib.Path({held!r}).touch()
+    while True:
+        time.sleep(1)
+
+if "up" in sys.orig_argv:
+    signal.signal(signal.SIGUSR1, hold)
+"""
+
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
-    system = System(tmp_path)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(HELD_BY_SIGUSR1.format(held=str(tmp_path / "held")))
+    system = System(tmp_path, PYTHONPATH=str(site))
     system.up("--workers", "1")
     yield system
     for process in [*system.note(), *system._seen.values()]:
@@ -49,42 +63,23 @@ def test_down_ends_a_server_whose_settings_have_become_wrong(system: System) -> 
 
 
 def test_down_says_that_a_server_does_not_stop_and_force_kills_it(system: System) -> None:
-    """A loop that is held: SIGTERM is not handled. Here by a debugger's stop of all threads."""
+    """A loop that is held: SIGTERM is not handled."""
     server = system.server
     (agent, *_workers) = system.agent_and_workers()
     (system.data / "local.json").write_text("{")  # nothing depends on it
-    with held(server):
-        refused = system.oncue("down", "--timeout", "1", code=1)
-        assert f"pid {server.pid}" in refused.stderr
-        assert "oncue down --force" in refused.stderr
-        assert not has_ended(server)
-        said = system.oncue("down", "--timeout", "1", "--force").stdout
+    server.send_signal(signal.SIGUSR1)
+    system.await_true((system.folder / "held").exists, "the loop is held")
+
+    refused = system.oncue("down", "--timeout", "1", code=1)
+    assert f"pid {server.pid}" in refused.stderr
+    assert "oncue down --force" in refused.stderr
+    assert not has_ended(server)
+    said = system.oncue("down", "--timeout", "1", "--force").stdout
+
     assert "did not answer and was killed" in said
     assert has_ended(server)
     assert has_ended(agent), "the agent of the killed server is stopped too"
     assert "no server runs" in system.oncue("down", code=4).stderr
-
-
-class held:
-    """SIGSTOP again and again, so that SIGCONT does not help."""
-
-    def __init__(self, process: psutil.Process) -> None:
-        code = (
-            "import os, sys, time, signal\n"
-            "while True:\n"
-            " try: os.kill(int(sys.argv[1]), signal.SIGSTOP)\n"
-            " except OSError: break\n"
-        )
-        self._process = subprocess.Popen([sys.executable, "-c", code, str(process.pid)])
-        while process.status() != psutil.STATUS_STOPPED:
-            time.sleep(0.01)
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 def test_down_after_a_kill_ends_the_agent_and_no_stranger(system: System) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from oncue.dispatcher import notifier as module
-from oncue.dispatcher.notifier import FEED_ITEMS, Notifier
+from oncue.dispatcher.notifier import FEED_ITEMS, FEW_FEEDS, Notifier
 from oncue.protocol.api import Outcome
 from oncue.protocol.codec import decode
 from oncue.protocol.records import ERROR, OK, VERSION, Call, Ended
@@ -131,6 +131,28 @@ def test_many_live_feeds_do_not_hold_the_loop() -> None:
             assert ("event", 0) in found
             assert any(kind == "skipped" for kind, _ in found)
             await feed.aclose()
+
+    run(work)
+
+
+@pytest.mark.parametrize("readers", [2, FEW_FEEDS + 2])
+def test_a_reader_is_told_of_skipped_items_only_that_it_may_see(readers: int) -> None:
+    async def work(notifier: Notifier) -> None:
+        kinds = frozenset({"task", "event"})
+        open_feeds = [notifier.live(kinds, lambda _, item, n=n: item["owner"] == n) for n in range(readers)]  # type: ignore[misc]
+        for feed in open_feeds:
+            assert await anext(feed) == ("", None)
+        for number in range(3 * FEED_ITEMS):
+            notifier.publish_item("task", {"owner": 1, "number": number})
+            notifier.publish_item("outcome", {"owner": 0, "number": number})
+        notifier.publish_item("event", {"owner": 0})
+
+        for _ in range(1_000):
+            if notifier._spreading:
+                await asyncio.sleep(0.01)
+
+        counts = sorted(feed.skipped + feed.items.qsize() for feed in notifier._feeds)
+        assert counts == [0] * (readers - 2) + [1, 3 * FEED_ITEMS]
 
     run(work)
 

@@ -32,7 +32,7 @@ from oncue.protocol.api import (
     TriggerInfo,
     TriggerShown,
 )
-from oncue.protocol.cloudevents_http import check_containers, check_size, events_from_http
+from oncue.protocol.cloudevents_http import check_containers, check_no_cloudevent, check_size, events_from_http
 from oncue.protocol.records import Event
 from oncue.view import EventFilter
 
@@ -62,7 +62,11 @@ def _events(context: RequestContext) -> Sequence[Event]:
     coding_of(context.request, PLAIN)
     check_size(context.raw)
     check_containers(context.raw)
-    request: EmitRequest = _plain.decode(context.raw, JSON)
+    try:
+        request: EmitRequest = _plain.decode(context.raw, JSON)
+    except Invalid:
+        check_no_cloudevent(context.raw)
+        raise
     event = Event(
         id=request.id or _event_id(context, idempotency_key(context.request, "")),
         source=request.source,

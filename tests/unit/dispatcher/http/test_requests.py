@@ -230,6 +230,28 @@ def test_read_your_writes() -> None:
 # ---------------------------------------------------------------- events, rules
 
 
+@pytest.mark.parametrize(
+    ("kind", "event", "remedy"),
+    [
+        ("application/json", [{}], "application/cloudevents-batch+json"),
+        ("application/json", [], "application/cloudevents-batch+json"),
+        ("application/json", {}, "application/cloudevents+json"),
+        ("application/cloudevents+json", [{}], "application/cloudevents-batch+json"),
+        ("application/cloudevents-batch+json", {}, "application/cloudevents+json"),
+    ],
+)
+def test_events_under_another_content_type_are_told_their_own(kind: str, event: Any, remedy: str) -> None:
+    whole = {"specversion": "1.0", "id": "1", "source": "/a", "type": "t", "data": {"n": 1}}
+    body = b"\n" + msgspec.json.encode([whole | e for e in event] if isinstance(event, list) else whole | event)
+
+    async def test(c: Client) -> None:
+        status, found, _ = await c.ask("POST", "/v1/events", token="emit", data=body, headers={"Content-Type": kind})
+        assert status == 422, found
+        assert found["remedy"].endswith(f" {remedy}") or found["remedy"].endswith(f" as {remedy}"), found
+
+    with_server(test)
+
+
 def test_events_in_every_form() -> None:
     structured = {"specversion": "1.0", "id": "1", "source": "/a", "type": "t", "data": {"n": 1}}
 
