@@ -213,18 +213,18 @@ class Worker:
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
-        self._clean_thoroughly()
+        self._clean_thoroughly(whole=False)
         if self.cleanup.worn:
             self.end(EXIT_WORN)
         if not self.cleanup.at_home():  # a process that the function started may have removed it
             self.cleanup.go_home()
 
-    def _clean_thoroughly(self) -> None:
+    def _clean_thoroughly(self, whole: bool = True) -> None:
         """End child processes, and restore what is not looked at after each short task."""
         # The output file of a worker is also that of the children that it leaves behind.
         if self.children.left() and (self.detached or not self.children.end()):
             self.cleanup.worn = True
-        self.cleanup.look_closer()
+        self.cleanup.look_closer(whole)
         if self.cleanup.changed():
             self.cleanup.restore()
 

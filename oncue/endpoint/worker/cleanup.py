@@ -154,10 +154,11 @@ class Cleanup:
         except (OSError, ValueError, locale.Error):
             self.worn = True
 
-    def look_closer(self) -> None:
+    def look_closer(self, whole: bool = True) -> None:
         """Restore attributes that were assigned. Costs some microseconds.
 
-        What a task has added stays, for the modules that it has imported may need it.
+        `whole`: builtins too. What a task has added stays, for the modules that it has imported
+        may need it.
         """
         saved = self.saved
         for (attributes, names, get), values in zip(_ASSIGNED, saved.assigned, strict=True):
@@ -173,7 +174,7 @@ class Cleanup:
             sys.argv[:] = saved.argv
         if missing := [f for f in saved.finders if f not in sys.meta_path]:
             sys.meta_path.extend(missing)
-        if vars(builtins) != saved.builtins:
+        if whole and vars(builtins) != saved.builtins:
             vars(builtins).update(saved.builtins)
             saved.builtins = dict(vars(builtins))
         self._add_late()
