@@ -1,10 +1,11 @@
-"""Bodies of tiny chunks and heads of short lines: each costs the parser more than its bytes."""
+"""Bodies of tiny chunks, heads of short lines, and floods of bytes that nobody wants."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import time
 
 import pytest
 
@@ -38,6 +39,36 @@ def test_bodies_of_tiny_chunks_hold_nobody_up(served: System, path: str, known: 
             read_all(peer)
 
     check_no_stall(url, lambda: in_threads(16, ask))
+
+
+#: Name -> what comes first, and what comes without end after it. No buffer of a body fills by these.
+UPGRADE = {"Upgrade": "websocket", "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec_WebSocket_Version": "13"}
+FLOODS = {
+    "an extension of a chunk": (head("GET", "/health/live", Transfer_Encoding="chunked") + b"1;", b"a"),
+    "bytes after an upgrade": (head("GET", "/health/live", **UPGRADE).replace(b"close", b"Upgrade"), b"x"),
+    "a body that is not wanted": (head("GET", "/health/live", length=10**12), b"x"),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_floods_that_fill_no_buffer_hold_nobody_up(served: System, flood: str) -> None:
+    url = served.local["url"]
+    first, then = FLOODS[flood]
+    end = 0.0
+
+    def ask() -> None:
+        while time.monotonic() < end:
+            with connect(url) as peer, contextlib.suppress(OSError):
+                peer.sendall(first)
+                while time.monotonic() < end:
+                    peer.sendall(then * (256 << 10))
+
+    def attack() -> None:
+        nonlocal end
+        end = time.monotonic() + 4
+        in_threads(32, ask)
+
+    check_no_stall(url, attack)
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 5_000])

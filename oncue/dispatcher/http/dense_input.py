@@ -1,9 +1,9 @@
-"""Bytes with many short lines, parsed a piece in each turn of the loop.
+"""Bytes with many short lines, or many at once, parsed a piece in each turn.
 
 aiohttp's parser takes some µs for a line of a head and for a chunk of a body, however short. One
-read of a socket may bring 40,000 chunks of one byte, and a turn of the loop reads all sockets. So
-such bytes wait here, and the connections take turns. Bodies with a length and short lines come here
-too: their pieces are parsed as fast as they arrive.
+read of a socket may bring 40,000 chunks of one byte, or 256 KiB of an extension of a chunk, which
+no buffer ever bounds, and a turn of the loop reads all sockets. So such bytes wait here, and the
+connections take turns. Large bodies come here too: their pieces are parsed as fast as they arrive.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 
 SHORT = 64  # average bytes a line
 LEAST = 2_048  # bytes; fewer are parsed at once
+LARGE = 64 * 1024  # bytes of one read that wait in any case
 LINES = 1_024  # in one turn
 PAUSE_S = 0.01  # until connections are asked again, if all are paused
 
@@ -74,6 +75,6 @@ class DenseInput:
             )
 
 
-def is_dense(data: bytes) -> bool:
-    """Return True if these bytes have many short lines, as tiny chunks have."""
-    return len(data) > LEAST and data.count(b"\n") * SHORT > len(data)
+def is_dear(data: bytes) -> bool:
+    """Return True if there are many bytes, or many short lines, as tiny chunks have."""
+    return len(data) >= LARGE or (len(data) > LEAST and data.count(b"\n") * SHORT > len(data))
