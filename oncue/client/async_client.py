@@ -12,13 +12,13 @@ arguments.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from oncue.client.client import Client
 from oncue.client.options import Options
+from oncue.client.session import ClientOptions
 from oncue.client.task import Task
 from oncue.client.task_list import TaskList
 from oncue.protocol.api import Emitted
@@ -33,17 +33,8 @@ class AsyncClient:
     `client` is the Client beneath it; `in_thread` calls whatever else it has.
     """
 
-    def __init__(
-        self,
-        url: str = "",
-        token: str = "",
-        *,
-        data: str | os.PathLike[str] = "",
-        trust: Iterable[str] = (),
-        patience: float = 60.0,
-        linger: float = 30.0,
-    ) -> None:
-        self.client = Client(url, token, data=data, trust=trust, patience=patience, linger=linger)
+    def __init__(self, url: str = "", token: str = "", **options: Unpack[ClientOptions]) -> None:
+        self.client = Client(url, token, **options)
 
     async def __aenter__(self) -> AsyncClient:
         return self

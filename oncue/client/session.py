@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypedDict, Unpack
 from urllib.parse import quote
 
 import msgspec
@@ -77,18 +78,20 @@ class Session:
         return msgspec.json.decode(self.http.request("GET", path).body, type=EndpointInfo).owner
 
 
-def open_session(
-    url: str = "",
-    token: str = "",
-    *,
-    data: str | os.PathLike[str] = "",
-    trust: Iterable[str] = (),
-    patience: float = 60.0,
-    linger: float = 30.0,
-) -> Session:
-    """Return the session of a client with these arguments; see Client."""
-    folder = Path(data) if data else default_data()
-    return Session(functools.partial(find_server, url, token, folder), patience, linger, trust)
+class ClientOptions(TypedDict, total=False):
+    """Options of a client; see Client."""
+
+    data: str | os.PathLike[str]
+    trust: Iterable[str]
+    patience: float
+    linger: float
+
+
+def open_session(url: str = "", token: str = "", **options: Unpack[ClientOptions]) -> Session:
+    """Return the session of a client with these arguments."""
+    data = options.get("data", "")
+    target = functools.partial(find_server, url, token, Path(data) if data else default_data())
+    return Session(target, options.get("patience", 60.0), options.get("linger", 30.0), options.get("trust", ()))
 
 
 def _close_forgotten(sender: BatchSender) -> None:
