@@ -91,7 +91,9 @@ class AsyncClient:
         for task in tasks:
             try:
                 found.append(await task)
-            except Exception as e:
+            except asyncio.CancelledError:
+                raise
+            except BaseException as e:  # also a function's exit
                 if not return_exceptions:
                     raise
                 found.append(e)
@@ -103,7 +105,12 @@ class AsyncClient:
         ended: asyncio.Queue[Task[R]] = asyncio.Queue()
 
         async def watch(task: Task[R]) -> None:
-            await asyncio.gather(task, return_exceptions=True)
+            try:
+                await task
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                pass
             ended.put_nowait(task)
 
         watching = [asyncio.create_task(watch(task)) for task in wanted]

@@ -28,7 +28,21 @@ async def in_loop(batch: Batch[Session], index: int, result: Callable[[], R]) ->
         if batch.error is not None or (ended is not None and ended.status == OK and ended.value[:1] == MSGPACK):
             return result()
     # It may fetch a large value, or ask who owns the endpoint.
-    return await asyncio.to_thread(result)
+    values: list[R] = []
+    error = await asyncio.to_thread(_error_of, result, values.append)
+    if error is not None:
+        __tracebackhide__ = True  # IPython and pytest show the caller's frames
+        raise error.with_traceback(None)
+    return values[0]
+
+
+def _error_of(result: Callable[[], R], put: Callable[[R], None]) -> BaseException | None:
+    """Return what `result` raises: asyncio takes no StopIteration of a thread."""
+    try:
+        put(result())
+    except BaseException as e:  # also the function's own exit is for who awaits it
+        return e
+    return None
 
 
 async def _news(batch: Batch[Session], index: int) -> None:

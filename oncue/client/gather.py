@@ -107,4 +107,7 @@ def gather(
         for done, _ in enumerate(as_completed(tasks, timeout), 1):
             each(done, len(tasks))
     _wait_for_whole_batches(tasks, limit)
-    return [task._settled(limit) if return_exceptions else task._result(limit) for task in tasks]
+    values: list[R | BaseException] = []
+    for task in tasks:  # no comprehension: its frame would be shown
+        values.append(task._settled(limit) if return_exceptions else task._result(limit))  # noqa: PERF401
+    return values

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oncue import TaskFailed, as_completed
+from oncue import AsyncClient, TaskFailed, as_completed
 from oncue.client import Client
 from tests.e2e.running import PATIENCE_S, System
 
@@ -185,3 +185,27 @@ def test_a_script_that_does_not_catch_it_ends_as_python_does(shared: System) -> 
     done = subprocess.run([sys.executable, script], env=shared.env, capture_output=True, timeout=120, check=False)
 
     assert (done.returncode, done.stderr) == (3, b"")
+
+
+def stop() -> None:
+    raise StopIteration(7)
+
+
+def test_awaiting_raises_it_too(client: Client, shared: System) -> None:
+    async def awaited(function: Any) -> Any:
+        async with asyncio.timeout(PATIENCE_S):
+            return await client.submit(function)
+
+    async def gathered() -> list[Any]:
+        async with AsyncClient(shared.local["url"], shared.local["token"]) as own:
+            tasks = [await own.submit(f) for f in (missing, leave)]
+            assert len([task async for task in own.as_completed(tasks)]) == 2
+            return await own.gather(tasks, return_exceptions=True)
+
+    for function in (missing, key, several, decode, own):
+        error = raised(lambda function=function: asyncio.run(awaited(function)))
+        assert told(error) == told(raised(function))
+    assert isinstance(
+        raised(lambda: asyncio.run(awaited(stop))).__cause__, StopIteration
+    )  # as in a coroutine of its own
+    assert [type(e) for e in asyncio.run(gathered())] == [FileNotFoundError, SystemExit]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,3 +100,24 @@ def test_cells_may_await(notebook: Notebook) -> None:
     cell = "async with AsyncClient() as c:\n    print(await c.gather([await c.submit(half, n) for n in range(3)]))"
     (output,) = notebook.run(HEAD, "async def half(x):\n    return x / 2", cell)
     assert output["text"] == "[0.0, 0.5, 1.0]\n"
+
+
+@pytest.mark.parametrize(
+    "cell", ["task.result()", "client.gather([task])", "await task", "client.executor().submit(measure).result()"]
+)
+def test_an_error_shows_the_functions_own_lines_first(notebook: Notebook, cell: str) -> None:
+    cells = (
+        HEAD,
+        "def inner():\n    raise ValueError('bad scan')\n\ndef measure():\n    inner()",
+        "task = client.submit(measure)",
+    )
+
+    with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
+        notebook.run(*cells, cell)
+
+    shown = re.sub("\x1b\\[[0-9;]*m", "", str(caught.value))
+    own, cause, ours = (shown.index(words) for words in ("in inner\n", "direct cause", "oncue/client"))
+    assert own < cause < ours
+    assert caught.value.ename == "ValueError"
+    assert shown.index("raise ValueError('bad scan')") < cause
+    assert shown.count("oncue/client") <= 2
