@@ -18,7 +18,8 @@ from oncue.view.interning import CallCache
 LEAST = 4  # digits at the beginning
 SHOWN = 12  # digits at the beginning of a short form: the time in ms
 INDEX = 4  # digits at the end: the index in a batch
-SCANNED = 100_000  # ids that are compared with one short form; a batch has 65,536
+SCANNED = 100_000  # ids that are compared with first and last digits; a batch has 65,536
+SCANNED_OWNERS = 10_000  # ids whose owners are compared with the caller
 _FORM = re.compile(r"([0-9a-f]*)(?:(?:\.{2,3}|…)([0-9a-f]+))?\Z")
 _IN_RANGE = (
     "SELECT id FROM (SELECT id FROM task WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?)"
@@ -53,7 +54,11 @@ def matching(db: sqlite3.Connection, text: str, owner: str, limit: int, calls: C
     head, tail = parse(text)
     low, high = bytes.fromhex(head.ljust(32, "0")), bytes.fromhex(head.ljust(32, "f"))
     found: list[bytes] = []
-    for (task_id,) in db.execute(_IN_RANGE, (low, high, SCANNED, 33 - len(tail), tail)):
+    for read, (task_id,) in enumerate(db.execute(_IN_RANGE, (low, high, SCANNED, 33 - len(tail), tail))):
+        if read == SCANNED_OWNERS:
+            if found:
+                break
+            raise Invalid(f"{text!r} is too short: too many ids begin so", remedy="give more digits of the id")
         call = db.execute(_CALL, (task_id,)).fetchone()[0]
         if call is not None and _is_of(calls.get(db, call), owner):
             found.append(task_id)

@@ -206,6 +206,13 @@ def test_a_short_id_means_one_task_only(filled: Filled) -> None:
     assert set(several) <= set(same_ms)
 
 
+def test_too_short_an_id_costs_little(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_ids, "SCANNED_OWNERS", 10)
+    with pytest.raises(Invalid, match="too many"):
+        short_ids.matching(filled.db, filled.tasks[0].hex()[:4], "bob", 9, filled.queries.calls)
+    assert len(short_ids.matching(filled.db, filled.tasks[0].hex()[:4], "ann", 99, filled.queries.calls)) == 10
+
+
 @pytest.mark.parametrize("text", ["", "019", "xyz123", "01932c4a7e10..", "..0001", "0" * 33, "0193 2c4a", "a" * 101])
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(Invalid) as e:
