@@ -44,6 +44,10 @@ def _run(words: list[str]) -> int:
     try:
         code = root.main(args=list(words), prog_name="oncue", standalone_mode=False, obj=words, color=color())
         return code if isinstance(code, int) else 0
+    except SystemExit as e:
+        if isinstance(e.code, str):
+            click.echo(e.code, err=True)
+        return e.code if isinstance(e.code, int) else FAILED if e.code else 0
     except click.exceptions.Abort:
         return INTERRUPTED
     except click.ClickException as e:
