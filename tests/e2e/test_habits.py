@@ -245,6 +245,7 @@ def test_what_a_list_shows_in_a_terminal_is_taken_as_an_id(system: System) -> No
 
 
 def test_lists_tell_that_there_is_more_and_go_on(system: System) -> None:
+    before = f"@{int(time.time())}"
     fail(system, *range(500, 507))
     first = system.oncue("tasks", "list", "--function", "work", "--since", "today", "--limit", "3")
     assert re.search(r"3 of [0-9,]+ tasks\. The next: oncue tasks list .*--cursor ", first.stderr)
@@ -254,7 +255,7 @@ def test_lists_tell_that_there_is_more_and_go_on(system: System) -> None:
     wanted = [t["id"] for t in system.json("tasks", "list", "--function", "work", "--limit", "6")]
     assert ids_ == wanted
     assert system.oncue("tasks", "list", "--until", "yesterday").stderr.strip() == "no tasks"
-    assert system.oncue("tasks", "list", "--limit", "1000").stderr == ""
+    assert system.oncue("tasks", "list", "--function", "work", "--since", before, "--limit", "1000").stderr == ""
 
 
 def test_an_event_is_found_by_its_id_and_by_its_tasks(system: System) -> None:
@@ -271,6 +272,17 @@ def test_an_event_is_found_by_its_id_and_by_its_tasks(system: System) -> None:
     system.await_true(caused, "the event is found by its rule")
     assert system.json("events", "list", "--rule", "nobody") == []
     assert "no event" in system.oncue("events", "show", "zzz", code=4).stderr
+
+
+def test_a_function_and_an_endpoint_are_found_by_what_a_list_shows(system: System) -> None:
+    fail(system, 571)
+    row = next(line for line in system.oncue("functions", "list").stdout.splitlines() if line.startswith("work@"))
+    shown_hash = row.split()[1]
+    assert system.json("functions", "show", shown_hash)["id"].startswith(shown_hash)
+    assert system.json("functions", "show", shown_hash[:8])["name"] == "work"
+    assert system.oncue("invoke", shown_hash, "--arg", "n:=2").stdout == "2\n"
+    endpoint = system.json("endpoints", "show", "local")["id"]
+    assert system.json("endpoints", "show", endpoint[:9])["name"] == "local"
 
 
 def test_tail_is_read_by_people(system: System) -> None:
