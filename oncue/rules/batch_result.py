@@ -23,6 +23,8 @@ from oncue.rules.operators.chain import OperatorChain
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
 MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
+MAX_FILE_DEPTH = 8  # the same of files that functions wrote
+FILE_EVENT = "oncue.file.ready"
 LETTER_EVENTS, LETTER_BYTES = 1_000, 8 * 1024 * 1024  # that one dead letter names
 REASON_CHARS = 300  # of the reason why a condition could not be evaluated
 KEPT_BYTES = 4 * 1024 * 1024  # of events in the dead letters of one commit; others are only named
@@ -353,6 +355,10 @@ def _decoded(record: Record) -> Event:
     except Exception as e:
         raise RuleError("decode", f"{type(e).__name__}: {e}") from None
     depth = _number(event.extensions.get("oncuedepth")) or 0
+    if depth >= MAX_FILE_DEPTH and event.type == FILE_EVENT:
+        what = f"the file is number {depth} in a chain of files that functions wrote; {MAX_FILE_DEPTH} is the limit"
+        remedy = "let the function write into another folder, or leave its files out with the trigger's `ignore`"
+        raise RuleError("match", what, remedy)
     if depth >= MAX_DEPTH:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
         raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")

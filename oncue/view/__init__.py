@@ -6,7 +6,7 @@ from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, SkippedRow
 from oncue.view.projector import Applied
-from oncue.view.queries import OpenRow
+from oncue.view.queries import OpenRow, TaskRun
 from oncue.view.schema import ViewError
 from oncue.view.tasks import ClosedTask
 from oncue.view.view import View
@@ -21,6 +21,7 @@ __all__ = [
     "OpenRow",
     "SkippedRow",
     "TaskFilter",
+    "TaskRun",
     "View",
     "ViewError",
 ]

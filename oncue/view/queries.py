@@ -5,9 +5,10 @@ They take a read-only connection and run in a reader thread.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from oncue.protocol.records import Call, TaskRecord
 from oncue.task_lifecycle import State, TaskState
@@ -49,6 +50,20 @@ CALLS = "SELECT id, call FROM task WHERE id IN ({values}) AND call IS NOT NULL"
 CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 0"
 RETRIES = "SELECT retry_of, id FROM task INDEXED BY task_retried WHERE retry_of IN ({values}) ORDER BY n"
 FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND call IS NOT NULL ORDER BY n"
+
+RUNS = """
+SELECT task.event_source, task.event_id,
+CASE WHEN state = 0 THEN max(running_us, accepted_us) ELSE started_us END, ended_us
+FROM json_each(?) AS wanted JOIN task INDEXED BY task_caused
+ON task.event_source = json_extract(wanted.value, '$[0]') AND task.event_id = json_extract(wanted.value, '$[1]')
+WHERE call IS NOT NULL"""
+
+
+class TaskRun(NamedTuple):
+    """When a task ran, in unix µs."""
+
+    started_us: int
+    ended_us: int  # 0: it runs, or waits
 
 
 def _closed(db: sqlite3.Connection, ids: Sequence[bytes], most_bytes: int) -> list[Any]:
@@ -127,6 +142,14 @@ class TaskQueries:
     def fired(self, db: sqlite3.Connection, source: str, event_id: str) -> list[tuple[Call, bytes]]:
         found = db.execute(FIRED, (source, event_id)).fetchall()
         return [(self.calls.get(db, call), task_id) for call, task_id in found]
+
+
+def runs(db: sqlite3.Connection, events: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[TaskRun]]:
+    """Return when the tasks ran that these events (source, id) caused."""
+    found: dict[tuple[str, str], list[TaskRun]] = {}
+    for source, event_id, *run in db.execute(RUNS, (json.dumps(events),)).fetchall():
+        found.setdefault((source, event_id), []).append(TaskRun(*run))
+    return found
 
 
 def open_counts(db: sqlite3.Connection) -> dict[str, int]:

@@ -34,7 +34,7 @@ from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, Newer, SkippedRow
 from oncue.view.projector import Applied, Projector, RecordKeys
-from oncue.view.queries import OpenRow, TaskQueries
+from oncue.view.queries import OpenRow, TaskQueries, TaskRun
 from oncue.view.readers import ReaderPool
 from oncue.view.schema import open_writer
 from oncue.view.tasks import ClosedTask
@@ -255,6 +255,10 @@ class View:
     async def fired(self, source: str, event_id: str) -> list[tuple[Call, bytes]]:
         """Return (call, task id) of the tasks that an event caused."""
         return await self._readers.run(self._queries.fired, source, event_id)
+
+    async def runs(self, events: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[TaskRun]]:
+        """Return when the tasks ran that these events (source, id) caused."""
+        return await self._readers.run(queries.runs, events)
 
     async def output(self, task_id: bytes) -> bytes:
         """Return an open task's output so far; a closed task has it in its attempts."""

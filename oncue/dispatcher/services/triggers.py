@@ -20,6 +20,7 @@ from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.events import EventService
+from oncue.dispatcher.services.file_chains import FileChains
 from oncue.dispatcher.services.trigger_rights import rights_of
 from oncue.dispatcher.trigger_state import LogReplicatedState
 from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
@@ -56,6 +57,7 @@ class TriggerService:
         """
         self._context, self._deployed, self._ownership, self._peers = context, deployed, ownership, peers
         self._events, self._sync_registry = events, sync_registry
+        self._chains = FileChains(context.view.runs)
         self._supervisor = TriggerSupervisor(self._emit, folder, self._replicated_state)
         self._deploying: set[str] = set()  # labels of deploys that this server has not answered yet
         self._started = False
@@ -84,7 +86,9 @@ class TriggerService:
             self._supervisor.on_deployed([n for n, w in here.items() if w.label not in self._deploying])
 
     async def _emit(self, events: Sequence[Event]) -> None:
-        await self._events.append(events)
+        traced, files = await self._chains.trace(events)
+        await self._events.append(traced)
+        self._chains.stored(files)
 
     def _replicated_state(self, name: str) -> LogReplicatedState | None:
         return LogReplicatedState(self._context.log, name) if self._context.log.shared else None
@@ -159,7 +163,11 @@ class TriggerService:
 
     def infos(self) -> list[r.TriggerInfo]:
         """Return the states of all triggers, as this server knows them."""
-        return self._supervisor.infos()
+        return [
+            msgspec.structs.replace(info, detail="; ".join(filter(None, (info.detail, note)))) if note else info
+            for info in self._supervisor.infos()
+            for note in (self._chains.note(info.name),)
+        ]
 
     def not_running(self) -> list[r.TriggerInfo]:
         """Return the triggers that should run here and do not."""
@@ -217,9 +225,7 @@ class TriggerService:
 
     def _visible(self, caller: Caller) -> list[r.TriggerInfo]:
         return [
-            i
-            for i in self._supervisor.infos()
-            if i.label in self._deployed.rulesets and self._deployed.visible(caller, i.label)
+            i for i in self.infos() if i.label in self._deployed.rulesets and self._deployed.visible(caller, i.label)
         ]
 
     def _runs_at(self, info: r.TriggerInfo) -> str:
