@@ -60,7 +60,7 @@ WHERE call IS NOT NULL"""
 
 
 class TaskRun(NamedTuple):
-    """When a task ran, in unix µs."""
+    """Start and end of a task, in unix µs."""
 
     started_us: int
     ended_us: int  # 0: it runs, or waits

@@ -191,8 +191,16 @@ def test_a_backfill_lets_old_files_fire(site: System) -> None:
     for i in range(3):
         (folder / f"old{i}.raw").write_bytes(b"1")
     deploy(site, "backfilled", rules(("backfilled", folder)))
+    os.utime(folder / "old1.raw", (1_600_000_000, 1_600_000_000))
+    deploy(site, "backfilled", rules(("backfilled", folder)))
+    which = ("triggers", "backfill", "backfilled", "--glob", "old[01]*")
+    counted = site.oncue(*which, "--dry-run").stdout
+    assert "2 old files would fire" in counted
+    assert "old0.raw" in counted
+    assert "1 old file will fire" in site.oncue(*which, "--since", "2026-01-01").stdout
+    assert fired(site, "backfilled", folder, 1) == ["old0.raw"]
     with site.client() as client:
-        counted = client.triggers.backfill("backfilled", glob="old[01]*", dry_run=True)
-        assert (counted.files, counted.first) == (2, ["old0.raw", "old1.raw"])
-        assert client.triggers.backfill("backfilled", glob="old[01]*").files == 2
+        found = client.triggers.backfill("backfilled", glob="old[01]*")
+        assert (found.files, found.first, found.fired_before) == (1, ["old1.raw"], 1)
     assert fired(site, "backfilled", folder, 2) == ["old0.raw", "old1.raw"]
+    site.oncue("triggers", "backfill", "backfilled", "--glob", "{", code=2)

@@ -10,6 +10,7 @@ import click
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, table, when
+from oncue.cli.tasks.filters import since_option, until_option
 from oncue.protocol.api import TriggerInfo
 
 
@@ -93,3 +94,37 @@ def explain(name: str, file: str, json_: bool) -> None:
         as_json(found)
         return
     say(f"{found.path}: {found.state}: {found.why}" + (f" ({when(found.at_us)})" if found.at_us else ""))
+
+
+@triggers.command()
+@click.argument("name")
+@click.option("--glob", default="", metavar="GLOB", help="Only these files; without a slash, of any folder.")
+@since_option
+@until_option
+@click.option("--dry-run", is_flag=True, help="Count the files; let none fire.")
+@json_option
+def backfill(name: str, glob: str, since_us: int, until_us: int, dry_run: bool, json_: bool) -> None:
+    """Let files fire that existed before the trigger NAME.
+
+    --since and --until compare the files' modification times. Files that have fired do not fire
+    again. A file that is being written fires when it is complete.
+
+    \b
+    Example:
+      oncue triggers backfill frames --glob "scan_1*.h5" --since 2026-11-01 --dry-run
+      oncue triggers backfill frames
+    """
+    with connected() as client:
+        found = client.triggers.backfill(name, glob=glob, since_us=since_us, until_us=until_us, dry_run=dry_run)
+    if json_:
+        as_json(found)
+        return
+    size = f" ({found.bytes / 1e6:,.1f} MB)" if found.files else ""
+    files = "1 old file" if found.files == 1 else f"{found.files:,} old files"
+    say(f"trigger {name}: {files} {'would' if dry_run else 'will'} fire{size}")
+    for path in found.first:
+        say(f"  {path}")
+    if found.files > len(found.first):
+        say(f"  ... and {found.files - len(found.first):,} more")
+    if found.fired_before:
+        say(f"{found.fired_before:,} of the selected files have fired before, and do not fire again")

@@ -136,7 +136,10 @@ class FileChains:
         )
 
     def _candidates(self, file: TracedFile, alone: bool) -> Candidates:
-        """Return the earlier files to look at. `alone`: no other file came at the same time."""
+        """Return the earlier files to look at.
+
+        `alone`: no other file came at the same time.
+        """
         contained = self._contained(file.stem)[:MOST_CONTAINED]
         same = self._by_path.get(file.path)
         # Of many files at a time only names tell which task wrote which.
@@ -207,7 +210,7 @@ class FileChains:
         return file.written_us - earlier.stored_us <= LONGEST_GAP_US
 
     def _trust_if_held(self, earlier: TracedFile | None, file: TracedFile, key: str) -> None:
-        """Trust a writer whose file came while the event that would have caused it was held."""
+        """Trust a writer whose file came while `earlier`, its supposed cause, was held."""
         if (
             earlier is not None
             and earlier.depth >= HOLD_FROM
@@ -248,7 +251,7 @@ def _run(earlier: TracedFile, file: TracedFile, runs: Mapping[Key, Sequence[Task
 
 
 def _alone(running: list[tuple[TaskRun, TracedFile]]) -> TracedFile | None:
-    """Return the file whose task ran last, if no two of the tasks ran at the same time."""
+    """Return the file whose task ran last, if no two ran at the same time."""
     running.sort(key=lambda found: found[0].started_us)
     for (run, _), (later, _) in pairwise(running):
         if not run.ended_us or run.ended_us > later.started_us + TICK_US:
