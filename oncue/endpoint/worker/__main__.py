@@ -70,6 +70,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.payload import MSGPACK
 from oncue.protocol.records import ERROR, OK, Ended, Failure, TaskRecord
 
+FORK_US = 150  # C code cannot fork in less
 SLOW_US = 1_000  # after a task that took so long, it is cleaned thoroughly
 FLUSH_US = 5_000  # after which the finished tasks of a chunk are sent, at the end of a task
 #: Pause before a function that could not be loaded is tried again: a package may be there now.
@@ -112,7 +113,7 @@ class Worker:
         self.broken: dict[str, tuple[int, Failure]] = {}
         self.pieces: list[bytes] = []  # finished, encoded, not sent
         self.used = 0
-        self.sent_us = 0
+        self.sent_us = self.begun_us = 0
         self.ending = False
         self.detached = False  # the running function's children may outlive it
         self.function = ""  # of the last chunk
@@ -191,7 +192,7 @@ class Worker:
         n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
-        self.sent_us = now = self.now_us()
+        self.sent_us = self.begun_us = now = self.now_us()
         if here >= numbers[STOP]:
             self.flush(n, True)
             return
@@ -213,18 +214,21 @@ class Worker:
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
-        self._clean_thoroughly(whole=False)
+        if self.children.started or now - self.begun_us >= FORK_US:
+            self._clean_thoroughly()
+        else:
+            self.cleanup.look_closer(whole=False)
         if self.cleanup.worn:
             self.end(EXIT_WORN)
         if not self.cleanup.at_home():  # a process that the function started may have removed it
             self.cleanup.go_home()
 
-    def _clean_thoroughly(self, whole: bool = True) -> None:
+    def _clean_thoroughly(self) -> None:
         """End child processes, and restore what is not looked at after each short task."""
         # The output file of a worker is also that of the children that it leaves behind.
         if self.children.left() and (self.detached or not self.children.end()):
             self.cleanup.worn = True
-        self.cleanup.look_closer(whole)
+        self.cleanup.look_closer()
         if self.cleanup.changed():
             self.cleanup.restore()
 

@@ -77,6 +77,7 @@ class Cleanup:
         self._chdir = os.chdir
         self._settings: dict[str, Setting] = {}
         self._late = late_settings()
+        self._modules = 0  # imported when late settings were looked for
         self._events: Any = None  # the module asyncio.events, once it is imported
         # os.environ's methods look putenv up in os; contextlib.chdir looks chdir up there.
         directory = Setting(_DIRECTORY, lambda: None, lambda _: self.go_home(), ((os, ("chdir", "fchdir")),))
@@ -161,23 +162,24 @@ class Cleanup:
         may need it.
         """
         saved = self.saved
-        for (attributes, names, get), values in zip(_ASSIGNED, saved.assigned, strict=True):
-            try:
-                same = get(attributes) == values
-            except KeyError:  # one was deleted
-                same = False
-            if not same:
+        try:
+            same = [get(attributes) for attributes, _, get in _ASSIGNED] == saved.assigned
+        except KeyError:  # one was deleted
+            same = False
+        if not same:
+            for (attributes, names, _), values in zip(_ASSIGNED, saved.assigned, strict=True):
                 attributes.update(zip(names, values, strict=True))
         if "tracebacklimit" in _system:
             del sys.tracebacklimit
         if sys.argv != saved.argv:
             sys.argv[:] = saved.argv
-        if missing := [f for f in saved.finders if f not in sys.meta_path]:
-            sys.meta_path.extend(missing)
+        if sys.meta_path != saved.finders:
+            sys.meta_path.extend(f for f in saved.finders if f not in sys.meta_path)
         if whole and vars(builtins) != saved.builtins:
             vars(builtins).update(saved.builtins)
             saved.builtins = dict(vars(builtins))
-        self._add_late()
+        if len(sys.modules) != self._modules:
+            self._add_late()
 
     def go_home(self) -> None:
         """Enter the working directory; make it anew if a task has removed it."""
@@ -207,7 +209,7 @@ class Cleanup:
 
     def _add_late(self) -> bool:
         """Watch settings of modules imported meanwhile. Return True if there are any."""
-        found = False
+        found, self._modules = False, len(sys.modules)
         for name in [n for n in self._late if n in sys.modules]:
             module = imported(name)
             if module is None:

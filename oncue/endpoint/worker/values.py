@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import Any
 
@@ -27,8 +26,11 @@ def packed(result: Any) -> bytes:
     if type(result) is bytes and len(result) > INLINE_BYTES:
         return BLOBS.put(*_pack_bytes(result))
     if is_plain(result):
-        with contextlib.suppress(UnicodeEncodeError):  # lone surrogates: a pickle has them
+        try:
             data = MSGPACK + _encode_value(result)
+        except UnicodeEncodeError:  # lone surrogates: a pickle has them
+            pass
+        else:
             return data if len(data) <= INLINE_BYTES else BLOBS.put(data)
     return BLOBS.pickled(result)
 
