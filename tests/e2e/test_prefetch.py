@@ -35,7 +35,7 @@ def test_after_a_burst_of_short_calls_long_ones_can_be_cancelled(stopped: System
         executor.shutdown(wait=False, cancel_futures=True)
 
         left = [f for f in futures if not f.cancelled()]
-        assert WORKERS <= len(left) <= 20 * WORKERS
+        assert WORKERS <= len(left) <= 200
         for future in left:  # or the test would wait for them
             future.task.cancel()
 

@@ -17,7 +17,7 @@ from oncue.dispatcher.bridge.pending_tasks import TaskGroup
 from oncue.protocol.records import Ended
 
 AHEAD_US = 50_000  # of work ready for each worker: a round trip to a far agent
-FIRST = 32  # ready for all workers, until results have come
+FIRST_US, FIRST = 2_000, 128  # ready for each worker, and for all, until results have come
 GROWTH = 32  # more tasks for each result
 MOST = 4_096  # ready beside the workers' own
 WEIGHT = 0.25  # of a new measurement
@@ -58,7 +58,8 @@ class FunctionLimits:
             return workers + ready
         if known.task_us:
             in_time = min(MOST, int(workers * AHEAD_US / known.task_us))
-            ready = max(ready, min(in_time, FIRST + GROWTH * known.ended))
+            first = min(FIRST, int(workers * FIRST_US / known.task_us))
+            ready = max(ready, min(in_time, first + GROWTH * known.ended))
         return workers + ready - known.at_agent
 
     def sent(self, function: str, tasks: int) -> None:

@@ -48,6 +48,13 @@ def test_after_a_burst_of_short_calls_the_same_function_begins_with_few() -> Non
     assert made.room("sleep") == WORKERS + FIRST
 
 
+def test_calls_that_are_not_so_short_begin_with_fewer() -> None:
+    made = limits()
+    run(made, "sleep", 1_000, 999)
+
+    assert made.room("sleep") == WORKERS + 10  # 2 ms of work for each worker
+
+
 def test_the_results_of_short_calls_open_the_limit() -> None:
     made = limits()
     run(made, "f", 100, 20)
