@@ -125,3 +125,11 @@ def test_large_batches_are_taken(served: System, add: dict[str, str], coding: st
     served.await_true(
         lambda: served.http("GET", f"/v1/tasks/{of_last}").json.get("value") == 3, "the last call has run", 120
     )
+
+
+def test_a_clients_batch_of_large_arguments_is_taken(served: System) -> None:
+    """The client's batches have 8 MiB, of which each call may have 256 KiB."""
+    texts = [str(i) * 200_000 for i in range(9)] * 6
+    with served.client() as client:
+        tasks = client.map(len, texts)
+        assert client.gather(tasks, 120) == [200_000] * len(texts)

@@ -29,12 +29,13 @@ _NO_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <=
 
 
 class _Payloads(Request, frozen=True):
-    """A BatchRequest without `calls`. The list's length is checked before its items."""
+    """A BatchRequest without calls. Lengths are checked before items."""
 
     function: str
     endpoint: str = "local"
     key: str = ""
     payloads: Annotated[list[bytes], msgspec.Meta(max_length=ids.MAX_BATCH)] = msgspec.field(default_factory=list)
+    calls: Annotated[list[bytes], msgspec.Meta(max_length=0)] = msgspec.field(default_factory=list)
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None
     expires_ms: int | None = None
@@ -61,7 +62,7 @@ class BatchDecoder:
         try:
             found = self._payloads.decode(data)
         except msgspec.ValidationError as e:
-            if "of length <= " in str(e):
+            if f"of length <= {ids.MAX_BATCH}" in str(e):
                 raise TooLarge(
                     f"a batch of more than {ids.MAX_BATCH:,} tasks",
                     remedy="send it in several; 1,024 is a good size",
