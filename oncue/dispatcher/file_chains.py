@@ -31,6 +31,7 @@ import msgspec
 from oncue.clocks.process import now_us
 from oncue.protocol.records import Event
 from oncue.rules.batch_result import FILE_EVENT, MAX_FILE_DEPTH
+from oncue.triggers.file.event import LOOPS_ALLOWED
 from oncue.view import TaskRun
 
 MOST = 10_000  # files that are remembered
@@ -90,7 +91,7 @@ class FileChains:
     async def trace(self, events: Sequence[Event]) -> tuple[Sequence[Event], list[TracedFile]]:
         """Return the events with their depths, and what `stored` needs. May take a while."""
         files = [_file(event) for event in events if event.type == FILE_EVENT and isinstance(event.data, dict)]
-        if not files or len(files) < len(events):
+        if not files or len(files) < len(events) or LOOPS_ALLOWED in events[0].extensions:
             return events, []
         found = [self._candidates(file, alone=len(files) == 1) for file in files]
         runs = await self._runs_of({c.key: c for some in found for c in _each(some) if c.stored_us})
@@ -132,7 +133,7 @@ class FileChains:
             return ""
         return (
             f"a loop was stopped: {file.path} is number {file.depth} in a chain of files that functions wrote."
-            " Let the function write into another folder, or leave its files out with `ignore`"
+            " Let the function write into another folder, or leave its files out with `ignore`; or `loops: allow`"
         )
 
     def _candidates(self, file: TracedFile, alone: bool) -> Candidates:
@@ -167,9 +168,9 @@ class FileChains:
                 return earlier
         same = candidates.same
         if same is not None:
-            wrote = self._may_follow(same, file, file.path) and _run(same, file, runs, SLACK_US) is not None
+            wrote = self._may_follow(same, file, file.path) and _run(same, file, runs, 0) is not None
             return same if wrote else None
-        tried = [(_run(earlier, file, runs, TICK_US), earlier) for earlier in candidates.latest]
+        tried = [(_run(earlier, file, runs, 0), earlier) for earlier in candidates.latest]
         alone = _alone([(run, earlier) for run, earlier in tried if run is not None])
         if alone is not None:
             return alone if self._may_follow(alone, file, file.trigger) else None
@@ -222,7 +223,7 @@ class FileChains:
 
 def _file(event: Event) -> TracedFile:
     data = event.data
-    written_us = int(str(event.extensions.get("oncuetimems", 0))) * 1_000 + 999
+    written_us = int(str(event.extensions.get("oncuetimems", 0))) * 1_000
     return TracedFile((event.source, event.id), str(data["trigger"]), data["path"], data["stem"], written_us, now_us())
 
 
@@ -240,12 +241,16 @@ def _each(candidates: Candidates) -> Iterator[TracedFile]:
 
 
 def _run(earlier: TracedFile, file: TracedFile, runs: Mapping[Key, Sequence[TaskRun]], slack_us: int) -> TaskRun | None:
-    """Return the run of a task of the earlier file in which this one was changed last."""
+    """Return the run of a task of the earlier file in which this one was changed last.
+
+    Without slack a file that somebody writes as soon as the task has ended does not count.
+    """
     at_us = file.written_us
     if not earlier.stored_us or earlier.stored_us > at_us + TICK_US:
         return None
     for run in runs.get(earlier.key, ()):
-        if run.started_us - slack_us <= at_us and (not run.ended_us or at_us <= run.ended_us + slack_us):
+        began = run.started_us - max(slack_us, TICK_US) <= at_us
+        if began and (not run.ended_us or at_us <= run.ended_us + slack_us):
             return run
     return None
 

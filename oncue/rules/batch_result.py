@@ -357,7 +357,10 @@ def _decoded(record: Record) -> Event:
     depth = _number(event.extensions.get("oncuedepth")) or 0
     if depth >= MAX_FILE_DEPTH and event.type == FILE_EVENT:
         what = f"the file is number {depth} in a chain of files that functions wrote; {MAX_FILE_DEPTH} is the limit"
-        remedy = "let the function write into another folder, or leave its files out with the trigger's `ignore`"
+        remedy = (
+            "let the function write into another folder, or leave its files out with the trigger's `ignore`;"
+            " `loops: allow` if the loop is meant"
+        )
         raise RuleError("match", what, remedy)
     if depth >= MAX_DEPTH:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def count(path):
 """
 FILE = """
 triggers:
-  - {{name: {name}, kind: file, path: {folder}}}
+  - {{name: {name}, kind: file, path: {folder}, loops: {loops}}}
 rules:
   - {{name: {name}, on: {name}, run: {{function: "work.py:{function}", endpoint: local, args: {{path: "${{data.path}}"}}}}}}
 """
@@ -69,10 +70,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
-def deployed(site: System, name: str, function: str) -> Path:
+def deployed(site: System, name: str, function: str, loops: str = "stop") -> Path:
     folder = site.folder / name
     folder.mkdir()
-    site.write(f"{name}.yaml", FILE.format(name=name, folder=folder, function=function))
+    site.write(f"{name}.yaml", FILE.format(name=name, folder=folder, function=function, loops=loops))
     site.oncue("deploy", f"{name}.yaml", "--yes")
     return folder
 
@@ -136,3 +137,20 @@ def test_a_file_that_is_updated_regularly_is_no_loop(site: System) -> None:
         time.sleep(0.06)
     emitted = [t for t in site.http("GET", "/v1/triggers").json if t["name"] == "live"]
     assert not emitted[0]["detail"]
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_writer_that_waits_for_each_outcome_is_no_loop(site: System, same: bool) -> None:
+    name = f"driver-{same}"
+    folder = deployed(site, name, "count")
+    for i in range(15):
+        (folder / ("job.raw" if same else f"{uuid.uuid4().hex}.raw")).write_text(f"{i}")
+        site.await_tasks(i + 1, rule=name)
+    assert not any(t["detail"] for t in site.http("GET", "/v1/triggers").json if t["name"] == name)
+
+
+def test_a_loop_that_is_allowed_goes_on(site: System) -> None:
+    folder = deployed(site, "allowed", "unrelated", loops="allow")
+    (folder / "scan_1.raw").write_bytes(b"1")
+    site.await_true(lambda: len(site.tasks(rule="allowed")) > 4 * MAX_FILE_DEPTH, "it goes on")
+    site.oncue("rules", "disable", "allowed")

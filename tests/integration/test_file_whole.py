@@ -512,6 +512,21 @@ def test_beyond_the_limit_of_inotify_instances_the_folder_is_scanned(monkeypatch
                 os.close(taken.pop())
 
 
+def test_without_a_watch_for_the_folder_itself_it_is_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(28)  # ENOSPC
+        return -1
+
+    monkeypatch.setattr("oncue.triggers.file.watch.inotify.inotify_add_watch", refuse)
+
+    async def part(w: Watched) -> None:
+        assert "max_user_watches" in w.trigger.status().detail
+        (w.data / "a.h5").write_bytes(b"1")
+        await w.count(1)
+
+    play(tmp_path, part, rescan="200ms")
+
+
 def test_a_file_is_explained_whatever_the_form_of_its_name(tmp_path: Path) -> None:
     async def part(w: Watched) -> None:
         (w.data / "e\u0301.h5").write_bytes(b"1")

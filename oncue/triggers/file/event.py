@@ -13,6 +13,7 @@ from oncue.protocol.records import Event
 from oncue.triggers.file.options import FileOptions, FileSpec
 from oncue.triggers.file.stability import FileKey, Fingerprint
 
+LOOPS_ALLOWED = "oncueloops"  # extension of the events of a trigger with `loops: allow`
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # a CloudEvents attribute may not hold these
 _MOST_MS = (1 << 48) - 1
 
@@ -41,6 +42,7 @@ class EventMaker:
     def __init__(self, name: str, spec: FileSpec) -> None:
         self._name, self._root = name, str(spec.root)
         self._source = "file://" + quote(self._root, errors="surrogateescape")
+        self._more = {LOOPS_ALLOWED: "allow"} if spec.loops else {}
         self._host = socket.gethostname()
         self._seed = f"{name}\0{self._root}\0".encode("utf-8", "surrogateescape")
 
@@ -84,5 +86,6 @@ class EventMaker:
                 "oncuetrigger": self._name,
                 "oncuetimems": str(time_ms),
                 "oncuemarkus": str(noticed_us),
+                **self._more,
             },
         )

@@ -49,6 +49,8 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     #: `content`: as `changed`, but a file that fired under another name does not fire again.
     refire: Literal["changed", "never", "content"] = "changed"
     existing: bool = False  # files fire that exist when the trigger is first deployed
+    #: `stop`: a chain of files that functions write ends (dispatcher/file_chains.py).
+    loops: Literal["stop", "allow"] = "stop"
     #: Event fields that are relative to the folder and never begin with a slash.
     RELATIVE: ClassVar[tuple[str, ...]] = ("subject", "data.relative", "data.name", "data.stem")
     #: All fields of the data of its events, and their types.
@@ -81,6 +83,7 @@ class FileSpec(msgspec.Struct, frozen=True):
     never: bool  # refire: never
     content: bool  # refire: content
     existing: bool
+    loops: bool  # loops: allow
     links: bool
     rescan_s: float  # 0: by the filesystem
     matches: Callable[[str, str], bool]  # (folder, name) -> the globs select the file
@@ -130,6 +133,7 @@ def read_options(name: str, options: FileOptions) -> FileSpec:
         never=options.refire == "never",
         content=options.refire == "content",
         existing=options.existing,
+        loops=options.loops == "allow",
         links=options.symlinks == "files",
         rescan_s=_seconds(place + "rescan", options.rescan, least=0.1),
         matches=matches,

@@ -16,7 +16,7 @@ IGNORED = (
     ".*",  # rsync, Vim, LibreOffice, lftp, and the like
     "*~",
     "~$*",  # Microsoft Office
-    "#*#",  # Emacs
+    "*#",  # Emacs
     "*.tmp",
     "*.temp",
     "*.part",  # Firefox, wget2, KDE

@@ -61,7 +61,11 @@ class InotifyWatch:
             raise _error(root)
         os.set_blocking(self._fd, False)
         os.set_inheritable(self._fd, False)
-        self._wake_r, self._wake_w = os.pipe()
+        try:
+            self._wake_r, self._wake_w = os.pipe()
+        except OSError:
+            os.close(self._fd)
+            raise
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
         self._poll = select.poll()

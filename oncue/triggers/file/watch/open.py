@@ -19,7 +19,7 @@ NETWORK_TYPES = (
 def open_watch(root: Path, system: str = sys.platform) -> FolderWatch:
     """Open the watch of this system: inotify on Linux, else watchdog's observer.
 
-    At the kernel's limit of inotify instances of this user: a ScanOnlyWatch. Raises OSError (the
+    At the kernel's limits for this user: a ScanOnlyWatch. Raises OSError (the
     folder is missing, no permission).
     """
     if system == "linux":
@@ -28,7 +28,7 @@ def open_watch(root: Path, system: str = sys.platform) -> FolderWatch:
         try:
             return InotifyWatch(root, opens=not may_ask_about_others())
         except OSError as e:
-            if e.errno != errno.EMFILE:
+            if e.errno not in (errno.EMFILE, errno.ENOSPC):
                 raise
             return ScanOnlyWatch(str(e.strerror))
     from oncue.triggers.file.watch.watchdog import ObserverWatch
