@@ -57,7 +57,7 @@ def view(tasks: list[TaskInfo], width: int) -> Table:
 
 def _cells(t: TaskInfo, width: int) -> tuple[str, ...]:
     # Tasks of one batch differ in the last digits of their ids.
-    name = t.id if width >= WHOLE_ID else "…" + t.id[-8:]
+    name = t.id if width >= WHOLE_ID else t.short or "…" + t.id[-8:]
     ran = took(t.started_us, t.ended_us)
     return (name, t.state, t.name or t.function[:12], t.endpoint, when(t.accepted_us)[11:], ran, t.why)
 

@@ -18,7 +18,7 @@ import msgspec
 from oncue import ids
 from oncue.client.http import MSGPACK, register_function
 from oncue.client.resource import PAGE, Resource, flags, in_path, query_text
-from oncue.errors import Invalid
+from oncue.errors import Invalid, MethodNotAllowed
 from oncue.protocol import api as r
 from oncue.protocol.cloudevents import check_data
 
@@ -31,6 +31,12 @@ def _event_json(event: Mapping[str, Any]) -> bytes:
         raise Invalid(
             f"the event cannot be written as JSON: {e}", remedy="give plain values: str, numbers, lists, dicts"
         ) from None
+
+
+def _retried(t: r.TaskInfo) -> r.RetriedTask:
+    return r.RetriedTask(
+        retry_of=t.retry_of, id=t.id, name=t.name, function=t.function, endpoint=t.endpoint, rule=t.rule
+    )
 
 
 class Tasks(Resource):
@@ -148,7 +154,11 @@ class Tasks(Resource):
                 dry_run=dry_run,
                 key=ids.new_uuid7().hex(),
             )
-            yield self._post(r.Retried, "/v1/tasks/retry", request, repeat=True)
+            try:
+                yield self._post(r.Retried, "/v1/tasks/retry", request, repeat=True)
+            except MethodNotAllowed:  # a server of an older version
+                made = [self.retry(task) for task in request.tasks]
+                yield r.Retried(tasks=[_retried(task) for task in made])
 
     def retry_selected(
         self, *, again: bool = False, same_version: bool = False, dry_run: bool = False, **filters: Any
@@ -300,6 +310,10 @@ class Events(Resource):
     ) -> tuple[builtins.list[r.EventInfo], str | None]:
         """Return events, newest first, and the next cursor; None at the end."""
         return self._up_to(r.EventInfo, "/v1/events", cursor, limit, flags(filters))
+
+    def count(self, **filters: Any) -> r.EventCount:
+        """Count events, up to 10,000. `filters`: as of `list`."""
+        return self._get(r.EventCount, "/v1/events/count", **flags(filters))
 
     def get(self, offset: int) -> r.EventInfo:
         return self._get(r.EventInfo, f"/v1/events/{offset}")

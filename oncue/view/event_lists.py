@@ -77,6 +77,23 @@ def page(db: sqlite3.Connection, f: EventFilter) -> tuple[list[EventRow], str | 
     return [event_row(*row[1:]) for row in found], None if following is None else str(following)
 
 
+def count(db: sqlite3.Connection, f: EventFilter, most: int) -> tuple[int, bool]:
+    """Count the events of a list, up to `most`; False if there are more.
+
+    For an id, and for tasks, only the latest SCANNED events count.
+    """
+    tests = _tests(db, f)
+    first, last = _bounds(db, f, _TOP)
+    if tests is None or first > last:
+        return 0, True
+    where, given = tests
+    floor = max(first, last - SCANNED + 1) if f.id or f.about_tasks else first
+    index = "INDEXED BY event_source" if f.source else "INDEXED BY event_type" if f.type else ""
+    text = f"SELECT count(*) FROM (SELECT 1 FROM event {index} WHERE n BETWEEN ? AND ?{where} LIMIT ?)"
+    found: int = db.execute(text, (floor, last, *given, most + 1)).fetchone()[0]
+    return min(found, most), found <= most and floor == first
+
+
 def _bounds(db: sqlite3.Connection, f: EventFilter, below: int) -> tuple[int, int]:
     """Return the first and the last row number that the page may have."""
     if f.since_us or f.until_us:

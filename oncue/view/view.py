@@ -362,6 +362,10 @@ class View:
         """Return the types of stored events."""
         return await self._readers.run(event_lists.types, most)
 
+    async def count_events(self, filters: EventFilter, most: int) -> tuple[int, bool]:
+        """Count the events of a list, up to `most`; False if there are more. Raises Invalid."""
+        return await self._readers.run(event_lists.count, filters, most)
+
     async def event(self, offset: int) -> EventRow | None:
         return await self._readers.run(event_lists.event, offset)
 

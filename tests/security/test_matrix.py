@@ -120,6 +120,10 @@ CASES: dict[str, list[Case]] = {
         Case(fixed("/v1/events?limit=1000&rule=zqmark-rule&state=succeeded"), NOTHING),
         Case(fixed("/v1/events?endpoint={endpoint}"), FORBIDDEN_OR_GONE),
     ],
+    "GET /v1/events/count": [
+        Case(fixed("/v1/events/count?rule=zqmark-rule"), NOTHING),
+        Case(fixed("/v1/events/count?endpoint={endpoint}"), FORBIDDEN_OR_GONE),
+    ],
     "GET /v1/events/{offset}": [Case(fixed("/v1/events/{offset}"), NOTHING)],
     "GET /v1/triggers": [Case(fixed("/v1/triggers"), NOTHING)],
     "GET /v1/triggers/{name}": [Case(fixed("/v1/triggers/zqmark-files"), GONE)],

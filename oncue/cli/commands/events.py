@@ -14,7 +14,15 @@ from oncue.cli.client import connected, json_file
 from oncue.cli.command_group import Group
 from oncue.cli.commands.tasks import ended, follow_json
 from oncue.cli.output import as_json, json_option, listing, say, when, when_listed
-from oncue.cli.tasks.filters import State, cursor_option, since_option, tell_more, until_option
+from oncue.cli.tasks.filters import (
+    State,
+    check_period,
+    cursor_option,
+    since_option,
+    tell_more,
+    total_text,
+    until_option,
+)
 from oncue.cli.tasks.tail import READ_EVENTS, READ_S, NewEvents, event_line
 from oncue.client import Client
 from oncue.errors import Invalid, NotFound
@@ -61,11 +69,13 @@ def list_(type_: str, source: str, id_: str, limit: int, cursor: str, json_: boo
       oncue events list --since 2h --rule reconstruct --state failed
     """
     head = ("OFFSET", "AT", "TYPE", "SOURCE", "SUBJECT", "TASKS")
+    check_period(filters["since_us"], filters["until_us"])
     with connected() as client:
         given = filters | {"type": type_, "source": source, "id": id_}
         found, following = client.events.page(cursor=cursor, limit=limit, **given)
+        total = total_text(client.events.count, given) if following else ""
     listing(found, json_, head, _row, "no events")
-    tell_more(len(found), "", following, "events")
+    tell_more(len(found), total, following, "events", json_)
 
 
 def _row(e: EventInfo) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_line, json_option, plain, safe, say, table, took, when, when_listed
 from oncue.cli.tasks import many
 from oncue.cli.tasks import tail as lines
-from oncue.cli.tasks.filters import State, cursor_option, filter_options, tell_more, total_text
+from oncue.cli.tasks.filters import State, check_period, cursor_option, filter_options, tell_more, total_text
 from oncue.cli.tasks.ids import newest_id, whole_id, whole_ids
 from oncue.cli.value_output import TEXT_CHARS, value_output
 from oncue.client import Client
@@ -50,16 +51,17 @@ def list_(limit: int, cursor: str, json_: bool, **filters: Any) -> None:
       oncue tasks list --state failed --rule reconstruct --since 2h
       oncue tasks list --since yesterday --until 14:30 --limit 500
     """
+    check_period(filters["since_us"], filters["until_us"])
     with connected() as client:
         found, following = client.tasks.page(cursor=cursor, limit=limit, **filters)
-        total = total_text(client, filters) if following else ""
+        total = total_text(client.tasks.count, filters) if following else ""
     if json_:
         as_json(found)
     else:
         head = ("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY")
         shorts = {t.id: t.short for t in found}
         table(head, [_row(t, shorts) for t in found], "no tasks")
-    tell_more(len(found), total, following, "tasks")
+    tell_more(len(found), total, following, "tasks", json_)
 
 
 def _row(t: TaskInfo, shorts: dict[str, str]) -> tuple[str, ...]:
@@ -143,15 +145,15 @@ def tail(json_: bool, count: int, state: str, endpoint: str, rule: str) -> None:
       oncue tasks tail --json | jq .state
     """
     with connected() as client:
+        where = client.endpoints.get(endpoint).id if endpoint else ""
         if json_:
-            follow_json(client, ("task", "outcome"))
+            follow_json(client, ("task", "outcome"), lambda item: _is_meant(item, state, where, rule))
         live = client.live("task", "outcome")
         next(live, None)  # what happens from now on is not missed
         shown = lines.TaskLines(client)
         filters = {"state": state, "endpoint": endpoint, "rule": rule}
         for t in reversed(client.tasks.page(limit=count, **filters)[0] if count else []):
             click.echo(shown.of_task(t))
-        where = client.endpoints.get(endpoint).id if endpoint else ""
         for kind, item in live:
             if kind in ("task", "outcome") and _is_meant(item, state, where, rule) and shown.is_news(item):
                 click.echo(shown.of_item(item))
@@ -160,6 +162,8 @@ def tail(json_: bool, count: int, state: str, endpoint: str, rule: str) -> None:
 
 def _is_meant(item: dict[str, Any], state: str, endpoint: str, rule: str) -> bool:
     """Return True if a live item passes the filters."""
+    if "id" not in item:  # that items were skipped
+        return True
     now = str(item.get("state", ""))
     kind = "closed" if item.get("ended_us") else "open"
     return (
@@ -169,13 +173,15 @@ def _is_meant(item: dict[str, Any], state: str, endpoint: str, rule: str) -> boo
     )
 
 
-def follow_json(client: Client, kinds: tuple[str, ...]) -> None:
+def follow_json(
+    client: Client, kinds: tuple[str, ...], is_meant: Callable[[dict[str, Any]], bool] = lambda item: True
+) -> None:
     """Print live messages of these kinds as JSON lines.
 
     Raises Unreachable when the server closes the stream.
     """
     for kind, data in client.live(*kinds):
-        if kind:
+        if kind and is_meant(data):
             json_line({"kind": kind, "data": data})
     ended(client)
 
@@ -226,8 +232,11 @@ def cancel(ids: tuple[str, ...], dry_run: bool, yes: bool, json_: bool, **filter
             filters["state"] = filters["state"] or "open"
             if dry_run:
                 found, _ = client.tasks.page(limit=many.SHOWN, **filters)
-                total = total_text(client, filters)
-                as_json(found) if json_ else many.show_selected(found, f"{total} would be cancelled; nothing was done")
+                total = total_text(client.tasks.count, filters)
+                if json_:
+                    as_json({"count": client.tasks.count(**filters), "tasks": found})
+                else:
+                    many.show_selected(found, f"{total} would be cancelled; nothing was done")
                 return
             total_ = many.confirmed(client, "cancel", filters, yes)
             pages = client.tasks.cancel_selected(**filters) if total_ else iter(())
@@ -245,6 +254,7 @@ def cancel(ids: tuple[str, ...], dry_run: bool, yes: bool, json_: bool, **filter
 
 def check_selection(ids: tuple[str, ...], filters: dict[str, Any], dry_run: bool) -> None:
     """Check that either tasks are named or filters given. Raises Invalid."""
+    check_period(filters["since_us"], filters["until_us"])
     filtered = any(filters.values())
     if ids and (filtered or dry_run):
         raise Invalid("both tasks and filters are given", remedy="name tasks, or select them by --state, --rule ...")
@@ -289,11 +299,11 @@ def retry(
             total = 0 if dry_run else many.confirmed(client, "retry", filters, yes, **skip)
             answers = client.tasks.retry_selected(**filters, again=again, **options) if total or dry_run else iter(())
         if dry_run:
-            number = f"{total:,}" if ids else total_text(client, filters | {"not_retried": not again})
+            number = f"{total:,}" if ids else total_text(client.tasks.count, filters | {"not_retried": not again})
             for answer in answers:
                 many.show_dry_run(answer, number, json_)
                 return
-        many.show_retries(client, many.in_pages(answers, "retry", total), json_, one=len(ids) == 1)
+        many.show_retries(client, many.in_pages(answers, "retry", total), json_, named=len(ids))
 
 
 @tasks.command()

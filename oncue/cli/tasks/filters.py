@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,8 +13,8 @@ from oncue.cli import completers
 from oncue.cli.completers import STATES
 from oncue.cli.output import say
 from oncue.cli.times import FORMS, Time
-from oncue.client import Client
-from oncue.errors import Invalid
+from oncue.errors import Invalid, NotFound
+from oncue.protocol.api import EventCount, TaskCount
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,13 +66,17 @@ def filter_options(f: F) -> F:
 cursor_option = click.option("--cursor", default="", metavar="CURSOR", help="Go on where a list ended: it says how.")
 
 
-def tell_more(shown: int, total: str, following: str | None, what: str) -> None:
-    """Print to stderr how many there are, and how to list the next ones."""
+def tell_more(shown: int, total: str, following: str | None, what: str, json_: bool) -> None:
+    """Print to stderr how many there are, and how to list the next ones.
+
+    A script gets this only with a text that was cut.
+    """
     if following is None:
-        return
-    words = _words_without_cursor()
-    number = f"{shown:,} of {total} {what}" if total else f"{shown:,} {what}, and there are more"
-    say(f"{number}. The next: {words} --cursor {following}", err=True)
+        if shown and not json_ and sys.stdout.isatty():
+            say(f"{shown:,} {what if shown > 1 else what.removesuffix('s')}", err=True)
+    elif not json_ or sys.stderr.isatty():
+        number = f"{shown:,} of {total} {what}" if total else f"{shown:,} {what}, and there are more"
+        say(f"{number}. The next: {_words_without_cursor()} --cursor {following}", err=True)
 
 
 def _words_without_cursor() -> str:
@@ -88,7 +93,16 @@ def _words_without_cursor() -> str:
     return " ".join(["oncue", *kept])
 
 
-def total_text(client: Client, filters: dict[str, Any]) -> str:
-    """Return how many tasks a list has."""
-    counted = client.tasks.count(**filters)
+def total_text(count: Callable[..., TaskCount | EventCount], filters: dict[str, Any]) -> str:
+    """Return how many items a list has; "" if a server of an older version cannot say."""
+    try:
+        counted = count(**filters)
+    except (Invalid, NotFound):
+        return ""
     return f"over {counted.count:,}" if counted.more else f"{counted.count:,}"
+
+
+def check_period(since_us: int, until_us: int) -> None:
+    """Raise Invalid if a period ends before it begins."""
+    if since_us and until_us and since_us >= until_us:
+        raise Invalid("--since is not before --until", remedy="--since is the earlier one: --since 2h --until 1h")

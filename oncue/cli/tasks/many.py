@@ -60,10 +60,10 @@ def in_pages(pages: Iterator[P], what: str, total: int) -> Iterator[P]:
         raise
 
 
-def show_retries(client: Client, answers: Iterator[Retried], json_: bool, *, one: bool) -> None:
+def show_retries(client: Client, answers: Iterator[Retried], json_: bool, *, named: int) -> None:
     """Print the new ids, or JSON; to stderr, the versions and what is refused.
 
-    Raises Conflict if nothing is retried that was named.
+    `named`: how many tasks were named. Raises Conflict if one of them is not retried.
     """
     made: list[RetriedTask] = []
     refused: dict[str, str] = {}
@@ -82,18 +82,16 @@ def show_retries(client: Client, answers: Iterator[Retried], json_: bool, *, one
         say(f"not retried: {task}: {why}", err=True)
     if len(refused) > SHOWN:
         say(f"... and {len(refused) - SHOWN:,} more", err=True)
-    if json_ and made:
-        as_json(client.tasks.get(made[0].id) if one else made)
-    elif json_ and not one:
-        as_json(made)
-    if refused and not made:
-        raise Conflict("no task was retried", remedy="see above")
+    if json_ and (made or named != 1):
+        as_json(client.tasks.get(made[0].id) if named == 1 else made)
+    if refused and named:
+        raise Conflict(f"{len(refused):,} of {named:,} tasks were not retried", remedy="the reasons are above")
 
 
 def show_dry_run(answer: Retried, total: str, json_: bool) -> None:
     """Print what a retry would run."""
     if json_:
-        as_json(answer.tasks)
+        as_json({"count": total, "tasks": answer.tasks, "refused": answer.refused})
         return
     rows = [(t.retry_of, t.state, t.name, _change(t), t.endpoint) for t in answer.tasks[:SHOWN]]
     table(("ID", "STATE", "FUNCTION", "VERSION", "ENDPOINT"), rows, "no task to retry")

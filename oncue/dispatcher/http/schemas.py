@@ -74,7 +74,7 @@ class StreamQuery(Query, frozen=True):
     stream: Annotated[str, Meta(min_length=1, max_length=200, description="The name that the client's tasks carry.")]
 
 
-class EventsQuery(PageQuery, frozen=True):
+class EventFilterQuery(Query, frozen=True):
     type: str = ""
     source: str = ""
     id: Annotated[str, Meta(description="The id of events, or its beginning.")] = ""
@@ -83,6 +83,11 @@ class EventsQuery(PageQuery, frozen=True):
     rule: Annotated[str, Meta(description="Events that made a task of yours, by this rule.")] = ""
     endpoint: Annotated[str, Meta(description="Events that made a task of yours, for this endpoint.")] = ""
     state: Annotated[str, Meta(description="Events that made a task of yours, which has one of these states.")] = ""
+
+
+class EventsQuery(EventFilterQuery, frozen=True):
+    cursor: Cursor = ""
+    limit: Limit = 50
 
 
 class DeadQuery(PageQuery, frozen=True):

@@ -6,7 +6,7 @@ the field names. Ids are hex, times unix microseconds, sizes bytes.
 
 from oncue.protocol.api.base import Page, Problem, Request, Response
 from oncue.protocol.api.blobs import BlobsMissing, BlobsRequest
-from oncue.protocol.api.events import DeadInfo, Dismissed, DismissRequest, Emitted, EventInfo
+from oncue.protocol.api.events import DeadInfo, Dismissed, DismissRequest, Emitted, EventCount, EventInfo
 from oncue.protocol.api.registry import (
     EndpointInfo,
     EndpointRequest,
@@ -75,6 +75,7 @@ __all__ = [
     "Emitted",
     "EndpointInfo",
     "EndpointRequest",
+    "EventCount",
     "EventInfo",
     "ExplainStep",
     "Explanation",

@@ -22,6 +22,13 @@ class EventInfo(Response, frozen=True):
     at = Moment("at_us")
 
 
+class EventCount(Response, frozen=True):
+    """GET /v1/events/count: `count` events, or `more` than that."""
+
+    count: int
+    more: bool = False
+
+
 class Emitted(Response, frozen=True):
     """Events that are durable now."""
 

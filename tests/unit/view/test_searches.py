@@ -82,6 +82,8 @@ class Filled:
         while cursor is not None:
             rows, cursor = event_lists.page(self.db, EventFilter(cursor=cursor, limit=7, **given))  # type: ignore[arg-type, assignment]
             found += [int(row.event.id[1:]) for row in rows]
+        counted, all_ = event_lists.count(self.db, EventFilter(**given), 1_000)  # type: ignore[arg-type]
+        assert counted == len(found) if all_ else counted < len(found) or counted <= event_lists.SCANNED
         return found
 
 

@@ -17,7 +17,7 @@ from oncue.dispatcher.http.body import BodyDecoder, coding_of
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.route import EVENT_STREAM, JSON, JSON_BYTES, SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import idempotency_key
-from oncue.dispatcher.http.schemas import EmitRequest, EventsQuery, FileQuery, LiveQuery
+from oncue.dispatcher.http.schemas import EmitRequest, EventFilterQuery, EventsQuery, FileQuery, LiveQuery
 from oncue.dispatcher.http.streams import serve_stream
 from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop_if
 from oncue.errors import DiskFull, Invalid, NotFound, OncueError, TooLarge, TriggerFailed
@@ -26,6 +26,7 @@ from oncue.protocol.api import (
     Backfilled,
     BackfillRequest,
     Emitted,
+    EventCount,
     EventInfo,
     Page,
     TriggerFile,
@@ -92,7 +93,16 @@ def _event_id(context: RequestContext, key: str) -> str:
 
 async def events(context: RequestContext) -> Page:
     q: EventsQuery = context.query
-    filters = EventFilter(
+    filters = msgspec.structs.replace(_filters(q), cursor=q.cursor, limit=q.limit)
+    return await context.backend.events.page(context.caller, filters)
+
+
+async def count(context: RequestContext) -> EventCount:
+    return await context.backend.events.count(context.caller, _filters(context.query))
+
+
+def _filters(q: EventFilterQuery) -> EventFilter:
+    return EventFilter(
         type=q.type,
         source=q.source,
         id=q.id,
@@ -101,10 +111,7 @@ async def events(context: RequestContext) -> Page:
         rule=q.rule,
         endpoint=q.endpoint,
         state=q.state,
-        cursor=q.cursor,
-        limit=q.limit,
     )
-    return await context.backend.events.page(context.caller, filters)
 
 
 async def event(context: RequestContext) -> EventInfo:
@@ -197,7 +204,17 @@ ROUTES = (
     ),
     Route(
         "GET",
-        "/v1/events/{offset}",
+        "/v1/events/count",
+        count,
+        summary="How many events a list has, up to 10,000.",
+        scope="read",
+        query=EventFilterQuery,
+        gives=EventCount,
+        errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/events/{offset:(?!count$)[^/]+}",
         event,
         summary="One event, and what it caused.",
         scope="read",

@@ -39,7 +39,7 @@ TOKENS = {name: f"oncue_{name}-token" for name in ("admin", "user", "emit", "rea
 SERVICES = {
     "blobs": {"put": "_put_blob", "get": "_get_blob", "missing": "_missing_blobs"},
     "dead_letters": {"page": "_dead", "get": "_dead_letter", "retry": "_retry_dead", "dismiss": "_dismiss_dead"},
-    "events": {"emit": "_emit", "page": "_events", "get": "_event", "live": "_live"},
+    "events": {"emit": "_emit", "page": "_events", "count": "_count_events", "get": "_event", "live": "_live"},
     "triggers": {
         "all": "_triggers",
         "get": "_trigger",
@@ -331,6 +331,9 @@ class MemoryBackend:
 
     async def _events(self, caller: Caller, query: EventFilter) -> r.Page:
         return r.Page(items=[await self._event(caller, 0)])
+
+    async def _count_events(self, caller: Caller, query: EventFilter) -> r.EventCount:
+        return r.EventCount(count=1)
 
     async def _event(self, caller: Caller, offset: int) -> r.EventInfo:
         return r.EventInfo(offset=offset, event={"id": "1"}, at_us=1)
