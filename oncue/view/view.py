@@ -363,7 +363,7 @@ class View:
         return await self._readers.run(event_lists.types, most)
 
     async def count_events(self, filters: EventFilter, most: int) -> tuple[int, bool]:
-        """Count the events of a list, up to `most`; False if there are more. Raises Invalid."""
+        """Count the events of a list, up to `most`; False if there are more."""
         return await self._readers.run(event_lists.count, filters, most)
 
     async def event(self, offset: int) -> EventRow | None:

@@ -44,6 +44,7 @@ SERVICES = {
         "all": "_triggers",
         "get": "_trigger",
         "explain": "_explain_file",
+        "backfill": "_backfill",
         "receive": "_receive",
         "handshake": "_handshake",
     },
@@ -308,6 +309,9 @@ class MemoryBackend:
 
     async def _explain_file(self, caller: Caller, name: str, path: str, bearer: str = "") -> r.TriggerFile:
         return r.TriggerFile(path=path, state="fired", why="it fired", at_us=1)
+
+    async def _backfill(self, caller: Caller, name: str, request: r.BackfillRequest, bearer: str = "") -> r.Backfilled:
+        return r.Backfilled(trigger=name, dry_run=request.dry_run, files=0)
 
     async def sync_registry(self) -> bool:
         return False
