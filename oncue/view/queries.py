@@ -47,6 +47,7 @@ REACHED = "SELECT next FROM position WHERE topic = ? AND partition = 0"
 ACCEPTED = "SELECT id, accepted_us FROM task WHERE id IN ({values}) AND known = 1"
 STATES = "SELECT task.id, state, text FROM task JOIN word ON word.id = task.endpoint WHERE task.id IN ({values})"
 CALLS = "SELECT id, call FROM task WHERE id IN ({values}) AND call IS NOT NULL"
+ARGUMENTS = "SELECT args FROM task WHERE id = ? AND known = 1"
 CLOSED = f"SELECT {rows.COLUMNS} FROM task WHERE id IN ({{values}}) AND state > 0"
 RETRIES = "SELECT retry_of, id FROM task INDEXED BY task_retried WHERE retry_of IN ({values}) ORDER BY n"
 FIRED = "SELECT call, id FROM task WHERE event_source = ? AND event_id = ? AND call IS NOT NULL ORDER BY n"
@@ -90,8 +91,8 @@ class TaskQueries:
         found = rows.load(db, [task_id], lambda n: self.calls.get(db, n)).get(task_id)
         return found[1] if found else None
 
-    def tasks(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, TaskState]:
-        found = rows.load(db, ids, lambda n: self.calls.get(db, n))
+    def tasks(self, db: sqlite3.Connection, ids: Sequence[bytes], brief: bool = False) -> dict[bytes, TaskState]:
+        found = rows.load(db, ids, lambda n: self.calls.get(db, n), brief)
         return {task_id: state for task_id, (_, state) in found.items()}
 
     def states(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
@@ -149,6 +150,18 @@ def runs(db: sqlite3.Connection, events: Sequence[tuple[str, str]]) -> dict[tupl
     found: dict[tuple[str, str], list[TaskRun]] = {}
     for source, event_id, *run in db.execute(RUNS, (json.dumps(events),)).fetchall():
         found.setdefault((source, event_id), []).append(TaskRun(*run))
+    return found
+
+
+def arguments(db: sqlite3.Connection, ids: Sequence[bytes], most_bytes: int) -> list[bytes | None]:
+    found: list[bytes | None] = []
+    size = 0
+    for task_id in ids:
+        row = db.execute(ARGUMENTS, (task_id,)).fetchone()
+        found.append(row and (row[0] or b""))
+        size += len(found[-1] or b"")
+        if size > most_bytes:
+            break
     return found
 
 

@@ -17,10 +17,12 @@ COLUMNS = (
 #: Qualified, for joins of tables that have an `id`, too.
 TASK_COLUMNS = ", ".join("task." + name.strip() for name in COLUMNS.split(","))
 _BY_ID = f"SELECT {COLUMNS} FROM task WHERE id IN ({{values}})"
+_BRIEF = _BY_ID.replace("args, value, output", "NULL, NULL, NULL")
 _ATTEMPTS = (
     "SELECT id, pos, n, status, started_us, ended_us, value, output, superseded FROM attempt WHERE id IN ({values})"
     " ORDER BY id, pos"
 )
+_BRIEF_ATTEMPTS = _ATTEMPTS.replace("value, output", "x'', x''")
 
 CallOf = Callable[[int], Call]
 
@@ -29,17 +31,23 @@ def event_of(source: str | None, event_id: str | None) -> tuple[str, str] | None
     return None if event_id is None else (source or "", event_id)
 
 
-def load(db: sqlite3.Connection, ids: Sequence[bytes], call_of: CallOf) -> dict[bytes, tuple[int, TaskState]]:
-    """Return (n, state) of the tasks that have a row, by task id."""
-    rows = fetch(db, _BY_ID, ids)
-    return {row[0]: (row[20], state) for row, state in zip(rows, states(db, rows, call_of), strict=True)}
+def load(
+    db: sqlite3.Connection, ids: Sequence[bytes], call_of: CallOf, brief: bool = False
+) -> dict[bytes, tuple[int, TaskState]]:
+    """Return (n, state) of the tasks that have a row, by task id.
+
+    `brief`: without arguments, values and outputs.
+    """
+    rows = fetch(db, _BRIEF if brief else _BY_ID, ids)
+    return {row[0]: (row[20], state) for row, state in zip(rows, states(db, rows, call_of, brief), strict=True)}
 
 
-def states(db: sqlite3.Connection, rows: Sequence[Any], call_of: CallOf) -> list[TaskState]:
+def states(db: sqlite3.Connection, rows: Sequence[Any], call_of: CallOf, brief: bool = False) -> list[TaskState]:
     """Return the TaskStates of rows (of COLUMNS) with all attempts."""
     others: dict[bytes, list[tuple[int, Attempt]]] = {}
     if rows:
-        for task_id, pos, n, status, started, ended, value, output, late in fetch(db, _ATTEMPTS, [r[0] for r in rows]):
+        text = _BRIEF_ATTEMPTS if brief else _ATTEMPTS
+        for task_id, pos, n, status, started, ended, value, output, late in fetch(db, text, [r[0] for r in rows]):
             made = Attempt(n, status, started, ended, value, output, bool(late))
             others.setdefault(task_id, []).append((pos, made))
     return [_state(row, others.get(row[0], []), call_of) for row in rows]

@@ -164,9 +164,19 @@ class View:
         """Return a task with all its attempts."""
         return await self._readers.run(self._queries.task, task_id)
 
-    async def tasks_of(self, ids: Sequence[bytes]) -> dict[bytes, TaskState]:
-        """Return the known ones of these tasks, with all their attempts."""
-        return await self._readers.run(self._queries.tasks, ids)
+    async def tasks_of(self, ids: Sequence[bytes], *, brief: bool = False) -> dict[bytes, TaskState]:
+        """Return the known ones of these tasks, with all their attempts.
+
+        `brief`: without arguments, values and outputs, which may be 256 KiB each.
+        """
+        return await self._readers.run(self._queries.tasks, ids, brief)
+
+    async def arguments(self, ids: Sequence[bytes], most_bytes: int) -> list[bytes | None]:
+        """Return the arguments of the first ones of these tasks, None for an unknown one.
+
+        It is one at least, and no more after `most_bytes`.
+        """
+        return await self._readers.run(queries.arguments, ids, most_bytes)
 
     async def states(self, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         """Return state and endpoint id of the known ones of these tasks."""

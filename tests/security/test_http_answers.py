@@ -12,7 +12,7 @@ import pytest
 from oncue.dispatcher.http.owner_memory import OWNER_ANSWERS
 from oncue.dispatcher.services.tasks import OUTCOMES_BYTES
 from oncue.view.lists import PAGE_BYTES
-from tests.e2e.running import System
+from tests.e2e.running import Answer, System
 from tests.security.raw_http import connect, head, in_threads
 from tests.security.stall import check_no_stall
 
@@ -128,3 +128,47 @@ def test_answers_that_nobody_reads_take_bounded_memory(served: System, wide: lis
         assert served.http("GET", "/v1/me").status == 200
 
     assert max(peaks) < peaks[0] + 3 * OWNER_ANSWERS
+
+
+def test_short_forms_of_many_large_tasks_are_answered_in_part(served: System, wide: list[str]) -> None:
+    answer = served.http("GET", f"/v1/tasks?id={wide[0][:6]}&limit=1000")
+
+    assert 0 < len(answer.json["items"]) < COUNT
+    assert len(answer.body) < EXPANSION * (PAGE_BYTES + (4 << 20))
+
+
+@pytest.fixture(scope="module")
+def large(served: System) -> list[str]:
+    """Return the ids of cancelled tasks with 240 kB of arguments each."""
+    served.oncue("endpoint", "register", "away", "--dir", str(served.folder / "away"))
+    with served.client() as client:
+        tasks = client.with_options(endpoint="away").map(len, [str(i % 10) * 240_000 for i in range(2 * COUNT)])
+        client.flush(120)
+        ids = [task.id for task in tasks]
+    assert served.http("POST", "/v1/tasks/cancel", {"tasks": ids}).json["count"] == len(ids)
+    served.await_tasks(len(ids), endpoint="away")
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("/v1/tasks/retry", {"dry_run": True}), ("/v1/tasks/retry", {}), ("/v1/tasks/cancel", {})],
+    ids=["retry dry", "retry", "cancel"],
+)
+def test_ids_of_many_large_tasks_take_bounded_memory(
+    served: System, large: list[str], path: str, more: dict[str, object]
+) -> None:
+    before = served.server.memory_info().rss
+    peaks: list[int] = []
+    answers: list[Answer] = []
+
+    def attack() -> None:
+        answers.append(served.http("POST", path, {"tasks": large} | more))
+        peaks.append(served.server.memory_info().rss)
+
+    check_no_stall(served.local["url"], lambda: in_threads(1 if more == {} else 6, attack))
+
+    assert {a.status for a in answers} == {202}
+    assert max(peaks) < before + 3 * len(large) * 240_000
+    if path.endswith("retry"):
+        assert [t["retry_of"] for t in answers[0].json["tasks"]] == large

@@ -265,18 +265,19 @@ class TaskService:
         return state
 
     async def visible_states(self, caller: Caller, texts: Sequence[str]) -> list[TaskState]:
-        """Return the states of tasks that the caller may see, with one query for all.
+        """Return brief states of tasks that the caller may see, with one query for all.
 
         Raises NotFound, Invalid.
         """
         context = self._context
         ids = [task_ids.parse_task_id(text) for text in texts]
-        found = await context.view.tasks_of(ids)
+        found = await context.view.tasks_of(ids, brief=True)
         if any(i not in found for i in ids):
             await context.barrier(self.topics())
         elif any(not s.state.closed for s in found.values()):
             await context.view.wait_for(await context.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
-        found |= await context.view.tasks_of([i for i in ids if i not in found or not found[i].state.closed])
+        open_ones = [i for i in ids if i not in found or not found[i].state.closed]
+        found |= await context.view.tasks_of(open_ones, brief=True)
         return [self.check_visible(caller, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
 
     def topics(self) -> list[str]:

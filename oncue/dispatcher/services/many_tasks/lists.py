@@ -17,8 +17,10 @@ from oncue.errors import Invalid
 from oncue.protocol import api as r
 from oncue.task_lifecycle import TaskState
 from oncue.view import TaskFilter
+from oncue.view.lists import PAGE_BYTES
 
 COUNTED = 10_000  # tasks; of more, it is only said that there are more
+_AT_ONCE = 8  # tasks with all that they have
 
 
 class TaskListService:
@@ -33,14 +35,23 @@ class TaskListService:
         return r.Page(items=await self._infos(states), next=cursor)
 
     async def find(self, caller: Caller, text: str, limit: int) -> r.Page:
-        """Return the tasks that a short form of an id means, newest first. Raises Invalid."""
+        """Return the tasks that a short form of an id means, newest first. Raises Invalid.
+
+        They are up to `limit`, and about PAGE_BYTES.
+        """
         view = self._context.view
         found = await view.matching_ids(text, caller.only, limit)
         if not found:  # perhaps it is newer than the view
             await self._context.barrier(self._tasks.topics())
             found = await view.matching_ids(text, caller.only, limit)
-        states = await view.tasks_of(found)
-        return r.Page(items=await self._infos([states[i] for i in found if i in states]))
+        states: list[TaskState] = []
+        for start in range(0, len(found), _AT_ONCE):
+            part = found[start : start + _AT_ONCE]
+            known = await view.tasks_of(part)
+            states += [known[i] for i in part if i in known]
+            if sum(map(_size, states)) > PAGE_BYTES:
+                break
+        return r.Page(items=await self._infos(states))
 
     async def count(self, caller: Caller, filters: TaskFilter) -> r.TaskCount:
         """Count the tasks of a list, up to COUNTED."""

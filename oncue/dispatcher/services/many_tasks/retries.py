@@ -27,6 +27,7 @@ from oncue.protocol import api as r
 from oncue.protocol.records import Call, TaskRecord
 from oncue.task_lifecycle import TaskState
 
+GROUP_BYTES = 4 << 20  # of arguments that are in memory at once
 FAILED = "failed,lost,timed_out,expired,refused"  # states of a filter that names none
 
 
@@ -46,7 +47,8 @@ class RetryService:
         for error in errors.values():
             raise error
         old, version, new_id, accepted_us = made[0]
-        fresh = TaskState(new_id, True, version.call, old.args, accepted_us, event=old.event, retry_of=old.id)
+        args = (await self._context.view.arguments([old.id], 0))[0] or b""
+        fresh = TaskState(new_id, True, version.call, args, accepted_us, event=old.event, retry_of=old.id)
         return msgspec.structs.replace(self._tasks.info(fresh), version=version.new)
 
     async def retry(self, caller: Caller, request: r.RetryRequest) -> r.Retried:
@@ -105,8 +107,7 @@ class RetryService:
                 made.append((state, version, _retry_id(caller, state, "" if once else key)))
         if request.dry_run:
             return [(*entry, 0) for entry in made], errors
-        async with self._appending:
-            accepted = await self._append(caller, made)
+        accepted = await self._append(caller, made)
         return [(*entry, accepted[entry[2]]) for entry in made], errors
 
     async def _version(self, state: TaskState, versions: VersionsInForce, same: bool) -> Version:
@@ -114,10 +115,7 @@ class RetryService:
         if not state.state.closed:
             raise Conflict(f"task {state.id.hex()} is still open", remedy="cancel it first, or wait until it has ended")
         if not state.known or state.call is None:
-            raise Conflict(
-                f"the arguments of task {state.id.hex()} are not in the log any more",
-                remedy="submit it again with its arguments",
-            )
+            raise _without_arguments(state)
         version = await versions.of(state.call, same=same)
         endpoint = self._context.registry.endpoint(version.call.endpoint)
         if endpoint is None or endpoint.revoked:
@@ -126,11 +124,24 @@ class RetryService:
 
     async def _append(self, caller: Caller, made: Sequence[tuple[TaskState, Version, bytes]]) -> dict[bytes, int]:
         """Append the new tasks that there are not yet; return when each was accepted."""
-        accepted = await self._accepted([new_id for _, _, new_id in made])
+        accepted: dict[bytes, int] = {}
+        while made:
+            args = await self._context.view.arguments([old.id for old, _, _ in made], GROUP_BYTES)
+            group, made = made[: len(args)], made[len(args) :]
+            async with self._appending:
+                accepted |= await self._append_group(caller, list(zip(group, args, strict=True)))
+        return accepted
+
+    async def _append_group(
+        self, caller: Caller, made: Sequence[tuple[tuple[TaskState, Version, bytes], bytes | None]]
+    ) -> dict[bytes, int]:
+        accepted = await self._accepted([new_id for (_, _, new_id), _ in made])
         groups: dict[Call, list[TaskRecord]] = {}
-        for old, version, new_id in made:
+        for (old, version, new_id), args in made:
+            if args is None:
+                raise _without_arguments(old)
             if new_id not in accepted:
-                groups.setdefault(version.call, []).append(TaskRecord(new_id, old.args, old.event, old.id, old.mark_us))
+                groups.setdefault(version.call, []).append(TaskRecord(new_id, args, old.event, old.id, old.mark_us))
         appends = [
             self._tasks.append((caller.subject, task_ids.new_uuid7()), call, tasks) for call, tasks in groups.items()
         ]
@@ -141,7 +152,14 @@ class RetryService:
     async def _accepted(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return when those of these tasks that exist were accepted."""
         await self._context.barrier(self._tasks.topics())
-        return {i: s.accepted_us for i, s in (await self._context.view.tasks_of(ids)).items()}
+        return await self._context.view.accepted(ids)
+
+
+def _without_arguments(state: TaskState) -> Conflict:
+    return Conflict(
+        f"the arguments of task {state.id.hex()} are not in the log any more",
+        remedy="submit it again with its arguments",
+    )
 
 
 def _retry_id(caller: Caller, old: TaskState, key: str) -> bytes:
