@@ -35,6 +35,7 @@ class Loaded(msgspec.Struct, frozen=True):
     body: FunctionBody
     lines: dict[str, Entry]
     main: types.ModuleType  # what `__main__` is for it
+    home: str = ""  # working directory, if it is not the worker's
 
     def activate(self) -> None:
         """Make its modules importable, and show its lines in tracebacks."""
@@ -81,7 +82,9 @@ def load(body: FunctionBody) -> Loaded:
         raise _cannot_load(body, failures) from (failures[-1] if failures else None)
     shown = body.lines | ({body.file: body.source} if body.entry else {})
     lines = {name: entry for name, entry in entries(shown).items() if name not in body.siblings}
-    loaded = Loaded(call, siblings, _is_async(call), body, lines, main_module(call, body))
+    # Files of a notebook's function are relative to its working directory: it has no `__file__`.
+    home = siblings.folder if body.files and not script and not body.portable else ""
+    loaded = Loaded(call, siblings, _is_async(call), body, lines, main_module(call, body), home)
     loaded.activate()
     return loaded
 

@@ -33,7 +33,7 @@ def remedy_for(error: BaseException, body: FunctionBody | None) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing_module(error.name, body)
     if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
-        return _missing_file(error.filename)
+        return _missing_file(error.filename, body)
     if isinstance(error, MemoryError):
         return "the worker has no more memory: use smaller pieces, or fewer workers on that machine"
     return ""
@@ -54,14 +54,15 @@ def compiled_remedy(file: str) -> str:
     )
 
 
-def _missing_file(name: str) -> str:
+def _missing_file(name: str, body: FunctionBody | None) -> str:
     folder = active_folder()
     if folder and os.path.abspath(name).startswith(folder + os.sep):
         inside = os.path.relpath(os.path.abspath(name), folder)
         return f"files beside a function travel only if they are named: @oncue.function(files=[{inside!r}])"
     if not os.path.isabs(name):
+        beside = ", and open it beside __file__" if body is None or body.file.endswith(".py") else ""
         return (
             f"the path is relative to the worker's folder {os.getcwd()}; give an absolute path of the endpoint, or let "
-            f"the file travel, @oncue.function(files=[{os.path.basename(name)!r}]), and open it beside __file__"
+            f"the file travel, @oncue.function(files=[{name!r}]){beside}"
         )
     return "the endpoint's machine has no such path; does the file exist only where the function was submitted?"

@@ -77,11 +77,12 @@ STATE = {
         "type(asyncio.get_event_loop_policy()).__name__",
         "asyncio.set_event_loop_policy(type('Mine', (asyncio.DefaultEventLoopPolicy,), {})())",
     ),
+    "start method": ("multiprocessing.get_start_method(True)", "multiprocessing.set_start_method('spawn'); time.sleep(0.01)"),
     "asyncgen hooks": ("repr(sys.get_asyncgen_hooks().firstiter)", "sys.set_asyncgen_hooks(firstiter=print)"),
 }  # fmt: skip
 IMPORTS = (
     "import asyncio, csv, decimal, gc, io, locale, logging, os, resource, signal, socket, sys, threading, time"
-    ", tracemalloc, warnings\n"
+    ", tracemalloc, multiprocessing, warnings\n"
 )
 
 
@@ -110,6 +111,18 @@ def test_a_task_that_seeds_makes_no_later_one_repeat_its_numbers(rig: Rig) -> No
     found = [rig.value(f, seed) for seed in (True, False, True, False)]
     assert found[0] == found[2]
     assert found[1] != found[3]
+
+
+def test_settings_of_numpy_are_restored(rig: Rig) -> None:
+    pytest.importorskip("numpy", reason="numpy is not installed: pip install numpy")
+    f = script(
+        "import numpy as np\ndef f():\n"
+        " found = np.geterr()['divide'], np.get_printoptions()['precision'], np.random.random()\n"
+        " np.seterr(divide='raise')\n np.set_printoptions(precision=2)\n np.random.seed(1)\n return found\n"
+    )
+    found = [rig.value(f) for _ in range(3)]
+    assert [x[:2] for x in found] == [("warn", 8)] * 3
+    assert len({x[2] for x in found}) == 3
 
 
 def test_what_an_import_sets_up_is_of_its_function_only(rig: Rig, tmp_path: Path) -> None:
@@ -142,6 +155,30 @@ def test_a_context_variable_ends_with_its_task(rig: Rig, tmp_path: Path) -> None
     )
     tasks = rig.run(pack_file(tmp_path / "job.py", "f"), (), (), ())
     assert [unpack_ok(rig.end_of(t)) for t in tasks] == [0, 0, 0]
+
+
+def test_a_module_that_changes_the_directory_has_it_changed_in_each_task(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import os\nos.chdir('/')\ndef f():\n found = os.getcwd()\n os.chdir('/tmp')\n return found\n"
+    )
+    home = rig.value(os.getcwd)
+    for _ in range(2):
+        tasks = rig.run(pack_file(tmp_path / "job.py", "f"), (), ())
+        assert [unpack_ok(rig.end_of(t)) for t in tasks] == ["/", "/"]
+        assert rig.value(os.getcwd) == home
+
+
+def test_a_notebooks_function_runs_beside_its_files(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "flat.txt").write_text("flat")
+    monkeypatch.chdir(tmp_path)
+    f = script(
+        "import oncue, pathlib\n@oncue.function(files=['data'])\n"
+        "def f(): return pathlib.Path('data/flat.txt').read_text()\n"
+    )
+    for _ in range(2):
+        assert f() == rig.value(f) == "flat"
+        assert rig.value(os.path.exists, "data") is False
 
 
 # ---------------------------------------------------------------- output

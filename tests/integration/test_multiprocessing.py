@@ -209,3 +209,58 @@ def test_a_modules_file_lies_where_it_says(rig: Rig, tmp_path: Path) -> None:
     text, inner, outer = unpack(rig.end_of(task).value)
     assert text.startswith("def text")
     assert Path(inner) == Path(outer).parent / "parts" / "scale.py"
+
+
+TOOLS = """
+import concurrent.futures, functools
+import multiprocessing as mp
+from multiprocessing import shared_memory
+class Shape:
+    def __init__(self, n): self.n = n
+    def area(self): return self.n ** 2
+BASE = 10
+def init(value):
+    global BASE
+    BASE = value
+def add(x): return BASE + x
+def power(x, p): return x ** p
+def area(s): return s.area()
+def fill(name):
+    m = shared_memory.SharedMemory(name=name); m.buf[0] = 42; m.close()
+def append(l, x): l.append(x)
+def locked(lock, v):
+    with lock: v.value += 1
+def nested(x):
+    with mp.get_context("{method}").Pool(1) as p: return p.map(add, [x])[0]
+def fail(x): raise KeyError(x)
+def run(n):
+    ctx = mp.get_context("{method}")
+    out = []
+    with ctx.Pool(2, initializer=init, initargs=(5,)) as p:
+        out.append(p.map(add, [1, 2]))
+        out.append(p.starmap(power, [(2, 3)]))
+        out.append(p.apply_async(functools.partial(power, p=2), (3,)).get(60))
+        out.append(list(p.imap_unordered(area, [Shape(2)])))
+        out.append(p.map(Shape(3).__class__.area, [Shape(4)]))
+        try: p.apply(fail, (1,))
+        except KeyError as e: out.append(repr(e))
+    with ctx.Manager() as m:
+        l = m.list(); q = ctx.Process(target=append, args=(l, 7)); q.start(); q.join(60); out.append(list(l))
+    lock, v = ctx.Lock(), ctx.Value("i", 0)
+    ps = [ctx.Process(target=locked, args=(lock, v)) for _ in range(3)]
+    [p.start() for p in ps]; [p.join(60) for p in ps]; out.append(v.value)
+    shm = shared_memory.SharedMemory(create=True, size=10)
+    q = ctx.Process(target=fill, args=(shm.name,)); q.start(); q.join(60); out.append(shm.buf[0]); shm.close(); shm.unlink()
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=ctx, initializer=init, initargs=(100,)) as ex:
+        out.append(ex.submit(add, 1).result(60)); out.append(ex.submit(nested, 1).result(60))
+    return out
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_tools_of_multiprocessing_work(rig: Rig, method: str, tmp_path: Path) -> None:
+    (task,) = rig.run(of_a_script(tmp_path, TOOLS.replace("{method}", method)), (0,))
+    ended = rig.end_of(task)
+    assert ended.status == OK, why(ended)
+    inherited = 101 if method == "fork" else 11  # what an initializer has set in the parent
+    assert unpack(ended.value) == [[6, 7], [8], 9, [4], [16], "KeyError(1)", [7], 3, 42, 101, inherited]

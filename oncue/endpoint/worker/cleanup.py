@@ -20,8 +20,9 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from oncue.endpoint.worker.late_settings import EVENT_LOOP, imported, late_settings
+from oncue.endpoint.worker.late_settings import EVENT_LOOP, START_METHOD, imported, late_settings
 from oncue.endpoint.worker.settings import FINAL, SETTINGS, Setting
+from oncue.functions.load import Loaded
 
 _HOOKS = ("stdout", "stderr", "stdin", "excepthook", "displayhook", "argv", "path")
 _hooks_of = itemgetter(*_HOOKS)
@@ -44,8 +45,9 @@ _DIRECTORY = "directory"
 class Saved:
     """The state of the process in which a function's tasks begin."""
 
-    def __init__(self, values: dict[str, Any], context: contextvars.Context) -> None:
+    def __init__(self, values: dict[str, Any], context: contextvars.Context, home: str) -> None:
         self.values = values  # by the setting's name
+        self.home = home  # working directory
         self.context = context  # of which each task has a copy
         self.path, self.argv, self.finders = list(sys.path), list(sys.argv), list(sys.meta_path)
         self.hooks = _hooks_of(_system)
@@ -73,7 +75,6 @@ class Cleanup:
     def __init__(self, at_home: str) -> None:
         self.touched: set[str] = set()  # names of settings
         self.worn = False  # something cannot be restored
-        self._home = at_home
         self._chdir = os.chdir
         self._settings: dict[str, Setting] = {}
         self._late = late_settings()
@@ -87,21 +88,24 @@ class Cleanup:
             for name in names:
                 self._watch(module, name, "", final=True)
         self._add_late()
-        self.fresh = self.saved = Saved(self._read(), contextvars.Context())
+        self.fresh = self.saved = Saved(self._read(), contextvars.Context(), at_home)
 
     # ------------------------------------------------------------ functions
 
-    def load(self, load: Callable[[], Any]) -> Any:
+    def load(self, load: Callable[[], Loaded]) -> Loaded:
         """Load a function in the fresh state; then save what its imports set up."""
+        home = self.fresh.home
         self.use(self.fresh)
         context = self.fresh.context.copy()
         try:
-            found = context.run(load)
+            found: Loaded = context.run(load)
+            home = found.home or (os.getcwd() if _DIRECTORY in self.touched else home)
         finally:
             late = self._add_late()
             unchanged = not late and self.touched <= {"", _DIRECTORY}
-            self.saved = Saved(self.fresh.values if unchanged else self._read(), context)
+            self.saved = Saved(self.fresh.values if unchanged else self._read(), context, home)
             self.touched.clear()
+            self.go_home()
         return found
 
     def use(self, saved: Saved) -> None:
@@ -110,6 +114,8 @@ class Cleanup:
             return
         if saved.values is not self.saved.values:
             self.touched.update(self._settings)
+        if saved.home != self.saved.home:
+            self.touched.add(_DIRECTORY)
         self.saved = saved
         self.restore()
         self.look_closer()
@@ -178,21 +184,23 @@ class Cleanup:
         if whole and vars(builtins) != saved.builtins:
             vars(builtins).update(saved.builtins)
             saved.builtins = dict(vars(builtins))
+        if whole and START_METHOD in self._settings:
+            self.touched.add(START_METHOD)
         if len(sys.modules) != self._modules:
             self._add_late()
 
     def go_home(self) -> None:
         """Enter the working directory; make it anew if a task has removed it."""
         try:
-            self._chdir(self._home)
+            self._chdir(self.saved.home)
         except OSError:
             with contextlib.suppress(OSError):
-                os.makedirs(self._home, exist_ok=True)
-                self._chdir(self._home)
+                os.makedirs(self.saved.home, exist_ok=True)
+                self._chdir(self.saved.home)
 
     def at_home(self) -> bool:
         try:
-            return os.getcwd() == self._home
+            return os.getcwd() == self.saved.home
         except OSError:  # removed
             return False
 

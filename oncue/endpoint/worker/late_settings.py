@@ -8,7 +8,7 @@ from typing import Any
 
 from oncue.endpoint.worker.settings import Setting
 
-EVENT_LOOP = "event loop"
+EVENT_LOOP, START_METHOD = "event loop", "start method of multiprocessing"
 
 
 def late_settings() -> dict[str, Callable[[Any], Setting]]:
@@ -21,6 +21,8 @@ def late_settings() -> dict[str, Callable[[Any], Setting]]:
         "asyncio.events": _event_loop,
         "tracemalloc": _tracemalloc,
         "csv": _csv,
+        "numpy": _numpy,
+        "multiprocessing": _start_method,
         "urllib.request": _urllib,
     }
 
@@ -45,6 +47,28 @@ def _random(m: Any) -> Setting:
 def _numpy_random(m: Any) -> Setting:
     seed = m.seed
     return Setting("random numbers of NumPy", lambda: None, lambda _: seed(), ((m, ("seed", "set_state")),))
+
+
+def _numpy(m: Any) -> Setting:
+    def read() -> tuple[dict[str, Any], dict[str, Any]]:
+        return m.geterr(), m.get_printoptions()
+
+    def write(saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        if saved is not None:  # imported by the task itself
+            m.seterr(**saved[0])
+            m.set_printoptions(**saved[1])
+
+    return Setting("settings of NumPy", read, write, ((m, ("seterr", "set_printoptions")),))
+
+
+def _start_method(m: Any) -> Setting:
+    """A task that sets it, or uses the default, leaves it for the next one to set."""
+    context = m.context._default_context
+
+    def write(saved: Any) -> None:
+        context._actual_context = saved
+
+    return Setting(START_METHOD, lambda: context._actual_context, write, ((m, ("set_start_method",)),))
 
 
 def _tracemalloc(m: Any) -> Setting:
