@@ -208,6 +208,10 @@ DEAR: dict[str, Maker] = {
         "&function=nothing",
         "&event_source=/dear&event_id=x",
         "&since_us=1&rule=zqmark-rule",
+        "&until_us=1",
+        "&state=open,failed,succeeded",
+        "&id=0000",
+        "&id=019",
         f"&rule={LONG}",
         f"&cursor={LONG}",
     ),
@@ -235,8 +239,21 @@ DEAR: dict[str, Maker] = {
     "GET /v1/outcomes": get("/v1/outcomes?stream=dear", seconds=0.5),
     "POST /v1/events": _events,
     "GET /v1/events": _listed(
-        "/v1/events", "&type=dear", "&source=/nothing", "&type=nothing", f"&type={LONG}", f"&cursor={LONG}"
+        "/v1/events",
+        "&type=dear",
+        "&source=/nothing",
+        "&type=nothing",
+        "&id=nothing",
+        "&since_us=1&rule=zqmark-rule&state=failed,succeeded",
+        "&endpoint={endpoint}",
+        f"&type={LONG}",
+        f"&id={LONG}",
+        f"&cursor={LONG}",
     ),
+    "GET /v1/events/count": lambda w: [
+        Dear("GET", f"/v1/events/count{q}".format(**w.ids))
+        for q in ("", "?type=dear", "?since_us=1", "?id=nothing", "?rule=zqmark-rule", "?endpoint={endpoint}")
+    ],
     "GET /v1/events/{offset}": get("/v1/events/{offset}"),
     "GET /v1/triggers": get("/v1/triggers"),
     "GET /v1/triggers/{name}": get("/v1/triggers/zqmark-files"),
